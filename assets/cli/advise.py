@@ -1,9 +1,6 @@
-"""`prunescope advise`: the cheap probes of a model, and which recipes it bears by what they say.
+"""`prunescope advise`: probes of a model, and a verdict on each recipe from them."""
 
-Probes run as `prunescope run` runs them, predictions are the view loss_predictions, verdicts `prunescope.pipelines.reporting.advice`.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,16 +26,10 @@ if TYPE_CHECKING:
 STUDY = "advise"
 
 
-def _share(value: float) -> float:
-    """Refuses what is no share; NaN fails every comparison."""
-    if not 0 <= value <= 1:
+def _checked_share(value: float) -> float:
+    if not 0 <= value <= 1:  # also refuses NaN
         raise InputError(f"--tolerance {value:g}: give a share from 0 to 1, such as 0.1")
     return value
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(advise)
 
 
 def advise(
@@ -46,7 +37,7 @@ def advise(
     model: Annotated[
         str,
         typer.Argument(
-            help="A folder with safetensors, a .gguf file, a hub id, `NAME=MODEL`, or a model's name in the warehouse."
+            help="A folder with safetensors, a .gguf file, a hub id, `NAME=MODEL`, or a model of the warehouse."
         ),
     ],
     study: Annotated[
@@ -55,23 +46,27 @@ def advise(
             "--study",
             metavar="STUDY",
             autocompletion=completion.studies,
-            help="Whose recipes and prompts, a name or a path; else that which computed the model, else `advise`.",
+            help="Study that gives recipes and prompts (default: the one that computed the model, else `advise`).",
         ),
     ] = None,
     recipe: Recipes = None,
     replace: Replace = False,
     tolerance: Annotated[
-        float, typer.Option(callback=_share, help="Share of the dense model's skill that may be lost, from 0 to 1.")
+        float,
+        typer.Option(
+            callback=_checked_share, help="Acceptable loss, as a share of the dense model's skill, from 0 to 1."
+        ),
     ] = 0.1,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Say which recipes a model bears: safe, non-generative only, or broken, before any task is run.
+    """Judge which recipes a model tolerates, before any task is run: safe, non-generative only, or broken.
 
-    A few short prompts are probed under every recipe, as far as that was not done. Losses in tasks are predicted from
-    other models of the warehouse that were scored; where they are too few, a rule of the paper decides and says so.
+    Probes the model with a few short prompts under every recipe, unless that was done before. Predicts the losses in
+    tasks from other models of the warehouse that have scores; if there are too few, a rule of the paper decides, and
+    the output says so.
 
     For example:
 
@@ -84,72 +79,67 @@ def advise(
     from prunescope.pipelines.reporting.advice import advise as judge
     from prunescope.warehouse.storage.partition_store import Store
 
-    shown = chosen_format(format_, output)
-    place = root(context)
-    request, aside = _request(model, study, recipe or [], Store(place))
-    home = settings.cache_folder() / "advise" if aside else place
-    if aside:
-        log(f"{aside}; the prompts of study {STUDY} are read instead, and kept in {home}")
+    format_name = chosen_format(format_, output)
+    location = root(context)
+    request, reason = _request(model, study, recipe or [], Store(location))
+    home = settings.cache_folder() / "advise" if reason else location
+    if reason:
+        log(f"{reason}; the prompts of study {STUDY} are probed instead, with results in {home}")
     with RichProgress() as bars:
         outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
-    variants, predictions = (
-        _rows("variant_verdict", outcome.study, home),
-        _rows("loss_predictions", outcome.study, place),
-    )
-    advice = judge(variants, predictions, tolerance)
-    told = [column.name for column in advice.rows if shown != "table" or column.null_count() < len(column)]
-    emit(advice.rows.select(told).to_arrow(), format_, output)
+    variants = _rows("variant_verdict", outcome.study, home)
+    advice = judge(variants, _rows("loss_predictions", outcome.study, location), tolerance)
+    columns = [column.name for column in advice.rows if format_name != "table" or column.null_count() < len(column)]
+    emit(advice.rows.select(columns).to_arrow(), format_, output)
     for line in advice.notes:
         log(line)
     end(context, outcome.failures)
 
 
 def _request(model: str, study: str | None, recipes: list[str], store: "Store") -> "tuple[StudyRequest, str]":
-    """What is probed: by the study that computed the model where the warehouse has it, so that nothing is done twice.
+    """Return the request of the probes: that of the study that computed the model, if any, so that it reuses results.
 
     Returns:
-        What is probed, and why apart from the warehouse, where that study asks too few questions for a verdict and its
-        results must stay what they are; empty where it is not.
+        The request, and the reason for storing its results outside of the warehouse: the study that computed the
+        model asks too few questions for a verdict, and its results must not change. Empty if there is no such reason.
 
     Raises:
-        InputError: that study is in a file of the user's, which has to be named, or has no prompts to probe with.
+        InputError: that study is a file that the user must name, or has no prompts.
     """
     from prunescope.pipelines.reporting.advice import LEAST_QUESTIONS
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.tables import TABLES
 
     [spec] = load_study(STUDY).replaced([model], []).models
-    made = store.provenance(TABLES["models"], spec.name, None)
-    if study is None and made is not None and made.study not in study_names():
-        raise InputError(f"model {spec.name} was computed by study {made.study!r}; name its file with --study")
-    chosen, aside = study or (made.study if made else STUDY), ""
-    if (
-        study is None
-        and (few := sum(prompt.kind == "choice" for prompt in load_study(chosen).prompts)) < LEAST_QUESTIONS
-    ):
-        aside = (
-            f"study {chosen}, which computed {spec.name}, asks {few} of the {LEAST_QUESTIONS} questions that it takes"
+    provenance = store.provenance(TABLES["models"], spec.name, None)
+    if study is None and provenance is not None and provenance.study not in study_names():
+        raise InputError(f"model {spec.name} was computed by study {provenance.study!r}; name its file with --study")
+    chosen, reason = study or (provenance.study if provenance else STUDY), ""
+    questions = sum(prompt.kind == "choice" for prompt in load_study(chosen).prompts)
+    if study is None and questions < LEAST_QUESTIONS:
+        reason = (
+            f"study {chosen}, which computed {spec.name}, asks {questions} of the {LEAST_QUESTIONS} questions that a "
+            "verdict needs"
         )
         chosen = STUDY
     if not load_study(chosen).prompts:
-        raise InputError(f"study {chosen}: `prompts` is empty, and probes read prompts; name another with --study")
-    is_bare = not {"/", "="} & set(model) and not Path(model).exists()
-    if made and is_bare and model not in {known.name for known in load_study(chosen).models}:
+        raise InputError(f"study {chosen}: `prompts` is empty, and probes need prompts; name another with --study")
+    is_name = not {"/", "="} & set(model) and not Path(model).exists()
+    if provenance and is_name and model not in {known.name for known in load_study(chosen).models}:
         source = store.read(TABLES["models"], model, None)["source"][0].as_py()
         model = f"{model}={source}"
-    return request_of(chosen, [model], recipes), aside
+    return request_of(chosen, [model], recipes), reason
 
 
-def _rows(view: str, study: "Study", place: "Place") -> "pl.DataFrame":
-    """What the view says of the model's pruned variants."""
+def _rows(view: str, study: "Study", location: "Place") -> "pl.DataFrame":
     import polars as pl
 
     from prunescope.warehouse.catalogue.database import connect
 
     recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
-    with connect(place) as connection:
-        found = connection.sql(
+    with connect(location) as connection:
+        relation = connection.sql(
             f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
             params=[study.models[0].name, recipes],
         )
-        return pl.DataFrame(found.to_arrow_table())
+        return pl.DataFrame(relation.to_arrow_table())

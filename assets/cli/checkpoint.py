@@ -1,9 +1,6 @@
-"""`prunescope checkpoint` and `prunescope prune`: a pruned model as a Hugging Face folder.
+"""`prunescope checkpoint` and `prunescope prune`: pruned models as Hugging Face folders."""
 
-What is written and how it is proved is `prunescope.pipelines.pruning.checkpoints`.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import re
 from pathlib import Path
@@ -26,10 +23,10 @@ if TYPE_CHECKING:
     from prunescope.pipelines.recipes.calibration import CalibrationSpec
     from prunescope.warehouse.storage.location import Place
 
-# Columns of the views, and how the model card calls them.
+# Column of variant_summary or kld_summary → its name on the model card.
 _ON_PROMPTS = {
     "kl_teacher_forced_median_nats": "median KL(dense‖pruned) on the prompts, teacher forced, nats",
-    "kl_free_running_median_nats": "median KL(dense‖pruned) on the prompts, each on its own tokens, nats",
+    "kl_free_running_median_nats": "median KL(dense‖pruned) on the prompts, free running, nats",
     "top1_agreement": "same most likely token, teacher forced, share of steps",
     "first_flip_step_median": "median step of the first token that differs",
 }
@@ -40,23 +37,17 @@ _ON_TEXTS = {
 }
 
 Shrink = Annotated[
-    bool, typer.Option("--shrink", help="Make matrices smaller where whole neurons or heads are zero in every layer.")
+    bool, typer.Option("--shrink", help="Shrink matrices where whole neurons or heads are zero in every layer.")
 ]
 Memory = Annotated[
     list[str] | None,
     typer.Option(
         "--memory",
         metavar="DEVICE=SIZE",
-        help="Layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the others are read from disk as they "
-        "run. Repeatable.",
+        help="Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other layers are read "
+        "from disk when they run. Repeatable.",
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(checkpoint)
-    app.command()(prune)
 
 
 def checkpoint(
@@ -65,12 +56,12 @@ def checkpoint(
         str,
         typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.", autocompletion=completion.variants),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; nothing may lie there yet.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
     shrink: Shrink = False,
     model_source: Annotated[
         str | None,
         typer.Option(
-            "--model-source", metavar="MODEL", help="Where the dense model is now, if not where it was when measured."
+            "--model-source", metavar="MODEL", help="Current location of the dense model, if it moved after the run."
         ),
     ] = None,
     memory: Memory = None,
@@ -79,8 +70,9 @@ def checkpoint(
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
 
-    Config, safetensors, tokenizer, generation config and a model card with the recipe and what was measured. It is
-    loaded again with plain transformers and kept only if that gives the variant's logits. Dropped blocks are removed.
+    The folder has config, safetensors, tokenizer, generation config and a model card with the recipe and its measured
+    scores. It is loaded with plain transformers, and deleted unless its logits equal the variant's. Dropped blocks
+    are removed.
 
     For example:
 
@@ -98,30 +90,29 @@ def checkpoint(
     store = Store(root(context))
     model, name = variant_names(variant)
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
-    made = store.provenance(TABLES["variants"], model, name)
-    if made is None or row["method"] in {"dense", "noise"}:
+    provenance = store.provenance(TABLES["variants"], model, name)
+    if provenance is None or row["method"] in {"dense", "noise"}:
         raise InputError(f"{variant}: nothing was pruned in it; there is nothing to write")
-    known = store.read(TABLES["models"], model, None).to_pylist()[0]
-    source = model_source or known["source"]
+    source = model_source or store.read(TABLES["models"], model, None)["source"][0].as_py()
     with RichProgress() as bars:
         try:
-            place = locate(source, settings.cache_folder(), bars)
+            dense_folder = locate(source, settings.cache_folder(), bars)
         except InputError as error:
-            raise InputError(f"{error}; --model-source says where the dense model is now") from error
-        weight_hash = made.inputs["weight_hash"]
-        if identify(place, settings.cache_folder()).weight_hash != weight_hash:
+            raise InputError(f"{error}; give the dense model's current location with --model-source") from error
+        weight_hash = provenance.inputs["weight_hash"]
+        if identify(dense_folder, settings.cache_folder()).weight_hash != weight_hash:
             raise InputError(
-                f"{source}: these are not the weights that {variant} was made from; give them with --model-source"
+                f"{source}: these are not the weights of {variant}; give their location with --model-source"
             )
         from prunescope.pipelines.models.load import load_decoder
         from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
         from prunescope.pipelines.pruning.checkpoints.model_card import About
         from prunescope.pipelines.pruning.variant import load_variant
 
-        file = f"_variants/{path_safe(model)}/{path_safe(name)}/{made.fingerprint[:16]}.safetensors"
+        file = f"_variants/{path_safe(model)}/{path_safe(name)}/{provenance.fingerprint[:16]}.safetensors"
         pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
-            raise DamagedFileError(f"{store.root / file}: not the variant that table variants tells of; run it again")
+            raise DamagedFileError(f"{store.root / file}: not the variant in table variants; run it again")
         about = About(
             model,
             source,
@@ -132,9 +123,9 @@ def checkpoint(
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
         )
-        decoder = load_decoder(place, made.dtype, memory=limits)
-        done = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
-    _tell(done)
+        decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
+        result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
+    _log_result(result)
 
 
 def prune(
@@ -150,7 +141,7 @@ def prune(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; nothing may lie there yet.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory; must be new or empty.")
     ],
     calibration: Annotated[
         str,
@@ -160,28 +151,26 @@ def prune(
         ),
     ] = calibration_defaults.SOURCE,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = calibration_defaults.SEQUENCES,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of each.")] = calibration_defaults.LENGTH,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="With which they are drawn.")
-    ] = calibration_defaults.SEED,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = calibration_defaults.LENGTH,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")] = calibration_defaults.SEED,
     documents: Annotated[
-        str, typer.Option(help="Draw from all documents `joined`, or each sequence from a `single` one.")
+        str, typer.Option(help="Sample from all documents `joined`, or each sequence from a `single` one.")
     ] = calibration_defaults.DOCUMENTS,
     template: Annotated[
-        bool, typer.Option("--template", help="Put each document into the model's chat template.")
+        bool, typer.Option("--template", help="Format each document with the model's chat template.")
     ] = calibration_defaults.TEMPLATE,
     calibration_dtype: Annotated[
-        str, typer.Option(help="model, float32 or bfloat16: in which calibration tokens pass the layers.")
+        str, typer.Option(help="Dtype of the calibration pass: model, float32 or bfloat16.")
     ] = calibration_defaults.DTYPE,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: in which the model runs.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Dtype of the model: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Memory = None,
     shrink: Shrink = False,
     debug: Debug = False,
 ) -> None:
-    """Prune a model and write it as a Hugging Face folder; nothing is measured and no warehouse is touched.
+    """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
 
-    Layers that a killed run has finished lie beside DIR, and the same command goes on behind them.
+    After an interruption, the same command continues behind the layers that are finished; they are stored next to DIR.
 
     For example:
 
@@ -201,7 +190,7 @@ def prune(
     parsed = parse_recipe(recipe)
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
-    shared = _calibration(
+    spec = _calibration(
         source=calibration,
         sequences=sequences,
         length=length,
@@ -210,9 +199,9 @@ def prune(
         template=template,
         dtype=calibration_dtype,
     )
-    # What a recipe says of its own calibration goes before the options.
+    # The recipe's own calibration settings override the options.
     own = {} if parsed.calibration is None else parsed.calibration.model_dump(exclude_unset=True)
-    spec = shared.model_copy(update=own)
+    spec = spec.model_copy(update=own)
     if dtype not in {"float32", "bfloat16", "float16"}:
         raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
     if not re.match(DEVICE, device):
@@ -220,8 +209,8 @@ def prune(
     limits = _limits(memory)
     with unfinished_directory(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
-        place = locate(model, cache, bars)
-        identity = identify(place, cache)
+        model_folder = locate(model, cache, bars)
+        identity = identify(model_folder, cache)
         from prunescope.pipelines.models.load import load_decoder
         from prunescope.pipelines.pruning import apply
         from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens, require_context
@@ -230,13 +219,13 @@ def prune(
         from prunescope.pipelines.pruning.checkpoints.model_card import About, public_source
         from prunescope.pipelines.pruning.pruning_inputs import Unfinished
 
-        decoder = load_decoder(place, dtype, device, limits)
+        decoder = load_decoder(model_folder, dtype, device, limits)
         if parsed.is_calibrated:
             require_context(spec, decoder.context_length, "`calibration.length`" if "length" in own else "--length")
         statistics: dict[str, Any] = {}
         if parsed.needs:
-            seen = calibrate(decoder, spec, place.name, bars)
-            statistics = {need: getattr(seen, need) for need in parsed.needs}
+            measured = calibrate(decoder, spec, model_folder.name, bars)
+            statistics = {need: getattr(measured, need) for need in parsed.needs}
         tokens = calibration_tokens(decoder.tokenizer, spec) if parsed.is_calibrated else None
         with explained_write_errors(output):
             variant = apply.prune(
@@ -254,12 +243,12 @@ def prune(
             calibrated["source"] = public_source(spec.source)
         name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
         about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
-        done = export(decoder, variant, output, about, shrink=shrink, progress=bars)
-    _tell(done)
+        result = export(decoder, variant, output, about, shrink=shrink, progress=bars)
+    _log_result(result)
 
 
 def _calibration(**options: object) -> "CalibrationSpec":
-    """The calibration that some options ask for, by the keys that a study has for them."""
+    """Return the calibration of some options, which have the names of a study's keys."""
     from pydantic import ValidationError
 
     from prunescope.pipelines.recipes.calibration import CalibrationSpec
@@ -282,12 +271,12 @@ def _limits(memory: list[str] | None) -> dict[str, int] | None:
         raise InputError(f"--memory: {error}") from error
 
 
-def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
-    """What the warehouse has measured of a variant; what was not measured has no row."""
+def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
+    """Return the measured scores of a variant, as name and text."""
     from prunescope.warehouse.catalogue.database import connect
 
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
-    with connect(place) as connection:
+    with connect(location) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
@@ -298,7 +287,7 @@ def _scores(place: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     return [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
 
 
-def _tell(done: "CheckpointResult") -> None:
-    for note in done.notes:
+def _log_result(result: "CheckpointResult") -> None:
+    for note in result.notes:
         log(note)
-    log(f"wrote {done.folder}: {done.parameters:,} parameters, {done.bytes / 1e6:,.1f} MB; {done.proof}")
+    log(f"wrote {result.folder}: {result.parameters:,} parameters, {result.bytes / 1e6:,.1f} MB; {result.proof}")

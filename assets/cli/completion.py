@@ -1,7 +1,6 @@
-"""Words that a shell completes: names of studies, recipes, methods, models, variants, tables, questions and figures.
+"""Shell completion of studies, recipes, methods, models, variants, tables, questions and figures.
 
-Shipped names are read off files, those of a warehouse off its folders: to import what defines them takes longer than
-one waits for a key.
+Names come from the text of source files and from the folders of the warehouse: imports would be too slow for a shell.
 """
 
 import ast
@@ -21,16 +20,16 @@ from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
 _RECIPES = "pipelines/recipes"
-Words = Callable[[typer.Context, str], list[str]]
+Completer = Callable[[typer.Context, str], list[str]]
 
 
 @contextmanager
-def whole_words() -> Iterator[None]:
-    """Complete variants in bash, which splits a word at its `@` and replaces only what stands behind it.
+def rejoined_variants() -> Iterator[None]:
+    """Complete variants in bash, which splits a word at its `@` and replaces only the part behind it.
 
-    Typer's script for bash has a word a line.
+    Typer's script for bash passes one word per line.
     """
-    # What stands behind the cursor does not matter.
+    # Words behind the cursor do not matter.
     words = os.environ.get("COMP_WORDS", "").split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
     line = "\n".join(words)
     joined, splits = re.subn(r"\n@(?:\n|$)", "@", line)
@@ -40,17 +39,17 @@ def whole_words() -> Iterator[None]:
     os.environ["COMP_WORDS"] = joined
     os.environ["COMP_CWORD"] = str(len(joined.split("\n")) - 1)
     last = joined.rpartition("\n")[2]
-    told = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(told):
+        with redirect_stdout(output):
             yield
     finally:
         model = last[: last.rfind("@") + 1]
-        sys.stdout.write("".join(f"{word.removeprefix(model)}\n" for word in told.getvalue().splitlines()))
+        sys.stdout.write("".join(f"{word.removeprefix(model)}\n" for word in output.getvalue().splitlines()))
 
 
-def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Words:
-    """Make a callback that gives the names from all sources that begin as the word does."""
+def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Completer:
+    """Return a callback that completes a word with the names of all sources."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         names = dict.fromkeys(name for source in sources for name in source(context))
@@ -64,35 +63,32 @@ def _stems(pattern: str) -> list[str]:
 
 
 def _nodes(pattern: str) -> Iterator[ast.AST]:
-    """Walk the syntax trees of some modules."""
     for path in sorted(_ROOT.glob(pattern)):
         yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def _assigned(name: str) -> Iterator[ast.AnnAssign]:
-    """Find what the classes of recipes say of an attribute."""
+    """Yield the annotated assignments of an attribute in the recipe classes."""
     for node in _nodes(f"{_RECIPES}/[!_]*.py"):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             yield node
 
 
 def _studies(_: typer.Context) -> list[str]:
-    """List the shipped studies and the YAML files of the working folder."""
+    """List the shipped studies and the YAML files of the current folder."""
     return [*_stems("pipelines/studies/*.yaml"), *sorted(path.name for path in Path().glob("*.y*ml"))]
 
 
 def _forms(_: typer.Context) -> Iterator[str]:
-    """List the recipes that `prunescope recipes` lists."""
-    for found in _assigned("EXAMPLES"):
-        if found.value is not None:
-            yield from (form for form, _ in ast.literal_eval(found.value))
+    for assignment in _assigned("EXAMPLES"):
+        if assignment.value is not None:
+            yield from (form for form, _ in ast.literal_eval(assignment.value))
 
 
 def _methods(_: typer.Context) -> Iterator[str]:
-    """List the methods that `prunescope recipes` explains."""
-    for found in _assigned("method"):
-        if isinstance(found.annotation, ast.Subscript):
-            values = ast.literal_eval(found.annotation.slice)
+    for assignment in _assigned("method"):
+        if isinstance(assignment.annotation, ast.Subscript):
+            values = ast.literal_eval(assignment.annotation.slice)
             yield from [values] if isinstance(values, str) else values
 
 
@@ -115,7 +111,7 @@ def _questions(_: typer.Context) -> list[str]:
 
 
 def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
-    """List the names in the paths of a warehouse's partitions; none of one on an object store."""
+    """List the names in the partition paths of a local warehouse; nothing for one on an object store."""
     from prunescope.warehouse.storage.path_names import original
 
     try:
@@ -124,8 +120,8 @@ def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
         return []
     paths = sorted(path.relative_to(folder).parts[1:] for path in folder.glob(pattern))
     names = [[original(part.partition("=")[2]) for part in parts] for parts in paths]
-    # A shortened name stands in the file alone.
-    return [[name for name in each if name is not None] for each in names if None not in each]
+    # A path with a shortened name does not have the original one.
+    return [[name for name in path if name is not None] for path in names if None not in path]
 
 
 def _models(context: typer.Context) -> list[str]:

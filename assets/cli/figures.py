@@ -1,9 +1,6 @@
-"""`prunescope figure`, and where a chart goes: to a file of the user's, or to the browser.
+"""`prunescope figure`, and the output of charts to a file or to the browser."""
 
-What a chart shows is the business of `prunescope.pipelines.reporting.charts`.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,47 +12,41 @@ from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import Debug, Output, Warehouse, existing
-from prunescope.assets.cli.output import emit, log, write_file
+from prunescope.assets.cli.output import FAILED, emit, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
     from prunescope.pipelines.reporting.charts.publication_size import Specification
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
-_PRINTED = ("pdf", "png", "svg")
-FAILED = 1
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(figure)
+_PAPER_FORMATS = ("pdf", "png", "svg")
 
 
 def figure(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="A figure; without one they are listed.", autocompletion=completion.figures)
+        str | None, typer.Argument(help="Name of the figure (default: list all).", autocompletion=completion.figures)
     ] = None,
     model: OnlyModels = None,
     recipe: OnlyRecipes = None,
     prompt: OnlyPrompts = None,
     columns: Annotated[
         int | None,
-        typer.Option("--columns", min=1, max=2, help="As wide as one or two columns of a paper (pdf, svg, png)."),
+        typer.Option("--columns", min=1, max=2, help="Width in columns of a paper (pdf, svg, png)."),
     ] = None,
-    dark: Annotated[bool, typer.Option("--dark", help="For a dark screen.")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="Use the dark theme.")] = False,
     no_published: Annotated[
-        bool, typer.Option("--no-published", help="Without the published curves behind ours (drops).")
+        bool, typer.Option("--no-published", help="Omit the published curves (figure drops).")
     ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the SQL that feeds it.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the figure's SQL.")] = False,
     output: Output = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Draw a figure from the warehouse: opened, or written to -o as png, svg, pdf, html or json.
+    """Draw a figure from the warehouse: open it, or write it to -o as png, svg, pdf, html or json.
 
-    Where it has several charts (of models, lenses, prompts, or of many recipes), each goes into a file of its own,
-    beside -o. The caption goes to standard error; it says what was sampled or aggregated.
+    If a figure has several charts (by model, lens, prompt, or because of many recipes), each goes into its own file
+    next to -o. The caption goes to standard error; it says what was sampled or aggregated.
 
     For example:
 
@@ -69,21 +60,23 @@ def figure(
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
-        listed = [{"figure": each.name, "shows": each.title} for each in FIGURES.values()]
-        emit(pa.Table.from_pylist(listed), None, output)
+        rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
+        emit(pa.Table.from_pylist(rows), None, output)
         return
     chosen = find_figure(name)
-    check_place(output, asked_by="")
+    check_chart_path(output, option="")
     format_ = None if output is None else output.suffix.lower().removeprefix(".")
-    if columns is not None and format_ not in _PRINTED:
-        raise InputError(f"--columns {columns}: that is for paper; give it -o FILE.{', .'.join(_PRINTED)}")
-    wanted = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
-    rows = rows_within(existing(context), chosen.query, wanted)
+    if columns is not None and format_ not in _PAPER_FORMATS:
+        raise InputError(
+            f"--columns {columns}: only files for paper have a width; add -o FILE.{', .'.join(_PAPER_FORMATS)}"
+        )
+    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
+    frame = rows_within(existing(context), chosen.query, row_filter)
     if no_published:
-        if "publication" not in rows.columns:
-            raise InputError(f"--no-published: figure {name} has no published curves; leave it out")
-        rows = rows.filter(rows["publication"].is_null())
-    drawings = list(chosen.draw_all(rows))
+        if "publication" not in frame.columns:
+            raise InputError(f"--no-published: figure {name} has no published curves; leave the option out")
+        frame = frame.filter(frame["publication"].is_null())
+    drawings = list(chosen.draw_all(frame))
     require_data([drawing.specification for drawing in drawings])
     log(chosen.caption + (f"\n\n{chosen.query}" if explain else ""), "dim")
     if output is None:
@@ -97,41 +90,41 @@ def figure(
         write_file(output.with_name(f"{output.stem}{suffix}{output.suffix}"), content)
 
 
-def check_place(output: Path | None, format_: str | None = None, asked_by: str = "--chart ") -> None:
-    """Refuses a file whose name says no format of a picture, and a format of rows, before anything is computed.
+def check_chart_path(output: Path | None, format_: str | None = None, option: str = "--chart ") -> None:
+    """Check before any query that a chart can be written to a file of this name.
 
     Raises:
-        InputError: it is so.
+        InputError: the suffix is not one of a chart, or a format of rows was given.
     """
     if format_ is not None:
-        raise InputError(f"--chart --format {format_}: that is for rows; the name of -o says the format of a picture")
+        raise InputError(f"--chart --format {format_}: that is for rows; the suffix of -o gives the chart's format")
     if output is not None and output.suffix.lower().removeprefix(".") not in _FORMATS:
-        raise InputError(f"{asked_by}-o {output}: end the name in .{', .'.join(_FORMATS)}")
+        raise InputError(f"{option}-o {output}: end the name in .{', .'.join(_FORMATS)}")
 
 
 def require_data(charts: Sequence["Specification"]) -> None:
-    """Ends the command where no chart shows anything, so that no empty picture passes for an answer.
+    """End the command if all charts are empty.
 
     Raises:
-        typer.Exit: it is so; the reason was told.
+        typer.Exit: all are empty; the reason is logged.
     """
     from prunescope.pipelines.reporting.charts.theme import missing
 
     reasons = [missing(chart) for chart in charts]
     if None not in reasons:
         log(
-            f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or ask "
-            "without filters",
+            f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or drop "
+            "the filters",
             "red",
         )
         raise typer.Exit(FAILED)
 
 
 def show(chart: "Specification", name: str, output: Path | None, *, dark: bool = False) -> None:
-    """Writes the chart to the file, or to a temporary page that the browser opens where there is a screen.
+    """Write the chart to the file, or to a temporary page that the browser opens if there is a screen.
 
     Raises:
-        InputError: the system refused the file.
+        InputError: the operating system refused the file.
     """
     if output is not None:
         write_file(output, _rendered(chart, name, output.suffix.lower().removeprefix("."), dark=dark))
@@ -142,16 +135,16 @@ def show(chart: "Specification", name: str, output: Path | None, *, dark: bool =
     page = Path(tempfile.mkdtemp(prefix="prunescope-")) / f"{name}.html"
     page.write_bytes(_rendered(chart, name, "html", dark=dark))
     if not (settings.has_screen() and webbrowser.open(page.as_uri())):
-        log(f"the chart is {page}; -o FILE.png writes it elsewhere")
+        log(f"the chart is in {page}; -o FILE.png writes it to a file of your choice")
 
 
 def _rendered(
     chart: "Specification", name: str, format_: str, *, dark: bool = False, columns: int | None = None
 ) -> bytes:
-    """The chart as a file; a page holds its script and asks no other machine.
+    """Return the content of the chart's file.
 
     Raises:
-        InputError: so narrow, the type could not be read.
+        InputError: the chart is too narrow for legible text.
     """
     from prunescope.pipelines.reporting.charts import theme
     from prunescope.pipelines.reporting.charts.files import chart_file

@@ -1,9 +1,6 @@
-"""`prunescope ui` and `prunescope doctor`: the web interface, and what is wrong with this installation.
+"""`prunescope ui` and `prunescope doctor`: Dagster's web interface, and diagnosis of a warehouse or a model."""
 
-No results are computed here.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import os
 import socket
@@ -15,7 +12,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root, writable
-from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
@@ -23,13 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HOST = "127.0.0.1"
-FAILED = 1
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(ui)
-    app.command()(doctor)
 
 
 def ui(
@@ -40,30 +30,30 @@ def ui(
 ) -> None:
     """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it.
 
-    It asks nobody for a password. From elsewhere reach it by `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
-    with authentication as SECURITY.md shows.
+    There is no password. From another machine, connect with `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
+    with authentication as in SECURITY.md.
     """
     from prunescope.assets.instance.instance import prepare_home, recover_launched
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    place = writable(context)
+    location = writable(context)
     _require_free(port)
-    make_models_folder(Store(place))
-    local = Store(place).local(settings.cache_folder())
+    make_models_folder(Store(location))
+    local = Store(location).local(settings.cache_folder())
     home = prepare_home(local)
     recover_launched(local)
-    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {place}; Ctrl-C stops it")
+    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     checkout = str(settings.package_parent())
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", checkout]
     command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
-    # The folder is another one by then, and a checkout need not be installed.
+    # The current folder changes below, and a checkout need not be installed.
     paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(place), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
-    # Started inside its home, Dagster does not take the checkout's dagster.yaml for a second configuration.
+    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
+    # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
     os.chdir(home)
-    # In place of this process, so that signals reach Dagster, which then stops its servers in order.
+    # Dagster replaces this process, so that it receives the signals and stops its servers in order.
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell
 
 
@@ -86,10 +76,11 @@ def doctor(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Look the warehouse over; exit code 1 where something is wrong. With --model, take a model apart instead.
+    """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
 
-    Of a model it prints what was found and proved: every sublayer and how it adds to the stream, final norm, LM head,
-    parameter shares. A model that cannot be proved is refused with the module and the reason, exit code 2.
+    For a model, print the structure that was discovered and proved: every sublayer with its contribution to the
+    residual stream, final norm, LM head, parameter shares. If the proof fails, the error names the module and the
+    reason, with exit code 2.
 
     For example:
 
@@ -97,27 +88,27 @@ def doctor(
     - `prunescope doctor --model ./my-model`
     - `prunescope doctor --model ./my-model --format json`
     """
-    place = root(context)
-    log(f"warehouse: {place}\ncache: {settings.cache_folder()}")
+    location = root(context)
+    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     if model is not None:
         chosen_format(format_, output)
         emit(_examine(model), format_, output)
         return
     from prunescope.warehouse.maintenance.diagnostics import diagnose
 
-    found = diagnose(place)
-    if found:
+    diagnoses = diagnose(location)
+    if diagnoses:
         import pyarrow as pa
 
-        emit(pa.Table.from_pylist([asdict(finding) for finding in found]), format_, output)
+        emit(pa.Table.from_pylist([asdict(diagnosis) for diagnosis in diagnoses]), format_, output)
     else:
-        log("the warehouse is well")
-    if any(finding.level == "error" for finding in found):
+        log("no problem found in the warehouse")
+    if any(diagnosis.level == "error" for diagnosis in diagnoses):
         raise typer.Exit(FAILED)
 
 
 def _examine(model: str) -> "pa.Table":
-    """Finds, hashes and loads a model, and tells what is in it; InputError names what is wrong with it."""
+    """Return the structure of a model; an InputError says what is wrong with it."""
     from prunescope.pipelines.models.sources import identify, locate
 
     cache = settings.cache_folder()

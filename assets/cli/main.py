@@ -1,7 +1,4 @@
-"""The commands together, and how errors become messages and exit codes.
-
-What each command does stands in the modules beside this one.
-"""
+"""The typer application: its commands, and the conversion of errors to messages and exit codes."""
 
 import io
 import os
@@ -30,11 +27,9 @@ from prunescope.assets.cli import (
     watch,
 )
 from prunescope.assets.cli.options import Debug, Globals, Warehouse
-from prunescope.assets.cli.output import log
+from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
-
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="prunescope",
@@ -64,7 +59,7 @@ def prunescope(
     """When does pruning a language model work, and why does it break generation?
 
     Prunes a model in many ways, measures how far each variant moves from the dense model, layer by layer and token by
-    token, and keeps all of it in Parquet for your own SQL.
+    token, and stores all results as Parquet, open to your own SQL.
 
     Start with `prunescope run demo`, then `prunescope questions` and `prunescope ui`.
     Data goes to standard output, everything else to standard error.
@@ -72,68 +67,73 @@ def prunescope(
     """
 
 
-study.register(app)
-watch.register(app)
-advise.register(app)
-querying.register(app)
-figures.register(app)
-publication.register(app)
-checkpoint.register(app)
-maintenance.register(app)
-serve.register(app)
-host.register(app)
+# In this order `--help` lists them.
+for command in (
+    *(study.run, study.plan),
+    *(watch.watch, watch.add_model, watch.remove_model),
+    advise.advise,
+    *(querying.recipes, querying.sql, querying.questions, querying.question),
+    *(querying.tables, querying.describe, querying.variants, querying.report),
+    figures.figure,
+    *(publication.compare, publication.export),
+    *(checkpoint.checkpoint, checkpoint.prune),
+    *(maintenance.verify, maintenance.gc),
+    serve.serve,
+    *(host.ui, host.doctor),
+):
+    app.command()(command)
 
 
 def main() -> None:
-    """Entry point of the `prunescope` script."""
+    """Run the `prunescope` script."""
     settings.let_waiting_threads_sleep()
-    chosen = Globals()
-    # A bug gets one line too; its traceback is for those who ask.
-    sys.excepthook = lambda kind, error, _: _unexpected(chosen, kind, error)
-    with completion.whole_words():
-        sys.exit(run(sys.argv[1:], chosen))
+    options = Globals()
+    # An unexpected error becomes one line too; --debug adds its traceback.
+    sys.excepthook = lambda kind, error, _: _log_bug(options, kind, error)
+    with completion.rejoined_variants():
+        sys.exit(run(sys.argv[1:], options))
 
 
-def run(arguments: list[str], chosen: Globals) -> int:
-    """Runs a command line and gives its exit code; unexpected errors pass through."""
+def run(arguments: list[str], options: Globals) -> int:
+    """Run a command line and return its exit code; unexpected errors pass through."""
     code: object = DONE
     try:
-        with _warnings_told(chosen):
-            code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=chosen)
+        with _logged_warnings(options):
+            code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=options)
     except TyperException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        log(shown.getvalue().rstrip())
+        usage = io.StringIO()
+        error.show(usage)
+        log(usage.getvalue().rstrip())
         code = error.exit_code
     except (KeyboardInterrupt, Abort):
-        log("interrupted; whole partitions were kept, run it again to go on")
+        log("interrupted; finished partitions are kept, run the command again to continue")
         code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe has seen enough; Python must not complain again while closing the stream.
+        # The reader closed the pipe, as `head` does; Python must not fail again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (DamagedFileError, CatalogueError, ComputationError) as error:
-        code = _told(str(error), FAILED, error, chosen)
+        code = _log_error(str(error), FAILED, error, options)
     except (InputError, WarehouseError) as error:
-        code = _told(str(error), WRONG_INPUT, error, chosen)
+        code = _log_error(str(error), WRONG_INPUT, error, options)
     except OSError as error:
-        code = _told(f"{error.filename or 'a file'}: {error.strerror or error}", WRONG_INPUT, error, chosen)
+        code = _log_error(f"{error.filename or 'a file'}: {error.strerror or error}", WRONG_INPUT, error, options)
     return code if isinstance(code, int) else DONE
 
 
 @contextmanager
-def _warnings_told(chosen: Globals) -> Iterator[None]:
-    """Says each warning once, in a line of its own without the code that it comes from, which --debug shows.
+def _logged_warnings(options: Globals) -> Iterator[None]:
+    """Log each warning once, in one line without its source code, which --debug adds.
 
-    Damaged files are warned of: only what reads them fails.
+    A damaged file is always a warning: only a command that reads the file fails.
     """
-    told: set[str] = set()
-    others = warnings.showwarning
+    logged: set[str] = set()
+    default = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - as Python passes it
-        if chosen.debug and not issubclass(category, DamagedFileWarning):
-            others(message, category, *where)
-        elif (text := " ".join(str(message).split())) not in told:
-            told.add(text)
+        if options.debug and not issubclass(category, DamagedFileWarning):
+            default(message, category, *where)
+        elif (text := " ".join(str(message).split())) not in logged:
+            logged.add(text)
             log(f"warning: {text}", "yellow")
 
     with warnings.catch_warnings():
@@ -142,15 +142,15 @@ def _warnings_told(chosen: Globals) -> Iterator[None]:
         yield
 
 
-def _told(message: str, code: int, error: Exception, chosen: Globals) -> int:
-    if chosen.debug:
+def _log_error(message: str, code: int, error: Exception, options: Globals) -> int:
+    if options.debug:
         log("".join(traceback.format_exception(error)))
     log(f"error: {message}", "red")
     return code
 
 
-def _unexpected(chosen: Globals, kind: type[BaseException], error: BaseException) -> None:
-    if chosen.debug:
+def _log_bug(options: Globals, kind: type[BaseException], error: BaseException) -> None:
+    if options.debug:
         log("".join(traceback.format_exception(error)))
     else:
         log(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")

@@ -1,15 +1,13 @@
-"""`prunescope verify` and `prunescope gc`: whether files are as they were written, and which ones no study names.
+"""`prunescope verify` and `prunescope gc`: check of all files against their hashes, and removal of orphan files."""
 
-How a file is verified and what counts as waste is the warehouse's and the variants' own business.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,25 +17,16 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
-from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:
     from prunescope.assets.watching.watch_list import WatchState
-    from prunescope.pipelines.studies import Study
-    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
     from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
-
-FAILED = 1
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(verify)
-    app.command()(gc)
 
 
 def verify(
@@ -47,10 +36,10 @@ def verify(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Read every file again and compare it with its hashes; exit code 1 where one differs or cannot be read.
+    """Read every file and compare it with its hashes; exit code 1 if one differs or cannot be read.
 
-    Partitions carry a hash of their rows, one of their provenance and a seal over all bytes; variant files a hash of
-    what they change. Files that were written before there were hashes are counted, and are no failure.
+    A partition has hashes of its rows, of its provenance and of all its bytes, a variant file a hash of its changes to
+    the model. Files from before there were hashes are counted, but are no failure.
 
     For example: `prunescope verify --format json`
     """
@@ -60,27 +49,27 @@ def verify(
     from prunescope.warehouse.storage.partition_store import Store
 
     chosen_format(format_, output)
-    store, counts, changed = Store(existing(context)), Counter[str](), []
-    for verdict in chain(verify_tables(store), _variants(store)):
-        counts[verdict.state] += 1
-        if verdict.state in {"changed", "unreadable"}:
-            row = {"path": str(verdict.path), "state": verdict.state, "reason": verdict.reason, "bytes": verdict.bytes}
-            changed.append(row)
-    if changed or format_ or output:
+    store, counts = Store(existing(context)), Counter[str]()
+    failed: list[dict[str, object]] = []
+    for result in chain(verify_tables(store), _verify_variants(store)):
+        counts[result.state] += 1
+        if result.state in {"changed", "unreadable"}:
+            failed.append(asdict(result) | {"path": str(result.path)})
+    if failed or format_ or output:
         schema = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
-        emit(pa.Table.from_pylist(changed, schema), format_, output)
-    log(f"{counts['intact']} files are as they were written, {counts['changed']} are not")
+        emit(pa.Table.from_pylist(failed, schema), format_, output)
+    log(f"{counts['intact']} files are unchanged, {counts['changed']} have changed")
     if counts["unverifiable"]:
         log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
     if counts["unreadable"]:
         log(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
     if counts["changed"]:
-        log("delete what changed and run its study again", "red")
-    if changed:
+        log("delete the changed files and run their studies again", "red")
+    if failed:
         raise typer.Exit(FAILED)
 
 
-def _variants(store: "Store") -> "Iterator[VerificationResult]":
+def _verify_variants(store: "Store") -> "Iterator[VerificationResult]":
     files = [path for path in store.files("_variants") if path.suffix == ".safetensors"]
     if not files:
         return
@@ -97,7 +86,7 @@ def _variants(store: "Store") -> "Iterator[VerificationResult]":
                 yield VerificationResult(path, "changed", str(error).partition(": ")[2].partition(";")[0], size)
             except (OSError, InputError, WarehouseError) as error:
                 cause = error.__cause__ or error
-                if not isinstance(cause, FileNotFoundError):  # removed since it was listed
+                if not isinstance(cause, FileNotFoundError):  # removed after it was listed
                     yield VerificationResult(path, "unreadable", str(getattr(cause, "strerror", None) or cause), size)
             else:
                 yield VerificationResult(path, "intact", "", size)
@@ -111,18 +100,18 @@ def gc(
             "--study",
             "-s",
             metavar="STUDY",
-            help="Keep what this study names, a name or a YAML file. Repeatable.",
+            help="Keep the results that this study names; a name or a YAML file. Repeatable.",
             autocompletion=completion.studies,
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what holds no results.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files that hold no results.")] = False,
     computed_by: Annotated[
         list[str] | None,
         typer.Option(
             "--computed-by",
             metavar="STUDY",
             autocompletion=completion.studies,
-            help="With --yes: remove also the listed results that this study computed. Repeatable.",
+            help="With --yes: also remove the listed results that this study computed. Repeatable.",
         ),
     ] = None,
     format_: Format = None,
@@ -130,14 +119,14 @@ def gc(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """List what no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
+    """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
-    Named is what the shipped and the watched studies name, and what each --study does. The column `study` says who
-    computed a result, `removed_by` which options remove it. Plain --yes removes only leftovers, unfinished layers and
-    variant files without a row; leftovers are also what killed runs left in the folder for temporary files (TMPDIR).
-    Results go only with --computed-by and the name of their study, known here or not: they may be another person's,
-    or those of `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being
-    copied, nothing is removed.
+    A file is kept if a shipped study, a watched study or a --study names it. The column `study` names the study that
+    computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, unfinished layers
+    and variant files without a row; leftovers include those in the folder for temporary files (TMPDIR).
+    Results need --computed-by with the name of their study, because they may belong to another person, or come from
+    `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being copied,
+    nothing is removed.
 
     For example:
 
@@ -149,37 +138,40 @@ def gc(
 
     from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.studies import load_study, study_names
-    from prunescope.warehouse.maintenance.garbage_collection import removable, waste
+    from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
     from prunescope.warehouse.storage.partition_store import Store
 
     chosen_format(format_, output)
     store = Store(root(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
     local = store.local(settings.cache_folder())
-    with ExitStack() as alone:
+    with ExitStack() as lock:
         if yes:
             from prunescope.assets.instance.instance import writer_lock
 
-            # Removing waits for a run that is at work, whose files might look like waste.
-            alone.enter_context(writer_lock(local, RichProgress().waiting, store.url))
+            # Waits for a running study, whose files might look like orphans.
+            lock.enter_context(writer_lock(local, RichProgress().waiting, store.url))
         watch = load_watch_state(store)
         if yes:
-            _refuse_while_unknown(watch)
-        studies = [_named(each) for each in (*loaded, *(watched.study for watched in watch.studies))]
-        found = [*waste(store, studies, local), *_layers()]
-        if found or format_ or output:
+            _require_known(watch)
+        scopes = [
+            StudyScope(study.name, frozenset(m.name for m in study.models), frozenset(r.name for r in study.recipes))
+            for study in (*loaded, *(watched.study for watched in watch.studies))
+        ]
+        orphans = [*waste(store, scopes, local), *_offloaded_layers()]
+        if orphans or format_ or output:
             text = pa.string()
             schema = pa.schema({"kind": text, "study": text, "removed_by": text, "bytes": pa.int64(), "path": text})
-            emit(pa.Table.from_pylist([_row(each, store) for each in found], schema), format_, output)
-        gone = removable(found, computed_by or ())
-        freed = _removed(store, gone) if yes else 0
-    _tell(found, len(gone), freed, removed=yes)
-    if strange := sorted(set(computed_by or ()) - {each.study for each in found}):
-        log(f"nothing of the list was computed by {', '.join(strange)}", "yellow")
+            emit(pa.Table.from_pylist([_row(orphan, store) for orphan in orphans], schema), format_, output)
+        selected = removable(orphans, computed_by or ())
+        freed = _remove(store, selected) if yes else 0
+    _log_summary(orphans, len(selected), freed, removed=yes)
+    if unknown := sorted(set(computed_by or ()) - {orphan.study for orphan in orphans}):
+        log(f"no listed file was computed by {', '.join(unknown)}", "yellow")
 
 
-def _layers() -> "list[OrphanFile]":
-    """Layers that rested on disk while a model larger than memory ran, and whose process was killed."""
+def _offloaded_layers() -> "list[OrphanFile]":
+    """Find layers that a killed process had offloaded to disk for a model larger than memory."""
     from prunescope.pipelines.core import scratch_directory
     from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
 
@@ -189,65 +181,59 @@ def _layers() -> "list[OrphanFile]":
     ]
 
 
-def _removed(store: "Store", gone: "Sequence[OrphanFile]") -> int:
-    """Removes files of the warehouse and folders of layers; gives the bytes."""
+def _remove(store: "Store", orphans: "Sequence[OrphanFile]") -> int:
+    """Remove files of the warehouse and folders of offloaded layers; return the number of bytes."""
     from prunescope.pipelines.core import scratch_directory
     from prunescope.warehouse.maintenance.garbage_collection import remove
 
-    layers = [each for each in gone if isinstance(each.path, Path) and each.path.is_dir()]
-    for each in layers:
-        scratch_directory.remove_dead(Path(each.path))
-    return sum(each.bytes for each in layers) + remove(store, [each for each in gone if each not in layers])
+    layers = [orphan for orphan in orphans if isinstance(orphan.path, Path) and orphan.path.is_dir()]
+    for orphan in layers:
+        scratch_directory.remove_dead(Path(orphan.path))
+    return sum(orphan.bytes for orphan in layers) + remove(store, [file for file in orphans if file not in layers])
 
 
-def _refuse_while_unknown(watch: "WatchState") -> None:
-    """What is watched and cannot be read names nothing, so that its results look like anybody's."""
+def _require_known(watch: "WatchState") -> None:
+    """Refuse to remove anything while a watched study is unreadable, for its results would look like orphans."""
     unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
     if unknown:
         raise InputError(
-            f"nothing was removed, for what is watched cannot be told: {'; '.join(unknown)}; mend or finish it, "
-            "or take it out of what is watched"
+            f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
+            "wait for the copy, or stop watching it"
         )
 
 
-def _named(study: "Study") -> "StudyScope":
-    from prunescope.warehouse.maintenance.garbage_collection import StudyScope
-
-    models, recipes = (frozenset(each.name for each in of) for of in (study.models, study.recipes))
-    return StudyScope(study.name, models, recipes)
-
-
-def _row(each: "OrphanFile", store: "Store") -> dict[str, object]:
-    # Unfinished layers of a warehouse on a store lie on this machine.
-    inside = isinstance(each.path, Path) == isinstance(store.root, Path) and each.path.is_relative_to(store.root)
-    path = each.path.relative_to(store.root) if inside else each.path
+def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:
+    path = orphan.path
+    # Unfinished layers are on this machine even if the warehouse is on an object store.
+    if isinstance(path, Path) == isinstance(store.root, Path) and path.is_relative_to(store.root):
+        path = path.relative_to(store.root)
+    if not orphan.is_result:
+        options = "--yes"
+    elif orphan.study:
+        options = f"--yes --computed-by {shlex.quote(orphan.study)}"
+    else:
+        options = "none, it is damaged: delete it by hand"
     return {
-        "kind": each.kind,
-        "study": each.study or None,
-        "removed_by": _options(each),
-        "bytes": each.bytes,
+        "kind": orphan.kind,
+        "study": orphan.study or None,
+        "removed_by": options,
+        "bytes": orphan.bytes,
         "path": str(path),
     }
 
 
-def _options(each: "OrphanFile") -> str:
-    if not each.is_result:
-        return "--yes"
-    return f"--yes --computed-by {shlex.quote(each.study)}" if each.study else "none, it is damaged: delete it by hand"
-
-
-def _tell(found: "list[OrphanFile]", chosen: int, freed: int, *, removed: bool) -> None:
-    if not found:
+def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, removed: bool) -> None:
+    if not orphans:
         log("every file belongs to a study; there is nothing to remove")
         return
-    size = sum(each.bytes for each in found)
     if removed:
-        log(f"{chosen} files removed, {freed / 1e6:,.1f} MB; {len(found) - chosen} of the list stay")
+        log(f"{selected} files removed, {freed / 1e6:,.1f} MB; {len(orphans) - selected} listed files remain")
     else:
-        log(f"{len(found)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
-    if whose := sorted({each.study for each in found if each.study}):
+        size = sum(orphan.bytes for orphan in orphans)
+        log(f"{len(orphans)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
+    if studies := sorted({orphan.study for orphan in orphans if orphan.study}):
         log(
-            f"results among them were computed by: {', '.join(whose)}; --study FILE keeps what a study names, "
-            "--computed-by STUDY removes the others",
+            f"they include results computed by: {', '.join(studies)}; --study FILE keeps the results that a study "
+            "names, --computed-by STUDY removes the others",
             "yellow",
         )

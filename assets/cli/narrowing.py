@@ -1,4 +1,4 @@
-"""Options that narrow an answer to some models and recipes, with their completion."""
+"""Options that filter rows by model, recipe or prompt."""
 
 from typing import Annotated
 

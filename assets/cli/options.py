@@ -1,7 +1,4 @@
-"""Options that several commands share, and where their values are kept.
-
-`--warehouse` and `--debug` may stand before the command or behind it.
-"""
+"""Options that several commands share; `--warehouse` and `--debug` may also precede the command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,100 +17,99 @@ if TYPE_CHECKING:
 
 @dataclass
 class Globals:
-    """What stood before the command, or behind it."""
+    """Values of the options that may precede the command."""
 
     warehouse: str | None = None
     debug: bool = False
 
 
-def _keep_warehouse(context: typer.Context, value: str | None) -> str | None:
+def _store_warehouse(context: typer.Context, value: str | None) -> str | None:
     if value is not None:
         context.ensure_object(Globals).warehouse = value
     return value
 
 
-def _keep_debug(context: typer.Context, value: bool) -> bool:
+def _store_debug(context: typer.Context, value: bool) -> bool:
     if value:
         context.ensure_object(Globals).debug = True
     return value
 
 
-def _named_file(value: Path | None) -> Path | None:
-    """Refuses a place where no file can come to lie, before anything is computed."""
+def _checked_file(value: Path | None) -> Path | None:
+    """Refuse a path where no file can be written, before anything is computed."""
     if value is None:
         return None
     path = value.expanduser()
     if path == Path() or path.is_dir():
-        shown = value if path != Path() else "''"
-        raise InputError(f"-o {shown}: that is a folder; name a file")
+        raise InputError(f"-o {value if path != Path() else repr('')}: that is a folder; name a file")
     if not path.parent.exists():
         raise InputError(f"-o {value}: there is no folder {value.parent}; make it first")
     return value
 
 
-def _existing_memory(value: float) -> float:
-    """Refuses a limit that the machine could never keep; what nobody asked for is as much as there is."""
-    there_is = settings.memory_gibibytes()
+def _checked_memory(value: float) -> float:
+    """Refuse a limit above the machine's memory; cap the default instead."""
+    available = settings.memory_gibibytes()
     if value == GIBIBYTES:
-        return min(value, there_is)
-    if value > there_is:
-        raise InputError(f"--memory {value:g}: this machine has {there_is:.1f} GiB; give less")
+        return min(value, available)
+    if value > available:
+        raise InputError(f"--memory {value:g}: this machine has {available:.1f} GiB; give less")
     return value
 
 
 def root(context: typer.Context) -> "Place":
-    """The warehouse that the command works on.
+    """Return the location of the warehouse, which need not exist yet.
 
     Raises:
-        InputError: there is a file where it should be.
-        WarehouseError: it is a URL that cannot hold one, or cannot be reached.
+        InputError: a file is in its place.
+        WarehouseError: its URL cannot hold a warehouse, or cannot be reached.
     """
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
-    place = store.root
-    if not isinstance(place, Path):
+    location = store.root
+    if not isinstance(location, Path):
         store.require()
-        return place
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        return location
+    existing = next(folder for folder in (location, *location.parents) if folder.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file, not a folder; choose another place with --warehouse")
-    return place
+    return location
 
 
 def existing(context: typer.Context) -> "Place":
-    """The warehouse to read; says so where there is none yet, which a mistyped place looks like.
+    """Return the location of the warehouse to read; log if it does not exist, for the path may be mistyped.
 
     Raises:
         InputError, WarehouseError: as `root`.
     """
-    place = root(context)
-    if isinstance(place, Path) and not place.exists():
-        log(f"there is no warehouse at {place} yet; a run makes one, such as `prunescope run demo`", "yellow")
-    return place
+    location = root(context)
+    if isinstance(location, Path) and not location.exists():
+        log(f"there is no warehouse at {location} yet; a run creates one, such as `prunescope run demo`", "yellow")
+    return location
 
 
 def writable(context: typer.Context) -> "Place":
-    """The warehouse to write into, made where there is none.
+    """Return the location of the warehouse to write to; create its folder if needed.
 
     Raises:
         InputError: as `root`.
-        WarehouseError: as `root`, or the folder cannot be made.
+        WarehouseError: as `root`, or the folder cannot be created.
     """
     from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
-    place = root(context)
-    if isinstance(place, Path):
-        with translate_os_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-    return place
+    location = root(context)
+    if isinstance(location, Path):
+        with translate_os_errors(location):
+            location.mkdir(parents=True, exist_ok=True)
+    return location
 
 
 def variant_names(variant: str) -> tuple[str, str]:
-    """Model and recipe of a variant.
+    """Return model and recipe of a variant.
 
     Raises:
-        InputError: it is not MODEL@RECIPE.
+        InputError: the text is not MODEL@RECIPE.
     """
     model, _, recipe = variant.partition("@")
     if not model or not recipe:
@@ -122,10 +118,10 @@ def variant_names(variant: str) -> tuple[str, str]:
 
 
 def absolute_model(model: str) -> str:
-    """A model as a run elsewhere finds it, with or without `NAME=`: a folder or file of this machine by its whole path.
+    """Return a model, with or without `NAME=`, with the path of a local one made absolute, for runs in other folders.
 
     Raises:
-        InputError: it is empty.
+        InputError: the model is empty.
     """
     name, separator, source = model.partition("=")
     if separator and "/" not in name:
@@ -137,9 +133,9 @@ def absolute_model(model: str) -> str:
 
 
 def absolute_study(study: str) -> str:
-    """A study as a run elsewhere finds it: a shipped one by its name, a file by its whole path.
+    """Return a study's name, or the absolute path of its file, for runs in other folders.
 
-    An address stays as it is, so that it is refused for one where it is loaded.
+    A URL stays unchanged, so that loading it raises the fitting error.
     """
     path = Path(study).expanduser()
     return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
@@ -149,28 +145,28 @@ Warehouse = Annotated[
     str | None,
     typer.Option(
         "--warehouse",
-        metavar="PLACE",
-        callback=_keep_warehouse,
-        help="Where results are kept, a folder or s3://BUCKET/PREFIX; else PRUNESCOPE_WAREHOUSE, else warehouse/data.",
+        metavar="LOCATION",
+        callback=_store_warehouse,
+        help="Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else warehouse/data).",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_store_debug, help="Show the traceback of an error.")]
 Format = Annotated[
     str | None,
     typer.Option(
         "--format",
         "-f",
         metavar="FORMAT",
-        help="table, csv, json, markdown, latex or parquet; else what the name of -o says, else table.",
+        help="table, csv, json, markdown, latex or parquet (default: by the suffix of -o, else table).",
     ),
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", callback=_named_file, help="Write to a file instead of standard output."
+        "--output", "-o", metavar="FILE", callback=_checked_file, help="Write to a file instead of standard output."
     ),
 ]
-Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Longest time that it may take.")]
+Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
 Memory = Annotated[
-    float, typer.Option(min=0.05, metavar="GIB", callback=_existing_memory, help="Most memory that it may use.")
+    float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
 ]

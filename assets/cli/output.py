@@ -1,7 +1,4 @@
-"""Where rows and messages go: data to standard output or a file, all else to standard error.
-
-How rows become text is `prunescope.warehouse.core.formats`.
-"""
+"""Output of the commands: data to standard output or a file, messages to standard error; and the exit codes."""
 
 import sys
 from pathlib import Path
@@ -16,8 +13,9 @@ from prunescope.warehouse.core.quoting import visible
 if TYPE_CHECKING:
     import pyarrow as pa
 
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
-# Names that promise something else than rows.
+# Suffixes of files that hold no rows.
 _PICTURES = {".html", ".htm", ".pdf", ".png", ".svg"}
 _SUFFIXES = {
     "": "table",
@@ -28,39 +26,38 @@ _SUFFIXES = {
     ".tex": "latex",
     ".parquet": "parquet",
 }
-# A pipe or a file has no width of its own.
+# Width of a table in a pipe or a file.
 _WIDTH = 160
 
 
 def log(message: str, style: str | None = None) -> None:
-    """A message for the person at the terminal; what is invisible in it, of others' names or texts, is escaped."""
+    """Print a message to standard error, with invisible characters escaped: it may quote names from elsewhere."""
     STDERR.print(visible(message, keep="\n\t"), style=style, markup=False, emoji=False)
 
 
 def put(line: str) -> None:
-    """A line of data: as it is for a pipe, with what is invisible escaped for a terminal."""
+    """Print a line of data to standard output; on a terminal, escape its invisible characters."""
     sys.stdout.write((visible(line, keep="\n") if sys.stdout.isatty() else line) + "\n")
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:
-    """The format asked for, else the one that the file's name says, else table.
+    """Return the format of `--format`, else that of the file's suffix, else table.
 
     Raises:
-        InputError: there is no such format, the file's name says none or another one, or Parquet would go to a
-            terminal.
+        InputError: the format is unknown, the suffix is unknown or contradicts it, or Parquet would go to a terminal.
     """
     from prunescope.warehouse.core.formats import FORMATS
 
     suffix = output.suffix.lower() if output else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
-            f"-o {output}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or say --format"
+            f"-o {output}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
         )
     chosen = format_ or _SUFFIXES[suffix]
     if chosen not in FORMATS:
         raise InputError(f"--format {chosen!r}: choose one of {', '.join(FORMATS)}")
-    is_another = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
-    if is_another or (chosen == "parquet" and suffix == ".txt"):
+    contradicts = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
+    if contradicts or (chosen == "parquet" and suffix == ".txt"):
         raise InputError(f"-o {output} --format {chosen}: the name says another format; leave out one of the two")
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise InputError("--format parquet: a terminal cannot show it; add -o FILE or a pipe")
@@ -68,10 +65,10 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
 
 
 def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = None) -> None:
-    """Writes rows.
+    """Write rows to standard output or to a file.
 
     Raises:
-        InputError: the format or the place is wrong; nothing was written.
+        InputError: the format or the path is wrong; nothing was written.
     """
     from prunescope.warehouse.core.formats import render
 
@@ -88,19 +85,15 @@ def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = Non
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file of the user's whole or not at all.
+    """Write a file of the user's atomically.
 
     Raises:
-        InputError: the system refused.
+        InputError: the operating system refused.
     """
     from prunescope.warehouse.storage.atomic_write import write_atomically
 
     try:
-        write_atomically(path.expanduser().absolute(), lambda temporary: _write(temporary, content))
+        write_atomically(path.expanduser().absolute(), lambda temporary: temporary.write_bytes(content))
     except WarehouseError as error:
         raise InputError(str(error).replace("--warehouse", "--output")) from error
     log(f"wrote {path}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

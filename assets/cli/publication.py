@@ -1,9 +1,6 @@
-"""`prunescope compare` and `prunescope export`: what goes into a paper. Neither writes to the warehouse.
+"""`prunescope compare` and `prunescope export`: comparisons, tables and figures for a paper."""
 
-How rows are compared and typeset is `warehouse`'s business, how figures are drawn that of `prunescope.pipelines.reporting.charts`.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 from pathlib import Path
 from typing import Annotated
@@ -19,15 +16,9 @@ from prunescope.warehouse.core.limits import MOST_ROWS
 _Variant = Annotated[
     str,
     typer.Argument(
-        help="MODEL@RECIPE, or RECIPE where one model has it.", autocompletion=completion.variants_or_recipes
+        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(compare)
-    app.command()(export)
 
 
 def compare(
@@ -41,9 +32,9 @@ def compare(
 ) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
-    difference is B − A; its error takes windows of a text, and prompts, as the independent units, and low and high are
-    its 95 % interval (from five units on). noise_p95 is the KL that rounding alone makes. Of tasks the units are
-    samples; mcnemar_p tests those that only one side answers right, and holm_p corrects it for all tasks and metrics.
+    difference is B − A. Its error is clustered by windows of a text or by prompts; low and high are its 95 % interval
+    (from five clusters on). noise_p95 is the KL that rounding alone causes. In tasks the clusters are samples:
+    mcnemar_p tests the samples that only one side answers right, and holm_p corrects it for all tasks and metrics.
 
     For example:
 
@@ -53,24 +44,27 @@ def compare(
     from prunescope.warehouse.catalogue.comparison import compare as compare_variants
 
     chosen_format(format_, output)
-    found = compare_variants(existing(context), a, b)
-    for reason in found.missing:
+    comparison = compare_variants(existing(context), a, b)
+    for reason in comparison.missing:
         log(f"not compared: {reason}", "dim")
-    log(f"A is {found.model}@{found.recipe_a}, B is {found.model}@{found.recipe_b}", "dim")
-    emit(found.rows, format_, output)
+    log(
+        f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}",
+        "dim",
+    )
+    emit(comparison.rows, format_, output)
 
 
 def export(
     context: typer.Context,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty or new folder, or that of an earlier export.")
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder, or that of an earlier export.")
     ],
     study: Annotated[
         str | None,
         typer.Option(
             "--study",
             metavar="STUDY",
-            help="Only this study's models and recipes: name or path.",
+            help="Only this study's models and recipes; a name or the path of a YAML file.",
             autocompletion=completion.studies,
         ),
     ] = None,
@@ -84,15 +78,15 @@ def export(
         ),
     ] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")
+        bool, typer.Option("--all-rows", help=f"Write all rows of tables with more than {MOST_ROWS:,} rows.")
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
     """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
 
-    Numbers are rounded by their uncertainty, best and second best marked; `paper_*` are the tables made for print. A
-    manifest has the hash, the SQL and the provenance of every file, and names the tables that have no row and so no
+    Numbers are rounded by their uncertainty; best and second best are marked; the tables `paper_*` are made for print.
+    A manifest has the hash, the SQL and the provenance of every file, and names the tables without a row, which have no
     file. The same warehouse gives the same bytes.
 
     For example:
@@ -105,10 +99,10 @@ def export(
 
     chosen = load_study(study) if study is not None else None
     with RichProgress() as bars:
-        done = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
-    log(f"{len(done.items)} tables and figures in {len(done.files)} files")
-    if done.empty:
-        log(f"without a row, so not written: {', '.join(done.empty)}", "dim")
-    if done.cut:
-        log(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
-    put(str(done.directory))
+        result = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
+    log(f"{len(result.items)} tables and figures in {len(result.files)} files")
+    if result.empty:
+        log(f"not written, because without a row: {', '.join(result.empty)}", "dim")
+    if result.cut:
+        log(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
+    put(str(result.directory))

@@ -1,9 +1,6 @@
-"""Commands that read the warehouse: SQL, questions, tables, variants, report. None writes to it.
+"""Commands that read the warehouse: recipes, SQL, questions, tables, variants and report."""
 
-Rows come from `warehouse`; nothing is computed here.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import re
 import sys
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.figures import check_place, require_data, show
+from prunescope.assets.cli.figures import check_chart_path, require_data, show
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
 from prunescope.assets.cli.output import chosen_format, emit, log, put, write_file
@@ -26,29 +23,23 @@ from prunescope.warehouse.core.quoting import quoted
 if TYPE_CHECKING:
     from prunescope.warehouse.catalogue.view_header import Header
 
-# What one types for a look around, in psql's words too.
-_BROWSING = re.compile(
+# Shorthands for the commands `tables` and `describe`, also as psql spells them.
+_SHORTHAND = re.compile(
     r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
 )
 _PLAN = ["explain_key", "explain_value"]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    for command in (recipes, sql, questions, question, tables, describe, variants, report):
-        app.command()(command)
-
-
 def recipes(
     method: Annotated[
         str | None,
-        typer.Argument(help="A method such as `wanda`: all its parameters.", autocompletion=completion.methods),
+        typer.Argument(help="A method such as `wanda`, to list all its parameters.", autocompletion=completion.methods),
     ] = None,
     format_: Format = None,
     output: Output = None,
     debug: Debug = False,
 ) -> None:
-    """List the ways to prune. Names with other numbers are recipes too, and several joined by `+` one after the other.
+    """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
     Every parameter of a method can be set in a study's YAML, or as in the last example.
 
@@ -70,7 +61,9 @@ def recipes(
 
 def sql(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-`: from standard input.")],
+    query: Annotated[
+        str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.")
+    ],
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
     format_: Format = None,
@@ -78,9 +71,9 @@ def sql(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    r"""Ask the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
+    r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
-    `tables` (or `\d`) and `describe NAME` (or `\d NAME`) show what there is, as the commands of these names do.
+    `tables` (or `\d`) and `describe NAME` (or `\d NAME`) do the same as the commands of these names.
 
     For example:
 
@@ -92,15 +85,15 @@ def sql(
 
     chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
-    if browsed := _BROWSING.fullmatch(text):
-        if browsed["name"]:
-            describe(context, browsed["name"], format_, output)
+    if shorthand := _SHORTHAND.fullmatch(text):
+        if shorthand["name"]:
+            describe(context, shorthand["name"], format_, output)
         else:
             tables(context, format_, output)
         return
     rows = run_safe(existing(context), text, seconds=seconds, gibibytes=memory)
     if rows.column_names == _PLAN and chosen == "table" and output is None:
-        put("\n".join(rows["explain_value"].to_pylist()))  # a drawing of its own
+        put("\n".join(rows["explain_value"].to_pylist()))  # DuckDB draws the plan itself
     else:
         emit(rows, format_, output)
 
@@ -112,7 +105,7 @@ def questions(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """List the questions that the warehouse answers; `prunescope question q01` asks one."""
+    """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     import pyarrow as pa
 
     from prunescope.warehouse.catalogue.lineage import questions as question_views
@@ -136,9 +129,10 @@ def question(
     model: OnlyModels = None,
     recipe: OnlyRecipes = None,
     prompt: OnlyPrompts = None,
-    explain: Annotated[bool, typer.Option("--explain", help="All there is to know for reading the answer.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the question's full documentation.")] = False,
     chart: Annotated[
-        bool, typer.Option("--chart", help="Draw the answer: opened, or written to -o as png, svg, pdf, html or json.")
+        bool,
+        typer.Option("--chart", help="Draw the answer: open it, or write it to -o as png, svg, pdf, html or json."),
     ] = False,
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
@@ -147,9 +141,9 @@ def question(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Answer one question, with how to read it on standard error.
+    """Answer one question; standard error says how to read the answer.
 
-    The filters choose rows of the answer; what a row says stays what it is without them.
+    The filters select rows of the answer; they do not change the values in a row.
 
     For example:
 
@@ -163,37 +157,34 @@ def question(
     from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 
     views = question_views()
-    found = [view for view in views.values() if view.name == name or view.name.partition("_")[0] == name.lower()]
-    if not found:
-        raise InputError(
-            f"there is no question {name!r}; there are {', '.join(view.partition('_')[0] for view in views)}"
-        )
-    asked = found[0]
+    numbers = {view.partition("_")[0]: view for view in views}
+    asked = views.get(name) or views.get(numbers.get(name.lower(), ""))
+    if asked is None:
+        raise InputError(f"there is no question {name!r}; there are {', '.join(numbers)}")
     if chart:
-        check_place(output, format_)
+        check_chart_path(output, format_)
     else:
         chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
-    wanted = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
-    rows = ask(existing(context), asked, wanted, seconds=seconds, gibibytes=memory)
+    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
+    rows = ask(existing(context), asked, row_filter, seconds=seconds, gibibytes=memory)
     header = view_header.parse(asked.header)
-    log(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain says more)", "dim")
+    log(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain shows more)", "dim")
     if chart:
         import polars as pl
 
         from prunescope.pipelines.reporting.charts import auto_chart
 
-        drawing = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
-        require_data([drawing])
-        show(drawing, asked.name, output)
+        specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
+        require_data([specification])
+        show(specification, asked.name, output)
     else:
         emit(rows, format_, output)
 
 
 def _reading(rows: int, header: "Header") -> str:
-    """How to read an answer, in one line."""
     if not rows:
-        return f"no row: the warehouse lacks what {header.inputs or 'it'} would tell, or a filter leaves nothing"
+        return f"no row: the warehouse has no data of {header.inputs or 'its tables'}, or the filters match no row"
     return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
 
 
@@ -204,7 +195,7 @@ def tables(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """List tables and views: what a row is, how many there are; `prunescope describe NAME` has the columns."""
+    """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
     import pyarrow as pa
 
     from prunescope.warehouse.catalogue import view_header
@@ -219,17 +210,16 @@ def tables(
         for partition in store.partitions(table):
             try:
                 footers.append(read_footer(partition.path))
-            except FileNotFoundError:  # removed since it was listed
+            except FileNotFoundError:  # removed after it was listed
                 continue
             except WarehouseError as error:
                 log(f"warning: {error}; its rows are not counted", "yellow")
-        count = sum(footer.rows for footer in footers)
         rows.append(
             {
                 "name": table.name,
                 "kind": "table",
                 "partitions": len(footers),
-                "rows": count,
+                "rows": sum(footer.rows for footer in footers),
                 "about": table.grain,
                 "key": ", ".join(table.key),
             }
@@ -240,16 +230,8 @@ def tables(
         if view.layer != "staging"
         for header in [view_header.parse(view.header)]
     ]
-    schema = pa.schema(
-        {
-            "name": pa.string(),
-            "kind": pa.string(),
-            "partitions": pa.int64(),
-            "rows": pa.int64(),
-            "about": pa.string(),
-            "key": pa.string(),
-        }
-    )
+    text, count = pa.string(), pa.int64()
+    schema = pa.schema({"name": text, "kind": text, "partitions": count, "rows": count, "about": text, "key": text})
     emit(pa.Table.from_pylist(rows, schema), format_, output)
 
 
@@ -275,61 +257,46 @@ def describe(
     from prunescope.warehouse.catalogue.lineage import questions as question_views
     from prunescope.warehouse.tables import TABLES
 
-    explained = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
+    documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     numbers = {view.partition("_")[0]: view for view in question_views()}
-    name = numbers.get(name.lower(), name if name in explained else name.lower())
-    if name not in explained:
+    name = numbers.get(name.lower(), name if name in documented else name.lower())
+    if name not in documented:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
     with connect(existing(context)) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
-        columns = list(zip(relation.columns, relation.types, strict=True))
-    said = explained[name]
+        columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
     rows = [
         {
             "column": column,
-            "type": str(type_),
-            "unit": said[column].unit,
-            "formula": said[column].formula,
-            "about": said[column].doc,
-            "source": said[column].source,
+            "type": type_,
+            "unit": doc.unit,
+            "formula": doc.formula,
+            "about": doc.doc,
+            "source": doc.source,
         }
-        for column, type_ in columns
+        for column, type_ in columns.items()
+        for doc in [documented[name][column]]
     ]
-    keys = _keys()
-    about = {view.name: view.header for view in view_sql().values()} | {PROVENANCE: PROVENANCE_COMMENT}
-    log(TABLES[name].grain if name in TABLES else about[name], "dim")
-    if name in TABLES:
-        log(f"key: {', '.join(keys[name])}", "dim")
-        for reference in TABLES[name].references:
-            log(str(reference), "dim")
-    names = [column for column, _ in columns]
-    stored = {table.name: [column.name for column in table.columns] for table in TABLES.values()}
-    for heading, found in (
-        ("joins that add columns and never rows:", view_header.joins(name, names, keys)),
-        (
-            "tables with several rows for each:",
-            view_header.finer(name, names, {t.name: t.key for t in TABLES.values()}),
-        ),
+    if table := TABLES.get(name):
+        log("\n".join([table.grain, f"key: {', '.join(table.key)}", *map(str, table.references)]), "dim")
+    else:
+        log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
+    stored = {other.name: [column.name for column in other.columns] for other in TABLES.values()}
+    table_keys = {other.name: other.key for other in TABLES.values()}
+    mart_keys = {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
+    for heading, joins in (
+        ("joins that add columns and never rows:", view_header.joins(name, list(columns), table_keys | mart_keys)),
+        ("tables with several rows for each:", view_header.finer(name, list(columns), table_keys)),
     ):
         lines = [
             f"  LEFT JOIN {other} USING ({', '.join(using)}){view_header.forced(name, other, stored)}"
-            for other, using in found.items()
+            for other, using in joins.items()
         ]
         if lines:
             log("\n".join([heading, *lines]), "dim")
-    if name in TABLES and TABLES[name].example:
-        log(f"for example:\n{textwrap.indent(TABLES[name].example, '  ')}", "dim")
+    if table and table.example:
+        log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
     emit(pa.Table.from_pylist(rows), format_, output)
-
-
-def _keys() -> dict[str, tuple[str, ...]]:
-    """The keys of tables and marts, which are what one joins."""
-    from prunescope.warehouse.catalogue import view_header
-    from prunescope.warehouse.catalogue.database import view_sql
-    from prunescope.warehouse.tables import TABLES
-
-    marts = {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
-    return {table.name: table.key for table in TABLES.values()} | marts
 
 
 def variants(
@@ -339,7 +306,7 @@ def variants(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """List the variants: what each recipe removed from its model, and which study computed it when."""
+    """List the variants: what each recipe removed, which study computed it, and when."""
     from prunescope.warehouse.catalogue.safe_sql import run_safe
 
     query = """
@@ -358,31 +325,36 @@ def report(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="Name of the study; not needed where there is one report.", autocompletion=completion.studies
+            help="Name of the study; optional where there is one report.", autocompletion=completion.studies
         ),
     ] = None,
     output: Output = None,
-    terminal: Annotated[bool, typer.Option("--terminal", "-t", help="Show it here, without a browser.")] = False,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", "-t", help="Show it in the terminal, without a browser.")
+    ] = False,
     variant: Annotated[
         str | None,
         typer.Option(
             "--variant",
             metavar="MODEL@RECIPE",
-            help="With --terminal: one variant.",
+            help="With --terminal: show one variant.",
             autocompletion=completion.variants_or_recipes,
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="With --variant: both texts, token by token.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="With --variant: show both texts, token by token.")
+    ] = None,
     step: Annotated[
-        int | None, typer.Option("--step", min=0, help="With --prompt: likely tokens and layers at this token.")
+        int | None, typer.Option("--step", min=0, help="With --prompt: show likely tokens and layers at this step.")
     ] = None,
     forced: Annotated[
-        bool, typer.Option("--forced", help="With --prompt: reading the dense model's tokens, not its own.")
+        bool,
+        typer.Option("--forced", help="With --prompt: the variant reads the dense model's tokens instead of its own."),
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Say where a study's report lies, copy it with -o, or show it in the terminal.
+    """Print the path of a study's report, copy the report with -o, or show it in the terminal.
 
     For example:
 
@@ -393,17 +365,17 @@ def report(
 
     if terminal:
         if output is not None:
-            raise InputError("--terminal -o: leave out one of the two; `> FILE` keeps what a terminal shows")
+            raise InputError("--terminal -o: leave out one of the two; `> FILE` saves what the terminal shows")
         show_report(existing(context), study, variant, prompt, step, forced=forced)
         return
     if variant is not None or prompt is not None or step is not None or forced:
-        raise InputError("--variant, --prompt, --step and --forced are for --terminal; the page has links for them")
+        raise InputError("--variant, --prompt, --step and --forced are for --terminal; the page links to these views")
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}
     names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
     if study is None and len(reports) != 1:
-        raise InputError(f"which report? name the study; there are {names}")
+        raise InputError(f"name the study of the report; there are {names}")
     chosen = study if study is not None else next(iter(reports))
     if chosen not in reports:
         raise InputError(f"there is no report of study {chosen!r}; there are {names}")

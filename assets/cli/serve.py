@@ -1,9 +1,6 @@
-"""`prunescope serve`, and the report in a terminal: the explorer over the warehouse as it is now.
+"""`prunescope serve`: the explorer of the live warehouse on a web server; and the explorer in a terminal."""
 
-What it shows is the business of `prunescope.pipelines.reporting.explorer`.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import ipaddress
 import socket
@@ -15,20 +12,14 @@ from rich.console import Console
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
-from prunescope.assets.cli.output import log
+from prunescope.assets.cli.output import INTERRUPTED, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
-_HERE = "127.0.0.1"
-_INTERRUPTED = 130
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(serve)
+_LOCALHOST = "127.0.0.1"
 
 
 def serve(
@@ -36,23 +27,23 @@ def serve(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="A study or its YAML file; without it all that have computed here.", autocompletion=completion.studies
+            help="A study or its YAML file (default: all with results here).", autocompletion=completion.studies
         ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 takes a free one.")] = 3001,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 chooses a free one.")] = 3001,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen at. Others than 127.0.0.1 let other machines in.")
-    ] = _HERE,
+        str, typer.Option("--host", help="Address to listen on. Any but 127.0.0.1 gives other machines access.")
+    ] = _LOCALHOST,
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Serve the explorer over the warehouse as it is now, with a box for your own SQL. Ctrl-C stops it.
+    """Serve the explorer of the live warehouse, with a box for your own SQL. Ctrl-C stops it.
 
-    The pages are those of `prunescope report`, with every prompt of every variant; what a run adds shows on reload.
-    SQL is as safe as that of `prunescope sql`; --seconds and --memory limit each query. Nobody is asked for a password:
-    from elsewhere reach it by `ssh -L 3001:127.0.0.1:3001 MACHINE`.
+    The pages are those of `prunescope report`, with every prompt of every variant; a reload shows new results.
+    SQL has the limits of `prunescope sql`; --seconds and --memory apply to each query. There is no password: from
+    another machine, connect with `ssh -L 3001:127.0.0.1:3001 MACHINE`.
 
     For example:
 
@@ -64,44 +55,45 @@ def serve(
 
     names = _names(host)
     root = existing(context)
-    found = StudyRegistry(root, study)
-    listening = _listening(host, port)
-    with listening:
+    studies = StudyRegistry(root, study)
+    with _listening_socket(host, port) as listening:
         port = listening.getsockname()[1]
         app = application(
-            found, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
+            studies, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
         )
         if names:
-            log(f"{host}: whoever reaches this address reads all results and asks SQL; nobody is asked for a password")
-        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(found.known())} of {root}; Ctrl-C stops it")
+            log(f"{host}: everyone with access to this address can read all results and run SQL; there is no password")
+        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known())} of {root}; Ctrl-C stops it")
         try:
             server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:
             log("stopped")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _names(host: str) -> set[str]:
-    """The names by which browsers ask for an address beside those of this machine, as their Host header has them.
+    """Return the names in the Host header of browsers, beside those of localhost.
 
     Raises:
-        InputError: the address stands for all of the machine's, and nothing says by which names it is reached.
+        InputError: the address is a wildcard, and no setting gives the machine's names.
     """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return set() if host == "localhost" else {host.lower()}
-    if address.is_unspecified and not settings.hosts():
-        raise InputError(f"--host {host}: say by which names it is reached, such as PRUNESCOPE_HOSTS=my.machine")
-    shown = f"[{address}]" if address.version == 6 else str(address)
-    return set() if shown == _HERE else {*settings.hosts()} if address.is_unspecified else {shown}
+    if address.is_unspecified:
+        if not (names := {*settings.hosts()}):
+            raise InputError(f"--host {host}: set PRUNESCOPE_HOSTS to this machine's names, such as my.machine")
+        return names
+    name = f"[{address}]" if address.version == 6 else str(address)
+    return set() if name == _LOCALHOST else {name}
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket at the address.
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
 
     Raises:
-        InputError: the system refuses it.
+        InputError: the operating system refused the address or port.
     """
     try:
         [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -114,7 +106,11 @@ def _listening(host: str, port: int) -> socket.socket:
             opened.close()
             raise
     except OSError as error:
-        fix = "choose another with --port" if host in {_HERE, "localhost"} else "choose others with --host and --port"
+        fix = (
+            "choose another with --port"
+            if host in {_LOCALHOST, "localhost"}
+            else "choose others with --host and --port"
+        )
         raise InputError(f"{host}, port {port} cannot be used ({error.strerror}); {fix}") from error
     return opened
 
@@ -122,18 +118,18 @@ def _listening(host: str, port: int) -> socket.socket:
 def show_report(
     root: "Place", study: str | None, variant: str | None, prompt: str | None, step: int | None, *, forced: bool
 ) -> None:
-    """Prints a study's overview, one variant of it, or one answer token by token.
+    """Print a study's overview, one variant of it, or one answer token by token.
 
     Args:
         root: the warehouse.
-        study: its name or file; where None the only one that has computed here.
+        study: its name or file; None for the only one with results.
         variant: `model@recipe`, or a recipe.
         prompt: the id of a prompt; needs a variant.
         step: a step of that prompt.
         forced: whether the pruned model reads the dense model's tokens.
 
     Raises:
-        InputError: one of them is not there, or one is missing.
+        InputError: an option names something unknown, or lacks the option that it needs.
     """
     from prunescope.assets.cli import terminal, terminal_tokens
     from prunescope.assets.publishing.live_study import LiveStudy, studies
@@ -144,12 +140,12 @@ def show_report(
         (forced or None, "--forced", prompt, "--prompt"),
     ):
         if value is not None and other is None:
-            raise InputError(f"{option}: say of which with {needed}")
-    found = studies(root, study)
-    if len(found) > 1:
-        raise InputError(f"which study? name one of {', '.join(found)}")
-    [(name, known)] = found.items()
-    live = LiveStudy(root, name, known)
+            raise InputError(f"{option}: add {needed}")
+    known = studies(root, study)
+    if len(known) > 1:
+        raise InputError(f"name the study, one of {', '.join(known)}")
+    [(name, loaded)] = known.items()
+    live = LiveStudy(root, name, loaded)
     index = live.index()
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:

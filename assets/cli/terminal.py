@@ -1,7 +1,6 @@
-"""The explorer in a terminal: the overview and one variant, from the same documents as the page, of any width.
+"""The explorer in a terminal: the overview and one variant, printed from the documents of the page.
 
-Reads documents and prints; no SQL, no charts. Colour repeats what a number, sign or bar beside it says. Texts token by
-token are printed by `terminal_tokens`.
+Colour only repeats a number, sign or bar next to it.
 """
 
 from collections.abc import Sequence
@@ -33,49 +32,49 @@ _OVERVIEW: dict[str, Literal["left", "right"]] = {
     "flip": "right",
     "loops": "right",
 }
-# What the columns beside names and bars take, gaps included.
-_NUMBERS = 27
-_SHORTEST, _LONGEST = 9, 40
-_CARRIERS = 8
+# Width of all columns but names, verdicts and bars, with gaps.
+_NUMBERS_WIDTH = 27
+_MIN_SPARK, _MAX_SPARK = 9, 40
+_MAX_CARRIERS = 8
 _CARRIERS_LEGEND = (
-    "KL that this sublayer makes on its own, and its share of the sum over all that the recipe changed. parts here: "
-    "prompts whose likeliest token differs for good from behind it, at the first other token."
+    "KL that this sublayer alone causes, and its share of the sum over all changed sublayers. parts here: prompts "
+    "whose most likely token at the first flip differs from this sublayer's output on."
 )
 
 
 def find_variant(index: Index, name: str) -> int:
-    """The position of a variant, by `model@recipe` or by its recipe where that is clear.
+    """Return the position of a variant, by `model@recipe` or by its recipe.
 
     Raises:
         InputError: there is none, or several models have the recipe.
     """
-    found = [n for n, each in enumerate(index["variants"]) if name in {each["id"], each["recipe"]}]
-    if len(found) == 1:
-        return found[0]
-    names = [each["id"] for each in index["variants"]]
-    if found:
-        raise InputError(f"--variant {name}: several models have it; choose {_listed([names[n] for n in found])}")
-    raise InputError(f"--variant {name}: there is no such variant; {_known(name, names)}")
+    matches = [n for n, entry in enumerate(index["variants"]) if name in {entry["id"], entry["recipe"]}]
+    if len(matches) == 1:
+        return matches[0]
+    names = [entry["id"] for entry in index["variants"]]
+    if matches:
+        raise InputError(f"--variant {name}: several models have it; choose {_listed([names[n] for n in matches])}")
+    raise InputError(f"--variant {name}: there is no such variant; {_suggestion(name, names)}")
 
 
 def find_prompt(index: Index, variant: int, name: str) -> int:
-    """The position of a prompt of the variant's model.
+    """Return the position of a prompt of the variant's model.
 
     Raises:
-        InputError: there is none, or its steps were not kept.
+        InputError: there is none, or the variant has no steps of it.
     """
     entry = index["variants"][variant]
-    own = {p["prompt_id"]: m for m, p in enumerate(index["prompts"]) if p["model"] == entry["model"]}
-    if name not in own:
-        raise InputError(f"--prompt {name}: there is no such prompt; {_known(name, list(own))}")
-    if own[name] not in entry["traces"]:
-        raise InputError(f"--prompt {name}: its steps were not measured of {entry['id']}")
-    return own[name]
+    positions = {p["prompt_id"]: m for m, p in enumerate(index["prompts"]) if p["model"] == entry["model"]}
+    if name not in positions:
+        raise InputError(f"--prompt {name}: there is no such prompt; {_suggestion(name, list(positions))}")
+    if positions[name] not in entry["traces"]:
+        raise InputError(f"--prompt {name}: its steps were not measured for {entry['id']}")
+    return positions[name]
 
 
-def _known(name: str, names: Sequence[str]) -> str:
-    like = get_close_matches(name, names, n=1)
-    return f"did you mean {label(like[0], 80)}?" if like else f"there are {_listed(names)}"
+def _suggestion(name: str, names: Sequence[str]) -> str:
+    similar = get_close_matches(name, names, n=1)
+    return f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -83,13 +82,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def show_overview(console: Console, index: Index) -> None:
-    """Prints the answers, and a table of the variants of each model."""
+    """Print the answers, and a table of the variants of each model."""
     console.print(marks.heading(f"Study {label(index['study'])}"))
     for answer in index["answers"]:
-        of = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
-        console.print(Text(of + prose(answer["question"]), "bold"))
-        told = f"{answer['short']} {answer['text']}".strip()
-        console.print(Padding(Text(prose(told)), (0, 0, 1, 2), expand=False))
+        prefix = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
+        console.print(Text(prefix + prose(answer["question"]), "bold"))
+        text = f"{answer['short']} {answer['text']}".strip()
+        console.print(Padding(Text(prose(text)), (0, 0, 1, 2), expand=False))
     for model in index["models"]:
         entries = [entry for entry in index["variants"] if entry["model"] == model]
         width = _spark_width(console.width, entries)
@@ -105,40 +104,40 @@ def show_overview(console: Console, index: Index) -> None:
                 Text(marks.spark(entry["spark"]["free"], width)),
                 marks.number(numbers.get("kl_free_running_median_nats")),
                 marks.number(numbers.get("first_flip_step_median")),
-                _of(numbers.get("prompts_collapsed"), numbers.get("prompts")),
+                _ratio(numbers.get("prompts_collapsed"), numbers.get("prompts")),
             )
         console.print(table)
         console.print()
     console.print(Text(_legend(), "dim"))
     for note in index["notes"]:
         console.print(Text(prose(note), "dim"))
-    console.print(Text("One variant: --variant NAME; its tokens: --variant NAME --prompt ID, then --step N.", "dim"))
+    console.print(
+        Text("One variant: --variant NAME; its tokens: --variant NAME --prompt ID; one step: add --step N.", "dim")
+    )
 
 
 def _spark_width(width: int, entries: Sequence[VariantEntry]) -> int:
-    """Bars of each of the two lines that leave names and verdicts whole, where the terminal is wide enough."""
+    """Return the number of bars per line that leaves room for names and verdicts, if the terminal is wide enough."""
     names = max(cell_len(label(entry["recipe"])) + cell_len(marks.verdict(entry).plain) for entry in entries)
-    return max(_SHORTEST, min(_LONGEST, (width - names - _NUMBERS) // 2))
+    return max(_MIN_SPARK, min(_MAX_SPARK, (width - names - _NUMBERS_WIDTH) // 2))
 
 
 def _legend() -> str:
     bars = "  ".join(f"{bar} {bound:g}" for bar, bound in zip(marks.BARS[1:], marks.KL_BOUNDS, strict=True))
     return (
-        "KL(dense ‖ pruned) in nats along the generation, from left to right, the largest of each stretch: forced on "
-        f"the dense model's tokens, free on its own. A bar begins at: {bars}. median: of KL free. flip: the first "
-        "token that differs, median over prompts. loops: prompts that fall into a loop. (?): the intervals of what "
-        "it stands on allow another verdict."
+        "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: "
+        f"forced on the dense model's tokens, free on its own. Lower bound of a bar: {bars}. median: of KL free. flip: "
+        "step of the first token that differs, median over prompts. loops: prompts that fall into a loop. (?): the "
+        "confidence intervals allow another verdict."
     )
 
 
 def show_variant(console: Console, index: Index, n: int, document: VariantDocument) -> None:
-    """Prints one variant: verdict, each prompt, and the sublayers that carry the damage."""
+    """Print one variant: verdict, prompts, and the sublayers that cause most of the KL."""
     entry = index["variants"][n]
     console.print(marks.heading(label(entry["id"], 80)))
     console.print(
-        Text(": ").join(
-            [marks.verdict(entry), Text(prose(entry["verdict_reason"] or "what the others are compared with"))]
-        )
+        Text(": ").join([marks.verdict(entry), Text(prose(entry["verdict_reason"] or "reference of the others"))])
     )
     table = marks.table()
     for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL free", "parts at"):
@@ -154,29 +153,26 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
             Text(label(prompt["parts_for_good_at"] or prompt["parts_at"] or marks.NOTHING)),
         )
     console.print(table)
-    if carriers := document["carriers"][:_CARRIERS]:
-        table = marks.table(Text("Which sublayers carry it", "bold"))
+    if carriers := document["carriers"][:_MAX_CARRIERS]:
+        table = marks.table(Text("Sublayers with the largest KL", "bold"))
         for heading in ("sublayer", "scope", "KL, nats", "share", "", "parts here"):
             table.add_column(heading, justify="right" if heading in {"KL, nats", "share", "parts here"} else "left")
-        largest = max(each["share"] or 0.0 for each in carriers) or 1.0
-        for each in carriers:
-            share = each["share"] or 0.0
-            told = marks.NOTHING if each["share"] is None else f"{100 * share:.0f} %"
-            bar = Text("█" * round(20 * share / largest))
+        largest = max(carrier["share"] or 0.0 for carrier in carriers) or 1.0
+        for carrier in carriers:
+            share = carrier["share"] or 0.0
             table.add_row(
-                Text(label(each["place"])),
-                Text(label(each["scope"])),
-                marks.number(each["kl"]),
-                Text(told),
-                bar,
-                Text(str(each["parted"])),
+                Text(label(carrier["place"])),
+                Text(label(carrier["scope"])),
+                marks.number(carrier["kl"]),
+                Text(marks.NOTHING if carrier["share"] is None else f"{100 * share:.0f} %"),
+                Text("█" * round(20 * share / largest)),
+                Text(str(carrier["parted"])),
             )
         console.print()
         console.print(table)
         console.print(Text(_CARRIERS_LEGEND, "dim"))
-    shown = [index["prompts"][m]["prompt_id"] for m in entry["traces"]]
-    if shown:
-        console.print(Text(f"Token by token: --prompt {_listed(shown)}", "dim"))
+    if prompt_ids := [index["prompts"][m]["prompt_id"] for m in entry["traces"]]:
+        console.print(Text(f"Token by token: --prompt {_listed(prompt_ids)}", "dim"))
 
 
 def _answered(prompt: PromptSummary) -> Text:
@@ -189,5 +185,5 @@ def _step(step: int | None) -> Text:
     return Text(marks.NOTHING if step is None else str(step))
 
 
-def _of(part: Number, whole: Number) -> Text:
+def _ratio(part: Number, whole: Number) -> Text:
     return Text(marks.NOTHING if part is None or whole is None else f"{part:g}/{whole:g}")

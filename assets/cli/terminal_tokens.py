@@ -1,7 +1,4 @@
-"""One answer in a terminal: both texts token by token, and one step with its likely tokens and layers.
-
-Reads documents and prints, as `terminal` does.
-"""
+"""The explorer in a terminal: one answer token by token, and one step with its likely tokens and layers."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,19 +14,19 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Index, Layers, Number, Steps, TopStep, Trace
 
-# From no colour to dark blue, as in the figure of the tokens; each is readable by itself.
+# The blues of the figure `tokens`, with a readable text colour.
 _LIGHT, _MIDDLE, _DARK = "black on #abcfe6", "black on #6aaed6", "white on #0b4a90"
 _KL_STYLES = ("", "", "", _LIGHT, _LIGHT, _MIDDLE, _MIDDLE, _DARK)
-_BARS_A_DECADE = 2
-_TOKEN = 14
+_BARS_PER_DECADE = 2
+_TOKEN_WIDTH = 14
 _GUTTER = 8
-# Columns that both sides of a step take beside each other.
+# Terminal width from which the tables of both sides fit next to each other.
 _SIDE_BY_SIDE = 80
 _ROWS = ("step", "dense", "pruned", "KL")
 
 
 def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *, forced: bool) -> None:
-    """Prints both texts token by token with the KL of each step; `forced`: the pruned model reads the dense tokens."""
+    """Print both texts token by token with their KL; if `forced`, the pruned model reads the dense tokens."""
     prompt = index["prompts"][m]
     console.print(marks.heading(f"{label(trace['id'], 80)} · {label(prompt['name'])}"))
     console.print(marks.verdict(index["variants"][n]), Text(prose(prompt["text"], 400), "dim"))
@@ -50,9 +47,9 @@ def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *,
 
 def _tokens_legend() -> str:
     return (
-        "≠ another token. flip: the first of them; loop: where the text has closed a loop; end: where the answer "
-        "ends. KL(dense ‖ pruned) in nats; the darker, the larger. ␣ is a space, ↵ a line break. "
-        "--step N shows what else each side held likely there, and the layers."
+        "≠ another token. flip: the first of them; loop: the text has closed a loop; end: the answer is complete. "
+        "KL(dense ‖ pruned) in nats; darker is larger. ␣ is a space, ↵ a line break. --step N shows the most likely "
+        "tokens of each side at a step, and the layers."
     )
 
 
@@ -64,13 +61,13 @@ def _steps(trace: Trace, *, forced: bool) -> Steps:
 
 
 def _events(trace: Trace, *, forced: bool) -> dict[int, str]:
-    """What happens at a step to the text that is read: the pruned model's own, or the dense one."""
+    """Return the events by step in the text that the variant reads: its own, or the dense one."""
     events: dict[int, str] = {}
-    of_text = "_dense" if forced else ""
+    suffix = "_dense" if forced else ""
     for step, word in (
         (trace["first_flip_step"], "flip"),
-        (trace[f"collapse_step{of_text}"], "loop"),  # type: ignore[literal-required]
-        (trace[f"answer_end_step{of_text}"], "end"),  # type: ignore[literal-required]
+        (trace[f"collapse_step{suffix}"], "loop"),  # type: ignore[literal-required]
+        (trace[f"answer_end_step{suffix}"], "end"),  # type: ignore[literal-required]
     ):
         if step is not None:
             events[step] = f"{events[step]},{word}" if step in events else word
@@ -78,20 +75,19 @@ def _events(trace: Trace, *, forced: bool) -> dict[int, str]:
 
 
 def _cell(steps: Steps, row: int, events: dict[int, str]) -> list[Text]:
-    """One step as texts of one width, one for each of `_ROWS`."""
+    """Return one step as texts of equal width, one for each of `_ROWS`."""
     step, kl, is_same = steps["step"][row], steps["kl"][row], steps["is_same"][row]
     style = _KL_STYLES[marks.level(kl)] if kl is not None else ""
-    told = f"{marks.bar(kl)} {written(kl)}{'' if is_same else ' ≠'}"
     mark = f"◆{events[step]}" if step in events else ""
     rows = [
         Text(f"{step} {mark}".rstrip(), "bold" if mark else "dim"),
-        Text(visible(steps["token_dense"][row], _TOKEN)),
-        Text(visible(steps["token_pruned"][row], _TOKEN), f"{'' if is_same else 'bold '}{style}".strip()),
-        Text(told, style),
+        Text(visible(steps["token_dense"][row], _TOKEN_WIDTH)),
+        Text(visible(steps["token_pruned"][row], _TOKEN_WIDTH), f"{'' if is_same else 'bold '}{style}".strip()),
+        Text(f"{marks.bar(kl)} {written(kl)}{'' if is_same else ' ≠'}", style),
     ]
     width = max(cell_len(text.plain) for text in rows) + 2
     for text in rows:
-        # Only the words have the colour: a gap stays between two cells.
+        # Only the words are coloured, so that the gap between two cells shows.
         gap = width - cell_len(text.plain)
         text.append(" " * gap, "none")
         if text.style and gap:
@@ -104,18 +100,18 @@ def _lines(cells: Sequence[list[Text]], width: int) -> Iterator[list[list[Text]]
     line: list[list[Text]] = []
     used = 0
     for cell in cells:
-        wide = cell_len(cell[0].plain)
-        if line and used + wide - 2 > width:
+        cell_width = cell_len(cell[0].plain)
+        if line and used + cell_width - 2 > width:
             yield line
             line, used = [], 0
         line.append(cell)
-        used += wide
+        used += cell_width
     if line:
         yield line
 
 
 def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> None:
-    """Prints one step: the most likely tokens of both sides, and h, z, p and KL behind every sublayer.
+    """Print one step: the most likely tokens of both sides, and h, z, p and KL behind every sublayer.
 
     Raises:
         InputError: there is no such step.
@@ -141,7 +137,7 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
         for table in _tops(tops[row], console.width):
             console.print(table)
             console.print()
-    for scope, layers in sorted(trace["layers"].items(), key=lambda each: each[0] != "propagated"):
+    for scope, layers in sorted(trace["layers"].items(), key=lambda item: item[0] != "propagated"):
         if step in layers["steps"]:
             console.print(_layers(console, scope, layers, layers["steps"].index(step)))
     if step == 0 and (options := trace["options"]):
@@ -155,59 +151,59 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
 
 
 def _tops(top: TopStep, width: int) -> Iterator[Table]:
-    """Both lists side by side, or one below the other; entries are token, dense and pruned probability."""
+    """Yield one table with both sides, or two on a narrow terminal; columns are token, dense and pruned probability."""
     sides = (("dense's", top["dense"]), ("pruned's", top["pruned"]))
     title = "Most likely tokens"
-    for shown in (sides,) if width >= _SIDE_BY_SIDE else ((side,) for side in sides):
+    for columns in (sides,) if width >= _SIDE_BY_SIDE else ((side,) for side in sides):
         table = marks.table(Text(title, "bold") if title else None)
-        for name, _ in shown:
+        for name, _ in columns:
             table.add_column(name)
             table.add_column("dense", justify="right", no_wrap=True)
             table.add_column("pruned", justify="right", no_wrap=True)
-        for rank in range(max(len(side) for _, side in shown)):
+        for rank in range(max(len(side) for _, side in columns)):
             cells: list[RenderableType] = []
-            for _, side in shown:
-                token, *chances = side[rank] if rank < len(side) else ("", None, None)
-                cells += [Text(visible(str(token), _TOKEN)), *(_share(chance, 4) for chance in chances[:2])]
+            for _, side in columns:
+                token, *probabilities = side[rank] if rank < len(side) else ("", None, None)
+                cells += [Text(visible(str(token), _TOKEN_WIDTH)), *(_share(value, 4) for value in probabilities[:2])]
             table.add_row(*cells)
         yield table
         title = ""
 
 
-def _share(chance: Number, bars: int) -> Text:
-    """A probability behind a bar, of which so many blocks are all."""
-    if chance is None:
+def _share(probability: Number, bars: int) -> Text:
+    """Return a probability after its bar, which has `bars` blocks at 1."""
+    if probability is None:
         return Text(marks.NOTHING)
-    return Text(f"{'█' * round(bars * chance)} {100 * chance:.1f} %")
+    return Text(f"{'█' * round(bars * probability)} {100 * probability:.1f} %")
 
 
 def _layers(console: Console, scope: str, layers: Layers, column: int) -> Group:
-    """The curves of one step as lines of bars, one bar a sublayer or the largest of several."""
+    """Return the curves of one step as lines of bars, one bar per sublayer or the maximum of several."""
     curves = {name: [line[column] for line in layers[name]] for name in ("h", "z", "p", "kl")}
     width = min(len(layers["places"]), console.width - 32)
     shifts = [value for name in ("h", "z", "p") for value in curves[name] if value]
     high = math.log10(max(shifts, default=1.0))
 
     def relative(value: float) -> int:
-        # The smallest shifts are rounding, and would press all others into the highest bar.
-        return max(0, math.ceil(8 + _BARS_A_DECADE * (math.log10(value) - high)) - 1) if value > 0 else 0
+        # The scale starts at the maximum: the smallest shifts are rounding and would stretch it.
+        return max(0, math.ceil(8 + _BARS_PER_DECADE * (math.log10(value) - high)) - 1) if value > 0 else 0
 
     lines = [Text(f"Behind each sublayer, scope {label(scope)}, on the dense model's tokens", "bold")]
     for name, values in curves.items():
         known = [value for value in values if value is not None]
-        drawn = marks.spark(values, width, marks.level if name == "kl" else relative)
+        bars = marks.spark(values, width, marks.level if name == "kl" else relative)
         heading = "KL, nats" if name == "kl" else f"1−cos {name}"
-        told = f"{written(known[0])} → {written(known[-1])}" if known else marks.NOTHING
-        lines.append(Text(f"{heading:<10}{drawn} {told}"))
+        ends = f"{written(known[0])} → {written(known[-1])}" if known else marks.NOTHING
+        lines.append(Text(f"{heading:<10}{bars} {ends}"))
     for heading, flags in (
         ("changed", layers["is_changed"]),
         ("≠ top", [line[column] is False for line in layers["is_top1_same"]]),
     ):
         if any(flags) and not (heading == "changed" and all(flags)):
-            dots = "".join("•" if any(flags[a:b]) else " " for a, b in marks.stretches(len(flags), width))
+            dots = "".join("•" if any(flags[a:b]) else " " for a, b in marks.bins(len(flags), width))
             lines.append(Text(f"{heading:<10}{dots}".rstrip()))
     first, last = layers["places"][0], layers["places"][-1]
     lines.append(
-        Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale, two bars a decade", "dim")
+        Text(f"from {label(first)} to {label(last)}; h, z and p on one logarithmic scale, two bars per decade", "dim")
     )
     return Group(*lines, "")

@@ -1,9 +1,6 @@
-"""`prunescope watch`, `add-model` and `remove-model`: what the warehouse keeps current unasked.
+"""`prunescope watch`, `add-model` and `remove-model`: the studies and models that `prunescope ui` keeps current."""
 
-What is kept stands in `prunescope.assets.watching.watch_list`; who starts the runs is `prunescope.assets.automation.sensors`, while `prunescope ui` runs.
-"""
-
-# ruff: noqa: ARG001 - `--warehouse` and `--debug` are kept by their callbacks, see options.py
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 from collections import Counter
 from pathlib import Path
@@ -33,15 +30,8 @@ if TYPE_CHECKING:
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.partition_store import Store
 
-_NEXT = "`prunescope ui` computes what is missing, now and whenever something changes; `prunescope run` does it once"
-_MEND = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command()(watch)
-    app.command(name="add-model")(add_model)
-    app.command(name="remove-model")(remove_model)
+_NEXT_STEP = "`prunescope ui` computes missing results, now and after every change; `prunescope run` computes them once"
+_CONFLICT_FIX = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
 
 
 def watch(
@@ -49,13 +39,13 @@ def watch(
     studies: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STUDY", help="Keep these current: names or YAML files.", autocompletion=completion.studies
+            metavar="STUDY", help="Studies to keep current: names or YAML files.", autocompletion=completion.studies
         ),
     ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            "--stop", metavar="STUDY", help="No longer keep this one. Repeatable.", autocompletion=completion.studies
+            "--stop", metavar="STUDY", help="Stop watching this study. Repeatable.", autocompletion=completion.studies
         ),
     ] = None,
     format_: Format = None,
@@ -63,11 +53,11 @@ def watch(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Keep studies current: while `prunescope ui` runs, what they miss and what changes in them is computed.
+    """Keep studies current: while `prunescope ui` runs, it computes their missing and outdated results.
 
-    Every folder with a model (or .gguf file) that is copied into _models inside the warehouse becomes a model of every
-    watched study; where none is watched, of `demo`. Without arguments: what is watched, with the number of variants
-    that are missing or outdated. A study that is stopped keeps its results.
+    Every model folder or .gguf file that is copied into _models inside the warehouse is added to every watched study,
+    or to `demo` if none is watched. Without arguments, lists the watched studies with the number of missing and
+    outdated variants. A stopped study keeps its results.
 
     For example:
 
@@ -87,48 +77,44 @@ def watch(
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
     schema = pa.schema(
-        {
-            "study": pa.string(),
-            "model": pa.string(),
-            "from": pa.string(),
-            "source": pa.string(),
-            "missing": pa.int64(),
-            "outdated": pa.int64(),
-            "of_another_study": pa.int64(),
-        }
+        dict.fromkeys(("study", "model", "from", "source"), pa.string())
+        | dict.fromkeys(("missing", "outdated", "of_another_study"), pa.int64())
     )
     rows = pa.Table.from_pylist(_rows(backlog), schema)
     if rows.num_rows or format_ or output:
         emit(rows, format_, output)
-    _tell(backlog.watch, store)
+    _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
-    for (study, model), makers in backlog.of_others.items():
-        log(f"{study}: {', '.join(sorted(set(makers.values())))} measures {model} from other inputs; {_MEND}", "yellow")
+    for (study, model), others in backlog.of_others.items():
+        log(
+            f"{study}: {', '.join(sorted(set(others.values())))} measures {model} from other inputs; {_CONFLICT_FIX}",
+            "yellow",
+        )
 
 
 def add_model(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file or a hub id org/name.")],
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Its name in all tables; else the last part of its place.")
+        str | None, typer.Option("--name", "-n", help="Name in all tables (default: the last part of its path).")
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
             "--study",
             "-s",
-            help="Measure it by this study alone, which is watched from now on.",
+            help="Add it to this study only, and watch the study.",
             autocompletion=completion.studies,
         ),
     ] = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Add a model to the watched studies, or to `demo` where none is watched.
+    """Add a model to the watched studies, or to `demo` if none is watched.
 
-    Config, tokenizer and the headers of its weights are looked at, and whether prompts and recipes fit it; what would
-    fail is refused now. The weights are read by the first run.
+    Checks its config, tokenizer and weight headers, and whether prompts and recipes fit it, so that errors show before
+    the first run, which reads the weights.
 
     For example:
 
@@ -140,36 +126,36 @@ def add_model(
     from prunescope.warehouse.storage.partition_store import Store
 
     store, source = Store(writable(context)), absolute_model(model)
-    called = name or model_name(source)
-    if not called:
-        raise InputError(f"{model!r}: no name can be made from it; give one with --name")
+    name = name or model_name(source)
+    if not name:
+        raise InputError(f"{model!r}: it gives no name; add one with --name")
     chosen = absolute_study(study) if study else ""
     with edit_watch_list(store) as versions:
         listed = versions[-1]
-        others = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
-        if called in {model.name for model in listed.models}:
-            raise InputError(f"a model {called!r} was added before; take it out with remove-model, or give a --name")
-        added = _added(called, source, chosen)
-        versions.append(WatchList(studies=tuple(others), models=(*listed.models, added)))
-        concerned = [load_study(each) for each in ([chosen] if chosen else others or [DEFAULT])]
-        _refuse_what_cannot_work(added, concerned, is_alone=not others)
-    log(f"{called} is now measured by {', '.join(each.name for each in concerned)}")
-    counts = Counter(recipe.name for each in concerned for recipe in each.recipes)
-    if shared := [name for name, count in counts.items() if count > 1]:
+        watched = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
+        if name in {model.name for model in listed.models}:
+            raise InputError(f"a model {name!r} was added before; remove it with remove-model, or give a --name")
+        added = _added_model(name, source, chosen)
+        versions.append(WatchList(studies=tuple(watched), models=(*listed.models, added)))
+        studies = [load_study(key) for key in ([chosen] if chosen else watched or [DEFAULT])]
+        _check_model(added, studies, is_alone=not watched)
+    log(f"{name} is now measured by {', '.join(study.name for study in studies)}")
+    counts = Counter(recipe.name for study in studies for recipe in study.recipes)
+    if shared := [recipe for recipe, count in counts.items() if count > 1]:
         log(
-            f"{', '.join(shared)}: where inputs differ, the study that computes first keeps them; else {_MEND}",
+            f"{', '.join(shared)}: where inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
             "yellow",
         )
-    log(_NEXT)
+    log(_NEXT_STEP)
 
 
 def remove_model(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Its name, as `prunescope watch` lists it.")],
+    name: Annotated[str, typer.Argument(help="Name of the model, as `prunescope watch` lists it.")],
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Take a model out that `add-model` added: its runs are stopped, its results stay.
+    """Remove a model that `add-model` added: stop its runs, but keep its results.
 
     For example: `prunescope remove-model my-model`
     """
@@ -179,14 +165,14 @@ def remove_model(
     store = Store(writable(context))
     with edit_watch_list(store) as versions:
         listed = versions[-1]
-        left = tuple(model for model in listed.models if model.name != name)
-        if len(left) == len(listed.models):
-            raise InputError(_why_it_stays(name, load_watch_state(store), store))
-        versions.append(listed.model_copy(update={"models": left}))
-    log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results stay")
+        others = tuple(model for model in listed.models if model.name != name)
+        if len(others) == len(listed.models):
+            raise InputError(_removal_error(name, load_watch_state(store), store))
+        versions.append(listed.model_copy(update={"models": others}))
+    log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
 
 
-def _added(name: str, source: str, study: str) -> "AddedModel":
+def _added_model(name: str, source: str, study: str) -> "AddedModel":
     from pydantic import ValidationError
 
     from prunescope.assets.watching.watch_list import AddedModel
@@ -204,26 +190,27 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
 
     with edit_watch_list(store) as versions:
         listed, names = versions[-1], dict[str, str]()
-        for each in dict.fromkeys((*listed.studies, *added)):
-            name = load_study(each).name if each in added else _name_of(each)
+        for key in dict.fromkeys((*listed.studies, *added)):
+            name = load_study(key).name if key in added else _study_name(key)
             if name in names.values():
-                raise InputError(
-                    f"{each}: a study of the name {name!r} is watched already; stop it, or rename this one"
-                )
-            names[each] = name
-        for each in stopped:
-            if not (gone := {key for key, name in names.items() if each in {key, name} or absolute_study(each) == key}):
-                raise InputError(f"--stop {each}: is not watched; {', '.join(names) or 'no study'} is")
-            names = {key: name for key, name in names.items() if key not in gone}
+                raise InputError(f"{key}: a study named {name!r} is watched already; stop it, or rename this one")
+            names[key] = name
+        for study in stopped:
+            others = {
+                key: name for key, name in names.items() if study not in {key, name} and absolute_study(study) != key
+            }
+            if len(others) == len(names):
+                raise InputError(f"--stop {study}: is not watched; {', '.join(names) or 'no study'} is")
+            names = others
         models = tuple(model for model in listed.models if not model.study or model.study in names)
         for model in set(listed.models) - set(models):
-            log(f"{model.name} was measured by that study alone and is no longer watched either", "yellow")
+            log(f"{model.name} belonged to that study alone and is no longer watched either", "yellow")
         versions.append(WatchList(studies=tuple(names), models=models))
-    log(_NEXT if names else "no study is watched; results stay")
+    log(_NEXT_STEP if names else "no study is watched; results remain")
 
 
-def _name_of(study: str) -> str:
-    """The name of a study of the list, whose file may be broken or gone by now."""
+def _study_name(study: str) -> str:
+    """Return the name of a listed study, or its key if its file is broken or missing."""
     from prunescope.pipelines.studies import load_study
 
     try:
@@ -232,36 +219,36 @@ def _name_of(study: str) -> str:
         return study
 
 
-def _refuse_what_cannot_work(added: "AddedModel", studies: "list[Study]", *, is_alone: bool) -> None:
-    """Everything that can be known before weights are read."""
+def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool) -> None:
+    """Raise the errors of a new model that show without reading its weights."""
     for study in studies:
         if not is_alone and added.name in {model.name for model in study.models}:
-            raise InputError(f"study {study.name} has a model {added.name!r} of its own; give another --name")
+            raise InputError(f"study {study.name} has its own model {added.name!r}; give another --name")
     with RichProgress() as bars:
         from prunescope.pipelines.models.cached_identity import require_whole
         from prunescope.pipelines.models.meta_model import load_meta_model
         from prunescope.pipelines.models.sources import locate_config
         from prunescope.pipelines.planning.preflight import check_outline
 
-        place, _ = locate_config(added.source, settings.cache_folder(), bars)
+        folder, _ = locate_outline(added.source, settings.cache_folder(), bars)
         if Path(added.source).exists():
             require_whole(Path(added.source))
-        outline = load_meta_model(place)
+        outline = load_outline(folder)
         for study in studies:
             check_outline(study, outline)
 
 
-def _why_it_stays(name: str, watch: "WatchState", store: "Store") -> str:
+def _removal_error(name: str, watch: "WatchState", store: "Store") -> str:
     from prunescope.assets.watching.watch_list import models_folder, read_list
 
-    origins = {each.origins[name]: each for each in watch.studies if name in each.origins}
+    origins = {watched.origins[name]: watched for watched in watch.studies if name in watched.origins}
     if "folder" in origins:
         source = origins["folder"].study.model(name).source
-        return f"{name} lies in the watched folder; move {source} out of {models_folder(store)} or delete it there"
+        return f"{name} is in the watched folder; move {source} out of {models_folder(store)} or delete it there"
     if "study" in origins:
-        return f"{name} is named by study {origins['study'].study.name} itself; take it out of its file"
+        return f"{name} is in study {origins['study'].study.name} itself; remove it from the study's file"
     known = ", ".join(model.name for model in read_list(store).models) or "none"
-    return f"no model {name!r} was added; added were {known}"
+    return f"no model {name!r} was added; added models: {known}"
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
@@ -282,7 +269,7 @@ def _rows(backlog: "Backlog") -> list[dict[str, object]]:
     ]
 
 
-def _tell(watch: "WatchState", store: "Store") -> None:
+def _log_watched(watch: "WatchState", store: "Store") -> None:
     from prunescope.assets.watching.watch_list import DEFAULT, models_folder, read_list
 
     for reason in watch.refused.values():
@@ -291,14 +278,14 @@ def _tell(watch: "WatchState", store: "Store") -> None:
         log(f"{name} is still being copied")
     if read_list(store).studies:
         return
-    if unclaimed := [name for each in watch.studies for name in each.origins]:
+    if models := [name for watched in watch.studies for name in watched.origins]:
         log(
-            f"no study is watched, so {DEFAULT} measures what came without one: {', '.join(unclaimed)}; `prunescope "
-            f"remove-model` takes out what was added, a model in {models_folder(store)} is moved out of there",
+            f"no study is watched, so {DEFAULT} measures these models: {', '.join(models)}; remove them with "
+            f"`prunescope remove-model`, or move them out of {models_folder(store)}",
             "yellow",
         )
     else:
         log(
-            "nothing is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
-            f"{models_folder(store)} is measured by {DEFAULT}"
+            "no study is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
+            f"{models_folder(store)} is added to {DEFAULT}"
         )

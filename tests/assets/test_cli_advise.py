@@ -1,4 +1,4 @@
-"""`prunescope advise`: probes as `run` makes them, nothing twice, and no table of the study but the probes' touched."""
+"""`prunescope advise`: the same probes as `run`, computed once, and no change to other tables of the study."""
 
 import json
 from pathlib import Path

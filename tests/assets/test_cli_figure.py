@@ -1,4 +1,4 @@
-"""`prunescope figure`: one figure of the warehouse as a file, narrowed, for paper or for a dark screen."""
+"""`prunescope figure`: one figure of the warehouse as a file, with filters, for paper and for a dark screen."""
 
 import json
 import re
@@ -82,9 +82,15 @@ def test_a_figure_is_made_for_paper_or_for_a_dark_screen(shell: Shell, tmp_path:
         (("generation", "--recipe", "wanda-2of5"), "there is no recipe 'wanda-2of5' in the warehouse; did you mean"),
         (("spaces", "--prompt", "' OR true --"), 'there is no prompt "\' OR true --" in the warehouse'),
         (("generation", "-o", "x.gif"), "error: -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
-        (("generation", "--columns", "1", "-o", "x.html"), "--columns 1: that is for paper; give it -o FILE.pdf"),
-        (("generation", "--columns", "2"), "--columns 2: that is for paper; give it -o FILE.pdf"),
-        (("generation", "--no-published"), "--no-published: figure generation has no published curves; leave it out"),
+        (
+            ("generation", "--columns", "1", "-o", "x.html"),
+            "--columns 1: only files for paper have a width; add -o FILE.pdf",
+        ),
+        (("generation", "--columns", "2"), "--columns 2: only files for paper have a width; add -o FILE.pdf"),
+        (
+            ("generation", "--no-published"),
+            "--no-published: figure generation has no published curves; leave the option out",
+        ),
         (("tokens", "--columns", "1", "-o", "x.pdf"), "points high, too small to read; use --columns 2"),
     ],
 )

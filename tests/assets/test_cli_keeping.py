@@ -21,7 +21,7 @@ from tests.object_store import KEY, SECRET, s3_server
 
 @pytest.fixture
 def ask(warehouse, capsys):
-    """Runs a command on the warehouse; gives its exit code, its rows and what it said."""
+    """Run a command on the warehouse; return its exit code, its rows and its messages."""
 
     def asked(*arguments, place=warehouse):
         code = run([*map(str, arguments), "--warehouse", str(place)], Globals())
@@ -33,7 +33,7 @@ def ask(warehouse, capsys):
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
-    """A folder for temporary files in which nothing lies that other processes have left."""
+    """Give the test its own folder for temporary files, without leftovers of other processes."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -50,7 +50,7 @@ def test_a_warehouse_as_it_was_written_is_verified(ask, warehouse):
     code, out, said = ask("verify")
     files = len(list(warehouse.rglob("part.parquet"))) + len(RECIPES)
     assert (code, out) == (0, "")
-    assert f"{files} files are as they were written, 0 are not" in said
+    assert f"{files} files are unchanged, 0 have changed" in said
 
 
 def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
@@ -67,8 +67,8 @@ def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
     assert code == 1
     assert {row["path"] for row in json.loads(out)} == {str(path) for path in (table, footer, masks, about)}
     assert all(row["reason"] for row in json.loads(out))
-    assert "4 are not" in said
-    assert "delete what changed and run its study again" in said
+    assert "4 have changed" in said
+    assert "delete the changed files and run their studies again" in said
 
 
 def test_variant_files_that_cannot_be_read_are_told_and_do_not_hide_what_changed(tmp_path, capsys, monkeypatch):
@@ -170,7 +170,7 @@ def test_gc_removes_nothing_while_a_watched_study_or_model_cannot_be_read(ask, w
 @pytest.mark.exhaustive  # test_server.py has a study on such a store, test_object_store.py all else
 @pytest.mark.integration
 def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
-    """Equal rows as on the disk, nothing computed twice, and no credential anywhere."""
+    """Find the same rows as on disk, nothing computed twice, and no credential anywhere."""
     study.write(recipes=["dense", "attn-drop-1"])
     place, copy = "s3://bucket/pre fix/warehouse", tmp_path / "copy"
     with s3_server() as credentials, pytest.MonkeyPatch.context() as patch:

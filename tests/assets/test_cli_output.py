@@ -1,4 +1,4 @@
-"""What a command says of others' names: seen as escapes, on every way to the terminal."""
+"""Messages with names from elsewhere: invisible characters are escaped on every path to the terminal."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""`compare` and `export` on a computed warehouse: what lands in the folder, and that it lands there the same twice."""
+"""`compare` and `export` on a computed warehouse: the content of the folder, the same in every export."""
 
 import hashlib
 import json

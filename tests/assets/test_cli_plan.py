@@ -1,4 +1,4 @@
-"""`prunescope plan`: what it says beside what a run does, and that it does nothing itself."""
+"""`prunescope plan`: its estimates against a run; and that it computes nothing itself."""
 
 import json
 import os

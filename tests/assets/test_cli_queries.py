@@ -1,4 +1,4 @@
-"""Commands that read the warehouse: clean data on standard output, all else on standard error."""
+"""Commands that read the warehouse: only data on standard output, messages on standard error."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class Shell:
-    """Runs a command line in this process on a computed warehouse."""
+    """Command lines in this process on a computed warehouse."""
 
     def __init__(self, warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.warehouse, self._capsys = warehouse, capsys
@@ -33,7 +33,7 @@ class Shell:
         return shown.out
 
     def told(self) -> str:
-        """What was said on standard error since it was read last."""
+        """Return the messages on standard error since the last read."""
         return self._capsys.readouterr().err
 
     def records(self, *arguments: object) -> list[dict[str, object]]:
@@ -196,7 +196,7 @@ def test_a_chart_is_written_in_the_format_of_its_name_or_said_where_it_lies(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     assert shell("question", "q11", "--chart") == ""
-    page = Path(shell.messages.split("the chart is ")[1].split(";")[0])
+    page = Path(shell.messages.split("the chart is in ")[1].split(";")[0])
     assert page.name == "q11_first_flip.html"
     assert "https://" not in page.read_text().split("<script", 1)[0]
 
@@ -301,7 +301,7 @@ def test_report_says_where_it_lies_and_copies_it(shell: Shell, tmp_path: Path) -
 
 def test_doctor_finds_a_computed_warehouse_well(shell: Shell) -> None:
     assert shell("doctor") == ""
-    assert "well" in shell.messages
+    assert "no problem found" in shell.messages
 
 
 def test_doctor_shows_what_a_model_is_made_of(shell: Shell, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line starts fast: what each command imports, and the words that a shell completes."""
+"""Start of the command line: the imports of each command, and shell completion."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ print("imported", *sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse with a dense model, one variant of it, and an empty report."""
+    """Write a warehouse with a dense model, one variant of it, and an empty report."""
     store = Store(tmp_path_factory.mktemp("filled"))
     for table in TABLES.values():
         for recipe in ("dense", "wanda-50") if table.partitioning == "variant" else (None,):
@@ -105,7 +105,7 @@ finally:
 
 
 def completed(line: str, warehouse: Path) -> set[str]:
-    """Find the words that bash is given for the word before `|`, or the last one, without anything heavy."""
+    """Return the completions for the word before `|`, or the last one, and require that nothing heavy is imported."""
     variables = {
         "_PRUNESCOPE_COMPLETE": "complete_bash",
         "COMP_WORDS": line.replace("|", "").replace(" ", "\n"),

@@ -1,4 +1,4 @@
-"""`prunescope report --terminal`: from the overview to one token, as text that a pipe can take."""
+"""`prunescope report --terminal`: from the overview to one token, as plain text in a pipe."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class Terminal:
         self.warehouse, self._capsys = warehouse, capsys
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        """What it prints, or says where it refuses."""
+        """Return the output, or the messages of a refusal."""
         found = run(["report", "--terminal", *arguments], Globals(warehouse=str(self.warehouse)))
         shown = self._capsys.readouterr()
         assert found == code, shown.err
@@ -54,9 +54,9 @@ def test_from_the_overview_one_comes_to_a_variant_its_tokens_and_one_of_them(ter
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prompt", "open"), "--prompt: say of which with --variant"),
-        (("--variant", "wanda-2of4", "--step", "0"), "--step: say of which with --prompt"),
-        (("--variant", "wanda-2of4", "--forced"), "--forced: say of which with --prompt"),
+        (("--prompt", "open"), "--prompt: add --variant"),
+        (("--variant", "wanda-2of4", "--step", "0"), "--step: add --prompt"),
+        (("--variant", "wanda-2of4", "--forced"), "--forced: add --prompt"),
         (("--variant", "wanda-2of4", "--prompt", "open", "--step", "4"), "this prompt has the steps 0 to 3"),
         (("-o", "x.html"), "--terminal -o: leave out one of the two"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),

@@ -57,7 +57,7 @@ def rows_of(document: Mapping[str, Any], statement: str) -> list[dict[str, Any]]
 def test_pairs_of_a_file_have_the_numbers_of_the_command(
     root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 4)
+    monkeypatch.setattr(module, "BATCH_SIZE", 4)
     file = documents("whole", connection).within()
     pairs = {name: document for name, document in file.items() if name.startswith("pair/")}
     assert {frozenset((pair["a"], pair["b"])) for pair in pairs.values()} == {
@@ -88,7 +88,7 @@ def test_pairs_of_a_file_have_the_numbers_of_the_command(
 def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
     root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(module, "MOST_PAIRS", 2)
+    monkeypatch.setattr(module, "MAX_PAIRS", 2)
     file = documents("whole", connection).within()
     assert sum(name.startswith("pair/") for name in file) == 2
     assert "far from each other by median KL" in file["index"]["notes"][0]

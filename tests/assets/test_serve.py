@@ -437,8 +437,8 @@ def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--host", "0.0.0.0"), "--host 0.0.0.0: say by which names it is reached, such as PRUNESCOPE_HOSTS="),  # noqa: S104
-        (("--host", "::"), "--host ::: say by which names it is reached"),
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: set PRUNESCOPE_HOSTS to this machine's names"),  # noqa: S104
+        (("--host", "::"), "--host ::: set PRUNESCOPE_HOSTS"),
         (("--host", "192.0.2.1"), "192.0.2.1, port 3001 cannot be used"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),
         (("demo",), "has no variant of study 'demo'; there are tiny"),

@@ -194,7 +194,7 @@ def test_whoever_stops_the_last_study_is_told_what_demo_measures_from_now_on(
     assert prunescope(store, "watch", study.path) == 0
     assert "demo" not in capsys.readouterr().err
     assert prunescope(store, "watch", "--stop", "tiny") == 0
-    assert "no study is watched, so demo measures what came without one: new;" in capsys.readouterr().err
+    assert "no study is watched, so demo measures these models: new;" in capsys.readouterr().err
 
 
 def test_add_model_looks_at_the_model_at_once(
@@ -211,7 +211,7 @@ def test_add_model_looks_at_the_model_at_once(
     for arguments, reason in (
         ((broken,), "cut short"),
         ((tmp_path / "nowhere",), "no such folder or file"),
-        ((tiny_folder, "--name", "tiny-a"), "has a model 'tiny-a' of its own"),
+        ((tiny_folder, "--name", "tiny-a"), "has its own model 'tiny-a'"),
         ((tiny_folder, "--name", "mine"), "was added before"),
         ((tiny_folder, "--name", "../x"), "is not a valid name"),
     ):
@@ -232,8 +232,8 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name, reason in (
         ("dropped", "delete it there"),
-        ("tiny-a", "take it out of its file"),
-        ("no", "added were mine"),
+        ("tiny-a", "remove it from the study's file"),
+        ("no", "added models: mine"),
     ):
         assert prunescope(store, "remove-model", name) == 2
         assert reason in capsys.readouterr().err

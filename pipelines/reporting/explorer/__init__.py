@@ -1,1 +1,1 @@
-"""The report and the explorer: documents of a study as JSON, and the one page that shows them."""
+"""Report and explorer: the JSON documents of a study, and the page that shows them."""

@@ -1,6 +1,6 @@
-"""Documents `pair/<n>/<m>`: how two variants differ where both were measured, and which pairs a file holds; `turns`.
+"""Documents `pair/<n>/<m>` and `turns`: differences of two variants; and the choice of pairs for a file.
 
-The statistics come from whoever compares; here they are only chosen and laid out.
+The caller computes the statistics.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import FlipsDocument, PairDocument, Source, Table
 from prunescope.pipelines.reporting.explorer.query_cache import table_rows
 
-# A file has this many at most: all of 45 variants, of a few kilobytes each.
-MOST_PAIRS = 1000
-# Compared together, until a file is full: as many as a study of a dozen variants has.
-AT_ONCE = 64
+# Enough for all pairs of 45 variants; a document has a few kilobytes.
+MAX_PAIRS = 1000
+# Pairs that are compared at once: about all pairs of a dozen variants.
+BATCH_SIZE = 64
 TOKENS, TASKS = "compare/tokens", "compare/tasks"
 TITLES = {
     TOKENS: "Two variants on the same tokens of texts and prompts",
@@ -28,7 +28,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
 }
-# What `turns` has of a pair, a row a metric, under the names of `COLUMNS`; and where the statement has it.
+# Column of document `turns`, named as in `COLUMNS` → column of the statement.
 _TURNS = {
     "statistic": "metric",
     "a": "right_share",
@@ -42,11 +42,11 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class PairComparison:
-    """What a comparison of two variants found.
+    """The comparison of two variants.
 
     Attributes:
-        rows: one row per text, set of prompts or task × statistic; `mcnemar_p` only where there are tasks.
-        prompts: those that both were measured on with the same text.
+        rows: one row per text, set of prompts or task × statistic; `mcnemar_p` only if there are tasks.
+        prompts: ids of the prompts that both variants were measured on, with the same text.
         missing: sentences on what could not be compared, and why.
     """
 
@@ -57,10 +57,10 @@ class PairComparison:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Who compares.
+    """The source of comparisons.
 
     Attributes:
-        compare: a model and pairs of its recipes → what was found of each.
+        compare: function of a model and pairs of its recipes, which returns a comparison per pair.
         sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 pairs, $3 their recipes.
     """
 
@@ -69,47 +69,49 @@ class Pairs:
 
 
 def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[PairDocument]:
-    """Builds the documents of pairs of recipes."""
-    found = pairs.compare(model, recipes)
-    return [_document(model, *both, of_both) for both, of_both in zip(recipes, found, strict=True)]
+    """Build the documents of pairs of recipes."""
+    comparisons = pairs.compare(model, recipes)
+    return [_document(model, *pair, comparison) for pair, comparison in zip(recipes, comparisons, strict=True)]
 
 
-def _document(model: str, recipe_a: str, recipe_b: str, found: PairComparison) -> PairDocument:
-    """Of tokens it has the statistics with a paired error."""
-    both = {"a": recipe_a, "b": recipe_b}
+def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparison) -> PairDocument:
+    pair = {"a": recipe_a, "b": recipe_b}
     where: dict[str, Any] = {"$1": model, "$3": [recipe_a, recipe_b]}
     is_task = pl.col("measured_on").str.starts_with("task ")
-    parts = {
-        TASKS: (found.rows.filter(is_task), Source(key=TASKS, where=where | {"$2": [both]})),
-        TOKENS: (
-            found.rows.filter(~is_task, ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")),
-            Source(key=TOKENS, where=where | {"$2": [{**both, "prompts": list(found.prompts)}]}),
+    # Minimum, maximum and quantiles have no paired error.
+    has_error = ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")
+    prompts = list(comparison.prompts)
+    parts = (
+        (comparison.rows.filter(is_task), Source(key=TASKS, where=where | {"$2": [pair]})),
+        (
+            comparison.rows.filter(~is_task, has_error),
+            Source(key=TOKENS, where=where | {"$2": [{**pair, "prompts": prompts}]}),
         ),
-    }
+    )
     return {
         "a": f"{model}@{recipe_a}",
         "b": f"{model}@{recipe_b}",
-        "tables": [_table(rows, source) for rows, source in parts.values() if rows.height],
-        "missing": [prose(reason) for reason in found.missing],
+        "tables": [_table(rows, source) for rows, source in parts if rows.height],
+        "missing": [prose(reason) for reason in comparison.missing],
     }
 
 
 def turns(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> FlipsDocument:
-    """Builds the document `turns`.
+    """Build document `turns`.
 
     Args:
-        frame: the statement `turns`.
-        variants: model and recipe of each in the order of the index.
+        frame: rows of statement `turns`.
+        variants: model and recipe of each variant, in the order of the index.
     """
-    places = {variant: at for at, variant in enumerate(variants)}
-    found: dict[str, list[list[Any]]] = {}
+    positions = {variant: n for n, variant in enumerate(variants)}
+    pairs: dict[str, list[list[Any]]] = {}
     rows = table_rows(frame, tuple(_TURNS.values()), lambda text: label(text, 80))
     for model, *recipes, row in zip(frame["model"], frame["recipe"], frame["other_recipe"], rows, strict=True):
-        n, m = (places.get((model, recipe)) for recipe in recipes)
-        # The statement has both orders.
+        n, m = (positions.get((model, recipe)) for recipe in recipes)
+        # The statement has each pair in both orders.
         if n is not None and m is not None and n < m:
-            found.setdefault(f"{n}/{m}", []).append(row)
-    return {"columns": list(_TURNS), "pairs": found, "sql": "turns"}
+            pairs.setdefault(f"{n}/{m}", []).append(row)
+    return {"columns": list(_TURNS), "pairs": pairs, "sql": "turns"}
 
 
 def _table(rows: pl.DataFrame, source: Source) -> Table:
@@ -122,26 +124,26 @@ def _table(rows: pl.DataFrame, source: Source) -> Table:
     }
 
 
-def nearest(variants: Sequence[tuple[str, float | None]], most: int) -> list[tuple[int, int]]:
-    """The pairs that a file holds: first of variants that stand near each other, which one cannot tell apart by eye.
+def nearest(variants: Sequence[tuple[str, float | None]], count: int) -> list[tuple[int, int]]:
+    """Choose the pairs of a file: those with similar KL first, which a reader cannot order from the overview.
 
     Args:
-        variants: model and median KL of each pruned one by its position; the dense one and what was not measured: None.
-        most: how many pairs at most.
+        variants: model and median KL of each variant; None for the dense one and for one without measurement.
+        count: maximum number of pairs.
 
     Returns:
-        Positions, the smaller one first; neighbours by KL of each model before those with one variant between them,
-        and so on; last those of which one has no KL.
+        Positions, the smaller one first. Neighbours by KL within a model come before pairs with one variant between
+        them, and so on; pairs without a KL come last.
     """
     ranks: dict[int, int] = {}
     counts: dict[str, int] = {}
-    for at, (model, kl) in sorted(enumerate(variants), key=lambda variant: (variant[1][1] or 0.0, variant[0])):
+    for n, (model, kl) in sorted(enumerate(variants), key=lambda variant: (variant[1][1] or 0.0, variant[0])):
         if kl is not None:
-            ranks[at] = counts[model] = counts.get(model, 0) + 1
+            ranks[n] = counts[model] = counts.get(model, 0) + 1
 
-    def apart(pair: tuple[int, int]) -> tuple[float, int, int]:
+    def distance(pair: tuple[int, int]) -> tuple[float, int, int]:
         n, m = pair
         return (abs(ranks[n] - ranks[m]) if n in ranks and m in ranks else len(variants), n, m)
 
-    together = ((n, m) for n, m in combinations(range(len(variants)), 2) if variants[n][0] == variants[m][0])
-    return sorted(together, key=apart)[:most]
+    pairs = ((n, m) for n, m in combinations(range(len(variants)), 2) if variants[n][0] == variants[m][0])
+    return sorted(pairs, key=distance)[:count]

@@ -1,6 +1,6 @@
-"""What the documents of the explorer look like: the contract between those who build them and the page.
+"""Types of the explorer's documents, which the scripts of the page read.
 
-Every text for the eye went through `prunescope.pipelines.reporting.charts.display_text`; ids and prompt ids are raw, for links only.
+All displayed text went through `charts.display_text`; raw ids are for links only.
 """
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
@@ -10,7 +10,7 @@ Row: TypeAlias = dict[str, Any]
 
 
 class Prompt(TypedDict):
-    """One prompt of one model; `trace/<n>/<m>` counts m in the index's list of these."""
+    """One prompt of one model; m in `trace/<n>/<m>` is its position in the index."""
 
     model: str
     prompt_id: str  # raw
@@ -29,26 +29,26 @@ class Column(TypedDict):
     doc: str
     form: Literal["percent", "number", "count"]  # percent: values are shares of 1
     sql: str
-    of: str | None  # key of what it is a part of
-    is_detail: bool  # left out of the overview until a reader asks for all columns
+    of: str | None  # key of the total
+    is_detail: bool  # hidden until the reader asks for all columns
 
 
 class Sparkline(TypedDict):
-    """Mean KL over prompts a step, in nats; `forced` on the dense tokens, `free` on its own."""
+    """Mean KL over prompts at every step, in nats; `forced` on the dense tokens, `free` on the variant's own."""
 
     forced: list[Number]
     free: list[Number]
 
 
 class Source(TypedDict):
-    """The SQL behind a sentence or number: a key of document `sql`, and what chooses its rows."""
+    """SQL of a sentence or number: a key of document `sql`, and the filter of its rows."""
 
     key: str
     where: dict[str, Any]  # column of `narrow`, or parameter as "$1" → raw value
 
 
 class VariantEntry(TypedDict):
-    """One line of the overview; `variant/<n>` counts n in the index's list of these."""
+    """One line of the overview; n in `variant/<n>` is its position in the index."""
 
     id: str  # raw model@recipe
     model: str
@@ -57,12 +57,12 @@ class VariantEntry(TypedDict):
     is_dense: bool
     verdict: str | None  # safe, non-generative only, broken, not judged; None for the dense model
     verdict_reason: str | None
-    is_certain: bool | None  # both ends of the intervals lead to the same verdict; None where there are none
+    is_certain: bool | None  # both ends of the intervals give the same verdict; None without intervals
     sql: Source  # of the verdict
-    where: dict[str, str]  # raw model and recipe, which choose its rows in any statement
+    where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]
     spark: Sparkline
-    traces: list[int]  # positions m of prompts whose document trace/<n>/<m> is here
+    traces: list[int]  # positions m of prompts with a document trace/<n>/<m>
 
 
 class Link(TypedDict):
@@ -73,18 +73,18 @@ class Link(TypedDict):
 
 
 class Answer(TypedDict):
-    """One of the questions that a reader comes with, answered of one model."""
+    """The answer to one of the main questions, for one model."""
 
     model: str
     question: str
-    short: str  # the answer itself, in a line or two
-    text: str  # what else there is to say of it; may be empty
+    short: str  # one or two lines
+    text: str  # details; may be empty
     sql: list[Source]
     links: list[Link]
 
 
 class Claim(TypedDict):
-    """One claim of the paper, and whether it holds here."""
+    """One claim of the paper, and its verdict here."""
 
     model: str
     says: str
@@ -99,7 +99,7 @@ class Claim(TypedDict):
 
 
 class FindingEntry(TypedDict):
-    """One finding; those of one theme follow one another."""
+    """One finding; findings of one theme are adjacent."""
 
     model: str
     theme: str
@@ -108,7 +108,7 @@ class FindingEntry(TypedDict):
 
 
 class FigureEntry(TypedDict):
-    """A figure; document `figures/<name>` has its charts."""
+    """A figure without its charts, which are in document `figures/<name>`."""
 
     name: str
     title: str
@@ -118,20 +118,20 @@ class FigureEntry(TypedDict):
 
 
 class Fact(TypedDict):
-    """What a reader needs to repeat the study."""
+    """One fact that is needed to repeat the study."""
 
     name: str
     text: str  # may have several lines
 
 
 class Index(TypedDict):
-    """Document `index`: all that the overview shows."""
+    """Document `index`: the content of the overview."""
 
     study: str
     title: str
     live: bool
     models: list[str]
-    lens: str  # of the layers everywhere but in figures: normed where it was measured
+    lens: str  # of the layers, except in figures: normed if measured
     prompts: list[Prompt]
     columns: list[Column]
     variants: list[VariantEntry]
@@ -140,10 +140,10 @@ class Index(TypedDict):
     answers: list[Answer]
     claims: list[Claim]
     findings: list[FindingEntry]
-    figures: list[FigureEntry]  # those without data last
-    figures_without_data: list[str]  # their names; none where the page is live, which draws them only when asked
+    figures: list[FigureEntry]  # figures without data last
+    figures_without_data: list[str]  # names; empty on a live page, which draws figures on request
     facts: list[Fact]
-    notes: list[str]  # what this file leaves out, in sentences
+    notes: list[str]  # sentences on what this file leaves out
 
 
 class Chart(TypedDict):
@@ -160,10 +160,10 @@ class FigureDocument(FigureEntry):
 
 
 class Statement(TypedDict):
-    """One entry of document `sql`, by its key; that of a view is "view/<name>".
+    """One entry of document `sql`; the key of a view is "view/<name>".
 
-    `narrow` lists columns by which its rows may be chosen from outside (`select * from (…) where …`) without changing
-    them; `views` are the keys of the views that it reads.
+    `narrow` lists the columns by which its rows may be filtered from outside (`select * from (…) where …`) without
+    changing them; `views` are the keys of the views that it reads.
     """
 
     title: str
@@ -172,10 +172,9 @@ class Statement(TypedDict):
     narrow: list[str]
 
 
-class PromptSummary(TypedDict):
-    """One prompt of one variant."""
+class TextOutcome(TypedDict):
+    """The text of one variant to one prompt, against the dense text."""
 
-    prompt: int  # position m
     first_flip_step: int | None
     collapse_step: int | None
     collapse_step_dense: int | None
@@ -183,17 +182,23 @@ class PromptSummary(TypedDict):
     answer_dense: str | None
     is_correct: bool | None
     is_correct_dense: bool | None
-    text_same: str  # the beginning that both texts share
-    text_dense: str  # what follows in the dense text
-    text_pruned: str  # what follows in the pruned one
+    parts_at: str | None  # sublayer whose output first changes the most likely token at the first flip, as "12 mlp"
+    parts_for_good_at: str | None  # sublayer from which on that token stays different
+
+
+class PromptSummary(TextOutcome):
+    """One prompt of one variant."""
+
+    prompt: int  # position m
+    text_same: str  # common prefix of both texts
+    text_dense: str  # continuation of the dense text
+    text_pruned: str  # continuation of the pruned text
     kl_forced_mean: Number
     kl_free_mean: Number
-    parts_at: str | None  # place behind which the most likely token differs at the first flip, as "12 mlp"
-    parts_for_good_at: str | None
 
 
 class LayerCurves(TypedDict):
-    """Means over prompts and positions; lists in step, one entry a sublayer, from the first to the last."""
+    """Means over prompts and positions; parallel lists, one entry per sublayer, from the first to the last."""
 
     places: list[str]  # "0 attn", "0 mlp", …
     is_changed: list[bool]
@@ -201,21 +206,21 @@ class LayerCurves(TypedDict):
     z: list[Number]
     p: list[Number]
     kl: list[Number]  # nats
-    kl_noise: list[Number]  # 95th percentile of what rounding alone makes
+    kl_noise: list[Number]  # 95th percentile of the KL that rounding alone causes
 
 
 class Carrier(TypedDict):
-    """A changed sublayer and its part in the damage."""
+    """A changed sublayer and its share of the KL."""
 
     place: str
-    scope: str  # isolated where it was measured, else local
-    kl: Number  # mean KL that this sublayer alone makes, nats
+    scope: str  # isolated if measured, else local
+    kl: Number  # mean KL that this sublayer alone causes, nats
     share: Number  # of the sum over the variant's changed sublayers
-    parted: int  # prompts whose most likely token parts for good here, at the first flip
+    parted: int  # prompts whose most likely token at the first flip differs from here on
 
 
 class Table(TypedDict):
-    """Rows to print as they are: numbers with 6 significant digits, texts made visible."""
+    """Rows ready for display: numbers with 6 significant digits, invisible characters escaped."""
 
     title: str
     columns: list[str]
@@ -235,28 +240,28 @@ class VariantDocument(TypedDict):
     layers_sql: str
     carriers: list[Carrier]  # largest share first
     carriers_sql: str
-    tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed: what there is
+    tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed; none empty
 
 
 class PairDocument(TypedDict):
-    """Document `pair/<n>/<m>`, n < m: both variants where both were measured; differences are b − a."""
+    """Document `pair/<n>/<m>`, n < m: two variants on their common measurements; differences are b − a."""
 
     a: str  # raw model@recipe
     b: str
-    tables: list[Table]  # of tasks, of tokens: what there is
+    tables: list[Table]  # of tasks, of tokens; none empty
     missing: list[str]
 
 
 class FlipsDocument(TypedDict):
-    """Document `turns`: the right answers of every two variants, also of those without a document of their own."""
+    """Document `turns`: the right answers of every two variants, also of pairs without a `pair` document."""
 
-    columns: list[str]  # as those of a PairDocument's tables
-    pairs: dict[str, list[list[Any]]]  # "<n>/<m>", n < m → a row a metric
+    columns: list[str]  # as in the tables of a PairDocument
+    pairs: dict[str, list[list[Any]]]  # "<n>/<m>", n < m → one row per metric
     sql: str
 
 
 class Steps(TypedDict):
-    """Lists in step, one entry a generated token."""
+    """Parallel lists, one entry per generated token."""
 
     step: list[int]
     token_dense: list[str]
@@ -274,14 +279,14 @@ class Steps(TypedDict):
 
 
 class TopStep(TypedDict):
-    """The most likely tokens of either side at one step: token, its dense and its pruned probability."""
+    """The most likely tokens of both sides at one step: token, dense and pruned probability."""
 
     dense: list[list[Any]]
     pruned: list[list[Any]]
 
 
 class Layers(TypedDict):
-    """Teacher forced; matrices are place × step."""
+    """Curves of the layers, teacher forced; matrices are sublayer × step."""
 
     places: list[str]
     is_changed: list[bool]
@@ -294,10 +299,10 @@ class Layers(TypedDict):
 
 
 class Options(TypedDict):
-    """The question's options at its first generated token; lists in step, one entry an option."""
+    """The question's options at its first generated token; parallel lists, one entry per option."""
 
     labels: list[str]
-    p_dense: list[Number]  # renormalised over the options
+    p_dense: list[Number]  # renormalized over the options
     p_pruned: list[Number]
     full_dense: list[Number]  # in the whole vocabulary
     full_pruned: list[Number]
@@ -311,27 +316,18 @@ class Options(TypedDict):
     is_argmax_same: bool | None
 
 
-class Trace(TypedDict):
+class Trace(TextOutcome):
     """Document `trace/<n>/<m>`: one answer token by token. Numbers have 4 significant digits."""
 
     id: str
     prompt_id: str
     text_dense: str
     text_pruned: str
-    first_flip_step: int | None
-    collapse_step: int | None
-    collapse_step_dense: int | None
     answer_end_step: int | None
     answer_end_step_dense: int | None
-    answer: str | None
-    answer_dense: str | None
-    is_correct: bool | None
-    is_correct_dense: bool | None
     forced: NotRequired[Steps]
     free: NotRequired[Steps]
-    top: dict[str, list[TopStep]]  # forced, free → entry a step
-    layers: dict[str, Layers]  # local, propagated, isolated: what was measured
-    parts_at: str | None
-    parts_for_good_at: str | None
+    top: dict[str, list[TopStep]]  # forced, free → one entry per step
+    layers: dict[str, Layers]  # by scope: local, propagated, isolated
     options: Options | None
     sql: dict[str, str]  # texts, steps, top, layers, options, parts → key

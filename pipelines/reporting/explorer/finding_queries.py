@@ -1,7 +1,4 @@
-"""The SQL behind sentences over many variants: one row a sentence, whose columns are the numbers that it says.
-
-How they are put into words stands in `verdicts` and `findings`.
-"""
+"""SQL of the sentences in `verdicts` and `findings`: one row per sentence, one column per number."""
 
 from prunescope.pipelines.reporting.explorer.query import Query
 
@@ -17,7 +14,7 @@ where one.collapse_step is not null and dense.collapse_step is null"""
 
 ANSWERS: dict[str, Query] = {
     "answers/safe": Query(
-        "Which variants are safe, choose only, are broken or not judged, best first",
+        "Variants by verdict, best first",
         """\
 with ranked as (
     select *,
@@ -50,7 +47,7 @@ order by model""",
         MODEL,
     ),
     "answers/retrieval": Query(
-        "What retrieval loses: the variants within a tenth of the dense model's nDCG@10, the others, the worst",
+        "Retrieval: variants within a tenth of the dense model's nDCG@10, the others, and the worst",
         """\
 with means as (
     select model, recipe, avg(ndcg_dense) as ndcg_dense, avg(ndcg_loss_share) as loss,
@@ -70,7 +67,7 @@ order by model""",
         MODEL,
     ),
     "answers/collapse": Query(
-        "How many variants fall into a loop where the dense model does not, the mildest of them, the earliest loop",
+        "Variants that fall into a loop where the dense model does not: their number, the mildest, the earliest loop",
         f"""\
 with loops as (
 {LOOPS}
@@ -84,7 +81,7 @@ ranked as (
            row_number() over (
                partition by model order by collapse_step, variants.kl_step0_nats, recipe, prompt_id
            ) as by_step
-    -- Who has not written anything cannot be seen to loop.
+    -- Only a variant with a text can loop.
     from (select * from variant_verdict semi join stg_generations using (model, recipe)) as variants
     left join loops using (model, recipe)
 )
@@ -105,9 +102,9 @@ order by model""",  # noqa: S608 - our own text
         MODEL,
     ),
     "answers/sublayers": Query(
-        "The three sublayers that are most often among the costliest of a variant that changed them",
+        "The three sublayers that are most often among the three with the largest KL of a variant",
         """\
--- Of variants that changed three sublayers or fewer all are among the three costliest: these say nothing here.
+-- A variant with at most three changed sublayers has all of them among its top three, so that it is left out.
 with counted as (
     select *
     from layer_carriers
@@ -127,7 +124,7 @@ order by model, variants_top3 desc, share_mean desc, layer, sublayer""",
         MODEL,
     ),
     "answers/carriers": Query(
-        "The three costliest sublayers of the mildest variant that loops, or of the mildest where none does",
+        "The three sublayers with the largest KL of the mildest variant that loops, or of the mildest if none does",
         f"""\
 with loops as (
 {LOOPS}
@@ -146,7 +143,7 @@ order by model, place_in_order""",  # noqa: S608 - our own text
         MODEL,
     ),
     "answers/parts": Query(
-        "Behind which layer the likeliest token differs for good at the first other token, over all texts",
+        "Layer from which on the most likely token at the first flip differs, over all texts",
         """\
 select model, count(*) as texts, quantile_disc(from_layer, 0.1) as layer_p10,
        quantile_disc(from_layer, 0.5) as layer_p50, quantile_disc(from_layer, 0.9) as layer_p90
@@ -160,7 +157,7 @@ order by model""",
 
 FINDINGS: dict[str, Query] = {
     "findings/flips": Query(
-        "How many pruned texts leave the dense ones or fall into a loop",
+        "Pruned texts that differ from the dense ones or fall into a loop",
         """\
 select model, sum(prompts)::bigint as texts, sum(prompts_flipped)::bigint as texts_flipped,
        sum(prompts_collapsed)::bigint as texts_collapsed,
@@ -172,7 +169,7 @@ order by model""",
         MODEL,
     ),
     "findings/answers": Query(
-        "Which variants answer as many prompts right as the dense model",
+        "Variants that answer as many prompts correctly as the dense model",
         """\
 select dense.model, dense.prompts_graded as graded, dense.prompts_correct as correct_dense, count(*) as variants,
        list(pruned.recipe order by pruned.recipe) filter (where pruned.prompts_correct >= dense.prompts_correct)
@@ -187,7 +184,7 @@ order by dense.model""",
         MODEL,
     ),
     "findings/first_token": Query(
-        "The least and the most KL at the first generated token",
+        "Smallest and largest KL at the first generated token",
         """\
 select model, count(*) as variants, min(kl_step0_nats) as least_nats, max(kl_step0_nats) as most_nats,
        first(recipe order by kl_step0_nats, recipe) as least_recipe,
@@ -199,7 +196,7 @@ order by model""",
         MODEL,
     ),
     "findings/feedback": Query(
-        "KL on its own tokens against KL on the dense ones, medians over variants",
+        "KL free running against KL teacher forced, medians over variants",
         """\
 select model, count(*) as variants, median(kl_free_running_median_nats) as free_nats,
        median(kl_teacher_forced_median_nats) as forced_nats,
@@ -213,7 +210,7 @@ order by model""",
         MODEL,
     ),
     "findings/noise": Query(
-        "What rounding alone does, and which variants stay below it",
+        "KL of rounding alone, and the variants below it",
         """\
 select model, max(kl_noise_p95_nats) as kl_noise_p95_nats, count(is_below_noise) as variants,
        list(recipe order by recipe) filter (where is_below_noise) as recipes_below
@@ -225,7 +222,7 @@ order by model""",
         MODEL,
     ),
     "findings/options": Query(
-        "Whether the choice among the options stays",
+        "Choices among the options before and after pruning",
         """\
 with ranking as (
     select model, recipe, prompt_id,
@@ -248,7 +245,7 @@ order by model""",
         MODEL,
     ),
     "findings/texts": Query(
-        "Perplexity and KL on the study's texts, of the variants with the least and the most perplexity",
+        "Perplexity and KL on the study's texts, of the variants with the smallest and the largest perplexity",
         """\
 select model, text_id, count(*) as variants, first(tokens order by ppl_pruned, recipe) as tokens,
        first(ppl_dense order by ppl_pruned, recipe) as ppl_dense,
@@ -266,7 +263,7 @@ order by model, text_id""",
         ("model", "text_id"),
     ),
     "findings/amplification": Query(
-        "How far h, z and p move behind one changed sublayer",
+        "Shift of h, z and p behind one changed sublayer",
         """\
 select model, lens, count(*) as sublayers,
        median(one_minus_cos_h_mean) as h, median(one_minus_cos_z_mean) as z, median(one_minus_cos_p_mean) as p,
@@ -281,7 +278,7 @@ order by model, lens desc""",
         ("model", "lens"),
     ),
     "findings/attention_or_mlp": Query(
-        "What it costs to drop as many attention as MLP sublayers, for the fewest and the most",
+        "KL of dropping equally many attention and MLP sublayers, for the fewest and the most",
         """\
 with pairs as (
     select model, sublayers_dropped_count as dropped,
@@ -305,7 +302,7 @@ order by model""",
         MODEL,
     ),
     "findings/fit": Query(
-        "How closely the estimates follow the truth behind one changed sublayer, and how they correlate",
+        "Estimates against measurements behind one changed sublayer, and their correlation",
         """\
 with points as (
     select model, recipe, scope, theorem, estimate, truth

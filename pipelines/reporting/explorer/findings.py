@@ -1,7 +1,4 @@
-"""What the numbers say, in sentences: each of one row of its SQL, and with a "not" where the paper fails here.
-
-The SQL is that of `sentences`. The paper's claims as such are the index's table.
-"""
+"""Findings of a study as sentences, one per row of `finding_queries`; each says where the paper's claim fails."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +17,14 @@ LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed":
 
 @dataclass(frozen=True)
 class ReportFinding:
-    """One sentence or a few.
+    """A finding in a few sentences.
 
     Attributes:
-        model: of which model.
-        theme: what it is about.
+        model: the model.
+        theme: heading of the finding.
         sentence: the finding.
-        query: key of the statement in `sentences.FINDINGS` that has its numbers.
-        where: what chooses its row there.
+        query: key of the statement in `FINDINGS` that has its numbers.
+        where: filter of its row there.
     """
 
     model: str
@@ -38,23 +35,23 @@ class ReportFinding:
 
 
 def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[ReportFinding]:
-    """All findings, model by model and theme by theme; a frame without rows of a model adds none for it.
+    """Return all findings by model, then theme.
 
     Args:
-        frames: answer to each of `sentences.FINDINGS`, by its key.
-        models: of which models, in this order.
+        frames: result of each statement in `FINDINGS`, by key; may lack rows of a model.
+        models: names of the models, in display order.
     """
     return [
         ReportFinding(model, theme, sentence, key, {column: str(row[column]) for column in FINDINGS[key].narrow})
         for model in models
-        for theme, key, tell in _TELLERS
+        for theme, key, write in _WRITERS
         for row in frames[key].filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True)
-        if (sentence := tell(row)) is not None
+        if (sentence := write(row)) is not None
     ]
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent between 0.001 and 100,000."""
+    """Format a number with three significant digits, without an exponent between 0.001 and 100,000."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if not 0.001 <= abs(value) < 100_000:
@@ -75,23 +72,23 @@ def _flips(row: _Row) -> str | None:
     texts, collapsed = row["texts"], row["texts_collapsed"]
     if not texts:
         return None
-    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned generations leave the dense text"
+    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned generations differ from the dense text"
     low, high = row["first_flip_step_min"], row["first_flip_step_max"]
     if low is not None:
-        # Steps count from 0; a reader counts tokens from 1.
+        # Say that steps count from 0, because readers count tokens from 1.
         where = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        sentence += f", in the median of a variant at step {where} (the first token is step 0)"
+        sentence += f", in the median of a variant from step {where} on (the first token is step 0)"
     loops = {0: "none falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
     return f"{sentence}; {loops} into a loop."
 
 
 def _answers(row: _Row) -> str:
-    before, graded = row["correct_dense"], row["graded"]
-    if not before:
+    correct, graded = row["correct_dense"], row["graded"]
+    if not correct:
         return f"The dense model answers none of its {graded} prompts that have a right answer correctly."
-    keeps = row["recipes_as_good"]
-    rest = f"as many or more: {_recipes(keeps)}" if keeps else "no variant reaches that"
-    return f"The dense model answers {_of(before, graded)} prompts that have a right answer correctly; {rest}."
+    as_good = row["recipes_as_good"]
+    variants = f"as many or more: {_recipes(as_good)}" if as_good else "no variant reaches that"
+    return f"The dense model answers {_of(correct, graded)} prompts that have a right answer correctly; {variants}."
 
 
 def _first_token(row: _Row) -> str:
@@ -111,14 +108,13 @@ def _feedback(row: _Row) -> str:
         else "Reading its own tokens moves no variant further than reading the dense tokens does."
     )
     if less := row["recipes_not_further"]:
-        sentence += f" The paper's claim that decoding feeds the shift back does not hold here for {_recipes(less)}."
+        sentence += f" The paper's claim that decoding amplifies the shift does not hold here for {_recipes(less)}."
     return sentence
 
 
 def _attention_or_mlp(row: _Row) -> str:
-    """One sentence, however many numbers of sublayers were dropped both ways."""
     milder, numbers = row["numbers_attention_milder"], row["numbers"]
-    told = "; ".join(
+    costs = "; ".join(
         f"dropping {_sublayers(row[end], 'attention')} ({_percent(row[f'{end}_share_attn'])} of the parameters) costs "
         f"{number(row[f'{end}_kl_attn'])} nats at the first token, dropping {_sublayers(row[end], 'MLP')} "
         f"({_percent(row[f'{end}_share_mlp'])}) {number(row[f'{end}_kl_mlp'])}"
@@ -131,7 +127,7 @@ def _attention_or_mlp(row: _Row) -> str:
             f"unlike in the paper, attention is {'the milder cut only' if milder else 'not the milder cut'}{where}"
         )
         verdict += "" if where else " here"
-    return f"{told[0].upper()}{told[1:]}: {verdict}."
+    return f"{costs[0].upper()}{costs[1:]}: {verdict}."
 
 
 def _sublayers(count: int, kind: str) -> str:
@@ -143,11 +139,11 @@ def _percent(share: float) -> str:
 
 
 def _amplification(row: _Row) -> str:
-    total, rest = row["sublayers"], row["p_not_over_z"]
+    total, others = row["sublayers"], row["p_not_over_z"]
     claim = (
-        f"The paper's claim that the softmax amplifies does not hold for the other {rest}."
-        if rest
-        else "The softmax amplifies everywhere."
+        f"The paper's claim that the softmax amplifies the shift does not hold for the other {others}."
+        if others
+        else "The softmax amplifies the shift everywhere."
     )
     return (
         f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
@@ -159,44 +155,45 @@ def _amplification(row: _Row) -> str:
 def _fit(row: _Row) -> str:
     theorem = label(row["theorem"])
     sentence = (
-        f"{theorem}, behind one changed sublayer: estimate over truth has median {number(row['ratio_median'])}, "
-        f"80 % lie between {number(row['ratio_p10'])} and {number(row['ratio_p90'])} ({row['points']:,} points)."
+        f"{theorem}, behind one changed sublayer: the ratio of estimate to truth has the median "
+        f"{number(row['ratio_median'])}, 80 % are between {number(row['ratio_p10'])} and "
+        f"{number(row['ratio_p90'])} ({row['points']:,} points)."
     )
     large = row["large_ratio_median"]
     if large is not None:
         sentence += f" Where the truth is above 0.05 the median is {number(large)}"
         if theorem.startswith("T2"):
             paper = fact("estimates", "t2_ratio_median")
-            # Half of the paper's excess is the least that counts as its overshoot.
+            # At least half of the paper's excess counts as the same overshoot.
             sentence += (
                 f" (paper: {paper:g})"
                 if large > (1 + paper) / 2
-                else f", so the overshoot of the paper ({paper:g}) does not show here"
+                else f", without the overshoot of the paper ({paper:g})"
             )
         sentence += "."
     correlation = row["log_correlation"]
     if theorem.startswith("T3") and correlation is not None:
-        close = "as close as" if correlation >= 0.99 else "not as close as"
+        closeness = "as closely as" if correlation >= 0.99 else "less closely than"
         sentence += (
-            f" Variant by variant the logarithms correlate with r = {correlation:.3f} in the median "
-            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {close} in the paper "
+            f" Within a variant the logarithms correlate with r = {correlation:.3f} in the median "
+            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {closeness} in the paper "
             f"(r = {fact('estimates', 't3_correlation'):g})."
         )
-        if (run_whole := row["log_correlation_propagated"]) is not None:
-            sentence += f" Behind all pruned sublayers together it is {run_whole:.3f}."
+        if (propagated := row["log_correlation_propagated"]) is not None:
+            sentence += f" Behind all pruned sublayers together r is {propagated:.3f}."
     return sentence
 
 
 def _noise(row: _Row) -> str:
     below = row["recipes_below"]
     verdict = (
-        f"the median KL of {_recipes(below)} is not above that, so that nothing can be said of it"
+        f"the median KL of {_recipes(below)} is not above that, so that it shows no effect of pruning"
         if below
         else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
     )
     return (
-        f"Rounding alone, without any pruning, moves 95 % of the tokens by at most {number(row['kl_noise_p95_nats'])} "
-        f"nats; {verdict}."
+        f"Rounding alone, without any pruning, causes a KL of at most {number(row['kl_noise_p95_nats'])} nats at 95 % "
+        f"of the tokens; {verdict}."
     )
 
 
@@ -206,19 +203,19 @@ def _texts(row: _Row) -> str:
     divergences = " to ".join(number(row[f"{end}_kl_mean_nats"]) for end in ends)
     agreements = " to ".join(_percent(row[f"{end}_top1_agreement"]) for end in ends)
     return (
-        f"Read over {row['tokens']:,} tokens of the text {label(str(row['text_id']))}, the dense model has a "
-        f"perplexity of {number(row['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL a token is "
-        f"{divergences} nats, and the most likely token stays the same at {agreements} of the tokens."
+        f"On {row['tokens']:,} tokens of the text {label(str(row['text_id']))}, the dense model has a perplexity of "
+        f"{number(row['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL per token is {divergences} "
+        f"nats, and the most likely token stays the same at {agreements} of the tokens."
     )
 
 
 def _options(row: _Row) -> str:
     changed = row["argmax_changed"]
     sentence = (
-        f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices stay as the dense model made "
-        f"them; the whole ranking stays in {row['ranking_kept']}. All options together hold "
-        f"{number(row['mass_dense_median'])} of the dense and {number(row['mass_pruned_median'])} of the pruned "
-        "probability (medians)."
+        f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices are those of the dense model; the "
+        f"whole ranking is the same in {row['ranking_kept']}. All options together have "
+        f"{number(row['mass_dense_median'])} of the dense and "
+        f"{number(row['mass_pruned_median'])} of the pruned probability (medians)."
     )
     if changed:
         sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
@@ -230,7 +227,7 @@ def _options(row: _Row) -> str:
     return sentence
 
 
-_TELLERS: tuple[tuple[str, str, Callable[[_Row], str | None]], ...] = (
+_WRITERS: tuple[tuple[str, str, Callable[[_Row], str | None]], ...] = (
     ("Writing", "findings/flips", _flips),
     ("Writing", "findings/answers", _answers),
     ("Writing", "findings/first_token", _first_token),

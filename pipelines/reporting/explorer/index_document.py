@@ -1,4 +1,4 @@
-"""Document `index`: the overview, all that the page needs before a reader follows a link."""
+"""Document `index`: the content of the overview."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from prunescope.pipelines.reporting.explorer.query import VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
 
-# Most texts of which the overview shows the perplexity.
-_TEXTS = 3
+# Texts with a perplexity column.
+_MAX_TEXTS = 3
 
 
 def _column(
@@ -48,31 +48,26 @@ COLUMNS: tuple[Column, ...] = (
     _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
     _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
     _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
-    _column("loss_writing", "writing lost", "loss in tasks that write, above a guess", "percent", "verdicts"),
-    _column("loss_choosing", "choosing lost", "loss in tasks that choose, above a guess", "percent", "verdicts"),
+    _column("loss_writing", "writing lost", "loss in generative tasks, above a guess", "percent", "verdicts"),
+    _column("loss_choosing", "choosing lost", "loss in multiple-choice tasks, above a guess", "percent", "verdicts"),
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
     _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
     _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
-    _column("top1_agreement", "same top token", "tokens with the same likeliest one, forced", "percent"),
+    _column("top1_agreement", "same top token", "tokens with the same most likely token, forced", "percent"),
     _column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
-    _column("prompts_flipped", "flipped", "texts that leave the dense one", "count", of="prompts", is_detail=True),
+    _column(
+        "prompts_flipped", "flipped", "texts that differ from the dense one", "count", of="prompts", is_detail=True
+    ),
     _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts"),
-    _column("prompts_correct", "correct", "right answers to prompts that have one", "count", of="prompts_graded"),
-    _column("options_argmax_kept", "choices kept", "questions whose option stays", "count", of="questions"),
+    _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded"),
+    _column("options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions"),
     _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """What a study says of itself.
-
-    Attributes:
-        study: its name.
-        title: its title.
-        facts: what a reader needs to repeat it.
-        order: in which its variants and prompts stand.
-    """
+    """Name, title and facts of a study, and the display order of its variants and prompts."""
 
     study: str
     title: str
@@ -81,44 +76,43 @@ class StudySummary:
 
 
 def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, str]]:
-    """Model and recipe of the variants in the order of the index: model by model, the dense one first."""
+    """Return model and recipe of the variants in the order of the index: by model, the dense one first."""
     names = [(str(model), str(recipe)) for model, recipe in frames.all("names").iter_rows()]
     return sorted(names, key=lambda variant: order.of_variant(*variant))
 
 
 def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]:
-    """The prompts in the order of the index."""
+    """Return the prompts in the order of the index."""
     rows = frames.all("prompts").iter_rows(named=True)
     return sorted(rows, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
 
 
 def index(
     frames: QueryCache,
-    told: StudySummary,
+    summary: StudySummary,
     traces: Mapping[tuple[str, str], Collection[int]],
     without_data: Collection[str] = (),
     *,
     is_live: bool,
 ) -> Index:
-    """Builds the document.
+    """Build the document.
 
     Args:
-        frames: answers to the statements.
-        told: what the study says of itself.
-        traces: model and recipe → the positions of prompts whose trace is there.
-        without_data: figures that have nothing to draw.
-        is_live: whether the page may ask for more.
+        frames: results of the statements.
+        summary: the study.
+        traces: model and recipe → positions of the prompts that have a trace.
+        without_data: names of figures without data.
+        is_live: whether the page can request more documents.
     """
-    order = told.order
+    order = summary.order
     rows = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
     )
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     columns, values = _numbers(frames, rows)
-    found = findings({key: frames.all(key) for key in FINDINGS}, models)
     return {
-        "study": label(told.study),
-        "title": prose(told.title or told.study),
+        "study": label(summary.study),
+        "title": prose(summary.title or summary.study),
         "live": is_live,
         "models": [_model(model) for model in models],
         "lens": _lens(frames),
@@ -136,22 +130,22 @@ def index(
                 text=prose(finding.sentence),
                 sql=source(finding.query, **finding.where),
             )
-            for finding in found
+            for finding in findings({key: frames.all(key) for key in FINDINGS}, models)
         ],
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],
-        "facts": list(told.facts),
+        "facts": list(summary.facts),
         "notes": [],
     }
 
 
 def _model(name: str) -> str:
-    """A model's name as the page shows it and tells models apart by it: names may differ late only."""
+    """Return the displayed name of a model, long enough to be unique: the page identifies models by it."""
     return label(name, 200)
 
 
 def figure_entry(figure: Figure) -> FigureEntry:
-    """A figure without its charts."""
+    """Return a figure without its charts."""
     return {
         "name": figure.name,
         "title": figure.title,
@@ -162,8 +156,8 @@ def figure_entry(figure: Figure) -> FigureEntry:
 
 
 def _lens(frames: QueryCache) -> str:
-    found = frames.all("lens")
-    return str(found["lens"][0]) if found.height and found["lens"][0] is not None else "normed"
+    lens = frames.all("lens")["lens"]
+    return str(lens[0]) if len(lens) and lens[0] is not None else "normed"
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
@@ -181,33 +175,24 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 def _numbers(
     frames: QueryCache, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
-    """The columns that have a number in some row, and each variant's numbers by their names."""
-    found: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
+    """Return the columns with a number in some row, and each variant's numbers by column."""
+    values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
     for row in frames.all("verdicts").iter_rows(named=True):
-        entry = found[row["model"], row["recipe"]]
-        entry |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+        values[row["model"], row["recipe"]] |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
     for row in frames.all("ndcg").iter_rows(named=True):
-        if (key := (row["model"], row["recipe"])) in found:
-            found[key]["ndcg_at_10"] = row["ndcg_at_10"]
+        if (key := (row["model"], row["recipe"])) in values:
+            values[key]["ndcg_at_10"] = row["ndcg_at_10"]
     columns = list(COLUMNS)
-    perplexity = frames.all("perplexity")
-    texts = perplexity["text_id"].unique(maintain_order=True).cast(pl.String).to_list()
-    for number_of, text in enumerate(texts[:_TEXTS]):
-        name = f"perplexity_{number_of}"
-        columns.append(
-            _column(
-                name,
-                f"perplexity, {label(text)}",
-                "perplexity on the text",
-                "number",
-                "perplexity",
-                is_detail=number_of > 0,
-            )
-        )
-        for row in perplexity.filter(pl.col("text_id").cast(pl.String) == text).iter_rows(named=True):
-            if (key := (row["model"], row["recipe"])) in found:
-                found[key][name] = row["ppl_pruned"]
-    shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in found.values())]
+    perplexity = frames.all("perplexity").with_columns(pl.col("text_id").cast(pl.String))
+    texts = perplexity["text_id"].unique(maintain_order=True).to_list()
+    for position, text in enumerate(texts[:_MAX_TEXTS]):
+        name, heading = f"perplexity_{position}", f"perplexity, {label(text)}"
+        doc, is_detail = "perplexity on the text", position > 0
+        columns.append(_column(name, heading, doc, "number", "perplexity", is_detail=is_detail))
+        for row in perplexity.filter(text_id=text).iter_rows(named=True):
+            if (key := (row["model"], row["recipe"])) in values:
+                values[key][name] = row["ppl_pruned"]
+    shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in values.values())]
     return shown, {
         key: {
             name: number(entry.get(name))
@@ -215,7 +200,7 @@ def _numbers(
             for name in (column["name"], column["of"])
             if name is not None
         }
-        for key, entry in found.items()
+        for key, entry in values.items()
     }
 
 
@@ -227,11 +212,11 @@ def _variants(
 ) -> list[VariantEntry]:
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
     sparks = _sparks(frames.all("sparks"))
-    told: list[VariantEntry] = []
+    entries: list[VariantEntry] = []
     for row in rows:
         key = (row["model"], row["recipe"])
         verdict, where = verdicts.get(key), dict(zip(VARIANT, key, strict=True))
-        told.append(
+        entries.append(
             {
                 "id": "@".join(key),
                 "model": _model(row["model"]),
@@ -248,16 +233,16 @@ def _variants(
                 "traces": sorted(traces.get(key, ())),
             }
         )
-    return told
+    return entries
 
 
 def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:
-    found: dict[tuple[str, str], Sparkline] = {}
+    sparks: dict[tuple[str, str], Sparkline] = {}
     parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
     for (model, recipe, trajectory), part in parts.items():
-        spark = found.setdefault((str(model), str(recipe)), {"forced": [], "free": []})
+        spark = sparks.setdefault((str(model), str(recipe)), {"forced": [], "free": []})
         spark["forced" if trajectory == "teacher_forced" else "free"] = numbers(part["kl_mean_nats"], 3)
-    return found
+    return sparks
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:

@@ -1,4 +1,4 @@
-"""In which order models, recipes and prompts stand: as the study names them, and what it does not name by name."""
+"""Display order of models, recipes and prompts: that of the study, then by name."""
 
 import re
 from collections.abc import Sequence
@@ -9,28 +9,22 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True)
 class DisplayOrder:
-    """Names in the study's order.
-
-    Attributes:
-        models: of models.
-        recipes: of recipes; the dense one is the first in any case.
-        prompts: of prompts.
-    """
+    """Names of models, recipes and prompts in the study's order; the recipe `dense` always comes first."""
 
     models: Sequence[str] = ()
     recipes: Sequence[str] = ()
     prompts: Sequence[str] = ()
 
     def of_variant(self, model: str, recipe: str) -> tuple[object, ...]:
-        """What variants are sorted by."""
-        return (*_place(model, self.models), recipe != "dense", *_place(recipe, self.recipes))
+        """Return the sort key of a variant."""
+        return (*_sort_key(model, self.models), recipe != "dense", *_sort_key(recipe, self.recipes))
 
     def of_prompt(self, model: str, prompt: str) -> tuple[object, ...]:
-        """What prompts are sorted by."""
-        return (*_place(model, self.models), *_place(prompt, self.prompts))
+        """Return the sort key of a prompt."""
+        return (*_sort_key(model, self.models), *_sort_key(prompt, self.prompts))
 
 
-def _place(name: str, known: Sequence[str]) -> tuple[int, list[tuple[int, str]], str]:
-    """Numbers inside of names count as numbers: `wanda-9` before `wanda-10`."""
+def _sort_key(name: str, known: Sequence[str]) -> tuple[int, list[tuple[int, str]], str]:
+    """Return the sort key of a name, which compares numbers inside of names by value: `wanda-9` before `wanda-10`."""
     pieces = [(int(piece[:18]) if piece.isdecimal() else -1, piece) for piece in _DIGITS.split(name)[:20]]
     return (known.index(name) if name in known else len(known), pieces, name)

@@ -1,7 +1,4 @@
-"""The explorer as one HTML page: its scripts, its style, its policy, and the documents inside it.
-
-What the documents say is decided in `documents`; how they look, in `static/`.
-"""
+"""The explorer's HTML page: its scripts, style and content security policy, and the documents inside it."""
 
 import base64
 import functools
@@ -18,7 +15,7 @@ from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.html import embedded, hashes, vega_script
 
-# In this order they make one script; each only uses what stands before it, or is called later.
+# Concatenated in this order: at load time each uses only the ones before it.
 _SCRIPTS = (
     "dom",
     "data",
@@ -36,14 +33,13 @@ _SCRIPTS = (
 
 
 def render(documents: Mapping[str, Any], live: bool) -> str:
-    """The page as a string of HTML, which loads nothing from anywhere but, if `live`, its own server.
+    """Return the HTML of the page, which loads nothing from elsewhere but, if `live`, from its own server.
 
     Args:
-        documents: `index`, which is shown at once, and the documents that the page carries; a live page needs
-            only `index` and asks its server for the rest.
-        live: whether a server stands behind the page (`data/<name>.json`, `sql`).
+        documents: `index` and the other documents to embed; a live page needs only `index` and requests the others.
+        live: whether a server provides documents and SQL (`data/<name>.json`, `sql`).
     """
-    library, script, style = _vendored("table-core.js"), _script(), _static("style.css")
+    library, script, style = _text("vendor/table-core.js"), _script(), _text("static/style.css")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("prunescope.pipelines.reporting.explorer"),
         autoescape=True,
@@ -61,7 +57,7 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
         index=embedded(index),
         configs=embedded({"light": theme.config(dark=False), "dark": theme.config(dark=True)}),
         documents=[
-            ("licences", _packed(_vendored("LICENSES.txt"))),
+            ("licences", _packed(_text("vendor/LICENSES.txt"))),
             ("vega", _packed_vega()),
             *((name, packed(document)) for name, document in documents.items() if name != "index"),
         ],
@@ -69,12 +65,12 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
 
 
 def policy(live: bool) -> str:
-    """The content security policy: only these very scripts and this style, no eval, no network but `live`'s server."""
-    scripts = hashes([_vendored("table-core.js"), _script(), vega_script()])
+    """Return the content security policy: only the page's scripts and style, no eval, no network but its server."""
+    scripts = hashes([_text("vendor/table-core.js"), _script(), vega_script()])
     directives = [
         "default-src 'none'",
         f"script-src {scripts}",
-        f"style-src {hashes([_static('style.css')])}",
+        f"style-src {hashes([_text('static/style.css')])}",
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -89,27 +85,22 @@ def _packed_vega() -> str:
 
 
 @functools.cache
-def _static(name: str) -> str:
-    return (resources.files("prunescope.pipelines.reporting.explorer") / "static" / name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _vendored(name: str) -> str:
-    return (resources.files("prunescope.pipelines.reporting.explorer") / "vendor" / name).read_text(encoding="utf-8")
+def _text(path: str) -> str:
+    return (resources.files("prunescope.pipelines.reporting.explorer") / path).read_text(encoding="utf-8")
 
 
 @functools.cache
 def _script() -> str:
-    parts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
+    parts = "\n".join(_text(f"static/{name}.js") for name in _SCRIPTS)
     return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
 
 
 def packed(document: object) -> str:
-    """A document as the page carries it."""
+    """Return a document as the page embeds it."""
     return _packed(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def _packed(text: str) -> str:
-    """The text as gzip in base64: a tenth of its size, and no text inside can end or reopen an element."""
-    # A lone surrogate has no UTF-8; the time is left out so that the same documents make the same file.
+    """Return the text as gzip in base64: a tenth of its size, and safe inside of an HTML element."""
+    # Lone surrogates have no UTF-8. Without a time, the same documents give the same file.
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()

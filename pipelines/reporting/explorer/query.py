@@ -1,4 +1,4 @@
-"""One SELECT over the views, and its rows of one model, variant or prompt. Which there are stands in `statements`."""
+"""A SELECT over the views, and its restriction to a model, variant or prompt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ class Query:
     """One SELECT over the views.
 
     Attributes:
-        title: what its rows are.
+        title: description of its rows.
         sql: the statement.
-        narrow: columns by which rows may be chosen from outside without changing them; empty for sums over all.
+        narrow: columns by which rows may be filtered from outside without changing them; empty for totals.
     """
 
     title: str
@@ -21,18 +21,14 @@ class Query:
     narrow: tuple[str, ...] = ()
 
 
-def narrowed(query: Query, wanted: Mapping[str, str]) -> str:
-    """The statement for some of its rows only, spelled as the page spells it.
+def narrowed(query: Query, where: Mapping[str, str]) -> str:
+    """Return the statement with a filter by column values, spelled as the page spells it.
 
     Raises:
-        ValueError: its rows may not be chosen by one of the columns.
+        ValueError: the rows may not be filtered by one of the columns.
     """
-    if not set(wanted) <= set(query.narrow):
+    if not set(where) <= set(query.narrow):
         raise ValueError(f"{query.title}: may be narrowed by {', '.join(query.narrow) or 'nothing'} only")
-    conditions = " and ".join(f"{column} = {_literal(value)}" for column, value in wanted.items())
-    return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - quoted, for a column of ours
-
-
-def _literal(text: str) -> str:
-    doubled = text.replace("'", "''")
-    return f"'{doubled}'"
+    escaped = {column: value.replace("'", "''") for column, value in where.items()}
+    conditions = " and ".join(f"{column} = '{value}'" for column, value in escaped.items())
+    return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - escaped, and our own column names

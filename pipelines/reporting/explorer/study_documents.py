@@ -1,17 +1,14 @@
-"""All documents of a study by name: for a file everything within a budget, for a server one at a time.
-
-How the page shows them, and what answers the SQL, is the business of others.
-"""
+"""The documents of a study by name: for a file all that fit into its size, for a server one at a time."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Any, TypeVar, cast
 
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.html import embedded
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
-from prunescope.pipelines.reporting.explorer.comparisons import AT_ONCE, MOST_PAIRS, Pairs, nearest, paired, turns
+from prunescope.pipelines.reporting.explorer.comparisons import BATCH_SIZE, MAX_PAIRS, Pairs, nearest, paired, turns
 from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
 from prunescope.pipelines.reporting.explorer.document_types import Fact, FigureDocument, Index, PairDocument, Statement
 from prunescope.pipelines.reporting.explorer.index_document import (
@@ -28,17 +25,17 @@ from prunescope.pipelines.reporting.explorer.query_cache import Ask, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import variant
 
-# A file, and of it what the page's own scripts, Vega and licences may take.
+# Maximum size of a file, and the part of it for the page's own scripts, Vega and licences.
 FILE_BYTES, OWN_BYTES = 15_000_000, 700_000
-ROOM = FILE_BYTES - OWN_BYTES
+DOCUMENT_BYTES = FILE_BYTES - OWN_BYTES
 _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
-# Of the room that is left, for pairs of variants: a reader looks at texts more often.
+# Pairs get this share of the remaining size at most, because readers open texts more often.
 _PAIRS_SHARE = 0.25
-# Lists of the index, which a file carries as text; of longer ones the first entries, up to so many bytes.
+# Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
 _LIST_BYTES = 1_500_000
 _Row = TypeVar("_Row")
-_READS = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
+_RELATION = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
 
 class Documents:
@@ -57,45 +54,39 @@ class Documents:
         *,
         is_live: bool = False,
     ) -> None:
-        """Keeps what documents are made of; nothing is asked yet.
+        """Store the sources of the documents; run no query.
 
         Args:
-            ask: the rows of a SELECT, as if the warehouse held this study alone.
+            ask: function that returns the rows of a SELECT, as if the warehouse held this study alone.
             study: its name.
             title: its title.
-            facts: what a reader needs to repeat it.
+            facts: what a reader needs to repeat the study.
             views: SQL of the views by name, which the statements read.
-            order: in which models, recipes and prompts stand; what it does not name comes last, by name.
-            pairs: who compares two variants; nobody where None.
-            drawn: the study's figures, where somebody keeps them.
-            is_live: documents are built one by one from what is there now, each asking for its own rows only; else
-                every statement is asked once for all documents, and kept.
+            order: display order; names that it lacks come last, by name.
+            pairs: source of comparisons; without it there are no pairs.
+            drawn: cache of the study's figures, if the caller has one.
+            is_live: whether each document queries the current rows that it needs; else every statement runs once for
+                all documents.
         """
-        self._order = order or DisplayOrder()
-        self._kept = None if is_live else QueryCache(ask, is_whole=True)
-        self._drawn = drawn or (FigureCache(self._kept.answer) if self._kept else None)
+        self._summary = StudySummary(study, title, facts, order or DisplayOrder())
+        self._order = self._summary.order
+        self._cache = None if is_live else QueryCache(ask, is_whole=True)
+        self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
-        self._study, self._title, self._facts = study, title, facts
         self._views, self._pairs = dict(views or {}), pairs
         self._is_live = is_live
 
     def _frames(self) -> QueryCache:
-        """Of a server, what is there now; nothing is kept from one document to the next."""
-        return self._kept or QueryCache(self._ask, is_whole=False)
+        """Return the shared cache, or a new one for each document of a live page."""
+        return self._cache or QueryCache(self._ask, is_whole=False)
 
     def _figures(self, frames: QueryCache) -> FigureCache:
         return self._drawn or FigureCache(frames.answer)
 
-    def _variants(self, frames: QueryCache) -> list[tuple[str, str]]:
-        return variant_names(frames, self._order)
-
-    def _prompts(self, frames: QueryCache) -> list[dict[str, Any]]:
-        return prompt_rows(frames, self._order)
-
     def names(self) -> list[str]:
-        """All documents that `build` knows, `index` first."""
+        """List the names of all documents, `index` first."""
         frames = self._frames()
-        names = self._variants(frames)
+        names = variant_names(frames, self._order)
         variants = [f"variant/{n}" for n, _ in enumerate(names)]
         traces = [f"trace/{n}/{m}" for m, n in self._traces(frames)]
         pairs = [
@@ -104,111 +95,105 @@ class Documents:
         return ["index", "sql", "turns", *(f"figures/{name}" for name in FIGURES), *variants, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
-        """One document.
+        """Build one document.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no document of that name.
         """
         frames = self._frames()
         match name.split("/"):
-            case ["index"]:
-                return self._index(frames, self._traces(frames))
-            case ["sql" | "turns" as one]:
-                return (
-                    self._sql()
-                    if one == "sql"
-                    else turns(self._figures(frames).answer(STATEMENTS["turns"].sql), self._variants(frames))
-                )
+            case ["index" | "sql"]:
+                return self._sql() if name == "sql" else self._index(frames, self._traces(frames))
+            case ["turns"]:
+                rows = self._figures(frames).answer(STATEMENTS["turns"].sql)
+                return turns(rows, variant_names(frames, self._order))
             case ["figures", figure] if figure in FIGURES:
                 return _figure(FIGURES[figure], self._figures(frames))
-            case ["variant", n] if (names := _at(self._variants(frames), n)) is not None:
+            case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:
                 model, recipe = names
-                mine = {
-                    prompt["prompt_id"]: m for m, prompt in enumerate(self._prompts(frames)) if prompt["model"] == model
-                }
-                return variant(frames, model, recipe, mine)
+                prompts = enumerate(prompt_rows(frames, self._order))
+                positions = {prompt["prompt_id"]: m for m, prompt in prompts if prompt["model"] == model}
+                return variant(frames, model, recipe, positions)
             case ["pair", n, m] if self._pairs is not None:
-                a, b = (_at(self._variants(frames), position) for position in (n, m))
+                a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
                     return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["trace", n, m] if (names := _at(self._variants(frames), n)) is not None:
+            case ["trace", n, m] if (names := _at(variant_names(frames, self._order), n)) is not None:
                 model, recipe = names
-                prompt = _at(self._prompts(frames), m)
+                prompt = _at(prompt_rows(frames, self._order), m)
                 if prompt is not None and prompt["model"] == model and recipe != "dense":
                     return trace(frames, model, recipe, prompt["prompt_id"])
         raise KeyError(name)
 
-    def within(self, room: int = ROOM) -> dict[str, Mapping[str, Any]]:
-        """The documents of a file: all that it has room for, and an index that says what is left out.
+    def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Mapping[str, Any]]:
+        """Build the documents of a file: all that fit, and an index that says what is left out.
 
-        The index comes first, cut where even its lists are too long. Then variants and figures, the counts of right
-        answers of every two variants, paired comparisons of variants, those that stand near each other first, then
-        traces prompt by prompt, each of every variant. The first of a kind that has no room ends this kind, so that
-        what is there does not depend on the sizes of single ones.
+        The index comes first, with its lists cut if they are too long; then variants, figures, the counts of right
+        answers of every two variants, paired comparisons by increasing distance, and traces by prompt. A kind ends at
+        its first document that does not fit, so that the choice does not depend on the sizes of later ones.
 
         Args:
-            room: what they may take, packed and as base64, with the index as text.
+            size: maximum number of bytes, with the index as text and the other documents packed in base64.
         """
         frames = self._frames()
-        found: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
-        drawn = self._figures(frames)
-        without_data = [name for name, figure in FIGURES.items() if drawn.answer(figure.query).is_empty()]
-        wanted = self._traces(frames)
-        whole = self._index(frames, wanted, without_data)
+        documents: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
+        figures = self._figures(frames)
+        without_data = [name for name, figure in FIGURES.items() if figures.answer(figure.query).is_empty()]
+        traces = self._traces(frames)
+        whole = self._index(frames, traces, without_data)
         cut = _cut(whole)
-        count = len(cut["variants"])
         left_out = [
             f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"  # type: ignore[literal-required]
             for kind in _LISTS
             if len(cut[kind]) < len(whole[kind])  # type: ignore[literal-required]
         ]
-        room -= len(embedded(cut)) + _NOTES_BYTES + _size(found["sql"])
+        remaining = size - len(embedded(cut)) - _NOTES_BYTES - _size(documents["sql"])
 
         def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]], share: float = 1.0) -> None:
-            nonlocal room
-            rest = room * (1 - share)
-            for at, name in enumerate(names):
+            nonlocal remaining
+            reserved = remaining * (1 - share)
+            for position, name in enumerate(names):
                 document = build(name)
-                if (size := _size(document)) > room - rest:
-                    left_out.append(f"{len(names) - at} of {len(names)} {kind}" if len(names) > 1 else kind)
+                if (document_size := _size(document)) > remaining - reserved:
+                    left_out.append(f"{len(names) - position} of {len(names)} {kind}" if len(names) > 1 else kind)
                     return
-                room -= size
-                found[name] = document
+                remaining -= document_size
+                documents[name] = document
 
+        count = len(cut["variants"])
         add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
         add("the counts of right answers of every two variants", ["turns"], self.build)
         if self._pairs is not None:
-            near = nearest(_kls(cut), MOST_PAIRS)
-            compared = _compared(self._pairs, self._variants(frames), near)
-            add("paired comparisons", [f"pair/{n}/{m}" for n, m in near], lambda _: next(compared), share=_PAIRS_SHARE)
-            if len(near) == MOST_PAIRS:
+            pairs = nearest(_kls(cut), MAX_PAIRS)
+            compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
+            add("paired comparisons", [f"pair/{n}/{m}" for n, m in pairs], lambda _: next(compared), share=_PAIRS_SHARE)
+            if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
-        # What the reader could not find in the index is not carried.
-        carried = [f"trace/{n}/{m}" for m, n in wanted if n < count and m < len(cut["prompts"])]
-        add("token views", carried, self.build)
+        # Only the index links to traces, so that variants and prompts cut from it have none.
+        reachable = [f"trace/{n}/{m}" for m, n in traces if n < count and m < len(cut["prompts"])]
+        add("token views", reachable, self.build)
         for n, entry in enumerate(cut["variants"]):
-            entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in found]
+            entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in documents]
         if left_out:
             cut["notes"] = [
                 f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
-                "`prunescope serve` shows all of it."
+                "`prunescope serve` shows all."
             ]
-        found["index"] = cut
-        return found
+        documents["index"] = cut
+        return documents
 
     def _index(self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()) -> Index:
-        names = self._variants(frames)
-        here: dict[tuple[str, str], list[int]] = {}
+        names = variant_names(frames, self._order)
+        prompts: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
-            here.setdefault(names[n], []).append(m)
-        told = StudySummary(self._study, self._title, self._facts, self._order)
-        return index(frames, told, here, without_data, is_live=self._is_live)
+            prompts.setdefault(names[n], []).append(m)
+        return index(frames, self._summary, prompts, without_data, is_live=self._is_live)
 
     def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Prompt and variant of every text of a pruned variant, by their positions."""
-        variants = {names: n for n, names in enumerate(self._variants(frames))}
-        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(self._prompts(frames))}
+        """Return the positions of prompt and variant of every text by a pruned variant."""
+        variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
+        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames, self._order))}
         return sorted(
             (prompts[model, prompt_id], variants[model, recipe])
             for model, recipe, prompt_id in frames.all("written").iter_rows()
@@ -216,40 +201,24 @@ class Documents:
         )
 
     def _sql(self) -> dict[str, Statement]:
-        told: dict[str, Statement] = {
-            key: {
-                "title": query.title,
-                "sql": query.sql,
-                "views": self._reads(query.sql),
-                "narrow": list(query.narrow),
-            }
-            for key, query in STATEMENTS.items()
-        }
+        statements = {key: self._statement(query.title, query.sql, query.narrow) for key, query in STATEMENTS.items()}
         for key, sql in self._pairs.sql.items() if self._pairs is not None else ():
-            told[key] = {"title": PAIR_TITLES[key], "sql": sql, "views": self._reads(sql), "narrow": []}
+            statements[key] = self._statement(PAIR_TITLES[key], sql)
         for name, figure in FIGURES.items():
-            told[f"figures/{name}"] = {
-                "title": figure.title,
-                "sql": figure.query,
-                "views": self._reads(figure.query),
-                "narrow": [],
-            }
+            statements[f"figures/{name}"] = self._statement(figure.title, figure.query)
         for name, sql in self._views.items():
-            told[f"view/{name}"] = {
-                "title": f"View {name}: {sql.strip().splitlines()[0].removeprefix('--').strip()}",
-                "sql": sql,
-                "views": self._reads(sql),
-                "narrow": [],
-            }
-        return told
+            comment = sql.strip().splitlines()[0].removeprefix("--").strip()
+            statements[f"view/{name}"] = self._statement(f"View {name}: {comment}", sql)
+        return statements
 
-    def _reads(self, sql: str) -> list[str]:
-        names = dict.fromkeys(_READS.findall(re.sub(r"--[^\n]*", "", sql)))
-        return [f"view/{name}" for name in names if name in self._views]
+    def _statement(self, title: str, sql: str, narrow: Sequence[str] = ()) -> Statement:
+        names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", sql)))
+        views = [f"view/{name}" for name in names if name in self._views]
+        return {"title": title, "sql": sql, "views": views, "narrow": list(narrow)}
 
 
 def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
-    # The page lays on the colours of a light or a dark screen.
+    # The page adds the config of the light or the dark theme.
     drawings = [
         {"title": title, "spec": {name: part for name, part in specification.items() if name != "config"}}
         for title, specification in drawn.drawings(figure)
@@ -258,46 +227,41 @@ def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
 
 
 def _compared(
-    pairs: Pairs, variants: Sequence[tuple[str, str]], wanted: Sequence[tuple[int, int]]
+    pairs: Pairs, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
 ) -> Iterator[PairDocument]:
-    """The documents of some pairs of variants, many compared at once and no more than a reader takes."""
-    for start in range(0, len(wanted), AT_ONCE):
-        together = wanted[start : start + AT_ONCE]
-        found: dict[tuple[int, int], PairDocument] = {}
-        for model in dict.fromkeys(variants[n][0] for n, _ in together):
-            own = [(n, m) for n, m in together if variants[n][0] == model]
-            found |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
-        yield from (found[pair] for pair in together)
+    """Yield the documents of pairs of variants, computed batch by batch: a full file takes no more of them."""
+    for start in range(0, len(positions), BATCH_SIZE):
+        batch = positions[start : start + BATCH_SIZE]
+        documents: dict[tuple[int, int], PairDocument] = {}
+        for model in dict.fromkeys(variants[n][0] for n, _ in batch):
+            own = [(n, m) for n, m in batch if variants[n][0] == model]
+            documents |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
+        yield from (documents[pair] for pair in batch)
 
 
 def _at(rows: Sequence[_Row], position: str) -> _Row | None:
-    """A row by its position in decimal digits, as the names of documents have it."""
+    """Return the row at a position given in decimal digits, as in a document's name; None if there is none."""
     is_number = position.isdecimal() and position.isascii() and len(position) < 10
     return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
 def _size(document: Mapping[str, Any]) -> int:
-    """Bytes that a document takes in the file, with the element around it."""
+    """Return the bytes of a document in the file, with its HTML element."""
     return len(packed(document)) + _ELEMENT_BYTES
 
 
 def _cut(whole: Index) -> Index:
-    """The index with no list longer than `_LIST_BYTES`: the first entries of each, so that positions stay."""
+    """Return the index with each list cut after the first entries that fit into `_LIST_BYTES`."""
     cut = whole.copy()
     for name in _LISTS:
-        room = _LIST_BYTES
-        kept = []
-        for entry in whole[name]:  # type: ignore[literal-required]
-            room -= len(embedded(entry)) + 1
-            if room < 0:
-                break
-            kept.append(entry)
-        cut[name] = kept  # type: ignore[literal-required]
+        entries = whole[name]  # type: ignore[literal-required]
+        ends = accumulate(len(embedded(entry)) + 1 for entry in entries)
+        cut[name] = [entry for entry, end in zip(entries, ends, strict=True) if end <= _LIST_BYTES]  # type: ignore[literal-required]
     return cut
 
 
 def _kls(cut: Index) -> list[tuple[str, float | None]]:
-    """Model and median KL of every variant; nothing of the dense ones."""
+    """Return model and median KL of every variant, with None for the dense ones."""
     return [
         (
             entry["where"]["model"],

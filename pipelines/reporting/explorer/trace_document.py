@@ -1,7 +1,4 @@
-"""Document `trace/<n>/<m>`: one answer of one variant, token by token and layer by layer.
-
-Which traces there are, and how many fit into a file, is the business of `documents`.
-"""
+"""Document `trace/<n>/<m>`: one answer of one variant, token by token and layer by layer."""
 
 from typing import cast
 
@@ -9,60 +6,41 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name, text_outcome
 
-# A token of a text is a few characters; one of ten thousand is an attack.
+# Maximum display width of a token; most have a few characters, but a hostile vocabulary may have very long ones.
 TOKEN_COLUMNS = 60
 TRAJECTORIES = {"teacher_forced": "forced", "free_running": "free"}
-SPACES = ("h", "z", "p")
 
 
 def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
-    """Builds the document of a text that the variant wrote.
+    """Build the document of a text that the variant generated.
 
     Raises:
-        KeyError: the variant wrote none to this prompt.
+        KeyError: the variant has no text for this prompt.
     """
-    wanted = {"model": model, "recipe": recipe, "prompt_id": prompt_id}
-    texts = frames.of("texts", **wanted)
+    where = {"model": model, "recipe": recipe, "prompt_id": prompt_id}
+    texts = frames.of("texts", **where)
     if texts.is_empty():
         raise KeyError(f"{model}@{recipe} has no text for prompt {prompt_id}")
     text = texts.row(0, named=True)
-    parts = frames.of("parts", **wanted)
-    parted = parts.row(0, named=True) if parts.height else {}
-    found: dict[str, object] = {
+    parts = frames.of("parts", **where)
+    document: dict[str, object] = {
+        **text_outcome(text, parts.row(0, named=True) if parts.height else {}, 400),
         "id": f"{model}@{recipe}",
         "prompt_id": prompt_id,
         "text_dense": prose(text["text_dense"] or ""),
         "text_pruned": prose(text["text"] or ""),
-        "answer": _answer(text["answer"]),
-        "answer_dense": _answer(text["answer_dense"]),
-        **{
-            name: text[name]
-            for name in (
-                "first_flip_step",
-                "collapse_step",
-                "collapse_step_dense",
-                "answer_end_step",
-                "answer_end_step_dense",
-                "is_correct",
-                "is_correct_dense",
-            )
-        },
-        "top": _top(frames.of("top", **wanted)),
-        "layers": _layers(frames.of("layers", **wanted)),
-        "parts_at": place(parted.get("layer"), parted.get("sublayer")),
-        "parts_for_good_at": place(parted.get("from_layer"), parted.get("from_sublayer")),
-        "options": _options(frames.of("options", **wanted)),
+        "answer_end_step": text["answer_end_step"],
+        "answer_end_step_dense": text["answer_end_step_dense"],
+        "top": _top(frames.of("top", **where)),
+        "layers": _layers(frames.of("layers", **where)),
+        "options": _options(frames.of("options", **where)),
         "sql": {name: name for name in ("texts", "steps", "top", "layers", "options", "parts")},
     }
-    for trajectory, part in _by(frames.of("steps", **wanted), "trajectory").items():
-        found[TRAJECTORIES[trajectory]] = _steps(part)
-    return cast("Trace", found)
-
-
-def _answer(answer: str | None) -> str | None:
-    return None if answer is None else prose(answer, 400)
+    for trajectory, part in _by(frames.of("steps", **where), "trajectory").items():
+        document[TRAJECTORIES[trajectory]] = _steps(part)
+    return cast("Trace", document)
 
 
 def _by(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:
@@ -93,7 +71,7 @@ def _tokens(column: pl.Series) -> list[str]:
 
 
 def _top(frame: pl.DataFrame) -> dict[str, list[TopStep]]:
-    """Lists in step with those of the trajectory's steps, for both come from one table's steps."""
+    """Return the most likely tokens by trajectory, parallel to the lists of `_steps`."""
     top: dict[str, list[TopStep]] = {}
     for trajectory, part in _by(frame, "trajectory").items():
         steps: dict[int, TopStep] = {}
@@ -112,21 +90,17 @@ def _top(frame: pl.DataFrame) -> dict[str, list[TopStep]]:
 
 
 def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
-    """Matrices place × step. Rows are sorted by place and step, and every place was measured at the same steps."""
+    """Return matrices sublayer × step by scope; the rows are sorted by sublayer and step."""
     scopes: dict[str, Layers] = {}
     for scope, part in _by(frame, "scope").items():
         steps = part["step"].unique().sort().to_list()
-        # A place that lacks a step, which no measurement makes, would shift the rest.
-        whole = (
+        # A sublayer without one of the steps would shift all rows behind it.
+        grid = (
             part.select("layer", "sublayer")
             .unique(maintain_order=True)
-            .join(
-                pl.DataFrame({"step": steps}, schema={"step": part["step"].dtype}),
-                how="cross",
-                maintain_order="left_right",
-            )
+            .join(part.select(pl.col("step").unique().sort()), how="cross", maintain_order="left_right")
         )
-        filled = whole.join(part, on=["layer", "sublayer", "step"], how="left", maintain_order="left")
+        filled = grid.join(part, on=["layer", "sublayer", "step"], how="left", maintain_order="left")
         width = len(steps)
 
         def matrix(values: list[object], width: int = width) -> list[list[object]]:
@@ -136,10 +110,10 @@ def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
         scopes[scope] = cast(
             "Layers",
             {
-                "places": [place(*names) for names in first.select("layer", "sublayer").iter_rows()],
+                "places": [sublayer_name(*names) for names in first.select("layer", "sublayer").iter_rows()],
                 "is_changed": first["is_changed"].to_list(),
                 "steps": steps,
-                **{space: matrix(list(numbers(filled[f"one_minus_cos_{space}"]))) for space in SPACES},
+                **{space: matrix(list(numbers(filled[f"one_minus_cos_{space}"]))) for space in "hzp"},
                 "kl": matrix(list(numbers(filled["kl_dense_pruned_nats"]))),
                 "is_top1_same": matrix(filled["is_top1_same"].to_list()),
             },

@@ -1,10 +1,8 @@
-"""Document `variant/<n>`: how a variant was made, what it did to every prompt, layer, text and task.
-
-What it is judged to be stands in the index.
-"""
+"""Document `variant/<n>`: recipe and results of a variant by prompt, layer, text and task."""
 
 import json
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 
 import polars as pl
 
@@ -17,9 +15,9 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     VariantDocument,
 )
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, place, table_rows
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, table_rows, text_outcome
 
-# Statement → the columns that are printed; every row but of `flips`, whose first ones show what they are like.
+# Statement → displayed columns.
 TABLES: dict[str, tuple[str, ...]] = {
     "losses": ("measure", "kind", "n_tasks", "loss", "loss_se"),
     "scores": ("task", "metric", "value", "standard_error", "value_dense", "standard_error_dense", "n"),
@@ -35,27 +33,27 @@ TABLES: dict[str, tuple[str, ...]] = {
     "retrieval": ("data_set", "metric", "value", "standard_error", "value_dense", "n"),
     "speed": ("batch", "length", "new_tokens", "prefill_speedup", "decode_speedup", "peak_memory_ratio"),
 }
-MOST_FLIPS = 40
+MAX_FLIPS = 40
 CELL = 200
 
 
 def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, int]) -> VariantDocument:
-    """Builds the document.
+    """Build the document of a pruned or the dense variant.
 
     Args:
-        frames: answers to the statements.
-        model: of the variant.
-        recipe: of the variant, the dense one too.
+        frames: results of the statements.
+        model: model of the variant.
+        recipe: recipe of the variant.
         prompts: id of each prompt of the model → its position in the index.
     """
-    wanted = {"model": model, "recipe": recipe}
+    where = {"model": model, "recipe": recipe}
     return {
         "id": f"{model}@{recipe}",
-        "facts": _facts(frames.of("facts", **wanted)),
+        "facts": _facts(frames.of("facts", **where)),
         "facts_sql": "facts",
-        "prompts": _prompts(frames, wanted, prompts),
+        "prompts": _prompts(frames, where, prompts),
         "prompts_sql": "texts",
-        "layers": _layers(frames.of("layer_means", **wanted)),
+        "layers": _layers(frames.of("layer_means", **where)),
         "layers_sql": "layer_means",
         "carriers": [
             {
@@ -65,13 +63,13 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
                 "share": number(row["share_of_kl"]),
                 "parted": row["prompts_parted"],
             }
-            for row in frames.of("carriers", **wanted).iter_rows(named=True)
+            for row in frames.of("carriers", **where).iter_rows(named=True)
         ],
         "carriers_sql": "carriers",
         "tables": [
-            _table(key, found, columns)
+            _table(key, frame, columns)
             for key, columns in TABLES.items()
-            if not (found := frames.of(key, **wanted)).is_empty()
+            if not (frame := frames.of(key, **where)).is_empty()
         ],
     }
 
@@ -86,50 +84,35 @@ def _facts(frame: pl.DataFrame) -> list[Fact]:
 
 
 def _fact(value: object) -> str:
-    """A value for the eye; what is JSON is set in lines."""
+    """Return a value as text, with JSON on several lines."""
     if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value)
-        return prose(json.dumps(value, ensure_ascii=False, indent=2))
+        return prose(json.dumps(json.loads(value), ensure_ascii=False, indent=2))
     if isinstance(value, list):
         return prose(", ".join(map(str, value)))
     return prose(f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
-def _prompts(frames: QueryCache, wanted: Mapping[str, str], places: Mapping[str, int]) -> list[PromptSummary]:
-    means = {row["prompt_id"]: row for row in frames.of("text_means", **wanted).iter_rows(named=True)}
-    parts = {row["prompt_id"]: row for row in frames.of("parts", **wanted).iter_rows(named=True)}
-    told: list[PromptSummary] = []
-    for text in frames.of("texts", **wanted).iter_rows(named=True):
+def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[str, int]) -> list[PromptSummary]:
+    means = {row["prompt_id"]: row for row in frames.of("text_means", **where).iter_rows(named=True)}
+    parts = {row["prompt_id"]: row for row in frames.of("parts", **where).iter_rows(named=True)}
+    summaries: list[PromptSummary] = []
+    for text in frames.of("texts", **where).iter_rows(named=True):
         prompt = text["prompt_id"]
-        mean, part = means.get(prompt, {}), parts.get(prompt, {})
+        mean = means.get(prompt, {})
         dense, pruned = text["text_dense"] or "", text["text"] or ""
-        same = _shared(dense, pruned)
-        told.append(
+        same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
+        summaries.append(
             {
-                "prompt": places[prompt],
-                "first_flip_step": text["first_flip_step"],
-                "collapse_step": text["collapse_step"],
-                "collapse_step_dense": text["collapse_step_dense"],
-                "answer": None if text["answer"] is None else prose(text["answer"], CELL),
-                "answer_dense": None if text["answer_dense"] is None else prose(text["answer_dense"], CELL),
-                "is_correct": text["is_correct"],
-                "is_correct_dense": text["is_correct_dense"],
+                **text_outcome(text, parts.get(prompt, {}), CELL),
+                "prompt": positions[prompt],
                 "text_same": prose(dense[:same]),
                 "text_dense": prose(dense[same:]),
                 "text_pruned": prose(pruned[same:]),
                 "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
                 "kl_free_mean": number(mean.get("kl_free_mean_nats")),
-                "parts_at": place(part.get("layer"), part.get("sublayer")),
-                "parts_for_good_at": place(part.get("from_layer"), part.get("from_sublayer")),
             }
         )
-    return told
-
-
-def _shared(one: str, other: str) -> int:
-    """Characters that both texts begin with."""
-    shorter = min(len(one), len(other))
-    return next((index for index in range(shorter) if one[index] != other[index]), shorter)
+    return summaries
 
 
 def _layers(frame: pl.DataFrame) -> dict[str, LayerCurves]:
@@ -149,9 +132,9 @@ def _layers(frame: pl.DataFrame) -> dict[str, LayerCurves]:
 
 def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
     title = STATEMENTS[key].title
-    if key == "flips" and frame.height > MOST_FLIPS:
-        title += f" (the first {MOST_FLIPS} of {frame.height})"
-        frame = frame.head(MOST_FLIPS)
+    if key == "flips" and frame.height > MAX_FLIPS:
+        title += f" (the first {MAX_FLIPS} of {frame.height})"
+        frame = frame.head(MAX_FLIPS)
     return {
         "title": title,
         "columns": list(columns),

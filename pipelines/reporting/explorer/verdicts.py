@@ -1,6 +1,6 @@
-"""The answers to what a reader comes with: which variants are safe, where the first collapse is, which layers carry it.
+"""Answers to the main questions: which variants are safe, where the first collapse is, which layers cause the damage.
 
-Numbers and names are those of `sentences`; here they are put into words.
+Their numbers come from `finding_queries`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,80 +24,76 @@ from prunescope.pipelines.reporting.explorer.findings import number
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 
 TOLERANCE = 0.1
-_LISTED = 8
+_MAX_NAMES = 8
 _Row = Mapping[str, Any]
 
 
 def rule() -> str:
-    """How `variant_verdict` judges, in words."""
+    """Describe the rule of `variant_verdict`."""
     return (
-        f"Where tasks of both kinds were scored: {SAFE} where writing and choosing each lose at most {TOLERANCE:.0%} "
-        f"of the dense model's skill above a guess, {BROKEN} where choosing loses {GONE:.0%} or more, {CHOOSING_ONLY} "
-        f"between them. Otherwise the study's prompts decide: {BROKEN} where {GONE:.0%} or more of the questions "
-        f"change their likeliest option, else {SAFE} where KL at the first generated token is below "
-        f"{published_kl_nats():g} nats and at most {TOLERANCE:.0%} of the tokens change their likeliest one, else "
-        f"{CHOOSING_ONLY}; fewer than {LEAST_QUESTIONS} questions leave only {SAFE} to be told. A verdict is open "
-        f"where the ends of the 95 % intervals lead to different ones. {NOT_JUDGED}: too little was measured."
+        f"If tasks of both kinds were scored: {SAFE} if writing and choosing each lose at most {TOLERANCE:.0%} of the "
+        f"dense model's skill above a guess, {BROKEN} if choosing loses {GONE:.0%} or more, else {CHOOSING_ONLY}. "
+        f"Otherwise the study's prompts decide: {BROKEN} if {GONE:.0%} or more of the questions change their most "
+        f"likely option, else {SAFE} if the KL at the first generated token is below {published_kl_nats():g} nats and "
+        f"at most {TOLERANCE:.0%} of the tokens change their most likely one, else {CHOOSING_ONLY}; with fewer than "
+        f"{LEAST_QUESTIONS} questions only {SAFE} is possible. A verdict is open if the ends of the 95 % intervals "
+        f"give different ones. {NOT_JUDGED}: too little was measured."
     )
 
 
 def basis(verdicts: pl.DataFrame) -> str:
-    """What the verdicts of a study stand on, in a line below its variants.
-
-    Args:
-        verdicts: rows of `variant_verdict`.
-    """
-    told = []
+    """Describe the basis of a study's verdicts, the rows of `variant_verdict`, in one line."""
+    notes = []
     of_tasks = set(verdicts.filter(pl.col("basis").cast(pl.String) == "tasks")["measure"].cast(pl.String))
     if "score" in of_tasks:
-        told.append("Lost: of what the dense model gets right above a guess.")
+        notes.append("Lost: share of the dense model's right answers above a guess.")
     if "agreement" in of_tasks:
-        words = "Lost" if len(of_tasks) == 1 else "Where it gets too little right"
-        told.append(f"{words}: of agreement with the dense model's own answers above a guess, right or wrong ones.")
+        condition = "" if len(of_tasks) == 1 else ", if the dense model has too few right answers"
+        notes.append(f"Lost{condition}: share of the agreement with the dense model's answers, above a guess.")
     if verdicts["is_certain"].not_().any():
-        told.append("? after a verdict: its intervals allow another one.")
-    return " ".join(told)
+        notes.append("? after a verdict: its intervals allow another one.")
+    return " ".join(notes)
 
 
 def variant_href(model: str, recipe: str) -> str:
-    """Route of a variant's page."""
+    """Return the route of a variant's page."""
     return f"#/variant/{quote(f'{model}@{recipe}', safe='')}"
 
 
 def tokens_href(model: str, recipe: str, prompt_id: str, step: int) -> str:
-    """Route of a token of one of the texts that it writes by itself."""
+    """Return the route of a token of a free-running text."""
     return f"#/tokens/{quote(f'{model}@{recipe}', safe='')}/{quote(prompt_id, safe='')}/{step}/free"
 
 
 def reason(row: _Row) -> str:
-    """By which numbers a variant of `variant_verdict` was judged, and what its texts did."""
+    """Return the numbers behind a variant's verdict, a row of `variant_verdict`, and how its texts changed."""
     if row["basis"] == "tasks":
-        by = "right answers" if row["measure"] == "score" else "its agreement with the dense model"
-        told = f"by {by}, writing loses {_loss(row, 'writing')} and choosing {_loss(row, 'choosing')}"
+        measure = "right answers" if row["measure"] == "score" else "its agreement with the dense model"
+        text = f"by {measure}, writing loses {_loss(row, 'writing')} and choosing {_loss(row, 'choosing')}"
     elif row["questions"] and row["kl_step0_nats"] is not None:
-        told = (
+        text = (
             f"KL at the first token {number(row['kl_step0_nats'])}{_ends(row, 'kl_step0_nats')} nats, "
             f"{_share(row, 'top1_change')} of the tokens and "
             f"{_share(row, 'options_changed')} of the choices change"
         )
         if row["basis"] is None:
-            count = "one question tells" if row["questions"] == 1 else f"{row['questions']} questions tell"
-            told += f"; {count} too little of choosing ({LEAST_QUESTIONS} are needed)"
+            count = "one question is" if row["questions"] == 1 else f"{row['questions']} questions are"
+            text += f"; {count} too few to judge choosing ({LEAST_QUESTIONS} are needed)"
     else:
         return "too little was measured"
     if row["is_certain"] is False:
-        told += "; the intervals leave the verdict open"
+        text += "; the intervals leave the verdict open"
     if row["prompts"]:
-        told += f"; {row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} end in a loop"
+        text += f"; {row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} end in a loop"
     if row["is_below_noise"]:
-        told += "; its median KL is not above what rounding alone makes"
-    return told
+        text += "; its median KL is not above that of rounding alone"
+    return text
 
 
 def _share(row: _Row, column: str) -> str:
     value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
     if value is None:
-        return "an unknown part"
+        return "an unknown share"
     return f"{100 * value:.0f} %" + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
 
 
@@ -111,13 +107,13 @@ def _ends(row: _Row, column: str) -> str:
 
 
 def answers(frames: QueryCache, model: str) -> list[Answer]:
-    """The three questions, answered of one model, and what retrieval loses; none where nothing was pruned."""
-    verdicts, found = (_first(frames, f"answers/{key}", model) for key in ("safe", "retrieval"))
+    """Answer the three questions for one model, and that of retrieval if measured; none without a pruned variant."""
+    verdicts, losses = (_first(frames, f"answers/{key}", model) for key in ("safe", "retrieval"))
     if verdicts is None:
         return []
-    retrieval = [] if found is None else [_retrieval(model, found)]
+    retrieval = [] if losses is None else [_retrieval(model, losses)]
     if retrieval and len(verdicts["recipes_not_judged"] or ()) == verdicts["variants"]:
-        return retrieval  # an encoder: it neither writes nor chooses
+        return retrieval  # an encoder has neither texts nor choices
     collapses = _first(frames, "answers/collapse", model)
     return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
 
@@ -131,90 +127,89 @@ def _first(frames: QueryCache, key: str, model: str) -> _Row | None:
 
 
 def source(key: str, **where: str) -> Source:
-    """The statement of a sentence, with what chooses the rows that it speaks of."""
+    """Return the source of a sentence: its statement and the filter of its rows."""
     return {"key": key, "where": where}
 
 
 def _names(recipes: Sequence[str]) -> str:
-    more = f" and {len(recipes) - _LISTED} more" if len(recipes) > _LISTED else ""
-    return ", ".join(map(label, recipes[:_LISTED])) + more
+    more = f" and {len(recipes) - _MAX_NAMES} more" if len(recipes) > _MAX_NAMES else ""
+    return ", ".join(map(label, recipes[:_MAX_NAMES])) + more
 
 
-def _safe(frames: QueryCache, model: str, found: _Row) -> Answer:
+def _answer(model: str, question: str, short: str, text: str, sources: list[Source], links: list[Link]) -> Answer:
+    return {
+        "model": label(model, 200),
+        "question": question,
+        "short": short,
+        "text": text,
+        "sql": sources,
+        "links": links,
+    }
+
+
+def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
     sources = [source("answers/safe", model=model)]
-    names: list[str] = found["recipes_safe"] or []
-    nearest = found["nearest"]
-    short = f"{found['safe'] or 'None'} of {found['variants']} pruned variants"
-    rest = []
-    if len(found["recipes_not_judged"] or ()) == found["variants"]:
-        short = f"Not known: too little was measured to judge any of {found['variants']} pruned variants."
-    elif names:
-        short += f": {_names(names)}{_open(names, found['open_safe'])}."
+    safe: list[str] = verdicts["recipes_safe"] or []
+    nearest, variants = verdicts["nearest"], verdicts["variants"]
+    short = f"{verdicts['safe'] or 'None'} of {variants} pruned variants"
+    details = []
+    if len(verdicts["recipes_not_judged"] or ()) == variants:
+        short = f"Not known: too little was measured to judge any of {variants} pruned variants."
+    elif safe:
+        short += f": {_names(safe)}{_open(safe, verdicts['open_safe'])}."
     elif nearest is not None:
         short += f"; the nearest is {label(nearest)}."
         [row] = [row for row in _rows(frames, "verdicts", model) if row["recipe"] == nearest]
-        rest.append(f"Of {label(nearest)}: {reason(row)}.")
+        details.append(f"{label(nearest)}: {reason(row)}.")
         sources.append(source("verdicts", model=model, recipe=nearest))
     else:
         short += "."
     for kind, words in (("choosing_only", "Choosing only"), ("broken", "Broken"), ("not_judged", "Not judged")):
-        if others := found[f"recipes_{kind}"]:
-            rest.append(f"{words}: {_names(others)}{_open(others, found.get(f'open_{kind}', 0))}.")
-    if found["by_tasks"]:
-        rest.append(
-            f"In the tasks writing loses {_range(found, 'writing')} and choosing {_range(found, 'choosing')} of what "
-            "the dense model has above a guess."
+        if recipes := verdicts[f"recipes_{kind}"]:
+            details.append(f"{words}: {_names(recipes)}{_open(recipes, verdicts.get(f'open_{kind}', 0))}.")
+    if verdicts["by_tasks"]:
+        details.append(
+            f"In the tasks, writing loses {_range(verdicts, 'writing')} and choosing {_range(verdicts, 'choosing')} of "
+            "the dense model's skill above a guess."
         )
         sources.append(source("losses", model=model))
-    if found["by_generations"]:
-        rest.append("Without scores of tasks of both kinds the texts to the study's prompts decide.")
-    shown = names or ([nearest] if nearest is not None else found["recipes_not_judged"])
-    return {
-        "model": label(model, 200),
-        "question": "Which variants generate safely?",
-        "short": short,
-        "text": " ".join(rest),
-        "sql": sources,
-        "links": [_link(model, recipe) for recipe in shown[:_LISTED]],
-    }
+    if verdicts["by_generations"]:
+        details.append("Without scores in tasks of both kinds, the texts to the study's prompts decide.")
+    linked = safe or ([nearest] if nearest is not None else verdicts["recipes_not_judged"])
+    links = [_link(model, recipe) for recipe in linked[:_MAX_NAMES]]
+    return _answer(model, "Which variants generate safely?", short, " ".join(details), sources, links)
 
 
-def _retrieval(model: str, found: _Row) -> Answer:
-    kept: list[str] = found["recipes_kept"] or []
-    lost: list[str] = found["recipes_lost"] or []
-    short = f"{found['kept'] or 'None'} of {found['variants']} pruned variants" + (
-        f": {_names(kept)}." if kept else "."
-    )
-    cosine = found["worst_cosine"]
-    told = [
-        f"Kept is what loses at most a tenth of the dense model's nDCG@10 ({number(found['ndcg_dense'])}, mean over "
-        f"{found['data_sets']} data set{'' if found['data_sets'] == 1 else 's'})."
+def _retrieval(model: str, losses: _Row) -> Answer:
+    kept: list[str] = losses["recipes_kept"] or []
+    lost: list[str] = losses["recipes_lost"] or []
+    names = f": {_names(kept)}" if kept else ""
+    short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{names}."
+    details = [
+        f"The limit is a loss of a tenth of the dense model's nDCG@10 ({number(losses['ndcg_dense'])}, mean over "
+        f"{losses['data_sets']} data set{'' if losses['data_sets'] == 1 else 's'})."
     ]
     if lost:
-        told.append(f"More is lost by {_names(lost)}.")
-    told.append(
-        f"{label(found['worst'])} loses most, {100 * found['worst_loss']:.0f} %"
+        details.append(f"{_names(lost)} lose more." if len(lost) > 1 else f"{label(lost[0])} loses more.")
+    cosine = losses["worst_cosine"]
+    details.append(
+        f"{label(losses['worst'])} loses most, {100 * losses['worst_loss']:.0f} %"
         + ("." if cosine is None else f"; its embeddings have a mean cosine of {number(cosine)} with the dense ones.")
     )
-    return {
-        "model": label(model, 200),
-        "question": "Which variants still retrieve?",
-        "short": short,
-        "text": " ".join(told),
-        "sql": [source("answers/retrieval", model=model)],
-        "links": [_link(model, recipe) for recipe in (kept or [found["worst"]])[:_LISTED]],
-    }
+    sources = [source("answers/retrieval", model=model)]
+    links = [_link(model, recipe) for recipe in (kept or [losses["worst"]])[:_MAX_NAMES]]
+    return _answer(model, "Which variants still retrieve?", short, " ".join(details), sources, links)
 
 
 def _open(recipes: Sequence[str], count: int) -> str:
-    """How many of the verdicts might be another one within its intervals."""
+    """Say how many of the verdicts the intervals leave open."""
     if not count:
         return ""
-    return " (open within its interval)" if len(recipes) == 1 else f" (for {count} of these open within the intervals)"
+    return " (open within its interval)" if len(recipes) == 1 else f" ({count} of these open within their intervals)"
 
 
-def _range(found: _Row, kind: str) -> str:
-    low, high = (f"{found[f'loss_{kind}_{end}']:.2f}" for end in ("min", "max"))
+def _range(losses: _Row, kind: str) -> str:
+    low, high = (f"{losses[f'loss_{kind}_{end}']:.2f}" for end in ("min", "max"))
     return low if low == high else f"{low} to {high}"
 
 
@@ -222,19 +217,19 @@ def _link(model: str, recipe: str) -> Link:
     return {"text": label(recipe), "href": variant_href(model, recipe)}
 
 
-def _collapse(model: str, found: _Row | None) -> Answer:
+def _collapse(model: str, collapses: _Row | None) -> Answer:
     links: list[Link] = []
     text = ""
-    if found is None:
-        short = "Not known: no pruned variant has written a text."
-    elif not found["variants_collapsed"]:
+    if collapses is None:
+        short = "Not known: no pruned variant has generated a text."
+    elif not collapses["variants_collapsed"]:
         short = "Nowhere: no text of a pruned variant falls into a loop where the dense model's does not."
     else:
         mildest, earliest = (
-            {name.removeprefix(f"{which}_"): value for name, value in found.items() if name.startswith(which)}
+            {name.removeprefix(f"{which}_"): value for name, value in collapses.items() if name.startswith(which)}
             for which in ("mildest", "earliest")
         )
-        count, variants = found["variants_collapsed"], found["variants"]
+        count, variants = collapses["variants_collapsed"], collapses["variants"]
         short = (
             f"In {label(mildest['recipe'])}, the mildest (by KL at the first token) of {count} of {variants} pruned "
             f"variants that loop: prompt {label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is "
@@ -242,31 +237,24 @@ def _collapse(model: str, found: _Row | None) -> Answer:
         )
         text = (
             f"By KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats) it is the mildest that loops "
-            f"where the dense model does not: {_told(mildest)}."
+            f"where the dense model does not: {_loop(mildest)}."
         )
         links.append(_token_link(model, mildest))
         if (earliest["recipe"], earliest["prompt_id"]) != (mildest["recipe"], mildest["prompt_id"]):
-            text += f" The earliest loop of all is that of {label(earliest['recipe'])}: {_told(earliest)}."
+            text += f" The earliest loop of all is that of {label(earliest['recipe'])}: {_loop(earliest)}."
             links.append(_token_link(model, earliest))
-    return {
-        "model": label(model, 200),
-        "question": "Where does the first collapse start?",
-        "short": short,
-        "text": text,
-        "sql": [source("answers/collapse", model=model), source("collapses", model=model)],
-        "links": links,
-    }
+    sources = [source("answers/collapse", model=model), source("collapses", model=model)]
+    return _answer(model, "Where does the first collapse start?", short, text, sources, links)
 
 
 def _step(loop: _Row) -> int:
-    """Where it begins to go wrong: at the first other token, or where the loop is seen."""
+    """Return the step of the first flip, or that of the loop if there is no flip."""
     return int(loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"])
 
 
-def _told(loop: _Row) -> str:
-    """Steps count from 0, as in the tables."""
+def _loop(loop: _Row) -> str:
     flip = loop["first_flip_step"]
-    where = "" if flip is None else f"leaves the dense one at step {flip} and "
+    where = "" if flip is None else f"differs from the dense one from step {flip} on and "
     return f"its text to prompt {label(loop['prompt_id'])} {where}has closed a loop at step {loop['collapse_step']}"
 
 
@@ -280,39 +268,33 @@ def _token_link(model: str, loop: _Row) -> Link:
 def _layers(frames: QueryCache, model: str) -> Answer:
     overall, carriers = (_rows(frames, f"answers/{key}", model) for key in ("sublayers", "carriers"))
     parts = _first(frames, "answers/parts", model)
-    told: list[str] = []
+    details: list[str] = []
     sources: list[Source] = []
     links: list[Link] = []
     if carriers:
         recipe = carriers[0]["recipe"]
-        listed = ", ".join(f"{_place(row)} ({100 * row['share_of_kl']:.0f} %)" for row in carriers)
-        told.append(f"In {label(recipe)}: {listed}, of the KL that its sublayers make one by one.")
+        listed = ", ".join(f"{_sublayer(row)} ({100 * row['share_of_kl']:.0f} %)" for row in carriers)
+        details.append(f"In {label(recipe)}: {listed}, of the sum of the KL that each of its sublayers alone causes.")
         sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
     if overall:
-        listed = ", ".join(f"{_place(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
-        told.append(
-            f"Over all variants: {listed}. In brackets: of how many variants that changed this sublayer and more than "
-            "three it is among the three costliest."
+        listed = ", ".join(f"{_sublayer(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
+        details.append(
+            f"Over all variants: {listed}. In brackets: the number of variants in which the sublayer is among the "
+            "three with the largest KL, of those that changed it and more than three sublayers."
         )
         sources.append(source("answers/sublayers", model=model))
     if parts is not None:
-        told.append(
-            f"At the first other token, the likeliest one of the whole pruned model differs for good from behind layer "
-            f"{parts['layer_p50']} on in the median of {parts['texts']} texts (80 % between {parts['layer_p10']} and "
-            f"{parts['layer_p90']}, layers counted from 0)."
+        details.append(
+            f"At the first flip, the most likely token of the whole pruned model differs from layer "
+            f"{parts['layer_p50']} on, in the median of {parts['texts']} texts (80 % between {parts['layer_p10']} "
+            f"and {parts['layer_p90']}, layers counted from 0)."
         )
         sources.append(source("answers/parts", model=model))
-    return {
-        "model": label(model, 200),
-        "question": "Which layers carry it?",
-        "short": told[0] if told else "Not known: no pruned sublayer was measured after the final norm (lens normed).",
-        "text": " ".join(told[1:]),
-        "sql": sources,
-        "links": links,
-    }
+    short = details[0] if details else "Not known: no pruned sublayer was measured after the final norm (lens normed)."
+    return _answer(model, "Which layers cause the damage?", short, " ".join(details[1:]), sources, links)
 
 
-def _place(row: _Row) -> str:
+def _sublayer(row: _Row) -> str:
     kind = {"attn": "attention", "mlp": "MLP"}.get(row["sublayer"], row["sublayer"])
     return f"{kind} of layer {row['layer']}"

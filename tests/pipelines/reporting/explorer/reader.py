@@ -1,4 +1,4 @@
-"""A reader with a browser: headless Chromium on one page of the explorer. What is tested does not belong here."""
+"""Headless Chromium on one page of the explorer."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ INSTALL = "apt-get update && apt-get install -y chromium chromium-driver"
 
 
 def require_chromium() -> None:
-    """Ends a program that needs a browser where there is none: exit code 2 and how to install it."""
+    """End a program if no browser is installed: exit code 2 and the command that installs it."""
     if not _is_there():
         sys.stderr.write(f"error: needs Chromium; install it: {INSTALL}\n")
         sys.exit(2)
@@ -27,7 +27,7 @@ def _is_there() -> bool:
 
 @contextmanager
 def chromium() -> Iterator[webdriver.Chrome]:
-    """A browser without a window; the test is skipped where there is none."""
+    """Start a browser without a window; skip the test if none is installed."""
     if not _is_there():
         pytest.skip(f"needs Chromium: {INSTALL}")
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")

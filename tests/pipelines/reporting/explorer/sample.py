@@ -1,4 +1,4 @@
-"""A small study's documents, made by hand in the shapes of `prunescope.pipelines.reporting.explorer.document_types`, for tests of the page.
+"""Handmade documents of a small study, as `document_types` has them, for tests of the page.
 
 Texts go through `prunescope.pipelines.reporting.charts.display_text` as they do in the real documents; ids stay raw.
 """
@@ -37,7 +37,7 @@ def documents(
     words: tuple[str, ...] = (),
     marts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All documents of one model. `words` stand in the pruned text from the first flip on.
+    """All documents of one model. `words` are the pruned text from the first flip on.
 
     The last recipe has no number and no trace.
     """
@@ -71,14 +71,14 @@ def documents(
 
 
 def with_every_figure() -> dict[str, Any]:
-    """The usual study with the first chart of every figure there is."""
+    """The usual study with the first chart of every figure."""
     found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
     entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
     return found | {"index": found["index"] | {"figures": entries}}
 
 
 def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
-    """The usual study with every number that the overview may have, as wide as they come.
+    """The usual study with every number of the overview at its maximum width.
 
     Counts are at most `count` of `whole`.
     """
@@ -92,7 +92,7 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
 
 
 def with_long_answers() -> dict[str, Any]:
-    """The usual study where one variant has more steps than a call of a function takes arguments."""
+    """The usual study with one variant that has more steps than a function call may have arguments."""
     found = documents()
     first, second, *others = found["index"]["variants"]
     long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}

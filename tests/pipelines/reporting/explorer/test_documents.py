@@ -1,4 +1,4 @@
-"""The documents: complete, small, JSON, and with the numbers that the tables hold.
+"""The documents: complete, small, JSON, and with the numbers of the tables.
 
 The page that shows them is tested beside it.
 """
@@ -51,7 +51,7 @@ def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
 
 @pytest.fixture(scope="module")
 def by_hand() -> Iterator[Ask]:
-    """A warehouse in which every view has rows: tasks, retrieval, speed and all scopes as well."""
+    """A warehouse in which every view has rows, with tasks, retrieval, speed and all scopes."""
     with whole_warehouse().opened() as connection:
         yield asking(connection)
 
@@ -111,7 +111,7 @@ def test_what_the_index_points_to_is_there(file) -> None:
 
 
 def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every statement that a document names, with what chooses its rows: under `sql`, or a name that ends in it."""
+    """Yield every statement of a document with its filter: under `sql`, or a key that ends in it."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name != "sql" and not name.endswith("_sql"):
@@ -225,7 +225,7 @@ def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -
         "In wanda-2of4, the mildest (by KL at the first token) of 2 of 6 pruned variants that loop: prompt choice, from"
     )
     assert (
-        "its text to prompt choice leaves the dense one at step 0 and has closed a loop at step 11"
+        "its text to prompt choice differs from the dense one from step 0 on and has closed a loop at step 11"
         in (collapse["text"])
     )
     assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/free"
@@ -400,7 +400,7 @@ def test_a_document_that_is_none_is_refused(name, measured) -> None:
 
 
 def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a document with the field that it stands in, names of fields too."""
+    """Yield every text of a document with its field, and the names of the fields."""
     if isinstance(value, dict):
         for field, inner in value.items():
             yield "", field

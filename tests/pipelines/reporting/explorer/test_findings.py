@@ -1,4 +1,4 @@
-"""The sentences: their numbers are the frames', and they say where a claim of the paper fails.
+"""The findings: their numbers are those of the frames, and they say where a claim of the paper fails.
 
 The frames come from the stated SQL, run on synthetic marts.
 """
@@ -44,10 +44,10 @@ def test_a_number_has_three_significant_digits(value, text):
 
 
 def test_flips_and_loops_are_counted_over_all_pruned_generations():
-    sentence = the_one(told(), "leave the dense text")
+    sentence = the_one(told(), "differ from the dense text")
     assert sentence == (
-        "All 18 pruned generations leave the dense text, in the median of a variant at step 4 (the first token is step "
-        "0); 6 fall into a loop."
+        "All 18 pruned generations differ from the dense text, in the median of a variant from step 4 on (the first "
+        "token is step 0); 6 fall into a loop."
     )
 
 
@@ -93,12 +93,12 @@ def test_the_fit_of_each_theorem_is_told_with_its_spread_behind_one_changed_subl
     ).height
     sentences = told(estimate_points=points)
     assert the_one(sentences, "T1 h").startswith(
-        "T1 h, behind one changed sublayer: estimate over truth has median 2.00, 80 % lie between 2.00 and 2.00 "
-        f"({n} points)."
+        "T1 h, behind one changed sublayer: the ratio of estimate to truth has the median 2.00, 80 % are between 2.00 "
+        f"and 2.00 ({n} points)."
     )
     assert the_one(sentences, "T3 KL").endswith(
-        "Variant by variant the logarithms correlate with r = 1.000 in the median (1.000 to 1.000), as close as in the "
-        "paper (r = 0.996). Behind all pruned sublayers together it is 1.000."
+        "Within a variant the logarithms correlate with r = 1.000 in the median (1.000 to 1.000), as closely as in the "
+        "paper (r = 0.996). Behind all pruned sublayers together r is 1.000."
     )
 
 
@@ -114,13 +114,13 @@ def test_variants_that_each_follow_their_own_line_correlate_though_all_together_
 
 def test_an_overshoot_that_does_not_show_is_said():
     points = frames.estimate_points().with_columns(pl.col("truth").alias("estimate"))
-    assert "the overshoot of the paper (1.6) does not show here" in the_one(told(estimate_points=points), "T2 p")
+    assert "without the overshoot of the paper (1.6)" in the_one(told(estimate_points=points), "T2 p")
 
 
 def test_a_variant_below_the_noise_floor_is_named_and_a_study_without_one_says_nothing():
     summary = frames.variant_summary()
     assert the_one(told(variant_summary=summary), "Rounding alone") == (
-        "Rounding alone, without any pruning, moves 95 % of the tokens by at most 0.00200 nats; "
+        "Rounding alone, without any pruning, causes a KL of at most 0.00200 nats at 95 % of the tokens; "
         "the median KL of all 6 variants is above that."
     )
     below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
@@ -165,16 +165,16 @@ def test_options_that_change_are_counted():
     shift = frames.option_shift(recipes=("wanda-50", "wanda-2of4"))
     swapped = pl.when(pl.col("recipe") == "wanda-50").then(-pl.col("p_options_dense")).otherwise("p_options_dense")
     sentence = the_one(told(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options")
-    assert "1 of 2 choices stay" in sentence
-    assert "the whole ranking stays in 1" in sentence
+    assert "1 of 2 choices are those of the dense model" in sentence
+    assert "the whole ranking is the same in 1" in sentence
     assert "does not hold here for 1." in sentence
 
 
 def test_texts_are_told_from_the_least_perplexity_to_the_most():
     assert the_one(told(), "perplexity") == (
-        "Read over 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
-        "20.0 (attn-drop-4) to 35.0 (wanda-50); their mean KL a token is 0.250 to 1.50 nats, and the most likely token "
-        "stays the same at 87.5 % to 25.0 % of the tokens."
+        "On 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
+        "20.0 (attn-drop-4) to 35.0 (wanda-50); their mean KL per token is 0.250 to 1.50 nats, and the most likely "
+        "token stays the same at 87.5 % to 25.0 % of the tokens."
     )
     alone = frames.kld_summary(recipes=("wanda-50",))
     assert "and the pruned ones of 20.0 (wanda-50); their" in the_one(told(kld_summary=alone), "perplexity")

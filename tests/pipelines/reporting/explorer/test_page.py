@@ -1,4 +1,4 @@
-"""The page's text, without a browser: what its policy names is what it carries, and no text breaks out of its place."""
+"""The page without a browser: its policy matches its content, and no text escapes its element."""
 
 import base64
 import gzip

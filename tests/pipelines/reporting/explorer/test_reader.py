@@ -1,4 +1,4 @@
-"""What needs a browser outside of the tests says which package it lacks."""
+"""Programs outside of the tests that need a browser name the missing package."""
 
 import pytest
 

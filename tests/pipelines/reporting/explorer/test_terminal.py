@@ -363,7 +363,7 @@ def test_a_variant_is_found_by_its_recipe_where_that_is_clear() -> None:
 
 def test_a_prompt_without_steps_is_refused_by_name() -> None:
     assert terminal.find_prompt(index(), 1, "sky") == 0
-    with pytest.raises(InputError, match="--prompt sea: its steps were not measured of tiny@wanda-50"):
+    with pytest.raises(InputError, match="--prompt sea: its steps were not measured for tiny@wanda-50"):
         terminal.find_prompt(index(), 1, "sea")
     with pytest.raises(InputError, match="--prompt lake: there is no such prompt; there are sky, sea"):
         terminal.find_prompt(index(), 1, "lake")

@@ -1,4 +1,4 @@
-"""The three answers in words: what they name, how sure they say to be, and where their links lead."""
+"""The answers in words: their variants, their certainty and their links."""
 
 import duckdb
 import polars as pl
@@ -18,7 +18,7 @@ VERDICT = {
 ABOUT = {
     "Which variants generate safely?": "safe",
     "Where does the first collapse start?": "collapse",
-    "Which layers carry it?": "layers",
+    "Which layers cause the damage?": "layers",
     "Which variants still retrieve?": "retrieval",
 }
 SCHEMAS = {
@@ -33,7 +33,7 @@ SCHEMAS = {
 
 
 def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
-    """The three answers, by what they are about; their SQL runs over the rows that are given."""
+    """Return the answers by topic, from SQL over the given rows."""
     with duckdb.connect() as connection:
         judged = [VERDICT | row for row in verdicts]
         connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
@@ -53,12 +53,12 @@ def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open()
             {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7, "is_certain": False},
         ]
     )["safe"]
-    assert answer["short"] == "2 of 4 pruned variants: a, b (for 1 of these open within the intervals)."
+    assert answer["short"] == "2 of 4 pruned variants: a, b (1 of these open within their intervals)."
     assert answer["text"].startswith(
-        "Choosing only: mute. Broken: gone (open within its interval). In the tasks writing loses 0.05 to 1.00 "
+        "Choosing only: mute. Broken: gone (open within its interval). In the tasks, writing loses 0.05 to 1.00 "
         "and choosing 0.02 to 0.70"
     )
-    assert answer["text"].endswith("0.02 to 0.70 of what the dense model has above a guess.")
+    assert answer["text"].endswith("0.02 to 0.70 of the dense model's skill above a guess.")
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
     assert [source["key"] for source in answer["sql"]] == ["answers/safe", "losses"]
 
@@ -68,7 +68,7 @@ def test_where_none_is_safe_the_nearest_is_named_with_its_reason():
     assert answer["short"] == "None of 1 pruned variants; the nearest is x."
     assert answer["sql"][1] == {"key": "verdicts", "where": {"model": "m", "recipe": "x"}}
     assert answer["text"].startswith(
-        "Of x: by its agreement with the dense model, writing loses "
+        "x: by its agreement with the dense model, writing loses "
         "0.05 [0.01, 0.09] and choosing 0.02 [0.00, 0.04]; 2 of 4 texts change, 1 end in a loop."
     )
 
@@ -85,14 +85,14 @@ def test_a_long_list_is_cut_and_says_by_how_much():
         ({"basis": None, "questions": 0}, "too little was measured"),
         ({"basis": None, "questions": 1, "prompts": 0},
          "KL at the first token 0.100 nats, 5 % of the tokens and 0 % [0, 49] of the choices change; one question "
-         "tells too little of choosing (3 are needed)"),
+         "is too few to judge choosing (3 are needed)"),
         ({"basis": "generations", "top1_change": None, "prompts": 0, "is_certain": False, "kl_step0_nats_low": 0.0,
           "kl_step0_nats_high": 0.7},
-         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown part of the tokens and 0 % [0, 49] of the "
+         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown share of the tokens and 0 % [0, 49] of the "
          "choices change; the intervals leave the verdict open"),
         ({"prompts": 0, "loss_writing_low": None, "is_certain": None, "is_below_noise": True},
          "by right answers, writing loses 0.05 and choosing 0.02 [0.00, 0.04]; "
-         "its median KL is not above what rounding alone makes"),
+         "its median KL is not above that of rounding alone"),
     ],
 )  # fmt: skip
 def test_a_reason_says_what_was_measured_and_no_more(changes, expected):
@@ -120,8 +120,8 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
     )
     assert answer["text"] == (
         "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
-        "to prompt q/1 leaves the dense one at step 3 and has closed a loop at step 9. The earliest loop of all is "
-        "that of harsh: its text to prompt p has closed a loop at step 2."
+        "to prompt q/1 differs from the dense one from step 3 on and has closed a loop at step 9. The earliest loop of "
+        "all is that of harsh: its text to prompt p has closed a loop at step 2."
     )
     assert [link["href"] for link in answer["links"]] == [
         "#/tokens/m%40mild/q%2F1/3/free",
@@ -154,8 +154,8 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     )
     assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
     assert found["layers"]["short"] == (
-        "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the KL that its sublayers make one by "
-        "one."
+        "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the sum of the KL that each of its "
+        "sublayers alone causes."
     )
     text = found["layers"]["text"]
     # The three sublayers of `far` are all that it changed.
@@ -163,7 +163,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         "Over all variants: attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of "
         "1)."
     )
-    assert "from behind layer 4 on in the median of 10 texts (80 % between 0 and 8" in text
+    assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
 
 def test_below_the_variants_stands_what_their_losses_are_of():
@@ -173,12 +173,12 @@ def test_below_the_variants_stands_what_their_losses_are_of():
              for measure in measures], schema={"basis": pl.String, "measure": pl.String, "is_certain": pl.Boolean}
         )  # fmt: skip
 
-    assert basis(rows("score")) == "Lost: of what the dense model gets right above a guess."
+    assert basis(rows("score")) == "Lost: share of the dense model's right answers above a guess."
     assert basis(rows("agreement", is_certain=False)) == (
-        "Lost: of agreement with the dense model's own answers above a guess, right or wrong ones. ? after a verdict: "
-        "its intervals allow another one."
+        "Lost: share of the agreement with the dense model's answers, above a guess. ? after a verdict: its intervals "
+        "allow another one."
     )
-    assert "Where it gets too little right: of agreement" in basis(rows("score", "agreement"))
+    assert "Lost, if the dense model has too few right answers: share" in basis(rows("score", "agreement"))
     assert basis(rows(None, is_certain=None)) == basis(rows()) == ""
 
 
@@ -187,7 +187,7 @@ def test_what_was_not_measured_is_said_so():
     assert found["layers"]["short"] == (
         "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     )
-    assert found["collapse"]["short"] == "Not known: no pruned variant has written a text."
+    assert found["collapse"]["short"] == "Not known: no pruned variant has generated a text."
     assert found["safe"]["short"] == "Not known: too little was measured to judge any of 1 pruned variants."
     assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
@@ -202,8 +202,8 @@ def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
     assert list(answers_of) == ["retrieval"]
     assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
-        "Kept is what loses at most a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). More is lost "
-        "by gone. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
+        "The limit is a loss of a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). gone loses more. "
+        "gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
     )
 
 
