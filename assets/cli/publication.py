@@ -14,7 +14,7 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.warehouse.core.limits import MOST_ROWS
+from prunescope.warehouse.core.limits import MAX_ROWS
 
 _Variant = Annotated[
     str,
@@ -84,7 +84,7 @@ def export(
         ),
     ] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MOST_ROWS:,} rows.")
+        bool, typer.Option("--all-rows", help=f"Write tables whole that have over {MAX_ROWS:,} rows.")
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -110,5 +110,5 @@ def export(
     if done.empty:
         log(f"without a row, so not written: {', '.join(done.empty)}", "dim")
     if done.cut:
-        log(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
+        log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(done.cut)}", "yellow")
     put(str(done.directory))

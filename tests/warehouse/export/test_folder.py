@@ -76,7 +76,7 @@ def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None
 )
 def test_a_folder_that_is_no_earlier_export_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(WarehouseError, match="is not empty and no earlier export; choose a new folder"):
+    with pytest.raises(WarehouseError, match="is not empty and holds no earlier export; choose a new folder"):
         ExportFolder(tmp_path)
     assert content(tmp_path) == {name: text}
 

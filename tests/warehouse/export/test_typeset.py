@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pylatexenc.latex2text import LatexNodes2Text
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 
+from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export.html_table import to_html
-from prunescope.warehouse.export.latex_escape import latex
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.table_cells import RenderedTable, printed, to_markdown
 from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec, derived
@@ -179,7 +179,7 @@ def test_hostile_names_stay_in_their_cells_in_every_format() -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_text_becomes_ascii_without_a_command_of_its_own(text: str) -> None:
-    escaped = latex(text)
+    escaped = latex_escaped(text)
     assert escaped.isascii()
     assert not re.search("--|,,|``|''", escaped), "signs that TeX joins"
     commands = re.findall(r"\\[A-Za-z]+", escaped)
@@ -194,8 +194,8 @@ def test_any_text_becomes_ascii_without_a_command_of_its_own(text: str) -> None:
 
 
 def test_different_unwritable_characters_stay_apart() -> None:
-    assert latex("日") == "{[}U+65E5{]}"
-    assert len({latex(name) for name in ("日", "本", "\u202e", "a\u0336", "a")}) == 5
+    assert latex_escaped("日") == "{[}U+65E5{]}"
+    assert len({latex_escaped(name) for name in ("日", "本", "\u202e", "a\u0336", "a")}) == 5
 
 
 def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() -> None:
