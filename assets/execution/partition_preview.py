@@ -26,7 +26,7 @@ def preview(table: Table, rows: pl.DataFrame) -> str:
     A column of the key that is the same in all rows, as model and recipe are, is left out.
     """
     key = [name for name in table.key if rows.height and (rows[name] != rows[name][0]).any()]
-    names = [*key, *table.telling]
+    names = [*key, *table.preview_columns]
     for wanted in range(min(_ROWS, rows.height), 0, -1):
         places = [place * (rows.height - 1) // max(wanted - 1, 1) for place in range(wanted)]
         some = rows.select(names)[places].with_columns(pl.col(pl.Categorical).cast(pl.String))

@@ -75,7 +75,7 @@ def report_version(store: Store, study: Study, found: Mapping[str, str] | None =
         {
             "study": study.hash,
             "partitions": dict(partitions_of(store, study) if found is None else found),
-            "of no study": partitions(store, (table.name for table in TABLES.values() if not table.is_of_studies)),
+            "of no study": partitions(store, (table.name for table in TABLES.values() if not table.is_study_output)),
             "sql": _folder_hash(SQL, ("*.sql",)),
             "explorer": explorer_version(),
         }

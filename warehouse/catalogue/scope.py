@@ -17,7 +17,7 @@ def is_whole(connection: duckdb.DuckDBPyConnection, models: Iterable[str], recip
 
     No row of such a table is lost by narrowing it to them; `provenance` would still lose what is of no study.
     """
-    tables = ", ".join(literal(table.name) for table in TABLES.values() if table.is_of_studies)
+    tables = ", ".join(literal(table.name) for table in TABLES.values() if table.is_study_output)
     others = (
         f"SELECT 1 FROM {PROVENANCE} WHERE table_name IN ({tables}) AND ({_those(models, recipes)}) IS NOT TRUE LIMIT 1"  # noqa: S608
     )
@@ -33,7 +33,7 @@ def narrow(
     """Narrows an open catalogue, for as long as it is open; to all prompts where none are given."""
     these_prompts = None if prompts is None else ", ".join(map(literal, prompts)) or "NULL"
     models, recipes = list(models), list(recipes)
-    for name in (*(table.name for table in TABLES.values() if table.is_of_studies), PROVENANCE):
+    for name in (*(table.name for table in TABLES.values() if table.is_study_output), PROVENANCE):
         per_model = name in TABLES and TABLES[name].partitioning == "model"
         rows = _those(models, None if per_model else recipes)
         if these_prompts is not None and name in TABLES and "prompt_id" in TABLES[name].key:

@@ -121,7 +121,7 @@ def remove(store: Store, found: Iterable[OrphanFile]) -> int:
 
 def _partitions(store: Store, studies: Sequence[StudyScope]) -> Iterator[OrphanFile]:
     for table in TABLES.values():
-        for partition in store.partitions(table) if table.is_of_studies else ():
+        for partition in store.partitions(table) if table.is_study_output else ():
             if not _is_named(studies, partition.model, partition.recipe):
                 yield from _waste("partition", partition.path, _study(partition.path))
 

@@ -38,7 +38,7 @@ _FIXES = {
 }
 
 
-def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
+def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
     """Has `writer` fill a temporary local file and puts it in the place of `path` in one step.
 
     Args:

@@ -290,7 +290,7 @@ class Store:
             raise unreadable(place, error) from error
         return [place / name[len(place.path) :].lstrip("/") for name in names]
 
-    def write_bytes(self, relative: str, writer: Callable[[Path], None]) -> Place:
+    def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
         """Writes a file that is no table (a variant, a report), as atomically as a partition.
 
         Args:

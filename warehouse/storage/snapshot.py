@@ -101,7 +101,7 @@ class Snapshot:
             partition
             for table in TABLES.values()
             for partition in store.partitions(table)
-            if models is None or partition.model in models or not (partition.model and table.is_of_studies)
+            if models is None or partition.model in models or not (partition.model and table.is_study_output)
         ]
         self.unusable: list[Unusable] = []
         self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))

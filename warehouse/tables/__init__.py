@@ -1,4 +1,4 @@
-"""All tables of the warehouse, one module each; `TABLES` lists them in the order of the data flow."""
+"""Definitions of all tables, one module each; `TABLES` has them in the order of the data flow."""
 
 from inspect import cleandoc
 
@@ -47,5 +47,5 @@ _MODULES = (
     paper_reference,
 )
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
-# What each table is for, in the words of its module.
+# Purpose of each table: the docstring of its module.
 ABOUT: dict[str, str] = {module.TABLE.name: cleandoc(module.__doc__ or "") for module in _MODULES}

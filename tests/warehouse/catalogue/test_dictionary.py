@@ -58,7 +58,7 @@ def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
     formula = "formed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
     assert one_minus_cos + formula in part_of("layer_transitions")
     assert "| NULL |" in part_of("generations")
-    assert "came, NULL in older files" in part_of("variants")
+    assert "added (NULL in older files)" in part_of("variants")
     assert "in version 2 `mask_hash` became `variant_hash`" in part_of("variants")
     assert "`\\|A ∩ B\\|/\\|A ∪ B\\|`" in part_of("mask_overlap")
 

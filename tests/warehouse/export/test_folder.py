@@ -52,13 +52,13 @@ def test_the_earlier_export_is_replaced_and_other_files_are_left_alone(tmp_path:
 def test_an_export_that_fails_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     export(tmp_path, {"a.csv": "1"})
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path, {"a.csv": "2", "c.csv": "2", "../x": ""})
     assert content(tmp_path) == before
 
 
 def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path / "new", {"a.csv": "1", "../x": ""})
     assert not (tmp_path / "new").exists()
 

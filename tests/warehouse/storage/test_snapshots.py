@@ -222,7 +222,7 @@ def test_what_differs_in_columns_types_or_provenance_is_not_recognised(store):
 
 
 def replace_columns(table, columns):
-    return dataclasses.replace(table, columns=tuple(columns), telling=())
+    return dataclasses.replace(table, columns=tuple(columns), preview_columns=())
 
 
 def test_a_cut_at_any_percent_and_any_wrong_byte_at_the_end_is_named_at_opening(store):
@@ -253,8 +253,8 @@ def test_only_the_partitions_of_the_models_asked_for_are_opened(store, fill):
     with connect(store.root, models=["two"]) as connection:
         for name, table in TABLES.items():
             # What no study computes is there for every model.
-            seen = [("two",)] if table.is_of_studies else [("one",), ("two",)]
+            seen = [("two",)] if table.is_study_output else [("one",), ("two",)]
             assert connection.execute(f"SELECT DISTINCT model FROM {name} ORDER BY ALL").fetchall() == seen
     with connect(store.root, models=[]) as connection:
-        of_none = [(name,) for name, table in TABLES.items() if not table.is_of_studies]
+        of_none = [(name,) for name, table in TABLES.items() if not table.is_study_output]
         assert connection.execute("SELECT DISTINCT table_name FROM provenance").fetchall() == of_none
