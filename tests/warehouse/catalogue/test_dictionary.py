@@ -55,7 +55,7 @@ def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
 
 def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
     one_minus_cos = "| `one_minus_cos_h` | FLOAT | 1 - cosine | Cosine defect between dense and pruned head input, "
-    formula = "formed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
+    formula = "computed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
     assert one_minus_cos + formula in part_of("layer_transitions")
     assert "| NULL |" in part_of("generations")
     assert "added (NULL in older files)" in part_of("variants")

@@ -95,7 +95,7 @@ def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(tmp_path: Path, na
     with ExportFolder(tmp_path / "out") as made:
         made.add("twice", b"")
         for wrong in (name, "twice"):
-            with pytest.raises(ValueError, match="is no name for another file"):
+            with pytest.raises(ValueError, match="cannot name another file"):
                 made.add(wrong, b"")
 
 
@@ -170,7 +170,7 @@ def test_an_export_refused_between_two_files_says_that_it_is_incomplete_until_th
     export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
     (tmp_path / "b.csv").unlink()
     (tmp_path / "b.csv").mkdir()  # a file cannot take its place
-    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+    with pytest.raises(WarehouseError, match="a folder is in the place of the file"):
         export(tmp_path, {"a.csv": "2", "b.csv": "2", "d.csv": "2"})
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert not manifest["is_complete"]

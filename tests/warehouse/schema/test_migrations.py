@@ -193,7 +193,7 @@ def test_a_file_of_no_version_that_cannot_be_cast_is_refused_by_name() -> None:
     table = three(*THREE.columns)
     strange = pa.table({"id": ["a"], "other": [1]})
     assert version_of(table, strange.schema) is None
-    with pytest.raises(WarehouseError, match="table three: column id is stored as string, which is no int64"):
+    with pytest.raises(WarehouseError, match="table three: column id is stored as string, not as int64"):
         upgraded(table, strange)
 
 

@@ -124,9 +124,9 @@ def test_a_partition_with_the_columns_of_another_version_is_not_current(store):
 
 
 def test_a_partition_needs_a_recipe_exactly_where_its_table_has_one(store):
-    with pytest.raises(WarehouseError, match="kept per model: give no recipe"):
+    with pytest.raises(WarehouseError, match="stored per model: give no recipe"):
         write(store, table=MODELS)
-    with pytest.raises(WarehouseError, match="kept per variant: give a recipe"):
+    with pytest.raises(WarehouseError, match="stored per variant: give a recipe"):
         store.read(TRANSITIONS, "tiny", None)
 
 
@@ -233,7 +233,7 @@ def test_a_place_that_holds_another_name_is_not_overwritten(store):
     """As on a disk that keeps Tiny and tiny for the same."""
     write(store, table=MODELS, model="Tiny", recipe=None)
     (store.root / "models/model=Tiny").rename(store.root / "models/model=tiny")
-    with pytest.raises(WarehouseError, match="holds Tiny, and this disk keeps its name and that of tiny for the same"):
+    with pytest.raises(WarehouseError, match="holds Tiny, and this disk does not distinguish that name from tiny"):
         write(store, table=MODELS, model="tiny", recipe=None)
     assert store.read(MODELS, "tiny", None)["model"].to_pylist() == ["Tiny"]
 
