@@ -1,12 +1,15 @@
 """Documentation of every column of every view: from the view's header, else from the column that it passes on."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from prunescope.warehouse.catalogue.database import View
 
 _COLUMNS = "columns:"
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
@@ -26,26 +29,6 @@ class ColumnDoc:
         """Return the one-line comment that DuckDB shows."""
         unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
         return f"{self.doc}{unit}{formula}{f' ({self.source})' if self.source else ''}"
-
-
-class ColumnDocs(Protocol):
-    """Attributes of a view that this module reads."""
-
-    @property
-    def name(self) -> str:
-        """Name of the view."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the view."""
-
-    @property
-    def notes(self) -> Mapping[str, ColumnDoc]:
-        """Documentation in the view's header, by column."""
-
-    @property
-    def depends_on(self) -> tuple[str, ...]:
-        """Tables and views that the view reads."""
 
 
 # Columns of the view over all footers, which no SQL file defines.
@@ -78,10 +61,6 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     A note is a line `--   name: what it is [unit] = formula`, where unit and formula are optional; a line that is
     indented by two more blanks continues it.
 
-    Args:
-        comment: the lines of the header.
-        path: the file, for messages.
-
     Raises:
         CatalogueError: a line below `columns:` is no note, or a column has two notes.
     """
@@ -110,14 +89,11 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     return "\n".join(prose).strip(), explained
 
 
-def explain(views: Iterable[ColumnDocs]) -> dict[str, dict[str, ColumnDoc]]:
+def explain(views: "Iterable[View]") -> dict[str, dict[str, ColumnDoc]]:
     """Return the documentation of each column of each table and view.
 
     A column without a note has that of the column of the same name in the tables and views that its view reads; where
-    these differ it is left out, because it needs a note.
-
-    Args:
-        views: each after the views that it reads.
+    these differ it is left out, because it needs a note. Every view comes after the views that it reads.
     """
     known = {
         table.name: {

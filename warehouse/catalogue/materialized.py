@@ -22,11 +22,7 @@ class Materialized:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Store the connection; compute nothing.
-
-        Args:
-            connection: an open catalogue, some views of which may be tables already.
-        """
+        """Store the connection; compute nothing."""
         self._connection = connection
         self._views = view_sql()
         self._failed: dict[str, duckdb.Error] = {}

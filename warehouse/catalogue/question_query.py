@@ -27,14 +27,7 @@ _OF_PROMPTS = ("generations", "option_subspace", "decoding_steps", "layer_transi
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Filter of an answer's rows: every condition that is not empty must hold.
-
-    Attributes:
-        models: names of models.
-        recipes: names of recipes.
-        prompts: prompt ids.
-        variants: pairs of model and recipe.
-    """
+    """Filter of an answer's rows: every condition that is not empty must hold."""
 
     models: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
@@ -51,13 +44,6 @@ def ask(
     with all others of the question, and only the rounding of sums may differ. Files of other models are not opened,
     unless the view's header says that it relates models. The other filters are outside of the view; DuckDB pushes them
     down to the files where the question groups by the filtered column, which does not change the rows.
-
-    Args:
-        root: the warehouse.
-        view: the question, or any other view.
-        row_filter: the filters.
-        seconds: time limit.
-        gibibytes: memory limit.
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.

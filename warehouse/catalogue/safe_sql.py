@@ -176,7 +176,7 @@ def _check_node(node: dict[str, Any]) -> None:
         return
     kind = node.get("type")
     if isinstance(kind, str) and kind not in _NODES:
-        raise UnsafeSqlError(f"only SELECT is allowed, in a WITH too; this holds {kind.partition('_')[0]}")
+        raise UnsafeSqlError(f"only SELECT is allowed, in a WITH too; this contains {kind.partition('_')[0]}")
     if kind == "TABLE_FUNCTION":
         name = str(node["function"]["function_name"]).lower()
         if name not in _TABLE_FUNCTIONS:

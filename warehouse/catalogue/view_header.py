@@ -57,24 +57,12 @@ def parse(header: str) -> Header:
 
 
 def joins(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return, by table, the columns of a join in which each row matches at most one row of that table.
-
-    Args:
-        name: the table.
-        columns: its columns.
-        keys: the keys of all tables, including this one.
-    """
+    """Return, by table, the columns of a join in which each row matches at most one row of that table."""
     return {other: key for other, key in keys.items() if other != name and key and set(key) <= set(columns)}
 
 
 def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return, by table, the columns of a join in which each row matches several rows, by more than the variant.
-
-    Args:
-        name: the table.
-        columns: its columns.
-        keys: the keys of all tables, including this one.
-    """
+    """Return, by table, the columns of a join in which each row matches several rows, by more than the variant."""
     shared = {other: tuple(column for column in key if column in columns) for other, key in keys.items()}
     return {
         other: using
@@ -91,11 +79,6 @@ def forced(name: str, other: str, columns: Mapping[str, Collection[str]]) -> str
 
     A table with positions of a prompt and no trajectory was measured on the dense model's tokens; without the condition
     its rows would also match those of a free-running generation with other tokens.
-
-    Args:
-        name: one table.
-        other: the other table.
-        columns: the columns of the stored tables.
     """
     if name not in columns or other not in columns or not all("prompt_id" in columns[table] for table in (name, other)):
         return ""

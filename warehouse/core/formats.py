@@ -85,7 +85,7 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
     """
     names = [visible(name) for name in rows.column_names]
     cells = [[visible(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
-    numeric = [_is_number(field.type) for field in rows.schema]
+    numeric = [is_number(field.type) for field in rows.schema]
     if rows.num_rows == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
     fitting, used = 0, 1
@@ -104,8 +104,8 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
 
 def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool], width: int) -> str:
     table = RichTable(box=SIMPLE_HEAD, header_style="bold")
-    for name, is_number in zip(names, numeric, strict=True):
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for name, is_right in zip(names, numeric, strict=True):
+        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
     for row in zip(*cells, strict=True):
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a token are not markup
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
@@ -153,13 +153,13 @@ def _markdown(rows: pa.Table, digits: int) -> str:
         headers=[markdown_escaped(name) for name in rows.column_names],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["right" if _is_number(field.type) else "left" for field in rows.schema] if rows.num_rows else None,
+        colalign=["right" if is_number(field.type) else "left" for field in rows.schema] if rows.num_rows else None,
     )
     return f"{text}\n"
 
 
 def _latex(rows: pa.Table, digits: int) -> str:
-    letters = "".join("r" if _is_number(field.type) else "l" for field in rows.schema)
+    letters = "".join("r" if is_number(field.type) else "l" for field in rows.schema)
     columns = [[latex_cell(cell) for cell in column] for column in _cells(rows, digits)]
     body = map(latex.row, zip(*columns, strict=True))
     return "\n".join([*latex.tabular(letters, map(latex_cell, rows.column_names), body), ""])
@@ -221,7 +221,8 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     return list(column.to_pylist())
 
 
-def _is_number(of: pa.DataType) -> bool:
+def is_number(of: pa.DataType) -> bool:
+    """Return whether a column of this type is aligned right."""
     return bool(pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
 
 

@@ -69,13 +69,7 @@ def head(headings: Iterable[str]) -> list[str]:
 
 
 def tabular(letters: str, headings: Iterable[str], body: Iterable[str]) -> list[str]:
-    """Return the lines of a table.
-
-    Args:
-        letters: alignment of each column.
-        headings: in LaTeX.
-        body: lines, as `row` gives them.
-    """
+    """Return a table from alignment letters, headings in LaTeX and lines from `row`."""
     return [rf"\begin{{tabular}}{{{letters}}}", *head(headings), *body, r"\bottomrule", r"\end{tabular}"]
 
 

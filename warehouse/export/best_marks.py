@@ -34,20 +34,26 @@ def marks(values: Sequence[float | None], errors: Sequence[float | None], *, sma
         Only `NONE` where fewer than two values can be compared, or all would share the first mark.
     """
     sign = 1 if smaller_is_better else -1
-    left = {index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)}
+    remaining = {
+        index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)
+    }
     assigned = [BestMark.NONE] * len(values)
-    if len(left) < 2:
+    if len(remaining) < 2:
         return assigned
     for mark in (BestMark.BEST, BestMark.SECOND):
-        if not left:
+        if not remaining:
             break
-        first = min(left, key=lambda index: (left[index], index))
-        shared = [index for index, value in left.items() if _is_tied(value, left[first], errors[index], errors[first])]
-        if mark is BestMark.BEST and len(shared) == len(left):
+        first = min(remaining, key=lambda index: (remaining[index], index))
+        shared = [
+            index
+            for index, value in remaining.items()
+            if _is_tied(value, remaining[first], errors[index], errors[first])
+        ]
+        if mark is BestMark.BEST and len(shared) == len(remaining):
             break
         for index in shared:
             assigned[index] = mark
-            del left[index]
+            del remaining[index]
     return assigned
 
 

@@ -26,12 +26,7 @@ _TEMPORARY = f"{_OURS}export-"
 
 
 class ExportFolder:
-    """A context in which an export is written, until `finish`.
-
-    Attributes:
-        directory: the folder.
-        hashes: SHA-256 of each file written so far, by name.
-    """
+    """A context in which an export is written, until `finish`; `hashes` has the SHA-256 of each file by name."""
 
     def __init__(self, directory: Path) -> None:
         """Read the manifest of an earlier export, without changing the folder.
@@ -77,10 +72,7 @@ class ExportFolder:
         self.hashes[name] = hashlib.sha256(content).hexdigest()
 
     def finish(self, facts: dict[str, Any]) -> tuple[Path, ...]:
-        """Move all files into place, remove those of the earlier export, and write the manifest.
-
-        Args:
-            facts: further entries of the manifest.
+        """Move all files into place, remove those of the earlier export, and write the manifest with these facts.
 
         Returns:
             All files, the manifest last.

@@ -40,15 +40,7 @@ _SMALL = _Type(4.2, 6.0, (r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"))
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of a table in LaTeX.
-
-    Attributes:
-        letter: its alignment.
-        heading: lines of its heading.
-        cells: one per row.
-        characters: of its widest line.
-        lines: number of lines of each cell.
-    """
+    """One column in LaTeX, with the characters of its widest line and the number of lines of each cell."""
 
     letter: str
     heading: tuple[str, ...]
@@ -71,15 +63,15 @@ def _without_constants(table: RenderedTable) -> RenderedTable:
     """Replace columns that have one value in all rows by a note."""
     indices = range(len(table.headings))
     varying = [index for index in indices if len({cells[index].content for cells in table.rows}) > 1]
-    constants = [f"{table.headings[at]}: {_text(table.rows[0][at])}" for at in indices if at not in varying]
+    constants = [f"{table.headings[index]}: {_text(table.rows[0][index])}" for index in indices if index not in varying]
     if not varying or not constants:
         return table
     return replace(
         table,
-        headings=tuple(table.headings[at] for at in varying),
-        is_number=tuple(table.is_number[at] for at in varying),
-        rows=tuple(tuple(cells[at] for at in varying) for cells in table.rows),
-        key=frozenset(index for index, at in enumerate(varying) if at in table.key),
+        headings=tuple(table.headings[index] for index in varying),
+        is_number=tuple(table.is_number[index] for index in varying),
+        rows=tuple(tuple(cells[index] for index in varying) for cells in table.rows),
+        key=frozenset(new for new, index in enumerate(varying) if index in table.key),
         notes=(*table.notes, f"In all rows: {'; '.join(constants)}."),
     )
 
@@ -88,15 +80,19 @@ def _columns(table: RenderedTable, *, is_broken: bool) -> list[_Column]:
     return [_column(table, index, is_broken=is_broken) for index in range(len(table.headings))]
 
 
-def _column(table: RenderedTable, at: int, *, is_broken: bool) -> _Column:
-    contents = [cells[at] for cells in table.rows]
+def _column(table: RenderedTable, index: int, *, is_broken: bool) -> _Column:
+    contents = [cells[index] for cells in table.rows]
     lengths = [_characters(cell) for cell in contents]
     widest = max(lengths, default=0)
-    is_paragraph = is_broken and not table.is_number[at] and widest > _PARAGRAPH
+    is_paragraph = is_broken and not table.is_number[index] and widest > _PARAGRAPH
     body = min(widest, _PARAGRAPH) if is_paragraph else widest
-    heading = _lines(table.headings[at], max(_HEADING, body)) if is_broken else (table.headings[at],)
+    heading = _lines(table.headings[index], max(_HEADING, body)) if is_broken else (table.headings[index],)
     return _Column(
-        letter="r" if table.is_number[at] else f"p{{{_PARAGRAPH * _SMALL.character:.0f}pt}}" if is_paragraph else "l",
+        letter="r"
+        if table.is_number[index]
+        else f"p{{{_PARAGRAPH * _SMALL.character:.0f}pt}}"
+        if is_paragraph
+        else "l",
         heading=tuple(map(latex_escaped, heading)),
         cells=tuple(_paragraph(cell) if is_paragraph else _cell(cell) for cell in contents),
         characters=max(_PARAGRAPH if is_paragraph else body, *map(len, heading)),
@@ -108,8 +104,8 @@ def _parts(table: RenderedTable, columns: Sequence[_Column]) -> list[list[_Colum
     """Split the columns into parts that fit the width, each with the key columns or the numbers of the rows."""
     if _points(columns, _SMALL) <= _WIDTH:
         return [list(columns)]
-    repeated = [columns[at] for at in sorted(table.key)]
-    others = [column for at, column in enumerate(columns) if at not in table.key]
+    repeated = [columns[index] for index in sorted(table.key)]
+    others = [column for index, column in enumerate(columns) if index not in table.key]
     if len(table.rows) == 1:  # a single row needs no key
         repeated, others = [], list(columns)
     elif not repeated or _points(repeated, _SMALL) > _MAX_KEY * _WIDTH:

@@ -16,7 +16,7 @@ from prunescope.warehouse.export import bibliography
 _HASH = 12
 # In LaTeX a longer name, of a file above all, may be broken across lines.
 _MAX_UNBROKEN = 20
-# A name or a citation within a paragraph; its text is percent-encoded, so that it cannot hold the delimiter.
+# A name or a citation within a paragraph; its text is percent-encoded, so that it cannot contain the delimiter.
 _MARKED = re.compile("\x1b(code|cite):([^\x1b]*)\x1b")
 _OF_EXPORT = "SEMI JOIN exported_variants USING (model, recipe)"
 
@@ -42,7 +42,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ProvenanceFacts:
-    """What hashes in the footers stand for, as far as the caller could prove it.
+    """Sources of the hashes in the footers, as far as the caller could verify them.
 
     Attributes:
         calibrations: by `calibration_hash` of the inputs.
@@ -75,7 +75,7 @@ def methods(
         connection: an open catalogue.
         used: model and recipe of every exported row.
         tables: tables that the exported views read.
-        known: what hashes stand for.
+        known: sources of hashes.
         version: version of this package.
     """
     pairs = sorted(set(used))
@@ -91,10 +91,10 @@ def methods(
         _texts(connection, tables, known),
         _software(connection, tables, version),
     ]
-    kept = [paragraph for paragraph in paragraphs if paragraph]
-    keys = [unquote(key) for kind, key in _MARKED.findall("".join(kept)) if kind == "cite"]
-    markdown = "\n\n".join(_rendered(text, markdown_escaped, _markdown_code, "[@{}]") for text in kept)
-    tex = "\n\n".join(_rendered(text, _latex_text, _latex_code, r"\cite{{{}}}") for text in kept)
+    texts = [paragraph for paragraph in paragraphs if paragraph]
+    keys = [unquote(key) for kind, key in _MARKED.findall("".join(texts)) if kind == "cite"]
+    markdown = "\n\n".join(_rendered(text, markdown_escaped, _markdown_code, "[@{}]") for text in texts)
+    tex = "\n\n".join(_rendered(text, _latex_text, _latex_code, r"\cite{{{}}}") for text in texts)
     return Methods(
         f"## Methods\n\n{markdown}\n",
         # TeX does not hyphenate names: lines may be loose instead of too long.
@@ -203,7 +203,7 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
         if row["scopes"]:
             temperatures = ", ".join(f"{temperature:g}" for temperature in row["temperatures"])
             text += (
-                f" Layers were measured in scope {_codes(row['scopes'])}, seen through lens {_codes(row['lenses'])}, "
+                f" Layers were measured in scope {_codes(row['scopes'])}, read through lens {_codes(row['lenses'])}, "
                 f"at T = {temperatures}."
             )
     prompts = _rows(
@@ -290,7 +290,7 @@ def _markdown_code(text: str) -> str:
 
 
 def _latex_text(text: str) -> str:
-    # `latex` strips white space, but the spaces beside a name count.
+    # `latex_escaped` strips white space, but spaces next to a name matter.
     after = " " * (text.endswith(" ") and not text.isspace())
     return f"{' ' * text.startswith(' ')}{latex_escaped(text)}{after}"
 

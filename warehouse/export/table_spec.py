@@ -71,11 +71,6 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSp
     """Return the format of a view without a declared one: all columns, each with the uncertainty that others give.
 
     `x_se` is the standard error of `x`, `x_low` and `x_high` are the ends of its interval.
-
-    Args:
-        header: header of the view's file.
-        schema: schema of its rows.
-        units: unit by column.
     """
     names = [field.name for field in schema if pa.types.is_floating(field.type)]
     taken: set[str] = set()

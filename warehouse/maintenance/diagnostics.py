@@ -23,14 +23,7 @@ LOW_SPACE = 1 << 30
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One problem.
-
-    Attributes:
-        level: error where results are wrong or cannot be stored, otherwise warning.
-        subject: the file or folder.
-        message: the problem.
-        fix: the action that solves it.
-    """
+    """A problem of a file or folder: an error where results are wrong or cannot be stored, otherwise a warning."""
 
     level: Literal["error", "warning"]
     subject: str

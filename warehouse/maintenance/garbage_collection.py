@@ -26,13 +26,7 @@ Kind = Literal["temporary", "partition", "variant", "unfinished", "report"]
 
 @dataclass(frozen=True)
 class StudyScope:
-    """Names in one study.
-
-    Attributes:
-        study: its name.
-        models: names of its models.
-        recipes: names of its recipes.
-    """
+    """Names in one study."""
 
     study: str
     models: frozenset[str]
@@ -45,14 +39,7 @@ class StudyScope:
 
 @dataclass(frozen=True)
 class OrphanFile:
-    """A file that no study names.
-
-    Attributes:
-        kind: kind of the file.
-        path: the file.
-        bytes: its size.
-        study: study that computed it or its result, from a footer; empty where unknown.
-    """
+    """A file that no study names; `study` computed it or its result and is empty where unknown."""
 
     kind: Kind
     path: Place
@@ -69,12 +56,7 @@ Rows = dict[tuple[str, str], Partition]
 
 
 def waste(store: Store, studies: Sequence[StudyScope], local: Path) -> list[OrphanFile]:
-    """Return the files that none of the studies names, by kind.
-
-    Args:
-        store: the warehouse.
-        studies: all studies to keep.
-        local: the warehouse's local folder, see `Store.local`.
+    """Return the files that none of the studies names, by kind, also from the folder `local` (see `Store.local`).
 
     Raises:
         WarehouseError: the warehouse cannot be read.

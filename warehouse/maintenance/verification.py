@@ -108,7 +108,7 @@ def _difference(opened: BinaryIO, file: Path) -> str | None:
         return difference
     if footer.provenance_hash != footer.provenance.hash:
         return "its provenance is not the one that it was written with"
-    return "" if seal else "its rows are intact, but a byte beside them is not as it was written"
+    return "" if seal else "its rows are intact, but another byte is not as it was written"
 
 
 def _read_whole(file: Path) -> None:

@@ -56,10 +56,6 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
     """Run all checks of the table on these rows.
 
     NaN and infinity violate `finite`; NULL violates only `no_unexpected_null`, and an invariant that is NULL holds.
-
-    Args:
-        table: the definition.
-        rows: rows with the table's columns.
     """
     if rows.num_rows == 0:
         return [] if table.may_be_empty else [Violation(NOT_EMPTY, 0, "the partition has no row")]

@@ -21,10 +21,6 @@ def is_key_unique(rows: pa.Table, key: tuple[str, ...]) -> bool:
 
     The codes of the columns combine to one number per row, the index into a bitmap. A key with NULL, or with values so
     scattered that the bitmap would have over 64 entries per row, is not proved.
-
-    Args:
-        rows: at least one row.
-        key: columns of the key.
     """
     indices = np.zeros(rows.num_rows, dtype=np.int64)
     length = 1
@@ -45,12 +41,7 @@ def is_key_unique(rows: pa.Table, key: tuple[str, ...]) -> bool:
 
 
 def is_sound(column: Column, values: pa.ChunkedArray) -> bool:
-    """Return whether all checks of the column (NULL, finite, range, legal values) are proved to hold.
-
-    Args:
-        column: the definition.
-        values: its values, in its type.
-    """
+    """Return whether all checks of the column (NULL, finite, range, legal values) are proved to hold."""
     if values.null_count and not column.nullable:
         return False
     present = one_chunk(values)

@@ -50,13 +50,7 @@ class PlausibilityCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of a comparison.
-
-    Attributes:
-        name: name of the check.
-        figures: numbers by name.
-        is_warning: whether they are outside their bounds.
-    """
+    """Result of a comparison."""
 
     name: str
     figures: Mapping[str, Figure]

@@ -34,10 +34,6 @@ def upgraded(table: Table, rows: pa.Table) -> pa.Table:
 
     A file of no version gives the columns that it shares with the table.
 
-    Args:
-        table: the table.
-        rows: the file's rows, with the metadata of its schema.
-
     Raises:
         WarehouseError: a column of a file of no version does not fit its type.
     """

@@ -28,7 +28,7 @@ def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0, p
 
 
 def _width(of: pa.DataType) -> int:
-    """Return the bytes of a value: 0 for types that the caller counts, 4 for labels and texts, else the type's width."""
+    """Return the bytes of a value: 0 for types that the caller counts, 4 for labels and texts, else its width."""
     if pa.types.is_float32(of) or pa.types.is_list(of) or pa.types.is_binary(of):
         return 0
     return of.bit_width // 8 if pa.types.is_primitive(of) else 4

@@ -24,7 +24,7 @@ class Column:
         doc: meaning, one sentence.
         unit: physical or logical unit; empty for names and counts.
         formula: how it is computed.
-        source: theorem, section or definition that it comes from.
+        source: theorem, section or definition.
         cost: computation on top of what other columns need anyway; empty for none.
         nullable: whether NULL has a meaning, which `doc` then states.
         minimum: smallest legal value, checked.
@@ -71,12 +71,7 @@ class Invariant:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key: every row refers to a row of another table.
-
-    Attributes:
-        table: name of the other table.
-        columns: its key, which the rows hold under the same names.
-    """
+    """A foreign key: every row refers to a row of another table, whose key has the same columns."""
 
     table: str
     columns: tuple[str, ...]

@@ -20,10 +20,6 @@ Key = TypeVar("Key", bound=Hashable)
 def stamps(root: Place, paths: Mapping[Key, Place]) -> dict[Key, tuple[Place, str]]:
     """Return the existing files, each with a text that changes when the file does.
 
-    Args:
-        root: the warehouse.
-        paths: files in its tables, by any key.
-
     Raises:
         WarehouseError: the store cannot be listed.
     """

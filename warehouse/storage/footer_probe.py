@@ -21,13 +21,9 @@ _DECODER = json.JSONDecoder()
 
 
 def is_recognised(table: Table, tail: bytes) -> bool:
-    """Return whether these bytes end in an intact footer with the table's columns, types, version and provenance.
+    """Return whether the last `TAIL_BYTES` of a file end in an intact footer of the table, with provenance.
 
     False leaves it open: the file may come from another version, be damaged, or have a longer footer.
-
-    Args:
-        table: the definition.
-        tail: the last `TAIL_BYTES` of the file, or the whole of a shorter one.
     """
     end = len(tail) - _LENGTH_AND_MAGIC
     start = end - int.from_bytes(tail[end : end + 4], "little")

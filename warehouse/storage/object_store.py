@@ -25,9 +25,6 @@ _CACHED = 128
 class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """The objects below a location as first listed, read only; opening one that was replaced since raises OSError.
 
-    Args:
-        root: the location.
-
     Raises:
         OSError: it cannot be listed; also the other exceptions of `location.failures`.
     """

@@ -20,9 +20,6 @@ class RowsHash:
     For every column: its name, its type (a dictionary counts as its values' type), the indices of its NULL rows, and
     its values. Numbers enter by their bits, so that −0, 0 and every NaN differ; texts as codes in order of first
     appearance and the distinct texts; lists as lengths and items. Bytes under a NULL do not count.
-
-    Args:
-        schema: schema of the pieces.
     """
 
     def __init__(self, schema: pa.Schema) -> None:

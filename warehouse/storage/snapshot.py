@@ -54,12 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class Unusable:
-    """One partition that cannot be read.
-
-    Attributes:
-        partition: the partition; its names are empty where only its footer has them.
-        reason: the error message.
-    """
+    """One partition that cannot be read, and why; its names are empty where only its footer has them."""
 
     partition: Partition
     reason: str

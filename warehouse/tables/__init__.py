@@ -26,25 +26,9 @@ from prunescope.warehouse.tables import (
 )
 
 _MODULES = (
-    models,
-    activation_stats,
-    block_influence,
-    variants,
-    mask_samples,
-    layer_transitions,
-    decoding_steps,
-    top_tokens,
-    option_subspace,
-    generations,
-    text_tokens,
-    hidden_states,
-    task_scores,
-    task_samples,
-    retrieval_scores,
-    retrieval_queries,
-    retrieval_embeddings,
-    speed,
-    paper_reference,
+    *(models, activation_stats, block_influence, variants, mask_samples),
+    *(layer_transitions, decoding_steps, top_tokens, option_subspace, generations, text_tokens, hidden_states),
+    *(task_scores, task_samples, retrieval_scores, retrieval_queries, retrieval_embeddings, speed, paper_reference),
 )
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
 # Purpose of each table: the docstring of its module.
