@@ -23,7 +23,7 @@ _OF_EXPORT = "SEMI JOIN exported_variants USING (model, recipe)"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a calibration set was drawn.
+    """Origin of a calibration set.
 
     Attributes:
         source: `embedded`, `c4`, `wikitext2`, a file's name, or a data set.

@@ -1,4 +1,4 @@
-"""The dictionary names everything that can be asked, and is the one that the definitions give now."""
+"""The dictionary names every table, view and column, and is up to date with the definitions."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ TEXT = dictionary()
 
 
 def part_of(name: str) -> str:
-    """What stands below a heading, up to the next one."""
+    """Return the text below a heading, up to the next one."""
     return TEXT.split(f"\n### {name}\n")[1].split("\n#")[0]
 
 

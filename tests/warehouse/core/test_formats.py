@@ -1,4 +1,4 @@
-"""Every format shows the same rows, exactly or to the digits asked for, and nothing in them breaks it."""
+"""Every format shows the same rows, exactly or to the digits asked for, and no value breaks the format."""
 
 import csv
 import io
@@ -121,7 +121,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from([*PIECES, "\\", "\n", "\r", "\t", " ", "a", "#", "1. ", "- ", ">"])).map("".join))
 def test_no_text_becomes_markup_in_markdown(text):
-    """Shown in the interface, a picture is fetched from wherever a text says, unasked."""
+    """The interface would fetch a picture from any address in a text."""
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     found = [
         part

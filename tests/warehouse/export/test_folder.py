@@ -1,4 +1,4 @@
-"""An export replaces the earlier one whole, touches nothing else, and says so where it was cut off in between."""
+"""An export replaces the earlier one as a whole, touches nothing else, and its manifest shows an interruption."""
 
 import hashlib
 import json

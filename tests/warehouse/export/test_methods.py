@@ -1,4 +1,4 @@
-"""The methods section says what the exported rows stand on, and cites for that and nothing else."""
+"""The methods section describes and cites what the exported rows depend on, and nothing else."""
 
 import json
 import re

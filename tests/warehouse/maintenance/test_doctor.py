@@ -1,4 +1,4 @@
-"""The doctor names every kind of trouble, and none where there is none."""
+"""The doctor names every kind of problem, and none in a sound warehouse."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""A drift warns where numbers leave the bounds that arithmetic keeps them in, and nowhere else."""
+"""A plausibility check warns where numbers leave their arithmetic bounds, and nowhere else."""
 
 import polars as pl
 import pytest
@@ -14,7 +14,7 @@ MOVED = {"kl_dense_pruned_nats": 0.02, "t3_kl_nats": 0.0201, "kappa3_term_nats":
 
 
 def found(table: str, recipe: str = "wanda-50", rows: int = MIN_ROWS, **changes) -> dict[str, object]:
-    """What each drift of a table says of rows of which some columns are changed."""
+    """Return the result of each plausibility check of a table on rows with some columns changed."""
     changed = rows_of(TABLES[table], recipe=recipe, rows=rows).with_columns(
         **{name: value if isinstance(value, pl.Series) else pl.lit(value) for name, value in changes.items()}
     )

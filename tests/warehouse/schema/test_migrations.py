@@ -1,4 +1,4 @@
-"""Files that earlier versions of the code have written are read as if the present one had."""
+"""Files of earlier versions are read as if the present version had written them."""
 
 import hashlib
 import shutil
@@ -32,7 +32,7 @@ def table_and_version(path: Path) -> tuple[Table, int]:
 
 
 def put(path: Path, store: Store, recipe: str = "wanda-50") -> Path:
-    """The old file as the partition of tiny@wanda-50."""
+    """Store the old file as the partition of tiny@wanda-50."""
     table, _ = table_and_version(path)
     place = store.path(table, "tiny", recipe if table.partitioning == "variant" else None)
     place.parent.mkdir(parents=True)

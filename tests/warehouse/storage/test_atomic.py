@@ -1,4 +1,4 @@
-"""What the system refuses is told with a fix, and leftovers of dead writers are found."""
+"""Errors of the system get a message with a fix, and leftovers of killed writers are found."""
 
 import errno
 import os
@@ -101,7 +101,7 @@ def test_two_writers_at_once_leave_one_whole_file(store):
 
 
 def temporary_name(store):
-    """The name that a temporary has while it is written; nothing removes it then."""
+    """Return the name of a temporary file while it is written."""
     names, removed = [], []
 
     def fill(path):

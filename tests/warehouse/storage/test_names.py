@@ -1,4 +1,4 @@
-"""Names of models and recipes become folders that are safe and never shared."""
+"""Names of models and recipes become safe and distinct folder names."""
 
 import re
 import string

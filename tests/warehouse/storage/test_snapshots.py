@@ -1,4 +1,4 @@
-"""A connection sees one state of every partition, and a damaged file is named by its place, not by its number."""
+"""A connection sees one state of every partition, and a damaged file is named by its path, not by its descriptor."""
 
 import dataclasses
 import gc
@@ -146,7 +146,7 @@ def test_a_locked_connection_opens_no_other_open_file(store, tmp_path):
 
 
 def spoil(path, begin, end):
-    """Zeros between two places of a file's body, given as shares of it."""
+    """Write zeros between two offsets of a file's body, given as shares."""
     content = path.read_bytes()
     body = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     first, last = 4 + int((body - 4) * begin), 4 + int((body - 4) * end)
@@ -197,7 +197,7 @@ def test_every_table_that_the_store_writes_is_recognised_by_its_last_bytes(store
 
 
 def with_footer(path, schema=None, metadata=None):
-    """A file with the table's columns, or with another schema, and with other metadata."""
+    """Write a file with the table's columns, or with another schema, and with other metadata."""
     rows = pq.read_table(path)
     rows = rows.cast(schema) if schema else rows
     buffer = pa.BufferOutputStream()
