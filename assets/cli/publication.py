@@ -11,7 +11,7 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.warehouse.core.limits import MOST_ROWS
+from prunescope.warehouse.core.limits import MAX_ROWS
 
 _Variant = Annotated[
     str,
@@ -78,7 +78,7 @@ def export(
         ),
     ] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help=f"Write all rows of tables with more than {MOST_ROWS:,} rows.")
+        bool, typer.Option("--all-rows", help=f"Write all rows of tables with more than {MAX_ROWS:,} rows.")
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -104,5 +104,5 @@ def export(
     if result.empty:
         log(f"not written, because without a row: {', '.join(result.empty)}", "dim")
     if result.cut:
-        log(f"only the first {MOST_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
+        log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
     put(str(result.directory))

@@ -23,7 +23,7 @@ def preview(table: Table, rows: pl.DataFrame) -> str:
     Key columns with one value, such as model and recipe, are left out.
     """
     key = [name for name in table.key if rows.height and (rows[name] != rows[name][0]).any()]
-    names = [*key, *table.telling]
+    names = [*key, *table.preview_columns]
     for count in range(min(_ROWS, rows.height), 0, -1):
         indices = [index * (rows.height - 1) // max(count - 1, 1) for index in range(count)]
         sample = rows.select(names)[indices].with_columns(pl.col(pl.Categorical).cast(pl.String))

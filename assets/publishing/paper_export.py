@@ -18,13 +18,13 @@ from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import View, connect, view_sql
-from prunescope.warehouse.catalogue.lineage import reading
+from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.limits import MOST_ROWS
+from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
-from prunescope.warehouse.export.printed_tables import reads, stands_on, table_files
+from prunescope.warehouse.export.printed_tables import table_files
 from prunescope.warehouse.storage.location import Place
 
 
@@ -91,7 +91,7 @@ def export(
         only: names of questions, marts and figures; empty for all.
         study: restricts the export to the study's models and recipes.
         progress: advances with every table and figure.
-        all_rows: whether to write all rows of views with more than `MOST_ROWS`.
+        all_rows: whether to write all rows of views with more than `MAX_ROWS`.
 
     Raises:
         WarehouseError: a name is unknown, nothing has a row, the folder has other files, or it cannot be written.
@@ -109,7 +109,7 @@ def export(
         progress.start("tables and figures", len(chosen))
         for name in chosen:
             if name in views:
-                _add_view(folder, connection, views[name], contents, None if all_rows else MOST_ROWS)
+                _add_view(folder, connection, views[name], contents, None if all_rows else MAX_ROWS)
             else:
                 _add_figure(folder, connection, name, contents)
             progress.advance()

@@ -42,7 +42,7 @@ from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
 from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.maintenance.garbage_collection import TRIED
+from prunescope.warehouse.maintenance.garbage_collection import DISK_TEST
 from prunescope.warehouse.quality.plausibility_checks import CheckResult, drifts_of
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, read_footer
@@ -313,7 +313,7 @@ def _storage(study: Study, size: int, local: Path) -> Iterator[StepTime]:
     number = len(variant_tables(study))
     existing = next(folder for folder in (local, *local.absolute().parents) if folder.is_dir())
     parent = existing if os.access(existing, os.W_OK) else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=TRIED, dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=DISK_TEST, dir=parent) as folder:
         store, kind = Store(folder), TABLES["layer_transitions"]
         small, large = _rows(100), _rows(40_000)
 

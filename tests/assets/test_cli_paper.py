@@ -134,7 +134,7 @@ def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shel
 def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunescope.assets.publishing.paper_export.MOST_ROWS", 5)
+    monkeypatch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 5)
     found = {}
     for name, options in (("cut", []), ("all", ["--all-rows"])):
         shell("export", tmp_path / name, *only("shifts"), *options)

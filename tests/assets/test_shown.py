@@ -26,7 +26,7 @@ def test_every_table_has_a_preview_that_fits_in_place(table) -> None:
     text = preview(table, rows)
     head, _, *body = text.splitlines()
     assert len(body) == rows.height
-    assert [name for name in table.telling if f"| {name} |" not in head] == []
+    assert [name for name in table.preview_columns if f"| {name} |" not in head] == []
     assert 0 < len(text) <= MAX_CHARACTERS
 
 

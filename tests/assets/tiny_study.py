@@ -179,7 +179,7 @@ def partitions(root: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for table in TABLES.values()
-        if table.is_of_studies
+        if table.is_study_output
         for path in (root / table.name).rglob("*.parquet")
     }
 

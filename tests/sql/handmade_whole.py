@@ -44,7 +44,7 @@ def crowded_warehouse() -> Handmade:
         "mlp-drop-1": "attn-drop-1",
     }
     for name, rows in other.rows.items():
-        if not TABLES[name].is_of_studies:
+        if not TABLES[name].is_study_output:
             continue
         for row in rows:
             recipe = {"recipe": swapped.get(row["recipe"], row["recipe"])} if "recipe" in row else {}

@@ -266,7 +266,7 @@ def test_without_generations_one_set_of_prompts_proves_their_texts(
     found = compare(tmp_path, "a", "b")
 
     assert ("prompts" in found.rows["measured_on"].to_pylist()) == is_paired
-    reason = "prompt p: nothing says that the texts are the same (no generations)"
+    reason = "prompt p: nothing shows that the texts are the same (no generations)"
     assert found.missing == (() if is_paired else (reason,))
 
 

@@ -1,4 +1,4 @@
-"""Rows that fit each table of the warehouse and break no check."""
+"""Rows that fit each table of the warehouse and violate no check."""
 
 import shutil
 from collections.abc import Callable
@@ -32,7 +32,7 @@ PROVENANCE = Provenance(
 
 
 def provenance_of(model: str, recipe: str | None, **changes: object) -> Provenance:
-    """The provenance of a partition in tests."""
+    """Return the provenance of a partition."""
     return Provenance(**{**vars(PROVENANCE), "model": model, "recipe": recipe, **changes})
 
 
@@ -77,7 +77,7 @@ _FITTING: dict[str, dict[str, list[object]]] = {
 
 
 def rows_of(table: Table, model: str = "tiny", recipe: str | None = "wanda-50", rows: int = 3) -> pl.DataFrame:
-    """Rows that keep every check: quantities at zero, ranks at one, keys counted up."""
+    """Return rows that pass every check: quantities are zero, ranks one, keys count up."""
     names = {"model": model, "recipe": recipe}
     columns = {}
     for column in table.columns:
@@ -95,7 +95,7 @@ def rows_of(table: Table, model: str = "tiny", recipe: str | None = "wanda-50", 
 
 
 def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
-    """Rows whose float columns hold noise, as measured ones do; they may break invariants."""
+    """Return rows with noise in their float columns, as measured ones have; they may violate invariants."""
     random = np.random.default_rng(seed)
     frame = rows_of(table, rows=rows)
     noise = [
@@ -114,7 +114,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def _written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The folder of a store that holds one partition of every table; written once for all tests."""
+    """The folder of a store with one partition of every table, written once for all tests."""
 
     @cache
     def written(model: str, recipe: str) -> Path:
@@ -126,7 +126,7 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
 
 
 def write_all(store: Store, model: str, recipe: str) -> None:
-    """Writes one partition of every table."""
+    """Write one partition of every table."""
     for table in TABLES.values():
         of = recipe if table.partitioning == "variant" else None
         store.write(table, rows_of(table, model, of), provenance_of(model, of), model, of)
@@ -134,7 +134,7 @@ def write_all(store: Store, model: str, recipe: str) -> None:
 
 @pytest.fixture
 def fill(_written: Callable[[str, str], Path]) -> Callable[[Store, str, str], None]:
-    """Puts one partition of every table into a local store, as the store wrote them before."""
+    """Copy one written partition of every table into a local store."""
 
     def copy(store: Store, model: str, recipe: str) -> None:
         shutil.copytree(_written(model, recipe), store.root, dirs_exist_ok=True)

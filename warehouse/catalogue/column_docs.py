@@ -1,15 +1,15 @@
-"""What every column of every view means: its own note in the view's header, else that of the column it passes on.
-
-Only reads headers and definitions; which views there are is the catalogue's business.
-"""
+"""Documentation of every column of every view: from the view's header, else from the column that it passes on."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
+
+if TYPE_CHECKING:
+    from prunescope.warehouse.catalogue.database import View
 
 _COLUMNS = "columns:"
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
@@ -18,14 +18,7 @@ _CONTINUED = "     "
 
 @dataclass(frozen=True)
 class ColumnDoc:
-    """What a column is.
-
-    Attributes:
-        doc: one sentence.
-        unit: physical or logical unit; empty where the sentence says it.
-        formula: how it is computed.
-        source: theorem, section or definition that it comes from.
-    """
+    """Documentation of a column: one sentence, and its unit, formula and source where it has them."""
 
     doc: str
     unit: str = ""
@@ -33,32 +26,12 @@ class ColumnDoc:
     source: str = ""
 
     def comment(self) -> str:
-        """The one-line comment that DuckDB shows."""
+        """Return the one-line comment that DuckDB shows."""
         unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
-        return f"{self.doc}{unit}{formula}" + (f" ({self.source})" if self.source else "")
+        return f"{self.doc}{unit}{formula}{f' ({self.source})' if self.source else ''}"
 
 
-class ColumnDocs(Protocol):
-    """The parts of a view that this module reads."""
-
-    @property
-    def name(self) -> str:
-        """The view's name."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Its columns."""
-
-    @property
-    def notes(self) -> Mapping[str, ColumnDoc]:
-        """What its header says of them."""
-
-    @property
-    def depends_on(self) -> tuple[str, ...]:
-        """Tables and views that it reads."""
-
-
-# Of the view over all footers, which no file defines.
+# Columns of the view over all footers, which no SQL file defines.
 PROVENANCE_COLUMNS = {
     "table_name": ColumnDoc("Name of the table."),
     "path": ColumnDoc("The Parquet file."),
@@ -67,15 +40,15 @@ PROVENANCE_COLUMNS = {
     "fingerprint": ColumnDoc("SHA-256 of everything that the rows depend on: equal fingerprint, equal rows."),
     "study": ColumnDoc("Name of the study that computed the file."),
     "code_version": ColumnDoc("Version of the code that computed the rows."),
-    "device": ColumnDoc("What it ran on."),
-    "dtype": ColumnDoc("Type of the model's weights."),
+    "device": ColumnDoc("Device of the computation."),
+    "dtype": ColumnDoc("Data type of the model's weights."),
     "seed": ColumnDoc("Seed of the run."),
-    "seconds": ColumnDoc("Time that the computation took.", "s"),
-    "created_at": ColumnDoc("When the file was written, UTC."),
+    "seconds": ColumnDoc("Duration of the computation.", "s"),
+    "created_at": ColumnDoc("Time at which the file was written, UTC."),
     "inputs_json": ColumnDoc("Hashes of weights, recipe, prompts and settings by name, as JSON."),
     "libraries_json": ColumnDoc("Versions by library, as JSON."),
-    "violations": ColumnDoc("Checks of its table that the rows break; empty where all is well."),
-    "content_hash": ColumnDoc("Hash of the rows, whatever file they lie in; NULL in files of the first version."),
+    "violations": ColumnDoc("Checks of its table that the rows violate; empty without any."),
+    "content_hash": ColumnDoc("Hash of the rows, independent of file layout; NULL in files of the first version."),
     "provenance_hash": ColumnDoc("SHA-256 of the provenance above; NULL in files of the first version."),
     "rows": ColumnDoc("Number of rows."),
     "bytes": ColumnDoc("Size of the file.", "byte"),
@@ -83,17 +56,13 @@ PROVENANCE_COLUMNS = {
 
 
 def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, ColumnDoc]]:
-    """A view's header without its part `columns:`, and that part.
+    """Split a view's header into its prose and the notes of its part `columns:`.
 
-    A note is a line `--   name: what it is [unit] = formula`, where unit and formula may be left out; a line that is
+    A note is a line `--   name: what it is [unit] = formula`, where unit and formula are optional; a line that is
     indented by two more blanks continues it.
 
-    Args:
-        comment: the lines of the header.
-        path: the file, for messages.
-
     Raises:
-        CatalogueError: a line below `columns:` is no note, or a column has two.
+        CatalogueError: a line below `columns:` is no note, or a column has two notes.
     """
     prose: list[str] = []
     notes: list[str] = []
@@ -120,14 +89,11 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     return "\n".join(prose).strip(), explained
 
 
-def explain(views: Iterable[ColumnDocs]) -> dict[str, dict[str, ColumnDoc]]:
-    """What each column of each table and view is.
+def explain(views: "Iterable[View]") -> dict[str, dict[str, ColumnDoc]]:
+    """Return the documentation of each column of each table and view.
 
-    A view's column without a note is the one of that name in what it reads; where two of those differ it needs a note
-    and is left out here.
-
-    Args:
-        views: each after those that it reads.
+    A column without a note has that of the column of the same name in the tables and views that its view reads; where
+    these differ it is left out, because it needs a note. Every view comes after the views that it reads.
     """
     known = {
         table.name: {
@@ -136,12 +102,11 @@ def explain(views: Iterable[ColumnDocs]) -> dict[str, dict[str, ColumnDoc]]:
         for table in TABLES.values()
     }
     for view in views:
-        known[view.name] = found = dict[str, ColumnDoc]()
+        known[view.name] = documented = dict[str, ColumnDoc]()
         for column in view.columns:
+            inherited = {known[name][column] for name in view.depends_on if column in known.get(name, {})}
             if column in view.notes:
-                found[column] = view.notes[column]
-                continue
-            passed_on = {known[name][column] for name in view.depends_on if column in known.get(name, {})}
-            if len(passed_on) == 1:
-                [found[column]] = passed_on
+                documented[column] = view.notes[column]
+            elif len(inherited) == 1:
+                [documented[column]] = inherited
     return known

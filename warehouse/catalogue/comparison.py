@@ -1,6 +1,6 @@
-"""How pairs of variants of one model differ, token by token and sample by sample, from `sql/comparisons/`.
+"""Comparison of pairs of variants of one model, token by token and sample by sample.
 
-The statistics stand in the SQL; here is only what has to be the same on both sides before a difference means anything.
+`sql/comparisons/` computes the statistics; this module checks that both sides were measured in the same way.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from prunescope.warehouse.catalogue.database import SQL, connect
 from prunescope.warehouse.core.errors import CatalogueError, NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
 
-# Parameters are the model, the pairs and their recipes.
+# Parameters of both files are the model, the pairs and their recipes.
 TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
 _SIDES = """
 SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
@@ -45,22 +45,22 @@ GROUP BY ALL ORDER BY ALL
 _TASKS = """
 SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND list_contains($2, recipe) ORDER BY ALL
 """
-# Names that one sentence lists.
-_LISTED = 5
+# Names that a message lists.
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes:
-        model: the dense model that both were made from.
-        recipe_a: A.
-        recipe_b: B.
-        prompts: those that both were measured on with the same text.
+        model: the dense model of both variants.
+        recipe_a: recipe of A.
+        recipe_b: recipe of B.
+        prompts: prompts on which both were measured, with the same text.
         rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
-            SQL files; the columns of tasks are there where a task is. No row where nothing could be compared.
-        missing: sentences on what could not be compared, and why.
+            SQL files; with columns of tasks where there is a task. Empty where nothing could be compared.
+        missing: sentences about what could not be compared, and why.
     """
 
     model: str
@@ -72,11 +72,11 @@ class Comparison:
 
 
 def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
-    """Compares two variants at everything that both were measured on.
+    """Compare two variants on everything on which both were measured.
 
     Args:
         root: the warehouse.
-        variant_a: `MODEL@RECIPE`, or a recipe where the warehouse has it of one model.
+        variant_a: `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
         variant_b: the same.
 
     Raises:
@@ -86,32 +86,32 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     """
     with connect(root) as connection:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
-        (found,) = compare_pairs(connection, model, [(recipe_a, recipe_b)])
-    if not found.rows.num_rows:
-        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(found.missing)}")
-    return found
+        [result] = compare_pairs(connection, model, [(recipe_a, recipe_b)])
+    if not result.rows.num_rows:
+        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(result.missing)}")
+    return result
 
 
 def compare_pairs(
     connection: duckdb.DuckDBPyConnection, model: str, pairs: Sequence[tuple[str, str]]
 ) -> list[Comparison]:
-    """Compares pairs of recipes of one model on an open catalogue, in a few queries for all of them.
+    """Compare pairs of recipes of one model on an open catalogue, with a few queries for all of them.
 
     Args:
         connection: a catalogue.
-        model: of all variants.
-        pairs: recipes of A and of B; the memory that it takes grows with them.
+        model: model of all variants.
+        pairs: recipes of A and of B; the memory needed grows with their number.
 
     Returns:
-        One comparison a pair, in their order; one without rows says in `missing` why.
+        One comparison per pair, in their order; `missing` explains one without rows.
     """
     recipes = sorted({recipe for pair in pairs for recipe in pair})
     measured = _measured(connection, model, recipes)
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
     prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
-    named = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
-    tokens, tasks = (_rows(connection, file, [model, named, recipes]) for file in (TOKENS, TASKS))
-    found = []
+    parameter = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
+    tokens, tasks = (_rows(connection, file, [model, parameter, recipes]) for file in (TOKENS, TASKS))
+    comparisons = []
     for a, b in pairs:
         same, reasons = prompts.get((a, b), ([], []))
         rows, of_tasks = (_of_pair(table, a, b) for table in (tokens, tasks))
@@ -123,9 +123,9 @@ def compare_pairs(
         else:
             missing = [*_missing_texts(measured, a, b, paired), *_missing_tasks(measured, a, b, paired), *reasons]
             if same and "prompts" not in paired:
-                missing.append(f"{_named(same)}: other dense tokens, or no temperature in common")
-        found.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
-    return found
+                missing.append(f"{_listed(same)}: other dense tokens, or no temperature in common")
+        comparisons.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
+    return comparisons
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
@@ -136,17 +136,16 @@ def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequenc
 
 
 def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
-    """The rows of one pair, without its names."""
-    is_wanted = (pc.field("recipe_a") == recipe_a) & (pc.field("recipe_b") == recipe_b)
-    return rows.filter(is_wanted).drop_columns(["recipe_a", "recipe_b"])
+    is_of_pair = (pc.field("recipe_a") == recipe_a) & (pc.field("recipe_b") == recipe_b)
+    return rows.filter(is_of_pair).drop_columns(["recipe_a", "recipe_b"])
 
 
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
-    """The model, and both recipes."""
+    """Return the model and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
     if not known:
         raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
-    (model_a, recipe_a), (model_b, recipe_b) = _found(variant_a, known), _found(variant_b, known)
+    (model_a, recipe_a), (model_b, recipe_b) = (_variant(name, known) for name in (variant_a, variant_b))
     if model_a != model_b:
         raise WarehouseError(
             f"{variant_a} is of model {model_a} and {variant_b} of {model_b}; compare two variants of one model"
@@ -156,23 +155,23 @@ def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: 
     return model_a, recipe_a, recipe_b
 
 
-def _found(variant: str, known: list[tuple[str, str]]) -> tuple[str, str]:
-    found = [names for names in known if variant in {"@".join(names), names[1]}]
-    if not found:
-        raise WarehouseError(f"there is no variant {variant!r}; see `prunescope variants`")
-    if len(found) > 1:
-        raise WarehouseError(f"{variant!r} is a recipe of {', '.join(model for model, _ in found)}; write MODEL@RECIPE")
-    return found[0]
+def _variant(name: str, known: list[tuple[str, str]]) -> tuple[str, str]:
+    matches = [names for names in known if name in {"@".join(names), names[1]}]
+    if not matches:
+        raise WarehouseError(f"there is no variant {name!r}; see `prunescope variants`")
+    if len(matches) > 1:
+        raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")
+    return matches[0]
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """On what each recipe was measured, before anything is paired.
+    """Measurements of each recipe.
 
     Attributes:
-        dense: recipe → hash of the dense weights and dtype that it was measured against.
+        dense: recipe → hash of the dense weights and dtype of the dense side.
         texts: recipe → text → hash, context and stride.
-        prompts: recipe → prompt → its text, and the hash of the prompts that it was among; None where not known.
+        prompts: recipe → prompt → its text and the hash of its set of prompts; None where unknown.
         tasks: recipe → tasks.
     """
 
@@ -186,29 +185,29 @@ def _measured(connection: duckdb.DuckDBPyConnection, model: str, recipes: Sequen
     def rows(query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query, [model, recipes]).fetchall()
 
-    found = _Measured(defaultdict(set), defaultdict(dict), defaultdict(dict), defaultdict(list))
+    measured = _Measured(defaultdict(set), defaultdict(dict), defaultdict(dict), defaultdict(list))
     for recipe, *side in rows(_SIDES):
-        found.dense[recipe].add(tuple(side))
-    for recipe, text, *how in rows(_TEXTS):
-        found.texts[recipe][text] = tuple(how)
-    for recipe, prompt, *told in rows(_PROMPTS):
-        found.prompts[recipe][prompt] = tuple(told)
+        measured.dense[recipe].add(tuple(side))
+    for recipe, text, *settings in rows(_TEXTS):
+        measured.texts[recipe][text] = tuple(settings)
+    for recipe, prompt, *identity in rows(_PROMPTS):
+        measured.prompts[recipe][prompt] = tuple(identity)
     for recipe, task in rows(_TASKS):
-        found.tasks[recipe].append(task)
-    return found
+        measured.tasks[recipe].append(task)
+    return measured
 
 
 def _other_dense_side(measured: _Measured, recipe_a: str, recipe_b: str) -> str | None:
-    """Why nothing of two recipes may be compared; None where they were measured against the same dense weights."""
+    """Return why two recipes cannot be compared; None where they were measured against the same dense weights."""
     sides = measured.dense[recipe_a] | measured.dense[recipe_b]
     if len(sides) < 2:
         return None
-    told = " and ".join(f"{str(weights)[:12]}… in {dtype}" for weights, dtype in sorted(sides, key=str))
-    return f"{recipe_a} and {recipe_b} were measured against different dense weights ({told}); run their study again"
+    weights = " and ".join(f"{str(digest)[:12]}… in {dtype}" for digest, dtype in sorted(sides, key=str))
+    return f"{recipe_a} and {recipe_b} were measured against different dense weights ({weights}); run their study again"
 
 
 def _missing_texts(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
-    """Why each text of either side is not compared."""
+    """Return why texts of either side are not compared."""
     of_a, of_b = (measured.texts[recipe] for recipe in (recipe_a, recipe_b))
     if not of_a and not of_b:
         return ["neither was scored on a text"]
@@ -219,17 +218,17 @@ def _missing_texts(measured: _Measured, recipe_a: str, recipe_b: str, paired: se
         if text not in of_a or text not in of_b:
             reasons.append(f"only {recipe_a if text in of_a else recipe_b} was scored on text {text}")
             continue
-        told = [
+        differences = [
             f"{what} {one} and {other}" if what != "text_hash" else "other contents (text_hash)"
             for what, one, other in zip(("text_hash", "context", "stride"), of_a[text], of_b[text], strict=True)
             if one != other
         ]
-        reasons.append(f"text {text} was scored in two ways: {', '.join(told) or 'no token in common'}")
+        reasons.append(f"text {text} was scored in two ways: {', '.join(differences) or 'no token in common'}")
     return reasons
 
 
 def _missing_tasks(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
-    """Why each task of either side is not compared."""
+    """Return why tasks of either side are not compared."""
     of_a, of_b = (measured.tasks[recipe] for recipe in (recipe_a, recipe_b))
     return [
         f"task {task} has no sample that both were asked in the same way"
@@ -241,9 +240,9 @@ def _missing_tasks(measured: _Measured, recipe_a: str, recipe_b: str, paired: se
 
 
 def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[list[str], list[str]]:
-    """The prompts of both sides whose text is certainly the same, and why each other one is not compared.
+    """Return the prompts whose text is known to be the same on both sides, and why others are not compared.
 
-    The text is the same where the sides were measured with one set of prompts, or where their generations tell it.
+    The text is the same where both sides were measured with one set of prompts, or where their generations show it.
     """
     a, b = (measured.prompts[recipe] for recipe in (recipe_a, recipe_b))
     if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
@@ -253,7 +252,7 @@ def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[li
     reasons: list[str] = []
     for recipe, mine, theirs in ((recipe_a, a, b), (recipe_b, b, a)):
         if alone := sorted(set(mine) - set(theirs)):
-            reasons.append(f"only {recipe} has {_named(alone)}")
+            reasons.append(f"only {recipe} has {_listed(alone)}")
     others: list[str] = []
     unknown: list[str] = []
     for prompt in sorted(set(a) & set(b)):
@@ -263,12 +262,12 @@ def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[li
         else:
             (unknown if None in {text_a, text_b} else others).append(prompt)
     if others:
-        reasons.append(f"{_named(others)} of the same name: other texts")
+        reasons.append(f"{_listed(others)} of the same name: other texts")
     if unknown:
-        reasons.append(f"{_named(unknown)}: nothing says that the texts are the same (no generations)")
+        reasons.append(f"{_listed(unknown)}: nothing shows that the texts are the same (no generations)")
     return same, reasons
 
 
-def _named(prompts: list[str]) -> str:
-    more = f" and {len(prompts) - _LISTED} more" if len(prompts) > _LISTED else ""
-    return f"prompt{'' if len(prompts) == 1 else 's'} {', '.join(prompts[:_LISTED])}{more}"
+def _listed(prompts: list[str]) -> str:
+    more = f" and {len(prompts) - _MAX_LISTED} more" if len(prompts) > _MAX_LISTED else ""
+    return f"prompt{'' if len(prompts) == 1 else 's'} {', '.join(prompts[:_MAX_LISTED])}{more}"

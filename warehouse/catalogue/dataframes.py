@@ -1,7 +1,4 @@
-"""Tables and views for the libraries of Python: polars, Arrow, Hugging Face.
-
-Rows are passed on as they are kept; asking in SQL is the catalogue's business.
-"""
+"""Tables and views as data frames of polars, Arrow and Hugging Face."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def scan(name: str, root: Place | str) -> pl.LazyFrame:
-    """As `prunescope.scan`."""
+    """Implement `prunescope.scan`."""
     paths = _files(name, root)
     if paths is None:
         return pl.LazyFrame(_rows(name, root))
@@ -33,7 +30,7 @@ def scan(name: str, root: Place | str) -> pl.LazyFrame:
 
 
 def arrow(name: str, root: Place | str) -> pyarrow.dataset.Dataset:
-    """As `prunescope.arrow`."""
+    """Implement `prunescope.arrow`."""
     paths = _files(name, root)
     if paths is None:
         return pyarrow.dataset.dataset(_rows(name, root))
@@ -41,7 +38,7 @@ def arrow(name: str, root: Place | str) -> pyarrow.dataset.Dataset:
 
 
 def dataset(name: str, root: Place | str) -> "datasets.Dataset":
-    """As `prunescope.dataset`."""
+    """Implement `prunescope.dataset`."""
     import datasets
 
     rows = _rows(name, root)
@@ -50,9 +47,9 @@ def dataset(name: str, root: Place | str) -> "datasets.Dataset":
 
 
 def _files(name: str, root: Place | str) -> list[str] | None:
-    """The files of a table that may be read as they lie; None where DuckDB has to put the rows together.
+    """Return the files of a table that can be read directly; None where DuckDB has to assemble the rows.
 
-    That is so for views, for a warehouse on an object store, and where a file comes from another version of its table.
+    DuckDB is needed for views, for a warehouse on an object store, and where a file has another version of its table.
 
     Raises:
         WarehouseError: there is no such table or view, or a footer is damaged.
@@ -67,8 +64,8 @@ def _files(name: str, root: Place | str) -> list[str] | None:
         if unusable.partition.table == name:
             raise DamagedFileError(unusable.reason)
     files = [file for file in snapshot.files if file.partition.table == name]
-    is_present = all(file.version == TABLES[name].version for file in files)
-    return [str(file.partition.path) for file in files] if is_present else None
+    is_current = all(file.version == TABLES[name].version for file in files)
+    return [str(file.partition.path) for file in files] if is_current else None
 
 
 def _require(name: str) -> None:
@@ -79,11 +76,11 @@ def _require(name: str) -> None:
 def _rows(name: str, root: Place | str) -> pa.Table:
     _require(name)
     with connect(root) as connection, damage_explained(connection):
-        return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - it exists
+        return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - a known name
 
 
 def _plain(table: Table) -> pa.Schema:
-    """The table's schema with words in the place of codes, whose dictionaries differ from file to file."""
+    """Return the table's schema with texts instead of dictionaries, which differ from file to file."""
     return pa.schema([field.with_type(_without_codes(field.type)) for field in table.arrow()])
 
 

@@ -1,10 +1,7 @@
-"""Which tables and columns a view or a figure's query reads, through all the views between, and a hash of that SQL.
-
-Derived from the SQL itself, so that nobody keeps a list of dependencies.
-"""
+"""Tables and columns that a view or a query reads, directly or through views, and a hash of that SQL."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,12 +18,12 @@ Origins = Mapping[str, frozenset[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a query stands on.
+    """Dependencies of a query.
 
     Attributes:
         tables: tables of the warehouse, in the order of the data flow.
-        questions: question views, by name.
-        sql_hash: SHA-256 over the query, every view below it and the macros.
+        questions: question views, sorted by name.
+        sql_hash: SHA-256 over the query, every view that it reads and the macros.
     """
 
     tables: tuple[str, ...]
@@ -35,32 +32,45 @@ class Reading:
 
 
 def reading(query: str) -> Reading:
-    """Follows a SELECT down to the tables."""
-    views, found, rest = _views(), set[str](), list(read_by(query))
-    while rest:
-        name = rest.pop()
-        if name not in found:
-            found.add(name)
-            rest.extend(views[name].depends_on if name in views else ())
-    texts = [query, *(views[name].sql for name in sorted(found) if name in views)]
+    """Return what a SELECT reads, down to the tables."""
+    views = _views()
+    names = stands_on(read_by(query), views)
+    texts = [query, *(views[name].sql for name in sorted(names) if name in views)]
     texts += [path.read_text(encoding="utf-8") for path in sorted((SQL / "macros").glob("*.sql"))]
     return Reading(
-        tables=tuple(name for name in TABLES if name in found),
-        questions=tuple(sorted(found & questions().keys())),
+        tables=tuple(name for name in TABLES if name in names),
+        questions=tuple(sorted(names & questions().keys())),
         sql_hash=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
     )
 
 
+def stands_on(names: Iterable[str], views: Mapping[str, View]) -> set[str]:
+    """Return these views and tables, and all that they read, directly or through views."""
+    reached, pending = set[str](), list(names)
+    while pending:
+        name = pending.pop()
+        if name not in reached:
+            reached.add(name)
+            pending.extend(views[name].depends_on if name in views else ())
+    return reached
+
+
+def reads(names: Iterable[str], views: Mapping[str, View]) -> tuple[str, ...]:
+    """Return the tables that views read, in the order of the data flow."""
+    reached = stands_on(names, views)
+    return tuple(name for name in TABLES if name in reached)
+
+
 def questions() -> dict[str, View]:
-    """The question views by name."""
+    """Return the question views by name."""
     return {name: view for name, view in sorted(_views().items()) if view.layer == "questions"}
 
 
 @cache
 def origins() -> Mapping[str, Origins]:
-    """By table and view and by column, the tables' columns that its values are computed from.
+    """Return, by table or view and by column, the tables' columns from which its values are computed.
 
-    What only chooses rows (`WHERE`, the columns of a join) is not among them. It takes half a second.
+    Columns that only choose rows (`WHERE`, the columns of a join) are not included. Takes half a second.
     """
     views = _views()
     columns = {
@@ -68,12 +78,12 @@ def origins() -> Mapping[str, Origins]:
         **{name: tuple(column.name for column in table.columns) for name, table in TABLES.items()},
         PROVENANCE: tuple(PROVENANCE_COLUMNS),
     }
-    schema = MappingSchema({name: dict.fromkeys(found, "") for name, found in columns.items()}, dialect="duckdb")
+    schema = MappingSchema({name: dict.fromkeys(names, "") for name, names in columns.items()}, dialect="duckdb")
     known: dict[str, Origins] = {
         name: {column: frozenset({(name, column)}) for column in columns[name]} for name in TABLES
     }
     known[PROVENANCE] = {}
-    for name, view in views.items():  # each comes after those that it reads
+    for name, view in views.items():  # a view comes after those that it reads
         nodes = lineage(None, view.sql, schema, dialect="duckdb", trim_selects=False, copy=False)
         known[name] = {
             column: frozenset().union(*(known[source].get(read, ()) for source, read in _read(node)))
@@ -83,15 +93,15 @@ def origins() -> Mapping[str, Origins]:
 
 
 def _read(node: Node) -> Iterator[tuple[str, str]]:
-    """The columns of tables and views that one column of a query is computed from."""
-    seen, rest = set[int](), [node]
-    while rest:
-        found = rest.pop()
-        if id(found) not in seen:
-            seen.add(id(found))
-            rest.extend(found.downstream)
-            if isinstance(found.source, exp.Table):
-                yield found.source.name, found.name.rpartition(".")[2]
+    """Yield table or view and column of everything that one column of a query is computed from."""
+    seen, pending = set[int](), [node]
+    while pending:
+        part = pending.pop()
+        if id(part) not in seen:  # `Node.walk` would visit a shared part once per path to it
+            seen.add(id(part))
+            pending.extend(part.downstream)
+            if isinstance(part.source, exp.Table):
+                yield part.source.name, part.name.rpartition(".")[2]
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Views of an open catalogue as tables of its own, each computed when a query first reads it.
+"""Views of an open catalogue as tables, each computed when a query first reads it.
 
-A query over views of views is planned as one whole: planned alone, thirty questions cost ten times what they compute.
+DuckDB plans a query over views of views as a whole: for thirty questions planning takes ten times the computation.
 """
 
 import duckdb
@@ -11,32 +11,28 @@ from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import View, view_sql
 from prunescope.warehouse.core.quoting import quoted
 
-# A view whose key has one of these has a row for everything that was measured: it is read from the files.
+# A view with one of these in its key has a row per measurement and is read from the files.
 _MEASURED = {"position", "step", "sample_id"}
 
 
 class Materialized:
-    """The views of a catalogue that sum up, as tables of one connection.
+    """The aggregating views of a catalogue as tables of one connection.
 
-    They show what the files held when each was first read, which is what a connection shows in any case.
+    They show the state of the files that the connection shows in any case.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Keep the connection; nothing is computed yet.
-
-        Args:
-            connection: an open catalogue, some views of which may be tables already.
-        """
+        """Store the connection; compute nothing."""
         self._connection = connection
         self._views = view_sql()
         self._failed: dict[str, duckdb.Error] = {}
         self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
 
     def prepare(self, query: str) -> None:
-        """Compute what a SELECT reads.
+        """Compute the views that a SELECT reads.
 
         Raises:
-            duckdb.Error: a view fails; it stays a view, and fails the next time without being computed again.
+            duckdb.Error: a view fails; it stays a view, and later calls raise the same error without computing it.
         """
         for name in sorted(read_by(query)):
             self._compute(name)
@@ -50,10 +46,10 @@ class Materialized:
         try:
             for below in view.depends_on:
                 self._compute(below)
-            if _sums_up(view):
-                own, table, kept = (quoted(each) for each in (name, f"{name} table", f"{name} view"))
+            if _is_aggregate(view):
+                own, table, renamed = (quoted(text) for text in (name, f"{name} table", f"{name} view"))
                 self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
-                self._connection.execute(f"ALTER VIEW {own} RENAME TO {kept}")
+                self._connection.execute(f"ALTER VIEW {own} RENAME TO {renamed}")
                 self._connection.execute(f"ALTER TABLE {table} RENAME TO {own}")
         except duckdb.Error as error:
             self._failed[name] = error
@@ -62,9 +58,9 @@ class Materialized:
 
 
 def read_by(query: str) -> set[str]:
-    """Return the names that stand for a table, a view or a part of its own in a SELECT."""
+    """Return the names of tables, views and CTEs that a SELECT reads."""
     return {table.name for table in sqlglot.parse_one(query, dialect="duckdb").find_all(exp.Table)}
 
 
-def _sums_up(view: View) -> bool:
+def _is_aggregate(view: View) -> bool:
     return view.layer != "staging" and not _MEASURED & set(view_header.parse(view.header).key)

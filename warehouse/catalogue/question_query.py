@@ -1,7 +1,4 @@
-"""One question with filters as bound parameters.
-
-A filter chooses rows of the answer and never changes them; safe_sql runs the statement.
-"""
+"""Queries of a question with filters as bound parameters; a filter selects rows and never changes them."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -24,20 +21,13 @@ from prunescope.warehouse.tables import TABLES
 if TYPE_CHECKING:
     import polars as pl
 
-# The tables that know prompts, the small ones first.
+# The tables with prompts, small ones first.
 _OF_PROMPTS = ("generations", "option_subspace", "decoding_steps", "layer_transitions")
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Which rows of an answer: each filter that is not empty must hold.
-
-    Attributes:
-        models: names of models.
-        recipes: names of recipes.
-        prompts: prompt ids.
-        variants: pairs of model and recipe.
-    """
+    """Filter of an answer's rows: every condition that is not empty must hold."""
 
     models: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
@@ -46,72 +36,63 @@ class RowFilter:
 
 
 def ask(
-    root: Place | str, view: View, wanted: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
+    root: Place | str, view: View, row_filter: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
 ) -> pa.Table:
-    """The rows of the answer that are wanted.
+    """Return the selected rows of the answer.
 
-    Rows mean what they mean without a filter: a threshold over a variant stays over the whole variant, a variant is
-    compared with the others that the question compares it with, and only the rounding of sums may differ. Of other
-    models no file is opened, but where the view's header says that it relates models. The other filters stand outside
-    the view; DuckDB moves them to the files where that changes nothing, which is where the question groups by the
-    filtered column.
-
-    Args:
-        root: the warehouse.
-        view: the question, or any other view.
-        wanted: the filters.
-        seconds: longest time that it may take.
-        gibibytes: most memory that it may use.
+    Rows are the same as without a filter: a threshold over a variant covers the whole variant, a variant is compared
+    with all others of the question, and only the rounding of sums may differ. Files of other models are not opened,
+    unless the view's header says that it relates models. The other filters are outside of the view; DuckDB pushes them
+    down to the files where the question groups by the filtered column, which does not change the rows.
 
     Raises:
-        WarehouseError: the view lacks a filtered column, or the warehouse has nothing of a model, recipe or prompt
-            that is named.
+        WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.
         SqlError: as `run_safe`.
     """
-    filters = list(_filters(view, wanted))
-    models = {*wanted.models, *(model for model, _ in wanted.variants)}
-    require(root, models, wanted)
+    filters = list(_filters(view, row_filter))
+    models = {*row_filter.models, *(model for model, _ in row_filter.variants)}
+    require(root, models, row_filter)
     conditions = " AND ".join(condition for condition, _ in filters)
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
-    query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - a file's name and our own parameters
+    query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - names of ours
     read = None if view_header.parse(view.header).across else models or None
     return run_safe(root, query, parameters or None, models=read, seconds=seconds, gibibytes=gibibytes)
 
 
-def rows_within(root: Place | str, query: str, wanted: RowFilter) -> "pl.DataFrame":
-    """Run a query of ours as if the warehouse held only the wanted models, recipes (and `dense`) and prompts.
+def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.DataFrame":
+    """Run one of our queries as if the warehouse had only the selected models, recipes (and `dense`) and prompts.
 
     Raises:
         WarehouseError: the warehouse has no such model, recipe or prompt.
     """
     import polars as pl
 
-    require(root, wanted.models, wanted)
+    require(root, row_filter.models, row_filter)
     with connect(root) as connection:
-        found = connection.sql("SELECT DISTINCT model, coalesce(recipe, 'dense') FROM provenance").fetchall()
-        models = wanted.models or {model for model, _ in found}
-        recipes = {*wanted.recipes, "dense"} if wanted.recipes else {recipe for _, recipe in found}
-        narrow(connection, models, recipes, wanted.prompts or None)
+        variants = connection.sql("SELECT DISTINCT model, coalesce(recipe, 'dense') FROM provenance").fetchall()
+        models = row_filter.models or {model for model, _ in variants}
+        recipes = {*row_filter.recipes, "dense"} if row_filter.recipes else {recipe for _, recipe in variants}
+        narrow(connection, models, recipes, row_filter.prompts or None)
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
-def _filters(view: View, wanted: RowFilter) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each filter as a condition with its parameters."""
+def _filters(view: View, row_filter: RowFilter) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each filter as a condition with its parameters."""
     for option, column, values in (
-        ("--model", "model", wanted.models),
-        ("--recipe", "recipe", wanted.recipes),
-        ("--prompt", "prompt_id", wanted.prompts),
+        ("--model", "model", row_filter.models),
+        ("--recipe", "recipe", row_filter.recipes),
+        ("--prompt", "prompt_id", row_filter.prompts),
     ):
         if values:
             _require_column(view, option, column)
             parameters = {f"{column}_{index}": value for index, value in enumerate(values)}
             yield f"{column} IN ({', '.join(f'${name}' for name in parameters)})", parameters
-    if wanted.variants:
+    if row_filter.variants:
         for column in ("model", "recipe"):
             _require_column(view, "--variant", column)
         parameters, pairs = {}, []
-        for index, (model, recipe) in enumerate(wanted.variants):
+        for index, (model, recipe) in enumerate(row_filter.variants):
             parameters |= {f"variant_model_{index}": model, f"variant_recipe_{index}": recipe}
             pairs.append(f"(model = $variant_model_{index} AND recipe = $variant_recipe_{index})")
         yield f"({' OR '.join(pairs)})", parameters
@@ -120,26 +101,26 @@ def _filters(view: View, wanted: RowFilter) -> Iterator[tuple[str, dict[str, str
 def _require_column(view: View, option: str, column: str) -> None:
     if column not in view.columns:
         usable = {"model": "--model", "recipe": "--recipe", "prompt_id": "--prompt"}
-        others = [usable[name] for name in usable if name in view.columns]
+        others = [flag for name, flag in usable.items() if name in view.columns]
         fix = f"use {', '.join(others)}" if others else "ask it without filters"
         raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
 
 
-def require(root: Place | str, models: Collection[str], wanted: RowFilter) -> None:
-    """Refuses names of which the warehouse has nothing, where an empty answer would say something else."""
-    if models or wanted.recipes:
+def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -> None:
+    """Raise WarehouseError for names that the warehouse lacks, which would otherwise give an empty answer."""
+    if models or row_filter.recipes:
         store = Store(root)
-        found = [partition for table in TABLES.values() for partition in store.partitions(table)]
-        _require_known("model", models, {partition.model for partition in found})
-        _require_known("recipe", wanted.recipes, {partition.recipe for partition in found if partition.recipe})
-        variants = {f"{partition.model}@{partition.recipe}" for partition in found if partition.recipe}
-        _require_known("variant", [f"{model}@{recipe}" for model, recipe in wanted.variants], variants)
+        partitions = [partition for table in TABLES.values() for partition in store.partitions(table)]
+        _require_known("model", models, {partition.model for partition in partitions})
+        _require_known("recipe", row_filter.recipes, {partition.recipe for partition in partitions if partition.recipe})
+        variants = {f"{partition.model}@{partition.recipe}" for partition in partitions if partition.recipe}
+        _require_known("variant", [f"{model}@{recipe}" for model, recipe in row_filter.variants], variants)
     prompts: set[str] = set()
     for table in _OF_PROMPTS:
-        if not set(wanted.prompts) <= prompts:
+        if not set(row_filter.prompts) <= prompts:
             query = f"SELECT DISTINCT prompt_id FROM {table}"  # noqa: S608 - one of ours
             prompts.update(run_safe(root, query, models=models or None)["prompt_id"].to_pylist())
-    _require_known("prompt", wanted.prompts, prompts)
+    _require_known("prompt", row_filter.prompts, prompts)
 
 
 def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:

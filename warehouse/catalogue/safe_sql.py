@@ -1,6 +1,6 @@
-"""Runs a user's SQL so that it can only read the warehouse: the parsed statement is walked, then the engine is locked.
+"""Execution of a user's SQL so that it can only read the warehouse.
 
-The two fences are independent; neither knows what the tables mean.
+Two independent safeguards: the syntax tree of the statement is checked, and the engine is locked.
 """
 
 import json
@@ -21,11 +21,11 @@ from prunescope.warehouse.storage.snapshot import damage_explained
 
 RESULT_BYTES = 1 << 30
 _BATCH = 1_000_000  # rows
-# DuckDB's parser tries every reading of parentheses that never close, and cannot be interrupted.
+# DuckDB's parser tries every interpretation of unclosed parentheses, and cannot be interrupted.
 DEPTH = 500
 
-# Everything in DuckDB's syntax tree that is not an expression must be one of these. Since version 2 a CTE may hold
-# COPY, INSERT, UPDATE or DELETE inside what still counts as a SELECT, so what is unknown is refused.
+# Every node of DuckDB's syntax tree that is not an expression must be one of these. Since version 2 a CTE of a SELECT
+# may contain COPY, INSERT, UPDATE or DELETE, so unknown nodes are refused.
 _NODES = {
     *("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"),
     *("BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "PIVOT", "SHOW_REF"),
@@ -44,10 +44,10 @@ _SCALARS = {
 _INTERNAL = ("duckdb_", "pragma_", "sqlite_", "pg_")
 _SHOWN = {'"tables"', "__show_tables_expanded"}
 _NAME = re.compile(r"\w+")
-# Comments that end at the same place whether or not they may nest: else a statement could hide from the check in one.
+# Comments that end at the same place whether or not comments nest: otherwise one could hide a statement from the check.
 _BLANK = r"(?:\s|/\*(?:(?!/\*|\*/).)*\*/|--[^\n\r]*[\n\r])"
 _EXPLAIN = re.compile(rf"{_BLANK}*EXPLAIN{_BLANK}+(?:ANALYZE{_BLANK}+)?", re.IGNORECASE | re.DOTALL)
-# DuckDB shows its insides here, too: the schema with the files under the tables.
+# Without a name these show also the internal schema with the files under the tables.
 _SHOW_ALL = re.compile(r"\s*(?:DESCRIBE|SHOW\s+ALL\s+TABLES)\s*;?\s*", re.IGNORECASE)
 _ALL_TABLES = "SELECT * FROM (SHOW ALL TABLES) WHERE schema = 'main'"
 
@@ -61,7 +61,7 @@ def run_safe(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> pa.Table:
-    """The rows of one SELECT over the warehouse.
+    """Return the rows of one SELECT over the warehouse.
 
     WITH, VALUES, FROM first, DESCRIBE, SUMMARIZE, SHOW TABLES and EXPLAIN of a SELECT count as SELECT.
 
@@ -69,14 +69,14 @@ def run_safe(
         root: the warehouse.
         sql: one statement.
         parameters: values for `?` and `$n`, or by name for `$name`.
-        seconds: longest time that it may run.
-        gibibytes: most memory that it may use, in GiB; it spills nothing to disk.
-        models: it sees only the partitions of these models; all where None.
+        seconds: time limit.
+        gibibytes: memory limit; nothing is spilled to disk.
+        models: models whose partitions are visible; all where None.
 
     Raises:
         UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
-        SqlError: it is no SQL, names what does not exist, fails, or takes too much time or memory.
-        DamagedFileError: a file that it reads is damaged; the message names it.
+        SqlError: it is no SQL, has unknown names, fails, or takes too much time or memory.
+        DamagedFileError: a file that it reads is damaged; the message names the file.
         WarehouseError: the warehouse cannot be opened.
     """
     with connected(root, safe=True, gibibytes=gibibytes, models=models) as connection:
@@ -92,15 +92,15 @@ def answer(
     rows: int | None = None,
     size: int = RESULT_BYTES,
 ) -> pa.Table:
-    """The rows of one SELECT on an open connection; what is no SELECT is refused before it runs.
+    """Return the rows of one SELECT on an open connection; refuse any other statement before it runs.
 
     Args:
-        connection: from `catalogue.connect(..., safe=True)`; whoever else holds it may interrupt it.
+        connection: from `database.connect(..., safe=True)`; another thread may interrupt it.
         sql: one statement, as in `run_safe`.
         parameters: as in `run_safe`.
-        seconds: longest time that it may run.
-        rows: of a longer answer only so many first rows are fetched; all where None.
-        size: most bytes of the answer in Arrow's format.
+        seconds: time limit.
+        rows: number of rows to fetch; all where None.
+        size: limit of the answer's bytes in Arrow's format.
 
     Raises:
         UnsafeSqlError, SqlError, DamagedFileError: as `run_safe`.
@@ -126,7 +126,7 @@ def answer(
 
 
 def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Refuses SQL that is not one SELECT over tables and views, or EXPLAIN of one, which at most runs it.
+    """Check that SQL is one SELECT over tables and views, or EXPLAIN of one.
 
     Raises:
         UnsafeSqlError: it is not; the message names the rule.
@@ -143,10 +143,10 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise SqlError(f"SQL that cannot be parsed: {_short(error)}") from error
     if parsed["error"]:
         if parsed["error_type"] == "not implemented":
-            # A PIVOT without its values is more than one statement to DuckDB.
+            # DuckDB turns a PIVOT without IN into several statements.
             hint = " (a PIVOT needs IN (...))" if re.search(r"\bPIVOT\b", sql, re.IGNORECASE) else ""
             raise UnsafeSqlError(f"only SELECT is allowed here; the warehouse is read-only{hint}")
-        raise SqlError(f"SQL: {parsed['error_message']}{_place(sql, parsed)}")
+        raise SqlError(f"SQL: {parsed['error_message']}{_position(sql, parsed)}")
     statements = parsed["statements"]
     if not statements:
         raise SqlError("there is no SQL to run; give one SELECT")
@@ -157,15 +157,15 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _walk(tree: object) -> Iterator[dict[str, Any]]:
-    """All objects of the syntax tree, without recursion: its depth is the user's choice."""
-    rest = [tree]
-    while rest:
-        item = rest.pop()
+    """Yield all objects of the syntax tree, without recursion, because its depth is the user's choice."""
+    pending = [tree]
+    while pending:
+        item = pending.pop()
         if isinstance(item, dict):
             yield item
-            rest.extend(item.values())
+            pending.extend(item.values())
         elif isinstance(item, list):
-            rest.extend(item)
+            pending.extend(item)
 
 
 def _check_node(node: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def _check_node(node: dict[str, Any]) -> None:
         return
     kind = node.get("type")
     if isinstance(kind, str) and kind not in _NODES:
-        raise UnsafeSqlError(f"only SELECT is allowed, in a WITH too; this holds {kind.partition('_')[0]}")
+        raise UnsafeSqlError(f"only SELECT is allowed, in a WITH too; this contains {kind.partition('_')[0]}")
     if kind == "TABLE_FUNCTION":
         name = str(node["function"]["function_name"]).lower()
         if name not in _TABLE_FUNCTIONS:
@@ -192,7 +192,7 @@ def _check_node(node: dict[str, Any]) -> None:
 
 
 def _check_name(path: list[str]) -> None:
-    """Refuses a table that is a file, belongs to another database, or shows the engine's insides."""
+    """Raise UnsafeSqlError for a table that is a file, in another database, or internal to the engine."""
     *schema, name = path
     if not _NAME.fullmatch(name):
         raise UnsafeSqlError(f"{name!r} is not allowed as a table: files cannot be read, only tables and views")
@@ -231,15 +231,15 @@ def _binary(size: int) -> str:
 
 
 def _short(error: Exception) -> str:
-    """DuckDB's message without the excerpt of the statement and the class of the error."""
+    """Return DuckDB's message without the excerpt of the statement and the class of the error."""
     message = str(error).partition("\n\nLINE ")[0].strip()
-    # What lies under the tables may not be asked, so it is no help either.
+    # The schema under the tables is not accessible, so hints at it do not help.
     message = re.sub(r"\s*Did you mean \"files\.[^\n]*", "", message)
     return " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
 
 
-def _place(sql: str, parsed: dict[str, Any]) -> str:
-    """Where the parser stopped, as line and column."""
+def _position(sql: str, parsed: dict[str, Any]) -> str:
+    """Return line and column at which the parser stopped."""
     position = str(parsed.get("position", ""))
     if not position.isdecimal():
         return ""

@@ -1,7 +1,4 @@
-"""A catalogue narrowed to some models and recipes: every view then answers as if nothing else were there.
-
-Which models and recipes those are is the caller's business.
-"""
+"""Restriction of a catalogue to some models and recipes: every view then answers as if there were no others."""
 
 from collections.abc import Iterable
 
@@ -13,15 +10,13 @@ from prunescope.warehouse.tables import TABLES
 
 
 def is_whole(connection: duckdb.DuckDBPyConnection, models: Iterable[str], recipes: Iterable[str]) -> bool:
-    """Whether an open catalogue has nothing that a study computes but of these models and recipes.
+    """Return whether all study results in an open catalogue are of these models and recipes.
 
-    No row of such a table is lost by narrowing it to them; `provenance` would still lose what is of no study.
+    Narrowing to them then drops no such row; only `provenance` would lose files of no study.
     """
-    tables = ", ".join(literal(table.name) for table in TABLES.values() if table.is_of_studies)
-    others = (
-        f"SELECT 1 FROM {PROVENANCE} WHERE table_name IN ({tables}) AND ({_those(models, recipes)}) IS NOT TRUE LIMIT 1"  # noqa: S608
-    )
-    return not connection.execute(others).fetchall()
+    tables = ", ".join(literal(table.name) for table in TABLES.values() if table.is_study_output)
+    others = f"FROM {PROVENANCE} WHERE table_name IN ({tables}) AND ({_condition(models, recipes)}) IS NOT TRUE"
+    return not connection.execute(f"SELECT 1 {others} LIMIT 1").fetchall()
 
 
 def narrow(
@@ -30,23 +25,25 @@ def narrow(
     recipes: Iterable[str],
     prompts: Iterable[str] | None = None,
 ) -> None:
-    """Narrows an open catalogue, for as long as it is open; to all prompts where none are given."""
-    these_prompts = None if prompts is None else ", ".join(map(literal, prompts)) or "NULL"
+    """Restrict an open catalogue until it is closed; None for `prompts` keeps all prompts."""
     models, recipes = list(models), list(recipes)
-    for name in (*(table.name for table in TABLES.values() if table.is_of_studies), PROVENANCE):
+    names = None if prompts is None else list(prompts)
+    for name in (*(table.name for table in TABLES.values() if table.is_study_output), PROVENANCE):
         per_model = name in TABLES and TABLES[name].partitioning == "model"
-        rows = _those(models, None if per_model else recipes)
-        if these_prompts is not None and name in TABLES and "prompt_id" in TABLES[name].key:
-            rows += f" AND prompt_id IN ({these_prompts})"
-        # What lies under them is narrowed, so that who lists them finds each once.
+        rows = _condition(models, None if per_model else recipes)
+        if names is not None and name in TABLES and "prompt_id" in TABLES[name].key:
+            rows += f" AND prompt_id IN ({_list(names)})"
+        # The views under the tables are restricted, so that a list of tables has each once.
         view = f"{name}_files"
         connection.execute(f"ALTER VIEW files.{view} RENAME TO {view}_whole")
         connection.execute(f"CREATE VIEW files.{view} AS SELECT * FROM files.{view}_whole WHERE {rows}")  # noqa: S608
 
 
-def _those(models: Iterable[str], recipes: Iterable[str] | None) -> str:
-    """The condition for rows of some models and recipes; what is of a model alone goes with its dense recipe."""
-    these_models, these_recipes = (", ".join(map(literal, names)) or "NULL" for names in (models, recipes or ()))
-    return f"model IN ({these_models})" + (
-        "" if recipes is None else f" AND coalesce(recipe, 'dense') IN ({these_recipes})"
-    )
+def _condition(models: Iterable[str], recipes: Iterable[str] | None) -> str:
+    """Return the condition for rows of models and recipes; rows without a recipe count as `dense`."""
+    of_recipes = "" if recipes is None else f" AND coalesce(recipe, 'dense') IN ({_list(recipes)})"
+    return f"model IN ({_list(models)}){of_recipes}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return ", ".join(map(literal, texts)) or "NULL"

@@ -1,29 +1,26 @@
-"""The header of a view's SQL file in its parts, and which tables a table joins to without multiplying rows.
-
-Reads text only; what a column means is `explanations`' business.
-"""
+"""The parts of the header in a view's SQL file, and the joins between tables that follow from their keys."""
 
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-# A position or step says nothing without the sequence of tokens that it counts in.
-_PLACES, _SEQUENCES = {"position", "step"}, {"prompt_id", "text_id"}
+# A position or step means nothing without its sequence of tokens.
+_POSITIONS, _SEQUENCES = {"position", "step"}, {"prompt_id", "text_id"}
 _PART = re.compile(r"(grain|key|across|inputs|how to read|reason): *")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says.
+    """Parts of a header.
 
     Attributes:
-        asks: its first sentence, which a question's file asks.
-        grain: what one row is, such as "one row per model".
+        asks: its first paragraph, in a question's file the question.
+        grain: such as "one row per model".
         key: columns that identify a row; empty where the view has one row.
-        across: what its rows relate, `models`; empty where a row follows from its own model alone.
+        across: `models` where a row depends on several models; empty where it depends on its own alone.
         inputs: the tables and views that it reads.
-        how_to_read: what to know before reading the numbers.
-        reason: why someone asks.
+        how_to_read: guidance for reading the numbers.
+        reason: purpose of the view.
     """
 
     asks: str
@@ -35,12 +32,12 @@ class Header:
     reason: str
 
     def reading(self) -> str:
-        """The first sentence of how to read it."""
+        """Return the first sentence of `how_to_read`."""
         return re.split(r"(?<=[.;:])\s", self.how_to_read, maxsplit=1)[0].rstrip(".;:")
 
 
 def parse(header: str) -> Header:
-    """The parts of a header, as `View.header` has it."""
+    """Parse the text of `View.header`."""
     parts = {"asks": ""}
     part = "asks"
     for line in header.splitlines():
@@ -60,24 +57,12 @@ def parse(header: str) -> Header:
 
 
 def joins(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """What each row of a table finds at most once elsewhere: the other table, and the columns to join with.
-
-    Args:
-        name: the table.
-        columns: its columns.
-        keys: the keys of all tables, this one's among them.
-    """
+    """Return, by table, the columns of a join in which each row matches at most one row of that table."""
     return {other: key for other, key in keys.items() if other != name and key and set(key) <= set(columns)}
 
 
 def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """What each row of a table finds several times elsewhere, told by more than the variant: the table, the columns.
-
-    Args:
-        name: the table.
-        columns: its columns.
-        keys: the keys of all tables, this one's among them.
-    """
+    """Return, by table, the columns of a join in which each row matches several rows, by more than the variant."""
     shared = {other: tuple(column for column in key if column in columns) for other, key in keys.items()}
     return {
         other: using
@@ -85,20 +70,15 @@ def finer(name: str, columns: Collection[str], keys: Mapping[str, tuple[str, ...
         if other != name
         and set(using) > {"model", "recipe"}
         and set(using) != set(keys[other])
-        and (not _PLACES & set(using) or _SEQUENCES & set(keys[other]) <= set(using))
+        and (not _POSITIONS & set(using) or _SEQUENCES & set(keys[other]) <= set(using))
     }
 
 
 def forced(name: str, other: str, columns: Mapping[str, Collection[str]]) -> str:
-    """What a join of two tables must add so that both rows are of the same tokens; empty where nothing.
+    """Return the condition that a join of two tables needs so that both rows are of the same tokens, or nothing.
 
-    A table with places of a prompt and no trajectory was measured on the dense model's tokens, and the place alone does
-    not keep it from the rows of a generation that went elsewhere.
-
-    Args:
-        name: the one table.
-        other: the other table.
-        columns: the columns of the stored tables.
+    A table with positions of a prompt and no trajectory was measured on the dense model's tokens; without the condition
+    its rows would also match those of a free-running generation with other tokens.
     """
     if name not in columns or other not in columns or not all("prompt_id" in columns[table] for table in (name, other)):
         return ""

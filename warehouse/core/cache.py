@@ -1,4 +1,4 @@
-"""The user's folder for what can be made again: models fetched or converted, hashes, the catalogue's views."""
+"""The user's cache folder: downloaded or converted models, hashes, the catalogue's views."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """Return PRUNESCOPE_CACHE, else the user's cache folder."""
-    if chosen := os.environ.get("PRUNESCOPE_CACHE"):
-        return Path(chosen).expanduser()
+    if folder := os.environ.get("PRUNESCOPE_CACHE"):
+        return Path(folder).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("prunescope"))

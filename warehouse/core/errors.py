@@ -1,7 +1,6 @@
-"""What goes wrong in the warehouse, in words that a user can act on.
+"""Exceptions of the warehouse, whose messages name the file or rule and the fix.
 
-Exception classes only; each message names the file or rule and the fix where it arises. Credentials in an address are
-left out of it, for messages are printed, logged and kept by Dagster.
+Messages are printed, logged and stored by Dagster, so credentials in an address are removed from them.
 """
 
 import re
@@ -10,19 +9,19 @@ _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
 
 
 class WarehouseError(Exception):
-    """The warehouse refused or failed; the message names the path and the fix."""
+    """An operation of the warehouse failed; the message names the path and the fix."""
 
     def __init__(self, message: str = "") -> None:
-        """Takes the message, which may quote an address that the user gave."""
+        """Store the message without the credentials of an address in it."""
         super().__init__(_CREDENTIALS.sub(r"\1…@", message))
 
 
 class DamagedFileError(WarehouseError):
-    """A file of the warehouse is truncated, unreadable or not ours."""
+    """A file of the warehouse is truncated, altered, or no partition."""
 
 
 class DamagedFileWarning(UserWarning):
-    """A file that cannot be read; the catalogue opens, and only what reads the file fails."""
+    """A file cannot be read; the catalogue opens, and only queries that read the file fail."""
 
 
 class CatalogueError(WarehouseError):
@@ -30,11 +29,11 @@ class CatalogueError(WarehouseError):
 
 
 class NothingSharedError(WarehouseError):
-    """Two variants were measured on nothing that is the same; the message says what differs."""
+    """Two variants share no measurement that could be compared; the message says what differs."""
 
 
 class SqlError(WarehouseError):
-    """The user's SQL is wrong: syntax, an unknown name, a failing or an overlong computation."""
+    """The user's SQL is wrong: syntax, an unknown name, a computation that fails or takes too long."""
 
 
 class UnsafeSqlError(SqlError):

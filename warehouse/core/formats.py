@@ -1,7 +1,4 @@
-"""Rows as text or bytes: terminal table, CSV, JSON, Markdown, LaTeX, Parquet.
-
-Only rows to text; where the text goes is the caller's business.
-"""
+"""Conversion of rows to a terminal table, CSV, JSON, Markdown, LaTeX or Parquet."""
 
 import csv
 import io
@@ -22,34 +19,35 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import visible
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
-# How DuckDB calls the zone of all times here.
+# Names that DuckDB gives the time zone UTC.
 _UTC = {"UTC", "Etc/UTC"}
-# What a person still reads; the other formats have every row.
+# Rows of a terminal table; the other formats have every row.
 TEXT_ROWS = 500
 
 
 def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str | bytes:
-    """The rows in one of `FORMATS`; Parquet as bytes, all else as text that ends in a newline.
+    """Return the rows in one of `FORMATS`: Parquet as bytes, the others as text that ends in a newline.
 
     Args:
-        rows: any result of a query.
+        rows: result of any query.
         to: the format.
         digits: significant digits of floats in table, markdown and latex; the other formats are exact.
-        width: characters a line of format table.
+        width: characters of a line in format table.
 
     Raises:
-        WarehouseError: there is no such format.
+        WarehouseError: there is no such format, or it cannot hold two columns of one name.
     """
     rows = _without_intervals(rows)
-    twice = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
-    if twice is not None and to in {"json", "parquet"}:
-        raise WarehouseError(f"two columns are named {twice!r}, which {to} cannot keep apart; give one an alias (as)")
+    repeated = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
+    if repeated is not None and to in {"json", "parquet"}:
+        raise WarehouseError(f"two columns are named {repeated!r}, which {to} cannot hold; give one an alias (as)")
     if to == "parquet":
         return _parquet(rows)
     writers: dict[str, Callable[[], str]] = {
@@ -65,7 +63,7 @@ def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str
 
 
 def _without_intervals(rows: pa.Table) -> pa.Table:
-    """The rows with intervals as text, which neither CSV nor Parquet can hold."""
+    """Convert intervals, which neither CSV nor Parquet can hold, to text."""
     for index, field in enumerate(rows.schema):
         if field.type == pa.month_day_nano_interval():
             texts = [None if value is None else _interval(value) for value in rows.column(index).to_pylist()]
@@ -74,30 +72,29 @@ def _without_intervals(rows: pa.Table) -> pa.Table:
 
 
 def _interval(value: pa.MonthDayNano) -> str:
-    """Such as `1 months 2 days 3.5 seconds`; zero parts are left out."""
+    """Return text such as `1 months 2 days 3.5 seconds`, without parts that are zero."""
     parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
     return " ".join(f"{amount:g} {unit}" for amount, unit in parts if amount) or "0 seconds"
 
 
 def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
-    """The rows as a table for a terminal of that width.
+    """Return the rows as a table for a terminal of that width.
 
-    One row is turned on its side. Of more rows, columns that do not fit are named below the table, and rows after the
-    first 500 are counted there.
+    A single row is shown with one line per column. Otherwise the columns that do not fit are named below the table,
+    which has the first 500 rows and the number of the others.
     """
-    shown = rows.slice(0, TEXT_ROWS)
     names = [visible(name) for name in rows.column_names]
-    cells = [[visible(cell) for cell in column] for column in _cells(shown, digits)]
-    numeric = [_is_number(field.type) for field in rows.schema]
+    cells = [[visible(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
+    numeric = [is_number(field.type) for field in rows.schema]
     if rows.num_rows == 1:
-        return _drawn(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
+        return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
     fitting, used = 0, 1
     for name, column in zip(names, cells, strict=True):
         used += 3 + min(max(Text(text).cell_len for text in [name, *column]), max(len(name), 40))
         if used > width and fitting:
             break
         fitting += 1
-    text = _drawn(names[:fitting], cells[:fitting], numeric[:fitting], width)
+    text = _terminal_table(names[:fitting], cells[:fitting], numeric[:fitting], width)
     if fitting < len(names):
         text += f"{len(names) - fitting} more columns: {', '.join(names[fitting:])}\n"
     if rows.num_rows > TEXT_ROWS:
@@ -105,12 +102,12 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
     return text
 
 
-def _drawn(names: list[str], cells: list[list[str]], numeric: list[bool], width: int) -> str:
+def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool], width: int) -> str:
     table = RichTable(box=SIMPLE_HEAD, header_style="bold")
-    for name, is_number in zip(names, numeric, strict=True):
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for name, is_right in zip(names, numeric, strict=True):
+        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
     for row in zip(*cells, strict=True):
-        table.add_row(*(Text(cell) for cell in row))  # Text, so that brackets in a token are no markup
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a token are not markup
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(table)
@@ -118,7 +115,7 @@ def _drawn(names: list[str], cells: list[list[str]], numeric: list[bool], width:
 
 
 def _csv(rows: pa.Table) -> str:
-    """NULL is an empty field, an empty text is quoted, a list is JSON."""
+    """Write NULL as an empty field, empty text in quotes and a list as JSON."""
     columns = [
         pa.array([None if value is None else _dumps(value) for value in _values(column)], pa.string())
         if pa.types.is_nested(column.type)
@@ -127,7 +124,7 @@ def _csv(rows: pa.Table) -> str:
         else column
         for column in rows.columns
     ]
-    # Arrow quotes every name of a header, which some readers then keep, so the header is written apart.
+    # Arrow quotes every name in the header, and some readers keep the quotes.
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(rows.column_names)
     body = io.BytesIO()
@@ -137,41 +134,40 @@ def _csv(rows: pa.Table) -> str:
 
 
 def plain_rows(rows: pa.Table) -> list[list[object]]:
-    """The rows in JSON's types: dates and intervals as texts, bytes in hexadecimal, NaN and infinity as in `_plain`."""
+    """Return the rows in JSON's types: dates, intervals, NaN and infinity as texts, bytes in hexadecimal."""
     columns = [_values(column) for column in _without_intervals(rows).columns]
     return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
 
 
 def _json(rows: pa.Table) -> str:
-    """A list of objects, one a line; NaN and infinity, which JSON lacks, are the texts NaN, Infinity, -Infinity."""
+    """Write a list of objects, one per line; NaN and infinity become the texts NaN, Infinity, -Infinity."""
     columns = [_values(column) for column in rows.columns]
     objects = [_dumps(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
     return "[\n" + ",\n".join(objects) + "\n]\n" if objects else "[]\n"
 
 
 def _markdown(rows: pa.Table, digits: int) -> str:
-    return _tabulated(rows, digits, "pipe", markdown_escaped)
+    cells = [[markdown_escaped(cell) for cell in column] for column in _cells(rows, digits)]
+    text = tabulate(
+        list(zip(*cells, strict=True)),
+        headers=[markdown_escaped(name) for name in rows.column_names],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["right" if is_number(field.type) else "left" for field in rows.schema] if rows.num_rows else None,
+    )
+    return f"{text}\n"
 
 
 def _latex(rows: pa.Table, digits: int) -> str:
-    # tabulate escapes LaTeX's special characters itself; it only must not see line breaks.
-    return _tabulated(rows, digits, "latex_booktabs", lambda text: " ".join(visible(text, keep="\n\t").split()))
+    letters = "".join("r" if is_number(field.type) else "l" for field in rows.schema)
+    columns = [[latex_cell(cell) for cell in column] for column in _cells(rows, digits)]
+    body = map(latex.row, zip(*columns, strict=True))
+    return "\n".join([*latex.tabular(letters, map(latex_cell, rows.column_names), body), ""])
 
 
-def _tabulated(rows: pa.Table, digits: int, style: str, escape: Callable[[str], str]) -> str:
-    cells = [[escape(cell) for cell in column] for column in _cells(rows, digits)]
-    headers = [escape(name) for name in rows.column_names]
-    align = ["right" if _is_number(field.type) else "left" for field in rows.schema]
-    text = tabulate(
-        list(zip(*cells, strict=True)),
-        headers=headers,
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=align if rows.num_rows else None,
-    )
-    if not rows.num_rows:  # tabulate then forgets LaTeX's column letters
-        text = text.replace(r"\begin{tabular}{}", rf"\begin{{tabular}}{{{''.join(side[0] for side in align)}}}", 1)
-    return f"{text}\n"
+def latex_cell(text: str) -> str:
+    """Escape text for a cell of a LaTeX table."""
+    return latex.latex_escaped(visible(text, keep="\n\t"))
 
 
 def _parquet(rows: pa.Table) -> bytes:
@@ -181,19 +177,19 @@ def _parquet(rows: pa.Table) -> bytes:
 
 
 def _cells(rows: pa.Table, digits: int) -> list[list[str]]:
-    """The columns as texts for a person."""
+    """Return the columns as texts for a person."""
     return [[shown_cell(value, digits) for value in _values(column)] for column in rows.columns]
 
 
 def shown_cell(value: object, digits: int) -> str:
-    """One value as text for a person."""
+    """Return one value as text for a person."""
     match value:
         case None:
             text = NULL
         case bool():
             text = "true" if value else "false"
         case float():
-            # Thousands stay readable: no exponent, and no digit before the point is lost.
+            # Large numbers keep all digits before the point and have no exponent.
             text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
         case Decimal():
             text = str(int(value)) if value == value.to_integral_value() else f"{value:.{digits}g}"
@@ -209,23 +205,24 @@ def shown_cell(value: object, digits: int) -> str:
 
 
 def _values(column: pa.ChunkedArray) -> list[object]:
-    """Python values; a float32 as the shortest decimal that gives it back, not as its long double."""
+    """Return Python values; a float32 as the shortest decimal that is read back as the same float32."""
     if pa.types.is_float32(column.type):
         column = column.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_list(column.type):
-        import pyarrow.compute as pc  # its functions are made when it is imported, which takes long
+        import pyarrow.compute as pc  # slow to import
 
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
     elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
-        # Arrow imports pandas for a time with a zone.
+        # For a time with a zone Arrow would import pandas.
         plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
         return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
     return list(column.to_pylist())
 
 
-def _is_number(of: pa.DataType) -> bool:
+def is_number(of: pa.DataType) -> bool:
+    """Return whether a column of this type is aligned right."""
     return bool(pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
 
 
@@ -234,7 +231,6 @@ def _dumps(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value in JSON's types."""
     plain: object
     match value:
         case None | bool() | int() | str():
@@ -245,7 +241,7 @@ def _plain(value: object) -> object:
             plain = int(value) if value == value.to_integral_value() else float(value)
         case pa.MonthDayNano():
             plain = _interval(value)
-        case list() | tuple():  # a map comes as a list of pairs
+        case list() | tuple():  # a map is a list of pairs
             plain = [_plain(item) for item in value]
         case dict():
             plain = {key: _plain(item) for key, item in value.items()}
@@ -257,9 +253,9 @@ def _plain(value: object) -> object:
 
 
 def markdown_escaped(text: str) -> str:
-    """The text as a cell of a Markdown table shows it."""
+    """Escape text for a cell of a Markdown table."""
     text = visible(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([|*`\[\]~$])", r"\\\1", text)
-    # Within a word an underscore is only an underscore, and column names stay readable.
+    # Markdown takes an underscore within a word literally, so column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("\n", "<br>")

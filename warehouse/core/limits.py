@@ -1,7 +1,7 @@
-"""Limits that hold unless a caller gives others. Nothing is imported here: the command line shows them in its help."""
+"""Limits that apply unless a caller sets others; no imports, because the command line's help shows them."""
 
-# What a locked connection may use.
+# Memory and time of a query on a locked connection.
 GIBIBYTES = 2.0
 SECONDS = 60.0
-# Of a larger view an export writes the first rows, unless all are asked for: a mart may have a row a measurement.
-MOST_ROWS = 1_000_000
+# Rows of a view that an export writes, unless all are asked for: a mart may have one row per measurement.
+MAX_ROWS = 1_000_000

@@ -1,16 +1,16 @@
-"""Names and texts as SQL writes them, and as a terminal may show them."""
+"""Quoting of names and texts for SQL, and escapes of control characters."""
 
 
 def literal(text: str) -> str:
-    """The text as a SQL string."""
+    """Return the text as a SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:
-    """The name as a SQL identifier."""
+    """Return the name as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Control characters as escapes: a token must not steer the terminal that shows it."""
+    """Escape control characters, except those in `keep`, so that a token cannot control the terminal."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,4 @@
-"""Which values of a column are the best and the second best, ties and overlapping uncertainty included.
-
-Numbers to marks; how a mark looks belongs to `typeset`.
-"""
+"""Marks for the best and second-best values of a column; ties and overlapping uncertainty share a mark."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ PLAIN_NOTE = "Bold: the best; underlined: the second best. Equal values share a 
 
 
 class BestMark(Enum):
-    """What a value is among the others of its column."""
+    """Mark of a value in its column."""
 
     NONE = 0
     BEST = 1
@@ -26,40 +23,42 @@ class BestMark(Enum):
 
 
 def marks(values: Sequence[float | None], errors: Sequence[float | None], *, smaller_is_better: bool) -> list[BestMark]:
-    """A mark for each value.
+    """Return a mark for each value.
 
     Args:
         values: NULL and NaN are never marked.
         errors: standard errors; NULL counts as 0, and the value then ties only with its equals.
-        smaller_is_better: the direction.
+        smaller_is_better: whether the smallest value is the best.
 
     Returns:
-        No mark at all where fewer than two values can be compared, or all of them share one.
+        Only `NONE` where fewer than two values can be compared, or all would share the first mark.
     """
     sign = 1 if smaller_is_better else -1
-    left = {index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)}
-    found = [BestMark.NONE] * len(values)
-    if len(left) < 2:
-        return found
+    remaining = {
+        index: sign * value for index, value in enumerate(values) if value is not None and not math.isnan(value)
+    }
+    assigned = [BestMark.NONE] * len(values)
+    if len(remaining) < 2:
+        return assigned
     for mark in (BestMark.BEST, BestMark.SECOND):
-        if not left:
+        if not remaining:
             break
-        first = min(left, key=lambda index: (left[index], index))
-        shared = [index for index, value in left.items() if _is_tied(value, left[first], errors[index], errors[first])]
-        if mark is BestMark.BEST and len(shared) == len(left):
-            return found
+        first = min(remaining, key=lambda index: (remaining[index], index))
+        shared = [
+            index
+            for index, value in remaining.items()
+            if _is_tied(value, remaining[first], errors[index], errors[first])
+        ]
+        if mark is BestMark.BEST and len(shared) == len(remaining):
+            break
         for index in shared:
-            found[index] = mark
-            del left[index]
-    return found
+            assigned[index] = mark
+            del remaining[index]
+    return assigned
 
 
 def _is_tied(value: float, best: float, error: float | None, best_error: float | None) -> bool:
     if value == best:
         return True
-    together = math.hypot(_known(error), _known(best_error))
-    return math.isfinite(value) and value - best < _Z * together
-
-
-def _known(error: float | None) -> float:
-    return error if error is not None and math.isfinite(error) else 0.0
+    known = [one for one in (error, best_error) if one is not None and math.isfinite(one)]
+    return math.isfinite(value) and value - best < _Z * math.hypot(*known)

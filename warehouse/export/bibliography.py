@@ -1,7 +1,4 @@
-"""Whom to cite for a recipe, a model or a corpus; the entries themselves stand in `references.bib`.
-
-What was used is the caller's knowledge.
-"""
+"""Citation keys of recipes, models and corpora; their entries are in `references.bib`."""
 
 import hashlib
 import json
@@ -10,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
-from prunescope.warehouse.export.latex_escape import latex
+from prunescope.warehouse.core.latex import latex_escaped
 
 PAPER = "he2026demystifying"
 _METHODS = {
@@ -30,7 +27,7 @@ _METHODS = {
     "gptq": "frantar2023gptq",
     "awq": "lin2024awq",
 }
-# Parameters whose value is somebody's idea.
+# Values of parameters that a paper introduced.
 _IDEAS = {
     ("ratios", "owl"): "yin2024owl",
     ("by", "greedy"): "song2024sleb",
@@ -48,27 +45,28 @@ _MODELS = (
     (r"e5-mistral", "wang2024e5mistral"),
     (r"mistral-7b", "jiang2023mistral"),
 )
-CORPORA = {"c4": "raffel2020t5", "wikitext2": "merity2017pointer"}
+# Name in print and key.
+CORPORA = {"c4": ("C4", "raffel2020t5"), "wikitext2": ("WikiText-2", "merity2017pointer")}
 _ENTRY = re.compile(r"^@\w+\{([^,]+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
 
 def entries() -> dict[str, str]:
-    """The entries of `references.bib` by key."""
+    """Return the entries of `references.bib` by key."""
     text = (resources.files("prunescope.warehouse.export") / "references.bib").read_text(encoding="utf-8")
     return {match[1]: match[0] for match in _ENTRY.finditer(text)}
 
 
 def of_recipe(method: str, parameters_json: str) -> tuple[str, ...]:
-    """Keys for a recipe: its method's paper, and those of the ideas that its parameters choose."""
-    found = []
+    """Return the keys for a recipe: the paper of its method, and those that introduced the values of its parameters."""
+    keys = []
     for step in ({"method": method}, *_objects(json.loads(parameters_json))):
-        found += [_METHODS.get(str(step.get("method")))]
-        found += [key for (name, value), key in _IDEAS.items() if step.get(name) == value]
-    return tuple(dict.fromkeys(key for key in found if key))
+        keys += [_METHODS.get(str(step.get("method")))]
+        keys += [key for (name, value), key in _IDEAS.items() if step.get(name) == value]
+    return tuple(dict.fromkeys(filter(None, keys)))
 
 
 def of_model(model: str, source: str) -> str | None:
-    """Key for a model that is known by its name or source; None for any other."""
+    """Return the key for a model that its name or source identifies; None for any other."""
     for pattern, key in _MODELS:
         if any(re.search(pattern, text.lower()) for text in (source, model)):
             return key
@@ -76,14 +74,15 @@ def of_model(model: str, source: str) -> str | None:
 
 
 def misc(name: str, source: str, note: str) -> tuple[str, str]:
-    """Key and entry for what has no known paper: only what is known of it, no invented authors."""
+    """Return key and entry for a source without a known paper, without authors."""
     key = f"{re.sub('[^a-z0-9]+', '', name.lower())[:30]}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
-    fields = {"title": f"{{{latex(name)}}}", "howpublished": latex(source), "note": latex(note)}
-    return key, "".join([f"@misc{{{key},\n", *(f"  {field} = {{{text}}},\n" for field, text in fields.items()), "}\n"])
+    fields = {"title": f"{{{latex_escaped(name)}}}", "howpublished": latex_escaped(source), "note": latex_escaped(note)}
+    lines = "".join(f"  {field} = {{{text}}},\n" for field, text in fields.items())
+    return key, f"@misc{{{key},\n{lines}}}\n"
 
 
 def bibtex(keys: Iterable[str], others: dict[str, str]) -> str:
-    """The entries of some keys, sorted."""
+    """Return the entries of these keys, sorted."""
     known = entries() | others
     return "\n".join(known[key] for key in sorted(set(keys)))
 

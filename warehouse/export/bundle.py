@@ -1,7 +1,7 @@
-"""The folder of an export: all files are made aside, then take the place of the earlier export's, the manifest last.
+"""The folder of an export: files are written to a temporary folder, then replace the earlier export, manifest last.
 
-What the files hold is the caller's business. Killed while making them, an export leaves the earlier one whole; killed
-while putting them in place, it leaves a manifest that says so.
+Killed while it writes, an export leaves the earlier one whole; killed while it replaces files, it leaves a manifest
+with `is_complete` false.
 """
 
 import fcntl
@@ -22,22 +22,17 @@ from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_
 MANIFEST = "manifest.json"
 _MADE_BY = "prunescope export"
 _OURS = ".prunescope-"
-_ASIDE = f"{_OURS}export-"
+_TEMPORARY = f"{_OURS}export-"
 
 
 class ExportFolder:
-    """An export in the making; used as a context, and finished by `finish`.
-
-    Attributes:
-        directory: the folder.
-        hashes: SHA-256 of each file so far, by its name.
-    """
+    """A context in which an export is written, until `finish`; `hashes` has the SHA-256 of each file by name."""
 
     def __init__(self, directory: Path) -> None:
-        """Looks at the folder and changes nothing.
+        """Read the manifest of an earlier export, without changing the folder.
 
         Raises:
-            WarehouseError: it holds something else than an earlier export, or cannot be read.
+            WarehouseError: the folder holds anything but an earlier export, or cannot be read.
         """
         self.directory = directory
         self.hashes: dict[str, str] = {}
@@ -45,84 +40,77 @@ class ExportFolder:
         self._is_new = not directory.exists()
 
     def __enter__(self) -> Self:
-        """Makes the place aside.
+        """Make the temporary folder.
 
         Raises:
-            WarehouseError: the system refused.
+            WarehouseError: the folder cannot be made.
         """
         with _explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.directory)
-            for temporary in temporaries(self.directory):  # a manifest whose writer died
+            for temporary in temporaries(self.directory):  # a manifest whose writer was killed
                 temporary.unlink(missing_ok=True)
-            self._aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self.directory))
-            self._lock = os.open(self._aside, os.O_RDONLY)
-            # Whoever finds the folder unlocked knows that its writer is dead.
+            self._temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.directory))
+            self._lock = os.open(self._temporary, os.O_RDONLY)
+            # The lock shows other exports that the writer of this folder is alive.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
     def add(self, name: str, content: bytes) -> None:
-        """Writes one file aside.
+        """Write one file to the temporary folder.
 
         Raises:
-            WarehouseError: the system refused.
-            ValueError: there is a file of that name already, or it is no plain name.
+            WarehouseError: the file cannot be written.
+            ValueError: the name is taken, or no plain file name.
         """
         if name in {"", MANIFEST, *self.hashes} or Path(name).name != name or name.startswith("."):
-            raise ValueError(f"{name!r} is no name for another file of the export")
-        with _explained(self.directory / name), (self._aside / name).open("xb") as file:
+            raise ValueError(f"{name!r} cannot name another file of the export")
+        with _explained(self.directory / name), (self._temporary / name).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         self.hashes[name] = hashlib.sha256(content).hexdigest()
 
-    def finish(self, told: dict[str, Any]) -> tuple[Path, ...]:
-        """Puts all files in place, removes what only the earlier export had, and writes the manifest.
-
-        Args:
-            told: goes into the manifest beside the files' hashes.
+    def finish(self, facts: dict[str, Any]) -> tuple[Path, ...]:
+        """Move all files into place, remove those of the earlier export, and write the manifest with these facts.
 
         Returns:
             All files, the manifest last.
 
         Raises:
-            WarehouseError: the system refused; the manifest then says that the export is incomplete.
+            WarehouseError: a file cannot be moved, removed or written; the manifest then marks the export incomplete.
         """
         names = sorted(self.hashes)
-        # From here until the last step the folder holds files of two exports.
+        # Until the last step the folder holds files of two exports.
         both = dict.fromkeys(sorted({*self._earlier, *names}), "")
-        self._tell({"made_by": _MADE_BY, "is_complete": False, "files": both})
+        self._write_manifest({"made_by": _MADE_BY, "is_complete": False, "files": both})
         with _explained(self.directory):
             for name in names:
-                (self._aside / name).replace(self.directory / name)
+                (self._temporary / name).replace(self.directory / name)
             for name in self._earlier - set(names):
                 (self.directory / name).unlink(missing_ok=True)
-        self._tell({"made_by": _MADE_BY, "is_complete": True, "files": self.hashes, **told})
+        self._write_manifest({"made_by": _MADE_BY, "is_complete": True, "files": self.hashes, **facts})
         return tuple(self.directory / name for name in (*names, MANIFEST))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Removes the place aside, and the folder where it is new and nothing came of it."""
-        shutil.rmtree(self._aside, ignore_errors=True)
+        """Remove the temporary folder, and a new folder whose export failed."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
         os.close(self._lock)
         if error is not None and self._is_new:
             with suppress(OSError):
                 self.directory.rmdir()
 
-    def _tell(self, manifest: dict[str, Any]) -> None:
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-        def write(temporary: Path) -> None:
-            temporary.write_bytes(text.encode())
-
         with _explained(self.directory / MANIFEST):
-            write_atomically(self.directory / MANIFEST, write)
+            write_atomically(self.directory / MANIFEST, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Refusals of the system as errors whose fix is about this folder, not about the warehouse."""
+    """Turn errors of the system into errors whose fix names this folder instead of the warehouse."""
     try:
         with translate_os_errors(path):
             yield
@@ -131,7 +119,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _earlier_files(directory: Path) -> set[str]:
-    """Names of the files that an earlier export wrote here; refuses a folder with anything else in charge of it."""
+    """Return the names of an earlier export's files; raise WarehouseError where other files are in the folder."""
     with _explained(directory):
         if not directory.exists() or all(path.name.startswith(_OURS) for path in directory.iterdir()):
             return set()
@@ -141,14 +129,14 @@ def _earlier_files(directory: Path) -> set[str]:
     except (OSError, ValueError, KeyError, TypeError):
         made_by, files = None, set()
     if made_by != _MADE_BY:
-        raise WarehouseError(f"{directory} is not empty and no earlier export; choose a new folder")
-    # A manifest from elsewhere must not name files to delete outside the folder.
+        raise WarehouseError(f"{directory} is not empty and holds no earlier export; choose a new folder")
+    # A manifest from elsewhere could name files outside the folder, which must not be deleted.
     return {name for name in files if Path(name).name == name and name not in {"..", MANIFEST}}
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Removes what killed exports made aside; one that is still at work holds its lock."""
-    for path in directory.glob(f"{_ASIDE}*"):
+    """Remove the temporary folders of killed exports; a running export holds the lock of its own."""
+    for path in directory.glob(f"{_TEMPORARY}*"):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

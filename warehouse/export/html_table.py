@@ -1,6 +1,6 @@
-"""A printed table as one HTML page, by great-tables.
+"""HTML page of a printed table, by great-tables, without scripts or external resources.
 
-It loads nothing from anywhere and runs no script; names from users are escaped by the library.
+great-tables escapes the text of cells.
 """
 
 import polars as pl
@@ -13,21 +13,22 @@ from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_
 
 
 def to_html(table: RenderedTable) -> str:
-    """A page with the table; the same table gives the same bytes."""
-    # Columns are numbered, because a heading may come twice and is shown as a label anyway.
+    """Return a page with the table; the same table gives the same bytes."""
+    # Columns are numbered because two may have the same heading.
     keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
-    texts = {key: [_text(row[at]) for row in table.rows] for at, key in enumerate(keys)}
+    texts = {key: [_text(row[index]) for row in table.rows] for index, key in enumerate(keys)}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(keys, pl.String))
-    page = (
-        GT(frame, id="table").tab_header(title=table.caption).cols_label(dict(zip(keys, table.headings, strict=True)))
-    )
+    page = GT(frame, id="table").tab_header(title=table.caption)
+    page = page.cols_label(dict(zip(keys, table.headings, strict=True)))
     numbers = [key for key, number in zip(keys, table.is_number, strict=True) if number]
     page = page.cols_align("left", [key for key in keys if key not in numbers]).cols_align("right", numbers)
-    for mark, look in ((BestMark.BEST, style.text(weight="bold")), (BestMark.SECOND, style.text(decorate="underline"))):
-        for at, key in enumerate(keys):
-            marked = [index for index, row in enumerate(table.rows) if row[at].mark is mark]
-            if marked:
-                page = page.tab_style(look, loc.body(columns=key, rows=marked))
+    for mark, text_style in (
+        (BestMark.BEST, style.text(weight="bold")),
+        (BestMark.SECOND, style.text(decorate="underline")),
+    ):
+        for column, key in enumerate(keys):
+            if marked := [index for index, row in enumerate(table.rows) if row[column].mark is mark]:
+                page = page.tab_style(text_style, loc.body(columns=key, rows=marked))
     for note in table.notes:
         page = page.tab_source_note(note)
     head = f'<head><meta charset="utf-8"><title>{table.name}</title></head>'

@@ -1,33 +1,33 @@
-"""A printed table as LaTeX with booktabs that stays on the page, however many columns and rows it has.
+"""LaTeX of a printed table, with booktabs, that fits the page for any number of columns and rows.
 
-One that fits is set as it is; a wider one in small type, its headings broken, what is the same in all rows in a note,
-and its columns in parts that repeat the key; a longer one over several pages. The cells are decided in `typeset`.
+A table that is too wide is set in small type with broken headings, names columns of one value in a note, and is split
+into parts that repeat the key columns; one that is too long continues on further pages.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from prunescope.warehouse.core.latex import head, latex_escaped, row, tabular
 from prunescope.warehouse.core.quoting import visible
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.latex_escape import latex
 from prunescope.warehouse.export.rounding import Number
 from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
 
-# The text of LaTeX's class article at 10 pt is 345 pt wide and 43 lines of \footnotesize with caption and notes high.
+# LaTeX's class article at 10 pt has text of 345 pt by 43 lines of \footnotesize, caption and notes included.
 _WIDTH = 340.0
 _HEIGHT = 40
-# A longer text is broken into lines of so many characters, a heading into shorter ones.
+# Characters of a line in a longer text, and in a heading.
 _PARAGRAPH, _HEADING = 28, 12
-# Characters of a name without blanks behind which a line may end.
+# Characters of a name without blanks after which a line may end.
 _WORD = 14
-# What a repeated key may take of the width; rows are numbered where it takes more.
-_MOST_KEY = 0.6
+# Share of the width that repeated key columns may take; with wider ones the rows are numbered instead.
+_MAX_KEY = 0.6
 
 
 @dataclass(frozen=True)
 class _Type:
-    """A size of type: points a character and between two columns, and the commands that choose it."""
+    """A type size: points of a character and between two columns, and the commands that select it."""
 
     character: float
     gap: float
@@ -40,15 +40,7 @@ _SMALL = _Type(4.2, 6.0, (r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"))
 
 @dataclass(frozen=True)
 class _Column:
-    """One column: its heading in lines, its cells, and what they take in characters.
-
-    Attributes:
-        letter: how it is aligned.
-        heading: lines.
-        cells: in LaTeX.
-        characters: of its widest line.
-        lines: of each cell.
-    """
+    """One column in LaTeX, with the characters of its widest line and the number of lines of each cell."""
 
     letter: str
     heading: tuple[str, ...]
@@ -58,44 +50,50 @@ class _Column:
 
 
 def to_latex(table: RenderedTable) -> str:
-    """A table with caption and label; says in its first line which packages it needs."""
-    whole = [_column(table, at, is_broken=False) for at in range(len(table.headings))]
-    type_, parts = _NORMAL, [whole]
-    if _points(whole, _NORMAL) > _WIDTH:
+    """Return the table with caption and label; its first line names the packages that it needs."""
+    type_, parts = _NORMAL, [_columns(table, is_broken=False)]
+    if _points(parts[0], _NORMAL) > _WIDTH:
         table = _without_constants(table)
-        type_, parts = _SMALL, _parts(table, [_column(table, at, is_broken=True) for at in range(len(table.headings))])
-    height = sum(map(_height, parts))
-    lines = _float(table, type_, parts) if height <= _HEIGHT else _pages(table, type_, parts)
-    return "\n".join([*lines, ""])
+        type_, parts = _SMALL, _parts(table, _columns(table, is_broken=True))
+    layout = _float if sum(map(_height, parts)) <= _HEIGHT else _pages
+    return "\n".join([*layout(table, type_, parts), ""])
 
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
-    """The table with a note in the place of columns that have one value in all rows."""
-    varying = [at for at in range(len(table.headings)) if len({row[at].content for row in table.rows}) > 1]
-    if not varying:
+    """Replace columns that have one value in all rows by a note."""
+    indices = range(len(table.headings))
+    varying = [index for index in indices if len({cells[index].content for cells in table.rows}) > 1]
+    constants = [f"{table.headings[index]}: {_text(table.rows[0][index])}" for index in indices if index not in varying]
+    if not varying or not constants:
         return table
-    constants = [at for at in range(len(table.headings)) if at not in varying]
-    told = "; ".join(f"{table.headings[at]}: {_text(table.rows[0][at])}" for at in constants)
     return replace(
         table,
-        headings=tuple(table.headings[at] for at in varying),
-        is_number=tuple(table.is_number[at] for at in varying),
-        rows=tuple(tuple(row[at] for at in varying) for row in table.rows),
-        key=frozenset(place for place, at in enumerate(varying) if at in table.key),
-        notes=(*table.notes, f"In all rows: {told}.") if constants else table.notes,
+        headings=tuple(table.headings[index] for index in varying),
+        is_number=tuple(table.is_number[index] for index in varying),
+        rows=tuple(tuple(cells[index] for index in varying) for cells in table.rows),
+        key=frozenset(new for new, index in enumerate(varying) if index in table.key),
+        notes=(*table.notes, f"In all rows: {'; '.join(constants)}."),
     )
 
 
-def _column(table: RenderedTable, at: int, *, is_broken: bool) -> _Column:
-    contents = [row[at] for row in table.rows]
+def _columns(table: RenderedTable, *, is_broken: bool) -> list[_Column]:
+    return [_column(table, index, is_broken=is_broken) for index in range(len(table.headings))]
+
+
+def _column(table: RenderedTable, index: int, *, is_broken: bool) -> _Column:
+    contents = [cells[index] for cells in table.rows]
     lengths = [_characters(cell) for cell in contents]
     widest = max(lengths, default=0)
-    is_paragraph = is_broken and not table.is_number[at] and widest > _PARAGRAPH
+    is_paragraph = is_broken and not table.is_number[index] and widest > _PARAGRAPH
     body = min(widest, _PARAGRAPH) if is_paragraph else widest
-    heading = _lines(table.headings[at], max(_HEADING, body)) if is_broken else (table.headings[at],)
+    heading = _lines(table.headings[index], max(_HEADING, body)) if is_broken else (table.headings[index],)
     return _Column(
-        letter="r" if table.is_number[at] else f"p{{{_PARAGRAPH * _SMALL.character:.0f}pt}}" if is_paragraph else "l",
-        heading=tuple(map(latex, heading)),
+        letter="r"
+        if table.is_number[index]
+        else f"p{{{_PARAGRAPH * _SMALL.character:.0f}pt}}"
+        if is_paragraph
+        else "l",
+        heading=tuple(map(latex_escaped, heading)),
         cells=tuple(_paragraph(cell) if is_paragraph else _cell(cell) for cell in contents),
         characters=max(_PARAGRAPH if is_paragraph else body, *map(len, heading)),
         lines=tuple(-(-length // _PARAGRAPH) if is_paragraph else 1 for length in lengths),
@@ -103,18 +101,19 @@ def _column(table: RenderedTable, at: int, *, is_broken: bool) -> _Column:
 
 
 def _parts(table: RenderedTable, columns: Sequence[_Column]) -> list[list[_Column]]:
-    """The columns in parts that fit, each after the first with the key columns that tell its rows apart."""
+    """Split the columns into parts that fit the width, each with the key columns or the numbers of the rows."""
     if _points(columns, _SMALL) <= _WIDTH:
         return [list(columns)]
-    repeated = [columns[at] for at in sorted(table.key)]
-    rest = [column for at, column in enumerate(columns) if at not in table.key]
-    if len(table.rows) == 1:  # nothing to tell apart
-        repeated, rest = [], list(columns)
-    elif not repeated or _points(repeated, _SMALL) > _MOST_KEY * _WIDTH:
+    repeated = [columns[index] for index in sorted(table.key)]
+    others = [column for index, column in enumerate(columns) if index not in table.key]
+    if len(table.rows) == 1:  # a single row needs no key
+        repeated, others = [], list(columns)
+    elif not repeated or _points(repeated, _SMALL) > _MAX_KEY * _WIDTH:
         cells = tuple(str(number) for number, _ in enumerate(table.rows, start=1))
-        repeated, rest = [_Column("r", ("row",), cells, max(3, len(str(len(cells)))), (1,) * len(cells))], list(columns)
+        numbers = _Column("r", ("row",), cells, max(3, len(str(len(cells)))), (1,) * len(cells))
+        repeated, others = [numbers], list(columns)
     parts = [list(repeated)]
-    for column in rest:
+    for column in others:
         if _points([*parts[-1], column], _SMALL) > _WIDTH and len(parts[-1]) > len(repeated):
             parts.append(list(repeated))
         parts[-1].append(column)
@@ -126,24 +125,22 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
 
 
 def _height(part: Sequence[_Column]) -> int:
-    """Lines of type."""
+    """Return the height in lines."""
     rows: list[int] = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
     return sum(rows) + max(len(column.heading) for column in part) + 2
 
 
 def _float(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
-    tabulars = [
-        [rf"\begin{{tabular}}{{{_letters(part)}}}", *_head(part), *_body(table, part), r"\bottomrule", r"\end{tabular}"]
-        for part in parts
-    ]
-    joined = [line for tabular in tabulars for line in (r"\par\medskip", *tabular)][1:]
+    lines = []
+    for part in parts:
+        lines += [r"\par\medskip", *tabular(_letters(part), map(_heading, part), _body(table, part))]
     return [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
         *_caption(table),
         *type_.commands,
-        *joined,
+        *lines[1:],
         *_notes(table),
         r"\end{table}",
     ]
@@ -152,34 +149,31 @@ def _float(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]
 def _pages(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
     lines = ["% needs \\usepackage{booktabs,longtable}", r"\begingroup", *type_.commands]
     for number, part in enumerate(parts, start=1):
-        # Every part is the same table under the same number.
+        # All parts are one table with one number.
         caption, label = _caption(table)
         if number > 1:
             lines.append(r"\addtocounter{table}{-1}")
-            caption, label = rf"\caption[]{{{latex(table.caption)} (part {number} of {len(parts)})}}", ""
-        lines += [rf"\begin{{longtable}}{{{_letters(part)}}}", rf"{caption}{label} \\", *_head(part), r"\endfirsthead"]
-        lines += [*_head(part), r"\endhead", r"\bottomrule", r"\endfoot", *_body(table, part), r"\end{longtable}"]
+            caption, label = rf"\caption[]{{{latex_escaped(table.caption)} (part {number} of {len(parts)})}}", ""
+        headings = head(map(_heading, part))
+        lines += [rf"\begin{{longtable}}{{{_letters(part)}}}", rf"{caption}{label} \\", *headings, r"\endfirsthead"]
+        lines += [*headings, r"\endhead", r"\bottomrule", r"\endfoot", *_body(table, part), r"\end{longtable}"]
     return [*lines, *_notes(table), r"\endgroup"]
 
 
 def _caption(table: RenderedTable) -> tuple[str, str]:
     label = re.sub("[^a-zA-Z0-9]+", "-", table.name)
-    return rf"\caption{{{latex(table.caption)}}}", rf"\label{{tab:{label}}}"
+    return rf"\caption{{{latex_escaped(table.caption)}}}", rf"\label{{tab:{label}}}"
 
 
 def _notes(table: RenderedTable) -> Iterator[str]:
     for note in table.notes:
-        # The names of columns are long, and TeX breaks no line in them by itself.
-        text = latex(note).replace(r"\_", r"\_\allowbreak{}")
+        # Names of columns are long, and TeX does not break them by itself.
+        text = latex_escaped(note).replace(r"\_", r"\_\allowbreak{}")
         yield rf"\par\smallskip{{\footnotesize\sloppy {text}\par}}"
 
 
 def _letters(part: Sequence[_Column]) -> str:
     return "".join(column.letter for column in part)
-
-
-def _head(part: Sequence[_Column]) -> list[str]:
-    return [r"\toprule", " & ".join(map(_heading, part)) + r" \\", r"\midrule"]
 
 
 def _heading(column: _Column) -> str:
@@ -193,14 +187,14 @@ def _body(table: RenderedTable, part: Sequence[_Column]) -> Iterator[str]:
     for index in range(len(table.rows)):
         if index in table.breaks:
             yield r"\midrule"
-        yield " & ".join(column.cells[index] for column in part) + r" \\"
+        yield row(column.cells[index] for column in part)
 
 
-def _lines(heading: str, most: int) -> tuple[str, ...]:
-    """The heading in lines of about so many characters, broken behind blanks and underscores."""
+def _lines(heading: str, width: int) -> tuple[str, ...]:
+    """Break the heading after blanks and underscores into lines of about `width` characters."""
     lines = [""]
     for word in re.findall(r"[^ _]+[ _]*|[ _]+", heading):
-        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > most:
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
             lines.append("")
         lines[-1] += word
     return tuple(line.strip() for line in lines)
@@ -216,12 +210,12 @@ def _characters(cell: Cell) -> int:
 
 
 def _length(letter: str) -> int:
-    """Characters that a letter takes: what no font has is written as its number."""
-    return len("[U+1F600]") if latex(letter).startswith("{[}U+") else 1
+    """Return the characters that a letter takes: one that the fonts lack is written as its number."""
+    return len("[U+1F600]") if latex_escaped(letter).startswith("{[}U+") else 1
 
 
 def _cell(cell: Cell) -> str:
-    text = _number(cell.content) if isinstance(cell.content, Number) else latex(visible(cell.content, "\n\t"))
+    text = _number(cell.content) if isinstance(cell.content, Number) else latex_escaped(visible(cell.content, "\n\t"))
     match cell.mark:
         case BestMark.BEST:
             return rf"\textbf{{\boldmath {text}}}"
@@ -232,9 +226,9 @@ def _cell(cell: Cell) -> str:
 
 
 def _paragraph(cell: Cell) -> str:
-    """A cell of text whose lines may end within long names, too."""
+    """Return a cell of text in which lines may also end within long names."""
     words = visible(str(cell.content), "\n\t").split()
-    text = " ".join(r"\allowbreak{}".join(map(latex, _pieces(word))) for word in words)
+    text = " ".join(r"\allowbreak{}".join(map(latex_escaped, _pieces(word))) for word in words)
     return rf"{{\raggedright {text}\par}}"
 
 

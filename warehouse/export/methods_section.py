@@ -1,33 +1,34 @@
-"""A methods section of one page, from provenance: only what the exported rows stand on, and whom to cite for it.
-
-Facts come from the footers and tables; what footers only have the hash of is told by the caller or stays a hash.
-"""
+"""The methods section of an export: one page from provenance that cites what the exported rows used."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 import duckdb
 
 from prunescope.warehouse.core.formats import markdown_escaped
+from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export import bibliography
-from prunescope.warehouse.export.latex_escape import latex
 
 _HASH = 12
-# Longer names, of files above all, may go on in the next line.
-_LONGEST_UNBROKEN = 20
+# In LaTeX a longer name, of a file above all, may be broken across lines.
+_MAX_UNBROKEN = 20
+# A name or a citation within a paragraph; its text is percent-encoded, so that it cannot contain the delimiter.
+_MARKED = re.compile("\x1b(code|cite):([^\x1b]*)\x1b")
+_OF_EXPORT = "SEMI JOIN exported_variants USING (model, recipe)"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a calibration set was drawn.
+    """Origin of a calibration set.
 
     Attributes:
         source: `embedded`, `c4`, `wikitext2`, a file's name, or a data set.
-        sequences: how many.
-        length: tokens of each.
+        sequences: number of sequences.
+        length: tokens of each sequence.
         seed: of the draw.
         documents: whether windows span documents (`joined`) or not (`single`).
     """
@@ -41,7 +42,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ProvenanceFacts:
-    """What hashes in the footers stand for, where somebody could prove it.
+    """Sources of the hashes in the footers, as far as the caller could verify them.
 
     Attributes:
         calibrations: by `calibration_hash` of the inputs.
@@ -54,29 +55,11 @@ class ProvenanceFacts:
 
 @dataclass(frozen=True)
 class Methods:
-    """The section in both languages, and its bibliography."""
+    """The section in Markdown and LaTeX, and its bibliography."""
 
     markdown: str
     latex: str
     bibtex: str
-
-
-@dataclass(frozen=True)
-class _Code:
-    """A name, set in a typewriter font."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class _Cite:
-    """A citation."""
-
-    key: str
-
-
-_Part = str | _Code | _Cite
-_Row = dict[str, Any]
 
 
 def methods(
@@ -86,14 +69,14 @@ def methods(
     known: ProvenanceFacts,
     version: str,
 ) -> Methods:
-    """Writes the section.
+    """Write the section.
 
     Args:
         connection: an open catalogue.
         used: model and recipe of every exported row.
         tables: tables that the exported views read.
-        known: what hashes stand for.
-        version: of this package.
+        known: sources of hashes.
+        version: version of this package.
     """
     pairs = sorted(set(used))
     connection.execute("CREATE OR REPLACE TEMP TABLE exported_variants (model VARCHAR, recipe VARCHAR)")
@@ -108,158 +91,161 @@ def methods(
         _texts(connection, tables, known),
         _software(connection, tables, version),
     ]
-    kept = [parts for parts in paragraphs if parts]
-    keys = [part.key for parts in kept for part in parts if isinstance(part, _Cite)]
+    texts = [paragraph for paragraph in paragraphs if paragraph]
+    keys = [unquote(key) for kind, key in _MARKED.findall("".join(texts)) if kind == "cite"]
+    markdown = "\n\n".join(_rendered(text, markdown_escaped, _markdown_code, "[@{}]") for text in texts)
+    tex = "\n\n".join(_rendered(text, _latex_text, _latex_code, r"\cite{{{}}}") for text in texts)
     return Methods(
-        "## Methods\n\n" + "\n\n".join("".join(map(_markdown, parts)) for parts in kept) + "\n",
-        # Names do not hyphenate: lines may be loose instead of too long.
-        "\\paragraph{Methods.}\n{\\sloppy\n" + "\n\n".join("".join(map(_latex, parts)) for parts in kept) + "\\par}\n",
+        f"## Methods\n\n{markdown}\n",
+        # TeX does not hyphenate names: lines may be loose instead of too long.
+        f"\\paragraph{{Methods.}}\n{{\\sloppy\n{tex}\\par}}\n",
         bibliography.bibtex(keys, others),
     )
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[_Row]:
-    found: list[_Row] = connection.sql(query).to_arrow_table().to_pylist()
-    return found
+def _code(text: str) -> str:
+    return f"\x1bcode:{quote(text)}\x1b"
 
 
-def _models(connection: duckdb.DuckDBPyConnection, others: dict[str, str]) -> list[_Part]:
-    rows = _rows(connection, "FROM models SEMI JOIN exported_variants USING (model) ORDER BY model")
-    parts: list[_Part] = ["We studied " if rows else ""]
-    for index, row in enumerate(rows):
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(map(_code, names))
+
+
+def _cite(key: str) -> str:
+    return f"\x1bcite:{quote(key)}\x1b"
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = connection.sql(query).to_arrow_table().to_pylist()
+    return rows
+
+
+def _models(connection: duckdb.DuckDBPyConnection, others: dict[str, str]) -> str:
+    sentences = []
+    for row in _rows(connection, "FROM models SEMI JOIN exported_variants USING (model) ORDER BY model"):
         key = bibliography.of_model(row["model"], row["source"])
-        if key is None:
-            revision = row["revision"]
-            note = f"revision {revision}" if revision != row["weight_hash"] else f"SHA-256 of the weights {revision}"
-            key, entry = bibliography.misc(row["model"], row["source"], note)
-            others[key] = entry
-        # A model that is no commit of a hub's has the hash of its weights for its revision.
+        # The revision of a model that is no commit of a hub is the hash of its weights.
         is_commit = row["revision"] != row["weight_hash"]
-        parts += [
-            "; " if index else "",
-            *(_Code(row["model"]), " ", _Cite(key), " ("),
-            *(_Code(row["architecture"]), f", {row['layers']} layers, {row['parameters']:,} parameters, source "),
-            *(_Code(row["source"]), *((", revision ", _Code(str(row["revision"])[:_HASH])) if is_commit else ())),
-            *(", SHA-256 of the weights ", _Code(row["weight_hash"][:_HASH]), ")"),
-        ]
-    return [*parts, "."] if rows else []
+        if key is None:
+            note = f"{'revision' if is_commit else 'SHA-256 of the weights'} {row['revision']}"
+            key, others[key] = bibliography.misc(row["model"], row["source"], note)
+        revision = f", revision {_code(str(row['revision'])[:_HASH])}" if is_commit else ""
+        sentences.append(
+            f"{_code(row['model'])} {_cite(key)} ({_code(row['architecture'])}, {row['layers']} layers, "
+            f"{row['parameters']:,} parameters, source {_code(row['source'])}{revision}, "
+            f"SHA-256 of the weights {_code(row['weight_hash'][:_HASH])})"
+        )
+    return f"We studied {'; '.join(sentences)}." if sentences else ""
 
 
-def _recipes(connection: duckdb.DuckDBPyConnection) -> list[_Part]:
+def _recipes(connection: duckdb.DuckDBPyConnection) -> str:
     rows = _rows(
         connection,
-        "SELECT DISTINCT method, recipe, parameters_json FROM variants SEMI JOIN exported_variants "
-        "USING (model, recipe) WHERE method <> 'dense' ORDER BY method, recipe",
+        f"SELECT DISTINCT method, recipe, parameters_json FROM variants {_OF_EXPORT} "  # noqa: S608
+        "WHERE method <> 'dense' ORDER BY method, recipe",
     )
     [[models]] = connection.execute("SELECT count(DISTINCT model) FROM exported_variants").fetchall()
     subject, baseline = ("The models were", "its dense model") if models > 1 else ("The model was", "the dense model")
-    by_method: dict[str, list[_Row]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    parts: list[_Part] = []
-    for method, recipes in by_method.items():
-        if method == "noise":
-            continue
-        keys = dict.fromkeys(
-            key for row in recipes for key in bibliography.of_recipe(row["method"], row["parameters_json"])
-        )
-        parts += ["; " if parts else f"{subject} changed by ", _Code(method)]
-        parts += [part for key in keys for part in (" ", _Cite(key))]
-        parts += [" (", *_listed([row["recipe"] for row in recipes]), ")"]
-    if parts:
-        parts.append(f"; every variant is compared with {baseline}.")
-    if noise := [row["recipe"] for row in by_method.get("noise", [])]:
-        parts += [
-            " The dense model computed in another way (",
-            *_listed(noise),
-            ") gives the floor that rounding sets.",
-        ]
-    return parts
+    changes = []
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "noise"):
+        recipes = [row for row in rows if row["method"] == method]
+        keys = dict.fromkeys(key for row in recipes for key in bibliography.of_recipe(method, row["parameters_json"]))
+        names = _codes(row["recipe"] for row in recipes)
+        changes.append(f"{' '.join([_code(method), *map(_cite, keys)])} ({names})")
+    text = f"{subject} changed by {'; '.join(changes)}; every variant is compared with {baseline}." if changes else ""
+    if noise := _codes(row["recipe"] for row in rows if row["method"] == "noise"):
+        text += f" The dense model computed in another way ({noise}) gives the floor that rounding sets."
+    return text
 
 
-def _calibration(connection: duckdb.DuckDBPyConnection, known: ProvenanceFacts) -> list[_Part]:
+def _calibration(connection: duckdb.DuckDBPyConnection, known: ProvenanceFacts) -> str:
     rows = _rows(
         connection,
-        "SELECT json_extract_string(inputs_json, '$.calibration_hash') AS calibration, "
-        "list(DISTINCT recipe ORDER BY recipe) AS recipes FROM provenance SEMI JOIN exported_variants "
-        "USING (model, recipe) WHERE table_name = 'variants' AND calibration IS NOT NULL "
-        "GROUP BY calibration ORDER BY calibration",
+        "SELECT json_extract_string(inputs_json, '$.calibration_hash') AS calibration, "  # noqa: S608
+        f"list(DISTINCT recipe ORDER BY recipe) AS recipes FROM provenance {_OF_EXPORT} "
+        "WHERE table_name = 'variants' AND calibration IS NOT NULL GROUP BY calibration ORDER BY calibration",
     )
-    parts: list[_Part] = []
+    sentences = []
     for row in rows:
-        parts += [" " if parts else "", "Calibration of ", *_listed(row["recipes"]), ": "]
-        drawn = known.calibrations.get(row["calibration"])
-        if drawn is not None:
-            parts += [f"{drawn.sequences:,} sequences of {drawn.length:,} tokens from ", *_source(drawn.source)]
+        origin = ""
+        if drawn := known.calibrations.get(row["calibration"]):
             within = "each within one document" if drawn.documents == "single" else "from the joined text"
-            parts += [f", {within}, drawn with seed {drawn.seed}; "]
-        parts += ["SHA-256 of its settings and contents ", _Code(row["calibration"][:_HASH]), "."]
-    return parts
+            origin = (
+                f"{drawn.sequences:,} sequences of {drawn.length:,} tokens from {_source(drawn.source)}, {within}, "
+                f"drawn with seed {drawn.seed}; "
+            )
+        digest = _code(row["calibration"][:_HASH])
+        sentences.append(
+            f"Calibration of {_codes(row['recipes'])}: {origin}SHA-256 of its settings and contents {digest}."
+        )
+    return " ".join(sentences)
 
 
-def _source(source: str) -> list[_Part]:
+def _source(source: str) -> str:
     if source in bibliography.CORPORA:
-        name = {"c4": "C4", "wikitext2": "WikiText-2"}[source]
-        return [f"{name} ", _Cite(bibliography.CORPORA[source])]
-    if source == "embedded":
-        return ["Python's help topics"]
-    return [_Code(source)]
+        name, key = bibliography.CORPORA[source]
+        return f"{name} {_cite(key)}"
+    return "Python's help topics" if source == "embedded" else _code(source)
 
 
-def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> list[_Part]:
-    parts: list[_Part] = ["Measures follow ", _Cite(bibliography.PAPER)]
-    parts += [": hidden states, logits and next-token probabilities of each variant against the dense model's."]
+def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> str:
+    text = (
+        f"Measures follow {_cite(bibliography.PAPER)}: hidden states, logits and next-token probabilities of each "
+        "variant against the dense model's."
+    )
     if "layer_transitions" in tables:
         [row] = _rows(
             connection,
-            "SELECT list(DISTINCT scope ORDER BY scope) AS scopes, list(DISTINCT lens ORDER BY lens) AS lenses, "
+            "SELECT list(DISTINCT scope ORDER BY scope) AS scopes, list(DISTINCT lens ORDER BY lens) AS lenses, "  # noqa: S608
             "list(DISTINCT temperature ORDER BY temperature) AS temperatures "
-            "FROM layer_transitions SEMI JOIN exported_variants USING (model, recipe)",
+            f"FROM layer_transitions {_OF_EXPORT}",
         )
         if row["scopes"]:
             temperatures = ", ".join(f"{temperature:g}" for temperature in row["temperatures"])
-            parts += [" Layers were measured in scope ", *_listed(row["scopes"]), ", seen through lens "]
-            parts += [*_listed(row["lenses"]), f", at T = {temperatures}."]
+            text += (
+                f" Layers were measured in scope {_codes(row['scopes'])}, read through lens {_codes(row['lenses'])}, "
+                f"at T = {temperatures}."
+            )
     prompts = _rows(
         connection,
-        "SELECT kind, count(DISTINCT prompt_id) AS prompts FROM generations SEMI JOIN exported_variants "
-        "USING (model, recipe) GROUP BY kind ORDER BY kind",
+        "SELECT kind, count(DISTINCT prompt_id) AS prompts "  # noqa: S608
+        f"FROM generations {_OF_EXPORT} GROUP BY kind ORDER BY kind",
     )
     if prompts and {"decoding_steps", "generations", "layer_transitions"} & set(tables):
-        [steps] = _rows(
+        [steps] = _rows(connection, f"SELECT max(step) + 1 AS steps FROM decoding_steps {_OF_EXPORT}")  # noqa: S608
+        hashes = _rows(
             connection,
-            "SELECT max(step) + 1 AS steps FROM decoding_steps SEMI JOIN exported_variants USING (model, recipe)",
+            "SELECT DISTINCT json_extract_string(inputs_json, '$.prompts_hash') AS hash "  # noqa: S608
+            f"FROM provenance {_OF_EXPORT} WHERE hash IS NOT NULL ORDER BY hash",
         )
         kinds = ", ".join(f"{row['prompts']} {row['kind']}" for row in prompts)
-        total = sum(row["prompts"] for row in prompts)
-        parts.append(f" {total} prompts ({kinds}), decoded greedily")
-        parts.append(f" for {steps['steps']} tokens" if steps["steps"] else "")
-        parts += [*_hashes(connection, "prompts_hash", "; SHA-256 of the prompts "), "."]
-    return parts
+        text += f" {sum(row['prompts'] for row in prompts)} prompts ({kinds}), decoded greedily"
+        text += f" for {steps['steps']} tokens" if steps["steps"] else ""
+        text += f"; SHA-256 of the prompts {_codes(row['hash'][:_HASH] for row in hashes)}" if hashes else ""
+        text += "."
+    return text
 
 
-def _texts(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], known: ProvenanceFacts) -> list[_Part]:
+def _texts(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], known: ProvenanceFacts) -> str:
     if "text_tokens" not in tables:
-        return []
+        return ""
     rows = _rows(
         connection,
-        "SELECT text_id, text_hash, context, stride, max(scored) AS scored FROM (SELECT model, recipe, text_id, "
-        "text_hash, context, stride, count(*) AS scored FROM text_tokens GROUP BY ALL) SEMI JOIN exported_variants "
-        "USING (model, recipe) GROUP BY ALL ORDER BY ALL",
+        "SELECT text_id, text_hash, context, stride, max(scored) AS scored FROM (SELECT model, recipe, text_id, "  # noqa: S608
+        f"text_hash, context, stride, count(*) AS scored FROM text_tokens GROUP BY ALL) {_OF_EXPORT} "
+        "GROUP BY ALL ORDER BY ALL",
     )
-    parts: list[_Part] = []
+    sentences = []
     for row in rows:
         corpus = known.corpora.get(row["text_hash"])
-        parts += [" " if parts else "", "Text ", _Code(row["text_id"])]
-        parts += [" (", *_source(corpus), ")"] if corpus else []
-        parts += [
-            f": {row['scored']:,} tokens scored in windows of {row['context']:,} every {row['stride']:,}, SHA-256 "
-        ]
-        parts += [_Code(row["text_hash"][:_HASH]), "."]
-    return [*parts, " Errors of text statistics take windows as the independent units."] if parts else []
+        sentences.append(
+            f"Text {_code(row['text_id'])}{f' ({_source(corpus)})' if corpus else ''}: {row['scored']:,} tokens scored "
+            f"in windows of {row['context']:,} every {row['stride']:,}, SHA-256 {_code(row['text_hash'][:_HASH])}."
+        )
+    return " ".join([*sentences, "Errors of text statistics take windows as the independent units."]) if rows else ""
 
 
-def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], version: str) -> list[_Part]:
+def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], version: str) -> str:
     rows = _rows(
         connection,
         "SELECT table_name, device, dtype, seed, code_version, libraries_json FROM provenance "
@@ -268,53 +254,47 @@ def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], vers
     )
     rows = [row for row in rows if row["table_name"] in {*tables, "variants"}]
     if not rows:
-        return []
-    libraries = sorted({(name, of) for row in rows for name, of in json.loads(row["libraries_json"]).items()})
-    codes = sorted({(row["table_name"], row["code_version"]) for row in rows})
-    seeds = sorted({row["seed"] for row in rows})
-    parts: list[_Part] = ["Weights were held in ", *_listed(sorted({row["dtype"] for row in rows}))]
-    parts += [" on ", *_listed(sorted({row["device"] for row in rows}))]
-    parts += [
-        f", seed {', '.join(map(str, seeds))}",
-        *(f"{', ' if at else '; '}{name} {of}" for at, (name, of) in enumerate(libraries)),
-    ]
-    parts += [f"; exported by Prunescope {version} (versions of its computations: "]
-    return [*parts, ", ".join(f"{table} {code}" for table, code in codes), ")."]
+        return ""
 
+    def distinct(name: str) -> list[Any]:
+        return sorted({row[name] for row in rows})
 
-def _hashes(connection: duckdb.DuckDBPyConnection, name: str, before: str) -> list[_Part]:
-    rows = _rows(
-        connection,
-        f"SELECT DISTINCT json_extract_string(inputs_json, '$.{name}') AS hash FROM provenance "  # noqa: S608
-        "SEMI JOIN exported_variants USING (model, recipe) WHERE hash IS NOT NULL ORDER BY hash",
+    libraries = {item for row in rows for item in json.loads(row["libraries_json"]).items()}
+    codes = {(row["table_name"], row["code_version"]) for row in rows}
+    listed = ", ".join(f"{name} {number}" for name, number in sorted(libraries))
+    return (
+        f"Weights were held in {_codes(distinct('dtype'))} on {_codes(distinct('device'))}, "
+        f"seed {', '.join(map(str, distinct('seed')))}{f'; {listed}' if listed else ''}; "
+        f"exported by Prunescope {version} (versions of its computations: "
+        f"{', '.join(f'{table} {code}' for table, code in sorted(codes))})."
     )
-    return [before, *_listed([row["hash"][:_HASH] for row in rows])] if rows else []
 
 
-def _listed(names: Sequence[str]) -> list[_Part]:
-    return [part for index, name in enumerate(names) for part in (", " if index else "", _Code(name))]
+def _rendered(paragraph: str, prose: Callable[[str], str], code: Callable[[str], str], cite: str) -> str:
+    """Render a paragraph in one language: its prose, its names and its citations."""
+    pieces = []
+    position = 0
+    for match in _MARKED.finditer(paragraph):
+        value = unquote(match[2])
+        pieces += [
+            prose(paragraph[position : match.start()]),
+            code(value) if match[1] == "code" else cite.format(value),
+        ]
+        position = match.end()
+    return "".join([*pieces, prose(paragraph[position:])])
 
 
-def _markdown(part: _Part) -> str:
-    match part:
-        case _Code():
-            fence = "``" if "`" in part.text else "`"
-            pad = " " if "`" in part.text else ""
-            return f"{fence}{pad}{' '.join(part.text.split())}{pad}{fence}"
-        case _Cite():
-            return f"[@{part.key}]"
-        case _:
-            return markdown_escaped(part)
+def _markdown_code(text: str) -> str:
+    fence, pad = ("``", " ") if "`" in text else ("`", "")
+    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
-def _latex(part: _Part) -> str:
-    match part:
-        case _Code():
-            pieces = re.split(r"(?<=[/\-_.@])", part.text) if len(part.text) > _LONGEST_UNBROKEN else [part.text]
-            return r"\texttt{" + r"\allowbreak{}".join(map(latex, pieces)) + "}"
-        case _Cite():
-            return rf"\cite{{{part.key}}}"
-        case _:
-            # The sentence's own spaces count; the escape joins them.
-            left, right = " " * part.startswith(" "), " " * (part.endswith(" ") and bool(part.strip()))
-            return f"{left}{latex(part)}{right}"
+def _latex_text(text: str) -> str:
+    # `latex_escaped` strips white space, but spaces next to a name matter.
+    after = " " * (text.endswith(" ") and not text.isspace())
+    return f"{' ' * text.startswith(' ')}{latex_escaped(text)}{after}"
+
+
+def _latex_code(text: str) -> str:
+    pieces = re.split(r"(?<=[/\-_.@])", text) if len(text) > _MAX_UNBROKEN else [text]
+    return r"\texttt{" + r"\allowbreak{}".join(map(latex_escaped, pieces)) + "}"

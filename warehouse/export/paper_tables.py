@@ -1,7 +1,4 @@
-"""The tables of a paper: how each view `paper_*` of `sql/marts` is printed.
-
-What the numbers are stands in the views; here are headings, units, uncertainty and which way is better.
-"""
+"""Printed formats of the views `paper_*` in `sql/marts`."""
 
 from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec
 
@@ -17,6 +14,12 @@ _PROMPTS = (
     _KL + "Forced: both models read the dense tokens; free: each reads its own. Means over all steps of all prompts ± "
     "standard error over prompts."
 )
+
+
+def _score(kind: str) -> ColumnFormat:
+    name = f"{kind}_score"
+    return ColumnFormat(name, kind.replace("_", "-"), "%", error=f"{name}_se", best="max", scale=100)
+
 
 PAPER_TABLES: dict[str, TableSpec] = {
     "paper_variants": TableSpec(
@@ -34,22 +37,15 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_texts": TableSpec(
         "Perplexity and divergence from the dense model on running text",
         (
-            *(
-                _MODEL,
-                ColumnFormat("text_id", "text"),
-                ColumnFormat("context"),
-                ColumnFormat("stride"),
-                ColumnFormat("tokens"),
-                ColumnFormat("windows"),
-            ),
-            _RECIPE,
+            *(_MODEL, ColumnFormat("text_id", "text"), ColumnFormat("context"), ColumnFormat("stride")),
+            *(ColumnFormat("tokens"), ColumnFormat("windows"), _RECIPE),
             ColumnFormat("ppl_pruned", "perplexity", error="ppl_pruned_se", best="min"),
             ColumnFormat("ln_ppl_ratio", "ln(perplexity / dense)", error="ln_ppl_ratio_se"),
             ColumnFormat("kl_mean_nats", "KL", "nats", error="kl_mean_nats_se", best="min"),
             ColumnFormat("kl_median_nats", "median KL", "nats"),
             ColumnFormat("kl_p99_nats", "99 % KL", "nats"),
             ColumnFormat("delta_p_rms", "RMS Δp", "%", error="delta_p_rms_se", best="min", scale=100),
-            ColumnFormat("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100),
+            _AGREEMENT,
             ColumnFormat("kl_noise_p95_nats", "noise KL", "nats"),
         ),
         _KL + "± standard error over windows, which takes the tokens of a window as one unit. Δp: change of the true "
@@ -60,13 +56,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_patterns": TableSpec(
         "What a pattern costs: unstructured, 4:8 and 2:4 at one sparsity, by method",
         (
-            *(
-                _MODEL,
-                ColumnFormat("sparsity_percent", "sparsity", "%"),
-                ColumnFormat("measured_on", "on"),
-                ColumnFormat("measure"),
-            ),
-            *(_METHOD, ColumnFormat("dense", "dense")),
+            *(_MODEL, ColumnFormat("sparsity_percent", "sparsity", "%"), ColumnFormat("measured_on", "on")),
+            *(ColumnFormat("measure"), _METHOD, ColumnFormat("dense", "dense")),
             ColumnFormat("unstructured", "unstructured", error="unstructured_se", best="min"),
             ColumnFormat("pattern_4of8", "4:8", error="pattern_4of8_se", best="min"),
             ColumnFormat("pattern_2of4", "2:4", error="pattern_2of4_se", best="min"),
@@ -78,15 +69,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "Divergence and scores against the number of dropped sublayers or blocks",
         (
             *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _FREE, _AGREEMENT),
-            ColumnFormat(
-                "non_generative_score",
-                "non-generative",
-                "%",
-                error="non_generative_score_se",
-                best="max",
-                scale=100,
-            ),
-            ColumnFormat("generative_score", "generative", "%", error="generative_score_se", best="max", scale=100),
+            _score("non_generative"),
+            _score("generative"),
         ),
         _PROMPTS + " Scores: mean over tasks ± standard error over samples, – where none was scored.",
         within=("model", "dropped"),

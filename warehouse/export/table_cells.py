@@ -1,7 +1,4 @@
-"""Rows and a layout as a table ready to be written, and as Markdown.
-
-What the numbers and marks are is decided in `rounding` and `marks`; LaTeX is made in `latex_table`, HTML in `html`.
-"""
+"""Cells of a printed table from rows and their format, and the table as Markdown."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +6,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from prunescope.warehouse.core.formats import NULL, markdown_escaped, shown_cell
+from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, shown_cell
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number, rounded
@@ -20,7 +17,7 @@ _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place: a number, or text that is not escaped yet."""
+    """Content of a cell: a number, or text that is not yet escaped."""
 
     content: Number | str
     mark: BestMark = BestMark.NONE
@@ -28,17 +25,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class RenderedTable:
-    """A table ready to be written.
+    """A table ready to be written in any format.
 
     Attributes:
         name: for labels and ids.
-        caption: above it.
-        notes: below it, one sentence or more each.
+        caption: above the table.
+        notes: below the table, one or more sentences each.
         headings: with units.
-        is_number: which columns are set flush right.
-        rows: cells, row by row.
+        is_number: which columns are aligned right.
+        rows: cells of each row.
         breaks: rows before which a new group begins.
-        key: places of the columns that tell rows apart.
+        key: indices of the key columns.
     """
 
     name: str
@@ -52,40 +49,32 @@ class RenderedTable:
 
 
 def printed(name: str, rows: pa.Table, layout: TableSpec, key: Collection[str] = ()) -> RenderedTable:
-    """The table that a layout makes of rows.
-
-    Args:
-        name: the view's.
-        rows: its rows.
-        layout: which columns are shown, and how.
-        key: names of the columns that tell rows apart.
-    """
-    values = {column: rows[column].to_pylist() for shown in layout.columns for column in shown.reads}
+    """Return the printed table of a view's rows; `key` has the names of its key columns."""
+    values = {name: rows[name].to_pylist() for column in layout.columns for name in column.reads}
     groups = list(zip(*(rows[column].to_pylist() for column in layout.within), strict=True)) or [()] * rows.num_rows
     recipes = rows["recipe"].to_pylist() if "recipe" in rows.column_names else [None] * rows.num_rows
-    free = [recipe not in layout.unmarked for recipe in recipes]
+    is_markable = [recipe not in layout.unmarked for recipe in recipes]
     columns, notes = [], [layout.note] if layout.note else []
-    for shown in layout.columns:
-        found = _marks(shown, values, groups, free)
-        numbers = values[shown.name]
-        columns.append([Cell(_content(shown, values, index), found[index]) for index in range(len(numbers))])
+    for column in layout.columns:
+        marks = _marks(column, values, groups, is_markable)
+        columns.append([Cell(_content(column, values, index), mark) for index, mark in enumerate(marks)])
     if any(cell.mark is not BestMark.NONE for column in columns for cell in column):
-        has_errors = any(shown.best and shown.error for shown in layout.columns)
+        has_errors = any(column.best and column.error for column in layout.columns)
         notes.append(best_marks.NOTE if has_errors else best_marks.PLAIN_NOTE)
     return RenderedTable(
         name=name,
         caption=layout.caption,
         notes=tuple(notes),
-        headings=tuple(shown.title for shown in layout.columns),
-        is_number=tuple(_is_number(shown, rows.schema.field(shown.name).type) for shown in layout.columns),
+        headings=tuple(column.title for column in layout.columns),
+        is_number=tuple(bool(column.of) or is_number(rows.schema.field(column.name).type) for column in layout.columns),
         rows=tuple(zip(*columns, strict=True)),
         breaks=frozenset(index for index, (one, other) in enumerate(pairwise(groups), start=1) if one != other),
-        key=frozenset(at for at, shown in enumerate(layout.columns) if shown.name in key),
+        key=frozenset(index for index, column in enumerate(layout.columns) if column.name in key),
     )
 
 
 def to_markdown(table: RenderedTable) -> str:
-    """A pipe table with its caption above and its notes below."""
+    """Return a pipe table with its caption above and its notes below."""
     lines = [f"**{markdown_escaped(table.caption)}**", ""]
     lines.append(_piped(markdown_escaped(heading) for heading in table.headings))
     lines.append(_piped("--:" if number else ":--" for number in table.is_number))
@@ -96,7 +85,7 @@ def to_markdown(table: RenderedTable) -> str:
 
 
 def number_text(number: Number) -> str:
-    """The number in Unicode, such as `(6.9 ± 0.2) × 10⁻⁵`."""
+    """Return the number in Unicode, such as `(6.9 ± 0.2) × 10⁻⁵`."""
     text = number.value
     if number.error:
         text += f" ± {number.error}"
@@ -109,22 +98,22 @@ def number_text(number: Number) -> str:
     return text.replace("inf", "∞")
 
 
-def _content(shown: ColumnFormat, values: dict[str, list[object]], index: int) -> Number | str:
-    value = values[shown.name][index]
+def _content(column: ColumnFormat, values: dict[str, list[object]], index: int) -> Number | str:
+    value = values[column.name][index]
     if value is None:
         return NULL
-    if shown.of:
-        whole = values[shown.of][index]
+    if column.of:
+        whole = values[column.of][index]
         return f"{value} of {whole}" if whole else NULL
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return shown_cell(value, shown.digits)
-    if isinstance(value, int) and not shown.error and not shown.interval and shown.scale == 1:
+        return shown_cell(value, column.digits)
+    if isinstance(value, int) and not column.error and not column.interval and column.scale == 1:
         return str(value)
-    error = _float(values[shown.error][index] if shown.error else None, shown.scale)
-    ends = [_float(values[end][index], shown.scale) for end in shown.interval]
+    error = _float(values[column.error][index] if column.error else None, column.scale)
+    ends = [_float(values[end][index], column.scale) for end in column.interval]
     interval = [end for end in ends if end is not None]
-    scaled = float(value) * shown.scale
-    return rounded(scaled, error, interval if len(interval) == 2 else None, shown.digits)
+    scaled = float(value) * column.scale
+    return rounded(scaled, error, interval if len(interval) == 2 else None, column.digits)
 
 
 def _float(value: object, scale: int) -> float | None:
@@ -132,28 +121,23 @@ def _float(value: object, scale: int) -> float | None:
 
 
 def _marks(
-    shown: ColumnFormat, values: dict[str, list[object]], groups: Sequence[object], free: Sequence[bool]
+    column: ColumnFormat, values: dict[str, list[object]], groups: Sequence[object], is_markable: Sequence[bool]
 ) -> list[BestMark]:
-    """The marks of one column, group by group."""
-    found = [BestMark.NONE] * len(groups)
-    if not shown.best:
-        return found
-    places: dict[object, list[int]] = {}
+    """Return the marks of one column, which compare the rows of a group."""
+    marks = [BestMark.NONE] * len(groups)
+    if not column.best:
+        return marks
+    indices: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
-        if free[index]:
-            places.setdefault(group, []).append(index)
-    for together in places.values():
-        numbers = [_float(values[shown.name][index], 1) for index in together]
-        errors = [_float(values[shown.error][index], 1) if shown.error else None for index in together]
-        for index, mark in zip(
-            together, best_marks.marks(numbers, errors, smaller_is_better=shown.best == "min"), strict=True
-        ):
-            found[index] = mark
-    return found
-
-
-def _is_number(shown: ColumnFormat, of: pa.DataType) -> bool:
-    return bool(shown.of or pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of))
+        if is_markable[index]:
+            indices.setdefault(group, []).append(index)
+    for members in indices.values():
+        numbers = [_float(values[column.name][index], 1) for index in members]
+        errors = [_float(values[column.error][index], 1) if column.error else None for index in members]
+        of_group = best_marks.marks(numbers, errors, smaller_is_better=column.best == "min")
+        for index, mark in zip(members, of_group, strict=True):
+            marks[index] = mark
+    return marks
 
 
 def _piped(cells: Iterator[str] | Sequence[str]) -> str:

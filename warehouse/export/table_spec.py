@@ -1,6 +1,6 @@
-"""How a table is to be typeset: heading, unit and digits of each column, whose uncertainty it is, which way is better.
+"""Formats of printed tables: heading, unit, digits and uncertainty of each column, and which values are better.
 
-Declarations only; the tables of a paper are declared in `paper_tables`, for all else `derived` reads the names.
+`paper_tables` declares those of a paper; for any other view `derived` reads the column names.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ class ColumnFormat:
 
     Attributes:
         name: the view's column.
-        heading: above it; the name where empty.
-        unit: behind the heading.
+        heading: its heading; the name where empty.
+        unit: after the heading.
         error: column with its standard error.
         interval: columns with the lower and upper end of its interval.
         best: which values are marked: the smallest (`min`), the largest (`max`), or none.
-        digits: significant digits where there is no uncertainty.
-        scale: what values and uncertainty are multiplied with, such as 100 for a share in %.
-        of: column with the number that this count is out of, shown as `3 of 5`.
+        digits: significant digits without uncertainty.
+        scale: factor of values and uncertainty, such as 100 for a share in %.
+        of: column with the total of this count, shown as `3 of 5`.
     """
 
     name: str
@@ -40,11 +40,11 @@ class ColumnFormat:
     @property
     def title(self) -> str:
         """Heading and unit."""
-        return f"{self.heading or self.name}, {self.unit}" if self.unit else self.heading or self.name
+        return ", ".join(filter(None, (self.heading or self.name, self.unit)))
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The view's columns that it shows."""
+        """Columns of the view that it shows."""
         return tuple(filter(None, (self.name, self.error, *self.interval, self.of)))
 
 
@@ -53,11 +53,11 @@ class TableSpec:
     """One printed table.
 
     Attributes:
-        caption: what it shows.
+        caption: its caption.
         columns: from left to right.
         note: how to read it, below the table.
-        within: columns; best and second best are looked for among the rows that share their values.
-        unmarked: recipes that are never marked: what all others are held against.
+        within: columns whose values define a group; best and second best are marked within each group.
+        unmarked: recipes that are never marked, as the baseline of all others.
     """
 
     caption: str
@@ -68,14 +68,9 @@ class TableSpec:
 
 
 def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
-    """The layout of a view that declares none: all its columns, each with the uncertainty that its neighbours name.
+    """Return the format of a view without a declared one: all columns, each with the uncertainty that others give.
 
     `x_se` is the standard error of `x`, `x_low` and `x_high` are the ends of its interval.
-
-    Args:
-        header: of the view's file.
-        schema: of its rows.
-        units: unit by column.
     """
     names = [field.name for field in schema if pa.types.is_floating(field.type)]
     taken: set[str] = set()
@@ -86,7 +81,7 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSp
         interval = ends if not error and name in names and set(ends) <= set(names) else ()
         taken |= {error, *interval}
         unit = units.get(name, "")
-        # `kl_nats` says its unit itself.
+        # The name of `kl_nats` contains its unit.
         columns.append(ColumnFormat(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
-    told = view_header.parse(header)
-    return TableSpec(told.asks, tuple(column for column in columns if column.name not in taken), told.how_to_read)
+    parts = view_header.parse(header)
+    return TableSpec(parts.asks, tuple(column for column in columns if column.name not in taken), parts.how_to_read)

@@ -1,7 +1,4 @@
-"""Looks a warehouse over and says what is wrong with it and what to do.
-
-It changes nothing; the fixes are the user's.
-"""
+"""Diagnosis of a warehouse: problems of its files, folders and views, each with a fix; it changes nothing."""
 
 import os
 import shutil
@@ -26,14 +23,7 @@ LOW_SPACE = 1 << 30
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that the doctor saw.
-
-    Attributes:
-        level: error where results are wrong or cannot be kept, warning for all else.
-        subject: the file or folder.
-        message: what is wrong with it.
-        fix: what to do.
-    """
+    """A problem of a file or folder: an error where results are wrong or cannot be stored, otherwise a warning."""
 
     level: Literal["error", "warning"]
     subject: str
@@ -42,13 +32,13 @@ class Diagnosis:
 
 
 def diagnose(root: Place | str) -> list[Diagnosis]:
-    """All findings about the warehouse, empty where it is well. Reads every file whole."""
+    """Return all problems of the warehouse; read every file whole."""
     store = Store(root)
-    findings = list(_place(store.root))
+    findings = list(_location(store.root))
     if store.root.is_dir():
         for table in TABLES.values():
             findings += _table(store, table)
-        findings += _strangers(store.root)
+        findings += _unknown_files(store.root)
         findings += [
             Diagnosis("warning", str(path), "left behind by a run that was killed", "delete it")
             for path in temporaries(store.root)
@@ -58,8 +48,8 @@ def diagnose(root: Place | str) -> list[Diagnosis]:
     return findings
 
 
-def _place(root: Place) -> Iterator[Diagnosis]:
-    if not isinstance(root, Path):  # a store tells neither space nor permissions; reading and writing do
+def _location(root: Place) -> Iterator[Diagnosis]:
+    if not isinstance(root, Path):  # a store reports neither space nor permissions
         return
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():
@@ -87,7 +77,7 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Diagnosis]:
         model, recipe = footer.provenance.model, footer.provenance.recipe
         if store.path(table, model, recipe) != path:
             names = model if recipe is None else f"{model}@{recipe}"
-            yield Diagnosis("error", str(path), f"holds {names}, whose place is another", again)
+            yield Diagnosis("error", str(path), f"holds {names}, which belongs at another path", again)
             return
         store.read(table, model, recipe)
     except FileNotFoundError:  # removed since it was listed
@@ -98,22 +88,20 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Diagnosis]:
         yield Diagnosis("error", str(path), str(error), again)
         return
     for violation in footer.violations:
-        yield Diagnosis("error", str(path), f"breaks a check: {violation}", "run its study again, then report it")
+        yield Diagnosis("error", str(path), f"violates a check: {violation}", "run its study again, then report it")
     version = version_of(table, footer.schema)
     if version is None:
-        wanted, found = set(table.arrow().names), set(footer.schema.names)
-        differing = ", ".join(sorted(wanted ^ found)) or "their types"
+        differing = ", ".join(sorted(set(table.arrow().names) ^ set(footer.schema.names))) or "their types"
         message = f"fits no version of its table: its columns differ in {differing}"
         yield Diagnosis("warning", str(path), message, "run its study again")
     elif version < table.version:
+        missing = ", ".join(lacks(table, version))
         message = f"was written by version {version} of its table, which has {table.version} now: it is read"
-        lacking = ", ".join(lacks(table, version))
-        yield Diagnosis(
-            "warning", str(path), f"{message} with NULL for {lacking}" if lacking else message, "run its study again"
-        )
+        message += f" with NULL for {missing}" if missing else ""
+        yield Diagnosis("warning", str(path), message, "run its study again")
 
 
-def _strangers(root: Place) -> Iterator[Diagnosis]:
+def _unknown_files(root: Place) -> Iterator[Diagnosis]:
     for name in sorted(path.name for path in root.iterdir()):
         if name not in TABLES and not name.startswith(("_", ".")):
             yield Diagnosis("warning", str(root / name), "is none of the tables", "move it out of the warehouse")
@@ -123,7 +111,7 @@ def _views(root: Place) -> Iterator[Diagnosis]:
     try:
         connection = connect(root)
     except WarehouseError as error:
-        yield Diagnosis("error", "sql", str(error), "install the package again, or mend the view")
+        yield Diagnosis("error", "sql", str(error), "install the package again, or correct the view")
         return
     with connection:
         for table in TABLES.values():
@@ -131,5 +119,5 @@ def _views(root: Place) -> Iterator[Diagnosis]:
                 missing = connection.sql(orphans(table, reference)).fetchall()
                 if missing:
                     message = f"{len(missing)} of its {' @ '.join(reference.columns)} are not in {reference.table}"
-                    such = f"{message}, such as {'@'.join(missing[0])}"
-                    yield Diagnosis("error", table.name, such, "run its study again, or move its files away")
+                    message += f", such as {'@'.join(missing[0])}"
+                    yield Diagnosis("error", table.name, message, "run its study again, or move its files away")

@@ -1,7 +1,4 @@
-"""Whether the files of the tables are as they were written: every byte against its seal, the rows against their hash.
-
-Looks and tells; what to do with a file that changed is the user's choice. Whether rows make sense is `checks.py`'s.
-"""
+"""Verification that table files are as written: every byte against its seal, the rows against their hash."""
 
 import io
 import tempfile
@@ -26,13 +23,13 @@ State = Literal["intact", "changed", "unverifiable", "unreadable"]
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What became of one file.
+    """State of one file.
 
     Attributes:
         path: the file.
-        state: unverifiable where the file was written before there were hashes and every page of it can be read,
-            unreadable where the system or the store does not let us read it.
-        reason: what is wrong, in words; empty where nothing is.
+        state: unverifiable where the file was written before hashes existed and all its pages can be read, unreadable
+            where the system or the store denies access.
+        reason: the problem in words; empty without one.
         bytes: its size.
     """
 
@@ -43,7 +40,7 @@ class VerificationResult:
 
 
 def verify(store: Store) -> Iterator[VerificationResult]:
-    """Reads every file of every table whole, table by table; one that cannot be read does not stop it.
+    """Verify every file of every table; continue after unreadable ones.
 
     Raises:
         WarehouseError: the warehouse cannot be listed.
@@ -56,7 +53,7 @@ def verify(store: Store) -> Iterator[VerificationResult]:
 
 
 def verify_file(path: Place) -> VerificationResult:
-    """Compares a partition's bytes with its seal, its provenance and its rows with their hashes.
+    """Compare a partition's bytes with its seal, and its provenance and rows with their hashes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,12 +80,11 @@ def _verdict(file: Path, path: Place) -> VerificationResult:
     except FileNotFoundError:
         raise
     except (OSError, WarehouseError) as error:
-        is_damage = isinstance(error, OSError) and error.errno is None  # Arrow's word for bytes that cannot be
+        is_damage = isinstance(error, OSError) and error.errno is None  # so Arrow reports damaged bytes
         return VerificationResult(path, "changed" if is_damage else "unreadable", _reason(error), size)
     if reason is None:
-        return VerificationResult(
-            path, "unverifiable", "written before there were hashes; all its pages can be read", size
-        )
+        reason = "written before there were hashes; all its pages can be read"
+        return VerificationResult(path, "unverifiable", reason, size)
     return VerificationResult(path, "changed" if reason else "intact", reason, size)
 
 
@@ -98,36 +94,36 @@ def _reason(error: Exception) -> str:
 
 
 def _difference(opened: BinaryIO, file: Path) -> str | None:
-    """What differs from what the footer says; empty where nothing does, None where it says nothing."""
+    """Return how the file differs from its footer; empty for no difference, None for a footer without hashes."""
     seal = is_intact(opened)
     try:
         footer = read_footer(file)
         if seal is None and footer.content_hash is None:
             _read_whole(file)
             return None
-        rows = _rows_differ(file, footer)
+        difference = _rows_difference(file, footer)
     except (DamagedFileError, *BROKEN) as error:
         return str(error).removeprefix(f"{file} ").partition("\n")[0]
-    if rows:
-        return rows
+    if difference:
+        return difference
     if footer.provenance_hash != footer.provenance.hash:
         return "its provenance is not the one that it was written with"
-    return "" if seal else "its rows are intact, but a byte beside them is not as it was written"
+    return "" if seal else "its rows are intact, but another byte is not as it was written"
 
 
 def _read_whole(file: Path) -> None:
-    """Decodes every page, and compares it with its checksum where it has one; raises where that fails."""
+    """Decode every page, and compare it with its checksum where it has one."""
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         for _ in parquet.iter_batches():
             pass
 
 
-def _rows_differ(file: Path, footer: Footer) -> str:
+def _rows_difference(file: Path, footer: Footer) -> str:
     kind = (footer.content_hash or "").partition(":")[0]
     if kind != KIND:
         return f"the hash of its rows is of a kind that is not known here ({kind!r})"
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        found = RowsHash(parquet.schema_arrow)
+        digest = RowsHash(parquet.schema_arrow)
         for batch in parquet.iter_batches():
-            found.update(batch)
-    return "" if found.hexdigest() == footer.content_hash else "its rows are not those that it was written with"
+            digest.update(batch)
+    return "" if digest.hexdigest() == footer.content_hash else "its rows are not those that it was written with"

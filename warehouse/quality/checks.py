@@ -1,7 +1,4 @@
-"""The checks that a table's definition implies, run on the rows of one partition in one query.
-
-What to do about a violation is the caller's choice; nothing here changes rows.
-"""
+"""Checks that a table's definition implies, run on the rows of one partition in one query."""
 
 import functools
 import os
@@ -21,12 +18,12 @@ NOT_NULL, FINITE, IN_RANGE, LEGAL_VALUES = "no_unexpected_null", "finite", "in_r
 
 @dataclass(frozen=True)
 class Violation:
-    """Rows that break one check.
+    """Rows that violate one check.
 
     Attributes:
         check: one of `check_names`.
-        rows_failing: how many rows.
-        example: one such row in words, the same one every time.
+        rows_failing: number of rows.
+        example: description of one such row, always the same one.
     """
 
     check: str
@@ -34,13 +31,13 @@ class Violation:
     example: str
 
     def __str__(self) -> str:
-        """One sentence for a footer or a log."""
+        """Return one sentence for a footer or a log."""
         return f"{self.check}: {self.rows_failing} rows, such as {self.example}"
 
 
 @dataclass(frozen=True)
 class _Test:
-    """A SQL condition that is true for a failing row, and the value to show; `column` is empty for an invariant."""
+    """A SQL condition that is true for a failing row, and the value in its message; an invariant has no `column`."""
 
     column: str
     check: str
@@ -50,24 +47,19 @@ class _Test:
 
 
 def check_names(table: Table) -> list[str]:
-    """The names of the checks that `violations` runs for this table, in order."""
+    """Return the names of the checks that `violations` runs for this table, in order."""
     kinds = dict.fromkeys(test.check for test in _tests(table))
     return [*([] if table.may_be_empty else [NOT_EMPTY]), KEY_UNIQUE, *kinds]
 
 
 def violations(table: Table, rows: pa.Table) -> list[Violation]:
-    """All checks of the table on these rows.
+    """Run all checks of the table on these rows.
 
-    NaN and infinity break `finite`; NULL breaks only `no_unexpected_null`, and an invariant that comes out as NULL
-    holds.
-
-    Args:
-        table: the definition.
-        rows: rows with the table's columns.
+    NaN and infinity violate `finite`; NULL violates only `no_unexpected_null`, and an invariant that is NULL holds.
     """
     if rows.num_rows == 0:
         return [] if table.may_be_empty else [Violation(NOT_EMPTY, 0, "the partition has no row")]
-    # SQL over every column costs three times what writing the rows does, so that it looks at doubtful ones only.
+    # SQL over every column would take three times as long as writing the rows, so it runs on unproven columns only.
     sound = {column.name for column in table.columns if fast_checks.is_sound(column, rows[column.name])}
     tests = [test for test in _tests(table) if test.column not in sound]
     is_key_proved = fast_checks.is_key_unique(rows, table.key)
@@ -75,39 +67,39 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
         return []
     key = ", ".join(quoted(name) for name in table.key)
     distinct_keys = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM rows))"  # noqa: S608
-    # An aggregate in either case: without one the answer has as many rows as there are.
+    # Without an aggregate the query would return one row per row.
     keys = "count(*)" if is_key_proved else f"max({distinct_keys})"
     counts = ", ".join([keys, *(f"count(*) FILTER (WHERE {test.fails})" for test in tests)])
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", _widened(rows))
         # Names and conditions come from the table's definition, never from data.
         distinct, *failing = _one(connection, f"SELECT {counts} FROM rows")  # noqa: S608
-        found = []
+        violated = []
         if distinct != rows.num_rows:
             query = f"SELECT {key} FROM rows GROUP BY {key} HAVING count(*) > 1 ORDER BY ALL LIMIT 1"  # noqa: S608
             repeated = _one(connection, query)
-            found.append(Violation(KEY_UNIQUE, rows.num_rows - distinct, f"{_named(table, repeated)} repeats"))
+            violated.append(Violation(KEY_UNIQUE, rows.num_rows - distinct, f"{_named(table, repeated)} repeats"))
         for test, count in zip(tests, failing, strict=True):
             if count:
                 query = f"SELECT {test.shown}, {key} FROM rows WHERE {test.fails} ORDER BY ALL LIMIT 1"  # noqa: S608
                 shown, *where = _one(connection, query)
                 example = f"{test.rule.format(shown=shown)} at {_named(table, where)}"
-                found.append(Violation(test.check, count, example))
-    return found
+                violated.append(Violation(test.check, count, example))
+    return violated
 
 
 @functools.cache
 def engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
-    """A database of this process; one cannot be used after a fork.
+    """Return the database of this process, since none can be used after a fork.
 
-    To make one takes ten times what the checks of a small partition do. Rows are registered with a cursor, which alone
-    sees them, and are let go of with it.
+    Creating a database takes ten times as long as checking a small partition. Rows are registered with a cursor: only
+    the cursor sees them, and they are released with it.
     """
     return duckdb.connect()
 
 
 def _widened(rows: pa.Table) -> pa.Table:
-    """The rows with float16 lists as float32, because DuckDB takes float16 from Parquet and not from Arrow."""
+    """Convert float16 lists to float32, because DuckDB reads float16 from Parquet and not from Arrow."""
     halves = pa.list_(pa.float16())
     fields = [field.with_type(pa.list_(pa.float32())) if field.type == halves else field for field in rows.schema]
     return rows.cast(pa.schema(fields))
@@ -124,7 +116,7 @@ def _named(table: Table, values: list[object]) -> str:
 
 def _tests(table: Table) -> list[_Test]:
     tests = [test for column in table.columns for test in _column_tests(column)]
-    # Grouped by kind, so that the names come in one order however the columns are mixed.
+    # Sorted by kind, so that the order of names does not depend on the columns.
     tests.sort(key=lambda test: [NOT_NULL, FINITE, IN_RANGE, LEGAL_VALUES].index(test.check))
     for invariant in table.invariants:
         rule = invariant.condition.replace("{", "{{").replace("}", "}}") + " is false"

@@ -1,6 +1,6 @@
-"""Quick proofs that rows keep their checks: from extremes, null counts and codes, without looking at single rows.
+"""Fast proofs that checks hold, from extremes, null counts and codes.
 
-What cannot be proved here is not wrong yet: `checks` counts it in SQL and says where it stands.
+Where a proof fails the check may still hold: `checks` then counts violations in SQL.
 """
 
 import math
@@ -12,45 +12,36 @@ import pyarrow.compute as pc
 
 from prunescope.warehouse.schema.table import Column
 
-# Places in the bitmap of keys, for each row: a full grid of prompts, positions and layers has one.
-_SPARSEST_GRID = 64
+# Maximal entries per row in the bitmap of keys; a full grid of prompts, positions and layers has one.
+_MAX_GRID_PER_ROW = 64
 
 
 def is_key_unique(rows: pa.Table, key: tuple[str, ...]) -> bool:
-    """Whether no two rows share their key, as far as one pass over the key's codes can prove it.
+    """Return whether one pass over the key's codes proves that no two rows share their key.
 
-    The codes of the columns make one number a row, whose place in a bitmap is taken once. A key with NULL, or one whose
-    values are so scattered that the bitmap would be over 64 times the rows, is not proved.
-
-    Args:
-        rows: at least one row.
-        key: columns of the key.
+    The codes of the columns combine to one number per row, the index into a bitmap. A key with NULL, or with values so
+    scattered that the bitmap would have over 64 entries per row, is not proved.
     """
-    place = np.zeros(rows.num_rows, dtype=np.int64)
-    places = 1
+    indices = np.zeros(rows.num_rows, dtype=np.int64)
+    length = 1
     for name in key:
         column = one_chunk(rows[name])
         if column.null_count:
             return False
         codes, size = _codes(column)
-        if size == 0 or places * size > _SPARSEST_GRID * max(rows.num_rows, 1024):
+        if size == 0 or length * size > _MAX_GRID_PER_ROW * max(rows.num_rows, 1024):
             return False
         if size > 1:
-            place *= size
-            place += codes
-            places *= size
-    taken = np.zeros(places, dtype=bool)
-    taken[place] = True
-    return bool(np.count_nonzero(taken) == rows.num_rows)
+            indices *= size
+            indices += codes
+            length *= size
+    bitmap = np.zeros(length, dtype=bool)
+    bitmap[indices] = True
+    return bool(np.count_nonzero(bitmap) == rows.num_rows)
 
 
 def is_sound(column: Column, values: pa.ChunkedArray) -> bool:
-    """Whether every check of the column itself certainly holds: NULL, finite, range and legal values.
-
-    Args:
-        column: the definition.
-        values: its values, in its type.
-    """
+    """Return whether all checks of the column (NULL, finite, range, legal values) are proved to hold."""
     if values.null_count and not column.nullable:
         return False
     present = one_chunk(values)
@@ -71,26 +62,26 @@ def is_sound(column: Column, values: pa.ChunkedArray) -> bool:
 
 
 def one_chunk(values: pa.ChunkedArray) -> pa.Array:
-    """The values in one array, copied only where there are several chunks."""
+    """Return the values in one array, copied only where there are several chunks."""
     return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks or [pa.array([], values.type)])
 
 
 def _is_between(column: Column, smallest: float, largest: float) -> bool:
     low = -math.inf if column.minimum is None else column.minimum
     high = math.inf if column.maximum is None else column.maximum
-    # A bound of a list is one that no check of its own covers yet.
+    # No check supports bounds of a list yet.
     is_checked = not pa.types.is_list(column.type) or (low, high) == (-math.inf, math.inf)
     return is_checked and math.isfinite(smallest) and math.isfinite(largest) and low <= smallest and largest <= high
 
 
 def _float_extremes(values: pa.Array) -> tuple[float, float]:
     numbers = values.to_numpy(zero_copy_only=True)
-    # NaN comes through both, and infinity is an extreme.
+    # NaN propagates through both, and infinity is an extreme.
     return float(numbers.min()), float(numbers.max())
 
 
 def _codes(column: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """A number from 0 for every value, the same for equal ones, and how many there may be; 0 where that is unknown."""
+    """Return a code from 0 for every value, equal for equal values, and the number of codes; 0 where it is unknown."""
     if pa.types.is_integer(column.type):
         numbers = column.to_numpy(zero_copy_only=True)
         low, high = int(numbers.min()), int(numbers.max())

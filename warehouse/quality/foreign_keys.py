@@ -1,19 +1,16 @@
-"""Foreign keys in SQL: which rows of a table have no row in the table that they refer to.
-
-The keys stand in the definitions of the tables; what a missing row means for a run is the caller's choice.
-"""
+"""Checks of foreign keys in SQL: rows of a table without their row in the table to which they refer."""
 
 from prunescope.warehouse.schema.table import ForeignKey, Table
 from prunescope.warehouse.tables import TABLES
 
 
 def check_name(reference: ForeignKey) -> str:
-    """The name of the check, such as `rows_have_their_variants`."""
+    """Return the name of the check, such as `rows_have_their_variants`."""
     return f"rows_have_their_{reference.table}"
 
 
 def orphans(table: Table, reference: ForeignKey) -> str:
-    """The SELECT of the keys that rows of a table hold and the other table has not: none where all is well."""
+    """Return the SELECT of the keys in a table that the other table lacks."""
     columns = ", ".join(reference.columns)
     return (
         f"SELECT DISTINCT {columns} FROM {table.name} "  # noqa: S608 - names of ours
@@ -22,7 +19,7 @@ def orphans(table: Table, reference: ForeignKey) -> str:
 
 
 def assertions() -> dict[str, str]:
-    """`orphans` of every foreign key of every table, by a name that says which."""
+    """Return `orphans` of every foreign key, by table and check name."""
     return {
         f"{table.name}_{check_name(reference)}": orphans(table, reference)
         for table in TABLES.values()

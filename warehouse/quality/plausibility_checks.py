@@ -1,6 +1,6 @@
-"""Numbers of a partition that arithmetic keeps within bounds: outside them nothing is broken, but a person should look.
+"""Plausibility checks: statistics of a partition with bounds from arithmetic, outside of which a person should look.
 
-Rules that rows must keep are `checks`' business; what to do about a drift is the caller's.
+Unlike the rules in `checks`, they only warn.
 """
 
 import math
@@ -13,22 +13,22 @@ import polars as pl
 from prunescope.warehouse.quality.checks import FINITE, Violation, engine
 from prunescope.warehouse.schema.table import Table
 
-# NaN and infinity as text, which JSON has no numbers for; None where nothing was compared.
+# NaN and infinity are texts, because JSON lacks them; None where there was nothing to compare.
 Figure = float | int | str | None
 
 # Theorem 3 is the second term of a series whose third and fourth terms are stored. Where each of those is at most a
-# tenth of it, what the theorem leaves out is about a fifth, so that a median further off is an error in one of the two.
+# tenth of it, the omitted terms are about a fifth, so a median further off means an error in one of the two.
 # Demo study, normed lens: 0.995 to 1.015 for every variant with 70 such rows or more.
-SETTLED = 0.1
-RATIO = (0.8, 1.25)
-# Of fewer rows the median itself scatters: of four rows it was 0.88 where of thousands it is 1.00.
-FEWEST = 30
-# The identity of the divergence is exact; float32 logits round it. The demo study has up to 6e-5 nats where the
-# divergence is of hundreds, and 5e-6 where it is below ten.
-RESIDUAL = 1e-4
-# bfloat16 moves the demo's dense model by 4e-4 nats at the median, larger models by a few thousandths; the mildest
-# pruning of the demo moves it by 0.09.
-NOISE_NATS = 0.05
+_SETTLED = 0.1
+_RATIO = (0.8, 1.25)
+# The median of fewer rows scatters: that of four rows was 0.88, that of thousands 1.00.
+MIN_ROWS = 30
+# The identity of the divergence is exact except for the rounding of float32 logits. In the demo study the residual is
+# up to 6e-5 nats where the divergence is in the hundreds, and 5e-6 where it is below ten.
+_RESIDUAL = 1e-4
+# bfloat16 shifts the demo's dense model by 4e-4 nats at the median, larger models by a few thousandths; the mildest
+# pruning of the demo shifts it by 0.09.
+_NOISE_NATS = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class PlausibilityCheck:
     """One comparison on the rows of a partition.
 
     Attributes:
-        name: a statement that holds where nothing drifts.
-        doc: what is compared, and within which bounds.
+        name: the statement that should hold.
+        doc: compared values and their bounds.
         figures: SQL aggregates over the rows, by name.
-        warns: SQL condition over the figures; NULL, as where there is nothing to compare, is no warning.
+        warns: SQL condition over the figures; NULL, where there is nothing to compare, gives no warning.
     """
 
     name: str
@@ -50,13 +50,7 @@ class PlausibilityCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a comparison found.
-
-    Attributes:
-        name: that of the drift.
-        figures: its numbers by name.
-        is_warning: whether they lie outside their bounds.
-    """
+    """Result of a comparison."""
 
     name: str
     figures: Mapping[str, Figure]
@@ -65,19 +59,18 @@ class CheckResult:
 
 def _theorem_3(where: str) -> PlausibilityCheck:
     settled = (
-        f"{where} and kl_dense_pruned_nats > 0 and abs(kappa3_term_nats) <= {SETTLED} * t3_kl_nats "
-        f"and abs(kappa4_term_nats) <= {SETTLED} * t3_kl_nats"
+        f"{where} and kl_dense_pruned_nats > 0 and abs(kappa3_term_nats) <= {_SETTLED} * t3_kl_nats "
+        f"and abs(kappa4_term_nats) <= {_SETTLED} * t3_kl_nats"
     )
     return PlausibilityCheck(
         "theorem_3_estimates_kl",
-        f"Where the next two terms of its series are at most {SETTLED:.0%} of it each, Theorem 3's estimate over the "
-        f"KL that was measured has a median between {RATIO[0]} and {RATIO[1]}. Fewer than {FEWEST} such rows say "
-        "nothing.",
+        f"Where the next two terms of its series are at most {_SETTLED:.0%} of it each, Theorem 3's estimate over the "
+        f"measured KL has a median between {_RATIO[0]} and {_RATIO[1]}. Fewer than {MIN_ROWS} rows are not judged.",
         {
             "settled_rows": f"count(*) filter (where {settled})",
             "median_of_t3_over_kl": f"median(t3_kl_nats / kl_dense_pruned_nats) filter (where {settled})",
         },
-        f"settled_rows >= {FEWEST} and median_of_t3_over_kl not between {RATIO[0]} and {RATIO[1]}",
+        f"settled_rows >= {MIN_ROWS} and median_of_t3_over_kl not between {_RATIO[0]} and {_RATIO[1]}",
     )
 
 
@@ -85,33 +78,33 @@ def _dense(itself: str, noise: str) -> PlausibilityCheck:
     noisy = f"starts_with(recipe, 'noise-') and {noise}"
     return PlausibilityCheck(
         "dense_equals_itself",
-        "The dense model against itself, and a sublayer that no recipe touched, differ by exactly nothing; the dense "
-        f"model computed in another way (recipes noise-*) by a median of at most {NOISE_NATS} nats.",
+        "The dense model against itself, and an unchanged sublayer, differ by exactly zero; the dense model computed "
+        f"in another way (recipes noise-*) differs by a median of at most {_NOISE_NATS} nats.",
         {
             "rows_of_dense_against_itself": f"count(*) filter (where {itself})",
             "largest_kl_nats": f"max(kl_dense_pruned_nats) filter (where {itself})",
             "median_kl_of_noise_nats": f"median(kl_dense_pruned_nats) filter (where {noisy})",
         },
-        f"largest_kl_nats > 0 or median_kl_of_noise_nats > {NOISE_NATS}",
+        f"largest_kl_nats > 0 or median_kl_of_noise_nats > {_NOISE_NATS}",
     )
 
 
 _IDENTITY = PlausibilityCheck(
     "kl_keeps_its_identity",
-    f"KL summed token by token and KL from the normalisers agree to {RESIDUAL:g} of 1 + KL nats.",
+    f"KL summed token by token and KL from the normalisers agree to {_RESIDUAL:g} of 1 + KL nats.",
     {"largest_residual": "max(abs(identity_residual_nats) / (1 + kl_dense_pruned_nats))"},
-    f"largest_residual > {RESIDUAL}",
+    f"largest_residual > {_RESIDUAL}",
 )
 _NUMBERS = PlausibilityCheck(
     "numbers_are_finite",
-    "No measured number is NaN or infinite: the largest share of such rows in a column. It also breaks the table's "
-    "rules, which block what stands on it.",
+    "No measured number is NaN or infinite: the largest share of such rows in a column. Such numbers also violate the "
+    "table's rules, which block downstream assets.",
     {},
     "",
 )
 _GRADED = PlausibilityCheck(
     "answers_are_graded",
-    "Every sample with a right answer is judged; programs that were not allowed to run are counted apart.",
+    "Every sample with a correct answer is graded; programs that were not allowed to run are counted apart.",
     {
         "samples": "count(*)",
         "share_not_graded": "avg(cast(target is not null and is_correct is null and verdict is distinct from 'not_run' "
@@ -142,33 +135,33 @@ DRIFTS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
 
 
 def drifts_of(table: Table) -> tuple[PlausibilityCheck, ...]:
-    """What is compared in a table; nothing in most."""
+    """Return the plausibility checks of a table; most tables have none."""
     return DRIFTS.get(table.name, ())
 
 
 def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
-    """All comparisons of a table on the rows of one partition.
+    """Run all plausibility checks of a table on the rows of one partition.
 
     Args:
         table: the definition.
         rows: the partition.
-        violations: of the table's rules, as the store found them; without them no number is known to be unsound.
+        violations: violations of the table's rules, as the store found them; the check of finite numbers reads them.
     """
-    found: list[CheckResult] = []
+    results: list[CheckResult] = []
     if not drifts_of(table):
-        return found
+        return results
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", rows.to_arrow())
         for drift in drifts_of(table):
             if drift is _NUMBERS:
-                failing = [each.rows_failing for each in violations if each.check == FINITE]
+                failing = [violation.rows_failing for violation in violations if violation.check == FINITE]
                 share = max(failing, default=0) / max(rows.height, 1)
-                found.append(CheckResult(drift.name, {"largest_share_not_finite": share}, bool(failing)))
+                results.append(CheckResult(drift.name, {"largest_share_not_finite": share}, bool(failing)))
                 continue
             figures = ", ".join(f"{expression} AS {name}" for name, expression in drift.figures.items())
-            # Names and expressions are those above, never data.
+            # Names and expressions come from this module, never from data.
             query = f"SELECT *, coalesce({drift.warns}, false) FROM (SELECT {figures} FROM rows)"  # noqa: S608
             *values, is_warning = connection.execute(query).fetchall()[0]
-            told = [str(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-            found.append(CheckResult(drift.name, dict(zip(drift.figures, told, strict=True)), is_warning))
-    return found
+            plain = [str(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+            results.append(CheckResult(drift.name, dict(zip(drift.figures, plain, strict=True)), is_warning))
+    return results

@@ -1,7 +1,4 @@
-"""Files of earlier versions of a table, read as if this version had written them: new columns NULL, renamed ones moved.
-
-Which versions a table had stands in its definition; files are never rewritten here.
-"""
+"""Conversion of rows of an earlier version of a table to its present columns; files are never rewritten."""
 
 from collections.abc import Mapping
 
@@ -13,33 +10,29 @@ from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
 
 
 def version_of(table: Table, schema: pa.Schema) -> int | None:
-    """The version of the table that a file was written by; None where its columns are those of no version.
+    """Return the version of the table with which a file was written; None where its columns are those of no version.
 
     Args:
         table: the table.
-        schema: the file's Arrow schema. Files of the first versions do not tell theirs: it is then the newest one
+        schema: the file's Arrow schema. Without a version in it, as in the oldest files, the version is the newest one
             with exactly these columns and types.
     """
     columns = dict(zip(schema.names, schema.types, strict=True))
-    told = (schema.metadata or {}).get(VERSION_KEY)
-    versions = range(table.version, 0, -1) if told is None else [int(told)]
+    stored = (schema.metadata or {}).get(VERSION_KEY)
+    versions = range(table.version, 0, -1) if stored is None else [int(stored)]
     return next((version for version in versions if columns == table.stored(version)), None)
 
 
 def lacks(table: Table, version: int) -> list[str]:
-    """The present columns of which files of a version know nothing."""
-    made = {name for migration in _later(table, version) for name in migration.computed}
-    return [column.name for column in table.columns if column.since > version and column.name not in made]
+    """Return the present columns that are NULL for files of a version."""
+    computed = {name for migration in _later(table, version) for name in migration.computed}
+    return [column.name for column in table.columns if column.since > version and column.name not in computed]
 
 
 def upgraded(table: Table, rows: pa.Table) -> pa.Table:
-    """The rows of a file with the table's present columns, in its order; what the file lacks is NULL.
+    """Return the rows of a file with the table's present columns in their order; missing columns are NULL.
 
-    A file of no version at all gives what columns it shares with the table.
-
-    Args:
-        table: the table.
-        rows: as the file has them, schema metadata included.
+    A file of no version gives the columns that it shares with the table.
 
     Raises:
         WarehouseError: a column of a file of no version does not fit its type.
@@ -53,23 +46,23 @@ def upgraded(table: Table, rows: pa.Table) -> pa.Table:
     for field in table.arrow():
         fields.append(field.with_nullable(True))
         try:
-            found = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
-            columns.append(found.cast(field.type) if found.type != field.type else found)
+            column = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+            columns.append(column.cast(field.type) if column.type != field.type else column)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise WarehouseError(
-                f"table {table.name}: column {field.name} is stored as {found.type}, which is no {field.type}; "
+                f"table {table.name}: column {field.name} is stored as {column.type}, not as {field.type}; "
                 "run its study again"
             ) from error
     return pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=rows.schema.metadata))
 
 
 def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None, str]) -> str:
-    """The SELECT over files of several versions, with the table's present columns; the same as `upgraded` gives.
+    """Return the SELECT over files of several versions that gives the rows of `upgraded`.
 
     Args:
         table: the table.
         typed: its present columns, quoted, with their SQL types.
-        sources: by version (None: of no version) what follows FROM to read the files with all their columns.
+        sources: by version (None: of no version) the SQL after FROM that reads the files with all their columns.
     """
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
     names = ", ".join(typed)
@@ -87,8 +80,8 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
 
 
 def _later(table: Table, version: int | None) -> list[Migration]:
-    """What has to be done to a file of a version, in order; nothing is known of a file of none."""
-    return [] if version is None else [each for each in table.migrations if each.to > version]
+    """Return the migrations for a file of a version, in order; none for a file of no version."""
+    return [] if version is None else [migration for migration in table.migrations if migration.to > version]
 
 
 def _migrated(rows: pa.Table, migration: Migration) -> pa.Table:

@@ -1,16 +1,16 @@
-"""What a table is: its columns with unit, formula and source, its key and its grain.
+"""Definition of a table: its columns with unit, formula and source, its key and its grain.
 
-Everything else derives from these objects: Arrow schema, DuckDB comments, checks, dictionary.
+Arrow schema, DuckDB comments, checks and the data dictionary derive from it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pyarrow as pa
 
 Partitioning = Literal["model", "variant"]
-# Under which the Arrow schema, and so every file, says the version of its table.
+# Key of the table's version in the metadata of the Arrow schema, and so of every file.
 VERSION_KEY = b"version"
 
 
@@ -21,18 +21,18 @@ class Column:
     Attributes:
         name: quantity and unit or form, the same in every table.
         type: Arrow type.
-        doc: what it is, one sentence.
-        unit: physical or logical unit; empty for names and counts that say it themselves.
+        doc: meaning, one sentence.
+        unit: physical or logical unit; empty for names and counts.
         formula: how it is computed.
-        source: theorem, section or definition that it comes from.
-        cost: what it takes to compute, beside what its neighbours need anyway; empty where that is nothing.
-        nullable: whether NULL has a meaning (then `doc` says which).
+        source: theorem, section or definition.
+        cost: computation on top of what other columns need anyway; empty for none.
+        nullable: whether NULL has a meaning, which `doc` then states.
         minimum: smallest legal value, checked.
         maximum: largest legal value, checked.
         values: the legal values of a categorical column, checked.
-        is_timing: differs between two equal runs (seconds, memory), so not compared.
-        since: version of the table that brought the column; files of earlier ones have NULL, or what a migration
-            makes of their columns.
+        is_timing: whether it differs between two equal runs (seconds, memory) and is not compared.
+        since: version of the table that added the column; for files of earlier versions it is NULL, or computed by a
+            migration.
     """
 
     name: str
@@ -49,39 +49,21 @@ class Column:
     is_timing: bool = False
     since: int = 1
 
-    def but(self, **changes: object) -> "Column":
-        """The same quantity with some attributes changed for one table."""
-        return replace(self, **changes)  # type: ignore[arg-type]
-
     def comment(self) -> str:
-        """The one-line comment that DuckDB and the Dagster UI show."""
-        parts = [self.doc]
-        if self.unit:
-            parts.append(f"[{self.unit}]")
-        if self.formula:
-            parts.append(f"= {self.formula}")
-        if self.source:
-            parts.append(f"({self.source})")
-        if self.cost:
-            parts.append(f"Cost: {self.cost}.")
-        return " ".join(parts)
+        """Return the one-line comment that DuckDB and the Dagster UI show."""
+        unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
+        source, cost = f" ({self.source})" if self.source else "", f" Cost: {self.cost}." if self.cost else ""
+        return f"{self.doc}{unit}{formula}{source}{cost}"
 
     def field(self) -> pa.Field:
-        """The Arrow field, with unit, formula and source as metadata."""
-        described = {
-            "doc": self.doc,
-            "unit": self.unit,
-            "formula": self.formula,
-            "source": self.source,
-            "cost": self.cost,
-        }
-        metadata = {key: value for key, value in described.items() if value}
+        """Return the Arrow field, with unit, formula and source as metadata."""
+        metadata = {key: text for key in ("doc", "unit", "formula", "source", "cost") if (text := getattr(self, key))}
         return pa.field(self.name, self.type, nullable=self.nullable, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Invariant:
-    """A statement that holds in every row: a name and a SQL condition over the table's columns."""
+    """A condition in SQL that holds in every row, and its name."""
 
     name: str
     condition: str
@@ -89,30 +71,25 @@ class Invariant:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key: every row has its row in another table.
-
-    Attributes:
-        table: name of the other table.
-        columns: its key, which the rows hold under the same names.
-    """
+    """A foreign key: every row refers to a row of another table, whose key has the same columns."""
 
     table: str
     columns: tuple[str, ...]
 
     def __str__(self) -> str:
-        """As SQL says it."""
+        """Return the key in SQL."""
         columns = ", ".join(self.columns)
         return f"({columns}) references {self.table} ({columns})"
 
 
 @dataclass(frozen=True)
 class Migration:
-    """How the columns of one version of a table become those of the next, where columns were renamed or retyped.
+    """A conversion of one version of a table to the next, where columns were renamed or retyped.
 
     Attributes:
-        to: the version that it leads to.
-        replaced: the columns that go, as the earlier version had them.
-        computed: SQL expressions over the earlier version's columns, by the names of the columns that come.
+        to: the later version.
+        replaced: the columns that it drops, as the earlier version had them.
+        computed: SQL expressions over the earlier version's columns, by name of the new column.
     """
 
     to: int
@@ -122,22 +99,22 @@ class Migration:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: grain in a sentence, key, columns.
+    """One table.
 
     Attributes:
         name: file-system and SQL name.
-        grain: "one row per ..." in one sentence.
+        grain: "One row per ..." in one sentence.
         key: columns that identify a row.
-        columns: in the order in which they are stored.
+        columns: in stored order.
         partitioning: one file per model, or one per variant (model and recipe).
         invariants: identities between columns, checked on every row.
         may_be_empty: whether a partition without rows is legal.
         references: foreign keys.
-        version: rises by one whenever a column comes, goes or changes its name, type or meaning.
-        migrations: from earlier versions, in order; a version that only brought columns needs none.
-        is_of_studies: whether studies compute its rows. What is not belongs to no study's models: it is there for all.
-        telling: the columns beside the key that say most, for where there is room for few.
-        example: a query that shows how its rows are chosen and joined, for `prunescope sql`; empty where that is plain.
+        version: rises by one whenever a column is added, removed or changes its name, type or meaning.
+        migrations: from earlier versions, in order; a version that only added columns needs none.
+        is_study_output: whether studies compute its rows; rows of other tables belong to no study and apply to all.
+        preview_columns: the most informative columns beside the key, for short previews.
+        example: a query for `prunescope sql` that shows how to choose and join its rows; empty without one.
     """
 
     name: str
@@ -150,41 +127,41 @@ class Table:
     references: tuple[ForeignKey, ...] = ()
     version: int = 1
     migrations: tuple[Migration, ...] = ()
-    is_of_studies: bool = True
-    telling: tuple[str, ...] = ()
+    is_study_output: bool = True
+    preview_columns: tuple[str, ...] = ()
     example: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses a table whose key or references are not among its columns, or whose names or versions clash."""
+        """Check names, key, references and versions; raise ValueError where they contradict each other."""
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError(f"table {self.name}: a column name repeats")
         if not set(self.key) <= set(names):
             raise ValueError(f"table {self.name}: key {self.key} is not among its columns")
-        if not set(self.telling) <= set(names):
-            raise ValueError(f"table {self.name}: {self.telling} are not among its columns")
-        if missing := [each for each in self.references if not set(each.columns) <= set(names)]:
-            raise ValueError(f"table {self.name}: {missing[0]} names a column that it has not")
-        steps = [each.to for each in self.migrations]
+        if not set(self.preview_columns) <= set(names):
+            raise ValueError(f"table {self.name}: {self.preview_columns} are not among its columns")
+        if missing := [reference for reference in self.references if not set(reference.columns) <= set(names)]:
+            raise ValueError(f"table {self.name}: {missing[0]} names a column that the table lacks")
+        steps = [migration.to for migration in self.migrations]
         if steps != sorted(set(steps)) or not set(steps) <= set(range(2, self.version + 1)):
             raise ValueError(f"table {self.name}: migrations to {steps} do not lead to version {self.version}")
         if max(column.since for column in self.columns) > self.version:
-            raise ValueError(f"table {self.name}: a column came after version {self.version}")
+            raise ValueError(f"table {self.name}: a column was added after version {self.version}")
 
     def arrow(self) -> pa.Schema:
-        """The Arrow schema, with the grain and the version as metadata."""
+        """Return the Arrow schema, with the grain and the version as metadata."""
         metadata = {b"grain": self.grain.encode(), VERSION_KEY: str(self.version).encode()}
         return pa.schema([column.field() for column in self.columns], metadata=metadata)
 
     def stored(self, version: int) -> dict[str, pa.DataType]:
-        """The columns that files of one version have; empty for a version that never was."""
+        """Return the columns of files of one version; empty for a version that does not exist."""
         if not 1 <= version <= self.version:
             return {}
         replaced = [column for step in self.migrations if step.to > version for column in step.replaced]
         return {column.name: column.type for column in (*self.columns, *replaced) if column.since <= version}
 
     def column(self, name: str) -> Column:
-        """The column of that name; KeyError where there is none."""
+        """Return the column of that name; raise KeyError without one."""
         for column in self.columns:
             if column.name == name:
                 return column

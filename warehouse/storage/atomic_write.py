@@ -1,9 +1,8 @@
-"""Files that appear whole or not at all. Knows nothing about tables; turns refusals into messages with a fix.
+"""Atomic writes: a file appears whole or not at all, and errors of the system become messages with a fix.
 
-On a disk: temporary name in the same folder, fsync, rename, fsync of the folder. On an object store: the file is made
-here, then one upload, which the store shows when it is complete; the last writer wins, a reader sees old or new, and
-nothing is ever copied and renamed. The parts of an upload that was killed are never seen; a lifecycle rule of the
-bucket removes them.
+On a disk: a temporary name in the same folder, fsync, rename, fsync of the folder. On an object store: a local file and
+one upload, which the store shows when it is complete; the last writer wins, and a reader sees the old or the new
+object. The parts of a killed upload are never visible; a lifecycle rule of the bucket removes them.
 """
 
 import errno
@@ -30,23 +29,23 @@ _FIXES = {
     errno.EACCES: "no permission: make it writable or choose another place with --warehouse",
     errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
-    errno.EEXIST: "a file stands where a folder should: choose another place with --warehouse",
-    errno.EISDIR: "a folder stands where the file should: choose another name",
+    errno.EEXIST: "a file is in the place of a folder: choose another place with --warehouse",
+    errno.EISDIR: "a folder is in the place of the file: choose another name",
     errno.ENOENT: "nothing can be made there: choose another place with --warehouse",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
     errno.EIO: "the disk failed: check it, then run again",
 }
 
 
-def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
-    """Has `writer` fill a temporary local file and puts it in the place of `path` in one step.
+def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
+    """Call `writer` on a temporary local file, then replace `path` with it in one step.
 
     Args:
-        path: the final place; missing folders are made.
-        writer: writes the file that it is given, which does not exist yet and ends in the suffix of `path`.
+        path: the final file; missing folders are made.
+        writer: writes the file at the path that it gets, which does not exist and has the suffix of `path`.
 
     Raises:
-        WarehouseError: the system or the store refused; whatever stood at `path` still stands there.
+        WarehouseError: the file cannot be written; `path` is unchanged.
     """
     if not isinstance(path, Path):
         with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
@@ -55,14 +54,14 @@ def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
                 writer(whole)
             upload(whole, path)
         return
-    # The name says who writes, so that a later run can tell a leftover from work in progress.
+    # The name identifies the writing process, so that a later run can tell leftovers from work in progress.
     temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     with translate_os_errors(path):
         _make_folder(path.parent)
         try:
             writer(temporary)
             _sync(temporary)
-            os.replace(temporary, path)  # noqa: PTH105 - beside os.fsync, the three system calls that matter
+            os.replace(temporary, path)  # noqa: PTH105 - the system call, as os.fsync is
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -70,26 +69,26 @@ def write_atomically(path: Place, writer: Callable[[Path], None]) -> None:
 
 
 def temporaries(root: Place) -> Iterator[Path]:
-    """Leftover temporaries below `root`: their writer is dead, or they are older than an hour. A store has none."""
+    """Yield temporary files below `root` whose writer was killed or that are over an hour old; a store has none."""
     if not isinstance(root, Path):
         return
     for path in sorted(root.rglob(f"{PREFIX}*")):
         try:
             age = time.time() - path.stat().st_mtime
-        except FileNotFoundError:  # its writer has just finished
+        except FileNotFoundError:  # its writer finished meanwhile
             continue
         if age > STALE_SECONDS or _writer_is_dead(path.name):
             yield path
 
 
 def is_temporary(path: Place) -> bool:
-    """Whether a writer of this package is filling the file, or died doing so."""
+    """Return whether the file is a temporary one of this package, in use or left over."""
     return path.name.startswith(PREFIX)
 
 
 @contextmanager
 def translate_os_errors(path: Place) -> Iterator[None]:
-    """Turns an error of the system or the store about `path` into a WarehouseError with the fix."""
+    """Turn an error of the system or the store about `path` into a WarehouseError with the fix."""
     try:
         yield
     except failures() as error:
@@ -105,11 +104,11 @@ def _fix(path: Place, error: Exception) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes missing folders and syncs their entries, without which a power cut would lose them with all in them."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    """Make missing folders and sync their entries, which a power failure would lose otherwise."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for each in reversed(missing):
-        _sync(each.parent)
+    for path in reversed(missing):
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -121,13 +120,13 @@ def _sync(path: Path) -> None:
 
 
 def _host() -> str:
-    """A short word for this machine: process ids mean nothing on another one that shares the disk."""
+    """Return a short name of this machine: a process id has no meaning on another machine that shares the disk."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _writer_is_dead(name: str) -> bool:
-    host, _, rest = name.removeprefix(PREFIX).partition("-")
-    pid = rest.partition("-")[0]
+    host, _, process = name.removeprefix(PREFIX).partition("-")
+    pid = process.partition("-")[0]
     if host != _host() or not pid.isdecimal():
         return False
     try:

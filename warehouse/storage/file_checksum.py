@@ -1,7 +1,4 @@
-"""A seal over every byte of a Parquet file, kept in its own footer: pages, their headers, statistics, names, all.
-
-Says whether a file is as it was written; what its rows mean, and whether they are right, is not known here.
-"""
+"""Checksum over every byte of a Parquet file, stored as a seal in the footer of the file itself."""
 
 import os
 import re
@@ -13,40 +10,40 @@ import xxhash
 
 _KEY = b"prunescope_seal"
 _EMPTY = b"0" * 32
-# Metadata that a file is written with; `seal` then puts the hash in the place of the zeros.
+# Metadata with which a file is written; `seal` then replaces the zeros by the hash.
 UNSEALED = {_KEY: _EMPTY}
-# Thrift writes the value behind its key with two bytes of its own between them.
-_PLACE = re.compile(re.escape(_KEY) + b"..([0-9a-f]{32})", re.DOTALL)
+# Thrift writes two bytes between a key and its value.
+_SEAL = re.compile(re.escape(_KEY) + b"..([0-9a-f]{32})", re.DOTALL)
 _PIECE = 1 << 20
 
 
 def seal(path: Path) -> None:
-    """Seals a file that was written with the metadata `UNSEALED`.
+    """Write the checksum into a file that was written with the metadata `UNSEALED`.
 
     Raises:
-        ValueError: it was not.
-        OSError: the system refused.
+        ValueError: the file has no such metadata.
+        OSError: the file cannot be read or written.
     """
     with path.open("r+b") as file:
-        place = _place(file)
-        if place is None:
+        offset = _seal_offset(file)
+        if offset is None:
             raise ValueError(f"{path} has no place for a seal")
-        found = _hash(file, place)
-        file.seek(place)
-        file.write(found.encode())
+        digest = _hash(file, offset)
+        file.seek(offset)
+        file.write(digest.encode())
 
 
 def is_intact(file: BinaryIO) -> bool | None:
-    """Whether every byte is as it was when the file was sealed; None where it has no seal that can be found."""
-    place = _place(file)
-    if place is None:
+    """Return whether every byte is as it was when the file was sealed; None where no seal is found."""
+    offset = _seal_offset(file)
+    if offset is None:
         return None
-    file.seek(place)
-    return file.read(len(_EMPTY)).decode() == _hash(file, place)
+    file.seek(offset)
+    return file.read(len(_EMPTY)).decode() == _hash(file, offset)
 
 
-def _place(file: BinaryIO) -> int | None:
-    """Where the seal's digits begin; the footer's length stands before the last four bytes."""
+def _seal_offset(file: BinaryIO) -> int | None:
+    """Return the offset of the seal's digits; the four bytes before the last four are the footer's length."""
     end = file.seek(0, os.SEEK_END)
     if end < 12:
         return None
@@ -55,21 +52,21 @@ def _place(file: BinaryIO) -> int | None:
     if start < 0:
         return None
     file.seek(start)
-    found = list(_PLACE.finditer(file.read()))
-    return start + found[0].start(1) if len(found) == 1 else None
+    seals = list(_SEAL.finditer(file.read()))
+    return start + seals[0].start(1) if len(seals) == 1 else None
 
 
-def _hash(file: BinaryIO, place: int) -> str:
-    """Over the whole file, with zeros in the place of the seal."""
+def _hash(file: BinaryIO, offset: int) -> str:
+    """Hash the whole file, with zeros instead of the seal."""
 
     def pieces() -> Iterator[bytes]:
         file.seek(0)
-        left = place
+        left = offset
         while left and (piece := file.read(min(left, _PIECE))):
             yield piece
             left -= len(piece)
         yield _EMPTY
-        file.seek(place + len(_EMPTY))
+        file.seek(offset + len(_EMPTY))
         while piece := file.read(_PIECE):
             yield piece
 
@@ -77,8 +74,8 @@ def _hash(file: BinaryIO, place: int) -> str:
 
 
 def bytes_hash(pieces: Iterable[bytes | memoryview]) -> str:
-    """32 hexadecimal digits over some bytes, however they are cut into pieces."""
-    found = xxhash.xxh3_128()
+    """Return 32 hexadecimal digits over the joined pieces."""
+    digest = xxhash.xxh3_128()
     for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
+        digest.update(piece)
+    return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Whether files have changed, without opening them: size and time on a disk, what the listing says on a store.
+"""Detection of changed files without opening them: by size and time on a disk, by the listing on an object store.
 
-For those who look at thousands of partitions every half minute.
+The sensors compare thousands of partitions every half minute.
 """
 
 import os
@@ -18,11 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def stamps(root: Place, paths: Mapping[Key, Place]) -> dict[Key, tuple[Place, str]]:
-    """Those of some files that there are, each with a text that is another one when the file is.
-
-    Args:
-        root: the warehouse.
-        paths: files in its tables, by any key.
+    """Return the existing files, each with a text that changes when the file does.
 
     Raises:
         WarehouseError: the store cannot be listed.
@@ -31,17 +27,17 @@ def stamps(root: Place, paths: Mapping[Key, Place]) -> dict[Key, tuple[Place, st
     if not isinstance(root, Path):
         for table in {path.parts[len(root.parts)] for path in paths.values()}:
             listed |= _of_folder(root / table)
-    found = {}
+    stamped = {}
     for key, path in paths.items():
-        mark = _of_file(path) if isinstance(path, Path) else listed.get(path.path)
-        if mark is not None:
-            found[key] = (path, mark)
-    return found
+        stamp = _of_file(path) if isinstance(path, Path) else listed.get(path.path)
+        if stamp is not None:
+            stamped[key] = (path, stamp)
+    return stamped
 
 
 def _of_file(path: Path) -> str | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, thousands of times
+        status = os.stat(path)  # noqa: PTH116 - takes half the time of Path.stat
     except OSError:
         return None
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
@@ -50,8 +46,8 @@ def _of_file(path: Path) -> str | None:
 def _of_folder(folder: "UPath") -> dict[str, str]:
     folder.fs.invalidate_cache()
     try:
-        found = folder.fs.find(folder.path, detail=True)
+        listing = folder.fs.find(folder.path, detail=True)
     except failures() as error:
         raise unreadable(folder, error) from error
-    marks = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "size")
-    return {name: " ".join(str(about.get(mark)) for mark in marks) for name, about in found.items()}
+    facts = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "size")
+    return {name: " ".join(str(about.get(fact)) for fact in facts) for name, about in listing.items()}

@@ -1,6 +1,6 @@
-"""Tells from a file's last bytes, in microseconds, that it is a partition of today's kind; whatever else is read whole.
+"""Recognition of a current partition from the last bytes of its file, in microseconds.
 
-Parsing a footer with all its comments takes a hundred times as long, and a warehouse has thousands of them.
+Parsing a footer with all its comments takes a hundred times as long, and a warehouse has thousands of files.
 """
 
 import io
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from prunescope.warehouse.schema.table import VERSION_KEY, Table
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
 
-# Footers of one row group take 5 to 30 kB, nearly all of it comments of columns; a longer one is read whole.
+# Footers of one row group take 5 to 30 kB, nearly all of it comments of columns; a longer footer is not recognised.
 TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
 _LENGTH_AND_MAGIC = 8
@@ -21,25 +21,21 @@ _DECODER = json.JSONDecoder()
 
 
 def is_recognised(table: Table, tail: bytes) -> bool:
-    """Whether these are the last bytes of an intact footer with the table's columns, types, version and provenance.
+    """Return whether the last `TAIL_BYTES` of a file end in an intact footer of the table, with provenance.
 
-    False says nothing: the file may come from another version, be damaged, or have a longer footer.
-
-    Args:
-        table: the definition.
-        tail: the last `TAIL_BYTES` of the file, or all of it where it is shorter.
+    False leaves it open: the file may come from another version, be damaged, or have a longer footer.
     """
     end = len(tail) - _LENGTH_AND_MAGIC
     start = end - int.from_bytes(tail[end : end + 4], "little")
     if not tail.endswith(_MAGIC) or start < 0 or not tail.startswith(_columns(table), start):
         return False
     version = str(table.version).encode()
-    # Two versions may have the same columns and mean other things. \x18 marks a Thrift string: the value comes next.
+    # Two versions may have the same columns with other meanings. After \x18 comes the value of a Thrift string.
     if tail.find(VERSION_KEY + b"\x18" + bytes([len(version)]) + version, start, end) < 0:
         return False
-    found = tail.find(FOOTER_KEY + b"\x18", start, end)
-    begin = tail.find(b"{", found, end)
-    if found < 0 or begin < 0:
+    key = tail.find(FOOTER_KEY + b"\x18", start, end)
+    begin = tail.find(b"{", key, end)
+    if key < 0 or begin < 0:
         return False
     try:
         provenance, _ = _DECODER.raw_decode(tail[begin:end].decode(errors="replace"))
@@ -50,15 +46,15 @@ def is_recognised(table: Table, tail: bytes) -> bool:
 
 @cache
 def _columns(table: Table) -> bytes:
-    """What the footer of every file with these columns and types begins with.
+    """Return the beginning of the footer of every file with these columns and types.
 
-    A Parquet footer is a Thrift struct that begins with the format's version and the columns and goes on with the
-    number of rows, so footers of 0 and of 1 row agree exactly as far as the columns reach.
+    A Parquet footer is a Thrift struct of the format's version, the columns and then the number of rows, so the footers
+    of 0 and of 1 row agree exactly up to the end of the columns.
     """
     schema = table.arrow()
     one = pa.Table.from_arrays([_zero(field.type) for field in schema], schema=schema)
     first, second = _footer(one.slice(0, 0)), _footer(one)
-    return first[: next(place for place, byte in enumerate(first) if byte != second[place])]
+    return first[: next(index for index, byte in enumerate(first) if byte != second[index])]
 
 
 def _footer(rows: pa.Table) -> bytes:
@@ -69,7 +65,7 @@ def _footer(rows: pa.Table) -> bytes:
 
 
 def _zero(of: pa.DataType) -> pa.Array:
-    """Make one value of zero bytes. From Python's values Arrow makes arrays only after it has imported pandas."""
+    """Return one value of zero bytes. To convert Python's values, Arrow would import pandas."""
     if pa.types.is_dictionary(of):
         return pa.DictionaryArray.from_arrays(_zero(of.index_type), _zero(of.value_type))
     zeros = pa.py_buffer(bytes(8))

@@ -1,6 +1,6 @@
-"""Where a warehouse lies: a local folder, or a prefix of an object store behind fsspec, as one type of path.
+"""Location of a warehouse: a local folder or a prefix of an object store behind fsspec, as one type of path.
 
-Credentials come from the environment (such as AWS_*) and stand in no path; how a file appears whole is `atomic.py`'s.
+Credentials come from the environment (such as AWS_*) and are never part of a path.
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from prunescope.warehouse.core.errors import WarehouseError
 
-# A warehouse in a folder needs no fsspec, which takes as long to import as a query.
+# A store in a local folder needs no fsspec, which takes as long to import as a query.
 if TYPE_CHECKING:
     from upath import UPath
 
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
 else:
     Place = Path
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):(/+)(.*)", re.DOTALL)
-# Where an upload appears whole when it ends, in the place of what was there, or not at all. On other remote file
-# systems (sftp, smb, hdfs, webdav) a reader sees a growing file.
 _TRIES = 10
 Read = TypeVar("Read")
-_WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+# Stores on which an upload replaces the object when it is complete, or does nothing. On other remote file systems
+# (sftp, smb, hdfs, webdav) a reader sees a growing file.
+_ATOMIC = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 
 
 def place_of(root: "Path | UPath | str") -> Place:
-    """The place that a path or URL names; a local one as an absolute Path, `file://` too.
+    """Return the location that a path or URL names, an absolute Path for a local one or `file://`; contact nothing.
 
     Raises:
-        WarehouseError: it is no place for a warehouse; the message says why. Nothing is contacted.
+        WarehouseError: a warehouse cannot be there; the message says why.
     """
     if not isinstance(root, str | Path):
         return root
-    found = _URL.fullmatch(str(root))
-    if found is None:
+    url = _URL.fullmatch(str(root))
+    if url is None:
         return Path(root).absolute()
-    scheme, slashes, rest = found.group(1).lower(), found.group(2), found.group(3)
+    scheme, slashes, path = url[1].lower(), url[2], url[3]
     if scheme == "file":
-        return Path(f"/{rest}").absolute()
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    # On Azure what stands in front of an @ is the container.
+        return Path(f"/{path}").absolute()
+    user, at, _ = path.partition("/")[0].rpartition("@")
+    # On Azure the part before an @ is the container.
     if at and (":" in user or scheme not in {"az", "abfs", "abfss"}):
         raise WarehouseError(
             f"the warehouse {scheme}://… has credentials in its address; leave them out and set AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY, or what the store's library reads from the environment"
         )
     if len(slashes) < 2:
-        raise WarehouseError(f"the warehouse {root} is a URL with one slash; write {scheme}://{rest}")
-    if scheme not in _WHOLE:
+        raise WarehouseError(f"the warehouse {root} is a URL with one slash; write {scheme}://{path}")
+    if scheme not in _ATOMIC:
         raise WarehouseError(
             f"the warehouse {scheme}://… cannot be kept safely: files appear there in parts or cannot be written; "
-            f"use a local folder, a mounted one, or one of {', '.join(f'{name}://' for name in _WHOLE)}"
+            f"use a local folder, a mounted one, or one of {', '.join(f'{name}://' for name in _ATOMIC)}"
         )
-    if not rest.strip("/"):
+    if not path.strip("/"):
         raise WarehouseError(f"the warehouse {scheme}:// names no bucket; write {scheme}://BUCKET/PREFIX")
     from upath import UPath
 
     try:
-        # What another machine has written a moment ago must be seen, so nothing is listed from memory.
-        place = UPath(f"{scheme}://{rest.rstrip('/')}", use_listings_cache=False)
+        # Without the cache of listings, files that another machine has just written are visible.
+        place = UPath(f"{scheme}://{path.rstrip('/')}", use_listings_cache=False)
         _ = place.fs
     except ImportError as error:
         library = str(error).partition("\n")[0]
@@ -72,28 +72,28 @@ def place_of(root: "Path | UPath | str") -> Place:
 
 
 def is_local(place: Place) -> bool:
-    """Whether the place is a folder or file of this machine, which the system's own calls reach."""
+    """Return whether the location is a folder or file of this machine."""
     return isinstance(place, Path)
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What an access to any place may raise: the system's errors, and those of the S3 client once it is in use."""
+    """Return the exceptions of an access to any location: the system's, and the S3 client's once it is imported."""
     botocore: Any = sys.modules.get("botocore.exceptions")
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
 
 
 def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
-    """What `read` makes of a file in one state; an object that is replaced meanwhile is read again from the start.
+    """Return the result of `read` on a file in one state; an object that is replaced meanwhile is read again.
 
     Raises:
-        OSError: it cannot be read, or what `failures` names.
+        OSError: it cannot be read; also the other exceptions of `failures`.
     """
     for _ in range(_TRIES - 1):
         try:
             with place.open("rb") as file:
                 return read(file)
         except OSError as error:
-            # How a store's file says that its object is no longer the one that was opened.
+            # A store's file raises EBUSY when its object was replaced after it was opened.
             if is_local(place) or error.errno != errno.EBUSY:
                 raise
     with place.open("rb") as file:
@@ -101,10 +101,10 @@ def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
 
 
 def fetch(place: Place, to: Path) -> None:
-    """Copies a file of any place to a local one, whole; the caller chooses a temporary name.
+    """Copy a file to a local one; the caller chooses a temporary name.
 
     Raises:
-        OSError: either side refused, or what `failures` names.
+        OSError: it cannot be read or written; also the other exceptions of `failures`.
     """
     if isinstance(place, Path):
         to.write_bytes(place.read_bytes())
@@ -113,9 +113,9 @@ def fetch(place: Place, to: Path) -> None:
 
 
 def upload(file: Path, place: "UPath") -> None:
-    """Puts a local file in the place of an object in one step: a reader sees the old one or the new one.
+    """Replace an object by a local file in one step: a reader sees the old object or the new one.
 
     Raises:
-        OSError: the store refused, or what `failures` names.
+        OSError: it cannot be written; also the other exceptions of `failures`.
     """
     place.fs.put_file(str(file), place.path)

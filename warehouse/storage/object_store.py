@@ -1,7 +1,4 @@
-"""The objects of a store for DuckDB, read only and each in the state that it had when a connection was opened.
-
-No SQL here; local files are pinned by `snapshots.py`, and writing is `atomic.py`'s.
-"""
+"""File systems for DuckDB: the objects of a store as a connection first listed them, and the open files of a folder."""
 
 import datetime
 import io
@@ -15,24 +12,21 @@ from upath import UPath
 from prunescope.warehouse.storage.location import failures
 from prunescope.warehouse.storage.provenance import unreadable
 
-# What is said of an object that is not the one that was listed.
+# Message about an object that is not the one that was listed.
 REPLACED = "was replaced after this connection was opened; open the warehouse again"
-# What stores call the version of an object, the surest first.
+# Keys under which stores give the version of an object, the most reliable first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
-# DuckDB asks for ranges of columns; more around them would be thrown away. Smaller objects are read at once and kept,
-# for each view that is bound opens them again.
+# DuckDB asks for ranges of columns and would discard a larger block. A smaller object is read whole and cached, because
+# each view that is bound opens it again.
 _BLOCK = 1 << 20
-_KEPT = 128
+_CACHED = 128
 
 
 class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """The objects below a place as they were listed once; one that was replaced since is refused, never mixed.
-
-    Args:
-        root: the place.
+    """The objects below a location as first listed, read only; opening one that was replaced since raises OSError.
 
     Raises:
-        OSError: it cannot be listed, or what `places.failures` names.
+        OSError: it cannot be listed; also the other exceptions of `location.failures`.
     """
 
     cachable = False
@@ -42,27 +36,27 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._store: Any = root.fs
         self.protocol = root.fs.protocol
         self._objects: dict[str, dict[str, Any]] = root.fs.find(root.path, detail=True)
-        self._small = lru_cache(_KEPT)(self._read)
+        self._small = lru_cache(_CACHED)(self._read)
 
     def info(self, path: str, **_: object) -> dict[str, Any]:
-        """Size, type and version of an object; FileNotFoundError where it was not listed."""
+        """Return size, type and version of an object; raise FileNotFoundError where it was not listed."""
         try:
             return self._objects[self._name(path)]
         except KeyError:
             raise FileNotFoundError(path) from None
 
     def exists(self, path: str, **_: object) -> bool:
-        """Whether the object was listed."""
+        """Return whether the object was listed."""
         return self._name(path) in self._objects
 
     def glob(self, path: str, **_: object) -> list[str]:
-        """The object itself: the views name files, and a bucket's prefix may hold characters of patterns."""
+        """Return the object itself: the views name files, and a bucket's prefix may contain characters of patterns."""
         return [self._name(path)] if self.exists(path) else []
 
     def modified(self, path: str) -> datetime.datetime:
-        """When the object was written."""
-        found: datetime.datetime = self.info(path).get("LastModified") or self._store.modified(self._name(path))
-        return found
+        """Return the time at which the object was written."""
+        time: datetime.datetime = self.info(path).get("LastModified") or self._store.modified(self._name(path))
+        return time
 
     def _open(self, path: str, mode: str = "rb", **_: object) -> BinaryIO:
         if mode != "rb":
@@ -76,7 +70,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def _open_pinned(self, name: str) -> BinaryIO:
         file: BinaryIO = self._store.open(name, "rb", block_size=_BLOCK)
-        # The store's own file holds on to the version that it found, so one look at opening is enough.
+        # The store's file keeps to the version that it opened, so one comparison is enough.
         if _version(getattr(file, "details", None) or self._store.info(name)) != _version(self._objects[name]):
             file.close()
             raise OSError(f"{name} {REPLACED}")
@@ -86,8 +80,19 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return str(self._store._strip_protocol(path))
 
 
+class OpenFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A file system without files that lives as long as the database with which it is registered.
+
+    The connection object does not: its cursors outlive it, and would then use descriptor numbers that may name other
+    files.
+    """
+
+    protocol = "prunescope-pins"
+    cachable = False
+
+
 def register(connection: duckdb.DuckDBPyConnection, root: UPath) -> None:
-    """Lets a connection read the objects below a place by their URLs.
+    """Let a connection read the objects below a location by their URLs.
 
     Raises:
         WarehouseError: the store cannot be reached.

@@ -1,6 +1,6 @@
-"""The Parquet store: one file per partition, written whole or not at all, with its provenance in the footer.
+"""The Parquet store: one file per partition, written atomically, with its provenance in the footer.
 
-No SQL here and no knowledge of what is computed; a partition's place follows from its names alone.
+A partition's path follows from its names alone.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from prunescope.warehouse.storage.provenance import (
     unreadable,
 )
 
-# What only writing needs is imported there: most commands only read.
+# Packages that only writing needs are imported there: most commands only read.
 if TYPE_CHECKING:
     import polars as pl
     from upath import UPath
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prunescope.warehouse.quality import checks
 
 PART = "part.parquet"
-# Layout by measurement: 5.2 million generated layer records (96 bytes a record) and the demo's 162,000; one core.
+# Layout chosen by measurement: 5.2 million generated layer records (96 bytes each) and the demo's 162,000; one core.
 #                                        write    bytes a record    read by DuckDB
 #   floats, compression, row group    µs a record generated demo   ns a value
 #   split,  zstd 1,   122,880            0.48        95.8   73.4      6.0
@@ -51,8 +51,8 @@ PART = "part.parquet"
 #   dictionary, zstd 1                   1.52       147.3  117.4      7.7
 #   split,  zstd 1,    30,720            0.53        96.5   73.4      6.1
 #   split,  zstd 1, 1,000,000            0.46        95.3   73.4      5.5
-# The engine's order (layer, sublayer, lens, scope, prompt, position) is kept: labels then come in runs and cost under
-# 0.1 byte each, and row groups can be passed over by layer. One file a partition needs no compaction.
+# Rows keep the engine's order (layer, sublayer, lens, scope, prompt, position): labels then come in runs and cost under
+# 0.1 byte each, and row groups can be skipped by layer. One file per partition needs no compaction.
 # DuckDB reads one row group per thread; this is its own default size.
 _ROW_GROUP = 122_880
 
@@ -63,8 +63,8 @@ class Partition:
 
     Attributes:
         table: name of the table.
-        model: name of the model; empty where a damaged footer alone could tell it.
-        recipe: name of the recipe, or empty as the model's; None in tables with one file per model.
+        model: name of the model; empty where only a damaged footer has it.
+        recipe: name of the recipe, or empty likewise; None in tables with one file per model.
         path: the file.
     """
 
@@ -76,13 +76,13 @@ class Partition:
 
 @dataclass(frozen=True)
 class PartitionFile:
-    """What a write did.
+    """A written partition.
 
     Attributes:
         path: the file.
-        rows: rows in it.
-        bytes: its size.
-        violations: checks of the table that its rows break; such a partition never counts as current.
+        rows: number of rows.
+        bytes: size of the file.
+        violations: checks of the table that its rows violate; such a partition never counts as current.
     """
 
     path: Place
@@ -99,23 +99,23 @@ class Store:
     """
 
     def __init__(self, root: "Path | UPath | str") -> None:
-        """Takes the place, which need not exist yet and is not contacted.
+        """Take the location, which need not exist and is not contacted.
 
         Raises:
-            WarehouseError: it is no place for a warehouse.
+            WarehouseError: a warehouse cannot be there.
         """
         self.root = place_of(root)
 
     @property
     def url(self) -> str | None:
-        """The warehouse as every machine names it; None for a folder."""
+        """URL of the warehouse, the same on every machine; None for a folder."""
         return None if isinstance(self.root, Path) else str(self.root)
 
     def require(self) -> None:
-        """Asks an object store whether the warehouse can be reached; a local folder needs no asking.
+        """Check that the bucket of an object store can be reached; nothing for a local folder.
 
         Raises:
-            WarehouseError: it cannot, or there is no such bucket.
+            WarehouseError: it cannot be reached, or does not exist.
         """
         if isinstance(self.root, Path) or self.root.protocol == "memory":
             return
@@ -126,23 +126,23 @@ class Store:
             raise unreadable(self.root, error) from error
         if not exists:
             raise WarehouseError(
-                f"the warehouse {self.root}: there is no bucket {bucket!r}; make it, or mend --warehouse"
+                f"the warehouse {self.root}: there is no bucket {bucket!r}; create it, or correct --warehouse"
             )
 
     def local(self, cache: Path) -> Path:
-        """The folder of this machine for what needs one: the warehouse itself, or a part of the cache for a URL."""
+        """Return a local folder of the warehouse: the warehouse itself, or a folder in the cache for a URL."""
         if isinstance(self.root, Path):
             return self.root
-        # Plain characters only: the names of SQLite's databases, which lie there too, are read as URLs.
+        # Plain characters only: SQLite's databases are there too, and their names are read as URLs.
         url = str(self.root)
         readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60].strip("-")
         return cache / "warehouses" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
     def local_file(self, relative: str, cache: Path) -> Path:
-        """A file of the warehouse as one of this machine, as memory mapping needs it; that of a URL is fetched whole.
+        """Return a file of the warehouse as a local file, for memory mapping; that of a URL is downloaded.
 
         Raises:
-            WarehouseError: it cannot be fetched.
+            WarehouseError: it cannot be downloaded.
         """
         file = self.root / relative
         if isinstance(file, Path):
@@ -159,13 +159,13 @@ class Store:
         return copy
 
     def path(self, table: Table, model: str, recipe: str | None) -> Place:
-        """Where the partition lies, whether or not it exists.
+        """Return the path of a partition, whether or not it exists.
 
         Raises:
-            WarehouseError: a name is empty, or there is a recipe too many or too few for this table.
+            WarehouseError: a name is empty, or the table wants a recipe and gets none, or the reverse.
         """
         if (recipe is not None) != (table.partitioning == "variant"):
-            rule = "is kept per variant: give a recipe" if recipe is None else "is kept per model: give no recipe"
+            rule = "is stored per variant: give a recipe" if recipe is None else "is stored per model: give no recipe"
             raise WarehouseError(f"table {table.name} {rule}")
         folder = self.root / table.name / f"model={path_safe(model)}"
         return (folder if recipe is None else folder / f"recipe={path_safe(recipe)}") / PART
@@ -173,18 +173,18 @@ class Store:
     def write(
         self, table: Table, rows: "pl.DataFrame", provenance: Provenance, model: str, recipe: str | None
     ) -> PartitionFile:
-        """Checks the rows and puts them in the place of the partition.
+        """Check the rows and replace the partition by them.
 
         Args:
             table: the table.
             rows: exactly its columns, in any order of columns; the order of rows is kept.
-            provenance: goes into the footer.
+            provenance: stored in the footer.
             model: the partition's model.
             recipe: the partition's recipe; None for tables with one file per model.
 
         Raises:
-            WarehouseError: the rows do not fit the table or the partition, or the system refused to write. The
-                partition is as it was.
+            WarehouseError: the rows do not fit the table or the partition, or cannot be written. The partition is
+                unchanged.
         """
         from prunescope.warehouse.quality import checks
         from prunescope.warehouse.storage.row_hash import rows_hash
@@ -196,13 +196,13 @@ class Store:
                 f"the partition is {model}@{recipe}"
             )
         arrow = to_arrow(table, rows)
-        for name, wanted in (("model", model), ("recipe", recipe)):
-            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {wanted}):
-                raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {wanted!r}")
-        self._refuse_another(table, path, model, recipe)
+        for name, own in (("model", model), ("recipe", recipe)):
+            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {own}):
+                raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {own!r}")
+        self._refuse_other_name(table, path, model, recipe)
         violations = tuple(checks.violations(table, arrow))
-        said = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: said, **UNSEALED})
+        footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: footer, **UNSEALED})
 
         def fill(temporary: Path) -> None:
             _write_parquet(arrow, temporary)
@@ -211,41 +211,41 @@ class Store:
         write_atomically(path, fill)
         return PartitionFile(path, arrow.num_rows, path.stat().st_size, violations)
 
-    def _refuse_another(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
-        """On a disk that does not tell upper from lower case two names can have one place, which is the first one's."""
+    def _refuse_other_name(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
+        """Refuse to overwrite the partition of another name on a disk that ignores upper and lower case."""
         try:
-            found = read_footer(path).provenance
-        except (FileNotFoundError, WarehouseError):  # whatever is wrong with the place, writing says it
+            present = read_footer(path).provenance
+        except (FileNotFoundError, WarehouseError):  # other problems of the path show when it is written
             return
-        if (found.model, found.recipe) != (model, recipe):
-            holds = found.model if found.recipe is None else f"{found.model}@{found.recipe}"
+        if (present.model, present.recipe) != (model, recipe):
             raise WarehouseError(
-                f"table {table.name}: {path} holds {holds}, and this disk keeps its name and that of "
-                f"{model if recipe is None else f'{model}@{recipe}'} for the same; choose another name"
+                f"table {table.name}: {path} holds {_name(present.model, present.recipe)}, and this disk does not "
+                f"distinguish that name from {_name(model, recipe)}; choose another name"
             )
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """All rows of one partition, sealed bytes and page checksums compared, with the table's present columns.
+        """Read all rows of one partition with the table's present columns, and verify its seal and page checksums.
 
-        What a file of an earlier version lacks is NULL.
+        Columns that a file of an earlier version lacks are NULL.
 
         Raises:
             DamagedFileError: the file is truncated or altered.
-            WarehouseError: there is no such partition, or the system refuses to read it.
+            WarehouseError: there is no such partition, or it cannot be read.
         """
         path = self.path(table, model, recipe)
         try:
             return upgraded(table, read_from(path, _rows))
         except FileNotFoundError as error:
-            variant = model if recipe is None else f"{model}@{recipe}"
-            raise WarehouseError(f"table {table.name} has nothing for {variant}; run its study first") from error
+            raise WarehouseError(
+                f"table {table.name} has nothing for {_name(model, recipe)}; run its study first"
+            ) from error
         except BROKEN as error:
             raise damaged(path, error) from error
         except failures() as error:
             raise unreadable(path, error) from error
 
     def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
-        """What made the partition; None where there is none.
+        """Return the provenance of a partition; None where it does not exist.
 
         Raises:
             DamagedFileError: the file's footer cannot be read.
@@ -256,7 +256,7 @@ class Store:
             return None
 
     def is_current(self, table: Table, model: str, recipe: str | None, fingerprint: str) -> bool:
-        """Whether the partition has the table's columns, keeps its checks and was made from these inputs."""
+        """Return whether the partition has the table's columns, no violations and this fingerprint."""
         try:
             footer = read_footer(self.path(table, model, recipe))
         except (FileNotFoundError, DamagedFileError):
@@ -265,59 +265,53 @@ class Store:
         return is_same and not footer.violations and fits(table, footer.schema)
 
     def partitions(self, table: Table) -> list[Partition]:
-        """The partitions that exist, in the order of their paths; their files are opened only for shortened names."""
+        """Return the existing partitions in the order of their paths; only files of shortened names are opened."""
         depth = 2 if table.partitioning == "model" else 3
         folder = self.root / table.name
         if isinstance(folder, Path):
             return [_partition(table, path) for path in sorted(folder.glob(f"{'*/' * (depth - 1)}{PART}"))]
-        above = len(folder.parts)
-        found = [path for path in self.files(table.name) if len(path.parts) == above + depth]
-        return [_partition(table, path) for path in found if path.name == PART]
+        length = len(folder.parts) + depth
+        paths = [path for path in self.files(table.name) if len(path.parts) == length and path.name == PART]
+        return [_partition(table, path) for path in paths]
 
     def files(self, folder: str) -> list[Place]:
-        """All files below a folder of the warehouse, in the order of their paths; temporaries are among them.
+        """Return all files below a folder of the warehouse in the order of their paths, temporary ones included.
 
         Raises:
             WarehouseError: it cannot be listed.
         """
-        place = self.root / folder
-        if isinstance(place, Path):
-            return [path for path in sorted(place.rglob("*")) if path.is_file()]  # a missing folder has none
+        top = self.root / folder
+        if isinstance(top, Path):
+            return [path for path in sorted(top.rglob("*")) if path.is_file()]  # a missing folder has none
         try:
-            # Not by a pattern: the bucket's prefix may hold its characters.
-            names = sorted(place.fs.find(place.path))
+            # Not by a pattern: the bucket's prefix may contain special characters.
+            names = sorted(top.fs.find(top.path))
         except failures() as error:
-            raise unreadable(place, error) from error
-        return [place / name[len(place.path) :].lstrip("/") for name in names]
+            raise unreadable(top, error) from error
+        return [top / name[len(top.path) :].lstrip("/") for name in names]
 
-    def write_bytes(self, relative: str, writer: Callable[[Path], None]) -> Place:
-        """Writes a file that is no table (a variant, a report), as atomically as a partition.
+    def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
+        """Write a file that is no table (a variant, a report), as atomically as a partition.
 
         Args:
-            relative: place below the root; its first folder starts with `_`, as no table does.
-            writer: fills the temporary file that it is given.
+            relative: path below the root; its first folder starts with `_`, unlike those of tables.
+            writer: writes the temporary file at the path that it gets.
 
         Returns:
             The file.
 
         Raises:
-            WarehouseError: the place leaves the root or lies among the tables, or the system refused to write.
+            WarehouseError: the path leaves the root or is among the tables, or the file cannot be written.
         """
-        place = PurePosixPath(relative)
-        if (
-            "\0" in relative
-            or place.is_absolute()
-            or ".." in place.parts
-            or len(place.parts) < 2
-            or not place.parts[0].startswith("_")
-        ):
+        parts = PurePosixPath(relative).parts
+        if "\0" in relative or ".." in parts or len(parts) < 2 or not parts[0].startswith("_"):
             raise WarehouseError(f"{relative!r} is no place for a file beside the tables; use _folder/name")
-        path = self.root.joinpath(*place.parts)
+        path = self.root.joinpath(*parts)
         write_atomically(path, writer)
         return path
 
     def clean_temporaries(self) -> list[Path]:
-        """Removes what killed writers left behind and says which files it was."""
+        """Remove the temporary files of killed writers and return their paths."""
         removed = []
         for path in temporaries(self.root):
             with translate_os_errors(path):
@@ -327,15 +321,15 @@ class Store:
 
 
 def fits(table: Table, schema: pa.Schema) -> bool:
-    """Whether a file has the table's present columns with their types."""
+    """Return whether a file has the table's present columns with their types."""
     return version_of(table, schema) == table.version
 
 
 def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
-    """The rows in the table's Arrow schema.
+    """Convert rows to the table's Arrow schema.
 
     Raises:
-        WarehouseError: columns are missing or unexpected, a value does not fit its type, or a NULL has no meaning.
+        WarehouseError: columns are missing or unexpected, a value does not fit its type, or a NULL is not allowed.
     """
     schema = table.arrow()
     missing = [name for name in schema.names if name not in rows.columns]
@@ -347,7 +341,7 @@ def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
             if names
         ]
         raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
-    # One chunk a column, so that the pages do not depend on how the frame was put together.
+    # With one chunk per column the pages do not depend on how the frame was built.
     whole = rows.rechunk()
     columns = []
     for field in schema:
@@ -360,7 +354,7 @@ def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
             ) from error
         if column.null_count and not field.nullable:
             raise WarehouseError(
-                f"table {table.name}: column {field.name} has {column.null_count} NULLs and may have none"
+                f"table {table.name}: column {field.name} has {column.null_count} NULLs, and NULL is not allowed"
             )
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
@@ -374,8 +368,8 @@ def _converted(values: "pl.Series", to: pa.DataType) -> pa.Array:
         return values.to_arrow().cast(to)
     if values.dtype not in {pl.String, pl.Categorical, pl.Enum}:
         return values.to_arrow().cast(to.value_type).dictionary_encode().cast(to)
-    # Labels come in long runs, and only the first of each is encoded. Codes are in order of appearance, not in the
-    # order of whichever cache the frame came with.
+    # Labels come in long runs, so only the first of each run is encoded. Codes are in order of appearance, not in
+    # that of the frame's own dictionary.
     runs = values.cast(pl.String).rle().struct
     codes = runs.field("value").to_arrow().cast(to.value_type).dictionary_encode().cast(to)
     return codes.take(pa.array(np.repeat(np.arange(len(codes)), runs.field("len"))))
@@ -389,9 +383,9 @@ def _rows(file: BinaryIO) -> pa.Table:
 
 
 def _write_parquet(rows: pa.Table, path: Path) -> None:
-    # Float noise never repeats and gets an encoding of its own; all else repeats and gets a dictionary.
-    noise = {leaf: encoding for field in rows.schema for leaf, encoding in _noise(field).items()}
-    others = [field.name for field in rows.schema if not _noise(field)]
+    # Floats hardly repeat and get an encoding of their own; other values repeat and get a dictionary.
+    floats = {leaf: encoding for field in rows.schema for leaf, encoding in _float_encoding(field).items()}
+    others = [field.name for field in rows.schema if not _float_encoding(field)]
     with path.open("xb") as file:
         pq.write_table(
             rows,
@@ -399,20 +393,24 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
             row_group_size=_ROW_GROUP,
             compression="lz4",
             use_dictionary=others,
-            column_encoding=noise,
+            column_encoding=floats,
             write_page_checksum=True,
         )
 
 
-def _noise(field: pa.Field) -> dict[str, str]:
-    """The encoding of a column of floats by the name of its leaf; empty for all else."""
+def _float_encoding(field: pa.Field) -> dict[str, str]:
+    """Return the encoding of a column of floats by the name of its leaf; empty for other columns."""
     leaf, of = field.name, field.type
     if pa.types.is_list(of):
         leaf, of = f"{leaf}.list.element", of.value_type
     if pa.types.is_float32(of):
         return {leaf: "BYTE_STREAM_SPLIT"}
-    # DuckDB reads bytes split by significance of 4- and 8-byte numbers only.
+    # DuckDB supports BYTE_STREAM_SPLIT for numbers of 4 and 8 bytes only.
     return {leaf: "PLAIN"} if pa.types.is_float16(of) else {}
+
+
+def _name(model: str, recipe: str | None) -> str:
+    return model if recipe is None else f"{model}@{recipe}"
 
 
 def _partition(table: Table, path: Place) -> Partition:
@@ -422,7 +420,7 @@ def _partition(table: Table, path: Place) -> Partition:
         try:
             provenance = read_footer(path).provenance
             names = [provenance.model, provenance.recipe][: len(folders)]
-        except WarehouseError:  # whoever reads it says so
+        except WarehouseError:  # reading the partition reports it
             pass
     model, *recipe = [name or "" for name in names]
     return Partition(table.name, model, recipe[0] if recipe else None, path)

@@ -1,7 +1,4 @@
-"""Where a file's numbers came from, kept in its Parquet footer, and the fingerprint that says whether it still holds.
-
-What goes into a fingerprint is the caller's choice; nothing here computes hashes of weights or prompts.
-"""
+"""Provenance of a file, stored in its Parquet footer, with the fingerprint that shows whether it is current."""
 
 import dataclasses
 import hashlib
@@ -18,26 +15,26 @@ from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.storage.location import Place, failures, is_local, read_from
 
 FOOTER_KEY = b"prunescope"
-# What Arrow raises about bytes that are no Parquet file; names of columns may be no text any more.
+# Exceptions of Arrow for bytes that are no Parquet file; names of columns may no longer be text.
 BROKEN = (pa.ArrowException, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made one file.
+    """Provenance of one file.
 
     Attributes:
         fingerprint: `fingerprint(...)` of everything that the rows depend on.
-        study: name of the study that ran.
+        study: name of the study that computed it.
         model: name of the dense model.
         recipe: name of the recipe; None for tables with one file per model.
         inputs: hashes by name (weight_hash, recipe_hash, calibration_hash, prompts_hash, settings_hash).
         code_version: version of the code that computed the rows.
         libraries: version by library.
         seed: the run's seed.
-        device: what it ran on.
-        dtype: type of the model's weights.
-        seconds: time that the computation took.
+        device: device of the computation.
+        dtype: data type of the model's weights.
+        seconds: duration of the computation.
         created_at: UTC, ISO 8601.
     """
 
@@ -55,7 +52,7 @@ class Provenance:
     created_at: str
 
     def to_json(self) -> str:
-        """JSON with sorted keys."""
+        """Return JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
     @property
@@ -65,10 +62,10 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
-        """The inverse of `to_json`; keys that are not fields are passed over.
+        """Parse the text of `to_json`; other keys are ignored.
 
         Raises:
-            ValueError: the text is not such a JSON object.
+            ValueError: the text is no JSON object, or lacks a field.
         """
         values = _object(text)
         names = [field.name for field in dataclasses.fields(cls)]
@@ -79,15 +76,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Footer:
-    """What the store keeps in a Parquet footer beside the schema.
+    """Facts that the store keeps in a Parquet footer.
 
     Attributes:
-        provenance: what made the file.
-        violations: sentences about the rows that broke their table's checks; empty where all is well.
+        provenance: provenance of the file.
+        violations: sentences about rows that violate their table's checks; empty without any.
         schema: the file's Arrow schema.
         rows: number of rows.
         bytes: size of the file.
-        content_hash: `hashing.rows_hash` of its rows; None in files that were written before there was one.
+        content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
         provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
 
@@ -101,7 +98,7 @@ class Footer:
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
-    """SHA-256 over the inputs as canonical JSON: equal inputs in any order give the same fingerprint.
+    """Return SHA-256 over the inputs as canonical JSON, which does not depend on their order.
 
     Raises:
         TypeError: a value is not plain JSON data.
@@ -124,20 +121,20 @@ def _object(text: str | bytes) -> dict[str, Any]:
 
 
 def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
-    """What is stored under the footer key; without a hash of the rows as files of the first version have it."""
+    """Return the JSON under the footer key; without a hash of the rows, that of files of the first version."""
     hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash} if content_hash else {}
-    kept = {"violations": violations, **hashes}
-    return json.dumps(json.loads(provenance.to_json()) | kept, sort_keys=True).encode()
+    facts = json.loads(provenance.to_json()) | {"violations": violations, **hashes}
+    return json.dumps(facts, sort_keys=True).encode()
 
 
 def damaged(path: Place, reason: object) -> DamagedFileError:
-    """The error about a file that cannot be trusted, with what to do."""
+    """Return the error about a damaged file, with the fix."""
     first_line = str(reason).partition("\n")[0]
     return DamagedFileError(f"{path} is damaged ({first_line}); delete it and run its study again")
 
 
 def unreadable(path: Place, error: Exception) -> WarehouseError:
-    """The error about a file that could not be read; a bare OSError without errno is Arrow's word for damage."""
+    """Return the error about a file that cannot be read; Arrow reports damage as a plain OSError without errno."""
     if type(error) is OSError and error.errno is None:
         return damaged(path, error)
     reason = getattr(error, "strerror", None) or error
@@ -146,12 +143,12 @@ def unreadable(path: Place, error: Exception) -> WarehouseError:
 
 
 def read_footer(path: Place) -> Footer:
-    """The footer of one partition, without reading any row.
+    """Read the footer of one partition, without any row.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: it is truncated, no Parquet, or without provenance.
-        WarehouseError: the system refuses to read it.
+        DamagedFileError: it is truncated, no Parquet file, or without provenance.
+        WarehouseError: it cannot be read.
     """
     try:
         schema, rows, size = read_from(path, _facts)
@@ -165,9 +162,9 @@ def read_footer(path: Place) -> Footer:
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        kept = _object(stored)
-        violations = tuple(kept.get("violations", []))
-        hashes = kept.get("content_hash"), kept.get("provenance_hash")
+        facts = _object(stored)
+        violations = tuple(facts.get("violations", []))
+        hashes = facts.get("content_hash"), facts.get("provenance_hash")
         return Footer(Provenance.from_json(stored.decode()), violations, schema, rows, size, *hashes)
     except ValueError as error:
         raise damaged(path, error) from error

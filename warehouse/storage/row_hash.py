@@ -1,6 +1,6 @@
-"""Hash of a table's rows, the same for every file, compression, encoding and chunking.
+"""Hash of a table's rows, independent of file, compression, encoding and chunks.
 
-Against disks, transfers and slips, not against forgers: XXH3 (128 bits) runs at the speed of memory.
+It detects faults of disks, transfers and programs, not forgery: XXH3 (128 bits) runs at the speed of memory.
 """
 
 from typing import Any
@@ -10,19 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-# Names the definition below; another one gets another name, and files of this one are then no longer compared.
+# Name of the definition below; with another definition and name, older files are no longer compared.
 KIND = "xxh3-rows-1"
 
 
 class RowsHash:
-    """The hash of a table that comes in pieces: how the rows are cut into pieces does not matter, their order does.
+    """Incremental hash of a table; it depends on the order of the rows, and not on their division into pieces.
 
-    Over every column in turn: its name, its type (a dictionary counts as what it holds), the numbers of its NULL rows,
-    and its values. Numbers enter by their bits, so that −0, 0 and every NaN are told apart; texts as codes in order of
-    first appearance and the distinct texts; lists as lengths and items. What lies under a NULL does not count.
-
-    Args:
-        schema: of the pieces.
+    For every column: its name, its type (a dictionary counts as its values' type), the indices of its NULL rows, and
+    its values. Numbers enter by their bits, so that −0, 0 and every NaN differ; texts as codes in order of first
+    appearance and the distinct texts; lists as lengths and items. Bytes under a NULL do not count.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -30,13 +27,13 @@ class RowsHash:
         self._columns = [_ColumnHash(_plain(field.type)) for field in schema]
 
     def update(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Adds the next rows."""
+        """Add the next rows."""
         for column, values in zip(self._columns, rows.columns, strict=True):
             for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
                 column.update(chunk)
 
     def hexdigest(self) -> str:
-        """The hash with the name of its definition before it."""
+        """Return the hash, after the name of its definition."""
         whole = xxhash.xxh3_128()
         for name, column in zip(self._names, self._columns, strict=True):
             whole.update(f"{len(name)}:{name}:".encode() + column.digest())
@@ -44,10 +41,10 @@ class RowsHash:
 
 
 def rows_hash(rows: pa.Table) -> str:
-    """The hash of a table that is whole in memory."""
-    found = RowsHash(rows.schema)
-    found.update(rows)
-    return found.hexdigest()
+    """Return the hash of a table in memory."""
+    digest = RowsHash(rows.schema)
+    digest.update(rows)
+    return digest.hexdigest()
 
 
 class _ColumnHash:
@@ -72,18 +69,18 @@ class _ColumnHash:
             self._values.update(_bits(values))
 
     def _texts(self, values: pa.Array) -> None:
-        """Codes in order of first appearance over all pieces: a dictionary's own order says nothing."""
+        """Add codes in order of first appearance over all pieces: the order of a dictionary is arbitrary."""
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
         used = pc.unique(values.indices).drop_null()
-        # One more, behind the last, for NULL, whose code is 0 whatever the dictionary begins with.
+        # The additional last one is for NULL, whose code is 0.
         codes = np.zeros(len(values.dictionary) + 1, np.int32)
         for index, text in zip(used.to_pylist(), values.dictionary.take(used).to_pylist(), strict=True):
             codes[index] = self._codes.setdefault(text, len(self._codes))
         self._values.update(codes[pc.fill_null(values.indices, len(codes) - 1).to_numpy(zero_copy_only=False)].data)
 
     def digest(self) -> bytes:
-        # A list's type has a name for its items, which Parquet changes.
+        # The text of a list's type contains the name of its items, which Parquet changes.
         kind = "list" if self._items is not None else str(self._type)
         whole = xxhash.xxh3_128(f"{kind}:{self._rows}:".encode())
         whole.update(self._nulls.digest() + self._values.digest())
@@ -96,7 +93,7 @@ class _ColumnHash:
 
 
 def _bits(values: pa.Array) -> memoryview:
-    """Numbers as little-endian bytes, with zero in the place of NULL."""
+    """Return numbers as little-endian bytes, with zero for NULL."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.uint8())
     elif not pa.types.is_primitive(values.type):

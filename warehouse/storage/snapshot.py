@@ -1,7 +1,4 @@
-"""One state of every partition for one connection: it holds its files open, whatever writers put in their place.
-
-What the files mean is the catalogue's business; no row is read here.
-"""
+"""One state of every partition for a connection, whose open files stay readable after writers replaced them."""
 
 import os
 import re
@@ -20,20 +17,20 @@ from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
 from prunescope.warehouse.storage.location import is_local
-from prunescope.warehouse.storage.object_store import REPLACED, register
+from prunescope.warehouse.storage.object_store import REPLACED, OpenFiles, register
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
 from prunescope.warehouse.storage.provenance import damaged, read_footer, unreadable
 from prunescope.warehouse.tables import TABLES
 
-# An open file keeps its name here as long as it is open, also after another file was renamed to its place.
+# Here an open file keeps its name until it is closed, also after another file was renamed to its path.
 _DESCRIPTORS = Path("/proc/self/fd")
-# The catalogue's view with one row per file: what DuckDB opens, the partition's path, and its footer.
+# View of the catalogue with one row per file: what DuckDB opens, the partition's path, and its footer.
 FOOTERS = "files.provenance_files"
-# What the rest of the process may still open; DuckDB opens a file once more a thread while it reads it.
-_SPARE = 200
-# What a query says first that reads a partition which cannot be used; the message about it follows.
+# Descriptors left for the rest of the process; DuckDB opens a file again in each thread that reads it.
+_RESERVED = 200
+# Beginning of the error of a query that reads an unusable partition; the message about the partition follows.
 UNUSABLE = "a file that this reads cannot be used: "
-# Footers of an object store that are asked for at once.
+# Concurrent requests for footers of an object store.
 _REQUESTS = 16
 _REMOVED = " (deleted)"
 _FILE_IN_A_MESSAGE = re.compile(rf"{_DESCRIPTORS}/\d+|(?<=[\"'])/[^\"\n]*/{re.escape(PART)}(?=[\"'])")
@@ -45,9 +42,9 @@ class File:
     """One partition as a connection sees it.
 
     Attributes:
-        partition: which one.
+        partition: the partition.
         source: what DuckDB opens: the open file, or the partition's path where files cannot be held open.
-        version: the version of its table that it was written by; None where its columns are those of no version.
+        version: the version of its table; None where its columns are those of no version.
     """
 
     partition: Partition
@@ -57,12 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class Unusable:
-    """One partition that cannot be read.
-
-    Attributes:
-        partition: which one; its names are empty where only its footer could tell them.
-        reason: the message about it.
-    """
+    """One partition that cannot be read, and why; its names are empty where only its footer has them."""
 
     partition: Partition
     reason: str
@@ -73,52 +65,51 @@ class Snapshot:
 
     Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. Where
     the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
-    while its partition is replaced may then fail, or mix old and new rows. On an object store nothing can be held: a
-    query fails that opens an object which was replaced, and says so; see `remote.py`.
+    while its partition is replaced may then fail, or mix old and new rows. On an object store no file can be held: a
+    query that opens a replaced object fails with a message that says so; see `object_store.py`.
 
     Attributes:
         root: the warehouse.
         files: its partitions, table by table, in the order of their paths.
-        unusable: those whose footer is damaged or that the system does not let us read.
-        is_held: whether the files are held open, instead of opened by their paths when they are read.
+        unusable: those whose footer is damaged or that cannot be read.
+        is_held: whether the files are held open; otherwise they are opened by path when read.
     """
 
     def __init__(self, store: Store, models: Collection[str] | None = None) -> None:
-        """Opens the partitions that exist now.
+        """Open the partitions that exist now.
 
         Args:
             store: the warehouse.
-            models: only the partitions of these models, and what is of no study; all where None.
+            models: only the partitions of these models, and those of no study; all where None.
 
         Raises:
-            WarehouseError: the place is a file, or cannot be listed.
+            WarehouseError: the location is a file, or cannot be listed.
         """
         self.root = store.root
         if isinstance(self.root, Path) and self.root.exists() and not self.root.is_dir():
-            raise WarehouseError(f"{self.root} is a file and no warehouse; give the folder that the tables lie in")
+            raise WarehouseError(f"{self.root} is a file and no warehouse; give the folder that contains the tables")
         self._descriptors: list[int] = []
         partitions = [
             partition
             for table in TABLES.values()
             for partition in store.partitions(table)
-            if models is None or partition.model in models or not (partition.model and table.is_of_studies)
+            if models is None or partition.model in models or not (partition.model and table.is_study_output)
         ]
         self.unusable: list[Unusable] = []
         self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
             if is_local(store.root):
-                found = [self._file(partition) for partition in partitions]
+                files = [self._file(partition) for partition in partitions]
             else:
-                # Each is a request, of which nearly all time is waiting.
                 with ThreadPoolExecutor(_REQUESTS) as pool:
-                    found = list(pool.map(self._file, partitions))
+                    files = list(pool.map(self._file, partitions))
         except BaseException:
             self.close()
             raise
-        self.files = [file for file in found if file is not None]
+        self.files = [file for file in files if file is not None]
 
     def serve(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Lets a connection read the files, until `close`.
+        """Let a connection read the files, until `close`.
 
         Raises:
             WarehouseError: the object store cannot be reached.
@@ -127,7 +118,7 @@ class Snapshot:
             register(connection, self.root)
 
     def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Leaves the open files to the connection: they are closed when its last cursor and relation is gone.
+        """Hand the open files to the connection: they are closed when its last cursor and relation are gone.
 
         Raises:
             WarehouseError: as `serve`.
@@ -135,26 +126,24 @@ class Snapshot:
         self.serve(connection)
         if not self._descriptors:
             return
-        from prunescope.warehouse.storage.open_files import OpenFiles
-
         pins = OpenFiles()
         connection.register_filesystem(pins)
-        # When the process ends the system closes them, and nothing that still runs loses its files before.
+        # At the end of the process the system closes them, and other threads can read them until then.
         weakref.finalize(pins, _close, self._descriptors).atexit = False
 
     def close(self) -> None:
-        """Closes the files, where no connection holds them."""
+        """Close the files, unless a connection holds them."""
         _close(self._descriptors)
 
     def _file(self, partition: Partition) -> File | None:
-        """The partition, opened; None where it was removed since it was listed, or cannot be used."""
-        held = len(self._descriptors)
+        """Open the partition; return None where it was removed since it was listed, or cannot be used."""
+        before = len(self._descriptors)
         try:
             return self._opened(partition)
         except WarehouseError as error:
-            for descriptor in self._descriptors[held:]:
+            for descriptor in self._descriptors[before:]:
                 os.close(descriptor)
-            del self._descriptors[held:]
+            del self._descriptors[before:]
             self.unusable.append(Unusable(partition, str(error)))
             return None
 
@@ -192,39 +181,39 @@ def _remote_file(partition: Partition) -> File | None:
 
 @contextmanager
 def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Turns DuckDB's error about a file of the warehouse into one that names the partition.
+    """Turn DuckDB's error about a file of the warehouse into one that names the partition.
 
     Args:
-        connection: what the queries run on, from `catalogue.connect`; it must still be open where they fail.
+        connection: the connection of the queries, from `database.connect`; it must still be open when they fail.
 
     Raises:
-        DamagedFileError: a file does not hold what its footer says, or is no longer there; the message names it.
+        DamagedFileError: a file contradicts its footer, or no longer exists; the message names it.
         WarehouseError: an object of a store was replaced since the connection was opened.
     """
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
-    except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows that come in batches fail as Arrow's errors
+    except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows read in batches fail with Arrow's errors
         message = str(error)
         if UNUSABLE in message:
             raise DamagedFileError(message.strip().splitlines()[-1].partition(UNUSABLE)[2]) from error
         if REPLACED in message:
             raise WarehouseError(message.strip().splitlines()[-1].partition(": ")[2]) from error
-        for found in _FILE_IN_A_MESSAGE.finditer(message):
-            if (path := _path_of(found[0])).name == PART:
-                # What DuckDB says about a file stands behind its name.
-                raise damaged(path, message[found.end() :].strip("\"': ") or message) from error
+        for file in _FILE_IN_A_MESSAGE.finditer(message):
+            if (path := _path_of(file[0])).name == PART:
+                # DuckDB's reason follows the file's name.
+                raise damaged(path, message[file.end() :].strip("\"': ") or message) from error
         if isinstance(error, OSError) or _KIND.match(message):
             raise
-        # Only what DuckDB's Parquet reader stumbles over has no kind, and then it does not say where.
+        # Only errors of DuckDB's Parquet reader have no kind, and they name no file.
         if broken := _broken(connection):
             raise damaged(broken, message) from error
         raise DamagedFileError(f"a file that this reads is damaged ({message})") from error
 
 
 def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
-    """The first file whose bytes are not as they were sealed; None where that can be said of none."""
+    """Return the first file whose bytes contradict its seal; None where there is no such file."""
     query = f"SELECT source, path FROM {FOOTERS} ORDER BY path"  # noqa: S608 - a name of ours
     for source, path in connection.execute(query).fetchall():
         if Path(source).is_file():
@@ -242,17 +231,17 @@ def _schema(source: str) -> pa.Schema:
 
 
 def _path_of(source: str) -> Path:
-    """The partition's path, from what DuckDB opens."""
+    """Return the partition's path from what DuckDB opens."""
     if not source.startswith(f"{_DESCRIPTORS}/") or not Path(source).is_symlink():
         return Path(source)
     return Path(str(Path(source).readlink()).removesuffix(_REMOVED))
 
 
 def _has_room(files: int) -> bool:
-    """Whether so many more files may be open, after raising this process's own limit as far as it may."""
+    """Return whether the process may open that many more files; raise its own limit where needed and allowed."""
     import resource  # not on Windows, which has no /proc either
 
-    needed = len(list(_DESCRIPTORS.iterdir())) + files + _SPARE
+    needed = len(list(_DESCRIPTORS.iterdir())) + files + _RESERVED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed <= hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""All tables of the warehouse, one module each; `TABLES` lists them in the order of the data flow."""
+"""Definitions of all tables, one module each; `TABLES` has them in the order of the data flow."""
 
 from inspect import cleandoc
 
@@ -26,26 +26,10 @@ from prunescope.warehouse.tables import (
 )
 
 _MODULES = (
-    models,
-    activation_stats,
-    block_influence,
-    variants,
-    mask_samples,
-    layer_transitions,
-    decoding_steps,
-    top_tokens,
-    option_subspace,
-    generations,
-    text_tokens,
-    hidden_states,
-    task_scores,
-    task_samples,
-    retrieval_scores,
-    retrieval_queries,
-    retrieval_embeddings,
-    speed,
-    paper_reference,
+    *(models, activation_stats, block_influence, variants, mask_samples),
+    *(layer_transitions, decoding_steps, top_tokens, option_subspace, generations, text_tokens, hidden_states),
+    *(task_scores, task_samples, retrieval_scores, retrieval_queries, retrieval_embeddings, speed, paper_reference),
 )
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
-# What each table is for, in the words of its module.
+# Purpose of each table: the docstring of its module.
 ABOUT: dict[str, str] = {module.TABLE.name: cleandoc(module.__doc__ or "") for module in _MODULES}

@@ -1,6 +1,6 @@
-"""What flows into every linear module on the calibration tokens of the dense model.
+"""Inputs of every linear module of the dense model on the calibration tokens.
 
-Wanda reads `second_moment`; the other columns say which channels are outliers.
+Wanda reads `second_moment`; the other columns show outlier channels.
 """
 
 import pyarrow as pa
@@ -20,25 +20,23 @@ TABLE = Table(
         Column("in_features", pa.int32(), "Input channels.", minimum=1),
         Column("out_features", pa.int32(), "Output channels.", minimum=1),
         Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
-        Column("mean", pa.list_(pa.float32()), "Mean of each input channel.", "activation", "E[x_j]", since=2),
+        Column("mean", c.FLOATS, "Mean of each input channel.", "activation", "E[x_j]", since=2),
         Column(
             "second_moment",
-            pa.list_(pa.float32()),
+            c.FLOATS,
             "Mean square of each input channel.",
             "activation²",
             "E[x_j²]",
             "Wanda, 2306.11695 §3",
         ),
-        Column("rms", c.METRIC, "Root mean square over all channels.", "activation", minimum=0),
-        Column(
+        c.amount("rms", "Root mean square over all channels.", "activation"),
+        c.amount(
             "kurtosis",
-            c.METRIC,
             "Fourth moment over squared second moment, all channels together; 3 for a Gaussian.",
             "ratio",
             "E[x⁴]/E[x²]²",
-            minimum=0,
         ),
-        Column("max_abs", c.METRIC, "Largest absolute input.", "activation", minimum=0),
+        c.amount("max_abs", "Largest absolute input.", "activation"),
         Column(
             "outlier_channels",
             pa.int32(),
@@ -49,7 +47,7 @@ TABLE = Table(
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
-    telling=("rms", "kurtosis", "max_abs", "outlier_channels"),
+    preview_columns=("rms", "kurtosis", "max_abs", "outlier_channels"),
     references=(c.OF_MODEL,),
     version=2,
 )

@@ -1,4 +1,4 @@
-"""How much each sublayer and block turns the residual stream: the order in which to drop them.
+"""Change of direction of the residual stream by each sublayer and block, which gives the order of drops.
 
 Measured on the dense model and the calibration tokens.
 """
@@ -15,36 +15,24 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.LAYER,
-        Column("unit", c.LABEL, "What would be dropped.", values=("attn", "mlp", "block")),
-        Column(
+        Column("unit", c.LABEL, "Kind of unit that would be dropped.", values=("attn", "mlp", "block")),
+        c.cosine_defect(
             "influence",
-            c.METRIC,
             "Mean cosine defect between the unit's input and output stream.",
-            "1 - cosine",
             "E[1 − cos(x, x+f(x))]",
             "ShortGPT, 2403.03853 §3",
-            minimum=0,
-            maximum=2.000001,
         ),
-        Column(
-            "drop_order",
-            pa.int32(),
-            "Place among units of its kind; 1 has least influence and is dropped first.",
-            "rank",
-            minimum=1,
-        ),
-        Column(
+        c.rank("drop_order", "Rank among units of its kind; 1 has the least influence and is dropped first."),
+        c.amount(
             "orth_rel_mean",
-            c.METRIC,
-            "Mean share of the update across the stream.",
+            "Mean component of the update orthogonal to the stream, relative to the stream's length.",
             "ratio",
             "E[‖f(x)⊥‖/‖x‖]",
-            minimum=0,
         ),
         Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",
-    telling=("influence", "drop_order"),
+    preview_columns=("influence", "drop_order"),
     references=(c.OF_MODEL,),
 )

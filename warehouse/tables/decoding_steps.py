@@ -1,4 +1,4 @@
-"""How far the model's output moves at every generated token, in both trajectories.
+"""Shift of the model's output at every generated token, in both trajectories.
 
 h is the head's input (after the final norm), z the true logits.
 """
@@ -29,28 +29,18 @@ TABLE = Table(
         ),
         Column("token_text_dense", pa.string(), "The dense token as text."),
         Column("token_text_pruned", pa.string(), "The pruned token as text."),
-        Column(
-            "repeat_rate_dense",
-            c.METRIC,
-            "Share of repeated 3-grams in the dense tokens up to this step; 0 before the third token.",
-            "share",
-            "1 − distinct/all 3-grams",
-            minimum=0,
-            maximum=1,
-        ),
-        Column(
-            "repeat_rate_pruned",
-            c.METRIC,
-            "Share of repeated 3-grams in the pruned tokens up to this step; 0 before the third token.",
-            "share",
-            "1 − distinct/all 3-grams",
-            minimum=0,
-            maximum=1,
+        *(
+            c.share(
+                f"repeat_rate_{side}",
+                f"Share of repeated 3-grams in the {side} tokens up to this step; 0 before the third token.",
+                "1 − distinct/all 3-grams",
+            )
+            for side in ("dense", "pruned")
         ),
         *c.DIVERGENCE_SINCE_2,
     ),
     partitioning="variant",
-    telling=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
+    preview_columns=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=c.DIVERGENCE_INVARIANTS,

@@ -1,6 +1,6 @@
-"""The residual stream itself, kept on request, so that a later measure needs no second run of the model.
+"""The residual stream, kept on request, so that a later measure needs no second run of the model.
 
-What follows from it (logits are `W h`) is never stored.
+Logits follow from it as `W h` and are never stored.
 """
 
 import pyarrow as pa
@@ -22,17 +22,16 @@ TABLE = Table(
         Column(
             "scope",
             c.LABEL,
-            "`dense`: the dense stream behind the sublayer, in the recipe dense; in all others the shift of that "
-            "stream, because a difference that is stored keeps its digits and two streams that are stored do not. "
-            "`local`: dense context, this one sublayer swapped, kept where the recipe changed it and zero elsewhere; "
-            "`isolated`: the same swap, shift of the final stream; `propagated`: the pruned model run whole.",
+            "`dense`: the dense stream after the sublayer, in the recipe dense. The other scopes hold the shift of "
+            "that stream, because the difference of two stored streams would lose digits. `local`: one sublayer "
+            "swapped in a dense context, kept where the recipe changed it and zero elsewhere; `isolated`: the same "
+            "swap, shift of the final stream; `propagated`: the whole pruned model run.",
             values=("dense", "local", "isolated", "propagated"),
         ),
         Column(
             "scale",
             pa.float32(),
-            "What a 1 in `state` stands for: the power of two that puts the row's largest entry into float16's "
-            "highest binades.",
+            "Unit of `state`: the power of two that puts the row's largest entry into float16's highest binades.",
             "2-norm of a unit entry",
             "2^(⌊log2 max|h|⌋ − 14)",
             minimum=0,
@@ -40,15 +39,15 @@ TABLE = Table(
         Column(
             "state",
             pa.list_(pa.float16()),
-            "The stream or its shift before the final norm, in units of `scale`: no entry overflows, and every one "
-            "that is at least 2^-28 of the largest has a relative error of at most 2^-11. Eight times as fine as "
-            "bfloat16 in the same bytes, whose wider range the scale makes needless.",
+            "The stream or its shift before the final norm, in units of `scale`: no entry overflows, and each that is "
+            "at least 2^-28 of the largest has a relative error of at most 2^-11. It has eight times the resolution of "
+            "bfloat16 in as many bytes, and with `scale` it needs no wider range.",
             "scale",
             "h/scale or Δh/scale",
         ),
     ),
     partitioning="variant",
-    telling=("scale",),
+    preview_columns=("scale",),
     references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

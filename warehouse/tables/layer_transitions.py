@@ -1,7 +1,9 @@
-"""How far one sublayer moves the representation: the main table of the warehouse.
+"""Shift of the representation by each sublayer: the main table of the warehouse.
 
 Teacher forced: both sides read the prompt and the dense model's greedy continuation.
 """
+
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -28,9 +30,8 @@ TABLE = Table(
         c.RECIPE,
         c.PROMPT_ID,
         c.POSITION,
-        c.STEP.but(
-            nullable=True,
-            doc="Generated token that this position predicts, from 0; NULL inside the prompt.",
+        replace(
+            c.STEP, doc="Generated token that this position predicts, from 0; NULL inside the prompt.", nullable=True
         ),
         c.LAYER,
         c.SUBLAYER,
@@ -40,13 +41,13 @@ TABLE = Table(
         Column(
             "is_changed",
             pa.bool_(),
-            "Whether the recipe changed this sublayer's weights or dropped it; "
-            "where it did not, the local shift is exactly zero and was not computed.",
+            "Whether the recipe changed this sublayer's weights or dropped it; otherwise the local shift is exactly "
+            "zero and was not computed.",
         ),
         *c.DIVERGENCE_BY_LENS,
     ),
     partitioning="variant",
-    telling=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
+    preview_columns=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=c.DIVERGENCE_INVARIANTS,

@@ -1,6 +1,6 @@
-"""Which weights each variant keeps, at a fixed sample of places, so that any two masks of a model compare in SQL.
+"""Bits of each variant's masks at a fixed sample of positions, so that SQL can compare any two masks of a model.
 
-The whole masks lie in the variant's file beside the tables.
+The variant's file beside the tables has the whole masks.
 """
 
 import pyarrow as pa
@@ -8,7 +8,7 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
-MOST_SAMPLED = 16_384
+MAX_SAMPLED = 16_384
 
 TABLE = Table(
     name="mask_samples",
@@ -24,28 +24,28 @@ TABLE = Table(
         Column(
             "sampled",
             pa.int32(),
-            "Places looked at, the same for every variant of the model: all weights of a small matrix, else one of "
-            "each of 16384 stretches of equal length, drawn by a generator seeded with the matrix's name and shape.",
+            "Sampled positions, the same for every variant of the model: all weights of a small matrix, else one in "
+            "each of 16384 intervals of equal length, drawn by a generator seeded with the matrix's name and shape.",
             "weights",
             "min(weights, 16384)",
             minimum=1,
-            maximum=MOST_SAMPLED,
+            maximum=MAX_SAMPLED,
         ),
         Column(
             "kept_bits",
             pa.binary(),
-            "One bit a place, in ascending order of places, highest bit first, 1 where the weight is kept; the last "
-            "byte is filled with 0. A share s estimated from them has a standard error of at most "
-            "√(s(1−s)/sampled), 0.0039 at 16384 places, and none where all weights are sampled. The Jaccard overlap "
-            "of two variants' kept weights is bit_count(a::BIT & b::BIT) / bit_count(a::BIT | b::BIT).",
+            "One bit per position, in ascending order, highest bit first, 1 where the weight is kept; the last byte is "
+            "padded with 0. A share s estimated from them has a standard error of at most √(s(1−s)/sampled), 0.0039 at "
+            "16384 positions, and none where all weights are sampled. The Jaccard overlap of two variants' kept "
+            "weights is bit_count(a::BIT & b::BIT) / bit_count(a::BIT | b::BIT).",
             "bits",
         ),
     ),
     partitioning="variant",
-    telling=("weights", "sampled"),
+    preview_columns=("weights", "sampled"),
     references=(c.OF_VARIANT,),
     invariants=(
-        Invariant("samples_what_it_can", f"sampled = least(weights, {MOST_SAMPLED})"),
+        Invariant("samples_what_it_can", f"sampled = least(weights, {MAX_SAMPLED})"),
         Invariant("one_bit_a_place", "octet_length(kept_bits) = (sampled + 7) // 8"),
         Invariant("keeps_no_more_than_sampled", "bit_count(kept_bits::bit) <= sampled"),
     ),

@@ -1,4 +1,4 @@
-"""Which dense models the warehouse knows, at which revision, with which hashes.
+"""Dense models with their revisions, sizes and hashes.
 
 Sizes are counted from the loaded weights, not read from the config.
 """
@@ -19,24 +19,28 @@ TABLE = Table(
     key=("model",),
     columns=(
         c.MODEL,
-        Column("source", pa.string(), "Where the weights came from: `embedded`, a folder, a GGUF file or a hub id."),
+        Column("source", pa.string(), "Source of the weights: `embedded`, a folder, a GGUF file or a hub id."),
         Column("revision", pa.string(), "Hub commit, or the weight hash for local files."),
-        Column("architecture", pa.string(), "Class that transformers builds."),
+        Column("architecture", pa.string(), "Class of the model in transformers."),
         _count("layers", "Decoder layers."),
         _count("hidden_size", "Width of the residual stream."),
-        _count("vocabulary", "Rows of the LM head, or of the embedding in a model without one."),
-        _count("context_length", "Longest sequence that the model was made for.", "tokens"),
-        _count("parameters", "All parameters, tied ones once."),
+        _count("vocabulary", "Rows of the LM head, or of the embedding without a head."),
+        _count("context_length", "Longest sequence that the model supports.", "tokens"),
+        _count("parameters", "All parameters, tied ones counted once."),
         _count("parameters_attn", "Parameters of all attention sublayers."),
         _count("parameters_mlp", "Parameters of all MLP sublayers."),
-        _count("parameters_embedding", "Parameters of embeddings and LM head, tied ones once."),
-        Column("is_head_tied", pa.bool_(), "Whether there is an LM head and it is the embedding matrix."),
-        Column("final_norm", pa.string(), "Kind of the final norm as proved: rms or layer, each also _plus_one; none."),
-        Column("dtype", pa.string(), "Type in which the model runs."),
+        _count("parameters_embedding", "Parameters of embeddings and LM head, tied ones counted once."),
+        Column("is_head_tied", pa.bool_(), "Whether the model has an LM head that is the embedding matrix."),
+        Column(
+            "final_norm",
+            pa.string(),
+            "Verified kind of the final norm: rms or layer, each also with suffix _plus_one; or none.",
+        ),
+        Column("dtype", pa.string(), "Data type in which the model runs."),
         Column("weight_hash", pa.string(), "SHA-256 over the weight files."),
         Column("tokenizer_hash", pa.string(), "SHA-256 over the tokenizer's files and chat template."),
         _count("weight_bytes", "Size of the weight files.", "bytes"),
     ),
     partitioning="model",
-    telling=("architecture", "layers", "hidden_size", "parameters", "dtype", "revision"),
+    preview_columns=("architecture", "layers", "hidden_size", "parameters", "dtype", "revision"),
 )

@@ -1,7 +1,4 @@
-"""The embeddings themselves, so that a later question needs no second run of the model.
-
-Of data sets whose study keeps them (`keep_embeddings`).
-"""
+"""Embeddings of data sets with `keep_embeddings`, so that a later question needs no second run of the model."""
 
 import pyarrow as pa
 
@@ -18,26 +15,25 @@ TABLE = Table(
         c.DATA_SET,
         Column("side", c.LABEL, "Whether the text is a query or a document.", values=("query", "document")),
         Column("text_id", pa.string(), "Id of the text in its data set."),
-        Column("tokens", pa.int32(), "Tokens of the text as it was read, special ones included.", "tokens", minimum=1),
         Column(
-            "norm",
-            pa.float32(),
-            "Length of the pooled embedding, before it is normalised or rounded.",
-            "2-norm",
-            "‖e‖",
-            minimum=0,
+            "tokens",
+            pa.int32(),
+            "Tokens of the text as the model reads it, special ones included.",
+            "tokens",
+            minimum=1,
         ),
+        c.amount("norm", "Length of the pooled embedding before it is normalised and rounded.", "2-norm", "‖e‖"),
         Column(
             "embedding",
             pa.list_(pa.float16()),
-            "The embedding over its length: entries have an error of at most 2^-12, and 2^-11 of their size. Scores "
-            "stand on what was not rounded.",
+            "The embedding divided by its length: an entry has an error of at most 2^-12, and of 2^-11 of its size. "
+            "Scores are computed before this rounding.",
             "norm",
             "e/‖e‖",
         ),
     ),
     partitioning="variant",
-    telling=("tokens", "norm"),
+    preview_columns=("tokens", "norm"),
     references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

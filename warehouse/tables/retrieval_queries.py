@@ -1,11 +1,11 @@
-"""What each query of a retrieval data set finds: what paired statistics between variants stand on.
+"""Score of each query of a retrieval data set, for paired statistics between variants.
 
 Means over queries are in `retrieval_scores`.
 """
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -20,15 +20,15 @@ TABLE = Table(
         Column(
             "metric",
             c.LABEL,
-            "As in `retrieval_scores`; `embedding_cosine` is that of the query's own embeddings.",
-            values=("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine"),
+            "As in `retrieval_scores`; `embedding_cosine` compares the query's own embeddings.",
+            values=c.RETRIEVAL_METRICS,
         ),
-        Column("value", pa.float64(), "The score; a cosine may be negative.", "share", minimum=-1, maximum=1),
+        c.RETRIEVAL_VALUE,
         c.DATA_HASH,
     ),
     partitioning="variant",
-    telling=("value",),
+    preview_columns=("value",),
     references=(c.OF_VARIANT,),
-    invariants=(Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0"),),
+    invariants=(c.ONLY_COSINES_ARE_NEGATIVE,),
     may_be_empty=True,
 )

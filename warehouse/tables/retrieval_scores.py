@@ -1,11 +1,11 @@
-"""How well a variant's embeddings find documents, and how far they moved.
+"""Retrieval quality of a variant's embeddings, and their shift.
 
-Needs an embedding model; text that is generated is scored in `task_scores`.
+Needs an embedding model; `task_scores` has the scores of generated text.
 """
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -22,23 +22,28 @@ TABLE = Table(
             "`ndcg_at_10`, `recall_at_100`, `mrr_at_10` over queries; `embedding_cosine` the mean cosine between the "
             "dense and the pruned embedding of a text.",
             source="2603.24652 §5",
-            values=("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine"),
+            values=c.RETRIEVAL_METRICS,
         ),
-        Column("value", pa.float64(), "The score; a cosine may be negative.", "share", minimum=-1, maximum=1),
+        c.RETRIEVAL_VALUE,
         Column(
             "standard_error",
             pa.float64(),
-            "Standard error of `value` over queries or texts; NULL where there is one.",
+            "Standard error of `value` over queries or texts; NULL where there is only one.",
             "share",
             nullable=True,
             minimum=0,
         ),
-        Column("n", pa.int64(), "Queries; for embedding_cosine texts, queries and documents together.", minimum=1),
+        Column(
+            "n",
+            pa.int64(),
+            "Number of queries; for embedding_cosine of texts, queries and documents together.",
+            minimum=1,
+        ),
         c.DATA_HASH,
     ),
     partitioning="variant",
-    telling=("value", "standard_error", "n"),
+    preview_columns=("value", "standard_error", "n"),
     references=(c.OF_VARIANT,),
-    invariants=(Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0"),),
+    invariants=(c.ONLY_COSINES_ARE_NEGATIVE,),
     may_be_empty=True,
 )

@@ -1,6 +1,6 @@
-"""How fast a variant reads and writes, beside the dense model timed in turn with it.
+"""Speed of a variant and of the dense model, timed alternately in one run.
 
-Times of another run or machine do not compare; those of one row do.
+Only the times of one row compare; those of other runs or machines do not.
 """
 
 import pyarrow as pa
@@ -8,17 +8,12 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
-_MEMORY = "Weights that the model needs, and the most that cache and activations took beside them"
+_MEMORY = "Bytes of the model's weights, and the peak of cache and activations on top"
 _MEASURES = (
-    ("prefill_tokens_per_second", c.METRIC, "Prompt tokens read a second, in all sequences", "tokens/s"),
-    (
-        "decode_tokens_per_second",
-        c.METRIC,
-        "Tokens written a second behind the first, in all sequences",
-        "tokens/s",
-    ),
-    ("seconds_to_first_token", c.METRIC, "Time from the prompt to the first written token", "s"),
-    ("peak_memory_bytes", pa.int64(), f"{_MEMORY}; NULL where the system does not tell", "bytes"),
+    ("prefill_tokens_per_second", c.METRIC, "Prompt tokens read per second, in all sequences", "tokens/s"),
+    ("decode_tokens_per_second", c.METRIC, "Tokens generated per second after the first, in all sequences", "tokens/s"),
+    ("seconds_to_first_token", c.METRIC, "Time from the prompt to the first generated token", "s"),
+    ("peak_memory_bytes", pa.int64(), f"{_MEMORY}; NULL where the system does not report it", "bytes"),
 )
 
 TABLE = Table(
@@ -30,10 +25,13 @@ TABLE = Table(
         c.RECIPE,
         Column("batch", pa.int32(), "Sequences that run together.", "sequences", minimum=1),
         Column("length", pa.int32(), "Length of every prompt.", "tokens", minimum=1),
-        Column("new_tokens", pa.int32(), "Tokens that every sequence writes.", "tokens", minimum=1),
-        Column("repeats", pa.int32(), "Timings of each side, of which the median counts.", minimum=1),
+        Column("new_tokens", pa.int32(), "Tokens that every sequence generates.", "tokens", minimum=1),
+        Column("repeats", pa.int32(), "Timings of each side, whose median counts.", minimum=1),
         Column(
-            "machine", c.LABEL, "Processor and threads, or graphics card; times of two do not compare.", is_timing=True
+            "machine",
+            c.LABEL,
+            "Processor and threads, or graphics card; times of two machines do not compare.",
+            is_timing=True,
         ),
         Column("sublayers_skipped", pa.int32(), "Dropped sublayers that did not run.", "sublayers", minimum=0),
         *(
@@ -43,7 +41,7 @@ TABLE = Table(
         ),
     ),
     partitioning="variant",
-    telling=(
+    preview_columns=(
         *("prefill_tokens_per_second", "prefill_tokens_per_second_dense"),
         *("decode_tokens_per_second", "decode_tokens_per_second_dense"),
     ),

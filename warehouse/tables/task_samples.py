@@ -1,6 +1,6 @@
-"""How a variant answers each sample of each task: what paired statistics between variants stand on.
+"""Answer of a variant to each sample of each task, for paired statistics between variants.
 
-Lists run in the order of the options as the task gives them.
+Lists have the order of the options in the task.
 """
 
 import pyarrow as pa
@@ -8,7 +8,14 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
-_FLOATS = pa.list_(pa.float32())
+
+def _optional(name: str, of: pa.DataType, doc: str, unit: str = "", formula: str = "") -> Column:
+    return Column(name, of, doc, unit, formula, nullable=True)
+
+
+def _count(name: str, doc: str, unit: str = "") -> Column:
+    return Column(name, pa.int32(), doc, unit, nullable=True, minimum=0)
+
 
 TABLE = Table(
     name="task_samples",
@@ -22,146 +29,108 @@ TABLE = Table(
         Column(
             "sample_hash",
             pa.string(),
-            "SHA-256 of all that was asked: the prompt, worked examples included, and the options or the limits of the "
-            "text. Samples of two variants are a pair only where it is equal.",
+            "SHA-256 of the prompt, worked examples included, and of the options or the limits of the text. Samples of "
+            "two variants are a pair only where it is equal.",
         ),
         Column(
             "scoring",
             c.LABEL,
-            "What was compared: `letter` the likelihoods of the option labels, `full_text` those of the options' whole "
-            "texts, `greedy` the text that the variant writes, `rolling` nothing: a text is read, and counts as the "
-            "only option.",
+            "What is compared: `letter` the likelihoods of the option labels, `full_text` those of the options' whole "
+            "texts, `greedy` the generated text, `rolling` nothing: a text is read and counts as the only option.",
             values=("letter", "full_text", "greedy", "rolling"),
         ),
         Column(
             "question",
             pa.string(),
-            "The sample as the variant reads it, without worked examples; under rolling where the text begins.",
+            "The sample as the variant reads it, without worked examples; under rolling the beginning of the text.",
         ),
-        Column(
-            "options",
-            pa.list_(pa.string()),
-            "What was compared, in the task's order; NULL under greedy and rolling.",
-            nullable=True,
+        _optional(
+            "options", pa.list_(pa.string()), "Compared texts, in the task's order; NULL under greedy and rolling."
         ),
-        Column("target", pa.string(), "The right answer; NULL where the task names none.", nullable=True),
-        Column(
+        _optional("target", pa.string(), "Correct answer; NULL where the task names none."),
+        _optional(
             "answer",
             pa.string(),
-            "The variant's answer: the likeliest option, by its summed log-likelihood and the first of equal ones, or "
-            "what was found strictly in its text (the program itself where that is run); NULL where nothing was found.",
-            nullable=True,
+            "The variant's answer: the option with the largest summed log-likelihood, the first of equal ones; or the "
+            "answer extracted strictly from its text, the program itself where that is run; NULL without one.",
         ),
-        Column(
+        _optional(
             "is_correct",
             pa.bool_(),
-            "Whether the answer is the right one, an answer that was not found being none; NULL without a right "
-            "answer, and where the program was not run.",
-            nullable=True,
+            "Whether the answer is correct; false where none was found, NULL without a correct answer and where the "
+            "program was not run.",
         ),
-        Column(
+        _optional(
             "answer_lenient",
             pa.string(),
-            "What was found leniently in the text; NULL where nothing was, and but under greedy.",
-            nullable=True,
+            "Answer extracted leniently from the text; NULL without one, and always except under greedy.",
         ),
-        Column(
-            "is_correct_lenient",
-            pa.bool_(),
-            "As `is_correct`, of the lenient answer; NULL but under greedy.",
-            nullable=True,
-        ),
-        Column(
+        _optional("is_correct_lenient", pa.bool_(), "`is_correct` of the lenient answer; NULL except under greedy."),
+        _optional(
             "is_answer_same",
             pa.bool_(),
-            "Whether the answer (under greedy the lenient one) is the dense model's own; NULL where the dense model "
+            "Whether the answer (under greedy the lenient one) equals the dense model's; NULL where the dense model "
             "gives none.",
-            nullable=True,
         ),
-        Column(
+        _optional(
             "option_log_likelihoods",
-            _FLOATS,
-            "Log-likelihood of each option behind the question, summed over its tokens; under rolling that of the "
+            c.FLOATS,
+            "Log-likelihood of each option after the question, summed over its tokens; under rolling that of the "
             "text; NULL under greedy.",
             "nats",
             "Σ ln p(token)",
-            nullable=True,
         ),
-        Column(
+        _optional(
             "option_log_likelihoods_per_byte",
-            _FLOATS,
-            "The same over the option's length in UTF-8, so that long options stand a chance; NULL under greedy.",
+            c.FLOATS,
+            "The same divided by the option's length in UTF-8, so that long options can win; NULL under greedy.",
             "nats per byte",
             "Σ ln p(token)/bytes",
-            nullable=True,
         ),
-        Column(
+        _count(
             "target_index",
-            pa.int32(),
-            "Place of the right option, from 0, which is the text under rolling; NULL under greedy or without a right "
-            "answer.",
-            nullable=True,
-            minimum=0,
+            "Index of the correct option, from 0; under rolling that of the text. NULL under greedy or without a "
+            "correct answer.",
         ),
-        Column(
-            "text",
-            pa.string(),
-            "The generated text, up to the first stop string; NULL where none was generated.",
-            nullable=True,
+        _optional(
+            "text", pa.string(), "The generated text, up to the first stop string; NULL where none was generated."
         ),
-        Column(
+        _count(
             "tokens_generated",
-            pa.int32(),
             "Length of the generated text, its end included; NULL where none was generated.",
             "tokens",
-            nullable=True,
-            minimum=0,
         ),
-        Column(
-            "ended",
-            pa.bool_(),
-            "Whether the text came to an end by itself before the limit; NULL where none was generated.",
-            nullable=True,
+        _optional(
+            "ended", pa.bool_(), "Whether the text ended by itself before the limit; NULL where none was generated."
         ),
-        Column(
+        _count(
             "collapse_step",
-            pa.int32(),
             "First step of the text that completes a loop: one n-gram (n ≤ 8) three times or more over 6 tokens; "
-            "NULL where none does.",
+            "NULL without one.",
             "step",
-            nullable=True,
-            minimum=0,
         ),
-        Column(
+        c.share(
             "distinct_2",
-            c.METRIC,
             "Share of distinct 2-grams in the text, up to its end; NULL where none was generated.",
-            "share",
             "distinct/all 2-grams",
             nullable=True,
-            minimum=0,
-            maximum=1,
         ),
-        Column(
+        c.share(
             "repeat_rate",
-            c.METRIC,
             "Share of repeated 3-grams in the text, up to its end; NULL where none was generated.",
-            "share",
             "1 − distinct/all 3-grams",
             nullable=True,
-            minimum=0,
-            maximum=1,
         ),
         Column(
             "verdict",
             c.LABEL,
-            "What running the program that was written came to; NULL where no program is asked for.",
+            "Result of running the generated program; NULL where the task asks for no program.",
             nullable=True,
             values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
         ),
     ),
     partitioning="variant",
-    telling=("target", "answer", "is_correct"),
+    preview_columns=("target", "answer", "is_correct"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),

@@ -1,6 +1,6 @@
-"""What a variant scores on a task: one number a metric, with its uncertainty.
+"""Scores of a variant on a task: one number per metric, with its uncertainty.
 
-The samples that it was averaged from are in `task_samples`.
+The averaged samples are in `task_samples`.
 """
 
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ TABLE = Table(
         Column(
             "task_group",
             c.LABEL,
-            "Name under which the study asked for a group of the harness, such as `mmlu`, that brought the task; NULL "
-            "where it asked for the task itself.",
+            "Group of the harness, such as `mmlu`, by which the study named the task; NULL where it named the task "
+            "itself.",
             nullable=True,
             since=2,
         ),
@@ -37,41 +37,41 @@ TABLE = Table(
         Column(
             "kind",
             c.LABEL,
-            "How the task is answered: `non_generative` by the likelihood of given options, `generative` by writing "
-            "text, `perplexity` by reading text.",
+            "Form of the answers: `non_generative` by the likelihood of given options, `generative` by generated text, "
+            "`perplexity` by reading text.",
             source="2603.24652 §5",
             values=("non_generative", "generative", "perplexity"),
         ),
         Column(
             "value",
             pa.float64(),
-            "The score over all samples; perplexities are at least 1, every other score is a share but those under the "
-            "harness's own name.",
+            "The score over all samples; perplexities are at least 1, every other score is a share except those under "
+            "the harness's own name.",
             "share; units of text for perplexity",
         ),
         Column(
             "standard_error",
             pa.float64(),
-            "Standard error of `value` over samples; NULL where the metric has none or there is one sample.",
+            "Standard error of `value` over samples; NULL where the metric has none or there is only one sample.",
             "unit of value",
             nullable=True,
             minimum=0,
         ),
-        Column("n", pa.int64(), "What was averaged over: samples, or the units of a perplexity.", "samples", minimum=1),
-        Column("is_higher_better", pa.bool_(), "Whether a larger value is a better one."),
-        Column("shots", pa.int32(), "Worked examples in front of every question.", "examples", minimum=0),
+        Column("n", pa.int64(), "Number of averaged samples, or of the units of a perplexity.", "samples", minimum=1),
+        Column("is_higher_better", pa.bool_(), "Whether a larger value is better."),
+        Column("shots", pa.int32(), "Worked examples before every question.", "examples", minimum=0),
         Column(
             "fewshot_seed",
             pa.int64(),
-            "Seed that drew the worked examples; NULL where none was drawn: no example, or a fixed list.",
+            "Seed that drew the worked examples; NULL where there are none or their list is fixed.",
             nullable=True,
         ),
-        Column("task_version", c.LABEL, "Version that the task's definition gives itself; empty where it gives none."),
-        Column("harness", c.LABEL, "What asked and scored, with its version, such as `lm_eval 0.4.13`."),
+        Column("task_version", c.LABEL, "Version in the task's definition; empty without one."),
+        Column("harness", c.LABEL, "Program that asked and scored, with its version, such as `lm_eval 0.4.13`."),
         c.TASK_HASH,
     ),
     partitioning="variant",
-    telling=("value", "standard_error", "n"),
+    preview_columns=("value", "standard_error", "n"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("metric_is_known", f"metric in ({_names(c.TASK_METRICS)}) or {_IS_OTHER}"),

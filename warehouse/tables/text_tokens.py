@@ -1,7 +1,7 @@
-"""How far the model's output moves at every scored token of a text, and how likely the true next token is.
+"""Shift of the model's output at every scored token of a text, and the likelihood of the true next token.
 
 Both sides read the text itself (teacher forced), T = 1; h is the head's input (after the final norm), z the true
-logits. Statistics over tokens belong in the mart `kld_summary`.
+logits. The mart `kld_summary` has statistics over tokens.
 """
 
 import pyarrow as pa
@@ -9,25 +9,12 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
-# What a shift of the output is judged by; the whole geometry of h, z and p is in the tables of the prompts.
+# The tables of the prompts have the whole geometry of h, z and p.
 NAMES = (
-    "one_minus_cos_h",
-    "one_minus_cos_z",
-    "one_minus_cos_p",
-    "var_p_dz",
-    "t3_kl_nats",
-    "kl_dense_pruned_nats",
-    "kl_pruned_dense_nats",
-    "js_nats",
-    "total_variation",
-    "is_top1_same",
-    "rank_of_dense_top1",
-    "p_dense_top1_dense",
-    "p_dense_top1_pruned",
-    "entropy_dense_nats",
-    "entropy_pruned_nats",
-    "margin_dense",
-    "margin_pruned",
+    *("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "var_p_dz", "t3_kl_nats"),
+    *("kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation"),
+    *("is_top1_same", "rank_of_dense_top1", "p_dense_top1_dense", "p_dense_top1_pruned"),
+    *("entropy_dense_nats", "entropy_pruned_nats", "margin_dense", "margin_pruned"),
 )
 _DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
 
@@ -52,21 +39,21 @@ TABLE = Table(
         c.RECIPE,
         Column("text_id", c.LABEL, "Name of the text in its study."),
         Column(
-            "text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: two WikiTexts that differ have two.", since=2
+            "text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: different texts have different hashes.", since=2
         ),
-        Column("context", pa.int32(), "Tokens of a window.", "tokens", minimum=2, since=2),
+        Column("context", pa.int32(), "Tokens in a window.", "tokens", minimum=2, since=2),
         Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1, since=2),
         Column(
             "window_id",
             pa.int32(),
-            "Window that the token was scored in, from 0; a window scores its last tokens, as many as the stride.",
+            "Window in which the token was scored, from 0; a window scores its last tokens, as many as the stride.",
             minimum=0,
         ),
         Column(
             "position",
             pa.int32(),
-            "Index of the target in the text's sequence of tokens, from 0; where the tokenizer begins a text with a "
-            "token of its own, that one is 0.",
+            "Index of the target in the text's sequence of tokens, from 0; where the tokenizer adds a first token, "
+            "that token is 0.",
             minimum=1,
         ),
         Column("token_id", pa.int32(), "The target: the text's own token at this position.", minimum=0),
@@ -75,7 +62,7 @@ TABLE = Table(
         *(_DIVERGENCE[name] for name in NAMES),
     ),
     partitioning="variant",
-    telling=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),
+    preview_columns=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
     version=2,
     invariants=(

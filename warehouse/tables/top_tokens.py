@@ -1,7 +1,4 @@
-"""The most likely tokens of both sides at every generated token, at T = 1.
-
-What a person reads to see where an answer breaks.
-"""
+"""The most likely tokens of both sides at every generated token, at T = 1, to read where an answer breaks."""
 
 import pyarrow as pa
 
@@ -18,20 +15,16 @@ TABLE = Table(
         c.PROMPT_ID,
         c.TRAJECTORY,
         c.STEP,
-        Column("side", c.LABEL, "Whose top list it is.", values=("dense", "pruned")),
-        Column("rank", pa.int16(), "Place in that side's list; 1 is first.", "rank", minimum=1),
+        Column("side", c.LABEL, "Side whose top list has the token.", values=("dense", "pruned")),
+        Column("rank", pa.int16(), "Rank in that side's list; 1 is first.", "rank", minimum=1),
         Column("token_id", pa.int32(), "The token.", minimum=0),
         Column("token_text", pa.string(), "The token as text."),
         Column("logit_dense", c.METRIC, "Dense logit of the token.", "logit"),
         Column("logit_pruned", c.METRIC, "Pruned logit of the token.", "logit"),
-        Column(
-            "probability_dense", c.METRIC, "Dense probability at T = 1.", "probability", minimum=0, maximum=1.000001
-        ),
-        Column(
-            "probability_pruned", c.METRIC, "Pruned probability at T = 1.", "probability", minimum=0, maximum=1.000001
-        ),
+        c.probability("probability_dense", "Dense probability at T = 1."),
+        c.probability("probability_pruned", "Pruned probability at T = 1."),
     ),
     partitioning="variant",
-    telling=("token_text", "probability_dense", "probability_pruned"),
+    preview_columns=("token_text", "probability_dense", "probability_pruned"),
     references=(c.OF_VARIANT,),
 )

@@ -69,7 +69,7 @@ def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
 
     rows = mask_samples(wide, "tiny", "mine", masked(random_masks(wide, 2)))
     assert violations(TABLES["mask_samples"], to_arrow(TABLES["mask_samples"], rows)) == []
-    assert table.MOST_SAMPLED == MAX_SAMPLED
+    assert table.MAX_SAMPLED == MAX_SAMPLED
     assert rows["sampled"].max() == MAX_SAMPLED < rows["weights"].max()
 
 

@@ -1,4 +1,4 @@
-"""The catalogue shows every table and view, whatever the warehouse holds."""
+"""The catalogue shows every table and view for any contents of the warehouse."""
 
 import math
 import re
@@ -276,7 +276,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The templates that were built."""
+    """Return the templates that were built."""
     build, files = database._build_template, []
     monkeypatch.setattr(
         database, "_build_template", lambda file, *given, **named: files.append(file) or build(file, *given, **named)

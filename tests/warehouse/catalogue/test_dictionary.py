@@ -1,4 +1,4 @@
-"""The dictionary names everything that can be asked, and is the one that the definitions give now."""
+"""The dictionary names every table, view and column, and is up to date with the definitions."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ TEXT = dictionary()
 
 
 def part_of(name: str) -> str:
-    """What stands below a heading, up to the next one."""
+    """Return the text below a heading, up to the next one."""
     return TEXT.split(f"\n### {name}\n")[1].split("\n#")[0]
 
 
@@ -55,10 +55,10 @@ def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
 
 def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
     one_minus_cos = "| `one_minus_cos_h` | FLOAT | 1 - cosine | Cosine defect between dense and pruned head input, "
-    formula = "formed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
+    formula = "computed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
     assert one_minus_cos + formula in part_of("layer_transitions")
     assert "| NULL |" in part_of("generations")
-    assert "came, NULL in older files" in part_of("variants")
+    assert "added (NULL in older files)" in part_of("variants")
     assert "in version 2 `mask_hash` became `variant_hash`" in part_of("variants")
     assert "`\\|A ∩ B\\|/\\|A ∪ B\\|`" in part_of("mask_overlap")
 

@@ -1,4 +1,4 @@
-"""A column is explained by its own note or by what it passes on, and never by a guess."""
+"""A column is documented by its own note or by the column that it passes on, and never by a guess."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from prunescope.warehouse.tables import TABLES
 
 
 def views_of(folder: Path, **files: str) -> Path:
-    """A folder of marts."""
+    """Write a folder of marts."""
     (folder / "marts").mkdir()
     for name, sql in files.items():
         (folder / "marts" / f"{name}.sql").write_text(sql, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tables and views come out of the warehouse as polars, Arrow and Hugging Face hold them, row for row."""
+"""Tables and views are the same, row for row, in polars, Arrow and Hugging Face."""
 
 from functools import partial
 

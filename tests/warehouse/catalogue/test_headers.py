@@ -1,4 +1,4 @@
-"""A header falls into its parts, and joins are only named where they multiply nothing."""
+"""A header is split into its parts, and only joins that multiply no rows are named."""
 
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view_header import finer, joins, parse

@@ -1,4 +1,4 @@
-"""A user's SQL reads the warehouse and nothing else; what it may not do is refused by rule."""
+"""A user's SQL reads the warehouse and nothing else; the refusal names the rule."""
 
 import re
 import threading
@@ -390,6 +390,6 @@ def test_of_an_open_connection_the_first_rows_come_and_the_connection_stays(root
 
 
 def test_nothing_but_rows_reaches_standard_output(root):
-    """DuckDB draws a bar there while it computes."""
+    """DuckDB would draw a progress bar there."""
     with connect(root) as connection:
         assert connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]

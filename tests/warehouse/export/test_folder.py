@@ -1,4 +1,4 @@
-"""An export replaces the earlier one whole, touches nothing else, and says so where it was cut off in between."""
+"""An export replaces the earlier one as a whole, touches nothing else, and its manifest shows an interruption."""
 
 import hashlib
 import json
@@ -52,13 +52,13 @@ def test_the_earlier_export_is_replaced_and_other_files_are_left_alone(tmp_path:
 def test_an_export_that_fails_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     export(tmp_path, {"a.csv": "1"})
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path, {"a.csv": "2", "c.csv": "2", "../x": ""})
     assert content(tmp_path) == before
 
 
 def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path / "new", {"a.csv": "1", "../x": ""})
     assert not (tmp_path / "new").exists()
 
@@ -76,7 +76,7 @@ def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None
 )
 def test_a_folder_that_is_no_earlier_export_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(WarehouseError, match="is not empty and no earlier export; choose a new folder"):
+    with pytest.raises(WarehouseError, match="is not empty and holds no earlier export; choose a new folder"):
         ExportFolder(tmp_path)
     assert content(tmp_path) == {name: text}
 
@@ -95,7 +95,7 @@ def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(tmp_path: Path, na
     with ExportFolder(tmp_path / "out") as made:
         made.add("twice", b"")
         for wrong in (name, "twice"):
-            with pytest.raises(ValueError, match="is no name for another file"):
+            with pytest.raises(ValueError, match="cannot name another file"):
                 made.add(wrong, b"")
 
 
@@ -170,7 +170,7 @@ def test_an_export_refused_between_two_files_says_that_it_is_incomplete_until_th
     export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
     (tmp_path / "b.csv").unlink()
     (tmp_path / "b.csv").mkdir()  # a file cannot take its place
-    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+    with pytest.raises(WarehouseError, match="a folder is in the place of the file"):
         export(tmp_path, {"a.csv": "2", "b.csv": "2", "d.csv": "2"})
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert not manifest["is_complete"]

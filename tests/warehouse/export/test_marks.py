@@ -1,4 +1,4 @@
-"""Which values are the best: ties, overlapping errors, values that are not there."""
+"""Marks of the best values: ties, overlapping errors, missing values."""
 
 import math
 

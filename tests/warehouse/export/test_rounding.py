@@ -1,4 +1,4 @@
-"""Numbers carry two digits of their error and no more, whatever their size."""
+"""Numbers of any size have two digits of their error and no more."""
 
 import math
 from decimal import Decimal

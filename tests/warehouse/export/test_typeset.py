@@ -1,4 +1,4 @@
-"""Tables in LaTeX, Markdown and HTML hold the same numbers, and no name from a user breaks out of its cell."""
+"""Tables in LaTeX, Markdown and HTML have the same numbers, and no name from a user breaks out of its cell."""
 
 import html.parser
 import re
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pylatexenc.latex2text import LatexNodes2Text
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 
+from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export.html_table import to_html
-from prunescope.warehouse.export.latex_escape import latex
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.table_cells import RenderedTable, printed, to_markdown
 from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec, derived
@@ -79,7 +79,7 @@ def _schema() -> pa.Schema:
 
 
 def tabular(text: str) -> list[list[str]]:
-    """The cells of the only tabular, read back by a parser."""
+    """Parse the cells of the only tabular."""
     [table] = [node for node in LatexWalker(text).get_latex_nodes()[0] if isinstance(node, LatexEnvironmentNode)]
     [inner] = [
         node for node in table.nodelist if isinstance(node, LatexEnvironmentNode) and node.environmentname == "tabular"
@@ -179,7 +179,7 @@ def test_hostile_names_stay_in_their_cells_in_every_format() -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_text_becomes_ascii_without_a_command_of_its_own(text: str) -> None:
-    escaped = latex(text)
+    escaped = latex_escaped(text)
     assert escaped.isascii()
     assert not re.search("--|,,|``|''", escaped), "signs that TeX joins"
     commands = re.findall(r"\\[A-Za-z]+", escaped)
@@ -194,8 +194,8 @@ def test_any_text_becomes_ascii_without_a_command_of_its_own(text: str) -> None:
 
 
 def test_different_unwritable_characters_stay_apart() -> None:
-    assert latex("日") == "{[}U+65E5{]}"
-    assert len({latex(name) for name in ("日", "本", "\u202e", "a\u0336", "a")}) == 5
+    assert latex_escaped("日") == "{[}U+65E5{]}"
+    assert len({latex_escaped(name) for name in ("日", "本", "\u202e", "a\u0336", "a")}) == 5
 
 
 def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() -> None:
@@ -226,7 +226,7 @@ def test_hostile_names_compile(tmp_path: Path) -> None:
 
 
 def wide(rows: int, figures: int = 20) -> RenderedTable:
-    """More columns than a page is wide, two of them keys, one the same everywhere, one with texts of any length."""
+    """Return a table wider than a page: two key columns, one constant, one with texts of any length."""
     columns: dict[str, list[object]] = {"recipe": [f"wanda-{row}" for row in range(rows)], "same": ["all"] * rows}
     columns["text"] = ["why " * 30 if row % 2 else "0123456789abcdef" * 4 for row in range(rows)]
     columns |= {
@@ -239,7 +239,7 @@ def wide(rows: int, figures: int = 20) -> RenderedTable:
 
 
 def one_row() -> RenderedTable:
-    """Keys that fill the line alone; one row needs none of them again."""
+    """Return a table whose key fills the line; a single row does not repeat the key."""
     table = pa.table({f"key_{name}": ["a name of twenty-four"] for name in "abcdefgh"} | {"figure": [1.0]})
     return printed("one", table, derived("Too wide?", table.schema, {}), [f"key_{name}" for name in "abcdefgh"])
 
@@ -295,7 +295,7 @@ def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
 
 
 def assert_fits(folder: Path) -> None:
-    """No box is wider than the text: TeX tells boxes in its log, and the columns of a longtable in the aux."""
+    """Assert that no box is wider than the text, by TeX's log and, for columns of a longtable, its aux file."""
     log = (folder / "all.log").read_text(errors="replace")
     assert all(float(over) < 3 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)), log[-3000:]
     tables = re.findall(r"\\gdef \\LT@\w+ \{((?:[^{}]|\{[^{}]*\})*)\}", (folder / "all.aux").read_text())
@@ -304,7 +304,7 @@ def assert_fits(folder: Path) -> None:
 
 
 def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs,longtable") -> Path:
-    """Sets all files in one document with nothing loaded but what they name, and what the test needs."""
+    """Typeset all files in one document that loads only the packages that they name."""
     if shutil.which("pdflatex") is None:
         pytest.skip("apt-get update && apt-get install -y --no-install-recommends texlive-latex-recommended")
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""The doctor names every kind of trouble, and none where there is none."""
+"""The doctor names every kind of problem, and none in a sound warehouse."""
 
 import math
 import os
@@ -70,7 +70,7 @@ def test_violations_are_repeated(filled):
     assert only(diagnose(filled.root)) == (
         "error",
         str(path),
-        "breaks a check: finite: 1 rows, such as sparsity = nan at model=tiny, recipe=wanda-50",
+        "violates a check: finite: 1 rows, such as sparsity = nan at model=tiny, recipe=wanda-50",
     )
 
 
@@ -79,7 +79,7 @@ def test_a_partition_moved_by_hand_is_found(filled):
     moved = filled.path(VARIANTS, "tiny", "magnitude-50")
     moved.parent.mkdir()
     shutil.copy(path, moved)
-    assert only(diagnose(filled.root)) == ("error", str(moved), "holds tiny@wanda-50, whose place is another")
+    assert only(diagnose(filled.root)) == ("error", str(moved), "holds tiny@wanda-50, which belongs at another path")
 
 
 def test_columns_of_no_version_are_found(filled):

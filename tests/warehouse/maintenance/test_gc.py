@@ -1,4 +1,4 @@
-"""Only what no study names is waste, and only what is waste is removed."""
+"""Only files that no study names are waste, and only waste is removed."""
 
 import os
 import time
@@ -142,7 +142,7 @@ def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
     assert waste(store, [KEPT], store.root) == []
     assert {path for path in store.root.rglob("*") if path.name != "models" and path.name != "variants"} == before
     assert store.read(VARIANTS, "tiny", "dense").num_rows == 1
-    assert remove(store, found) > 0  # what somebody else has removed meanwhile is gone, and no error
+    assert remove(store, found) > 0  # files that another process removed meanwhile are no error
 
 
 def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
 
 
 def test_results_go_only_with_the_name_of_their_study_whether_it_is_known_or_not(store):
-    """As `run mine --model other` and `--recipe gone` leave them: the footer's study is known and names neither."""
+    """Write results of `run mine --model other` and `--recipe gone`: the study in their footers names neither."""
     write(store, "tiny", "dense")
     write(store, "tiny", "gone")
     write(store, "other", "dense", study="theirs")

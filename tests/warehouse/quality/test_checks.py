@@ -1,4 +1,4 @@
-"""Every kind of check notices rows that break it, and passes over rows that do not."""
+"""Every kind of check reports rows that violate it, and no others."""
 
 import polars as pl
 import pyarrow as pa
@@ -29,7 +29,7 @@ GOOD["label"] = ["a", "", "NaN"]
 
 
 def found(**changes):
-    """Violations of the good rows with some columns changed; the schema's own NULL rule set aside."""
+    """Return the violations of good rows with some columns changed, which may be NULL here."""
     fields = [field.with_nullable(True) for field in SMALL.arrow()]
     columns = GOOD | changes
     return violations(

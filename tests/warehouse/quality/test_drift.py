@@ -1,10 +1,10 @@
-"""A drift warns where numbers leave the bounds that arithmetic keeps them in, and nowhere else."""
+"""A plausibility check warns where numbers leave their arithmetic bounds, and nowhere else."""
 
 import polars as pl
 import pytest
 
 from prunescope.warehouse.quality.checks import violations
-from prunescope.warehouse.quality.plausibility_checks import DRIFTS, FEWEST, measured
+from prunescope.warehouse.quality.plausibility_checks import DRIFTS, MIN_ROWS, measured
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import rows_of
@@ -13,8 +13,8 @@ from tests.warehouse.conftest import rows_of
 MOVED = {"kl_dense_pruned_nats": 0.02, "t3_kl_nats": 0.0201, "kappa3_term_nats": -1e-4, "kappa4_term_nats": 0.0}
 
 
-def found(table: str, recipe: str = "wanda-50", rows: int = FEWEST, **changes) -> dict[str, object]:
-    """What each drift of a table says of rows of which some columns are changed."""
+def found(table: str, recipe: str = "wanda-50", rows: int = MIN_ROWS, **changes) -> dict[str, object]:
+    """Return the result of each plausibility check of a table on rows with some columns changed."""
     changed = rows_of(TABLES[table], recipe=recipe, rows=rows).with_columns(
         **{name: value if isinstance(value, pl.Series) else pl.lit(value) for name, value in changes.items()}
     )
@@ -53,8 +53,8 @@ def test_theorem_3_warns_where_its_series_has_converged_to_something_else(
 
 
 def test_theorem_3_shows_its_median_and_says_nothing_of_few_rows() -> None:
-    few = found("decoding_steps", rows=FEWEST - 1, **(MOVED | {"t3_kl_nats": 0.0402}))["theorem_3_estimates_kl"]
-    assert few.figures == {"settled_rows": FEWEST - 1, "median_of_t3_over_kl": pytest.approx(2.01)}
+    few = found("decoding_steps", rows=MIN_ROWS - 1, **(MOVED | {"t3_kl_nats": 0.0402}))["theorem_3_estimates_kl"]
+    assert few.figures == {"settled_rows": MIN_ROWS - 1, "median_of_t3_over_kl": pytest.approx(2.01)}
     assert not few.is_warning
 
 

@@ -1,4 +1,4 @@
-"""Foreign keys: every row finds what it refers to, and a missing row is found from every table that needs it."""
+"""Foreign keys: every row has the row to which it refers, and a missing one is reported for every table."""
 
 import shutil
 from collections.abc import Callable

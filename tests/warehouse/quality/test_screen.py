@@ -1,4 +1,4 @@
-"""What is proved without SQL is true, whatever the rows: the quick screen hides no violation."""
+"""The fast proofs are right for any rows: they hide no violation."""
 
 import math
 
@@ -50,7 +50,7 @@ def table_of(rows):
 
 
 def wrong_checks(rows):
-    """The same checks row by row, in Python."""
+    """Run the same checks row by row in Python."""
     shares, lists = [row[3] for row in rows if row[3] is not None], [x for row in rows for x in row[4] if x is not None]
     found = {
         "key_is_unique": len({row[:3] for row in rows}) < len(rows),

@@ -1,7 +1,8 @@
-"""Files that earlier versions of the code have written are read as if the present one had."""
+"""Files of earlier versions are read as if the present version had written them."""
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -31,7 +32,7 @@ def table_and_version(path: Path) -> tuple[Table, int]:
 
 
 def put(path: Path, store: Store, recipe: str = "wanda-50") -> Path:
-    """The old file as the partition of tiny@wanda-50."""
+    """Store the old file as the partition of tiny@wanda-50."""
     table, _ = table_and_version(path)
     place = store.path(table, "tiny", recipe if table.partitioning == "variant" else None)
     place.parent.mkdir(parents=True)
@@ -151,7 +152,7 @@ FIRST = pa.table({"number": pa.array([2, 1, 2**31 - 1], pa.int32()), "share": ["
 
 
 def test_renamed_and_retyped_columns_go_through_every_migration_in_order_of_rows() -> None:
-    table = three(THREE.columns[0].but(since=2), *THREE.columns[1:])
+    table = three(replace(THREE.columns[0], since=2), *THREE.columns[1:])
     assert [version_of(table, FIRST.schema), table.stored(1)] == [1, {"share": pa.string(), "number": pa.int32()}]
     wanted = {"id": [20, 10, 21474836470], "share": [0.5, None, 1.0], "note": [None] * 3}
     # In SQL an int32 times 10 must not overflow unseen: it raises, and the expression has to be wide enough.
@@ -192,7 +193,7 @@ def test_a_file_of_no_version_that_cannot_be_cast_is_refused_by_name() -> None:
     table = three(*THREE.columns)
     strange = pa.table({"id": ["a"], "other": [1]})
     assert version_of(table, strange.schema) is None
-    with pytest.raises(WarehouseError, match="table three: column id is stored as string, which is no int64"):
+    with pytest.raises(WarehouseError, match="table three: column id is stored as string, not as int64"):
         upgraded(table, strange)
 
 
@@ -201,7 +202,7 @@ def test_a_file_of_no_version_that_cannot_be_cast_is_refused_by_name() -> None:
     [
         ({"version": 2}, "migrations to \\[2, 3\\] do not lead to version 2"),
         ({"migrations": THREE.migrations[::-1]}, "migrations to \\[3, 2\\]"),
-        ({"version": 1, "migrations": ()}, "a column came after version 1"),
+        ({"version": 1, "migrations": ()}, "a column was added after version 1"),
     ],
 )
 def test_versions_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The size of a partition is known beforehand, near enough to plan with."""
+"""The estimate of a partition's size is close enough for a plan."""
 
 import polars as pl
 

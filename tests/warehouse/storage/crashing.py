@@ -1,6 +1,6 @@
-"""A warm process that forks writers and kills them, and says in JSON what it found; started by `test_crashes.py`.
+"""A process that forks writers, kills them, and reports the results as JSON; `test_crashes.py` starts it.
 
-Forked here and not in the test's own process, which has threads.
+The test's own process cannot fork because it has threads.
 """
 
 import json
@@ -46,7 +46,7 @@ def write(to: Store, recipe: str, count: int) -> None:
 
 
 def forked(body: Callable[[], None]) -> int:
-    """The id of a child that runs something and ends, with status 1 where it raises."""
+    """Fork a child that runs a function and exits, with status 1 where it raises; return its id."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -62,7 +62,7 @@ def forked(body: Callable[[], None]) -> int:
 
 
 def state(of: Store) -> dict[str, int]:
-    """The count in every partition that exists; each is read whole, with its checksums and its seal."""
+    """Return the count in every existing partition; read each whole, with its checksums and its seal."""
     found = {}
     for recipe in RECIPES:
         made = of.provenance(TABLE, "tiny", recipe)
@@ -80,7 +80,7 @@ def leftovers(root: Path) -> list[str]:
 
 
 def at_random(root: Path, kills: int) -> dict[str, Any]:
-    """Kills a writer that goes on and on, `kills` times, each time after another while."""
+    """Kill a looping writer `kills` times, each time after another delay."""
     to, told = Store(root), dict.fromkeys(RECIPES, -1)
     random_ = random.Random(4711)  # noqa: S311 - times, no secrets
     cleaned = during = 0
@@ -156,7 +156,7 @@ LATE = {"after the rename", "before fsync of the folder"}
 
 
 def at_every_step(root: Path) -> dict[str, Any]:
-    """Kills a writer between any two of its steps, over nothing and over an older partition."""
+    """Kill a writer between any two of its steps, over nothing and over an older partition."""
     for number, (step, patch) in enumerate(STEPS.items()):
         for has_old in (False, True):
             place = root / f"{number}-{has_old}"
@@ -191,7 +191,7 @@ def undisturbed(root: Path) -> Path:
 
 
 def two_at_once(root: Path) -> dict[str, Any]:
-    """Two processes write the same partition; the reader sees rows and provenance of one of them, always."""
+    """Let two processes write the same partition; a reader always sees rows and provenance of one of them."""
     to, ranks = Store(root), ROWS["a"]["rank"]
     other = ROWS["a"].set_column(
         ROWS["a"].column_names.index("rank"), TABLE.arrow().field("rank"), pc.add(ranks, pa.scalar(100, ranks.type))
@@ -225,7 +225,7 @@ def two_at_once(root: Path) -> dict[str, Any]:
 
 
 def refused(root: Path) -> dict[str, str]:
-    """What a writer is told by a folder that it may not write, and by a file that grows over its limit, for real."""
+    """Return the errors of a writer in a read-only folder, and with a file over the size limit."""
     import resource
 
     told = {}

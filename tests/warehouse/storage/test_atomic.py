@@ -1,4 +1,4 @@
-"""What the system refuses is told with a fix, and leftovers of dead writers are found."""
+"""Errors of the system get a message with a fix, and leftovers of killed writers are found."""
 
 import errno
 import os
@@ -66,7 +66,7 @@ def test_a_warehouse_below_a_regular_file_is_refused(tmp_path):
 
 def test_a_folder_in_the_place_of_the_file_is_refused(store):
     store.path(VARIANTS, "tiny", "wanda-50").mkdir(parents=True)
-    with pytest.raises(WarehouseError, match="a folder stands where the file should"):
+    with pytest.raises(WarehouseError, match="a folder is in the place of the file"):
         write(store)
     assert leftovers(store.root) == []
 
@@ -101,7 +101,7 @@ def test_two_writers_at_once_leave_one_whole_file(store):
 
 
 def temporary_name(store):
-    """The name that a temporary has while it is written; nothing removes it then."""
+    """Return the name of a temporary file while it is written."""
     names, removed = [], []
 
     def fill(path):

@@ -1,4 +1,4 @@
-"""Nothing finished is lost and nothing unfinished is seen, wherever a writer is killed and whatever a disk does."""
+"""No finished file is lost and no unfinished one is visible, at any point of a kill and for any failure of a disk."""
 
 import errno
 import io
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def crashing(scenario, folder, *arguments):
-    """What the warm process of `crashing.py` found."""
+    """Return the report of `crashing.py`."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.warehouse.storage.crashing", scenario, str(folder), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
@@ -73,7 +73,7 @@ def test_a_folder_that_may_not_be_written_and_a_file_over_its_limit_are_refused_
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk that has room for so many bytes."""
+    """Simulate a file on a disk with room for so many bytes."""
 
     def __init__(self, path, room):
         super().__init__(path, "xb")
@@ -181,7 +181,7 @@ def test_a_flipped_bit_in_the_footer_raises_nothing_but_damage(store):
 
 
 def test_rows_that_were_exchanged_are_found_though_every_byte_is_sealed(store):
-    """A file made with the right tools but not by the store: pages, checksums and seal are all in order."""
+    """Write a file without the store, with correct pages, checksums and seal."""
     other = write(store, seed=2).path
     footer = read_footer(other)
     path = write(store, seed=1).path

@@ -42,7 +42,7 @@ def table(rows, schema=SCHEMA):
 
 
 def bits(value):
-    """The value with floats by their bits, so that equality tells −0 from 0 and finds a NaN in itself."""
+    """Return the value with floats as bits, so that −0 differs from 0 and NaN equals itself."""
     if isinstance(value, float):
         return struct.pack("<f", value)
     return tuple(bits(each) for each in value) if isinstance(value, list | tuple) else value
@@ -121,7 +121,7 @@ def test_every_table_is_verified_as_it_was_written(store, of, rows):
 
 
 def test_the_hash_stands_for_ever():
-    """A change of the definition would make every file look changed: it needs another name."""
+    """A changed definition would report every file as changed, so it needs another name."""
     rows = table([("a", 1.5, True, [1.0, None]), (None, -0.0, None, None), ("b", math.inf, False, [])])
     assert rows_hash(rows) == "xxh3-rows-1:c91cb161f775ccb8f341de12fac96fe4"
 

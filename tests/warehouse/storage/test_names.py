@@ -1,4 +1,4 @@
-"""Names of models and recipes become folders that are safe and never shared."""
+"""Names of models and recipes become safe and distinct folder names."""
 
 import re
 import string
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.path_names import LONGEST, original, path_safe
+from prunescope.warehouse.storage.path_names import MAX_LENGTH, original, path_safe
 
 HOSTILE = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
@@ -24,7 +24,7 @@ HOSTILE = st.one_of(
 def test_any_name_becomes_one_plain_ascii_folder(name):
     safe = path_safe(name)
     assert re.fullmatch(r"[A-Za-z0-9._%~-]+", safe)
-    assert len(safe) <= LONGEST
+    assert len(safe) <= MAX_LENGTH
     assert not safe.startswith(".")
     assert not safe.endswith(".")
     assert safe.partition(".")[0].lower() not in {"con", "nul", "lpt1"}

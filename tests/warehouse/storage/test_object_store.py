@@ -1,4 +1,4 @@
-"""A warehouse on an S3 server keeps what one on a disk keeps."""
+"""A warehouse on an S3 server gives the same guarantees as one on a disk."""
 
 import threading
 import time

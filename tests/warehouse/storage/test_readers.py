@@ -1,4 +1,4 @@
-"""Readers ask everything while a writer replaces partitions for a while: no error, no torn answer, no waiting."""
+"""Readers query all views while a writer replaces partitions: no error, no mixed rows, no waiting."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def write(store, table, recipe, generation):
     of = recipe if table.partitioning == "variant" else None
     frame = rows_of(table, "tiny", of, rows=3)
     mark = TABLES[table.name].column(MARKS[table.name])
-    # The rows only have to be of one kind: checks that they break are told in the footer and hinder no reader.
+    # The rows only have to be of one kind: violated checks are in the footer and do not affect readers.
     frame = pl.concat([frame[:1]] * generation).with_columns(pl.lit(generation, pl.Float32).alias(mark.name))
     store.write(table, frame, provenance_of("tiny", of), "tiny", of)
 

@@ -1,4 +1,4 @@
-"""A connection sees one state of every partition, and a damaged file is named by its place, not by its number."""
+"""A connection sees one state of every partition, and a damaged file is named by its path, not by its descriptor."""
 
 import dataclasses
 import gc
@@ -146,7 +146,7 @@ def test_a_locked_connection_opens_no_other_open_file(store, tmp_path):
 
 
 def spoil(path, begin, end):
-    """Zeros between two places of a file's body, given as shares of it."""
+    """Write zeros between two offsets of a file's body, given as shares."""
     content = path.read_bytes()
     body = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     first, last = 4 + int((body - 4) * begin), 4 + int((body - 4) * end)
@@ -197,7 +197,7 @@ def test_every_table_that_the_store_writes_is_recognised_by_its_last_bytes(store
 
 
 def with_footer(path, schema=None, metadata=None):
-    """A file with the table's columns, or with another schema, and with other metadata."""
+    """Write a file with the table's columns, or with another schema, and with other metadata."""
     rows = pq.read_table(path)
     rows = rows.cast(schema) if schema else rows
     buffer = pa.BufferOutputStream()
@@ -222,7 +222,7 @@ def test_what_differs_in_columns_types_or_provenance_is_not_recognised(store):
 
 
 def replace_columns(table, columns):
-    return dataclasses.replace(table, columns=tuple(columns), telling=())
+    return dataclasses.replace(table, columns=tuple(columns), preview_columns=())
 
 
 def test_a_cut_at_any_percent_and_any_wrong_byte_at_the_end_is_named_at_opening(store):
@@ -253,8 +253,8 @@ def test_only_the_partitions_of_the_models_asked_for_are_opened(store, fill):
     with connect(store.root, models=["two"]) as connection:
         for name, table in TABLES.items():
             # What no study computes is there for every model.
-            seen = [("two",)] if table.is_of_studies else [("one",), ("two",)]
+            seen = [("two",)] if table.is_study_output else [("one",), ("two",)]
             assert connection.execute(f"SELECT DISTINCT model FROM {name} ORDER BY ALL").fetchall() == seen
     with connect(store.root, models=[]) as connection:
-        of_none = [(name,) for name, table in TABLES.items() if not table.is_of_studies]
+        of_none = [(name,) for name, table in TABLES.items() if not table.is_study_output]
         assert connection.execute("SELECT DISTINCT table_name FROM provenance").fetchall() == of_none

@@ -1,4 +1,4 @@
-"""Whether a file has changed, told without opening it, on a disk and on a store."""
+"""A changed file is detected without opening it, on a disk and on a store."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The store keeps exactly what it was given, or says why not."""
+"""The store writes exactly the given rows, or raises an error that says why."""
 
 import polars as pl
 import pyarrow as pa
@@ -44,7 +44,7 @@ def test_the_order_of_rows_is_kept_and_that_of_columns_is_the_tables(store):
 
 
 def pages(path):
-    """The file up to its footer: all data pages."""
+    """Return the file up to its footer: all data pages."""
     content = path.read_bytes()
     return content[: -8 - int.from_bytes(content[-8:-4], "little")]
 
@@ -124,9 +124,9 @@ def test_a_partition_with_the_columns_of_another_version_is_not_current(store):
 
 
 def test_a_partition_needs_a_recipe_exactly_where_its_table_has_one(store):
-    with pytest.raises(WarehouseError, match="kept per model: give no recipe"):
+    with pytest.raises(WarehouseError, match="stored per model: give no recipe"):
         write(store, table=MODELS)
-    with pytest.raises(WarehouseError, match="kept per variant: give a recipe"):
+    with pytest.raises(WarehouseError, match="stored per variant: give a recipe"):
         store.read(TRANSITIONS, "tiny", None)
 
 
@@ -230,10 +230,10 @@ def test_no_other_file_is_written_outside_its_folder(tmp_path, place):
 
 
 def test_a_place_that_holds_another_name_is_not_overwritten(store):
-    """As on a disk that keeps Tiny and tiny for the same."""
+    """Simulate a disk that does not distinguish Tiny and tiny."""
     write(store, table=MODELS, model="Tiny", recipe=None)
     (store.root / "models/model=Tiny").rename(store.root / "models/model=tiny")
-    with pytest.raises(WarehouseError, match="holds Tiny, and this disk keeps its name and that of tiny for the same"):
+    with pytest.raises(WarehouseError, match="holds Tiny, and this disk does not distinguish that name from tiny"):
         write(store, table=MODELS, model="tiny", recipe=None)
     assert store.read(MODELS, "tiny", None)["model"].to_pylist() == ["Tiny"]
 

@@ -1,10 +1,8 @@
-"""Text made safe for LaTeX: any name compiles with plain pdflatex and stays told apart from every other.
-
-Markdown is escaped by `formats`, HTML by great-tables.
-"""
+"""LaTeX of any text and of booktabs tables; plain pdflatex compiles it, and different texts stay different."""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -17,14 +15,14 @@ _SPECIAL = {
     "_": r"\_",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
-    # What the old font encoding shows as something else.
+    # The old font encoding shows these as other characters.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\symbol{34}",
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
-    # A bracket behind a line end is its optional argument, an asterisk its starred form.
+    # After the end of a line a bracket would be read as its optional argument, an asterisk as its starred form.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -32,53 +30,15 @@ _SPECIAL = {
 _LETTERS = {"ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}"}
 _LETTERS |= {"ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}", "§": r"\S{}", "–": r"\textendash{}", "—": r"\textemdash{}"}
 _LETTERS |= {"…": r"\ldots{}", "“": r"\textquotedblleft{}", "”": r"\textquotedblright{}", "’": r"\textquoteright{}"}
-_ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030b": "H",
-    "\u030c": "v",
-    "\u0327": "c",
-}
-_GREEK = {
-    chr(0x3B1 + index): rf"\{name}"
-    for index, name in enumerate(
-        [
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "-",
-            "pi",
-            "rho",
-            "varsigma",
-            "sigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "chi",
-            "psi",
-            "omega",
-        ]
-    )
-    if name != "-"
-}
+_ACCENTS = dict(
+    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
+)
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
+    "upsilon phi chi psi omega"
+)
+# LaTeX has no omicron.
+_GREEK = {chr(0x3B1 + index): rf"\{name}" for index, name in enumerate(_GREEK_NAMES.split()) if name != "omicron"}
 _GREEK |= {letter.upper(): f"\\{_GREEK[letter][1:].capitalize()}" for letter in "γδθλξπσφψω"}
 _MATH = _GREEK | {
     **{"‖": r"\|", "⊥": r"\perp", "×": r"\times", "±": r"\pm", "−": "-", "·": r"\cdot", "≤": r"\le", "≥": r"\ge"},
@@ -88,19 +48,34 @@ _MATH = _GREEK | {
 }
 
 
-def latex(text: str) -> str:
-    """The text as LaTeX that pdflatex sets without further packages.
+def latex_escaped(text: str) -> str:
+    """Return the text as LaTeX that pdflatex typesets without further packages.
 
-    White space becomes one space; a character that the standard fonts lack is written as its number, `[U+65E5]`.
+    White space becomes one space; a character that the standard fonts lack becomes its number, such as `[U+65E5]`.
     """
     escaped = "".join(map(_latex, " ".join(unicodedata.normalize("NFC", text).split())))
-    # Two of these in a row would be joined to a dash or a quotation mark.
+    # TeX joins two of these to a dash or a quotation mark.
     return re.sub("([-,])(?=\\1)", r"\1{}", escaped)
 
 
+def row(cells: Iterable[str]) -> str:
+    """Return a row of a table from its cells in LaTeX."""
+    return " & ".join(cells) + r" \\"
+
+
+def head(headings: Iterable[str]) -> list[str]:
+    """Return the lines of a table's head from its headings in LaTeX."""
+    return [r"\toprule", row(headings), r"\midrule"]
+
+
+def tabular(letters: str, headings: Iterable[str], body: Iterable[str]) -> list[str]:
+    """Return a table from alignment letters, headings in LaTeX and lines from `row`."""
+    return [rf"\begin{{tabular}}{{{letters}}}", *head(headings), *body, r"\bottomrule", r"\end{tabular}"]
+
+
 def _latex(character: str) -> str:
-    if found := _SPECIAL.get(character) or _LETTERS.get(character):
-        return found
+    if known := _SPECIAL.get(character) or _LETTERS.get(character):
+        return known
     if " " <= character < "\x7f":
         return character
     if character in _MATH:
