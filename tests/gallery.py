@@ -1,8 +1,8 @@
 """Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
 
 `python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
-one behind figures is asked for these alone. It writes `pipelines/reporting/charts/gallery/NAME.png`, the first chart of every
-figure that has data, and the page with titles and captions. Look at the pictures before you commit them. The kept ones:
+one behind figures is asked for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
+chart of every figure that has data, and the page with titles and captions. Look at the pictures before you commit them. The kept ones:
 `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of `paper-small`, then those
 of `demo` and `paper-small`.
 """
@@ -32,9 +32,8 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
         "# Figures",
         "Made by `make gallery`; each picture is the first chart of its figure. `prunescope figure NAME -o FILE` draws "
         "one from your warehouse (`--columns 1` or `2` for a paper, `--dark` for a screen, `--recipe`, `--model`, "
-        "`--prompt` to choose), `prunescope export DIR` writes all. In a notebook, "
-        "`from prunescope.pipelines.reporting.charts.registry import FIGURES`, then `FIGURES[name].draw(frame)` with the rows of "
-        "`FIGURES[name].query`.",
+        "`--prompt` to choose), `prunescope export DIR` writes all. In a notebook, `import prunescope as ps`, then "
+        "`ps.figure(NAME)`.",
     ]
     for name, figure in drawn.items():
         title = markdown_escaped(figure.title)

@@ -73,19 +73,19 @@ class LogListener(LogProgress):
 
     def __init__(self, log: DagsterLogManager) -> None:
         super().__init__(log.info, "progress")
-        self._log = log
+        self._dagster_log = log
 
     def waiting(self) -> None:
         """Log that another process computes in this warehouse."""
-        self._log.info("another run is at work in this warehouse; waiting for it")
+        self._dagster_log.info("another run is at work in this warehouse; waiting for it")
 
     def planned(self, partitions: int) -> None:
         """Log the number of partitions to compute."""
-        self._log.info(f"{partitions} partitions to compute")
+        self._dagster_log.info(f"{partitions} partitions to compute")
 
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition."""
-        self._log.info(f"{name}: {seconds:.1f} s")
+        self._dagster_log.info(f"{name}: {seconds:.1f} s")
 
     def shared(self, name: str, seconds: float) -> None:
         """Log finished work that several partitions share."""
@@ -93,11 +93,11 @@ class LogListener(LogProgress):
 
     def note(self, message: str) -> None:
         """Log a warning to the user."""
-        self._log.warning(message)
+        self._dagster_log.warning(message)
 
     def failed(self, failure: Failure) -> None:
         """Log a failed partition."""
-        self._log.error(f"{failure.name}: {failure.message}")
+        self._dagster_log.error(f"{failure.name}: {failure.message}")
 
 
 def run_config(request: StudyRequest, store: Store, *, answers: bool = True) -> dict[str, object]:

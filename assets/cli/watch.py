@@ -230,10 +230,10 @@ def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool)
         from prunescope.pipelines.models.sources import locate_config
         from prunescope.pipelines.planning.preflight import check_outline
 
-        folder, _ = locate_outline(added.source, settings.cache_folder(), bars)
+        folder, _ = locate_config(added.source, settings.cache_folder(), bars)
         if Path(added.source).exists():
             require_whole(Path(added.source))
-        outline = load_outline(folder)
+        outline = load_meta_model(folder)
         for study in studies:
             check_outline(study, outline)
 

@@ -103,7 +103,7 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
             "study": study.hash,
             "partitions": dict(study_partitions(store, study) if partitions is None else partitions),
             "of no study": table_partitions(
-                store, (table.name for table in TABLES.values() if not table.is_of_studies)
+                store, (table.name for table in TABLES.values() if not table.is_study_output)
             ),
             "sql": _folder_hash(SQL, ("*.sql",)),
             "explorer": explorer_version(),

@@ -168,7 +168,7 @@ def verdict(found: Scale) -> str:
     busy = pace.variant + pace.variant_bookkeeping + pace.writing
     name, workers = found.simulated(MODELS_OF_SCALE[-1], RECIPES_OF_SCALE).first_limit
     return (
-        f"one worker computes {3600 / seconds:,.0f} variants an hour, a thousand of them take "
+        f"one worker computes {3600 / busy:,.0f} variants an hour, a thousand of them take "
         f"{gib(found.bytes_a_variant * 1000)}; at {MODELS_OF_SCALE[-1]:,} models more than {max(1, round(workers)):,} "
         f"workers wait for one thing first: {name}"
     )

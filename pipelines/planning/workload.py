@@ -10,7 +10,6 @@ from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
-from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
 from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
@@ -302,7 +301,7 @@ class Workload:
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         pruned = shape.prunable * size
         is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
-        # More than MAX_CHANGED_BYTES is made layer by layer, except for `speed`, which makes nothing while it measures time.
+        # Above MAX_CHANGED_BYTES weights are made layer by layer, but for `speed`, which makes none while it times.
         if not self.study.speed and not (is_whole and pruned <= MAX_CHANGED_BYTES):
             pruned = -(-pruned // shape.layers)
         noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
@@ -403,7 +402,7 @@ class Workload:
         states = self.positions * (self._sublayers if is_dense else shifted)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
         masks = any(isinstance(step, MatrixRecipe) for step in steps(recipe))
-        sampled = min(shape.prunable, shape.modules * MOST_SAMPLED) // 8
+        sampled = min(shape.prunable, shape.modules * MAX_SAMPLED) // 8
         return [
             RowCount("variants", 1),
             RowCount("mask_samples", shape.modules, packed=sampled if masks else 0),

@@ -38,3 +38,7 @@ class SqlError(WarehouseError):
 
 class UnsafeSqlError(SqlError):
     """The user's SQL does more than read the warehouse; the message names the rule."""
+
+
+# Ends the message about an object that is not the one that was listed.
+REPLACED = "was replaced after this connection was opened; open the warehouse again"

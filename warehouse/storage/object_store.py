@@ -9,11 +9,10 @@ import duckdb
 from fsspec import AbstractFileSystem
 from upath import UPath
 
+from prunescope.warehouse.core.errors import REPLACED
 from prunescope.warehouse.storage.location import failures
 from prunescope.warehouse.storage.provenance import unreadable
 
-# Message about an object that is not the one that was listed.
-REPLACED = "was replaced after this connection was opened; open the warehouse again"
 # Keys under which stores give the version of an object, the most reliable first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
 # DuckDB asks for ranges of columns and would discard a larger block. A smaller object is read whole and cached, because

@@ -12,12 +12,11 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.core.errors import REPLACED, DamagedFileError, WarehouseError
 from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
 from prunescope.warehouse.storage.location import is_local
-from prunescope.warehouse.storage.object_store import REPLACED, OpenFiles, register
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
 from prunescope.warehouse.storage.provenance import damaged, read_footer, unreadable
 from prunescope.warehouse.tables import TABLES
@@ -115,6 +114,8 @@ class Snapshot:
             WarehouseError: the object store cannot be reached.
         """
         if not isinstance(self.root, Path):
+            from prunescope.warehouse.storage.object_store import register
+
             register(connection, self.root)
 
     def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -126,6 +127,9 @@ class Snapshot:
         self.serve(connection)
         if not self._descriptors:
             return
+        # Importing fsspec takes as long as a query.
+        from prunescope.warehouse.storage.object_store import OpenFiles
+
         pins = OpenFiles()
         connection.register_filesystem(pins)
         # At the end of the process the system closes them, and other threads can read them until then.
