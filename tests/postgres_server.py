@@ -26,7 +26,7 @@ def programs() -> Path:
 
 @contextmanager
 def postgres_server() -> Iterator[dict[str, str]]:
-    """Starts a server that asks for a password; gives what `assets/instance/deploy/dagster.yaml` reads of the environment."""
+    """Starts a server with a password; gives the environment that `assets/instance/deploy/dagster.yaml` reads."""
     bin_ = programs()
     # The server refuses to be root.
     user = "nobody" if os.geteuid() == 0 else None

@@ -10,6 +10,7 @@ from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
+from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
 from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
