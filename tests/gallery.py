@@ -1,10 +1,10 @@
 """Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
 
-`python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data; one
-behind figures is asked for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first chart of
-every figure that has data, and the page with titles and captions. Look at the pictures before you commit them. The kept
-ones: `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of `paper-small`, then
-those of `demo` and `paper-small`.
+`python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
+one behind figures is asked for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
+chart of every figure that has data, and the page with titles and captions. Look at the pictures before you commit them.
+The kept ones: `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of
+`paper-small`, then those of `demo` and `paper-small`.
 """
 
 import io

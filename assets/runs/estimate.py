@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from prunescope.assets.planning.fingerprints import (
+from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.steps import (
     MODEL_TABLES,
     RETRIEVAL_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
     TRACE_TABLES,
-    find_model,
     variant_tables,
 )
 from prunescope.assets.planning.work_plan import PartitionWork, model_work

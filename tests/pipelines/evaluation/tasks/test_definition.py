@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.tasks.definition import Definition, contents_hash, find, runs_code, shipped
+from prunescope.pipelines.evaluation.tasks.definition import (
+    FOLDER,
+    Definition,
+    _digest,
+    contents_hash,
+    find,
+    runs_code,
+    shipped,
+)
 from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.assets.tiny_study import ROOT
@@ -247,3 +255,15 @@ def test_a_definition_that_includes_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("include: ./a.yaml\n")
     with pytest.raises(InputError, match=r"a.yaml: includes itself"):
         find(TaskSpec(name="mine", definition=str(tmp_path / "a.yaml")))
+
+
+def test_scores_of_earlier_versions_stay_current_where_a_module_of_ours_has_moved(tmp_path: Path) -> None:
+    for name in ("_choice", "gsm8k", "narrativeqa"):
+        now = FOLDER / f"{name}.yaml"
+        text = now.read_text(encoding="utf-8")
+        assert "!function prunescope.pipelines.evaluation.tasks." in text
+        for module, first in (("answer_extraction", "extraction"), ("samples", "samples")):
+            text = text.replace(f"prunescope.pipelines.evaluation.tasks.{module}.", f"pipelines.tasks.{first}.")
+        before = tmp_path / now.name
+        before.write_text(text, encoding="utf-8")
+        assert _digest(now, 0, 0) == _digest(before, 0, 0)
