@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # noqa: A001 - read as `ps.open`
-    """Opens the warehouse for questions: every table, staging view, mart and question is a view.
+    """Open the warehouse for questions: every table, staging view, mart and question is a view.
 
     Args:
         root: folder or URL of the warehouse; None: PRUNESCOPE_WAREHOUSE, else `warehouse/data`.
@@ -37,7 +37,7 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
             work.
 
     Raises:
-        WarehouseError: there is a file in the place of the folder.
+        WarehouseError: the root is a file.
     """
     from prunescope.warehouse.catalogue.database import connect
 
@@ -45,10 +45,10 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
 
 
 def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
-    """A table or view as a polars LazyFrame.
+    """Return a table or view as a polars LazyFrame.
 
-    A table is scanned where it lies when the frame is collected, and only the rows and columns that it ends up using;
-    a view is computed now. Only `open` holds one state of the files while others write.
+    A table is read when the frame is collected, and only the rows and columns that the frame uses; a view is computed
+    now. Only `open` sees one state of the files while a run writes.
 
     Args:
         name: the table or view, as `prunescope tables` lists them.
@@ -63,7 +63,7 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
 
 
 def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
-    """A table or view as an Arrow data set, of which a table is read where it lies.
+    """Return a table or view as an Arrow data set that reads a table from its files.
 
     Args:
         name: the table or view.
@@ -78,7 +78,7 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
 
 
 def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
-    """A table or view as a Hugging Face data set, in memory.
+    """Return a table or view as a Hugging Face data set, in memory.
 
     Args:
         name: the table or view.

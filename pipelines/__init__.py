@@ -1,4 +1,4 @@
-"""What is computed: models, calibration, pruning, representation metrics, charts.
+"""The computation: models, pruning, representation metrics, evaluation, charts.
 
 Arguments in, values out; no Dagster, no warehouse paths, no environment variables.
 """

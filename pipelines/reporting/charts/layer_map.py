@@ -1,4 +1,4 @@
-"""Where a shift arises and where it has grown, by layer and step, as two heat maps per variant."""
+"""The origin of a shift and its growth, by layer and step, as two heat maps per variant."""
 
 import math
 

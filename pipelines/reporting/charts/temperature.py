@@ -1,4 +1,4 @@
-"""How far p moves at each temperature of the softmax: the paper's Figure 6, for every recipe."""
+"""The shift of p at each temperature of the softmax: the paper's Figure 6, for every recipe."""
 
 import altair as alt
 import polars as pl
