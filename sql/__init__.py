@@ -1,4 +1,4 @@
-"""The SQL views, one file each: macros, staging, marts, questions and tests; `notebook.py` asks five of them.
+"""The SQL views, one file each: staging, intermediate, marts, questions; macros, comparisons and tests beside them.
 
 What is computed outside of SQL lives in `pipelines`.
 """

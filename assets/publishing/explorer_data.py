@@ -45,7 +45,7 @@ def documents(
         is_live: whether they are built one by one, from what the warehouse has at that time.
     """
     views = {
-        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
+        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).rglob("*.sql"))
     }
     ask = ask or asking(connection)
     name, title, order = study, "", DisplayOrder()

@@ -92,7 +92,7 @@ def export(
     Args:
         root: the warehouse.
         directory: an empty or new folder, or one that an earlier export made, whose files are then replaced.
-        only: names of questions, marts and figures; all where empty.
+        only: names of questions, marts, intermediate views and figures; all but the intermediate views where empty.
         study: restricts all of it to the study's models and recipes.
         progress: is told of every table and figure.
         all_rows: write views whole that have more rows than `MOST_ROWS`.
@@ -101,7 +101,7 @@ def export(
         WarehouseError: a name is unknown, nothing has a row, the folder holds something else, or it cannot be written.
     """
     below = view_sql()
-    views = {name: view for name, view in below.items() if view.layer in {"marts", "questions"}}
+    views = {name: view for name, view in below.items() if view.layer != "staging"}
     chosen = _chosen(only, views)
     contents = _Contents()
     with ExportFolder(directory) as folder, connect(root) as connection:
@@ -163,7 +163,10 @@ def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     """The names to export in the order of the manifest; a question may be called by its number."""
     numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
-    wanted = [numbers.get(name, name) for name in only] or [*views, *FIGURES]
+    wanted = [numbers.get(name, name) for name in only] or [
+        *(name for name, view in views.items() if view.layer != "intermediate"),
+        *FIGURES,
+    ]
     if unknown := [name for name in wanted if name not in views and name not in FIGURES]:
         raise WarehouseError(
             f"there is no question, mart or figure {', '.join(unknown)}; see `prunescope tables`, "

@@ -1,7 +1,7 @@
 -- How do two variants of one model differ, paired token by token?
 -- grain: one row per pair of variants × text or set of prompts × temperature × statistic.
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
--- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, noise_at_output
+-- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, output_noise_ceiling
 -- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
 --   both sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
@@ -315,12 +315,11 @@ floors as (
     select
         asked.recipe_a,
         'prompts' as measured_on,
-        noise_at_output.temperature,
-        max(noise_at_output.kl_p95_nats) as noise_p95
-    from noise_at_output
+        ceilings.temperature,
+        ceilings.kl_noise_p95_nats as noise_p95
+    from output_noise_ceiling as ceilings
     cross join asked
-    where noise_at_output.model = $1
-    group by asked.recipe_a, noise_at_output.temperature
+    where ceilings.model = $1
 ),
 
 statistics as (

@@ -1,7 +1,7 @@
 -- What each prompt or question adds to each measure of what a variant does to texts and choices.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
--- inputs: reference_steps, reference_temperature, stg_generations, stg_option_subspace, noise_variants
+-- inputs: reference_steps, generations_without_noise, options_at_reference
 -- how to read: the measures are those of variant_damage. influence is what the unit adds to the measure beyond its
 --   expected part, so that those of a variant sum to 0; half_width_over_clusters of them is half the width of the
 --   measure's 95 % interval, and that of sums of influences of several variants is the same of the sum of their
@@ -46,9 +46,7 @@ texts as (
         texts.prompt_id as unit,
         texts.first_flip_step,
         texts.collapse_step
-    from stg_generations as texts
-    anti join noise_variants
-        on texts.model = noise_variants.model and texts.recipe = noise_variants.recipe
+    from generations_without_noise as texts
 ),
 
 -- Every measure but the median is the sum of the amounts over that of the weights.
@@ -117,12 +115,7 @@ amounts as (
         options.prompt_id as unit,
         cast(not options.is_argmax_same as integer) as amount,
         1 as weight
-    from stg_option_subspace as options
-    inner join reference_temperature
-        on
-            options.model = reference_temperature.model
-            and options.recipe = reference_temperature.recipe
-            and options.temperature = reference_temperature.temperature
+    from options_at_reference as options
 ),
 
 weighed as (

@@ -1,7 +1,7 @@
 -- KL and cosine defects along a generation, with the first flip and the end of the answer marked.
 -- grain: one row per model × recipe × prompt × trajectory × step × temperature.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
--- inputs: stg_decoding_steps, stg_generations, noise_variants, noise_at_output
+-- inputs: decoding_without_noise, stg_generations, output_noise_ceiling
 -- how to read: at first_flip_step both models still read the same tokens, so is_after_flip begins one step later; up to
 --   there free_running equals teacher_forced. answer_end_step is the dense answer's end under teacher_forced (both read
 --   its tokens) and the end of whichever answer is complete first under free_running; NULL where none is.
@@ -37,7 +37,7 @@ marked as (
             when steps.trajectory = 'teacher_forced' then dense.answer_end_step
             else least(dense.answer_end_step, pruned.answer_end_step)
         end as answer_end_step
-    from stg_decoding_steps as steps
+    from decoding_without_noise as steps
     left join stg_generations as pruned
         on
             steps.model = pruned.model
@@ -48,17 +48,6 @@ marked as (
             steps.model = dense.model
             and dense.recipe = 'dense'
             and steps.prompt_id = dense.prompt_id
-    anti join noise_variants
-        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
-),
-
-floors as (
-    select
-        model,
-        temperature,
-        max(kl_p95_nats) as kl_p95_nats
-    from noise_at_output
-    group by model, temperature
 )
 
 select
@@ -78,7 +67,7 @@ select
     marked.answer_end_step,
     coalesce(marked.step > marked.first_flip_step, false) as is_after_flip,
     coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
-    marked.kl_dense_pruned_nats <= floors.kl_p95_nats as is_below_noise
+    marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise
 from marked
-left join floors
-    on marked.model = floors.model and marked.temperature = floors.temperature
+left join output_noise_ceiling as ceilings
+    on marked.model = ceilings.model and marked.temperature = ceilings.temperature

@@ -1,7 +1,7 @@
 -- How well each second-order estimate meets its truth.
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: transitions_without_noise
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
 --   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
 --   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary.
@@ -40,9 +40,7 @@ records as not materialized (
         transitions.t3_kl_nats,
         transitions.kl_dense_pruned_nats,
         transitions.kl_pruned_dense_nats
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
 ),
 
 theorem_1_fits as (

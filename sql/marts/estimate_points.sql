@@ -1,7 +1,7 @@
 -- The second-order estimates of Theorems 1 to 3 beside the quantities that they estimate.
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens × temperature × theorem.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: transitions_without_noise
 -- how to read: `T1 h` and `T1 z` estimate 1 − cos of h and z and do not depend on T, `T2 p` 1 − cos of p, `T3 KL`
 --   KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are left out: there is
 --   nothing to estimate and no ratio. So is noise: the theorems are about pruning.
@@ -31,9 +31,7 @@ compared as (
         transitions.one_minus_cos_p,
         transitions.t3_kl_nats,
         transitions.kl_dense_pruned_nats
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
 )
 
 select

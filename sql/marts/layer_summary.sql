@@ -1,7 +1,7 @@
 -- How far each sublayer moves h, z and p, averaged over prompts and positions.
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
--- inputs: stg_layer_transitions, noise_variants, noise_floor
+-- inputs: transitions_without_noise, noise_floor
 -- how to read: local scope is the effect of this sublayer alone, isolated the same at the model's output, propagated
 --   that of all pruned sublayers up to it.
 --   Where is_changed is false the local shift is exactly 0 by construction and the propagated one comes from earlier
@@ -63,9 +63,7 @@ spread as (
         median(transitions.kl_dense_pruned_nats) as kl_median_nats,
         avg(transitions.var_p_dz) as var_p_dz_mean,
         avg(transitions.orth_rel_h) as orth_rel_h_mean
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
     group by
         transitions.model,
         transitions.recipe,

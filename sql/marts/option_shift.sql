@@ -1,7 +1,7 @@
 -- Each answer option of each question on both sides: logit, probability and rank.
 -- grain: one row per model × recipe × question × temperature × option.
 -- key: model, recipe, prompt_id, temperature, option_index
--- inputs: stg_option_subspace, noise_variants
+-- inputs: options_without_noise
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
 --   whole vocabulary, 1 is first. option_index runs from 0 in the question's order; is_gold is NULL without a gold.
 --   Noise is left out.
@@ -38,9 +38,7 @@ unnested as (
         unnest(questions.rank_pruned) as rank_pruned,
         unnest(questions.logits_dense) as logit_dense,
         unnest(questions.logits_pruned) as logit_pruned
-    from stg_option_subspace as questions
-    anti join noise_variants
-        on questions.model = noise_variants.model and questions.recipe = noise_variants.recipe
+    from options_without_noise as questions
 )
 
 select

@@ -1,7 +1,7 @@
 -- Whether the paper's claims hold on a model: each with its number, the uncertainty, and a verdict.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
--- inputs: task_losses, paper_fits, layer_summary, reference_temperature, stg_option_subspace, variant_summary
+-- inputs: task_losses, paper_fits, layer_summary, reference_temperature, options_at_reference, variant_summary
 -- columns:
 --   model: name of the dense model
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
@@ -103,12 +103,7 @@ questions as (
         avg(cast(options.is_argmax_same as integer)) > 0.5 as is_kept,
         avg(cast(options.kl_options_dense_pruned_nats < options.kl_dense_pruned_nats as integer)) > 0.5 as is_less,
         any_value(options.mass_dense) < 0.01 as is_tail
-    from stg_option_subspace as options
-    semi join reference_temperature
-        on
-            options.model = reference_temperature.model
-            and options.recipe = reference_temperature.recipe
-            and options.temperature = reference_temperature.temperature
+    from options_at_reference as options
     where options.recipe <> 'dense'
     group by options.model, options.prompt_id
 ),

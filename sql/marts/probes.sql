@@ -1,7 +1,7 @@
 -- How far a variant moved by what is measured without any task.
 -- grain: one row per pruned variant × probe.
 -- key: model, recipe, probe
--- inputs: reference_steps, stg_variants, stg_block_influence
+-- inputs: reference_steps, pruned_variants, stg_block_influence
 -- how to read: means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
 --   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
 --   every token. influence adds up what block_influence says of the sublayers that were dropped; a recipe that drops
@@ -41,8 +41,7 @@ dropped as (
         model,
         recipe,
         unnest(sublayers_dropped) as sublayer
-    from stg_variants
-    where recipe <> 'dense' and not is_noise
+    from pruned_variants
 )
 
 select

@@ -1,7 +1,7 @@
 -- How good each variant is in tasks, by kind of task: what a curve of scores, or a point beside what is gone, shows.
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
--- inputs: group_scores, noise_variants
+-- inputs: scores_without_noise
 -- how to read: means over tasks, each task's the mean of those of its metrics that are shares and better when higher;
 --   their errors take tasks as independent and metrics of one task as moving together. measure non_generative are tasks
 --   answered by likelihood, generative those answered by writing; neither counts agreement with the dense model's own
@@ -23,9 +23,7 @@ tasks as (
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
         avg(scores.score) as score,
         case when count(scores.score_se) = count(*) then avg(scores.score_se) end as error
-    from group_scores as scores
-    anti join noise_variants
-        on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe
+    from scores_without_noise as scores
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better

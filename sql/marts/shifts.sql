@@ -1,7 +1,7 @@
 -- The shifts that pruning caused in h, z and p: the geometry of layer_transitions without the rows that cannot move.
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens (reference temperature).
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
--- inputs: stg_layer_transitions, reference_temperature
+-- inputs: transitions_at_reference
 -- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. Left out are
 --   the dense recipe and, but in scope propagated, sublayers that the recipe did not touch: both are 0 by construction.
 --   Noise is left out as well.
@@ -27,10 +27,5 @@ select
     cast(transitions.var_r_dz as double) as var_r_dz,
     cast(transitions.one_minus_cos_p as double) as one_minus_cos_p,
     cast(transitions.kl_dense_pruned_nats as double) as kl_dense_pruned_nats
-from stg_layer_transitions as transitions
-inner join reference_temperature
-    on
-        transitions.model = reference_temperature.model
-        and transitions.recipe = reference_temperature.recipe
-        and transitions.temperature = reference_temperature.temperature
+from transitions_at_reference as transitions
 where transitions.recipe <> 'dense' and (transitions.is_changed or transitions.scope = 'propagated')

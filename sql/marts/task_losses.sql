@@ -1,7 +1,7 @@
 -- What each variant lost of what the dense model can do beyond a guess, by choosing among options and by writing.
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
--- inputs: group_scores, stg_task_scores, stg_task_samples, noise_variants
+-- inputs: scores_without_noise, group_scores, stg_task_scores, stg_task_samples
 -- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
 --   the mean of 1/options, at a text or a single option 0. Tasks whose dense score is not two standard errors above a
 --   guess have nothing to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no
@@ -83,15 +83,13 @@ metric_losses as (
             case pruned.score_se when 0 then error_of_unanimous(pruned.n) else pruned.score_se end ** 2
             + ((pruned.score - dense.guess) / (dense.score - dense.guess) * dense.error) ** 2
         ) / (dense.score - dense.guess) as loss_se
-    from group_scores as pruned
+    from scores_without_noise as pruned
     inner join dense_scores as dense
         on
             pruned.model = dense.model
             and pruned.task_group = dense.task_group
             and pruned.kind = dense.kind
             and pruned.metric = dense.metric
-    anti join noise_variants
-        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
     where pruned.recipe <> 'dense' and dense.score - dense.guess > 2 * coalesce(dense.score_se, 0)
 ),
 

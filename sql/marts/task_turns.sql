@@ -1,7 +1,7 @@
 -- How many right answers every two variants of a model do not share: right in one, wrong in the other, both ways.
 -- grain: one row per model × recipe × other recipe × metric, every pair in both orders, dense included.
 -- key: model, recipe, other_recipe, metric
--- inputs: task_answers, noise_variants
+-- inputs: answers_without_noise
 -- how to read: a pair of answers is to the same request of the same task, as the metric reads it, right or wrong known
 --   of both; all tasks of a metric are counted together, a sample once. lost are right in recipe and wrong in
 --   other_recipe, gained the reverse; the row of the other order has them exchanged. mcnemar_p is the chance of a split
@@ -32,9 +32,7 @@ graded as (
         answers.sample_id,
         answers.sample_hash,
         answers.is_correct
-    from task_answers as answers
-    anti join noise_variants
-        on answers.model = noise_variants.model and answers.recipe = noise_variants.recipe
+    from answers_without_noise as answers
     where answers.is_correct is not null
 ),
 

@@ -1,7 +1,7 @@
 -- One sublayer's part in the drop at the output: foretold where it is, alone at the output, and beside the joint drop.
 -- grain: one row per model × recipe × layer × sublayer that the recipe changed and that was measured in scope isolated.
 -- key: model, recipe, layer, sublayer
--- inputs: stg_layer_transitions, stg_models, reference_temperature
+-- inputs: transitions_at_reference, stg_models
 -- how to read: medians over prompts and positions at the reference temperature, lens normed. t3_local_nats is what
 --   Theorem 3 foretells from the local shift, kl_isolated_nats what the output pays when this sublayer alone is pruned
 --   and the dense rest runs on top, kl_joint_nats what it pays when all are (scope propagated behind the last MLP, the
@@ -31,12 +31,7 @@ alone as (
         median(transitions.t3_kl_nats) filter (where transitions.scope = 'local') as t3_local_nats,
         median(transitions.kl_dense_pruned_nats) filter (where transitions.scope = 'local') as kl_local_nats,
         median(transitions.kl_dense_pruned_nats) filter (where transitions.scope = 'isolated') as kl_isolated_nats
-    from stg_layer_transitions as transitions
-    inner join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
+    from transitions_at_reference as transitions
     where transitions.is_changed and transitions.lens = 'normed' and transitions.scope in ('local', 'isolated')
     group by transitions.model, transitions.recipe, transitions.layer, transitions.sublayer
 ),
@@ -46,14 +41,9 @@ joint as (
         transitions.model,
         transitions.recipe,
         median(transitions.kl_dense_pruned_nats) as kl_joint_nats
-    from stg_layer_transitions as transitions
+    from transitions_at_reference as transitions
     inner join stg_models as models
         on transitions.model = models.model and transitions.layer = models.layers - 1
-    inner join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
     where transitions.scope = 'propagated' and transitions.lens = 'normed' and transitions.sublayer = 'mlp'
     group by transitions.model, transitions.recipe
 )

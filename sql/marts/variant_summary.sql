@@ -1,7 +1,8 @@
 -- What each variant removed and how far its output moved: the row to compare variants by.
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: stg_variants, stg_generations, stg_option_subspace, reference_steps, reference_temperature, noise_at_output
+-- inputs: stg_variants, stg_generations, options_at_reference, reference_steps, reference_temperature,
+--   output_noise_ceiling
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
 --   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later
 --   than any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the
@@ -64,22 +65,8 @@ choices as (
         options.recipe,
         count(*) as questions,
         cast(count_if(options.is_argmax_same) as bigint) as options_argmax_kept
-    from stg_option_subspace as options
-    inner join reference_temperature
-        on
-            options.model = reference_temperature.model
-            and options.recipe = reference_temperature.recipe
-            and options.temperature = reference_temperature.temperature
+    from options_at_reference as options
     group by options.model, options.recipe
-),
-
-floors as (
-    select
-        model,
-        temperature,
-        max(kl_p95_nats) as kl_noise_p95_nats
-    from noise_at_output
-    group by model, temperature
 )
 
 select
@@ -97,8 +84,8 @@ select
     prompts_at_output.kl_teacher_forced_max_nats,
     prompts_at_output.kl_free_running_median_nats,
     prompts_at_output.top1_agreement,
-    floors.kl_noise_p95_nats,
-    prompts_at_output.kl_teacher_forced_median_nats <= floors.kl_noise_p95_nats as is_below_noise,
+    ceilings.kl_noise_p95_nats,
+    prompts_at_output.kl_teacher_forced_median_nats <= ceilings.kl_noise_p95_nats as is_below_noise,
     case
         when isfinite(texts.first_flip_step_median) then texts.first_flip_step_median
     end as first_flip_step_median,
@@ -118,6 +105,6 @@ left join texts
     on variants.model = texts.model and variants.recipe = texts.recipe
 left join choices
     on variants.model = choices.model and variants.recipe = choices.recipe
-left join floors
-    on variants.model = floors.model and reference_temperature.temperature = floors.temperature
+left join output_noise_ceiling as ceilings
+    on variants.model = ceilings.model and reference_temperature.temperature = ceilings.temperature
 where not variants.is_noise

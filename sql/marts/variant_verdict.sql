@@ -14,10 +14,9 @@
 --   which rests on what is written. Here is_certain asks the same of the 95 % intervals of these three: Wilson's over
 --   the questions; Student's t over the prompts for KL, which may be anything below 5 prompts; for tokens Student's t,
 --   or Wilson's over the tokens where no prompt deviates or there are fewer than 5. It is not judged where neither
---   basis was measured. The thresholds and words are those of
---   `prunescope advise` (pipelines/reporting/advice.py: 0.6 nats is where the paper's writing is gone and its choosing is not),
---   whose tolerance is 0.1 unless told otherwise. What the texts did (flips, loops) stands beside the verdict and does
---   not change it.
+--   basis was measured. The thresholds and words are those of `prunescope advise` (pipelines/reporting/advice.py: at
+--   0.6 nats the paper's models no longer write but still choose), whose tolerance is 0.1 by default. The flips and
+--   loops of the texts are columns beside the verdict and do not change it.
 -- reason: a reader asks first which variants may be used, and wants to see by which number each was let through.
 -- columns:
 --   verdict: safe, non-generative only, broken or not judged [label]

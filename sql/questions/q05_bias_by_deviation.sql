@@ -1,7 +1,7 @@
 -- At which deviation does each second-order estimate begin to fail?
 -- grain: one row per model × scope × lens × temperature × theorem × decile of the truth.
 -- key: model, scope, lens, temperature, theorem, decile
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: transitions_without_noise, stg_layer_transitions
 -- how to read: all recipes and sublayers together, cut into tenths by the size of the truth (equal truths stay
 --   together, so a tenth may be larger or missing); truth_min to truth_max is the tenth's range. ratio is estimate /
 --   truth. `is_good` says that the median is within 10 % of 1: the first tenth where it is false is the deviation from
@@ -50,9 +50,7 @@ records as materialized (
         transitions.one_minus_cos_p,
         transitions.t3_kl_nats,
         transitions.kl_dense_pruned_nats
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
     where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
 

@@ -1,7 +1,7 @@
 -- Do the answer options stay put while the whole vocabulary moves?
 -- grain: one row per model × recipe × temperature.
 -- key: model, recipe, temperature
--- inputs: stg_option_subspace, noise_variants
+-- inputs: options_without_noise
 -- how to read: *_options are taken over the options alone, renormalised; kl_share is the mean KL over the options
 --   divided by that over the vocabulary, small where the options are spared. mass_* is the probability of all options
 --   together. Means over questions; n_questions says how much they carry. The dense recipe
@@ -37,9 +37,7 @@ select
     avg(questions.one_minus_cos_p) as one_minus_cos_p_vocabulary_mean,
     avg(questions.mass_dense) as mass_dense_mean,
     avg(questions.mass_pruned) as mass_pruned_mean
-from stg_option_subspace as questions
-anti join noise_variants
-    on questions.model = noise_variants.model and questions.recipe = noise_variants.recipe
+from options_without_noise as questions
 where questions.recipe <> 'dense'
 group by questions.model, questions.recipe, questions.temperature
 order by questions.model, questions.recipe, questions.temperature

@@ -1,7 +1,7 @@
 -- At which temperature of the softmax is the KL divergence lowest?
 -- grain: one row per model × recipe × trajectory.
 -- key: model, recipe, trajectory
--- inputs: stg_decoding_steps, noise_variants
+-- inputs: decoding_without_noise, stg_decoding_steps
 -- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are of
 --   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of
 --   what was measured (is_at_edge)
@@ -28,9 +28,7 @@ temperatures as (
         steps.recipe,
         steps.trajectory,
         count(distinct steps.temperature) as n_temperatures
-    from stg_decoding_steps as steps
-    anti join noise_variants
-        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+    from decoding_without_noise as steps
     where steps.recipe <> 'dense'
     group by steps.model, steps.recipe, steps.trajectory
     having count(distinct steps.temperature) > 1

@@ -1,7 +1,7 @@
 -- How much does a variant depend on the tokens that it was calibrated on?
 -- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
 -- key: model, recipe, other_recipe
--- inputs: stg_variants, stg_mask_samples, reference_steps
+-- inputs: pruned_variants, stg_mask_samples, reference_steps
 -- how to read: recipes with the same parameters but for a `calibration` of their own (differs_in `calibration`: other
 --   tokens, be it another text, size or seed of the draw), or with parameters that differ in nothing but `seed`
 --   (differs_in `seed`); every pair once.
@@ -41,8 +41,8 @@ described as (
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
-    from stg_variants
-    where not is_noise and recipe <> 'dense' and try_cast(parameters_json as json) is not null
+    from pruned_variants
+    where try_cast(parameters_json as json) is not null
 ),
 
 pairs as (

@@ -1,7 +1,7 @@
 -- Does the drop at the output equal the sum of what each pruned sublayer does to it alone?
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: stg_layer_transitions, stg_models, reference_temperature, three_causes
+-- inputs: transitions_at_reference, stg_models, three_causes
 -- how to read: at every position the isolated KLs of all changed sublayers are added up and held against the joint KL,
 --   all at the output. sum_over_joint is the median of that ratio: 1 says that the damages add up, below 1 that they
 --   make each other worse, above 1 that they share or undo some of it. spearman_local_isolated ranks sublayers by what
@@ -38,14 +38,9 @@ at_output as (
             and transitions.sublayer = 'mlp'
             and transitions.layer = models.layers - 1
         ) as kl_joint_nats
-    from stg_layer_transitions as transitions
+    from transitions_at_reference as transitions
     inner join stg_models as models
         on transitions.model = models.model
-    inner join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
     where transitions.lens = 'normed' and transitions.scope in ('isolated', 'propagated')
     group by transitions.model, transitions.recipe, transitions.prompt_id, transitions.position
 ),

@@ -1,6 +1,6 @@
 -- Up to the first flip both trajectories read the same tokens, so they must agree there; step 0 always is such a step.
 -- grain: one row per model × recipe × prompt × step × temperature that disagrees.
--- inputs: stg_decoding_steps, stg_generations, stg_models, noise_variants
+-- inputs: decoding_without_noise, stg_decoding_steps, stg_generations, stg_models
 -- reason: a difference means a cache, a position or a prompt that is not the same on both sides.
 with
 
@@ -17,7 +17,7 @@ compared as (
         least(forced.margin_pruned, running.margin_pruned) as margin_pruned,
         forced.token_id_pruned as token_id_teacher_forced,
         running.token_id_pruned as token_id_free_running
-    from stg_decoding_steps as forced
+    from decoding_without_noise as forced
     inner join stg_decoding_steps as running
         on
             forced.model = running.model
@@ -32,9 +32,6 @@ compared as (
             forced.model = generations.model
             and forced.recipe = generations.recipe
             and forced.prompt_id = generations.prompt_id
-    -- Noise is rounding, and the two trajectories round differently.
-    anti join noise_variants
-        on forced.model = noise_variants.model and forced.recipe = noise_variants.recipe
     where
         forced.trajectory = 'teacher_forced'
         and (forced.step = 0 or generations.first_flip_step is null or forced.step <= generations.first_flip_step)

@@ -9,7 +9,7 @@ from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.view_header import parse
 
 VIEWS = database.view_sql()
-KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = "recipe <> 'dense' and recipe not like 'noise%'"
 COMPARED = "recipe not like 'noise%'"
 FORCED = "trajectory = 'teacher_forced'"

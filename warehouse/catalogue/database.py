@@ -40,7 +40,7 @@ from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snaps
 from prunescope.warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[2] / "sql"
-LAYERS = ("staging", "marts", "questions")
+LAYERS = ("staging", "intermediate", "marts", "questions")
 PROVENANCE = "provenance"
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Versions whose built views are kept.
@@ -69,7 +69,7 @@ class View:
 
     Attributes:
         name: the file's stem, and the view's name.
-        layer: its folder: staging, marts or questions.
+        layer: its folder in `sql/`: staging, intermediate, marts or questions; it may lie in a subfolder of that.
         sql: the bare SELECT, header included.
         header: the comment above it, without dashes and without its notes on columns.
         columns: its columns, in order.
@@ -192,7 +192,7 @@ def view_sql() -> dict[str, View]:
 
 
 def load_views(folder: Path) -> dict[str, View]:
-    """The views of a folder with `staging/`, `marts/` and `questions/`, each after those that it reads.
+    """Load the views of a folder with one subfolder per layer, each after those that it reads.
 
     Raises:
         CatalogueError: a file is no single SELECT, reads an unknown table, reads itself through others, or has a
@@ -203,7 +203,7 @@ def load_views(folder: Path) -> dict[str, View]:
 
 def _sources(folder: Path) -> tuple[_Source, ...]:
     """All files of SQL, macros first."""
-    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).glob("*.sql"))]
+    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).rglob("*.sql"))]
     return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
 
 

@@ -206,7 +206,8 @@ def test_the_views_stand_behind_what_they_read():
     seen = {*TABLES, "provenance"}
     for name, view in view_sql().items():
         assert set(view.depends_on) <= seen
-        assert view.path == SQL / view.layer / f"{name}.sql"
+        assert view.path.name == f"{name}.sql"
+        assert view.path.is_relative_to(SQL / view.layer)
         seen.add(name)
 
 

@@ -1,7 +1,7 @@
 -- Every sample of every task beside the dense model's answer to the same request.
 -- grain: one row per pruned variant × task × metric × sample.
 -- key: model, recipe, task, metric, sample_id
--- inputs: task_answers, noise_variants
+-- inputs: answers_without_noise, task_answers
 -- how to read: a pair was asked the same thing: task, metric, sample_id and sample_hash are equal. lost is a right
 --   answer that became wrong, gained the reverse; a sample that one side was not judged on is neither. An answer is
 --   flipped where the two differ, and no answer differs from any. Dense and noise are left out.
@@ -42,7 +42,7 @@ select
     pruned.target_log_likelihood - dense.target_log_likelihood as log_likelihood_change,
     pruned.target_margin - dense.target_margin as margin_change,
     dense.weight
-from task_answers as pruned
+from answers_without_noise as pruned
 inner join task_answers as dense
     on
         pruned.model = dense.model
@@ -51,6 +51,4 @@ inner join task_answers as dense
         and pruned.sample_id = dense.sample_id
         and pruned.sample_hash = dense.sample_hash
         and dense.recipe = 'dense'
-anti join noise_variants
-    on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
 where pruned.recipe <> 'dense'
