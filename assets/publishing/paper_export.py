@@ -20,7 +20,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import View, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, View, connect, view_sql
 from prunescope.warehouse.catalogue.lineage import reading
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.core.errors import WarehouseError
@@ -163,6 +163,7 @@ def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     """The names to export in the order of the manifest; a question may be called by its number."""
     numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
+    numbers |= FORMER_NAMES
     wanted = [numbers.get(name, name) for name in only] or [
         *(name for name, view in views.items() if view.layer != "intermediate"),
         *FIGURES,

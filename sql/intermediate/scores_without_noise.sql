@@ -1,8 +1,8 @@
--- The rows of group_scores without those of noise variants.
+-- The rows of task_group_scores without those of noise variants.
 -- grain: one row per variant × task group × kind × metric, noise left out.
 -- key: model, recipe, task_group, kind, metric
--- inputs: group_scores, noise_variants
--- how to read: the columns are those of group_scores. The dense recipe is included.
+-- inputs: task_group_scores, noise_variants
+-- how to read: the columns are those of task_group_scores. The dense recipe is included.
 -- reason: single place that excludes noise from the scores of tasks.
 select
     scores.model,
@@ -16,6 +16,6 @@ select
     scores.n,
     scores.is_higher_better,
     scores.shots
-from group_scores as scores
+from task_group_scores as scores
 anti join noise_variants
     on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe

@@ -7,8 +7,8 @@
 --   (accuracy_per_byte), one under greedy by its strict and its lenient answer (exact_match, exact_match_lenient), or
 --   once where a program is run (pass_at_1). A text that is read (byte_perplexity) has no answer; its log-likelihood
 --   counts for its bytes as the model reads them, which in WikiText are a few fewer than those of the page before it
---   was detokenized, over which task_scores takes its value. A single option (lm_eval/acc) is no choice: right where
---   it is what the model would write.
+--   was detokenized, over which task_scores takes its value. A single option (lm_eval/acc) is no choice: right where it
+--   is what the model would write.
 -- reason: strict and lenient, summed and per byte are to be compared alike, by views that need not know them apart.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to

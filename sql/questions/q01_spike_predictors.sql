@@ -1,12 +1,12 @@
 -- Which layers' Var_p(Δz), measured locally, predict KL spikes at the output?
 -- grain: one row per model × recipe × layer × sublayer × lens.
 -- key: model, recipe, layer, sublayer, lens
--- inputs: stg_layer_transitions, reference_steps
+-- inputs: stg_layer_transitions, decoding_at_reference
 -- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, lies
---   above the variant's own 90th percentile. auc says whether this sublayer's Var_p(Δz) tells spikes from the rest
---   (0.5 = no use), lift how many times more frequent spikes are where it is largest, spearman and pearson_log10 how
---   far it follows the output KL itself (ranked among all outputs of the variant). *_low and *_high bound a figure with
---   95 % by drawing whole prompts, so that the positions of one prompt are not taken as independent: percentiles of 400
+--   above the variant's own 90th percentile. auc says whether this sublayer's Var_p(Δz) tells spikes from the rest (0.5
+--   = no use), lift how many times more frequent spikes are where it is largest, spearman and pearson_log10 how far it
+--   follows the output KL itself (ranked among all outputs of the variant). *_low and *_high bound a figure with 95 %
+--   by drawing whole prompts, so that the positions of one prompt are not taken as independent: percentiles of 400
 --   fixed resamples, each computed from sums over prompts with ranks and thresholds as they are over all prompts.
 --   Resamples that rank anew have ends within a tenth of the interval's width of these from 12 prompts on, within a
 --   fifth at 6. NULL says that the data cannot carry the figure: correlations below 10 positions, auc and lift below 3
@@ -37,7 +37,7 @@ outputs as (
         position,
         temperature,
         kl_dense_pruned_nats
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
 

@@ -1,13 +1,13 @@
 -- How much of the shift lies along the dense vector, where the cosine cannot see it, and how much across?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × space.
 -- key: model, recipe, layer, sublayer, scope, lens, space
--- inputs: shifts, stg_layer_transitions
+-- inputs: representation_shifts, stg_layer_transitions
 -- how to read: par_rel is signed (below 0 the vector shrinks), orth_rel is not; both are relative to the dense length.
 --   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that lies across; n counts the positions that
 --   moved. Dense rows and untouched sublayers in local scope are left out. Of a model with three million records or
 --   more every second position is taken, from four and a half million on every third, and so on, in the next layer one
---   position earlier. A median over n positions taken is then a value whose rank among all positions lies within
---   100 / sqrt(n) percentage points of 50 in 95 of 100 cases, were positions independent: within 5 for n = 400.
+--   position earlier. A median over n positions taken is then a value whose rank among all positions lies within 100 /
+--   sqrt(n) percentage points of 50 in 95 of 100 cases, were positions independent: within 5 for n = 400.
 -- reason: only the part across turns a vector; a large part along explains a large ‖Δ‖ with a harmless cosine.
 -- columns:
 --   space: h, z or p
@@ -52,7 +52,7 @@ squares as (
         cast(orth_rel_p as float) as orth_p,
         orth_rel_p * orth_rel_p as across_p,
         orth_rel_p * orth_rel_p + par_rel_p * par_rel_p as whole_p
-    from shifts
+    from representation_shifts
     where (position + layer) % (select strides.of_model from strides)[model] = 0
 ),
 

@@ -1,11 +1,10 @@
 -- At which token does each pruned model first leave the dense one, and how sure was the dense model there?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: generations_without_noise, reference_steps
+-- inputs: generations_without_noise, decoding_at_reference
 -- how to read: at the flip both models still read the same tokens, so the columns describe one choice made twice.
---   rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss.
---   All columns from first_flip_step on are NULL where the text never flips. The dense recipe
---   and noise are left out.
+--   rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss. All columns
+--   from first_flip_step on are NULL where the text never flips. The dense recipe and noise are left out.
 -- reason: one token decides what a generation is about; a flip at a small margin is luck, at a large one damage.
 select
     generations.model,
@@ -23,7 +22,7 @@ select
     flips.rank_of_pruned_top1,
     flips.kl_dense_pruned_nats
 from generations_without_noise as generations
-left join reference_steps as flips
+left join decoding_at_reference as flips
     on
         generations.model = flips.model
         and generations.recipe = flips.recipe

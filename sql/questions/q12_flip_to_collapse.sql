@@ -4,8 +4,7 @@
 -- inputs: generations_without_noise, stg_generations
 -- how to read: steps_to_collapse is NULL where the text never flips or never loops, and where the loop was complete
 --   before the flip: then the dense text loops too and pruning is not to blame. *_dense are the dense model's figures
---   for the same prompt, the level that repetition has without pruning. The dense recipe
---   and noise are left out.
+--   for the same prompt, the level that repetition has without pruning. The dense recipe and noise are left out.
 -- reason: tells a model that takes another good path from one that breaks down.
 -- columns:
 --   steps_to_collapse: Steps from the first flip to the loop; NULL where one is missing or the loop was first [steps] =

@@ -4,8 +4,8 @@
 -- inputs: token_trace
 -- how to read: context `shared` holds the steps up to the first flip, where both trajectories read the same tokens and
 --   the two KLs must agree; `own` the steps after it. feedback_share is the part of the mean free-running KL that the
---   weights alone do not explain, 1 − teacher forced / free running; it is negative where feedback reduces the KL.
---   The dense recipe is left out.
+--   weights alone do not explain, 1 − teacher forced / free running; it is negative where feedback reduces the KL. The
+--   dense recipe is left out.
 -- reason: the paper's curve mixes what pruning does to one step with what decoding does with it afterwards.
 -- columns:
 --   context: shared up to the first flip, where both trajectories read the same tokens; own after it

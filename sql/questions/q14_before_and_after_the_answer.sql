@@ -2,9 +2,9 @@
 -- grain: one row per model × recipe × trajectory × phase.
 -- key: model, recipe, trajectory, phase
 -- inputs: decoding_curve, reference_temperature
--- how to read: phase `before` runs up to the step that completes the answer, `after` begins behind it; `no end`
---   holds the prompts whose answer never is complete. Whose answer counts is said in decoding_curve. kl_share is the
---   phase's part of the trajectory's whole KL. At the reference temperature; the dense recipe is left out.
+-- how to read: phase `before` runs up to the step that completes the answer, `after` begins behind it; `no end` holds
+--   the prompts whose answer never is complete. Whose answer counts is said in decoding_curve. kl_share is the phase's
+--   part of the trajectory's whole KL. At the reference temperature; the dense recipe is left out.
 -- reason: what a model says after its answer costs nothing, yet it fills the published curves.
 -- columns:
 --   phase: before or after the end of the answer; no end where it never is complete

@@ -1,7 +1,7 @@
 -- Does the dense model's margin or entropy foretell which tokens pruning flips?
 -- grain: one row per model × recipe × predictor.
 -- key: model, recipe, predictor
--- inputs: reference_steps
+-- inputs: decoding_at_reference
 -- how to read: every teacher-forced step asks whether the pruned model would choose another token in the dense model's
 --   text. auc is the chance that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
 --   (`entropy`) than a kept one; 0.5 = no use. auc_low and auc_high bound it with 95 % by drawing whole prompts, as in
@@ -26,7 +26,7 @@ scored as (
         'margin' as predictor,
         -margin_dense as score,
         not is_same_token as is_flip
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 
     union all
@@ -38,7 +38,7 @@ scored as (
         'entropy' as predictor,
         entropy_dense_nats as score,
         not is_same_token as is_flip
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
 

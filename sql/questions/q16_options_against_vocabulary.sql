@@ -4,8 +4,7 @@
 -- inputs: options_without_noise
 -- how to read: *_options are taken over the options alone, renormalised; kl_share is the mean KL over the options
 --   divided by that over the vocabulary, small where the options are spared. mass_* is the probability of all options
---   together. Means over questions; n_questions says how much they carry. The dense recipe
---   and noise are left out.
+--   together. Means over questions; n_questions says how much they carry. The dense recipe and noise are left out.
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
 -- columns:
 --   n_questions: Questions [questions]

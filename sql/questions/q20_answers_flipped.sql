@@ -6,8 +6,8 @@
 --   answer is flipped where the two differ (no answer differs from any); lost are right answers that became wrong,
 --   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
 --   is the chance of a split between lost and gained at least as uneven if pruning had no direction, 1 where nothing
---   turned. Samples without a right answer count as flipped or not, but not in the accuracies. Dense and noise are
---   left out.
+--   turned. Samples without a right answer count as flipped or not, but not in the accuracies. Dense and noise are left
+--   out.
 -- reason: two models of equal accuracy need not agree on a single question; users feel the flips.
 -- columns:
 --   n_samples: Samples that both models answered [samples]

@@ -1,15 +1,15 @@
 -- After how many dropped sublayers or blocks does a task's score halve, and do cheap probes halve there too?
 -- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric.
 -- key: model, method, chosen_by, task_group, kind, metric
--- inputs: group_scores, stg_task_scores, stg_variants, task_pairs, reference_steps, stg_generations
--- how to read: a group of the harness's tasks, such as MMLU, is one score (group_scores). critical_k is where the score
---   first falls to half the dense one, on straight lines between neighbouring numbers of drops from the dense model (k
---   = 0) on; variants of equal k are averaged. Its interval is where half the dense score lies within the 95 % band of
---   the scores, standard errors of variant and dense added as independent ones. NULL beyond k_largest, for nothing is
---   extrapolated: with critical_k_low and no critical_k the score may have halved already, with critical_k and no
---   critical_k_high it may not have. Bounds are NULL where a score has no standard error. A task whose score by chance
---   is above half the dense one never halves. Only metrics of which more is better, and a dense score above 0. Rows of
---   the kind probe (task_group probes) treat what needs no task in the same way, each 1 for the dense model:
+-- inputs: task_group_scores, stg_task_scores, stg_variants, task_pairs, decoding_at_reference, stg_generations
+-- how to read: a group of the harness's tasks, such as MMLU, is one score (task_group_scores). critical_k is where the
+--   score first falls to half the dense one, on straight lines between neighbouring numbers of drops from the dense
+--   model (k = 0) on; variants of equal k are averaged. Its interval is where half the dense score lies within the 95 %
+--   band of the scores, standard errors of variant and dense added as independent ones. NULL beyond k_largest, for
+--   nothing is extrapolated: with critical_k_low and no critical_k the score may have halved already, with critical_k
+--   and no critical_k_high it may not have. Bounds are NULL where a score has no standard error. A task whose score by
+--   chance is above half the dense one never halves. Only metrics of which more is better, and a dense score above 0.
+--   Rows of the kind probe (task_group probes) treat what needs no task in the same way, each 1 for the dense model:
 --   top1_agreement, the teacher-forced steps with the same top token; kl_kept and kl_step0_kept, exp(−mean
 --   KL(dense‖pruned)) over all steps and at the first; their errors are over prompts. critical_k_top1 and critical_k_kl
 --   repeat two of them beside every task of the same drops.
@@ -43,7 +43,7 @@ dense as (
         score,
         score_se,
         n_tasks
-    from group_scores
+    from task_group_scores
     where recipe = 'dense' and is_higher_better and score > 0
 ),
 
@@ -73,7 +73,7 @@ prompts as (
         ]) as total,
         unnest([count(*), count(*), count(*) filter (where steps.step = 0)]) as steps
     from variants
-    inner join reference_steps as steps
+    inner join decoding_at_reference as steps
         on variants.model = steps.model and variants.recipe = steps.recipe
     where steps.trajectory = 'teacher_forced'
     group by variants.model, variants.recipe, steps.prompt_id
@@ -119,7 +119,7 @@ measured as (
         dense.score as score_dense,
         dense.score_se as score_dense_se
     from variants
-    inner join group_scores as scores
+    inner join task_group_scores as scores
         on variants.model = scores.model and variants.recipe = scores.recipe
     inner join dense
         on

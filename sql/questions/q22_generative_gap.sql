@@ -1,7 +1,7 @@
 -- How much less do tasks that choose among options lose than tasks that write text?
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
--- inputs: group_scores, stg_variants
+-- inputs: task_group_scores, stg_variants
 -- how to read: a task's loss is the share of its dense score that is gone, 1 − score / dense score, negative where the
 --   score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
 --   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval adds the errors
@@ -35,8 +35,8 @@ metrics as (
         -- First order in both errors.
         sqrt((pruned.score_se / dense.score) ** 2 + (pruned.score * dense.score_se / dense.score ** 2) ** 2)
             as kept_se
-    from group_scores as pruned
-    inner join group_scores as dense
+    from task_group_scores as pruned
+    inner join task_group_scores as dense
         on
             pruned.model = dense.model
             and pruned.task_group = dense.task_group

@@ -1,12 +1,12 @@
 -- Do cheap probes rank the variants of a model as its tasks do?
 -- grain: one row per model × probe × task group × kind of task × metric.
 -- key: model, probe, task_group, kind, metric
--- inputs: group_scores, probes
--- how to read: the mart probes says what each probe is; influence is of recipes alone that drop sublayers. Each is 0
---   for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants,
---   to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval draws
---   variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not vary.
---   Noise is left out. A group of the harness's tasks, such as MMLU, ranks as one (group_scores).
+-- inputs: task_group_scores, damage_probes
+-- how to read: the mart damage_probes says what each probe is; influence is of recipes alone that drop sublayers. Each
+--   is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned
+--   variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval
+--   draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not
+--   vary. Noise is left out. A group of the harness's tasks, such as MMLU, ranks as one (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: What was measured without any task [label]
@@ -26,8 +26,8 @@ losses as (
         pruned.kind,
         pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
-    from group_scores as pruned
-    inner join group_scores as dense
+    from task_group_scores as pruned
+    inner join task_group_scores as dense
         on
             pruned.model = dense.model
             and pruned.task_group = dense.task_group
@@ -56,7 +56,7 @@ ranked as (
             losses.loss, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as loss_below
     from losses
-    inner join probes
+    inner join damage_probes as probes
         on losses.model = probes.model and losses.recipe = probes.recipe
 ),
 

@@ -4,10 +4,9 @@
 -- inputs: decoding_without_noise, stg_decoding_steps
 -- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are of
 --   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of
---   what was measured (is_at_edge)
---   the true lowest may lie beyond; in the end every KL vanishes as T grows, so that a lowest
---   one at the hottest is no merit. certainty is the share of 400 fixed resamples of whole prompts in which the same
---   temperature is the lowest; NULL below 5 prompts. No row with one temperature. Dense and noise are left out.
+--   what was measured (is_at_edge) the true lowest may lie beyond; in the end every KL vanishes as T grows, so that a
+--   lowest one at the hottest is no merit. certainty is the share of 400 fixed resamples of whole prompts in which the
+--   same temperature is the lowest; NULL below 5 prompts. No row with one temperature. Dense and noise are left out.
 -- reason: sampling hotter hides pruning and colder shows it, or the reverse; the paper draws this curve.
 -- columns:
 --   n_temperatures: Temperatures that were measured [temperatures]

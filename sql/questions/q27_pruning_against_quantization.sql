@@ -9,9 +9,9 @@
 --   quantizes, such as a composition that a method of quantization is part of, is on neither side. An imported
 --   checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero; where it also
 --   changes weights that stay it is on neither, for rounding makes zeros too and nothing says which it was. A measure
---   that was not taken gives no row.
---   The interval of the difference is paired: both sides read the same prompts or questions, and what these have in
---   common cancels. It takes the KLs as they are, and is NULL below 5 prompts or questions and where none deviates.
+--   that was not taken gives no row. The interval of the difference is paired: both sides read the same prompts or
+--   questions, and what these have in common cancels. It takes the KLs as they are, and is NULL below 5 prompts or
+--   questions and where none deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is held against, such as gptq [label]

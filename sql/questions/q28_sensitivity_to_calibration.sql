@@ -1,16 +1,15 @@
 -- How much does a variant depend on the tokens that it was calibrated on?
 -- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
 -- key: model, recipe, other_recipe
--- inputs: pruned_variants, stg_mask_samples, reference_steps
+-- inputs: pruned_variants, stg_mask_samples, decoding_at_reference
 -- how to read: recipes with the same parameters but for a `calibration` of their own (differs_in `calibration`: other
 --   tokens, be it another text, size or seed of the draw), or with parameters that differ in nothing but `seed`
---   (differs_in `seed`); every pair once.
---   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted
---   with the weights it stands for;
---   expected_* is the overlap of masks of the same sizes that know nothing of each other, so
---   that overlap far above it is agreement. KL(dense‖pruned), teacher forced, at the reference temperature: the
---   difference is paired by prompt and step, its interval draws whole prompts (400 fixed resamples; NULL below 5).
---   Masks without samples and steps that only one of the two has are left out; NULL where nothing is left.
+--   (differs_in `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over
+--   all matrices, each sample weighted with the weights it stands for; expected_* is the overlap of masks of the same
+--   sizes that know nothing of each other, so that overlap far above it is agreement. KL(dense‖pruned), teacher forced,
+--   at the reference temperature: the difference is paired by prompt and step, its interval draws whole prompts (400
+--   fixed resamples; NULL below 5). Masks without samples and steps that only one of the two has are left out; NULL
+--   where nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences.
 -- columns:
 --   other_recipe: The second of the pair, later in the alphabet
@@ -119,9 +118,9 @@ prompt_sums as (
         sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
     from pairs
-    inner join reference_steps as one
+    inner join decoding_at_reference as one
         on pairs.model = one.model and pairs.recipe = one.recipe
-    inner join reference_steps as other
+    inner join decoding_at_reference as other
         on
             one.model = other.model
             and pairs.other_recipe = other.recipe

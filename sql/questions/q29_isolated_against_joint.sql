@@ -1,13 +1,14 @@
 -- Does the drop at the output equal the sum of what each pruned sublayer does to it alone?
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: transitions_at_reference, stg_models, three_causes
+-- inputs: transitions_at_reference, stg_models, sublayer_kl_attribution
 -- how to read: at every position the isolated KLs of all changed sublayers are added up and held against the joint KL,
 --   all at the output. sum_over_joint is the median of that ratio: 1 says that the damages add up, below 1 that they
 --   make each other worse, above 1 that they share or undo some of it. spearman_local_isolated ranks sublayers by what
 --   Theorem 3 foretells locally and by their isolated effect: near 1, the cheap local probe finds the sublayers that
---   matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated KL; three_causes
---   has all of them. Needs scopes isolated and propagated, lens normed; at the reference temperature.
+--   matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated KL;
+--   sublayer_kl_attribution has all of them. Needs scopes isolated and propagated, lens normed; at the reference
+--   temperature.
 -- reason: if effects add up, sublayers can be chosen one by one; if not, a variant must be measured whole.
 -- columns:
 --   n: Positions [positions]
@@ -68,7 +69,7 @@ ranked as (
         isolated_share,
         midrank(t3_local_nats, row(model, recipe)) as rank_local,
         midrank(kl_isolated_nats, row(model, recipe)) as rank_isolated
-    from three_causes
+    from sublayer_kl_attribution
     where t3_local_nats is not null
 ),
 

@@ -9,8 +9,8 @@
 --   or where one side does not vary. Dense and noise are left out.
 -- reason: retrieval reads h and never the softmax, so that the paper expects it to survive as long as h does.
 -- columns:
---   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured
---     [-1 to 1]
+--   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured [-1 to
+--     1]
 --   ndcg_dense: The dense model's nDCG@10 [share]
 --   ndcg_pruned: The variant's nDCG@10 [share]
 --   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned

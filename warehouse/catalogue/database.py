@@ -42,6 +42,17 @@ from prunescope.warehouse.tables import TABLES
 SQL = Path(__file__).parents[2] / "sql"
 LAYERS = ("staging", "intermediate", "marts", "questions")
 PROVENANCE = "provenance"
+# Former name → name of a view. Queries may use both; the next version removes the former ones.
+FORMER_NAMES = {
+    "group_scores": "task_group_scores",
+    "layer_carriers": "layer_kl_share",
+    "masked_patterns": "sparsity_patterns",
+    "probes": "damage_probes",
+    "reference_steps": "decoding_at_reference",
+    "shifts": "representation_shifts",
+    "task_turns": "pairwise_flips",
+    "three_causes": "sublayer_kl_attribution",
+}
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Versions whose built views are kept.
 _TEMPLATES = 16
@@ -86,6 +97,11 @@ class View:
     notes: Mapping[str, ColumnDoc]
     depends_on: tuple[str, ...]
     path: Path
+
+    @property
+    def subject(self) -> str:
+        """Return the name of the view's subfolder in its layer, empty where the file lies in the layer's own folder."""
+        return "" if self.path.parent.name == self.layer else self.path.parent.name
 
 
 def connect(
@@ -330,6 +346,11 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
             _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
+    for former, name in FORMER_NAMES.items():
+        if name in views:
+            connection.execute(f"CREATE VIEW {quoted(former)} AS FROM {quoted(name)}")
+            text = f"Former name of {name}, kept for one version."
+            connection.execute(_comment("VIEW", former, text=text))
     connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 

@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named_at_opening_and_fails_what_reads_it_and_nothing_
         for query in (
             "FROM variants",
             "FROM decoding_steps",
-            "FROM reference_steps",
+            "FROM decoding_at_reference",
             f"FROM decoding_steps WHERE recipe = '{recipe}'",
             *(["FROM generations WHERE recipe = 'a'", "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
               if recipe != LONG else []),

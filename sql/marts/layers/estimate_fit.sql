@@ -4,8 +4,8 @@
 -- inputs: transitions_without_noise
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
 --   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
---   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary.
---   Dense and untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
+--   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary. Dense and
+--   untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
 -- reason: q02, q03 and q04 ask the same thing of different theorems. One pass a theorem serves both of its estimates,
 --   and a filter on theorem leaves the other passes out.
 -- columns:

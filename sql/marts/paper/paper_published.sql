@@ -1,7 +1,7 @@
 -- Published numbers beside our own of the same drop or recipe and the same task, whichever model ours are of.
 -- grain: one row per model of ours × published number of a whole model × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, measured_on
--- inputs: stg_paper_reference, group_scores, stg_retrieval_scores, kld_summary, stg_variants
+-- inputs: stg_paper_reference, task_group_scores, stg_retrieval_scores, kld_summary, stg_variants
 -- columns:
 --   model: name of our model
 --   model_published: name of the published model
@@ -25,9 +25,8 @@
 --   published method meets the recipe of that name. Of another model the numbers themselves do not compare, what
 --   pruning left of them (kept_*) does, roughly: models differ in depth and in what they can. Of a perplexity more than
 --   1 is lost. A published token_perplexity meets our perplexities of the tasks and texts whose name begins with the
---   task's; perplexities of another context do not compare.
---   Published numbers come without an error, so difference has ours only. Shots, prompts and samples of a task may
---   differ between the two.
+--   task's; perplexities of another context do not compare. Published numbers come without an error, so difference has
+--   ours only. Shots, prompts and samples of a task may differ between the two.
 -- reason: whoever repeats a paper prints its numbers beside the new ones.
 with
 
@@ -64,7 +63,7 @@ ours as (
         score_se,
         n,
         shots
-    from group_scores
+    from task_group_scores
 
     union all
 

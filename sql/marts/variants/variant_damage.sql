@@ -1,7 +1,7 @@
 -- What each variant does to texts and choices, in six measures of which more is worse, each with its interval.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
--- inputs: variant_summary, damage_influences, reference_steps
+-- inputs: variant_summary, damage_influences, decoding_at_reference
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are those of
 --   variant_verdict where it has them: Wilson's for shares of prompts and of questions; Student's t over the prompts
 --   for nats, NULL below 5 prompts or where none deviates; for tokens Student's t over the prompts, or else Wilson's
@@ -22,7 +22,7 @@ tokens as (
         model,
         recipe,
         wilson_interval(count_if(not is_top1_same), count(*)) as change_by_tokens
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced'
     group by model, recipe
 ),

@@ -1,7 +1,7 @@
 -- Every variant with its headline measures, how many prompts they stand on, and how uncertain they are.
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: variant_summary, reference_steps
+-- inputs: variant_summary, decoding_at_reference
 -- columns:
 --   kl_teacher_forced_mean_nats: mean KL(dense‖pruned) over prompts and steps, both reading the dense tokens [nats]
 --   kl_teacher_forced_mean_nats_se: its standard error over prompts [nats]
@@ -25,7 +25,7 @@ prompts as (
         count(*) as steps,
         sum(cast(kl_dense_pruned_nats as double)) as kl,
         sum(cast(is_top1_same as integer)) as top1
-    from reference_steps
+    from decoding_at_reference
     group by model, recipe, trajectory, prompt_id
 ),
 

@@ -7,12 +7,11 @@
 --   1 where nothing turned; holm_p corrects it for looking at several variants of the model on this task and metric:
 --   those whose samples the same study stored. So no later study changes what an earlier one found significant; a
 --   variant that two studies share stays with the one that asked it, and where several studies are read as one search,
---   Holm over all their rows is the reader's to take.
---   Intervals draw samples (400 fixed resamples; NULL below 5 samples and where none deviates).
---   log_likelihood_change is of the right option, or a byte of a text that is read: the logarithm of dense over pruned
---   byte_perplexity but for one factor, the same for all variants, where task_scores counts bytes as they were before
---   the text was detokenized. margin_change is how far the right option fell behind the best other one, and moves long
---   before an answer turns. Dense and noise are left out.
+--   Holm over all their rows is the reader's to take. Intervals draw samples (400 fixed resamples; NULL below 5 samples
+--   and where none deviates). log_likelihood_change is of the right option, or a byte of a text that is read: the
+--   logarithm of dense over pruned byte_perplexity but for one factor, the same for all variants, where task_scores
+--   counts bytes as they were before the text was detokenized. margin_change is how far the right option fell behind
+--   the best other one, and moves long before an answer turns. Dense and noise are left out.
 -- reason: two accuracies with an error each hide that one model answers other questions right; pairs show it, and a
 --   dozen recipes tested at once find a difference by chance.
 -- columns:

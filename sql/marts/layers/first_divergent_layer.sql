@@ -1,7 +1,7 @@
 -- At which step and behind which sublayer does each pruned model first leave the dense one, and was it sure there?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: reference_steps, stg_layer_transitions
+-- inputs: decoding_at_reference, stg_layer_transitions
 -- how to read: step is the first at which the pruned model emits another token; both have read the same tokens up to
 --   there. layer and sublayer are the first behind which the two models, run whole (scope propagated) and seen through
 --   the final norm and the head (lens normed), have another most likely token at that step. Early layers hold no token
@@ -40,7 +40,7 @@ steps as (
         first(token_text_pruned order by trajectory) as token_text_pruned,
         first(margin_dense order by trajectory desc) as margin_dense,
         first(kl_dense_pruned_nats order by trajectory desc) as kl_output_nats
-    from reference_steps
+    from decoding_at_reference
     where recipe <> 'dense'
     group by model, recipe, prompt_id, step
 ),

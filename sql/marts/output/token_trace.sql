@@ -1,7 +1,7 @@
 -- The two texts token by token, with the divergence at every token: what the token heat map draws.
 -- grain: one row per model × recipe × prompt × step, at the reference temperature (T = 1 where measured).
 -- key: model, recipe, prompt_id, step
--- inputs: reference_steps, stg_generations
+-- inputs: decoding_at_reference, stg_generations
 -- how to read: token_text_pruned is what the pruned model writes on its own (free running); is_same_token compares the
 --   token ids. kl_teacher_forced_nats is on the dense model's tokens, kl_free_running_nats with each on its own.
 -- reason: a reader sees at which word an answer leaves the dense one, and whether the model was sure there.
@@ -24,7 +24,7 @@ paired as (
         max(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_nats,
         max(entropy_dense_nats) filter (where trajectory = 'free_running') as entropy_dense_nats,
         max(margin_dense) filter (where trajectory = 'free_running') as margin_dense
-    from reference_steps
+    from decoding_at_reference
     group by model, recipe, prompt_id, step
 )
 

@@ -2,13 +2,12 @@
 -- grain: one row per model × recipe × other recipe × layer × sublayer × module, each pair once.
 -- key: model, recipe, other_recipe, layer, sublayer, module
 -- inputs: stg_mask_samples, noise_variants
--- how to read: recipe stands before other_recipe in the alphabet.
---   jaccard_removed is the number of weights that both remove over the number that at least one removes: 1 for the
---   same mask, jaccard_removed_expected for two that know nothing of each other, 0 for disjoint ones.
---   jaccard_kept is the same of the weights that stay. Counted at up to 16,384 places of a matrix, the same for all
---   variants of a model; *_se is the most that the standard error of that can be, 0 where every weight was looked at.
---   NULL where neither removes (or keeps) anything. A dropped sublayer is removed whole, quantization removes nothing.
---   The dense recipe and noise are left out.
+-- how to read: recipe stands before other_recipe in the alphabet. jaccard_removed is the number of weights that both
+--   remove over the number that at least one removes: 1 for the same mask, jaccard_removed_expected for two that know
+--   nothing of each other, 0 for disjoint ones. jaccard_kept is the same of the weights that stay. Counted at up to
+--   16,384 places of a matrix, the same for all variants of a model; *_se is the most that the standard error of that
+--   can be, 0 where every weight was looked at. NULL where neither removes (or keeps) anything. A dropped sublayer is
+--   removed whole, quantization removes nothing. The dense recipe and noise are left out.
 -- reason: two recipes of equal sparsity, or one on two calibration sets, differ in what they remove.
 -- columns:
 --   recipe: Name of the recipe that comes first in the alphabet

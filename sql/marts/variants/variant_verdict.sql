@@ -1,22 +1,22 @@
 -- What each pruned variant still bears, by what was measured of it: writing and choosing, choosing only, or neither.
 -- grain: one row per pruned variant.
 -- key: model, recipe
--- inputs: variant_summary, task_losses, stg_generations, reference_steps
+-- inputs: variant_summary, task_losses, stg_generations, decoding_at_reference
 -- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
 --   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has
 --   it), and non-generative only between them. measure is score where the dense model has both to lose, else agreement
 --   with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1, for a text cannot
 --   be worse than wrong), and is_certain says that both ends of both intervals lead to the same verdict; NULL where a
 --   loss has no error. Otherwise (basis generations) the study's prompts decide: broken where half or more of the
---   questions have another likeliest option, else safe where the KL
---   at the first generated token is below 0.6 nats and at most 0.1 of the tokens have another likeliest one, else
---   non-generative only. Fewer than 3 questions cannot tell the last from broken: of the three they leave only safe,
---   which rests on what is written. Here is_certain asks the same of the 95 % intervals of these three: Wilson's over
---   the questions; Student's t over the prompts for KL, which may be anything below 5 prompts; for tokens Student's t,
---   or Wilson's over the tokens where no prompt deviates or there are fewer than 5. It is not judged where neither
---   basis was measured. The thresholds and words are those of `prunescope advise` (pipelines/reporting/advice.py: at
---   0.6 nats the paper's models no longer write but still choose), whose tolerance is 0.1 by default. The flips and
---   loops of the texts are columns beside the verdict and do not change it.
+--   questions have another likeliest option, else safe where the KL at the first generated token is below 0.6 nats and
+--   at most 0.1 of the tokens have another likeliest one, else non-generative only. Fewer than 3 questions cannot tell
+--   the last from broken: of the three they leave only safe, which rests on what is written. Here is_certain asks the
+--   same of the 95 % intervals of these three: Wilson's over the questions; Student's t over the prompts for KL, which
+--   may be anything below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
+--   there are fewer than 5. It is not judged where neither basis was measured. The thresholds and words are those of
+--   `prunescope advise` (pipelines/reporting/advice.py: at 0.6 nats the paper's models no longer write but still
+--   choose), whose tolerance is 0.1 by default. The flips and loops of the texts are columns beside the verdict and do
+--   not change it.
 -- reason: a reader asks first which variants may be used, and wants to see by which number each was let through.
 -- columns:
 --   verdict: safe, non-generative only, broken or not judged [label]
@@ -83,7 +83,7 @@ prompts as (
         max(kl_dense_pruned_nats) filter (where step = 0) as kl_step0,
         count(*) as tokens,
         count_if(not is_top1_same) as changed
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced'
     group by model, recipe, prompt_id
 ),

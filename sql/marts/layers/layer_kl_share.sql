@@ -2,13 +2,13 @@
 -- grain: one row per model × recipe × changed sublayer.
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
--- how to read: kl_alone_nats is the mean KL that this sublayer makes alone at the reference temperature, lens
---   normed: at the model's output where scope isolated was measured of all of them, else right behind the sublayer
---   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers, place_in_order 1 is the
---   largest. Effects of sublayers do not add up to the joint one, so a share says where the damage is made and not
---   how much of it would be saved. prompts_parted counts prompts whose most likely token, at the first flip of the
---   whole pruned model, differs from behind this sublayer up to the output; sublayers that the recipe left alone
---   can part them too and have no row here. Noise is left out.
+-- how to read: kl_alone_nats is the mean KL that this sublayer makes alone at the reference temperature, lens normed:
+--   at the model's output where scope isolated was measured of all of them, else right behind the sublayer (scope
+--   local). share_of_kl is its part of the sum over the variant's changed sublayers, place_in_order 1 is the largest.
+--   Effects of sublayers do not add up to the joint one, so a share says where the damage is made and not how much of
+--   it would be saved. prompts_parted counts prompts whose most likely token, at the first flip of the whole pruned
+--   model, differs from behind this sublayer up to the output; sublayers that the recipe left alone can part them too
+--   and have no row here. Noise is left out.
 -- reason: pruning is made milder by sparing the sublayers that cost most; a list of all layers does not say which.
 -- columns:
 --   layer: Layer of the sublayer, from 0

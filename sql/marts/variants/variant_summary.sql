@@ -1,14 +1,14 @@
 -- What each variant removed and how far its output moved: the row to compare variants by.
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: stg_variants, stg_generations, options_at_reference, reference_steps, reference_temperature,
+-- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
 --   output_noise_ceiling
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
---   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later
---   than any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the
---   prompts with a known answer. A measure that was not taken is NULL, a count of what was not measured is 0.
---   kl_noise_p95_nats is the 95th percentile of the KL that rounding alone makes, teacher forced, of the largest noise
---   variant at the same temperature; is_below_noise says that the median KL is not above it. Noise is left out.
+--   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later than
+--   any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the prompts
+--   with a known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats
+--   is the 95th percentile of the KL that rounding alone makes, teacher forced, of the largest noise variant at the
+--   same temperature; is_below_noise says that the median KL is not above it. Noise is left out.
 -- reason: the charts and the comparisons need one agreed set of figures per variant; the dense row is the baseline.
 -- columns:
 --   kl_step0_nats: Mean KL(dense‖pruned) over prompts at the first generated token [nats]
@@ -40,7 +40,7 @@ prompts_at_output as (
         max(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_max_nats,
         median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_median_nats,
         avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
-    from reference_steps
+    from decoding_at_reference
     group by model, recipe
 ),
 

@@ -1,16 +1,15 @@
 -- What each variant lost of what the dense model can do beyond a guess, by choosing among options and by writing.
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
--- inputs: scores_without_noise, group_scores, stg_task_scores, stg_task_samples
+-- inputs: scores_without_noise, task_group_scores, stg_task_scores, stg_task_samples
 -- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
 --   the mean of 1/options, at a text or a single option 0. Tasks whose dense score is not two standard errors above a
 --   guess have nothing to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no
---   proof of knowledge.
---   A group of the harness, such as MMLU, is one task (group_scores). The metrics of a task are averaged first, then
---   the tasks. measure score takes every metric but agreement, measure
---   agreement that one alone, which takes the dense model's own answers for the right ones. Below 0 the score rose;
---   above 1 choosing is worse than a guess. Where every sample gave the same, and a standard error of 0 would claim
---   to know it all, the error is that of Agresti and Coull, as if two more samples of either result had been seen.
+--   proof of knowledge. A group of the harness, such as MMLU, is one task (task_group_scores). The metrics of a task
+--   are averaged first, then the tasks. measure score takes every metric but agreement, measure agreement that one
+--   alone, which takes the dense model's own answers for the right ones. Below 0 the score rose; above 1 choosing is
+--   worse than a guess. Where every sample gave the same, and a standard error of 0 would claim to know it all, the
+--   error is that of Agresti and Coull, as if two more samples of either result had been seen.
 -- reason: losses of strong and weak models, of two and of four options, become comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -61,7 +60,7 @@ dense_scores as (
             else scores.score_se
         end as error,
         case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
-    from group_scores as scores
+    from task_group_scores as scores
     left join guesses
         on scores.model = guesses.model and scores.task_group = guesses.task_group
     where

@@ -2,7 +2,7 @@
 -- grain: one row per pruned variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- across: models
--- inputs: probes, task_losses
+-- inputs: damage_probes, task_losses
 -- how to read: a variant that was scored and one that was not are predicted alike: from all scored variants of the
 --   other models that have at least 5, by the monotone curve of least squares from probe to loss (isotonic regression,
 --   probes in steps of a tenth of a decade from 1e-4 up). The loss that is predicted is the curve's at the next probe
@@ -29,7 +29,7 @@ placed as (
         *,
         -- A damage below a tenth of a thousandth is none.
         cast(round(10 * log10(greatest(damage, 1e-4))) as integer) as place
-    from probes
+    from damage_probes
 ),
 
 scored as (
@@ -188,7 +188,7 @@ probed as (
     select distinct
         model,
         probe
-    from probes
+    from damage_probes
 ),
 
 -- Whose variants are predicted, and under which name the curves leave it out.

@@ -1,7 +1,7 @@
 -- What 50 %, 4:8 and 2:4 cost beside each other, method by method.
 -- grain: one row per model × sparsity × what was measured × method.
 -- key: model, sparsity_percent, measured_on, measure, method
--- inputs: masked_patterns, paper_variants, paper_texts
+-- inputs: sparsity_patterns, paper_variants, paper_texts
 -- columns:
 --   measured_on: `prompts` (teacher forced), or the name of a text
 --   measure: `KL, nats`, the mean KL(dense‖pruned), or `perplexity`
@@ -60,7 +60,7 @@ lowest as (
         measured.measured_on,
         measured.measure,
         arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as found
-    from masked_patterns as masked
+    from sparsity_patterns as masked
     inner join measured
         on masked.model = measured.model and masked.recipe = measured.recipe
     where measured.outcome is not null

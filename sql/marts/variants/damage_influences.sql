@@ -1,13 +1,13 @@
 -- What each prompt or question adds to each measure of what a variant does to texts and choices.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
--- inputs: reference_steps, generations_without_noise, options_at_reference
+-- inputs: decoding_at_reference, generations_without_noise, options_at_reference
 -- how to read: the measures are those of variant_damage. influence is what the unit adds to the measure beyond its
 --   expected part, so that those of a variant sum to 0; half_width_over_clusters of them is half the width of the
 --   measure's 95 % interval, and that of sums of influences of several variants is the same of the sum of their
---   measures, paired by unit. For the median it is what the unit adds to the share of steps above the median, times
---   how many nats a change of that share moves the median (Woodruff's interval); NULL where that interval is not
---   known, as below 5 prompts. Noise is left out.
+--   measures, paired by unit. For the median it is what the unit adds to the share of steps above the median, times how
+--   many nats a change of that share moves the median (Woodruff's interval); NULL where that interval is not known, as
+--   below 5 prompts. Noise is left out.
 -- reason: two variants read the same prompts, so that their difference is surer than either measure.
 -- columns:
 --   measure: As in variant_damage [label]
@@ -23,7 +23,7 @@ forced as (
         count(*) as tokens,
         count_if(not is_top1_same) as changed,
         max(kl_dense_pruned_nats) filter (where step = 0) as kl_step0_nats
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced'
     group by model, recipe, prompt_id
 ),
@@ -35,7 +35,7 @@ free_steps as (
         prompt_id,
         kl_dense_pruned_nats as kl_nats,
         median(kl_dense_pruned_nats) over (partition by model, recipe) as median_nats
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'free_running'
 ),
 

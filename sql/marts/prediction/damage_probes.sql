@@ -1,7 +1,7 @@
 -- How far a variant moved by what is measured without any task.
 -- grain: one row per pruned variant × probe.
 -- key: model, recipe, probe
--- inputs: reference_steps, pruned_variants, stg_block_influence
+-- inputs: decoding_at_reference, pruned_variants, stg_block_influence
 -- how to read: means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
 --   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
 --   every token. influence adds up what block_influence says of the sublayers that were dropped; a recipe that drops
@@ -21,7 +21,7 @@ measured as (
         avg(steps.one_minus_cos_h) filter (where steps.step = 0) as one_minus_cos_h_step0,
         avg(steps.kl_dense_pruned_nats) as kl_mean,
         1 - avg(cast(steps.is_top1_same as integer)) as top1_change
-    from reference_steps as steps
+    from decoding_at_reference as steps
     where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
     group by steps.model, steps.recipe
 ),
