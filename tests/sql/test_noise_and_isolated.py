@@ -15,7 +15,13 @@ from tests.sql.handmade_whole import whole_warehouse
 VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # What each variant answered and scored, noise and dense too; what compares them reads it.
-OF_EVERY_VARIANT = {"task_answers", "task_group_scores"}
+OF_EVERY_VARIANT = {
+    "task_answers",
+    "task_group_scores",
+    "text_token_losses",
+    "text_statistics",
+    "text_window_errors",
+}
 ABOUT_ISOLATED = {"sublayer_kl_attribution", "layer_kl_share", "q29_isolated_against_joint"}
 COMPARED = [
     name for name, view in VIEWS.items() if view.layer != "staging" and name not in ABOUT_NOISE | OF_EVERY_VARIANT

@@ -1,7 +1,7 @@
 -- How well each second-order estimate meets its truth.
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
--- inputs: transitions_without_noise
+-- inputs: theorem_1_fits, theorem_2_fits, theorem_3_fits
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
 --   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
 --   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary. Dense and
@@ -21,269 +21,46 @@
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
 with
 
--- Read once by each pass. Noise is left out first: a tenth of what moved, which the passes need not collect.
-records as not materialized (
-    select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
-        transitions.t1_h,
-        transitions.one_minus_cos_h,
-        transitions.t1_z,
-        transitions.one_minus_cos_z,
-        transitions.t2_p,
-        transitions.one_minus_cos_p,
-        transitions.t3_kl_nats,
-        transitions.kl_dense_pruned_nats,
-        transitions.kl_pruned_dense_nats
-    from transitions_without_noise as transitions
-),
-
-theorem_1_fits as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        fit_to_truth(t1_h, one_minus_cos_h) as h,
-        fit_to_truth(t1_z, one_minus_cos_z) as z
-    from records
-    where one_minus_cos_h > 0 or one_minus_cos_z > 0
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
-theorem_1_layers as (
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        median(ratio_to_truth(t1_h, one_minus_cos_h)) as h,
-        median(ratio_to_truth(t1_z, one_minus_cos_z)) as z
-    from records
-    where one_minus_cos_h > 0 or one_minus_cos_z > 0
-    group by model, recipe, layer, sublayer, scope, lens, temperature
-),
-
-theorem_1_worst as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        worst_layer_of(layer, h) as h,
-        worst_layer_of(layer, z) as z
-    from theorem_1_layers
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
-theorem_2_fits as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        fit_to_truth(t2_p, one_minus_cos_p) as p
-    from records
-    where one_minus_cos_p > 0
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
-theorem_2_layers as (
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        median(ratio_to_truth(t2_p, one_minus_cos_p)) as p
-    from records
-    where one_minus_cos_p > 0
-    group by model, recipe, layer, sublayer, scope, lens, temperature
-),
-
-theorem_2_worst as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        worst_layer_of(layer, p) as p
-    from theorem_2_layers
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
-theorem_3_fits as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        fit_to_truth(t3_kl_nats, kl_dense_pruned_nats) as kl,
-        fit_to_truth(t3_kl_nats, kl_pruned_dense_nats) as reversed_kl
-    from records
-    where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
-theorem_3_layers as (
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        median(ratio_to_truth(t3_kl_nats, kl_dense_pruned_nats)) as kl,
-        median(ratio_to_truth(t3_kl_nats, kl_pruned_dense_nats)) as reversed_kl
-    from records
-    where kl_dense_pruned_nats > 0 or kl_pruned_dense_nats > 0
-    group by model, recipe, layer, sublayer, scope, lens, temperature
-),
-
-theorem_3_worst as (
-    select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        worst_layer_of(layer, kl) as kl,
-        worst_layer_of(layer, reversed_kl) as reversed_kl
-    from theorem_3_layers
-    group by model, recipe, sublayer, scope, lens, temperature
-),
-
--- Joined theorem by theorem, so that a filter on theorem leaves out both passes of the others.
 theorems as (
     select
-        fits.model,
-        fits.recipe,
-        fits.sublayer,
-        fits.scope,
-        fits.lens,
-        fits.temperature,
-        'T1 h' as theorem,
-        fits.h as fit,
-        worst.h as worst
-    from theorem_1_fits as fits
-    inner join theorem_1_worst as worst
-        on
-            fits.model = worst.model
-            and fits.recipe = worst.recipe
-            and fits.sublayer = worst.sublayer
-            and fits.scope = worst.scope
-            and fits.lens = worst.lens
-            and fits.temperature = worst.temperature
+        model,
+        recipe,
+        scope,
+        lens,
+        temperature,
+        sublayer,
+        theorem,
+        fit,
+        worst
+    from theorem_1_fits
 
     union all
 
     select
-        fits.model,
-        fits.recipe,
-        fits.sublayer,
-        fits.scope,
-        fits.lens,
-        fits.temperature,
-        'T1 z' as theorem,
-        fits.z as fit,
-        worst.z as worst
-    from theorem_1_fits as fits
-    inner join theorem_1_worst as worst
-        on
-            fits.model = worst.model
-            and fits.recipe = worst.recipe
-            and fits.sublayer = worst.sublayer
-            and fits.scope = worst.scope
-            and fits.lens = worst.lens
-            and fits.temperature = worst.temperature
+        model,
+        recipe,
+        scope,
+        lens,
+        temperature,
+        sublayer,
+        theorem,
+        fit,
+        worst
+    from theorem_2_fits
 
     union all
 
     select
-        fits.model,
-        fits.recipe,
-        fits.sublayer,
-        fits.scope,
-        fits.lens,
-        fits.temperature,
-        'T2 p' as theorem,
-        fits.p as fit,
-        worst.p as worst
-    from theorem_2_fits as fits
-    inner join theorem_2_worst as worst
-        on
-            fits.model = worst.model
-            and fits.recipe = worst.recipe
-            and fits.sublayer = worst.sublayer
-            and fits.scope = worst.scope
-            and fits.lens = worst.lens
-            and fits.temperature = worst.temperature
-
-    union all
-
-    select
-        fits.model,
-        fits.recipe,
-        fits.sublayer,
-        fits.scope,
-        fits.lens,
-        fits.temperature,
-        'T3 KL' as theorem,
-        fits.kl as fit,
-        worst.kl as worst
-    from theorem_3_fits as fits
-    inner join theorem_3_worst as worst
-        on
-            fits.model = worst.model
-            and fits.recipe = worst.recipe
-            and fits.sublayer = worst.sublayer
-            and fits.scope = worst.scope
-            and fits.lens = worst.lens
-            and fits.temperature = worst.temperature
-
-    union all
-
-    select
-        fits.model,
-        fits.recipe,
-        fits.sublayer,
-        fits.scope,
-        fits.lens,
-        fits.temperature,
-        'T3 KL reversed' as theorem,
-        fits.reversed_kl as fit,
-        worst.reversed_kl as worst
-    from theorem_3_fits as fits
-    inner join theorem_3_worst as worst
-        on
-            fits.model = worst.model
-            and fits.recipe = worst.recipe
-            and fits.sublayer = worst.sublayer
-            and fits.scope = worst.scope
-            and fits.lens = worst.lens
-            and fits.temperature = worst.temperature
+        model,
+        recipe,
+        scope,
+        lens,
+        temperature,
+        sublayer,
+        theorem,
+        fit,
+        worst
+    from theorem_3_fits
 )
 
 select

@@ -1,7 +1,7 @@
 -- What llama.cpp's --kl-divergence prints of a text: KL, change of the true token's probability, perplexity, top token.
 -- grain: one row per model × recipe × text.
 -- key: model, recipe, text_id
--- inputs: stg_text_tokens, stg_variants, noise_variants
+-- inputs: text_statistics, text_window_errors, stg_variants, noise_variants
 -- how to read: every figure is over the text's scored tokens at T = 1. A standard error that ends in _se takes windows
 --   as the independent units (cluster-robust) and is NULL below two windows; with few of them it is rough. One that
 --   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
@@ -13,7 +13,8 @@
 --   counts, so that what lies within them says nothing about pruning. is_below_noise says that the median KL is at most
 --   their 95th percentile. Noise itself is left out. Two perplexities compare only where text_hash, context and stride
 --   are the same; calibration_hash is that of the variant's tokens.
--- reason: perplexity and these figures are how people already compare compressed models, text by text.
+-- reason: perplexity and these figures are how people already compare compressed models, text by text. The view is long
+--   because llama.cpp prints that many figures.
 -- columns:
 --   tokens: Scored tokens [tokens]
 --   windows: Windows that they were scored in [windows]
@@ -84,98 +85,10 @@
 --   top1_agreement_noise: top1_agreement under rounding alone; NULL without noise [share]
 with
 
-tokens as (
-    select
-        model,
-        recipe,
-        text_id,
-        text_hash,
-        context,
-        stride,
-        window_id,
-        -cast(log_p_target_dense as double) as nll_dense,
-        -cast(log_p_target_pruned as double) as nll_pruned,
-        cast(log_p_target_dense as double) - log_p_target_pruned as ln_ratio,
-        delta_p_target,
-        cast(kl_dense_pruned_nats as double) as kl,
-        cast(is_top1_same as integer) as is_top1_same
-    from stg_text_tokens
-),
-
--- Every window scores the same number of tokens, so the mean of the windows is the mean of the tokens.
-windows as (
-    select
-        model,
-        recipe,
-        text_id,
-        window_id,
-        avg(nll_dense) as nll_dense,
-        avg(nll_pruned) as nll_pruned,
-        avg(ln_ratio) as ln_ratio,
-        avg(delta_p_target) as delta_p_target,
-        avg(delta_p_target ** 2) as delta_p_square,
-        avg(kl) as kl,
-        avg(is_top1_same) as is_top1_same
-    from tokens
-    group by model, recipe, text_id, window_id
-),
-
-over_windows as (
-    select
-        model,
-        recipe,
-        text_id,
-        count(*) as windows,
-        standard_error(nll_dense) as nll_dense_se,
-        standard_error(nll_pruned) as nll_pruned_se,
-        covar_samp(nll_dense, nll_pruned) / count(*) as nll_covariance,
-        standard_error(ln_ratio) as ln_ratio_se,
-        standard_error(delta_p_target) as delta_p_target_se,
-        standard_error(delta_p_square) as delta_p_square_se,
-        standard_error(kl) as kl_se,
-        standard_error(is_top1_same) as is_top1_same_se
-    from windows
-    group by model, recipe, text_id
-),
-
+-- Read twice below, so that the statistics are computed once.
 over_tokens as (
-    select
-        model,
-        recipe,
-        text_id,
-        any_value(text_hash) as text_hash,
-        any_value(context) as context,
-        any_value(stride) as stride,
-        count(*) as tokens,
-        avg(nll_dense) as nll_dense,
-        standard_error(nll_dense) as nll_dense_se,
-        avg(nll_pruned) as nll_pruned,
-        standard_error(nll_pruned) as nll_pruned_se,
-        covar_samp(nll_dense, nll_pruned) / count(*) as nll_covariance,
-        case
-            when correlation(nll_dense, nll_pruned) is not null
-                then least(1, greatest(-1, correlation(nll_dense, nll_pruned)))
-        end as nll_correlation,
-        avg(ln_ratio) as ln_ratio,
-        standard_error(ln_ratio) as ln_ratio_se,
-        avg(delta_p_target) as delta_p_target,
-        standard_error(delta_p_target) as delta_p_target_se,
-        sqrt(avg(delta_p_target ** 2)) as delta_p_rms,
-        standard_error(delta_p_target ** 2) as delta_p_square_se,
-        avg(is_top1_same) as is_top1_same,
-        standard_error(is_top1_same) as is_top1_same_se,
-        avg(kl) as kl,
-        standard_error(kl) as kl_se,
-        max(kl) as kl_max,
-        quantile_cont(kl, [0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0.001]) as kl_quantiles,
-        min(kl) as kl_min,
-        max(delta_p_target) as delta_p_max,
-        quantile_cont(
-            delta_p_target, [0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.01, 0.001]
-        ) as delta_p_quantiles,
-        min(delta_p_target) as delta_p_min
-    from tokens
-    group by model, recipe, text_id
+    select *
+    from text_statistics
 ),
 
 floors as (
@@ -280,7 +193,7 @@ select
     over_tokens.is_top1_same_se as top1_agreement_se_iid,
     floors.top1_agreement_noise
 from over_tokens
-inner join over_windows
+inner join text_window_errors as over_windows
     on
         over_tokens.model = over_windows.model
         and over_tokens.recipe = over_windows.recipe
