@@ -80,3 +80,6 @@ end;
 create or replace macro kendall_tau_b(x, y) as (
     concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
 );
+
+-- Tenths of a decade of a probe's damage; a damage below 1e-4 counts as 1e-4.
+create or replace macro probe_bin(damage) as cast(round(10 * log10(greatest(damage, 1e-4))) as integer);

@@ -2,7 +2,7 @@
 -- grain: one row per pruned variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- across: models
--- inputs: damage_probes, task_losses
+-- inputs: losses_by_probe, loss_curves, damage_probes
 -- how to read: a variant that was scored and one that was not are predicted alike: from all scored variants of the
 --   other models that have at least 5, by the monotone curve of least squares from probe to loss (isotonic regression,
 --   probes in steps of a tenth of a decade from 1e-4 up). The loss that is predicted is the curve's at the next probe
@@ -24,26 +24,26 @@
 --   loss: The loss as it was measured; NULL where it was not [share]
 with
 
-placed as (
-    select
-        *,
-        -- A damage below a tenth of a thousandth is none.
-        cast(round(10 * log10(greatest(damage, 1e-4))) as integer) as place
+-- What is read several times below is computed once.
+scored as (
+    select *
+    from losses_by_probe
+),
+
+probes as (
+    select *
     from damage_probes
 ),
 
-scored as (
-    select
-        placed.model,
-        placed.recipe,
-        losses.measure,
-        losses.kind,
-        placed.probe,
-        placed.place,
-        losses.loss
-    from placed
-    inner join task_losses as losses
-        on placed.model = losses.model and placed.recipe = losses.recipe
+lessons as (
+    select *
+    from scored
+    where is_known
+),
+
+curves as (
+    select *
+    from loss_curves
 ),
 
 known_models as (
@@ -53,124 +53,8 @@ known_models as (
         probe,
         model,
         count(*) as n_variants
-    from scored
-    group by measure, kind, probe, model
-    having count(*) >= 5
-),
-
--- What a curve may not have seen: nothing, one model or two, the first before the second. '' is no model.
-left_out_names as (
-    select
-        measure,
-        kind,
-        probe,
-        unnest(list_append(list(model), '')) as left_out
-    from known_models
-    group by measure, kind, probe
-),
-
-curves as (
-    select
-        -- Joins on one number take a fraction of the time of those on five names.
-        row_number() over (
-            order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
-        ) as curve,
-        first_out.measure,
-        first_out.kind,
-        first_out.probe,
-        first_out.left_out as out_a,
-        second_out.left_out as out_b
-    from left_out_names as first_out
-    inner join left_out_names as second_out
-        on
-            first_out.measure = second_out.measure
-            and first_out.kind = second_out.kind
-            and first_out.probe = second_out.probe
-            and (first_out.left_out < second_out.left_out or (first_out.left_out = '' and second_out.left_out = ''))
-),
-
-lessons as (
-    select scored.*
-    from scored
-    semi join known_models
-        on
-            scored.measure = known_models.measure
-            and scored.kind = known_models.kind
-            and scored.probe = known_models.probe
-            and scored.model = known_models.model
-),
-
-sums as (
-    select
-        measure,
-        kind,
-        probe,
-        model,
-        place,
-        count(*) as n,
-        sum(loss) as loss
     from lessons
-    group by measure, kind, probe, model, place
-),
-
-points as (
-    select
-        curves.curve,
-        sums.place,
-        sum(sums.n) as n,
-        sum(sums.loss) as loss
-    from curves
-    inner join sums
-        on
-            curves.measure = sums.measure
-            and curves.kind = sums.kind
-            and curves.probe = sums.probe
-            and curves.out_a <> sums.model
-            and curves.out_b <> sums.model
-    group by curves.curve, sums.place
-),
-
-heaped as (
-    select
-        *,
-        sum(n) over up_to_here as n_to,
-        sum(loss) over up_to_here as loss_to
-    from points
-    window up_to_here as (partition by curve order by place rows unbounded preceding)
-),
-
--- Isotonic regression: at a place, the largest over the beginnings before it of the smallest over the ends behind it of
--- the mean from beginning to end.
-means as (
-    select
-        beginnings.curve,
-        beginnings.place as from_place,
-        ends.place as to_place,
-        (ends.loss_to - beginnings.loss_to + beginnings.loss)
-        / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
-    from heaped as beginnings
-    inner join heaped as ends
-        on beginnings.curve = ends.curve and beginnings.place <= ends.place
-),
-
-smallest as (
-    select
-        curve,
-        to_place as place,
-        min(mean_loss) over (
-            partition by curve, from_place
-            order by to_place desc rows unbounded preceding
-        ) as mean_loss
-    from means
-),
-
-fitted as (
-    select
-        curve,
-        place,
-        max(mean_loss) as predicted_loss
-    from smallest
-    group by curve, place
+    group by measure, kind, probe, model
 ),
 
 totals as (
@@ -188,10 +72,10 @@ probed as (
     select distinct
         model,
         probe
-    from damage_probes
+    from probes
 ),
 
--- Whose variants are predicted, and under which name the curves leave it out.
+-- The models to predict, and the name under which the curves leave each out.
 asked as (
     select
         models.model,
@@ -220,9 +104,10 @@ rehearsed as (
         lessons.measure,
         lessons.kind,
         lessons.probe,
-        lessons.place,
+        lessons.bin,
         lessons.loss,
-        curves.curve
+        least(asked.left_out, lessons.model) as out_a,
+        greatest(asked.left_out, lessons.model) as out_b
     from asked
     inner join lessons
         on
@@ -230,13 +115,6 @@ rehearsed as (
             and asked.kind = lessons.kind
             and asked.probe = lessons.probe
             and asked.model <> lessons.model
-    inner join curves
-        on
-            lessons.measure = curves.measure
-            and lessons.kind = curves.kind
-            and lessons.probe = curves.probe
-            and least(asked.left_out, lessons.model) = curves.out_a
-            and greatest(asked.left_out, lessons.model) = curves.out_b
 ),
 
 errors as (
@@ -246,10 +124,16 @@ errors as (
         rehearsed.measure,
         rehearsed.kind,
         rehearsed.probe,
-        quantile_disc(abs(rehearsed.loss - fitted.predicted_loss), 0.9) as error
+        quantile_disc(abs(rehearsed.loss - curves.predicted_loss), 0.9) as error
     from rehearsed
-    asof inner join fitted
-        on rehearsed.curve = fitted.curve and rehearsed.place <= fitted.place
+    asof inner join curves
+        on
+            rehearsed.measure = curves.measure
+            and rehearsed.kind = curves.kind
+            and rehearsed.probe = curves.probe
+            and rehearsed.out_a = curves.out_a
+            and rehearsed.out_b = curves.out_b
+            and rehearsed.bin <= curves.bin
     group by rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe
 ),
 
@@ -266,35 +150,35 @@ widths as (
 
 targets as (
     select
-        placed.model,
-        placed.recipe,
-        placed.damage,
-        placed.place,
+        probes.model,
+        probes.recipe,
+        probes.damage,
+        probe_bin(probes.damage) as bin,
         asked.measure,
         asked.kind,
         asked.probe,
         asked.n_models,
         asked.n_variants,
-        curves.curve
-    from placed
+        '' as out_a,
+        asked.left_out as out_b
+    from probes
     inner join asked
-        on placed.model = asked.model and placed.probe = asked.probe
-    inner join curves
-        on
-            asked.measure = curves.measure
-            and asked.kind = curves.kind
-            and asked.probe = curves.probe
-            and curves.out_a = ''
-            and asked.left_out = curves.out_b
+        on probes.model = asked.model and probes.probe = asked.probe
 ),
 
 predicted as (
     select
         targets.*,
-        fitted.predicted_loss
+        curves.predicted_loss
     from targets
-    asof left join fitted
-        on targets.curve = fitted.curve and targets.place <= fitted.place
+    asof left join curves
+        on
+            targets.measure = curves.measure
+            and targets.kind = curves.kind
+            and targets.probe = curves.probe
+            and targets.out_a = curves.out_a
+            and targets.out_b = curves.out_b
+            and targets.bin <= curves.bin
 )
 
 select
@@ -313,7 +197,7 @@ select
         when predicted.predicted_loss + widths.half_width > 1 then 1
         else predicted.predicted_loss + widths.half_width
     end as predicted_loss_high,
-    task_losses.loss
+    scored.loss
 from predicted
 left join widths
     on
@@ -321,9 +205,10 @@ left join widths
         and predicted.measure = widths.measure
         and predicted.kind = widths.kind
         and predicted.probe = widths.probe
-left join task_losses
+left join scored
     on
-        predicted.model = task_losses.model
-        and predicted.recipe = task_losses.recipe
-        and predicted.measure = task_losses.measure
-        and predicted.kind = task_losses.kind
+        predicted.model = scored.model
+        and predicted.recipe = scored.recipe
+        and predicted.measure = scored.measure
+        and predicted.kind = scored.kind
+        and predicted.probe = scored.probe
