@@ -1,9 +1,10 @@
--- The number that each claim of the paper is judged by, on each model, with its interval.
+-- The number behind each claim of the paper, on each model, with its interval.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
 -- inputs: task_losses, paper_fits, layer_summary, reference_temperature, options_at_reference, variant_summary
 -- how to read: paper_claims states the claims, their thresholds, and how each number is made.
--- reason: paper_claims only compares these numbers with its thresholds.
+-- reason: paper_claims only compares these numbers with its thresholds. The view is a little long because each claim
+--   has its own way of counting.
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
 --     options_move_less, options_in_the_tail or decoding_feeds_back [label]
@@ -28,7 +29,7 @@ losses as (
     group by model, recipe, measure
 ),
 
--- Lists that are unnested in one select run in step.
+-- Lists unnested in one select are expanded in parallel.
 broken as (
     select
         model,
@@ -61,7 +62,7 @@ fit_claims as (
         count(*) as n,
         'methods' as units,
         avg(pearson_log10) as value_of_claim,
-        -- Methods are seen on the same prompts.
+        -- Methods are measured on the same prompts, so that their errors are not independent.
         1.959963984540054 * avg(pearson_log10_se) as half_width
     from paper_fits
     where pearson_log10 is not null
@@ -148,7 +149,7 @@ select
     units,
     value_of_claim as amount,
     value_of_claim - half_width as amount_low,
-    -- No correlation is above 1.
+    -- A correlation is at most 1.
     case
         when claim = 'second_order_fits' then within_0_and_1(value_of_claim + half_width)
         else value_of_claim + half_width

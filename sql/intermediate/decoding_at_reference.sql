@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, reference_temperature
--- how to read: every column is the one of decoding_steps.
--- reason: most questions about the output want one row a step; greedy tokens do not depend on T.
+-- how to read: the columns are those of decoding_steps. Noise variants are excluded.
+-- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
     steps.recipe,

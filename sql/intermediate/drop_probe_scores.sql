@@ -15,7 +15,7 @@ prompts as (
     select
         variants.model,
         variants.recipe,
-        -- Lists that are unnested in one select run in step.
+        -- Lists unnested in one select are expanded in parallel.
         unnest(['top1_agreement', 'kl_kept', 'kl_step0_kept']) as metric,
         unnest([
             sum(cast(cast(steps.is_top1_same as integer) as double)),

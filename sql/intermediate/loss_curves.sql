@@ -33,7 +33,7 @@ models as (
     from lessons
 ),
 
--- What a curve may not have seen: nothing, one model or two, the first before the second. '' is no model.
+-- The models that a curve leaves out: none, one, or two in alphabetical order. '' is no model.
 left_out_names as (
     select
         measure,
@@ -46,7 +46,7 @@ left_out_names as (
 
 curves as (
     select
-        -- Joins on one number take a fraction of the time of those on five names.
+        -- Joins on one number take a fraction of the time of joins on five names.
         row_number() over (
             order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
         ) as curve,

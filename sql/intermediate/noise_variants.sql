@@ -1,9 +1,9 @@
--- The variants that are a noise floor: the dense model computed in another way, nothing pruned.
+-- The noise variants: the dense model computed in another way, with nothing pruned.
 -- grain: one row per model × noise recipe.
 -- key: model, recipe
 -- inputs: stg_variants
--- how to read: every view that compares recipes leaves these out; noise_floor and noise_at_output are about them.
--- reason: one place that says which recipes are no recipes.
+-- how to read: every view that compares recipes excludes these; noise_floor and noise_at_output are about them.
+-- reason: single definition of noise-floor recipes.
 select
     model,
     recipe

@@ -1,10 +1,12 @@
--- Sums per prompt of how the local Var_p(Δz) of a sublayer ranks against the KL at the output and its spikes.
+-- Sums per prompt that relate the local Var_p(Δz) of a sublayer to the KL at the output and its spikes.
 -- grain: one row per model × recipe × layer × sublayer × lens × prompt.
 -- key: model, recipe, layer, sublayer, lens, prompt_id
 -- inputs: stg_layer_transitions, decoding_at_reference
 -- how to read: teacher forced, at the reference temperature. Ranks and thresholds are over all prompts. The dense
---   recipe and sublayers that the recipe did not touch are left out.
--- reason: q01 computes all figures and their resamples from these sums, so that the layer records are read once.
+--   recipe and sublayers that the recipe did not touch are excluded.
+-- reason: q01 computes all figures and their resamples from these sums, so that the layer records are read once. The
+--   view is long because names must stay integers until the records are aggregated: sorting a hundred million rows by
+--   names takes several times as long.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
 --   positions: The same as a double, for lists of weights [positions]
@@ -53,7 +55,7 @@ variants as (
     group by model, recipe
 ),
 
--- Names become small integers before a hundred million rows are sorted by them.
+-- Small integers instead of names, because a hundred million rows are sorted by them.
 prompts as (
     select
         model,
@@ -74,7 +76,7 @@ numbered as (
         variants.variant_id,
         prompts.prompt_index,
         log10_positive(outputs.kl_dense_pruned_nats) as log_y,
-        -- Sublayers share their outputs, so that these are ranked once a variant and not once a sublayer.
+        -- All sublayers share the outputs of a variant, so that these are ranked once per variant.
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
     from outputs

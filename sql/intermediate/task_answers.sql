@@ -1,15 +1,16 @@
--- Every sample of every task as each metric of a variant reads it: the answer, whether it is right, and how the target
--- fared.
+-- Every sample of every task as each metric of a variant scores it: the answer, whether it is right, and the likelihood
+-- of the target.
 -- grain: one row per variant × task × metric × sample.
 -- key: model, recipe, task, metric, sample_id
 -- inputs: stg_task_samples
--- how to read: a sample under full_text is read twice, by summed log-likelihoods (accuracy) and by those over bytes
---   (accuracy_per_byte), one under greedy by its strict and its lenient answer (exact_match, exact_match_lenient), or
---   once where a program is run (pass_at_1). A text that is read (byte_perplexity) has no answer; its log-likelihood
---   counts for its bytes as the model reads them, which in WikiText are a few fewer than those of the page before it
---   was detokenized, over which task_scores takes its value. A single option (lm_eval/acc) is no choice: right where it
---   is what the model would write.
--- reason: strict and lenient, summed and per byte are to be compared alike, by views that need not know them apart.
+-- how to read: a sample under full_text has two rows, one by summed log-likelihoods (accuracy) and one by
+--   log-likelihoods per byte (accuracy_per_byte). A sample under greedy has one row for its strict and one for its
+--   lenient answer (exact_match, exact_match_lenient), or a single row where a program is run (pass_at_1). A text that
+--   is only scored (byte_perplexity) has no answer; its log-likelihood is per byte as the model reads the text. In
+--   WikiText these are a few bytes fewer than in the page before detokenization, over which task_scores computes its
+--   value. With a single option (lm_eval/acc) there is no choice: the answer is right where the model itself would
+--   write that option.
+-- reason: views that compare answers treat strict and lenient, summed and per-byte metrics alike.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to
 --   answer: Answer as the metric finds it; NULL where it finds none
@@ -113,7 +114,7 @@ select
     null as is_correct,
     cast(option_log_likelihoods[1] as double) as target_log_likelihood,
     null as target_margin,
-    -- The length of a text is what its two log-likelihoods differ by; an empty text has none.
+    -- The ratio of the two log-likelihoods is the length of the text in bytes; an empty text has none.
     round(cast(option_log_likelihoods[1] as double) / option_log_likelihoods_per_byte[1]) as weight
 from stg_task_samples
 where scoring = 'rolling' and option_log_likelihoods_per_byte[1] < 0

@@ -1,11 +1,12 @@
--- Every sample of every task beside the dense model's answer to the same request.
+-- Every sample of every task with the dense model's answer to the same request.
 -- grain: one row per pruned variant × task × metric × sample.
 -- key: model, recipe, task, metric, sample_id
 -- inputs: answers_without_noise, task_answers
--- how to read: a pair was asked the same thing: task, metric, sample_id and sample_hash are equal. lost is a right
---   answer that became wrong, gained the reverse; a sample that one side was not judged on is neither. An answer is
---   flipped where the two differ, and no answer differs from any. Dense and noise are left out.
--- reason: differences between models on the same samples are a fraction as noisy as those of two averages.
+-- how to read: both answers of a pair are to the same request: task, metric, sample_id and sample_hash are equal. lost
+--   is a right answer that became wrong, gained a wrong one that became right; a sample that was not graded on both
+--   sides is neither. An answer is flipped where the two differ, also where only one side has an answer. The dense
+--   recipe and noise variants are excluded.
+-- reason: differences between models on the same samples have a fraction of the noise of a difference of two averages.
 -- columns:
 --   answer_dense: The dense model's answer; NULL where it has none
 --   answer_pruned: The variant's answer; NULL where it has none
@@ -30,7 +31,7 @@ select
     case when pruned.is_correct is not null then dense.is_correct end as is_correct_dense,
     case when dense.is_correct is not null then pruned.is_correct end as is_correct_pruned,
     coalesce(pruned.answer <> dense.answer, (pruned.answer is null) <> (dense.answer is null)) as is_flipped,
-    -- False and NULL is false: without the case, what was not judged would count as not lost.
+    -- `false and null` is false: without the case, a sample that was not graded would count as not lost.
     case
         when dense.is_correct is not null and pruned.is_correct is not null
             then dense.is_correct and not pruned.is_correct

@@ -1,5 +1,4 @@
--- What the verdict on each pruned variant rests on: losses in tasks, damage to the study's prompts, and their
--- intervals.
+-- The evidence for the verdict on each pruned variant: losses in tasks, damage to the study's prompts, and intervals.
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: variant_summary, task_losses, stg_generations, decoding_at_reference
@@ -42,7 +41,7 @@ losses as (
     group by model, recipe, measure
 ),
 
--- Right answers before the dense model's own ones.
+-- Prefers right answers (score) to the dense model's own answers (agreement).
 scored as (
     select *
     from losses
@@ -73,7 +72,7 @@ prompts as (
     group by model, recipe, prompt_id
 ),
 
--- What each prompt adds to the means over all of its variant's.
+-- The contribution of each prompt to the means over all prompts of the variant.
 weighed as (
     select
         *,
@@ -88,7 +87,7 @@ spreads as (
     select
         model,
         recipe,
-        -- Where five prompts or more all say the same, it is that.
+        -- Where five or more prompts have the same KL, the interval is that value.
         case
             when count(kl_step0) >= 5 then coalesce(half_width_over_clusters(influence_on_kl), 0)
         end as half_width_kl,

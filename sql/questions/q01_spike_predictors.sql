@@ -2,17 +2,18 @@
 -- grain: one row per model × recipe × layer × sublayer × lens.
 -- key: model, recipe, layer, sublayer, lens
 -- inputs: spike_sums
--- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, lies
---   above the variant's own 90th percentile. auc says whether this sublayer's Var_p(Δz) tells spikes from the rest (0.5
---   = no use), lift how many times more frequent spikes are where it is largest, spearman and pearson_log10 how far it
---   follows the output KL itself (ranked among all outputs of the variant). *_low and *_high bound a figure with 95 %
---   by drawing whole prompts, so that the positions of one prompt are not taken as independent: percentiles of 400
---   fixed resamples, each computed from sums over prompts with ranks and thresholds as they are over all prompts.
---   Resamples that rank anew have ends within a tenth of the interval's width of these from 12 prompts on, within a
---   fifth at 6. NULL says that the data cannot carry the figure: correlations below 10 positions, auc and lift below 3
---   spikes, bounds below 5 prompts (of auc and lift below 3 prompts with spikes) or where no resample differs. The
---   dense recipe and sublayers that the recipe did not touch are left out.
--- reason: a sublayer whose local variance foretells the spikes is where pruning hurts generation, and a cheap probe.
+-- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, is
+--   above the variant's own 90th percentile. auc is the probability that this sublayer's Var_p(Δz) is larger at a spike
+--   than elsewhere (0.5 = useless), lift is how many times more frequent spikes are where it is largest, spearman and
+--   pearson_log10 are its correlations with the output KL itself (ranked among all outputs of the variant). *_low and
+--   *_high are a 95 % interval that resamples whole prompts, because the positions of one prompt are not independent:
+--   percentiles of 400 fixed resamples, each computed from sums over prompts with ranks and thresholds as they are over
+--   all prompts. Resamples that are ranked anew have ends within a tenth of the interval's width of these from 12
+--   prompts on, within a fifth at 6. NULL where there is too little data: correlations below 10 positions, auc and lift
+--   below 3 spikes, bounds below 5 prompts (of auc and lift below 3 prompts with spikes) or where no resample differs.
+--   The dense recipe and sublayers that the recipe did not touch are excluded.
+-- reason: a sublayer whose local variance predicts the spikes is where pruning hurts generation, and serves as a cheap
+--   probe. The view is a little long because three figures share one resampling.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
 --   n_prompts: Prompts that they come from [prompts]
@@ -83,7 +84,7 @@ weighted as (
     from sizes
 ),
 
--- Unnested beside the lists, the weights do not copy them as a join with every resample would.
+-- Unnesting the weights avoids copying the lists, which a join with every resample would do.
 resamples as (
     select
         fits.*,

@@ -4,7 +4,7 @@
 -- inputs: representation_shifts
 -- how to read: orth_rel_h is ‖Δh⊥‖ / ‖h‖. Without a parallel part 1 − cos is 1 − 1/sqrt(1 + t²) and Theorem 1 says
 --   t²/2, which is 10 % too much at t = 0.37: that is the threshold. is_non_local says that the median position is
---   beyond it. Dense rows and untouched sublayers in local scope are left out.
+--   beyond it. Dense rows and untouched sublayers in local scope are excluded.
 -- reason: in these sublayers, as a rule the first and the last, the theorems must not be read as explanations.
 -- columns:
 --   n: Positions [positions]

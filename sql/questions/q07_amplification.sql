@@ -4,7 +4,7 @@
 -- inputs: transitions_without_noise
 -- how to read: z_to_p is (1 − cos p) / (1 − cos z), h_to_z is (1 − cos z) / (1 − cos h): above 1 the step amplifies,
 --   below 1 it compresses. n counts the positions whose h and z both moved; dense rows and untouched sublayers in local
---   scope have no shift and are left out, noise too. share_amplified is the share of positions with z_to_p above 1.
+--   scope have no shift and are excluded, noise too. share_amplified is the share of positions with z_to_p above 1.
 -- reason: the paper's claim is that the softmax amplifies; attention layer 0 shows that it need not.
 -- columns:
 --   n: Positions whose h and z both moved [positions]

@@ -4,7 +4,7 @@
 -- inputs: representation_shifts
 -- how to read: z_over_h is (‖Δz⊥‖/‖z‖) / (‖Δh⊥‖/‖h‖) at a position; below 1 the head compresses. share_compressed is
 --   the share of such positions. Dense rows, untouched sublayers in local scope and positions without a shift across h
---   are left out.
+--   are excluded.
 -- reason: the head maps to many more dimensions; whether it damps or spreads a shift is a property of the model.
 -- columns:
 --   n: Positions with a shift across h [positions]

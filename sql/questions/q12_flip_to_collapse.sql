@@ -3,9 +3,9 @@
 -- key: model, recipe, prompt_id
 -- inputs: generations_without_noise, stg_generations
 -- how to read: steps_to_collapse is NULL where the text never flips or never loops, and where the loop was complete
---   before the flip: then the dense text loops too and pruning is not to blame. *_dense are the dense model's figures
---   for the same prompt, the level that repetition has without pruning. The dense recipe and noise are left out.
--- reason: tells a model that takes another good path from one that breaks down.
+--   before the flip: then the dense text loops too. *_dense are the dense model's figures for the same prompt, the
+--   level of repetition without pruning. The dense recipe and noise variants are excluded.
+-- reason: distinguishes a model that continues well on another path from one that breaks down.
 -- columns:
 --   steps_to_collapse: Steps from the first flip to the loop; NULL where one is missing or the loop was first [steps] =
 --     collapse_step − first_flip_step

@@ -1,10 +1,10 @@
--- Do the answer options stay put while the whole vocabulary moves?
+-- Do the answer options keep their probabilities while the whole vocabulary moves?
 -- grain: one row per model × recipe × temperature.
 -- key: model, recipe, temperature
 -- inputs: options_without_noise
--- how to read: *_options are taken over the options alone, renormalised; kl_share is the mean KL over the options
---   divided by that over the vocabulary, small where the options are spared. mass_* is the probability of all options
---   together. Means over questions; n_questions says how much they carry. The dense recipe and noise are left out.
+-- how to read: *_options are computed over the options alone, renormalised; kl_share is the mean KL over the options
+--   divided by that over the vocabulary, small where the options move less. mass_* is the probability of all options
+--   together. Means over n_questions questions. The dense recipe and noise variants are excluded.
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
 -- columns:
 --   n_questions: Questions [questions]

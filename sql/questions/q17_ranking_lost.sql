@@ -3,8 +3,8 @@
 -- key: model, recipe
 -- inputs: options_at_reference
 -- how to read: kendall_tau is 1 for the same ranking, −1 for the reverse one. kept_but_reordered counts questions whose
---   first option is the same and whose tau is below 1. Rankings do not depend on T. The dense recipe is left out.
--- reason: accuracy sees the first option only; a lost ranking is damage that the score does not show yet.
+--   first option is the same and whose tau is below 1. Rankings do not depend on T. The dense recipe is excluded.
+-- reason: accuracy depends on the first option only; a lost ranking is damage that the score does not show yet.
 -- columns:
 --   n_questions: Questions [questions]
 --   argmax_kept: Questions whose likeliest option is the dense one [questions]

@@ -2,18 +2,16 @@
 -- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric.
 -- key: model, method, chosen_by, task_group, kind, metric
 -- inputs: critical_drops, drop_variants, stg_task_scores, task_pairs, stg_generations
--- how to read: a group of the harness's tasks, such as MMLU, is one score (task_group_scores). critical_k is where the
---   score first falls to half the dense one, on straight lines between neighbouring numbers of drops from the dense
---   model (k = 0) on; variants of equal k are averaged. Its interval is where half the dense score lies within the 95 %
---   band of the scores, standard errors of variant and dense added as independent ones. NULL beyond k_largest, for
+-- how to read: a group of tasks, such as MMLU, is one score (task_group_scores). critical_k is where the score first
+--   falls to half the dense one, interpolated linearly between neighbouring numbers of drops from the dense model (k =
+--   0) on; variants of equal k are averaged. Its interval is where half the dense score is within the 95 % band of the
+--   scores, with the standard errors of variant and dense added as independent ones. NULL beyond k_largest, because
 --   nothing is extrapolated: with critical_k_low and no critical_k the score may have halved already, with critical_k
 --   and no critical_k_high it may not have. Bounds are NULL where a score has no standard error. A task whose score by
 --   chance is above half the dense one never halves. Only metrics of which more is better, and a dense score above 0.
---   Rows of the kind probe (task_group probes) treat what needs no task in the same way, each 1 for the dense model:
---   top1_agreement, the teacher-forced steps with the same top token; kl_kept and kl_step0_kept, exp(−mean
---   KL(dense‖pruned)) over all steps and at the first; their errors are over prompts. critical_k_top1 and critical_k_kl
---   repeat two of them beside every task of the same drops.
--- reason: the number that the paper's Figure 1 shows as a cliff, one a task: generation falls off it first.
+--   Rows of kind probe (task_group probes) do the same for the probes of drop_probe_scores, which are 1 for the dense
+--   model. critical_k_top1 and critical_k_kl repeat two of them beside every task of the same drops.
+-- reason: turns the cliff of the paper's Figure 1 into one number per task; generation reaches it first.
 -- columns:
 --   critical_k_top1: Where top1_agreement halves, by the same drops [units]
 --   critical_k_kl: Where exp(−mean KL) halves, that is where the mean KL is ln 2 nats, by the same drops [units]
@@ -29,7 +27,7 @@ critical as (
     from critical_drops
 ),
 
--- What halves by the same drops, in one row.
+-- The critical drops of two probes by the same drops, in one row.
 probes as (
     select
         model,

@@ -2,11 +2,12 @@
 -- grain: one row per model × probe × task group × kind of task × metric.
 -- key: model, probe, task_group, kind, metric
 -- inputs: task_group_scores, damage_probes
--- how to read: the mart damage_probes says what each probe is; influence is of recipes alone that drop sublayers. Each
---   is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned
---   variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval
---   draws variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not
---   vary. Noise is left out. A group of the harness's tasks, such as MMLU, ranks as one (task_group_scores).
+-- how to read: the mart damage_probes says what each probe is; only recipes that drop sublayers have influence. Each
+--   probe is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate the probe, over the
+--   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
+--   interval resamples variants (400 fixed resamples, with ranks as they are over all). NULL below 5 variants or where
+--   one side does not vary. Noise variants are excluded. A group of tasks, such as MMLU, ranks as one
+--   (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: What was measured without any task [label]
@@ -33,7 +34,7 @@ losses as (
             and pruned.task_group = dense.task_group
             and pruned.kind = dense.kind
             and pruned.metric = dense.metric
-            -- Means over other tasks are no loss.
+            -- Means over different tasks do not compare.
             and pruned.n_tasks = dense.n_tasks
             and dense.recipe = 'dense'
     where pruned.recipe <> 'dense'

@@ -2,15 +2,15 @@
 -- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
 -- key: model, recipe, other_recipe
 -- inputs: pruned_variants, stg_mask_samples, decoding_at_reference
--- how to read: recipes with the same parameters but for a `calibration` of their own (differs_in `calibration`: other
---   tokens, be it another text, size or seed of the draw), or with parameters that differ in nothing but `seed`
---   (differs_in `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over
---   all matrices, each sample weighted with the weights it stands for; expected_* is the overlap of masks of the same
---   sizes that know nothing of each other, so that overlap far above it is agreement. KL(dense‖pruned), teacher forced,
---   at the reference temperature: the difference is paired by prompt and step, its interval draws whole prompts (400
---   fixed resamples; NULL below 5). Masks without samples and steps that only one of the two has are left out; NULL
---   where nothing is left.
--- reason: a result that changes with 128 random sequences is a result about these sequences.
+-- how to read: pairs of recipes whose parameters are the same but whose calibration tokens differ (differs_in
+--   `calibration`: another text, size or seed of the draw), or whose parameters differ only in `seed` (differs_in
+--   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
+--   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
+--   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
+--   and step, its interval resamples whole prompts (400 fixed resamples; NULL below 5). Masks without samples and steps
+--   that only one of the two has are excluded; NULL where nothing is left.
+-- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
+--   it compares the same pairs by their masks and by their KL.
 -- columns:
 --   other_recipe: The second of the pair, later in the alphabet
 --   differs_in: What is not the same, calibration or seed [label]
@@ -36,7 +36,7 @@ described as (
         recipe,
         method,
         calibration_hash,
-        -- Whose tokens they are stands in calibration_hash, whether the recipe or the study names them.
+        -- calibration_hash identifies the tokens, whether the recipe or the study names them.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
@@ -85,7 +85,7 @@ matrices as (
             and one.layer = other.layer
             and one.sublayer = other.sublayer
             and one.module = other.module
-            -- The same places: a file of another revision of the model may have other shapes.
+            -- The same positions: a file of another revision of the model may have other shapes.
             and one.weights = other.weights
             and one.sampled = other.sampled
 ),

@@ -1,7 +1,8 @@
 -- first_flip_step is the first step whose two tokens differ, in both trajectories.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
--- reason: up to the flip both trajectories read the same tokens, so three ways lead to the same step.
+-- reason: up to the flip both trajectories read the same tokens, so that three ways lead to the same step. Noise
+--   variants are excluded: they are rounding, and the two trajectories round differently.
 with
 
 differences as (
@@ -34,7 +35,7 @@ inner join differences
         and generations.prompt_id = differences.prompt_id
 where
     generations.first_flip_step is distinct from differences.first_difference_step
-    -- Passes of other shapes round differently: behind a tie the two may go their own ways.
+    -- Passes of other shapes round differently: after a tie the two may diverge.
     and (
         differences.first_tie_step is null
         or differences.first_tie_step > least(generations.first_flip_step, differences.first_difference_step)

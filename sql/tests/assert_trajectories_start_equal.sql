@@ -1,7 +1,8 @@
 -- Up to the first flip both trajectories read the same tokens, so they must agree there; step 0 always is such a step.
 -- grain: one row per model × recipe × prompt × step × temperature that disagrees.
 -- inputs: decoding_without_noise, stg_decoding_steps, stg_generations, stg_models
--- reason: a difference means a cache, a position or a prompt that is not the same on both sides.
+-- reason: a difference means a cache, a position or a prompt that is not the same on both sides. Noise variants are
+--   excluded: they are rounding, and the two trajectories round differently.
 with
 
 compared as (
@@ -47,7 +48,7 @@ select
     kl_free_running_nats
 from compared
 where
-    -- Passes of other shapes round differently, which may turn a tie; a real difference is far larger.
+    -- Passes of other shapes round differently, which may reverse a tie; a real difference is far larger.
     (token_id_teacher_forced <> token_id_free_running and margin_pruned > tie_margin(dtype))
     or (
         coalesce(dtype, 'float32') = 'float32'

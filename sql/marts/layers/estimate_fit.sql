@@ -1,13 +1,13 @@
--- How well each second-order estimate meets its truth.
+-- How closely each second-order estimate agrees with the quantity that it estimates.
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
 -- inputs: theorem_1_fits, theorem_2_fits, theorem_3_fits
--- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` holds the same estimate
---   against KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median ratio is
---   furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary. Dense and
---   untouched sublayers in local scope have no truth to meet and are left out, and so is noise.
--- reason: q02, q03 and q04 ask the same thing of different theorems. One pass a theorem serves both of its estimates,
---   and a filter on theorem leaves the other passes out.
+-- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` compares the same
+--   estimate with KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median
+--   ratio is furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary. The
+--   dense recipe and untouched sublayers in local scope have no shift and are excluded, as are noise variants.
+-- reason: q02, q03 and q04 ask the same question of different theorems. Each theorem has a view of its own, so that a
+--   filter on theorem skips the layer records of the others.
 -- columns:
 --   theorem: Which estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed
 --   n: Points with a truth above 0 [points]

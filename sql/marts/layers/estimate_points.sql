@@ -1,11 +1,12 @@
--- The second-order estimates of Theorems 1 to 3 beside the quantities that they estimate.
+-- The second-order estimates of Theorems 1 to 3 and the quantities that they estimate.
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens × temperature × theorem.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem
 -- inputs: transitions_without_noise
--- how to read: `T1 h` and `T1 z` estimate 1 − cos of h and z and do not depend on T, `T2 p` 1 − cos of p, `T3 KL`
---   KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are left out: there is
---   nothing to estimate and no ratio. So is noise: the theorems are about pruning.
--- reason: one long shape serves every question about the fit; a filter on `theorem` reads that branch only.
+-- how to read: `T1 h` and `T1 z` estimate 1 − cos of h and z and do not depend on T, `T2 p` estimates 1 − cos of p, `T3
+--   KL` estimates KL(dense‖pruned) in nats. Rows whose truth is 0 (dense, untouched sublayers in local scope) are
+--   excluded, because there is nothing to estimate. Noise variants are excluded, because the theorems are about
+--   pruning.
+-- reason: one long table serves every question about the fit; a filter on `theorem` reads only that branch.
 -- columns:
 --   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
 --   estimate: What the theorem says [1 - cosine; nats for T3 KL] = t1_h, t1_z, t2_p or t3_kl_nats

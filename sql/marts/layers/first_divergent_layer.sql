@@ -1,16 +1,18 @@
--- At which step and behind which sublayer does each pruned model first leave the dense one, and was it sure there?
+-- The step and the sublayer at which each pruned model first differs from the dense one, and the dense model's margin
+-- there.
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
 -- inputs: decoding_at_reference, stg_layer_transitions
--- how to read: step is the first at which the pruned model emits another token; both have read the same tokens up to
---   there. layer and sublayer are the first behind which the two models, run whole (scope propagated) and seen through
---   the final norm and the head (lens normed), have another most likely token at that step. Early layers hold no token
---   yet, so that they may part and meet again; from_layer and from_sublayer are where they part for good. margin_dense
---   is that of the dense model's output at the step, lens_margin_dense that of its stream behind the sublayer.
---   is_margin_low says that less than a quarter of the prompt's steps have a smaller margin, and is NULL below four
---   steps. All is NULL where the prompt never flips, and the layers' columns where its step was not measured in scope
---   propagated through lens normed. The dense recipe and noise are left out.
--- reason: one row answers where a generation breaks first, and whether it broke at a token that was open anyway.
+-- how to read: step is the first at which the pruned model emits another token; up to there both models have read the
+--   same tokens. layer and sublayer are the first whose output, through the final norm and the head (scope propagated,
+--   lens normed), has another most likely token at that step. In early layers the most likely token is not settled, so
+--   that the two models may differ and agree again; from_layer and from_sublayer are where they start to differ up to
+--   the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the margin behind
+--   the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller margin; it is NULL
+--   below four steps. All columns are NULL where the prompt never flips, and the columns of the layers where the step
+--   was not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
+-- reason: one row says where a generation first differs, and whether the dense model was undecided there. The view is
+--   long because steps and layers must be joined before either is aggregated.
 -- columns:
 --   step: First step whose token differs from the dense model's; NULL where none does [step]
 --   layer: First layer behind whose sublayer the most likely token differs at that step
@@ -27,7 +29,7 @@
 --   steps: Steps of the prompt [steps]
 with
 
--- The dense model reads its own tokens in either trajectory, and the pruned one the same up to the first flip.
+-- The dense model reads its own tokens in both trajectories, and the pruned model reads the same up to the first flip.
 steps as (
     select
         model,

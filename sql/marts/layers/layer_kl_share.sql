@@ -1,15 +1,16 @@
--- Which of the changed sublayers carry a variant's damage, and behind which its texts part from the dense ones.
+-- How much of a variant's KL each changed sublayer causes, and behind which sublayer its texts first differ.
 -- grain: one row per model × recipe × changed sublayer.
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
--- how to read: kl_alone_nats is the mean KL that this sublayer makes alone at the reference temperature, lens normed:
---   at the model's output where scope isolated was measured of all of them, else right behind the sublayer (scope
---   local). share_of_kl is its part of the sum over the variant's changed sublayers, place_in_order 1 is the largest.
---   Effects of sublayers do not add up to the joint one, so a share says where the damage is made and not how much of
---   it would be saved. prompts_parted counts prompts whose most likely token, at the first flip of the whole pruned
---   model, differs from behind this sublayer up to the output; sublayers that the recipe left alone can part them too
---   and have no row here. Noise is left out.
--- reason: pruning is made milder by sparing the sublayers that cost most; a list of all layers does not say which.
+-- how to read: kl_alone_nats is the mean KL that this sublayer alone causes at the reference temperature, lens normed:
+--   at the model's output where scope isolated was measured for all changed sublayers, else directly behind the
+--   sublayer (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1
+--   is the largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage
+--   arises and not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely
+--   token, at the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the
+--   recipe did not change can cause this too and have no row here. Noise variants are excluded.
+-- reason: pruning becomes milder when the sublayers with the largest effect are spared; a list of all layers does not
+--   rank them.
 -- columns:
 --   layer: Layer of the sublayer, from 0
 --   sublayer: attn or mlp [label]
@@ -38,7 +39,7 @@ alone as (
     group by layers.model, layers.recipe, layers.layer, layers.sublayer
 ),
 
--- Behind one sublayer and at the output are no parts of one sum, so one scope holds for the whole variant.
+-- KLs behind a sublayer and at the output do not add up, so that one scope is used for the whole variant.
 placed as (
     select
         model,

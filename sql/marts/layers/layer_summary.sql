@@ -2,12 +2,12 @@
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
 -- inputs: transitions_without_noise, noise_floor
--- how to read: local scope is the effect of this sublayer alone, isolated the same at the model's output, propagated
---   that of all pruned sublayers up to it. Where is_changed is false the local shift is exactly 0 by construction and
---   the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small shifts read
---   one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most kl_noise_p95_nats, the
---   95th percentile of noise_floor behind the same sublayer (for scope isolated behind the last MLP, where that is
---   measured). Both are NULL where no noise was measured. Noise itself is left out.
+-- how to read: scope local is the effect of this sublayer alone, isolated the same effect at the model's output,
+--   propagated the effect of all pruned sublayers up to this one. Where is_changed is false the local shift is exactly
+--   0 by construction and the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small
+--   shifts read one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most
+--   kl_noise_p95_nats, the 95th percentile of noise_floor behind the same sublayer (for scope isolated behind the last
+--   MLP, if measured). Both are NULL where no noise was measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 -- columns:
 --   is_changed: Whether the recipe changed this sublayer's weights or dropped it
@@ -54,7 +54,7 @@ spread as (
         avg(transitions.one_minus_cos_h) as one_minus_cos_h_mean,
         avg(transitions.one_minus_cos_z) as one_minus_cos_z_mean,
         avg(transitions.one_minus_cos_p) as one_minus_cos_p_mean,
-        -- One list per quantity, so that its values are kept once and not once per quantile.
+        -- One call per quantity, so that its values are held in memory once and not once per quantile.
         quantile_cont(transitions.one_minus_cos_h, [0.1, 0.9]) as one_minus_cos_h_spread,
         quantile_cont(transitions.one_minus_cos_z, [0.1, 0.9]) as one_minus_cos_z_spread,
         quantile_cont(transitions.one_minus_cos_p, [0.1, 0.9]) as one_minus_cos_p_spread,

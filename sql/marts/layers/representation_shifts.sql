@@ -1,11 +1,12 @@
--- The shifts that pruning caused in h, z and p: the geometry of layer_transitions without the rows that cannot move.
+-- The shifts that pruning causes in h, z and p: the geometry of layer_transitions without the rows that are 0 by
+-- construction.
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens (reference temperature).
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
 -- inputs: transitions_at_reference
--- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. Left out are
---   the dense recipe and, but in scope propagated, sublayers that the recipe did not touch: both are 0 by construction.
---   Noise is left out as well.
--- reason: zeros that say nothing would pull every median of the questions about geometry towards 0.
+-- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. The dense
+--   recipe is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts
+--   are 0 by construction. Noise variants are excluded.
+-- reason: these zeros would pull every median of the questions about geometry towards 0.
 select
     transitions.model,
     transitions.recipe,

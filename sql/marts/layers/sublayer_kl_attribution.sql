@@ -1,17 +1,17 @@
--- One sublayer's part in the drop at the output: foretold where it is, alone at the output, and beside the joint drop.
+-- The KL of each changed sublayer: predicted from the local shift, alone at the output, and relative to the joint KL.
 -- grain: one row per model × recipe × layer × sublayer that the recipe changed and that was measured in scope isolated.
 -- key: model, recipe, layer, sublayer
 -- inputs: transitions_at_reference, stg_models
 -- how to read: medians over prompts and positions at the reference temperature, lens normed. t3_local_nats is what
---   Theorem 3 foretells from the local shift, kl_isolated_nats what the output pays when this sublayer alone is pruned
---   and the dense rest runs on top, kl_joint_nats what it pays when all are (scope propagated behind the last MLP, the
---   same for every sublayer of a variant). isolated_over_local says what the layers above make of the shift: above 1
---   they amplify it. isolated_share is kl_isolated_nats over kl_joint_nats. NULL where that scope was not measured.
---   Noise changes no sublayer and is left out.
--- reason: local estimate, isolated effect and joint effect answer three questions that are often taken for one.
+--   Theorem 3 predicts from the local shift. kl_isolated_nats is the KL at the output when only this sublayer is pruned
+--   and the dense rest runs on top. kl_joint_nats is the KL at the output when all are pruned (scope propagated behind
+--   the last MLP, the same for every sublayer of a variant). isolated_over_local above 1 means that the layers above
+--   amplify the shift. isolated_share is kl_isolated_nats over kl_joint_nats. NULL where a scope was not measured.
+--   Noise variants change no sublayer and are excluded.
+-- reason: local estimate, isolated effect and joint effect answer three different questions that are easily confused.
 -- columns:
 --   positions: Positions in scope isolated, all prompts together [positions]
---   t3_local_nats: Median of what Theorem 3 foretells from the local shift [nats] = median Var_p(Δz)/(2T²)
+--   t3_local_nats: Median of what Theorem 3 predicts from the local shift [nats] = median Var_p(Δz)/(2T²)
 --   kl_local_nats: Median KL(dense‖pruned) behind this sublayer, scope local [nats]
 --   kl_isolated_nats: Median KL(dense‖pruned) at the output with this sublayer alone pruned [nats]
 --   kl_joint_nats: Median KL(dense‖pruned) at the output with all of them pruned [nats]

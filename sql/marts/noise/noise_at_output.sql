@@ -1,11 +1,11 @@
--- How far rounding alone moves the model's output, and how soon it flips a token.
+-- How far rounding alone moves the model's output, and at which step it first flips a token.
 -- grain: one row per model × noise recipe × temperature.
 -- key: model, recipe, temperature
 -- inputs: stg_decoding_steps, stg_generations, noise_variants
 -- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps. first_flip_step_min is the earliest step
---   at which rounding makes a text leave the dense one (free running), NULL where it never does; prompts_flipped counts
---   those texts. A text that flips so early may flip under any pruning: by chance, not by damage.
--- reason: the floor under everything that is measured at the output.
+--   at which rounding makes a free-running text differ from the dense one, NULL where it never does; prompts_flipped
+--   counts those texts. A pruned text that flips as early may do so by chance.
+-- reason: lower limit of what a measurement at the output can show.
 -- columns:
 --   steps: Teacher-forced steps, all prompts together [steps]
 --   kl_median_nats: Median KL(dense‖noise) [nats]

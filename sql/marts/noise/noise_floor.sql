@@ -1,11 +1,12 @@
--- How far rounding alone moves the stream behind each sublayer: what is smaller than this says nothing about pruning.
+-- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
 -- grain: one row per model × layer × sublayer × lens × temperature.
 -- key: model, layer, sublayer, lens, temperature
 -- inputs: stg_layer_transitions, noise_variants
--- how to read: the dense model against itself in bfloat16 and with its sums in another order, run whole on the same
---   tokens (scope propagated). p95 and max run over prompts and positions; of several noise variants the largest
---   counts, so that one that rounds alike does not lower the floor. No rows where the study measured no noise.
--- reason: a divergence is a finding only where it is larger than what another type or batch does to the same weights.
+-- how to read: the dense model is compared with itself in bfloat16 and with another order of summation, run whole on
+--   the same tokens (scope propagated). p95 and max are over prompts and positions; of several noise variants the
+--   largest value counts. No rows where the study measured no noise.
+-- reason: a divergence is a finding only where it is larger than what another dtype or batch size causes with the same
+--   weights.
 -- columns:
 --   noise_variants: Noise variants that the floor is the largest of [variants]
 --   positions: Positions of the variant that has fewest [positions]

@@ -2,13 +2,12 @@
 -- grain: one row per model × recipe × prompt × trajectory × step × temperature.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
 -- inputs: decoding_without_noise, stg_generations, output_noise_ceiling
--- how to read: at first_flip_step both models still read the same tokens, so is_after_flip begins one step later; up to
---   there free_running equals teacher_forced. answer_end_step is the dense answer's end under teacher_forced (both read
---   its tokens) and the end of whichever answer is complete first under free_running; NULL where none is.
---   is_below_noise says that the KL is at most the 95th percentile of the largest noise floor at the output (teacher
---   forced, same temperature, see noise_at_output): such a step shows no damage. NULL where no noise was measured.
---   Noise itself is left out.
--- reason: divergence after the answer is complete must be told apart from divergence inside it.
+-- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
+--   up to there free_running equals teacher_forced. answer_end_step is the end of the dense answer under teacher_forced
+--   (both models read its tokens) and the end of the answer that is complete first under free_running; NULL where none
+--   is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of output_noise_ceiling at the same
+--   temperature: such a step shows no damage. NULL where no noise was measured. Noise variants are excluded.
+-- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:
 --   answer_end_step: Step at which the first answer is complete: the dense one under teacher_forced, either under
 --     free_running [step]

@@ -1,19 +1,20 @@
--- What llama.cpp's --kl-divergence prints of a text: KL, change of the true token's probability, perplexity, top token.
+-- What llama.cpp's --kl-divergence prints for a text: KL, change of the true token's probability, perplexity, top
+-- token.
 -- grain: one row per model × recipe × text.
 -- key: model, recipe, text_id
 -- inputs: text_statistics, text_window_errors, stg_variants, noise_variants
 -- how to read: every figure is over the text's scored tokens at T = 1. A standard error that ends in _se takes windows
---   as the independent units (cluster-robust) and is NULL below two windows; with few of them it is rough. One that
---   ends in _se_iid takes every token as independent, as llama.cpp prints it, which is too small where neighbouring
---   tokens err together. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability on the pruned side
---   minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired token by
---   token, so its error is far below those of the two perplexities. Percentiles interpolate between neighbours. *_noise
---   and kl_noise_* are the same figures of the dense model against itself, rounded or summed in another way, on the
---   same text_hash, context and stride (NULL where there is none); of several noise variants the one that moves most
---   counts, so that what lies within them says nothing about pruning. is_below_noise says that the median KL is at most
---   their 95th percentile. Noise itself is left out. Two perplexities compare only where text_hash, context and stride
---   are the same; calibration_hash is that of the variant's tokens.
--- reason: perplexity and these figures are how people already compare compressed models, text by text. The view is long
+--   as the independent units (cluster-robust) and is NULL below two windows; with few windows it is rough. One that
+--   ends in _se_iid takes every token as independent, as llama.cpp does, which is too small because the errors of
+--   neighbouring tokens correlate. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability under the
+--   variant minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired
+--   token by token, so that its error is far below the errors of the two perplexities. Percentiles interpolate between
+--   neighbours. *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or summed in
+--   another way, with the same text_hash, context and stride (NULL where there is none); of several noise variants the
+--   largest value counts. A figure within them is no evidence about pruning. is_below_noise says that the median KL is
+--   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only where text_hash, context and
+--   stride are the same; calibration_hash is that of the variant's tokens.
+-- reason: perplexity and these figures are the usual way to compare compressed models on a text. The view is long
 --   because llama.cpp prints that many figures.
 -- columns:
 --   tokens: Scored tokens [tokens]

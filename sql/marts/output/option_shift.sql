@@ -3,9 +3,9 @@
 -- key: model, recipe, prompt_id, temperature, option_index
 -- inputs: options_without_noise
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
---   whole vocabulary, 1 is first. option_index runs from 0 in the question's order; is_gold is NULL without a gold.
---   Noise is left out.
--- reason: the lists of option_subspace, one option a row, so that they can be drawn and joined.
+--   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL where the study
+--   names no right option. Noise variants are excluded.
+-- reason: charts and joins need the lists of option_subspace with one option per row.
 -- columns:
 --   option_index: Place of the option in its question, from 0
 --   option: Label of the option
@@ -27,7 +27,7 @@ unnested as (
         questions.prompt_id,
         questions.temperature,
         questions.gold,
-        -- Lists that are unnested in one select run in step.
+        -- Lists unnested in one select are expanded in parallel.
         unnest(range(len(questions.options))) as option_index,
         unnest(questions.options) as option,
         unnest(questions.p_options_dense) as p_options_dense,

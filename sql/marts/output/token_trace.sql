@@ -1,10 +1,10 @@
--- The two texts token by token, with the divergence at every token: what the token heat map draws.
+-- The two texts token by token, with the divergence at every token: the data of the token heat map.
 -- grain: one row per model × recipe × prompt × step, at the reference temperature (T = 1 where measured).
 -- key: model, recipe, prompt_id, step
 -- inputs: decoding_at_reference, stg_generations
--- how to read: token_text_pruned is what the pruned model writes on its own (free running); is_same_token compares the
---   token ids. kl_teacher_forced_nats is on the dense model's tokens, kl_free_running_nats with each on its own.
--- reason: a reader sees at which word an answer leaves the dense one, and whether the model was sure there.
+-- how to read: token_text_pruned is what the pruned model writes free running; is_same_token compares the token ids.
+--   kl_teacher_forced_nats is on the dense model's tokens, kl_free_running_nats with each model on its own tokens.
+-- reason: shows at which word an answer begins to differ, and how sure the dense model was there.
 -- columns:
 --   token_text_pruned: Token that the pruned model writes on its own tokens, as text
 --   kl_teacher_forced_nats: KL(dense‖pruned) on the dense model's tokens [nats]

@@ -17,16 +17,15 @@
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
 -- how to read: losses are those of task_losses, above a guess. The first two claims are about variants whose writing
 --   loses at least half; their intervals add the spread over variants and the error over samples, the latter taken as
---   the same for all. Theorems: correlation of the logarithms of estimate and truth (paper_fits), mean over methods,
---   error over prompts. The others are shares of sublayers, questions or variants for which the claim holds in more
---   than half of the variants, with Wilson's interval. The paper states its claims in words and the thresholds are
---   ours. 0.5 of a loss: a score that halves is gone, as critical k has it (q21). 0.5 of questions, sublayers,
---   variants: what the paper says of most holds for more than half. 0: writing loses more if it loses more at all.
---   0.99: the paper's figure correlates by 0.996, fewer prompts scatter more. 1 %: the paper's options have 0.004 % of
---   the probability; where the model answers by letter they have nearly all of it, so that little depends on where
---   between the two the line is drawn.
--- reason: a claim is worth what it is held against; a report says what holds here, what does not, and what it cannot
---   tell.
+--   the same for all. For the theorems the amount is the correlation of the logarithms of estimate and truth
+--   (paper_fits), averaged over methods, with its error over prompts. The others are shares of sublayers, questions or
+--   variants for which the claim holds in more than half of the variants, with Wilson's interval. The paper states its
+--   claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as in q21. 0.5 of
+--   questions, sublayers, variants: the paper says `most`, which is more than half. 0: writing loses more if the
+--   difference is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %:
+--   the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them nearly
+--   all of it, so that the exact threshold matters little.
+-- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
 with
 
 claims as (

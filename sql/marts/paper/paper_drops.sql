@@ -9,7 +9,7 @@
 --   generative_score: mean score over the tasks answered by writing [share]
 --   generative_score_se: its standard error over samples [share]
 -- how to read: scores are those of score_means. NULL where no such task was scored, or a task has no error.
--- reason: the curves of score and divergence against what was dropped, as a table.
+-- reason: the curves of score and divergence against the number of drops, as a table.
 select
     variants.model,
     variants.recipe,

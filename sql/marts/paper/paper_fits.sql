@@ -1,4 +1,4 @@
--- How closely each theorem's estimate meets its truth, method by method, with the uncertainty over prompts.
+-- How closely each theorem's estimate agrees with the truth, method by method, with the uncertainty over prompts.
 -- grain: one row per model × theorem × method.
 -- key: model, theorem, method
 -- inputs: estimate_points, reference_temperature, stg_variants
@@ -11,11 +11,11 @@
 --   ratio_median_low: 10th percentile of estimate / truth
 --   ratio_median_high: 90th percentile of estimate / truth
 --   share_within_10_percent: points whose estimate is within 10 % of the truth [share]
--- how to read: behind one swapped sublayer (scope local), seen after the final norm (lens normed), at the reference
---   temperature. ratio_median_low and _high span the middle 80 % of the points: they are a spread, not an error. The
---   correlation is NULL below 10 points or where one side does not vary, its error below three prompts. Estimates of
---   exactly 0 have no logarithm and drop out of the correlation only.
--- reason: the theorems are about a distribution, and a paper wants one row a method.
+-- how to read: scope local, lens normed, at the reference temperature. ratio_median_low and _high span the middle 80 %
+--   of the points: they are a spread, not an error. The correlation is NULL below 10 points or where one side does not
+--   vary, its error below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the correlation
+--   only.
+-- reason: a paper prints the fit of the theorems with one row per method.
 with
 
 points as (

@@ -1,4 +1,4 @@
--- What 50 %, 4:8 and 2:4 cost beside each other, method by method.
+-- What 50 %, 4:8 and 2:4 sparsity cost, method by method.
 -- grain: one row per model × sparsity × what was measured × method.
 -- key: model, sparsity_percent, measured_on, measure, method
 -- inputs: sparsity_patterns, paper_variants, paper_texts
@@ -13,8 +13,8 @@
 --   pattern_2of4: value of the variant that keeps two of four
 --   pattern_2of4_se: its standard error, over prompts or windows
 -- how to read: of several variants of one method, sparsity and pattern the one with the lowest value counts. A pattern
---   that was not run is NULL, other patterns are not shown.
--- reason: the table by which pruning methods are compared since SparseGPT.
+--   that was not run is NULL; other patterns are not shown.
+-- reason: the usual table for comparing pruning methods since SparseGPT.
 with
 
 measured as (

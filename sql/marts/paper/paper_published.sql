@@ -1,4 +1,4 @@
--- Published numbers beside our own of the same drop or recipe and the same task, whichever model ours are of.
+-- Published numbers beside ours of the same drop or recipe and the same task, whatever the model.
 -- grain: one row per model of ours × published number of a whole model × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, measured_on
 -- inputs: stg_paper_reference, task_group_scores, stg_retrieval_scores, kld_summary, stg_variants
@@ -21,13 +21,14 @@
 --   kept_published: what pruning left of the published dense score; NULL where that is 0 or not published [ratio] =
 --     value/dense
 --   kept_ours: what pruning left of our dense score, the same way [ratio] = value/dense
--- how to read: a published drop meets the variants of the same method that drop as many sublayers or blocks; any other
---   published method meets the recipe of that name. Of another model the numbers themselves do not compare, what
---   pruning left of them (kept_*) does, roughly: models differ in depth and in what they can. Of a perplexity more than
---   1 is lost. A published token_perplexity meets our perplexities of the tasks and texts whose name begins with the
---   task's; perplexities of another context do not compare. Published numbers come without an error, so difference has
---   ours only. Shots, prompts and samples of a task may differ between the two.
--- reason: whoever repeats a paper prints its numbers beside the new ones.
+-- how to read: a published drop is matched with the variants of the same method that drop as many sublayers or blocks;
+--   any other published method with the recipe of that name. The numbers of another model do not compare directly; the
+--   shares that remain after pruning (kept_*) do, roughly, because models differ in depth and ability. A perplexity can
+--   lose more than 1. A published token_perplexity is matched with our perplexities of the tasks and texts whose name
+--   begins with the task's; perplexities of another context do not compare. Published numbers have no error, so that
+--   the error of difference is ours only. Shots, prompts and samples of a task may differ between the two.
+-- reason: a replication prints the published numbers beside its own. The view is long because scores come from three
+--   tables.
 with
 
 variants as (

@@ -3,7 +3,7 @@
 -- key: model, recipe, text_id
 -- inputs: kld_summary
 -- how to read: the columns are those of kld_summary. Only rows of one text, context and stride compare.
--- reason: how compressed models are compared everywhere, in one printed table.
+-- reason: the usual comparison of compressed models, as a printed table.
 select
     model,
     recipe,

@@ -1,4 +1,4 @@
--- Every variant with its headline measures, how many prompts they stand on, and how uncertain they are.
+-- Every variant with its headline measures, the number of prompts behind them, and their uncertainty.
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: variant_summary, decoding_at_reference

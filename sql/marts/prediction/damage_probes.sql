@@ -1,12 +1,12 @@
--- How far a variant moved by what is measured without any task.
+-- The damage of each variant as measured by probes that need no task.
 -- grain: one row per pruned variant × probe.
 -- key: model, recipe, probe
 -- inputs: decoding_at_reference, pruned_variants, stg_block_influence
 -- how to read: means over prompts, teacher forced at the reference temperature: kl_step0, var_p_step0 and
---   one_minus_cos_h_step0 read the first generated token only (one pass over each prompt), kl_mean and top1_change
---   every token. influence adds up what block_influence says of the sublayers that were dropped; a recipe that drops
---   none has no such row. Each is 0 for the dense model and larger for more damage. Noise is left out.
--- reason: one definition of the probes for whoever ranks or predicts by them.
+--   one_minus_cos_h_step0 use only the first generated token (one pass over each prompt), kl_mean and top1_change use
+--   every token. influence is the sum of block_influence over the dropped sublayers; a recipe that drops none has no
+--   such row. Each probe is 0 for the dense model and larger for more damage. Noise variants are excluded.
+-- reason: single definition of the probes for rankings and predictions.
 -- columns:
 --   probe: What was measured without any task [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
@@ -27,7 +27,7 @@ measured as (
 ),
 
 listed as (
-    -- Lists that are unnested in one select run in step.
+    -- Lists unnested in one select are expanded in parallel.
     select
         model,
         recipe,

@@ -1,17 +1,17 @@
--- What a variant loses in tasks as its probes predict it from the other models of the warehouse, never from its own.
+-- The loss in tasks of each variant as predicted by its probes from the other models of the warehouse.
 -- grain: one row per pruned variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- across: models
 -- inputs: losses_by_probe, loss_curves, damage_probes
--- how to read: a variant that was scored and one that was not are predicted alike: from all scored variants of the
---   other models that have at least 5, by the monotone curve of least squares from probe to loss (isotonic regression,
---   probes in steps of a tenth of a decade from 1e-4 up). The loss that is predicted is the curve's at the next probe
---   value that was seen, which is rather too much; NULL beyond the largest one seen, for there nothing is known. Every
---   other model in turn is predicted without itself and without this one; 9 of 10 of its variants lie nearer to their
---   prediction than its error, and the interval is as wide as the largest error. It holds for 9 of 10 variants of a
---   model that is no stranger than the strangest of those that are known; NULL below two of them.
---   q31_prediction_quality says how often it held.
--- reason: probes take minutes where tasks take days; a prediction is worth what it got wrong on models it had not seen.
+-- how to read: scored and unscored variants are predicted alike, from all scored variants of the other models that have
+--   at least 5. The prediction is a monotone curve of least squares from probe to loss (isotonic regression, probes in
+--   steps of a tenth of a decade from 1e-4 up). The predicted loss is the curve's value at the next larger probe value
+--   that was seen, which is rather too high; it is NULL beyond the largest one. For the interval every other model is
+--   predicted without itself and without this one, and its error is the one that 9 of 10 of its variants stay within;
+--   half_width is the largest of these errors. It covers 9 of 10 variants of a model that is no more unusual than the
+--   known ones; NULL below two of them. q31_prediction_quality says how often it did.
+-- reason: probes take minutes where tasks take days; the error of a prediction is measured on models that it has not
+--   seen. The view is long because the same curves predict the model itself and every other one.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   probe: What it is predicted from [label]
@@ -24,7 +24,7 @@
 --   loss: The loss as it was measured; NULL where it was not [share]
 with
 
--- What is read several times below is computed once.
+-- Views that are read several times below are computed once.
 scored as (
     select *
     from losses_by_probe

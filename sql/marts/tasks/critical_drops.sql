@@ -39,7 +39,7 @@ points as (
 
     union all
 
-    -- Half the dense score stands above half of itself with half its error.
+    -- The dense model is the point at 0 drops: half its score above the threshold, with half its error.
     select distinct
         model,
         method,
@@ -74,7 +74,7 @@ segments as (
         *,
         lag(k) over along as k_before,
         lag(height) over along as height_before,
-        -- A curve with an unknown point says nothing.
+        -- A curve with an unknown point is not used.
         count(height) over whole = count(*) over whole as is_whole
     from curves
     window

@@ -51,7 +51,7 @@ measured as (
             and scores.task_group = dense.task_group
             and scores.kind = dense.kind
             and scores.metric = dense.metric
-            -- Means over other tasks are no loss.
+            -- Means over different tasks do not compare.
             and scores.n_tasks = dense.n_tasks
 
     union all
@@ -82,7 +82,7 @@ select
     kind,
     metric,
     avg(score) as score,
-    -- Averages of independent scores; without one of their errors the average has none.
+    -- The average of independent scores has no error where one of them has none.
     case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,
     any_value(score_dense) as score_dense,
     any_value(score_dense_se) as score_dense_se

@@ -1,12 +1,13 @@
--- How many right answers every two variants of a model do not share: right in one, wrong in the other, both ways.
+-- For every two variants of a model, the number of answers that are right in one and wrong in the other.
 -- grain: one row per model × recipe × other recipe × metric, every pair in both orders, dense included.
 -- key: model, recipe, other_recipe, metric
 -- inputs: answers_without_noise
--- how to read: a pair of answers is to the same request of the same task, as the metric reads it, right or wrong known
---   of both; all tasks of a metric are counted together, a sample once. lost are right in recipe and wrong in
---   other_recipe, gained the reverse; the row of the other order has them exchanged. mcnemar_p is the chance of a split
---   between them at least as uneven if both were as good, 1 where there is none, and holm_p that after Holm's
---   correction over all pairs of a model and metric, each counted once. Noise is left out.
+-- how to read: a pair of answers is to the same request of the same task, as the metric reads it, and graded on both
+--   sides; all tasks of a metric are counted together, each sample once. lost are right in recipe and wrong in
+--   other_recipe, gained the reverse; the row of the other order has them exchanged. mcnemar_p is the probability of a
+--   split between them at least as uneven if both variants were equally good, 1 where no answer differs. holm_p is
+--   mcnemar_p after Holm's correction over all pairs of a model and metric, each counted once. Noise variants are
+--   excluded.
 -- reason: two variants of equal accuracy need not be right on the same questions, whatever the dense model says.
 -- columns:
 --   recipe: The variant that is held against the other one

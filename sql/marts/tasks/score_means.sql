@@ -1,13 +1,13 @@
--- How good each variant is in tasks, by kind of task: what a curve of scores, or a point beside what is gone, shows.
+-- The mean score of each variant in tasks, by kind of task.
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
 -- inputs: scores_without_noise
--- how to read: means over tasks, each task's the mean of those of its metrics that are shares and better when higher;
---   their errors take tasks as independent and metrics of one task as moving together. measure non_generative are tasks
---   answered by likelihood, generative those answered by writing; neither counts agreement with the dense model's own
---   answers, which says nothing of right and wrong and is a measure of its own, over tasks answered by writing.
---   score_se is NULL where a task has no error.
--- reason: right answers and answers that stayed the same were mixed once; here one view keeps them apart for all.
+-- how to read: means over tasks; the score of a task is the mean of those of its metrics that are shares and better
+--   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
+--   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
+--   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
+--   answered by writing. score_se is NULL where a task has no error.
+-- reason: single view that keeps right answers apart from unchanged answers.
 -- columns:
 --   measure: non_generative, generative or agreement [label]
 --   score: Mean over tasks [share]
@@ -27,7 +27,7 @@ tasks as (
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
-        -- What keeps the harness's own name need not be a share; these are.
+        -- Metrics under the harness's own name need not be shares; these are.
         and (not starts_with(scores.metric, 'lm_eval/') or scores.metric in ('lm_eval/acc', 'lm_eval/acc_norm'))
     group by all
 )

@@ -3,17 +3,18 @@
 -- key: model, recipe, task, metric
 -- inputs: task_pairs, provenance
 -- how to read: all figures are of pairs of answers to the same request. lost are right answers that became wrong,
---   gained the reverse. mcnemar_p is the chance of a split between them at least as uneven if pruning had no direction,
---   1 where nothing turned; holm_p corrects it for looking at several variants of the model on this task and metric:
---   those whose samples the same study stored. So no later study changes what an earlier one found significant; a
---   variant that two studies share stays with the one that asked it, and where several studies are read as one search,
---   Holm over all their rows is the reader's to take. Intervals draw samples (400 fixed resamples; NULL below 5 samples
---   and where none deviates). log_likelihood_change is of the right option, or a byte of a text that is read: the
---   logarithm of dense over pruned byte_perplexity but for one factor, the same for all variants, where task_scores
---   counts bytes as they were before the text was detokenized. margin_change is how far the right option fell behind
---   the best other one, and moves long before an answer turns. Dense and noise are left out.
--- reason: two accuracies with an error each hide that one model answers other questions right; pairs show it, and a
---   dozen recipes tested at once find a difference by chance.
+--   gained the reverse. mcnemar_p is the probability of a split between them at least as uneven if pruning had no
+--   direction, 1 where no answer changed. holm_p corrects it for testing several variants of the model on this task and
+--   metric, namely those whose samples the same study stored: a later study does not change what an earlier one found
+--   significant, and a variant of two studies belongs to the one that computed it. Correct holm_p again where you read
+--   several studies as one search. Intervals resample samples (400 fixed resamples; NULL below 5 samples and where none
+--   deviates). log_likelihood_change is of the right option, or per byte of a text: the logarithm of dense over pruned
+--   byte_perplexity up to one factor that is the same for all variants, because task_scores counts the bytes before
+--   detokenization. margin_change is the change of the right option's margin over the best other one, which moves long
+--   before an answer flips. The dense recipe and noise variants are excluded.
+-- reason: two accuracies with an error each hide that two models answer different questions right, which pairs show; a
+--   dozen recipes tested at once find a difference by chance. The view is long because test, correction and resampling
+--   need the same pairs.
 -- columns:
 --   study: Study that stored the samples of the variant, whose recipes are tested together [label]
 --   n_samples: Samples that both were asked [samples]
@@ -37,7 +38,7 @@
 --   margin_change_high: Upper end of its 95 % interval [nats or nats per byte]
 with
 
--- Lists in step, one entry a sample, for the draws.
+-- Parallel lists with one entry per sample, for the resamples.
 counted as (
     select
         model,

@@ -1,10 +1,10 @@
--- The samples whose answer pruning changed, one by one.
+-- The samples whose answer pruning changed.
 -- grain: one row per pruned variant × task × metric × sample whose answer changed.
 -- key: model, recipe, task, metric, sample_id
 -- inputs: task_pairs, stg_task_samples
 -- how to read: direction is lost where a right answer became wrong, gained where a wrong one became right, other where
---   one wrong answer took the place of another or nothing is known to be right. An answer of NULL is none.
--- reason: which questions a variant loses says more about it than how many.
+--   one wrong answer replaced another or the right answer is not known. NULL means no answer.
+-- reason: which questions a variant loses says more than their number.
 -- columns:
 --   direction: lost, gained or other
 select

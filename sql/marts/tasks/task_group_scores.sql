@@ -1,11 +1,11 @@
--- Scores of what was asked for by one name: a task, or a group of the harness's tasks, such as MMLU's 57, as one.
+-- Scores by task, or by group of tasks, such as MMLU's 57 tasks as one.
 -- grain: one row per variant × task group × kind × metric.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: stg_task_scores
--- how to read: a task that is of no group is its own group, and its numbers are those of task_scores. In a group each
---   sample counts alike, as the harness has it for MMLU: tasks weigh as what they were averaged over (n), perplexities
---   are averaged by their logarithms, and errors take tasks as independent. A metric is averaged over the tasks that
---   have it.
+-- how to read: a task without a group is its own group, and its numbers are those of task_scores. In a group every
+--   sample counts alike, as the harness does for MMLU: tasks are weighted by the number that they were averaged over
+--   (n), perplexities are averaged by their logarithms, and errors take tasks as independent. A metric is averaged over
+--   the tasks that have it.
 -- reason: a group of 57 tasks must not weigh 57 times as much as one task, and is published as one number.
 -- columns:
 --   n_tasks: Tasks of the group that have the metric [tasks]
@@ -46,7 +46,7 @@ averaged as (
         end as score,
         case
             when count(standard_error) = count(*)
-                -- Of a perplexity relative, as the error of its logarithm.
+                -- The error of a perplexity is relative, as that of its logarithm.
                 then sqrt(sum((weight * standard_error / case when is_perplexity then value else 1 end) ** 2))
         end as error,
         sum(n) as n,

@@ -1,16 +1,16 @@
--- What each variant lost of what the dense model can do beyond a guess, by choosing among options and by writing.
+-- The part of the dense model's score above a guess that each variant loses, in choosing among options and in writing.
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
 -- inputs: scores_without_noise, task_group_scores, stg_task_scores, stg_task_samples
--- how to read: a task's loss is the part of what its dense score has above a guess that is gone; a guess at options is
---   the mean of 1/options, at a text or a single option 0. Tasks whose dense score is not two standard errors above a
---   guess have nothing to lose and are left out; where the options are unevenly right, as in BoolQ, even that is no
---   proof of knowledge. A group of the harness, such as MMLU, is one task (task_group_scores). The metrics of a task
---   are averaged first, then the tasks. measure score takes every metric but agreement, measure agreement that one
---   alone, which takes the dense model's own answers for the right ones. Below 0 the score rose; above 1 choosing is
---   worse than a guess. Where every sample gave the same, and a standard error of 0 would claim to know it all, the
---   error is that of Agresti and Coull, as if two more samples of either result had been seen.
--- reason: losses of strong and weak models, of two and of four options, become comparable.
+-- how to read: the loss of a task is the lost part of what its dense score has above a guess; a guess among options is
+--   the mean of 1/options, for a written text or a single option 0. Tasks whose dense score is not two standard errors
+--   above a guess have nothing to lose and are excluded; where the right options are unevenly distributed, as in BoolQ,
+--   even that does not prove knowledge. A group of tasks, such as MMLU, is one task (task_group_scores). The metrics of
+--   a task are averaged first, then the tasks. measure score uses every metric but agreement, measure agreement only
+--   that one, which takes the dense model's own answers as the right ones. Below 0 the score rose; above 1 choosing is
+--   worse than a guess. Where every sample gave the same result, the error is that of Agresti and Coull, as if two more
+--   samples of either result had been seen, because a standard error of 0 would be too small.
+-- reason: makes losses of strong and weak models, and of tasks with two and with four options, comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_tasks: Tasks that count, a group as one [tasks]
@@ -31,7 +31,7 @@ guesses as (
     select
         samples.model,
         groups.task_group,
-        -- At a single option, as LAMBADA's, nothing can be guessed.
+        -- A single option, as in LAMBADA, cannot be guessed.
         avg(
             case
                 when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
@@ -55,7 +55,7 @@ dense_scores as (
         scores.score,
         scores.score_se,
         case
-            -- That the dense model agrees with itself is no finding.
+            -- The dense model agrees with itself by construction.
             when scores.score_se = 0 and scores.metric <> 'agreement' then error_of_unanimous(scores.n)
             else scores.score_se
         end as error,
@@ -100,7 +100,7 @@ each_task as (
         kind,
         task_group,
         avg(loss) as loss,
-        -- Metrics of one task are of the same samples.
+        -- Metrics of one task are of the same samples, so that their errors are averaged.
         avg(loss_se) as loss_se
     from metric_losses
     group by model, recipe, measure, kind, task_group

@@ -1,14 +1,15 @@
--- What each prompt or question adds to each measure of what a variant does to texts and choices.
+-- The contribution of each prompt or question to each measure of variant_damage.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
 -- inputs: decoding_at_reference, generations_without_noise, options_at_reference
--- how to read: the measures are those of variant_damage. influence is what the unit adds to the measure beyond its
---   expected part, so that those of a variant sum to 0; half_width_over_clusters of them is half the width of the
---   measure's 95 % interval, and that of sums of influences of several variants is the same of the sum of their
---   measures, paired by unit. For the median it is what the unit adds to the share of steps above the median, times how
---   many nats a change of that share moves the median (Woodruff's interval); NULL where that interval is not known, as
---   below 5 prompts. Noise is left out.
--- reason: two variants read the same prompts, so that their difference is surer than either measure.
+-- how to read: influence is what the unit adds to the measure beyond its expected part, so that the influences of a
+--   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
+--   sums of influences of several variants, paired by unit, is that of the sum of their measures. For the median the
+--   influence is the unit's contribution to the share of steps above the median, times the nats by which a change of
+--   that share moves the median (Woodruff's interval); NULL where that interval is not known, as below 5 prompts. Noise
+--   variants are excluded.
+-- reason: two variants read the same prompts, so that the difference of their measures is more certain than either
+--   measure. The view is long because six measures come from three tables.
 -- columns:
 --   measure: As in variant_damage [label]
 --   unit: Prompt, or question, that counts as independent of the others
@@ -49,7 +50,7 @@ texts as (
     from generations_without_noise as texts
 ),
 
--- Every measure but the median is the sum of the amounts over that of the weights.
+-- Every measure but the median is the sum of the amounts over the sum of the weights.
 amounts as (
     select
         model,
@@ -150,7 +151,7 @@ sorted as (
 ),
 
 slopes as (
-    -- An interval of the share that leaves 0 to 1 says nothing of the median.
+    -- An interval of the share that exceeds 0 to 1 does not bound the median.
     select
         shares_above.model,
         shares_above.recipe,

@@ -1,14 +1,14 @@
--- How far two recipes remove the same weights, matrix by matrix.
+-- The overlap of the weights that two recipes remove, matrix by matrix.
 -- grain: one row per model × recipe × other recipe × layer × sublayer × module, each pair once.
 -- key: model, recipe, other_recipe, layer, sublayer, module
 -- inputs: stg_mask_samples, noise_variants
--- how to read: recipe stands before other_recipe in the alphabet. jaccard_removed is the number of weights that both
---   remove over the number that at least one removes: 1 for the same mask, jaccard_removed_expected for two that know
---   nothing of each other, 0 for disjoint ones. jaccard_kept is the same of the weights that stay. Counted at up to
---   16,384 places of a matrix, the same for all variants of a model; *_se is the most that the standard error of that
---   can be, 0 where every weight was looked at. NULL where neither removes (or keeps) anything. A dropped sublayer is
---   removed whole, quantization removes nothing. The dense recipe and noise are left out.
--- reason: two recipes of equal sparsity, or one on two calibration sets, differ in what they remove.
+-- how to read: recipe comes before other_recipe in the alphabet. jaccard_removed is the number of weights that both
+--   remove over the number that at least one removes: 1 for the same mask, jaccard_removed_expected for independent
+--   masks, 0 for disjoint ones. jaccard_kept is the same for the weights that stay. Counted at up to 16,384 positions
+--   of a matrix, the same for all variants of a model; *_se is an upper bound of the standard error of that, 0 where
+--   every weight was counted. NULL where neither removes (or keeps) anything. A dropped sublayer is removed whole,
+--   quantization removes nothing. The dense recipe and noise variants are excluded.
+-- reason: two recipes of equal sparsity, or one recipe on two calibration sets, may remove different weights.
 -- columns:
 --   recipe: Name of the recipe that comes first in the alphabet
 --   other_recipe: Name of the recipe that it is held against
@@ -60,7 +60,7 @@ pairs as (
             and one.module = other.module
             and one.layer = other.layer
             and one.sublayer = other.sublayer
-            -- The same places: a file of another revision of the model may have other shapes.
+            -- The same positions: a file of another revision of the model may have other shapes.
             and one.weights = other.weights
             and one.sampled = other.sampled
             and one.recipe < other.recipe

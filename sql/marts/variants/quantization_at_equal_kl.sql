@@ -1,10 +1,11 @@
--- Each pruned variant between the quantized variants of nearest KL, for each method of quantization and each measure.
+-- Each pruned variant with the quantized variants of nearest KL, for each method of quantization and each measure.
 -- grain: one row per pruned variant × method of quantization × measure.
 -- key: model, recipe, quantization, measure
 -- inputs: variant_summary, variant_damage, stg_variants
--- how to read: q27 says which variants count as pruned and as quantized, and how its line between quantized variants is
---   drawn. share_above is NULL beyond the largest KL of the method, because nothing is extrapolated.
--- reason: q27 compares both kinds of compression at the same KL; where that is stands here.
+-- how to read: q27 says which variants count as pruned and as quantized, and how amount_quantized is interpolated.
+--   share_above is NULL beyond the largest KL of the method, because nothing is extrapolated.
+-- reason: q27 compares both kinds of compression at the same KL and only adds the intervals. The view is a little long
+--   because the lines are built from the same measures as the pruned points.
 -- columns:
 --   quantization: Method of quantization that the variant is compared with, such as gptq [label]
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) of the pruned variant [nats]
@@ -63,7 +64,7 @@ points as (
         quantized.measure,
         0 as kl_nats,
         'dense' as recipe,
-        -- A text that the dense model loops in itself is its own collapse.
+        -- A text in which the dense model itself loops counts as its own collapse.
         coalesce(any_value(dense.amount), 0) as amount
     from quantized
     left join measures as dense
@@ -72,7 +73,7 @@ points as (
 ),
 
 lines as (
-    -- Under the first one's name.
+    -- Variants of equal KL form one point, under the first name.
     select
         model,
         method,
@@ -152,7 +153,7 @@ bracketed as (
 ),
 
 weighed as (
-    -- How much the point above counts; none where nothing is extrapolated.
+    -- The weight of the point above; NULL where there is none, because nothing is extrapolated.
     select
         *,
         case when kl_above = kl_below then 0 else (kl_nats - kl_below) / (kl_above - kl_below) end as share_above

@@ -1,13 +1,13 @@
--- Which variants leave zeros behind in the weights, in which pattern, and at which sparsity.
+-- The variants that leave zeros in the weights, with their pattern and sparsity.
 -- grain: one row per masked variant.
 -- key: model, recipe
 -- inputs: stg_variants
 -- columns:
 --   pattern: kept:block, such as 2:4, or `unstructured`
 --   sparsity_percent: sparsity in whole per cent [%]
--- how to read: neurons and heads are no pattern of weights and are left out; so are compositions, of which it is not
---   known which part made the zeros, and noise.
--- reason: one place that says what a pattern is.
+-- how to read: pruned neurons and heads are no pattern of weights and are excluded, and so are noise variants and
+--   compositions, where it is not known which part made the zeros.
+-- reason: single definition of a sparsity pattern.
 select
     model,
     recipe,

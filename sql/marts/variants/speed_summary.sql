@@ -1,12 +1,13 @@
--- How many times as fast as the dense model a variant reads and writes, and what part of its memory it needs.
+-- How many times as fast as the dense model a variant prefills and decodes, and its share of the dense model's memory.
 -- grain: one row per model × recipe × batch × length × new tokens.
 -- key: model, recipe, batch, length, new_tokens
 -- inputs: stg_speed, noise_variants
--- how to read: both sides of a ratio were timed in turn, in one run on one machine; above 1 the variant is faster.
---   equal_sides says how far the dense model timed against itself is from 1, on the same machine: a speedup within it
---   is none. Zeros in a matrix are multiplied like any number here, and quantized weights as the dense ones that they
---   stand for, so masks and codes show no speedup; dropped sublayers do, for they do not run (sublayers_skipped).
--- reason: times of two machines do not compare, their ratios within one run do.
+-- how to read: both sides of a ratio were timed alternately, in one run on one machine; above 1 the variant is faster.
+--   equal_sides is the distance from 1 of the dense model timed against itself on the same machine: a speedup within it
+--   is no speedup. Zeros in a matrix are multiplied like any number, and quantized weights are computed as dense ones,
+--   so that masks and quantization show no speedup; dropped sublayers do, because they do not run (sublayers_skipped).
+--   Noise variants are excluded.
+-- reason: times of two machines do not compare, ratios within one run do.
 -- columns:
 --   prefill_speedup: How many times as many prompt tokens a second [ratio] =
 --     prefill_tokens_per_second/prefill_tokens_per_second_dense

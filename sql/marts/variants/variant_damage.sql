@@ -1,11 +1,11 @@
--- What each variant does to texts and choices, in six measures of which more is worse, each with its interval.
+-- The damage of each variant to texts and choices, in six measures, each with its interval; more is worse.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
 -- inputs: variant_summary, damage_influences, decoding_at_reference
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are those of
 --   variant_verdict where it has them: Wilson's for shares of prompts and of questions; Student's t over the prompts
 --   for nats, NULL below 5 prompts or where none deviates; for tokens Student's t over the prompts, or else Wilson's
---   over the tokens. Noise is left out.
+--   over the tokens. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
@@ -28,7 +28,7 @@ tokens as (
 ),
 
 measures as (
-    -- Lists that are unnested in one select run in step.
+    -- Lists unnested in one select are expanded in parallel.
     select
         totals.model,
         totals.recipe,

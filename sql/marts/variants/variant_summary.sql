@@ -1,14 +1,14 @@
--- What each variant removed and how far its output moved: the row to compare variants by.
+-- One row per variant with what it removed and how far its output moved.
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
 --   output_noise_ceiling
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
---   the nearest to 1 otherwise. first_flip_step_median is over all prompts, one that never flips counting as later than
---   any step; it is NULL where that is the median. prompts_correct is to be held against prompts_graded, the prompts
---   with a known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats
---   is the 95th percentile of the KL that rounding alone makes, teacher forced, of the largest noise variant at the
---   same temperature; is_below_noise says that the median KL is not above it. Noise is left out.
+--   the nearest to 1 otherwise. first_flip_step_median is over all prompts, where one that never flips counts as later
+--   than any step; it is NULL where that is the median. Compare prompts_correct with prompts_graded, the prompts with a
+--   known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats is the
+--   95th percentile of the KL that rounding alone causes, teacher forced, of the largest noise variant at the same
+--   temperature; is_below_noise says that the median KL is not above it. Noise variants are excluded.
 -- reason: the charts and the comparisons need one agreed set of figures per variant; the dense row is the baseline.
 -- columns:
 --   kl_step0_nats: Mean KL(dense‖pruned) over prompts at the first generated token [nats]
@@ -48,7 +48,7 @@ texts as (
     select
         model,
         recipe,
-        -- Infinity stands for "never" inside the median and is turned into NULL below.
+        -- Infinity means "never" inside the median and becomes NULL below.
         median(coalesce(cast(first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
         count(*) as prompts,
         count(first_flip_step) as prompts_flipped,

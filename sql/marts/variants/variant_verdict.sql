@@ -1,23 +1,23 @@
--- What each pruned variant still bears, by what was measured of it: writing and choosing, choosing only, or neither.
+-- The verdict on each pruned variant: safe, non-generative only, broken or not judged, with its evidence.
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: verdict_evidence
 -- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
---   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score that halves is gone, as q21 has
---   it), and non-generative only between them. measure is score where the dense model has both to lose, else agreement
---   with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1, for a text cannot
---   be worse than wrong), and is_certain says that both ends of both intervals lead to the same verdict; NULL where a
---   loss has no error. Otherwise (basis generations) the study's prompts decide: broken where half or more of the
---   questions have another likeliest option, else safe where the KL at the first generated token is below 0.6 nats and
---   at most 0.1 of the tokens have another likeliest one, else non-generative only. Fewer than 3 questions cannot tell
---   the last from broken: of the three they leave only safe, which rests on what is written. Here is_certain asks the
---   same of the 95 % intervals of these three: Wilson's over the questions; Student's t over the prompts for KL, which
---   may be anything below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
---   there are fewer than 5. It is not judged where neither basis was measured. The thresholds and words are those of
---   `prunescope advise` (pipelines/reporting/advice.py: at 0.6 nats the paper's models no longer write but still
---   choose), whose tolerance is 0.1 by default. The flips and loops of the texts are columns beside the verdict and do
---   not change it.
--- reason: a reader asks first which variants may be used, and wants to see by which number each was let through.
+--   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score counts as lost when it halves,
+--   as in q21), and non-generative only between them. measure is score where the dense model has both scores to lose,
+--   else agreement with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1,
+--   because a text cannot be worse than wrong). is_certain says that both ends of both intervals lead to the same
+--   verdict; NULL where a loss has no error. Otherwise (basis generations) the study's prompts decide: broken where the
+--   most likely option changes in half or more of the questions, else safe where the KL at the first generated token is
+--   below 0.6 nats and the most likely token changes in at most 0.1 of the tokens, else non-generative only. With fewer
+--   than 3 questions broken cannot be told from non-generative only, so that the only verdict left is safe. Here
+--   is_certain uses the 95 % intervals of these three: Wilson's over the questions; Student's t over the prompts for
+--   KL, unbounded below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
+--   there are fewer than 5. The verdict is not judged where neither basis was measured. The thresholds and words are
+--   those of `prunescope advise` (pipelines/reporting/advice.py: at 0.6 nats the paper's models no longer write but
+--   still choose), whose tolerance is 0.1 by default. The flips and loops of the texts are columns beside the verdict
+--   and do not change it.
+-- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, non-generative only, broken or not judged [label]
 --   is_certain: Whether both ends of the intervals lead to the same verdict; NULL where a loss has none, and where
