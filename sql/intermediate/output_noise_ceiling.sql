@@ -5,7 +5,7 @@
 -- how to read: the largest kl_p95_nats of the model's noise variants at this temperature, teacher forced.
 -- reason: single definition of the noise level that decoding_curve and variant_summary compare with.
 -- columns:
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes, of the largest noise variant [nats]
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
 select
     model,
     temperature,

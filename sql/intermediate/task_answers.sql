@@ -18,7 +18,7 @@
 --   target_log_likelihood: Log-likelihood of the right option or of the text, under accuracy_per_byte over its bytes;
 --     NULL where there is none [nats or nats per byte]
 --   target_margin: That less the best other option's; NULL where there is none [nats or nats per byte]
---   weight: What the log-likelihood counts for: 1, or the bytes of a text
+--   weight: Weight of the log-likelihood: 1, or the bytes of a text
 with
 
 by_options as (

@@ -15,10 +15,10 @@
 --   is_flipped: Whether the answers differ
 --   is_lost: Whether a right answer became wrong; NULL where that is not known of both
 --   is_gained: Whether a wrong answer became right; NULL where that is not known of both
---   log_likelihood_change: What the target's log-likelihood gained by pruning, signed; NULL where there is none [nats
---     or nats per byte]
---   margin_change: What the target's margin over the best other option gained, signed; NULL where there is none [nats
---     or nats per byte]
+--   log_likelihood_change: Change of the target's log-likelihood by pruning; NULL where there is none [nats or nats per
+--     byte]
+--   margin_change: Change of the target's margin over the best other option; NULL where there is none [nats or nats per
+--     byte]
 select
     pruned.model,
     pruned.recipe,

@@ -1,5 +1,5 @@
 -- How closely the estimates of Theorem 2 agree with 1 − cos of p.
--- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem, where theorem is T2 p.
+-- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
 -- inputs: transitions_without_noise
 -- how to read: estimate_fit has the fields of fit and worst as columns. fit.n is 0 where no truth is above 0.

@@ -1,6 +1,5 @@
 -- How closely the estimates of Theorem 3 agree with KL in both directions.
--- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem, where theorem is T3 KL and T3 KL
---   reversed.
+-- grain: one row per model × recipe × scope × lens × temperature × sublayer × theorem.
 -- key: model, recipe, scope, lens, temperature, sublayer, theorem
 -- inputs: transitions_without_noise
 -- how to read: estimate_fit has the fields of fit and worst as columns. fit.n is 0 where no truth is above 0.

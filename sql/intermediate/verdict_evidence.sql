@@ -16,10 +16,10 @@
 --   loss_choosing_high: Upper end of its 95 % interval [share]
 --   kl_step0_nats_low: Lower end of its 95 % interval over the prompts; NULL below 5 of them [nats]
 --   kl_step0_nats_high: Upper end of it [nats]
---   top1_change: Share of teacher-forced tokens with another likeliest one [share] = 1 − top1_agreement
+--   top1_change: Share of teacher-forced tokens whose most likely token differs [share] = 1 − top1_agreement
 --   top1_change_low: Lower end of its 95 % interval [share]
 --   top1_change_high: Upper end of it [share]
---   options_changed: Share of the prompts' questions with another likeliest option [share] = 1 −
+--   options_changed: Share of the prompts' questions whose most likely option differs [share] = 1 −
 --     options_argmax_kept/questions
 --   options_changed_low: Lower end of its 95 % interval by Wilson [share]
 --   options_changed_high: Upper end of it [share]

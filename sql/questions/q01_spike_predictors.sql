@@ -22,7 +22,7 @@
 --   spearman_low: Lower end of its 95 % interval over prompts [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval over prompts [-1 to 1]
 --   pearson_log10: Correlation of their logarithms; NULL below 10 positions [-1 to 1]
---   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is no use [probability]
+--   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is useless [probability]
 --   auc_low: Lower end of its 95 % interval over prompts [probability]
 --   auc_high: Upper end of its 95 % interval over prompts [probability]
 --   top_decile_lift: Rate of spikes in the tenth with the largest Var_p(Δz) over their rate everywhere [ratio]

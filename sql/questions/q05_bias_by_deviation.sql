@@ -11,7 +11,7 @@
 -- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else. The view
 --   is long because the four estimates are stacked from one pass over the records.
 -- columns:
---   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
+--   theorem: Name of the estimate: T1 h, T1 z, T2 p or T3 KL
 --   decile: Tenth of the points by the size of the truth; 1 is the smallest
 --   n: Points in the tenth [points]
 --   truth_min: Smallest truth in the tenth [1 - cosine; nats for T3 KL]

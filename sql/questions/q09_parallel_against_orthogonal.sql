@@ -16,7 +16,7 @@
 --   par_rel_median: Median share of the shift along the dense vector, signed [ratio] = ⟨Δv, v⟩/‖v‖²
 --   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
 --   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
---   orthogonal_share_median: Median part of the squared shift that lies across [share] = ‖Δv⊥‖²/‖Δv‖²
+--   orthogonal_share_median: Median part of the squared shift that is orthogonal [share] = ‖Δv⊥‖²/‖Δv‖²
 with
 
 models as (

@@ -8,10 +8,10 @@
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
 -- columns:
 --   n_questions: Questions [questions]
---   argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   argmax_kept: Questions whose most likely option is also the dense model's [questions]
 --   kl_options_mean_nats: Mean KL(dense‖pruned) over the options, renormalised [nats]
 --   kl_vocabulary_mean_nats: Mean KL(dense‖pruned) over the whole vocabulary [nats]
---   kl_share: What the options move against the vocabulary; small where they are spared [ratio] =
+--   kl_share: KL over the options relative to the vocabulary; small where the options move less [ratio] =
 --     kl_options_mean_nats/kl_vocabulary_mean_nats
 --   one_minus_cos_z_options_mean: Mean cosine defect of the option logits [1 - cosine]
 --   one_minus_cos_p_options_mean: Mean cosine defect of the option probabilities, renormalised [1 - cosine]

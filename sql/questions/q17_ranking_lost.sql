@@ -7,7 +7,7 @@
 -- reason: accuracy depends on the first option only; a lost ranking is damage that the score does not show yet.
 -- columns:
 --   n_questions: Questions [questions]
---   argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   argmax_kept: Questions whose most likely option is also the dense model's [questions]
 --   kept_but_reordered: Those among them whose ranking of the options is another [questions]
 --   ranking_kept: Questions whose whole ranking is the dense one [questions]
 --   kendall_tau_mean: Mean agreement of the two rankings [-1 to 1]

@@ -10,7 +10,7 @@
 --   (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
---   probe: What was measured without any task [label]
+--   probe: Name of the probe [label]
 --   metric: Name of the score within its task
 --   n_variants: Pruned variants with both [variants]
 --   spearman: Rank correlation of probe and loss; NULL below 5 variants [-1 to 1]

@@ -8,7 +8,7 @@
 --   kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
 -- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are no fair comparison.
 -- columns:
---   other_method: The kind of drop that it is held against
+--   other_method: The kind of drop that it is compared with
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
 --   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
 --     [nats]

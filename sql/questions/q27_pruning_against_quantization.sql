@@ -13,7 +13,7 @@
 --   common cancels. It takes the KLs as exact, and is NULL below 5 prompts or questions and where none deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
---   quantization: Method of quantization that it is held against, such as gptq [label]
+--   quantization: Method of quantization that it is compared with, such as gptq [label]
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
 --     kl_free_running_median_nats with each model on its own tokens; flipped_share and collapsed_share of prompts;
 --     options_changed_share of questions [label]
@@ -22,7 +22,7 @@
 --   value_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
 --   recipe_below: The quantized recipe next below in KL; dense where there is none
 --   recipe_above: The quantized recipe next above in KL; NULL where there is none
---   difference: More damage by pruning than by quantization [share or nats] = value_pruned − value_quantized
+--   difference: Damage of pruning minus that of quantization [share or nats] = value_pruned − value_quantized
 --   difference_low: Lower end of its 95 % interval, paired by prompt or question [share or nats]
 --   difference_high: Upper end of it [share or nats]
 with

@@ -13,11 +13,11 @@
 --   it compares the same pairs by their masks and by their KL.
 -- columns:
 --   other_recipe: The second of the pair, later in the alphabet
---   differs_in: What is not the same, calibration or seed [label]
+--   differs_in: What differs: calibration or seed [label]
 --   calibration_hash: SHA-256 of the first one's calibration tokens
 --   other_calibration_hash: SHA-256 of the second one's calibration tokens
 --   matrices: Matrices with samples of both masks [matrices]
---   jaccard_kept: Weights that both keep over weights that one of them keeps [share]
+--   jaccard_kept: Weights that both keep over weights that at least one keeps [share]
 --   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
 --   jaccard_removed: Weights that both remove over weights that one of them removes; NULL where none is [share]
 --   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]

@@ -12,7 +12,7 @@
 -- reason: the value of advice is the error of its predictions on models that it has not seen.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
---   probe: What the loss is predicted from [label]
+--   probe: Name of the probe that the loss is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Scored variants that are predicted [variants]
 --   n_beyond: Scored variants beyond the largest probe that was seen elsewhere [variants]

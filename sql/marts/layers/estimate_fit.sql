@@ -9,7 +9,7 @@
 -- reason: q02, q03 and q04 ask the same question of different theorems. Each theorem has a view of its own, so that a
 --   filter on theorem skips the layer records of the others.
 -- columns:
---   theorem: Which estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed
+--   theorem: Name of the estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed
 --   n: Points with a truth above 0 [points]
 --   pearson_log10: Correlation of the logarithms; NULL below 10 points [-1 to 1] = corr(log10 estimate, log10 truth)
 --   pearson: Correlation; NULL below 10 points [-1 to 1] = corr(estimate, truth)

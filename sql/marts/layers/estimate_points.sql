@@ -8,9 +8,10 @@
 --   pruning.
 -- reason: one long table serves every question about the fit; a filter on `theorem` reads only that branch.
 -- columns:
---   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
---   estimate: What the theorem says [1 - cosine; nats for T3 KL] = t1_h, t1_z, t2_p or t3_kl_nats
---   truth: What it estimates, above 0 [1 - cosine; nats for T3 KL] = one_minus_cos_h, _z, _p or kl_dense_pruned_nats
+--   theorem: Name of the estimate: T1 h, T1 z, T2 p or T3 KL
+--   estimate: Value of the estimate [1 - cosine; nats for T3 KL] = t1_h, t1_z, t2_p or t3_kl_nats
+--   truth: Quantity that it estimates, above 0 [1 - cosine; nats for T3 KL] = one_minus_cos_h, _z, _p or
+--     kl_dense_pruned_nats
 with
 
 compared as (

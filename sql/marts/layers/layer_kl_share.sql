@@ -15,9 +15,9 @@
 --   layer: Layer of the sublayer, from 0
 --   sublayer: attn or mlp [label]
 --   scope: isolated or local, where the KL was measured [label]
---   kl_alone_nats: Mean KL(dense‖pruned) that this sublayer makes alone [nats]
+--   kl_alone_nats: Mean KL(dense‖pruned) that this sublayer causes alone [nats]
 --   share_of_kl: Its part of the sum over the variant's changed sublayers [share]
---   place_in_order: Its place by share_of_kl, 1 the largest; equal ones by depth [place]
+--   place_in_order: Its rank by share_of_kl, 1 the largest; equal ones by depth [rank]
 --   prompts_parted: Prompts whose most likely token differs from here up to the output, at the first flip [prompts]
 with
 

@@ -34,9 +34,9 @@
 --   kl_median_nats: Median KL(dense‖pruned) [nats]
 --   var_p_dz_mean: Mean variance of Δz under the dense p [logit²] = mean Var_p(Δz)
 --   orth_rel_h_mean: Mean share of the shift across h [ratio] = mean ‖Δh⊥‖/‖h‖
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes behind this sublayer; NULL without noise
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes behind this sublayer; NULL without noise
 --     [nats]
---   is_below_noise: Whether the median KL is at most what rounding makes; NULL without noise = kl_median_nats <=
+--   is_below_noise: Whether the median KL is at most what rounding causes; NULL without noise = kl_median_nats <=
 --     kl_noise_p95_nats
 with
 

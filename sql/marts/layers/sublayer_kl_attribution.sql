@@ -11,13 +11,13 @@
 -- reason: local estimate, isolated effect and joint effect answer three different questions that are easily confused.
 -- columns:
 --   positions: Positions in scope isolated, all prompts together [positions]
---   t3_local_nats: Median of what Theorem 3 predicts from the local shift [nats] = median Var_p(Δz)/(2T²)
+--   t3_local_nats: Median prediction of Theorem 3 from the local shift [nats] = median Var_p(Δz)/(2T²)
 --   kl_local_nats: Median KL(dense‖pruned) behind this sublayer, scope local [nats]
 --   kl_isolated_nats: Median KL(dense‖pruned) at the output with this sublayer alone pruned [nats]
 --   kl_joint_nats: Median KL(dense‖pruned) at the output with all of them pruned [nats]
---   isolated_over_local: What the layers above make of the shift; above 1 they amplify it [ratio] =
+--   isolated_over_local: Effect of the layers above; above 1 they amplify the shift [ratio] =
 --     kl_isolated_nats/kl_local_nats
---   isolated_share: Part of the joint drop that this sublayer makes alone [ratio] = kl_isolated_nats/kl_joint_nats
+--   isolated_share: This sublayer's KL alone as a part of the joint KL [ratio] = kl_isolated_nats/kl_joint_nats
 with
 
 alone as (

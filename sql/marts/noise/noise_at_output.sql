@@ -13,8 +13,8 @@
 --   kl_max_nats: Largest KL(dense‖noise) [nats]
 --   top1_agreement: Share of steps with the same most likely token [share]
 --   prompts: Prompts with a free-running text [prompts]
---   prompts_flipped: Those whose text leaves the dense one [prompts]
---   first_flip_step_min: Earliest step at which a text leaves the dense one; NULL where none does [step]
+--   prompts_flipped: Those whose text differs from the dense one [prompts]
+--   first_flip_step_min: Earliest step at which a text differs from the dense one; NULL where none does [step]
 with
 
 texts as (

@@ -11,10 +11,10 @@
 -- columns:
 --   answer_end_step: Step at which the first answer is complete: the dense one under teacher_forced, either under
 --     free_running [step]
---   is_after_flip: Whether the step lies behind the first flip = step > first_flip_step
---   is_after_answer: Whether the step lies behind the end of the answer = step > answer_end_step
---   is_below_noise: Whether the KL is at most what rounding makes at the output; NULL without noise = KL <= kl_p95_nats
---     of noise_at_output
+--   is_after_flip: Whether the step is after the first flip = step > first_flip_step
+--   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
+--   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=
+--     kl_p95_nats of noise_at_output
 with
 
 marked as (

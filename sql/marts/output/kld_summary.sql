@@ -34,7 +34,7 @@
 --   ppl_ratio_se_iid: Standard error of ppl_ratio as if all tokens were independent [ratio]
 --   ln_ppl_correlation: Correlation of the tokens' log-probabilities on both sides [-1 to 1] = corr(ln p(target), ln
 --     q(target))
---   ln_ppl_ratio_noise: Size of ln_ppl_ratio that rounding alone makes; NULL without noise [nats]
+--   ln_ppl_ratio_noise: Size of ln_ppl_ratio that rounding alone causes; NULL without noise [nats]
 --   ppl_difference: Difference of the perplexities [tokens] = ppl_pruned − ppl_dense
 --   ppl_difference_se: Standard error of ppl_difference, windows as independent units; NULL below two [tokens]
 --   ppl_difference_se_iid: Standard error of ppl_difference as if all tokens were independent [tokens]
@@ -52,12 +52,12 @@
 --   kl_p01_nats: 1st percentile of KL(dense‖pruned) [nats]
 --   kl_p001_nats: 0.1st percentile of KL(dense‖pruned) [nats]
 --   kl_min_nats: Smallest of KL(dense‖pruned) [nats]
---   kl_noise_mean_nats: Mean KL that rounding alone makes on this text; NULL without noise [nats]
---   kl_noise_max_nats: Largest KL that rounding alone makes on this text; NULL without noise [nats]
---   kl_noise_p99_nats: 99th percentile of the KL that rounding alone makes on this text; NULL without noise [nats]
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes on this text; NULL without noise [nats]
---   kl_noise_median_nats: Median of the KL that rounding alone makes on this text; NULL without noise [nats]
---   is_below_noise: Whether the median KL is at most what rounding makes; NULL without noise = kl_median_nats <=
+--   kl_noise_mean_nats: Mean KL that rounding alone causes on this text; NULL without noise [nats]
+--   kl_noise_max_nats: Largest KL that rounding alone causes on this text; NULL without noise [nats]
+--   kl_noise_p99_nats: 99th percentile of the KL that rounding alone causes on this text; NULL without noise [nats]
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes on this text; NULL without noise [nats]
+--   kl_noise_median_nats: Median of the KL that rounding alone causes on this text; NULL without noise [nats]
+--   is_below_noise: Whether the median KL is at most what rounding causes; NULL without noise = kl_median_nats <=
 --     kl_noise_p95_nats
 --   delta_p_mean: Mean change of the target's probability; below 0 the variant does worse [probability] = mean
 --     (q(target) − p(target))
@@ -66,7 +66,7 @@
 --   delta_p_rms: Root mean square of that change [probability] = √mean (q(target) − p(target))²
 --   delta_p_rms_se: Standard error of delta_p_rms, windows as independent units; NULL below two [probability]
 --   delta_p_rms_se_iid: Standard error of delta_p_rms as if all tokens were independent [probability]
---   delta_p_rms_noise: delta_p_rms that rounding alone makes; NULL without noise [probability]
+--   delta_p_rms_noise: delta_p_rms that rounding alone causes; NULL without noise [probability]
 --   delta_p_max: Largest of the change of the target's probability [probability]
 --   delta_p_p999: 99.9th percentile of the change of the target's probability [probability]
 --   delta_p_p99: 99th percentile of the change of the target's probability [probability]

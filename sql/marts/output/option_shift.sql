@@ -7,7 +7,7 @@
 --   names no right option. Noise variants are excluded.
 -- reason: charts and joins need the lists of option_subspace with one option per row.
 -- columns:
---   option_index: Place of the option in its question, from 0
+--   option_index: Index of the option in its question, from 0
 --   option: Label of the option
 --   p_options_dense: Dense probability of the option, renormalised over the options [probability]
 --   p_options_pruned: Pruned probability of the option, renormalised over the options [probability]

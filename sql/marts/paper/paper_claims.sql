@@ -8,12 +8,12 @@
 --     options_move_less, options_in_the_tail or decoding_feeds_back [label]
 --   measure: what it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
 --   says: the claim in words, with its threshold
---   n: what the number stands on, in `units`
+--   n: number of units behind the amount
 --   units: variants, methods, sublayers or questions [label]
 --   amount: the number [share; correlation for second_order_fits]
 --   amount_low: lower end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
 --   amount_high: upper end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
---   threshold: what the claim holds it against [as amount]
+--   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
 -- how to read: losses are those of task_losses, above a guess. The first two claims are about variants whose writing
 --   loses at least half; their intervals add the spread over variants and the error over samples, the latter taken as

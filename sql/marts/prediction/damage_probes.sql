@@ -8,7 +8,7 @@
 --   such row. Each probe is 0 for the dense model and larger for more damage. Noise variants are excluded.
 -- reason: single definition of the probes for rankings and predictions.
 -- columns:
---   probe: What was measured without any task [label]
+--   probe: Name of the probe [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
 with
 

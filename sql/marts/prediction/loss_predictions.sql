@@ -14,7 +14,7 @@
 --   seen. The view is long because the same curves predict the model itself and every other one.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
---   probe: What it is predicted from [label]
+--   probe: Name of the probe that it is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Their scored variants [variants]
 --   predicted_loss: Predicted loss; NULL beyond the largest probe that was seen [share]

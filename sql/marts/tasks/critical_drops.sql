@@ -6,7 +6,7 @@
 -- reason: tasks and probes are compared by one number, found in the same way for both.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
---   chosen_by: What chose the units, such as influence [label]
+--   chosen_by: Criterion that chose the units, such as influence [label]
 --   kind: How the task is answered, or probe where no task is asked [label]
 --   metric: Name of the score within its task, or of the probe
 --   score_dense: The dense model's score [share]

@@ -10,8 +10,8 @@
 --   excluded.
 -- reason: two variants of equal accuracy need not be right on the same questions, whatever the dense model says.
 -- columns:
---   recipe: The variant that is held against the other one
---   other_recipe: The other one
+--   recipe: The first variant of the pair
+--   other_recipe: The second variant of the pair
 --   n_tasks: Tasks in which both answered [tasks]
 --   n_samples: Samples with a right answer that both answered [samples]
 --   n_right: Of these, answered right by recipe [samples]

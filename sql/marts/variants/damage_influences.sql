@@ -12,8 +12,8 @@
 --   measure. The view is long because six measures come from three tables.
 -- columns:
 --   measure: As in variant_damage [label]
---   unit: Prompt, or question, that counts as independent of the others
---   influence: What it adds to the measure beyond its expected part [share or nats]
+--   unit: Prompt or question, the independent unit
+--   influence: Its contribution to the measure beyond its expected part [share or nats]
 with
 
 forced as (

@@ -11,15 +11,15 @@
 -- reason: two recipes of equal sparsity, or one recipe on two calibration sets, may remove different weights.
 -- columns:
 --   recipe: Name of the recipe that comes first in the alphabet
---   other_recipe: Name of the recipe that it is held against
+--   other_recipe: Name of the recipe that it is compared with
 --   removed_share: Share of the weights that recipe removes [share]
 --   other_removed_share: Share of the weights that other_recipe removes [share]
 --   jaccard_removed: Overlap of the removed weights; NULL where there are none [share] = |A ∩ B|/|A ∪ B|
---   jaccard_removed_se: Greatest standard error of it [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
---   jaccard_removed_expected: Overlap of masks that know nothing of each other [share] = ab/(a + b − ab)
+--   jaccard_removed_se: Upper bound of its standard error [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
+--   jaccard_removed_expected: Overlap of independent masks [share] = ab/(a + b − ab)
 --   jaccard_kept: Overlap of the kept weights; NULL where there are none [share] = |A ∩ B|/|A ∪ B|
---   jaccard_kept_se: Greatest standard error of it [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
---   jaccard_kept_expected: Overlap of masks that know nothing of each other [share] = ab/(a + b − ab)
+--   jaccard_kept_se: Upper bound of its standard error [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
+--   jaccard_kept_expected: Overlap of independent masks [share] = ab/(a + b − ab)
 with
 
 masks as (

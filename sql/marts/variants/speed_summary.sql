@@ -9,13 +9,13 @@
 --   Noise variants are excluded.
 -- reason: times of two machines do not compare, ratios within one run do.
 -- columns:
---   prefill_speedup: How many times as many prompt tokens a second [ratio] =
+--   prefill_speedup: Prompt tokens per second relative to the dense model [ratio] =
 --     prefill_tokens_per_second/prefill_tokens_per_second_dense
---   decode_speedup: How many times as many written tokens a second [ratio] =
+--   decode_speedup: Written tokens per second relative to the dense model [ratio] =
 --     decode_tokens_per_second/decode_tokens_per_second_dense
---   first_token_speedup: How many times as soon the first token comes [ratio] =
+--   first_token_speedup: Dense time to the first token over the variant's [ratio] =
 --     seconds_to_first_token_dense/seconds_to_first_token
---   peak_memory_ratio: Part of the dense model's peak memory; NULL where that is not known [ratio] =
+--   peak_memory_ratio: Peak memory relative to the dense model's; NULL where that is not known [ratio] =
 --     peak_memory_bytes/peak_memory_bytes_dense
 --   equal_sides: Largest distance from 1 of the dense model's own three speedups; NULL where it was not timed [ratio]
 with

@@ -14,7 +14,7 @@
 --   amount: The measure; more is worse [share or nats]
 --   amount_low: Lower end of its 95 % interval [share or nats]
 --   amount_high: Upper end of it [share or nats]
---   n_units: Prompts, or questions, that it stands on [prompts or questions]
+--   n_units: Number of prompts or questions [prompts or questions]
 with
 
 tokens as (

@@ -17,17 +17,17 @@
 --   kl_teacher_forced_max_nats: Largest KL(dense‖pruned) over steps on the dense model's tokens [nats]
 --   kl_free_running_median_nats: Median KL(dense‖pruned) over steps with each model on its own tokens [nats]
 --   top1_agreement: Share of teacher-forced steps with the same most likely token [share]
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone makes, of the largest noise variant [nats]
---   is_below_noise: Whether the median KL is at most what rounding makes = kl_teacher_forced_median_nats <=
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
+--   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
 --     kl_noise_p95_nats
 --   first_flip_step_median: Median step of the first other token; NULL where most texts never flip [step]
 --   prompts: Prompts with a free-running text [prompts]
---   prompts_flipped: Those whose text leaves the dense one [prompts]
+--   prompts_flipped: Those whose text differs from the dense one [prompts]
 --   prompts_collapsed: Those whose text ends in a loop [prompts]
 --   prompts_graded: Those with a known answer [prompts]
 --   prompts_correct: Those with a known answer whose text has it [prompts]
 --   questions: Multiple-choice questions at the reference temperature [questions]
---   options_argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   options_argmax_kept: Questions whose most likely option is also the dense model's [questions]
 with
 
 prompts_at_output as (

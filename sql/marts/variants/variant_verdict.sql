@@ -22,7 +22,7 @@
 --   verdict: safe, non-generative only, broken or not judged [label]
 --   is_certain: Whether both ends of the intervals lead to the same verdict; NULL where a loss has none, and where
 --     nothing is judged
---   basis: tasks or generations, what the verdict rests on; NULL where it is not judged [label]
+--   basis: tasks or generations, the evidence of the verdict; NULL where it is not judged [label]
 with
 
 -- The same rule for the numbers and for the milder and the worse end of their intervals.
