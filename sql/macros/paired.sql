@@ -9,6 +9,6 @@ create or replace macro margin_of(log_likelihoods, place) as (
     - list_max(list_concat(log_likelihoods[1:place - 1], log_likelihoods[place + 1:]))
 );
 
--- One step of Holm's step-down correction: the smallest of m p-values is multiplied by m, the next by m − 1, and so on.
--- The caller takes the running maximum over the sorted p-values.
+-- One step of Holm's step-down correction: the smallest of m p-values is multiplied by m, the next by m − 1, and so
+-- on. The caller takes the running maximum over the sorted p-values.
 create or replace macro holm_step(p, place, tests) as least(1.0, (tests - place + 1) * p);

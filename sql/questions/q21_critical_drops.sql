@@ -13,6 +13,11 @@
 --   model. critical_k_top1 and critical_k_kl repeat two of them beside every task of the same drops.
 -- reason: turns the cliff of the paper's Figure 1 into one number per task; generation reaches it first.
 -- columns:
+--   method: Kind of drop, such as attn-drop [label]
+--   chosen_by: Criterion that chose the units, such as influence [label]
+--   task_group: Name of the task, of the group that the task belongs to, or probes [label]
+--   kind: How the task is answered, or probe where no task is asked [label]
+--   metric: Name of the score within its task, or of the probe
 --   critical_k_top1: Where top1_agreement halves, by the same drops [units]
 --   critical_k_kl: Where exp(−mean KL) halves, that is where the mean KL is ln 2 nats, by the same drops [units]
 --   first_flip_k: Mildest drop at which an answer to the task differs from the dense model's; NULL where none does or
