@@ -255,7 +255,7 @@ def _template(sources: tuple[_Source, ...]) -> Path:
     """Return a DuckDB file with all views over tables without files, from which connections copy them.
 
     To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
-    of `sql/` and of this package, in the user's cache.
+    of `sql/` and of the code, in the user's cache.
     """
     if _is_edited():
         return _own_template(sources)
@@ -296,7 +296,7 @@ def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
 
 @cache
 def _code_hash() -> str:
-    """Hash the modules of this package, of which the tables' definitions are a part."""
+    """Hash the modules of `warehouse`, which define the tables."""
     digest = hashlib.sha256()
     for path in _modules():
         digest.update(path.read_bytes())
@@ -305,12 +305,12 @@ def _code_hash() -> str:
 
 @cache
 def _is_edited() -> bool:
-    """Tell whether a module of this package has changed since this process imported it."""
+    """Return whether a module of `warehouse` has changed since this process imported it."""
     return any(path.stat().st_mtime > _IMPORTED for path in _modules())
 
 
 def _modules() -> list[Path]:
-    return sorted(Path(__file__).parent.rglob("*.py"))
+    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
