@@ -3,7 +3,8 @@
 -- key: model, recipe
 -- inputs: variant_summary, task_losses, stg_generations, decoding_at_reference
 -- how to read: basis says which evidence counts; variant_verdict says how the intervals are made.
--- reason: variant_verdict applies its rule to these numbers and to both ends of their intervals.
+-- reason: variant_verdict applies its rule to these numbers and to both ends of their intervals. The view is a little
+--   long because all evidence of a variant is one row.
 -- columns:
 --   basis: tasks where tasks of both kinds were scored, else generations where the study's prompts were measured; NULL
 --     where neither was [label]

@@ -3,7 +3,8 @@
 -- key: model, method, chosen_by, task_group, kind, metric
 -- inputs: drop_scores
 -- how to read: q21 says how critical_k and its interval are found.
--- reason: tasks and probes are compared by one number, found in the same way for both.
+-- reason: tasks and probes are compared by one number, found in the same way for both. The view is a little long
+--   because the interval repeats the search on two more curves.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: Criterion that chose the units, such as influence [label]

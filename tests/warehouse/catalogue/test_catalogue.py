@@ -341,5 +341,5 @@ def test_a_cached_catalogue_that_cannot_be_read_is_named(tmp_path, monkeypatch, 
     connect(tmp_path / "none").close()
     [file] = cache.iterdir()
     file.write_bytes(b"no database")
-    with pytest.raises(CatalogueError, match=rf"^{re.escape(str(file))}: .*; delete it, and it is made anew"):
+    with pytest.raises(CatalogueError, match=rf"^{re.escape(str(file))}: .*; delete it, and it is built again"):
         connect(tmp_path / "none")
