@@ -1,1 +1,1 @@
-"""The SQL views, one file each: macros, staging, marts, questions and tests; `notebook.py` asks five of them."""
+"""The SQL views, one file each: staging, intermediate, marts, questions; macros, comparisons and tests beside them."""

@@ -103,7 +103,7 @@ def _tables(_: typer.Context) -> list[str]:
 
 
 def _views(_: typer.Context) -> list[str]:
-    return [*_stems("sql/marts/*.sql"), *_stems("sql/staging/*.sql")]
+    return [name for layer in ("marts", "intermediate", "staging") for name in _stems(f"sql/{layer}/**/*.sql")]
 
 
 def _questions(_: typer.Context) -> list[str]:

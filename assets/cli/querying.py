@@ -253,13 +253,14 @@ def describe(
 
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
-    from prunescope.warehouse.catalogue.database import PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
+    from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
     from prunescope.warehouse.catalogue.lineage import questions as question_views
     from prunescope.warehouse.tables import TABLES
 
     documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     numbers = {view.partition("_")[0]: view for view in question_views()}
     name = numbers.get(name.lower(), name if name in documented else name.lower())
+    name = FORMER_NAMES.get(name, name)
     if name not in documented:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
     with connect(existing(context)) as connection:

@@ -42,7 +42,7 @@ def documents(
         is_live: whether documents are built one by one, from the present state of the warehouse.
     """
     views = {
-        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).glob("*.sql"))
+        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).rglob("*.sql"))
     }
     ask = ask or asking(connection)
     name, title, order = study, "", DisplayOrder()

@@ -17,7 +17,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import View, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, View, connect, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.core.errors import WarehouseError
@@ -88,7 +88,7 @@ def export(
     Args:
         root: the warehouse.
         directory: an empty or new folder, or one of an earlier export, whose files are replaced.
-        only: names of questions, marts and figures; empty for all.
+        only: names of questions, marts, intermediate views and figures; empty for all but the intermediate views.
         study: restricts the export to the study's models and recipes.
         progress: advances with every table and figure.
         all_rows: whether to write all rows of views with more than `MAX_ROWS`.
@@ -97,7 +97,7 @@ def export(
         WarehouseError: a name is unknown, nothing has a row, the folder has other files, or it cannot be written.
     """
     all_views = view_sql()
-    views = {name: view for name, view in all_views.items() if view.layer in {"marts", "questions"}}
+    views = {name: view for name, view in all_views.items() if view.layer != "staging"}
     chosen = _chosen(only, views)
     contents = _Contents()
     with ExportFolder(directory) as folder, connect(root) as connection:
@@ -160,7 +160,9 @@ def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     """Return the names to export in the order of the manifest; questions may be given by their number."""
     numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
-    names = [numbers.get(name, name) for name in only] or [*views, *FIGURES]
+    numbers |= FORMER_NAMES
+    default = [*(name for name, view in views.items() if view.layer != "intermediate"), *FIGURES]
+    names = [numbers.get(name, name) for name in only] or default
     if unknown := [name for name in names if name not in views and name not in FIGURES]:
         raise WarehouseError(
             f"there is no question, mart or figure {', '.join(unknown)}; see `prunescope tables`, "

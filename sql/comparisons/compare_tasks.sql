@@ -4,15 +4,16 @@
 -- inputs: task_answers, stg_task_samples
 -- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs, so that files of
 --   others stay closed. Bound, never pasted
--- how to read: a pair was asked the same thing (task, metric, sample_id, sample_hash). A statistic named as a metric of
---   task_scores is the share of right answers, over the samples where right and wrong are known of both; agreement is
---   the share of the dense model's own answers. *_log_likelihood is that of the right option or, a byte, of a text that
---   is read; *_margin is its distance from the best other option. difference is b − a; its error is that of the paired
---   differences, low and high draw samples (400 fixed resamples; NULL below 5 and where none deviates). only_a_right
---   and only_b_right are right for one side alone, and mcnemar_p is the chance of a split between them at least as
---   uneven if both were as good, 1 where there is none; holm_p corrects it for all tests of the pair (tasks × metrics).
---   clusters are samples.
--- reason: two variants of equal accuracy need not answer the same questions right.
+-- how to read: both answers of a pair are to the same request (task, metric, sample_id, sample_hash). A statistic with
+--   the name of a metric of task_scores is the share of right answers, over the samples that are graded on both sides;
+--   agreement is the share of the dense model's own answers. *_log_likelihood is that of the right option or, per byte,
+--   of a text; *_margin is its distance from the best other option. difference is b − a; its error is that of the
+--   paired differences, and low and high resample the samples (400 fixed resamples; NULL below 5 and where none
+--   deviates). only_a_right and only_b_right count the samples that only one side answers right. mcnemar_p is the
+--   probability of a split between them at least as uneven if both were equally good, 1 where there is none; holm_p
+--   corrects it for all tests of the pair (tasks × metrics). clusters are samples.
+-- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
+--   parameters must reach the scans of the files.
 with
 
 wanted as (

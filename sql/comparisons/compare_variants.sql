@@ -1,18 +1,19 @@
 -- How do two variants of one model differ, paired token by token?
 -- grain: one row per pair of variants × text or set of prompts × temperature × statistic.
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
--- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, noise_at_output
+-- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, output_noise_ceiling
 -- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
 --   both sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   of a text the same text_hash, context, stride and position, T = 1; of the prompts (teacher forced, so that both
---   read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors take
---   windows of a text, and prompts, as the independent units (cluster-robust); that of the difference comes from the
---   paired differences, so what is hard for both cancels. low and high are its 95 % interval by Student's t; NULL below
---   five units and where none deviates. Percentiles and extremes have no error. share_nearer is the share of tokens
---   whose KL is the smaller one, ties counting half. noise_p95 is the 95th percentile of the KL that rounding alone
---   makes there, of a text under the same conditions; NULL where it was not measured.
--- reason: two figures with an error each say little about which variant is better; their paired difference does.
+--   models read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors
+--   take windows of a text, and prompts, as the independent units (cluster-robust); the error of the difference comes
+--   from the paired differences, so that what both have in common cancels. low and high are its 95 % interval by
+--   Student's t; NULL below five units and where none deviates. Percentiles and extremes have no error. share_nearer is
+--   the share of tokens with the smaller KL, ties counting half. noise_p95 is the 95th percentile of the KL that
+--   rounding alone causes there, of a text under the same conditions; NULL where it was not measured.
+-- reason: the errors of two figures say little about which variant is better; the error of their paired difference
+--   does. The query is one file because its parameters must reach the scans of the files.
 with
 
 wanted as (
@@ -111,7 +112,7 @@ pairs as (
             and a.token_id_dense = b.token_id_dense
 ),
 
--- One shape for every mean.
+-- One row per token and measure.
 stacked as (
     select
         recipe_a,
@@ -134,7 +135,7 @@ stacked as (
     from pairs
 ),
 
--- What the prompts do not have is NULL and drops out.
+-- Prompts have only some of the measures; the others are NULL.
 measures as (
     select
         stacked.recipe_a,
@@ -275,7 +276,7 @@ conditions as (
     from text_tokens
 ),
 
--- Those of A are those of every pair: a floor under other ones is none.
+-- The conditions of A hold for the whole pair; noise measured under other conditions does not apply.
 noise_on_texts as (
     select
         tokens.recipe,
@@ -300,7 +301,7 @@ asked as (
     from wanted
 ),
 
--- Of several noise variants the largest counts.
+-- The largest value of several noise variants counts.
 floors as (
     select
         recipe_a,
@@ -315,12 +316,11 @@ floors as (
     select
         asked.recipe_a,
         'prompts' as measured_on,
-        noise_at_output.temperature,
-        max(noise_at_output.kl_p95_nats) as noise_p95
-    from noise_at_output
+        ceilings.temperature,
+        ceilings.kl_noise_p95_nats as noise_p95
+    from output_noise_ceiling as ceilings
     cross join asked
-    where noise_at_output.model = $1
-    group by asked.recipe_a, noise_at_output.temperature
+    where ceilings.model = $1
 ),
 
 statistics as (

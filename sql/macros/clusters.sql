@@ -11,8 +11,8 @@ create or replace macro t_quantile_975(df) as (
     1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
 );
 
--- Half the width of a 95 % interval. NULL below 5 clusters, and where no cluster deviates, for then nothing says how
--- uncertain the figure is.
+-- Half the width of a 95 % interval. NULL below 5 clusters, and where no cluster deviates, because the uncertainty is
+-- then not known.
 create or replace macro half_width_over_clusters(influence) as case
     when count(influence) >= 5 and sum(influence ** 2) > 0
         then t_quantile_975(count(influence) - 1) * error_over_clusters(influence)

@@ -1,14 +1,14 @@
--- Two variants on the same samples: what turned, by how much the target moved, and how sure that is.
+-- Two variants on the same samples: the most likely option, the target's margin, and Holm's correction of tests.
 
--- Place from 1 of the likeliest option, the first of equal ones.
+-- Index from 1 of the most likely option, the first of equal ones.
 create or replace macro likeliest(log_likelihoods) as list_position(log_likelihoods, list_max(log_likelihoods));
 
--- Log-likelihood of an option, place from 1, over the best of the others; NULL where there is no other.
+-- Log-likelihood of an option, index from 1, minus the best of the others; NULL where there is no other.
 create or replace macro margin_of(log_likelihoods, place) as (
     cast(log_likelihoods[place] as double)
     - list_max(list_concat(log_likelihoods[1:place - 1], log_likelihoods[place + 1:]))
 );
 
--- Holm's step-down correction of a p among those of its family, of which NULL is none: what p has to be held against
--- is 1/m for the smallest of m, 1/(m − 1) for the next, and so on; no p comes out below that of a smaller one.
+-- One step of Holm's step-down correction: the smallest of m p-values is multiplied by m, the next by m − 1, and so
+-- on. The caller takes the running maximum over the sorted p-values.
 create or replace macro holm_step(p, place, tests) as least(1.0, (tests - place + 1) * p);

@@ -1,6 +1,6 @@
--- Statistics that recur in the questions. Each gives NULL where the data cannot carry it, never a made-up number.
+-- Statistics that recur in the questions. Each is NULL where there is too little data.
 
--- Common logarithm of positive values; zeros drop out of whatever aggregates it.
+-- Common logarithm of positive values; NULL for others, which aggregates skip.
 create or replace macro log10_positive(x) as case when x > 0 then log10(x) end;
 
 -- Pearson correlation; NULL below 10 pairs or where one side does not vary (DuckDB's corr gives NaN or rounding noise).
@@ -24,13 +24,13 @@ create or replace macro correlation_of_sums(n, x, y, xx, yy, xy) as (
     (n * xy - x * y) / nullif(sqrt(greatest(n * xx - x * x, 0) * greatest(n * yy - y * y, 0)), 0)
 );
 
--- Rows of a group that lie below x, equal ones counting half (itself included): midrank − 1/2.
+-- Number of rows of a group below x, equal ones counting half (the row included): midrank − 1/2.
 create or replace macro count_below(x, grp) as (
     (rank() over (partition by grp order by x) - 1 + count(*) over (partition by grp order by x)) / 2.0
 );
 
--- Sum of a over the rows of a group that lie below x, those of equal x (itself included) counting half. With
--- count_below of the same x it shares one sort.
+-- Sum of a over the rows of a group below x, those of equal x (the row included) counting half. Shares its sort with
+-- count_below of the same x.
 create or replace macro sum_below(a, x, grp) as (
     (
         sum(a) over (partition by grp order by x)
@@ -46,21 +46,21 @@ create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 
 -- Standard error of a difference from those of both sides and the covariance of their means.
 create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
-    -- Two sides that move together exactly must not give the root of a rounding error below 0.
+    -- Where both sides move together exactly, rounding must not give the root of a negative number.
     case when se ** 2 + other_se ** 2 > 2 * covariance then se ** 2 + other_se ** 2 - 2 * covariance else 0 * se end
 );
 
--- Two logits nearer than this are a tie that rounding may turn: passes of other shapes round differently. NULL, a model
--- that is not there, counts as float32.
+-- Two logits nearer than this are a tie that rounding may reverse, because passes of other shapes round differently.
+-- NULL, for a missing model, counts as float32.
 create or replace macro tie_margin(dtype) as case when coalesce(dtype, 'float32') = 'float32' then 1e-3 else 0.2 end;
 
--- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative, and over no value.
+-- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative or there is no value.
 create or replace macro geometric_mean_of(x) as case
     when min(x) = 0 then 0
     when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
 end;
 
--- Concordant minus discordant pairs of two lists in step, every pair counted twice; NULL where an entry is NULL.
+-- Concordant minus discordant pairs of two parallel lists, every pair counted twice; NULL where an entry is NULL.
 create or replace macro concordance(x, y) as case
     when len(list_filter(x, lambda one: one is null)) + len(list_filter(y, lambda one: one is null)) = 0
         then
@@ -76,7 +76,10 @@ create or replace macro concordance(x, y) as case
             )
 end;
 
--- Kendall's τ-b of two lists in step, ties discounted; NULL where one side does not vary or an entry is NULL.
+-- Kendall's τ-b of two parallel lists; NULL where one side does not vary or an entry is NULL.
 create or replace macro kendall_tau_b(x, y) as (
     concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
 );
+
+-- Tenths of a decade of a probe's damage; a damage below 1e-4 counts as 1e-4.
+create or replace macro probe_bin(damage) as cast(round(10 * log10(greatest(damage, 1e-4))) as integer);

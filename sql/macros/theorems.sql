@@ -1,14 +1,14 @@
--- How a second-order estimate meets its truth, for one pass over several estimates at once.
+-- The fit of second-order estimates to the truth, for several estimates in one pass.
 
--- Estimate over truth in float32, as both are stored; NULL where there is no truth to meet.
+-- Estimate over truth in float32, as both are stored; NULL where the truth is 0.
 create or replace macro ratio_to_truth(estimate, truth) as case when truth > 0 then estimate / truth end;
 
 -- The value where both it and its partner have a logarithm.
 create or replace macro if_both_positive(x, partner) as case when x > 0 and partner > 0 then x end;
 
 -- All figures of one estimate as a struct, over the rows whose truth is above 0. The correlations are NULL where
--- `correlation` gives NULL; they are spelled out because logarithms vary where their arguments do, which is cheaper to
--- see, and because natural logarithms are cheaper than common ones and correlate the same.
+-- `correlation` is NULL. They do not call it for speed: whether a logarithm varies is checked on its argument, and
+-- natural logarithms are cheaper than common ones and have the same correlation.
 create or replace macro fit_to_truth(estimate, truth) as struct_pack(
     -- count_if is a HUGEINT, which other tools read as a decimal.
     n := cast(count_if(truth > 0) as bigint),
@@ -35,11 +35,11 @@ create or replace macro fit_to_truth(estimate, truth) as struct_pack(
     )
 );
 
--- The part, from 1, into which ascending cuts put a value; what equals a cut lies below it.
+-- Index from 1 of the interval between ascending cuts that a value is in; a value equal to a cut is below it.
 create or replace macro part_of(value, cuts) as cast(1 + len(list_filter(cuts, lambda cut: cut < value)) as integer);
 
--- The layer whose median ratio is furthest from 1 on a log scale, and that ratio. Of equal offenders the first layer is
--- named; an estimate of 0 is the worst there is.
+-- The layer whose median ratio is furthest from 1 on a log scale, and that ratio; the first of equal layers. An
+-- estimate of 0 counts as the furthest.
 create or replace macro worst_layer_of(layer, ratio) as arg_min(
     row(layer, ratio), row(-abs(ln(greatest(ratio, 1e-300))), layer)
 ) filter (where ratio is not null);

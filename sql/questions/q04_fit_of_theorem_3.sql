@@ -2,9 +2,9 @@
 -- grain: one row per model × recipe × scope × lens × temperature × sublayer × direction.
 -- key: model, recipe, scope, lens, temperature, sublayer, direction
 -- inputs: estimate_fit
--- how to read: direction `dense_pruned` is KL(dense‖pruned), the theorem's own, `pruned_dense` the other one.
---   ratio is estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in
---   local scope) are left out; correlations are NULL below 10 points or where one side does not vary.
+-- how to read: direction `dense_pruned` is KL(dense‖pruned), the theorem's own, `pruned_dense` the other one. ratio is
+--   estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local scope)
+--   are excluded; correlations are NULL below 10 points or where one side does not vary.
 -- reason: one estimate serves both directions only where the shift is small; their gap shows where it is not.
 -- columns:
 --   direction: dense_pruned for KL(dense‖pruned), pruned_dense for KL(pruned‖dense)

@@ -1,16 +1,17 @@
 -- At which deviation does each second-order estimate begin to fail?
 -- grain: one row per model × scope × lens × temperature × theorem × decile of the truth.
 -- key: model, scope, lens, temperature, theorem, decile
--- inputs: stg_layer_transitions, noise_variants
--- how to read: all recipes and sublayers together, cut into tenths by the size of the truth (equal truths stay
---   together, so a tenth may be larger or missing); truth_min to truth_max is the tenth's range. ratio is estimate /
---   truth. `is_good` says that the median is within 10 % of 1: the first tenth where it is false is the deviation from
---   which on the estimate should not be trusted. Rows without a shift have no truth and are left out, and so is noise.
---   Of a model with a million records or more every second position is taken, from one and a half million on every
---   third, and so on, in the next layer one position earlier: tenths of thousands of points gain little by more.
--- reason: a bias that grows with the deviation belongs to the expansion, one that does not to something else.
+-- inputs: transitions_without_noise, stg_layer_transitions
+-- how to read: all recipes and sublayers together, divided into tenths by the size of the truth (equal truths stay
+--   together, so that a tenth may be larger or missing); truth_min to truth_max is the range of the tenth. ratio is
+--   estimate / truth. `is_good` says that the median is within 10 % of 1: do not trust the estimate from the first
+--   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. Of a
+--   model with a million records or more every second position is used, from one and a half million on every third, and
+--   so on, shifted by one position per layer: more points would change these tenths little.
+-- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else. The view
+--   is long because the four estimates are stacked from one pass over the records.
 -- columns:
---   theorem: Which estimate: T1 h, T1 z, T2 p or T3 KL
+--   theorem: Name of the estimate: T1 h, T1 z, T2 p or T3 KL
 --   decile: Tenth of the points by the size of the truth; 1 is the smallest
 --   n: Points in the tenth [points]
 --   truth_min: Smallest truth in the tenth [1 - cosine; nats for T3 KL]
@@ -30,7 +31,7 @@ models as (
     group by model
 ),
 
--- One map to look up instead of a table to join, with which the records would take three times as long.
+-- A map instead of a table, because a join would take three times as long on the records.
 strides as (
     select map_from_entries(list(row(model, stride))) as of_model
     from models
@@ -50,9 +51,7 @@ records as materialized (
         transitions.one_minus_cos_p,
         transitions.t3_kl_nats,
         transitions.kl_dense_pruned_nats
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
     where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
 
@@ -118,7 +117,7 @@ cuts as (
         quantile_disc(truth, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as cuts
     from points
     group by model, scope, lens, temperature, theorem
-    -- Always true: the planner takes what is filtered for the smaller side of the join below.
+    -- Always true: the planner assumes that a filtered side is the smaller one of the join below.
     having count(*) > 0
 ),
 

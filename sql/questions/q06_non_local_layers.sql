@@ -1,10 +1,10 @@
 -- Which sublayers move h so far across that second order no longer describes it?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens.
 -- key: model, recipe, layer, sublayer, scope, lens
--- inputs: shifts
+-- inputs: representation_shifts
 -- how to read: orth_rel_h is ‖Δh⊥‖ / ‖h‖. Without a parallel part 1 − cos is 1 − 1/sqrt(1 + t²) and Theorem 1 says
 --   t²/2, which is 10 % too much at t = 0.37: that is the threshold. is_non_local says that the median position is
---   beyond it. Dense rows and untouched sublayers in local scope are left out.
+--   beyond it. Dense rows and untouched sublayers in local scope are excluded.
 -- reason: in these sublayers, as a rule the first and the last, the theorems must not be read as explanations.
 -- columns:
 --   n: Positions [positions]
@@ -24,6 +24,6 @@ select
     max(orth_rel_h) as orth_rel_h_max,
     avg(cast(orth_rel_h > 0.37 as integer)) as share_non_local,
     median(cast(orth_rel_h as float)) > 0.37 as is_non_local
-from shifts
+from representation_shifts
 group by model, recipe, layer, sublayer, scope, lens
 order by model, recipe, scope, lens, layer, sublayer

@@ -1,10 +1,10 @@
 -- By how much does each step from h to z and from z to p amplify the shift, layer by layer?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: transitions_without_noise
 -- how to read: z_to_p is (1 − cos p) / (1 − cos z), h_to_z is (1 − cos z) / (1 − cos h): above 1 the step amplifies,
 --   below 1 it compresses. n counts the positions whose h and z both moved; dense rows and untouched sublayers in local
---   scope have no shift and are left out, noise too. share_amplified is the share of positions with z_to_p above 1.
+--   scope have no shift and are excluded, noise too. share_amplified is the share of positions with z_to_p above 1.
 -- reason: the paper's claim is that the softmax amplifies; attention layer 0 shows that it need not.
 -- columns:
 --   n: Positions whose h and z both moved [positions]
@@ -28,9 +28,7 @@ ratios as (
         transitions.temperature,
         cast(transitions.one_minus_cos_z as double) / transitions.one_minus_cos_h as h_to_z,
         cast(transitions.one_minus_cos_p as double) / transitions.one_minus_cos_z as z_to_p
-    from stg_layer_transitions as transitions
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    from transitions_without_noise as transitions
     where transitions.one_minus_cos_h > 0 and transitions.one_minus_cos_z > 0
 ),
 

@@ -1,10 +1,10 @@
 -- Does the LM head compress the shift across the vector, from h to z?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens.
 -- key: model, recipe, layer, sublayer, scope, lens
--- inputs: shifts
+-- inputs: representation_shifts
 -- how to read: z_over_h is (‖Δz⊥‖/‖z‖) / (‖Δh⊥‖/‖h‖) at a position; below 1 the head compresses. share_compressed is
 --   the share of such positions. Dense rows, untouched sublayers in local scope and positions without a shift across h
---   are left out.
+--   are excluded.
 -- reason: the head maps to many more dimensions; whether it damps or spreads a shift is a property of the model.
 -- columns:
 --   n: Positions with a shift across h [positions]
@@ -26,7 +26,7 @@ positions as (
         orth_rel_h,
         orth_rel_z,
         orth_rel_z / orth_rel_h as z_over_h
-    from shifts
+    from representation_shifts
     where orth_rel_h > 0
 )
 

@@ -1,21 +1,22 @@
 -- How much of the shift lies along the dense vector, where the cosine cannot see it, and how much across?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × space.
 -- key: model, recipe, layer, sublayer, scope, lens, space
--- inputs: shifts, stg_layer_transitions
+-- inputs: representation_shifts, stg_layer_transitions
 -- how to read: par_rel is signed (below 0 the vector shrinks), orth_rel is not; both are relative to the dense length.
---   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that lies across; n counts the positions that
---   moved. Dense rows and untouched sublayers in local scope are left out. Of a model with three million records or
---   more every second position is taken, from four and a half million on every third, and so on, in the next layer one
---   position earlier. A median over n positions taken is then a value whose rank among all positions lies within
---   100 / sqrt(n) percentage points of 50 in 95 of 100 cases, were positions independent: within 5 for n = 400.
--- reason: only the part across turns a vector; a large part along explains a large ‖Δ‖ with a harmless cosine.
+--   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that is orthogonal; n counts the positions that
+--   moved. Dense rows and untouched sublayers in local scope are excluded. Of a model with three million records or
+--   more every second position is used, from four and a half million on every third, and so on, shifted by one position
+--   per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points of 50 in
+--   95 of 100 cases, if positions were independent: within 5 for n = 400.
+-- reason: only the orthogonal part turns a vector; a large parallel part explains a large ‖Δ‖ with a harmless cosine.
+--   The view is long because one pass over the shifts serves three spaces.
 -- columns:
 --   space: h, z or p
 --   n: Positions taken that moved [positions]
 --   par_rel_median: Median share of the shift along the dense vector, signed [ratio] = ⟨Δv, v⟩/‖v‖²
 --   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
 --   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
---   orthogonal_share_median: Median part of the squared shift that lies across [share] = ‖Δv⊥‖²/‖Δv‖²
+--   orthogonal_share_median: Median part of the squared shift that is orthogonal [share] = ‖Δv⊥‖²/‖Δv‖²
 with
 
 models as (
@@ -26,7 +27,7 @@ models as (
     group by model
 ),
 
--- One map to look up instead of a table to join, as in q05.
+-- A map instead of a table, as in q05.
 strides as (
     select map_from_entries(list(row(model, stride))) as of_model
     from models
@@ -52,11 +53,11 @@ squares as (
         cast(orth_rel_p as float) as orth_p,
         orth_rel_p * orth_rel_p as across_p,
         orth_rel_p * orth_rel_p + par_rel_p * par_rel_p as whole_p
-    from shifts
+    from representation_shifts
     where (position + layer) % (select strides.of_model from strides)[model] = 0
 ),
 
--- NULL where the space did not move, so that one pass over the shifts serves all three.
+-- NULL where the space did not move, so that one pass over the shifts serves all three spaces.
 parts as (
     select
         model,

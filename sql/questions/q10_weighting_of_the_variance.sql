@@ -1,12 +1,12 @@
 -- Does it matter that the variance of Δz is weighted by the dense probabilities?
 -- grain: one row per model × recipe × sublayer × scope × lens.
 -- key: model, recipe, sublayer, scope, lens
--- inputs: shifts
--- how to read: p_over_uniform is Var_p(Δz) / Var_u(Δz) and r_over_uniform Var_r(Δz) / Var_u(Δz); below 1 what
---   matters moves less than the vocabulary as a whole. The correlations (log10, NULL below 10 points) say how well each
---   variance follows the KL, and Var_r and Var_u the cosine defect of p. Dense rows, untouched sublayers in local scope
---   and positions without a shift are left out. All at the reference temperature.
--- reason: an unweighted variance is cheaper to reason about; this tells what is lost by it.
+-- inputs: representation_shifts
+-- how to read: p_over_uniform is Var_p(Δz) / Var_u(Δz) and r_over_uniform Var_r(Δz) / Var_u(Δz); below 1 the likely
+--   tokens move less than the vocabulary as a whole. The correlations (log10, NULL below 10 points) say how closely
+--   each variance follows the KL, and Var_r and Var_u the cosine defect of p. Dense rows, untouched sublayers in local
+--   scope and positions without a shift are excluded. All at the reference temperature.
+-- reason: an unweighted variance is simpler to analyse; this shows what it loses.
 -- columns:
 --   n: Positions with a shift [positions]
 --   p_over_uniform_median: Median of the p-weighted over the unweighted variance [ratio] = Var_p(Δz)/Var_u(Δz)
@@ -36,7 +36,7 @@ positions as (
         log10_positive(var_uniform_dz) as log_var_uniform,
         log10_positive(kl_dense_pruned_nats) as log_kl,
         log10_positive(one_minus_cos_p) as log_one_minus_cos_p
-    from shifts
+    from representation_shifts
     where var_uniform_dz > 0
 )
 

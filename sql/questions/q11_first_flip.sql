@@ -1,12 +1,12 @@
 -- At which token does each pruned model first leave the dense one, and how sure was the dense model there?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: stg_generations, reference_steps, noise_variants
--- how to read: at the flip both models still read the same tokens, so the columns describe one choice made twice.
---   rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss.
---   All columns from first_flip_step on are NULL where the text never flips. The dense recipe
---   and noise are left out.
--- reason: one token decides what a generation is about; a flip at a small margin is luck, at a large one damage.
+-- inputs: generations_without_noise, decoding_at_reference
+-- how to read: at the flip both models still read the same tokens, so that the columns describe one choice of both
+--   models. rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss. All
+--   columns from first_flip_step on are NULL where the text never flips. The dense recipe and noise variants are
+--   excluded.
+-- reason: a flip at a small margin is chance, at a large one damage.
 select
     generations.model,
     generations.recipe,
@@ -22,15 +22,13 @@ select
     flips.p_dense_top1_pruned,
     flips.rank_of_pruned_top1,
     flips.kl_dense_pruned_nats
-from stg_generations as generations
-left join reference_steps as flips
+from generations_without_noise as generations
+left join decoding_at_reference as flips
     on
         generations.model = flips.model
         and generations.recipe = flips.recipe
         and generations.prompt_id = flips.prompt_id
         and generations.first_flip_step = flips.step
         and flips.trajectory = 'free_running'
-anti join noise_variants
-    on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
 where generations.recipe <> 'dense'
 order by generations.model, generations.recipe, generations.first_flip_step nulls last, generations.prompt_id

@@ -1,12 +1,11 @@
 -- How many steps lie between the first flip and the collapse into a loop?
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
--- inputs: stg_generations, noise_variants
+-- inputs: generations_without_noise, stg_generations
 -- how to read: steps_to_collapse is NULL where the text never flips or never loops, and where the loop was complete
---   before the flip: then the dense text loops too and pruning is not to blame. *_dense are the dense model's figures
---   for the same prompt, the level that repetition has without pruning. The dense recipe
---   and noise are left out.
--- reason: tells a model that takes another good path from one that breaks down.
+--   before the flip: then the dense text loops too. *_dense are the dense model's figures for the same prompt, the
+--   level of repetition without pruning. The dense recipe and noise variants are excluded.
+-- reason: distinguishes a model that continues well on another path from one that breaks down.
 -- columns:
 --   steps_to_collapse: Steps from the first flip to the loop; NULL where one is missing or the loop was first [steps] =
 --     collapse_step − first_flip_step
@@ -31,13 +30,11 @@ select
     dense.distinct_1 as distinct_1_dense,
     dense.distinct_2 as distinct_2_dense,
     dense.repeat_rate as repeat_rate_dense
-from stg_generations as pruned
+from generations_without_noise as pruned
 left join stg_generations as dense
     on
         pruned.model = dense.model
         and pruned.prompt_id = dense.prompt_id
         and dense.recipe = 'dense'
-anti join noise_variants
-    on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
 where pruned.recipe <> 'dense'
 order by pruned.model, pruned.recipe, steps_to_collapse nulls last, pruned.prompt_id

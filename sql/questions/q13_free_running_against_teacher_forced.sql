@@ -2,11 +2,11 @@
 -- grain: one row per model × recipe × context.
 -- key: model, recipe, context
 -- inputs: token_trace
--- how to read: context `shared` holds the steps up to the first flip, where both trajectories read the same tokens and
---   the two KLs must agree; `own` the steps after it. feedback_share is the part of the mean free-running KL that the
---   weights alone do not explain, 1 − teacher forced / free running; it is negative where feedback reduces the KL.
---   The dense recipe is left out.
--- reason: the paper's curve mixes what pruning does to one step with what decoding does with it afterwards.
+-- how to read: context `shared` are the steps up to the first flip, where both trajectories read the same tokens and
+--   the two KLs must agree; `own` are the steps after it. feedback_share is the part of the mean free-running KL that
+--   the weights alone do not explain, 1 − teacher forced / free running; it is negative where feedback reduces the KL.
+--   The dense recipe is excluded.
+-- reason: the paper's curve mixes what pruning does to one step with the effect of decoding on the following ones.
 -- columns:
 --   context: shared up to the first flip, where both trajectories read the same tokens; own after it
 --   n: Steps [steps]

@@ -2,10 +2,10 @@
 -- grain: one row per model × recipe × trajectory × phase.
 -- key: model, recipe, trajectory, phase
 -- inputs: decoding_curve, reference_temperature
--- how to read: phase `before` runs up to the step that completes the answer, `after` begins behind it; `no end`
---   holds the prompts whose answer never is complete. Whose answer counts is said in decoding_curve. kl_share is the
---   phase's part of the trajectory's whole KL. At the reference temperature; the dense recipe is left out.
--- reason: what a model says after its answer costs nothing, yet it fills the published curves.
+-- how to read: phase `before` is up to the step that completes the answer, `after` the steps behind it; `no end` are
+--   the prompts whose answer is never complete. decoding_curve says which model's answer counts. kl_share is the
+--   phase's part of the trajectory's summed KL. At the reference temperature; the dense recipe is excluded.
+-- reason: what a model writes after its answer does no harm, yet it dominates the published curves.
 -- columns:
 --   phase: before or after the end of the answer; no end where it never is complete
 --   n: Steps [steps]

@@ -1,13 +1,13 @@
--- Does the dense model's margin or entropy foretell which tokens pruning flips?
+-- Does the dense model's margin or entropy predict which tokens pruning flips?
 -- grain: one row per model × recipe × predictor.
 -- key: model, recipe, predictor
--- inputs: reference_steps
--- how to read: every teacher-forced step asks whether the pruned model would choose another token in the dense model's
---   text. auc is the chance that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
---   (`entropy`) than a kept one; 0.5 = no use. auc_low and auc_high bound it with 95 % by drawing whole prompts, as in
---   q01. NULL says that the data cannot carry it: auc below 3 flips or 3 kept steps, its bounds below 5 prompts, below
---   3 prompts with a flip or where no resample differs. The dense recipe is left out.
--- reason: if the margin foretells flips, the dense model alone says which answers are at risk, before any pruning.
+-- inputs: decoding_at_reference
+-- how to read: a teacher-forced step is flipped where the pruned model would choose another token in the dense model's
+--   text. auc is the probability that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
+--   (`entropy`) than an unchanged one; 0.5 = useless. auc_low and auc_high are a 95 % interval that resamples whole
+--   prompts, as in q01. NULL where there is too little data: auc below 3 flips or 3 unchanged steps, its bounds below 5
+--   prompts, below 3 prompts with a flip or where no resample differs. The dense recipe is excluded.
+-- reason: if the margin predicts flips, the dense model alone says which answers are at risk, before any pruning.
 -- columns:
 --   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p
 --   n: Teacher-forced steps [steps]
@@ -26,7 +26,7 @@ scored as (
         'margin' as predictor,
         -margin_dense as score,
         not is_same_token as is_flip
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 
     union all
@@ -38,7 +38,7 @@ scored as (
         'entropy' as predictor,
         entropy_dense_nats as score,
         not is_same_token as is_flip
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
 

@@ -1,18 +1,17 @@
--- Do the answer options stay put while the whole vocabulary moves?
+-- Do the answer options keep their probabilities while the whole vocabulary moves?
 -- grain: one row per model × recipe × temperature.
 -- key: model, recipe, temperature
--- inputs: stg_option_subspace, noise_variants
--- how to read: *_options are taken over the options alone, renormalised; kl_share is the mean KL over the options
---   divided by that over the vocabulary, small where the options are spared. mass_* is the probability of all options
---   together. Means over questions; n_questions says how much they carry. The dense recipe
---   and noise are left out.
+-- inputs: options_without_noise
+-- how to read: *_options are computed over the options alone, renormalised; kl_share is the mean KL over the options
+--   divided by that over the vocabulary, small where the options move less. mass_* is the probability of all options
+--   together. Means over n_questions questions. The dense recipe and noise variants are excluded.
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
 -- columns:
 --   n_questions: Questions [questions]
---   argmax_kept: Questions whose likeliest option is the dense one [questions]
+--   argmax_kept: Questions whose most likely option is also the dense model's [questions]
 --   kl_options_mean_nats: Mean KL(dense‖pruned) over the options, renormalised [nats]
 --   kl_vocabulary_mean_nats: Mean KL(dense‖pruned) over the whole vocabulary [nats]
---   kl_share: What the options move against the vocabulary; small where they are spared [ratio] =
+--   kl_share: KL over the options relative to the vocabulary; small where the options move less [ratio] =
 --     kl_options_mean_nats/kl_vocabulary_mean_nats
 --   one_minus_cos_z_options_mean: Mean cosine defect of the option logits [1 - cosine]
 --   one_minus_cos_p_options_mean: Mean cosine defect of the option probabilities, renormalised [1 - cosine]
@@ -37,9 +36,7 @@ select
     avg(questions.one_minus_cos_p) as one_minus_cos_p_vocabulary_mean,
     avg(questions.mass_dense) as mass_dense_mean,
     avg(questions.mass_pruned) as mass_pruned_mean
-from stg_option_subspace as questions
-anti join noise_variants
-    on questions.model = noise_variants.model and questions.recipe = noise_variants.recipe
+from options_without_noise as questions
 where questions.recipe <> 'dense'
 group by questions.model, questions.recipe, questions.temperature
 order by questions.model, questions.recipe, questions.temperature

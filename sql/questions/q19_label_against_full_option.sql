@@ -2,13 +2,13 @@
 -- grain: one row per model × recipe × task.
 -- key: model, recipe, task
 -- inputs: stg_task_samples, noise_variants
--- how to read: only samples scored both ways count, and with them their right option. Under letter the likeliest label
---   answers, under full_text the likeliest whole text, per byte the likeliest per byte of it; of equal ones the first.
---   same_answer is how often label and whole text choose the same option. mcnemar_p is the chance of a split between
---   only_letter_correct and only_full_text_correct at least as uneven if both ways were as good. The dense recipe is a
---   row, to be held against; noise is left out.
--- reason: the paper measures options by their labels, benchmarks by whole texts; a loss that only one of them sees is a
---   property of the way of asking.
+-- how to read: only samples scored both ways count, and only with a right option. Under letter the most likely label is
+--   the answer, under full_text the most likely whole text, per byte the most likely per byte; of equal ones the first.
+--   same_answer is how often label and whole text choose the same option. mcnemar_p is the probability of a split
+--   between only_letter_correct and only_full_text_correct at least as uneven if both ways were equally good. The dense
+--   recipe has a row for comparison; noise variants are excluded.
+-- reason: the paper measures options by their labels, benchmarks by whole texts; a loss in only one of them comes from
+--   the way of asking.
 -- columns:
 --   n_samples: Samples with a right option that were scored both ways [samples]
 --   accuracy_letter: Share answered right by the labels [share]

@@ -3,12 +3,12 @@
 -- key: model, recipe, task, metric
 -- inputs: task_pairs
 -- how to read: every sample is paired with the dense model's answer to the same request, as the metric reads it. An
---   answer is flipped where the two differ (no answer differs from any); lost are right answers that became wrong,
---   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
---   is the chance of a split between lost and gained at least as uneven if pruning had no direction, 1 where nothing
---   turned. Samples without a right answer count as flipped or not, but not in the accuracies. Dense and noise are
---   left out.
--- reason: two models of equal accuracy need not agree on a single question; users feel the flips.
+--   answer is flipped where the two differ, also where only one side has an answer; lost are right answers that became
+--   wrong, gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|.
+--   mcnemar_p is the probability of a split between lost and gained at least as uneven if pruning had no direction, 1
+--   where no answer changed. Samples without a right answer count as flipped or not, but not in the accuracies. The
+--   dense recipe and noise variants are excluded.
+-- reason: two models of equal accuracy need not agree on a single question, and users notice the flips.
 -- columns:
 --   n_samples: Samples that both models answered [samples]
 --   n_graded: Of these, those with a right answer [samples]

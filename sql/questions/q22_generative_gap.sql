@@ -1,16 +1,17 @@
 -- How much less do tasks that choose among options lose than tasks that write text?
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
--- inputs: group_scores, stg_variants
--- how to read: a task's loss is the share of its dense score that is gone, 1 − score / dense score, negative where the
---   score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
+-- inputs: task_group_scores, stg_variants
+-- how to read: the loss of a task is the share of its dense score that is gone, 1 − score / dense score, negative where
+--   the score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
 --   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval adds the errors
---   of all scores as independent ones; scores of one model on the same samples move together, so that it is rather too
---   wide. NULL where one kind of task, or an error, is missing. measure score takes every metric but agreement, measure
---   agreement that one alone: how many of the dense model's own answers are kept, right or wrong, which a model too
---   weak for a task can lose too. A guess keeps a part of either where options are given, so that their loss ends
---   before 1; paper_claims takes that off. Perplexities and dense scores of 0 are left out, and so are dense and noise.
--- reason: the paper's headline in one number a variant, comparable between methods at equal loss of either kind.
+--   of all scores as independent ones; scores of one model on the same samples correlate, so that it is rather too
+--   wide. NULL where one kind of task, or an error, is missing. measure score uses every metric but agreement, measure
+--   agreement only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a
+--   model too weak for a task can lose too. Where options are given, guessing keeps a part of either, so that their
+--   loss stays below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the
+--   dense recipe and noise variants.
+-- reason: the paper's headline as one number per variant, comparable between methods.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_non_generative: Tasks answered by the likelihood of options [tasks]
@@ -35,8 +36,8 @@ metrics as (
         -- First order in both errors.
         sqrt((pruned.score_se / dense.score) ** 2 + (pruned.score * dense.score_se / dense.score ** 2) ** 2)
             as kept_se
-    from group_scores as pruned
-    inner join group_scores as dense
+    from task_group_scores as pruned
+    inner join task_group_scores as dense
         on
             pruned.model = dense.model
             and pruned.task_group = dense.task_group
@@ -54,7 +55,7 @@ tasks as (
         task_group,
         kind,
         avg(kept) as kept,
-        -- Metrics of one task are of the same samples: their errors are taken as the same one.
+        -- Metrics of one task are of the same samples, so that their errors are averaged.
         case when count(kept_se) = count(*) then avg(kept_se) end as kept_se
     from metrics
     group by model, recipe, measure, task_group, kind

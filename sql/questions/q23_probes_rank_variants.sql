@@ -1,15 +1,16 @@
 -- Do cheap probes rank the variants of a model as its tasks do?
 -- grain: one row per model × probe × task group × kind of task × metric.
 -- key: model, probe, task_group, kind, metric
--- inputs: group_scores, probes
--- how to read: the mart probes says what each probe is; influence is of recipes alone that drop sublayers. Each is 0
---   for the dense model and larger for more damage. spearman and kendall_tau_b relate them, over the pruned variants,
---   to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The interval draws
---   variants (400 fixed resamples, ranks as they are over all). NULL below 5 variants or where one side does not vary.
---   Noise is left out. A group of the harness's tasks, such as MMLU, ranks as one (group_scores).
+-- inputs: task_group_scores, damage_probes
+-- how to read: the mart damage_probes says what each probe is; only recipes that drop sublayers have influence. Each
+--   probe is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate the probe, over the
+--   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
+--   interval resamples variants (400 fixed resamples, with ranks as they are over all). NULL below 5 variants or where
+--   one side does not vary. Noise variants are excluded. A group of tasks, such as MMLU, ranks as one
+--   (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
---   probe: What was measured without any task [label]
+--   probe: Name of the probe [label]
 --   metric: Name of the score within its task
 --   n_variants: Pruned variants with both [variants]
 --   spearman: Rank correlation of probe and loss; NULL below 5 variants [-1 to 1]
@@ -26,14 +27,14 @@ losses as (
         pruned.kind,
         pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
-    from group_scores as pruned
-    inner join group_scores as dense
+    from task_group_scores as pruned
+    inner join task_group_scores as dense
         on
             pruned.model = dense.model
             and pruned.task_group = dense.task_group
             and pruned.kind = dense.kind
             and pruned.metric = dense.metric
-            -- Means over other tasks are no loss.
+            -- Means over different tasks do not compare.
             and pruned.n_tasks = dense.n_tasks
             and dense.recipe = 'dense'
     where pruned.recipe <> 'dense'
@@ -56,7 +57,7 @@ ranked as (
             losses.loss, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as loss_below
     from losses
-    inner join probes
+    inner join damage_probes as probes
         on losses.model = probes.model and losses.recipe = probes.recipe
 ),
 

@@ -2,13 +2,13 @@
 -- grain: one row per drop variant × other kind of drop.
 -- key: model, recipe, other_method
 -- inputs: variant_summary
--- how to read: kl is the mean teacher-forced KL(dense‖pruned). kl_other_nats is what the other kind costs at the
---   same share of parameters, on a straight line between its two nearest variants, where the dense model (nothing
---   removed, KL 0) is the first point of every line; NULL beyond its largest variant, for nothing is extrapolated.
---   kl_ratio is kl over kl_other: below 1 this kind of drop is the cheaper one.
--- reason: an attention sublayer holds far fewer parameters than an MLP, so equal counts are no fair comparison.
+-- how to read: kl is the mean teacher-forced KL(dense‖pruned). kl_other_nats is the KL of the other kind at the same
+--   share of parameters, interpolated linearly between its two nearest variants, where the dense model (nothing
+--   removed, KL 0) is the first point of every line; NULL beyond its largest variant, because nothing is extrapolated.
+--   kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
+-- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are no fair comparison.
 -- columns:
---   other_method: The kind of drop that it is held against
+--   other_method: The kind of drop that it is compared with
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
 --   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
 --     [nats]

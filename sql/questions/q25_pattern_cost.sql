@@ -1,11 +1,11 @@
 -- What does an N:M pattern cost against unstructured pruning at the same sparsity?
 -- grain: one row per masked variant.
 -- key: model, recipe
--- inputs: masked_patterns, variant_summary
+-- inputs: sparsity_patterns, variant_summary
 -- how to read: pattern is kept:block, such as 2:4, or `unstructured`. The baseline is the unstructured variant of the
 --   same model, method and sparsity in whole per cent (the one with the lowest KL, should there be several); NULL where
 --   none was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
--- reason: a pattern buys speed on hardware; this is its price in fidelity, method by method.
+-- reason: a pattern gains speed on hardware; this is its cost in fidelity, method by method.
 -- columns:
 --   pattern: kept:block, such as 2:4, or unstructured
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
@@ -25,7 +25,7 @@ masked as (
         patterns.pattern,
         totals.kl_teacher_forced_mean_nats as kl_nats,
         totals.top1_agreement
-    from masked_patterns as patterns
+    from sparsity_patterns as patterns
     inner join variant_summary as totals
         on patterns.model = totals.model and patterns.recipe = totals.recipe
 ),

@@ -1,14 +1,15 @@
 -- At which temperature of the softmax is the KL divergence lowest?
 -- grain: one row per model × recipe × trajectory.
 -- key: model, recipe, trajectory
--- inputs: stg_decoding_steps, noise_variants
--- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are of
---   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of
---   what was measured (is_at_edge)
---   the true lowest may lie beyond; in the end every KL vanishes as T grows, so that a lowest
---   one at the hottest is no merit. certainty is the share of 400 fixed resamples of whole prompts in which the same
---   temperature is the lowest; NULL below 5 prompts. No row with one temperature. Dense and noise are left out.
--- reason: sampling hotter hides pruning and colder shows it, or the reverse; the paper draws this curve.
+-- inputs: decoding_without_noise, stg_decoding_steps
+-- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are over
+--   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of the
+--   measured temperatures (is_at_edge) the true lowest may be beyond it; every KL vanishes as T grows, so that a lowest
+--   KL at the highest temperature means nothing. certainty is the share of 400 fixed resamples of whole prompts in
+--   which the same temperature is the lowest; NULL below 5 prompts. No row where only one temperature was measured. The
+--   dense recipe and noise variants are excluded.
+-- reason: a higher sampling temperature may hide pruning or show it; the paper draws this curve. The view is a little
+--   long because the resampling repeats the choice of the lowest temperature.
 -- columns:
 --   n_temperatures: Temperatures that were measured [temperatures]
 --   n: Steps measured at all of them [steps]
@@ -28,9 +29,7 @@ temperatures as (
         steps.recipe,
         steps.trajectory,
         count(distinct steps.temperature) as n_temperatures
-    from stg_decoding_steps as steps
-    anti join noise_variants
-        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+    from decoding_without_noise as steps
     where steps.recipe <> 'dense'
     group by steps.model, steps.recipe, steps.trajectory
     having count(distinct steps.temperature) > 1

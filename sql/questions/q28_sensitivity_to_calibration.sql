@@ -1,24 +1,23 @@
 -- How much does a variant depend on the tokens that it was calibrated on?
 -- grain: one row per pair of variants of one model whose recipes are the same but for their calibration or seed.
 -- key: model, recipe, other_recipe
--- inputs: stg_variants, stg_mask_samples, reference_steps
--- how to read: recipes with the same parameters but for a `calibration` of their own (differs_in `calibration`: other
---   tokens, be it another text, size or seed of the draw), or with parameters that differ in nothing but `seed`
---   (differs_in `seed`); every pair once.
---   jaccard_kept and jaccard_removed are the overlap of the two masks, both over all matrices, each sample weighted
---   with the weights it stands for;
---   expected_* is the overlap of masks of the same sizes that know nothing of each other, so
---   that overlap far above it is agreement. KL(dense‖pruned), teacher forced, at the reference temperature: the
---   difference is paired by prompt and step, its interval draws whole prompts (400 fixed resamples; NULL below 5).
---   Masks without samples and steps that only one of the two has are left out; NULL where nothing is left.
--- reason: a result that changes with 128 random sequences is a result about these sequences.
+-- inputs: pruned_variants, stg_mask_samples, decoding_at_reference
+-- how to read: pairs of recipes whose parameters are the same but whose calibration tokens differ (differs_in
+--   `calibration`: another text, size or seed of the draw), or whose parameters differ only in `seed` (differs_in
+--   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
+--   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
+--   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
+--   and step, its interval resamples whole prompts (400 fixed resamples; NULL below 5). Masks without samples and steps
+--   that only one of the two has are excluded; NULL where nothing is left.
+-- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
+--   it compares the same pairs by their masks and by their KL.
 -- columns:
 --   other_recipe: The second of the pair, later in the alphabet
---   differs_in: What is not the same, calibration or seed [label]
+--   differs_in: What differs: calibration or seed [label]
 --   calibration_hash: SHA-256 of the first one's calibration tokens
 --   other_calibration_hash: SHA-256 of the second one's calibration tokens
 --   matrices: Matrices with samples of both masks [matrices]
---   jaccard_kept: Weights that both keep over weights that one of them keeps [share]
+--   jaccard_kept: Weights that both keep over weights that at least one keeps [share]
 --   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
 --   jaccard_removed: Weights that both remove over weights that one of them removes; NULL where none is [share]
 --   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]
@@ -37,12 +36,12 @@ described as (
         recipe,
         method,
         calibration_hash,
-        -- Whose tokens they are stands in calibration_hash, whether the recipe or the study names them.
+        -- calibration_hash identifies the tokens, whether the recipe or the study names them.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null, "seed": null}') as seedless
-    from stg_variants
-    where not is_noise and recipe <> 'dense' and try_cast(parameters_json as json) is not null
+    from pruned_variants
+    where try_cast(parameters_json as json) is not null
 ),
 
 pairs as (
@@ -86,7 +85,7 @@ matrices as (
             and one.layer = other.layer
             and one.sublayer = other.sublayer
             and one.module = other.module
-            -- The same places: a file of another revision of the model may have other shapes.
+            -- The same positions: a file of another revision of the model may have other shapes.
             and one.weights = other.weights
             and one.sampled = other.sampled
 ),
@@ -119,9 +118,9 @@ prompt_sums as (
         sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
     from pairs
-    inner join reference_steps as one
+    inner join decoding_at_reference as one
         on pairs.model = one.model and pairs.recipe = one.recipe
-    inner join reference_steps as other
+    inner join decoding_at_reference as other
         on
             one.model = other.model
             and pairs.other_recipe = other.recipe

@@ -1,13 +1,14 @@
--- Does the drop at the output equal the sum of what each pruned sublayer does to it alone?
+-- Does the KL at the output equal the sum of what each pruned sublayer causes alone?
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: stg_layer_transitions, stg_models, reference_temperature, three_causes
--- how to read: at every position the isolated KLs of all changed sublayers are added up and held against the joint KL,
---   all at the output. sum_over_joint is the median of that ratio: 1 says that the damages add up, below 1 that they
---   make each other worse, above 1 that they share or undo some of it. spearman_local_isolated ranks sublayers by what
---   Theorem 3 foretells locally and by their isolated effect: near 1, the cheap local probe finds the sublayers that
---   matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated KL; three_causes
---   has all of them. Needs scopes isolated and propagated, lens normed; at the reference temperature.
+-- inputs: transitions_at_reference, stg_models, sublayer_kl_attribution
+-- how to read: at every position the isolated KLs of all changed sublayers are added up and compared with the joint KL,
+--   all at the output. sum_over_joint is the median of that ratio: 1 says that the effects add up, below 1 that they
+--   amplify each other, above 1 that they overlap or partly cancel. spearman_local_isolated is the rank correlation
+--   over sublayers of what Theorem 3 predicts locally and of their isolated effect: near 1, the cheap local probe finds
+--   the sublayers that matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated
+--   KL; sublayer_kl_attribution has all of them. Needs scopes isolated and propagated, lens normed; at the reference
+--   temperature.
 -- reason: if effects add up, sublayers can be chosen one by one; if not, a variant must be measured whole.
 -- columns:
 --   n: Positions [positions]
@@ -38,14 +39,9 @@ at_output as (
             and transitions.sublayer = 'mlp'
             and transitions.layer = models.layers - 1
         ) as kl_joint_nats
-    from stg_layer_transitions as transitions
+    from transitions_at_reference as transitions
     inner join stg_models as models
         on transitions.model = models.model
-    inner join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
     where transitions.lens = 'normed' and transitions.scope in ('isolated', 'propagated')
     group by transitions.model, transitions.recipe, transitions.prompt_id, transitions.position
 ),
@@ -73,7 +69,7 @@ ranked as (
         isolated_share,
         midrank(t3_local_nats, row(model, recipe)) as rank_local,
         midrank(kl_isolated_nats, row(model, recipe)) as rank_isolated
-    from three_causes
+    from sublayer_kl_attribution
     where t3_local_nats is not null
 ),
 

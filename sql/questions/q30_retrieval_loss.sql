@@ -1,16 +1,16 @@
--- Does the cosine between dense and pruned embeddings foretell what retrieval loses?
+-- Does the cosine between dense and pruned embeddings predict what retrieval loses?
 -- grain: one row per model × recipe × data set.
 -- key: model, recipe, data_set
 -- inputs: stg_retrieval_scores, noise_variants
--- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share the part of the dense one that it
---   is; below 0 the variant finds more. spearman relates 1 − embedding_cosine and ndcg_loss_share over all rows of the
---   model with both (the same in each of its rows): 1 says that a look at the embeddings ranks the losses. Its interval
---   draws whole data sets (400 fixed resamples, ranks as they are over all; NULL below 5 data sets). NULL below 10 rows
---   or where one side does not vary. Dense and noise are left out.
--- reason: retrieval reads h and never the softmax, so that the paper expects it to survive as long as h does.
+-- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share is that as a part of the dense one;
+--   below 0 the variant finds more. spearman relates 1 − embedding_cosine and ndcg_loss_share over all rows of the
+--   model with both (the same in each of its rows): 1 says that the embeddings rank the losses. Its interval resamples
+--   whole data sets (400 fixed resamples, with ranks as they are over all; NULL below 5 data sets). NULL below 10 rows
+--   or where one side does not vary. The dense recipe and noise variants are excluded.
+-- reason: retrieval reads h and not the softmax, so that the paper expects it to survive as long as h does.
 -- columns:
---   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured
---     [-1 to 1]
+--   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured [-1 to
+--     1]
 --   ndcg_dense: The dense model's nDCG@10 [share]
 --   ndcg_pruned: The variant's nDCG@10 [share]
 --   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned

@@ -1,18 +1,18 @@
--- How well do probes predict what a model loses that was not among those they learned from?
+-- How well do probes predict the losses of a model that they did not learn from?
 -- grain: one row per model × measure × kind of task × probe.
 -- key: model, measure, kind, probe
 -- across: models
 -- inputs: loss_predictions
 -- how to read: every scored variant of the model is predicted from the other models alone (loss_predictions). spearman
---   ranks predictions against measured losses within the model: 1 is the same ranking, 0 none. coverage is the share of
---   variants inside the stated interval, which promises 0.9 of a model like the others; its own interval is Wilson's
---   and takes variants as independent, which those of one model are not. All are NULL with no other model that has 5
---   scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe lies
---   beyond every one seen are not predicted and counted apart.
--- reason: advice is worth what the prediction behind it got wrong on models that it had not seen.
+--   is the rank correlation of predictions and measured losses within the model. coverage is the share of variants
+--   inside the stated interval, which is made for 0.9 of the variants of a model like the others; its own interval is
+--   Wilson's and takes variants as independent, which those of one model are not. All are NULL where no other model has
+--   5 scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is
+--   beyond every one seen are not predicted and are counted in n_beyond.
+-- reason: the value of advice is the error of its predictions on models that it has not seen.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
---   probe: What the loss is predicted from [label]
+--   probe: Name of the probe that the loss is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Scored variants that are predicted [variants]
 --   n_beyond: Scored variants beyond the largest probe that was seen elsewhere [variants]
@@ -61,7 +61,7 @@ counted as (
                     )
         end as spearman,
         avg(abs(loss - predicted_loss)) as error_mean,
-        -- A bound is a sum of what may be the loss itself: rounding must not push it out.
+        -- A bound can equal the loss: rounding must not put the loss outside the interval.
         count(*) filter (where abs(loss - predicted_loss) <= half_width + 1e-9) as inside,
         count(predicted_loss + half_width) as n_intervals,
         any_value(half_width) as half_width

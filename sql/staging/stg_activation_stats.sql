@@ -1,8 +1,8 @@
--- The table activation_stats as the marts read it: every column by name.
+-- The table activation_stats as other views read it: every column by name.
 -- grain: one row per model × linear module inside the layers.
 -- key: model, module
 -- inputs: activation_stats
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 select
     model,
     module,

@@ -1,8 +1,8 @@
--- The table block_influence as the marts read it: every column by name.
+-- The table block_influence as other views read it: every column by name.
 -- grain: one row per model × layer × unit (attn, mlp or the whole block).
 -- key: model, layer, unit
 -- inputs: block_influence
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 select
     model,
     layer,

@@ -1,9 +1,9 @@
--- The table decoding_steps as the marts read it: every column by name, and what follows from it at once.
+-- The table decoding_steps as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × prompt × trajectory × step × temperature.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
 -- inputs: decoding_steps
 -- how to read: is_same_token compares the emitted tokens; is_top1_same compares the distributions of the row.
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 --   is_same_token: Whether both models emit the same token = token_id_dense = token_id_pruned

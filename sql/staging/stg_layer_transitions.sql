@@ -1,10 +1,10 @@
--- The table layer_transitions as the marts read it: every column by name, and what follows from it at once.
+-- The table layer_transitions as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × prompt × position × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature
 -- inputs: layer_transitions
 -- how to read: rows of scope isolated carry the layer and sublayer that were swapped, and are measured at the output.
 --   The cosines are for reading; small shifts must be compared in one_minus_cos_*, which keeps its digits.
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 --   cos_h: Cosine between dense and pruned h, for reading; one_minus_cos_h keeps its digits [cosine] = 1 −

@@ -1,8 +1,8 @@
--- The table models as the marts read it: every column by name.
+-- The table models as other views read it: every column by name.
 -- grain: one row per model at its fixed revision.
 -- key: model
 -- inputs: models
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 select
     model,
     source,

@@ -1,8 +1,8 @@
--- The table option_subspace as the marts read it: every column by name, and what follows from it at once.
+-- The table option_subspace as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × question × temperature.
 -- key: model, recipe, prompt_id, temperature
 -- inputs: option_subspace
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 select

@@ -1,8 +1,8 @@
--- The table retrieval_queries as the marts read it: every column by name, and what follows from it at once.
+-- The table retrieval_queries as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × retrieval data set × judged query × metric.
 -- key: model, recipe, data_set, query_id, metric
 -- inputs: retrieval_queries
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 select

@@ -1,8 +1,8 @@
--- The table retrieval_scores as the marts read it: every column by name, and what follows from it at once.
+-- The table retrieval_scores as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × retrieval data set × metric.
 -- key: model, recipe, data_set, metric
 -- inputs: retrieval_scores
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 select

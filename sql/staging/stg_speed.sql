@@ -1,8 +1,8 @@
--- The table speed as the marts read it: every column by name, and what follows from it at once.
+-- The table speed as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × batch × length × new tokens.
 -- key: model, recipe, batch, length, new_tokens
 -- inputs: speed
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 select

@@ -1,8 +1,8 @@
--- The table task_samples as the marts read it: every column by name, and what follows from it at once.
+-- The table task_samples as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × task × sample × way of scoring.
 -- key: model, recipe, task, sample_id, scoring
 -- inputs: task_samples
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 select

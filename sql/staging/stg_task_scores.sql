@@ -1,8 +1,8 @@
--- The table task_scores as the marts read it: every column by name, and what follows from it at once.
+-- The table task_scores as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × task × metric.
 -- key: model, recipe, task, metric
 -- inputs: task_scores
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 --   task_group: Name of the group that brought the task, its own where it is of none = coalesce(task_group, task)

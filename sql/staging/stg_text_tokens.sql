@@ -1,10 +1,10 @@
--- The table text_tokens as the marts read it: every column by name, and what follows from it at once.
+-- The table text_tokens as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant × text × scored token.
 -- key: model, recipe, text_id, position
 -- inputs: text_tokens
 -- how to read: delta_p_target = p_target_pruned − p_target_dense, above 0 where the variant gives the text's own token
 --   more; delta_log_p_target is the same in nats.
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 --   delta_log_p_target: Change of the target's log-probability; above 0 the variant gives it more [nats] = ln q(target)

@@ -1,8 +1,8 @@
--- The table variants as the marts read it: every column by name, and what follows from it at once.
+-- The table variants as other views read it: every column by name, and columns computed from a single row.
 -- grain: one row per variant (model × recipe).
 -- key: model, recipe
 -- inputs: variants
--- reason: one place that names the stored columns, so that a renamed one breaks here and nowhere else.
+-- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
 --   sublayers_dropped_count: Dropped sublayers [sublayers] = len(sublayers_dropped)

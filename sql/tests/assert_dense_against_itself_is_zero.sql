@@ -1,7 +1,7 @@
--- The dense model against itself differs by exactly nothing, and so does an untouched sublayer swapped on its own.
+-- The dense model compared with itself differs by exactly 0, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens
--- reason: exact zero is the one value that every measure has to give whatever the model.
+-- reason: every measure must give exactly 0 here, whatever the model.
 with
 
 layers as (

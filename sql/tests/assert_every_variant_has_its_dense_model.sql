@@ -1,7 +1,7 @@
--- Every variant's model has a dense variant, the baseline that q12 and the end of an answer are read against.
+-- Every variant's model has a dense variant, the baseline of q12 and of the end of an answer.
 -- grain: one row per variant without one.
 -- inputs: stg_variants
--- reason: without the dense rows a join gives NULL where a person expects a comparison.
+-- reason: without the dense rows a join gives NULL instead of a comparison.
 select
     variants.model,
     variants.recipe

@@ -1,7 +1,8 @@
 -- first_flip_step is the first step whose two tokens differ, in both trajectories.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
--- inputs: stg_decoding_steps, stg_generations, stg_models, noise_variants
--- reason: up to the flip both trajectories read the same tokens, so three ways lead to the same step.
+-- inputs: stg_decoding_steps, generations_without_noise, stg_models
+-- reason: up to the flip both trajectories read the same tokens, so that three ways lead to the same step. Noise
+--   variants are excluded: they are rounding, and the two trajectories round differently.
 with
 
 differences as (
@@ -26,18 +27,15 @@ select
     differences.trajectory,
     generations.first_flip_step,
     differences.first_difference_step
-from stg_generations as generations
+from generations_without_noise as generations
 inner join differences
     on
         generations.model = differences.model
         and generations.recipe = differences.recipe
         and generations.prompt_id = differences.prompt_id
--- Noise is rounding, and the two trajectories round differently.
-anti join noise_variants
-    on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
 where
     generations.first_flip_step is distinct from differences.first_difference_step
-    -- Passes of other shapes round differently: behind a tie the two may go their own ways.
+    -- Passes of other shapes round differently: after a tie the two may diverge.
     and (
         differences.first_tie_step is null
         or differences.first_tie_step > least(generations.first_flip_step, differences.first_difference_step)

@@ -1,7 +1,8 @@
--- Each question's lists fit together: lengths, sums, masses, the label held most likely, ranks in the order of logits.
+-- The lists of each question are consistent: lengths, sums, masses, the most likely label, ranks in the order of
+-- logits.
 -- grain: one row per question that contradicts itself.
 -- inputs: stg_option_subspace
--- reason: the lists are written by hand into one row and nothing else ties them together.
+-- reason: the lists of a row are computed separately, and no schema relates them.
 select
     model,
     recipe,

@@ -12,7 +12,7 @@ select
 from stg_decoding_steps as steps
 left join stg_models as models on steps.model = models.model
 where
-    -- Tokens come from decoding, ranks from dense logits plus shift: rounding may turn a tie between the two.
+    -- Tokens come from decoding, ranks from dense logits plus shift: rounding may reverse a tie.
     (
         steps.is_same_token <> steps.is_top1_same
         and least(steps.margin_dense, steps.margin_pruned) > tie_margin(models.dtype)

@@ -1,7 +1,7 @@
--- A text's tokens and their dense side are the same in all variants of a model, and each window scores equally many.
+-- A text's tokens and their dense side are the same in all variants of a model, and all windows score the same number.
 -- grain: one row per contradiction.
 -- inputs: stg_text_tokens
--- reason: all variants are laid beside one dense pass over one sequence of tokens; kld_summary averages windows.
+-- reason: all variants are compared with one dense pass over one sequence of tokens; kld_summary averages windows.
 with
 
 reference as (
@@ -33,7 +33,7 @@ other_tokens as (
     where
         variants.token_id <> reference.token_id
         or variants.window_id <> reference.window_id
-        -- Equal but for the rounding of another machine.
+        -- Equal up to the rounding of another machine.
         or abs(variants.log_p_target_dense - reference.log_p_target_dense) > 1e-3
         or abs(variants.entropy_dense_nats - reference.entropy_dense_nats) > 1e-3
 ),

@@ -1,7 +1,7 @@
--- The top tokens of each side run from rank 1 without a gap, in falling logits, and the first is the emitted token.
+-- The top tokens of each side have ranks from 1 without a gap, in falling logits, and the first is the emitted token.
 -- grain: one row per top token out of place.
 -- inputs: stg_top_tokens, stg_decoding_steps, stg_models
--- reason: the list and the step were written apart and must tell of the same distribution.
+-- reason: the list and the step are written separately and must describe the same distribution.
 with
 
 lists as (
@@ -58,7 +58,7 @@ where
     or lists.own_logit > lists.own_logit_before
     or (
         lists.rank = 1
-        -- Tokens come from decoding, the list from dense logits plus shift: rounding may turn a tie between the two.
+        -- Tokens come from decoding, the list from dense logits plus shift: rounding may reverse a tie.
         and coalesce(lists.own_logit - lists.own_logit_behind, 1) > tie_margin(models.dtype)
         and lists.token_id is distinct from case lists.side
             when 'dense' then emitted.token_id_dense

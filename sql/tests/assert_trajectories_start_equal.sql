@@ -1,7 +1,8 @@
 -- Up to the first flip both trajectories read the same tokens, so they must agree there; step 0 always is such a step.
 -- grain: one row per model × recipe × prompt × step × temperature that disagrees.
--- inputs: stg_decoding_steps, stg_generations, stg_models, noise_variants
--- reason: a difference means a cache, a position or a prompt that is not the same on both sides.
+-- inputs: decoding_without_noise, stg_decoding_steps, stg_generations, stg_models
+-- reason: a difference means a cache, a position or a prompt that is not the same on both sides. Noise variants are
+--   excluded: they are rounding, and the two trajectories round differently.
 with
 
 compared as (
@@ -17,7 +18,7 @@ compared as (
         least(forced.margin_pruned, running.margin_pruned) as margin_pruned,
         forced.token_id_pruned as token_id_teacher_forced,
         running.token_id_pruned as token_id_free_running
-    from stg_decoding_steps as forced
+    from decoding_without_noise as forced
     inner join stg_decoding_steps as running
         on
             forced.model = running.model
@@ -32,9 +33,6 @@ compared as (
             forced.model = generations.model
             and forced.recipe = generations.recipe
             and forced.prompt_id = generations.prompt_id
-    -- Noise is rounding, and the two trajectories round differently.
-    anti join noise_variants
-        on forced.model = noise_variants.model and forced.recipe = noise_variants.recipe
     where
         forced.trajectory = 'teacher_forced'
         and (forced.step = 0 or generations.first_flip_step is null or forced.step <= generations.first_flip_step)
@@ -50,7 +48,7 @@ select
     kl_free_running_nats
 from compared
 where
-    -- Passes of other shapes round differently, which may turn a tie; a real difference is far larger.
+    -- Passes of other shapes round differently, which may reverse a tie; a real difference is far larger.
     (token_id_teacher_forced <> token_id_free_running and margin_pruned > tie_margin(dtype))
     or (
         coalesce(dtype, 'float32') = 'float32'

@@ -95,7 +95,9 @@ def test_the_manifest_has_the_provenance_of_what_was_read_and_no_place_of_this_m
 
 def test_the_same_export_twice_is_the_same_bytes_wherever_it_goes(exported: Path, shell: Shell, tmp_path: Path) -> None:
     shell("export", tmp_path / "one", *only(*SHORT))
-    shell("export", tmp_path / "two", *only(*PAPER_TABLES, "kld_summary", "shifts", "q01", "q13", "tokens"))
+    shell(
+        "export", tmp_path / "two", *only(*PAPER_TABLES, "kld_summary", "representation_shifts", "q01", "q13", "tokens")
+    )
     found, whole = content(tmp_path / "two"), content(exported)
     # All that an export writes of its own, and nothing that an earlier one left there.
     shell("export", tmp_path / "two", *only(*SHORT))
@@ -137,10 +139,14 @@ def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
     monkeypatch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 5)
     found = {}
     for name, options in (("cut", []), ("all", ["--all-rows"])):
-        shell("export", tmp_path / name, *only("shifts"), *options)
-        told = json.loads((tmp_path / name / "manifest.json").read_text())["contents"]["shifts"]
-        rows = pq.read_table(tmp_path / name / "shifts.parquet")
-        assert rows.num_rows == told["rows"] == len((tmp_path / name / "shifts.csv").read_text().splitlines()) - 1
+        shell("export", tmp_path / name, *only("representation_shifts"), *options)
+        told = json.loads((tmp_path / name / "manifest.json").read_text())["contents"]["representation_shifts"]
+        rows = pq.read_table(tmp_path / name / "representation_shifts.parquet")
+        assert (
+            rows.num_rows
+            == told["rows"]
+            == len((tmp_path / name / "representation_shifts.csv").read_text().splitlines()) - 1
+        )
         found[name] = (rows, told)
     assert found["cut"][0] == found["all"][0].slice(0, 5)
     assert [found[name][1]["is_cut"] for name in found] == [True, False]

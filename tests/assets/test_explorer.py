@@ -172,9 +172,9 @@ def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_pa
         connection = connect(tmp_path)
     with connection:
         ask = explorer_data.asking(connection)
-        assert ask("SELECT * FROM probes WHERE recipe = 'attn-drop-1'").height
+        assert ask("SELECT * FROM damage_probes WHERE recipe = 'attn-drop-1'").height
         with pytest.raises(DamagedFileError, match="decoding_steps"):
-            ask("SELECT * FROM probes")
+            ask("SELECT * FROM damage_probes")
 
 
 def test_a_run_opens_the_catalogue_of_its_study_as_often_as_it_likes(warehouse: Path, study: StudyFile) -> None:

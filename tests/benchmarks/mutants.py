@@ -301,20 +301,20 @@ FAULTS = (
     ),
     # sql
     fault(
-        "sql/marts/kld_summary.sql",
+        "sql/marts/output/kld_summary.sql",
         "max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats",
         "max(over_tokens.kl_quantiles[2]) as kl_noise_p95_nats",
         "sql/test_kld_summary.py",
         "sql/test_noise_and_isolated.py",
     ),
     fault(
-        "sql/marts/reference_temperature.sql",
+        "sql/intermediate/reference_temperature.sql",
         "row(abs(steps.temperature - 1), steps.temperature)",
         "row(steps.temperature, steps.temperature)",
         "sql/test_marts.py",
     ),
     fault(
-        "sql/marts/mask_overlap.sql",
+        "sql/marts/variants/mask_overlap.sql",
         "bit_count(one.kept | other.kept) as any_kept",
         "bit_count(one.kept & other.kept) as any_kept",
         "sql/test_mask_overlap.py",
@@ -334,19 +334,19 @@ FAULTS = (
         "sql/test_questions_variants.py",
     ),
     fault(
-        "sql/marts/noise_floor.sql",
+        "sql/marts/noise/noise_floor.sql",
         "where transitions.scope = 'propagated'",
         "where transitions.scope = 'local'",
         "sql/test_noise_and_isolated.py::test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant",
     ),
     fault(
-        "sql/marts/variant_verdict.sql",
+        "sql/marts/variants/variant_verdict.sql",
         "when loss_choosing >= 0.5 then",
         "when loss_choosing > 0.5 then",
         "sql/test_variant_verdict.py",
     ),
     fault(
-        "sql/marts/first_divergent_layer.sql",
+        "sql/marts/layers/first_divergent_layer.sql",
         "min(step) filter (where is_flip) as step",
         "max(step) filter (where is_flip) as step",
         "sql/test_marts.py",

@@ -14,7 +14,7 @@ from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.quoting import quoted
 
 # What runs to one row a record is counted: nobody reads it whole.
-ROW_BY_ROW = ("estimate_points", "shifts")
+ROW_BY_ROW = ("estimate_points", "representation_shifts")
 
 
 def peak_bytes() -> int:

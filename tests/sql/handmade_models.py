@@ -49,7 +49,7 @@ def known(
         "loss": float,
         "loss_se": float,
     }
-    for name, frame in (("probes", pl.DataFrame(probes)), ("task_losses", pl.DataFrame(lost, schema=columns))):
+    for name, frame in (("damage_probes", pl.DataFrame(probes)), ("task_losses", pl.DataFrame(lost, schema=columns))):
         connection.register(f"handmade_{name}", frame.to_arrow())
         connection.execute(f"create or replace view {name} as select * from handmade_{name}")
 

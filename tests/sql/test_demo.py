@@ -11,7 +11,7 @@ from prunescope.warehouse.catalogue import database
 
 VIEWS = database.view_sql()
 QUESTIONS = {name[:3]: name for name, view in VIEWS.items() if view.layer == "questions"}
-KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
 # Tasks, retrieval, roundings, other temperatures and calibrations, and scope isolated: the demo measures none of them.
 UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31"}

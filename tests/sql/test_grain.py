@@ -9,7 +9,7 @@ from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.view_header import parse
 
 VIEWS = database.view_sql()
-KEYED = [name for name, view in VIEWS.items() if view.layer in {"marts", "questions"}]
+KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = "recipe <> 'dense' and recipe not like 'noise%'"
 COMPARED = "recipe not like 'noise%'"
 FORCED = "trajectory = 'teacher_forced'"
@@ -49,14 +49,14 @@ COUNTS = {
         "(select count(*) from layer_transitions where recipe like 'noise%' and scope = 'propagated')",
     ),
     "option_shift": ("count(*)", f"(select sum(len(options)) from option_subspace where {COMPARED})"),
-    "reference_steps": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
+    "decoding_at_reference": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
-    "shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "representation_shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
     "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
     "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
     "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "task_pairs": ("count(*)", f"(select {READINGS} from task_samples where {PRUNED})"),
-    "three_causes": (
+    "sublayer_kl_attribution": (
         "sum(positions)",
         "(select count(*) from layer_transitions where temperature = 1 and scope = 'isolated' and lens = 'normed'"
         f" and is_changed and {PRUNED})",

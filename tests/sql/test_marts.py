@@ -21,7 +21,9 @@ def test_the_reference_temperature_is_1_or_the_nearest_to_it(
         warehouse.step("wanda-50", "p", 0, temperature=temperature)
 
     assert ask(warehouse, "reference_temperature") == [{"model": "tiny", "recipe": "wanda-50", "temperature": expected}]
-    assert ask(warehouse, "select temperature, step from reference_steps") == [{"temperature": expected, "step": 0}]
+    assert ask(warehouse, "select temperature, step from decoding_at_reference") == [
+        {"temperature": expected, "step": 0}
+    ]
 
 
 def test_each_variant_has_its_own_reference_temperature(ask: Ask) -> None:
@@ -213,7 +215,7 @@ def test_shifts_leave_out_what_cannot_move_and_keep_what_earlier_layers_moved(as
     warehouse.transition("wanda-50", "p", 0, 1.0).transition("wanda-50", "p", 0, 2.0, temperature=0.5)
     warehouse.transition("wanda-50", "p", 0, layer=1, is_changed=False)
     warehouse.transition("wanda-50", "p", 0, 3.0, layer=1, is_changed=False, scope="propagated")
-    rows = ask(warehouse, "select layer, scope, kl_dense_pruned_nats from shifts order by layer")
+    rows = ask(warehouse, "select layer, scope, kl_dense_pruned_nats from representation_shifts order by layer")
 
     assert [tuple(row.values()) for row in rows] == [(0, "local", 1.0), (1, "propagated", 3.0)]
 

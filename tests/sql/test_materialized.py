@@ -27,7 +27,9 @@ def test_every_view_has_the_rows_and_types_that_it_has_as_a_view(whole, tmp_path
             # What has no order of its own may come in another one.
             assert_frame_equal(found, expected, rel_tol=1e-12, check_row_order=VIEWS[name].layer == "questions")
         assert "variant_summary" in tables(connection)
-        assert not tables(connection) & {"reference_steps", "task_pairs", "stg_variants"}, "as many rows as the files"
+        assert not tables(connection) & {"decoding_at_reference", "task_pairs", "stg_variants"}, (
+            "as many rows as the files"
+        )
 
 
 def test_only_what_a_query_reads_is_computed_and_that_once(tmp_path):

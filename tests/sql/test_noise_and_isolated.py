@@ -15,8 +15,14 @@ from tests.sql.handmade_whole import whole_warehouse
 VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # What each variant answered and scored, noise and dense too; what compares them reads it.
-OF_EVERY_VARIANT = {"task_answers", "group_scores"}
-ABOUT_ISOLATED = {"three_causes", "layer_carriers", "q29_isolated_against_joint"}
+OF_EVERY_VARIANT = {
+    "task_answers",
+    "task_group_scores",
+    "text_token_losses",
+    "text_statistics",
+    "text_window_errors",
+}
+ABOUT_ISOLATED = {"sublayer_kl_attribution", "layer_kl_share", "q29_isolated_against_joint"}
 COMPARED = [
     name for name, view in VIEWS.items() if view.layer != "staging" and name not in ABOUT_NOISE | OF_EVERY_VARIANT
 ]
@@ -170,7 +176,7 @@ def causes(positions: int = 3, joint: float = 2.0) -> Handmade:
 
 
 def test_three_causes_lay_estimate_isolated_effect_and_share_side_by_side(ask: Ask) -> None:
-    rows = ask(causes(), "select * from three_causes order by layer, sublayer")
+    rows = ask(causes(), "select * from sublayer_kl_attribution order by layer, sublayer")
     assert [(row["layer"], row["sublayer"]) for row in rows] == list(CAUSES)
     for row, (estimate, effect) in zip(rows, CAUSES.values(), strict=True):
         assert (row["positions"], row["temperature"]) == (3, 1.0)
@@ -188,7 +194,7 @@ def test_untouched_sublayers_and_variants_without_isolated_rows_have_no_causes(a
         "wanda-50", "p", 0, is_changed=False, scope="isolated"
     )
     warehouse.transition("other", "p", 0, 1.0).transition("other", "p", 0, 1.0, scope="propagated")
-    assert ask(warehouse, "three_causes") == []
+    assert ask(warehouse, "sublayer_kl_attribution") == []
     assert ask(warehouse, "q29_isolated_against_joint") == []
 
 

@@ -148,7 +148,7 @@ def test_a_group_of_tasks_is_one_task_and_meets_the_number_that_was_published_of
     for task in ("mmlu_x", "mmlu_y"):
         task_sample(warehouse, "dense", task, "s", scoring="letter", log_likelihoods=[-1.0, -2.0, -3.0, -4.0])
     paper_reference(warehouse, "attn-drop", "mmlu", 0.5, dropped=1, metric="accuracy_letter")
-    groups = by(ask(warehouse, "group_scores"), "recipe", "task_group")
+    groups = by(ask(warehouse, "task_group_scores"), "recipe", "task_group")
     mean = {row["recipe"]: row for row in ask(warehouse, "score_means")}
 
     error = math.hypot(0.75 * 0.03, 0.25 * 0.05)

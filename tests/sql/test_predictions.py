@@ -164,6 +164,6 @@ def test_the_influence_of_what_was_dropped_is_a_probe_of_drops_alone(ask: Ask) -
                 tokens=8,
                 calibration_hash="c",
             )
-    rows = ask(warehouse, "select * from probes where probe = 'influence'")
+    rows = ask(warehouse, "select * from damage_probes where probe = 'influence'")
 
     assert rows == [{"model": "tiny", "recipe": "drop", "probe": "influence", "damage": 0.75}]

@@ -138,7 +138,7 @@ def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_on
         written(warehouse, recipe, answers[20:], "two")
     task_sample(warehouse, "dense", "two", "asked otherwise", sample_hash="with examples")
     task_sample(warehouse, RECIPE, "two", "asked otherwise", is_correct=False)
-    rows = {(row["recipe"], row["other_recipe"]): row for row in strict(ask, warehouse, "task_turns")}
+    rows = {(row["recipe"], row["other_recipe"]): row for row in strict(ask, warehouse, "pairwise_flips")}
 
     recipes = ["dense", RECIPE, "a'b"]
     pairs = [(one, other) for one in recipes for other in recipes if one != other]

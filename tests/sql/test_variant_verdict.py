@@ -199,7 +199,7 @@ def carried(*scopes: str, isolated: int = 2) -> Handmade:
 
 
 def test_a_sublayers_share_is_of_the_sum_over_those_that_were_changed(ask: Ask) -> None:
-    rows = ask(carried("local"), "select * from layer_carriers order by place_in_order")
+    rows = ask(carried("local"), "select * from layer_kl_share order by place_in_order")
 
     assert [(row["layer"], row["sublayer"], row["scope"]) for row in rows] == [
         (1, "attn", "local"),
@@ -209,7 +209,7 @@ def test_a_sublayers_share_is_of_the_sum_over_those_that_were_changed(ask: Ask) 
 
 
 def test_what_a_sublayer_does_at_the_output_comes_first_where_all_of_them_were_measured_so(ask: Ask) -> None:
-    query = "select layer, scope from layer_carriers order by place_in_order"
+    query = "select layer, scope from layer_kl_share order by place_in_order"
 
     # Alone at the output the first costs 3, the second 1.
     assert ask(carried("local", "isolated"), query) == [
@@ -219,7 +219,7 @@ def test_what_a_sublayer_does_at_the_output_comes_first_where_all_of_them_were_m
 
 
 def test_one_scope_holds_for_the_whole_variant(ask: Ask) -> None:
-    rows = ask(carried("local", "isolated", isolated=1), "select layer, scope from layer_carriers order by layer")
+    rows = ask(carried("local", "isolated", isolated=1), "select layer, scope from layer_kl_share order by layer")
 
     assert rows == [{"layer": 0, "scope": "local"}, {"layer": 1, "scope": "local"}]
 
@@ -236,7 +236,7 @@ def test_equal_sublayers_are_ordered_by_depth_and_parted_prompts_stand_where_the
                 is_changed=sublayer == "attn",
             )  # fmt: skip
     rows = ask(
-        warehouse, "select layer, share_of_kl, place_in_order, prompts_parted from layer_carriers order by layer"
+        warehouse, "select layer, share_of_kl, place_in_order, prompts_parted from layer_kl_share order by layer"
     )
 
     assert [(row["layer"], row["place_in_order"], row["prompts_parted"]) for row in rows] == [(0, 1, 0), (1, 2, 1)]
@@ -250,4 +250,4 @@ def test_nothing_is_said_of_the_dense_model_and_of_noise(ask: Ask) -> None:
         warehouse.transition(recipe, "p", 0, 0.0, is_changed=False)
 
     assert pl.DataFrame(ask(warehouse, "variant_verdict")).is_empty()
-    assert pl.DataFrame(ask(warehouse, "layer_carriers")).is_empty()
+    assert pl.DataFrame(ask(warehouse, "layer_kl_share")).is_empty()

@@ -1,7 +1,6 @@
-"""The DuckDB catalogue: views over the Parquet files and the questions of `sql/`, with their comments.
+"""The DuckDB catalogue: views over the Parquet files and the files of `sql/`, with comments on every column.
 
-It holds no data; its views are built once for a version of `sql/` and copied at every opening. Running a user's SQL
-safely is `safe_sql`'s business.
+It holds no data. Its views are built once per version of `sql/` and copied whenever a connection opens.
 """
 
 import atexit
@@ -40,10 +39,21 @@ from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snaps
 from prunescope.warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[2] / "sql"
-LAYERS = ("staging", "marts", "questions")
+LAYERS = ("staging", "intermediate", "marts", "questions")
 PROVENANCE = "provenance"
+# Former name → name of a view. Queries may use both; the next version removes the former ones.
+FORMER_NAMES = {
+    "group_scores": "task_group_scores",
+    "layer_carriers": "layer_kl_share",
+    "masked_patterns": "sparsity_patterns",
+    "probes": "damage_probes",
+    "reference_steps": "decoding_at_reference",
+    "shifts": "representation_shifts",
+    "task_turns": "pairwise_flips",
+    "three_causes": "sublayer_kl_attribution",
+}
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
-# Versions whose built views are kept.
+# Number of versions whose built views stay in the cache.
 _TEMPLATES = 16
 _IMPORTED = time.time()
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
@@ -65,15 +75,15 @@ PROVENANCE_COMMENT = (
 
 @dataclass(frozen=True)
 class View:
-    """One file of `sql/`.
+    """A view, one file of `sql/`.
 
     Attributes:
         name: the file's stem, and the view's name.
-        layer: its folder: staging, marts or questions.
+        layer: its folder in `sql/`: staging, intermediate, marts or questions; it may lie in a subfolder of that.
         sql: the bare SELECT, header included.
         header: the comment above it, without dashes and without its notes on columns.
         columns: its columns, in order.
-        notes: what the header says of the columns that are derived here.
+        notes: what the header says about columns, by name.
         depends_on: the tables and views that it reads.
         path: the file.
     """
@@ -87,6 +97,11 @@ class View:
     depends_on: tuple[str, ...]
     path: Path
 
+    @property
+    def subject(self) -> str:
+        """Return the name of the view's subfolder in its layer, empty where the file lies in the layer's own folder."""
+        return "" if self.path.parent.name == self.layer else self.path.parent.name
+
 
 def connect(
     root: Place | str,
@@ -95,23 +110,23 @@ def connect(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Opens the catalogue of the warehouse as it is now, in memory.
+    """Open the catalogue of the warehouse in memory.
 
-    All queries of the connection and of its cursors see the files that exist now, whatever is written meanwhile; for
-    a new partition, connect again.
+    All queries of the connection and of its cursors see the files that exist now, whatever is written later; connect
+    again for new partitions.
 
     Args:
-        root: the warehouse, which may be empty or not exist.
-        safe: lock the connection: only the tables' files can be read, and no setting changed.
-        gibibytes: most memory that a locked connection may use, in GiB.
-        models: see only the partitions of these models; all where None.
+        root: the warehouse, which may be empty or missing.
+        safe: lock the connection: it reads only the tables' files and accepts no change of settings.
+        gibibytes: memory limit of a locked connection, in GiB.
+        models: models whose partitions are visible; all where None.
 
     Warns:
-        DamagedFileWarning: of each partition whose footer cannot be read. A query that reads it fails with its name.
+        DamagedFileWarning: for each partition whose footer cannot be read. A query that reads it fails and names it.
 
     Raises:
-        WarehouseError: the place is a file, or cannot be listed.
-        CatalogueError: a file in `sql/` is wrong; the message names it.
+        WarehouseError: `root` is a file, or cannot be listed.
+        CatalogueError: a file in `sql/` is invalid; the message names it.
     """
     return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models)[0]
 
@@ -124,7 +139,7 @@ def connected(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the catalogue as `connect` does, for a block; its end closes the files, cursors or not."""
+    """Open the catalogue as `connect` does and close all its files, cursors included, at the end of the block."""
     connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
     try:
         with connection:
@@ -141,9 +156,9 @@ def _opened(
     gibibytes: float,
     models: Collection[str] | None,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
-    with ThreadPoolExecutor(1) as beside:
-        # Python looks at the files while DuckDB binds the views.
-        template = beside.submit(_template, _sources(SQL))
+    with ThreadPoolExecutor(1) as pool:
+        # DuckDB binds the views while Python lists the files.
+        template = pool.submit(_template, _sources(SQL))
         snapshot = Snapshot(Store(root), models)
     for unusable in snapshot.unusable:
         warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=3)
@@ -167,10 +182,10 @@ def _opened(
 
 
 def build_file(root: Place | str, path: Place) -> None:
-    """Writes the catalogue as a DuckDB file for other tools; its views name the Parquet files by absolute paths.
+    """Write the catalogue as a DuckDB file for other tools; its views refer to the Parquet files by absolute paths.
 
     Raises:
-        WarehouseError: as `connect`, or the file cannot be written.
+        WarehouseError: as in `connect`, or the file cannot be written.
     """
     snapshot = Snapshot(Store(root))
     snapshot.close()
@@ -187,27 +202,27 @@ def build_file(root: Place | str, path: Place) -> None:
 
 
 def view_sql() -> dict[str, View]:
-    """The views of `sql/` by name, each after those that it reads."""
+    """Return the views of `sql/` by name, each after those that it reads."""
     return load_views(SQL)
 
 
 def load_views(folder: Path) -> dict[str, View]:
-    """The views of a folder with `staging/`, `marts/` and `questions/`, each after those that it reads.
+    """Load the views of a folder with one subfolder per layer, each after those that it reads.
 
     Raises:
-        CatalogueError: a file is no single SELECT, reads an unknown table, reads itself through others, or has a
-            name that is taken.
+        CatalogueError: a file is not a single SELECT, reads an unknown table, depends on itself, or has a name that is
+            taken.
     """
     return dict(_views(_sources(folder)))
 
 
 def _sources(folder: Path) -> tuple[_Source, ...]:
-    """All files of SQL, macros first."""
-    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).glob("*.sql"))]
+    """Return all SQL files, macros first."""
+    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).rglob("*.sql"))]
     return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
 
 
-@lru_cache(maxsize=8)  # a process asks often, and parsing takes long
+@lru_cache(maxsize=8)  # parsing takes long, and a process calls this often
 def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
     views: dict[str, View] = {}
     for layer, path, text in sources:
@@ -229,7 +244,7 @@ def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
 
 
 def sql_type(of: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type that a table uses."""
+    """Return DuckDB's name of an Arrow type that a table uses."""
     if pa.types.is_dictionary(of):
         return sql_type(of.value_type)
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
@@ -238,8 +253,8 @@ def sql_type(of: pa.DataType) -> str:
 def _template(sources: tuple[_Source, ...]) -> Path:
     """Return a DuckDB file with all views over tables without files, from which connections copy them.
 
-    To bind and explain the views takes a hundred times as long as to copy them, so the file is made once for a version
-    of `sql/` and of this package, in the user's cache.
+    Binding and commenting the views takes a hundred times as long as copying them, so that the file is built once per
+    version of `sql/` and of the code, in the user's cache.
     """
     if _is_edited():
         return _own_template(sources)
@@ -254,17 +269,17 @@ def _template(sources: tuple[_Source, ...]) -> Path:
             raise
         except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
             return _own_template(sources)
-        with suppress(OSError):  # another process removes them, too, or another user owns them
-            for old in sorted(file.parent.glob("*.duckdb"), key=lambda each: each.stat().st_mtime)[:-_TEMPLATES]:
+        with suppress(OSError):  # another process has removed it, or another user owns it
+            for old in sorted(file.parent.glob("*.duckdb"), key=lambda path: path.stat().st_mtime)[:-_TEMPLATES]:
                 old.unlink()
-    with suppress(OSError):  # what is used stays
+    with suppress(OSError):  # the files used last stay in the cache
         os.utime(file)
     return file
 
 
 @lru_cache(maxsize=2)
 def _own_template(sources: tuple[_Source, ...]) -> Path:
-    """Build the template in a folder of this process, which goes with it."""
+    """Build the template in a temporary folder that is removed when the process ends."""
     folder = mkdtemp(prefix="prunescope-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = Path(folder) / "views.duckdb"
@@ -280,7 +295,7 @@ def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
 
 @cache
 def _code_hash() -> str:
-    """Hash the modules of this package, of which the tables' definitions are a part."""
+    """Hash the modules of `warehouse`, which define the tables."""
     digest = hashlib.sha256()
     for path in _modules():
         digest.update(path.read_bytes())
@@ -289,34 +304,34 @@ def _code_hash() -> str:
 
 @cache
 def _is_edited() -> bool:
-    """Tell whether a module of this package has changed since this process imported it."""
+    """Return whether a module of `warehouse` has changed since this process imported it."""
     return any(path.stat().st_mtime > _IMPORTED for path in _modules())
 
 
 def _modules() -> list[Path]:
-    return sorted(Path(__file__).parent.rglob("*.py"))
+    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
     try:
         connection.execute(f"ATTACH {literal(str(template))} AS template (READ_ONLY)")
     except duckdb.Error as error:
-        raise CatalogueError(f"{template}: {str(error).strip()}; delete it, and it is made anew") from error
+        raise CatalogueError(f"{template}: {str(error).strip()}; delete it, and it is built again") from error
     connection.execute("COPY FROM DATABASE template TO memory (SCHEMA)")
     connection.execute("DETACH template")
 
 
 def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
-    # A view must not read a variable of the Python program that happens to have a table's name.
+    # Otherwise a view could read a Python variable with the name of a table.
     connection.execute("SET python_enable_replacements = false")
-    # Times read the same on every machine.
+    # The same times on every machine.
     connection.execute("SET TimeZone = 'UTC'")
-    # Standard output is for data.
+    # Standard output is for data only.
     connection.execute("SET enable_progress_bar = false")
 
 
 def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...]) -> None:
-    """Creates all views over tables without files, because DuckDB opens files for every view that it binds."""
+    """Create all views over tables without files, because DuckDB opens the files of every view that it binds."""
     views = _views(sources)
     connection.execute("BEGIN")
     connection.execute("CREATE SCHEMA files")
@@ -330,15 +345,20 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
             _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
+    for former, name in FORMER_NAMES.items():
+        if name in views:
+            connection.execute(f"CREATE VIEW {quoted(former)} AS FROM {quoted(name)}")
+            text = f"Former name of {name}, kept for one version."
+            connection.execute(_comment("VIEW", former, text=text))
     connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File], unusable: Sequence[Unusable] = ()) -> None:
-    """Puts the files under the tables, of which views know only the columns."""
+    """Define what each table reads: its files, and an error for each unusable file."""
     for name in (*TABLES, PROVENANCE):
         of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
-        failing = [_failing(TABLES[name], each) for each in unusable if each.partition.table == name]
+        failing = [_failing(TABLES[name], file) for file in unusable if file.partition.table == name]
         if of_table or failing or not files:
             select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
             select = " UNION ALL ".join([select, *failing])
@@ -346,12 +366,12 @@ def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File], unusable
 
 
 def _files_of(name: str) -> str:
-    """The view over a table's files; in a schema of its own, where no one looks for tables."""
+    """Return the name of the view over a table's files, in a schema of its own so that listings omit it."""
     return f"files.{quoted(f'{name}_files')}"
 
 
 def _comments(views: Mapping[str, View]) -> Iterator[str]:
-    """The statements that explain every table, view and column."""
+    """Yield the statements that comment every table, view and column."""
     yield _comment("VIEW", PROVENANCE, text=PROVENANCE_COMMENT)
     for table in TABLES.values():
         yield _comment("VIEW", table.name, text=table.grain)
@@ -376,20 +396,20 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 
 
 def _relation(table: Table, files: Sequence[File]) -> str:
-    """The SELECT over a table's files, with the table's columns whatever the files hold."""
+    """Return the SELECT over a table's files, with the table's columns whatever columns the files have."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     versions: dict[int | None, list[str]] = {}
     for file in files:
         versions.setdefault(file.version, []).append(file.source)
-    # Files of no version may differ among themselves.
+    # Files without a version may have different columns.
     sources = {
-        version: _read(found, *([] if version else ["union_by_name = true"])) for version, found in versions.items()
+        version: _read(paths, *([] if version else ["union_by_name = true"])) for version, paths in versions.items()
     }
     return relation(table, typed, sources)
 
 
 def _failing(table: Table, unusable: Unusable) -> str:
-    """A SELECT in the place of a file that cannot be used: it fails, unless a filter leaves out its model or recipe."""
+    """Return a SELECT that stands for an unusable file: it fails unless a filter excludes its model or recipe."""
     fails = f"error({literal(UNUSABLE + unusable.reason)})"
     names = {"model": unusable.partition.model, "recipe": unusable.partition.recipe}
     columns = ", ".join(
@@ -400,12 +420,12 @@ def _failing(table: Table, unusable: Unusable) -> str:
 
 
 def _read(sources: Sequence[str], *options: str) -> str:
-    """The call that reads the files."""
+    """Return the call that reads the files."""
     return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
 
 
 def _provenance(files: Sequence[File]) -> str:
-    """The SELECT over the footers of all files."""
+    """Return the SELECT over the footers of all files."""
     columns = {
         name: f"json_extract_string(footer, '$.{name}')"
         for name in ("model", "recipe", "fingerprint", "study", "code_version", "device", "dtype")
@@ -440,13 +460,13 @@ def _provenance(files: Sequence[File]) -> str:
 
 
 def _list(texts: Sequence[str]) -> str:
-    """The texts as a SQL list; one literal, because DuckDB takes long to bind ten thousand."""
+    """Return the texts as a SQL list; one literal, because DuckDB takes long to bind ten thousand."""
     return f"{literal(json.dumps(texts))}::JSON::VARCHAR[]"
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
-    """Closes every way out of the tables' files; the order matters, the last step forbids all further ones."""
-    # DuckDB compares where a file really lies; an open file that was replaced still says its folder.
+    """Restrict the connection to the tables' files. The order matters: the last setting forbids all further ones."""
+    # DuckDB compares resolved paths; the path of an open file that was replaced still begins with its folder.
     folders = _list([str(root / name) for name in TABLES])
     for setting in (
         "autoinstall_known_extensions = false",
@@ -473,7 +493,7 @@ def _view(layer: str, path: Path, text: str) -> View:
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise CatalogueError(f"{path} must hold one SELECT and nothing else")
     sources = [source for scope in traverse_scope(trees[0]) for source in scope.sources.values()]
-    # A table function is a source too, but has no name of its own.
+    # A table function is a source too, but has no name.
     reads = {source.name for source in sources if isinstance(source, exp.Table) and source.name}
     header = _HEADER.match(sql + "\n")
     prose, notes = split_header(header.group().splitlines() if header else (), path)

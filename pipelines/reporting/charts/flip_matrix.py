@@ -23,7 +23,7 @@ CAPTION = (
 QUERY = """\
 with shown as (
     select model, metric, recipe
-    from task_turns
+    from pairwise_flips
     group by model, metric, recipe
     qualify recipe = 'dense'
         or row_number() over (partition by model, metric order by avg(n_right / n_samples) desc, recipe) <= 50
@@ -31,11 +31,11 @@ with shown as (
 
 select model, metric, recipe, other_recipe, n_tasks, n_samples, n_right / n_samples as right_share,
        other_n_right / n_samples as other_right_share, lost, gained, lost_share, holm_p, n_tests
-from task_turns
+from pairwise_flips
 semi join shown using (model, metric, recipe)
 semi join shown as others
-    on task_turns.model = others.model and task_turns.metric = others.metric
-        and task_turns.other_recipe = others.recipe
+    on pairwise_flips.model = others.model and pairwise_flips.metric = others.metric
+        and pairwise_flips.other_recipe = others.recipe
 order by model, metric, recipe, other_recipe"""
 
 LEVEL = 0.05
@@ -44,7 +44,7 @@ _SEPARATOR = "  "
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of `task_turns` of one model and one metric."""
+    """Draw rows of `pairwise_flips` of one model and one metric."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no task with right answers was asked of two variants")
     cells, order = _cells(frame)

@@ -23,7 +23,7 @@ with answers as (
 outputs as (
     select model, recipe, prompt_id, position, temperature,
            kl_dense_pruned_nats > quantile_cont(kl_dense_pruned_nats, 0.9) over (partition by model, recipe) as is_spike
-    from reference_steps
+    from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
 -- One row per threshold: `passed` counts ties together.

@@ -107,7 +107,7 @@ order by model""",  # noqa: S608 - our own text
 -- A variant with at most three changed sublayers has all of them among its top three, so that it is left out.
 with counted as (
     select *
-    from layer_carriers
+    from layer_kl_share
     qualify count(*) over (partition by model, recipe) > 3
 ),
 sums as (
@@ -136,7 +136,7 @@ chosen as (
     group by model
 )
 select model, recipe, layer, sublayer, share_of_kl, place_in_order
-from layer_carriers
+from layer_kl_share
 inner join chosen using (model, recipe)
 where share_of_kl > 0 and place_in_order <= 3
 order by model, place_in_order""",  # noqa: S608 - our own text

@@ -84,7 +84,7 @@ order by one.model, one.recipe, one.prompt_id""",
         "Mean KL over prompts at every step, on the dense model's tokens and on the variant's own",
         """\
 select model, recipe, trajectory, step, avg(kl_dense_pruned_nats) as kl_mean_nats
-from reference_steps
+from decoding_at_reference
 where recipe <> 'dense'
 group by model, recipe, trajectory, step
 order by model, recipe, trajectory, step""",
@@ -96,7 +96,7 @@ order by model, recipe, trajectory, step""",
 select model, recipe, prompt_id, trajectory, step, token_text_dense, token_text_pruned, is_same_token,
        kl_dense_pruned_nats, entropy_dense_nats, entropy_pruned_nats, margin_dense, margin_pruned, rank_of_dense_top1,
        one_minus_cos_h, one_minus_cos_z, one_minus_cos_p, is_top1_same
-from reference_steps
+from decoding_at_reference
 where recipe <> 'dense'
 order by model, recipe, prompt_id, trajectory, step""",
         PROMPT,
@@ -107,7 +107,7 @@ order by model, recipe, prompt_id, trajectory, step""",
 select model, recipe, prompt_id,
        avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_forced_mean_nats,
        avg(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_mean_nats
-from reference_steps
+from decoding_at_reference
 where recipe <> 'dense'
 group by model, recipe, prompt_id
 order by model, recipe, prompt_id""",
@@ -148,7 +148,7 @@ order by model, recipe, scope, layer, sublayer""",  # noqa: S608 - our own text
         "Share of the KL by changed sublayer",
         """\
 select model, recipe, layer, sublayer, scope, kl_alone_nats, share_of_kl, place_in_order, prompts_parted
-from layer_carriers
+from layer_kl_share
 order by model, recipe, place_in_order""",
         VARIANT,
     ),

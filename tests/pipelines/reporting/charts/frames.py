@@ -10,7 +10,7 @@ from functools import cache
 import duckdb
 import polars as pl
 
-from prunescope.warehouse.catalogue.database import SQL
+from prunescope.warehouse.catalogue.database import SQL, view_sql
 from tests.pipelines.reporting.charts import variant_frames
 from tests.pipelines.reporting.charts.variant_frames import MODEL, PROMPTS, RECIPES
 
@@ -387,8 +387,8 @@ def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     for name, frame in frames.items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.
-    for name in ("group_scores", "score_means"):
-        connection.execute(f"create temp view {name} as {(SQL / 'marts' / f'{name}.sql').read_text(encoding='utf-8')}")
+    for name in ("task_group_scores", "scores_without_noise", "score_means"):
+        connection.execute(f"create temp view {name} as {view_sql()[name].sql}")
     return connection
 
 

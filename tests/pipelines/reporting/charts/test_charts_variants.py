@@ -131,7 +131,7 @@ def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
     assert set(areas.filter("is_best").select("recipe", "sublayer", "layer").iter_rows()) == set(
         best.select("recipe", "sublayer", "layer").iter_rows()
     )
-    outputs = variant_frames.reference_steps().with_columns(
+    outputs = variant_frames.decoding_at_reference().with_columns(
         is_spike=pl.col("kl_dense_pruned_nats") > pl.col("kl_dense_pruned_nats").quantile(0.9, "linear").over("recipe")
     )
     curve = {"recipe": "wanda-50", "sublayer": "mlp"}
@@ -157,7 +157,7 @@ def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
 
 
 def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_end():
-    steps, shifts = variant_frames.reference_steps(), variant_frames.stg_layer_transitions()
+    steps, shifts = variant_frames.decoding_at_reference(), variant_frames.stg_layer_transitions()
     steps, shifts = steps.filter(recipe="wanda-50"), shifts.filter(recipe="wanda-50", lens="raw", scope="local")
     many_steps, many_shifts = (
         pl.concat(
@@ -169,7 +169,7 @@ def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_en
         )
         for rows in (steps, shifts)
     )
-    frame = frames.ask(FIGURES["spikes"].query, reference_steps=many_steps, stg_layer_transitions=many_shifts)
+    frame = frames.ask(FIGURES["spikes"].query, decoding_at_reference=many_steps, stg_layer_transitions=many_shifts)
     points = (
         frame.drop_nulls("true_positive_rate").group_by("sublayer").agg(pl.len(), pl.col("true_positive_rate").max())
     )
@@ -198,9 +198,9 @@ def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
 
 
 def test_the_flip_matrix_holds_every_pair_both_ways_and_marks_those_that_differ():
-    turns = variant_frames.task_turns().filter(metric="accuracy")
+    turns = variant_frames.pairwise_flips().filter(metric="accuracy")
     cells = {tuple(row[side].rsplit("  ", 1)[0] for side in ("with", "without")): row
-             for row in rows_with(drawn("flip_matrix", task_turns=turns), "with")}  # fmt: skip
+             for row in rows_with(drawn("flip_matrix", pairwise_flips=turns), "with")}  # fmt: skip
     assert len(cells) == 7 * 6
     for row in turns.to_dicts():
         cell = cells[row["recipe"], row["other_recipe"]]
@@ -220,8 +220,8 @@ def test_the_flip_matrix_puts_the_dense_model_first_and_then_who_is_right_more_o
 
 def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_column():
     recipes = tuple(f"{kind}-drop-{k}" for kind in ("attn", "attn+mlp", "block") for k in range(1, 12))[:31]
-    turns = variant_frames.task_turns(recipes=(*recipes, "a  b  c", "</svg><script>"))
-    frame = frames.ask(FIGURES["flip_matrix"].query, task_turns=turns.with_columns(n_samples=60 - pl.col("lost")))
+    turns = variant_frames.pairwise_flips(recipes=(*recipes, "a  b  c", "</svg><script>"))
+    frame = frames.ask(FIGURES["flip_matrix"].query, pairwise_flips=turns.with_columns(n_samples=60 - pl.col("lost")))
     chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
     found = fitted(chart.to_dict(), 1)
     assert found.type_points >= MIN_TYPE
@@ -493,7 +493,7 @@ def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
         # The later in the alphabet, the more right answers; dense has none.
         number = {recipe: at for at, recipe in enumerate(("dense", *recipes))}
         marts = {
-            "task_turns": variant_frames.task_turns(recipes=recipes)
+            "pairwise_flips": variant_frames.pairwise_flips(recipes=recipes)
             .filter(metric="accuracy")
             .with_columns(
                 n_right=pl.col("recipe").replace_strict(number),

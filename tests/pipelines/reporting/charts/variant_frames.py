@@ -136,7 +136,7 @@ def q20_answers_flipped(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def task_turns(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def pairwise_flips(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     """Two metrics over the same 60 samples; a pair differs where one loses five more than the other."""
     rows = []
     for metric, hardness in (("accuracy", 0.3), ("exact_match", 0.6)):
@@ -211,7 +211,7 @@ def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.
     )  # fmt: skip
 
 
-def reference_steps(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": "teacher_forced", "step": step,
           "position": 20 + step, "temperature": 1.0, "kl_dense_pruned_nats": _chance(recipe, prompt, step) ** 4}
@@ -248,13 +248,13 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     paper_variants,
     speed_summary,
     q20_answers_flipped,
-    task_turns,
+    pairwise_flips,
     q27_pruning_against_quantization,
     variant_damage,
     q28_sensitivity_to_calibration,
     mask_overlap,
     q01_spike_predictors,
-    reference_steps,
+    decoding_at_reference,
     stg_layer_transitions,
 )
 

@@ -29,7 +29,7 @@ from tests.sql.handmade import Handmade
 from tests.sql.handmade_whole import whole_warehouse
 
 Ask = Callable[[str], pl.DataFrame]
-VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in (SQL / layer).glob("*.sql")}
+VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in (SQL / layer).rglob("*.sql")}
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:

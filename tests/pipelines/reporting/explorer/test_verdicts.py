@@ -24,7 +24,7 @@ ABOUT = {
 SCHEMAS = {
     "stg_generations": {"recipe": pl.String, "prompt_id": pl.String, "first_flip_step": pl.Int32,
                         "collapse_step": pl.Int32},
-    "layer_carriers": {"recipe": pl.String, "layer": pl.Int16, "sublayer": pl.String, "share_of_kl": pl.Float64,
+    "layer_kl_share": {"recipe": pl.String, "layer": pl.Int16, "sublayer": pl.String, "share_of_kl": pl.Float64,
                        "place_in_order": pl.Int64},
     "first_divergent_layer": {"recipe": pl.String, "prompt_id": pl.String, "from_layer": pl.Int16},
     "q30_retrieval_loss": {"recipe": pl.String, "data_set": pl.String, "ndcg_dense": pl.Float64,
@@ -148,7 +148,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
             {"recipe": "near", "verdict": "safe"},
             {"recipe": "unmeasured", "verdict": "not judged", "kl_step0_nats": None},
         ],
-        layer_carriers=carriers,
+        layer_kl_share=carriers,
         first_divergent_layer=parts,
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )

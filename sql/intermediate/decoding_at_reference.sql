@@ -1,0 +1,64 @@
+-- The decoding steps at the reference temperature (T = 1 where measured), both trajectories.
+-- grain: one row per model × recipe × prompt × trajectory × step.
+-- key: model, recipe, prompt_id, trajectory, step
+-- inputs: stg_decoding_steps, reference_temperature
+-- how to read: the columns are those of decoding_steps. Noise variants are excluded.
+-- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
+select
+    steps.model,
+    steps.recipe,
+    steps.variant,
+    steps.prompt_id,
+    steps.trajectory,
+    steps.step,
+    steps.position,
+    steps.temperature,
+    steps.token_id_dense,
+    steps.token_id_pruned,
+    steps.token_text_dense,
+    steps.token_text_pruned,
+    steps.repeat_rate_dense,
+    steps.repeat_rate_pruned,
+    steps.norm_h,
+    steps.norm_dh,
+    steps.one_minus_cos_h,
+    steps.par_rel_h,
+    steps.orth_rel_h,
+    steps.t1_h,
+    steps.norm_z,
+    steps.norm_dz,
+    steps.one_minus_cos_z,
+    steps.par_rel_z,
+    steps.orth_rel_z,
+    steps.t1_z,
+    steps.norm_p,
+    steps.norm_dp,
+    steps.one_minus_cos_p,
+    steps.par_rel_p,
+    steps.orth_rel_p,
+    steps.var_uniform_dz,
+    steps.var_r_dz,
+    steps.t2_p,
+    steps.var_p_dz,
+    steps.t3_kl_nats,
+    steps.kl_dense_pruned_nats,
+    steps.kl_pruned_dense_nats,
+    steps.js_nats,
+    steps.total_variation,
+    steps.is_top1_same,
+    steps.topk5_overlap,
+    steps.rank_of_dense_top1,
+    steps.rank_of_pruned_top1,
+    steps.p_dense_top1_dense,
+    steps.p_dense_top1_pruned,
+    steps.entropy_dense_nats,
+    steps.entropy_pruned_nats,
+    steps.margin_dense,
+    steps.margin_pruned,
+    steps.is_same_token
+from stg_decoding_steps as steps
+inner join reference_temperature
+    on
+        steps.model = reference_temperature.model
+        and steps.recipe = reference_temperature.recipe
+        and steps.temperature = reference_temperature.temperature

@@ -1,0 +1,25 @@
+-- The rows of decoding_steps without those of noise variants.
+-- grain: one row per variant × prompt × trajectory × step × temperature, noise left out.
+-- key: model, recipe, prompt_id, trajectory, step, temperature
+-- inputs: stg_decoding_steps, noise_variants
+-- how to read: the columns of stg_decoding_steps that other views read. The dense recipe is included.
+-- reason: single place that excludes noise from the decoding steps.
+select
+    steps.model,
+    steps.recipe,
+    steps.variant,
+    steps.prompt_id,
+    steps.trajectory,
+    steps.step,
+    steps.temperature,
+    steps.token_id_pruned,
+    steps.one_minus_cos_h,
+    steps.one_minus_cos_z,
+    steps.one_minus_cos_p,
+    steps.kl_dense_pruned_nats,
+    steps.entropy_dense_nats,
+    steps.margin_dense,
+    steps.margin_pruned
+from stg_decoding_steps as steps
+anti join noise_variants
+    on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe

@@ -1,0 +1,66 @@
+-- Probes of variants with dropped units as scores: 1 for the dense model, less for more damage.
+-- grain: one row per variant of drop_variants × probe.
+-- key: model, recipe, metric
+-- inputs: drop_variants, decoding_at_reference
+-- how to read: top1_agreement is the share of teacher-forced steps with the same top token; kl_kept and kl_step0_kept
+--   are exp(−mean KL(dense‖pruned)) over all steps and at the first. Errors are over prompts.
+-- reason: drop_scores treats probes and tasks alike.
+-- columns:
+--   metric: Name of the probe: top1_agreement, kl_kept or kl_step0_kept [label]
+--   score: The probe as a score [share]
+--   score_se: Its standard error over prompts; NULL below two [share]
+with
+
+prompts as (
+    select
+        variants.model,
+        variants.recipe,
+        -- Lists unnested in one select are expanded in parallel.
+        unnest(['top1_agreement', 'kl_kept', 'kl_step0_kept']) as metric,
+        unnest([
+            sum(cast(cast(steps.is_top1_same as integer) as double)),
+            sum(cast(steps.kl_dense_pruned_nats as double)),
+            sum(cast(steps.kl_dense_pruned_nats as double)) filter (where steps.step = 0)
+        ]) as total,
+        unnest([count(*), count(*), count(*) filter (where steps.step = 0)]) as steps
+    from drop_variants as variants
+    inner join decoding_at_reference as steps
+        on variants.model = steps.model and variants.recipe = steps.recipe
+    where steps.trajectory = 'teacher_forced'
+    group by variants.model, variants.recipe, steps.prompt_id
+),
+
+probe_means as (
+    select
+        model,
+        recipe,
+        metric,
+        sum(steps) as steps,
+        sum(total) / sum(steps) as per_step
+    from prompts
+    where steps > 0
+    group by model, recipe, metric
+),
+
+probe_errors as (
+    select
+        means.model,
+        means.recipe,
+        means.metric,
+        any_value(means.per_step) as per_step,
+        error_over_clusters((prompts.total - prompts.steps * means.per_step) / means.steps) as per_step_se
+    from probe_means as means
+    inner join prompts
+        on means.model = prompts.model and means.recipe = prompts.recipe and means.metric = prompts.metric
+    where prompts.steps > 0
+    group by means.model, means.recipe, means.metric
+)
+
+select
+    model,
+    recipe,
+    metric,
+    case when metric = 'top1_agreement' then per_step else exp(-per_step) end as score,
+    -- First order: a logarithm's error is relative.
+    per_step_se * case when metric = 'top1_agreement' then 1 else exp(-per_step) end as score_se
+from probe_errors

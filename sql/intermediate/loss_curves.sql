@@ -1,0 +1,150 @@
+-- The curve from probe to loss that is learnt from the other models, for every model or pair of models left out.
+-- grain: one row per measure × kind of task × probe × model or pair of models left out × bin of the probe.
+-- key: measure, kind, probe, out_a, out_b, bin
+-- across: models
+-- inputs: losses_by_probe
+-- how to read: isotonic regression: the monotone curve of least squares. predicted_loss is the curve's value at a bin
+--   that was seen. A curve from which no model is left has no rows.
+-- reason: loss_predictions predicts each model from the others, and each other model in turn without both.
+-- columns:
+--   out_a: First of the two models left out; empty where at most one is
+--   out_b: Second of the two models left out; empty where none is
+--   predicted_loss: Value of the curve [share]
+with
+
+lessons as (
+    select
+        measure,
+        kind,
+        probe,
+        model,
+        bin,
+        loss
+    from losses_by_probe
+    where is_known
+),
+
+models as (
+    select distinct
+        measure,
+        kind,
+        probe,
+        model
+    from lessons
+),
+
+-- The models that a curve leaves out: none, one, or two in alphabetical order. '' is no model.
+left_out_names as (
+    select
+        measure,
+        kind,
+        probe,
+        unnest(list_append(list(model), '')) as left_out
+    from models
+    group by measure, kind, probe
+),
+
+curves as (
+    select
+        -- Joins on one number take a fraction of the time of joins on five names.
+        row_number() over (
+            order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
+        ) as curve,
+        first_out.measure,
+        first_out.kind,
+        first_out.probe,
+        first_out.left_out as out_a,
+        second_out.left_out as out_b
+    from left_out_names as first_out
+    inner join left_out_names as second_out
+        on
+            first_out.measure = second_out.measure
+            and first_out.kind = second_out.kind
+            and first_out.probe = second_out.probe
+            and (first_out.left_out < second_out.left_out or (first_out.left_out = '' and second_out.left_out = ''))
+),
+
+sums as (
+    select
+        measure,
+        kind,
+        probe,
+        model,
+        bin,
+        count(*) as n,
+        sum(loss) as loss
+    from lessons
+    group by measure, kind, probe, model, bin
+),
+
+points as (
+    select
+        curves.curve,
+        sums.bin,
+        sum(sums.n) as n,
+        sum(sums.loss) as loss
+    from curves
+    inner join sums
+        on
+            curves.measure = sums.measure
+            and curves.kind = sums.kind
+            and curves.probe = sums.probe
+            and curves.out_a <> sums.model
+            and curves.out_b <> sums.model
+    group by curves.curve, sums.bin
+),
+
+heaped as (
+    select
+        *,
+        sum(n) over up_to_here as n_to,
+        sum(loss) over up_to_here as loss_to
+    from points
+    window up_to_here as (partition by curve order by bin rows unbounded preceding)
+),
+
+-- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends behind it of
+-- the mean from beginning to end.
+means as (
+    select
+        beginnings.curve,
+        beginnings.bin as from_place,
+        ends.bin as to_place,
+        (ends.loss_to - beginnings.loss_to + beginnings.loss)
+        / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
+    from heaped as beginnings
+    inner join heaped as ends
+        on beginnings.curve = ends.curve and beginnings.bin <= ends.bin
+),
+
+smallest as (
+    select
+        curve,
+        to_place as bin,
+        min(mean_loss) over (
+            partition by curve, from_place
+            order by to_place desc rows unbounded preceding
+        ) as mean_loss
+    from means
+),
+
+fitted as (
+    select
+        curve,
+        bin,
+        max(mean_loss) as predicted_loss
+    from smallest
+    group by curve, bin
+)
+
+select
+    curves.measure,
+    curves.kind,
+    curves.probe,
+    curves.out_a,
+    curves.out_b,
+    fitted.bin,
+    fitted.predicted_loss
+from fitted
+inner join curves
+    on fitted.curve = curves.curve

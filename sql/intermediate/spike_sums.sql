@@ -1,0 +1,200 @@
+-- Sums per prompt that relate the local Var_p(Δz) of a sublayer to the KL at the output and its spikes.
+-- grain: one row per model × recipe × layer × sublayer × lens × prompt.
+-- key: model, recipe, layer, sublayer, lens, prompt_id
+-- inputs: stg_layer_transitions, decoding_at_reference
+-- how to read: teacher forced, at the reference temperature. Ranks and thresholds are over all prompts. The dense
+--   recipe and sublayers that the recipe did not touch are excluded.
+-- reason: q01 computes all figures and their resamples from these sums, so that the layer records are read once. The
+--   view is long because names must stay integers until the records are aggregated: sorting a hundred million rows by
+--   names takes several times as long.
+-- columns:
+--   n: Positions with a local shift and an output [positions]
+--   positions: The same as a double, for lists of weights [positions]
+--   spikes: Positions whose output KL is above the variant's 90th percentile [positions]
+--   calm: The other positions [positions]
+--   calm_below_spikes: Sum over the spikes of the calm positions below them in variance; ties count half
+--   spikes_below_calm: Sum over the calm positions of the spikes below them in variance; ties count half
+--   u: Sum of ranks in variance, within the sublayer
+--   v: Sum of ranks in output KL, within the variant
+--   uu: Sum of squared ranks in variance
+--   vv: Sum of squared ranks in output KL
+--   uv: Sum of the products of both ranks
+--   largest: Positions among the tenth with the largest variance [positions]
+--   largest_spikes: Spikes among them [positions]
+--   pairs: Positions where variance and KL both have a logarithm [positions]
+--   x: Sum of log10 of the variance over these
+--   y: Sum of log10 of the KL over these
+--   xx: Sum of squares of the former
+--   yy: Sum of squares of the latter
+--   xy: Sum of the products of both
+--   x_min: Smallest log10 of the variance
+--   x_max: Largest log10 of the variance
+--   y_min: Smallest log10 of the KL
+--   y_max: Largest log10 of the KL
+with
+
+outputs as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        position,
+        temperature,
+        kl_dense_pruned_nats
+    from decoding_at_reference
+    where trajectory = 'teacher_forced' and recipe <> 'dense'
+),
+
+variants as (
+    select
+        model,
+        recipe,
+        cast(row_number() over (order by model, recipe) as integer) as variant_id,
+        quantile_cont(kl_dense_pruned_nats, 0.9) as spike_threshold_nats
+    from outputs
+    group by model, recipe
+),
+
+-- Small integers instead of names, because a hundred million rows are sorted by them.
+prompts as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        cast(row_number() over (partition by model, recipe order by prompt_id) as integer) as prompt_index
+    from outputs
+    group by model, recipe, prompt_id
+),
+
+numbered as (
+    select
+        outputs.model,
+        outputs.recipe,
+        outputs.prompt_id,
+        outputs.position,
+        outputs.temperature,
+        variants.variant_id,
+        prompts.prompt_index,
+        log10_positive(outputs.kl_dense_pruned_nats) as log_y,
+        -- All sublayers share the outputs of a variant, so that these are ranked once per variant.
+        count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
+        outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
+    from outputs
+    inner join variants
+        on outputs.model = variants.model and outputs.recipe = variants.recipe
+    inner join prompts
+        on
+            outputs.model = prompts.model
+            and outputs.recipe = prompts.recipe
+            and outputs.prompt_id = prompts.prompt_id
+),
+
+positions as (
+    select
+        -- One number for variant, layer, sublayer and lens.
+        cast(
+            4 * (65536 * cast(numbered.variant_id as bigint) + transitions.layer)
+            + 2 * cast(transitions.sublayer = 'mlp' as integer)
+            + cast(transitions.lens = 'normed' as integer) as bigint
+        ) as group_id,
+        numbered.prompt_index,
+        numbered.is_spike,
+        numbered.v,
+        numbered.log_y,
+        transitions.var_p_dz
+    from stg_layer_transitions as transitions
+    inner join numbered
+        on
+            transitions.model = numbered.model
+            and transitions.recipe = numbered.recipe
+            and transitions.prompt_id = numbered.prompt_id
+            and transitions.position = numbered.position
+            and transitions.temperature = numbered.temperature
+    where transitions.scope = 'local' and transitions.is_changed
+),
+
+-- u is how many of the sublayer's positions lie below this one in variance, v how many of the variant's outputs in KL;
+-- equal ones count half.
+ranked as (
+    select
+        group_id,
+        prompt_index,
+        is_spike,
+        v,
+        log_y,
+        log10_positive(var_p_dz) as log_x,
+        count_below(var_p_dz, group_id) as u,
+        sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,
+        percent_rank() over (partition by group_id order by var_p_dz) >= 0.9 as is_largest
+    from positions
+),
+
+prompt_sums as (
+    select
+        group_id,
+        prompt_index,
+        count(*) as n,
+        cast(count(*) as double) as positions,
+        cast(count_if(is_spike) as double) as spikes,
+        cast(count_if(not is_spike) as double) as calm,
+        coalesce(sum(calm_below) filter (where is_spike), 0) as calm_below_spikes,
+        coalesce(sum(u - calm_below) filter (where not is_spike), 0) as spikes_below_calm,
+        sum(u) as u,
+        sum(v) as v,
+        sum(u * u) as uu,
+        sum(v * v) as vv,
+        sum(u * v) as uv,
+        cast(count_if(is_largest) as double) as largest,
+        cast(count_if(is_largest and is_spike) as double) as largest_spikes,
+        count(log_x + log_y) as pairs,
+        sum(log_x) filter (where log_y is not null) as x,
+        sum(log_y) filter (where log_x is not null) as y,
+        sum(log_x * log_x) filter (where log_y is not null) as xx,
+        sum(log_y * log_y) filter (where log_x is not null) as yy,
+        sum(log_x * log_y) as xy,
+        min(log_x) filter (where log_y is not null) as x_min,
+        max(log_x) filter (where log_y is not null) as x_max,
+        min(log_y) filter (where log_x is not null) as y_min,
+        max(log_y) filter (where log_x is not null) as y_max
+    from ranked
+    group by group_id, prompt_index
+)
+
+select
+    variants.model,
+    variants.recipe,
+    cast(sums.group_id // 4 % 65536 as smallint) as layer,
+    case sums.group_id // 2 % 2 when 1 then 'mlp' else 'attn' end as sublayer,
+    case sums.group_id % 2 when 1 then 'normed' else 'raw' end as lens,
+    prompts.prompt_id,
+    sums.n,
+    sums.positions,
+    sums.spikes,
+    sums.calm,
+    sums.calm_below_spikes,
+    sums.spikes_below_calm,
+    sums.u,
+    sums.v,
+    sums.uu,
+    sums.vv,
+    sums.uv,
+    sums.largest,
+    sums.largest_spikes,
+    sums.pairs,
+    sums.x,
+    sums.y,
+    sums.xx,
+    sums.yy,
+    sums.xy,
+    sums.x_min,
+    sums.x_max,
+    sums.y_min,
+    sums.y_max
+from prompt_sums as sums
+inner join variants
+    on sums.group_id // 4 // 65536 = variants.variant_id
+inner join prompts
+    on
+        variants.model = prompts.model
+        and variants.recipe = prompts.recipe
+        and sums.prompt_index = prompts.prompt_index

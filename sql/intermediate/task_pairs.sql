@@ -1,0 +1,55 @@
+-- Every sample of every task with the dense model's answer to the same request.
+-- grain: one row per pruned variant × task × metric × sample.
+-- key: model, recipe, task, metric, sample_id
+-- inputs: answers_without_noise, task_answers
+-- how to read: both answers of a pair are to the same request: task, metric, sample_id and sample_hash are equal. lost
+--   is a right answer that became wrong, gained a wrong one that became right; a sample that was not graded on both
+--   sides is neither. An answer is flipped where the two differ, also where only one side has an answer. The dense
+--   recipe and noise variants are excluded.
+-- reason: differences between models on the same samples have a fraction of the noise of a difference of two averages.
+-- columns:
+--   answer_dense: The dense model's answer; NULL where it has none
+--   answer_pruned: The variant's answer; NULL where it has none
+--   is_correct_dense: Whether the dense answer is the right one; NULL where that is not known of both
+--   is_correct_pruned: Whether the variant's answer is the right one; NULL where that is not known of both
+--   is_flipped: Whether the answers differ
+--   is_lost: Whether a right answer became wrong; NULL where that is not known of both
+--   is_gained: Whether a wrong answer became right; NULL where that is not known of both
+--   log_likelihood_change: Change of the target's log-likelihood by pruning; NULL where there is none [nats or nats per
+--     byte]
+--   margin_change: Change of the target's margin over the best other option; NULL where there is none [nats or nats per
+--     byte]
+select
+    pruned.model,
+    pruned.recipe,
+    pruned.task,
+    pruned.metric,
+    pruned.scoring,
+    pruned.sample_id,
+    dense.answer as answer_dense,
+    pruned.answer as answer_pruned,
+    case when pruned.is_correct is not null then dense.is_correct end as is_correct_dense,
+    case when dense.is_correct is not null then pruned.is_correct end as is_correct_pruned,
+    coalesce(pruned.answer <> dense.answer, (pruned.answer is null) <> (dense.answer is null)) as is_flipped,
+    -- `false and null` is false: without the case, a sample that was not graded would count as not lost.
+    case
+        when dense.is_correct is not null and pruned.is_correct is not null
+            then dense.is_correct and not pruned.is_correct
+    end as is_lost,
+    case
+        when dense.is_correct is not null and pruned.is_correct is not null
+            then pruned.is_correct and not dense.is_correct
+    end as is_gained,
+    pruned.target_log_likelihood - dense.target_log_likelihood as log_likelihood_change,
+    pruned.target_margin - dense.target_margin as margin_change,
+    dense.weight
+from answers_without_noise as pruned
+inner join task_answers as dense
+    on
+        pruned.model = dense.model
+        and pruned.task = dense.task
+        and pruned.metric = dense.metric
+        and pruned.sample_id = dense.sample_id
+        and pruned.sample_hash = dense.sample_hash
+        and dense.recipe = 'dense'
+where pruned.recipe <> 'dense'

@@ -1,0 +1,36 @@
+-- The records of layer_transitions at the reference temperature.
+-- grain: one row per variant × prompt × position × layer × sublayer × scope × lens, noise left out.
+-- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
+-- inputs: stg_layer_transitions, reference_temperature
+-- how to read: the columns of stg_layer_transitions that other views read. The dense recipe is included.
+-- reason: summaries of layers must not mix temperatures; h and z do not depend on the temperature.
+select
+    transitions.model,
+    transitions.recipe,
+    transitions.variant,
+    transitions.prompt_id,
+    transitions.position,
+    transitions.layer,
+    transitions.sublayer,
+    transitions.scope,
+    transitions.lens,
+    transitions.temperature,
+    transitions.is_changed,
+    transitions.par_rel_h,
+    transitions.orth_rel_h,
+    transitions.par_rel_z,
+    transitions.orth_rel_z,
+    transitions.one_minus_cos_p,
+    transitions.par_rel_p,
+    transitions.orth_rel_p,
+    transitions.var_uniform_dz,
+    transitions.var_r_dz,
+    transitions.var_p_dz,
+    transitions.t3_kl_nats,
+    transitions.kl_dense_pruned_nats
+from stg_layer_transitions as transitions
+inner join reference_temperature
+    on
+        transitions.model = reference_temperature.model
+        and transitions.recipe = reference_temperature.recipe
+        and transitions.temperature = reference_temperature.temperature

@@ -1,0 +1,76 @@
+-- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
+-- grain: one row per model × layer × sublayer × lens × temperature.
+-- key: model, layer, sublayer, lens, temperature
+-- inputs: stg_layer_transitions, noise_variants
+-- how to read: the dense model is compared with itself in bfloat16 and with another order of summation, run whole on
+--   the same tokens (scope propagated). p95 and max are over prompts and positions; of several noise variants the
+--   largest value counts. No rows where the study measured no noise.
+-- reason: a divergence is a finding only where it is larger than what another dtype or batch size causes with the same
+--   weights.
+-- columns:
+--   noise_variants: Noise variants that the floor is the largest of [variants]
+--   positions: Positions of the variant that has fewest [positions]
+--   kl_p95_nats: 95th percentile of KL(dense‖noise) [nats]
+--   kl_max_nats: Largest of KL(dense‖noise) [nats]
+--   one_minus_cos_h_p95: 95th percentile of the cosine defect of h [1 - cosine]
+--   one_minus_cos_h_max: Largest of the cosine defect of h [1 - cosine]
+--   one_minus_cos_z_p95: 95th percentile of the cosine defect of z [1 - cosine]
+--   one_minus_cos_z_max: Largest of the cosine defect of z [1 - cosine]
+--   one_minus_cos_p_p95: 95th percentile of the cosine defect of p [1 - cosine]
+--   one_minus_cos_p_max: Largest of the cosine defect of p [1 - cosine]
+--   total_variation_p95: 95th percentile of the total variation distance [probability]
+--   total_variation_max: Largest of the total variation distance [probability]
+with
+
+spread as (
+    select
+        transitions.model,
+        transitions.recipe,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.lens,
+        transitions.temperature,
+        count(*) as positions,
+        quantile_cont(transitions.kl_dense_pruned_nats, 0.95) as kl_p95_nats,
+        max(transitions.kl_dense_pruned_nats) as kl_max_nats,
+        quantile_cont(transitions.one_minus_cos_h, 0.95) as one_minus_cos_h_p95,
+        max(transitions.one_minus_cos_h) as one_minus_cos_h_max,
+        quantile_cont(transitions.one_minus_cos_z, 0.95) as one_minus_cos_z_p95,
+        max(transitions.one_minus_cos_z) as one_minus_cos_z_max,
+        quantile_cont(transitions.one_minus_cos_p, 0.95) as one_minus_cos_p_p95,
+        max(transitions.one_minus_cos_p) as one_minus_cos_p_max,
+        quantile_cont(transitions.total_variation, 0.95) as total_variation_p95,
+        max(transitions.total_variation) as total_variation_max
+    from stg_layer_transitions as transitions
+    inner join noise_variants
+        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    where transitions.scope = 'propagated'
+    group by
+        transitions.model,
+        transitions.recipe,
+        transitions.layer,
+        transitions.sublayer,
+        transitions.lens,
+        transitions.temperature
+)
+
+select
+    model,
+    layer,
+    sublayer,
+    lens,
+    temperature,
+    count(*) as noise_variants,
+    min(positions) as positions,
+    max(kl_p95_nats) as kl_p95_nats,
+    max(kl_max_nats) as kl_max_nats,
+    max(one_minus_cos_h_p95) as one_minus_cos_h_p95,
+    max(one_minus_cos_h_max) as one_minus_cos_h_max,
+    max(one_minus_cos_z_p95) as one_minus_cos_z_p95,
+    max(one_minus_cos_z_max) as one_minus_cos_z_max,
+    max(one_minus_cos_p_p95) as one_minus_cos_p_p95,
+    max(one_minus_cos_p_max) as one_minus_cos_p_max,
+    max(total_variation_p95) as total_variation_p95,
+    max(total_variation_max) as total_variation_max
+from spread
+group by model, layer, sublayer, lens, temperature

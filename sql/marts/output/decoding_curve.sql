@@ -1,0 +1,72 @@
+-- KL and cosine defects along a generation, with the first flip and the end of the answer marked.
+-- grain: one row per model × recipe × prompt × trajectory × step × temperature.
+-- key: model, recipe, prompt_id, trajectory, step, temperature
+-- inputs: decoding_without_noise, stg_generations, output_noise_ceiling
+-- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
+--   up to there free_running equals teacher_forced. answer_end_step is the end of the dense answer under teacher_forced
+--   (both models read its tokens) and the end of the answer that is complete first under free_running; NULL where none
+--   is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of output_noise_ceiling at the same
+--   temperature: such a step shows no damage. NULL where no noise was measured. Noise variants are excluded.
+-- reason: divergence after the answer is complete must be distinguished from divergence inside it.
+-- columns:
+--   answer_end_step: Step at which the first answer is complete: the dense one under teacher_forced, either under
+--     free_running [step]
+--   is_after_flip: Whether the step is after the first flip = step > first_flip_step
+--   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
+--   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=
+--     kl_p95_nats of noise_at_output
+with
+
+marked as (
+    select
+        steps.model,
+        steps.recipe,
+        steps.prompt_id,
+        steps.trajectory,
+        steps.step,
+        steps.temperature,
+        steps.kl_dense_pruned_nats,
+        steps.one_minus_cos_h,
+        steps.one_minus_cos_z,
+        steps.one_minus_cos_p,
+        steps.entropy_dense_nats,
+        steps.margin_dense,
+        pruned.first_flip_step,
+        case
+            when steps.trajectory = 'teacher_forced' then dense.answer_end_step
+            else least(dense.answer_end_step, pruned.answer_end_step)
+        end as answer_end_step
+    from decoding_without_noise as steps
+    left join stg_generations as pruned
+        on
+            steps.model = pruned.model
+            and steps.recipe = pruned.recipe
+            and steps.prompt_id = pruned.prompt_id
+    left join stg_generations as dense
+        on
+            steps.model = dense.model
+            and dense.recipe = 'dense'
+            and steps.prompt_id = dense.prompt_id
+)
+
+select
+    marked.model,
+    marked.recipe,
+    marked.prompt_id,
+    marked.trajectory,
+    marked.step,
+    marked.temperature,
+    marked.kl_dense_pruned_nats,
+    marked.one_minus_cos_h,
+    marked.one_minus_cos_z,
+    marked.one_minus_cos_p,
+    marked.entropy_dense_nats,
+    marked.margin_dense,
+    marked.first_flip_step,
+    marked.answer_end_step,
+    coalesce(marked.step > marked.first_flip_step, false) as is_after_flip,
+    coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
+    marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise
+from marked
+left join output_noise_ceiling as ceilings
+    on marked.model = ceilings.model and marked.temperature = ceilings.temperature

@@ -1,0 +1,79 @@
+-- Whether the paper's claims hold on a model: each with its number, the uncertainty, and a verdict.
+-- grain: one row per model × claim × measure.
+-- key: model, claim, measure
+-- inputs: claim_numbers
+-- columns:
+--   model: name of the dense model
+--   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
+--     options_move_less, options_in_the_tail or decoding_feeds_back [label]
+--   measure: what it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
+--   says: the claim in words, with its threshold
+--   n: number of units behind the amount
+--   units: variants, methods, sublayers or questions [label]
+--   amount: the number [share; correlation for second_order_fits]
+--   amount_low: lower end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
+--   amount_high: upper end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
+--   threshold: what the amount is compared with [as amount]
+--   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
+-- how to read: losses are those of task_losses, above a guess. The first two claims are about variants whose writing
+--   loses at least half; their intervals add the spread over variants and the error over samples, the latter taken as
+--   the same for all. For the theorems the amount is the correlation of the logarithms of estimate and truth
+--   (paper_fits), averaged over methods, with its error over prompts. The others are shares of sublayers, questions or
+--   variants for which the claim holds in more than half of the variants, with Wilson's interval. The paper states its
+--   claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as in q21. 0.5 of
+--   questions, sublayers, variants: the paper says `most`, which is more than half. 0: writing loses more if the
+--   difference is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %:
+--   the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them nearly
+--   all of it, so that the exact threshold matters little.
+-- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
+with
+
+claims as (
+    select
+        unnest([
+            'choosing_survives',
+            'writing_loses_more',
+            'second_order_fits',
+            'softmax_amplifies',
+            'choice_is_kept',
+            'options_move_less',
+            'options_in_the_tail',
+            'decoding_feeds_back'
+        ]) as claim,
+        unnest([
+            'Where writing loses at least half, choosing among options loses less than half.',
+            'Where writing loses at least half, it loses more than choosing.',
+            'The second-order estimate follows the truth: its logarithm correlates above 0.99.',
+            'Probabilities move further than logits behind most sublayers.',
+            'Most questions keep the choice among their options.',
+            'The options move less than the whole vocabulary for most questions.',
+            'The options of most questions have less than 1 % of the dense probability.',
+            'Reading its own tokens moves most variants further than reading the dense ones.'
+        ]) as says,
+        unnest(cast([0.5, 0.0, 0.99, 0.5, 0.5, 0.5, 0.5, 0.5] as double[])) as threshold,
+        -- Whether more is better for the claim.
+        unnest([false, true, true, true, true, true, true, true]) as is_more
+)
+
+select
+    numbers.model,
+    numbers.claim,
+    numbers.measure,
+    claims.says,
+    numbers.n,
+    numbers.units,
+    numbers.amount,
+    numbers.amount_low,
+    numbers.amount_high,
+    claims.threshold,
+    case
+        when (claims.is_more and numbers.amount_low > claims.threshold) then 'holds'
+        when (not claims.is_more and numbers.amount_high < claims.threshold) then 'holds'
+        when (claims.is_more and numbers.amount_high < claims.threshold) then 'does not hold'
+        when (not claims.is_more and numbers.amount_low > claims.threshold) then 'does not hold'
+        else 'too little data'
+    end as verdict
+from claim_numbers as numbers
+inner join claims
+    on numbers.claim = claims.claim
+order by numbers.model, claims.claim, numbers.measure

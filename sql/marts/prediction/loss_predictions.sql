@@ -1,0 +1,214 @@
+-- The loss in tasks of each variant as predicted by its probes from the other models of the warehouse.
+-- grain: one row per pruned variant × measure × kind of task × probe.
+-- key: model, recipe, measure, kind, probe
+-- across: models
+-- inputs: losses_by_probe, loss_curves, damage_probes
+-- how to read: scored and unscored variants are predicted alike, from all scored variants of the other models that have
+--   at least 5. The prediction is a monotone curve of least squares from probe to loss (isotonic regression, probes in
+--   steps of a tenth of a decade from 1e-4 up). The predicted loss is the curve's value at the next larger probe value
+--   that was seen, which is rather too high; it is NULL beyond the largest one. For the interval every other model is
+--   predicted without itself and without this one, and its error is the one that 9 of 10 of its variants stay within;
+--   half_width is the largest of these errors. It covers 9 of 10 variants of a model that is no more unusual than the
+--   known ones; NULL below two of them. q31_prediction_quality says how often it did.
+-- reason: probes take minutes where tasks take days; the error of a prediction is measured on models that it has not
+--   seen. The view is long because the same curves predict the model itself and every other one.
+-- columns:
+--   measure: score, by right answers, or agreement, by the dense model's own ones
+--   probe: Name of the probe that it is predicted from [label]
+--   n_models: Other models that it is predicted from [models]
+--   n_variants: Their scored variants [variants]
+--   predicted_loss: Predicted loss; NULL beyond the largest probe that was seen [share]
+--   half_width: Largest over the other models of the error that 9 of 10 of their variants stay within [share]
+--   predicted_loss_low: Lower end of the interval [share] = predicted_loss − half_width
+--   predicted_loss_high: Upper end of the interval, at most 1 [share]
+--   loss: The loss as it was measured; NULL where it was not [share]
+with
+
+-- Views that are read several times below are computed once.
+scored as (
+    select *
+    from losses_by_probe
+),
+
+probes as (
+    select *
+    from damage_probes
+),
+
+lessons as (
+    select *
+    from scored
+    where is_known
+),
+
+curves as (
+    select *
+    from loss_curves
+),
+
+known_models as (
+    select
+        measure,
+        kind,
+        probe,
+        model,
+        count(*) as n_variants
+    from lessons
+    group by measure, kind, probe, model
+),
+
+totals as (
+    select
+        measure,
+        kind,
+        probe,
+        count(*) as n_models,
+        sum(n_variants) as n_variants
+    from known_models
+    group by measure, kind, probe
+),
+
+probed as (
+    select distinct
+        model,
+        probe
+    from probes
+),
+
+-- The models to predict, and the name under which the curves leave each out.
+asked as (
+    select
+        models.model,
+        totals.measure,
+        totals.kind,
+        totals.probe,
+        coalesce(known_models.model, '') as left_out,
+        totals.n_models - cast(known_models.model is not null as integer) as n_models,
+        cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
+    from probed as models
+    inner join totals
+        on models.probe = totals.probe
+    left join known_models
+        on
+            models.model = known_models.model
+            and totals.measure = known_models.measure
+            and totals.kind = known_models.kind
+            and totals.probe = known_models.probe
+),
+
+-- Every other model, predicted without itself and without the one that is asked for.
+rehearsed as (
+    select
+        asked.model,
+        lessons.model as other,
+        lessons.measure,
+        lessons.kind,
+        lessons.probe,
+        lessons.bin,
+        lessons.loss,
+        least(asked.left_out, lessons.model) as out_a,
+        greatest(asked.left_out, lessons.model) as out_b
+    from asked
+    inner join lessons
+        on
+            asked.measure = lessons.measure
+            and asked.kind = lessons.kind
+            and asked.probe = lessons.probe
+            and asked.model <> lessons.model
+),
+
+errors as (
+    select
+        rehearsed.model,
+        rehearsed.other,
+        rehearsed.measure,
+        rehearsed.kind,
+        rehearsed.probe,
+        quantile_disc(abs(rehearsed.loss - curves.predicted_loss), 0.9) as error
+    from rehearsed
+    asof inner join curves
+        on
+            rehearsed.measure = curves.measure
+            and rehearsed.kind = curves.kind
+            and rehearsed.probe = curves.probe
+            and rehearsed.out_a = curves.out_a
+            and rehearsed.out_b = curves.out_b
+            and rehearsed.bin <= curves.bin
+    group by rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe
+),
+
+widths as (
+    select
+        model,
+        measure,
+        kind,
+        probe,
+        case when count(*) >= 2 then max(error) end as half_width
+    from errors
+    group by model, measure, kind, probe
+),
+
+targets as (
+    select
+        probes.model,
+        probes.recipe,
+        probes.damage,
+        probe_bin(probes.damage) as bin,
+        asked.measure,
+        asked.kind,
+        asked.probe,
+        asked.n_models,
+        asked.n_variants,
+        '' as out_a,
+        asked.left_out as out_b
+    from probes
+    inner join asked
+        on probes.model = asked.model and probes.probe = asked.probe
+),
+
+predicted as (
+    select
+        targets.*,
+        curves.predicted_loss
+    from targets
+    asof left join curves
+        on
+            targets.measure = curves.measure
+            and targets.kind = curves.kind
+            and targets.probe = curves.probe
+            and targets.out_a = curves.out_a
+            and targets.out_b = curves.out_b
+            and targets.bin <= curves.bin
+)
+
+select
+    predicted.model,
+    predicted.recipe,
+    predicted.measure,
+    predicted.kind,
+    predicted.probe,
+    predicted.damage,
+    predicted.n_models,
+    predicted.n_variants,
+    predicted.predicted_loss,
+    widths.half_width,
+    predicted.predicted_loss - widths.half_width as predicted_loss_low,
+    case
+        when predicted.predicted_loss + widths.half_width > 1 then 1
+        else predicted.predicted_loss + widths.half_width
+    end as predicted_loss_high,
+    scored.loss
+from predicted
+left join widths
+    on
+        predicted.model = widths.model
+        and predicted.measure = widths.measure
+        and predicted.kind = widths.kind
+        and predicted.probe = widths.probe
+left join scored
+    on
+        predicted.model = scored.model
+        and predicted.recipe = scored.recipe
+        and predicted.measure = scored.measure
+        and predicted.kind = scored.kind
+        and predicted.probe = scored.probe

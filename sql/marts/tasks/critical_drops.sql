@@ -1,0 +1,159 @@
+-- The number of dropped sublayers or blocks at which a score falls to half the dense one.
+-- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric.
+-- key: model, method, chosen_by, task_group, kind, metric
+-- inputs: drop_scores
+-- how to read: q21 says how critical_k and its interval are found.
+-- reason: tasks and probes are compared by one number, found in the same way for both. The view is a little long
+--   because the interval repeats the search on two more curves.
+-- columns:
+--   method: Kind of drop, such as attn-drop [label]
+--   chosen_by: Criterion that chose the units, such as influence [label]
+--   kind: How the task is answered, or probe where no task is asked [label]
+--   metric: Name of the score within its task, or of the probe
+--   score_dense: The dense model's score [share]
+--   n_points: Different numbers of drops that were scored, the dense model not counted
+--   k_largest: Largest number of drops that was scored [units]
+--   score_at_largest: Score there [share]
+--   critical_k: Where the score is half the dense one, interpolated; NULL where it never is [units]
+--   critical_k_low: Lower end of its 95 % interval [units]
+--   critical_k_high: Upper end of its 95 % interval [units]
+with
+
+-- Read by two of the steps below, so that the scores are computed once.
+scores as (
+    select *
+    from drop_scores
+),
+
+points as (
+    select
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        k,
+        score - score_dense / 2 as excess,
+        sqrt(score_se ** 2 + score_dense_se ** 2 / 4) as excess_se
+    from scores
+
+    union all
+
+    -- The dense model is the point at 0 drops: half its score above the threshold, with half its error.
+    select distinct
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        0 as k,
+        score_dense / 2 as excess,
+        score_dense_se / 2 as excess_se
+    from scores
+),
+
+curves as (
+    select
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        k,
+        unnest(['low', 'middle', 'high']) as curve,
+        unnest([
+            excess - 1.959963984540054 * excess_se, excess, excess + 1.959963984540054 * excess_se
+        ]) as height
+    from points
+),
+
+segments as (
+    select
+        *,
+        lag(k) over along as k_before,
+        lag(height) over along as height_before,
+        -- A curve with an unknown point is not used.
+        count(height) over whole = count(*) over whole as is_whole
+    from curves
+    window
+        whole as (partition by model, method, chosen_by, task_group, kind, metric, curve),
+        along as (partition by model, method, chosen_by, task_group, kind, metric, curve order by k)
+),
+
+crossings as (
+    select
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        curve,
+        min(
+            case
+                when k_before is null then cast(k as double)
+                else k_before + (k - k_before) * height_before / (height_before - height)
+            end
+        ) as k
+    from segments
+    where is_whole and height <= 0 and (k_before is null or height_before > 0)
+    group by model, method, chosen_by, task_group, kind, metric, curve
+),
+
+crossed as (
+    select
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        max(k) filter (where curve = 'middle') as critical_k,
+        max(k) filter (where curve = 'low') as critical_k_low,
+        max(k) filter (where curve = 'high') as critical_k_high
+    from crossings
+    group by model, method, chosen_by, task_group, kind, metric
+),
+
+summaries as (
+    select
+        model,
+        method,
+        chosen_by,
+        task_group,
+        kind,
+        metric,
+        any_value(score_dense) as score_dense,
+        count(*) as n_points,
+        max(k) as k_largest,
+        arg_max(score, k) as score_at_largest
+    from scores
+    group by model, method, chosen_by, task_group, kind, metric
+)
+
+select
+    summaries.model,
+    summaries.method,
+    summaries.chosen_by,
+    summaries.task_group,
+    summaries.kind,
+    summaries.metric,
+    summaries.score_dense,
+    summaries.n_points,
+    summaries.k_largest,
+    summaries.score_at_largest,
+    crossed.critical_k,
+    crossed.critical_k_low,
+    crossed.critical_k_high
+from summaries
+left join crossed
+    on
+        summaries.model = crossed.model
+        and summaries.method = crossed.method
+        and summaries.chosen_by = crossed.chosen_by
+        and summaries.task_group = crossed.task_group
+        and summaries.kind = crossed.kind
+        and summaries.metric = crossed.metric

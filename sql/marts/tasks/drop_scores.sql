@@ -1,0 +1,90 @@
+-- Scores of tasks and probes against the number of dropped sublayers or blocks.
+-- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric × number of drops.
+-- key: model, method, chosen_by, task_group, kind, metric, k
+-- inputs: drop_variants, task_group_scores, drop_probe_scores
+-- how to read: variants of equal k are averaged as independent ones. Only metrics of which more is better, and a dense
+--   score above 0. Probes have the kind probe and the task_group probes; their dense score is 1.
+-- reason: critical_drops finds on these curves where a score halves.
+-- columns:
+--   method: Kind of drop, such as attn-drop [label]
+--   task_group: Name of the task, of the group that the task belongs to, or probes [label]
+--   kind: How the task is answered, or probe where no task is asked [label]
+--   metric: Name of the score within its task, or of the probe
+--   score: Score with k units dropped [share]
+--   score_se: Its standard error; NULL where a score has none [share]
+--   score_dense: The dense model's score [share]
+--   score_dense_se: Its standard error; NULL where it has none [share]
+with
+
+dense as (
+    select
+        model,
+        task_group,
+        kind,
+        metric,
+        score,
+        score_se,
+        n_tasks
+    from task_group_scores
+    where recipe = 'dense' and is_higher_better and score > 0
+),
+
+measured as (
+    select
+        variants.model,
+        variants.method,
+        variants.chosen_by,
+        variants.k,
+        dense.task_group,
+        dense.kind,
+        dense.metric,
+        scores.score,
+        scores.score_se,
+        dense.score as score_dense,
+        dense.score_se as score_dense_se
+    from drop_variants as variants
+    inner join task_group_scores as scores
+        on variants.model = scores.model and variants.recipe = scores.recipe
+    inner join dense
+        on
+            scores.model = dense.model
+            and scores.task_group = dense.task_group
+            and scores.kind = dense.kind
+            and scores.metric = dense.metric
+            -- Means over different tasks do not compare.
+            and scores.n_tasks = dense.n_tasks
+
+    union all
+
+    select
+        variants.model,
+        variants.method,
+        variants.chosen_by,
+        variants.k,
+        'probes' as group_of_none,
+        'probe' as kind,
+        probes.metric,
+        probes.score,
+        probes.score_se,
+        1.0 as score_dense,
+        0.0 as score_dense_se
+    from drop_variants as variants
+    inner join drop_probe_scores as probes
+        on variants.model = probes.model and variants.recipe = probes.recipe
+)
+
+select
+    model,
+    method,
+    chosen_by,
+    k,
+    task_group,
+    kind,
+    metric,
+    avg(score) as score,
+    -- The average of independent scores has no error where one of them has none.
+    case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,
+    any_value(score_dense) as score_dense,
+    any_value(score_dense_se) as score_dense_se
+from measured
+group by model, method, chosen_by, k, task_group, kind, metric

@@ -1,0 +1,43 @@
+-- The mean score of each variant in tasks, by kind of task.
+-- grain: one row per model × recipe × measure, dense included, noise left out.
+-- key: model, recipe, measure
+-- inputs: scores_without_noise
+-- how to read: means over tasks; the score of a task is the mean of those of its metrics that are shares and better
+--   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
+--   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
+--   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
+--   answered by writing. score_se is NULL where a task has no error.
+-- reason: single view that keeps right answers apart from unchanged answers.
+-- columns:
+--   measure: non_generative, generative or agreement [label]
+--   score: Mean over tasks [share]
+--   score_se: Its standard error over samples [share]
+--   n_tasks: Tasks, a group of the harness as one [tasks]
+with
+
+tasks as (
+    select
+        scores.model,
+        scores.recipe,
+        scores.task_group,
+        case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
+        avg(scores.score) as score,
+        case when count(scores.score_se) = count(*) then avg(scores.score_se) end as error
+    from scores_without_noise as scores
+    where
+        (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
+        and scores.is_higher_better
+        -- Metrics under the harness's own name need not be shares; these are.
+        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric in ('lm_eval/acc', 'lm_eval/acc_norm'))
+    group by all
+)
+
+select
+    model,
+    recipe,
+    measure,
+    avg(score) as score,
+    case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
+    count(*) as n_tasks
+from tasks
+group by model, recipe, measure

@@ -1,0 +1,185 @@
+-- The contribution of each prompt or question to each measure of variant_damage.
+-- grain: one row per model × recipe × measure × unit.
+-- key: model, recipe, measure, unit
+-- inputs: decoding_at_reference, generations_without_noise, options_at_reference
+-- how to read: influence is what the unit adds to the measure beyond its expected part, so that the influences of a
+--   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
+--   sums of influences of several variants, paired by unit, is that of the sum of their measures. For the median the
+--   influence is the unit's contribution to the share of steps above the median, times the nats by which a change of
+--   that share moves the median (Woodruff's interval); NULL where that interval is not known, as below 5 prompts. Noise
+--   variants are excluded.
+-- reason: two variants read the same prompts, so that the difference of their measures is more certain than either
+--   measure. The view is long because six measures come from three tables.
+-- columns:
+--   measure: As in variant_damage [label]
+--   unit: Prompt or question, the independent unit
+--   influence: Its contribution to the measure beyond its expected part [share or nats]
+with
+
+forced as (
+    select
+        model,
+        recipe,
+        prompt_id as unit,
+        count(*) as tokens,
+        count_if(not is_top1_same) as changed,
+        max(kl_dense_pruned_nats) filter (where step = 0) as kl_step0_nats
+    from decoding_at_reference
+    where trajectory = 'teacher_forced'
+    group by model, recipe, prompt_id
+),
+
+free_steps as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        kl_dense_pruned_nats as kl_nats,
+        median(kl_dense_pruned_nats) over (partition by model, recipe) as median_nats
+    from decoding_at_reference
+    where trajectory = 'free_running'
+),
+
+texts as (
+    select
+        texts.model,
+        texts.recipe,
+        texts.prompt_id as unit,
+        texts.first_flip_step,
+        texts.collapse_step
+    from generations_without_noise as texts
+),
+
+-- Every measure but the median is the sum of the amounts over the sum of the weights.
+amounts as (
+    select
+        model,
+        recipe,
+        'top1_change' as measure,
+        unit,
+        cast(changed as double) as amount,
+        tokens as weight
+    from forced
+
+    union all
+
+    select
+        model,
+        recipe,
+        'kl_step0_nats' as measure,
+        unit,
+        kl_step0_nats as amount,
+        1 as weight
+    from forced
+    where kl_step0_nats is not null
+
+    union all
+
+    select
+        model,
+        recipe,
+        'kl_free_running_median_nats' as measure,
+        prompt_id as unit,
+        count_if(kl_nats > median_nats) + count_if(kl_nats = median_nats) / 2.0 as amount,
+        count(*) as weight
+    from free_steps
+    group by model, recipe, prompt_id
+
+    union all
+
+    select
+        model,
+        recipe,
+        'flipped_share' as measure,
+        unit,
+        cast(first_flip_step is not null as integer) as amount,
+        1 as weight
+    from texts
+
+    union all
+
+    select
+        model,
+        recipe,
+        'collapsed_share' as measure,
+        unit,
+        cast(collapse_step is not null as integer) as amount,
+        1 as weight
+    from texts
+
+    union all
+
+    select
+        options.model,
+        options.recipe,
+        'options_changed_share' as measure,
+        options.prompt_id as unit,
+        cast(not options.is_argmax_same as integer) as amount,
+        1 as weight
+    from options_at_reference as options
+),
+
+weighed as (
+    select
+        model,
+        recipe,
+        measure,
+        unit,
+        (amount - weight * sum(amount) over of_variant / sum(weight) over of_variant)
+        / sum(weight) over of_variant as influence
+    from amounts
+    window of_variant as (partition by model, recipe, measure)
+),
+
+shares_above as (
+    select
+        model,
+        recipe,
+        half_width_over_clusters(influence) as half_width
+    from weighed
+    where measure = 'kl_free_running_median_nats'
+    group by model, recipe
+),
+
+sorted as (
+    select
+        model,
+        recipe,
+        list_sort(list(kl_nats)) as kls_nats
+    from free_steps
+    group by model, recipe
+),
+
+slopes as (
+    -- An interval of the share that exceeds 0 to 1 does not bound the median.
+    select
+        shares_above.model,
+        shares_above.recipe,
+        case
+            when shares_above.half_width < 0.5
+                then
+                    (
+                        sorted.kls_nats[cast(ceil((0.5 + shares_above.half_width) * len(sorted.kls_nats)) as bigint)]
+                        - sorted.kls_nats[
+                            cast(1 + floor((0.5 - shares_above.half_width) * len(sorted.kls_nats)) as bigint)
+                        ]
+                    )
+                    / (2 * shares_above.half_width)
+        end as nats_per_share
+    from shares_above
+    inner join sorted
+        on shares_above.model = sorted.model and shares_above.recipe = sorted.recipe
+)
+
+select
+    weighed.model,
+    weighed.recipe,
+    weighed.measure,
+    weighed.unit,
+    case weighed.measure
+        when 'kl_free_running_median_nats' then weighed.influence * slopes.nats_per_share
+        else weighed.influence
+    end as influence
+from weighed
+left join slopes
+    on weighed.model = slopes.model and weighed.recipe = slopes.recipe

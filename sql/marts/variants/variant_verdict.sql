@@ -1,0 +1,119 @@
+-- The verdict on each pruned variant: safe, non-generative only, broken or not judged, with its evidence.
+-- grain: one row per pruned variant.
+-- key: model, recipe
+-- inputs: verdict_evidence
+-- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
+--   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score counts as lost when it halves,
+--   as in q21), and non-generative only between them. measure is score where the dense model has both scores to lose,
+--   else agreement with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1,
+--   because a text cannot be worse than wrong). is_certain says that both ends of both intervals lead to the same
+--   verdict; NULL where a loss has no error. Otherwise (basis generations) the study's prompts decide: broken where the
+--   most likely option changes in half or more of the questions, else safe where the KL at the first generated token is
+--   below 0.6 nats and the most likely token changes in at most 0.1 of the tokens, else non-generative only. With fewer
+--   than 3 questions broken cannot be told from non-generative only, so that the only verdict left is safe. Here
+--   is_certain uses the 95 % intervals of these three: Wilson's over the questions; Student's t over the prompts for
+--   KL, unbounded below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
+--   there are fewer than 5. The verdict is not judged where neither basis was measured. The thresholds and words are
+--   those of `prunescope advise` (pipelines/reporting/advice.py: at 0.6 nats the paper's models no longer write but
+--   still choose), whose tolerance is 0.1 by default. The flips and loops of the texts are columns beside the verdict
+--   and do not change it.
+-- reason: says which variants may be used, and which number decided it.
+-- columns:
+--   verdict: safe, non-generative only, broken or not judged [label]
+--   is_certain: Whether both ends of the intervals lead to the same verdict; NULL where a loss has none, and where
+--     nothing is judged
+--   basis: tasks or generations, the evidence of the verdict; NULL where it is not judged [label]
+with
+
+-- The same rule for the numbers and for the milder and the worse end of their intervals.
+ruled as (
+    select
+        *,
+        case
+            when loss_choosing >= 0.5 then 'broken'
+            when greatest(loss_writing, loss_choosing) <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as by_tasks,
+        case
+            when loss_choosing_low >= 0.5 then 'broken'
+            when greatest(loss_writing_low, loss_choosing_low) <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as tasks_at_best,
+        case
+            when loss_choosing_high >= 0.5 then 'broken'
+            when greatest(loss_writing_high, loss_choosing_high) <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as tasks_at_worst,
+        case
+            when options_changed >= 0.5 then 'broken'
+            when kl_step0_nats < 0.6 and top1_change <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as by_generations,
+        case
+            when options_changed_low >= 0.5 then 'broken'
+            when coalesce(kl_step0_nats_low, 0) < 0.6 and top1_change_low <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as generations_at_best,
+        case
+            when options_changed_high >= 0.5 then 'broken'
+            when kl_step0_nats_high < 0.6 and top1_change_high <= 0.1 then 'safe'
+            else 'non-generative only'
+        end as generations_at_worst
+    from verdict_evidence
+),
+
+judged as (
+    select
+        *,
+        case
+            when basis = 'tasks' then by_tasks
+            when basis = 'generations' and (questions >= 3 or by_generations = 'safe')
+                then by_generations
+        end as rule_verdict,
+        case
+            when basis = 'generations'
+                then by_generations = generations_at_best and by_generations = generations_at_worst
+            when loss_writing_low is not null and loss_choosing_low is not null
+                then by_tasks = tasks_at_best and by_tasks = tasks_at_worst
+        end as is_rule_certain
+    from ruled
+)
+
+select
+    model,
+    recipe,
+    variant,
+    method,
+    parameters_removed_share,
+    coalesce(rule_verdict, 'not judged') as verdict,
+    case when rule_verdict is not null then is_rule_certain end as is_certain,
+    case when rule_verdict is not null then basis end as basis,
+    measure,
+    loss_writing,
+    loss_writing_low,
+    loss_writing_high,
+    loss_choosing,
+    loss_choosing_low,
+    loss_choosing_high,
+    kl_step0_nats,
+    kl_step0_nats_low,
+    kl_step0_nats_high,
+    top1_change,
+    top1_change_low,
+    top1_change_high,
+    questions,
+    options_changed,
+    options_changed_low,
+    options_changed_high,
+    kl_teacher_forced_median_nats,
+    kl_free_running_median_nats,
+    kl_noise_p95_nats,
+    is_below_noise,
+    prompts,
+    prompts_flipped,
+    first_flip_step_median,
+    prompts_collapsed,
+    collapse_step_first,
+    prompts_collapsed_dense
+from judged
+order by model, recipe
