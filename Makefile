@@ -1,8 +1,9 @@
-# make demo: a real study from nothing. make test: the tests of every rule; make test-all: all combinations too. Nothing but Python >= 3.11 and make is needed.
+# make demo: installs everything and computes a real study. make test: the tests of every rule; make test-all: also all
+# combinations. Needs only Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-# Modules are compiled when they are first imported: most never are, and compiling all takes half of the installation.
+# Modules are compiled on first import: most are never imported, and compiling them all takes half of the install time.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test test-all check audit lock format dictionary gallery vendor bench ui clean
@@ -10,21 +11,21 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	@# Three packages come as source alone; what builds them comes first, and from the lock like everything else.
+	@# Three packages come as source only. setuptools, which builds them, is installed first, also from the lock.
 	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/setuptools.lock
 	$(INSTALL) --require-hashes --no-deps -r .venv/setuptools.lock
 	$(INSTALL) --require-hashes --no-deps --no-build-isolation -r requirements.lock
-	@# All that is missing now is torch, whose builds differ by machine.
+	@# This installs the one missing package, torch, whose builds differ by machine.
 	$(INSTALL) --no-build-isolation -e .
 	@touch $(READY)
 
 demo: $(READY)
 	$(BIN)/prunescope run demo
 
-# One test process a core; a file's tests stay together, for they share what they set up.
+# One test process per core; the tests of a file stay together, because they share fixtures.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-# What proves every rule; of a package of the system that is missing, it says how to install it.
+# The tests that prove every rule. If a system package is missing, a skipped test says how to install it.
 test: $(READY)
 	$(PYTEST) -m "not exhaustive"
 
@@ -38,11 +39,11 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/sqlfluff lint --processes 2 sql
 
-# Known holes in what the lock names. Where the advisories cannot be asked, it fails and says so.
+# Known vulnerabilities of the locked packages. Fails with a message where the advisory database cannot be reached.
 audit: $(READY)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
-# Versions stay as they are unless pyproject.toml asks for others; needs uv (pip install uv).
+# Keeps the locked versions unless pyproject.toml requires others; needs uv (pip install uv).
 lock:
 	uv pip compile --quiet pyproject.toml --output-file requirements.lock
 
@@ -53,11 +54,12 @@ format: $(READY)
 dictionary: $(READY)
 	$(BIN)/python -m prunescope.warehouse.catalogue.data_dictionary
 
-# The figures in pipelines/reporting/charts/gallery, from the warehouse (make demo first; tests.gallery takes several).
+# The figures in pipelines/reporting/charts/gallery, from the warehouse (run make demo first). `python -m tests.gallery`
+# accepts several warehouses.
 gallery: $(READY)
 	$(BIN)/python -m tests.gallery
 
-# Other people's scripts in pages: Vega as vl-convert has it, and what package.json names; needs npm.
+# Third-party scripts of the pages: Vega from vl-convert, and the packages in package.json; needs npm.
 vendor: $(READY)
 	$(BIN)/python -c "import vl_convert; print(vl_convert.javascript_bundle(), end='')" > pipelines/reporting/charts/vendor/vega.js
 	cd pipelines/reporting/explorer/vendor && npm install --package-lock-only --ignore-scripts && npm ci --ignore-scripts && node collect.mjs && rm -rf node_modules

@@ -1,4 +1,4 @@
-// Two variants against each other: numbers, paired statistics, layers, texts.
+// The comparison of two variants: numbers, paired statistics, layers, texts.
 
 async function comparePage(first, second) {
   const pruned = index.variants.filter((variant) => !variant.is_dense);
@@ -22,14 +22,14 @@ async function comparePage(first, second) {
         { id: "b", heading: "B", align: "number", value: (column) => b.numbers[column.name], cell: (column) => cellOf(column, b) },
         { id: "difference", heading: "B − A", align: "number", value: (column) => gap(a, b, column), cell: (column) => difference(a, b, column) },
       ],
-    }), a.model === b.model && el("p", { class: "hint" }, "Which of these differences hold: see the paired statistics below, with intervals.")),
+    }), a.model === b.model && el("p", { class: "hint" }, "For the uncertainty of these differences, see the paired statistics below.")),
     statistics,
     el("section", null, el("h2", null, "Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
-    a.model === b.model && el("section", null, el("h2", null, "Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(ownA.prompts, 6, (summary) => {
+    a.model === b.model && el("section", null, el("h2", null, "Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(ownA.prompts, 6, (summary) => {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));
-      const side = (variant, one) => el("div", { class: "text" }, el("h4", null, linkOf(variant, one), el("span", { class: "hint" }, isNumber(one.first_flip_step) ? ` first flip at step ${one.first_flip_step}` : " same text", isNumber(one.collapse_step) ? `, loop closed at ${one.collapse_step}` : "")), el("p", { dir: "auto" }, one.text_same, el("mark", null, one.text_pruned)));
+      const side = (variant, one) => el("div", { class: "text" }, el("h4", null, linkOf(variant, one), el("span", { class: "hint" }, isNumber(one.first_flip_step) ? ` first flip at step ${one.first_flip_step}` : " same text", isNumber(one.collapse_step) ? `, completes a loop at step ${one.collapse_step}` : "")), el("p", { dir: "auto" }, one.text_same, el("mark", null, one.text_pruned)));
       return other && el("article", { class: "prompt" }, el("h3", null, name(prompt.name)), el("div", { class: "pair" }, side(a, summary), side(b, other)));
     }, "prompts")),
   ];
@@ -48,7 +48,7 @@ function difference(a, b, column) {
 
 function overlaid(scope, a, b) {
   const drawings = [["h", "1 − cos, h"], ["z", "1 − cos, z"], ["p", "1 − cos, p"], ["kl", "KL(dense ‖ pruned), nats"]].map(([key, title]) => {
-    // The places of both, in the order of A: two recipes may have changed different sublayers.
+    // The sublayers of both variants in layer order: the two recipes may have changed different ones.
     const places = [...new Set([...a.places, ...b.places])].sort((one, two) => Number.parseInt(one, 10) - Number.parseInt(two, 10) || one.localeCompare(two));
     const along = (layers) => places.map((place) => layers[key][layers.places.indexOf(place)] ?? null);
     return layerCurves({ title, places, series: [{ name: "A", className: "side-a", mark: "circle", values: along(a) }, { name: "B", className: "side-b", mark: "square", dashed: true, values: along(b) }] });
@@ -56,27 +56,27 @@ function overlaid(scope, a, b) {
   return el("div", null, el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope] ?? ""), el("div", { class: "panels" }, drawings));
 }
 
-// Paired statistics where the page has them: a file holds those of near variants, a server compares any two.
+// Paired statistics, if available: a file has those of similar variants, a server compares any two variants.
 async function paired(a, b) {
   const command = el("code", null, `prunescope compare ${a.recipe} ${b.recipe}`);
   const section = (...parts) => el("section", { class: "paired" }, heading(2, "Paired statistics"), parts);
-  if (a.model !== b.model || a.id === b.id) return section(el("p", { class: "hint" }, "Choose two variants of one model."));
+  if (a.model !== b.model || a.id === b.id) return section(el("p", { class: "hint" }, "Choose two different variants of the same model."));
   const isTurned = a.place > b.place;
   const [n, m] = isTurned ? [b.place, a.place] : [a.place, b.place];
   let found;
   try {
     found = await load(`pair/${n}/${m}`);
   } catch (error) {
-    return section(el("p", { class: "hint" }, error.message, " ", command, " prints them."), await counted(a, b, isTurned));
+    return section(el("p", { class: "hint" }, error.message, " ", command, " prints these statistics."), await counted(a, b, isTurned));
   }
   return section(
-    el("p", { class: "hint" }, "Differences are B − A over what both were measured on, so that what is hard for both cancels; with 95 % intervals. McNemar’s exact test of the samples that one side alone answers right; Holm corrects it for all tests of this pair. All statistics: ", command, "."),
+    el("p", { class: "hint" }, "Differences are B − A over the units on which both were measured, with 95 % intervals; pairing cancels the difficulty that both share. McNemar’s exact test uses the samples that only one variant answers correctly; Holm’s correction covers all tests of this pair. All statistics: ", command, "."),
     found.tables.map((table) => pairedTable(table, isTurned)),
     found.missing.map((reason) => el("p", { class: "hint" }, `Not compared: ${reason}.`)),
   );
 }
 
-// Four digits, with which all columns fit a window.
+// Four digits, so that all columns fit the window.
 function pairedTable(table, isTurned) {
   const { columns, rows } = isTurned ? turned(table) : table;
   const [difference, low, high] = ["difference", "difference_low", "difference_high"].map((column) => columns.indexOf(column));
@@ -84,17 +84,17 @@ function pairedTable(table, isTurned) {
   return [
     el("h3", null, table.title, sqlLink(table.sql, table.title)),
     plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, show: (value) => number(value, 4), isMarked }),
-    rows.some((row) => isMarked(row, difference)) && el("p", { class: "hint" }, "◆ The row’s own interval leaves out 0; it is not corrected for the number of rows."),
+    rows.some((row) => isMarked(row, difference)) && el("p", { class: "hint" }, "◆ The interval of this row excludes 0; it is not corrected for the number of rows."),
   ];
 }
 
-// Of a pair without statistics of its own, what all pairs have; nothing where no task was asked of both.
+// For a pair without statistics of its own: the counts that all pairs have, or null if both variants share no task.
 async function counted(a, b, isTurned) {
   const { columns, pairs, sql } = await load("turns").catch(() => ({ pairs: {} }));
   const rows = pairs[isTurned ? `${b.place}/${a.place}` : `${a.place}/${b.place}`];
   if (!rows) return null;
   const where = { model: a.where.model, recipe: a.where.recipe, other_recipe: b.where.recipe };
-  return [pairedTable({ title: "Right answers of both, over all tasks of a metric", columns, rows, sql: { key: sql, where } }, isTurned), el("p", { class: "hint" }, "Holm’s p is corrected for all pairs of this model’s variants.")];
+  return [pairedTable({ title: "Right answers of both variants, over all tasks with the same metric", columns, rows, sql: { key: sql, where } }, isTurned), el("p", { class: "hint" }, "Holm p is corrected for all pairs of this model’s variants.")];
 }
 
 const PAIRED_HEADINGS = {
@@ -104,7 +104,7 @@ const PAIRED_HEADINGS = {
 
 const SIGNED = new Set(["difference", "difference_low", "difference_high"]);
 
-// The document is of the earlier variant as A.
+// The document has the earlier variant as A; this swaps the sides.
 function turned({ columns, rows }) {
   const other = { a: "b", b: "a", only_a_right: "only_b_right", only_b_right: "only_a_right", difference_low: "difference_high", difference_high: "difference_low" };
   return {

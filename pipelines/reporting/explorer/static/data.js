@@ -1,4 +1,4 @@
-// Where documents come from: the page itself (gzip in base64), or the server that sent the page.
+// Loading of documents: from the page itself (gzip in base64), or from the server that sent the page.
 
 const documents = new Map();
 const index = JSON.parse(document.getElementById("index").textContent);
@@ -9,7 +9,7 @@ async function inflate(element) {
   return new Response(stream).text();
 }
 
-// The overview is painted while the browser still reads the rest of the file.
+// The overview is shown before the browser has read the whole file, so wait for a document that is not there yet.
 async function embedded(key) {
   const find = () => [...document.querySelectorAll("script[data-name]")].find((script) => script.dataset.name === key);
   if (!find() && document.readyState === "loading") {
@@ -18,22 +18,22 @@ async function embedded(key) {
   return find();
 }
 
-// Positions in names count in the index that this page has: `version` tells the server which that was.
+// Names contain positions in this page's index; `version` tells the server which index that is.
 async function fetched(key) {
   const name = key.split("/").map(encodeURIComponent).join("/");
   const answer = await fetch(`data/${name}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
   const found = await answer.json();
   if (answer.ok) return found;
-  throw new Error(found.error ?? `The server answered ${answer.status}.`);
+  throw new Error(found.error ?? `The server answered with status ${answer.status}.`);
 }
 
-// A document by name; a missing one raises an error with a sentence for the reader.
+// Load a document by name; if it is missing, throw an error with a message for the user.
 function load(key) {
   if (!documents.has(key)) {
     const read = async () => {
       if (index.live) return fetched(key);
       const element = await embedded(key);
-      if (!element) throw new Error("This file leaves it out to stay small. “prunescope serve” shows all of it.");
+      if (!element) throw new Error("This part was left out to keep the file small. “prunescope serve” shows everything.");
       return JSON.parse(await inflate(element));
     };
     documents.set(key, read());
@@ -42,7 +42,7 @@ function load(key) {
   return documents.get(key);
 }
 
-// Text documents of the page: Vega's script and the licences.
+// Load a text document of the page: Vega's script or the licences.
 async function text(key) {
   return inflate(await embedded(key));
 }

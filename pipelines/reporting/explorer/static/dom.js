@@ -1,4 +1,4 @@
-// Elements, numbers and names for every view. All text goes through text nodes; nothing here reads markup.
+// Elements, numbers and names for all views. All text becomes text nodes; no function parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -17,7 +17,7 @@ function refill(element, ...children) {
   return fill(element, null, children);
 }
 
-// What views return: nested lists in which a part that does not apply is null, undefined or false.
+// Flatten what views return: nested lists, in which null, undefined and false mean no element.
 function nodes(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
@@ -30,7 +30,7 @@ function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// A style attribute would be refused by the page's policy; a property set by a script is not.
+// The page's content security policy forbids style attributes, but allows scripts to set properties.
 function styled(element, properties) {
   for (const [name, value] of Object.entries(properties)) element.style.setProperty(name, value);
   return element;
@@ -44,7 +44,7 @@ function link(text, ...parts) {
   return el("a", { href: route(...parts) }, text);
 }
 
-// To a statement by its key, or by a source: a key with what chooses its rows. The address carries both.
+// A link to a statement, by its key or by a source, which is a key with a filter. The address contains both.
 function sqlLink(source, what, where = {}) {
   if (!source) return null;
   const { key, where: chosen } = typeof source === "string" ? { key: source, where } : source;
@@ -52,12 +52,12 @@ function sqlLink(source, what, where = {}) {
   return el("a", { class: "sql", href, "aria-label": `SQL of ${what}`, title: `SQL of ${what}` }, "SQL");
 }
 
-// Unknown text may change the direction of what follows it; <bdi> keeps it apart.
+// Text from data may change the direction of the text after it; <bdi> isolates it.
 function name(text, attributes) {
   return el("bdi", attributes, text);
 }
 
-// Of any number of values: as arguments of one call, as of Math.max, some 100,000 are too many.
+// Minimum and maximum. Math.min and Math.max fail with about 100,000 arguments.
 function extremes(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
@@ -71,7 +71,7 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-// To be glanced at: three digits, with small and large numbers by powers of ten; what was not measured is a dash.
+// A short form: three digits, powers of ten for small and large numbers, and a dash for missing values.
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
@@ -83,7 +83,7 @@ function number(value, digits = 3) {
   return signed(value.toLocaleString("en-US", { maximumSignificantDigits: digits }));
 }
 
-// Every digit, for a reader's own query.
+// Every digit, for the user's own queries.
 function exact(value) {
   return typeof value === "number" ? String(value) : number(value);
 }
@@ -96,7 +96,7 @@ function percent(share) {
   return isNumber(share) ? signed((100 * share).toFixed(1)) : "–";
 }
 
-// A value of the table of variants, as its column says.
+// A value of the table of variants, in the format of its column.
 function cell(column, value, whole) {
   if (column.form === "percent") return percent(value);
   return isNumber(value) && isNumber(whole) ? `${number(value)}/${number(whole)}` : number(value);
@@ -113,7 +113,7 @@ const SHAPES = new Map([
   ["not judged", "○"],
 ]);
 
-// Words, shape and colour say the same; the dense model is what others are held against.
+// Words, shape and colour all show the verdict; the dense model is the reference.
 function verdict(variant) {
   if (variant.is_dense) return el("span", { class: "verdict" }, "reference");
   const said = variant.verdict ?? "not judged";
@@ -127,12 +127,12 @@ function verdict(variant) {
   );
 }
 
-// The recipe, and its model before it where the study has several.
+// The recipe, after its model if the study has several models.
 function variantName(variant) {
   return name(index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe);
 }
 
-// Column headings carry the unit.
+// Column headings include the unit.
 function headingOf(column) {
   return column.form === "percent" ? `${column.heading}, %` : column.heading;
 }
@@ -141,13 +141,13 @@ function heading(level, title, sql, where) {
   return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this", where));
 }
 
-// Over numbers of several columns: a link for each statement, which says what comes from it.
+// A heading for numbers of several columns, with a link to each statement that names its columns.
 function headingOver(title, columns, where) {
   const keys = [...new Set(columns.map((column) => column.sql))];
   return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), where)));
 }
 
-// The first few of a long list; a button brings the rest.
+// The first few items of a long list, and a button that shows the others.
 function someOf(list, count, draw, what) {
   if (list.length <= count + 2) return list.map(draw);
   const button = el("button", { type: "button", class: "more", onclick: () => {
@@ -158,7 +158,7 @@ function someOf(list, count, draw, what) {
   return [list.slice(0, count).map(draw), button];
 }
 
-// The keyboard goes on from an element that is no control.
+// Move the keyboard focus to an element that is not a control.
 function land(element) {
   element.tabIndex = -1;
   element.focus();

@@ -1,9 +1,9 @@
-// Figures by Vega-Embed. Vega is unpacked and run only when the first chart is seen.
+// Figures, drawn by Vega-Embed. Vega is unpacked and run only when the first chart comes into view.
 
 const configs = JSON.parse(document.getElementById("configs").textContent);
 let vega = null;
 
-// The page's policy names the hash of exactly this script.
+// The page's content security policy allows exactly this script, by its hash.
 function runVega() {
   vega ??= text("vega").then((source) => {
     const script = document.createElement("script");
@@ -37,7 +37,7 @@ async function figuresPage(chosen) {
   ];
 }
 
-// Drawing may begin anew while it goes on, when the theme changes; only the last one counts.
+// A change of theme restarts a drawing that is not finished; only the last one is shown.
 const turns = new WeakMap();
 const drawnViews = new Set();
 
@@ -55,7 +55,7 @@ async function drawFigure(place) {
     const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart" }) }));
     place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
     for (const { drawing, box } of drawn) {
-      // One after the other, so that the page stays responsive.
+      // Draw one after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
       const result = await embed(box, headless(drawing, figure), {
         mode: "vega-lite",
@@ -75,10 +75,10 @@ async function drawFigure(place) {
   }
 }
 
-// The page has its own heading: of the same title in the chart only the subtitle stays.
+// Remove a chart title that repeats the page's heading; only its subtitle stays.
 function headless(drawing, figure) {
   const copy = structuredClone(drawing.spec);
-  copy.description = `${drawing.title}. ${figure.alt}`; // Vega gives it to those who do not see the chart
+  copy.description = `${drawing.title}. ${figure.alt}`; // Vega passes it to screen readers
   if (copy.title?.text === figure.title) {
     if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
     else delete copy.title;

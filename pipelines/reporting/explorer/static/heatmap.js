@@ -1,6 +1,6 @@
-// KL of every sublayer at every step as one picture, in which a click chooses the step.
+// KL of every sublayer at every step as one image; a click selects the step.
 
-// One pixel a cell, enlarged by the style sheet; the first layer is at the bottom, where a text goes in.
+// One pixel per cell, enlarged by the style sheet; the first layer is at the bottom, next to the model's input.
 function layerMap(layers, sql, where, choose) {
   const [count, steps] = [layers.places.length, layers.steps.length];
   const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(layers)}` });
@@ -30,7 +30,7 @@ function layerMap(layers, sql, where, choose) {
   const figure = el(
     "figure",
     { class: "small map" },
-    el("figcaption", null, "KL by layer (up) and step (across), propagated, on the dense text; a click chooses the step", sqlLink(sql, "the layers", where), readout),
+    el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink(sql, "the layers", where), readout),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
   );
   const follow = (step) => {
@@ -48,5 +48,5 @@ function heatOfKl(kl) {
 function peakOf(layers) {
   let peak = { kl: -1 };
   layers.kl.forEach((row, place) => row.forEach((kl, step) => isNumber(kl) && kl > peak.kl && (peak = { kl, place, step })));
-  return peak.kl < 0 ? "nothing was measured" : `highest ${number(peak.kl)} nats behind ${layers.places[peak.place]} at step ${layers.steps[peak.step]}`;
+  return peak.kl < 0 ? "not measured" : `highest ${number(peak.kl)} nats after ${layers.places[peak.place]} at step ${layers.steps[peak.step]}`;
 }

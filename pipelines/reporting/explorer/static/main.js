@@ -1,4 +1,4 @@
-// Routes, theme, help, keys. Loaded last.
+// Routes, theme, help, keyboard. Loaded last.
 
 const main = document.querySelector("main");
 const root = document.documentElement;
@@ -16,7 +16,7 @@ let shownHash = null;
 let isByLink = true;
 
 async function licencesPage() {
-  return [el("h1", { tabindex: -1 }, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite, Vega-Embed and TanStack Table, with what they need."), el("pre", { tabindex: 0 }, await text("licences"))];
+  return [el("h1", { tabindex: -1 }, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite, Vega-Embed and TanStack Table, with their dependencies."), el("pre", { tabindex: 0 }, await text("licences"))];
 }
 
 function go(...parts) {
@@ -29,7 +29,7 @@ function replaceRoute(hash) {
   shownHash = location.hash;
 }
 
-// A part that is no proper percent code is taken as it stands.
+// A part with invalid percent encoding is used unchanged.
 function decoded(part) {
   try {
     return decodeURIComponent(part);
@@ -51,9 +51,9 @@ async function show() {
     if (!at) throw new Error(`There is no page “${section}”.`);
     content = at.view === overview ? overview() : await at.view(...parts);
   } catch (error) {
-    content = [el("h1", { tabindex: -1 }, "Not here"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "To the overview"))];
+    content = [el("h1", { tabindex: -1 }, "Not found"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "Back to the overview"))];
   }
-  if (shownHash !== hash) return; // the reader went on meanwhile
+  if (shownHash !== hash) return; // the user has opened another page meanwhile
   forgetFigures();
   refill(main, content);
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
@@ -70,14 +70,14 @@ async function show() {
 document.addEventListener("click", (event) => {
   if (!event.defaultPrevented && event.target.closest('a[href^="#"]')) isByLink = true;
 });
-// Its address would be taken for that of a view.
+// Otherwise the address of the skip link would be taken for a route.
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   land(main.querySelector("h1") ?? main);
 });
 addEventListener("hashchange", show);
 
-// Theme: the system's, unless the reader chose; kept where the browser lets a file keep anything.
+// Theme: the system's, unless the user has chosen one; stored if the browser gives files a storage.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const themes = ["auto", "light", "dark"];
 const themeButton = document.getElementById("theme");
@@ -98,7 +98,7 @@ function stored(theme) {
     if (theme === undefined) return localStorage.getItem("prunescope-theme");
     localStorage.setItem("prunescope-theme", theme);
   } catch {
-    // Some browsers give a file no storage; then the choice lasts as long as the page.
+    // Some browsers give files no storage; then the choice lasts until the page is closed.
   }
   return null;
 }

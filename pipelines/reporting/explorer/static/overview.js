@@ -1,19 +1,19 @@
-// The first page: answers, variants, what the paper claims, findings, figures, provenance.
+// The first page: answers, variants, the paper's claims, findings, figures, provenance.
 
 function overview() {
   const { answers, claims, findings, figures, figures_without_data: bare } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
-    el("p", { class: "lead" }, `Each variant is a pruned model, held against the dense one token by token: in hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats; “forced” reads the dense tokens, “free” its own.`),
+    el("p", { class: "lead" }, `Each variant is a pruned model, compared with the dense model token by token: hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats. “Forced”: the variant reads the dense tokens; “free”: it reads its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
-    el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How a verdict is reached"), el("p", { class: "rule" }, index.verdict_rule))),
-    claims.length > 0 && el("section", null, heading(2, "The paper’s claims here"), claimsTable(claims)),
+    el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
+    claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts", "prompts"), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
-      bare.length > 0 && el("p", { class: "hint under" }, "Without data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
-    el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What is needed to repeat the study"), facts(index.facts), el("p", null, link("Licences of what this page contains", "licences")))),
+      bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
+    el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
   ];
 }
 
@@ -34,10 +34,10 @@ function grouped(list, key) {
   return [...groups];
 }
 
-// Of verdicts: dense first, then what is safest; ties by KL on its own tokens.
+// Order of verdicts: the dense model first, then the safest variants; ties are sorted by KL on the variant's own tokens.
 const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
 
-// Columns in which all pruned variants have one value would only take the room of those that tell them apart.
+// True for a column with the same value in all pruned variants; the table leaves it out to save space.
 function isConstant(column) {
   const values = index.variants.filter((variant) => !variant.is_dense).map((variant) => variant.numbers[column.name]);
   return values.length > 1 && values.every((value) => value === values[0]);
@@ -49,7 +49,7 @@ function variantsTable() {
   const button = el("button", { type: "button", class: "more", onclick: () => {
     refill(place, variantsWith(index.columns));
     button.remove();
-    // On a narrow screen a column has no heading: its first value then.
+    // On a narrow screen a column has no heading, so focus its first value.
     const added = index.columns.find((column) => column.is_detail && !isConstant(column));
     land([...place.querySelectorAll(`[data-column="${added.name}"]`)].find((one) => one.getClientRects().length));
   } }, "All columns");
@@ -68,19 +68,19 @@ function variantsWith(columns) {
     rowClass: (variant) => (variant.is_dense ? "reference" : null),
     sortBy: "kl_teacher_forced_median_nats",
     columns: [
-      { id: "variant", heading: "variant", doc: "opens its page", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
+      { id: "variant", heading: "variant", doc: "link to the page of the variant", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
       { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
       {
         id: "spark",
         heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
-        doc: "mean over prompts, one scale for all rows; sorts by the mean of the free one",
+        doc: "mean over prompts, on the same scale in all rows; sorts by the mean of the free curve",
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
       ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cellOf(column, variant) })),
     ],
   });
-  return [table, same.length > 0 && el("p", { class: "hint under" }, `The same for all pruned variants: ${same.join(" · ")}.`)];
+  return [table, same.length > 0 && el("p", { class: "hint under" }, `Equal for all pruned variants: ${same.join(" · ")}.`)];
 }
 
 function mean(values) {
@@ -98,7 +98,7 @@ function claimsTable(claims) {
     columns: [
       { id: "says", heading: "claim", align: "wide", value: (claim) => claim.says, cell: (claim) => [claim.says, " ", sqlLink(claim.sql, claim.says)] },
       ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (claim) => claim.model, cell: (claim) => name(claim.model) }] : []),
-      { id: "verdict", heading: "here", value: (claim) => claim.verdict, cell: (claim) => el("span", { class: `verdict ${claim.verdict.replaceAll(" ", "-")}` }, el("span", { class: "shape", "aria-hidden": "true" }, shape[claim.verdict] ?? "○"), claim.verdict) },
+      { id: "verdict", heading: "verdict", value: (claim) => claim.verdict, cell: (claim) => el("span", { class: `verdict ${claim.verdict.replaceAll(" ", "-")}` }, el("span", { class: "shape", "aria-hidden": "true" }, shape[claim.verdict] ?? "○"), claim.verdict) },
       { id: "measure", heading: "measure", align: "wide", value: (claim) => claim.measure, cell: (claim) => claim.measure ?? "–" },
       { id: "amount", heading: "amount", align: "number", value: (claim) => claim.amount, cell: (claim) => number(claim.amount) },
       { id: "interval", heading: "95 % interval", align: "number", value: (claim) => claim.low, cell: (claim) => (isNumber(claim.low) ? `${number(claim.low)} to ${number(claim.high)}` : "–") },

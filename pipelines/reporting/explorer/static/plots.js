@@ -1,4 +1,4 @@
-// Small drawings that must be quick: sparklines, layer curves, bars. Figures are drawn by Vega (figures.js).
+// Small charts that must draw fast: sparklines, layer curves, bars. Vega draws the figures (figures.js).
 
 const SPACES = [
   { key: "h", name: "h", className: "space-h", mark: "circle" },
@@ -6,7 +6,7 @@ const SPACES = [
   { key: "p", name: "p", className: "space-p", mark: "triangle" },
 ];
 
-// Pieces of a path between values that are there.
+// An SVG path with a gap at each missing value.
 function pathOf(values, x, y, isShown = isNumber) {
   let pen = "M";
   let path = "";
@@ -21,7 +21,7 @@ function pathOf(values, x, y, isShown = isNumber) {
   return path;
 }
 
-// KL a step on one scale for all rows, so that rows can be held against each other; its root, so that small ones show.
+// KL by step, on the same scale in all rows so that rows are comparable; its square root, so that small values are visible.
 const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber))[1]);
 
 function sparkline(spark) {
@@ -41,7 +41,7 @@ function sparkline(spark) {
   );
 }
 
-// All marks of a curve as one path, since a token's curves are drawn anew at every click.
+// All marks of a curve as one path, because every click on a token draws its curves again.
 const MARKS = { circle: "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z", square: "m-2.2 -2.2h4.4v4.4h-4.4z", triangle: "m0 -3l3 5.4h-6z" };
 
 function marksOf(kind, values, x, y) {
@@ -49,12 +49,12 @@ function marksOf(kind, values, x, y) {
   return svg("path", { class: "marks", d: pieces.join("") });
 }
 
-// What has a place on a logarithmic axis: 0 has none, and a defect below 1e-10 says nothing.
+// True for values that a logarithmic axis can show: not for 0, nor below 1e-10, where a defect is only rounding.
 function hasPlace(value) {
   return isNumber(value) && value > 1e-10;
 }
 
-// Ends of one logarithmic axis in whole powers of ten.
+// The ends of a logarithmic axis, in whole powers of ten.
 function powers(series) {
   const values = series.flatMap((one) => one.values).filter(hasPlace);
   if (!values.length) return null;
@@ -88,7 +88,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)));
     last = layer;
   });
-  // Names stand at the ends of the curves, pushed apart where they would overlap.
+  // Names are at the ends of the curves, moved apart where they would overlap.
   const labels = shown.map((one) => {
     const end = one.values.findLastIndex(hasPlace);
     return { one, end, at: y(one.values[end]) };
@@ -141,7 +141,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
 }
 
-// What a reader without the picture hears: ends and peak of each curve.
+// Description for screen readers: the ends and the peak of each curve.
 function describe(series, places) {
   return series
     .map((one) => {
@@ -152,7 +152,7 @@ function describe(series, places) {
     .join("; ");
 }
 
-// 1 − cos of h, z and p, and KL, one drawing each.
+// Two charts: 1 − cos of h, z and p, and KL.
 function layerPanels(layers, pick, markers) {
   const of = (key) => (layers[key] ? pick(layers[key]) : []);
   return el(

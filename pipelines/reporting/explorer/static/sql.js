@@ -1,23 +1,23 @@
-// The SQL behind every statement, and, over a live warehouse, a box that runs it on the safe connection.
+// The SQL of every sentence and number, and, on a live page, a box that runs SQL on the safe connection.
 
 const CHOICE = /^(\$\d|[a-z_]+)=/;
 
-// A key may hold slashes, encoded or not.
+// A key may contain slashes, encoded or not.
 async function sqlPage(...parts) {
   const statements = await load("sql");
-  // What follows the key chooses its rows, as "model=tiny", or gives a parameter as JSON, as '$1="tiny"'.
+  // Parts after the key filter its rows ("model=tiny") or set a parameter as JSON ('$1="tiny"').
   const chosen = parts.filter((part) => CHOICE.test(part)).map((part) => [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)]);
   const key = parts.length ? parts.filter((part) => !CHOICE.test(part)).join("/") : undefined;
   if (key === undefined) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
     const groups = [
-      ["Statements of these pages", entries.filter(([one]) => !one.includes("/"))],
+      ["Statements behind these pages", entries.filter(([one]) => !one.includes("/"))],
       ["Sentences about all variants", entries.filter(([one]) => /^(answers|findings)\//.test(one))],
-      ["Two variants against each other", entries.filter(([one]) => one.startsWith("compare/"))],
+      ["Comparisons of two variants", entries.filter(([one]) => one.startsWith("compare/"))],
       ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
-      ["Views that they read", entries.filter(([one]) => one.startsWith("view/"))],
+      ["Views that these statements read", entries.filter(([one]) => one.startsWith("view/"))],
     ];
-    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every statement, number and figure on these pages comes from one of these."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
+    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every sentence, number and figure on these pages comes from one of these statements."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
@@ -28,9 +28,9 @@ async function sqlPage(...parts) {
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
     where.length > 0 && el("p", { class: "hint" }, "Only ", where.map(([column, value], place) => [place > 0 && ", ", column, " ", name(value)]), ". ", link("All rows", "sql", key)),
     index.live ? box(sql) : el("div", { class: "code" }, copyButton(sql), el("pre", { tabindex: 0 }, sql)),
-    !index.live && el("p", { class: "hint" }, "To run it: ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
-    statement.narrow.length > 0 && el("p", { class: "hint" }, `Its rows may be narrowed from outside by ${statement.narrow.join(", ")}.`),
-    statement.views.length > 0 && el("section", null, heading(2, "Views that it reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
+    !index.live && el("p", { class: "hint" }, "To run it, use ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
+    statement.narrow.length > 0 && el("p", { class: "hint" }, `Links can filter its rows by ${statement.narrow.join(", ")}.`),
+    statement.views.length > 0 && el("section", null, heading(2, "Views that this statement reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
   ];
 }
 
@@ -38,7 +38,8 @@ function narrowed(sql, where) {
   return where.length ? `select * from (${sql}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : sql;
 }
 
-// Parameters as literals, each in one pass, so that no value is taken for a parameter; comments could not hold them.
+// Replace all parameters by literals in one pass, so that no value is taken for a parameter. Comments are removed first,
+// because a literal with a line break would end a comment.
 function bound(sql, chosen) {
   const values = new Map(chosen.filter(([column]) => column.startsWith("$")));
   if (!values.size) return sql;
@@ -51,14 +52,14 @@ function literal(value) {
   return `'${String(value).replaceAll("'", "''")}'`;
 }
 
-// Where a browser lets no page copy, as one from a server without TLS, the text is selected for the reader's own keys.
+// If the browser forbids copying, for example without TLS, the text is selected so that the user can copy it.
 function copyButton(text, title = "Copy") {
   const button = el("button", { type: "button", onclick: async () => {
     try {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     } catch {
-      const area = el("textarea", { readonly: true, rows: 6, "aria-label": "selected to be copied by Ctrl + C" });
+      const area = el("textarea", { readonly: true, rows: 6, "aria-label": "selected text, copy it with Ctrl + C" });
       area.value = text;
       button.replaceWith(area);
       area.select();
@@ -67,7 +68,7 @@ function copyButton(text, title = "Copy") {
   return button;
 }
 
-// RFC 4180. A value that is missing is nothing, an empty text is quoted.
+// CSV as in RFC 4180. A missing value is an empty field, an empty text is a pair of quotes.
 function csv(columns, rows) {
   const field = (value) => {
     const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
@@ -81,7 +82,7 @@ function box(sql) {
   area.value = sql;
   const result = el("div", { class: "result", "aria-live": "polite" });
   const button = el("button", { type: "button", class: "run", onclick: () => (running ? running.abort() : run()) }, "Run");
-  let running = null; // the server ends a query that nobody waits for
+  let running = null; // on abort, the server ends the query
   async function run() {
     running?.abort();
     const mine = (running = new AbortController());
@@ -94,7 +95,7 @@ function box(sql) {
     } catch (error) {
       shown = [mine.signal.aborted ? el("p", { class: "hint" }, "Stopped.") : el("p", { class: "failed" }, `The server did not answer: ${error.message}`)];
     }
-    if (running !== mine) return; // another one was begun
+    if (running !== mine) return; // a newer query has started
     running = null;
     button.textContent = "Run";
     result.replaceChildren(...shown);
@@ -102,7 +103,7 @@ function box(sql) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
   });
-  return el("div", null, area, el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs it; read-only, without files or network.")), result);
+  return el("div", null, area, el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs the query: read-only, without access to files or network.")), result);
 }
 
 function resultOf(answer) {

@@ -1,7 +1,8 @@
-// Tables that sort and filter. TanStack's table-core keeps the order and the choice of rows; it makes no markup.
+// Sortable and filterable tables. TanStack's table-core sorts and filters the rows; the markup is made here.
 
 /* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
-   sortBy: the column by which rows stand at first, else as given. Rows without a value come last in either direction; `isCards`: on a narrow screen each row is a card; of more than `limit` rows the rest waits for a button. */
+   sortBy: the initial sort column; without it, rows keep their order. Rows without a value come last in both directions.
+   isCards: whether each row is a card on a narrow screen. limit: number of rows to show before a button shows all. */
 function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, limit = Infinity }) {
   let most = limit + 3 > rows.length ? Infinity : limit;
   let state = { sorting: columns.some(({ id }) => id === sortBy) ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
@@ -77,7 +78,7 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-// Rows as a query gave them; those of the documents have numbers of six digits. isMarked(row, place): numbers that stand out.
+// A table of a query's rows, by default with six digits. isMarked(row, place): whether to highlight a number.
 function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), isMarked = () => false }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({

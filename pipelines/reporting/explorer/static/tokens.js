@@ -1,4 +1,4 @@
-// One answer token by token: both texts, and what the chosen token looks like inside the models.
+// One answer token by token: both texts, and the probabilities and layers of both models at the selected token.
 
 const HEATS = {
   kl: { title: "KL", ends: ["0.001", "10 nats"], heat: (steps, at) => heatOfKl(steps.kl[at]) },
@@ -28,7 +28,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     view.show(view.step, false);
   };
   const switches = [
-    choice("Path", trajectories.map((key) => [key, TRAJECTORIES[key]]), view.trajectory, (key) => {
+    choice("Trajectory", trajectories.map((key) => [key, TRAJECTORIES[key]]), view.trajectory, (key) => {
       view.trajectory = key;
       redraw();
     }),
@@ -46,7 +46,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts", where), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they part", where)]),
+    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts", where), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they differ", where)]),
     el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens", where)),
     texts,
     view.map && view.map.figure,
@@ -55,16 +55,16 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   ];
 }
 
-// What happened, with links to where; a loop of the pruned text is on its own path.
+// The events of both texts, with links to their steps; a loop of the pruned text is on its free trajectory.
 function outcome({ variant, prompt, trace }) {
   const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
-    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts part at ", at(trace.first_flip_step), "."],
-    isNumber(trace.collapse_step) && ["The pruned text has closed a loop at ", at(trace.collapse_step, "free"), "."],
-    isNumber(trace.collapse_step_dense) && ["The dense text has closed a loop at ", at(trace.collapse_step_dense), "."],
-    (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right is ${prompt.gold}` : ""}.`,
-    trace.parts_at && `At the first flip the most likely token parts behind ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? ` and for good behind ${trace.parts_for_good_at}` : ""}.`,
+    trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts first differ at ", at(trace.first_flip_step), "."],
+    isNumber(trace.collapse_step) && ["The pruned text completes a loop at ", at(trace.collapse_step, "free"), "."],
+    isNumber(trace.collapse_step_dense) && ["The dense text completes a loop at ", at(trace.collapse_step_dense), "."],
+    (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right answer ${prompt.gold}` : ""}.`,
+    trace.parts_at && `At the first flip the most likely token first differs after ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? `, and permanently after ${trace.parts_for_good_at}` : ""}.`,
   ].filter(Boolean).map((sentence) => [sentence, " "]);
 }
 
@@ -84,11 +84,11 @@ function sides(view) {
   return [
     el("div", { class: "side" }, el("h2", null, "dense"), stream(view, "dense")),
     el("div", { class: "side" }, el("h2", null, name(view.variant.recipe), isForced && el("span", { class: "hint" }, " its most likely token after the dense text")), stream(view, "pruned")),
-    el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: another token than the dense one’s"),
+    el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: differs from the dense token"),
   ];
 }
 
-// What happens at a step, in words inside the text: colour alone would not do.
+// Events by step, shown as words in the text, because colour alone is not accessible.
 function flagsOf(view, side) {
   const { trace } = view;
   const flags = new Map();
@@ -112,12 +112,12 @@ function stream(view, side) {
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
     const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
-    // Lines break before words, never inside them.
+    // Lines break before words, not inside them.
     if (token.startsWith("␣")) list.append(el("wbr"));
     list.append(piece);
     if (token.endsWith("↵")) list.append(el("br"));
   });
-  // One listener a text: a click must be answered at once, however long the text is.
+  // One listener per text, so that clicks in long texts respond at once.
   list.addEventListener("click", (event) => {
     const piece = event.target.closest(".tok");
     if (piece) view.show(steps.step[piece.dataset.at], true, side);
@@ -145,12 +145,12 @@ function walk(event, view, side, list) {
   view.show(view.trace[view.trajectory].step[next.dataset.at], true, side);
 }
 
-// Marks the step in both texts and shows it below; the address follows without a new entry in the history.
+// Mark the step in both texts, show its details below, and update the address without a new history entry.
 function choose(view, texts, detail, step, focus, side = "dense") {
   const steps = view.trace[view.trajectory];
   const at = Math.max(0, steps.step.indexOf(step));
   view.step = steps.step[at] ?? 0;
-  // All is read before anything is written, so that the page is laid out once.
+  // Read all positions before any change, so that the browser computes the layout once.
   const sides = [...texts.querySelectorAll(".stream")].map((list) => {
     const piece = list.querySelector(`[data-at="${at}"]`) ?? [...list.querySelectorAll(".tok")].at(-1);
     if (!piece) return { list };
@@ -183,7 +183,7 @@ function chosenToken(view, steps, at) {
   return [
     el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
     el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense, nats", "entropy_dense"), value("entropy pruned, nats", "entropy_pruned"), value("margin dense, logits", "margin_dense"), value("margin pruned, logits", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
-    top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of the tokens that each side finds most likely"),
+    top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of each model’s most likely tokens"),
     top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view), topOf("Most likely, pruned", top.pruned, view)),
     layersAt(view, step),
   ];
@@ -199,13 +199,13 @@ function layersAt(view, step) {
     const column = layers.steps.indexOf(step);
     if (column < 0) return null;
     const agrees = layers.is_top1_same?.map((row) => row[column]);
-    // From here on the pruned side's most likely token is another one.
+    // The sublayer from which on the pruned model's most likely token differs.
     const parted = agrees && scope === "propagated" && agrees.at(-1) === false ? agrees.findLastIndex((same) => same !== false) + 1 : -1;
-    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "parts for good" }]));
+    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "differs from here on" }]));
   });
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
   const isElsewhere = trajectory === "free" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
-  return [isElsewhere && el("p", { class: "hint" }, "Layers are measured teacher forced: after the first flip they belong to the dense text, not to the pruned one."), measured];
+  return [isElsewhere && el("p", { class: "hint" }, "Layers are measured with teacher forcing: after the first flip they belong to the dense text, not to the pruned one."), measured];
 }
 
 function optionsOf(trace, where) {
@@ -216,7 +216,7 @@ function optionsOf(trace, where) {
     "section",
     null,
     heading(2, "Option subspace", trace.sql.options, where),
-    el("p", { class: "hint" }, `Probabilities among the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Of the whole vocabulary’s probability the options hold ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL ${number(options.kl_options)} nats among the options, ${number(options.kl_vocabulary)} nats in the vocabulary; the chosen option ${options.is_argmax_same ? "stays" : "changes"}.`),
+    el("p", { class: "hint" }, `Probabilities over the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Over the whole vocabulary, the options have a total probability of ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL: ${number(options.kl_options)} nats over the options, ${number(options.kl_vocabulary)} nats over the vocabulary; the chosen option ${options.is_argmax_same ? "stays the same" : "changes"}.`),
     bars(rows, (label) => label === options.gold),
     plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),
   );

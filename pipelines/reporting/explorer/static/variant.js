@@ -1,4 +1,4 @@
-// One variant: what it is, where its texts leave the dense ones, which layers carry that.
+// The page of one variant: numbers, texts compared with the dense ones, layers, facts.
 
 async function variantPage(id) {
   const variant = known(id);
@@ -7,22 +7,22 @@ async function variantPage(id) {
   return [
     el("h1", { tabindex: -1 }, name(variant.recipe), el("span", { class: "hint" }, " of ", name(variant.model))),
     variant.is_dense
-      ? el("p", { class: "lead" }, "The dense model: every other variant is held against it.")
+      ? el("p", { class: "lead" }, "The dense model: all other variants are compared with it.")
       : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink(variant.sql, "the verdict")),
     others.length > 0 && !variant.is_dense && el("p", null, el("label", null, "Compare with ", picker(others, null, (other) => go("compare", id, other)))),
     el("section", null, headingOver("Numbers", index.columns, variant.where), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name])).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cellOf(column, variant)))))),
-    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql, variant.where), sqlLink("text_means", "KL of the texts", variant.where), " ", sqlLink("parts", "where texts part", variant.where), el("p", { class: "hint" }, "Marked: what follows where the text leaves the dense one."), someOf(own.prompts, 6, (prompt) => promptCard(variant, prompt), "prompts")),
-    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql, variant.where), el("p", { class: "hint" }, `Means over prompts and tokens, teacher forced, lens ${index.lens}. Exactly 0 has no place on a logarithmic axis.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: what the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
-    own.carriers.length > 0 && el("section", null, heading(2, "Which layers carry it", own.carriers_sql, variant.where), carriersTable(own.carriers)),
+    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql, variant.where), sqlLink("text_means", "KL of the texts", variant.where), " ", sqlLink("parts", "where texts differ", variant.where), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(own.prompts, 6, (prompt) => promptCard(variant, prompt), "prompts")),
+    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql, variant.where), el("p", { class: "hint" }, `Means over prompts and tokens, teacher forced, lens ${index.lens}. The logarithmic axis cannot show exact zeros.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: sublayers that the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
+    own.carriers.length > 0 && el("section", null, heading(2, "Share of the damage by sublayer", own.carriers_sql, variant.where), carriersTable(own.carriers)),
     own.tables.map((one) => el("section", null, heading(2, one.title, one.sql, variant.where), plainTable({ label: one.title, columns: one.columns, rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
     el("section", null, heading(2, "Facts", own.facts_sql, variant.where), facts(own.facts)),
   ];
 }
 
 const SCOPES = {
-  propagated: "The pruned model runs whole on the dense tokens; what one sublayer does is carried into the next.",
-  isolated: "One sublayer is swapped, the dense rest runs on top; measured at the output.",
-  local: "One sublayer is swapped in the dense model and measured right behind it.",
+  propagated: "The whole pruned model runs on the dense tokens; each sublayer reads the changed output of the earlier ones.",
+  isolated: "One sublayer of the dense model is replaced by the variant’s; measured at the model’s output.",
+  local: "One sublayer of the dense model is replaced by the variant’s; measured directly after this sublayer.",
 };
 
 function inOrder(layers) {
@@ -35,7 +35,7 @@ function known(id) {
   return variant;
 }
 
-// A select of variants; `chosen` is null where nothing is picked yet.
+// A select of variants; `chosen` is null if no variant is selected yet.
 function picker(variants, chosen, pick, label = "variant") {
   const select = el("select", { "aria-label": label, onchange: () => select.value && pick(select.value) }, chosen === null && el("option", { value: "" }, "…"), variants.map((variant) => el("option", { value: variant.id }, index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe)));
   if (chosen !== null) select.value = chosen;
@@ -48,10 +48,10 @@ function promptCard(variant, summary) {
   const step = summary.first_flip_step ?? 0;
   const said = [
     same ? "same text" : isNumber(summary.first_flip_step) && `first flip at step ${summary.first_flip_step}`,
-    isNumber(summary.collapse_step) && `loop closed at step ${summary.collapse_step}`,
+    isNumber(summary.collapse_step) && `completes a loop at step ${summary.collapse_step}`,
     summary.is_correct !== null && `answer ${summary.answer ?? "none"}, ${summary.is_correct ? "right" : "wrong"} (dense ${summary.is_correct_dense ? "right" : "wrong"})`,
     isNumber(summary.kl_forced_mean) && `mean KL forced ${number(summary.kl_forced_mean)}, free ${number(summary.kl_free_mean)} nats`,
-    summary.parts_at && `most likely token parts behind ${summary.parts_at}${summary.parts_for_good_at && summary.parts_for_good_at !== summary.parts_at ? `, for good behind ${summary.parts_for_good_at}` : ""}`,
+    summary.parts_at && `most likely token first differs after ${summary.parts_at}${summary.parts_for_good_at && summary.parts_for_good_at !== summary.parts_at ? `, permanently after ${summary.parts_for_good_at}` : ""}`,
   ].filter(Boolean);
   const has = variant.traces.includes(summary.prompt);
   return el(
@@ -79,9 +79,9 @@ function carriersTable(carriers) {
     columns: [
       { id: "place", heading: "sublayer", value: (one) => one.place, cell: (one) => one.place },
       { id: "share", heading: "share of the damage, %", align: "number", doc: "of the sum over the variant’s changed sublayers", value: (one) => one.share, cell: (one) => [el("span", { class: "meter", "aria-hidden": "true" }, styled(el("span"), { width: `${100 * (one.share ?? 0)}%` })), percent(one.share)] },
-      { id: "kl", heading: "KL alone, nats", align: "number", doc: "mean KL that this sublayer alone makes", value: (one) => one.kl, cell: (one) => number(one.kl) },
-      { id: "scope", heading: "measured", value: (one) => one.scope, cell: (one) => one.scope },
-      { id: "parted", heading: "prompts part here", align: "number", doc: "prompts whose most likely token parts for good behind this sublayer, at the first flip", value: (one) => one.parted, cell: (one) => number(one.parted) },
+      { id: "kl", heading: "KL alone, nats", align: "number", doc: "mean KL caused by this sublayer alone", value: (one) => one.kl, cell: (one) => number(one.kl) },
+      { id: "scope", heading: "scope", value: (one) => one.scope, cell: (one) => one.scope },
+      { id: "parted", heading: "prompts that differ here", align: "number", doc: "prompts whose most likely token differs permanently after this sublayer, at the first flip", value: (one) => one.parted, cell: (one) => number(one.parted) },
     ],
   });
 }

@@ -168,7 +168,7 @@ def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_choos
     assert len(alpha) == len(sample.PLACES) * sample.STEPS
     # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
-    assert "highest 0.06 nats behind 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
+    assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
     page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
     right_of_the_middle = int(canvas.size["width"] / 12)
@@ -359,7 +359,7 @@ def test_two_variants_stand_beside_each_other_with_their_difference(page):
         ["same top token, %", "40.0", "80.0", "+40.0"],
         ["looped", "1/2", "0/2", "−1"],
     ]
-    assert "Which of these differences hold" in page.text()  # nothing here says that one side is better
+    assert "For the uncertainty of these differences" in page.text()  # nothing here says that one side is better
 
 
 def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
@@ -382,14 +382,14 @@ def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
         "and one in ['wanda-50', 'attn-drop-4']::varchar[]"
     )
     page.show(f"/compare/{WANDA}/{WANDA}")
-    assert "Choose two variants" in page.text(".paired")
+    assert "Choose two different variants" in page.text(".paired")
 
 
 def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_colour(page):
     for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25"]), (DROP, WANDA, ["−0.25", "◆ −0.25"])):
         page.show(f"/compare/{first}/{second}")
         assert [row[4] for row in cells(page, "Two variants")] == differences
-        assert "◆ The row’s own interval leaves out 0" in page.text(".paired")
+        assert "◆ The interval of this row excludes 0" in page.text(".paired")
     page.show(f"/compare/{WANDA}/{MAGNITUDE}")
     assert "◆" not in page.text(".paired")  # counts have no interval
 
@@ -402,7 +402,7 @@ def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(
         )
 
     page.show(f"/compare/{WANDA}/{MAGNITUDE}")
-    assert "prunescope compare wanda-50 magnitude-50 prints them" in page.text(".paired")
+    assert "prunescope compare wanda-50 magnitude-50 prints these statistics" in page.text(".paired")
     assert counted() == ["accuracy", "0.5", "0.25", "11", "13", "1", "40"]
     page.show(f"/compare/{MAGNITUDE}/{WANDA}")
     assert counted() == ["accuracy", "0.25", "0.5", "13", "11", "1", "40"]
@@ -618,7 +618,7 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
     ]
     for path in paths:
         reader.show(path, width)
-        assert reader.text("main h1") != "Not here", path
+        assert reader.text("main h1") != "Not found", path
         reader.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         fits = "return [...document.querySelectorAll('.cards')].every((one) => one.scrollWidth <= one.clientWidth)"
         assert reader.js(fits), path
