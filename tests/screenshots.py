@@ -29,7 +29,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import ROOT, SERVER, prunescope
 from tests.tiny_models import save_tiny
 
-FOLDER = ROOT / "assets" / "screenshots"
+FOLDER = ROOT / "assets" / "interface" / "screenshots"
 WIDTH, PATIENCE = 1400, 600.0
 NEW, CHANGED = "night-llama", "wanda-50"
 # A picture says the same wherever the warehouse lay in which it was computed.

@@ -24,7 +24,7 @@ from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.tiny_study import ROOT
 
-DEPLOY = ROOT / "assets" / "deploy"
+DEPLOY = ROOT / "assets" / "instance" / "deploy"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
 LOCK = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))

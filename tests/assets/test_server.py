@@ -25,7 +25,7 @@ from tests.postgres_server import postgres_server
 
 pytestmark = [pytest.mark.postgres, pytest.mark.integration, pytest.mark.timeout(900)]
 WAREHOUSE = "s3://bucket/warehouse"
-CONFIG = ROOT / "assets" / "deploy" / "dagster.yaml"
+CONFIG = ROOT / "assets" / "instance" / "deploy" / "dagster.yaml"
 # Of the tiny study's recipes; `dense` always stays.
 RECIPE = "magnitude-50"
 
