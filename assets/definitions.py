@@ -4,9 +4,11 @@ from dagster import Definitions
 
 from prunescope.assets.automation.jobs import JOBS
 from prunescope.assets.automation.sensors import OUTDATED, answers_sensor, nightly, watch_sensor
-from prunescope.assets.defs.asset_definitions import asset_definitions
+
+# Dagster accepts one Definitions object in this module, so the module is imported, not its object.
+from prunescope.assets.defs import asset_definitions
 
 defs = Definitions.merge(
-    asset_definitions,
+    asset_definitions.definitions,
     Definitions(jobs=JOBS, sensors=[watch_sensor, OUTDATED, answers_sensor], schedules=[nightly]),
 )

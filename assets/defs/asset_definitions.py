@@ -28,7 +28,7 @@ ANSWERS = define_asset_job(
 )
 _RECIPES = define_asset_job("recipes", AssetSelection.assets(RECIPE), description="Publish a recipe's parameters.")
 
-asset_definitions = Definitions(
+definitions = Definitions(
     assets=[recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report],
     jobs=[_RECIPES, MODEL_JOB, VARIANT_JOB, ANSWERS],
     resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},

@@ -13,7 +13,7 @@ from dagster import AssetKey, DagsterEvent, DagsterInstance
 from dagster._core.storage.tags import USER_TAG
 
 from prunescope.assets import settings
-from prunescope.assets.defs.asset_definitions import asset_definitions
+from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.automation_conditions import published_recipes
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.defs.recipe_asset import published
@@ -194,7 +194,7 @@ class _Runs:
         """
         MODEL_CACHE.take_shared()
         started = time.perf_counter()
-        result = asset_definitions.resolve_job_def(job_name).execute_in_process(
+        result = asset_definitions.definitions.resolve_job_def(job_name).execute_in_process(
             instance=self.instance,
             partition_key=partition,
             asset_selection=keys,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.planning import freshness, steps
+from prunescope.assets.planning import fingerprints, freshness, steps
 from prunescope.assets.planning.fingerprints import accepted, expected
 from prunescope.assets.planning.steps import (
     MASK_TABLE,

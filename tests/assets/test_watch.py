@@ -16,6 +16,7 @@ from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching.watch_list import (
     AddedModel,
     WatchList,
+    edit_watch_list,
     load_watch_state,
     read_list,
     request_for,
