@@ -29,36 +29,13 @@ with
 ruled as (
     select
         *,
-        case
-            when loss_choosing >= 0.5 then 'broken'
-            when greatest(loss_writing, loss_choosing) <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as by_tasks,
-        case
-            when loss_choosing_low >= 0.5 then 'broken'
-            when greatest(loss_writing_low, loss_choosing_low) <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as tasks_at_best,
-        case
-            when loss_choosing_high >= 0.5 then 'broken'
-            when greatest(loss_writing_high, loss_choosing_high) <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as tasks_at_worst,
-        case
-            when options_changed >= 0.5 then 'broken'
-            when kl_step0_nats < 0.6 and top1_change <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as by_generations,
-        case
-            when options_changed_low >= 0.5 then 'broken'
-            when coalesce(kl_step0_nats_low, 0) < 0.6 and top1_change_low <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as generations_at_best,
-        case
-            when options_changed_high >= 0.5 then 'broken'
-            when kl_step0_nats_high < 0.6 and top1_change_high <= 0.1 then 'safe'
-            else 'non-generative only'
-        end as generations_at_worst
+        verdict_by_losses(loss_choosing, loss_writing, 0.1) as by_tasks,
+        verdict_by_losses(loss_choosing_low, loss_writing_low, 0.1) as tasks_at_best,
+        verdict_by_losses(loss_choosing_high, loss_writing_high, 0.1) as tasks_at_worst,
+        verdict_by_prompts(options_changed, kl_step0_nats, top1_change, 0.1) as by_generations,
+        verdict_by_prompts(options_changed_low, coalesce(kl_step0_nats_low, 0), top1_change_low, 0.1)
+            as generations_at_best,
+        verdict_by_prompts(options_changed_high, kl_step0_nats_high, top1_change_high, 0.1) as generations_at_worst
     from verdict_evidence
 ),
 

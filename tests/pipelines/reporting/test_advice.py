@@ -7,7 +7,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, Advice, advise
+from prunescope.pipelines.reporting.advice import (
+    BROKEN,
+    CHOOSING_ONLY,
+    NOT_JUDGED,
+    SAFE,
+    Advice,
+    _by_rule,
+    _verdict,
+    advise,
+    published_kl_nats,
+)
 from prunescope.warehouse.catalogue.database import connect
 from tests.sql.handmade import Handmade
 from tests.sql.handmade_models import Losses, chance, cliff, known, probed, scored
@@ -220,3 +230,22 @@ def test_where_measured_losses_lead_elsewhere_the_advice_says_so(catalogue: duck
     assert [rows[f"r{at}"]["verdict"] for at in range(3)] == [SAFE] * 3
     assert [rows[f"r{at}"]["loss_generative"] for at in range(3)] == [0.0, 0.0, 1.0]
     assert "another verdict, which counts more: r2;" in told
+
+
+def test_predicted_losses_are_judged_by_the_rule_of_the_view(catalogue):
+    losses = [-0.1, 0.0, 0.05, 0.1, 0.100001, 0.2, 0.499999, 0.5, 0.6, 1.0]
+    for tolerance in (0.0, 0.1, 0.3, 0.5, 0.7):
+        for choice in losses:
+            for generation in losses:
+                query = "select verdict_by_losses($1, $2, $3)"
+                [(rule,)] = catalogue.execute(query, [choice, generation, tolerance]).fetchall()
+                assert _verdict(choice, generation, tolerance) == rule, (choice, generation, tolerance)
+    for changed in (0.0, 0.25, 0.5, 1.0):
+        for kl in (0.0, 0.3, published_kl_nats() - 1e-9, published_kl_nats(), 3.0):
+            for top1 in (0.0, 0.1, 0.2):
+                probes = {"kl_step0_nats": kl, "kl_step0_nats_low": kl, "kl_step0_nats_high": kl, "questions": 8}
+                row = probes | {f"{name}{end}": value for end in ("", "_low", "_high")
+                                for name, value in (("options_changed", changed), ("top1_change", top1))}  # fmt: skip
+                query = "select verdict_by_prompts($1, $2, $3, 0.1)"
+                [(rule,)] = catalogue.execute(query, [changed, kl, top1]).fetchall()
+                assert _by_rule(row, 0.1)["verdict"] == rule, (changed, kl, top1)
