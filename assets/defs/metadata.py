@@ -21,8 +21,8 @@ from dagster import (
 )
 
 from prunescope.assets.execution.task import TaskResult
-from prunescope.warehouse.catalogue.column_docs import ColumnDoc
 from prunescope.warehouse.catalogue.database import sql_type
+from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import drifts_of

@@ -22,9 +22,10 @@ from prunescope.assets.defs.metadata import view_schema
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.planning.freshness import answer_version
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.column_docs import ColumnDoc, explain
-from prunescope.warehouse.catalogue.database import View, view_sql
+from prunescope.warehouse.catalogue.column_docs import explain
+from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
+from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.quoting import quoted
 

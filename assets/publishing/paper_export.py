@@ -17,9 +17,10 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, View, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, connect, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder

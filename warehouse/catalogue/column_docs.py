@@ -2,33 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
-
-if TYPE_CHECKING:
-    from prunescope.warehouse.catalogue.database import View
 
 _COLUMNS = "columns:"
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
 _CONTINUED = "     "
-
-
-@dataclass(frozen=True)
-class ColumnDoc:
-    """Documentation of a column: one sentence, and its unit, formula and source where it has them."""
-
-    doc: str
-    unit: str = ""
-    formula: str = ""
-    source: str = ""
-
-    def comment(self) -> str:
-        """Return the one-line comment that DuckDB shows."""
-        unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
-        return f"{self.doc}{unit}{formula}{f' ({self.source})' if self.source else ''}"
 
 
 # Columns of the view over all footers, which no SQL file defines.
@@ -89,7 +70,7 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     return "\n".join(prose).strip(), explained
 
 
-def explain(views: "Iterable[View]") -> dict[str, dict[str, ColumnDoc]]:
+def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
     """Return the documentation of each column of each table and view.
 
     A column without a note has that of the column of the same name in the tables and views that its view reads; where

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, ColumnDoc, explain
-from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, View, connect, sql_type, view_sql
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
+from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, connect, sql_type, view_sql
+from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import TABLES

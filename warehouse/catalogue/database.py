@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import TypeAlias
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, ColumnDoc, explain, split_header
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.cache import cache_folder
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning, WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES
@@ -71,36 +72,6 @@ _TYPES = {
 PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
-
-
-@dataclass(frozen=True)
-class View:
-    """A view, one file of `sql/`.
-
-    Attributes:
-        name: the file's stem, and the view's name.
-        layer: its folder in `sql/`: staging, intermediate, marts or questions; it may lie in a subfolder of that.
-        sql: the bare SELECT, header included.
-        header: the comment above it, without dashes and without its notes on columns.
-        columns: its columns, in order.
-        notes: what the header says about columns, by name.
-        depends_on: the tables and views that it reads.
-        path: the file.
-    """
-
-    name: str
-    layer: str
-    sql: str
-    header: str
-    columns: tuple[str, ...]
-    notes: Mapping[str, ColumnDoc]
-    depends_on: tuple[str, ...]
-    path: Path
-
-    @property
-    def subject(self) -> str:
-        """Return the name of the view's subfolder in its layer, empty where the file lies in the layer's own folder."""
-        return "" if self.path.parent.name == self.layer else self.path.parent.name
 
 
 def connect(

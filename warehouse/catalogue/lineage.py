@@ -9,8 +9,9 @@ from sqlglot import MappingSchema, exp
 from sqlglot.lineage import Node, lineage
 
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS
-from prunescope.warehouse.catalogue.database import PROVENANCE, SQL, View, view_sql
+from prunescope.warehouse.catalogue.database import PROVENANCE, SQL, view_sql
 from prunescope.warehouse.catalogue.materialized import read_by
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.tables import TABLES
 
 Origins = Mapping[str, frozenset[tuple[str, str]]]

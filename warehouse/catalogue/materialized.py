@@ -8,7 +8,8 @@ import sqlglot
 from sqlglot import exp
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import View, view_sql
+from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.quoting import quoted
 
 # A view with one of these in its key has a row per measurement and is read from the files.

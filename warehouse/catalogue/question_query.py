@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import View, connect
+from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.catalogue.safe_sql import run_safe
 from prunescope.warehouse.catalogue.scope import narrow
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted

@@ -9,7 +9,7 @@ import pyarrow as pa
 import sqlglot
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import View
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.core.quoting import quoted

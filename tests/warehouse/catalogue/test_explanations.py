@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.warehouse.catalogue.column_docs import ColumnDoc, explain
+from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import load_views
+from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
 
