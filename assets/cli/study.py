@@ -198,13 +198,13 @@ def plan(
 
             estimates = estimate.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
             sections, rows = estimate.SECTIONS, estimate.table(estimates)
-            messages = [line for model_estimate in estimates for line in estimate.verdict(model_estimate)]
+            messages = [line for model_estimate in estimates for line in estimate.summary_line(model_estimate)]
         else:
             from prunescope.assets.runs import scaling
 
             scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
             sections, rows = scaling.SECTIONS, scaling.table(scale, chosen)
-            messages = [(scaling.verdict(scale), False)]
+            messages = [(scaling.summary_line(scale), False)]
     if output is None and chosen_format(format_, output) == "table":
         for section in sections:
             section_rows = rows.filter(section=section).drop("section")

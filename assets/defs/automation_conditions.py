@@ -87,7 +87,7 @@ _STATES = _WarehouseStates()
 
 
 class Outdated(AutomationCondition[AssetKey]):
-    """True once for each partition and version that it should have, while no run is about to compute it."""
+    """A condition that fires once per outdated partition and target version, unless a run of that partition is due."""
 
     @property
     def description(self) -> str:

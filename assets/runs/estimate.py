@@ -284,7 +284,7 @@ def _memory(found: ModelEstimate) -> Iterator[dict[str, object]]:
         yield common | {"item": "available on this machine", "bytes": found.available}
 
 
-def verdict(found: ModelEstimate) -> list[tuple[str, bool]]:
+def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
     """Return the sentences of the summary of a model, each with whether it is a warning."""
     warnings = [] if found.is_whole else ["its weights are not all there; `run` needs them whole, this plan does not"]
     warnings += [

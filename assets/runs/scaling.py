@@ -43,7 +43,7 @@ from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.garbage_collection import DISK_TEST
-from prunescope.warehouse.quality.plausibility_checks import CheckResult, drifts_of
+from prunescope.warehouse.quality.plausibility_checks import CheckResult, plausibility_checks_of
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, read_footer
 from prunescope.warehouse.tables import TABLES
@@ -162,7 +162,7 @@ def table(found: Scale, study: Study) -> pl.DataFrame:
     return pl.DataFrame([*steps, *(_line(found, *size) for size in sizes)], schema=_SCHEMA)
 
 
-def verdict(found: Scale) -> str:
+def summary_line(found: Scale) -> str:
     """Return the result in a sentence."""
     pace = found.pace
     busy = pace.variant + pace.variant_bookkeeping + pace.writing
@@ -258,7 +258,9 @@ class _Idle(EngineResource):
 
     def run_step(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:  # noqa: ARG002
         for name in STEPS[step].tables:
-            drifts = tuple(CheckResult(drift.name, {}, is_warning=False) for drift in drifts_of(TABLES[name]))
+            drifts = tuple(
+                CheckResult(drift.name, {}, is_warning=False) for drift in plausibility_checks_of(TABLES[name])
+            )
             yield materialized(TABLES[name], TaskResult(name, fingerprint="0" * 64, drifts=drifts))
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, block_sizes
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
@@ -59,7 +59,7 @@ class NumericalError(ComputationError):
 def divergence(
     x: Float[Tensor, "n d"],
     dx: Float[Tensor, "n d"] | None,
-    head: Head,
+    head: OutputHead,
     temperatures: Sequence[float],
     *,
     targets: Int[Tensor, " n"] | None = None,
@@ -73,7 +73,7 @@ def divergence(
 def divergences(
     x: Float[Tensor, "n d"],
     shifts: Sequence[Float[Tensor, "n d"] | None],
-    head: Head,
+    head: OutputHead,
     temperatures: Sequence[float],
     *,
     targets: Int[Tensor, " n"] | None = None,

@@ -53,11 +53,11 @@ class ShiftSums:
     @classmethod
     def zero(cls, dense: DenseSums) -> "ShiftSums":
         """Return the shift of zero, without a pass over the vocabulary."""
-        from prunescope.pipelines.metrics.fused_kernels import MOVE, SHIFT
+        from prunescope.pipelines.metrics.fused_kernels import P_SPACE_SUMS, SHIFT
 
         rows = dict.fromkeys(SHIFT.names or (), np.zeros(len(dense.ids)))
         one = np.ones(len(dense.ids))
-        moves = dict.fromkeys(MOVE.names or (), np.zeros_like(dense.softmaxes["tail"]))
+        moves = dict.fromkeys(P_SPACE_SUMS.names or (), np.zeros_like(dense.softmaxes["tail"]))
         return cls(
             rows | {"rank_of_dense": one, "rank_of_pruned": one},
             moves | {name: dense.softmaxes[name] for name in ("tail", "gap")},

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_GROWTH, MOVE, SHIFT
+from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_GROWTH, P_SPACE_SUMS, SHIFT
 from prunescope.pipelines.metrics.ranking import rank_of, top_ids
 
 Sums = dict[str, Tensor]
@@ -66,7 +66,7 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
 def shift_rows(
     dense: DenseRows, dz: Float[Tensor, "n v"], temperatures: Sequence[float]
 ) -> tuple[Sums, list[Sums], Int[Tensor, "n k"]]:
-    """Compute the sums of `fused_kernels.SHIFT`, those of `MOVE` by temperature, and the pruned side's top tokens."""
+    """Compute `fused_kernels.SHIFT`, `P_SPACE_SUMS` for each temperature, and the pruned side's top tokens."""
     size = dz.shape[1]
     mean = total(dz) / size
     along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
@@ -146,7 +146,7 @@ def _move(
         "tail": tail,
         "gap": q_gap,
     }
-    return {name: sums[name] for name in MOVE.names or ()}
+    return {name: sums[name] for name in P_SPACE_SUMS.names or ()}
 
 
 def _phi(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ SHIFT = np.dtype(
         for name in ("dz_squares", "along", "across", "variance", "top_gap", "rank_of_dense", "rank_of_pruned")
     ]
 )
-MOVE = np.dtype(
+P_SPACE_SUMS = np.dtype(
     [
         (name, np.float64)
         for name in (
@@ -194,7 +194,7 @@ def _log_cosh(w: _F) -> _F:
 
 
 @_element
-def _apart(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
+def _divergence_terms(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     """Return one token's terms from s = log q/p = `move`: q − p, and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|.
 
     With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q as a factor, the
@@ -310,7 +310,7 @@ def _exact(weight: _F, state: _F) -> float:
 
 @_sums
 def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
-    """Compute z − max z of a block of rows, with the likely tokens' logits recomputed in float64 in rows of large ones.
+    """Compute z − max z of a block of rows; in rows with large logits, recompute the likely tokens' logits in float64.
 
     A float32 product has an error proportional to the root mean square of its row in every logit, which a softmax
     turns into a relative error of p. Only tokens within `reach` of the largest have a weight for which it matters;
@@ -380,7 +380,7 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
 
 @_element
 def _cut(size: int, reach: float) -> float:
-    """Return the distance of logits/T from the largest of their side from which on, on both sides, a token is omitted.
+    """Return the cutoff: a token is omitted if, on both sides, its logit/T is more than this below that side's maximum.
 
     A token whose weights on both sides are at most exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
     p-space, where c = (Δz − mean)/T is within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all such tokens.
@@ -523,7 +523,7 @@ def shift_rows(
             after[i] = gap[row, i] + dz[row, i]
         if rows[row].is_exact:
             _refine(gap[row], dz[row], rows[row], states[0][row], states[1][row], head, reach, chosen, after)
-        _linear(z[row], dz[row], rows[row], shifts[row])
+        _logit_shift_sums(z[row], dz[row], rows[row], shifts[row])
         _top(after, moved_ids[row], best)
         top = moved_ids[row, 0]
         highest = after[top]
@@ -550,7 +550,7 @@ def shift_rows(
                 own = packed[0][:count], packed[1][:count], packed[2][:count]
                 count = _pack(own, 1, _F(0), lowest, packed, 1)
             own = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
-            _move(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
+            _p_space_sums(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
         gap[row, top] = packed[0][0]
 
 
@@ -580,7 +580,7 @@ def _unchanged(dense, out) -> None:
 
 
 @_part
-def _linear(z, dz, dense, out) -> None:
+def _logit_shift_sums(z, dz, dense, out) -> None:
     """Compute the geometry of z and the plain variance of Δz; the orthogonal part and the variance element-wise."""
     _wide()
     size = len(z)
@@ -619,7 +619,7 @@ def _linear(z, dz, dense, out) -> None:
 
 
 @_part
-def _move(dense, tokens, factor, highest, farthest, out) -> None:
+def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
     """Compute the sums of one row's shift in p-space at one temperature.
 
     Args:
@@ -719,7 +719,7 @@ def _move(dense, tokens, factor, highest, farthest, out) -> None:
         for i in range(len(ps)):
             own = ps[i] * p_one
             s = _centred(_centred(moves[i], centre, factor), rest, _F(1))
-            step, pq, qp, both, size_one = _apart(s, own, qs[i] * q_one)
+            step, pq, qp, both, size_one = _divergence_terms(s, own, qs[i] * q_one)
             qs[i] = step
             s0 += pq
             s1 += qp

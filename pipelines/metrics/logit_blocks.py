@@ -22,7 +22,7 @@ from prunescope.pipelines.metrics.divergence_columns import (
     shift_columns,
     target_columns,
 )
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 
 # Rows of one matrix product: enough for its full speed on a CPU; their logits are small compared to a model.
 BLOCK_ROWS = 144
@@ -93,7 +93,7 @@ class Block:
     """
 
     x: Float[Tensor, "n d"]
-    head: Head
+    head: OutputHead
     temperatures: Sequence[float]
     workspace: Workspace
     targets: Int[Tensor, " n"] | None = None
@@ -174,7 +174,7 @@ class Block:
 
     def _fused_shift(self, dx: Tensor, dz: NDArray[np.float32]) -> ShiftSums:
         rows, size = dz.shape
-        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.empty(self._softmaxes.shape, fused_kernels.MOVE)
+        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.empty(self._softmaxes.shape, fused_kernels.P_SPACE_SUMS)
         ids = np.empty_like(self._ids)
         with subnormals_flushed():
             fused_kernels.shift_rows(
@@ -222,7 +222,7 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
 
 def run_kernels() -> None:
     """Run every kernel on one row, so that numba compiles it or loads it from its cache."""
-    head = Head(torch.eye(2, 16))
+    head = OutputHead(torch.eye(2, 16))
     block = Block(torch.ones(1, 16), head, [1.0], Workspace())
     block.columns(torch.ones(1, 16))
     precise_product(torch.ones(1, 16), head.weight)

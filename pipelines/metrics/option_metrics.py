@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics import eager_kernels
 from prunescope.pipelines.metrics.divergence_columns import Numbers, shift_columns
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import eager_dense, eager_shift
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.ranking import rank_of
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
@@ -38,7 +38,7 @@ def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None
 def option_row(
     x: Float[Tensor, " d"],
     dx: Float[Tensor, " d"],
-    head: Head,
+    head: OutputHead,
     option_ids: Sequence[int],
     options: Sequence[str],
     temperature: float,

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 
 
-def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:
+def norm_reference(h: Float[Tensor, "n d"], head: OutputHead) -> Float[Tensor, "n d"]:
     """Return the final norm in float64, by its definition."""
     norm = head.norm
     h = h.double()
@@ -22,7 +22,7 @@ def norm_reference(h: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n d"]:
     return normed if norm.bias is None else normed + norm.bias.double()
 
 
-def logits_reference(x: Float[Tensor, "n d"], head: Head) -> Float[Tensor, "n v"]:
+def logits_reference(x: Float[Tensor, "n d"], head: OutputHead) -> Float[Tensor, "n v"]:
     """Return logits in float64 from the head's input: scale, bias, then cap."""
     z = head.scale * (x.double() @ head.weight.double().T)
     z = z if head.bias is None else z + head.bias.double()
@@ -46,7 +46,7 @@ def space_reference(v: Float[Tensor, "n m"], w: Float[Tensor, "n m"], space: str
 
 
 def divergence_reference(
-    x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"], head: Head, temperature: float
+    x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"], head: OutputHead, temperature: float
 ) -> dict[str, Tensor]:
     """Return every divergence column by its definition, from both sides' logits in float64.
 

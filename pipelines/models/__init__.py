@@ -1,1 +1,1 @@
-"""Loading of dense models, and discovery of their parts without code for any architecture."""
+"""Loading of dense models, and discovery of their parts without architecture-specific code."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.lm_head import LMHead
 from prunescope.pipelines.models.module_calls import without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
@@ -106,7 +106,7 @@ class Decoder:
         return max(1, usual // self.split)
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Return final norm and LM head in the form that the metrics read.
 
         Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.metrics.heads import FinalNorm, Head, find_final_norm
+from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, nearest
 from prunescope.pipelines.models.module_calls import first_tensor
 
@@ -33,7 +33,7 @@ class LMHead:
 
     trunk: nn.Module
     final: nn.Module
-    head: Head
+    head: OutputHead
 
 
 def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
@@ -58,7 +58,7 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
     final, norm = _final_norm(stream, states, module, last, run)
     # Views of their own: weights that are swapped into a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
-    plain = Head(weight=module.weight.detach().float(), bias=bias, norm=norm)
+    plain = OutputHead(weight=module.weight.detach().float(), bias=bias, norm=norm)
     if plain.weight.shape[1] != states.shape[-1]:
         raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
 
@@ -107,8 +107,8 @@ def _final_norm(
 
 
 def _prove_head(
-    plain: Head, logits_of: Callable[[Tensor], Tensor], states: Tensor, name: str, known: set[float]
-) -> Head:
+    plain: OutputHead, logits_of: Callable[[Tensor], Tensor], states: Tensor, name: str, known: set[float]
+) -> OutputHead:
     """Measure scale and cap where the cap flattens everything or nothing, and prove the formula in between."""
     size = float(plain.linear(states[0].float()).double().abs().max())
 

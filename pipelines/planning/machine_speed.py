@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prunescope.pipelines.core.device import workers_on
 from prunescope.pipelines.metrics.divergence import divergences
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace, product
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.meta_model import Shape
 
 # Numbers in a measured matrix: far more than a core's cache holds, yet quick to fill.
@@ -78,7 +78,7 @@ def _vocabulary_rate(vocabulary: int, device: str, temperatures: int, workers: i
     weight, x, *shifts = (
         torch.randn(rows, _NARROW, generator=generator).to(device) for rows in (vocabulary, _ROWS, _ROWS, _ROWS)
     )
-    head, softmaxes = Head(weight), [1 + index / 10 for index in range(temperatures)]
+    head, softmaxes = OutputHead(weight), [1 + index / 10 for index in range(temperatures)]
     workspaces = [Workspace() for _ in range(workers)]
 
     def work() -> None:

@@ -18,7 +18,7 @@ VERDICTS = (SAFE, CHOOSING_ONLY, BROKEN, NOT_JUDGED)
 MEASURES = ("score", "agreement")
 GENERATION, CHOICE = "generative", "non_generative"
 # A score that halves counts as gone, as in the critical k of q21.
-GONE = 0.5
+HALF_LOST = 0.5
 # Of two questions, one that changes by chance is already half.
 LEAST_QUESTIONS = 3
 _BOUNDS = ("predicted_loss", "predicted_loss_low", "predicted_loss_high")
@@ -127,7 +127,7 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
 
     def at(end: str, unknown: float) -> str:
         kl = variant[f"kl_step0_nats{end}"]
-        if variant[f"options_changed{end}"] >= GONE:
+        if variant[f"options_changed{end}"] >= HALF_LOST:
             return BROKEN
         is_first_token_kept = (unknown if kl is None else kl) < limit
         return SAFE if is_first_token_kept and variant[f"top1_change{end}"] <= tolerance else CHOOSING_ONLY
@@ -148,7 +148,7 @@ def _by_rule(variant: _Row, tolerance: float) -> dict[str, Any]:
 
 
 def _verdict(choice: float, generation: float, tolerance: float) -> str:
-    if choice > tolerance and choice >= GONE:
+    if choice > tolerance and choice >= HALF_LOST:
         return BROKEN
     return SAFE if max(choice, generation) <= tolerance else CHOOSING_ONLY
 
@@ -182,7 +182,7 @@ def _severity(row: _Row) -> tuple[bool, float]:
 def _notes(rows: list[dict[str, Any]], predictions: pl.DataFrame, measure: str | None, tolerance: float) -> list[str]:
     notes = [
         f"safe: at most {tolerance:.0%} of the dense model's skill above a guess is lost, in writing and in choosing; "
-        f"broken: choosing loses {GONE:.0%} or more; between them, non-generative only"
+        f"broken: choosing loses {HALF_LOST:.0%} or more; between them, non-generative only"
     ]
     by_rule = [row["recipe"] for row in rows if row["basis"] == "rule"]
     if measure:

@@ -27,7 +27,7 @@ from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
-from prunescope.warehouse.quality.plausibility_checks import DRIFTS
+from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import (
@@ -218,7 +218,7 @@ def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(war
 def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(warehouse: Path) -> None:
     wanted = {f"tiny-a|{recipe}": AssetCheckExecutionRecordStatus.SUCCEEDED for recipe in RECIPES}
     with open_instance(warehouse) as instance:
-        for table, drifts in DRIFTS.items():
+        for table, drifts in PLAUSIBILITY_CHECKS.items():
             for drift in drifts:
                 key = AssetCheckKey(AssetKey(table), drift.name)
                 records = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)

@@ -26,8 +26,8 @@ from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts, _stream_after
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
@@ -112,7 +112,7 @@ def floor_pass(buffers: Pair) -> None:
         torch.dot(values[row], out[row])
 
 
-def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
+def measured(pairs: list[Pair], head: OutputHead) -> dict[str, float]:
     """Engine, floor and naive version, interleaved three times; the best of each."""
     weight = head.weight
     of_thread = threading.local()
@@ -148,7 +148,7 @@ def measured(pairs: list[Pair], head: Head) -> dict[str, float]:
     return {name: min(each_run[name] for each_run in times) for name in works}
 
 
-def kernel_ns(pairs: list[Pair], head: Head) -> dict[str, dict[str, float]]:
+def kernel_ns(pairs: list[Pair], head: OutputHead) -> dict[str, dict[str, float]]:
     """Measure nanoseconds of one core a row and token beside the products, by lens and temperatures, of either side."""
     workspace, found = Workspace(), {}
     for lens in ("raw", "normed"):
@@ -177,7 +177,7 @@ def peak_mib(tokens: int) -> float:
     """Peak memory of a process of its own that measures so many rows of one sublayer, less the rows themselves."""
     script = (
         "import resource, torch; from prunescope.pipelines.metrics.divergence import divergence; "
-        "from prunescope.pipelines.metrics.heads import Head; torch.manual_seed(0); torch.set_num_threads(1); "
+        "from prunescope.pipelines.metrics.output_head import Head; torch.manual_seed(0); torch.set_num_threads(1); "
         f"head = Head(torch.randn({VOCABULARY}, {WIDTH}) * 0.1); x = torch.randn({tokens}, {WIDTH}); "
         "found = divergence(x, x * 0.1, head, [1.0]); "
         "rows = sum(v.nbytes for v in found.values()) + 2 * x.nbytes; "

@@ -41,8 +41,8 @@ def ask(
 ) -> pa.Table:
     """Return the selected rows of the answer.
 
-    Rows are the same as without a filter: a threshold over a variant covers the whole variant, a variant is compared
-    with all others of the question, and only the rounding of sums may differ. Files of other models are not opened,
+    A filter only selects rows: thresholds and comparisons are still computed over all that the question covers, and
+    only the rounding of sums may differ. Files of other models are not opened,
     unless the view's header says that it relates models. The other filters are outside of the view; DuckDB pushes them
     down to the files where the question groups by the filtered column, which does not change the rows.
 

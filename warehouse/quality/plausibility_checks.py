@@ -113,7 +113,7 @@ _GRADED = PlausibilityCheck(
     },
     "share_not_graded > 0",
 )
-DRIFTS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
+PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
     "layer_transitions": (
         _theorem_3("lens = 'normed'"),
         _IDENTITY,
@@ -134,9 +134,9 @@ DRIFTS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
 }
 
 
-def drifts_of(table: Table) -> tuple[PlausibilityCheck, ...]:
+def plausibility_checks_of(table: Table) -> tuple[PlausibilityCheck, ...]:
     """Return the plausibility checks of a table; most tables have none."""
-    return DRIFTS.get(table.name, ())
+    return PLAUSIBILITY_CHECKS.get(table.name, ())
 
 
 def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
@@ -148,11 +148,11 @@ def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation]
         violations: violations of the table's rules, as the store found them; the check of finite numbers reads them.
     """
     results: list[CheckResult] = []
-    if not drifts_of(table):
+    if not plausibility_checks_of(table):
         return results
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", rows.to_arrow())
-        for drift in drifts_of(table):
+        for drift in plausibility_checks_of(table):
             if drift is _NUMBERS:
                 failing = [violation.rows_failing for violation in violations if violation.check == FINITE]
                 share = max(failing, default=0) / max(rows.height, 1)

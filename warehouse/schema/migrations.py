@@ -10,7 +10,7 @@ from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
 
 
 def version_of(table: Table, schema: pa.Schema) -> int | None:
-    """Return the version of the table with which a file was written; None where its columns are those of no version.
+    """Return the version of the table with which a file was written; None if its columns match no version.
 
     Args:
         table: the table.
@@ -32,10 +32,10 @@ def lacks(table: Table, version: int) -> list[str]:
 def upgraded(table: Table, rows: pa.Table) -> pa.Table:
     """Return the rows of a file with the table's present columns in their order; missing columns are NULL.
 
-    A file of no version gives the columns that it shares with the table.
+    From a file that matches no version, only the columns shared with the table are read.
 
     Raises:
-        WarehouseError: a column of a file of no version does not fit its type.
+        WarehouseError: a column of a file that matches no version does not fit its type.
     """
     version = version_of(table, rows.schema)
     if version == table.version:

@@ -1,4 +1,4 @@
-"""One state of every partition for a connection, whose open files stay readable after writers replaced them."""
+"""A snapshot of all partitions for one connection; its open files stay readable after a writer replaces them."""
 
 import os
 import re

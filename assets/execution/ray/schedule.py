@@ -41,7 +41,6 @@ class RaySchedule:
 
         Raises:
             InputError, ComputationError: as `WorkerPool.next_done`.
-            InputError, ComputationError: as `Fleet.next_done`.
         """
         stale = {work.model for work in self.plan.models}
         for work in self.plan.models:

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
@@ -240,7 +240,7 @@ def _stream_without(
     return stream
 
 
-def _loss(head: Head, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:
+def _loss(head: OutputHead, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:
     """Return the sum of −log p(target), computed one block of logits at a time."""
     blocks = zip(streams.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
     return sum(

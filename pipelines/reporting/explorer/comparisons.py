@@ -1,4 +1,4 @@
-"""Documents `pair/<n>/<m>` and `turns`: differences of two variants; and the choice of pairs for a file.
+"""Documents `pair/<n>/<m>` and `pairwise_flips`: differences of two variants; and the choice of pairs for a file.
 
 The caller computes the statistics.
 """
@@ -28,7 +28,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
 }
-# Column of document `turns`, named as in `COLUMNS` → column of the statement.
+# Column of document `pairwise_flips`, named as in `COLUMNS` → column of the statement.
 _TURNS = {
     "statistic": "metric",
     "a": "right_share",
@@ -96,11 +96,11 @@ def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparis
     }
 
 
-def turns(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> FlipsDocument:
-    """Build document `turns`.
+def pairwise_flips(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> FlipsDocument:
+    """Build document `pairwise_flips`.
 
     Args:
-        frame: rows of statement `turns`.
+        frame: rows of statement `pairwise_flips`.
         variants: model and recipe of each variant, in the order of the index.
     """
     positions = {variant: n for n, variant in enumerate(variants)}

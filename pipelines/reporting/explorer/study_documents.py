@@ -8,7 +8,14 @@ from typing import Any, TypeVar, cast
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.html import embedded
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
-from prunescope.pipelines.reporting.explorer.comparisons import BATCH_SIZE, MAX_PAIRS, Pairs, nearest, paired, turns
+from prunescope.pipelines.reporting.explorer.comparisons import (
+    BATCH_SIZE,
+    MAX_PAIRS,
+    Pairs,
+    nearest,
+    paired,
+    pairwise_flips,
+)
 from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
 from prunescope.pipelines.reporting.explorer.document_types import Fact, FigureDocument, Index, PairDocument, Statement
 from prunescope.pipelines.reporting.explorer.index_document import (
@@ -106,7 +113,7 @@ class Documents:
                 return self._sql() if name == "sql" else self._index(frames, self._traces(frames))
             case ["turns"]:
                 rows = self._figures(frames).answer(STATEMENTS["turns"].sql)
-                return turns(rows, variant_names(frames, self._order))
+                return pairwise_flips(rows, variant_names(frames, self._order))
             case ["figures", figure] if figure in FIGURES:
                 return _figure(FIGURES[figure], self._figures(frames))
             case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:

@@ -12,7 +12,7 @@ import polars as pl
 from prunescope.pipelines.reporting.advice import (
     BROKEN,
     CHOOSING_ONLY,
-    GONE,
+    HALF_LOST,
     LEAST_QUESTIONS,
     NOT_JUDGED,
     SAFE,
@@ -32,8 +32,8 @@ def rule() -> str:
     """Describe the rule of `variant_verdict`."""
     return (
         f"If tasks of both kinds were scored: {SAFE} if writing and choosing each lose at most {TOLERANCE:.0%} of the "
-        f"dense model's skill above a guess, {BROKEN} if choosing loses {GONE:.0%} or more, else {CHOOSING_ONLY}. "
-        f"Otherwise the study's prompts decide: {BROKEN} if {GONE:.0%} or more of the questions change their most "
+        f"dense model's skill above a guess, {BROKEN} if choosing loses {HALF_LOST:.0%} or more, else {CHOOSING_ONLY}. "
+        f"Otherwise the study's prompts decide: {BROKEN} if {HALF_LOST:.0%} or more of the questions change their most "
         f"likely option, else {SAFE} if the KL at the first generated token is below {published_kl_nats():g} nats and "
         f"at most {TOLERANCE:.0%} of the tokens change their most likely one, else {CHOOSING_ONLY}; with fewer than "
         f"{LEAST_QUESTIONS} questions only {SAFE} is possible. A verdict is open if the ends of the 95 % intervals "

@@ -3,8 +3,8 @@
 -- key: model, recipe, task, metric
 -- inputs: task_pairs, provenance
 -- how to read: all figures are of pairs of answers to the same request. lost are right answers that became wrong,
---   gained the reverse. mcnemar_p is the probability of a split between them at least as uneven if pruning had no
---   direction, 1 where no answer changed. holm_p corrects it for testing several variants of the model on this task and
+--   gained the reverse. mcnemar_p is McNemar's exact two-sided p-value of lost against gained, 1 where no
+--   answer changed. holm_p corrects it for testing several variants of the model on this task and
 --   metric, namely those whose samples the same study stored: a later study does not change what an earlier one found
 --   significant, and a variant of two studies belongs to the one that computed it. Correct holm_p again where you read
 --   several studies as one search. Intervals resample samples (400 fixed resamples; NULL below 5 samples and where none

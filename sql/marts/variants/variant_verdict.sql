@@ -2,21 +2,16 @@
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: verdict_evidence
--- how to read: where tasks of both kinds were scored (basis tasks), verdict is safe where writing and choosing each
---   lose at most 0.1 in task_losses, broken where choosing loses half or more (a score counts as lost when it halves,
---   as in q21), and non-generative only between them. measure is score where the dense model has both scores to lose,
---   else agreement with its own answers. Low and high are the loss with 1.96 standard errors (of writing at most 1,
---   because a text cannot be worse than wrong). is_certain says that both ends of both intervals lead to the same
---   verdict; NULL where a loss has no error. Otherwise (basis generations) the study's prompts decide: broken where the
---   most likely option changes in half or more of the questions, else safe where the KL at the first generated token is
---   below 0.6 nats and the most likely token changes in at most 0.1 of the tokens, else non-generative only. With fewer
---   than 3 questions broken cannot be told from non-generative only, so that the only verdict left is safe. Here
---   is_certain uses the 95 % intervals of these three: Wilson's over the questions; Student's t over the prompts for
---   KL, unbounded below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
---   there are fewer than 5. The verdict is not judged where neither basis was measured. The thresholds and words are
---   those of `prunescope advise` (pipelines/reporting/advice.py: at 0.6 nats the paper's models no longer write but
---   still choose), whose tolerance is 0.1 by default. The flips and loops of the texts are columns beside the verdict
---   and do not change it.
+-- how to read: basis tasks, where tasks of both kinds were scored: verdict_by_losses of the losses in task_losses, with
+--   a tolerance of 0.1. measure is score where the dense model scores above chance in both kinds, else agreement with
+--   its own answers. Low and high are the loss with 1.96 standard errors (writing loses at most 1, because a text
+--   cannot be worse than wrong). Basis generations, otherwise: verdict_by_prompts of the study's prompts. With fewer
+--   than 3 questions, broken and non-generative only look alike, so the only verdict is safe. Without either basis the
+--   variant is not judged. is_certain says that both ends of all intervals lead to the same verdict, NULL where a loss
+--   has no error. The intervals of the prompts are at 95 %: Wilson's over the questions; Student's t over the prompts
+--   for KL, unbounded below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
+--   there are fewer than 5. `prunescope advise` applies the same rule to predicted losses. Flips and loops of the texts
+--   are columns beside the verdict and do not change it.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, non-generative only, broken or not judged [label]

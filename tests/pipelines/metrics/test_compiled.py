@@ -9,13 +9,13 @@ import torch
 
 from prunescope.pipelines.metrics import fused_kernels
 from prunescope.pipelines.metrics.divergence import divergence
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import precise_product, run_kernels
+from prunescope.pipelines.metrics.output_head import OutputHead
 
 MEASURE = """
 import hashlib, torch
 from prunescope.pipelines.metrics.divergence import divergence
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import Head
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 weight, x, dx = (torch.randn(n, 64, generator=draw) for n in (300, 600, 600))
@@ -38,7 +38,7 @@ def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Pat
 def test_kernels_that_are_run_ahead_are_those_that_a_measure_runs() -> None:
     run_kernels()
     weight, x, dx = torch.randn(300, 64), torch.randn(5, 64), torch.randn(5, 64)
-    divergence(x, dx, Head(weight, bias=torch.randn(300)), [0.7, 1.0])
+    divergence(x, dx, OutputHead(weight, bias=torch.randn(300)), [0.7, 1.0])
     precise_product(x, weight)
     kernels = (fused_kernels.gaps, fused_kernels.dense_rows, fused_kernels.shift_rows, fused_kernels.precise_product)
     assert [len(kernel.signatures) for kernel in kernels] == [1, 1, 1, 1]

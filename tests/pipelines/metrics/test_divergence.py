@@ -19,8 +19,8 @@ from torch import Tensor
 from prunescope.pipelines.metrics import eager_kernels, fused_kernels, logit_blocks
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence, divergences
 from prunescope.pipelines.metrics.divergence_columns import dense_columns, shift_columns
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.logit_blocks import Workspace
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.reference import divergence_reference
 from prunescope.warehouse.tables.columns import DIVERGENCE
 
@@ -57,9 +57,9 @@ TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
 
 @cache
-def identity_head(size: int, dtype: torch.dtype = torch.float32) -> Head:
+def identity_head(size: int, dtype: torch.dtype = torch.float32) -> OutputHead:
     """Return an identity head, so that a test sets logits exactly; float64 saves the reference a conversion."""
-    return Head(torch.eye(size, dtype=dtype))
+    return OutputHead(torch.eye(size, dtype=dtype))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -261,9 +261,9 @@ def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, si
         assert untouched[name].dtype == measured[name].dtype
 
 
-def model_like(rows: int) -> tuple[Head, Tensor, Tensor, Tensor]:
+def model_like(rows: int) -> tuple[OutputHead, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    head = Head(torch.randn(1013, 24, generator=generator), torch.randn(1013, generator=generator))
+    head = OutputHead(torch.randn(1013, 24, generator=generator), torch.randn(1013, generator=generator))
     x, near, far = (torch.randn(rows, 24, generator=generator) for _ in range(3))
     return head, x, 0.05 * near, 2 * far
 

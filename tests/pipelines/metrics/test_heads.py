@@ -13,7 +13,7 @@ from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.metrics.heads import FinalNorm, Head, find_final_norm
+from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
 from prunescope.pipelines.metrics.reference import logits_reference, norm_reference
 
 WIDTH = 48
@@ -41,7 +41,7 @@ def states(seed: int, rows: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def in_float64(norm: FinalNorm, h: Tensor) -> Tensor:
-    return norm_reference(h, Head(torch.eye(WIDTH), norm=norm))
+    return norm_reference(h, OutputHead(torch.eye(WIDTH), norm=norm))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,10 +143,10 @@ def test_norms_without_gain_bias_or_named_eps_are_recognized(module, kind, eps, 
     torch.testing.assert_close(norm(h), module(h), rtol=1e-5, atol=1e-6)
 
 
-def head_of(scale: float, cap: float | None, has_bias: bool = True) -> Head:
+def head_of(scale: float, cap: float | None, has_bias: bool = True) -> OutputHead:
     generator = torch.Generator().manual_seed(6)
     weight, bias = torch.randn(70, WIDTH, generator=generator), torch.randn(70, generator=generator)
-    return Head(weight, bias if has_bias else None, find_final_norm(module_of("rms"), WIDTH), scale, cap)
+    return OutputHead(weight, bias if has_bias else None, find_final_norm(module_of("rms"), WIDTH), scale, cap)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0625, -3.0])
@@ -174,7 +174,7 @@ SHIFTS = st.floats(-3e4, 3e4, width=32) | st.sampled_from([0.0, 1e-30, -1e-12, 1
 @given(st.lists(st.tuples(LOGITS | st.floats(-90, 90, width=32), SHIFTS), min_size=1, max_size=8), st.booleans())
 def test_a_shift_through_the_cap_loses_nothing_however_small_it_is_and_never_overflows(pairs, is_opposite):
     cap = 30.0
-    head = Head(torch.eye(len(pairs)), cap=cap)
+    head = OutputHead(torch.eye(len(pairs)), cap=cap)
     z = torch.tensor([pair[0] for pair in pairs])[None]
     dz = -2 * z if is_opposite else torch.tensor([pair[1] for pair in pairs])[None]
     found = head.capped_shift(z, dz)
@@ -193,12 +193,15 @@ def test_a_shift_through_the_cap_loses_nothing_however_small_it_is_and_never_ove
     kept = dz.clone()
     assert head.capped_shift(z, dz, out=dz) is dz
     assert torch.equal(dz, found)
-    assert torch.equal(Head(torch.eye(len(pairs))).capped_shift(z, kept), kept)
+    assert torch.equal(OutputHead(torch.eye(len(pairs))).capped_shift(z, kept), kept)
 
 
 def test_the_raw_lens_returns_the_stream_as_it_is():
     h, dh = states(7)
-    for head in (Head(torch.eye(WIDTH), norm=find_final_norm(module_of("rms"), WIDTH)), Head(torch.eye(WIDTH))):
+    for head in (
+        OutputHead(torch.eye(WIDTH), norm=find_final_norm(module_of("rms"), WIDTH)),
+        OutputHead(torch.eye(WIDTH)),
+    ):
         x, dx = head.lens(h, dh, "raw")
         assert torch.equal(x, h)
         assert torch.equal(dx, dh)
@@ -206,11 +209,11 @@ def test_the_raw_lens_returns_the_stream_as_it_is():
 
 def test_a_model_without_a_final_norm_has_one_lens_under_both_names():
     h, dh = states(8)
-    x, dx = Head(torch.eye(WIDTH)).lens(h, dh, "normed")
+    x, dx = OutputHead(torch.eye(WIDTH)).lens(h, dh, "normed")
     assert torch.equal(x, h)
     assert torch.equal(dx, dh)
 
 
 def test_an_unknown_lens_is_refused():
     with pytest.raises(ValueError, match="raw or normed"):
-        Head(torch.eye(WIDTH)).lens(*states(9), "logit")
+        OutputHead(torch.eye(WIDTH)).lens(*states(9), "logit")

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from scipy.stats import kendalltau
 
-from prunescope.pipelines.metrics.heads import Head
 from prunescope.pipelines.metrics.option_metrics import kendall_tau_b, option_row
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.warehouse.tables.option_subspace import TABLE
 
 IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
-HEAD = Head(torch.eye(100))  # hands its input on, so that a test chooses logits exactly
+HEAD = OutputHead(torch.eye(100))  # hands its input on, so that a test chooses logits exactly
 
 
 def logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from prunescope.warehouse.quality.checks import violations
-from prunescope.warehouse.quality.plausibility_checks import DRIFTS, MIN_ROWS, measured
+from prunescope.warehouse.quality.plausibility_checks import MIN_ROWS, PLAUSIBILITY_CHECKS, measured
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import rows_of
@@ -29,7 +29,7 @@ def test_a_table_without_drifts_is_not_looked_at() -> None:
     assert measured(TABLES["hidden_states"], rows_of(TABLES["hidden_states"])) == []
 
 
-@pytest.mark.parametrize("table", DRIFTS)
+@pytest.mark.parametrize("table", PLAUSIBILITY_CHECKS)
 def test_sound_rows_and_no_rows_warn_of_nothing(table: str) -> None:
     assert warned(table) == warned(table, rows=0) == set()
 

@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.tasks import batched_generation
 from prunescope.pipelines.evaluation.tasks.batched_generation import can_reuse_prefix, generate_greedy
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import MAX_DRAFT, DraftProposer, best_draft_length
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
@@ -178,12 +178,12 @@ def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeyp
     wanted = [alone(decoder, context) for context in CONTEXTS]
     rows: list[int] = []
 
-    def count(head: Head, states: Tensor) -> Tensor:
+    def count(head: OutputHead, states: Tensor) -> Tensor:
         rows.append(len(states))
         return head.capped(head.raw(states))
 
     monkeypatch.setattr(batched_generation, "BLOCK_ROWS", 6)
-    monkeypatch.setattr(Head, "logits_of_state", count)
+    monkeypatch.setattr(OutputHead, "logits_of_state", count)
     found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=wanted)
     assert [list(each.tokens) for each in found] == wanted
     assert max(rows) == 6

@@ -19,7 +19,7 @@ from prunescope.pipelines.evaluation.traces.decoding import (
     step_rows,
     top_rows,
 )
-from prunescope.pipelines.metrics.heads import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.studies import Prompt
@@ -66,7 +66,7 @@ def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
     if is_tied:  # small whole numbers: products are exact, and many are equal
         weight = weight.round().clamp(-1, 1)
         pair = replace(pair, streams=pair.streams.round(), shifts=pair.shifts.round())
-    decoder = replace(decoder, output=replace(decoder.output, head=Head(weight)))
+    decoder = replace(decoder, output=replace(decoder.output, head=OutputHead(weight)))
     logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams, pair.shifts), strict=True))
     found = top_rows(decoder, pair, 10).sort("side", "step", "rank")
     expected = pl.DataFrame(slow_top_rows(decoder, logits, 10)).sort("side", "step", "rank")

@@ -141,7 +141,7 @@ def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Head:
+class OutputHead:
     """The LM head, z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the final norm before it.
 
     Args:
