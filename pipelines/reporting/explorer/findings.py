@@ -1,4 +1,4 @@
-"""Findings of a study as sentences, one per row of the statements `findings/…`; each says where a claim of the paper fails."""
+"""Findings of a study as sentences, one per row of `FINDINGS`; each says where the paper's claim fails."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@
 with
 
 -- Only a variant with a text can loop.
-variants as (
+generating as (
     select
         variant_verdict.model,
         variant_verdict.recipe,
@@ -35,7 +35,7 @@ ranked as (
             partition by variants.model
             order by looping_texts.collapse_step, variants.kl_step0_nats, variants.recipe, looping_texts.prompt_id
         ) as by_step
-    from variants
+    from generating as variants
     left join looping_texts
         on variants.model = looping_texts.model and variants.recipe = looping_texts.recipe
 )

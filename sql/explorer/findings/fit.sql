@@ -17,7 +17,7 @@ points as (
         and lens = (select preferred_lens(every_lens.lens) from estimate_points as every_lens)
 ),
 
-variants as (
+by_variant as (
     select
         model,
         theorem,
@@ -36,7 +36,7 @@ correlations as (
         min(log_correlation) filter (where scope = 'local') as log_correlation_min,
         max(log_correlation) filter (where scope = 'local') as log_correlation_max,
         median(log_correlation) filter (where scope = 'propagated') as log_correlation_propagated
-    from variants
+    from by_variant
     where isfinite(log_correlation)
     group by model, theorem
 )
