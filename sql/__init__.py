@@ -1,1 +1,1 @@
-"""The SQL views, one file each: staging, intermediate, marts, questions; macros, comparisons and tests beside them."""
+"""The SQL files: views (staging, intermediate, marts, questions), macros, comparisons, tests, figures, explorer."""

@@ -80,14 +80,15 @@ def _read_fingerprint(path: Path, _: tuple[int, int, int]) -> str:
 
 
 def charts_version() -> str:
-    """Return the SHA-256 of the source of the charts."""
+    """Return the SHA-256 of the source of the charts, without their queries."""
     return _folder_hash(Path(charts.__path__[0]), ("*.py",))
 
 
 def explorer_version() -> str:
-    """Return the SHA-256 of the source of the report: its charts, documents and page."""
+    """Return the SHA-256 of the source of the report: its charts, documents, page and statements."""
     page = _folder_hash(Path(explorer.__path__[0]), ("*.py", "*.j2", "*.css", "*.js"))
-    return fingerprint({"charts": charts_version(), "page": page})
+    statements = {folder: _folder_hash(SQL / folder, ("*.sql",)) for folder in ("figures", "explorer")}
+    return fingerprint({"charts": charts_version(), "page": page, "sql": statements})
 
 
 def report_version(store: Store, study: Study, partitions: Mapping[str, str] | None = None) -> str:

@@ -209,17 +209,20 @@ def test_a_raised_code_version_reaches_its_own_step_and_those_behind(
     assert changed(before, versions(load(study))) == of(VARIANT_TABLES, *ALL_RECIPES)
 
 
-def test_a_changed_view_reaches_the_report_and_no_table(
-    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folder", ["questions", "figures", "explorer"])
+def test_changed_sql_reaches_the_report_and_no_table(
+    folder: str, study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, loaded = Store(tmp_path / "warehouse"), load(study)
     tables, report = versions(loaded), freshness.report_version(store, loaded)
+    explorer = freshness.explorer_version()
     changed_sql = Path(shutil.copytree(freshness.SQL, tmp_path / "sql"))
-    view = next((changed_sql / "questions").glob("*.sql"))
+    view = next((changed_sql / folder).glob("*.sql"))
     view.write_text(view.read_text() + "\n-- another word\n")
     monkeypatch.setattr(freshness, "SQL", changed_sql)
     assert versions(loaded) == tables
     assert freshness.report_version(store, loaded) != report
+    assert (freshness.explorer_version() != explorer) == (folder != "questions")
 
 
 def test_other_files_of_an_external_checkpoint_reach_its_variant_and_no_other(

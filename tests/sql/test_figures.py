@@ -1,17 +1,51 @@
 """The figures ask the real views for what the synthetic frames of `tests/pipelines/reporting/charts` promise them.
 
-Their numbers and looks are tested there.
+Their numbers and looks are tested there. Headers of the statements of figures and of the explorer are tested here.
 """
+
+import re
 
 import duckdb
 import numpy as np
 import pytest
 
+from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.warehouse.catalogue.database import SQL, view_sql
+from prunescope.warehouse.catalogue.materialized import read_by
+from prunescope.warehouse.tables import TABLES
 from tests.pipelines.reporting.charts import frames
 
 # Spikes take three at least, which a warehouse of 12 steps a variant does not have.
 RARE = {"spikes"}
+
+
+FILES = [
+    path.relative_to(SQL).with_suffix("").as_posix()
+    for folder in ("figures", "explorer")
+    for path in (SQL / folder).rglob("*.sql")
+]
+
+
+def test_every_file_is_the_statement_of_a_figure_or_of_the_explorer():
+    statements = {f"figures/{name}" for name in FIGURES} | {f"explorer/{key}" for key in STATEMENTS if key != "turns"}
+    assert set(FILES) == statements
+    assert STATEMENTS["turns"].sql == FIGURES["flip_matrix"].query
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_header_says_what_a_statement_selects_its_grain_and_its_inputs(file: str):
+    text = (SQL / f"{file}.sql").read_text(encoding="utf-8")
+    title, statement = read_sql(*file.split("/", 1))
+    assert title
+    assert not title.endswith(".")
+    assert text.endswith(f"\n{statement}\n")
+    assert statement.startswith(("select", "with"))
+    header = text.removesuffix(f"{statement}\n")
+    assert re.search(r"^-- grain: one row.*\.$", header, re.MULTILINE)
+    [inputs] = re.findall(r"^-- inputs: (.+)$", header, re.MULTILINE)
+    assert sorted(inputs.split(", ")) == sorted(read_by(statement) & {*view_sql(), *TABLES})
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -109,16 +109,17 @@ def test_no_view_reads_more_than_the_layer_below_allows() -> None:
         assert layers <= allowed[view.layer], name
 
 
-def test_every_sql_file_is_a_view_a_macro_an_assertion_or_a_comparison() -> None:
+def test_every_sql_file_is_a_view_a_macro_an_assertion_a_comparison_or_a_statement() -> None:
     files = {path.relative_to(database.SQL) for path in database.SQL.rglob("*.sql")}
     views = {view.path.relative_to(database.SQL) for view in VIEWS.values()}
 
     assert all(
-        path.parts[0] in {"macros", "comparisons"} or (path.parts[0] == "tests" and path.name.startswith("assert_"))
+        path.parts[0] in {"macros", "comparisons", "figures", "explorer"}
+        or (path.parts[0] == "tests" and path.name.startswith("assert_"))
         for path in files - views
     )
     assert {Path(path.parts[0]) for path in files} == {
-        Path(n) for n in ("macros", "staging", "intermediate", "marts", "questions", "comparisons", "tests")
+        Path(name) for name in (*database.LAYERS, "macros", "comparisons", "tests", "figures", "explorer")
     }
 
 

@@ -5,11 +5,13 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
-from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
-from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, connect, sql_type, view_sql
+from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
+from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, SQL, connect, sql_type, view_sql
 from prunescope.warehouse.catalogue.view import ColumnDoc, View
+from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import TABLES
@@ -26,7 +28,8 @@ columns derived from each row, intermediate views prepare rows that several mart
 question view answers one question. Query them with `prunescope sql`, or from Python with `prunescope.open()`. The same
 quantity has the same name everywhere; names end in their unit where there is one. A *variant* is `model@recipe`; the
 recipe `dense` is the dense model. `h`, `z` and `p` are the hidden state, the logits and the probabilities; p is dense
-and q pruned, Δz = z_pruned − z_dense, T the temperature.
+and q pruned, Δz = z_pruned − z_dense, T the temperature. At the end are the statements whose rows the figures and the
+explorer show.
 """
 
 
@@ -59,6 +62,8 @@ def dictionary() -> str:
         for view in sorted(views.values(), key=lambda view: view.name):
             if view.layer == layer:
                 lines += [f"### {view.name}\n", *_header(view), *_columns(explained[view.name], types[view.name])]
+    for folder in ("figures", "explorer"):
+        lines += [f"## {folder.capitalize()}\n", *_statements(folder)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -150,6 +155,19 @@ def _columns(explained: dict[str, ColumnDoc], types: dict[str, str]) -> Iterator
     yield "|---|---|---|---|---|---|"
     for name, column in explained.items():
         yield _row((f"`{name}`", types[name], column.unit, column.doc, _code(column.formula), column.source))
+    yield ""
+
+
+def _statements(folder: str) -> Iterator[str]:
+    """Yield the table of the statements in a folder of `sql/`, which are no views."""
+    yield f"Statements in `sql/{folder}/`; they are not views.\n"
+    yield "| name | what it selects | inputs |"
+    yield "|---|---|---|"
+    for path in sorted((SQL / folder).rglob("*.sql")):
+        comment = takewhile(lambda line: line.startswith("--"), path.read_text(encoding="utf-8").splitlines())
+        header = parse(split_header(comment, path)[0])
+        name = path.relative_to(SQL / folder).with_suffix("").as_posix()
+        yield _row((_code(name), header.asks, ", ".join(map(_code, header.inputs.split(", ")))))
     yield ""
 
 

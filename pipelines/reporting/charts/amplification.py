@@ -11,7 +11,6 @@ CAPTION = (
     "prompts and positions, the band runs from the 10th to the 90th percentile and is cut at the edge of the panel. "
     "Where p lies above z, the softmax amplified the shift; where z lies below h, the LM head compressed it."
 )
-QUERY = layers.query("one_minus_cos")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:

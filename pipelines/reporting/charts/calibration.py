@@ -13,28 +13,6 @@ CAPTION = (
     "least one of them removes, and the expected value for two independent masks; the bar is the widest 95 % interval "
     "that sampling the masks can cause (1.96 standard errors), mostly narrower than the point."
 )
-# A matrix's sampling error is weighted by its union, |A ∪ B| = (|A| + |B|)/(1 + j).
-QUERY = """\
-with matrices as (
-    select model, recipe, other_recipe, coalesce(jaccard_removed_se, 0) as se,
-           weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed
-    from mask_overlap
-),
-
-sampled as (
-    select model, recipe, other_recipe,
-           1.96 * sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as margin
-    from matrices
-    group by model, recipe, other_recipe
-)
-
-select model, recipe, other_recipe, method, differs_in, n_prompts, kl_nats, other_kl_nats, kl_difference_nats,
-       kl_difference_low_nats, kl_difference_high_nats, jaccard_removed, expected_jaccard_removed,
-       within_0_and_1(jaccard_removed - margin) as jaccard_low, within_0_and_1(jaccard_removed + margin) as jaccard_high
-from q28_sensitivity_to_calibration
-left join sampled using (model, recipe, other_recipe)
-where kl_difference_nats is not null or jaccard_removed is not null
-order by model, method, recipe, other_recipe"""
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
 

@@ -15,61 +15,6 @@ CAPTION = (
     "curves (means over the tasks of that kind, of any publication with at least three values of k), which are of "
     "another model and other tasks, so compare the shape and not the height; the box below the chart hides them."
 )
-QUERY = """\
-with drops as (
-    select paper_drops.*, coalesce(json_extract_string(try_cast(parameters_json as json), '$.by'), '') as chosen_by
-    from paper_drops
-    left join stg_variants using (model, recipe)
-),
-scored as (
-    select model, recipe, method, chosen_by, dropped, 'non_generative' as kind,
-           non_generative_score as score, non_generative_score_se as score_se
-    from drops
-    union all
-    select model, recipe, method, chosen_by, dropped, 'generative', generative_score, generative_score_se
-    from drops
-    union all
-    select model, recipe, method, chosen_by, dropped, measure, score, score_se
-    from drops
-    inner join score_means using (model, recipe)
-    where measure = 'agreement'
-    union all
-    select model, recipe, any_value(method), any_value(chosen_by), any_value(dropped), 'retrieval', avg(value),
-           case when count(standard_error) = count(*) then sqrt(sum(standard_error ** 2)) / count(*) end
-    from drops
-    inner join stg_retrieval_scores using (model, recipe)
-    where metric = 'ndcg_at_10'
-    group by model, recipe
-),
--- Only models with a pruned variant: a dense model alone makes no curve.
-measured as (
-    select *
-    from scored
-    where score is not null
-    qualify max(cast(method <> 'dense' as integer)) over (partition by model) = 1
-),
-published as (
-    select model as publication, source, method, dropped,
-           case when metric in ('exact_match', 'pass_at_1', 'f1') then 'generative'
-                when metric = 'ndcg_at_10' then 'retrieval'
-                else 'non_generative' end as kind,
-           avg(value) as score
-    from stg_paper_reference
-    where layer = -1 and metric <> 'token_perplexity' and task not in ('generation', 'options', 'estimates')
-      and method in ('dense', 'attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop')
-    group by publication, source, method, dropped, kind
-    qualify count(*) over (partition by model, source, method, kind) >= 3 or method = 'dense'
-)
-select model, recipe, method, chosen_by, dropped, kind, score, score_se, null as publication
-from measured
-union all
-select models.model, source, method, '', dropped, kind, score, null, publication
-from published
-cross join (select distinct model from measured) as models
-semi join (select distinct publication, source, kind from published where method <> 'dense') as curves
-    using (publication, source, kind)
-semi join (select distinct model, kind from measured) as kinds using (model, kind)
-order by model, kind, publication nulls first, method <> 'dense', method, chosen_by, dropped, recipe, score"""
 
 KINDS = {
     "non_generative": "tasks answered by choosing",

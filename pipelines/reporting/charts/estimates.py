@@ -15,33 +15,6 @@ CAPTION = (
     "median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile; ratios "
     "beyond a factor of 30 are drawn on the edge."
 )
-QUERY = """\
-with temperatures as (
-    select distinct model, temperature from reference_temperature
-),
-
-points as (
-    select model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem, estimate, truth
-    from estimate_points
-    semi join reference_temperature using (model, recipe, temperature)
-    where estimate > 0 and truth > 0 and scope <> 'isolated'
-    qualify row_number() over (
-        partition by model, lens, theorem
-        order by md5(concat_ws('|', recipe, prompt_id, position, layer, sublayer, scope)),
-                 recipe, prompt_id, position, layer, sublayer, scope
-    ) <= 500
-),
-
-deciles as (
-    select model, scope, lens, temperature, theorem, decile, n, sqrt(truth_min * truth_max) as truth,
-           ratio_median, ratio_p10, ratio_p90
-    from q05_bias_by_deviation
-    semi join temperatures using (model, temperature)
-    where scope <> 'isolated'
-)
-
-select * from points union all by name select * from deciles
-order by model, lens desc, theorem, decile, scope, truth, estimate, recipe, prompt_id, position, layer, sublayer"""
 
 # A softmax of two logits hundreds apart gives shifts of 1e-40, which no generated text shows.
 FLOOR = 1e-9

@@ -20,23 +20,6 @@ CAPTION = (
     "variants those with the most right answers and the dense model are shown; the tests are over all. With up to "
     f"{MAX_NUMBERED} variants the cells show the counts. One chart per metric."
 )
-QUERY = """\
-with shown as (
-    select model, metric, recipe
-    from pairwise_flips
-    group by model, metric, recipe
-    qualify recipe = 'dense'
-        or row_number() over (partition by model, metric order by avg(n_right / n_samples) desc, recipe) <= 50
-)
-
-select model, metric, recipe, other_recipe, n_tasks, n_samples, n_right / n_samples as right_share,
-       other_n_right / n_samples as other_right_share, lost, gained, lost_share, holm_p, n_tests
-from pairwise_flips
-semi join shown using (model, metric, recipe)
-semi join shown as others
-    on pairwise_flips.model = others.model and pairwise_flips.metric = others.metric
-        and pairwise_flips.other_recipe = others.recipe
-order by model, metric, recipe, other_recipe"""
 
 LEVEL = 0.05
 # Between a variant's name and its share of right answers.

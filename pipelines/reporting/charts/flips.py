@@ -12,12 +12,6 @@ CAPTION = (
     "the bar. The line across the end of a bar is the 95 % Wilson interval of the whole share. One panel per task and "
     "metric."
 )
-QUERY = """\
-select model, recipe, task, metric, n_samples, lost, gained, flipped,
-       greatest(flipped - lost - gained, 0) as other, flip_share, flip_share_low, flip_share_high, accuracy_change,
-       hidden_flips, mcnemar_p
-from q20_answers_flipped
-order by model, task, metric, recipe"""
 
 DIRECTIONS = {
     "lost": "right answer lost",

@@ -15,36 +15,6 @@ CAPTION = (
     "answer. Of a model with more than 64 generated tokens as many neighbouring steps share a point as leave at most "
     "64 points."
 )
-QUERY = """\
-with strides as (
-    select model, max(step) // 64 + 1 as stride from decoding_curve group by model
-)
-
-select curve.model, curve.recipe, curve.temperature, curve.trajectory,
-       curve.step // strides.stride * strides.stride as step, strides.stride,
-       median(one_minus_cos_h) as one_minus_cos_h_median,
-       quantile_cont(one_minus_cos_h, 0.1) as one_minus_cos_h_p10,
-       quantile_cont(one_minus_cos_h, 0.9) as one_minus_cos_h_p90,
-       median(one_minus_cos_z) as one_minus_cos_z_median,
-       quantile_cont(one_minus_cos_z, 0.1) as one_minus_cos_z_p10,
-       quantile_cont(one_minus_cos_z, 0.9) as one_minus_cos_z_p90,
-       median(one_minus_cos_p) as one_minus_cos_p_median,
-       quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
-       quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
-       median(kl_dense_pruned_nats) as kl_median,
-       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10,
-       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
-       count(distinct prompt_id) as prompts,
-       count(*) filter (where trajectory = 'free_running' and first_flip_step = step) as prompts_flipping,
-       count(*) filter (where trajectory = 'free_running' and answer_end_step = step) as prompts_answered
-from decoding_curve as curve
-inner join strides on curve.model = strides.model
-semi join reference_temperature as reference
-    on curve.model = reference.model and curve.recipe = reference.recipe and curve.temperature = reference.temperature
-where curve.recipe <> 'dense'
-group by curve.model, curve.recipe, curve.temperature, curve.trajectory,
-         curve.step // strides.stride * strides.stride, strides.stride
-order by curve.model, curve.recipe, curve.trajectory desc, step"""
 
 TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
 QUANTITIES = {

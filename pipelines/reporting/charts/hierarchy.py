@@ -11,7 +11,7 @@ CAPTION = (
     "the mean over prompts and positions, the band runs from the 10th to the 90th percentile. Sublayers that a recipe "
     "left unchanged are not shown."
 )
-QUERY = layers.query("cos")
+
 LENSES = {
     "raw": "lens raw: LM head on the residual stream, as in the paper",
     "normed": "lens normed: after the final norm, so that the last layer gives the model's output",

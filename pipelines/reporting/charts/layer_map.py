@@ -16,40 +16,6 @@ CAPTION = (
     "or nothing has shifted yet; darkest: 0.001 and less. Of each method the variants with the smallest and the "
     "largest mean KL are shown, at most twelve in all, sorted by KL."
 )
-QUERY = """\
-with ranked as (
-    select model, recipe, kl_teacher_forced_mean_nats as kl_nats,
-           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats, recipe) as kl_rank,
-           row_number() over (partition by model, method order by kl_teacher_forced_mean_nats desc, recipe desc)
-               as kl_rank_from_last
-    from variant_summary
-    where recipe <> 'dense' and kl_teacher_forced_mean_nats is not null
-),
-shown as (
-    select model, recipe, kl_nats
-    from ranked
-    where kl_rank = 1 or kl_rank_from_last = 1
-    qualify row_number() over (partition by model order by kl_rank > 1, kl_nats, recipe) <= 12
-),
-cells as (
-    select model, recipe, prompt_id, kl_nats, lens, temperature, layer, sublayer, scope, step, kl_dense_pruned_nats,
-           var_p_dz,
-           cast(ceil((1 + max(step) over (partition by model)) / 24.0) as integer) as width,
-           -- 'normed' sorts before 'raw'.
-           min(lens) over (partition by model) as chosen_lens
-    from stg_layer_transitions
-    inner join shown using (model, recipe)
-    semi join reference_temperature using (model, recipe, temperature)
-    where step >= 0 and scope in ('local', 'propagated')
-)
-select model, recipe, lens, temperature, layer, sublayer, width, step // width as bin,
-       count(distinct prompt_id) as prompts,
-       median(var_p_dz) filter (where scope = 'local') as var_p_dz,
-       median(kl_dense_pruned_nats) filter (where scope = 'propagated') as kl_nats
-from cells
-where lens = chosen_lens
-group by model, recipe, lens, temperature, layer, sublayer, width, bin
-order by model, any_value(cells.kl_nats), recipe, layer, sublayer, bin"""
 
 QUANTITIES = {
     "var_p_dz": ("this sublayer alone: Var_p(Δz), logit²", "Var_p(Δz), logit²"),

@@ -6,22 +6,8 @@ import polars as pl
 from prunescope.pipelines.reporting.charts import theme
 
 PARTS = ("mean", "p10", "p90")
-_QUERY = """\
-select model, recipe, layer, sublayer, scope, lens, temperature, positions,
-       {columns}
-from layer_summary
-semi join reference_temperature using (model, recipe, temperature)
-where is_changed and scope = 'local'
-order by model, lens desc, recipe, sublayer, layer"""
-
 # The bands are pale; the legend is not.
 _LEGEND = alt.Legend(symbolOpacity=1, symbolSize=70)
-
-
-def query(quantity: str) -> str:
-    """Return the query of a quantity of `layer_summary`, `cos` or `one_minus_cos`."""
-    spaces = (", ".join(f"{quantity}_{space}_{part}" for part in PARTS) for space in theme.SPACE_TITLES)
-    return _QUERY.format(columns=",\n       ".join(spaces))
 
 
 def by_space(frame: pl.DataFrame, quantity: str) -> pl.DataFrame:

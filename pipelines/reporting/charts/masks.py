@@ -18,33 +18,6 @@ CAPTION = (
     "standard errors); the heading gives the largest. With more than 16 variants cells are small and show the overlap "
     "alone; of more than 50 the first by name are shown. Variants that remove nothing are left out."
 )
-# In each matrix |A ∪ B| = (|A| + |B|)/(1 + j); the sums over matrices give one j.
-QUERY = """\
-with counts as (
-    select model, recipe, other_recipe, weights, removed_share, other_removed_share,
-           weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed,
-           jaccard_removed, jaccard_removed_se,
-           weights * removed_share * other_removed_share as both_expected,
-           weights * (removed_share + other_removed_share - removed_share * other_removed_share) as either_expected
-    from mask_overlap
-),
-
-shown as (
-    select model, recipe
-    from (select model, recipe from mask_overlap union select model, other_recipe from mask_overlap) as named
-    qualify row_number() over (partition by model order by recipe) <= 50
-)
-
-select model, recipe, other_recipe, count(*) as matrices,
-       sum(coalesce(jaccard_removed, 0) * either_removed) / sum(either_removed) as jaccard_removed,
-       sqrt(sum((coalesce(jaccard_removed_se, 0) * either_removed) ** 2)) / sum(either_removed) as jaccard_removed_se,
-       sum(both_expected) / sum(either_expected) as jaccard_removed_expected
-from counts
-semi join shown using (model, recipe)
-semi join shown as others on counts.model = others.model and counts.other_recipe = others.recipe
-group by model, recipe, other_recipe
-having sum(weights * removed_share) > 0 and sum(weights * other_removed_share) > 0
-order by model, recipe, other_recipe"""
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:

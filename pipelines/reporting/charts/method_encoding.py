@@ -10,14 +10,6 @@ import polars as pl
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# Scores of every variant and the dense model, from tasks and from the most likely tokens.
-SCORES = """\
-select model, recipe, measure, score, score_se, n_tasks
-from score_means
-union all
-select model, recipe, 'top1' as measure, top1_agreement as score, top1_agreement_se as score_se, null as n_tasks
-from paper_variants
-where top1_agreement is not null"""
 SCORE_TITLES = {
     "non_generative": "mean score, answered by choosing",
     "generative": "mean score, answered by writing",

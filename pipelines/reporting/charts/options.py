@@ -11,14 +11,6 @@ CAPTION = (
     "options together have in the whole vocabulary. The choice can stay the same although the rest of the "
     "distribution changes. The first six questions by name."
 )
-QUERY = """\
-select model, recipe, prompt_id, temperature, option_index, option, is_gold,
-       p_options_dense, p_options_pruned, p_full_dense, p_full_pruned, rank_dense, rank_pruned
-from option_shift
-semi join reference_temperature using (model, recipe, temperature)
-where recipe <> 'dense'
-qualify dense_rank() over (partition by model order by prompt_id) <= 6
-order by model, prompt_id, recipe, option_index"""
 
 SIDES = ["dense", "pruned"]
 _STEP = alt.Step(20)

@@ -12,16 +12,6 @@ CAPTION = (
     "one more variant at the same point). Masked weights count as removed; quantization removes nothing and is left "
     f"out. {method_encoding.SCORE_CAPTION}"
 )
-QUERY = f"""\
-with scores as (
-    {method_encoding.SCORES}
-)
-select model, recipe, method, parameters_removed_share, measure, score, score_se, n_tasks
-from scores
-inner join variant_summary using (model, recipe)
-where parameters_removed_share > 0 or recipe = 'dense'
-qualify max(parameters_removed_share) over (partition by model) > 0
-order by model, measure, parameters_removed_share, score desc, recipe"""  # noqa: S608 - a constant
 
 # Labels closer than both shares of the panel's width and height would overlap.
 _MIN_DISTANCE = (0.3, 0.07)

@@ -17,29 +17,6 @@ CAPTION = (
     "shares of prompts and questions, Student's t over prompts for the rest. Points without a rule are beyond the "
     "largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly 0."
 )
-QUERY = """\
-with answers as materialized (
-    select *
-    from q27_pruning_against_quantization
-    where kl_nats > 0
-),
-damage as materialized (
-    select model, recipe, method, measure, kl_teacher_forced_mean_nats as kl_nats, amount, amount_low, amount_high
-    from variant_damage
-    inner join variant_summary using (model, recipe)
-)
-select answers.model, answers.recipe, method, quantization, answers.measure, answers.kl_nats, value_pruned,
-       value_quantized, recipe_below, recipe_above, difference, difference_low, difference_high,
-       amount_low as low, amount_high as high
-from answers
-inner join damage using (model, recipe, measure)
-union all
-select model, recipe, method, method, measure, kl_nats, null, amount, recipe, recipe, null, null, null, amount_low,
-       amount_high
-from damage
-semi join (select model, quantization as method, measure from answers) as asked using (model, method, measure)
-where kl_nats > 0
-order by model, quantization, measure, kl_nats, recipe"""
 
 MEASURES = {
     "top1_change": "steps with another top token",

@@ -12,6 +12,7 @@ import polars as pl
 from altair.utils.schemapi import debug_mode
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.reporting.charts import (
     amplification,
     calibration,
@@ -157,7 +158,9 @@ def _figure(
         count = f"at most {page_size}" if page_size else "all"
         limit = f"{MAX_BYTES / 1e6:g} MB"
         caption += f" A page holds {count} {_PAGED[page_by]}, or as many as stay below {limit}."
-    return Figure(name, module.TITLE, caption, module.QUERY, module.draw, per, page_by, page_size)
+    return Figure(
+        name, module.TITLE, caption, read_sql("figures", name).statement, module.draw, per, page_by, page_size
+    )
 
 
 FIGURES: dict[str, Figure] = {

@@ -12,24 +12,6 @@ CAPTION = (
     "90th percentile, and the small tick is the first token. Variants are sorted by their shift in p; values below "
     "1e-6 lie on the edge. The first four prompts by name."
 )
-QUERY = """\
-select model, recipe, prompt_id, temperature,
-       median(one_minus_cos_h) as h_median,
-       quantile_cont(one_minus_cos_h, 0.1) as h_p10, quantile_cont(one_minus_cos_h, 0.9) as h_p90,
-       median(one_minus_cos_z) as z_median,
-       quantile_cont(one_minus_cos_z, 0.1) as z_p10, quantile_cont(one_minus_cos_z, 0.9) as z_p90,
-       median(one_minus_cos_p) as p_median,
-       quantile_cont(one_minus_cos_p, 0.1) as p_p10, quantile_cont(one_minus_cos_p, 0.9) as p_p90,
-       any_value(one_minus_cos_h) filter (where step = 0) as h_first,
-       any_value(one_minus_cos_z) filter (where step = 0) as z_first,
-       any_value(one_minus_cos_p) filter (where step = 0) as p_first,
-       count(*) as tokens
-from decoding_curve
-semi join reference_temperature using (model, recipe, temperature)
-where recipe <> 'dense' and trajectory = 'teacher_forced'
-group by model, recipe, prompt_id, temperature
-qualify dense_rank() over (partition by model order by prompt_id) <= 4
-order by model, prompt_id, p_median, recipe"""
 
 FLOOR = 1e-6
 

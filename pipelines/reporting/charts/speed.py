@@ -12,26 +12,6 @@ CAPTION = (
     "against itself is from 1: a speedup within it is noise. Masked and quantized weights are multiplied as dense ones "
     f"here and save no time. {method_encoding.SCORE_CAPTION}"
 )
-QUERY = f"""\
-with scores as (
-    {method_encoding.SCORES}
-),
-timed as (
-    select *
-    from speed_summary
-    qualify dense_rank() over (partition by model order by batch, length desc, new_tokens desc) = 1
-       and max(cast(recipe <> 'dense' as integer)) over (partition by model) = 1
-)
-select model, recipe, method, batch, length, new_tokens, machine, equal_sides, measure, score, score_se, n_tasks,
-       work, speedup
-from (
-    select *, unnest(['prefill', 'decode']) as work, unnest([prefill_speedup, decode_speedup]) as speedup
-    from timed
-) as timed
-inner join scores using (model, recipe)
-inner join variant_summary using (model, recipe)
-where speedup is not null
-order by model, work desc, measure, recipe"""  # noqa: S608 - a constant
 
 WORK = {"prefill": "reading a prompt", "decode": "writing"}
 # Two lines, so that the title fits below a panel of half a column.

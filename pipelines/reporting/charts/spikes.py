@@ -13,47 +13,6 @@ CAPTION = (
     "spikes. Below, the ROC curves of the attention and the MLP sublayer with the largest area; selected as the best, "
     "they look better than they are. A curve is drawn through at most about 60 of its thresholds."
 )
-QUERY = """\
-with answers as (
-    select model, recipe, lens, layer, sublayer, n_prompts, n_spikes, auc, auc_low, auc_high,
-           row_number() over (partition by model, recipe, lens, sublayer order by auc desc, layer) = 1 as is_best
-    from q01_spike_predictors
-    where auc is not null
-),
-outputs as (
-    select model, recipe, prompt_id, position, temperature,
-           kl_dense_pruned_nats > quantile_cont(kl_dense_pruned_nats, 0.9) over (partition by model, recipe) as is_spike
-    from decoding_at_reference
-    where trajectory = 'teacher_forced' and recipe <> 'dense'
-),
--- One row per threshold: `passed` counts ties together.
-thresholds as (
-    select model, recipe, lens, layer, sublayer, var_p_dz,
-           count_if(is_spike) over above / count_if(is_spike) over everything as true_positive_rate,
-           count_if(not is_spike) over above / count_if(not is_spike) over everything as false_positive_rate,
-           count(*) over above as passed,
-           count(*) over everything as n
-    from stg_layer_transitions
-    inner join outputs using (model, recipe, prompt_id, position, temperature)
-    semi join (select * from answers where is_best) as best using (model, recipe, lens, layer, sublayer)
-    where scope = 'local' and is_changed
-    window everything as (partition by model, recipe, lens, layer, sublayer),
-           above as (partition by model, recipe, lens, layer, sublayer order by var_p_dz desc)
-),
-curves as (
-    select distinct model, recipe, lens, layer, sublayer, true_positive_rate, false_positive_rate
-    from thresholds
-    qualify passed = n or 60 * passed // n > 60 * lag(passed, 1, 0) over (
-        partition by model, recipe, lens, layer, sublayer order by passed
-    ) // n
-)
-select model, recipe, lens, layer, sublayer, n_prompts, n_spikes, auc, auc_low, auc_high, is_best,
-       null as true_positive_rate, null as false_positive_rate
-from answers
-union all
-select model, recipe, lens, layer, sublayer, null, null, null, null, null, true, true_positive_rate, false_positive_rate
-from curves
-order by model, lens desc, recipe, sublayer, layer, false_positive_rate nulls first, true_positive_rate"""
 
 _TITLES = list(theme.SUBLAYER_TITLES.values())
 _LEGEND = alt.Legend(symbolOpacity=1, symbolSize=70)

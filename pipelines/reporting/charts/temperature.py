@@ -12,19 +12,6 @@ CAPTION = (
     "the means, which a few large values raise. A higher T flattens both distributions, so that every divergence "
     "tends to 0. h and z do not depend on T. A study with one temperature shows its variants below each other."
 )
-QUERY = """\
-select model, recipe, trajectory, temperature,
-       median(one_minus_cos_p) as one_minus_cos_p_median,
-       quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
-       quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
-       median(kl_dense_pruned_nats) as kl_median,
-       quantile_cont(kl_dense_pruned_nats, 0.1) as kl_p10,
-       quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
-       count(*) as tokens
-from decoding_curve
-where recipe <> 'dense'
-group by model, recipe, trajectory, temperature
-order by model, recipe, trajectory desc, temperature"""
 
 QUANTITIES = {name: generation.QUANTITIES[name] for name in ("one_minus_cos_p", "kl")}
 _TOOLTIP = theme.tooltip(

@@ -14,14 +14,6 @@ CAPTION = (
     "step, bold tokens differ from the dense token, and the outline marks the first that does. ␣ is a space, ↵ a line "
     "break. The first 64 tokens of the first four prompts by name."
 )
-QUERY = """\
-select model, recipe, prompt_id, step,
-       left(token_text_dense, 60) as token_text_dense, left(token_text_pruned, 60) as token_text_pruned,
-       is_same_token, kl_free_running_nats, kl_teacher_forced_nats, first_flip_step
-from token_trace
-where recipe <> 'dense' and step < 64
-qualify dense_rank() over (partition by model order by prompt_id) <= 4
-order by model, prompt_id, recipe, step"""
 
 CELLS = 12  # per line, so that a line fits a page beside the row names
 BOUNDS = [0.01, 0.1, 1, 5, 20]

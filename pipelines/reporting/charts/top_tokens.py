@@ -13,27 +13,6 @@ CAPTION = (
     "the variant alone would write another token, or step 0 where it never does. ␣ is a space, ↵ a line break. The "
     "first four prompts by name."
 )
-QUERY = """\
-select tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,
-       left(any_value(tokens.token_text), 60) as token_text,
-       any_value(tokens.probability_dense) as probability_dense,
-       any_value(tokens.probability_pruned) as probability_pruned,
-       min(tokens.rank) filter (where tokens.side = 'dense') as rank_dense,
-       min(tokens.rank) filter (where tokens.side = 'pruned') as rank_pruned
-from stg_top_tokens as tokens
-inner join stg_generations as generations
-    on tokens.model = generations.model
-        and tokens.recipe = generations.recipe
-        and tokens.prompt_id = generations.prompt_id
-anti join noise_variants as noise on tokens.model = noise.model and tokens.recipe = noise.recipe
-where tokens.recipe <> 'dense'
-    and tokens.trajectory = 'teacher_forced'
-    and tokens.rank <= 6
-    and tokens.step = coalesce(generations.first_flip_step, 0)
-group by tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id
-qualify dense_rank() over (partition by tokens.model order by tokens.prompt_id) <= 4
-order by tokens.model, tokens.prompt_id, tokens.recipe, probability_dense desc, probability_pruned desc,
-         tokens.token_id"""
 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
 COLUMNS = 3

@@ -1,4 +1,4 @@
-"""Findings of a study as sentences, one per row of `finding_queries`; each says where the paper's claim fails."""
+"""Findings of a study as sentences, one per row of `FINDINGS`; each says where the paper's claim fails."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label
-from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
+from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from prunescope.pipelines.reporting.published import fact
 
 _Row = Mapping[str, Any]

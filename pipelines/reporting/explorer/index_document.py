@@ -19,10 +19,9 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     Sparkline,
     VariantEntry,
 )
-from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
 from prunescope.pipelines.reporting.explorer.findings import findings
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
-from prunescope.pipelines.reporting.explorer.query import VARIANT
+from prunescope.pipelines.reporting.explorer.queries import FINDINGS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
 

@@ -8,8 +8,7 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.explorer.document_types import TextOutcome
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query import narrowed
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 
 Ask = Callable[[str], pl.DataFrame]
 DIGITS = 4

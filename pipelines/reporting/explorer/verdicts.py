@@ -1,6 +1,6 @@
 """Answers to the main questions: which variants are safe, where the first collapse is, which layers cause the damage.
 
-Their numbers come from `finding_queries`.
+Their numbers come from the statements `answers/…`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ from pathlib import Path
 from prunescope.warehouse import tables
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.data_dictionary import DICTIONARY, dictionary
-from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[3]
@@ -53,6 +53,14 @@ def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
         assert {"- Grain:", "- Key:", "- Inputs:"} <= {line[: line.find(":") + 1] for line in part.splitlines()}
 
 
+def test_the_statements_of_figures_and_of_the_explorer_stand_there_with_their_inputs() -> None:
+    figures, explorer = TEXT.split("\n## Figures\n")[1].split("\n## Explorer\n")
+    for folder, part in (("figures", figures), ("explorer", explorer)):
+        names = {path.relative_to(SQL / folder).with_suffix("").as_posix() for path in (SQL / folder).rglob("*.sql")}
+        assert set(re.findall(r"^\| `([a-z0-9_/]+)` \|", part, re.MULTILINE)) == names
+    assert "in the dense context. | `layer_summary`, `reference_temperature` |" in figures
+
+
 def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
     one_minus_cos = "| `one_minus_cos_h` | FLOAT | 1 - cosine | Cosine defect between dense and pruned head input, "
     formula = "computed without cancellation. | `1 − cos(h, h+Δh)` | 2603.24652 Theorem 1 | 0 to 2 |"
@@ -65,7 +73,7 @@ def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
 
 def test_every_row_of_every_table_has_as_many_cells_as_its_head() -> None:
     cells = [len(re.split(r"(?<!\\)\|", line)) for line in TEXT.splitlines() if line.startswith("|")]
-    assert set(cells) == {8, 9}
+    assert set(cells) == {5, 8, 9}
 
 
 def test_links_lead_to_headings() -> None:

@@ -387,7 +387,7 @@ def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
     for name, frame in frames.items():
         connection.register(name, frame)
     # Made of the others, as it is in a warehouse.
-    for name in ("task_group_scores", "scores_without_noise", "score_means"):
+    for name in ("task_group_scores", "scores_without_noise", "score_means", "variant_scores"):
         connection.execute(f"create temp view {name} as {view_sql()[name].sql}")
     return connection
 

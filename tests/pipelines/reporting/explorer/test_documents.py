@@ -19,8 +19,7 @@ from prunescope.pipelines.reporting.explorer.findings import number as spelled
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import embedded, render
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query import narrowed
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents
 from prunescope.warehouse.catalogue.database import LAYERS, SQL

@@ -8,8 +8,8 @@ import itertools
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.explorer.finding_queries import FINDINGS
 from prunescope.pipelines.reporting.explorer.findings import ReportFinding, findings, number
+from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from tests.pipelines.reporting.charts import frames
 
 

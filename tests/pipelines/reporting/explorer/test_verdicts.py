@@ -6,6 +6,7 @@ import pytest
 
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason
+from prunescope.warehouse.catalogue.database import view_sql
 
 VERDICT = {
     "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
@@ -35,11 +36,13 @@ SCHEMAS = {
 def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
     """Return the answers by topic, from SQL over the given rows."""
     with duckdb.connect() as connection:
-        judged = [VERDICT | row for row in verdicts]
+        views = view_sql()
+        judged = [dict.fromkeys(views["variant_verdict"].columns) | VERDICT | row for row in verdicts]
         connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
+        connection.execute(f"create view looping_texts as {views['looping_texts'].sql}")
         found = answers(QueryCache(lambda query: connection.sql(query).pl(), is_whole=True), "m")
     return {ABOUT[answer["question"]]: answer for answer in found}
 

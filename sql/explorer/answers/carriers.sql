@@ -1,0 +1,34 @@
+-- The three sublayers with the largest KL of the mildest variant that loops, or of the mildest if none does.
+-- grain: one row per model × sublayer, three per model.
+-- inputs: looping_texts, variant_verdict, layer_kl_share
+with
+
+chosen as (
+    select
+        verdicts.model,
+        first(
+            verdicts.recipe
+            order by
+                looping_texts.collapse_step is null,
+                verdicts.kl_step0_nats,
+                looping_texts.collapse_step,
+                verdicts.recipe
+        ) as recipe
+    from variant_verdict as verdicts
+    left join looping_texts
+        on verdicts.model = looping_texts.model and verdicts.recipe = looping_texts.recipe
+    group by verdicts.model
+)
+
+select
+    layer_kl_share.model,
+    layer_kl_share.recipe,
+    layer_kl_share.layer,
+    layer_kl_share.sublayer,
+    layer_kl_share.share_of_kl,
+    layer_kl_share.place_in_order
+from layer_kl_share
+inner join chosen
+    on layer_kl_share.model = chosen.model and layer_kl_share.recipe = chosen.recipe
+where layer_kl_share.share_of_kl > 0 and layer_kl_share.place_in_order <= 3
+order by layer_kl_share.model, layer_kl_share.place_in_order

@@ -1,0 +1,17 @@
+-- Variants that answer as many prompts correctly as the dense model.
+-- grain: one row per model.
+-- inputs: variant_summary
+select
+    dense.model,
+    dense.prompts_graded as graded,
+    dense.prompts_correct as correct_dense,
+    count(*) as variants,
+    list(pruned.recipe order by pruned.recipe) filter (where pruned.prompts_correct >= dense.prompts_correct)
+        as recipes_as_good
+from variant_summary as dense
+-- A variant that is pruned but not measured yet has answered no prompt.
+inner join variant_summary as pruned
+    on dense.model = pruned.model and pruned.recipe <> 'dense' and pruned.prompts > 0
+where dense.recipe = 'dense' and dense.prompts_graded > 0
+group by dense.model, dense.prompts_graded, dense.prompts_correct
+order by dense.model

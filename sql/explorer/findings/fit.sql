@@ -1,0 +1,62 @@
+-- Estimates against measurements behind one changed sublayer, and their correlation.
+-- grain: one row per model × theorem.
+-- inputs: estimate_points
+with
+
+points as (
+    select
+        model,
+        recipe,
+        scope,
+        theorem,
+        estimate,
+        truth
+    from estimate_points
+    where
+        estimate > 0 and truth > 0 and scope in ('local', 'propagated')
+        and lens = (select preferred_lens(every_lens.lens) from estimate_points as every_lens)
+),
+
+by_variant as (
+    select
+        model,
+        theorem,
+        scope,
+        recipe,
+        corr(ln(estimate), ln(truth)) as log_correlation
+    from points
+    group by model, theorem, scope, recipe
+),
+
+correlations as (
+    select
+        model,
+        theorem,
+        median(log_correlation) filter (where scope = 'local') as log_correlation,
+        min(log_correlation) filter (where scope = 'local') as log_correlation_min,
+        max(log_correlation) filter (where scope = 'local') as log_correlation_max,
+        median(log_correlation) filter (where scope = 'propagated') as log_correlation_propagated
+    from by_variant
+    where isfinite(log_correlation)
+    group by model, theorem
+)
+
+select
+    points.model,
+    points.theorem,
+    count(*) as points,
+    median(points.estimate / points.truth) as ratio_median,
+    quantile_cont(points.estimate / points.truth, 0.1) as ratio_p10,
+    quantile_cont(points.estimate / points.truth, 0.9) as ratio_p90,
+    count(*) filter (where points.truth > 0.05) as large_points,
+    median(points.estimate / points.truth) filter (where points.truth > 0.05) as large_ratio_median,
+    any_value(correlations.log_correlation) as log_correlation,
+    any_value(correlations.log_correlation_min) as log_correlation_min,
+    any_value(correlations.log_correlation_max) as log_correlation_max,
+    any_value(correlations.log_correlation_propagated) as log_correlation_propagated
+from points
+left join correlations
+    on points.model = correlations.model and points.theorem = correlations.theorem
+where points.scope = 'local'
+group by points.model, points.theorem
+order by points.model, points.theorem

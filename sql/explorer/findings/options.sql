@@ -1,0 +1,39 @@
+-- Choices among the options before and after pruning.
+-- grain: one row per model.
+-- inputs: option_shift, reference_temperature
+with
+
+ranking as (
+    select
+        option_shift.model,
+        option_shift.recipe,
+        option_shift.prompt_id,
+        string_agg(
+            option_shift.option_index, ',' order by option_shift.p_options_dense desc, option_shift.option_index asc
+        ) as dense,
+        string_agg(
+            option_shift.option_index, ',' order by option_shift.p_options_pruned desc, option_shift.option_index asc
+        ) as pruned,
+        sum(option_shift.p_full_dense) as mass_dense,
+        sum(option_shift.p_full_pruned) as mass_pruned
+    from option_shift
+    semi join reference_temperature
+        on
+            option_shift.model = reference_temperature.model
+            and option_shift.recipe = reference_temperature.recipe
+            and option_shift.temperature = reference_temperature.temperature
+    where option_shift.recipe <> 'dense'
+    group by option_shift.model, option_shift.recipe, option_shift.prompt_id
+)
+
+select
+    model,
+    count(*) as choices,
+    count(*) filter (where split_part(dense, ',', 1) = split_part(pruned, ',', 1)) as argmax_kept,
+    count(*) filter (where split_part(dense, ',', 1) <> split_part(pruned, ',', 1)) as argmax_changed,
+    count(*) filter (where dense = pruned) as ranking_kept,
+    median(mass_dense) as mass_dense_median,
+    median(mass_pruned) as mass_pruned_median
+from ranking
+group by model
+order by model

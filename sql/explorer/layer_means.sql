@@ -1,0 +1,27 @@
+-- Shift of h, z and p behind every sublayer, over prompts and positions.
+-- grain: one row per pruned variant × scope × layer × sublayer.
+-- inputs: layer_summary, reference_temperature, stg_layer_transitions
+select
+    layer_summary.model,
+    layer_summary.recipe,
+    layer_summary.scope,
+    layer_summary.layer,
+    layer_summary.sublayer,
+    layer_summary.is_changed,
+    layer_summary.positions,
+    layer_summary.one_minus_cos_h_mean,
+    layer_summary.one_minus_cos_z_mean,
+    layer_summary.one_minus_cos_p_mean,
+    layer_summary.kl_mean_nats,
+    layer_summary.kl_median_nats,
+    layer_summary.kl_noise_p95_nats
+from layer_summary
+semi join reference_temperature
+    on
+        layer_summary.model = reference_temperature.model
+        and layer_summary.recipe = reference_temperature.recipe
+        and layer_summary.temperature = reference_temperature.temperature
+where
+    layer_summary.recipe <> 'dense'
+    and layer_summary.lens = (select preferred_lens(transitions.lens) from stg_layer_transitions as transitions)
+order by layer_summary.model, layer_summary.recipe, layer_summary.scope, layer_summary.layer, layer_summary.sublayer

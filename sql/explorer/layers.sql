@@ -1,0 +1,35 @@
+-- Shift of h, z and p behind every sublayer, step by step.
+-- grain: one row per pruned variant × prompt × scope × layer × sublayer × step.
+-- inputs: stg_layer_transitions, reference_temperature
+select
+    transitions.model,
+    transitions.recipe,
+    transitions.prompt_id,
+    transitions.scope,
+    transitions.layer,
+    transitions.sublayer,
+    transitions.step,
+    transitions.is_changed,
+    transitions.one_minus_cos_h,
+    transitions.one_minus_cos_z,
+    transitions.one_minus_cos_p,
+    transitions.kl_dense_pruned_nats,
+    transitions.is_top1_same
+from stg_layer_transitions as transitions
+semi join reference_temperature
+    on
+        transitions.model = reference_temperature.model
+        and transitions.recipe = reference_temperature.recipe
+        and transitions.temperature = reference_temperature.temperature
+where
+    transitions.recipe <> 'dense'
+    and transitions.step is not null
+    and transitions.lens = (select preferred_lens(every_lens.lens) from stg_layer_transitions as every_lens)
+order by
+    transitions.model,
+    transitions.recipe,
+    transitions.prompt_id,
+    transitions.scope,
+    transitions.layer,
+    transitions.sublayer,
+    transitions.step

@@ -1,0 +1,13 @@
+-- Prompts, and the length of the dense model's text.
+-- grain: one row per model × prompt.
+-- inputs: stg_generations
+select
+    model,
+    prompt_id,
+    any_value(kind) as kind,
+    any_value(prompt_text) as prompt_text,
+    any_value(gold) as gold,
+    max(len(token_ids)) filter (where recipe = 'dense') as steps
+from stg_generations
+group by model, prompt_id
+order by model, prompt_id

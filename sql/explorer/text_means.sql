@@ -1,0 +1,13 @@
+-- Mean KL of every text, on the dense model's tokens and on the variant's own.
+-- grain: one row per pruned variant × prompt.
+-- inputs: decoding_at_reference
+select
+    model,
+    recipe,
+    prompt_id,
+    avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_forced_mean_nats,
+    avg(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_mean_nats
+from decoding_at_reference
+where recipe <> 'dense'
+group by model, recipe, prompt_id
+order by model, recipe, prompt_id

@@ -1,0 +1,57 @@
+-- Pairs of variants whose recipes differ in calibration tokens or seed: difference of KL, and overlap of the masks.
+-- grain: one row per model × recipe × other recipe.
+-- inputs: mask_overlap, q28_sensitivity_to_calibration
+-- how to read: the interval of the overlap comes from sampling the masks: in each matrix |A ∪ B| = (|A| + |B|)/(1 + j),
+--   by which its sampling error is weighted.
+with
+
+matrices as (
+    select
+        model,
+        recipe,
+        other_recipe,
+        coalesce(jaccard_removed_se, 0) as se,
+        weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed
+    from mask_overlap
+),
+
+sampled as (
+    select
+        model,
+        recipe,
+        other_recipe,
+        1.96 * sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as margin
+    from matrices
+    group by model, recipe, other_recipe
+)
+
+select
+    pairs.model,
+    pairs.recipe,
+    pairs.other_recipe,
+    pairs.method,
+    pairs.differs_in,
+    pairs.n_prompts,
+    pairs.kl_nats,
+    pairs.other_kl_nats,
+    pairs.kl_difference_nats,
+    pairs.kl_difference_low_nats,
+    pairs.kl_difference_high_nats,
+    pairs.jaccard_removed,
+    pairs.expected_jaccard_removed,
+    within_0_and_1(pairs.jaccard_removed - sampled.margin) as jaccard_low,
+    within_0_and_1(pairs.jaccard_removed + sampled.margin) as jaccard_high
+from q28_sensitivity_to_calibration as pairs
+left join sampled
+    on
+        pairs.model = sampled.model
+        and pairs.recipe = sampled.recipe
+        and pairs.other_recipe = sampled.other_recipe
+where
+    pairs.kl_difference_nats is not null
+    or pairs.jaccard_removed is not null
+order by
+    pairs.model,
+    pairs.method,
+    pairs.recipe,
+    pairs.other_recipe

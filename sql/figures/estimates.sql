@@ -1,0 +1,133 @@
+-- Sampled points of estimate against truth for the three theorems, and the bias by decile of the truth.
+-- grain: one row per sampled point, and one per model × scope × lens × theorem × decile.
+-- inputs: reference_temperature, estimate_points, q05_bias_by_deviation
+-- how to read: the sample of a theorem is the 500 points with the smallest MD5 of their key, the same in every run.
+--   Columns of the other kind of row are NULL.
+with
+
+temperatures as (
+    select distinct
+        model,
+        temperature
+    from reference_temperature
+),
+
+points as (
+    select
+        estimates.model,
+        estimates.recipe,
+        estimates.prompt_id,
+        estimates.position,
+        estimates.layer,
+        estimates.sublayer,
+        estimates.scope,
+        estimates.lens,
+        estimates.temperature,
+        estimates.theorem,
+        estimates.estimate,
+        estimates.truth
+    from estimate_points as estimates
+    semi join reference_temperature
+        on
+            estimates.model = reference_temperature.model
+            and estimates.recipe = reference_temperature.recipe
+            and estimates.temperature = reference_temperature.temperature
+    where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope <> 'isolated'
+    qualify row_number() over (
+        partition by estimates.model, estimates.lens, estimates.theorem
+        order by
+            md5(
+                concat_ws(
+                    '|',
+                    estimates.recipe,
+                    estimates.prompt_id,
+                    estimates.position,
+                    estimates.layer,
+                    estimates.sublayer,
+                    estimates.scope
+                )
+            ),
+            estimates.recipe,
+            estimates.prompt_id,
+            estimates.position,
+            estimates.layer,
+            estimates.sublayer,
+            estimates.scope
+    ) <= 500
+),
+
+deciles as (
+    select
+        bias.model,
+        bias.scope,
+        bias.lens,
+        bias.temperature,
+        bias.theorem,
+        bias.decile,
+        bias.n,
+        sqrt(bias.truth_min * bias.truth_max) as truth,
+        bias.ratio_median,
+        bias.ratio_p10,
+        bias.ratio_p90
+    from q05_bias_by_deviation as bias
+    semi join temperatures
+        on
+            bias.model = temperatures.model
+            and bias.temperature = temperatures.temperature
+    where bias.scope <> 'isolated'
+)
+
+select
+    model,
+    recipe,
+    prompt_id,
+    position,
+    layer,
+    sublayer,
+    scope,
+    lens,
+    temperature,
+    theorem,
+    estimate,
+    truth,
+    null as decile,
+    null as n,
+    null as ratio_median,
+    null as ratio_p10,
+    null as ratio_p90
+from points
+
+union all
+
+select
+    model,
+    null as recipe,
+    null as prompt_id,
+    null as position,
+    null as layer,
+    null as sublayer,
+    scope,
+    lens,
+    temperature,
+    theorem,
+    null as estimate,
+    truth,
+    decile,
+    n,
+    ratio_median,
+    ratio_p10,
+    ratio_p90
+from deciles
+order by
+    model asc,
+    lens desc,
+    theorem asc,
+    decile asc,
+    scope asc,
+    truth asc,
+    estimate asc,
+    recipe asc,
+    prompt_id asc,
+    position asc,
+    layer asc,
+    sublayer asc

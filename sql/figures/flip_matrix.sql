@@ -1,0 +1,43 @@
+-- Right answers that one variant has and another lacks, of at most 50 variants and the dense model.
+-- grain: one row per model × metric × recipe × other recipe.
+-- inputs: pairwise_flips
+-- how to read: the variants with the most right answers are chosen; the tests are over all.
+with
+
+shown as (
+    select
+        model,
+        metric,
+        recipe
+    from pairwise_flips
+    group by model, metric, recipe
+    qualify
+        recipe = 'dense'
+        or row_number() over (partition by model, metric order by avg(n_right / n_samples) desc, recipe) <= 50
+)
+
+select
+    pairwise_flips.model,
+    pairwise_flips.metric,
+    pairwise_flips.recipe,
+    pairwise_flips.other_recipe,
+    pairwise_flips.n_tasks,
+    pairwise_flips.n_samples,
+    pairwise_flips.n_right / pairwise_flips.n_samples as right_share,
+    pairwise_flips.other_n_right / pairwise_flips.n_samples as other_right_share,
+    pairwise_flips.lost,
+    pairwise_flips.gained,
+    pairwise_flips.lost_share,
+    pairwise_flips.holm_p,
+    pairwise_flips.n_tests
+from pairwise_flips
+semi join shown
+    on
+        pairwise_flips.model = shown.model
+        and pairwise_flips.metric = shown.metric
+        and pairwise_flips.recipe = shown.recipe
+semi join shown as other_shown
+    on
+        pairwise_flips.model = other_shown.model and pairwise_flips.metric = other_shown.metric
+        and pairwise_flips.other_recipe = other_shown.recipe
+order by pairwise_flips.model, pairwise_flips.metric, pairwise_flips.recipe, pairwise_flips.other_recipe

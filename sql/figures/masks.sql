@@ -1,0 +1,61 @@
+-- Overlap of the masks of every two of at most 50 variants, and that of independent masks of these sizes.
+-- grain: one row per model × recipe × other recipe.
+-- inputs: mask_overlap
+-- how to read: in each matrix |A ∪ B| = (|A| + |B|)/(1 + j); the sums over matrices give one j.
+with
+
+counts as (
+    select
+        model,
+        recipe,
+        other_recipe,
+        weights,
+        removed_share,
+        other_removed_share,
+        weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed,
+        jaccard_removed,
+        jaccard_removed_se,
+        weights * removed_share * other_removed_share as both_expected,
+        weights * (removed_share + other_removed_share - removed_share * other_removed_share) as either_expected
+    from mask_overlap
+),
+
+named as (
+    select
+        model,
+        recipe
+    from mask_overlap
+
+    union
+
+    select
+        model,
+        other_recipe as recipe
+    from mask_overlap
+),
+
+shown as (
+    select
+        model,
+        recipe
+    from named
+    qualify row_number() over (partition by model order by recipe) <= 50
+)
+
+select
+    counts.model,
+    counts.recipe,
+    counts.other_recipe,
+    count(*) as matrices,
+    sum(coalesce(counts.jaccard_removed, 0) * counts.either_removed) / sum(counts.either_removed) as jaccard_removed,
+    sqrt(sum((coalesce(counts.jaccard_removed_se, 0) * counts.either_removed) ** 2))
+    / sum(counts.either_removed) as jaccard_removed_se,
+    sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
+from counts
+semi join shown
+    on counts.model = shown.model and counts.recipe = shown.recipe
+semi join shown as other_shown
+    on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
+group by counts.model, counts.recipe, counts.other_recipe
+having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
+order by counts.model, counts.recipe, counts.other_recipe

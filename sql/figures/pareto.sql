@@ -1,0 +1,23 @@
+-- Scores against the share of parameters removed, of models with a variant that removes parameters.
+-- grain: one row per model × measure × recipe, dense included.
+-- inputs: variant_scores, variant_summary
+select
+    variant_scores.model,
+    variant_scores.recipe,
+    variant_summary.method,
+    variant_summary.parameters_removed_share,
+    variant_scores.measure,
+    variant_scores.score,
+    variant_scores.score_se,
+    variant_scores.n_tasks
+from variant_scores
+inner join variant_summary
+    on variant_scores.model = variant_summary.model and variant_scores.recipe = variant_summary.recipe
+where variant_summary.parameters_removed_share > 0 or variant_scores.recipe = 'dense'
+qualify max(variant_summary.parameters_removed_share) over (partition by variant_scores.model) > 0
+order by
+    variant_scores.model asc,
+    variant_scores.measure asc,
+    variant_summary.parameters_removed_share asc,
+    variant_scores.score desc,
+    variant_scores.recipe asc
