@@ -288,7 +288,7 @@ def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
     """Return the sentences of the summary of a model, each with whether it is a warning."""
     warnings = [] if found.is_whole else ["its weights are not all there; `run` needs them whole, this plan does not"]
     warnings += [
-        f"retrieval {name!r} is not there; `run` needs it, this plan leaves it out" for name in found.missing_data
+        f"retrieval {name!r} has no files; this plan leaves it out, but `run` needs it" for name in found.missing_data
     ]
     warnings += [f"{reason}; `run` refuses it" for reason in found.refused]
     lines = [(line, True) for line in warnings]

@@ -87,7 +87,7 @@ def test_the_same_blocks_swept_row_by_row_and_column_by_column_are_equal(columns
 def test_several_threads_give_the_numbers_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random_weight(64, 96), correlated(128, 96)
     alone = changed(weight, x, "sparsegpt-2of4")
-    monkeypatch.setattr("prunescope.pipelines.pruning.methods.column_update._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("prunescope.pipelines.pruning.methods.column_update._MIN_UPDATES_PER_THREAD", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
