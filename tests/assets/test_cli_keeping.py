@@ -183,7 +183,7 @@ def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask
         for command, wanted in (
             (("run", study.path), "questions, figures and report"),
             (("run", study.path), "everything is current; nothing was computed"),
-            (("verify",), "0 are not"),
+            (("verify",), "0 have changed"),
             (("gc", "--study", study.path, "--yes"), "there is nothing to remove"),
             (("report",), f"{place}/_reports/tiny.html"),
             (("variants",), "attn-drop-1"),

@@ -114,14 +114,14 @@ FAULTS = (
     ),
     fault(
         MASKS,
-        "wins = places[first] >= places[second]",
-        "wins = places[first] > places[second]",
+        "wins = columns[first] >= columns[second]",
+        "wins = columns[first] > columns[second]",
         "pipelines/pruning/test_masks.py",
     ),
     fault(
         SCORES,
-        "given.weight.abs().float() * norms(given, recipe.name), recipe.group",
-        "given.weight.abs().float(), recipe.group",
+        "scores = context.weight.abs().float() * norms(context, recipe.name)\n",
+        "scores = context.weight.abs().float()\n",
         "pipelines/pruning/test_scores.py",
     ),
     fault(SCORES, "for dim in (0, 1):", "for dim in (1,):", "pipelines/pruning/test_scores.py"),
@@ -139,8 +139,8 @@ FAULTS = (
     ),
     fault(
         "pipelines/pruning/sampled_masks.py",
-        ">> (7 - (places & 7))",
-        ">> (places & 7)",
+        ">> (7 - (positions & 7))",
+        ">> (positions & 7)",
         "pipelines/pruning/test_mask_samples.py",
     ),
     # pipelines: metrics and traces
@@ -246,8 +246,8 @@ FAULTS = (
     ),
     fault(
         STORE,
-        'for name, wanted in (("model", model), ("recipe", recipe)):',
-        'for name, wanted in (("model", model),):',
+        'for name, own in (("model", model), ("recipe", recipe)):',
+        'for name, own in (("model", model),):',
         "warehouse/storage/test_store.py",
     ),
     fault(
@@ -265,14 +265,14 @@ FAULTS = (
     ),
     fault(
         "warehouse/schema/migrations.py",
-        "if each.to > version]",
-        "if each.to >= version]",
+        "if migration.to > version]",
+        "if migration.to >= version]",
         "warehouse/schema/test_migrations.py",
     ),
     fault(
         "warehouse/maintenance/garbage_collection.py",
-        "if row is None or made is None or made.fingerprint[:16] != path.stem:",
-        "if row is None or made is None:",
+        "if row is None or provenance is None or provenance.fingerprint[:16] != path.stem:",
+        "if row is None or provenance is None:",
         "warehouse/maintenance/test_gc.py",
     ),
     fault(
@@ -288,7 +288,7 @@ FAULTS = (
         "warehouse/catalogue/test_safe_sql.py",
     ),
     fault(
-        "warehouse/catalogue/connection.py",
+        "warehouse/catalogue/database.py",
         '        "enable_external_access = false",\n',
         "",
         "warehouse/catalogue/test_safe_sql.py",
@@ -340,9 +340,9 @@ FAULTS = (
         "sql/test_noise_and_isolated.py::test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant",
     ),
     fault(
-        "sql/marts/variants/variant_verdict.sql",
-        "when loss_choosing >= 0.5 then",
-        "when loss_choosing > 0.5 then",
+        "sql/macros/verdict.sql",
+        "when choosing > tolerance and choosing >= 0.5 then",
+        "when choosing > tolerance and choosing > 0.5 then",
         "sql/test_variant_verdict.py",
     ),
     fault(

@@ -15,11 +15,11 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 MEASURE = """
 import hashlib, torch
 from prunescope.pipelines.metrics.divergence import divergence
-from prunescope.pipelines.metrics.output_head import Head
+from prunescope.pipelines.metrics.output_head import OutputHead
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 weight, x, dx = (torch.randn(n, 64, generator=draw) for n in (300, 600, 600))
-for name, column in divergence(x / 8, dx / 160, Head(weight), [0.7, 1.0]).items():
+for name, column in divergence(x / 8, dx / 160, OutputHead(weight), [0.7, 1.0]).items():
     print(name, hashlib.sha256(column.tobytes()).hexdigest())
 """
 
