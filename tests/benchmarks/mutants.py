@@ -468,10 +468,9 @@ def _test(tree: Path, tests: list[str], told: Connection) -> None:
     sys.dont_write_bytecode = True
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     os.chdir(tree)
-    sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in {"", str(ROOT)})]
-    for name in [
-        name for name in sys.modules if name.partition(".")[0] in {"tests", "pipelines", "warehouse", "assets"}
-    ]:
+    ours = {"", str(ROOT), str(ROOT / ".src")}
+    sys.path[:] = [str(tree / ".src"), str(tree), *(entry for entry in sys.path if entry not in ours)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"tests", "prunescope"}]:
         del sys.modules[name]
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
@@ -533,9 +532,9 @@ def copied(folder: Path) -> Path:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tree = folder / "tree"
     for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).exists():  # a link of `.src` stays a link, into the copy
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name)
+            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     by_contents = py_compile.PycInvalidationMode.CHECKED_HASH
     for room in ("assets", "pipelines", "warehouse", "tests"):
         compileall.compile_dir(tree / room, quiet=2, invalidation_mode=by_contents)
