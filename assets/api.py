@@ -4,7 +4,6 @@ Examples stand in `assets/README.md`, where a test runs them. Heavy modules are 
 every module of the package runs this file first.
 """
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -162,4 +161,6 @@ def run(
 
 
 def _root(root: "Place | str | None") -> "Path | Place | str":
-    return root if root is not None else os.environ.get("PRUNESCOPE_WAREHOUSE") or "warehouse/data"
+    from prunescope.assets import settings
+
+    return settings.warehouse_root() if root is None else root

@@ -1,6 +1,6 @@
 """Five of the questions with their charts, as a marimo notebook: `marimo edit sql/notebook.py`.
 
-It only asks: what a question computes stands in its SQL file, how a chart looks in `prunescope.pipelines.reporting.charts`.
+The SQL file of a question defines its answer; `prunescope.pipelines.reporting.charts` draws the charts.
 """
 
 import marimo
@@ -130,7 +130,7 @@ def _(mo, pl, spikes):
     _sure = spikes.filter(pl.col("auc_low") > 0.5).height
     mo.md(
         f"""
-        **Answer.** The sublayers that foretell spikes best: {"; ".join(_told) or "none can be told yet"}. With 95 %
+        **Answer.** The sublayers that predict spikes best: {"; ".join(_told) or "the data do not show any"}. With 95 %
         confidence {_sure} of {spikes.height} do better than chance; where `auc_low` is NULL there are too few prompts
         to say, and more prompts in the study are the remedy.
         """

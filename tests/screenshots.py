@@ -47,7 +47,9 @@ def interface(warehouse: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "PRUNESCOPE_WATCH_SECONDS": "10"})
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT / ".src"), "PRUNESCOPE_WATCH_SECONDS": "10"}
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE

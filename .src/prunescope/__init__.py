@@ -7,10 +7,10 @@ its root, to which links lead here, so that neither a wheel nor an editable inst
 
 from pathlib import Path
 
-_HERE = Path(__file__).parent
-if (_HERE / "pipelines").is_symlink():
-    # Modules of a checkout get the paths that its editor knows, not those of the links.
-    __path__.insert(0, str(_HERE.resolve().parents[1]))
+_ROOT = Path(__file__).resolve().parents[2]
+if (_ROOT / "assets" / "api.py").exists():
+    # Modules of a checkout get the paths that an editor knows, not those of the links.
+    __path__.insert(0, str(_ROOT))
 
 from prunescope.assets.api import arrow, dataset, figure, open, run, scan  # noqa: A004, E402 - read as `ps.open`
 

@@ -13,8 +13,8 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Warehouse, root, variant_names
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.pipelines.core import calibration_defaults
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.recipes import calibration_defaults
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.core.quoting import literal
 

@@ -59,7 +59,6 @@ _IN_PROGRESS = [
     DagsterRunStatus.CANCELING,
 ]
 UNFINISHED = [DagsterRunStatus.QUEUED, *_IN_PROGRESS]
-# The command line draws progress bars on its own standard error, which Dagster must not redirect.
 # A process of the command line draws bars on its own standard error, which Dagster must not redirect.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}

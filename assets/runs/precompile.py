@@ -43,7 +43,7 @@ def _is_missing() -> bool:
 
 
 def main() -> None:
-    """Import what a run comes to later and run every kernel of the measure once; what they compile stays."""
+    """Import the modules and run the kernels that a run needs later, so that their compiled code is cached."""
     from prunescope.assets.execution.signals import end_with_parent
     from prunescope.pipelines.metrics.logit_blocks import run_kernels
     from prunescope.pipelines.models import load  # noqa: F401

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # needs torch, which `assets.runs.estimate` imports late
     from prunescope.pipelines.planning.machine_speed import Machine
 
-Phase = Literal["always", "calibrated", "worn", "measured"]
+Phase = Literal["always", "calibrated", "applied", "measured"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MemoryItem:
     Attributes:
         item: their content.
         bytes: how many.
-        phase: `always`, during calibration (`calibrated`), while a variant is applied to the model (`worn`), or while
+        phase: `always`, in calibration (`calibrated`), while a variant is applied to the model (`applied`), or while
             its traces are measured (`measured`).
     """
 

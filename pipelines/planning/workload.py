@@ -330,7 +330,7 @@ class Workload:
                 "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
                 "Gram matrices of a layer": gram,
             },
-            "worn": {
+            "applied": {
                 "masks, a bit a weight": masks,
                 "pruned weights": pruned if recipe.changes_matrices else 0,
                 "weights in reverse order": self.layers_bytes if reverses else 0,
@@ -357,9 +357,9 @@ class Workload:
         embedded = [size.texts * self.shape.width for size in self.retrieval]
         return [
             MemoryItem("embeddings of the dense model", sum(embedded) * _FLOAT_BYTES),
-            MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "worn"),
+            MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "applied"),
             MemoryItem(
-                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "worn"
+                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "applied"
             ),
         ]
 

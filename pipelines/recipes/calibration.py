@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from prunescope.pipelines.core import calibration_defaults
 from prunescope.pipelines.core.frozen_model import SOURCE, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
-from prunescope.pipelines.recipes import calibration_defaults
 
 
 class CalibrationSpec(FrozenModel):

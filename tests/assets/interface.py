@@ -144,7 +144,7 @@ def free_port() -> int:
 def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.Popen[bytes]]]:
     """`prunescope ui` with this process's environment, as soon as it answers; it ends at the end."""
     command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         interface = Interface(port)

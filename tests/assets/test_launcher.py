@@ -47,7 +47,7 @@ def test_a_child_whose_parent_was_killed_before_it_looked_ends_too(tmp_path):
     reader, writer = os.pipe()
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
     parent = subprocess.Popen([sys.executable, script, str(writer)], pass_fds=[writer], env=environment)
     os.close(writer)
     assert parent.wait(60) == -signal.SIGKILL

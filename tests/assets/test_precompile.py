@@ -55,6 +55,11 @@ def test_it_works_from_a_folder_with_modules_of_the_same_names(tmp_path: Path) -
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
     command = [sys.executable, "-P", "-m", "prunescope.assets.runs.precompile"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / ".src")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

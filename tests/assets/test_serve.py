@@ -410,7 +410,7 @@ def test_a_study_that_computes_while_it_is_served_is_there_without_a_restart(war
 
 def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: Path) -> None:
     command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

@@ -78,7 +78,7 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
     """The command line as a user starts it."""
     command = [*COMMAND, *map(str, arguments)]
     inherited = {key: value for key, value in os.environ.items() if key not in {"DAGSTER_HOME", "PRUNESCOPE_WAREHOUSE"}}
-    whole = inherited | {"PYTHONPATH": str(ROOT)} | environment
+    whole = inherited | {"PYTHONPATH": str(ROOT / ".src")} | environment
     return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, check=False)
 
 

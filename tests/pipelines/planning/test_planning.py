@@ -180,7 +180,7 @@ def test_what_is_timed_runs_two_and_its_repeats_on_both_sides_and_holds_its_cach
     costs = work.speed_variant(recipe)
     assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
     assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
-    held = {each.item: each.bytes for each in work.memory(recipe, group, 0) if each.phase == "worn"}
+    held = {each.item: each.bytes for each in work.memory(recipe, group, 0) if each.phase == "applied"}
     assert held["key-value cache"] == 4 * (30 + 10) * 8 * 2 * 4
     assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
     assert not work.speed_variant(parse_recipe("noise-batch"))
@@ -202,7 +202,7 @@ def test_each_kind_of_work_goes_at_its_own_speed() -> None:
 def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
     held = [
         MemoryItem("a", 5),
-        MemoryItem("b", 7, "worn"),
+        MemoryItem("b", 7, "applied"),
         MemoryItem("c", 4, "measured"),
         MemoryItem("d", 4, "measured"),
     ]
@@ -215,7 +215,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert in_bfloat16["process and libraries"] == 1000
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
-    worn = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "worn"}
+    worn = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
     assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
     assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
     assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0

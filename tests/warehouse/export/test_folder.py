@@ -149,7 +149,10 @@ def test_killed_at_any_point_an_export_is_whole_or_says_that_it_is_not(tmp_path:
     for number in range(15):
         folder = tmp_path / str(number % 3)  # what one killed export leaves, the next one finds
         with subprocess.Popen(
-            [sys.executable, "-c", LOOP, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+            [sys.executable, "-c", LOOP, str(folder)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": str(ROOT / ".src")},
         ) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"

@@ -364,7 +364,7 @@ def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd() / ".src")},
     )
     assert done.stdout.startswith("refused no user namespaces: allow them (sysctl user.max_user_namespaces")
     assert not ran.exists()
