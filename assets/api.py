@@ -1,7 +1,7 @@
 """The Python functions of `import prunescope as ps`: run a study, read its tables and views, draw its figures.
 
-Examples stand in `assets/README.md`, where a test runs them. Heavy modules are imported inside the functions, because
-every module of the package runs this file first.
+A test runs the examples in a folder where `my-study.yaml` has been computed. Heavy modules are imported inside the
+functions, because every module of the package runs this file first.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,11 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
 
     Raises:
         WarehouseError: the root is a file.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.open().sql("select count(*) from variants where recipe is null").fetchall()
+        [(0,)]
     """
     from prunescope.warehouse.catalogue.database import connect
 
@@ -55,6 +60,11 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
 
     Raises:
         WarehouseError: there is no such table or view, or a file is damaged.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.scan("variants").collect_schema().names()[:2]
+        ['model', 'recipe']
     """
     from prunescope.warehouse.catalogue import dataframes
 
@@ -70,6 +80,11 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
 
     Raises:
         WarehouseError: as `scan`.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.arrow("models").schema.names[0]
+        'model'
     """
     from prunescope.warehouse.catalogue import dataframes
 
@@ -85,6 +100,11 @@ def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
 
     Raises:
         WarehouseError: as `scan`.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.dataset("models").column_names[0]
+        'model'
     """
     from prunescope.warehouse.catalogue import dataframes
 
@@ -114,6 +134,10 @@ def figure(
     Raises:
         InputError: there is no such figure.
         WarehouseError: the warehouse has no such model, recipe or prompt.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.figure("generation")[0].save("generation.png")
     """
     import altair as alt
 
@@ -149,6 +173,11 @@ def run(
     Raises:
         InputError: the study or all of its models are wrong, or another study's partition is in the way.
         WarehouseError: the warehouse cannot be read or written.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.run("my-study.yaml").failures
+        ()
     """
     from prunescope.assets import settings
     from prunescope.assets.cli.progress_bars import RichProgress
@@ -163,4 +192,4 @@ def run(
 def _root(root: "Place | str | None") -> "Path | Place | str":
     from prunescope.assets import settings
 
-    return settings.warehouse_root() if root is None else root
+    return settings.warehouse_root(root) if root is None or isinstance(root, str) else root

@@ -65,9 +65,9 @@ class RayConfig(Config):
 
 
 class EngineResource(ConfigurableResource):
-    """Where a run computes its steps, as the only writer of the warehouse.
+    """The engine that computes a run's steps: this process, a worker process or a Ray cluster. A run writes alone.
 
-    `prunescope run` computes in its own process, with the model that it has loaded, whatever `kind` says.
+    `prunescope run` ignores `kind`: it computes in its own process, with the model that it has loaded.
     """
 
     warehouse: ResourceDependency[WarehouseResource]

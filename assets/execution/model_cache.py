@@ -46,7 +46,7 @@ class ModelCache:
 
     Attributes:
         progress: receives the progress of long work.
-        is_claimed: whether Dagster runs inside this process compute with this cache, whatever their configuration says.
+        is_claimed: whether Dagster runs inside this process compute with this cache and ignore their configured engine.
         batch_divisor: divides the usual number of sequences or tokens per forward pass.
     """
 

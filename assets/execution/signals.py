@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 def watch_interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether SIGINT or SIGTERM has arrived in the block; main thread only.
 
-    The interpreter writes every signal's number to a wake-up pipe, whatever handler is installed.
+    The interpreter writes every signal's number to a wake-up pipe, even if another handler is installed.
     """
     reader, writer = os.pipe()
     os.set_blocking(reader, False)

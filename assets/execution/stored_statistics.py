@@ -63,7 +63,7 @@ def statistics_of(
 
 
 def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
-    """Return the longest drop order among the model's variants of the same method, whatever their number of drops."""
+    """Return the longest drop order among the model's variants of the same method, with any number of drops."""
     if not isinstance(recipe, DepthRecipe) or recipe.by not in {"iterative", "greedy"}:
         return []
     own = _inputs_of_order(inputs("variants", context.study, context.dense.identity, recipe))

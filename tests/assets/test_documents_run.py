@@ -1,11 +1,14 @@
 """Every command and every Python example of the documents works, in their order, in one folder with a tiny model."""
 
+import doctest
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import prunescope
+from prunescope.assets import api
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, few_answers
@@ -52,6 +55,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.timeout(900)
 def test_every_command_and_example_of_the_documents_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = []
+    found = doctest.testmod(api)
+    assert found.attempted >= 2 * len(prunescope.__all__)
+    assert not found.failed, capsys.readouterr().out
     for document in RUN:
         for line in commands(document):
             if line.startswith("prunescope ") and not NOT_RUN.search(line):

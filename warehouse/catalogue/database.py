@@ -367,7 +367,7 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 
 
 def _relation(table: Table, files: Sequence[File]) -> str:
-    """Return the SELECT over a table's files, with the table's columns whatever columns the files have."""
+    """Return the SELECT over a table's files, with the table's columns, even if files have others."""
     typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     versions: dict[int | None, list[str]] = {}
     for file in files:

@@ -48,7 +48,7 @@ class OrphanFile:
 
     @property
     def is_result(self) -> bool:
-        """Whether it is a result: no study file names results of `run --model` or `--recipe`."""
+        """Return whether it is a result; no study file names the results of `run --model` or `--recipe`."""
         return bool(self.study) or self.kind in {"partition", "report"}
 
 

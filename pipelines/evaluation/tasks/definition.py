@@ -50,7 +50,7 @@ class Definition:
 
     @property
     def is_local(self) -> bool:
-        """Whether its samples are in local files and need no download."""
+        """Return whether its samples are in local files and need no download."""
         return not self.is_group and ("custom_dataset" in fields(self.files[0]) or bool(self.named_files))
 
     @property

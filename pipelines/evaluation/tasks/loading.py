@@ -74,12 +74,12 @@ class LoadedTask:
 
     @property
     def draws(self) -> bool:
-        """Whether the few-shot examples are drawn at random; else they are the first of a list."""
+        """Return whether the few-shot examples are drawn at random; otherwise they are the first of a list."""
         return self.shots > 0 and type(getattr(self.task, "sampler", None)) is ContextSampler
 
     @property
     def runs_code(self) -> bool:
-        """Whether the generated programs must run to be scored."""
+        """Return whether the generated programs must run to be scored."""
         return bool((self.task.config.metadata or {}).get("runs_code"))
 
     @property

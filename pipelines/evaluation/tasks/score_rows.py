@@ -165,7 +165,7 @@ def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
 
 
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield one row for every sample, whatever the number of filters."""
+    """Yield one row for every sample, with any number of filters."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
     for sample in output.samples:
         by_sample.setdefault(int(sample["doc_id"]), []).append(sample)
