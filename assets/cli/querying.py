@@ -260,7 +260,9 @@ def describe(
     documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     numbers = {view.partition("_")[0]: view for view in question_views()}
     name = numbers.get(name.lower(), name if name in documented else name.lower())
-    name = FORMER_NAMES.get(name, name)
+    if name in FORMER_NAMES:
+        log(f"{name} is {FORMER_NAMES[name]} now; the next version removes the former name", "yellow")
+        name = FORMER_NAMES[name]
     if name not in documented:
         raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
     with connect(existing(context)) as connection:

@@ -286,6 +286,13 @@ def test_describe_explains_a_views_columns_by_what_they_come_from_or_by_its_note
     assert all(row["about"] for row in shell.records("describe", "provenance"))
 
 
+def test_describe_of_a_former_name_says_the_new_one(shell: Shell) -> None:
+    found = shell.records("describe", "three_causes")
+    assert "three_causes is sublayer_kl_attribution now" in shell.messages
+    assert found == shell.records("describe", "sublayer_kl_attribution")
+    assert "now;" not in shell.messages
+
+
 def test_variants_names_the_study(shell: Shell) -> None:
     found = shell.records("variants")
     assert next(row["recipe"] for row in found) == "dense"
