@@ -18,9 +18,9 @@ settings.load_profile("untimed")
 # Files that take longest, in this order, for a long one at the end leaves all other processes idle. `automation`
 # computes the warehouse that most of those behind it copy; the ones before need none, so that no process waits for it.
 _LONGEST = [
-    "assets/test_story.py",
+    "assets/automation/test_end_to_end.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
-    "pipelines/reporting/charts/test_charts_figures.py",
+    "pipelines/reporting/charts/test_figures.py",
     "pipelines/reporting/explorer/test_browser.py",
     "pipelines/reporting/explorer/test_documents.py",
     *(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets.tiny_study import StudyFile, prunescope
-from tests.planted import MARK, PLANTED
+from tests.canary_secrets import MARK, PLANTED
 from tests.tiny_models import save_tiny
 
 

@@ -16,7 +16,7 @@ from prunescope.assets.instance.instance import open_instance
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.studies import load_study
 from tests.assets.tiny_study import StudyFile
-from tests.planted import MARK, found_in
+from tests.canary_secrets import MARK, found_in
 
 ADDRESS = "https://me:PLANTED@host/place"
 SIGNED = "https://host/place?X-Amz-Signature=PLANTED"

@@ -26,7 +26,7 @@ from prunescope.pipelines.evaluation.tasks.loading import load_tasks, quiet
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
-from tests.pipelines.evaluation.traces.llama64 import Llama64
+from tests.pipelines.evaluation.traces.float64_reference import Llama64
 
 TASKS = (
     TaskSpec(name="arc_challenge"),

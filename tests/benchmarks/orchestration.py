@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.assets.interface import free_port, started
+from tests.assets.interface.browser_interface import free_port, started
 from tests.assets.tiny_study import workers_of
 from tests.tiny_models import SHORT_TEXT, save_tiny
 

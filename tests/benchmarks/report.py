@@ -16,7 +16,7 @@ from urllib.parse import quote
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.publishing.explorer_data import documents
 from prunescope.pipelines.reporting.explorer.page import render
-from tests.pipelines.reporting.explorer.reader import Reader, chromium, require_chromium
+from tests.pipelines.reporting.explorer.browser_page import Reader, chromium, require_chromium
 
 TARGETS = {"report_wall_s": 20.0, "first_paint_s": 1.0, "click_median_ms": 100.0}
 LOADS, CLICKS = 5, 40

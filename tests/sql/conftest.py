@@ -6,8 +6,8 @@ import duckdb
 import pytest
 
 from tests.sql import demo
-from tests.sql.handmade import Ask, Handmade, Memory, Row, rows_of
-from tests.sql.handmade_whole import crowded_warehouse, whole_warehouse
+from tests.sql.built_whole import crowded_warehouse, whole_warehouse
+from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, rows_of
 
 
 @pytest.fixture(scope="session")

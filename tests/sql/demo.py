@@ -11,7 +11,7 @@ import polars as pl
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.tables import TABLES
-from tests.sql.handmade import Memory
+from tests.sql.warehouse_builder import Memory
 
 FOLDER = Path(__file__).parent / "demo"
 # Few enough to stay small: the first, a middle and the last layer, and of the drops one layer that they dropped.

@@ -7,8 +7,8 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.tables import TABLES
-from tests.sql.handmade import Handmade, Memory, Row, rows_of
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_whole import whole_warehouse
+from tests.sql.warehouse_builder import Handmade, Memory, Row, rows_of
 
 FILES = sorted((database.SQL / "tests").glob("assert_*.sql"))
 

@@ -15,11 +15,11 @@ from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.sql.handmade import Handmade, Row
-from tests.sql.handmade_tasks import task_sample
-from tests.sql.handmade_texts import text_token
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_tasks import task_sample
+from tests.sql.built_texts import text_token
+from tests.sql.built_whole import whole_warehouse
 from tests.sql.resampling import interval
+from tests.sql.warehouse_builder import Handmade, Row
 
 
 def write(warehouse: Handmade, root: Path) -> Path:

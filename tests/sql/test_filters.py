@@ -11,8 +11,8 @@ from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
-from tests.sql.handmade import Memory
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_whole import whole_warehouse
+from tests.sql.warehouse_builder import Memory
 
 VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and not parse(view.header).across]
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.handmade_texts import text_token
+from tests.sql.built_texts import text_token
+from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 NOISE = {f"kl_noise_{name}_nats" for name in ("mean", "max", "p99", "p95", "median")}
 NOISE |= {"ln_ppl_ratio_noise", "delta_p_rms_noise", "top1_agreement_noise"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sql.handmade import Ask, Handmade
+from tests.sql.warehouse_builder import Ask, Handmade
 
 
 def about(value: float) -> object:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tests.sql.handmade import Ask, Handmade
-from tests.sql.handmade_tasks import mask_sample
+from tests.sql.built_tasks import mask_sample
+from tests.sql.warehouse_builder import Ask, Handmade
 
 
 def bits(text: str) -> list[bool]:

@@ -9,7 +9,7 @@ from prunescope.warehouse.catalogue.materialized import Materialized, read_by
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
 from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_whole import whole_warehouse
 
 VIEWS = view_sql()
 

@@ -8,9 +8,9 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from prunescope.warehouse.catalogue import database
-from tests.sql.handmade import Ask, Handmade, rows_of
-from tests.sql.handmade_texts import text_token
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_texts import text_token
+from tests.sql.built_whole import whole_warehouse
+from tests.sql.warehouse_builder import Ask, Handmade, rows_of
 
 VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from prunescope.sql import notebook
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_whole import whole_warehouse
 
 NOTEBOOK = notebook.__file__
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.handmade_tasks import task_sample, task_score
+from tests.sql.built_tasks import task_sample, task_score
+from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 ERROR = 0.02
 

@@ -13,9 +13,9 @@ from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from prunescope.warehouse.export.table_cells import printed
-from tests.sql.handmade import Ask, Handmade, Row, rows_of
-from tests.sql.handmade_tasks import paper_reference, retrieval_score, task_sample, task_score
-from tests.sql.handmade_texts import text_token
+from tests.sql.built_tasks import paper_reference, retrieval_score, task_sample, task_score
+from tests.sql.built_texts import text_token
+from tests.sql.warehouse_builder import Ask, Handmade, Row, rows_of
 
 
 def by(rows: list[Row], *columns: str) -> dict[object, Row]:

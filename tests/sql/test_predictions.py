@@ -12,8 +12,8 @@ from scipy.optimize import isotonic_regression
 from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.question_query import RowFilter
 from prunescope.warehouse.catalogue.question_query import ask as ask_warehouse
-from tests.sql.handmade import Ask, Handmade, Row, rows_of
-from tests.sql.handmade_models import chance, cliff, known, scored
+from tests.sql.built_models import chance, cliff, known, scored
+from tests.sql.warehouse_builder import Ask, Handmade, Row, rows_of
 
 NATS = {name: 10 ** np.random.default_rng(seed).uniform(-2.5, 1, 9) for seed, name in enumerate("abcd", start=1)}
 KL = "kind = 'generative'"

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue import database
-from tests.sql.handmade import Ask, Handmade, Row
 from tests.sql.resampling import auc_of_pairs, draws, interval
+from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 RECIPE = "wanda-50"
 

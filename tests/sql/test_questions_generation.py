@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.sql.handmade import Ask, Handmade
 from tests.sql.resampling import auc_of_pairs, interval
+from tests.sql.warehouse_builder import Ask, Handmade
 
 RECIPE = "wanda-50"
 

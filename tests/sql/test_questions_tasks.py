@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.handmade import Ask, Handmade
-from tests.sql.handmade_tasks import retrieval_score, task_sample, task_score
+from tests.sql.built_tasks import retrieval_score, task_sample, task_score
 from tests.sql.resampling import interval
+from tests.sql.warehouse_builder import Ask, Handmade
 
 RECIPE = "wanda-50"
 TWO_SIDED = 1.959963984540054

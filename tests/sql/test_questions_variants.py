@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from prunescope.pipelines.recipes import parse_recipe
-from tests.sql.handmade import Ask, Handmade
-from tests.sql.handmade_tasks import mask_sample
+from tests.sql.built_tasks import mask_sample
 from tests.sql.resampling import RESAMPLES, draws, interval
+from tests.sql.warehouse_builder import Ask, Handmade
 
 RECIPE = "wanda-50"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.sql.handmade import Ask, Handmade
-from tests.sql.handmade_tasks import speed
+from tests.sql.built_tasks import speed
+from tests.sql.warehouse_builder import Ask, Handmade
 
 QUERY = "select * from speed_summary order by recipe, length, machine"
 

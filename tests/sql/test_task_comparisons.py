@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.handmade_tasks import task_sample, task_score
+from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.resampling import interval
+from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 RECIPE = "wanda-50"
 

@@ -4,7 +4,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from tests.sql.handmade import Ask, Handmade, rows_of
+from tests.sql.warehouse_builder import Ask, Handmade, rows_of
 
 # 97.5 % quantile of Student's t with 5 degrees of freedom, as tables have it.
 T5 = 2.570582

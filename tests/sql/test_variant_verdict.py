@@ -5,8 +5,8 @@ import pytest
 
 from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, advise
 from prunescope.pipelines.reporting.explorer.verdicts import TOLERANCE
-from tests.sql.handmade import Ask, Handmade, Row
-from tests.sql.handmade_tasks import task_sample, task_score
+from tests.sql.built_tasks import task_sample, task_score
+from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 ERROR = 0.01
 

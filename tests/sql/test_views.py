@@ -10,7 +10,7 @@ import pytest
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.view_header import parse
-from tests.sql.handmade import rows_of
+from tests.sql.warehouse_builder import rows_of
 
 VIEWS = database.view_sql()
 EXPLAINED = explain(VIEWS.values())

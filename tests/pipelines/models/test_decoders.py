@@ -23,7 +23,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
-from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
+from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
@@ -83,9 +83,9 @@ def test_a_local_swap_equals_a_copy_with_only_that_sublayers_weights_replaced(
 ) -> None:
     calls = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=True).calls
     for each in (*decoder.layers[0].sublayers, *decoder.layers[1].sublayers):
-        twin = twin_of(decoder)
-        write_masks(twin, variant, set(each.matrices))
-        truth = added_by(twin)[each.label]
+        copied = copy_of(decoder)
+        write_masks(copied, variant, set(each.matrices))
+        truth = added_by(copied)[each.label]
         found = replay(each, calls[each.label], variant.weights(each), 0)
         close(found, truth)
         assert not torch.allclose(found, added_by(decoder)[each.label], rtol=1e-3)
@@ -95,19 +95,19 @@ def test_a_variant_equals_a_pruned_copy_and_leaves_the_dense_model_as_it_was(
     decoder: Decoder, variant: Variant
 ) -> None:
     before = logits(decoder)
-    twin = twin_of(decoder)
-    write_masks(twin, variant, set(variant.masks))
+    copied = copy_of(decoder)
+    write_masks(copied, variant, set(variant.masks))
     with apply_variant(decoder, variant):
-        close(logits(decoder), logits(twin))
+        close(logits(decoder), logits(copied))
     assert torch.equal(logits(decoder), before)
 
 
 def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unchanged(decoder: Decoder) -> None:
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
-        twin = twin_of(decoder)
-        write_zeros(twin, labels)
+        copied = copy_of(decoder)
+        write_zeros(copied, labels)
         with apply_variant(decoder, Variant(dropped=tuple(labels)), skips=False):
-            close(logits(decoder), logits(twin))
+            close(logits(decoder), logits(copied))
             added, outputs = added_by(decoder), layer_outputs(decoder)
         assert not any(added[label].any() for label in labels)
     assert torch.equal(outputs[1], outputs[0])
@@ -189,10 +189,10 @@ def test_traces_end_where_the_pruned_copy_ends(
     session = TraceSession(dense, "tiny", study)
     rows = session.trace(recipe, pruned)["layer_transitions"]
     (traced,) = session._prompts
-    twin = twin_of(dense)
-    write_masks(twin, pruned, set(pruned.masks))
-    write_zeros(twin, set(pruned.dropped))
-    ends = [layer_outputs(each, traced.tokens)[-1].double() for each in (dense, twin)]
+    copied = copy_of(dense)
+    write_masks(copied, pruned, set(pruned.masks))
+    write_zeros(copied, set(pruned.dropped))
+    ends = [layer_outputs(each, traced.tokens)[-1].double() for each in (dense, copied)]
     norms = (dense.head.norm(ends[1].float()) - dense.head.norm(ends[0].float())).norm(dim=-1)
     found = rows.filter(scope="propagated", layer=2, sublayer="mlp").sort("position")
     torch.testing.assert_close(found["norm_dh"].to_torch(), norms[found["position"].to_list()], rtol=1e-3, atol=1e-5)

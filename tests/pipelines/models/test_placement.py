@@ -23,7 +23,7 @@ from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
-from tests.pipelines.models.little_memory import FEW, RECIPES, computed
+from tests.pipelines.models.low_memory import FEW, RECIPES, computed
 from tests.tiny_models import save_tiny
 
 # Nearly all weights are in the layers, and one layer has a thirtieth of them.
@@ -76,7 +76,7 @@ def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_pa
     large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
     size, out = count_weights(large) * 4, tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "tests.pipelines.models.little_memory", large, out, folder, size * 2 // 3]
+    command = [sys.executable, "-m", "tests.pipelines.models.low_memory", large, out, folder, size * 2 // 3]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "memory" in (out / "message").read_text(encoding="utf-8")  # the whole model does not fit

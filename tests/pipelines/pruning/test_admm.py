@@ -71,8 +71,8 @@ def test_one_iteration_is_the_published_update() -> None:
 @pytest.mark.parametrize("pattern", ["50", "70", "2of4", "4of8"])
 def test_on_correlated_inputs_it_is_as_good_as_the_surgeon_and_better_than_its_mask_alone(pattern: str) -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
-    solved, surgeon = (error(weight, changed(weight, x, f"{name}-{pattern}"), x) for name in ("admm", "sparsegpt"))
-    assert solved < 1.05 * surgeon
+    solved, obs = (error(weight, changed(weight, x, f"{name}-{pattern}"), x) for name in ("admm", "sparsegpt"))
+    assert solved < 1.05 * obs
     masked = changed(weight, x, f"wanda-{pattern}")
     updated = changed(masked.weight(weight), x, "admm", dense=weight, mask=masked.mask)
     assert torch.equal(updated.mask, masked.mask)

@@ -18,7 +18,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
-from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
+from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
@@ -66,10 +66,10 @@ def test_a_drop_after_pruning_measures_the_pruned_model(
     decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, make
 ) -> None:
     alone, after = make("attn+mlp-drop-2"), make("magnitude-90+attn+mlp-drop-2")
-    twin = twin_of(decoder)
+    copied = copy_of(decoder)
     half = make("magnitude-90")
-    write_masks(twin, half, set(half.masks))
-    brute = influences(twin, SUBLAYERS, tokens)
+    write_masks(copied, half, set(half.masks))
+    brute = influences(copied, SUBLAYERS, tokens)
     assert after.facts["drop_order"] == sorted(brute, key=brute.__getitem__)
     assert after.facts["drop_scores"] == pytest.approx(sorted(brute.values()), rel=1e-4)
     assert after.facts["drop_scores"] != pytest.approx(alone.facts["drop_scores"], rel=1e-2)
@@ -80,10 +80,10 @@ def test_a_drop_after_pruning_measures_the_pruned_model(
 @pytest.mark.parametrize("choice", ["-greedy", "-iterative", "-consecutive"])
 def test_every_measured_choice_is_made_on_the_pruned_model(decoder: Decoder, tokens: Tensor, make, choice: str) -> None:
     half = make("magnitude-75")
-    twin = twin_of(decoder)
-    write_masks(twin, half, set(half.masks))
+    copied = copy_of(decoder)
+    write_masks(copied, half, set(half.masks))
     found = make(f"magnitude-75+attn-drop-2{choice}")
-    direct = prune(twin, parse_recipe(f"attn-drop-2{choice}"), tokens=tokens)
+    direct = prune(copied, parse_recipe(f"attn-drop-2{choice}"), tokens=tokens)
     assert found.facts["drop_order"] == direct.facts["drop_order"]
     assert found.facts["drop_scores"] == pytest.approx(direct.facts["drop_scores"], rel=1e-4)
     assert found.dropped == direct.dropped
@@ -126,10 +126,10 @@ def test_pruning_after_a_drop_sees_the_inputs_without_the_dropped_sublayers(
         ),
         tokens=tokens,
     )
-    twin = twin_of(decoder)
-    write_zeros(twin, set(first.dropped))
+    copied = copy_of(decoder)
+    write_zeros(copied, set(first.dropped))
     names = [name for name in decoder.matrices if name.endswith("down_proj")]
-    x = inputs_of(twin, names, tokens)
+    x = inputs_of(copied, names, tokens)
     for name in names:
         scores = decoder.matrices[name].weight.double().abs() * x[name].norm(dim=0)
         for values, keep in zip(scores, composed.masks[name], strict=True):
@@ -153,13 +153,13 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
 ) -> None:
     variant = make("magnitude-50+neurons-25-flap")
     half = make("magnitude-50")
-    twin = twin_of(decoder)
-    write_masks(twin, half, set(half.masks))
+    copied = copy_of(decoder)
+    write_masks(copied, half, set(half.masks))
     names = [f"model.layers.{index}.mlp.down_proj" for index in range(5)]
-    x = inputs_of(twin, names, tokens)
+    x = inputs_of(copied, names, tokens)
     plain = make("neurons-25-flap")
     for name in names:
-        weight = twin.model.get_submodule(name).weight.detach().double()
+        weight = copied.model.get_submodule(name).weight.detach().double()
         scores = x[name].var(dim=0, correction=0) * weight.square().sum(dim=0)
         removed = variant.facts["structure"][name]["removed"]
         assert removed == sorted(scores.argsort()[:24].tolist())
@@ -170,22 +170,22 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
     assert variant.facts["structure"] != plain.facts["structure"]
 
 
-def in_bfloat16(twin: Decoder) -> Decoder:
-    """The twin with all weights below its head rounded permanently."""
-    for parameter in twin.trunk.parameters():
+def in_bfloat16(copied: Decoder) -> Decoder:
+    """The copied with all weights below its head rounded permanently."""
+    for parameter in copied.trunk.parameters():
         parameter.data = parameter.data.bfloat16()
-    return twin
+    return copied
 
 
 def test_units_behind_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
     recipe = parse_recipe("magnitude-50+neurons-25-flap")
     exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype) for dtype in (None, torch.bfloat16))
     half = prune(decoder, parse_recipe("magnitude-50"))
-    twin = twin_of(decoder)
-    write_masks(twin, half, set(half.masks))
+    copied = copy_of(decoder)
+    write_masks(copied, half, set(half.masks))
     names = [f"model.layers.{index}.mlp.down_proj" for index in range(5)]
-    weights = {name: twin.model.get_submodule(name).weight.detach().double() for name in names}
-    x = inputs_of(in_bfloat16(twin), names, tokens)
+    weights = {name: copied.model.get_submodule(name).weight.detach().double() for name in names}
+    x = inputs_of(in_bfloat16(copied), names, tokens)
     for name in names:
         removed = rounded.facts["structure"][name]["removed"]
         expected = weights[name][:, removed] @ x[name].mean(dim=0)[removed]
@@ -201,13 +201,13 @@ def test_units_behind_a_recipe_are_measured_in_the_calibrations_type(decoder: De
 def test_every_measured_choice_of_drops_is_made_in_the_calibrations_type(
     decoder: Decoder, tokens: Tensor, first: str, choice: str
 ) -> None:
-    twin = twin_of(decoder)
+    copied = copy_of(decoder)
     if first:
         half = prune(decoder, parse_recipe("magnitude-75"))
-        write_masks(twin, half, set(half.masks))
+        write_masks(copied, half, set(half.masks))
     recipe = parse_recipe(f"{first}attn+mlp-drop-2{choice}")
     exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype).facts for dtype in (None, torch.bfloat16))
-    direct = prune(in_bfloat16(twin), parse_recipe(f"attn+mlp-drop-2{choice}"), tokens=tokens).facts
+    direct = prune(in_bfloat16(copied), parse_recipe(f"attn+mlp-drop-2{choice}"), tokens=tokens).facts
     assert rounded["drop_order"] == direct["drop_order"]
     assert rounded["drop_scores"] == direct["drop_scores"]
     assert rounded["drop_scores"] != exact["drop_scores"]

@@ -21,7 +21,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import DepthRecipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
-from tests.pipelines.models.twins import twin_of, write_zeros
+from tests.pipelines.models.reference_models import copy_of, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 LAYERS = 5
@@ -58,9 +58,9 @@ def parts(labels: Sequence[str]) -> set[str]:
 
 def without(decoder: Decoder, labels: Sequence[str]) -> Decoder:
     """A copy in which all weights of some units are zero."""
-    twin = twin_of(decoder)
-    write_zeros(twin, parts(labels))
-    return twin
+    copied = copy_of(decoder)
+    write_zeros(copied, parts(labels))
+    return copied
 
 
 def loss(decoder: Decoder, tokens: Tensor, labels: Sequence[str] = ()) -> float:
@@ -240,14 +240,14 @@ def test_listed_units_are_dropped_as_they_are(load: Load) -> None:
 def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers(load: Load) -> None:
     decoder, _, _ = load("llama")
     variant = prune(decoder, parse_recipe("{name: mine, method: block-drop, layers: [1, 2]}"))
-    twin = twin_of(decoder)
+    copied = copy_of(decoder)
     for index in (2, 1):
-        del twin.model.model.layers[index]
+        del copied.model.model.layers[index]
     tokens = torch.arange(3, 20)[None]
     with apply_variant(decoder, variant), torch.no_grad():
         found = decoder.model(input_ids=tokens, use_cache=False).logits
     with torch.no_grad():
-        torch.testing.assert_close(found, twin.model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found, copied.model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def test_pruned_predecessors_are_what_flows_into_the_next_layer(
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     found = prune(decoder, wanda("w"), tokens=tokens)
     # Slow and plain: the whole model runs, with all layers before pruned in place, and hooks see what flows in.
-    twin = load_decoder(decoder.folder)
-    for layer in twin.layers:
-        modules = dict(twin.model.named_modules())
+    copied = load_decoder(decoder.folder)
+    for layer in copied.layers:
+        modules = dict(copied.model.named_modules())
         squares: dict[str, torch.Tensor] = {}
 
         def see(name: str, squares: dict[str, torch.Tensor] = squares) -> object:
@@ -94,7 +94,7 @@ def test_pruned_predecessors_are_what_flows_into_the_next_layer(
         matrices = layer.attn.matrices | layer.mlp.matrices
         handles = [modules[name].register_forward_pre_hook(see(name)) for name in matrices]
         for sequence in tokens:
-            twin.hidden(sequence[None])
+            copied.hidden(sequence[None])
         for handle in handles:
             handle.remove()
         for name, matrix in matrices.items():

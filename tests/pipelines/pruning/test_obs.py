@@ -22,8 +22,8 @@ from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.pruning.obs_reference import slow_gptq, slow_sparsegpt
 from tests.pipelines.pruning.reconstruction import changed, context_of, correlated, error, inputs_of, random_weight
-from tests.pipelines.pruning.surgeon import slow_gptq, slow_sparsegpt
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -166,11 +166,11 @@ def test_a_mask_as_sparse_as_asked_is_kept_and_its_weights_are_solved_again() ->
 def test_on_correlated_inputs_the_surgeon_beats_wanda_beats_magnitude() -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
     for pattern in ("50", "2of4", "4of8"):
-        surgeon, wanda, magnitude = (
+        obs, wanda, magnitude = (
             error(weight, changed(weight, x, f"{method}-{pattern}"), x)
             for method in ("sparsegpt", "wanda", "magnitude")
         )
-        assert surgeon < 0.7 * wanda
+        assert obs < 0.7 * wanda
         assert wanda < 0.7 * magnitude
 
 

@@ -19,8 +19,8 @@ from prunescope.pipelines.reporting.advice import (
     published_kl_nats,
 )
 from prunescope.warehouse.catalogue.database import connect
-from tests.sql.handmade import Handmade
-from tests.sql.handmade_models import Losses, chance, cliff, known, probed, scored
+from tests.sql.built_models import Losses, chance, cliff, known, probed, scored
+from tests.sql.warehouse_builder import Handmade
 
 # Of the new model: mild, where writing is gone, where all is gone, and beyond what was ever seen.
 NEW = [0.02, 0.1, 1.0, 2.0, 8.0, 50.0]

@@ -21,7 +21,7 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import GenerationSpec, Study, load_study
-from tests.pipelines.evaluation.traces.llama64 import Llama64
+from tests.pipelines.evaluation.traces.float64_reference import Llama64
 from tests.pipelines.evaluation.traces.test_session import compare, compare_scopes
 
 

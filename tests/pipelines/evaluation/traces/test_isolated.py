@@ -16,7 +16,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.pruning.variant import Variant, masked
 from prunescope.pipelines.pruning.variant_patching import apply_variant
-from tests.pipelines.models.twins import twin_of, write_masks, write_zeros
+from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import ARCHITECTURES
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41, 7, 63, 12, 11]])
@@ -55,9 +55,9 @@ def local_shifts(decoder: Decoder, dense: Capture, variant: Variant) -> dict[str
 
 def in_float64(decoder: Decoder) -> Decoder:
     """Return a copy with its own modules."""
-    twin = twin_of(decoder)
-    twin.model.double()
-    return replace(twin, dtype=torch.float64)
+    copied = copy_of(decoder)
+    copied.model.double()
+    return replace(copied, dtype=torch.float64)
 
 
 def final_stream(decoder: Decoder, tokens: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from prunescope.pipelines.pruning.variant import Variant, masked
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from prunescope.warehouse.tables import TABLES
-from tests.pipelines.evaluation.traces.llama64 import Llama64, measures64
+from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
 from tests.tiny_models import ARCHITECTURES, SHORT_TEXT
 
 STEPS = 6

@@ -20,7 +20,7 @@ from prunescope.pipelines.studies import TextSpec
 from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables.text_tokens import NAMES
 from tests.pipelines.evaluation.test_texts import study as study_of
-from tests.pipelines.evaluation.traces.llama64 import Llama64, measures64
+from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
 from tests.tiny_models import ARCHITECTURES
 
 HALF = TextSpec(id="half", source="embedded", context=32, max_tokens=96)

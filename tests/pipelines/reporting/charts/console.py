@@ -7,7 +7,7 @@ from typing import Any
 
 import vl_convert
 
-from tests.pipelines.reporting.explorer.reader import chromium
+from tests.pipelines.reporting.explorer.browser_page import chromium
 
 DRAW = """
 const [specification, done] = arguments, place = document.body.appendChild(document.createElement("div"));

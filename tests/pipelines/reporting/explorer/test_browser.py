@@ -16,7 +16,7 @@ from prunescope.pipelines.reporting.explorer.index_document import COLUMNS
 from prunescope.pipelines.reporting.explorer.page import render
 from tests.pipelines.reporting.charts import frames
 from tests.pipelines.reporting.explorer import sample
-from tests.pipelines.reporting.explorer.reader import Reader, chromium
+from tests.pipelines.reporting.explorer.browser_page import Reader, chromium
 
 pytestmark = pytest.mark.chromium
 WANDA, DROP, MAGNITUDE = (

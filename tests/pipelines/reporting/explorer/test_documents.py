@@ -24,8 +24,8 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents
 from prunescope.warehouse.catalogue.database import LAYERS, SQL
 from tests.sql import demo
-from tests.sql.handmade import Handmade
-from tests.sql.handmade_whole import whole_warehouse
+from tests.sql.built_whole import whole_warehouse
+from tests.sql.warehouse_builder import Handmade
 
 Ask = Callable[[str], pl.DataFrame]
 VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in (SQL / layer).rglob("*.sql")}

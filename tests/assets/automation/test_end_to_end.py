@@ -1,0 +1,136 @@
+"""The whole story with the real daemon and interface: a model is dropped, a parameter changed, the model taken away."""
+
+import fcntl
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
+from tests.assets.interface.browser_interface import Interface, free_port, started
+from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
+
+# For a single step of the story, on a machine that does other things too.
+PATIENCE = 600.0
+OF_VARIANT = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
+
+
+@dataclass
+class Story:
+    """A running interface and daemon over a warehouse whose study is watched."""
+
+    study: StudyFile
+    warehouse: Path
+    interface: Interface
+    process: subprocess.Popen[bytes]
+
+    def wait_until(self, is_so: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            assert self.process.poll() is None, "the interface has ended"
+            assert time.monotonic() < deadline, f"{what}; runs: {self.runs()}"
+            time.sleep(0.3)
+
+    def runs(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Of each run its job, status and tags; those inside the run of a whole study are left out."""
+        query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
+        found = []
+        for each in self.interface.ask(query)["runsOrError"]["results"]:
+            tags = {tag["key"]: tag["value"] for tag in each["tags"]}
+            if "prunescope/watched" in tags:
+                found.append((each["jobName"], each["status"], tags))
+        return found
+
+    def are_tables_done(self) -> bool:
+        """Whether no run is left but that of the answers."""
+        found = self.runs()
+        assert not any(status == "FAILURE" for _, status, _ in found), found
+        return all(status == "SUCCESS" for _, status, tags in found if tags["prunescope/watched"] != "answers")
+
+    def stop_answers(self) -> None:
+        """Switches the sensor off that has questions, figures and report made, as on its page."""
+        place = {"repositoryLocationName": "prunescope.assets.definitions", "repositoryName": "__repository__"}
+        query = """query Sensor($sensor: SensorSelector!) {
+            sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
+        }"""
+        sensor = self.interface.ask(query, sensor=place | {"sensorName": "answers"})["sensorOrError"]
+        query = "mutation Stop($id: String!) { stopSensor(id: $id) { __typename } }"
+        stopped = self.interface.ask(query, id=sensor["sensorState"]["id"])["stopSensor"]
+        assert stopped["__typename"] == "StopSensorMutationResult", stopped
+
+    def published(self, recipe: str) -> int:
+        """How often a recipe was published."""
+        query = (
+            '{ assetNodeOrError(assetKey: {path: ["recipe"]}) { ... on AssetNode { '
+            f'assetMaterializations(partitions: ["{recipe}"]) {{ runId }} }} }} }}'
+        )
+        return len(self.interface.ask(query)["assetNodeOrError"]["assetMaterializations"])
+
+
+@pytest.fixture
+def story(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
+    monkeypatch.setenv("PRUNESCOPE_WATCH_SECONDS", "2")
+    warehouse = tmp_path / "warehouse"
+    study = StudyFile(tmp_path / "tiny.yaml", tiny_folder)
+    prompt = {"id": "open", "kind": "open", "text": "Why is the sky blue?"}
+    study.write(recipes=["dense", "magnitude-50"], prompts=[prompt], texts=[], tasks=[])
+    assert run(["watch", str(study.path), "--warehouse", str(warehouse)], Globals()) == 0
+    with started(warehouse, free_port()) as (interface, process):
+        yield Story(study, warehouse, interface, process)
+
+
+def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
+    inner = f"/recipe={recipe}" if recipe else ""
+    return {f"{table}/model={model}{inner}/part.parquet" for table in tables}
+
+
+# Other tests prove each step: test_automation.py, test_watch_list.py, test_staleness.py and test_interface.py.
+@pytest.mark.exhaustive
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_gone_is_left_alone(
+    story: Story, other_folder: Path
+) -> None:
+    place = shutil.copytree(other_folder, story.warehouse / "_models" / "night")
+    everything = {
+        name
+        for model in ("tiny-a", "night")
+        for names in (of(model, None, MODEL_TABLES), *(of(model, r, OF_VARIANT) for r in ("dense", "magnitude-50")))
+        for name in names
+    }
+    report = story.warehouse / "_reports" / "tiny.html"
+    story.wait_until(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
+    story.stop_answers()  # they came once, and take longer than all that follows
+    story.wait_until(story.are_tables_done, "a run does not end")
+    assert set(partitions(story.warehouse)) == everything
+    missing = [tags["prunescope/model"] for _, _, tags in story.runs() if tags["prunescope/watched"] == "missing"]
+    assert sorted(missing) == ["night", "tiny-a"], "one run for each model"
+    assert story.interface.stale() == set()
+
+    before, published = partitions(story.warehouse), story.published("magnitude-50")
+    changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
+    story.study.write(recipes=["dense", changed])
+    story.wait_until(lambda: story.published("magnitude-50") > published, "the parameter is not published")
+    with (story.warehouse / "_lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody computes meanwhile
+        stale = story.interface.stale()
+    of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
+    assert stale == of_magnitude | ANSWERS
+    again = {model: of(model, "magnitude-50", OF_VARIANT) for model in ("tiny-a", "night")}
+    story.wait_until(lambda: written_since(before, story.warehouse) >= again["tiny-a"] | again["night"], "not again")
+    story.wait_until(story.are_tables_done, "a run does not end")
+    assert written_since(before, story.warehouse) == again["tiny-a"] | again["night"]
+    assert story.interface.stale() == ANSWERS, "which nobody makes any more"
+
+    shutil.rmtree(place)
+    before = partitions(story.warehouse)
+    story.study.write(recipes=["dense", changed | {"sparsity": 0.3}])
+    story.wait_until(lambda: written_since(before, story.warehouse) >= again["tiny-a"], "not made again")
+    story.wait_until(story.are_tables_done, "a run does not end")
+    assert written_since(before, story.warehouse) == again["tiny-a"], "the data of the model that left are as they were"

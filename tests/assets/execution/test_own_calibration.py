@@ -1,0 +1,129 @@
+"""Recipes with a calibration of their own: what another study would prune with it, beside the study's own variants."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prunescope import open as open_warehouse
+from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.planning.fingerprints import expected
+from prunescope.assets.planning.work_plan import StudyRequest, make_plan
+from prunescope.assets.publishing.paper_export import _calibrations
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.execution.test_pruned_together import LITTLE
+from tests.assets.planning.test_fingerprints import IDENTITY
+from tests.assets.tiny_study import StudyFile, rows
+from tests.tiny_models import SHORT_TEXT
+
+SHARED = {"source": SHORT_TEXT, "sequences": 2, "length": 32}
+# Every way to read the tokens: behind pruned layers, the model's moments, a shared pass, the model's influences, parts.
+KINDS: dict[str, dict[str, object]] = {
+    "wanda": {"method": "wanda", "sparsity": 0.5},
+    "moments": {"method": "wanda", "sparsity": 0.5, "predecessors": "dense"},
+    "gram": {"method": "sparsegpt", "sparsity": 0.5, "predecessors": "dense"},
+    "owl": {"method": "magnitude", "sparsity": 0.5, "ratios": "owl"},
+    "drop": {"method": "attn-drop", "count": 1},
+    "both": {"method": "composed", "parts": ["attn-drop-1", "wanda-50"]},
+}
+
+
+def of(suffix: str, **more: object) -> list[dict[str, object]]:
+    return [{"name": f"{name}{suffix}", **kind, **more} for name, kind in KINDS.items()]
+
+
+def computed(study: StudyFile, warehouse: Path) -> dict[str, dict[str, object]]:
+    """The rows of `variants` by recipe, after all that leads to them and the masks and traces behind them."""
+    request, loaded = StudyRequest(str(study.path)), ModelCache()
+    names = tuple(recipe.name for recipe in request.load().recipes)
+    for step in ("models", "calibration"):
+        list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", None), loaded))
+    for step in ("variants", "mask_samples", "traces"):
+        for place, name in enumerate(names):
+            list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", name, names[place + 1 :]), loaded))
+    found = rows(warehouse).items()
+    return {row["recipe"]: row for path, table in found if path.startswith("variants/") for row in table.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> tuple[StudyFile, Path]:
+    """A study that prunes on its own tokens and on others."""
+    folder = tmp_path_factory.mktemp("beside")
+    recipes = ["dense", *of(""), *of("-other", calibration={"seed": 1})]
+    study = StudyFile(folder / "tiny.yaml", tiny_folder, keys=LITTLE | {"calibration": SHARED, "recipes": recipes})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        computed(study, folder / "warehouse")
+    return study, folder / "warehouse"
+
+
+def test_a_recipe_on_its_own_tokens_is_what_a_study_on_these_tokens_makes_of_it(
+    beside: tuple[StudyFile, Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    keys = LITTLE | {"calibration": SHARED | {"seed": 1}, "recipes": ["dense", *of("")]}
+    there = computed(StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=keys), tmp_path / "other")
+    here = computed(*beside)
+    for name in KINDS:
+        for column in ("variant_hash", "calibration_hash", "drop_order", "drop_scores"):
+            assert here[f"{name}-other"][column] == there[name][column], (name, column)
+        assert here[f"{name}-other"]["calibration_hash"] != here[name]["calibration_hash"]
+    assert here["wanda-other"]["variant_hash"] != here["wanda"]["variant_hash"]
+
+
+def test_q28_pairs_it_with_the_same_recipe_on_the_tokens_of_the_study(beside: tuple[StudyFile, Path]) -> None:
+    with open_warehouse(beside[1]) as connection:
+        query = "select recipe, other_recipe, differs_in, matrices, n_steps from q28_sensitivity_to_calibration"
+        found = {row[0]: row[1:] for row in connection.sql(query).fetchall()}
+    assert {name: row[:2] for name, row in found.items()} == {name: (f"{name}-other", "calibration") for name in KINDS}
+    assert {row[3] for row in found.values()} == {1}
+    assert found["wanda"][2] > 0
+
+
+def test_only_its_own_variant_is_outdated_when_its_calibration_changes(
+    beside: tuple[StudyFile, Path], cache: Path
+) -> None:
+    study, warehouse = beside
+
+    def outdated() -> dict[str, tuple[str, ...]]:
+        plan = make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), cache, SILENT)
+        return {work.name: work.tables for work in plan.variants if "variants" in work.tables}
+
+    assert not outdated()
+    own = of("-other", calibration={"seed": 1})
+    study.write(recipes=["dense", *of(""), own[0] | {"calibration": {"seed": 2}}, *own[1:]])
+    try:
+        assert set(outdated()) == {"tiny-a@wanda-other"}
+    finally:
+        study.write(recipes=["dense", *of(""), *own])
+
+
+@pytest.fixture
+def versions(study: StudyFile) -> Callable[..., dict[str, str]]:
+    """The fingerprint of every variant under a calibration of the study."""
+
+    def found(**calibration: object) -> dict[str, str]:
+        study.write(calibration=SHARED | calibration)
+        whole: Study = StudyRequest(str(study.path)).load()
+        return {recipe.name: expected("variants", whole, IDENTITY, recipe) for recipe in whole.recipes}
+
+    return found
+
+
+def test_the_calibration_of_the_study_reaches_a_recipe_in_the_keys_that_its_own_leaves_out(
+    study: StudyFile, versions: Callable[..., dict[str, str]]
+) -> None:
+    own = ({"seed": 1}, {"seed": 1, "length": 32})
+    recipes = [{"name": name, **KINDS["wanda"], "calibration": given} for name, given in zip("ab", own, strict=True)]
+    study.write(recipes=["dense", "magnitude-50", "wanda-50", *recipes])
+    before, after = versions(), versions(length=16)
+    assert {name for name in before if before[name] != after[name]} == {"wanda-50", "a"}
+
+
+def test_the_methods_section_knows_how_each_calibration_was_drawn(beside: tuple[StudyFile, Path]) -> None:
+    with open_warehouse(beside[1]) as connection:
+        known = _calibrations(connection, StudyRequest(str(beside[0].path)).load())
+    assert {drawn.seed for drawn in known.values()} == {0, 1}

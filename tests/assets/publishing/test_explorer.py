@@ -1,0 +1,186 @@
+"""The explorer's documents over a real catalogue: pairs of variants have the numbers of `prunescope compare`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from dagster import materialize
+
+from prunescope.assets.defs.figure_assets import figure_assets, figure_key
+from prunescope.assets.defs.report_asset import report
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+from prunescope.assets.publishing import explorer_data
+from prunescope.assets.publishing.explorer_data import documents
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing, Figure
+from prunescope.pipelines.reporting.explorer import study_documents as module
+from prunescope.pipelines.reporting.explorer.page import embedded
+from prunescope.warehouse.catalogue.comparison import compare
+from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.tiny_study import StudyFile
+from tests.sql.built_whole import whole_warehouse
+
+FIGURE = FIGURES["options"]
+# The command takes its time for each of the 21 pairs.
+EVERY = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
+RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def connection(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    with whole_warehouse().connect(root) as connection:
+        yield connection
+
+
+@pytest.fixture
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn elsewhere."""
+    monkeypatch.setattr(module, "FIGURES", {})
+
+
+def rows_of(document: Mapping[str, Any], statement: str) -> list[dict[str, Any]]:
+    [table] = [table for table in document["tables"] if table["sql"]["key"] == statement]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+@EVERY
+@pytest.mark.usefixtures("_no_figures")
+def test_pairs_of_a_file_have_the_numbers_of_the_command(
+    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    file = documents("whole", connection).within()
+    pairs = {name: document for name, document in file.items() if name.startswith("pair/")}
+    assert {frozenset((pair["a"], pair["b"])) for pair in pairs.values()} == {
+        frozenset((f"tiny@{a}", f"tiny@{b}")) for a in RECIPES for b in RECIPES if a != b
+    }
+    for name, pair in list(pairs.items())[::every]:
+        n, m = map(int, name.split("/")[1:])
+        assert [file["index"]["variants"][at]["id"] for at in (n, m)] == [pair["a"], pair["b"]]
+        found = compare(root, pair["a"], pair["b"])
+        assert pair["missing"] == list(found.missing)
+        expected = {(row["measured_on"], row["temperature"], row["statistic"]): row for row in found.rows.to_pylist()}
+        told = [*rows_of(pair, "compare/tokens"), *rows_of(pair, "compare/tasks")]
+        keys = {(row["measured_on"], row.get("temperature"), row["statistic"]) for row in told}
+        assert keys >= {key for key, row in expected.items() if row["difference_se"] is not None}
+        # Percentiles have no paired error and are left to the command.
+        assert not {statistic for _, _, statistic in keys} & {"kl_median_nats", "kl_p99_nats", "kl_max_nats"}
+        for row in told:
+            of_command = expected[row["measured_on"], row.get("temperature"), row["statistic"]]
+            assert row == {
+                column: value if isinstance(value, str | None) else pytest.approx(value, rel=1e-5, abs=1e-12)
+                for column, value in of_command.items()
+                if column in row
+            }
+
+
+@EVERY
+@pytest.mark.usefixtures("_no_figures")
+def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
+    root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAIRS", 2)
+    file = documents("whole", connection).within()
+    assert sum(name.startswith("pair/") for name in file) == 2
+    assert "far from each other by median KL" in file["index"]["notes"][0]
+    ids = [entry["id"] for entry in file["index"]["variants"]]
+    turns = file["turns"]
+    assert set(turns["pairs"]) == {f"{n}/{m}" for m in range(len(ids)) for n in range(m)}
+    for names, told in list(turns["pairs"].items())[::every]:
+        n, m = map(int, names.split("/"))
+        rows = [row for row in compare(root, ids[n], ids[m]).rows.to_pylist() if row["mcnemar_p"] is not None]
+        assert rows
+        assert told
+        for row in (dict(zip(turns["columns"], one, strict=True)) for one in told):
+            tasks = [one for one in rows if one["statistic"] == row["statistic"]]
+            samples = sum(one["clusters"] for one in tasks)
+            assert (row["only_a_right"], row["only_b_right"], row["clusters"]) == (
+                *(sum(one[f"only_{side}_right"] for one in tasks) for side in "ab"),
+                samples,
+            )
+            for side in "ab":
+                assert row[side] == pytest.approx(sum(one[side] * one["clusters"] for one in tasks) / samples, rel=1e-5)
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    whole = documents("whole", connection).within()
+    sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
+    pairs = sum(size for name, size in sizes.items() if name.startswith("pair/"))
+    room = len(embedded(whole["index"])) + module._NOTES_BYTES
+    room += sum(size for name, size in sizes.items() if not name.startswith(("pair/", "trace/")))
+    found = documents("whole", connection).within(room + pairs)
+    assert 0 < sum(sizes[name] for name in found if name.startswith("pair/")) <= pairs / 4
+    assert any(name.startswith("trace/") for name in found)
+    assert "of 21 paired comparisons" in found["index"]["notes"][0]
+
+
+@pytest.mark.parametrize("is_written_meanwhile", [False, True])
+@pytest.mark.parametrize("others_are_there", [False, True])
+def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_change(
+    warehouse: Path,
+    study: StudyFile,
+    monkeypatch: pytest.MonkeyPatch,
+    others_are_there: bool,
+    is_written_meanwhile: bool,
+) -> None:
+    if others_are_there:
+        study.write(recipes=["dense", "attn-drop-1", "wanda-2of4"])
+    monkeypatch.setattr(module, "FIGURES", {FIGURE.name: FIGURE})
+    asked: list[str] = []
+    drawn: list[set[str]] = []
+    rows, draw_all = explorer_data.rows, Figure.draw_all
+
+    def counted(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+        asked.append(query)
+        return rows(connection, query)
+
+    def drawing(figure: Figure, frame: pl.DataFrame) -> Iterator[Drawing]:
+        drawn.append(set(frame["recipe"]))
+        if is_written_meanwhile:
+            (warehouse / "text_tokens" / "model=tiny-a" / "recipe=magnitude-50" / "part.parquet").unlink(
+                missing_ok=True
+            )
+        return draw_all(figure, frame)
+
+    monkeypatch.setattr(explorer_data, "rows", counted)
+    monkeypatch.setattr(Figure, "draw_all", drawing)
+    [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
+    given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
+    assert materialize([asset, report], resources=given).success
+    both = {"attn-drop-1", "magnitude-50", "wanda-2of4"}
+    of_the_study = both - {"magnitude-50"} if others_are_there else both
+    assert drawn == ([both, of_the_study] if others_are_there or is_written_meanwhile else [both])
+    assert asked.count(FIGURE.query) == len(drawn)
+
+
+def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_path: Path) -> None:
+    whole_warehouse().connect(tmp_path).close()
+    next((tmp_path / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
+    with pytest.warns(DamagedFileWarning):
+        connection = connect(tmp_path)
+    with connection:
+        ask = explorer_data.asking(connection)
+        assert ask("SELECT * FROM damage_probes WHERE recipe = 'attn-drop-1'").height
+        with pytest.raises(DamagedFileError, match="decoding_steps"):
+            ask("SELECT * FROM damage_probes")
+
+
+def test_a_run_opens_the_catalogue_of_its_study_as_often_as_it_likes(warehouse: Path, study: StudyFile) -> None:
+    chosen = StudyResource(study=str(study.path)).request(Store(warehouse)).load()
+    resource, counted = WarehouseResource(root=str(warehouse)), "SELECT count(*) AS n FROM variant_summary"
+    everywhere = resource.ask(counted).item()
+    for _ in range(2):
+        with resource.only(chosen) as seen:
+            assert seen.ask(counted).item() == everywhere

@@ -1,0 +1,490 @@
+"""The explorer's server: a real one on a free port, asked as pages ask it and as nobody should."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+import pytest
+
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.serve import _names
+from prunescope.assets.publishing.live_study import LiveStudy, studies
+from prunescope.assets.publishing.server import ROWS
+from prunescope.warehouse.catalogue.comparison import compare
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
+from tests.assets.publishing.running_server import PATIENCE, Served
+from tests.assets.tiny_study import COMMAND, RECIPES, ROOT, StudyFile
+
+pytestmark = pytest.mark.integration
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def served(computed_once: Path) -> Iterator[Served]:
+    with Served(computed_once) as server:
+        yield server
+
+
+def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served) -> None:
+    status, headers, page = served.ask(f"{served.home}/")
+    assert status == 200
+    assert headers["content-type"].startswith("text/html")
+    assert b"\x3c!doctype html>" in page[:20].lower()
+    index = served.data("index")
+    assert [variant["recipe"] for variant in index["variants"]] == ["dense", *sorted(set(RECIPES) - {"dense"})]
+    assert index["live"] is True
+    names = ["sql", f"figures/{index['figures'][0]['name']}"]
+    names += [f"variant/{n}" for n, _ in enumerate(index["variants"])]
+    names += [f"trace/{n}/{m}" for n, variant in enumerate(index["variants"]) for m in variant["traces"]]
+    assert sum(name.startswith("trace/") for name in names) == 2 * (len(RECIPES) - 1)
+    for name in names:
+        assert served.data(name, version=index["version"]), name
+
+
+def test_what_a_person_is_told_in_the_sql_document_the_box_answers(served: Served) -> None:
+    statement = served.data("sql")["variants"]
+    found = served.sql(statement["sql"])
+    recipe = [column["name"] for column in found["columns"]].index("recipe")
+    assert {row[recipe] for row in found["rows"]} == set(RECIPES)
+    assert found["truncated"] is False
+    assert found["seconds"] >= 0
+
+
+def test_two_variants_are_compared_as_by_the_command_and_by_the_sql_that_is_told(
+    served: Served, computed_once: Path
+) -> None:
+    found = served.data("pair/1/2")
+    [table] = [table for table in found["tables"] if table["sql"]["key"] == "compare/tokens"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    every = compare(computed_once, found["a"], found["b"]).rows.to_pylist()
+    expected = [row for row in every if not row["measured_on"].startswith("task ")]
+    of_rows = {(row["measured_on"], row["temperature"], row["statistic"]): row["difference"] for row in expected}
+    assert {"kl_mean_nats", "share_nearer"} <= {row["statistic"] for row in rows}
+    assert "kl_median_nats" not in {row["statistic"] for row in rows}  # it has no paired error
+    sql = re.sub(r"(?m)^--.*$", "", served.data("sql")["compare/tokens"]["sql"])
+    for parameter, value in table["sql"]["where"].items():
+        sql = sql.replace(parameter, repr(value))
+    asked = served.sql(sql)
+    columns = [column["name"] for column in asked["columns"]]
+    answered = [dict(zip(columns, row, strict=True)) for row in asked["rows"]]
+    assert len(answered) == len(expected)
+    for row in rows:
+        key = (row["measured_on"], row["temperature"], row["statistic"])
+        assert row["difference"] == pytest.approx(of_rows[key], rel=1e-5)
+        [same] = [one for one in answered if (one["measured_on"], one["temperature"], one["statistic"]) == key]
+        assert row["difference"] == pytest.approx(same["difference"], rel=1e-5)
+
+
+def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(served: Served) -> None:
+    found = served.sql(
+        """select 9007199254740993 as large, 'a' || chr(8238) || chr(0) as hostile, 'nan'::float as nan, null as none,
+           date '2026-01-02' as day, interval 3 days as days, [interval 1 month] as spans,
+           [1, null] as list, {'k': 'v'} as struct, '\\x01'::blob,
+           0.1::float as small, repeat('x', 100000) as long"""
+    )
+    [row] = found["rows"]
+    large, hostile, nan, none, day, days, spans, items, struct, blob, small, long = row
+    assert large == "9007199254740993"
+    assert hostile == "a⟨202E⟩⟨0⟩"
+    assert (nan, none, day, days, items, struct, blob) == (
+        "NaN",
+        None,
+        "2026-01-02",
+        "3 days",
+        [1, None],
+        {"k": "v"},
+        "01",
+    )
+    assert spans == ["1 months"]
+    assert small == 0.1
+    assert len(long) < 5000
+    assert "of 100,000 characters shown" in long
+    assert found["columns"][0] == {"name": "large", "type": "int64"}
+
+
+def test_of_a_long_answer_the_first_rows_come_and_that_there_are_more(served: Served) -> None:
+    for rows, is_truncated in ((ROWS, False), (ROWS + 1, True), (50_000_000, True)):
+        found = served.sql(f"select i from range({rows}) t(i)")
+        assert len(found["rows"]) == ROWS
+        assert found["truncated"] is is_truncated
+    assert "larger than 16 MiB" in served.sql("select repeat('x', 100000) from range(1000)")["error"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("copy (select 1) to 'out.csv'", "only SELECT is allowed"),
+        ("attach 'other.duckdb' as other", "only SELECT is allowed"),
+        ("select * from read_text('/etc/passwd')", "table function read_text is not allowed"),
+        ("select * from '/etc/passwd'", "files cannot be read"),
+        ("install httpfs", "only SELECT is allowed"),
+        ("set threads = 1", "only SELECT is allowed"),
+        ("drop view variants", "only SELECT is allowed"),
+        ("select 1; select 2", "only one statement"),
+        ("select getenv('HOME')", "function getenv is not allowed"),
+        ("select nothing from variants", "nothing"),
+        ("", "there is no SQL to run"),
+        ("select '\ud800'", "cannot be parsed"),
+    ],
+)
+def test_sql_that_does_more_than_read_is_refused_in_one_line(
+    served: Served, tmp_path: Path, sql: str, message: str
+) -> None:
+    error = served.sql(sql)["error"]
+    assert message in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_box_sees_what_the_page_shows_and_each_table_once(served: Served) -> None:
+    names = [row[0] for row in served.sql("show tables")["rows"]]
+    assert len(set(names)) == len(names)
+    assert {"variants", "variant_summary"} <= set(names)
+    assert "variants_whole" not in names
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "rebound.example.org"}, 403),
+        ({"Host": "127.0.0.1.example.org"}, 403),
+        ({"Origin": "https://example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Type": ""}, 415),
+        ({"Content_Type": "application/json; charset=utf-8"}, 200),
+        ({"Sec_Fetch_Site": "same-origin"}, 200),
+    ],
+)
+def test_only_the_servers_own_pages_can_ask_sql(served: Served, headers: dict[str, str], code: int) -> None:
+    sent = {"Content_Type": "application/json"} | headers
+    status, answered, body = served.ask(f"{served.home}/sql", "POST", b'{"sql": "select 1 as one"}', **sent)
+    assert status == code
+    assert "access-control-allow-origin" not in answered
+    if code != 200:
+        assert b"rows" not in body
+
+
+def test_no_other_page_reads_results_and_no_other_method_does_anything(served: Served) -> None:
+    for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", f"{served.home}/data/sql.json"):
+        assert served.ask(path, Host="rebound.example.org")[0] == 403
+        assert served.ask(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
+        assert served.ask(path, "POST", b"{}", **{"Content_Type": "application/json"})[0] == 405
+    assert served.ask(f"{served.home}/sql")[0] == 405
+    assert served.ask(f"{served.home}/sql", "OPTIONS", Origin="https://example.org")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", 400),
+        (b"select 1", 400),
+        (b"[]", 400),
+        (b'{"sql": 1}', 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 60_000, 400),
+        (json.dumps({"sql": "select 1 --" + "x" * 100_000}).encode(), 413),
+    ],
+)
+def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code: int) -> None:
+    status, _, answer = served.ask(f"{served.home}/sql", "POST", body, **{"Content_Type": "application/json"})
+    assert status == code
+    assert json.loads(answer)["error"]
+
+
+def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+        connection.sendall(
+            b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9000000000\r\n\r\n" + b" " * 200_000
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nothing", "", "variant/", "variant/99", "variant/-1", "variant/x", "variant/٣", "trace/1", "trace/1/99"),
+        *("trace/0/0", "figures/nothing", "figures/../index", "../index", "..%2f..%2fetc/passwd", "%00", "a" * 3000),
+        *("index/", "/etc/passwd", "__class__", "\u202e"),
+    ],
+)
+def test_a_document_that_there_is_not_is_said_so(served: Served, name: str) -> None:
+    status, headers, body = served.ask(f"{served.home}/data/{quote(name, safe='/%')}.json")
+    assert status == 404
+    assert json.loads(body)["error"].isprintable()
+    assert headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/../../etc/passwd",
+        "/static/dom.js",
+        "/data/index.json",
+        "/sql",
+        "/study/none/",
+        "/study/tiny/data/index",
+    ],
+)
+def test_no_other_address_leads_anywhere(served: Served, path: str) -> None:
+    assert served.ask(path)[0] == 404
+
+
+def test_every_answer_forbids_frames_guessing_and_keeping(served: Served) -> None:
+    for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", "/nothing"):
+        _, headers, _ = served.ask(path)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+    _, headers, page = served.ask(f"{served.home}/")
+    policy = headers["content-security-policy"]
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    # Both policies hold at once, so the page's own must let it ask this server too.
+    assert b"connect-src &#39;self&#39;" in page
+
+
+def test_a_query_without_end_is_stopped_and_so_is_one_that_nobody_waits_for(computed_once: Path) -> None:
+    endless = "select count(*) from range(1000000) a, range(1000000) b"
+    with Served(computed_once, seconds=0.5) as server:
+        assert "ran longer than 0.5 s" in server.sql(endless)["error"]
+    with Served(computed_once) as server:
+        body = json.dumps({"sql": endless})
+        waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(2)]
+        for connection in waiting:
+            connection.request("POST", f"{server.home}/sql", body, JSON)
+        deadline = time.monotonic() + PATIENCE
+        while "error" not in (found := _asked(server, "select 1")):
+            assert time.monotonic() < deadline
+        assert found["error"].startswith("2 queries are running already")
+        for connection in waiting:
+            connection.close()
+        while "error" in _asked(server, "select 1"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not server.told
+
+
+def _asked(server: Served, sql: str) -> dict[str, Any]:
+    return json.loads(
+        server.ask(f"{server.home}/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")[2]
+    )
+
+
+def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(warehouse: Path) -> None:
+    kept = warehouse.parent / "kept"
+    hidden = [path for path in warehouse.rglob("recipe=attn-drop-1") if path.is_dir()]
+    for path in hidden:
+        shutil.move(path, kept / path.relative_to(warehouse))
+    with Served(warehouse) as server:
+        before = server.data("index")
+        first = server.data("variant/1", version=before["version"])
+        for path in hidden:
+            shutil.move(kept / path.relative_to(warehouse), path)
+        after = server.data("index")
+        assert len(after["variants"]) == len(before["variants"]) + 1
+        # Places moved: the new variant comes first by its name.
+        assert server.data("variant/1", version=after["version"])["id"].endswith("@attn-drop-1")
+        assert server.data("variant/1", version=before["version"]) == first
+        status, _, body = server.ask(f"{server.home}/data/variant/1.json?version=older")
+        assert status == 404
+        assert "reload it" in json.loads(body)["error"]
+
+
+def test_an_open_page_outlives_a_server_that_is_started_anew(warehouse: Path) -> None:
+    with Served(warehouse) as server:
+        version = server.data("index")["version"]
+    with Served(warehouse) as server:
+        assert server.data("variant/1", version=version)["id"]
+
+
+def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None:
+    [file] = (warehouse / "decoding_steps").rglob("recipe=wanda-2of4/*.parquet")
+    content = file.read_bytes()
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            temporary = file.with_name(".temporary")
+            temporary.write_bytes(content)
+            temporary.replace(file)
+
+    with Served(warehouse) as server, ThreadPoolExecutor(4) as pool:
+        wanted = server.data("trace/3/0")
+        count = server.sql("select count(*) from decoding_steps")["rows"]
+        writing = pool.submit(write)
+        try:
+            for _ in range(3):
+                found = [
+                    pool.submit(server.data, "trace/3/0"),
+                    pool.submit(server.sql, "select count(*) from decoding_steps"),
+                ]
+                assert found[0].result() == wanted
+                assert found[1].result()["rows"] == count
+        finally:
+            done.set()
+        writing.result()
+        assert not server.told
+
+
+def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
+    [file] = (warehouse / "generations").rglob("recipe=wanda-2of4/*.parquet")
+    content = bytearray(file.read_bytes())
+    content[4:200] = bytes(196)
+    with Served(warehouse) as server:
+        file.write_bytes(bytes(content))
+        status, _, body = server.ask(f"{server.home}/data/index.json")
+        assert status == 500
+        error = json.loads(body)["error"]
+        assert str(file) in error
+        assert "\n" not in error
+        assert server.told
+        assert "rows" in server.sql("select 1 as one")
+
+
+def test_an_answer_to_a_bug_keeps_other_pages_out_like_any_other(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(_: LiveStudy) -> None:
+        raise ZeroDivisionError
+
+    with Served(warehouse) as server:
+        monkeypatch.setattr(LiveStudy, "index", bug)
+        status, headers, body = server.ask(f"{server.home}/data/index.json")
+        assert status == 500
+        assert "ZeroDivisionError" in json.loads(body)["error"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_a_study_that_computes_while_it_is_served_is_there_without_a_restart(warehouse: Path) -> None:
+    store, table = Store(warehouse), TABLES["variants"]
+    path = store.path(table, "tiny-a", "magnitude-50")
+    provenance = store.provenance(table, "tiny-a", "magnitude-50")
+    assert provenance is not None
+    frame = pl.read_parquet(path, hive_partitioning=False)
+
+    def write_other() -> None:
+        store.write(table, frame, replace(provenance, study="other & <b>"), "tiny-a", "magnitude-50")
+
+    with Served(warehouse) as server:
+        status, headers, _ = server.ask("/")
+        assert (status, headers["location"]) == (307, "study/tiny/")
+        write_other()
+        status, _, page = server.ask("/")
+        assert status == 200
+        assert b"other &amp; &lt;b&gt;" in page
+        place = f"/study/{quote('other & <b>', safe='')}"
+        assert server.ask(f"{place}/")[0] == 200
+        index = json.loads(server.ask(f"{place}/data/index.json")[2])
+        assert {variant["recipe"] for variant in index["variants"]} == {"magnitude-50"}
+        body = b'{"sql": "select recipe from variants"}'
+        found = json.loads(server.ask(f"{place}/sql", "POST", body, **{"Content_Type": "application/json"})[2])
+        assert found["rows"] == [["magnitude-50"]]
+        assert server.ask("/study/none/")[0] == 404
+
+
+def test_the_command_serves_until_ctrl_c_even_while_a_query_runs(computed_once: Path) -> None:
+    command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("http://127.0.0.1:")
+        assert "shows tiny of" in line
+        connection = http.client.HTTPConnection("127.0.0.1", int(line.split(":")[2].split("/")[0]), timeout=PATIENCE)
+        connection.request(
+            "POST",
+            "/study/tiny/sql",
+            json.dumps({"sql": "select count(*) from range(1000000) a, range(1000000) b"}),
+            JSON,
+        )
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == "stopped\n"
+        connection.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: set PRUNESCOPE_HOSTS to this machine's names"),  # noqa: S104
+        (("--host", "::"), "--host ::: set PRUNESCOPE_HOSTS"),
+        (("--host", "192.0.2.1"), "192.0.2.1, port 3001 cannot be used"),
+        (("nothing",), "has no variant of study 'nothing'; there are tiny"),
+        (("demo",), "has no variant of study 'demo'; there are tiny"),
+        (("nothing.yaml",), "nothing.yaml"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    computed_once: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert run(["serve", *arguments], Globals(warehouse=str(computed_once))) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", set()),
+        ("localhost", set()),
+        ("192.0.2.1", {"192.0.2.1"}),
+        ("2001:db8::1", {"[2001:db8::1]"}),
+        ("My.Machine", {"my.machine"}),
+        ("0.0.0.0", {"scope.example.org"}),  # noqa: S104
+    ],
+)
+def test_an_address_that_is_listened_at_is_a_name_that_is_answered(
+    host: str, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOSTS", "scope.example.org")
+    assert _names(host) == names
+
+
+def test_a_taken_port_and_an_empty_warehouse_are_refused(
+    computed_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(["serve", "--port", port], Globals(warehouse=str(computed_once))) == 2
+    assert f"127.0.0.1, port {port} cannot be used" in " ".join(capsys.readouterr().err.split())
+    assert run(["serve"], Globals(warehouse=str(tmp_path / "none"))) == 2
+    assert "none has run: `prunescope run demo` is one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_study_of_the_users_is_known_by_its_file(computed_once: Path, study: StudyFile) -> None:
+    assert studies(computed_once, "tiny") == {"tiny": None}
+    [known] = studies(computed_once, str(study.path)).values()
+    assert known is not None
+    assert LiveStudy(computed_once, "tiny", known).index()["facts"][0]["name"] == "study"

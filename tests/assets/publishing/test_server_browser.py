@@ -1,0 +1,62 @@
+"""The explorer over a live warehouse, in Chromium: what the page and the server agreed on holds in a browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+
+from tests.assets.publishing.running_server import Served
+from tests.pipelines.reporting.explorer.browser_page import Reader, chromium
+
+pytestmark = [pytest.mark.chromium, pytest.mark.integration]
+
+
+@pytest.fixture(scope="module")
+def page(computed_once: Path) -> Iterator[Reader]:
+    with Served(computed_once) as server, chromium() as driver:
+        reader = Reader(driver)
+        reader.load(f"http://127.0.0.1:{server.port}/")
+        yield reader
+
+
+def ask(page: Reader, sql: str) -> str:
+    """Types SQL into the box, runs it, and gives what stands below."""
+    page.js("document.querySelector('textarea').value = arguments[0]", sql)
+    page.click(page.one("button.run"))
+    page.wait(lambda: page.text(".result") not in {"", "Running …"})
+    return page.text(".result")
+
+
+def test_from_the_overview_to_a_token_all_comes_from_the_server_under_its_policy(page: Reader) -> None:
+    page.show("/")
+    assert "wanda-2of4" in page.text()
+    page.click(next(link for link in page.all("[aria-label='variants'] tbody a") if "wanda-2of4" in link.text))
+    page.wait_for_view()
+    page.click(page.one(".prompt h3 a"))
+    page.wait_for_view()
+    assert len(page.all(".side:nth-child(2) .tok")) == 4
+    name = page.js("return JSON.parse(document.getElementById('index').textContent).figures[0].name")
+    page.show(f"/figures/{name}")
+    page.wait(lambda: page.all("main svg.marks, main canvas"))
+    assert page.complaints() == []
+
+
+def test_the_box_shows_rows_errors_and_text_as_text(page: Reader) -> None:
+    page.show("/sql/variants")
+    assert "wanda-2of4" in ask(page, page.js("return document.querySelector('textarea').value"))
+    assert "1,000 rows, more were left out" in ask(page, "from range(2000)")
+    assert "⟨202E⟩" in ask(page, "select '<img src=x onerror=alert(1)>' || chr(8238) as hostile")
+    assert not page.driver.find_elements(By.CSS_SELECTOR, ".result img")
+    assert "table function read_text is not allowed" in ask(page, "from read_text('/etc/passwd')")
+    assert page.complaints() == []
+
+
+def test_a_query_that_runs_can_be_stopped(page: Reader) -> None:
+    page.show("/sql")
+    page.js("document.querySelector('textarea').value = 'select count(*) from range(1000000) a, range(1000000) b'")
+    page.click(page.one("button.run"))
+    page.wait(lambda: page.text("button.run") == "Stop")
+    page.click(page.one("button.run"))
+    page.wait(lambda: page.text(".result") == "Stopped.")
+    assert page.text("button.run") == "Run"

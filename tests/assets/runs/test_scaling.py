@@ -1,0 +1,108 @@
+"""`prunescope plan --workers`: where its seconds come from, and what the machinery under it keeps."""
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from dagster import DagsterInstance, job, op
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from sqlalchemy.pool import NullPool, QueuePool
+
+from prunescope.assets.cli.main import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
+from prunescope.assets.planning.steps import STEPS
+from prunescope.warehouse.storage.provenance import read_footer
+from tests.assets.cli.test_plan import Capture, of, planned
+from tests.assets.tiny_study import RECIPES, StudyFile, partitions
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_seconds_are_those_of_the_partitions_that_are_there_else_estimated(
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    before = partitions(warehouse)
+    rows, told = planned(study, warehouse, capsys, "--workers", 3)
+    assert partitions(warehouse) == before
+    for step in ("traces", "texts", "tasks"):
+        (row,) = of(rows, "steps", item=step)
+        files = [
+            warehouse / STEPS[step].tables[0] / "model=tiny-a" / f"recipe={name}/part.parquet" for name in RECIPES[1:]
+        ]
+        assert row["seconds"] == pytest.approx(fmean(read_footer(file).provenance.seconds for file in files))
+        assert (row["source"], row["when"]) == ("measured, 3 partitions", "a variant")
+    assert [row["source"] for row in of(rows, "steps", item="writing")] == [f"measured now in {warehouse}"]
+    assert not list(warehouse.glob(".plan-*"))
+    runs = of(rows, "scale")
+    assert [(row["models"], row["recipes"]) for row in runs] == [(1, 4), (10, 30), (100, 30), (1000, 30)]
+    assert all(row["workers"] == 3 and row["bytes"] > 0 for row in runs)
+    assert "wait for one thing first" in told
+    assert {row["source"] for row in of(rows, "steps", item="Dagster")} == {"measured now, on SQLite"}
+    study.write(generation={"new_tokens": 5})
+    for measured_now in ("_bookkeeping", "_storage"):  # once is enough
+        monkeypatch.setattr(f"prunescope.assets.runs.scaling.{measured_now}", lambda *_: ())
+    rows, _ = planned(study, warehouse, capsys, "--workers", 3)
+    assert of(rows, "steps", item="traces")[0]["source"] == "estimated", "what is there was made from other settings"
+    assert of(rows, "steps", item="texts")[0]["source"] == "measured, 3 partitions"
+
+
+def test_a_number_of_workers_is_at_least_one(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["plan", str(study.path), "--workers", "0", "--warehouse", str(tmp_path / "nothing")], Globals()) == 2
+    assert "--workers" in capsys.readouterr().err
+
+
+@op
+def _nothing() -> None: ...
+
+
+@job
+def _idle() -> None:
+    _nothing()
+
+
+def _run(instance: DagsterInstance) -> Path:
+    """The database of a run's events."""
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    done = _idle.execute_in_process(instance=instance, run_config=quiet)
+    (file,) = Path(instance.root_directory).rglob(f"{done.run_id}.db")
+    return file
+
+
+def test_no_event_of_a_run_makes_dagster_move_the_log_of_a_database_to_the_disk(tmp_path: Path) -> None:
+    with open_instance(tmp_path) as instance:
+        run_file = _run(instance)
+        # Whoever closes a database last removes its log.
+        assert run_file.with_name(f"{run_file.name}-wal").exists()
+        assert run_file.with_name("index.db-wal").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files a process holds")
+def test_however_many_runs_follow_one_another_few_files_stay_open(tmp_path: Path) -> None:
+    with open_instance(tmp_path) as instance:
+        for _ in range(20):
+            _run(instance)
+        found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        assert 1 < len({name for name in found if name.endswith(".db")}) <= 16
+
+
+def test_a_database_has_one_engine_as_long_as_it_is_kept_open_and_dagster_its_own_again_afterwards(
+    tmp_path: Path,
+) -> None:
+    before = [storage.create_engine for storage in _STORAGES]
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+
+    def broken() -> None:
+        with databases_kept_open():
+            made = [storage.create_engine(url, poolclass=NullPool) for storage in _STORAGES]
+            assert made[0] is made[1] is made[2]
+            with databases_kept_open():
+                assert sqlite_run_storage.create_engine(url, poolclass=NullPool) is not made[0]
+            assert sqlite_run_storage.create_engine(url, poolclass=NullPool) is made[0]
+            with pytest.raises(ValueError, match="Dagster opens SQLite by"):
+                sqlite_run_storage.create_engine(url, poolclass=QueuePool)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert [storage.create_engine for storage in _STORAGES] == before

@@ -1,0 +1,54 @@
+"""A really pruned copy of a decoder: its own modules, its own weights, no swapping."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sublayer import Branch, Sublayer
+from prunescope.pipelines.pruning.variant import Variant
+
+
+def copy_of(decoder: Decoder) -> Decoder:
+    """A deep copy; its parts are the copied modules."""
+    model = copy.deepcopy(decoder.model)
+    twins = dict(zip(decoder.model.modules(), model.modules(), strict=True))
+
+    def part(own: Branch) -> Branch:
+        return replace(own, chain=tuple(twins[module] for module in own.chain))
+
+    def sublayer(own: Sublayer) -> Sublayer:
+        modules = {name: twins[module] for name, module in own.modules.items()}
+        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
+
+    layers = tuple(
+        replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
+        for layer in decoder.layers
+    )
+    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers, skips=None)
+
+
+def write_masks(copied: Decoder, variant: Variant, names: set[str]) -> None:
+    """Sets the masked weights of some matrices of the copy to zero, where they lie."""
+    weights: dict[str, nn.Parameter] = dict(copied.model.named_parameters())
+    modules = dict(copied.model.named_modules())
+    for name in names:
+        mask = variant.masks[name]
+        stem, _, expert = name.partition("[")
+        weight: Tensor = weights[stem].data[int(expert[:-1])] if expert else modules[name].weight.data
+        # Stored (in, out): Conv1D, and the stacks of these as their code multiplies them.
+        is_stack = bool(expert) and type(copied.model).__name__.startswith(("GptOss", "Llama4", "RecurrentGemma"))
+        is_transposed = is_stack or type(modules.get(name)).__name__ == "Conv1D"
+        with torch.no_grad():
+            weight.mul_(mask.T if is_transposed else mask)
+
+
+def write_zeros(copied: Decoder, labels: set[str]) -> None:
+    """Sets all parameters of some sublayers of the copy to zero: they then add nothing, whatever they are."""
+    for each in copied.sublayers:
+        if each.label in labels:
+            for mixer in each.mixers:
+                for parameter in mixer.parameters():
+                    torch.nn.init.zeros_(parameter)

@@ -1,0 +1,321 @@
+"""Checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.recipes import ExternalRecipe, parse_recipe
+from tests.tiny_models import save_tiny, tiny_tokenizer
+
+TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
+ABOUT = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
+
+
+@pytest.fixture(scope="module")
+def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "deep", "llama", num_hidden_layers=6)
+
+
+@pytest.fixture(scope="module")
+def deep(deep_folder: Path) -> Decoder:
+    return load_decoder(deep_folder)
+
+
+def changed(source: Path, folder: Path, change: object) -> Path:
+    """A copy of a model after a change of it."""
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        change(model)  # type: ignore[operator]
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def read(decoder: Decoder, folder: Path, cache: Path, **fields: object) -> Variant:
+    recipe = ExternalRecipe(name="theirs", source=str(folder), **fields)  # type: ignore[arg-type]
+    return prune(decoder, recipe, cache=cache)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "gpt_oss"])
+def test_a_pruned_model_comes_back_as_the_variant_that_it_was(
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    for recipe in ("magnitude-50", "magnitude-2of4"):
+        variant = prune(decoder, parse_recipe(recipe))
+        export(decoder, variant, tmp_path / recipe, ABOUT)
+        again = read(decoder, tmp_path / recipe, tmp_path)
+        assert again.hash == variant.hash
+        assert again.facts["weights_changed"] == 0
+
+
+def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: Decoder, tmp_path: Path) -> None:
+    pruned = prune(deep, parse_recipe("magnitude-50"))
+    gone = ("attn.1", "mlp.1", "attn.4", "mlp.4")
+    kept = {name: change for name, change in pruned.changes.items() if ".1." not in name and ".4." not in name}
+    export(deep, Variant(kept, dropped=gone), tmp_path / "short", ABOUT)
+    found = read(deep, tmp_path / "short", tmp_path)
+    assert found.dropped == gone
+    assert found.facts["layers"] == [0, 2, 3, 5]
+    assert min(found.facts["likeness"]) > 0.7
+    assert found.hash == Variant(kept, dropped=gone).hash
+    row = variant_row(deep, "tiny", ExternalRecipe(name="x", source="y"), found, None, 1, 1.0).row(0, named=True)
+    assert row["sublayers_dropped"] == list(gone)
+    assert read(deep, tmp_path / "short", tmp_path, layers=(0, 2, 3, 5)).hash == found.hash
+    with pytest.raises(InputError, match=r"calls its layer 1 the dense model's 1 \(cosine -?0.0\d\), but it is like 2"):
+        read(deep, tmp_path / "short", tmp_path, layers=(0, 1, 3, 5))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
+def test_sublayers_that_were_written_as_zeros_come_back_as_dropped(
+    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    variant = Variant(dropped=("attn.1", "mlp.2"))
+    export(decoder, variant, tmp_path / "out", ABOUT)
+    again = read(decoder, tmp_path / "out", tmp_path)
+    assert again.hash == variant.hash
+
+
+def test_a_fine_tuned_model_keeps_its_values_norms_and_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+
+    def tune(model: torch.nn.Module) -> None:
+        torch.manual_seed(5)
+        for name, parameter in model.named_parameters():
+            if name not in {"lm_head.weight", "model.norm.weight"}:
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+
+    folder = changed(tiny_folder, tmp_path / "tuned", tune)
+    variant = read(decoder, folder, tmp_path)
+    assert not variant.masks
+    assert variant.facts["weights_changed"] == sum(matrix.stored.numel() for matrix in decoder.matrices.values())
+    assert set(variant.parameters) == {
+        "model.embed_tokens.weight",
+        *(f"model.layers.{i}.{norm}_layernorm.weight" for i in range(3) for norm in ("input", "post_attention")),
+    }
+    with apply_variant(decoder, variant):
+        worn = logits(decoder.model)
+    assert torch.equal(worn, logits(AutoModelForCausalLM.from_pretrained(folder)))
+    variant.save(tmp_path / "v.safetensors", ExternalRecipe(name="x", source="y"), "w")
+
+
+def test_zeros_beside_other_values_are_a_mask_and_values(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+
+    def edit(model: torch.nn.Module) -> None:
+        weight = model.get_parameter("model.layers.1.mlp.up_proj.weight")
+        weight[:, 10:20] = 0
+        weight[3, :10] *= 2
+
+    ((name, change),) = read(decoder, changed(tiny_folder, tmp_path / "edited", edit), tmp_path).changes.items()
+    assert name == "model.layers.1.mlp.up_proj"
+    assert int((~change.mask).sum()) == 96 * 10
+    assert change.values is not None
+
+
+def test_weights_that_were_zero_before_count_as_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    def hollow(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[:, :10] = 0
+
+    def more(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[:, 10:12] = 0
+
+    dense = changed(tiny_folder, tmp_path / "hollow", hollow)
+    ((_, change),) = read(load_decoder(dense), changed(dense, tmp_path / "more", more), tmp_path).changes.items()
+    assert change.mask is not None
+    assert int((~change.mask).sum()) == 96 * 2
+
+
+def test_biases_that_only_one_of_them_has_are_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+    biases = {f"model.layers.{i}.mlp.down_proj.bias": torch.randn(64) for i in range(3)}
+    variant = Variant(prune(decoder, parse_recipe("magnitude-50")).changes, biases)
+    export(decoder, variant, tmp_path / "biased", ABOUT)
+    assert read(decoder, tmp_path / "biased", tmp_path).hash == variant.hash
+    other = load_decoder(tmp_path / "biased")
+    back = read(other, tiny_folder, tmp_path)
+    assert {name for name, value in back.parameters.items() if not value.any()} == set(biases)
+
+
+def test_another_head_is_refused_or_replaced_by_the_dense_one(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+
+    def edit(model: torch.nn.Module) -> None:
+        model.get_parameter("lm_head.weight").mul_(1.5)
+        model.get_parameter("model.layers.0.mlp.up_proj.weight")[0] = 0
+
+    folder = changed(tiny_folder, tmp_path / "headed", edit)
+    with pytest.raises(InputError, match=r"lm_head\.weight differs .* by 5\.0e-01 .*`head: dense`"):
+        read(decoder, folder, tmp_path)
+    variant = read(decoder, folder, tmp_path, head="dense")
+    assert variant.facts["head_difference"] == {"lm_head.weight": pytest.approx(0.5)}
+    assert list(variant.changes) == ["model.layers.0.mlp.up_proj"]
+    assert not variant.parameters
+
+
+def gguf_file(folder: Path, file: Path) -> Path:
+    """A Llama in GGUF with its matrices in 8 bits, as llama.cpp writes it."""
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    tokenizer = tiny_tokenizer()
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in vocabulary])
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, weight in weights.items():
+        values = weight.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp interleaves the halves that rotate together
+            count = config["num_key_value_heads" if ".k_proj" in name else "num_attention_heads"]
+            values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        place = f"{names.get_name(name.removesuffix('.weight'))}.weight"
+        if ".layers." in name and values.ndim == 2:
+            packed = gguf.quantize(np.ascontiguousarray(values), gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(place, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(place, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_quantized_gguf_file_is_a_variant_of_the_model_that_it_was_made_from(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    decoder = load_decoder(tiny_folder)
+    variant = read(decoder, gguf_file(tiny_folder, tmp_path / "tiny.gguf"), tmp_path / "cache")
+    assert set(variant.changes) == set(decoder.matrices)
+    assert not variant.parameters
+    for name, matrix in decoder.matrices.items():
+        error = (variant.changes[name].weight(matrix.weight) - matrix.weight).abs().max()
+        assert 0 < error < 0.01 * matrix.weight.abs().max()
+
+
+def test_the_dense_model_itself_is_no_variant(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ComputationError, match="theirs leaves the forward pass unchanged"):
+        read(load_decoder(tiny_folder), tiny_folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("mistral", {}, "is a MistralForCausalLM, the dense model a LlamaForCausalLM"),
+        ("llama", {"hidden_size": 32}, "is 32 × 32, the dense model's is 64 × 64"),
+        ("llama", {"intermediate_size": 64}, "gate_proj.weight is 64 × 64, the dense model's is 96 × 64"),
+        ("llama", {"num_key_value_heads": 4}, "k_proj.weight is 64 × 64, the dense model's is 32 × 64"),
+        ("llama", {"vocab_size": 320}, r"embed_tokens.weight is 320 × 64, the dense model's is 300 × 64"),
+        ("llama", {"num_hidden_layers": 4}, "has 4 layers, the dense model 3"),
+        ("llama", {"num_hidden_layers": 2}, "may be more than one of the dense model's; say which"),
+        ("llama", {"num_hidden_layers": 2, "intermediate_size": 64}, "has another shape than the dense model's"),
+        ("llama", {"tie_word_embeddings": True}, "differs from the dense model's"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(
+    architecture: str, changes: dict[str, object], message: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = save_tiny(tmp_path / "other", architecture, seed=1, **changes)
+    with pytest.raises(InputError, match=message):
+        read(load_decoder(tiny_folder), folder, tmp_path)
+
+
+def test_other_settings_and_tokens_and_damaged_numbers_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+
+    def edit(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.0.mlp.up_proj.weight")[0] = 0
+        model.config.rms_norm_eps = 0.5
+
+    with pytest.raises(InputError, match="their configs differ in rms_norm_eps"):
+        read(decoder, changed(tiny_folder, tmp_path / "set", edit), tmp_path)
+    file = tmp_path / "set" / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|end|>", "<|fin|>"))
+    with pytest.raises(InputError, match="its tokenizer is another one"):
+        read(decoder, tmp_path / "set", tmp_path)
+    nan = changed(
+        tiny_folder, tmp_path / "nan", lambda model: model.get_parameter("model.norm.weight").fill_(torch.nan)
+    )
+    with pytest.raises(InputError, match=r"model\.norm\.weight holds NaN"):
+        read(decoder, nan, tmp_path)
+    with pytest.raises(InputError, match="no such folder or file"):
+        read(decoder, tmp_path / "nowhere", tmp_path)
+
+
+def test_two_layers_alike_are_ambiguous_and_the_right_numbers_settle_it(deep_folder: Path, tmp_path: Path) -> None:
+    def repeat(model: torch.nn.Module) -> None:
+        for one, two in zip(model.model.layers[2].parameters(), model.model.layers[3].parameters(), strict=True):
+            two.copy_(one)
+
+    copied = load_decoder(changed(deep_folder, tmp_path / "copied", repeat))
+    export(copied, Variant(dropped=("attn.3", "mlp.3")), tmp_path / "short", ABOUT)
+    with pytest.raises(InputError, match=r"its layer 2 may be more than one .* `layers: \[0, 1"):
+        read(copied, tmp_path / "short", tmp_path)
+    assert read(copied, tmp_path / "short", tmp_path, layers=(0, 1, 2, 4, 5)).dropped == ("attn.3", "mlp.3")
+    with pytest.raises(InputError, match="names 4, up to 5"):
+        read(copied, tmp_path / "short", tmp_path, layers=(0, 1, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{name: x, method: external}", "source"),
+        ("{name: x, method: external, source: a, layers: [2, 1]}", "must be increasing numbers"),
+        ("{name: x, method: external, source: a, head: mine}", "head"),
+        (
+            "{name: x, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5}, "
+            "{name: b, method: external, source: c}]}",
+            "can only come first",
+        ),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe(text)
+
+
+def test_a_recipe_on_top_prunes_what_the_other_tool_left(tiny_folder: Path, tmp_path: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+    export(decoder, prune(decoder, parse_recipe("magnitude-25")), tmp_path / "first", ABOUT)
+    text = (
+        "{name: x, method: composed, parts: [{name: a, method: external, source: %s}, "
+        "{name: b, method: magnitude, sparsity: 0.5}]}" % (tmp_path / "first")
+    )
+    both = prune(decoder, parse_recipe(text), cache=tmp_path)
+    assert both.hash == prune(decoder, parse_recipe("magnitude-50")).hash

@@ -1,0 +1,97 @@
+"""A chart's files are the same bytes every time, and each is what its suffix says."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import altair as alt
+import polars as pl
+import pytest
+import vl_convert
+
+from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.files import canonical_pdf, chart_files, preview
+
+
+def chart(points: int = 5) -> theme.AnyChart:
+    """A chart with several fonts, opacities and clips, each of which is a resource of the PDF."""
+    frame = pl.DataFrame({"x": range(points), "kind": [f"k{index % 3}" for index in range(points)]})
+    base = alt.Chart(theme.rows(frame)).encode(x="x:Q", y="x:Q", color="kind:N")
+    marks = [base.mark_point(opacity=0.1 * level, filled=True, size=40 * level) for level in range(1, 8)]
+    words = base.mark_text(font="monospace", fontWeight="bold").encode(text="kind:N", opacity="x:Q")
+    return theme.themed(alt.layer(*marks, words, title=theme.title("‖Δh‖ ≤ ½", "ß")))
+
+
+def test_every_file_is_what_its_suffix_says() -> None:
+    files = chart_files(chart().to_dict())
+    assert set(files) == {".vl.json", ".svg", ".pdf", "-column.pdf", ".png"}
+    assert json.loads(files[".vl.json"])["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
+    assert files[".svg"].startswith(b"<svg")
+    width, height = struct.unpack(">II", files[".png"][16:24])
+    assert files[".png"].startswith(b"\x89PNG")
+    assert min(width, height) > 300
+    assert files[".pdf"].startswith(b"%PDF-1.")
+
+
+def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half() -> None:
+    def width(most_bytes: int) -> int:
+        return struct.unpack(">I", preview(chart().to_dict(), most_bytes)[16:20])[0]
+
+    whole = preview(chart().to_dict(), 10**9)
+    assert whole == vl_convert.vegalite_to_png(chart().to_dict())
+    assert width(len(whole)) == width(10**9)
+    assert width(len(whole) - 1) == pytest.approx(0.75 * width(10**9), abs=1)
+    assert width(1) == pytest.approx(0.5 * width(10**9), abs=1)
+
+
+def test_fonts_are_embedded_in_the_pdf_and_it_has_no_date() -> None:
+    pdf = chart_files(chart().to_dict())[".pdf"]
+    descriptors = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, re.DOTALL)
+    assert descriptors
+    assert all(b"/FontFile" in descriptor for descriptor in descriptors)
+    assert b"Date" not in pdf
+
+
+def test_two_processes_write_the_same_bytes() -> None:
+    code = (
+        "import hashlib, sys; from tests.pipelines.reporting.charts.test_files import chart; "
+        "from prunescope.pipelines.reporting.charts.files import chart_files; "
+        "sys.stdout.write(repr({n: hashlib.sha256(c).hexdigest() for n, c in chart_files(chart().to_dict()).items()}))"
+    )
+    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(found) == 1
+
+
+def test_a_canonical_pdf_keeps_every_object_and_finds_it_where_its_table_says() -> None:
+    written = {vl_convert.vegalite_to_pdf(chart().to_dict()) for _ in range(6)}
+    assert len(written) > 1, "the converter orders by itself now; canonical_pdf can go"
+    [pdf] = {canonical_pdf(one) for one in written}
+    [original] = [next(iter(written))]
+    assert canonical_pdf(pdf) == pdf
+    assert sorted(streams(pdf)) == sorted(streams(original))
+    start = int(re.search(rb"startxref\n(\d+)", pdf)[1])
+    count = int(re.match(rb"xref\n0 (\d+)", pdf[start:])[1])
+    offsets = [int(offset) for offset in re.findall(rb"^(\d{10}) 00000 n", pdf[start:], re.MULTILINE)]
+    assert len(offsets) == count - 1
+    for number, offset in enumerate(offsets, start=1):
+        assert pdf[offset:].startswith(b"%d 0 obj\n" % number)
+    assert {int(one) for one in re.findall(rb"(\d+) 0 R", b"".join(heads(pdf)))} <= set(range(1, count))
+
+
+def test_what_is_no_plain_pdf_is_refused() -> None:
+    for wrong in (b"", b"%PDF-1.7\n", b"%PDF-1.7\nxref\n0 1\ntrailer\n<< >>\nstartxref\n5\n%%EOF"):
+        with pytest.raises(ValueError, match="this PDF has no plain"):
+            canonical_pdf(wrong)
+
+
+def streams(pdf: bytes) -> list[bytes]:
+    found = re.findall(rb"\nstream\n(.*?)\nendstream", pdf, re.DOTALL)
+    # Compressed streams are compared by what is in them.
+    return [zlib.decompress(one) if one[:1] == b"x" else one for one in found]
+
+
+def heads(pdf: bytes) -> list[bytes]:
+    return [one.partition(b"stream\n")[0] for one in re.findall(rb"\d+ 0 obj\n.*?endobj", pdf, re.DOTALL)]

@@ -1,0 +1,506 @@
+"""The figures that compare whole variants hold the numbers of the SQL, and leave out what their captions say.
+
+That every figure draws on usual, empty and hostile frames is `test_charts_figures`' business.
+"""
+
+import math
+from typing import Any, get_args
+
+import polars as pl
+import pytest
+import vl_convert
+
+from prunescope.pipelines import recipes
+from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, theme
+from prunescope.pipelines.reporting.charts.pareto import frontier, labels
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from tests.pipelines.reporting.charts import frames, variant_frames
+from tests.pipelines.reporting.charts.test_figures import rows_with
+
+
+def drawn(name: str, **marts: pl.DataFrame) -> Any:
+    figure = FIGURES[name]
+    return figure.draw(frames.ask(figure.query, **marts))
+
+
+def test_drops_hold_the_scores_and_start_every_curve_at_the_dense_model():
+    drops = variant_frames.paper_drops()
+    rows = rows_with(drawn("drops"), "score")
+    measured = {
+        (row["method"], row["dropped"]): row["score"]
+        for row in rows
+        if row["series"] == "measured" and row["panel"] == "tasks answered by writing"
+    }
+    expected = {(row["method"], row["dropped"]): row["generative_score"] for row in drops.to_dicts()}
+    dense = expected.pop(("dense", 0))
+    assert measured == expected | {("attn-drop", 0): dense, ("mlp-drop", 0): dense}
+
+
+def test_drops_draw_published_curves_of_three_drops_and_more_behind_and_no_published_table():
+    rows = [row for row in rows_with(drawn("drops"), "score") if row["series"] != "measured"]
+    assert {row["series"] for row in rows} == {"published-7b, published"}
+    mlp = {row["dropped"]: row["score"] for row in rows if row["method"] == "mlp-drop"}
+    assert mlp == pytest.approx({0: 0.9, 1: 0.85, 2: 0.8, 4: 0.7})
+    assert not any("low" in row for row in rows)
+
+
+def test_drops_can_hide_the_published_curves():
+    (parameter,) = drawn("drops").to_dict()["params"]
+    assert (parameter["name"], parameter["value"], parameter["bind"]["input"]) == ("published", True, "checkbox")
+
+
+def test_drops_without_an_error_of_a_score_draw_no_bar():
+    drops = variant_frames.paper_drops().with_columns(
+        pl.lit(None, pl.Float64).alias(f"{kind}_score_se") for kind in ("generative", "non_generative")
+    )
+    retrieval = variant_frames.stg_retrieval_scores().with_columns(standard_error=pl.lit(None, pl.Float64))
+    chart = drawn("drops", paper_drops=drops, stg_retrieval_scores=retrieval)
+    assert rows_with(chart, "score")
+    assert not rows_with(chart, "low")
+
+
+def test_drops_average_a_retrieval_score_over_its_data_sets():
+    rows = rows_with(drawn("drops"), "score")
+    of = {row["dropped"]: row for row in rows if row["panel"].startswith("retrieval") and row["method"] == "mlp-drop"}
+    assert of[0]["score"] == pytest.approx(0.45)
+    assert of[0]["high"] - of[0]["low"] == pytest.approx(2 * 1.96 * 0.02 * math.sqrt(2) / 2)
+
+
+def test_a_layer_map_holds_the_medians_over_prompts():
+    shifts = variant_frames.stg_layer_transitions().filter(pl.col("lens") == "normed")
+    chart = drawn("layer_map").to_dict()
+    maps = [chart["datasets"][part["data"]["name"]] for part in chart["hconcat"]]
+    for rows, column, scope in zip(maps, ("var_p_dz", "kl_dense_pruned_nats"), ("local", "propagated"), strict=True):
+        medians = {
+            (row["recipe"], row["layer"], row["sublayer"], row["step"]): row[column]
+            for row in shifts.filter(pl.col("scope") == scope)
+            .group_by("recipe", "layer", "sublayer", "step")
+            .agg(pl.col(column).median())
+            .to_dicts()
+        }
+        cells = {
+            (row["variant"], row["layer"], row["sublayer"], step): value
+            for row in rows
+            for step, value in zip(row["step"], row["value"], strict=True)
+        }
+        # Three digits are more than a colour shows.
+        assert cells == pytest.approx(medians, rel=5e-3)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
+def test_a_cell_of_a_layer_map_that_is_no_number_stays_blank(broken):
+    frame = frames.ask(FIGURES["layer_map"].query).filter(recipe="wanda-50")
+    first = pl.int_range(pl.len()) == frame["kl_nats"].is_not_null().arg_max()
+    holed = frame.with_columns(kl_nats=pl.when(first).then(pl.lit(broken)).otherwise("kl_nats"))
+    cells = [sum(len(row["value"]) for row in rows_with(layer_map.draw(each), "value")) for each in (frame, holed)]
+    assert cells[0] - cells[1] == 1
+
+
+def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
+    long = pl.concat(
+        variant_frames.stg_layer_transitions().with_columns(pl.col("step") + 10 * block) for block in range(10)
+    )
+    steps = {step for row in rows_with(drawn("layer_map", stg_layer_transitions=long), "row") for step in row["step"]}
+    assert steps == set(range(0, 100, 5))
+
+
+def test_a_layer_map_shows_the_mildest_and_the_harshest_of_each_method_twelve_at_most():
+    recipes = tuple(f"method{method}-{share}" for method in range(7) for share in (10, 20, 30))
+    summary = frames.variant_summary(recipes=recipes)
+    marts = {"variant_summary": summary, "reference_temperature": frames.reference_temperature(recipes=recipes)}
+    chart = drawn("layer_map", **marts, **variant_frames.of((frames.MODEL,), recipes))
+    kl = dict(summary.select("recipe", "kl_teacher_forced_mean_nats").iter_rows())
+    of = [sorted((kl[recipe], recipe) for recipe in recipes if recipe.startswith(f"method{m}-")) for m in range(7)]
+    ends = [mildest for mildest, _, _ in of] + sorted(harshest for _, _, harshest in of)[:5]
+    assert {row["variant"] for row in rows_with(chart, "row")} == {recipe for _, recipe in ends}
+
+
+def test_a_layer_map_of_local_shifts_alone_has_one_map():
+    shifts = variant_frames.stg_layer_transitions().filter(pl.col("scope") == "local")
+    chart = drawn("layer_map", stg_layer_transitions=shifts).to_dict()
+    assert [part["title"]["text"] for part in chart["hconcat"]] == [layer_map.QUANTITIES["var_p_dz"][0]]
+
+
+def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
+    # Few different variances, so that most thresholds are ties.
+    shifts = variant_frames.stg_layer_transitions().with_columns(pl.col("var_p_dz").round(1))
+    frame = frames.ask(FIGURES["spikes"].query, stg_layer_transitions=shifts).filter(pl.col("lens") == "raw")
+    areas = frame.drop_nulls("auc")
+    best = areas.sort("auc", descending=True).group_by("recipe", "sublayer", maintain_order=True).first()
+    assert set(areas.filter("is_best").select("recipe", "sublayer", "layer").iter_rows()) == set(
+        best.select("recipe", "sublayer", "layer").iter_rows()
+    )
+    outputs = variant_frames.decoding_at_reference().with_columns(
+        is_spike=pl.col("kl_dense_pruned_nats") > pl.col("kl_dense_pruned_nats").quantile(0.9, "linear").over("recipe")
+    )
+    curve = {"recipe": "wanda-50", "sublayer": "mlp"}
+    layer = best.filter(**curve)["layer"].item()
+    cells = shifts.filter(**curve, layer=layer, lens="raw", scope="local").join(
+        outputs, on=["recipe", "prompt_id", "position"]
+    )
+    spikes, variances = cells["is_spike"].to_list(), cells["var_p_dz"].to_list()
+    expected = set()
+    for threshold in set(variances):
+        passed = [is_spike for is_spike, size in zip(spikes, variances, strict=True) if size >= threshold]
+        false = (len(passed) - sum(passed)) / (len(spikes) - sum(spikes))
+        expected.add((round(false, 9), round(sum(passed) / sum(spikes), 9)))
+    points = frame.drop_nulls("true_positive_rate").filter(**curve)
+    rates = ["false_positive_rate", "true_positive_rate"]
+    assert {(round(x, 9), round(y, 9)) for x, y in points.select(rates).iter_rows()} == expected
+    rows = [row for row in rows_with(FIGURES["spikes"].draw(frame), "curve") if row["variant"] == "wanda-50"]
+    start, *rest = sorted(
+        (row["false_positive_rate"], row["true_positive_rate"]) for row in rows if row["curve"] == f"MLP {layer}"
+    )
+    assert start == (0, 0)
+    assert sorted(rest) == sorted(points.select(rates).iter_rows())
+
+
+def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_end():
+    steps, shifts = variant_frames.decoding_at_reference(), variant_frames.stg_layer_transitions()
+    steps, shifts = steps.filter(recipe="wanda-50"), shifts.filter(recipe="wanda-50", lens="raw", scope="local")
+    many_steps, many_shifts = (
+        pl.concat(
+            rows.with_columns(
+                pl.col("position") + 100 * block,
+                *([pl.col("var_p_dz") + block / 1e6] if "var_p_dz" in rows.columns else []),
+            )
+            for block in range(40)
+        )
+        for rows in (steps, shifts)
+    )
+    frame = frames.ask(FIGURES["spikes"].query, decoding_at_reference=many_steps, stg_layer_transitions=many_shifts)
+    points = (
+        frame.drop_nulls("true_positive_rate").group_by("sublayer").agg(pl.len(), pl.col("true_positive_rate").max())
+    )
+    assert points["len"].max() <= 61
+    assert points["true_positive_rate"].to_list() == [1.0, 1.0]
+
+
+def test_flips_split_the_changed_answers_and_carry_one_interval_a_bar():
+    chart = drawn("flips")
+    answers = variant_frames.q20_answers_flipped()
+    split = {(row["variant"], row["panel"], row["place"]): row["samples"] for row in rows_with(chart, "samples")}
+    for row in answers.to_dicts():
+        panel = f"{row['task']}\n{row['metric']}, 50 samples"
+        parts = [split.pop((row["recipe"], panel, place)) for place in range(3)]
+        assert parts == [row["lost"], row["gained"], row["flipped"] - row["lost"] - row["gained"]]
+    assert split == {}
+    assert sorted(row["flip_share_low"] for row in rows_with(chart, "flip_share_low")) == pytest.approx(
+        sorted(answers["flip_share_low"])
+    )
+
+
+def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
+    # Lost and gained can exceed flipped: a text with the same answer may be judged anew.
+    answers = variant_frames.q20_answers_flipped().with_columns(flipped=pl.lit(0))
+    assert min(row["samples"] for row in rows_with(drawn("flips", q20_answers_flipped=answers), "samples")) >= 0
+
+
+def test_the_flip_matrix_holds_every_pair_both_ways_and_marks_those_that_differ():
+    turns = variant_frames.pairwise_flips().filter(metric="accuracy")
+    cells = {tuple(row[side].rsplit("  ", 1)[0] for side in ("with", "without")): row
+             for row in rows_with(drawn("flip_matrix", pairwise_flips=turns), "with")}  # fmt: skip
+    assert len(cells) == 7 * 6
+    for row in turns.to_dicts():
+        cell = cells[row["recipe"], row["other_recipe"]]
+        assert (cell["lost"], cell["gained"], cell["n_samples"]) == (row["lost"], row["gained"], 60)
+        assert cell["differs"] == (row["holm_p"] < 0.05)
+        assert cell["with"].endswith(f"  {100 * row['n_right'] / 60:.0f} %")
+    assert 0 < sum(cell["differs"] for cell in cells.values()) < len(cells)
+
+
+def test_the_flip_matrix_puts_the_dense_model_first_and_then_who_is_right_more_often():
+    (x, y) = (drawn("flip_matrix").to_dict()["layer"][0]["encoding"][axis]["scale"]["domain"] for axis in "xy")
+    assert x == y
+    assert x[0].startswith("dense  ")
+    shares = [int(name.split()[-2]) for name in x[1:]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_column():
+    recipes = tuple(f"{kind}-drop-{k}" for kind in ("attn", "attn+mlp", "block") for k in range(1, 12))[:31]
+    turns = variant_frames.pairwise_flips(recipes=(*recipes, "a  b  c", "</svg><script>"))
+    frame = frames.ask(FIGURES["flip_matrix"].query, pairwise_flips=turns.with_columns(n_samples=60 - pl.col("lost")))
+    chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
+    found = fitted(chart.to_dict(), 1)
+    assert found.type_points >= MIN_TYPE
+    assert ">a  b  c<" in found.svg
+    assert "<script>" not in found.svg
+    least, most = (60 - turns.filter(metric="accuracy")["lost"].max(), 60 - turns["lost"].min())
+    assert f"{least} to {most} shared samples of 2 tasks" in str(chart.to_dict()["title"])
+
+
+def looks(specification: Any) -> set[tuple[str, str]]:
+    """Method and colour or shape in every scale of methods in a chart."""
+    if isinstance(specification, list):
+        return set().union(*map(looks, specification))
+    if not isinstance(specification, dict):
+        return set()
+    is_of_methods = specification.get("field") == "method" and "scale" in specification
+    own = zip(*specification["scale"].values(), strict=True) if is_of_methods else ()
+    return set(own).union(*map(looks, specification.values()))
+
+
+@pytest.mark.parametrize("name", ["drops", "pareto", "speed"])
+def test_a_method_has_its_colour_and_shape_whoever_stands_beside_it(name):
+    few, many = (
+        looks(drawn(name, variant_summary=frames.variant_summary(recipes=recipes),
+                    **variant_frames.of((variant_frames.MODEL,), recipes)).to_dict())
+        for recipes in (("mlp-drop-1", "mlp-drop-2"), ("attn-drop-2", "block-drop-1", "mlp-drop-1", "mlp-drop-2"))
+    )  # fmt: skip
+    assert {("mlp-drop", theme.VERMILLION), ("mlp-drop", "square")} <= few
+    assert few < many
+
+
+def test_known_methods_are_those_of_the_recipes_and_all_look_different():
+    never_alone = {"dsnot", "noise"}
+    spelled = {each for kind in (*recipes.KINDS, recipes.ComposedRecipe)
+               for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
+    assert set(method_encoding.KNOWN) == spelled - never_alone
+    assert [method_encoding.slots([name])[name] for name in method_encoding.KNOWN] == list(
+        range(len(method_encoding.KNOWN))
+    )
+    colours, shapes = (
+        method_encoding.encodings(method_encoding.KNOWN)[kind]["scale"]["range"] for kind in ("color", "shape")
+    )
+    assert len(set(zip(colours, shapes, strict=True))) == len(method_encoding.KNOWN)
+    assert len(set(colours[:8])) == 8
+
+
+def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_another_of_its_kind():
+    own = method_encoding.slots(["slicegpt"])["slicegpt"]
+    assert own >= len(method_encoding.KNOWN)
+    assert method_encoding.slots(["wanda", "slicegpt", "dense"])["slicegpt"] == own
+    # As many as there are places, whatever their checksums: all differ. One more shares one, and is drawn.
+    names = [*method_encoding.KNOWN, *(f"foreign {number}" for number in range(56 - len(method_encoding.KNOWN)))]
+    assert sorted(method_encoding.slots(names).values()) == list(range(56))
+    assert len(method_encoding.slots([*names, "one more"])) == 57
+
+
+def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():
+    rows = [("a", 0.1, 0.9), ("b", 0.1, 0.8), ("c", 0.4, 0.5), ("d", 0.4, 0.5), ("e", 0.3, 0.5), ("f", 0.2, 0.95)]
+    frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "score"], orient="row")
+    best = frontier(frame.with_columns(measure=pl.lit("top1")))
+    assert best.filter("is_best")["recipe"].to_list() == ["c", "d", "f"]
+
+
+def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
+    means = variant_frames.stg_task_scores().filter(kind="generative").group_by("recipe").agg(pl.col("value").mean())
+    scores = dict(means.iter_rows())
+    for name in ("pareto", "speed"):
+        rows = [row for row in rows_with(drawn(name), "low") if row["panel"] == "mean score, answered by writing"]
+        assert {row["variant"]: row["score"] for row in rows} == pytest.approx(scores)
+        for row in rows:
+            assert row["low"] == pytest.approx(max(0, row["score"] - 1.96 * 0.05))
+            assert row["high"] == pytest.approx(row["score"] + 1.96 * 0.05)
+
+
+def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
+    scores = variant_frames.stg_task_scores()
+    second = scores.with_columns(task_group=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
+    rows = rows_with(drawn("pareto", stg_task_scores=pl.concat([scores, second])), "score")
+    written = [row for row in rows if row["panel"].endswith("writing") and "variant" in row]
+    assert {row["n_tasks"] for row in written} == {2}
+    assert not any("low" in row for row in written)
+    assert all("low" in row for row in rows if row["panel"].startswith("same top token") and "variant" in row)
+
+
+def test_pareto_names_one_variant_of_a_place_and_none_on_top_of_another():
+    scores = variant_frames.stg_task_scores().with_columns(value=pl.lit(0.25))
+    rows = rows_with(drawn("pareto", stg_task_scores=scores), "label")
+    shown = [row["label"] for row in rows if row["panel"] == "mean score, answered by writing"]
+    assert shown == ["magnitude-50 +2"]
+    crowd = pl.DataFrame(
+        [{"panel": "p", "variant": f"v{k}", "parameters_removed_share": k / 100, "score": 1 - k / 1000,
+          "is_best": True} for k in range(20)] + [{"panel": "p", "variant": "far", "parameters_removed_share": 0.9,
+          "score": 0.1, "is_best": True}]
+    )  # fmt: skip
+    assert labels(crowd)["label"].to_list() == ["far", "v19"]
+
+
+def test_pareto_leaves_out_what_removes_nothing_but_the_dense_model():
+    summary = frames.variant_summary().with_columns(
+        parameters_removed_share=pl.when(recipe="wanda-50").then(0.4).otherwise(0.0)
+    )
+    frame = frames.ask(FIGURES["pareto"].query, variant_summary=summary)
+    assert set(frame["recipe"]) == {"dense", "wanda-50"}
+    summary = summary.with_columns(parameters_removed_share=pl.lit(0.0))
+    assert frames.ask(FIGURES["pareto"].query, variant_summary=summary).is_empty()
+
+
+def test_speed_is_that_of_the_smallest_batch_and_there_of_the_longest_prompt():
+    times = variant_frames.speed_summary()
+    marked = times.with_columns(
+        decode_speedup=pl.when(batch=1, length=256).then(pl.col("decode_speedup")).otherwise(99.0)
+    )
+    chart = drawn("speed", speed_summary=marked)
+    rows = rows_with(chart, "speedup")
+    expected = dict(times.filter(batch=1, length=256).select("recipe", "decode_speedup").iter_rows())
+    assert {row["variant"]: row["speedup"] for row in rows if row["work"] == "writing"} == {
+        recipe: expected[recipe] for recipe in ("dense", *frames.RECIPES)
+    }
+    assert "batch 1 · 256 prompt tokens" in chart.to_dict()["title"]["subtitle"][0]
+
+
+def test_a_dense_model_timed_alone_is_no_figure():
+    alone = variant_frames.speed_summary().filter(recipe="dense")
+    assert frames.ask(FIGURES["speed"].query, speed_summary=alone).is_empty()
+
+
+def test_speed_without_a_dense_row_has_a_band_of_no_width():
+    times = variant_frames.speed_summary().with_columns(equal_sides=pl.lit(None, pl.Float64))
+    rows = rows_with(drawn("speed", speed_summary=times), "equal_low")
+    assert {(row["equal_low"], row["equal_high"]) for row in rows} == {(1.0, 1.0)}
+
+
+def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each panel of the figure, with two quantized variants."""
+    recipes = (*frames.RECIPES, "rtn-3bit", "rtn-4bit")
+    chart = drawn("quantization", variant_summary=frames.variant_summary(recipes=recipes), **marts).to_dict()
+    return {panel["title"]["text"]: chart["datasets"][panel["data"]["name"]] for panel in chart["concat"]}
+
+
+def test_quantization_holds_both_values_and_the_quantized_variants_on_their_line():
+    rows = with_quantized()["steps with another top token"]
+    answers = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")
+    columns = ("value_pruned", "value_quantized", "difference", "difference_low", "difference_high")
+    pruned = {row["variant"]: [row.get(name) for name in columns] for row in rows if "value_pruned" in row}
+    assert pruned == {row["recipe"]: [row[name] for name in columns] for row in answers.to_dicts()}
+    damage = variant_frames.variant_damage().filter(measure="top1_change")
+    quantized = {row["variant"]: row["value_quantized"] for row in rows if "value_pruned" not in row}
+    amounts = dict(damage.select("recipe", "amount").iter_rows())
+    assert quantized == {recipe: amounts[recipe] for recipe in ("rtn-3bit", "rtn-4bit")}
+    intervals = {row["recipe"]: (row["amount_low"], row["amount_high"]) for row in damage.to_dicts()}
+    assert {row["variant"]: (row["low"], row["high"]) for row in rows} == intervals
+
+
+def test_the_quantized_variants_are_drawn_in_every_measure_that_q27_has():
+    asked = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")
+    one = variant_frames.variant_damage().filter(measure="top1_change")
+    answers, damage = (
+        pl.concat(rows.with_columns(measure=pl.lit(measure)) for measure in quantization.MEASURES)
+        for rows in (asked, one)
+    )
+    panels = with_quantized(q27_pruning_against_quantization=answers, variant_damage=damage)
+    assert list(panels) == list(quantization.MEASURES.values())
+    for rows in panels.values():
+        assert {row["variant"] for row in rows if "value_pruned" not in row} == {"rtn-3bit", "rtn-4bit"}
+
+
+def test_the_rule_of_a_difference_is_solid_only_where_its_interval_leaves_out_zero():
+    (answer,) = variant_frames.q27_pruning_against_quantization(recipes=("attn-drop-4",)).head(1).to_dicts()
+    dashed = {}
+    for low, high in ((0.01, 0.2), (-0.2, -0.01), (-0.1, 0.2), (None, None)):
+        answers = pl.DataFrame(
+            [answer | {"difference_low": low, "difference_high": high}],
+            schema_overrides={"difference_low": pl.Float64, "difference_high": pl.Float64},
+        )
+        chart = drawn("quantization", q27_pruning_against_quantization=answers)
+        dashed[low] = vl_convert.vegalite_to_svg(chart.to_dict()).count('stroke-dasharray="2,2"')
+    assert dashed == {0.01: 0, -0.2: 0, -0.1: 1, None: 1}
+
+
+def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
+    pairs = variant_frames.q28_sensitivity_to_calibration().with_columns(
+        kl_difference_nats=pl.when(recipe="wanda-50").then(pl.col("kl_difference_nats")),
+        jaccard_removed=pl.when(pl.col("recipe") != "attn-drop-4").then(pl.col("jaccard_removed")),
+    )
+    chart = drawn("calibration", q28_sensitivity_to_calibration=pairs)
+    assert "attn-drop-4" not in frames.ask(FIGURES["calibration"].query, q28_sensitivity_to_calibration=pairs)["recipe"]
+    (row,) = rows_with(chart, "kl_difference_nats")
+    assert row["pair"] == "wanda-50 → wanda-50-c4 (calibration)"
+    masks = [row for row in rows_with(chart, "overlap") if row["masks"] == "these two masks"]
+    assert sorted(row["overlap"] for row in masks) == sorted(pairs["jaccard_removed"].drop_nulls())
+
+
+def test_calibration_draws_how_sure_an_overlap_is_as_masks_do():
+    pairs = variant_frames.q28_sensitivity_to_calibration()
+    overlap = variant_frames.mask_overlap().with_columns(other_recipe=pl.col("recipe") + "-c4", jaccard_removed_se=0.04)
+    overlap = overlap.unique(["recipe", "layer"], maintain_order=True)
+    chart = drawn("calibration", q28_sensitivity_to_calibration=pairs, mask_overlap=overlap)
+    assert not rows_with(drawn("calibration", q28_sensitivity_to_calibration=pairs), "jaccard_low")
+    margins = {row["recipe"]: row["margin"] for row in frames.ask(
+        f"select recipe, 1.96 * jaccard_removed_se as margin from ({FIGURES['masks'].query})", mask_overlap=overlap
+    ).to_dicts()}  # fmt: skip
+    bars = rows_with(chart, "jaccard_low")
+    assert len(bars) == len(margins) == 6
+    for row in bars:
+        margin = margins[row["pair"].split(" → ")[0]]
+        assert 0.01 < margin < 0.08
+        assert row["jaccard_low"] == pytest.approx(row["overlap"] - margin)
+        assert row["jaccard_high"] == pytest.approx(min(1, row["overlap"] + margin))
+
+
+def test_a_layer_map_says_on_how_many_prompts_it_stands():
+    shifts = variant_frames.stg_layer_transitions()
+    some = shifts.filter(pl.col("prompt_id") == variant_frames.PROMPTS[0])
+    subtitles = [
+        drawn("layer_map", stg_layer_transitions=rows).to_dict()["title"]["subtitle"] for rows in (shifts, some)
+    ]
+    assert [("3 prompts" in subtitle[0], "1 prompt " in subtitle[0]) for subtitle in subtitles] == [
+        (True, False), (False, True)
+    ]  # fmt: skip
+
+
+def test_masks_sum_unions_and_intersections_over_matrices():
+    # 100 weights of which both remove the same 50, and 300 of which they remove 30 each, none in common.
+    rows = [
+        {"model": "m", "recipe": "a", "other_recipe": "b", "weights": weights, "removed_share": share,
+         "other_removed_share": share, "jaccard_removed": overlap, "jaccard_removed_se": 0.1}
+        for weights, share, overlap in ((100, 0.5, 1.0), (300, 0.1, 0.0), (500, 0.0, None))
+    ]  # fmt: skip
+    (row,) = rows_with(drawn("masks", mask_overlap=pl.DataFrame(rows)), "jaccard_removed")
+    assert row["jaccard_removed"] == pytest.approx(50 / (50 + 60))
+    assert row["margin"] == pytest.approx(1.96 * math.hypot(0.1 * 50, 0.1 * 60) / 110)
+    assert row["jaccard_removed_expected"] == pytest.approx((25 + 3) / (75 + 57))
+    assert row["matrices"] == 3
+
+
+def test_a_variant_without_a_removed_weight_is_in_no_pair():
+    overlap = variant_frames.mask_overlap().with_columns(
+        other_removed_share=pl.when(other_recipe="zero").then(0.0).otherwise("other_removed_share")
+    )
+    frame = frames.ask(FIGURES["masks"].query, mask_overlap=overlap)
+    assert frame.height == 15
+    assert "zero" not in frame["other_recipe"]
+
+
+def told(**marts: pl.DataFrame) -> tuple[str, str]:
+    """The picture of the masks, and its subtitle."""
+    specification = drawn("masks", **marts).to_dict()
+    return vl_convert.vegalite_to_svg(specification), specification["title"]["subtitle"][-1]
+
+
+def test_masks_print_how_sure_an_overlap_is_where_it_reaches_the_digits_shown():
+    svg, subtitle = told()
+    assert svg.count(">± 0.01<") == 21
+    assert subtitle == "95 % interval by sampling: ± 0.015 at most"
+    overlap = variant_frames.mask_overlap()
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.001)))
+    assert ">±" not in svg
+    assert subtitle == "95 % interval by sampling: ± 0.0015 at most"
+    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.0)))
+    assert ">±" not in svg
+    assert subtitle == "every weight was looked at"
+
+
+@pytest.mark.parametrize("name", ["masks", "flip_matrix"])
+def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
+    recipes = tuple(f"variant-{number:02d}" for number in range(60))
+    marts = {"mask_overlap": variant_frames.mask_overlap(recipes=recipes)}
+    if name == "flip_matrix":
+        # The later in the alphabet, the more right answers; dense has none.
+        number = {recipe: at for at, recipe in enumerate(("dense", *recipes))}
+        marts = {
+            "pairwise_flips": variant_frames.pairwise_flips(recipes=recipes)
+            .filter(metric="accuracy")
+            .with_columns(
+                n_right=pl.col("recipe").replace_strict(number),
+                other_n_right=pl.col("other_recipe").replace_strict(number),
+            )
+        }
+    frame = frames.ask(FIGURES[name].query, **marts)
+    shown = {"dense", *recipes[10:]} if name == "flip_matrix" else set(recipes[:50])
+    assert set(frame["recipe"]) | set(frame["other_recipe"]) == shown
+    assert frame.height == (len(shown) * (len(shown) - 1) if name == "flip_matrix" else 50 * 49 // 2)

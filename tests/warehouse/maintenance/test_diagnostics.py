@@ -1,0 +1,144 @@
+"""The doctor names every kind of problem, and none in a sound warehouse."""
+
+import math
+import os
+import shutil
+from collections import namedtuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.maintenance import diagnostics
+from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.storage.provenance import footer_json
+from prunescope.warehouse.tables import TABLES
+from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.storage.test_atomic_write import temporary_name
+
+VARIANTS = TABLES["variants"]
+
+
+@pytest.fixture
+def filled(store, fill):
+    fill(store, "tiny", "wanda-50")
+    for name, recipe in (("models", None), ("variants", "../..")):
+        model = "x" * 200
+        store.write(TABLES[name], rows_of(TABLES[name], model, recipe), provenance_of(model, recipe), model, recipe)
+    return store
+
+
+def only(findings):
+    [finding] = findings
+    assert finding.fix
+    return finding.level, finding.subject, finding.message
+
+
+def test_a_warehouse_that_is_well_or_not_there_yet_has_no_findings(filled, tmp_path):
+    filled.write_bytes("_reports/report.html", lambda path: path.touch())
+    temporary_name(filled)
+    assert diagnose(filled.root) == []
+    assert diagnose(tmp_path / "none" / "yet") == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 50, -1])
+@pytest.mark.parametrize("model", ["tiny", "x" * 200])
+def test_a_damaged_file_is_found_whatever_its_name(filled, keep, model):
+    path = filled.path(TABLES["models"], model, None)
+    path.write_bytes(path.read_bytes()[:keep])
+    level, subject, message = only(diagnose(filled.root))
+    assert (level, subject) == ("error", str(path))
+    assert "is damaged" in message
+
+
+def test_a_flipped_bit_in_a_page_is_found(filled):
+    path = filled.path(TABLES["generations"], "tiny", "wanda-50")
+    content = bytearray(path.read_bytes())
+    content[60] ^= 1
+    path.write_bytes(content)
+    level, subject, message = only(diagnose(filled.root))
+    assert (level, subject) == ("error", str(path))
+    assert "is damaged" in message
+
+
+def test_violations_are_repeated(filled):
+    rows = rows_of(VARIANTS).with_columns(sparsity=pl.lit(math.nan))
+    path = filled.write(VARIANTS, rows, provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
+    assert only(diagnose(filled.root)) == (
+        "error",
+        str(path),
+        "violates a check: finite: 1 rows, such as sparsity = nan at model=tiny, recipe=wanda-50",
+    )
+
+
+def test_a_partition_moved_by_hand_is_found(filled):
+    path = filled.path(VARIANTS, "tiny", "wanda-50")
+    moved = filled.path(VARIANTS, "tiny", "magnitude-50")
+    moved.parent.mkdir()
+    shutil.copy(path, moved)
+    assert only(diagnose(filled.root)) == ("error", str(moved), "holds tiny@wanda-50, which belongs at another path")
+
+
+def test_columns_of_no_version_are_found(filled):
+    path = filled.path(VARIANTS, "tiny", "wanda-50")
+    rows = filled.read(VARIANTS, "tiny", "wanda-50").drop_columns(["sparsity"]).append_column("old", pa.array([1]))
+    footer = {b"prunescope": footer_json(provenance_of("tiny", "wanda-50"), ())}
+    pq.write_table(rows.replace_schema_metadata(footer), path)
+    message = "fits no version of its table: its columns differ in old, sparsity"
+    assert only(diagnose(filled.root)) == ("warning", str(path), message)
+
+
+def test_strangers_are_found(filled):
+    (filled.root / "notes").mkdir()
+    (filled.root / "models" / "notes.txt").touch()
+    found = {(item.level, item.subject) for item in diagnose(filled.root)}
+    assert found == {("warning", str(filled.root / place)) for place in ("notes", "models/notes.txt")}
+
+
+def test_an_abandoned_temporary_is_found(filled):
+    path = filled.root / "models" / ".prunescope-tmp-ffffffff-1-00000000.parquet"
+    path.touch()
+    os.utime(path, (0, 0))
+    assert only(diagnose(filled.root)) == ("warning", str(path), "left behind by a run that was killed")
+
+
+def test_a_full_disk_and_a_folder_without_permission_are_found(filled, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 1 << 40, 5 << 20))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    messages = [(item.level, item.message) for item in diagnose(filled.root)]
+    assert messages == [("error", "cannot be written"), ("warning", "has 5 MiB left")]
+
+
+def test_a_file_in_the_place_of_the_warehouse_is_found(tmp_path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert only(diagnose(root)) == ("error", str(tmp_path / "file"), "is a file, not a folder")
+
+
+def test_a_broken_view_is_found(filled, monkeypatch, tmp_path):
+    (tmp_path / "marts").mkdir()
+    (tmp_path / "marts" / "a.sql").write_text("select * from nothing")
+    monkeypatch.setattr(database, "SQL", tmp_path)
+    level, _, message = only(diagnose(filled.root))
+    assert level == "error"
+    assert "a.sql reads nothing" in message
+
+
+@pytest.mark.parametrize("when", ["before its footer is read", "before its rows are read"])
+def test_a_partition_that_is_removed_meanwhile_is_no_finding(filled, monkeypatch, when):
+    gone, real = filled.path(TABLES["generations"], "tiny", "wanda-50"), diagnostics.read_footer
+
+    def removed(path):
+        if path != gone:
+            return real(path)
+        footer = real(path) if when == "before its rows are read" else None
+        path.unlink()
+        return footer or real(path)
+
+    monkeypatch.setattr(diagnostics, "read_footer", removed)
+    assert diagnose(filled.root) == []
+    assert not gone.exists()
