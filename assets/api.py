@@ -29,7 +29,7 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
     Returns:
         A DuckDB connection in memory over the files that exist now. It is not restricted: it reads your own files to
         join with, and COPY writes files. For SQL that you did not write use
-        `prunescope.warehouse.catalogue.safe_sql.run_safe(root, sql)`, which reads tables and views only.
+        `prunescope.warehouse.catalogue.sql_process.run_safe(root, sql)`, which reads tables and views only.
 
     Warns:
         DamagedFileWarning: of each file that cannot be read. A query that reads it fails with its name, all others

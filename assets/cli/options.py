@@ -64,12 +64,13 @@ def root(context: typer.Context) -> "Place":
         InputError: a file is in its place.
         WarehouseError: its URL cannot hold a warehouse, or cannot be reached.
     """
-    from prunescope.warehouse.storage.partition_store import Store
+    from prunescope.warehouse.storage.location import place_of
 
-    store = Store(settings.warehouse_root(context.ensure_object(Globals).warehouse))
-    location = store.root
+    location = place_of(settings.warehouse_root(context.ensure_object(Globals).warehouse))
     if not isinstance(location, Path):
-        store.require()
+        from prunescope.warehouse.storage.partition_store import Store
+
+        Store(location).require()
         return location
     existing = next(folder for folder in (location, *location.parents) if folder.exists())
     if not existing.is_dir():

@@ -81,7 +81,7 @@ def sql(
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
     """
-    from prunescope.warehouse.catalogue.safe_sql import run_safe
+    from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 
     chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
@@ -91,7 +91,8 @@ def sql(
         else:
             tables(context, format_, output)
         return
-    rows = run_safe(existing(context), text, seconds=seconds, gibibytes=memory)
+    with SqlProcess(Setup(str(existing(context)), memory)) as process:
+        rows = process.ask(text, seconds=seconds)
     if rows.column_names == _PLAN and chosen == "table" and output is None:
         put("\n".join(rows["explain_value"].to_pylist()))  # DuckDB draws the plan itself
     else:
@@ -310,7 +311,7 @@ def variants(
     debug: Debug = False,
 ) -> None:
     """List the variants: what each recipe removed, which study computed it, and when."""
-    from prunescope.warehouse.catalogue.safe_sql import run_safe
+    from prunescope.warehouse.catalogue.database import connected
 
     query = """
         SELECT variants.model, variants.recipe, method, parameters_removed_share, sparsity,
@@ -320,7 +321,9 @@ def variants(
                        AND provenance.recipe = variants.recipe
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
     """
-    emit(run_safe(existing(context), query), format_, output)
+    with connected(existing(context)) as connection:
+        rows = connection.sql(query).to_arrow_table()
+    emit(rows, format_, output)
 
 
 def report(

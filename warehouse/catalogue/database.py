@@ -53,6 +53,8 @@ FORMER_NAMES = {
     "task_turns": "pairwise_flips",
     "three_causes": "sublayer_kl_attribution",
 }
+# DuckDB's listings that hide the schema of the files.
+LISTINGS = ("duckdb_columns", "duckdb_schemas", "duckdb_tables", "duckdb_views")
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Number of versions whose built views stay in the cache.
 _TEMPLATES = 16
@@ -170,6 +172,15 @@ def build_file(root: Place | str, path: Place) -> None:
             _fill(connection, files, snapshot.unusable)
 
     write_atomically(path.absolute(), write)
+
+
+def views_file() -> Path:
+    """Return the DuckDB file from which connections copy the views; build it if the cache lacks it.
+
+    Raises:
+        CatalogueError: a file in `sql/` is invalid; the message names it.
+    """
+    return _template(_sources(SQL))
 
 
 def view_sql() -> dict[str, View]:
@@ -306,6 +317,11 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
     views = _views(sources)
     connection.execute("BEGIN")
     connection.execute("CREATE SCHEMA files")
+    # Listings of tables, also information_schema and SHOW, call these by their unqualified names.
+    for listing in LISTINGS:
+        connection.execute(
+            f"CREATE MACRO {listing}() AS TABLE FROM system.main.{listing}() WHERE schema_name <> 'files'"
+        )
     _fill(connection, [])
     for table in TABLES.values():
         columns = ", ".join(quoted(column.name) for column in table.columns)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import connect
-from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import narrow
+from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
@@ -48,7 +48,7 @@ def ask(
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.
-        SqlError: as `run_safe`.
+        SqlError: as `sql_process.run_safe`.
     """
     filters = list(_filters(view, row_filter))
     models = {*row_filter.models, *(model for model, _ in row_filter.variants)}
@@ -120,7 +120,8 @@ def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -
     for table in _OF_PROMPTS:
         if not set(row_filter.prompts) <= prompts:
             query = f"SELECT DISTINCT prompt_id FROM {table}"  # noqa: S608 - one of ours
-            prompts.update(run_safe(root, query, models=models or None)["prompt_id"].to_pylist())
+            with connected(root, models=models or None) as connection:
+                prompts.update(prompt for (prompt,) in connection.execute(query).fetchall())
     _require_known("prompt", row_filter.prompts, prompts)
 
 

@@ -1,26 +1,35 @@
-"""Execution of a user's SQL so that it can only read the warehouse.
+"""Check and execution of a user's SQL so that it can only read the warehouse.
 
-Two independent safeguards: the syntax tree of the statement is checked, and the engine is locked.
+The syntax tree of the statement is checked, and the engine is locked; `sql_process` adds the limits of the kernel.
 """
 
 import json
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.catalogue.database import connected
-from prunescope.warehouse.core.errors import SqlError, UnsafeSqlError
-from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
-from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.catalogue.database import LISTINGS
+from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, UnsafeSqlError, too_long
+from prunescope.warehouse.core.limits import RESULT_BYTES, SECONDS
+from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.snapshot import damage_explained
 
-RESULT_BYTES = 1 << 30
-_BATCH = 1_000_000  # rows
+_BATCH = 100_000  # rows
+# Types without an exact equivalent in Arrow and Parquet; and those of which Python cannot hold every value, which
+# `formats` converts where they are not nested.
+_TEXT_TYPES = {"union", "interval", "bit", "bignum", "variant", "geometry", "uhugeint", "time with time zone"}
+_TIMES = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"} | {
+    "timestamp with time zone"
+}
+# Part of the messages of allocations that fail outside of DuckDB's own accounting.
+_NO_MEMORY = "bad allocation"
+# Formats convert nested values by recursion.
+_MAX_NESTING = 50
 # DuckDB's parser tries every interpretation of unclosed parentheses, and cannot be interrupted.
 DEPTH = 500
 
@@ -34,7 +43,7 @@ _NODES = {
 }
 _TABLE_FUNCTIONS = {
     *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree"),
-    *("duckdb_columns", "duckdb_tables", "duckdb_views", "duckdb_functions"),
+    *(*LISTINGS, "duckdb_functions"),
 }
 # Scalar functions that do more than compute from their arguments.
 _SCALARS = {
@@ -47,40 +56,6 @@ _NAME = re.compile(r"\w+")
 # Comments that end at the same place whether or not comments nest: otherwise one could hide a statement from the check.
 _BLANK = r"(?:\s|/\*(?:(?!/\*|\*/).)*\*/|--[^\n\r]*[\n\r])"
 _EXPLAIN = re.compile(rf"{_BLANK}*EXPLAIN{_BLANK}+(?:ANALYZE{_BLANK}+)?", re.IGNORECASE | re.DOTALL)
-# Without a name these show also the internal schema with the files under the tables.
-_SHOW_ALL = re.compile(r"\s*(?:DESCRIBE|SHOW\s+ALL\s+TABLES)\s*;?\s*", re.IGNORECASE)
-_ALL_TABLES = "SELECT * FROM (SHOW ALL TABLES) WHERE schema = 'main'"
-
-
-def run_safe(
-    root: Place | str,
-    sql: str,
-    parameters: Sequence[object] | Mapping[str, object] | None = None,
-    *,
-    seconds: float = SECONDS,
-    gibibytes: float = GIBIBYTES,
-    models: Collection[str] | None = None,
-) -> pa.Table:
-    """Return the rows of one SELECT over the warehouse.
-
-    WITH, VALUES, FROM first, DESCRIBE, SUMMARIZE, SHOW TABLES and EXPLAIN of a SELECT count as SELECT.
-
-    Args:
-        root: the warehouse.
-        sql: one statement.
-        parameters: values for `?` and `$n`, or by name for `$name`.
-        seconds: time limit.
-        gibibytes: memory limit; nothing is spilled to disk.
-        models: models whose partitions are visible; all where None.
-
-    Raises:
-        UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
-        SqlError: it is no SQL, has unknown names, fails, or takes too much time or memory.
-        DamagedFileError: a file that it reads is damaged; the message names the file.
-        WarehouseError: the warehouse cannot be opened.
-    """
-    with connected(root, safe=True, gibibytes=gibibytes, models=models) as connection:
-        return answer(connection, sql, parameters, seconds=seconds)
 
 
 def answer(
@@ -91,36 +66,42 @@ def answer(
     seconds: float = SECONDS,
     rows: int | None = None,
     size: int = RESULT_BYTES,
-) -> pa.Table:
-    """Return the rows of one SELECT on an open connection; refuse any other statement before it runs.
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one SELECT on an open connection; refuse any other statement before it runs.
+
+    Runs in this process, where some expressions and the parser exceed every limit: SQL from other people belongs into
+    `sql_process.SqlProcess`.
 
     Args:
         connection: from `database.connect(..., safe=True)`; another thread may interrupt it.
-        sql: one statement, as in `run_safe`.
-        parameters: as in `run_safe`.
-        seconds: time limit.
+        sql: one statement. WITH, VALUES, FROM first, DESCRIBE, SUMMARIZE, SHOW TABLES and EXPLAIN of a SELECT count as
+            SELECT.
+        parameters: values for `?` and `$n`, or by name for `$name`.
+        seconds: time limit of all batches together.
         rows: number of rows to fetch; all where None.
         size: limit of the answer's bytes in Arrow's format.
 
+    Yields:
+        At least one batch, which may be empty. A column of which Arrow, Parquet or Python cannot hold every value (see
+        `_needs_text`) has DuckDB's texts.
+
     Raises:
-        UnsafeSqlError, SqlError, DamagedFileError: as `run_safe`.
+        UnsafeSqlError: the statement does more than read the warehouse's tables and views; the message names the rule.
+        SqlError: it is no SQL, has unknown names, fails, or takes too much time or memory.
+        DamagedFileError: a file that it reads is damaged; the message names the file.
     """
-    if _SHOW_ALL.fullmatch(sql):
-        sql = _ALL_TABLES
     check(connection, sql)
     timer = threading.Timer(seconds, connection.interrupt)
     timer.start()
     try:
         with damage_explained(connection):
-            return _fetched(connection, sql, parameters, rows, size)
+            yield from _fetched(connection, sql, parameters, rows, size)
     except duckdb.InterruptException as error:
-        raise SqlError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)") from error
-    except duckdb.OutOfMemoryException as error:
-        raise SqlError(
-            "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
-        ) from error
+        raise SqlError(too_long(seconds)) from error
+    except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
+        raise SqlError(TOO_LARGE) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise SqlError(f"SQL: {_short(error)}") from error
+        raise SqlError(TOO_LARGE if _NO_MEMORY in str(error) else f"SQL: {_short(error)}") from error
     finally:
         timer.cancel()
 
@@ -139,9 +120,13 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     try:
         [(serialized,)] = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
         parsed = json.loads(serialized)
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise SqlError(TOO_LARGE) from error
     except (duckdb.Error, RecursionError, UnicodeEncodeError) as error:
         raise SqlError(f"SQL that cannot be parsed: {_short(error)}") from error
     if parsed["error"]:
+        if _NO_MEMORY in parsed["error_message"]:
+            raise SqlError(TOO_LARGE)
         if parsed["error_type"] == "not implemented":
             # DuckDB turns a PIVOT without IN into several statements.
             hint = " (a PIVOT needs IN (...))" if re.search(r"\bPIVOT\b", sql, re.IGNORECASE) else ""
@@ -179,7 +164,7 @@ def _check_node(node: dict[str, Any]) -> None:
         raise UnsafeSqlError(f"only SELECT is allowed, in a WITH too; this contains {kind.partition('_')[0]}")
     if kind == "TABLE_FUNCTION":
         name = str(node["function"]["function_name"]).lower()
-        if name not in _TABLE_FUNCTIONS:
+        if name not in _TABLE_FUNCTIONS or node["function"]["catalog"] not in {"", "memory"}:
             raise UnsafeSqlError(
                 f"table function {name} is not allowed: SQL reads tables and views only (see SHOW TABLES)"
             )
@@ -196,7 +181,7 @@ def _check_name(path: list[str]) -> None:
     *schema, name = path
     if not _NAME.fullmatch(name):
         raise UnsafeSqlError(f"{name!r} is not allowed as a table: files cannot be read, only tables and views")
-    if schema and schema[-1].lower() == "information_schema":
+    if [part.lower() for part in schema] == ["information_schema"]:
         return
     if any(part.lower() not in {"main", "memory"} for part in schema):
         raise UnsafeSqlError(f"{'.'.join(path)} is not allowed: only the warehouse's own tables and views")
@@ -210,20 +195,49 @@ def _fetched(
     parameters: Sequence[object] | Mapping[str, object] | None,
     rows: int | None,
     size: int,
-) -> pa.Table:
-    reader = connection.sql(sql, params=parameters).to_arrow_reader(
-        _BATCH if rows is None else max(1, min(rows, _BATCH))
-    )
-    batches, fetched, used = [], 0, 0
+) -> Iterator[pa.RecordBatch]:
+    relation = _with_texts(connection.sql(sql, params=parameters))
+    reader = relation.to_arrow_reader(_BATCH if rows is None else max(1, min(rows, _BATCH)))
+    fetched, used, batch = 0, 0, None
     for batch in reader:
-        batches.append(batch if rows is None else batch.slice(0, rows - fetched))
-        fetched += batches[-1].num_rows
-        used += batches[-1].nbytes
+        if rows is not None:
+            batch = batch.slice(0, rows - fetched)  # noqa: PLW2901
+        fetched += batch.num_rows
+        used += batch.nbytes
         if used > size:
             raise SqlError(f"the result is larger than {_binary(size)}; aggregate it or add a LIMIT")
+        yield batch
         if fetched == rows:
             break
-    return pa.Table.from_batches(batches, reader.schema)
+    if batch is None:
+        yield pa.RecordBatch.from_pylist([], reader.schema)
+
+
+def _with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Convert the columns to text of which Arrow, Parquet or Python cannot hold every value."""
+    needs_text = [_needs_text(of) for of in relation.types]
+    if not any(needs_text):
+        return relation
+    columns = zip(relation.columns, needs_text, strict=True)
+    return relation.project(
+        ", ".join(
+            f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
+            for index, (name, is_text) in enumerate(columns, 1)
+        )
+    )
+
+
+def _needs_text(of: duckdb.sqltypes.DuckDBPyType) -> bool:
+    pending = [(of, 0)]
+    while pending:
+        each, depth = pending.pop()
+        if each.id in _TEXT_TYPES or (depth and each.id in _TIMES) or depth > _MAX_NESTING:
+            return True
+        if each.id in {"list", "array", "map", "struct", "tuple"}:
+            # The other child of an array is its size.
+            types = [child for _, child in each.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
+            pending += [(child, depth + 1) for child in types]
+    return False
 
 
 def _binary(size: int) -> str:

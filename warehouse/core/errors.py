@@ -42,3 +42,11 @@ class UnsafeSqlError(SqlError):
 
 # Ends the message about an object that is not the one that was listed.
 REPLACED = "was replaced after this connection was opened; open the warehouse again"
+
+# Messages about the limits of SQL, also for the process that sees only how the other one ended.
+TOO_LARGE = "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
+
+
+def too_long(seconds: float) -> str:
+    """Return the message about SQL that reached its time limit."""
+    return f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)"

@@ -28,6 +28,10 @@ FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
 # Names that DuckDB gives the time zone UTC.
 _UTC = {"UTC", "Etc/UTC"}
+_DAY_SECONDS = 24 * 60 * 60
+_PER_SECOND = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
+# Days since 1970 of Python's first and last date.
+_FIRST_DAY, _LAST_DAY = -719162, 2932896
 # Rows of a terminal table; the other formats have every row.
 TEXT_ROWS = 500
 
@@ -44,7 +48,6 @@ def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str
     Raises:
         WarehouseError: there is no such format, or it cannot hold two columns of one name.
     """
-    rows = _without_intervals(rows)
     repeated = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
     if repeated is not None and to in {"json", "parquet"}:
         raise WarehouseError(f"two columns are named {repeated!r}, which {to} cannot hold; give one an alias (as)")
@@ -60,21 +63,6 @@ def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str
     if to not in writers:
         raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
     return writers[to]()
-
-
-def _without_intervals(rows: pa.Table) -> pa.Table:
-    """Convert intervals, which neither CSV nor Parquet can hold, to text."""
-    for index, field in enumerate(rows.schema):
-        if field.type == pa.month_day_nano_interval():
-            texts = [None if value is None else _interval(value) for value in rows.column(index).to_pylist()]
-            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
-    return rows
-
-
-def _interval(value: pa.MonthDayNano) -> str:
-    """Return text such as `1 months 2 days 3.5 seconds`, without parts that are zero."""
-    parts = [(value.months, "months"), (value.days, "days"), (value.nanoseconds / 1e9, "seconds")]
-    return " ".join(f"{amount:g} {unit}" for amount, unit in parts if amount) or "0 seconds"
 
 
 def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
@@ -116,14 +104,7 @@ def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool
 
 def _csv(rows: pa.Table) -> str:
     """Write NULL as an empty field, empty text in quotes and a list as JSON."""
-    columns = [
-        pa.array([None if value is None else _dumps(value) for value in _values(column)], pa.string())
-        if pa.types.is_nested(column.type)
-        else column.cast(column.type.value_type)
-        if pa.types.is_dictionary(column.type)
-        else column
-        for column in rows.columns
-    ]
+    columns = [_csv_column(column) for column in rows.columns]
     # Arrow quotes every name in the header, and some readers keep the quotes.
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(rows.column_names)
@@ -133,9 +114,19 @@ def _csv(rows: pa.Table) -> str:
     return header.getvalue() + body.getvalue().decode()
 
 
+def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_nested(column.type):
+        return pa.array([None if value is None else _dumps(value) for value in _values(column)], pa.string())
+    if pa.types.is_binary(column.type) or not _fits_python(column):
+        return pa.array([None if value is None else str(_plain(value)) for value in _values(column)], pa.string())
+    return column
+
+
 def plain_rows(rows: pa.Table) -> list[list[object]]:
-    """Return the rows in JSON's types: dates, intervals, NaN and infinity as texts, bytes in hexadecimal."""
-    columns = [_values(column) for column in _without_intervals(rows).columns]
+    """Return the rows in JSON's types: dates, times, NaN and infinity as texts, bytes in hexadecimal."""
+    columns = [_values(column) for column in rows.columns]
     return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
 
 
@@ -214,11 +205,59 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
+    elif not _fits_python(column):
+        return [None if value is None else _moment(value, column.type) for value in _counts(column).to_pylist()]
     elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
         # For a time with a zone Arrow would import pandas.
         plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
         return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
     return list(column.to_pylist())
+
+
+def _counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return dates and times as their numbers of days or of the type's unit."""
+    return column.cast(pa.int32() if pa.types.is_date32(column.type) or column.type.bit_width == 32 else pa.int64())
+
+
+def _fits_python(column: pa.ChunkedArray) -> bool:
+    """Return whether Python holds every value: dates of the years 1 to 9999, times to the microsecond below 24:00."""
+    of = column.type
+    if not pa.types.is_temporal(of) or pa.types.is_interval(of) or pa.types.is_duration(of):
+        return True
+    import pyarrow.compute as pc  # slow to import
+
+    found = pc.min_max(_counts(column)).as_py()
+    if found["min"] is None:
+        return True
+    if pa.types.is_time(of):
+        return bool(of.unit != "ns" and found["max"] < _DAY_SECONDS * _PER_SECOND[of.unit])
+    if pa.types.is_date(of):
+        return bool(found["min"] >= _FIRST_DAY and found["max"] <= _LAST_DAY)
+    second = _PER_SECOND[of.unit]
+    return bool(
+        of.unit != "ns"
+        and found["min"] >= _FIRST_DAY * _DAY_SECONDS * second
+        and found["max"] < (_LAST_DAY + 1) * _DAY_SECONDS * second
+    )
+
+
+def _moment(value: int, of: pa.DataType) -> str:
+    """Return the text of any date or time: ISO 8601 with a space, `infinity`, or `24:00:00`; years before 1 as −n."""
+    import numpy as np
+
+    if pa.types.is_time(of):
+        second = _PER_SECOND[of.unit]
+        seconds, rest = divmod(value, second)
+        fraction = f"{rest / second:.9f}"[1:].rstrip("0").rstrip(".")
+        return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}"
+    limit = (1 << (31 if pa.types.is_date(of) else 63)) - 1
+    if abs(value) >= limit:
+        return "infinity" if value > 0 else "-infinity"
+    unit = "D" if pa.types.is_date(of) else of.unit
+    text = str(np.datetime64(value, unit)).replace("T", " ")  # type: ignore[arg-type]
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text}+00:00" if pa.types.is_timestamp(of) and of.tz is not None else text
 
 
 def is_number(of: pa.DataType) -> bool:
@@ -239,8 +278,6 @@ def _plain(value: object) -> object:
             plain = value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
         case Decimal():
             plain = int(value) if value == value.to_integral_value() else float(value)
-        case pa.MonthDayNano():
-            plain = _interval(value)
         case list() | tuple():  # a map is a list of pairs
             plain = [_plain(item) for item in value]
         case dict():

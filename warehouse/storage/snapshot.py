@@ -33,7 +33,7 @@ UNUSABLE = "a file that this reads cannot be used: "
 _REQUESTS = 16
 _REMOVED = " (deleted)"
 _FILE_IN_A_MESSAGE = re.compile(rf"{_DESCRIPTORS}/\d+|(?<=[\"'])/[^\"\n]*/{re.escape(PART)}(?=[\"'])")
-_KIND = re.compile(r"(?:[A-Z]\w+ )+Error: ")
+_KIND = re.compile(r"[A-Z]\w+ (?:\w+ )*Error: ")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dagster import AssetCheckSeverity
 from prunescope.assets.defs.metadata import materialized, skipped_checks
 from prunescope.assets.execution.partition_preview import MAX_CHARACTERS, command, origin, preview
 from prunescope.assets.execution.task import TaskResult
-from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prunescope.warehouse.catalogue.database import FORMER_NAMES, connect, view_sql
-from prunescope.warehouse.catalogue.safe_sql import answer, check, run_safe
+from prunescope.warehouse.catalogue.safe_sql import answer, check
+from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES

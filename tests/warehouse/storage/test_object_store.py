@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunescope.warehouse.catalogue.database import build_file, connect
-from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, UnsafeSqlError, WarehouseError
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.partition_store import Store

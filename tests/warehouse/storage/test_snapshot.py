@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prunescope.warehouse.catalogue.database import connect
-from prunescope.warehouse.catalogue.safe_sql import run_safe
+from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
 from prunescope.warehouse.storage import snapshot
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised

@@ -1,0 +1,2 @@
+-- refused
+EXPLAIN ANALYZE /* /* */ SELECT 1 -- */ COPY models TO '/tmp/x.csv'

@@ -1,0 +1,3 @@
+-- refused
+/* ; SELECT */ EXPLAIN /**/ ANALYZE -- SELECT 1
+COPY models TO '/tmp/x.csv'

@@ -1,0 +1,2 @@
+-- answered
+FROM range(1000000000)

@@ -1,0 +1,2 @@
+-- stopped
+FROM (SELECT unnest(range(1000000000)))

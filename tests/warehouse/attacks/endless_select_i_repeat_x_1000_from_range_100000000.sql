@@ -1,0 +1,2 @@
+-- answered
+SELECT i, repeat('x', 1000) FROM range(100000000) t(i)

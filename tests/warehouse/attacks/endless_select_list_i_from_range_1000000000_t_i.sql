@@ -1,0 +1,2 @@
+-- stopped
+SELECT list(i) FROM range(1000000000) t(i)

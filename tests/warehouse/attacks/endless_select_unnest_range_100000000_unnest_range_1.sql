@@ -1,0 +1,2 @@
+-- stopped
+SELECT unnest(range(100000000)), unnest(range(100000000))

@@ -1,0 +1,2 @@
+-- stopped
+SELECT repeat('9', 10000000)::BIGNUM * repeat('9', 10000000)::BIGNUM

@@ -1,0 +1,2 @@
+-- stopped
+SELECT 'a' LIKE repeat('%a', 50000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT array_to_string(range(100000000), ',')

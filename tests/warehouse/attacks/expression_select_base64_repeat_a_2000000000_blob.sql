@@ -1,0 +1,2 @@
+-- stopped
+SELECT base64(repeat('a', 2000000000)::BLOB)

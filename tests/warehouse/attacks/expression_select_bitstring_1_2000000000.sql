@@ -1,0 +1,2 @@
+-- stopped
+SELECT bitstring('1', 2000000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT damerau_levenshtein(repeat('ab', 20000), repeat('ba', 20000))

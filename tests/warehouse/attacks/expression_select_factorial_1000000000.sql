@@ -1,0 +1,2 @@
+-- wrong: SQL: Value out of range
+SELECT factorial(1000000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT format('{:2000000000d}', 1)

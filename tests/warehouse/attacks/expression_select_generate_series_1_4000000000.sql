@@ -1,0 +1,2 @@
+-- stopped
+SELECT generate_series(1, 4000000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT len(range(2000000000))

@@ -1,0 +1,2 @@
+-- stopped
+SELECT list_distinct(range(100000000))

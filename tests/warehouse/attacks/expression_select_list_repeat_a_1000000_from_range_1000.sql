@@ -1,0 +1,2 @@
+-- stopped
+SELECT list(repeat('a', 1000000)) FROM range(1000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT list_sort(range(100000000))

@@ -1,0 +1,2 @@
+-- stopped
+SELECT lpad('a', 2147483647, 'b')

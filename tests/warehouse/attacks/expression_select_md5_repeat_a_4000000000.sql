@@ -1,0 +1,2 @@
+-- stopped
+SELECT md5(repeat('a', 4000000000))

@@ -1,0 +1,2 @@
+-- stopped
+SELECT mismatches(repeat('a', 400000000), repeat('b', 400000000))

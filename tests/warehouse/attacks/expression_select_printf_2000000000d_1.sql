@@ -1,0 +1,2 @@
+-- stopped
+SELECT printf('%2000000000d', 1)

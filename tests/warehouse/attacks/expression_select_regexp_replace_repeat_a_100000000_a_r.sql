@@ -1,0 +1,2 @@
+-- stopped
+SELECT regexp_replace(repeat('a', 100000000), 'a', repeat('b', 100), 'g')

@@ -1,0 +1,2 @@
+-- stopped
+SELECT repeat('a', 100000000)::BLOB::VARCHAR

@@ -1,0 +1,2 @@
+-- answered
+SELECT repeat('a', 3000) LIKE repeat('%a', 1500) || 'b'

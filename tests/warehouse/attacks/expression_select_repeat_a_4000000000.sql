@@ -1,0 +1,2 @@
+-- stopped
+SELECT repeat('a', 4000000000)

@@ -1,0 +1,2 @@
+-- stopped
+SELECT replace(repeat('a', 100000000), 'a', repeat('b', 1000))

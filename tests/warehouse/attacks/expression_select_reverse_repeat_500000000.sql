@@ -1,0 +1,2 @@
+-- stopped
+SELECT reverse(repeat('ä', 500000000))

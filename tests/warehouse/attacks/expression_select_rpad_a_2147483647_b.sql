@@ -1,0 +1,2 @@
+-- stopped
+SELECT rpad('a', 2147483647, 'b')

@@ -1,0 +1,2 @@
+-- stopped
+SELECT strftime(date '2000-01-01', repeat('%A', 100000000))

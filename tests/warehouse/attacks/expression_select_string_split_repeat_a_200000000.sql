@@ -1,0 +1,2 @@
+-- stopped
+SELECT string_split(repeat('a,', 200000000), ',')

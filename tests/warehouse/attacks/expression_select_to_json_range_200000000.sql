@@ -1,0 +1,2 @@
+-- stopped
+SELECT to_json(range(200000000))

@@ -1,0 +1,2 @@
+-- stopped
+SELECT translate(repeat('a', 400000000), 'a', 'b')

@@ -1,0 +1,2 @@
+-- stopped
+SELECT upper(repeat('ß', 1000000000))

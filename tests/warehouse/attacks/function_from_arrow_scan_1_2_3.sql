@@ -1,0 +1,2 @@
+-- refused: table function \w+ is not allowed
+FROM arrow_scan(1, 2, 3)

@@ -1,0 +1,2 @@
+-- refused: table function \w+ is not allowed
+FROM main.read_csv('/etc/passwd')

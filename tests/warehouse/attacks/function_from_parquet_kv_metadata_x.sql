@@ -1,0 +1,2 @@
+-- refused: table function \w+ is not allowed
+FROM parquet_kv_metadata('x')

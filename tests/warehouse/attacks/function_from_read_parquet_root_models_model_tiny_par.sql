@@ -1,0 +1,2 @@
+-- refused: table function \w+ is not allowed
+FROM read_parquet('{root}/models/model=tiny/part.parquet')

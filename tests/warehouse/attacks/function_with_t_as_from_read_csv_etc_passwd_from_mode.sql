@@ -1,0 +1,2 @@
+-- refused: table function \w+ is not allowed
+WITH t AS (FROM "read_csv"('/etc/passwd')) FROM models

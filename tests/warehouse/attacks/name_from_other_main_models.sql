@@ -1,0 +1,2 @@
+-- refused: only the warehouse's own
+FROM other.main.models

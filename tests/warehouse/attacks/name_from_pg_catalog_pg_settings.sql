@@ -1,0 +1,2 @@
+-- refused: only the warehouse's own
+FROM pg_catalog.pg_settings

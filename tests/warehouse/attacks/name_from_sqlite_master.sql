@@ -1,0 +1,2 @@
+-- refused: shows the engine
+FROM sqlite_master

@@ -1,0 +1,2 @@
+-- refused: only
+SELECT 1; DROP VIEW models

@@ -1,0 +1,2 @@
+-- refused: only one statement
+SELECT 1; SELECT 2

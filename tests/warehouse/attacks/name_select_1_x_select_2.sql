@@ -1,0 +1,3 @@
+-- refused: only one statement
+SELECT 1 /* ; */; -- x
+ SELECT 2

@@ -1,0 +1,2 @@
+-- refused: SHOW TABLES is
+SHOW VARIABLES

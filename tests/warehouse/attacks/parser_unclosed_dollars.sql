@@ -1,0 +1,2 @@
+-- wrong: SQL
+SELECT $$a

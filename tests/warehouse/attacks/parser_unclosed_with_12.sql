@@ -1,0 +1,2 @@
+-- stopped
+with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (

@@ -1,0 +1,2 @@
+-- refused: it does more than compute
+SELECT 1 FROM models WHERE getenv('HOME') IS NULL

@@ -1,0 +1,2 @@
+-- empty
+FROM (SHOW ALL TABLES) WHERE schema = 'files'

@@ -1,0 +1,2 @@
+-- refused
+FROM system.information_schema.tables

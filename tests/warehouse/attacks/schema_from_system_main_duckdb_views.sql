@@ -1,0 +1,2 @@
+-- refused
+FROM system.main.duckdb_views()

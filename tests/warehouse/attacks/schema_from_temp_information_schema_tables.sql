@@ -1,0 +1,2 @@
+-- refused
+FROM temp.information_schema.tables

@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM duckdb_columns() WHERE schema_name = 'files'

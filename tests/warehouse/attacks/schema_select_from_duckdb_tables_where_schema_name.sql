@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM duckdb_tables() WHERE schema_name = 'files'

@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM duckdb_views() WHERE schema_name = 'files'

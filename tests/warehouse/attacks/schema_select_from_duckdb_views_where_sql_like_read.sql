@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM DUCKDB_VIEWS() WHERE sql LIKE '%read_parquet%'

@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM information_schema.columns WHERE table_schema = 'files'

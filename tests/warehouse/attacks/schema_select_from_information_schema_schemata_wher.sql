@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM information_schema.schemata WHERE schema_name = 'files'

@@ -1,0 +1,2 @@
+-- empty
+SELECT * FROM information_schema.tables WHERE table_schema = 'files'

@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+ATTACH '{root}/models/x.duckdb'

@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+CALL read_csv('/etc/passwd')

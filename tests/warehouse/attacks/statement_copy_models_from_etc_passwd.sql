@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+COPY models FROM '/etc/passwd'

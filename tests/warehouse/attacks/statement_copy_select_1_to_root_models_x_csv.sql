@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+COPY (SELECT 1) TO '{root}/models/x.csv'

@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+CREATE OR REPLACE VIEW models AS SELECT 1

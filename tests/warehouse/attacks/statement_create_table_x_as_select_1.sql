@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+CREATE TABLE x AS SELECT 1

@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+INSERT INTO models VALUES (1)

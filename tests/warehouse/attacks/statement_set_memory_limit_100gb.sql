@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+SET memory_limit = '100GB'

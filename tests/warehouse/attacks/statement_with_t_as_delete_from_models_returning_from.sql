@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+WITH t AS (DELETE FROM models RETURNING *) FROM t

@@ -1,0 +1,2 @@
+-- refused: only SELECT is allowed
+WITH t AS (UPDATE models SET model = 'x' RETURNING *) FROM t

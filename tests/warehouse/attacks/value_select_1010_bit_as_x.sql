@@ -1,0 +1,2 @@
+-- answered
+SELECT '1010'::BIT AS x

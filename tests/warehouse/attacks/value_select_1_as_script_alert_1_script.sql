@@ -1,0 +1,2 @@
+-- answered
+SELECT 1 AS "<script>alert(1)</script>"

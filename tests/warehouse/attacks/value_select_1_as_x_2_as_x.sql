@@ -1,0 +1,2 @@
+-- answered
+SELECT 1 AS x, 2 AS x

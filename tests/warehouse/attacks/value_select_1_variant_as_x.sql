@@ -1,0 +1,2 @@
+-- answered
+SELECT 1::VARIANT AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT '‮[31m' AS x

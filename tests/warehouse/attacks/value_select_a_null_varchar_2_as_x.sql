@@ -1,0 +1,2 @@
+-- answered
+SELECT ['a', NULL]::VARCHAR[2] AS x

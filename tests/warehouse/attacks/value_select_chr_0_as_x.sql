@@ -1,0 +1,2 @@
+-- answered
+SELECT chr(0) AS x

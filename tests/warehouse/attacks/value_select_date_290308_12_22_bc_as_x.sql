@@ -1,0 +1,2 @@
+-- answered
+SELECT date '290308-12-22 (BC)' AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT 'infinity'::FLOAT AS x

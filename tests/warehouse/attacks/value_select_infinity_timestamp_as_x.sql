@@ -1,0 +1,2 @@
+-- answered
+SELECT '-infinity'::TIMESTAMP AS x

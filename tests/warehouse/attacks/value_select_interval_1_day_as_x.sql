@@ -1,0 +1,2 @@
+-- answered
+SELECT [interval '1 day'] AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT interval '1 year 2 days' AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT 'nan'::DOUBLE AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT NULL AS x

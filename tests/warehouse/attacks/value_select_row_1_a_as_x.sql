@@ -1,0 +1,2 @@
+-- answered
+SELECT row(1, 'a') AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT time '24:00:00' AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT union_value(a := 1) AS x

@@ -1,0 +1,2 @@
+-- answered
+SELECT '\xFF\x00'::BLOB AS x

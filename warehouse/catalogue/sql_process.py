@@ -1,0 +1,203 @@
+"""SQL from people in a process of its own, in which the kernel limits time, memory and files whatever DuckDB does.
+
+Imports nothing heavy, so that the process starts before its parent imports what it needs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import prunescope
+from prunescope.warehouse.core import errors
+from prunescope.warehouse.core.errors import TOO_LARGE, DamagedFileWarning, SqlError, WarehouseError, too_long
+from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from prunescope.warehouse.storage.location import Place
+
+_MODULE = "prunescope.warehouse.catalogue.sql_worker"
+_OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process may read.
+
+    Attributes:
+        root: the warehouse.
+        gibibytes: memory limit of a statement, in GiB.
+        models: models whose partitions are opened; all where None.
+        scope: the only models and recipes that the tables show; all where None.
+    """
+
+    root: str
+    gibibytes: float = GIBIBYTES
+    models: frozenset[str] | None = None
+    scope: tuple[frozenset[str], frozenset[str]] | None = None
+
+
+class SqlProcess:
+    """A process with an open warehouse that answers one statement after the other; use it as a context manager.
+
+    Attributes:
+        setup: what it may read.
+        is_alive: whether it can answer; a statement that the kernel ended takes the process with it.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        """Start the process without waiting for it."""
+        self.setup = setup
+        self.is_alive = True
+        self._is_ready = self._is_cancelled = False
+        # Removed by this process, because the other one may be killed.
+        self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
+        environment = os.environ | {"TMPDIR": self._temporary.name, "OPENBLAS_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = str(Path(prunescope.__file__).parents[1])
+        self._connection, theirs = Pipe()
+        self._errors = Path(self._temporary.name) / "errors.txt"
+        with theirs, self._errors.open("wb") as log:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE, str(number)],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=environment,
+                # Ctrl-C is for this process, which ends the other one.
+                start_new_session=True,
+            )
+        self._connection.send(setup)
+
+    def __enter__(self) -> "SqlProcess":
+        """Return the process."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self.close()
+
+    def ask(
+        self,
+        sql: str,
+        parameters: Sequence[object] | Mapping[str, object] | None = None,
+        *,
+        seconds: float = SECONDS,
+        rows: int | None = None,
+        size: int = RESULT_BYTES,
+    ) -> "pa.Table":
+        """Return the rows of one SELECT over the warehouse.
+
+        Args:
+            sql: one statement, as in `safe_sql.answer`.
+            parameters: values for `?` and `$n`, or by name for `$name`.
+            seconds: time limit; a tenth and half a second later the kernel ends the process.
+            rows: number of rows to fetch; all where None.
+            size: limit of the answer's bytes in Arrow's format.
+
+        Raises:
+            UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
+            WarehouseError: the warehouse cannot be opened.
+        """
+        import pyarrow as pa
+
+        self._wait_until_ready()
+        sink = pa.BufferOutputStream()
+        try:
+            self._connection.send(
+                {"sql": sql, "parameters": parameters, "seconds": seconds, "rows": rows, "size": size}
+            )
+            while data := self._connection.recv_bytes():
+                sink.write(data)
+            ending = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise SqlError(self._why_it_ended(seconds)) from error
+        if ending.get("message") == TOO_LARGE:
+            self.is_alive = False  # it may keep the memory
+        _raise(ending)
+        return pa.ipc.open_stream(sink.getvalue()).read_all()
+
+    def cancel(self) -> None:
+        """End the process from another thread; `ask` then raises SqlError."""
+        self._is_cancelled = True
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        self.is_alive = False
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+        self._temporary.cleanup()
+
+    def _wait_until_ready(self) -> None:
+        if self._is_ready:
+            return
+        try:
+            ending = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise SqlError(self._why_it_ended(None)) from error
+        if "error" in ending:
+            self.is_alive = False
+        _raise(ending)
+        for message in ending["warnings"]:
+            warnings.warn(message, DamagedFileWarning, stacklevel=3)
+        self._is_ready = True
+
+    def _why_it_ended(self, seconds: float | None) -> str:
+        self.is_alive = False
+        status = self._process.wait()
+        if self._is_cancelled:
+            return "the SQL was stopped"
+        if seconds is None:
+            lines = self._errors.read_text(errors="replace").splitlines()
+            return f"the process for SQL could not start: {lines[-1] if lines else f'status {status}'}"
+        if status in _OUT_OF_TIME:
+            return too_long(seconds)
+        cause = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return f"{TOO_LARGE} (its process ended: {cause})"
+
+
+def run_safe(
+    root: "Place | str",
+    sql: str,
+    parameters: Sequence[object] | Mapping[str, object] | None = None,
+    *,
+    seconds: float = SECONDS,
+    gibibytes: float = GIBIBYTES,
+    models: Collection[str] | None = None,
+) -> "pa.Table":
+    """Return the rows of one SELECT over the warehouse, computed in a process of its own.
+
+    Args:
+        root: the warehouse.
+        sql: one statement, as in `safe_sql.answer`.
+        parameters: values for `?` and `$n`, or by name for `$name`.
+        seconds: time limit.
+        gibibytes: memory limit; nothing is spilled to disk.
+        models: models whose partitions are visible; all where None.
+
+    Raises:
+        UnsafeSqlError, SqlError, DamagedFileError, WarehouseError: as `SqlProcess.ask`.
+    """
+    setup = Setup(str(root), gibibytes, None if models is None else frozenset(models))
+    with SqlProcess(setup) as process:
+        return process.ask(sql, parameters, seconds=seconds)
+
+
+def _raise(ending: Mapping[str, Any]) -> None:
+    """Raise the error of the other process."""
+    if "error" in ending:
+        kind = getattr(errors, ending["error"])
+        raise (kind if issubclass(kind, WarehouseError) else WarehouseError)(ending["message"])
