@@ -9,11 +9,16 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
+import sqlglot
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from prunescope.warehouse.catalogue import sql_process
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess, run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
+from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.attacks import FOLDER, GIBIBYTES, Attack, attacks
@@ -223,3 +228,70 @@ def test_a_damaged_warehouse_warns_and_fails_only_where_it_is_read(tmp_path):
         pytest.raises(DamagedFileError, match="^/.* is damaged .*run its study again"),
     ):
         run_safe(tmp_path, "FROM models")
+
+
+NUMBERS = ["1", "-1", "0", "9223372036854775807", "1000000", "1e308", "'nan'::DOUBLE", "true", "NULL", "model"]
+OTHERS = ["'a'", "''", "'%'", "'(a+)+$'", "[1, 2]", "[]", "{'a': 1}", "map {'a': 1}", "'a'::BLOB"]
+TIMES = ["date '2020-01-01'", "interval '1 day'", "'infinity'::TIMESTAMP"]
+VALUES = st.sampled_from([*NUMBERS, *OTHERS, *TIMES])
+# What sqlglot knows of any dialect, and what this DuckDB has.
+FUNCTIONS = sorted(
+    {name.lower() for name in sqlglot.exp.FUNCTION_BY_NAME}
+    | {name for (name,) in duckdb.sql("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()}
+)
+OPERATORS = st.sampled_from(
+    ["+", "-", "*", "/", "//", "%", "**", "||", "=", "<", "AND", "OR", "LIKE", "IN", "~", "->", "->>"]
+)
+EXPRESSIONS = st.recursive(
+    VALUES,
+    lambda inner: st.one_of(
+        st.tuples(st.sampled_from(FUNCTIONS), st.lists(inner, max_size=4)).map(
+            lambda call: f'"{call[0]}"({", ".join(call[1])})'
+        ),
+        st.tuples(inner, OPERATORS, inner).map("({0[0]} {0[1]} {0[2]})".format),
+        st.tuples(inner, inner, inner).map("CASE WHEN {0[0]} THEN {0[1]} ELSE {0[2]} END".format),
+        st.tuples(inner, st.sampled_from(["INT", "VARCHAR", "JSON", "DOUBLE[]", "TIMESTAMP", "BIT"])).map(
+            "TRY_CAST({0[0]} AS {0[1]})".format
+        ),
+        inner.map("(SELECT {} FROM models)".format),
+        inner.map("list_transform([1, 2], lambda x: {})".format),
+        inner.map("sum({}) OVER (ORDER BY 1)".format),
+    ),
+    max_leaves=8,
+)
+SOURCES = st.one_of(
+    st.sampled_from(
+        ["models", "variants", "range(3)", "variant_summary", "(SHOW TABLES)", "models m, variants v", "'x'"]
+    ),
+    st.tuples(st.sampled_from(FUNCTIONS), EXPRESSIONS).map('"{0[0]}"({0[1]})'.format),
+)
+STATEMENTS = st.recursive(
+    st.tuples(EXPRESSIONS, SOURCES).map("SELECT {0[0]} AS x FROM {0[1]}".format),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["UNION ALL", "UNION", "EXCEPT", "INTERSECT"]), inner).map(" ".join),
+        inner.map("WITH t AS ({}) SELECT * FROM t".format),
+        inner.map("SELECT x, count(*) FROM ({}) GROUP BY CUBE (x) HAVING true ORDER BY ALL LIMIT 5".format),
+        inner.map("FROM (PIVOT ({}) ON x IN (1, 'a') USING count(*))".format),
+        inner.map("EXPLAIN {}".format),
+        inner.map("SUMMARIZE {}".format),
+        inner.map("WITH RECURSIVE t(x) AS ({0} UNION ALL SELECT x FROM t) SELECT count(*) FROM t".format),
+    ),
+    max_leaves=3,
+)
+
+
+@pytest.mark.exhaustive
+@given(STATEMENTS)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_random_statement_is_answered_or_refused_in_one_line(processes, root, sql):
+    process = processes.now()
+    before = memory_of(process, "VmRSS")
+    try:
+        rows = process.ask(sql, seconds=1, rows=1000, size=16 << 20)
+    except SqlError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - both endings are right
+    else:
+        assert all(render(rows, to) for to in ("table", "csv"))
+    if process.is_alive:
+        assert memory_of(process, "VmHWM") < before + 1.2 * GIBIBYTES + 0.05
+    assert {path.name for path in root.rglob("*") if path.is_file()} == {"part.parquet"}

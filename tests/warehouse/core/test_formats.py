@@ -13,13 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
+from prunescope.warehouse.catalogue.safe_sql import answer
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.formats import FORMATS, NULL, TEXT_ROWS, render, to_text
+from prunescope.warehouse.core.formats import FORMATS, NULL, TEXT_ROWS, plain_rows, render, to_text
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.table(
@@ -222,12 +223,83 @@ def test_polars_reads_our_csv():
     assert back["token"].to_list() == [" the", "", None]
 
 
-def test_intervals_are_written_as_text_and_equal_names_are_refused_where_one_would_be_lost() -> None:
-    rows = duckdb.sql("select interval '14 months 3 days 1500 milliseconds' as i, interval 0 day as z").to_arrow_table()
-    assert render(rows, "csv") == 'i,z\n"14 months 3 days 1.5 seconds","0 seconds"\n'
-    assert pq.read_table(io.BytesIO(render(rows, "parquet")))["z"].to_pylist() == ["0 seconds"]
+def test_equal_names_are_refused_where_one_would_be_lost() -> None:
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     for to in ("json", "parquet"):
         with pytest.raises(WarehouseError, match="two columns are named 'a'"):
             render(twice, to)
     assert render(twice, "csv") == "a,a\n1,2\n"
+
+
+# Awkward values of every type of DuckDB; a random expression nests them in lists, structs and maps.
+LITERALS = [
+    *("NULL", "true", "0::TINYINT", "255::UTINYINT", "-9223372036854775808", "18446744073709551615::UBIGINT"),
+    *("170141183460469231731687303715884105727::HUGEINT", "'-170141183460469231731687303715884105728'::HUGEINT"),
+    *("340282366920938463463374607431768211455::UHUGEINT", "(repeat('9', 60))::BIGNUM", "1.5::DECIMAL(38, 10)"),
+    *("'nan'::FLOAT", "'-infinity'::DOUBLE", "1e-45::FLOAT", "''", "chr(0)", "'a|b\\n\"c\"'", "'\\xFF\\x00'::BLOB"),
+    *("'1010'::BIT", "uuid()", "'x'::ENUM('x', 'y')", "'{\"a\": [1]}'::JSON", "'POINT(1 1)'::GEOMETRY", "1::VARIANT"),
+    *("date '290000-01-01'", "date '0001-01-01'", "date '290308-12-22 (BC)'", "'infinity'::DATE", "'-infinity'::DATE"),
+    *("time '24:00:00'", "time '12:00:00.5'", "'12:00:00.123456789'::TIME_NS", "'24:00:00+15:59:59'::TIMETZ"),
+    *("'infinity'::TIMESTAMP", "'-infinity'::TIMESTAMPTZ", "'294247-01-10 04:00:54.775806'::TIMESTAMP", "now()"),
+    *("'290000-01-01'::TIMESTAMP_S", "'290000-01-01'::TIMESTAMP_MS", "'2262-04-11 23:47:16.854775806'::TIMESTAMP_NS"),
+    *("interval '-1 month 2 days'", "interval '178956970 years'", "union_value(a := 1)", "union_value(b := 'x')"),
+]
+EXPRESSIONS = st.recursive(
+    st.sampled_from(LITERALS),
+    lambda inner: st.one_of(
+        inner.map("[{}]".format),
+        inner.map("[{0}, NULL, {0}]".format),
+        inner.map("array_value({})".format),
+        inner.map("{{'a': {}}}".format),
+        inner.map("map {{1: {}}}".format),
+        st.tuples(inner, inner).map(lambda pair: "row({}, {})".format(*pair)),
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(EXPRESSIONS, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
+    select = ", ".join(f"{expression} AS c{index}" for index, expression in enumerate(expressions))
+    nothing = " UNION ALL SELECT " + ", ".join("NULL" for _ in expressions) if has_null else ""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        rows = pa.Table.from_batches(answer(connection, f"SELECT {select}{nothing}"))
+    for to in FORMATS:
+        assert render(rows, to)
+    records = json.loads(render(rows, "json"))
+    assert [list(record) for record in records] == [rows.column_names] * (1 + has_null)
+    assert json.dumps(plain_rows(rows), allow_nan=False)
+    assert next(csv.reader(io.StringIO(render(rows, "csv")))) == rows.column_names
+    assert pq.read_table(io.BytesIO(render(rows, "parquet"))).num_rows == 1 + has_null
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("date '290000-01-01'", "290000-01-01"),
+        ("date '290308-12-22 (BC)'", "-290307-12-22"),
+        ("'infinity'::DATE", "infinity"),
+        ("'-infinity'::TIMESTAMP", "-infinity"),
+        ("'infinity'::TIMESTAMPTZ", "infinity"),
+        ("'290000-01-01 12:00:00.25'::TIMESTAMPTZ", "290000-01-01 12:00:00.25+00:00"),
+        ("time '24:00:00'", "24:00:00"),
+        ("'12:00:00.123456789'::TIME_NS", "12:00:00.123456789"),
+        ("'24:00:00+01'::TIMETZ", "24:00:00+01"),
+        ("interval '1 year 2 days 3 seconds'", "1 year 2 days 00:00:03"),
+        ("'1010'::BIT", "1010"),
+        ("union_value(a := 1)", "1"),
+        ("[interval '1 day']", "[1 day]"),
+        ("{'a': date '2020-01-01'}", "{'a': 2020-01-01}"),
+        ("340282366920938463463374607431768211455::UHUGEINT", "340282366920938463463374607431768211455"),
+        ("'\\xFF'::BLOB", "ff"),
+    ],
+)
+def test_what_python_or_arrow_cannot_hold_is_text(expression, text):
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        rows = pa.Table.from_batches(answer(connection, f"SELECT {expression} AS x"))
+    assert json.loads(render(rows, "json")) == [{"x": text}]
+    assert list(csv.DictReader(io.StringIO(render(rows, "csv")))) == [{"x": text}]
+    assert text in render(rows, "table")
