@@ -1,8 +1,10 @@
-"""A study in the present state of the warehouse: its documents, and a locked connection for SQL. Without Dagster."""
+"""A study in the present state of the warehouse: its page, its documents, and what users' SQL may read."""
 
+import gzip
+import json
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +15,11 @@ from prunescope.assets.publishing.explorer_data import asking, documents
 from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.explorer.document_types import Index
+from prunescope.pipelines.reporting.explorer.page import render
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.catalogue.scope import narrow
+from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
@@ -23,6 +27,10 @@ from prunescope.warehouse.storage.snapshot import damage_explained
 # Older states serve pages that were loaded before the warehouse changed.
 _MAX_STATES = 3
 _MAX_ANSWERS = 64
+# Key of the page among the documents, none of which has this name.
+_PAGE = "\0page"
+# Bytes of packed documents of one state that stay in memory.
+_MAX_PACKED = 64 << 20
 
 
 def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
@@ -129,8 +137,7 @@ class LiveStudy:
 
     def index(self) -> Index:
         """Return the index of the present state, with the `version` by which pages request other documents."""
-        state = self._now()
-        return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
+        return self._index(self._now())
 
     def build(self, name: str, version: str | None = None) -> Mapping[str, Any]:
         """Build a document.
@@ -143,32 +150,45 @@ class LiveStudy:
             InputError: there is no such document, or the warehouse has changed since that version.
             WarehouseError: the warehouse cannot be read.
         """
-        if name == "index":
-            return self.index()
-        with self._lock:
-            state = self._states.get(version) if version is not None else None
-        # A restarted server knows the version of an open page if no file has changed.
-        state = state or self._now()
-        if version is not None and state.version != version:
-            raise InputError("the warehouse has changed since this page was loaded; reload it")
-        try:
-            return state.build(name)
-        except KeyError as error:
-            raise InputError(f"there is no document {name!r}") from error
+        return self.index() if name == "index" else _build(self._state(version), name)
 
-    @contextmanager
-    def locked(self, gibibytes: float) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a connection for users' SQL, which can only read, and only this study.
+    def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
+        """Return what a process for users' SQL may read, which is only this study, and the version of its state.
 
         Args:
             gibibytes: memory limit.
 
         Raises:
-            WarehouseError: as `catalogue.connect`.
+            WarehouseError: the warehouse cannot be read.
         """
-        with connect(self._root, safe=True, gibibytes=gibibytes) as connection:
-            _narrow(connection, self._name, self._study)
-            yield connection
+        state = self._now()
+        return Setup(str(self._root), gibibytes, scope=state.scope), state.version
+
+    def page(self) -> bytes:
+        """Return the page in the present state of the warehouse, packed by gzip.
+
+        Raises:
+            WarehouseError: the warehouse cannot be read.
+        """
+        state = self._now()
+        return state.packed(_PAGE, lambda: render({"index": self._index(state)}, live=True))
+
+    def packed(self, name: str, version: str | None = None) -> bytes:
+        """Build a document as `build` does, and return it as JSON packed by gzip."""
+        state = self._state(version)
+        return state.packed(name, lambda: _json(self._index(state) if name == "index" else _build(state, name)))
+
+    def _index(self, state: "_State") -> Index:
+        return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
+
+    def _state(self, version: str | None) -> "_State":
+        """Return the state of that version, which is the newest one where a restarted server does not know it yet."""
+        with self._lock:
+            state = self._states.get(version) if version is not None else None
+        state = state or self._now()
+        if version is not None and state.version != version:
+            raise InputError("the warehouse has changed since this page was loaded; reload it")
+        return state
 
     def _now(self) -> "_State":
         """Return the present state of the warehouse; the previous one if no file has changed."""
@@ -187,17 +207,38 @@ class _State:
     def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
         self.version = version
         self._connection = connect(root)
-        _narrow(self._connection, name, study)
+        models, recipes = _scope(_computed(self._connection), name, study) or (set(), set())
+        self.scope = frozenset(models), frozenset(recipes)
+        narrow(self._connection, models, recipes)
         # Answers of one state never change, and many documents share queries.
         ask = lru_cache(_MAX_ANSWERS)(asking(self._connection))
         self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
+        self._packing = threading.Lock()
+        self._packed: dict[str, bytes] = {}
 
     def build(self, name: str) -> Mapping[str, Any]:
         with self._lock:
             return self._documents.build(name)
 
+    def packed(self, name: str, build: Callable[[], str]) -> bytes:
+        """Return a text packed by gzip, built once while there is room for it."""
+        if (known := self._packed.get(name)) is not None:
+            return known
+        with self._packing:
+            if name not in self._packed:
+                self._packed[name] = gzip.compress(build().encode(), 6, mtime=0)
+                while len(self._packed) > 1 and sum(map(len, self._packed.values())) > _MAX_PACKED:
+                    del self._packed[next(iter(self._packed))]
+            return self._packed[name]
 
-def _narrow(connection: duckdb.DuckDBPyConnection, name: str, study: Study | None) -> None:
-    models, recipes = _scope(_computed(connection), name, study) or ((), ())
-    narrow(connection, models, recipes)
+
+def _build(state: _State, name: str) -> Mapping[str, Any]:
+    try:
+        return state.build(name)
+    except KeyError as error:
+        raise InputError(f"there is no document {name!r}") from error
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,33 +1,38 @@
 """The explorer over the live warehouse as a web application: pages, their documents, and read-only SQL."""
 
+import asyncio
+import gzip
 import html
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
-import duckdb
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prunescope.assets.publishing.fair_queue import FairQueue, QueueFullError
+from prunescope.assets.publishing.http_limits import LimitedProtocol
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
+from prunescope.assets.publishing.sql_pool import SqlPool
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.page import policy, render
-from prunescope.warehouse.catalogue.safe_sql import answer
-from prunescope.warehouse.core.errors import SqlError, WarehouseError
+from prunescope.pipelines.reporting.explorer.page import policy
+from prunescope.warehouse.catalogue.sql_process import SqlProcess
+from prunescope.warehouse.core.errors import SqlSizeError, SqlTimeError, WarehouseError
 from prunescope.warehouse.core.formats import plain_rows
 
 # Rows of an answer in the browser; `prunescope sql` returns all.
@@ -37,9 +42,9 @@ _ANSWER_BYTES = 16 << 20
 _SQL_BYTES = 64 << 10
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
-_INTERRUPT_SECONDS = 0.1
+_MAX_WAITING, _MAX_WAITING_OF_ONE = 64, 8
 # Limit on connections, and seconds that open requests have to end at shutdown.
-_MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 64, 2
+_MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 2000, 2
 # The largest integer that JavaScript's numbers represent exactly.
 _MAX_INTEGER = 2**53 - 1
 _HEADERS = {
@@ -52,6 +57,7 @@ _HEADERS = {
 # Only as a header: browsers ignore it in a page's own policy.
 _NO_FRAME = "frame-ancestors 'none'"
 _DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
+_Result = TypeVar("_Result")
 _LIST = """\
 <!doctype html>
 <html lang="en">
@@ -106,7 +112,7 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=LimitedProtocol,
             ws="none",
             log_level="info" if is_debugged else "critical",
             server_header=False,
@@ -117,16 +123,23 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
     )
 
 
-class _Query:
-    """One query of a reader; its connection may not be open yet."""
+class _Shared(Generic[_Result]):
+    """Calls of a slow function, each shared by the requests that arrived before it began."""
 
-    connection: duckdb.DuckDBPyConnection | None = None
+    def __init__(self, function: Callable[[], _Result]) -> None:
+        self._function = function
+        self._next: asyncio.Future[_Result] | None = None
+        self._lock = anyio.Lock()
 
-    def interrupt(self) -> None:
-        """Interrupt the present statement; one that is about to begin is not affected, so callers have to repeat it."""
-        if self.connection is not None:
-            with suppress(duckdb.ConnectionException):  # it has ended and is closed
-                self.connection.interrupt()
+    async def __call__(self) -> _Result:
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._call())
+        return await asyncio.shield(self._next)
+
+    async def _call(self) -> _Result:
+        async with self._lock:
+            self._next = None
+            return await anyio.to_thread.run_sync(self._function)
 
 
 class _Server:
@@ -134,17 +147,17 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._running: set[_Query] = set()
-        self._requested = 0
+        self._queue = FairQueue(_MAX_QUERIES, _MAX_WAITING, _MAX_WAITING_OF_ONE)
+        self._processes = SqlPool()
+        self._pages: dict[LiveStudy, _Shared[bytes]] = {}
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Interrupt running queries at shutdown, because their threads would outlive the server."""
-        yield
-        while self._running:
-            for query in tuple(self._running):
-                query.interrupt()
-            await anyio.sleep(_INTERRUPT_SECONDS)
+        """End the processes of queries at shutdown, because their threads would wait for them."""
+        try:
+            yield
+        finally:
+            self._processes.close()
 
     async def studies(self, _: Request) -> Response:
         """Return the list of studies, or a redirect to the only one."""
@@ -159,57 +172,78 @@ class _Server:
     async def page(self, request: Request) -> Response:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
-        page = await anyio.to_thread.run_sync(lambda: render({"index": live.index()}, live=True))
-        return HTMLResponse(page, headers={"Content-Security-Policy": f"{policy(live=True)}; {_NO_FRAME}"})
+        page = await self._pages.setdefault(live, _Shared(partial(self._page, live)))()
+        security = {"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"}
+        return _packed(request, page, "text/html; charset=utf-8", security)
+
+    def _page(self, live: LiveStudy) -> bytes:
+        """Build the page, and start the process for the SQL that its reader may ask."""
+        page = live.page()
+        self._processes.prepare(*live.sql_setup(self._gibibytes))
+        return page
 
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        document = await anyio.to_thread.run_sync(live.build, name, request.query_params.get("version"))
-        return JSONResponse(document)
+        document = await anyio.to_thread.run_sync(live.packed, name, request.query_params.get("version"))
+        return _packed(request, document, "application/json")
 
     async def sql(self, request: Request) -> Response:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
         live, sql = await self._live(request), _statement(await _body(request))
-        if self._requested >= _MAX_QUERIES:
-            raise HTTPException(503, f"{_MAX_QUERIES} queries are running already; wait for one, or stop it")
-        self._requested += 1
-        query = _Query()
+        responses: list[Response] = []
 
-        async def interrupt_when_disconnected() -> None:
+        async def leave_when_disconnected() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-            while True:
-                query.interrupt()
-                await anyio.sleep(_INTERRUPT_SECONDS)
+            tasks.cancel_scope.cancel()
 
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave_when_disconnected)
+            client = request.client.host if request.client else ""
+            try:
+                async with self._queue.place(client):
+                    responses.append(await self._answer(live, sql))
+            except QueueFullError as error:
+                responses.append(JSONResponse({"error": str(error)}, 429, {"Retry-After": "5"}))
+            tasks.cancel_scope.cancel()
+        return responses[0] if responses else Response(status_code=499)  # the client has left
+
+    async def _answer(self, live: LiveStudy, sql: str) -> Response:
+        """Run the query in a process that is killed when the client leaves."""
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(interrupt_when_disconnected)
-                found = await anyio.to_thread.run_sync(self._answer, live, sql, query)
-                tasks.cancel_scope.cancel()
+            setup, version = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
+            process = await anyio.to_thread.run_sync(self._processes.take, setup, version)
+        except (WarehouseError, ComputationError) as error:
+            return JSONResponse({"error": prose(str(error))})
+        try:
+            return await anyio.to_thread.run_sync(self._rows, process, sql, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class():
+            process.cancel()
+            raise
         finally:
-            self._requested -= 1
-        # With status 200 even for an error: browsers log other statuses in the console as if the page were broken.
-        return JSONResponse(found)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._processes.give_back, setup, version, process)
 
-    def _answer(self, live: LiveStudy, sql: str, query: _Query) -> dict[str, object]:
+    def _rows(self, process: SqlProcess, sql: str) -> Response:
         start = time.monotonic()
-        self._running.add(query)
         try:
-            with live.locked(self._gibibytes) as query.connection:
-                rows = answer(query.connection, sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
-        # Caught here, because the task group would wrap them in an ExceptionGroup.
-        except (SqlError, WarehouseError, ComputationError) as error:
-            return {"error": prose(str(error))}
-        finally:
-            self._running.discard(query)
-        return {
-            "columns": [{"name": prose(field.name), "type": str(field.type)} for field in rows.schema],
-            "rows": [[_shown(value) for value in row] for row in plain_rows(rows.slice(0, ROWS))],
-            "truncated": rows.num_rows > ROWS,
-            "seconds": round(time.monotonic() - start, 3),
-        }
+            rows = process.ask(sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
+        except SqlTimeError as error:
+            return JSONResponse({"error": prose(str(error))}, 408)
+        except SqlSizeError as error:
+            return JSONResponse({"error": prose(str(error))}, 413)
+        except (WarehouseError, ComputationError) as error:
+            # With status 200: browsers log others in the console as if the page were broken.
+            return JSONResponse({"error": prose(str(error))})
+        return JSONResponse(
+            {
+                "columns": [{"name": prose(field.name), "type": str(field.type)} for field in rows.schema],
+                "rows": [[_shown(value) for value in row] for row in plain_rows(rows.slice(0, ROWS))],
+                "truncated": rows.num_rows > ROWS,
+                "seconds": round(time.monotonic() - start, 3),
+            }
+        )
 
     async def _live(self, request: Request) -> LiveStudy:
         name = request.path_params["study"]
@@ -246,6 +280,21 @@ class _Headers:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+@cache
+def _page_policy() -> str:
+    return policy(live=True)
+
+
+def _packed(request: Request, content: bytes, kind: str, headers: dict[str, str] | None = None) -> Response:
+    """Return a response of a text that is packed by gzip."""
+    headers = {"Vary": "Accept-Encoding", **(headers or {})}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+    else:
+        content = gzip.decompress(content)
+    return Response(content, headers=headers, media_type=kind)
+
+
 async def _http_error(_: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
@@ -259,10 +308,13 @@ async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, as Content-Type: application/json")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _SQL_BYTES:
-            raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _SQL_BYTES:
+                raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the request ended early") from error
     return bytes(body)
 
 

@@ -14,7 +14,14 @@ import duckdb
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue.database import LISTINGS
-from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, UnsafeSqlError, too_long
+from prunescope.warehouse.core.errors import (
+    TOO_LARGE,
+    SqlError,
+    SqlSizeError,
+    SqlTimeError,
+    UnsafeSqlError,
+    too_long,
+)
 from prunescope.warehouse.core.limits import RESULT_BYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.snapshot import damage_explained
@@ -97,11 +104,13 @@ def answer(
         with damage_explained(connection):
             yield from _fetched(connection, sql, parameters, rows, size)
     except duckdb.InterruptException as error:
-        raise SqlError(too_long(seconds)) from error
+        raise SqlTimeError(too_long(seconds)) from error
     except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
-        raise SqlError(TOO_LARGE) from error
+        raise SqlSizeError(TOO_LARGE) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise SqlError(TOO_LARGE if _NO_MEMORY in str(error) else f"SQL: {_short(error)}") from error
+        if _NO_MEMORY in str(error):
+            raise SqlSizeError(TOO_LARGE) from error
+        raise SqlError(f"SQL: {_short(error)}") from error
     finally:
         timer.cancel()
 
@@ -121,12 +130,12 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         [(serialized,)] = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
         parsed = json.loads(serialized)
     except (duckdb.OutOfMemoryException, MemoryError) as error:
-        raise SqlError(TOO_LARGE) from error
+        raise SqlSizeError(TOO_LARGE) from error
     except (duckdb.Error, RecursionError, UnicodeEncodeError) as error:
         raise SqlError(f"SQL that cannot be parsed: {_short(error)}") from error
     if parsed["error"]:
         if _NO_MEMORY in parsed["error_message"]:
-            raise SqlError(TOO_LARGE)
+            raise SqlSizeError(TOO_LARGE)
         if parsed["error_type"] == "not implemented":
             # DuckDB turns a PIVOT without IN into several statements.
             hint = " (a PIVOT needs IN (...))" if re.search(r"\bPIVOT\b", sql, re.IGNORECASE) else ""
@@ -205,7 +214,7 @@ def _fetched(
         fetched += batch.num_rows
         used += batch.nbytes
         if used > size:
-            raise SqlError(f"the result is larger than {_binary(size)}; aggregate it or add a LIMIT")
+            raise SqlSizeError(f"the result is larger than {_binary(size)}; aggregate it or add a LIMIT")
         yield batch
         if fetched == rows:
             break

@@ -16,9 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import prunescope
 from prunescope.warehouse.core import errors
-from prunescope.warehouse.core.errors import TOO_LARGE, DamagedFileWarning, SqlError, WarehouseError, too_long
+from prunescope.warehouse.core.errors import (
+    TOO_LARGE,
+    DamagedFileWarning,
+    SqlError,
+    SqlSizeError,
+    SqlTimeError,
+    WarehouseError,
+    too_long,
+)
 from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 
     from prunescope.warehouse.storage.location import Place
 
+# The folder that this process imports; importing it by name would be a circle.
+PACKAGE = Path(str(sys.modules["prunescope"].__file__)).parent
 _MODULE = "prunescope.warehouse.catalogue.sql_worker"
 _OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
 
@@ -63,7 +72,7 @@ class SqlProcess:
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
         environment = os.environ | {"TMPDIR": self._temporary.name, "OPENBLAS_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = str(Path(prunescope.__file__).parents[1])
+        environment["PYTHONPATH"] = str(PACKAGE.parent)
         self._connection, theirs = Pipe()
         self._errors = Path(self._temporary.name) / "errors.txt"
         with theirs, self._errors.open("wb") as log:
@@ -122,7 +131,7 @@ class SqlProcess:
                 sink.write(data)
             ending = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise SqlError(self._why_it_ended(seconds)) from error
+            raise self._ending(seconds) from error
         if ending.get("message") == TOO_LARGE:
             self.is_alive = False  # it may keep the memory
         _raise(ending)
@@ -147,7 +156,7 @@ class SqlProcess:
         try:
             ending = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise SqlError(self._why_it_ended(None)) from error
+            raise self._ending(None) from error
         if "error" in ending:
             self.is_alive = False
         _raise(ending)
@@ -155,18 +164,19 @@ class SqlProcess:
             warnings.warn(message, DamagedFileWarning, stacklevel=3)
         self._is_ready = True
 
-    def _why_it_ended(self, seconds: float | None) -> str:
+    def _ending(self, seconds: float | None) -> SqlError:
+        """Return the error that explains how the process ended; `seconds` is None before its first statement."""
         self.is_alive = False
         status = self._process.wait()
         if self._is_cancelled:
-            return "the SQL was stopped"
+            return SqlError("the SQL was stopped")
         if seconds is None:
             lines = self._errors.read_text(errors="replace").splitlines()
-            return f"the process for SQL could not start: {lines[-1] if lines else f'status {status}'}"
+            return SqlError(f"the process for SQL could not start: {lines[-1] if lines else f'status {status}'}")
         if status in _OUT_OF_TIME:
-            return too_long(seconds)
+            return SqlTimeError(too_long(seconds))
         cause = signal.Signals(-status).name if status < 0 else f"status {status}"
-        return f"{TOO_LARGE} (its process ended: {cause})"
+        return SqlSizeError(f"{TOO_LARGE} (its process ended: {cause})")
 
 
 def run_safe(

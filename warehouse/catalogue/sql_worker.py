@@ -10,10 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import prunescope
-from prunescope.warehouse.catalogue.sql_process import Setup
+from prunescope.warehouse.catalogue.sql_process import PACKAGE, Setup
 from prunescope.warehouse.core import confinement
-from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, WarehouseError
+from prunescope.warehouse.core.errors import TOO_LARGE, SqlSizeError, WarehouseError
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,7 +57,7 @@ def _open(setup: Setup) -> "duckdb.DuckDBPyConnection":
     if isinstance(root, Path):
         confinement.forbid_network()
         # Modules may still be imported.
-        code = [Path(__file__).parents[1], Path(prunescope.__file__).parent, *map(Path, filter(None, sys.path))]
+        code = [Path(__file__).parents[1], PACKAGE, *map(Path, filter(None, sys.path))]
         python = [Path(sys.prefix), Path(sys.base_prefix)]
         confinement.forbid_files([*_SYSTEM, *python, *code, SQL, views.parent, root.resolve()])
     connection = connect(root, safe=True, gibibytes=setup.gibibytes, models=setup.models)
@@ -87,7 +86,7 @@ def _answer(parent: Connection, connection: "duckdb.DuckDBPyConnection", request
         if writer is not None:
             writer.close()
     except MemoryError:
-        ending = {"error": SqlError.__name__, "message": TOO_LARGE}
+        ending = {"error": SqlSizeError.__name__, "message": TOO_LARGE}
     except WarehouseError as error:
         ending = {"error": type(error).__name__, "message": str(error)}
     confinement.unlimited_time()

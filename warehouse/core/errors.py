@@ -36,6 +36,14 @@ class SqlError(WarehouseError):
     """The user's SQL is wrong: syntax, an unknown name, a computation that fails or takes too long."""
 
 
+class SqlTimeError(SqlError):
+    """The SQL reached its time limit."""
+
+
+class SqlSizeError(SqlError):
+    """The SQL reached its limit of memory, or its answer is too large."""
+
+
 class UnsafeSqlError(SqlError):
     """The user's SQL does more than read the warehouse; the message names the rule."""
 

@@ -15,8 +15,7 @@ import sqlglot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunescope.warehouse.catalogue import sql_process
-from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess, run_safe
+from prunescope.warehouse.catalogue.sql_process import PACKAGE, Setup, SqlProcess, run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
@@ -154,7 +153,7 @@ def test_the_process_can_read_the_warehouse_and_nothing_else(root, tmp_path):
     (tmp_path / "file.txt").write_text("secret")
     with socket.create_server(("127.0.0.1", 0)) as server:
         (root / "port").write_text(str(server.getsockname()[1]))
-        environment = os.environ | {"PYTHONPATH": str(Path(sql_process.prunescope.__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
         found = subprocess.run(
             [sys.executable, "-P", "-c", INSIDE, str(root), str(tmp_path)],
             env=environment,
@@ -202,7 +201,7 @@ process.ask("SELECT 1")
 print(process._process.pid, flush=True)
 os._exit(0)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(sql_process.prunescope.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     found = subprocess.run(
         [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
     )

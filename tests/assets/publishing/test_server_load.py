@@ -1,0 +1,168 @@
+"""Attacks on a running server: hostile SQL, slow and many clients, and its end while they go on."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import pytest
+
+from prunescope.assets.publishing import http_limits
+from prunescope.assets.publishing.fair_queue import FairQueue, QueueFullError
+from tests.assets.publishing.running_server import PATIENCE, Served
+from tests.assets.tiny_study import COMMAND, ROOT
+from tests.warehouse.attacks import Attack, attacks
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def served(computed_once: Path) -> Iterator[Served]:
+    with Served(computed_once, seconds=1) as server:
+        yield server
+    assert not server.told
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=attack.name, marks=[pytest.mark.exhaustive] if attack.expected == "stopped" else [])
+        for attack in attacks("{root}")
+    ],
+)
+def test_the_server_answers_an_attack_as_the_command_does(served: Served, computed_once: Path, attack: Attack) -> None:
+    body = json.dumps({"sql": attack.sql.replace("{root}", str(computed_once))}).encode()
+    status, headers, content = served.ask(f"{served.home}/sql", "POST", body, Content_Type="application/json")
+    assert headers["content-type"] == "application/json"
+    answer = json.loads(content)
+    assert "Traceback" not in answer.get("error", "")
+    if len(body) > 64 << 10:
+        assert status == 413
+        return
+    if status == 408 and attack.expected != "stopped":
+        return  # a second is short on a busy machine
+    attack.check(answer.get("error"), len(answer.get("rows", [])))
+
+
+def test_idle_and_slow_connections_are_closed_and_shut_no_one_out(
+    computed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_limits, "_REQUEST_SECONDS", 1)
+    with Served(computed_once) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(150)]
+        for connection in slow[50:100]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+        for connection in slow[100:]:
+            connection.sendall(
+                b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b'Content-Length: 60\r\n\r\n{"sql"'
+            )
+        assert server.ask(f"{server.home}/")[0] == 200
+        for connection in slow:
+            assert _ends(connection)
+            connection.close()
+    assert not server.told
+
+
+def _ends(connection: socket.socket) -> bool:
+    """Return whether the server ends the connection; fail after the socket's timeout."""
+    try:
+        while connection.recv(1000):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_headers_have_a_limit_and_so_has_their_number_of_requests(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 70_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+        for _ in range(50):  # the headers of one connection's requests do not add up
+            connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
+            assert b"HTTP/1.1 404 " in connection.recv(10_000)
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"sql": "select'])
+def test_a_client_that_leaves_within_its_body_is_no_bug(computed_once: Path, sent: bytes) -> None:
+    with Served(computed_once) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(
+                b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 60\r\n\r\n" + sent
+            )
+            time.sleep(0.2)
+        assert server.ask("/nothing")[0] == 404
+    assert not server.told
+
+
+def test_hundreds_of_clients_get_the_page_at_once(served: Served) -> None:
+    with ThreadPoolExecutor(200) as pool:
+        found = list(pool.map(lambda _: served.ask(f"{served.home}/", Accept_Encoding="gzip")[0], range(400)))
+    assert set(found) == {200}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path, number: signal.Signals) -> None:
+    command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().split(":")[2].split("/")[0])
+        clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE) for _ in range(6)]
+        for client, sql in zip(
+            clients, ["with a as (" * 12, "select repeat('9', 10000000)::bignum ** 2"] * 3, strict=True
+        ):
+            body = json.dumps({"sql": sql})
+            client.request("POST", "/study/tiny/sql", body, {"Content-Type": "application/json"})
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        time.sleep(1)
+        process.send_signal(number)
+        process.wait(5)
+        for connection in [*clients, *idle]:
+            connection.close()
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_free_place_goes_to_the_client_with_the_fewest() -> None:
+    order: list[str] = []
+
+    async def hold(queue: FairQueue, client: str, seconds: float) -> None:
+        async with queue.place(client):
+            order.append(client)
+            await anyio.sleep(seconds)
+
+    async def run() -> None:
+        queue = FairQueue(2, 4, 3)
+        async with anyio.create_task_group() as tasks:
+            for client, seconds in (("a", 0.1), ("a", 0.3), ("a", 0), ("a", 0), ("b", 0)):
+                tasks.start_soon(hold, queue, client, seconds)
+                await anyio.sleep(0.01)
+            await queue_is_full(queue)
+
+    async def queue_is_full(queue: FairQueue) -> None:
+        tasks = [asyncio.ensure_future(hold(queue, "a", 0))]
+        await anyio.sleep(0.01)
+        with pytest.raises(QueueFullError, match="your queries"):
+            await hold(queue, "a", 0)
+        with pytest.raises(QueueFullError, match="too many"):
+            await hold(queue, "c", 0)
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        await hold(queue, "c", 0)  # the cancelled one left the queue
+
+    anyio.run(run)
+    assert order == ["a", "a", "b", "c", "a", "a"]
