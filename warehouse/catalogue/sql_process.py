@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from prunescope.warehouse.core import errors
@@ -69,6 +70,7 @@ class SqlProcess:
         self.setup = setup
         self.is_alive = True
         self._is_ready = self._is_cancelled = False
+        self._asking = Lock()
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
         environment = os.environ | {"TMPDIR": self._temporary.name, "OPENBLAS_NUM_THREADS": "1"}
@@ -119,6 +121,17 @@ class SqlProcess:
             UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
             WarehouseError: the warehouse cannot be opened.
         """
+        with self._asking:
+            return self._ask(sql, parameters, seconds, rows, size)
+
+    def _ask(
+        self,
+        sql: str,
+        parameters: Sequence[object] | Mapping[str, object] | None,
+        seconds: float,
+        rows: int | None,
+        size: int,
+    ) -> "pa.Table":
         import pyarrow as pa
 
         self._wait_until_ready()
@@ -139,7 +152,7 @@ class SqlProcess:
 
     def cancel(self) -> None:
         """End the process from another thread; `ask` then raises SqlError."""
-        self._is_cancelled = True
+        self.is_alive, self._is_cancelled = False, True
         self._process.kill()
 
     def close(self) -> None:
@@ -147,7 +160,8 @@ class SqlProcess:
         self.is_alive = False
         self._process.kill()
         self._process.wait()
-        self._connection.close()
+        with self._asking:  # a thread that waits for the answer sees the end first
+            self._connection.close()
         self._temporary.cleanup()
 
     def _wait_until_ready(self) -> None:
