@@ -1,4 +1,4 @@
-"""Untrusted YAML is read as plain data, and only within the limits of size, values and depth."""
+"""Tests that untrusted YAML is read as plain data, within limits of size, values and depth."""
 
 import os
 from datetime import date

@@ -1,4 +1,4 @@
-"""Scratch folders of running processes are kept, those of killed processes are removed."""
+"""Tests that scratch folders of running processes are kept and those of killed processes are removed."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What counts as a text, and which files are refused in words that help."""
+"""Tests of the accepted forms of text and of the messages that refuse other files."""
 
 import json
 from pathlib import Path

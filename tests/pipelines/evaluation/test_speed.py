@@ -54,7 +54,7 @@ class Ticking:
 
     @property
     def runs(self) -> str:
-        """The side of every run, A the dense one."""
+        """Return the side of every run; A is the dense one."""
         assert all(len(set(self.sides[start : start + 4])) == 1 for start in range(0, len(self.sides), 4))
         return "".join("A" if side == "dense" else "B" for side in self.sides[::4])
 

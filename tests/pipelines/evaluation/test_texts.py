@@ -37,7 +37,7 @@ def study(*texts: TextSpec) -> Study:
 
 
 def windows_of(folder: Path, count: int, begins: int | None = None, **spec: object) -> TokenizedText:
-    """The windows of a text whose tokens are 100, 101, ..."""
+    """Return the windows of a text whose tokens are 100, 101, ..."""
     (folder / "text.txt").write_text(" ".join(map(str, range(100, 100 + count))))
     text = TextSpec(id="t", source=str(folder / "text.txt"), **spec)
     (found,) = tokenize_texts(study(text), Words(begins), CONTEXT)

@@ -25,7 +25,7 @@ for name, column in divergence(x / 8, dx / 160, OutputHead(weight), [0.7, 1.0]).
 
 
 def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Path) -> None:
-    """A fresh installation compiles, every later run reads the cache; their tables are compared by hash."""
+    """Compare by hash the tables of a process that compiles with those of one that reads the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3] / ".src")}
     first, second = (
         subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Unproved parts are refused with the module and the reason, and a decoder is restored after a variant."""
+"""Tests that unproved parts are refused with module and reason, and that a decoder is restored after a variant."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def logits(decoder: Decoder) -> Tensor:
 
 
 def changed(module: nn.Module, change: Callable[[Tensor, Any], Tensor]) -> None:
-    """The module returns something else from now on: `change` gets its first output and its first argument."""
+    """Make a module return `change` of its first output and its first argument."""
     forward = type(module).forward
 
     def other(self: nn.Module, *args: Any, **kwargs: Any) -> object:

@@ -1,4 +1,4 @@
-"""Every form of decoder: what was found rebuilds the model, and a variant of it equals a really pruned copy."""
+"""Tests on every form of decoder: its parts rebuild the model, and a variant equals a pruned copy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def variant(decoder: Decoder) -> Variant:
 
 
 def close(found: Tensor, truth: Tensor, tolerance: float = 2e-5) -> None:
-    """Equal to rounding, against the longest row: contributions may have rows of near zero."""
+    """Assert equality up to rounding, relative to the longest row: contributions may have rows near zero."""
     distance = (found.double() - truth.double()).norm(dim=-1).max()
     assert distance <= tolerance * truth.double().norm(dim=-1).max()
 

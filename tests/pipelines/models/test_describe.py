@@ -1,4 +1,4 @@
-"""The description of a model names every part in its form, and its shares add up."""
+"""Tests of the description of a model: every part is named, and the shares add up."""
 
 from pathlib import Path
 

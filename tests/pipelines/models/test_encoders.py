@@ -1,4 +1,4 @@
-"""Models that only embed: post-norm layers and bare decoders, proved by structure and pruned by the same recipes."""
+"""Tests of embedding models: their structure is found, and the same recipes prune them."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def calibrated(decoders: dict[str, Decoder]) -> dict[str, CalibrationResult]:
 
 
 def bert_by_hand(decoder: Decoder, tokens: Tensor, without: frozenset[str] = frozenset()) -> list[Tensor]:
-    """Streams of BERT in float64 from its published formulas: before the first layer, and behind each sublayer."""
+    """Return BERT's streams in float64 from its published formulas: before the first layer, and after each sublayer."""
     weights = {name: parameter.double() for name, parameter in decoder.model.named_parameters()}
 
     def linear(name: str, x: Tensor) -> Tensor:

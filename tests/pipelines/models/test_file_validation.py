@@ -1,4 +1,4 @@
-"""Sizes that a model's file claims are checked against its real size before a library opens it."""
+"""Tests that sizes claimed by a model's file are checked against its real size before a library opens it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from prunescope.pipelines.models.sources import check_folder
 
 
 def gguf(path: Path, order: str = "<", version: int = 3, **values: bytes) -> Path:
-    """A GGUF file without tensors; each value begins with its type."""
+    """Write a GGUF file without tensors; each value begins with its type."""
     content = b"GGUF" + struct.pack(f"{order}IQQ", version, 0, len(values))
     for name, value in values.items():
         content += struct.pack(f"{order}Q", len(name)) + name.encode() + value
@@ -27,7 +27,7 @@ def gguf(path: Path, order: str = "<", version: int = 3, **values: bytes) -> Pat
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the library's own, with a value of every kind."""
+    """Write a file with the GGUF library, with a value of every kind."""
     path = tmp_path_factory.mktemp("gguf") / "real.gguf"
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(128)

@@ -1,4 +1,4 @@
-"""Models with layers on disk or on several devices compute the same numbers and release all memory and files."""
+"""Tests that models with layers on disk or several devices compute the same numbers and release memory and files."""
 
 import gc
 import subprocess
@@ -42,7 +42,7 @@ def streamed(folder: Path) -> Decoder:
 
 
 def placeholders(decoder: Decoder) -> set[bool]:
-    """Whether the matrices of a decoder are placeholders (NaN), because their weights are on disk."""
+    """Return for each matrix of a decoder if it is a placeholder (NaN), because its weights are on disk."""
     return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
 
 

@@ -1,4 +1,4 @@
-"""A variant without some sublayers runs none of their modules, and computes what zeros in their place compute."""
+"""Tests that dropped sublayers run no module, and that the result equals one with zeros in their place."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def test_nothing_that_is_left_out_is_read_nor_is_the_norm_in_front_of_it(decoder
 
 @contextmanager
 def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
-    """Parameters are NaN for a while: whatever reads them is NaN, too."""
+    """Temporarily set parameters to NaN, so that every result computed from them is NaN."""
     kept = [(parameter, parameter.data) for parameter in parameters]
     for parameter, data in kept:
         parameter.data = torch.full_like(data, torch.nan)
@@ -101,7 +101,7 @@ def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
 
 
 def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder: Decoder) -> None:
-    """Prompts of 10 and 6 tokens, the shorter one padded on the left, four more tokens one by one."""
+    """Compare on prompts of 10 and 6 tokens, the shorter one padded on the left, and four more tokens one by one."""
     short = TOKENS[1:, :6]
     more = torch.tensor([[3, 71, 8, 90], [44, 5, 201, 9]])
     padded = torch.cat([TOKENS[:1], torch.nn.functional.pad(short, (4, 0))])
@@ -140,7 +140,7 @@ def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
 def test_where_leaving_out_is_not_proved_sublayers_run_and_add_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Caches that do not grow give wrong positions: the proof at load sees it."""
+    """Use caches that do not grow and so give wrong positions, which the check at load time detects."""
     monkeypatch.setattr(skipping, "_growing", lambda layer: lambda *call: None)
     decoder = load_decoder(save_tiny(tmp_path))
     assert decoder.skips is None

@@ -1,4 +1,4 @@
-"""A model is opened only when it is whole and cannot run code; everything else is refused by name."""
+"""Tests that only complete models without code are opened, and that others are refused by name."""
 
 import json
 import shutil

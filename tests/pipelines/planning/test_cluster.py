@@ -1,4 +1,4 @@
-"""Tests of the simulated run of many workers: closed forms where they exist, and the step that limits it first."""
+"""Tests of the simulated run of many workers, against closed forms where they exist."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Costs follow from sizes: closed forms by hand, and torch's own counts and sizes on a real tiny model."""
+"""Tests of planned costs against manual values, and against torch's counts on a tiny model."""
 
 import json
 from dataclasses import replace

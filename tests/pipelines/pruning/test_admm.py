@@ -1,4 +1,4 @@
-"""ADMM finds the least-squares weights of a mask, and its own masks gradually, with exact counts."""
+"""Tests that ADMM finds the least-squares weights of a mask, and that its own masks have exact counts."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.pipelines.pruning.reconstruction import changed, context_of, correlat
 
 
 def least_squares(weight: Tensor, x: Tensor, mask: Tensor, damping: float) -> Tensor:
-    """The best weights of a mask, row by row in float64: min ‖(w − q) X‖² + damping·Σ ‖x_j‖² (w_j − q_j)²."""
+    """Return the best weights of a mask, row by row in float64: min ‖(w − q) X‖² + damping·Σ ‖x_j‖² (w_j − q_j)²."""
     gram = x.double().T @ x.double()
     gram.diagonal().mul_(1 + damping)
     best = torch.zeros_like(weight, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Recipes after an external checkpoint do what they do to that checkpoint itself."""
+"""Tests that recipes after an external checkpoint give the same weights as on that checkpoint itself."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 
 
 def retouched(source: Path, folder: Path, is_touched: Callable[[str, nn.Parameter], bool], by: float) -> Path:
-    """A copy of a model with noise on some parameters, but not on those that both sides are read through."""
+    """Return a copy of a model with noise on some parameters, except those that both sides are read through."""
     model = AutoModelForCausalLM.from_pretrained(source)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_what_is_rebuilt_is_the_checkpoint_and_not_the_model_that_it_came_from(
 
 
 def is_outside(name: str, parameter: nn.Parameter) -> bool:
-    """Gains and shifts of norms, embeddings and learned positions: nothing inside attention or MLP."""
+    """Return True for gains and shifts of norms, embeddings and learned positions: nothing inside attention or MLP."""
     return (parameter.dim() == 1 and ("norm" in name or "ln_" in name)) or "embed" in name or "wpe" in name
 
 

@@ -1,4 +1,4 @@
-"""Calibration statistics against a slow pass over the same tokens."""
+"""Tests of calibration statistics against a slow pass over the same tokens."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every recipe documents what it does, its source, and its parameters."""
+"""Tests that every recipe documents its effect, its source and its parameters."""
 
 from typing import get_args
 

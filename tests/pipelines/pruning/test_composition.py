@@ -1,4 +1,4 @@
-"""Compositions: each recipe works on the model that the earlier ones left, and on nothing else."""
+"""Tests that each recipe of a composition works on the model that the earlier ones left."""
 
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
 
 
 def in_bfloat16(copied: Decoder) -> Decoder:
-    """The copied with all weights below its head rounded permanently."""
+    """Round all weights of a copy below its head to bfloat16, and return the copy."""
     for parameter in copied.trunk.parameters():
         parameter.data = parameter.data.bfloat16()
     return copied

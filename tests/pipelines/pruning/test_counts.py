@@ -1,4 +1,4 @@
-"""Every mask method of the registry keeps exactly the required number of weights, with ties and earlier masks."""
+"""Tests that every mask method keeps exactly the required number of weights, with ties and earlier masks."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def weights(draw: st.DrawFn, multiple: int = 1) -> Tensor:
 
 
 def inputs_for(weight: Tensor) -> ActivationMoments:
-    """Channels of few sizes, the first one dead."""
+    """Return channels of few sizes, the first one dead."""
     channels = weight.shape[1]
     inputs = ActivationMoments(channels)
     x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
@@ -51,7 +51,7 @@ def test_every_recipe_that_changes_matrices_has_its_method() -> None:
 
 
 def test_every_mask_method_can_count_by_row() -> None:
-    """Where a share of the whole matrix would remove whole rows, every row keeps its half."""
+    """Keep half of every row where a share of the whole matrix would remove whole rows."""
     assert len(MASKS) >= 5
     weight = torch.arange(1.0, 9.0).repeat(4, 1) * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
     for kind in MASKS:

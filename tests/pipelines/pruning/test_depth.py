@@ -1,4 +1,4 @@
-"""Depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
+"""Tests of depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -57,14 +57,14 @@ def parts(labels: Sequence[str]) -> set[str]:
 
 
 def without(decoder: Decoder, labels: Sequence[str]) -> Decoder:
-    """A copy in which all weights of some units are zero."""
+    """Return a copy in which all weights of some units are zero."""
     copied = copy_of(decoder)
     write_zeros(copied, parts(labels))
     return copied
 
 
 def loss(decoder: Decoder, tokens: Tensor, labels: Sequence[str] = ()) -> float:
-    """Mean negative log-likelihood of the model's own logits, in float64."""
+    """Return the mean negative log-likelihood of the model's own logits, in float64."""
     model = without(decoder, labels).model
     with torch.no_grad():
         found = model(input_ids=tokens, use_cache=False).logits.double().log_softmax(dim=-1)
@@ -72,7 +72,7 @@ def loss(decoder: Decoder, tokens: Tensor, labels: Sequence[str] = ()) -> float:
 
 
 def streams(decoder: Decoder, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """The stream before each unit and what it adds, by label, in float64."""
+    """Return by label the stream before each unit and its contribution, in float64."""
     before: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
     added: dict[str, Tensor] = {}

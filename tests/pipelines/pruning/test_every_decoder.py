@@ -1,4 +1,4 @@
-"""Every recipe that changes matrices works on every supported kind of decoder, experts included."""
+"""Tests of every recipe that changes matrices on every supported kind of decoder, experts included."""
 
 from collections.abc import Callable
 from pathlib import Path

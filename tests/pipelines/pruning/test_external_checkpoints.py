@@ -1,4 +1,4 @@
-"""Checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
+"""Tests of checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def deep(deep_folder: Path) -> Decoder:
 
 
 def changed(source: Path, folder: Path, change: object) -> Path:
-    """A copy of a model after a change of it."""
+    """Write a copy of a model after a change of it."""
     model = AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
         change(model)  # type: ignore[operator]
@@ -176,7 +176,7 @@ def test_another_head_is_refused_or_replaced_by_the_dense_one(tiny_folder: Path,
 
 
 def gguf_file(folder: Path, file: Path) -> Path:
-    """A Llama in GGUF with its matrices in 8 bits, as llama.cpp writes it."""
+    """Write a Llama in GGUF with its matrices in 8 bits, as llama.cpp writes it."""
     config = json.loads((folder / "config.json").read_text())
     weights = load_file(folder / "model.safetensors")
     writer = gguf.GGUFWriter(file, "llama")

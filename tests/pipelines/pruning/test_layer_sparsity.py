@@ -1,4 +1,4 @@
-"""Layer ratios, included modules and unreached experts of a recipe on a whole model."""
+"""Tests of layer ratios, included modules and unreached experts of a recipe on a whole model."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32, seed=1)
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    """Three layers, of which two have a few weights far larger than the others."""
+    """Load three layers, of which two have a few weights far larger than the others."""
     found = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "outliers"))
     generator = torch.Generator().manual_seed(0)
     for layer, share in zip(found.layers, (0.02, 0.0, 0.008), strict=True):
@@ -52,7 +52,7 @@ def matrix_recipe(name: str) -> MatrixRecipe:
 def outlier_shares(
     decoder: Decoder, stats: pl.DataFrame, kind: str | None, times: float
 ) -> tuple[list[float], list[int]]:
-    """OWL in float64 as the paper describes it: all scores of a layer in one list."""
+    """Compute OWL in float64 as the paper describes it: all scores of a layer in one list."""
     shares, sizes = [], []
     for layer in decoder.layers:
         scores: list[float] = []

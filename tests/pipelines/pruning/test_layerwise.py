@@ -1,4 +1,4 @@
-"""Recipes pruned together are the ones pruned alone, on the inputs of their own predecessors, interrupted or not."""
+"""Tests that recipes pruned together equal those pruned alone, interrupted or not."""
 
 import json
 import os

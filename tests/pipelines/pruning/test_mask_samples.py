@@ -1,4 +1,4 @@
-"""Sampled masks against masks unpacked whole: the same bits at the same positions, and overlaps within their error."""
+"""Tests of sampled masks against whole masks: equal bits at equal positions, and overlaps within their error."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    """A model whose MLP matrices have more weights than are sampled."""
+    """Load a model whose MLP matrices have more weights than are sampled."""
     return load_decoder(save_tiny(tmp_path_factory.mktemp("wide"), hidden_size=64, intermediate_size=288))
 
 

@@ -1,4 +1,4 @@
-"""Masks keep exactly as many weights as asked, ties included."""
+"""Tests that masks keep exactly the required number of weights, ties included."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pruning works under a memory limit far below the size of the weights."""
+"""Tests of pruning under a memory limit far below the size of the weights."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def many_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """136 MB of weights, nearly all of them in 40 layers."""
+    """Save a model with 136 MB of weights, nearly all of them in 40 layers."""
     return save_tiny(
         tmp_path_factory.mktemp("models") / "many",
         hidden_size=256,

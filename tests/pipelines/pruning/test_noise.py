@@ -1,4 +1,4 @@
-"""Noise variants: the dense model computed differently, which moves the output by rounding and leaves no trace."""
+"""Tests of noise variants: they move the dense model's output by rounding and change no state."""
 
 from collections.abc import Callable
 from pathlib import Path

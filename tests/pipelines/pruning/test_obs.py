@@ -1,4 +1,4 @@
-"""SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
+"""Tests of SparseGPT and GPTQ against the optimal brain surgeon column by column, and of their exact counts."""
 
 from collections.abc import Callable
 from dataclasses import replace

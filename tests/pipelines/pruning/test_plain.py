@@ -1,4 +1,4 @@
-"""Layer-by-layer pruning against the papers' way: one sequence at a time, with hooks and weights changed in place."""
+"""Tests of layer-by-layer pruning against the papers' way: one sequence at a time, weights changed in place."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Dynamic sparse no training: exchanges that reduce the mean error, unchanged counts, and a slow reference."""
+"""Tests of dynamic sparse no training (DSnoT): smaller mean errors, unchanged counts, and a slow reference."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def exchanged(
 def reference(
     dense: Tensor, weight: Tensor, kept: Mask, x: Tensor, block: int, cycles: int, threshold: float, power: float
 ) -> tuple[Tensor, Tensor]:
-    """The paper's loop in float64, one row, one weight at a time; also stops where an exchange makes it worse."""
+    """Run the paper's loop in float64, weight by weight; also stop where an exchange increases the error."""
     mean, variance = x.double().mean(dim=0), x.double().var(dim=0, unbiased=False)
     rms = x.double().square().mean(dim=0).sqrt()
     found, mask = weight.double().clone(), kept.clone()
@@ -74,7 +74,7 @@ def reference(
 
 
 def shifted(tokens: int, channels: int) -> Tensor:
-    """Inputs whose means are not zero."""
+    """Return inputs whose means are not zero."""
     return correlated(tokens, channels) + torch.randn(channels, generator=torch.Generator().manual_seed(9))
 
 

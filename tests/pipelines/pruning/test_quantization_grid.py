@@ -1,4 +1,4 @@
-"""Grids span their rows, contain zero exactly, and round every weight to the nearest point."""
+"""Tests that grids span their rows, contain zero exactly, and round every weight to the nearest point."""
 
 import pytest
 import torch

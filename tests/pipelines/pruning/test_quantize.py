@@ -1,4 +1,4 @@
-"""Rounding to the nearest and activation-aware scales against slow searches in float64."""
+"""Tests of rounding to the nearest and of activation-aware scales against slow searches in float64."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.tiny_models import SHORT_TEXT
 
 
 def nearest(row: Tensor, bits: int, symmetric: bool, share: float = 1.0) -> Tensor:
-    """Every weight of one group in float64: the nearest of all the points of its grid, listed one by one."""
+    """Return for every weight of one group the nearest of all points of its grid, listed one by one in float64."""
     low, high = min(0.0, float(row.min())) * share, max(0.0, float(row.max())) * share
     if symmetric:
         high = max(-low, high)
@@ -59,7 +59,7 @@ def test_rtn_takes_the_nearest_point_of_every_groups_grid(
 
 
 def best_power(weight: Tensor, x: Tensor, bits: int, group: int | None, steps: int) -> tuple[Tensor, float]:
-    """The scaled and rounded weight with the least error of W x, summed over the tokens one step at a time."""
+    """Return the scaled and rounded weight with the least error of W x, summed over the tokens one step at a time."""
     sizes = x.double().square().mean(dim=0).sqrt()
     found = []
     for step in range(steps):

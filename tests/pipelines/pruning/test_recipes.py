@@ -1,4 +1,4 @@
-"""Recipe names are parsed, parameters are checked, and a hash follows the parameters and not the name."""
+"""Tests that recipe names are parsed, parameters are checked, and a hash depends on the parameters alone."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Magnitude, Wanda and RIA against their papers' formulas, in float64 and one weight at a time."""
+"""Tests of magnitude, Wanda and RIA against their papers' formulas, in float64 and one weight at a time."""
 
 import math
 
@@ -27,7 +27,7 @@ def mask_of(
 
 
 def kept_of_lowest(scores: dict[tuple[int, int], float], count: int) -> set[tuple[int, int]]:
-    """All positions but the `count` with the lowest scores; of equal ones the first are removed."""
+    """Return all positions but the `count` with the lowest scores; of equal ones the first are removed."""
     return set(sorted(scores, key=lambda place: (scores[place], place))[count:])
 
 
@@ -98,7 +98,7 @@ def test_groups_keep_the_papers_highest_scores(n: int, m: int) -> None:
 
 
 def dropped_at(scores: list[list[float]], alpha: float) -> set[tuple[int, int]]:
-    """Wanda's appendix: every row drops its lowest scores while their sum is at most α of the row's."""
+    """Drop the lowest scores of every row while their sum is at most α of the row's (Wanda's appendix)."""
     found = set()
     for i, row in enumerate(scores):
         total = 0.0

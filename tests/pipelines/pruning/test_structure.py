@@ -1,4 +1,4 @@
-"""Removed neurons and heads: a variant equals the smaller model, and scores follow the papers' formulas."""
+"""Tests of removed neurons and heads: a variant equals the smaller model, and scores follow the papers' formulas."""
 
 import copy
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def worn(decoder: Decoder, variant: Variant) -> Tensor:
 
 
 def cut(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
-    """The dense model's parameters without the rows and columns that the masks remove as a whole."""
+    """Return the dense model's parameters without the rows and columns that the masks remove as a whole."""
     found = {name: parameter.detach().clone() for name, parameter in decoder.model.state_dict().items()}
     stacks: dict[str, list[Tensor]] = {}
     for name, mask in variant.masks.items():
@@ -95,7 +95,7 @@ def cut(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
 
 
 def smaller(decoder: Decoder, variant: Variant, **sizes: int) -> nn.Module:
-    """A stock model of other sizes with those parameters."""
+    """Build a stock model of other sizes with those parameters."""
     config = copy.deepcopy(decoder.model.config)
     for key, size in sizes.items():
         setattr(config, key, size)
@@ -200,7 +200,7 @@ def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, nam
 
 
 def inputs_of(decoder: Decoder, names: set[str], tokens: Tensor) -> dict[str, Tensor]:
-    """Inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
+    """Return inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
     seen: dict[str, list[Tensor]] = {}
     handles = [
         module.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].detach()))

@@ -1,4 +1,4 @@
-"""A variant removes what its recipe says, is stored in one bit per weight, and loads bit for bit."""
+"""Tests that a variant follows its recipe, is stored in one bit per weight, and loads bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path

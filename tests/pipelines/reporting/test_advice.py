@@ -1,4 +1,4 @@
-"""Verdicts on warehouses written by hand, in which it is known what every recipe loses."""
+"""Tests of verdicts on handmade warehouses, in which the loss of every recipe is known."""
 
 from collections.abc import Iterator, Sequence
 
@@ -35,7 +35,7 @@ PROBES = {
 
 @pytest.fixture(scope="module")
 def of_tables() -> Advice:
-    """Three models scored and one probed, from the tables up."""
+    """Write a warehouse of three scored models and a probed one, and return its catalogue."""
     warehouse = Handmade()
     for model in "abc":
         scored(warehouse, model, SEEN, cliff)
@@ -47,7 +47,7 @@ def of_tables() -> Advice:
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The views over no file; each test says what the marts hold."""
+    """Return the views without any file; each test replaces marts."""
     with connect(tmp_path_factory.mktemp("none")) as connection:
         yield connection
 
@@ -57,7 +57,7 @@ def predictions(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def summary(nats: Sequence[float | None], **changes: object) -> pl.DataFrame:
-    """Rows of variant_verdict, of the columns that count."""
+    """Return rows of variant_verdict with the columns that matter."""
     row = {"parameters_removed_share": 0.1, **PROBES} | changes
     return pl.DataFrame([{"recipe": f"r{index}", "kl_step0_nats": kl, **row} for index, kl in enumerate(nats)])
 
@@ -220,7 +220,7 @@ def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckD
 
 
 def test_where_measured_losses_lead_elsewhere_the_advice_says_so(catalogue: duckdb.DuckDBPyConnection) -> None:
-    """Right answers of choosing alone do not stand in for agreement, of which both kinds are known."""
+    """Prefer agreement of both kinds to right answers in choosing alone."""
     known(catalogue, {"new": NEW}, cliff)
     found = predictions(catalogue)
     right = found.filter(pl.col("kind") == "non_generative").with_columns(measure=pl.lit("score"), loss=pl.lit(2.25))

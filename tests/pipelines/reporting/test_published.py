@@ -1,4 +1,4 @@
-"""The published numbers are those of the sources, in the units and under the names that the table has."""
+"""Tests that published numbers equal those of the sources, in the table's units and names."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ UNASKED = ["layerwise", "generation", "options", "estimates"]
 
 
 def value(model: str, task: str, metric: str, method: str = "dense", dropped: int = 0, layer: int = -1) -> float:
-    """The one number of these names."""
+    """Return the single number with these names."""
     wanted = {"model": model, "task": task, "metric": metric, "method": method, "dropped": dropped, "layer": layer}
     [found] = NUMBERS.filter(*(pl.col(name) == one for name, one in wanted.items()))["value"].to_list()
     return round(found, 6)
@@ -57,7 +57,7 @@ def test_every_figure_and_table_is_there_whole() -> None:
 
 
 def stored_by(study: Study) -> Iterator[tuple[str, str]]:
-    """The tasks, data sets and texts of a study with the metrics that it would store, by their definitions alone."""
+    """Return the tasks, data sets and texts of a study with the metrics that it would store, from their definitions."""
     for spec in study.tasks:
         definition = find(spec)
         files = definition.files

@@ -1,4 +1,4 @@
-"""Sizes and limits of memory as people write them."""
+"""Tests of sizes and limits of memory as people write them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A study is read whole or refused with the file, the key and the reason."""
+"""Tests that a study is read completely, or refused with the file, the key and the reason."""
 
 import json
 from pathlib import Path

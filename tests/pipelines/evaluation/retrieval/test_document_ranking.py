@@ -11,7 +11,7 @@ from prunescope.pipelines.evaluation.retrieval.document_ranking import rank_docu
 
 
 def by_hand(judged: dict[str, int], ranked: list[str]) -> tuple[float, float, float]:
-    """nDCG@10, recall@100 and MRR@10 from their definitions."""
+    """Return nDCG@10, recall@100 and MRR@10 from their definitions."""
     gains = [max(0, judged.get(name, 0)) for name in ranked]
     ideal = sorted((score for score in judged.values() if score > 0), reverse=True)
 

@@ -1,4 +1,4 @@
-"""Shipped generative tasks: prompts, extracted answers, and which answers count as right."""
+"""Tests of the shipped generative tasks: prompts, extracted answers, and correctness."""
 
 import json
 import re

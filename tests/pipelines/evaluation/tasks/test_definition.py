@@ -181,7 +181,7 @@ def test_a_definition_over_files_that_names_none_is_refused_before_the_working_f
     ],
 )
 def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path, yaml: str) -> None:
-    """Loading it would import the file."""
+    """Refuse it because loading it would import the file."""
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(doc): return ''\n")
     (tmp_path / "base.yaml").write_text("process_docs: !function code.run\n")
     path = tmp_path / "mine.yaml"
@@ -229,7 +229,7 @@ def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    """The library `evaluate` takes the path of a script for the name of a metric, and runs it."""
+    """Refuse a path, which the library `evaluate` would run as a script."""
     script, ran = tmp_path / "evil.py", tmp_path / "ran"
     script.write_text(f"open({str(ran)!r}, 'w')\n")
     with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
@@ -238,7 +238,7 @@ def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None
 
 
 def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
-    """Modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
+    """Refuse it although modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
     spec = over_a_file(tmp_path)
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.source)

@@ -41,7 +41,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 
 def theirs(model: object) -> HFLM:
-    """lm-eval's own, which adds up in float32 unless it is told otherwise."""
+    """Return lm-eval's own model, which accumulates in float32 by default."""
     with quiet():
         return HFLM(pretrained=model, device="cpu", dtype="float32", softmax_dtype="float64", batch_size=3)
 

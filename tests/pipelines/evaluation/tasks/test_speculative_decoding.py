@@ -1,4 +1,4 @@
-"""Drafts: their tokens, their length, and that they decide no token."""
+"""Tests of drafts: their tokens, their length, and the unchanged output."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -209,6 +209,6 @@ NEO = {
 def test_where_a_pass_is_masked_or_rotated_by_its_length_nothing_is_guessed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any]
 ) -> None:
-    """GPT-Neo's cache shows no window, and two short texts do not reach beyond it."""
+    """Refuse to reuse a prefix: GPT-Neo's cache shows no window, and two short texts do not exceed it."""
     monkeypatch.setitem(DECODERS, "gpt_neo", NEO)
     assert not can_reuse_prefix(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))

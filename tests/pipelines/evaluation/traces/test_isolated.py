@@ -100,7 +100,7 @@ def test_isolated_equals_a_model_in_which_only_that_sublayer_is_pruned(decoder: 
 
 @pytest.mark.parametrize("dropped", [("attn.0", "mlp.0", "mlp.1"), ("attn.1", "attn.2", "mlp.2")])
 def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dropped: tuple[str, ...]) -> None:
-    """Some sublayers are dropped, the others of the same layers are masked."""
+    """Drop some sublayers and mask the others of the same layers."""
     variant = replace(masks_of(decoder), dropped=dropped)
     dense = dense_pass(decoder, TOKENS)
     found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
@@ -153,7 +153,7 @@ def test_a_sublayer_that_moves_nothing_has_exactly_zero_beside_others_that_do(ll
 
 
 def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> None:
-    """Above it every contribution of the moved stream is the dense one's, bit for bit."""
+    """Compare with the dense contributions, which equal those of the moved stream bit for bit."""
     for tokens in (TOKENS, TOKENS[:, :1]):
         dense = dense_pass(llama, tokens)
         moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}

@@ -173,7 +173,7 @@ def compare_scopes(
 
 
 def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, logit_error: float = 0.0) -> None:
-    """The contract: relative error at most 1e-3 wherever the truth is at least 1e-8, and nothing negative.
+    """Assert the contract: relative error at most 1e-3 where the true value is at least 1e-8, and nothing negative.
 
     Where the states are not given, their float32 leaves an error of `logit_error` times the largest logit in each
     logit. A probability moves by as much, relative to itself, on either side, and the squares of measures twice that.

@@ -1,4 +1,4 @@
-"""Exports are complete or absent, in the model's own type and shards, and only if they compute the same."""
+"""Tests of exports: complete or absent, in the model's own type and shards, and only if they compute the same."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Output directories appear complete or not at all; the next run removes what a killed one left, and nothing else."""
+"""Tests that output directories are complete or absent, and that only leftovers of killed runs are removed."""
 
 import os
 import signal

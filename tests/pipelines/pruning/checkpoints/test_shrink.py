@@ -1,4 +1,4 @@
-"""Zero neurons and heads give smaller matrices; a variant that no config can hold is refused."""
+"""Tests that zero neurons and heads give smaller matrices, and that a variant without a matching config is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace

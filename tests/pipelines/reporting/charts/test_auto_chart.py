@@ -1,4 +1,4 @@
-"""A chart of any answer shows every row once, says what it leaves out, and joins no unrelated points by a line."""
+"""Tests of the chart of any query: every row once, omissions named, unrelated points not joined by a line."""
 
 import polars as pl
 import pytest

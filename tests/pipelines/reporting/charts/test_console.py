@@ -1,6 +1,6 @@
-"""No figure makes Vega warn: a warning in a reader's console says that a scale is made of nothing, or worse.
+"""Tests that no figure causes a warning of Vega, such as one about an empty scale.
 
-The console belongs to `console`; where there is no browser these tests are skipped.
+Without a browser these tests are skipped.
 """
 
 import polars as pl
@@ -24,7 +24,7 @@ def browser(tmp_path_factory):
 
 
 def cases(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The answer as it is, of one row, of none, without intervals, and without them in all panels but the first."""
+    """Return the result unchanged, of one row, empty, without intervals, and with those of the first panel only."""
     found = {"usual": frame, "one row": frame.head(1), "empty": frame.clear()}
     lacking = [name for name in frame.columns if name.removesuffix("_nats").endswith(INTERVALS)]
     if lacking:

@@ -1,6 +1,6 @@
-"""What a reader sees of a text: invisible characters shown, long ones cut.
+"""Tests of displayed text: invisible characters are shown, long texts are cut.
 
-Whether the page escapes it is tested with the report.
+The tests of the report prove that the page escapes it.
 """
 
 import unicodedata

@@ -1,4 +1,4 @@
-"""The cache queries and draws each figure once, for all its readers."""
+"""Tests that the cache queries and draws each figure once, for all its readers."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from prunescope.pipelines.reporting.charts.registry import Figure
 
 
 class Counted:
-    """A figure of two pages that counts what is asked and drawn; the page `broken` fails once."""
+    """A figure of two pages that counts its queries and drawings; the page `broken` fails once."""
 
     def __init__(self, broken: str = "") -> None:
         self.asked: list[str] = []

@@ -1,6 +1,6 @@
-"""Every figure on usual, small, empty and hostile frames: it draws, and its numbers are the frame's.
+"""Tests of every figure on usual, small, empty and hostile frames: it draws, and its numbers are the frame's.
 
-How a chart looks is judged by eye, not here.
+The look of a chart is tested in `test_pictures`.
 """
 
 import json
@@ -24,7 +24,7 @@ HOSTILE_MODELS = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
 
 
 def data_of(chart: Any) -> list[list[dict[str, Any]]]:
-    """All data sets of a chart, as the browser reads them."""
+    """Return all data sets of a chart, as the browser reads them."""
     return list(json.loads(chart.to_json())["datasets"].values())
 
 
@@ -427,7 +427,7 @@ def vega_lite_sizes(figure: Figure, marts: dict[str, pl.DataFrame]) -> list[int]
 
 @cache
 def largest_marts() -> dict[str, pl.DataFrame]:
-    """34 variants with long names, 128 steps at 5 temperatures, 57 tasks, 80 layers."""
+    """Return the marts of 34 variants with long names, 128 steps at 5 temperatures, 57 tasks and 80 layers."""
     recipes = tuple(f"sparsegpt-{share}-on-a-calibration-of-日本語" for share in range(17)) + tuple(
         f"{kind}-drop-{k}" for kind in ("attn", "mlp") for k in range(1, 9)
     )

@@ -1,4 +1,4 @@
-"""A chart's files are the same bytes every time, and each is what its suffix says."""
+"""Tests that a chart's files have the same bytes every time and the format of their suffix."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from prunescope.pipelines.reporting.charts.files import canonical_pdf, chart_fil
 
 
 def chart(points: int = 5) -> theme.AnyChart:
-    """A chart with several fonts, opacities and clips, each of which is a resource of the PDF."""
+    """Return a chart with several fonts, opacities and clips, each of which is a resource of the PDF."""
     frame = pl.DataFrame({"x": range(points), "kind": [f"k{index % 3}" for index in range(points)]})
     base = alt.Chart(theme.rows(frame)).encode(x="x:Q", y="x:Q", color="kind:N")
     marks = [base.mark_point(opacity=0.1 * level, filled=True, size=40 * level) for level in range(1, 8)]

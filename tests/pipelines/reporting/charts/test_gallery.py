@@ -1,4 +1,4 @@
-"""The page of the gallery has the titles and captions of the registry, and shows pictures that exist."""
+"""Tests that the page of the gallery has the titles and captions of the registry, and shows existing pictures."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A chart's own page in a browser: it draws, sends no request, and runs no code from the text of a model."""
+"""Tests of a chart's own page in a browser: it draws, sends no request, and runs no code from a model's text."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Every figure looks like its reference picture; `baseline` redraws those pictures."""
+"""Tests that every figure looks like its reference picture; `baseline` redraws those pictures."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Charts at the width of a paper's columns: they fit, their type can be read, and they show what they showed."""
+"""Tests of charts at the width of a paper's columns: they fit, are legible, and show the same marks."""
 
 import copy
 import json
@@ -85,7 +85,7 @@ def test_a_figure_in_the_dark_differs_in_its_config_alone_and_no_line_is_near_th
 
 
 def contrast(one: str, other: str) -> float:
-    """The ratio of WCAG 2."""
+    """Return the contrast ratio of WCAG 2."""
     low, high = sorted(map(_luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
 

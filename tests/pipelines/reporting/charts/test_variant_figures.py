@@ -1,6 +1,6 @@
-"""The figures that compare whole variants hold the numbers of the SQL, and leave out what their captions say.
+"""Tests that figures comparing whole variants hold the numbers of the SQL, and omit only what their captions name.
 
-That every figure draws on usual, empty and hostile frames is `test_charts_figures`' business.
+`test_figures` draws every figure on usual, empty and hostile frames.
 """
 
 import math
@@ -232,7 +232,7 @@ def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_colu
 
 
 def looks(specification: Any) -> set[tuple[str, str]]:
-    """Method and colour or shape in every scale of methods in a chart."""
+    """Return the method with its colour or shape, for every scale of methods in a chart."""
     if isinstance(specification, list):
         return set().union(*map(looks, specification))
     if not isinstance(specification, dict):
@@ -355,7 +355,7 @@ def test_speed_without_a_dense_row_has_a_band_of_no_width():
 
 
 def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each panel of the figure, with two quantized variants."""
+    """Return the rows of each panel of the figure, with two quantized variants."""
     recipes = (*frames.RECIPES, "rtn-3bit", "rtn-4bit")
     chart = drawn("quantization", variant_summary=frames.variant_summary(recipes=recipes), **marts).to_dict()
     return {panel["title"]["text"]: chart["datasets"][panel["data"]["name"]] for panel in chart["concat"]}
@@ -467,7 +467,7 @@ def test_a_variant_without_a_removed_weight_is_in_no_pair():
 
 
 def told(**marts: pl.DataFrame) -> tuple[str, str]:
-    """The picture of the masks, and its subtitle."""
+    """Return the picture of the masks and its subtitle."""
     specification = drawn("masks", **marts).to_dict()
     return vl_convert.vegalite_to_svg(specification), specification["title"]["subtitle"][-1]
 

@@ -37,7 +37,7 @@ def documents(
     words: tuple[str, ...] = (),
     marts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All documents of one model. `words` are the pruned text from the first flip on.
+    """Return all documents of one model. `words` are the pruned text from the first flip on.
 
     The last recipe has no number and no trace.
     """
@@ -71,14 +71,14 @@ def documents(
 
 
 def with_every_figure() -> dict[str, Any]:
-    """The usual study with the first chart of every figure."""
+    """Return the usual study with the first chart of every figure."""
     found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
     entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
     return found | {"index": found["index"] | {"figures": entries}}
 
 
 def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
-    """The usual study with every number of the overview at its maximum width.
+    """Return the usual study with every number of the overview at its maximum width.
 
     Counts are at most `count` of `whole`.
     """
@@ -92,7 +92,7 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
 
 
 def with_long_answers() -> dict[str, Any]:
-    """The usual study with one variant that has more steps than a function call may have arguments."""
+    """Return the usual study with one variant that has more steps than a function call may have arguments."""
     found = documents()
     first, second, *others = found["index"]["variants"]
     long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
@@ -100,7 +100,7 @@ def with_long_answers() -> dict[str, Any]:
 
 
 def hostile() -> dict[str, Any]:
-    """The same study where every text from outside is an attack; a recipe has the name of JavaScript's prototype."""
+    """Return the study with an attack in every external text; a recipe has the name of JavaScript's prototype."""
     attacks = frames.HOSTILE
     marts = {
         "token_trace": frames.token_trace((attacks[0],), attacks[1:4], prompts=attacks[:2], words=attacks),

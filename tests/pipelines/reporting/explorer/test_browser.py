@@ -1,4 +1,4 @@
-"""The explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
+"""Tests of the explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
 
 The page's text is tested without a browser in test_page.
 """
@@ -54,7 +54,7 @@ def urls(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(driver, urls):
-    """Loads a page only where another one is open."""
+    """Return a function that loads a page unless it is open already."""
     reader = Reader(driver)
     current = {"name": None}
 
@@ -69,7 +69,7 @@ def opened(driver, urls):
 
 @pytest.fixture
 def page(opened):
-    """The usual study, at its overview."""
+    """Open the usual study at its overview."""
     reader = opened("usual")
     reader.show("/")
     yield reader
@@ -84,7 +84,7 @@ CURVES = ("space-h", "space-z", "space-p", "kl")
 
 
 def marks_of(chart, curve):
-    """How many marks a curve has; they are pieces of one path."""
+    """Return the number of marks of a curve; they are pieces of one path."""
     return sum(path.get_attribute("d").count("M") for path in chart.find_elements(By.CSS_SELECTOR, f".{curve} .marks"))
 
 
@@ -460,7 +460,7 @@ def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
 
 @pytest.fixture
 def answered(opened):
-    """The box for SQL over a page whose server, played by the page, answered with these numbers and texts."""
+    """Run a query in the box for SQL; the page itself simulates a server that answers with these numbers and texts."""
     reader = opened("live")
     answer = {
         "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],

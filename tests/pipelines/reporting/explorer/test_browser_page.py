@@ -1,4 +1,4 @@
-"""Programs outside of the tests that need a browser name the missing package."""
+"""Tests that programs which need a browser name the missing package."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""The documents: complete, small, JSON, and with the numbers of the tables.
+"""Tests of the documents: complete, small, JSON, and with the numbers of the tables.
 
-The page that shows them is tested beside it.
+`test_browser` and `test_page` test the page that shows them.
 """
 
 import json
@@ -37,20 +37,20 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A part of what the demo measured."""
+    """Return a warehouse with a part of the demo's results."""
     with demo.opened() as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
 def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
-    """All documents of a file of the demo."""
+    """Return all documents of a report of the demo."""
     return Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
 
 
 @pytest.fixture(scope="module")
 def by_hand() -> Iterator[Ask]:
-    """A warehouse in which every view has rows, with tasks, retrieval, speed and all scopes."""
+    """Write a warehouse in which every view has rows, with tasks, retrieval, speed and all scopes."""
     with whole_warehouse().opened() as connection:
         yield asking(connection)
 
@@ -61,7 +61,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Ask]:
-    """A variant whose name, texts, tokens and facts are attacks."""
+    """Write a variant whose name, texts, tokens and facts are attacks."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant(HOSTILE_RECIPE, words="\u202eevil\0", sparsity=0.5)
     tokens = ["x" * 10_000, "\u202eevil\0", "</script>", "\ufffd\u2028"]
@@ -152,7 +152,7 @@ NAMES_AND_BOUNDS = re.compile(
 
 
 def spellings(value: object) -> set[str]:
-    """A number as the sentences may round it."""
+    """Return a number in every form in which sentences may round it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return set()
     shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}

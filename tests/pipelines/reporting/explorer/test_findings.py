@@ -1,4 +1,4 @@
-"""The findings: their numbers are those of the frames, and they say where a claim of the paper fails.
+"""Tests of the findings: their numbers are those of the frames, and they name claims of the paper that fail.
 
 The frames come from the stated SQL, run on synthetic marts.
 """

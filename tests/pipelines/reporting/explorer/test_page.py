@@ -1,4 +1,4 @@
-"""The page without a browser: its policy matches its content, and no text escapes its element."""
+"""Tests of the page without a browser: its policy matches its content, and no text escapes its element."""
 
 import base64
 import gzip

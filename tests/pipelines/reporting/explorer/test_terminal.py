@@ -1,4 +1,4 @@
-"""The explorer in a terminal: width, colour, markers, and text that must not steer the terminal."""
+"""Tests of the explorer in a terminal: width, colour, markers, and text that must not control the terminal."""
 
 import io
 import math
@@ -191,7 +191,7 @@ def document(**changes: Any) -> VariantDocument:
 
 
 class Screen:
-    """A terminal, or what a pipe takes where `is_terminal` is false."""
+    """A terminal, or a pipe if `is_terminal` is false."""
 
     def __init__(self, width: int = 80, *, is_terminal: bool = False, **variables: str) -> None:
         self._file = io.StringIO()
@@ -208,7 +208,7 @@ class Screen:
         return self._file.getvalue()
 
     def all(self) -> str:
-        """Everything that there is to print."""
+        """Return everything that can be printed."""
         terminal.show_overview(self.console, index())
         terminal.show_variant(self.console, index(), 1, document())
         for forced in (False, True):

@@ -1,4 +1,4 @@
-"""The answers in words: their variants, their certainty and their links."""
+"""Tests of the answers in words: their variants, their certainty and their links."""
 
 import duckdb
 import polars as pl
