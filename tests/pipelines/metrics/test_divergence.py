@@ -37,7 +37,7 @@ RANKING = {
     "margin_dense",
     "margin_pruned",
 }
-# What a rounded logit may turn round: the order of two tokens that are nearly equal.
+# Columns that rounding may change: they depend on the order of two nearly equal tokens.
 ORDER = {name for name in RANKING if not name.startswith("p_")}
 WITHOUT_SHIFT_ZERO = {
     *(c for c in COLUMN_NAMES if c.startswith(("norm_d", "one_minus", "par_", "orth_", "t1_", "var_", "t2_", "t3_"))),
@@ -176,7 +176,7 @@ def test_two_tokens_follow_the_closed_forms_from_tiny_to_enormous_shifts(shift):
 
 
 @pytest.mark.parametrize("shift", [7e3, 2.3e4, 1e5])
-def test_a_direction_of_the_divergence_that_is_far_smaller_than_the_other_keeps_its_digits(shift):
+def test_the_far_smaller_of_the_two_divergences_keeps_its_digits(shift):
     # A token of p = 1e-3 becomes impossible: KL(p‖q) is about p times the shift, KL(q‖p) = −log(1 − p) about p.
     z = torch.tensor([[math.log(999.0), 0.0]])
     measured = divergence(z, torch.tensor([[0.0, -shift]]), identity_head(2), [1.0])
@@ -324,7 +324,7 @@ def test_input_is_left_as_it_was():
         assert torch.equal(tensor, copy)
 
 
-def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
+def test_temperatures_are_the_first_axis_also_for_one_row():
     head, x, near, _ = model_like(1)
     measured = divergence(x, near, head, [0.5, 1.0, 2.0])
     assert {values.shape for values in measured.values()} == {(3, 1)}
@@ -334,7 +334,7 @@ def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
             np.testing.assert_array_equal(measured[name][index], alone[name][0], err_msg=name)
 
 
-def test_a_large_constant_on_every_shift_leaves_probabilities_at_one_or_below():
+def test_a_large_constant_shift_keeps_probabilities_at_most_one():
     z = 12 * torch.eye(300)[:4] + 0.5
     measured = divergence(z, torch.full_like(z, 9000.0) + 0.25 * z, identity_head(300), [1.0])
     assert (measured["p_dense_top1_pruned"] <= 1.000001).all()
@@ -359,7 +359,7 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
     own = logit_blocks.eager_dense(rows, inverse)
     columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
     for name, values in columns.items():
-        # Entropies and signed parts are sums that cancel; the rest has no such excuse.
+        # Entropies and signed parts are sums with cancellation, so their tolerance is wider.
         atol = 1e-4 if name.startswith(("entropy", "par_", "kappa")) else 1e-6
         atol = 1e-3 if name.startswith("identity") else atol  # itself a rounding error, of shifts in the hundreds
         np.testing.assert_allclose(values, compiled[name], rtol=1e-3, atol=atol, err_msg=name)
@@ -379,7 +379,7 @@ def is_flushing() -> bool:
     return bool(np.float32(1e-30) * np.float32(1e-10) == 0)
 
 
-def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushed_or_not(monkeypatch):
+def test_flushing_subnormal_weights_changes_no_measure(monkeypatch):
     # Weights, their squares and those of the pruned side cover all of exp(0) to exp(−130), most of it subnormal.
     z = torch.linspace(0, -130, 4096).repeat(4, 1) + torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
     dz = torch.randn(4, 4096, generator=torch.Generator().manual_seed(1))
@@ -390,7 +390,7 @@ def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushe
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, monkeypatch):
+def test_a_measure_flushes_subnormals_and_restores_the_thread(before, monkeypatch):
     head, x, near, _ = model_like(3)
     during = []
     for name in ("gaps", "dense_rows", "shift_rows"):
@@ -411,7 +411,7 @@ def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, mo
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
-def test_tokens_that_are_left_out_and_those_in_between_match_the_float64_reference(seed, length, shift):
+def test_omitted_and_borderline_tokens_match_the_float64_reference(seed, length, shift):
     # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.
     draw = torch.Generator().manual_seed(seed)
     z = on_grid(length * torch.randn(3, 2063, generator=draw))
@@ -444,7 +444,7 @@ def test_a_vector_of_zeros_has_no_angle_and_is_refused_with_the_row():
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_no_softmax_is_refused(temperature):
+def test_an_invalid_temperature_is_refused(temperature):
     head, x, near, _ = model_like(2)
     with pytest.raises(ValueError, match="greedy"):
         divergence(x, near, head, [1.0, temperature])

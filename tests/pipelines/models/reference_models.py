@@ -14,20 +14,20 @@ from prunescope.pipelines.pruning.variant import Variant
 def copy_of(decoder: Decoder) -> Decoder:
     """Return a deep copy of a decoder that refers to the copied modules."""
     model = copy.deepcopy(decoder.model)
-    twins = dict(zip(decoder.model.modules(), model.modules(), strict=True))
+    copies = dict(zip(decoder.model.modules(), model.modules(), strict=True))
 
     def part(own: Branch) -> Branch:
-        return replace(own, chain=tuple(twins[module] for module in own.chain))
+        return replace(own, chain=tuple(copies[module] for module in own.chain))
 
     def sublayer(own: Sublayer) -> Sublayer:
-        modules = {name: twins[module] for name, module in own.modules.items()}
-        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
+        modules = {name: copies[module] for name, module in own.modules.items()}
+        return replace(own, host=copies[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
 
     layers = tuple(
-        replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
+        replace(layer, module=copies[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
         for layer in decoder.layers
     )
-    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers, skips=None)
+    return replace(decoder, model=model, trunk=copies[decoder.trunk], layers=layers, skips=None)
 
 
 def write_masks(copied: Decoder, variant: Variant, names: set[str]) -> None:

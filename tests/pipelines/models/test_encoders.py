@@ -98,7 +98,7 @@ def test_every_embedder_is_proved(decoders: dict[str, Decoder], name: str) -> No
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
-def test_without_its_sublayers_a_layer_returns_what_it_was_given(decoders: dict[str, Decoder], name: str) -> None:
+def test_a_layer_without_its_sublayers_returns_its_input(decoders: dict[str, Decoder], name: str) -> None:
     decoder, given = decoders[name], {}
     tokens = probe_tokens(decoder, 9)
     whole = decoder.hidden(tokens)
@@ -113,7 +113,7 @@ def test_without_its_sublayers_a_layer_returns_what_it_was_given(decoders: dict[
 
 
 @pytest.mark.parametrize("dropped", [(), ("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
-def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped: tuple[str, ...]) -> None:
+def test_a_dropped_sublayer_of_bert_drops_its_norm(bert: Decoder, dropped: tuple[str, ...]) -> None:
     tokens = probe_tokens(bert, 11)
     truth = bert_by_hand(bert, tokens, frozenset(dropped))[-1]
     with apply_variant(bert, Variant(dropped=dropped)):
@@ -123,7 +123,7 @@ def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped:
 
 @pytest.mark.parametrize("name", EMBEDDERS)
 @pytest.mark.parametrize("dropped", [("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
-def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_gives(
+def test_dropped_sublayers_of_embedders_do_not_run(
     decoders: dict[str, Decoder], name: str, dropped: tuple[str, ...]
 ) -> None:
     decoder, tokens, read = decoders[name], torch.randint(4, 300, (2, 9)), set[int]()
@@ -141,7 +141,7 @@ def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_
     assert not read & own
 
 
-def test_influence_is_how_far_a_sublayer_with_its_norm_turns_the_stream(
+def test_influence_is_the_rotation_by_a_sublayer_with_its_norm(
     bert: Decoder, calibrated: dict[str, CalibrationResult]
 ) -> None:
     seen = calibrated["bert"].block_influence
@@ -181,7 +181,7 @@ def test_embedders_are_pruned_by_the_same_recipes(
         assert kept == pytest.approx(dict.fromkeys(kept, 0.5), abs=0.01)
 
 
-def test_wanda_on_bert_keeps_what_its_formula_keeps(bert: Decoder) -> None:
+def test_wanda_on_bert_follows_its_formula(bert: Decoder) -> None:
     tokens = calibration_tokens(bert.tokenizer, CALIBRATION)
     variant = prune(bert, parse_recipe("{name: w, method: wanda, sparsity: 0.5, predecessors: dense}"), tokens=tokens)
     streams = [bert_by_hand(bert, sequence[None])[2] for sequence in tokens]
@@ -195,7 +195,7 @@ def test_wanda_on_bert_keeps_what_its_formula_keeps(bert: Decoder) -> None:
     assert torch.equal(mask, wanted)
 
 
-def test_greedy_drops_need_a_head_and_say_so(bert: Decoder) -> None:
+def test_greedy_drops_without_a_head_are_refused(bert: Decoder) -> None:
     tokens = calibration_tokens(bert.tokenizer, CALIBRATION)
     with pytest.raises(InputError, match="has no LM head"):
         prune(bert, parse_recipe("{name: g, method: block-drop, count: 1, by: greedy}"), tokens=tokens)
@@ -213,7 +213,7 @@ def test_a_model_without_a_head_is_described(folders: dict[str, Path], bert: Dec
 
 
 @pytest.mark.parametrize("name", ["bert", "mistral"])
-def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
+def test_transformers_opens_an_exported_pruned_embedder(
     decoders: dict[str, Decoder], calibrated: dict[str, CalibrationResult], tmp_path: Path, name: str
 ) -> None:
     decoder = decoders[name]
@@ -229,7 +229,7 @@ def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
     assert "`AutoModel.from_pretrained` opens it without further code." in (tmp_path / "pruned/README.md").read_text()
 
 
-def test_a_norm_that_goes_with_its_sublayer_has_no_form_in_transformers(bert: Decoder, tmp_path: Path) -> None:
+def test_dropped_sublayers_with_norms_cannot_be_exported(bert: Decoder, tmp_path: Path) -> None:
     about = About("tiny", "here", "w", "attn-drop-1", "attn-drop", "{}")
     with pytest.raises(
         InputError, match=r"attn\.1: adds to the stream even without weights; its drop cannot be exported"

@@ -48,7 +48,7 @@ def silent(decoder: Decoder, labels: Collection[str], tokens: Tensor = TOKENS) -
         return logits(decoder, tokens)
 
 
-def test_what_is_left_out_equals_what_runs_and_adds_nothing(decoder: Decoder) -> None:
+def test_skipped_sublayers_equal_silent_ones(decoder: Decoder) -> None:
     dense = logits(decoder)
     for labels in DROPS:
         truth = silent(decoder, labels)
@@ -58,7 +58,7 @@ def test_what_is_left_out_equals_what_runs_and_adds_nothing(decoder: Decoder) ->
     assert torch.equal(logits(decoder), dense)
 
 
-def test_no_matrix_of_a_sublayer_that_is_left_out_is_multiplied_with(decoder: Decoder) -> None:
+def test_no_matrix_of_a_skipped_sublayer_is_multiplied(decoder: Decoder) -> None:
     def products(labels: Collection[str], *, skips: bool) -> int:
         own = {m.address for each in decoder.sublayers if each.label in labels for m in each.matrices.values()}
         seen: list[int] = []
@@ -75,7 +75,7 @@ def test_no_matrix_of_a_sublayer_that_is_left_out_is_multiplied_with(decoder: De
         assert products(labels, skips=True) == 0
 
 
-def test_nothing_that_is_left_out_is_read_nor_is_the_norm_in_front_of_it(decoder: Decoder) -> None:
+def test_neither_a_skipped_sublayer_nor_its_norm_is_read(decoder: Decoder) -> None:
     assert decoder.skips is not None
     for labels in DROPS:
         gone = [each for each in decoder.sublayers if each.label in labels]
@@ -100,7 +100,7 @@ def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
         parameter.data = data
 
 
-def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder: Decoder) -> None:
+def test_skipping_works_with_cache_and_padding(decoder: Decoder) -> None:
     """Compare on prompts of 10 and 6 tokens, the shorter one padded on the left, and four more tokens one by one."""
     short = TOKENS[1:, :6]
     more = torch.tensor([[3, 71, 8, 90], [44, 5, 201, 9]])
@@ -122,9 +122,7 @@ def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder:
 
 
 @pytest.mark.parametrize("form", ["gemma3_text", "gpt2"])
-def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
-    form: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
+def test_generate_uses_only_the_remaining_sublayers(form: str, tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder(form)
     model = cast(Any, decoder.model)
     for labels in DROPS:
@@ -137,9 +135,7 @@ def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
             assert written[0, end] == silent(decoder, labels, written[:, :end])[0, -1].argmax()
 
 
-def test_where_leaving_out_is_not_proved_sublayers_run_and_add_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unproved_skips_run_and_add_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use caches that do not grow and so give wrong positions, which the check at load time detects."""
     monkeypatch.setattr(skipping, "_growing", lambda layer: lambda *call: None)
     decoder = load_decoder(save_tiny(tmp_path))

@@ -54,9 +54,7 @@ def weights_of(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
     "names",
     ["sparsegpt-50", "admm-50", "wanda-50+admm", "wanda-50+dsnot", "magnitude-2of4+dsnot", "wanda-50", "gptq-4bit"],
 )
-def test_what_is_rebuilt_is_the_checkpoint_and_not_the_model_that_it_came_from(
-    tiny_folder: Path, tmp_path: Path, names: str
-) -> None:
+def test_recipes_rebuild_the_checkpoint_and_not_its_base_model(tiny_folder: Path, tmp_path: Path, names: str) -> None:
     theirs = retouched(tiny_folder, tmp_path / "tuned", lambda name, _: name.endswith("proj.weight"), 0.5)
     dense, tuned = load_decoder(tiny_folder), load_decoder(theirs)
     tokens = calibration_tokens(dense.tokenizer, SPEC)
@@ -77,9 +75,7 @@ def is_outside(name: str, parameter: nn.Parameter) -> bool:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
-def test_inputs_are_those_behind_the_checkpoints_own_gains_embeddings_and_positions(
-    architecture: str, tmp_path: Path
-) -> None:
+def test_inputs_come_through_the_checkpoints_gains_embeddings_and_positions(architecture: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "dense", architecture, tie_word_embeddings=False)
     final = {"model.decoder.final_layer_norm", "transformer.ln_f"}
     theirs = retouched(
@@ -106,7 +102,7 @@ def test_inputs_are_those_behind_the_checkpoints_own_gains_embeddings_and_positi
     assert unlike.hash != prune(tuned, parse_recipe("wanda-50"), tokens=tokens).hash
 
 
-def test_weights_that_come_back_are_dense_where_the_checkpoint_only_masked(tmp_path: Path) -> None:
+def test_regrown_weights_are_dense_where_the_checkpoint_only_masked(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "dense")
     dense = load_decoder(folder)
     tokens = calibration_tokens(dense.tokenizer, SPEC)

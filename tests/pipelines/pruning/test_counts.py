@@ -60,7 +60,7 @@ def test_every_mask_method_can_count_by_row() -> None:
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: type[MaskingRecipe]) -> None:
+def test_a_share_that_rounds_to_a_whole_row_is_refused(kind: type[MaskingRecipe]) -> None:
     with pytest.raises(InputError, match=r"sparsity 0\.95 of a group of 8 weights would drop all of them"):
         mask_by(kind, torch.randn(3, 8), sparsity=0.95, group="output")
 
@@ -99,7 +99,7 @@ def test_a_group_of_four_keeps_exactly_n(kind: type[MaskingRecipe], weight: Tens
 @pytest.mark.parametrize("kind", MASKS)
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(multiple=4), sparsity=st.floats(0.01, 0.99), data=st.data())
-def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
+def test_weights_of_an_earlier_mask_stay_removed_and_count(
     kind: type[MaskingRecipe], weight: Tensor, sparsity: float, data: st.DataObject
 ) -> None:
     assume(round(sparsity * weight.shape[1]) < weight.shape[1])

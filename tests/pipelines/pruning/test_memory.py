@@ -35,13 +35,13 @@ def limit(more):
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + more, resource.RLIM_INFINITY))
 
 
-# Libraries load and kernels compile once, however large the model is.
+# Load libraries and compile kernels first; their memory does not depend on the model's size.
 first = parse_recipe("{name: first, method: sparsegpt, sparsity: 0.5, modules: ['*.0.*.q_proj']}")
 prune(decoder, first, tokens=tokens)
 # The weights are mapped from their file: the system counts them already and can drop them at any time. From here on
 # whatever is made counts: a private copy of the weights would not fit.
 private = status("RssAnon")
-# The limit is a real one: what one layer needs does not fit into a tenth of it.
+# A tenth of the limit is too small for one layer, so the limit has an effect.
 limit(headroom // 10)
 refused = ""
 try:

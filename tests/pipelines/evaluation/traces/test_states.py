@@ -160,7 +160,7 @@ def test_a_number_takes_at_most_two_bytes_and_infinity_is_a_violation(
     assert [violation.check for violation in written.violations] == ["finite"]
 
 
-def test_sublayers_that_did_not_move_have_no_rows_and_frames_without_rows_keep_their_types() -> None:
+def test_unchanged_sublayers_have_no_rows_and_empty_frames_keep_types() -> None:
     frame = state_rows(["p"], [3], 1, "mlp", {"local": None, "propagated": torch.ones(1, 4)})
     assert frame["scope"].to_list() == ["propagated"]
     assert state_rows(["p"], [3], 1, "mlp", {"local": None}).schema == frame.schema == STATE_SCHEMA

@@ -18,8 +18,8 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames
 
 FOLDER = Path(__file__).parent / "baseline"
-# The converter brings the first along and the charts the second; signs that the first lacks are replaced. So a picture
-# does not depend on a machine.
+# The first font comes with the converter, the second with the charts; characters that the first lacks are replaced.
+# So pictures do not depend on the machine.
 FONTS = {"sans": "Liberation Sans", "monospace": "DejaVu Sans Mono"}
 PLAIN = str.maketrans("␣↵⇥‖…", "_/>|.")
 SCALE = 0.5

@@ -137,10 +137,10 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
             }
         )
-    told = prose(model)
+    model_text = prose(model)
     return {
         "study": "demo",
-        "title": told,
+        "title": model_text,
         "live": False,
         "models": [label(model)],
         "lens": "normed",
@@ -174,13 +174,13 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         ],
         "variants": variants,
         "verdict_basis": "What the losses are of.",
-        "verdict_rule": f"The rule.\nOf {told}",
+        "verdict_rule": f"The rule.\nOf {model_text}",
         "answers": [
             {
                 "model": label(model),
                 "question": "Which variants generate safely?",
-                "short": told,
-                "text": f"More of {told}",
+                "short": model_text,
+                "text": f"More of {model_text}",
                 "sql": [{"key": "verdicts", "where": {"model": model}}, {"key": "all", "where": {}}],
                 "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}],
             }
@@ -201,15 +201,26 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             for n in range(15)
         ],
         "findings": [
-            {"model": label(model), "theme": "Writing", "text": told, "sql": {"key": "all", "where": {"model": model}}}
+            {
+                "model": label(model),
+                "theme": "Writing",
+                "text": model_text,
+                "sql": {"key": "all", "where": {"model": model}},
+            }
             for _ in range(2)
         ],
         "figures_without_data": [],
         "figures": [
-            {"name": name, "title": FIGURES[name].title, "caption": told, "alt": told, "sql": "figures/tokens"}
+            {
+                "name": name,
+                "title": FIGURES[name].title,
+                "caption": model_text,
+                "alt": model_text,
+                "sql": "figures/tokens",
+            }
             for name in ("tokens", "hierarchy")
         ],
-        "facts": [{"name": "seed", "text": told}],
+        "facts": [{"name": "seed", "text": model_text}],
         "notes": [],
     }
 
