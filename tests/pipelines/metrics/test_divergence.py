@@ -51,7 +51,9 @@ Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
 Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
 DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
 SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
-SIZES = st.sampled_from([2, 3, 6, 129, 4100])
+SIZES = st.sampled_from([2, 3, 6, 129, 1100])
+# Beyond MAX_EXACT, where kernels omit tokens; the product with an identity of this size takes a tenth of a second.
+ALL_SIZES = st.sampled_from([2, 3, 6, 129, 1100, 4100])
 SEEDS = st.integers(0, 2**31)
 TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
@@ -132,8 +134,8 @@ def assert_matches(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=120, deadline=None)
-@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+@settings(max_examples=100, deadline=None)
+@given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 5, size, seed)
     head = identity_head(size)
@@ -245,7 +247,7 @@ def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, 
 
 
 @settings(max_examples=30, deadline=None)
-@given(DENSE, SIZES, SEEDS, TEMPERATURES)
+@given(DENSE, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, size, seed, temperature):
     z, _ = logits_and_shift(dense, "zero", 4, size, seed)
     head = identity_head(size)
@@ -349,7 +351,7 @@ def test_no_rows_give_no_rows():
 
 
 @settings(max_examples=60, deadline=None)
-@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+@given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
     compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
@@ -409,7 +411,7 @@ def test_a_measure_flushes_subnormals_and_restores_the_thread(before, monkeypatc
         torch.set_flush_denormal(False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
 def test_omitted_and_borderline_tokens_match_the_float64_reference(seed, length, shift):
     # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.

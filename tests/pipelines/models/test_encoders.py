@@ -24,8 +24,9 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_encoders import EMBEDDERS, save_embedder
+from tests.tiny_models import SHORT_TEXT
 
-CALIBRATION = CalibrationSpec(sequences=3, length=24)
+CALIBRATION = CalibrationSpec(source=SHORT_TEXT, sequences=3, length=24)
 POST_NORM = ("bert", "roberta", "distilbert")
 
 

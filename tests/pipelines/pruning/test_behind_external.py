@@ -52,7 +52,10 @@ def weights_of(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "names",
-    ["sparsegpt-50", "admm-50", "wanda-50+admm", "wanda-50+dsnot", "magnitude-2of4+dsnot", "wanda-50", "gptq-4bit"],
+    [
+        *("sparsegpt-50", "admm-50", "wanda-50+dsnot", "wanda-50", "gptq-4bit"),
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("wanda-50+admm", "magnitude-2of4+dsnot")),
+    ],
 )
 def test_recipes_rebuild_the_checkpoint_and_not_its_base_model(tiny_folder: Path, tmp_path: Path, names: str) -> None:
     theirs = retouched(tiny_folder, tmp_path / "tuned", lambda name, _: name.endswith("proj.weight"), 0.5)

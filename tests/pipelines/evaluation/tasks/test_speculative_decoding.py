@@ -125,10 +125,10 @@ def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, tmp
     half = [[*text[:9], (text[9] + 1) % 300, *text[10:]] for text in wanted]
     wrong = [[(token + 1) % 300 for token in text] for text in wanted]
     mixed = [wanted[0], half[1], wrong[2], half[3][:12]]
-    for others in (wanted, half, wrong, mixed, wanted[::-1], None):
-        for batch in (4, 1):
-            found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
-            assert [list(each.tokens) for each in found] == wanted
+    together = [(others, 4) for others in (wanted, half, wrong, mixed, wanted[::-1], None)]
+    for others, batch in (*together, (mixed, 1)):
+        found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
+        assert [list(each.tokens) for each in found] == wanted
 
 
 def test_a_known_text_takes_few_passes_and_stops_as_usual(decoder: Decoder) -> None:

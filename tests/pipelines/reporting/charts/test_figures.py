@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import vl_convert
 
 from prunescope.pipelines.reporting.charts import generation, spaces, temperature, theme, tokens, top_tokens
 from prunescope.pipelines.reporting.charts.publication_size import fitted
@@ -20,7 +21,12 @@ from tests.pipelines.reporting.charts import frames, variant_frames
 
 PNG = b"\x89PNG\r\n\x1a\n"
 EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-HOSTILE_MODELS = ("../../etc/passwd", "..\\..\\etc\\passwd", *frames.HOSTILE)
+# Two paths that become equal once escaped, markup, a right-to-left override, a long name, controls and line separators.
+HOSTILE_MODELS = (
+    "../../etc/passwd",
+    "..\\..\\etc\\passwd",
+    *(frames.HOSTILE[index] for index in (0, 2, 3, 4, 7)),
+)
 
 
 def data_of(chart: Any) -> list[list[dict[str, Any]]]:
@@ -44,16 +50,16 @@ def test_a_figure_draws_the_answer_to_its_own_query(figure: Figure):
 
 
 @EVERY
-def test_a_figure_draws_a_single_row(figure: Figure, tmp_path):
+def test_a_figure_draws_a_single_row(figure: Figure):
     frame = frames.ask(figure.query).head(1)
-    assert picture(figure.draw(frame), tmp_path).startswith(PNG)
+    assert vl_convert.vegalite_to_svg(figure.draw(frame).to_dict()).startswith("<svg")
 
 
 @EVERY
-def test_an_empty_frame_gives_a_chart_with_a_message(figure: Figure, tmp_path):
+def test_an_empty_frame_gives_a_chart_with_a_message(figure: Figure):
     (drawing,) = figure.draw_all(frames.ask(figure.query).clear())
     assert "no data" in data_of(drawing.chart)[0][0]["message"]
-    assert picture(drawing.chart, tmp_path).startswith(PNG)
+    assert vl_convert.vegalite_to_svg(drawing.chart.to_dict()).startswith("<svg")
 
 
 @cache
@@ -79,6 +85,7 @@ def large_marts() -> dict[str, pl.DataFrame]:
     }
 
 
+@pytest.mark.exhaustive  # `test_no_drawing_of_a_large_study_is_larger_than_2_mb` draws more of everything
 @EVERY
 def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
     drawing = next(figure.draw_all(frames.ask(figure.query, **large_marts())))

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 
+import polars as pl
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
@@ -16,16 +17,18 @@ TOO_WIDE = {"tokens"}  # twelve tokens of text beside each other
 CELLS = {"tokens", "flip_matrix", "masks"}  # filled cells, whose text chooses by the colour of its cell
 
 
-def specification(name: str) -> dict:
+def specification(name: str, **marts: pl.DataFrame) -> dict:
     figure = FIGURES[name]
-    return next(figure.draw_all(frames.ask(figure.query))).chart.to_dict()
+    return next(figure.draw_all(frames.ask(figure.query, **marts))).chart.to_dict()
 
 
 def width(svg: str) -> float:
     return float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1])
 
 
-@pytest.mark.parametrize("name", ["spaces", "generation", "top_tokens", "options", "tokens"])
+@pytest.mark.parametrize(
+    "name", ["spaces", pytest.param("generation", marks=pytest.mark.exhaustive), "top_tokens", "options", "tokens"]
+)
 def test_a_chart_fits_its_columns_with_legible_type(name):
     drawn = specification(name)
     before = copy.deepcopy(drawn)
@@ -38,7 +41,7 @@ def test_a_chart_fits_its_columns_with_legible_type(name):
 
 
 def test_panels_are_stacked_in_one_column_and_their_marks_stay():
-    drawn = specification("hierarchy")
+    drawn = specification("hierarchy", layer_summary=frames.layer_summary(layers=8))
     wide, narrow = (fitted(drawn, columns).svg for columns in (2, 1))
     heights = [float(re.search(r'<svg[^>]* height="([\d.]+)"', svg)[1]) for svg in (wide, narrow)]
     assert heights[1] > 1.5 * heights[0]

@@ -6,6 +6,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -32,7 +33,8 @@ VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for pat
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    return lambda query: pl.DataFrame(connection.sql(query).to_arrow_table())
+    """Return a function that runs each query once: most tests of a warehouse run the same ones."""
+    return cache(lambda query: pl.DataFrame(connection.sql(query).to_arrow_table()))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,15 @@ def measured() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @pytest.fixture(scope="module")
-def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
+def ask(measured: duckdb.DuckDBPyConnection) -> Ask:
+    """Return the function that queries the demo's results."""
+    return asking(measured)
+
+
+@pytest.fixture(scope="module")
+def file(ask: Ask) -> dict[str, Mapping[str, Any]]:
     """Return all documents of a report of the demo."""
-    return Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
+    return Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +94,8 @@ def position(index: Mapping[str, Any], recipe: str) -> int:
     return next(n for n, entry in enumerate(index["variants"]) if entry["recipe"] == recipe)
 
 
-def test_a_file_has_every_named_document_as_json(file, measured) -> None:
-    assert sorted(file) == sorted(Documents(asking(measured), "demo").names())
+def test_a_file_has_every_named_document_as_json(file, ask) -> None:
+    assert sorted(file) == sorted(Documents(ask, "demo").names())
     for document in file.values():
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -159,9 +167,9 @@ def spellings(value: object) -> set[str]:
     return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
 
 
-@pytest.mark.parametrize("warehouse", ["measured", "by_hand"])
+@pytest.mark.parametrize("warehouse", ["ask", "by_hand"])
 def test_every_number_of_a_sentence_is_in_the_rows_of_its_sql(request, warehouse) -> None:
-    ask = asking(request.getfixturevalue(warehouse)) if warehouse == "measured" else request.getfixturevalue(warehouse)
+    ask = request.getfixturevalue(warehouse)
     index = Documents(ask, "demo").build("index")
     assert index["title"] == "demo"  # a study need not have a title, a page needs one
     sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
@@ -309,10 +317,10 @@ def test_the_texts_of_a_variant_are_split_where_they_diverge(file) -> None:
         assert summary["text_same"] + summary["text_pruned"] == trace["text_pruned"]
 
 
-def test_documents_beyond_the_size_limit_are_listed_as_omitted(measured, monkeypatch) -> None:
+def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch) -> None:
     # Figures are drawn elsewhere.
     monkeypatch.setattr(module, "FIGURES", {})
-    documents = Documents(asking(measured), "demo")
+    documents = Documents(ask, "demo")
     whole = documents.within()
     assert whole["index"]["notes"] == []
     sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
@@ -330,9 +338,9 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(measured, monkeyp
     assert f"7 of 7 pages of variants; {counts}; 18 of 18 token views" in nothing["index"]["notes"][0]
 
 
-def test_an_oversized_index_is_cut_with_its_unreachable_documents(measured, monkeypatch) -> None:
+def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypatch) -> None:
     monkeypatch.setattr(module, "FIGURES", {})
-    documents = Documents(asking(measured), "demo")
+    documents = Documents(ask, "demo")
     whole = documents.within()
     two = sum(len(embedded(entry)) + 1 for entry in whole["index"]["variants"][:2])
     monkeypatch.setattr(module, "_LIST_BYTES", two)
@@ -366,8 +374,8 @@ def test_variants_and_prompts_follow_the_study_else_the_numbers_in_their_names()
     ]
 
 
-def test_served_documents_equal_those_of_a_file(file, measured) -> None:
-    live = Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
+def test_served_documents_equal_those_of_a_file(file, ask) -> None:
+    live = Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
     for name in ("variant/0", "variant/3", "trace/2/1", "trace/6/0", "sql"):
         assert live.build(name) == file[name]
     # Which figures have no data is known only once all are asked.
@@ -375,14 +383,14 @@ def test_served_documents_equal_those_of_a_file(file, measured) -> None:
     assert live.build("index") == {**file["index"], **figures, "live": True}
 
 
-def test_a_server_queries_the_rows_of_one_variant_only(measured) -> None:
+def test_a_server_queries_the_rows_of_one_variant_only(ask) -> None:
     asked: list[str] = []
 
-    def ask(query: str) -> pl.DataFrame:
+    def counted(query: str) -> pl.DataFrame:
         asked.append(query)
-        return asking(measured)(query)
+        return ask(query)
 
-    Documents(ask, "demo", is_live=True).build("trace/2/1")
+    Documents(counted, "demo", is_live=True).build("trace/2/1")
     large = [query for query in asked if STATEMENTS["layers"].sql in query or STATEMENTS["top"].sql in query]
     assert len(large) == 2
     assert all(re.search(r"where model = '.*' and recipe = '.*' and prompt_id = '.*'$", query) for query in large)
@@ -393,9 +401,9 @@ def test_a_server_queries_the_rows_of_one_variant_only(measured) -> None:
     ["", "nothing", "index/1", "variant/99", "variant/-1", "variant/²", "variant/x", "trace/0/0", "trace/1/99",
      "trace/1", "figures/../index", "figures/none", "sql/variants"],
 )  # fmt: skip
-def test_an_unknown_document_is_refused(name, measured) -> None:
+def test_an_unknown_document_is_refused(name, ask) -> None:
     with pytest.raises(KeyError):
-        Documents(asking(measured), "demo").build(name)
+        Documents(ask, "demo").build(name)
 
 
 def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
