@@ -59,7 +59,7 @@ class Ticking:
         return "".join("A" if side == "dense" else "B" for side in self.sides[::4])
 
 
-def test_both_sides_run_twice_untimed_and_then_in_turn(decoder: Decoder) -> None:
+def test_both_sides_warm_up_twice_and_then_alternate(decoder: Decoder) -> None:
     clock = Ticking(decoder, dict.fromkeys(("dense", "variant"), (1.0, 1.0, 1.0)))
     speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
     assert clock.runs == "AABB" + "ABBAAB"
@@ -75,7 +75,7 @@ def test_a_row_holds_the_medians_of_both_sides(decoder: Decoder) -> None:
     row = rows.row(0, named=True)
     assert {name: row[name] for name in ("model", "recipe")} == {"model": "tiny", "recipe": "block-drop-1"}
     assert {name: row[name] for name in SpeedSpec.model_fields} == SPEC.model_dump()
-    # 3 × 8 prompt tokens; 3 × 4 tokens behind the first of each sequence.
+    # 3 × 8 prompt tokens; 3 × 4 tokens after the first of each sequence.
     assert (row["prefill_tokens_per_second_dense"], row["prefill_tokens_per_second"]) == (12.0, 24.0)
     assert (row["decode_tokens_per_second_dense"], row["decode_tokens_per_second"]) == (3.0, 4.0)
     assert (row["seconds_to_first_token_dense"], row["seconds_to_first_token"]) == (2.5, 1.25)

@@ -318,7 +318,7 @@ def test_the_same_call_twice_gives_the_same_bits():
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_input_is_left_as_it_was():
+def test_inputs_are_not_modified():
     head, x, near, _ = model_like(10)
     copies = [tensor.clone() for tensor in (x, near, head.weight)]
     divergence(x, near, head, [1.0])

@@ -34,7 +34,7 @@ def test_tau_b_is_scipys_and_none_where_a_side_ties_throughout(pairs):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_the_row_is_what_float64_softmax_says(temperature):
+def test_the_row_equals_a_float64_softmax(temperature):
     dense, pruned = logits(1)
     row = option_row(dense, pruned - dense, HEAD, IDS, LABELS, temperature)
     z, ids = dense.double().numpy(), list(IDS)

@@ -196,7 +196,7 @@ def test_a_shift_through_the_cap_keeps_its_digits_and_never_overflows(pairs, is_
     assert torch.equal(OutputHead(torch.eye(len(pairs))).capped_shift(z, kept), kept)
 
 
-def test_the_raw_lens_returns_the_stream_as_it_is():
+def test_the_raw_lens_returns_the_stream_unchanged():
     h, dh = states(7)
     for head in (
         OutputHead(torch.eye(WIDTH), norm=find_final_norm(module_of("rms"), WIDTH)),

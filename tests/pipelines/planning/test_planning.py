@@ -244,7 +244,7 @@ def test_buffered_rows_are_counted_as_in_the_session(tmp_path: Path) -> None:
     assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
 
 
-def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
+def test_dense_states_and_calls_take_the_memory_of_a_real_session(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     decoder, outline = load_decoder(folder), load_meta_model(folder)
     session = TraceSession(decoder, "tiny", study())

@@ -177,7 +177,7 @@ def in_bfloat16(copied: Decoder) -> Decoder:
     return copied
 
 
-def test_units_behind_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
+def test_units_after_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
     recipe = parse_recipe("magnitude-50+neurons-25-flap")
     exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype) for dtype in (None, torch.bfloat16))
     half = prune(decoder, parse_recipe("magnitude-50"))

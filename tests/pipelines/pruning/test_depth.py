@@ -28,7 +28,7 @@ LAYERS = 5
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 ALL = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp")]
 BLOCKS = [f"block.{layer}" for layer in range(LAYERS)]
-# In sequence, in parallel, with norms behind the sublayers, with the stream passed through them.
+# In sequence, in parallel, with norms after the sublayers, with the stream passed through them.
 ARCHITECTURES = ("llama", "gpt_neox", "gemma2", "bloom")
 Load = Callable[[str], tuple[Decoder, CalibrationResult, Tensor]]
 
@@ -106,7 +106,7 @@ def influence(decoder: Decoder, tokens: Tensor, units: Sequence[str], labels: Se
 
 
 @pytest.mark.parametrize("unit", ["attn", "mlp", "block", "attn+mlp"])
-def test_one_shot_orders_are_the_tables_whole_order(load: Load, unit: str) -> None:
+def test_one_shot_orders_equal_the_tables_order(load: Load, unit: str) -> None:
     decoder, calibrated, _ = load("llama")
     recipe = parse_recipe(f"{unit}-drop-2")
     variant = prune(decoder, recipe, None, calibrated.block_influence)
@@ -204,7 +204,7 @@ def test_consecutive_units_rotate_the_last_tokens_stream_least(load: Load, archi
     for place in range(len(labels) - 1):
         start = seen[labels[place]][0][:, -1]
         end = start + sum(seen[label][1][:, -1] for label in labels[place : place + 2])
-        if unit == "block" and place + 2 < LAYERS:  # the stream behind the last of them
+        if unit == "block" and place + 2 < LAYERS:  # the stream after the last of them
             torch.testing.assert_close(end, seen[labels[place + 2]][0][:, -1], rtol=1e-5, atol=1e-5)
         angles[place] = float((torch.cosine_similarity(start, end).arccos() / math.pi).mean())
     best = min(angles, key=angles.__getitem__)

@@ -69,7 +69,7 @@ def outlier_shares(
 
 
 @pytest.mark.parametrize("fields", ["", ", modules: [attn]", ", owl_m: 3, owl_lambda: 0.2"])
-def test_owl_spares_layers_by_their_outliers_and_reaches_the_target_exactly(
+def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
     decoder: Decoder, calibrated: CalibrationResult, fields: str
 ) -> None:
     recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")

@@ -49,7 +49,7 @@ def test_equal_scores_are_dropped_in_index_order() -> None:
     assert keep_n_of_m(torch.ones(1, 4), 2, 4).tolist() == [[True, True, False, False]]
 
 
-def test_whole_matrix_may_empty_a_row_and_rows_may_not() -> None:
+def test_only_counts_over_the_whole_matrix_may_empty_a_row() -> None:
     scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert keep_share(scores, 0.5, "matrix").tolist() == [[False, False], [True, True]]
     assert keep_share(scores, 0.5, "output").tolist() == [[False, True], [False, True]]

@@ -80,7 +80,7 @@ def test_a_tied_embedding_is_rounded_below_and_not_in_the_head(architecture: str
     assert embedding.data_ptr() == decoder.head.weight.data_ptr()
 
 
-def test_in_bfloat16_what_sublayers_add_sums_to_the_rounded_stream(decoder: Decoder) -> None:
+def test_in_bfloat16_contributions_sum_to_the_rounded_stream(decoder: Decoder) -> None:
     finals: list[torch.Tensor] = []
     handle = decoder.final_norm.register_forward_pre_hook(lambda _, args: finals.append(args[0]))
     with apply_variant(decoder, Variant(noise="bfloat16")):

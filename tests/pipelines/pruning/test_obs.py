@@ -184,7 +184,7 @@ def test_on_correlated_inputs_gptq_beats_rounding_to_the_nearest() -> None:
         assert error(weight, changed(weight, x, name), x) < 0.7 * nearest
 
 
-def test_every_quantized_weight_lies_on_its_grid_and_eight_bits_change_little() -> None:
+def test_every_quantized_weight_is_on_its_grid_and_eight_bits_change_little() -> None:
     weight, x = random_weight(5, 21), correlated(50, 21)
     for symmetric in ("true", "false"):
         change = changed(weight, x, f"{{name: q, method: gptq, bits: 8, group: 8, symmetric: {symmetric}}}")

@@ -74,7 +74,7 @@ def test_parts_of_a_composition_are_names_or_mappings_without_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])
-def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> None:
+def test_a_solver_after_a_quantizer_is_refused(name: str) -> None:
     codes = name.partition("+")[0]
     with pytest.raises(InputError, match=rf"would undo {codes}; prune first, then quantize"):
         parse_recipe(name)

@@ -153,7 +153,7 @@ def test_weights_of_dead_channels_and_zeros_are_dropped_first(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["wanda-50", "ria-50", THRESHOLD.format(0.5)])
-def test_a_matrix_of_dead_inputs_or_zeros_alone_is_masked_in_index_order(name: str) -> None:
+def test_a_matrix_of_zeros_or_dead_inputs_is_masked_in_index_order(name: str) -> None:
     dead = mask_of(torch.ones(1, 4), inputs_of(torch.zeros(3, 4)), name, 0.5)
     zeros = mask_of(torch.zeros(1, 4), inputs_of(torch.ones(3, 4)), name, 0.5)
     assert dead == zeros == [[False, False, True, True]]

@@ -62,7 +62,7 @@ def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
 
 
 @pytest.mark.parametrize("name", ["magnitude-50", "wanda-50", "wanda-2of4", "magnitude-4of8"])
-def test_half_of_the_prunable_weights_are_masked_exactly(
+def test_exactly_half_of_the_prunable_weights_are_masked(
     decoder: Decoder, calibrated: CalibrationResult, name: str
 ) -> None:
     recipe = parse_recipe(name)

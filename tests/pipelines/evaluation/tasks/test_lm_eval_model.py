@@ -49,7 +49,7 @@ def theirs(model: object) -> HFLM:
 def require_same(ours: VariantLM, other: HFLM, loaded: LoadedTask) -> None:
     for model in (ours, other):
         model._max_length = loaded.spec.context
-    # Together with others its rows write on behind a stop string, and padding may change their states.
+    # In a batch its rows continue after a stop string, and padding may change their states.
     other.batch_size_per_gpu = 1 if loaded.scoring == "greedy" else 3
     found, wanted = harness.answers(ours, loaded), harness.answers(other, loaded)
     assert len(found) == len(loaded.docs)

@@ -137,7 +137,7 @@ def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
     assert verdict_of(completion) == ExecutionVerdict("memory", "the tests ran out of memory")
 
 
-def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
+def test_output_of_the_tests_is_no_part_of_the_verdict() -> None:
     loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
     assert run_tests(PROBLEM, RIGHT, loud + TESTS, "double") == ExecutionVerdict("passed")
     assert run_tests(PROBLEM, RIGHT, loud + "raise ValueError", "double") == ExecutionVerdict(

@@ -347,9 +347,7 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_together_gives_what_decoding_alone_gives(
-    architecture: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
+def test_decoding_in_a_batch_equals_decoding_alone(architecture: str, tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder(architecture)
     prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17)]
     together = decode_greedily(decoder, prompts, 8)

@@ -127,9 +127,7 @@ def test_measures_of_stored_states_are_the_live_ones_within_the_types_error(
         assert logit.max() < 0.2
 
 
-def test_states_come_back_from_parquet_and_sql_as_they_were_written(
-    stored: dict[str, pl.DataFrame], tmp_path: Path
-) -> None:
+def test_states_are_unchanged_by_parquet_and_sql(stored: dict[str, pl.DataFrame], tmp_path: Path) -> None:
     store = Store(tmp_path)
     for recipe, frame in stored.items():
         written = store.write(TABLE, frame, provenance_of("tiny", recipe), "tiny", recipe)

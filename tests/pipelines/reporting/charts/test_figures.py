@@ -92,7 +92,7 @@ def test_fifteen_recipes_and_long_runs_stay_small(figure: Figure):
     assert 3_000 < len(drawing.chart.to_json()) < MAX_BYTES
 
 
-def test_flips_of_a_whole_benchmark_come_in_pages_that_stay_small():
+def test_flips_of_a_whole_benchmark_are_split_into_small_pages():
     one = variant_frames.q20_answers_flipped(recipes=tuple(f"wanda-{share}" for share in range(10, 56)))
     one = one.filter(task="boolq")
     tasks = [f"mmlu_subject_{number:02d}" for number in range(57)]

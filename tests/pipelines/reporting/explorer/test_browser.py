@@ -135,7 +135,7 @@ def test_the_keyboard_reaches_the_same_views(page):
     assert "Step 3" in page.text(".detail h2")
     page.press(Keys.ARROW_UP)  # to the token above, as step 3 has a flag before it
     assert "Step 2" in page.text(".detail h2")
-    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
+    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing after the end
     assert "Step 5" in page.text(".detail h2")
     assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
 
@@ -166,7 +166,7 @@ def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     )
     alpha = pixels[3::4]
     assert len(alpha) == len(sample.PLACES) * sample.STEPS
-    # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
+    # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06 at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
     assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
