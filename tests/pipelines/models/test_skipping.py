@@ -18,8 +18,8 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from tests.tiny_models import save_tiny
 
-# Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms after sublayers only, windows, a
-# flat MLP, a residual that a module adds itself, two mixers side by side, recurrences, experts that return tuples.
+# Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms after sublayers only, windows,
+# a flat MLP, a residual that a module adds itself, two mixers side by side, recurrences, experts that return tuples.
 FORMS = (
     *("llama", "phi", "gpt_neox", "gemma3_text", "olmo2", "opt", "bloom", "gpt2", "cohere2"),
     *("falcon_h1", "jamba", "qwen3_next", "llama4_text", "lfm2"),
