@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests use, and the rule that continuous integration skips nothing."""
+"""Fixtures of several rooms, the order of test files, and the failure of a CI run with skipped tests."""
 
 import gc
 import os
@@ -10,35 +10,43 @@ from hypothesis import settings
 
 from tests.tiny_models import save_tiny
 
-# A busy machine may stop any example for longer than a deadline: what is wrong is never only slow.
+# A busy machine may pause any example for longer than a deadline.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Files that take longest, in this order, for a long one at the end leaves all other processes idle. `automation`
-# computes the warehouse that most of those behind it copy; the ones before need none, so that no process waits for it.
+# The longest files in the order in which they start: a long file at the end would leave the other processes idle.
+# `automation` computes the warehouse that most files after it copy; the files before it need none.
 _LONGEST = [
     "assets/automation/test_end_to_end.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
     "pipelines/reporting/charts/test_figures.py",
     "pipelines/reporting/explorer/test_browser.py",
     "pipelines/reporting/explorer/test_documents.py",
-    *(
-        f"assets/test_{name}.py"
-        for name in (
-            *("automation", "ui", "interrupted", "server", "ray", "cli_keeping", "cli_queries", "cli_paper"),
-            *("run", "engines", "worker", "cli_checkpoint", "pruned_together", "own_calibration", "serve"),
-        )
-    ),
+    "assets/automation/test_automation.py",
+    "assets/interface/test_interface.py",
+    "assets/runs/test_interrupted.py",
+    "assets/instance/test_server.py",
+    "assets/execution/test_ray.py",
+    "assets/cli/test_maintenance.py",
+    "assets/cli/test_querying.py",
+    "assets/cli/test_publication.py",
+    "assets/runs/test_study_run.py",
+    "assets/execution/test_engines.py",
+    "assets/execution/test_worker.py",
+    "assets/cli/test_checkpoint.py",
+    "assets/execution/test_pruned_together.py",
+    "assets/execution/test_own_calibration.py",
+    "assets/publishing/test_server.py",
 ]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What is imported stays, so the garbage collector need not look through it: not while it comes, nor ever after.
+    """Exclude imported objects from garbage collection, during the collection of tests and afterwards.
 
-    Its millions of objects took a third of the time of the collection of tests, and up to a second of every
-    `gc.collect()` in one.
+    Scanning these millions of objects took a third of the collection of tests, and up to a second of every
+    `gc.collect()` in a test.
     """
     gc.disable()
     try:
@@ -51,14 +59,16 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the order within a file and of all others stays."""
-    place = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    """Run long files first; keep the order within a file and of all other files."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
+    if missing := [str(path) for path in ranks if not path.exists()]:
+        raise pytest.UsageError(f"_LONGEST names files that do not exist: {', '.join(missing)}")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test writes into the user's cache; the catalogue's views are built once for all processes of a test run."""
+    """Keep tests out of the user's cache, and build the catalogue's views once for all processes of a test run."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     with pytest.MonkeyPatch.context() as patch:
@@ -68,13 +78,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of three layers."""
+    """Save a random Llama of three layers."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """On a continuous integration machine a skipped test is a missing installation, and fails the run."""
+    """Fail a run with skipped tests on a continuous integration machine: something is not installed there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,4 +1,4 @@
-"""Tiny random models without an LM head, with a real tokenizer, saved as any Hugging Face folder."""
+"""Tiny random models without an LM head, with a real tokenizer, saved as Hugging Face folders."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ BERT_LIKE = {
     "max_position_embeddings": 130,
 }
 DISTILBERT = {"vocab_size": 300, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 80}
-# Post-norm and pre-norm, reading both ways and left to right.
+# Post-norm and pre-norm, bidirectional and causal.
 EMBEDDERS: dict[str, dict[str, object]] = {
     "bert": BERT_LIKE,
     "roberta": BERT_LIKE,
@@ -29,7 +29,7 @@ EMBEDDERS: dict[str, dict[str, object]] = {
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """WordPiece as BERT's, with [CLS] before every text and [SEP] behind it, and no end token by that name."""
+    """Train a WordPiece tokenizer like BERT's, with [CLS] before and [SEP] after every text, and no end token."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -43,7 +43,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_embedder(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
-    """Saves a random model without an LM head; weights are large enough for its layers to matter."""
+    """Save a random model without an LM head; weights are large enough for its layers to matter."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     config = AutoConfig.for_model(architecture, **EMBEDDERS[architecture])

@@ -1,4 +1,4 @@
-"""Tiny random decoders with a real tokenizer, saved as any Hugging Face folder: made in a second, no network."""
+"""Tiny random decoders with a real tokenizer, saved as Hugging Face folders without network access."""
 
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -13,7 +13,7 @@ TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
-# For calibration: their tokenizer takes half a second for the embedded text, and a hundredth of one for this.
+# For calibration: the tokenizer takes half a second for the packaged text, and a hundredth of a second for this one.
 SHORT_TEXT = str(Path(__file__).parents[1] / "LICENSE")
 COMMON = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 LLAMA_LIKE = {**COMMON, "intermediate_size": 96, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -21,7 +21,7 @@ NEOX_LIKE = {**COMMON, "intermediate_size": 96, "max_position_embeddings": 128}
 GPT2_LIKE = {"vocab_size": 300, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 8}
-# Every form of decoder that is proved, by model type, and what is special about it behind a dash.
+# Every tested form of decoder by model type; a suffix after a dash names a difference.
 DECODERS: dict[str, dict[str, object]] = {
     "llama": LLAMA_LIKE,
     "mistral": LLAMA_LIKE | {"sliding_window": 4},
@@ -95,9 +95,9 @@ DECODERS: dict[str, dict[str, object]] = {
 }
 
 
-# One of each structure that is treated apart: pre-norm, sandwich and post-norm, parallel sublayers, fused and
+# One of each structure that is treated separately: pre-norm, sandwich and post-norm, parallel sublayers, fused and
 # transposed matrices, learned positions, ALiBi, caps and scales, experts as modules and as stacks, and layers that mix
-# tokens without attention, beside it or in its place. The others differ in nothing that the code looks at.
+# tokens without attention, beside it or in its place. The others differ in nothing that the code reads.
 STRUCTURES = {
     *("llama", "gemma2", "gpt2", "gpt_neox", "opt", "bloom", "cohere", "olmo2", "mixtral", "gpt_oss"),
     *("bamba", "falcon_h1", "qwen3_next", "recurrent_gemma"),
@@ -105,12 +105,12 @@ STRUCTURES = {
 EVERY_DECODER = [
     pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.exhaustive, id=name) for name in DECODERS
 ]
-# A few that differ where traces could: windows, sandwich norms and cap, parallel layers, Conv1D.
+# A few that differ in ways that could affect traces: windows, sandwich norms and cap, parallel layers, Conv1D.
 ARCHITECTURES = ("llama", "mistral", "qwen3", "gemma3_text", "gpt_neox", "gpt2")
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most 300 tokens, trained on Python's help topics, with a chat template."""
+    """Train a byte-level BPE of at most 300 tokens on Python's help topics, with a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -127,7 +127,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny(folder: Path, architecture: str = "llama", seed: int = 0, shard: str = "1GB", **changes: object) -> Path:
-    """Saves a random decoder and its tokenizer; weights are large enough for its layers to matter."""
+    """Save a random decoder and its tokenizer; weights are large enough for its layers to matter."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     config = AutoConfig.for_model(architecture.partition("-")[0], **(DECODERS[architecture] | changes))

@@ -217,7 +217,7 @@ FAULTS = (
         "pipelines/reporting/explorer/comparisons.py",
         "if variants[n][0] == variants[m][0])",
         "if variants[n][0])",
-        "pipelines/reporting/explorer/test_documents.py::test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other",
+        "pipelines/reporting/explorer/test_documents.py::test_a_file_holds_pairs_of_neighbouring_variants",
     ),
     # warehouse
     fault(

@@ -1,4 +1,4 @@
-"""The tiny decoders that tests of several rooms read, each loaded once a process."""
+"""Fixtures with the tiny decoders, each loaded once per process."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,7 +13,7 @@ from tests.tiny_models import EVERY_DECODER, save_tiny
 
 @pytest.fixture(scope="session")
 def _decoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Decoder, dict[str, Tensor]]]:
-    """Load a form of decoder once for all tests of this process, with a copy of its weights."""
+    """Return a function that loads a decoder once per process, with a copy of its weights."""
 
     @cache
     def load(name: str) -> tuple[Decoder, dict[str, Tensor]]:
@@ -27,7 +27,7 @@ def _decoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
 def tiny_decoder(
     _decoders: Callable[[str], tuple[Decoder, dict[str, Tensor]]],
 ) -> Iterator[Callable[[str], Decoder]]:
-    """Give a shared decoder by its name; no test may change its weights or leave a hook behind."""
+    """Return a function from a name to a shared decoder; afterwards check that its weights and hooks are unchanged."""
     given = set()
 
     def give(name: str) -> Decoder:
@@ -47,5 +47,5 @@ def tiny_decoder(
 
 @pytest.fixture(scope="module", params=EVERY_DECODER)
 def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    """Every form of decoder, shared."""
+    """Return every form of decoder in turn, shared with other tests."""
     return tiny_decoder(request.param)

@@ -1,4 +1,4 @@
-"""Untrusted YAML is read as plain data, and only within the limits of size, values and depth."""
+"""Tests that untrusted YAML is read as plain data, within limits of size, values and depth."""
 
 import os
 from datetime import date
@@ -16,7 +16,7 @@ BILLION_LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 MERGED = "b0: &b0 {k: v}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
 
 
-def test_plain_data_and_aliases_come_through() -> None:
+def test_plain_data_and_aliases_are_read() -> None:
     text = "one: &one {a: 1, b: [true, 2.5, null, 2026-01-31, text]}\ntwo: {<<: *one, a: 2}\n"
     b = [True, 2.5, None, date(2026, 1, 31), "text"]
     assert parse_yaml(text, "x") == {"one": {"a": 1, "b": b}, "two": {"a": 2, "b": b}}
@@ -42,12 +42,12 @@ def test_plain_data_and_aliases_come_through() -> None:
     ],
     ids=range(13),
 )
-def test_what_is_no_plain_data_or_too_much_is_refused_by_line(text: str, why: str) -> None:
+def test_other_or_excessive_data_is_refused_by_line(text: str, why: str) -> None:
     with pytest.raises(InputError, match=f"^{why}"):
         parse_yaml(text, "x")
 
 
-def test_a_file_is_refused_by_its_size_and_its_encoding(tmp_path: Path) -> None:
+def test_oversized_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.touch()
     os.truncate(path, 2**40)

@@ -1,4 +1,4 @@
-"""Scratch folders of running processes are kept, those of killed processes are removed."""
+"""Tests that scratch folders of running processes are kept and those of killed processes are removed."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: Path) -> None:
+def test_the_next_process_removes_the_folder_of_a_killed_one(temporary: Path) -> None:
     command, environment = [sys.executable, "-c", KEEPER], os.environ | {"TMPDIR": str(temporary)}
     root = Path(__file__).parents[3]
     keeper = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
@@ -46,7 +46,7 @@ def test_the_folder_of_a_killed_process_goes_when_the_next_one_comes(temporary: 
     assert not list(temporary.iterdir())
 
 
-def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Path, tmp_path: Path) -> None:
+def test_a_link_of_that_name_is_not_followed_and_other_folders_stay(temporary: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious" / "file"
     precious.parent.mkdir()
     precious.touch()
@@ -58,9 +58,7 @@ def test_a_link_of_that_name_leads_nowhere_and_other_folders_stay(temporary: Pat
     assert (temporary / "prunescope-layers").exists()
 
 
-def test_a_folder_that_another_process_has_cleaned_away_at_once_is_made_again(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_removed_by_another_process_is_made_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, make = [], scratch_directory.tempfile.mkdtemp
 
     def mkdtemp(prefix: str) -> str:

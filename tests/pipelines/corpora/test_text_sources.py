@@ -1,4 +1,4 @@
-"""What counts as a text, and which files are refused in words that help."""
+"""Tests of the accepted forms of text and of the messages that refuse other files."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def written(folder: Path, name: str, contents: str | bytes) -> str:
     return str(file)
 
 
-def test_any_other_file_is_text_as_it_is(tmp_path: Path) -> None:
+def test_other_files_are_plain_text(tmp_path: Path) -> None:
     assert read_text(written(tmp_path, "notes.md", "# ü\n{not json"), "source") == "# ü\n{not json"
     assert read_text(written(tmp_path, "bare", "one"), "source") == "one"
 
@@ -28,7 +28,7 @@ def test_records_are_strings_or_objects_with_a_text(tmp_path: Path) -> None:
     assert read_text(written(tmp_path, "one.json", '{"text": "alone"}'), "source") == "alone"
 
 
-def test_a_line_of_jsonl_ends_only_where_a_line_ends(tmp_path: Path) -> None:
+def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:
     source = written(tmp_path, "odd.jsonl", '{"text": "a\u2028b\x85c"}\n"d"\r\n')
     assert read_text(source, "source") == "a\u2028b\x85c\n\nd"
 
@@ -70,7 +70,7 @@ def test_the_hash_follows_the_contents(tmp_path: Path) -> None:
     assert contents_hash("wikitext2", "source") != first
 
 
-def test_wikitext2_is_the_whole_test_text() -> None:
+def test_wikitext2_is_the_complete_test_split() -> None:
     text = read_text("wikitext2", "source")
     assert len(text.encode()) == 1_256_449
     assert text.startswith(" \n = Robert <unk> = \n")

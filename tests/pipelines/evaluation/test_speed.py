@@ -54,19 +54,19 @@ class Ticking:
 
     @property
     def runs(self) -> str:
-        """The side of every run, A the dense one."""
+        """Return the side of every run; A is the dense one."""
         assert all(len(set(self.sides[start : start + 4])) == 1 for start in range(0, len(self.sides), 4))
         return "".join("A" if side == "dense" else "B" for side in self.sides[::4])
 
 
-def test_both_sides_run_twice_untimed_and_then_in_turn(decoder: Decoder) -> None:
+def test_both_sides_warm_up_twice_and_then_alternate(decoder: Decoder) -> None:
     clock = Ticking(decoder, dict.fromkeys(("dense", "variant"), (1.0, 1.0, 1.0)))
     speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
     assert clock.runs == "AABB" + "ABBAAB"
     assert [side[0] for side, _ in turns(4)] == ["d", "v", "v", "d", "d", "v", "v", "d"]
 
 
-def test_a_row_holds_the_medians_of_both_sides_and_an_outlier_moves_none(decoder: Decoder) -> None:
+def test_a_row_holds_the_medians_of_both_sides(decoder: Decoder) -> None:
     times = {"dense": (2.0, 0.5, 4.0), "variant": (1.0, 0.25, 3.0)}
     slow = {0: 50.0, 3: 70.0, 5: 9.0, 7: 0.1}  # a warm-up, a watched run, a run of the variant, one of the dense model
     clock = Ticking(decoder, times, slow=slow)
@@ -75,7 +75,7 @@ def test_a_row_holds_the_medians_of_both_sides_and_an_outlier_moves_none(decoder
     row = rows.row(0, named=True)
     assert {name: row[name] for name in ("model", "recipe")} == {"model": "tiny", "recipe": "block-drop-1"}
     assert {name: row[name] for name in SpeedSpec.model_fields} == SPEC.model_dump()
-    # 3 × 8 prompt tokens; 3 × 4 tokens behind the first of each sequence.
+    # 3 × 8 prompt tokens; 3 × 4 tokens after the first of each sequence.
     assert (row["prefill_tokens_per_second_dense"], row["prefill_tokens_per_second"]) == (12.0, 24.0)
     assert (row["decode_tokens_per_second_dense"], row["decode_tokens_per_second"]) == (3.0, 4.0)
     assert (row["seconds_to_first_token_dense"], row["seconds_to_first_token"]) == (2.5, 1.25)
@@ -83,7 +83,7 @@ def test_a_row_holds_the_medians_of_both_sides_and_an_outlier_moves_none(decoder
     assert row["machine"].endswith(f"{torch.get_num_threads()} threads")
 
 
-def test_every_run_reads_the_prompts_once_and_then_token_by_token_and_dropped_layers_stay_out(decoder: Decoder) -> None:
+def test_every_run_reads_the_prompts_once_and_skips_dropped_layers(decoder: Decoder) -> None:
     calls: Counter[tuple[str, int]] = Counter()
 
     def count(name: str) -> Callable[..., None]:
@@ -107,7 +107,7 @@ def test_every_run_reads_the_prompts_once_and_then_token_by_token_and_dropped_la
     assert rows.select("prefill_tokens_per_second", "decode_tokens_per_second_dense").min_horizontal().min() > 0
 
 
-def test_memory_is_that_of_the_weights_left_and_of_what_a_run_took(
+def test_memory_is_that_of_the_remaining_weights_and_of_a_run(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = iter([1000, 600])
@@ -121,7 +121,7 @@ def test_memory_is_that_of_the_weights_left_and_of_what_a_run_took(
     assert speed_rows(decoder, "tiny", "dense", Variant(), [SPEC])["peak_memory_bytes"].to_list() == [None]
 
 
-def test_growth_is_what_work_held_at_once_however_often_it_runs() -> None:
+def test_memory_growth_is_the_peak_of_one_run() -> None:
     size = 48 * 2**20
 
     def work() -> None:
@@ -133,7 +133,7 @@ def test_growth_is_what_work_held_at_once_however_often_it_runs() -> None:
     assert (growth_bytes(lambda: None, CPU) or 0) < size / 8
 
 
-def test_without_runs_and_for_noise_there_are_no_rows_and_nothing_runs(decoder: Decoder) -> None:
+def test_noise_and_zero_repeats_are_not_timed(decoder: Decoder) -> None:
     def never() -> float:
         raise AssertionError("timed")
 
@@ -142,7 +142,7 @@ def test_without_runs_and_for_noise_there_are_no_rows_and_nothing_runs(decoder: 
     assert SCHEMA.names() == [column.name for column in TABLES["speed"].columns]
 
 
-def test_a_model_that_writes_through_no_cache_is_refused(decoder: Decoder) -> None:
+def test_a_model_without_a_cache_is_refused(decoder: Decoder) -> None:
     refused = replace(decoder, cache_refusal="Llama does not run through a cache")
     with pytest.raises(InputError, match="speed: Llama does not run through a cache; remove `speed` from"):
         speed_rows(refused, "tiny", "dense", Variant(), [SPEC])

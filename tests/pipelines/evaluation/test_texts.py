@@ -37,7 +37,7 @@ def study(*texts: TextSpec) -> Study:
 
 
 def windows_of(folder: Path, count: int, begins: int | None = None, **spec: object) -> TokenizedText:
-    """The windows of a text whose tokens are 100, 101, ..."""
+    """Return the windows of a text whose tokens are 100, 101, ..."""
     (folder / "text.txt").write_text(" ".join(map(str, range(100, 100 + count))))
     text = TextSpec(id="t", source=str(folder / "text.txt"), **spec)
     (found,) = tokenize_texts(study(text), Words(begins), CONTEXT)
@@ -66,7 +66,7 @@ def test_the_second_half_of_every_window_is_scored_by_default(tmp_path: Path) ->
         (2, 2, None, 1, 1),  # the smallest window
     ],
 )
-def test_windows_are_whole_and_score_each_token_once_with_enough_before_it(
+def test_windows_are_whole_and_score_each_token_once_with_enough_context(
     tmp_path: Path, tokens: int, context: int, stride: int | None, windows: int, scored: int
 ) -> None:
     found = windows_of(tmp_path, tokens, context=context, stride=stride)
@@ -81,7 +81,7 @@ def test_windows_are_whole_and_score_each_token_once_with_enough_before_it(
     assert torch.equal(found.targets, positions.reshape(-1) + 100)
 
 
-def test_a_token_that_the_tokenizer_begins_with_begins_every_window(tmp_path: Path) -> None:
+def test_the_beginning_of_text_token_starts_every_window(tmp_path: Path) -> None:
     found = windows_of(tmp_path, 16, begins=1, context=8)
     # The sequence is 1, 100, 101, ...: position 4 holds 103.
     assert found.windows[:, 0].tolist() == [1, 1, 1]
@@ -89,7 +89,7 @@ def test_a_token_that_the_tokenizer_begins_with_begins_every_window(tmp_path: Pa
     assert torch.equal(found.targets, found.positions.reshape(-1) + 99)
 
 
-def test_at_most_so_many_tokens_are_scored_in_whole_windows_from_the_beginning(tmp_path: Path) -> None:
+def test_a_token_limit_keeps_whole_windows_from_the_start(tmp_path: Path) -> None:
     whole = windows_of(tmp_path, 400, context=8)
     some = windows_of(tmp_path, 400, context=8, max_tokens=11)
     assert len(some.windows) == 2
@@ -106,7 +106,7 @@ def test_cutting_a_long_text_changes_no_token(tmp_path: Path) -> None:
     assert torch.equal(found.windows, torch.tensor(ids).unfold(0, 64, 32)[:20])
 
 
-def test_a_text_of_long_tokens_is_read_as_far_as_is_needed(tmp_path: Path) -> None:
+def test_a_text_of_long_tokens_is_read_far_enough(tmp_path: Path) -> None:
     # Far fewer tokens a character than expected at first.
     (tmp_path / "sparse.txt").write_text((" " * 500).join(map(str, range(100, 120))))
     spec = TextSpec(id="t", source=str(tmp_path / "sparse.txt"), context=8, max_tokens=8)
@@ -114,7 +114,7 @@ def test_a_text_of_long_tokens_is_read_as_far_as_is_needed(tmp_path: Path) -> No
     assert found.targets.tolist() == list(range(104, 112))
 
 
-def test_wikitext2_travels_with_the_package() -> None:
+def test_wikitext2_is_part_of_the_package() -> None:
     (found,) = tokenize_texts(study(TextSpec(id="w", context=128)), tiny_tokenizer(), CONTEXT)
     assert len(found.targets) == 4096
     assert "Robert <unk>" in tiny_tokenizer().decode(found.windows[0])

@@ -24,8 +24,8 @@ for name, column in divergence(x / 8, dx / 160, OutputHead(weight), [0.7, 1.0]).
 """
 
 
-def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Path) -> None:
-    """A fresh installation compiles, every later run reads the cache; their tables are compared by hash."""
+def test_compiling_and_cached_processes_measure_the_same_bits(tmp_path: Path) -> None:
+    """Compare by hash the tables of a process that compiles with those of one that reads the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3] / ".src")}
     first, second = (
         subprocess.run([sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True)
@@ -35,7 +35,7 @@ def test_the_first_process_measures_bit_for_bit_what_later_ones_do(tmp_path: Pat
     assert first.stdout == second.stdout != ""
 
 
-def test_kernels_that_are_run_ahead_are_those_that_a_measure_runs() -> None:
+def test_precompilation_covers_the_kernels_of_a_measure() -> None:
     run_kernels()
     weight, x, dx = torch.randn(300, 64), torch.randn(5, 64), torch.randn(5, 64)
     divergence(x, dx, OutputHead(weight, bias=torch.randn(300)), [0.7, 1.0])

@@ -17,7 +17,7 @@ from prunescope.pipelines.pruning.variant_patching import swap_weights
 @pytest.mark.parametrize("is_biased", [False, True])
 @pytest.mark.parametrize("is_strided", [False, True])
 @pytest.mark.parametrize("maker", ["GenuineIntel", "AuthenticAMD", ""])
-def test_the_product_is_linears_within_float32_rounding(
+def test_the_product_equals_linear_within_float32_rounding(
     rows: int, is_biased: bool, is_strided: bool, maker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_matmul, "vendor", lambda: maker)
@@ -38,7 +38,7 @@ def test_the_product_keeps_all_leading_dimensions(shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(product(x, weight), functional.linear(x, weight))
 
 
-def test_only_plain_float32_modules_are_replaced_and_all_come_back_after_a_failure() -> None:
+def test_only_plain_float32_modules_are_replaced_and_all_are_restored() -> None:
     class Loud(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) + 1

@@ -37,7 +37,7 @@ RANKING = {
     "margin_dense",
     "margin_pruned",
 }
-# What a rounded logit may turn round: the order of two tokens that are nearly equal.
+# Columns that rounding may change: they depend on the order of two nearly equal tokens.
 ORDER = {name for name in RANKING if not name.startswith("p_")}
 WITHOUT_SHIFT_ZERO = {
     *(c for c in COLUMN_NAMES if c.startswith(("norm_d", "one_minus", "par_", "orth_", "t1_", "var_", "t2_", "t3_"))),
@@ -51,7 +51,9 @@ Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
 Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
 DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
 SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
-SIZES = st.sampled_from([2, 3, 6, 129, 4100])
+SIZES = st.sampled_from([2, 3, 6, 129, 1100])
+# Beyond MAX_EXACT, where kernels omit tokens; the product with an identity of this size takes a tenth of a second.
+ALL_SIZES = st.sampled_from([2, 3, 6, 129, 1100, 4100])
 SEEDS = st.integers(0, 2**31)
 TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
 
@@ -132,8 +134,8 @@ def assert_matches(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=120, deadline=None)
-@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+@settings(max_examples=100, deadline=None)
+@given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 5, size, seed)
     head = identity_head(size)
@@ -176,7 +178,7 @@ def test_two_tokens_follow_the_closed_forms_from_tiny_to_enormous_shifts(shift):
 
 
 @pytest.mark.parametrize("shift", [7e3, 2.3e4, 1e5])
-def test_a_direction_of_the_divergence_that_is_far_smaller_than_the_other_keeps_its_digits(shift):
+def test_the_far_smaller_of_the_two_divergences_keeps_its_digits(shift):
     # A token of p = 1e-3 becomes impossible: KL(p‖q) is about p times the shift, KL(q‖p) = −log(1 − p) about p.
     z = torch.tensor([[math.log(999.0), 0.0]])
     measured = divergence(z, torch.tensor([[0.0, -shift]]), identity_head(2), [1.0])
@@ -245,7 +247,7 @@ def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, 
 
 
 @settings(max_examples=30, deadline=None)
-@given(DENSE, SIZES, SEEDS, TEMPERATURES)
+@given(DENSE, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, size, seed, temperature):
     z, _ = logits_and_shift(dense, "zero", 4, size, seed)
     head = identity_head(size)
@@ -316,7 +318,7 @@ def test_the_same_call_twice_gives_the_same_bits():
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_input_is_left_as_it_was():
+def test_inputs_are_not_modified():
     head, x, near, _ = model_like(10)
     copies = [tensor.clone() for tensor in (x, near, head.weight)]
     divergence(x, near, head, [1.0])
@@ -324,7 +326,7 @@ def test_input_is_left_as_it_was():
         assert torch.equal(tensor, copy)
 
 
-def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
+def test_temperatures_are_the_first_axis_also_for_one_row():
     head, x, near, _ = model_like(1)
     measured = divergence(x, near, head, [0.5, 1.0, 2.0])
     assert {values.shape for values in measured.values()} == {(3, 1)}
@@ -334,7 +336,7 @@ def test_temperatures_stand_in_the_first_axis_and_one_row_is_enough():
             np.testing.assert_array_equal(measured[name][index], alone[name][0], err_msg=name)
 
 
-def test_a_large_constant_on_every_shift_leaves_probabilities_at_one_or_below():
+def test_a_large_constant_shift_keeps_probabilities_at_most_one():
     z = 12 * torch.eye(300)[:4] + 0.5
     measured = divergence(z, torch.full_like(z, 9000.0) + 0.25 * z, identity_head(300), [1.0])
     assert (measured["p_dense_top1_pruned"] <= 1.000001).all()
@@ -349,7 +351,7 @@ def test_no_rows_give_no_rows():
 
 
 @settings(max_examples=60, deadline=None)
-@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
+@given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
     compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
@@ -359,7 +361,7 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
     own = logit_blocks.eager_dense(rows, inverse)
     columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
     for name, values in columns.items():
-        # Entropies and signed parts are sums that cancel; the rest has no such excuse.
+        # Entropies and signed parts are sums with cancellation, so their tolerance is wider.
         atol = 1e-4 if name.startswith(("entropy", "par_", "kappa")) else 1e-6
         atol = 1e-3 if name.startswith("identity") else atol  # itself a rounding error, of shifts in the hundreds
         np.testing.assert_allclose(values, compiled[name], rtol=1e-3, atol=atol, err_msg=name)
@@ -379,7 +381,7 @@ def is_flushing() -> bool:
     return bool(np.float32(1e-30) * np.float32(1e-10) == 0)
 
 
-def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushed_or_not(monkeypatch):
+def test_flushing_subnormal_weights_changes_no_measure(monkeypatch):
     # Weights, their squares and those of the pruned side cover all of exp(0) to exp(−130), most of it subnormal.
     z = torch.linspace(0, -130, 4096).repeat(4, 1) + torch.randn(4, 4096, generator=torch.Generator().manual_seed(0))
     dz = torch.randn(4, 4096, generator=torch.Generator().manual_seed(1))
@@ -390,7 +392,7 @@ def test_rows_full_of_subnormal_weights_measure_the_same_whether_they_are_flushe
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, monkeypatch):
+def test_a_measure_flushes_subnormals_and_restores_the_thread(before, monkeypatch):
     head, x, near, _ = model_like(3)
     during = []
     for name in ("gaps", "dense_rows", "shift_rows"):
@@ -409,9 +411,9 @@ def test_a_measure_flushes_subnormals_and_leaves_the_thread_as_it_was(before, mo
         torch.set_flush_denormal(False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
-def test_tokens_that_are_left_out_and_those_in_between_match_the_float64_reference(seed, length, shift):
+def test_omitted_and_borderline_tokens_match_the_float64_reference(seed, length, shift):
     # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.
     draw = torch.Generator().manual_seed(seed)
     z = on_grid(length * torch.randn(3, 2063, generator=draw))
@@ -444,7 +446,7 @@ def test_a_vector_of_zeros_has_no_angle_and_is_refused_with_the_row():
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_no_softmax_is_refused(temperature):
+def test_an_invalid_temperature_is_refused(temperature):
     head, x, near, _ = model_like(2)
     with pytest.raises(ValueError, match="greedy"):
         divergence(x, near, head, [1.0, temperature])

@@ -13,7 +13,7 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.warehouse.tables.option_subspace import TABLE
 
 IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
-HEAD = OutputHead(torch.eye(100))  # hands its input on, so that a test chooses logits exactly
+HEAD = OutputHead(torch.eye(100))  # returns its input, so that a test sets logits exactly
 
 
 def logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,7 +34,7 @@ def test_tau_b_is_scipys_and_none_where_a_side_ties_throughout(pairs):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_the_row_is_what_float64_softmax_says(temperature):
+def test_the_row_equals_a_float64_softmax(temperature):
     dense, pruned = logits(1)
     row = option_row(dense, pruned - dense, HEAD, IDS, LABELS, temperature)
     z, ids = dense.double().numpy(), list(IDS)
@@ -57,14 +57,14 @@ def test_the_row_is_what_float64_softmax_says(temperature):
     assert row["one_minus_cos_p_options"] == pytest.approx(defect(own, other))
     assert row["one_minus_cos_z_options"] == pytest.approx(defect(z[ids], w[ids]))
     assert row["one_minus_cos_p"] == pytest.approx(defect(p, q))
-    # The head hands its input on, so that h and z are one space.
+    # The head returns its input, so that h and z are one space.
     assert row["one_minus_cos_h"] == pytest.approx(defect(z, w))
     assert row["one_minus_cos_z"] == pytest.approx(defect(z, w))
     assert row["kendall_tau"] == pytest.approx(kendalltau(z[ids], w[ids]).statistic)
     assert row["is_argmax_same"] == (row["argmax_dense"] == row["argmax_pruned"])
 
 
-def test_equal_sides_differ_by_exactly_nothing():
+def test_equal_sides_differ_by_exactly_zero():
     dense, _ = logits(2)
     row = option_row(dense, torch.zeros_like(dense), HEAD, IDS, LABELS, 1.0)
     for name in (

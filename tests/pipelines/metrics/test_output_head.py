@@ -46,7 +46,7 @@ def in_float64(norm: FinalNorm, h: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_module_is_recognized_by_what_it_computes(kind, dtype):
+def test_a_norm_module_is_recognized_by_its_output(kind, dtype):
     module = module_of(kind).to(dtype)
     norm = find_final_norm(module, WIDTH)
     assert norm.kind == kind
@@ -91,7 +91,7 @@ def test_a_module_that_is_no_known_norm_is_refused_by_name(module):
     st.sampled_from([1e-7, 1e-5, 1e-2, 1.0, 1e3]),
     st.booleans(),
 )
-def test_a_shift_through_a_norm_loses_nothing_however_small_it_is(kind, seed, size, is_parallel):
+def test_a_tiny_shift_through_a_norm_keeps_its_digits(kind, seed, size, is_parallel):
     h, noise = states(seed)
     dh = size * (h if is_parallel else noise)
     norm = find_final_norm(module_of(kind), WIDTH)
@@ -102,7 +102,7 @@ def test_a_shift_through_a_norm_loses_nothing_however_small_it_is(kind, seed, si
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_turning_a_state_round_turns_its_norm_round(kind):
+def test_negating_a_state_negates_its_norm(kind):
     h, _ = states(3)
     norm = find_final_norm(module_of(kind), WIDTH)
     centred = norm(h) if norm.bias is None else norm(h) - norm.bias.detach()
@@ -172,7 +172,7 @@ SHIFTS = st.floats(-3e4, 3e4, width=32) | st.sampled_from([0.0, 1e-30, -1e-12, 1
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(LOGITS | st.floats(-90, 90, width=32), SHIFTS), min_size=1, max_size=8), st.booleans())
-def test_a_shift_through_the_cap_loses_nothing_however_small_it_is_and_never_overflows(pairs, is_opposite):
+def test_a_shift_through_the_cap_keeps_its_digits_and_never_overflows(pairs, is_opposite):
     cap = 30.0
     head = OutputHead(torch.eye(len(pairs)), cap=cap)
     z = torch.tensor([pair[0] for pair in pairs])[None]
@@ -196,7 +196,7 @@ def test_a_shift_through_the_cap_loses_nothing_however_small_it_is_and_never_ove
     assert torch.equal(OutputHead(torch.eye(len(pairs))).capped_shift(z, kept), kept)
 
 
-def test_the_raw_lens_returns_the_stream_as_it_is():
+def test_the_raw_lens_returns_the_stream_unchanged():
     h, dh = states(7)
     for head in (
         OutputHead(torch.eye(WIDTH), norm=find_final_norm(module_of("rms"), WIDTH)),

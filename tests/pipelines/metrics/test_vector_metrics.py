@@ -21,14 +21,14 @@ def test_a_rotation_gives_its_own_angle_down_to_the_smallest(angle):
     assert measured["t1_h"].item() == pytest.approx(math.sin(angle) ** 2 / 2, rel=1e-12)
 
 
-def test_a_shift_along_the_vector_has_no_angle_until_it_turns_it_round():
+def test_a_shift_along_the_vector_has_no_angle_unless_it_reverses_it():
     v = torch.tensor([[1.0, 2.0, -2.0]])
     assert space_metrics("h", v, 5 * v)["one_minus_cos_h"].item() == 0
     assert space_metrics("h", v, -2 * v)["one_minus_cos_h"].item() == 2
     assert np.isnan(space_metrics("h", v, -v)["one_minus_cos_h"]).all()
 
 
-def test_the_parts_are_those_of_the_plain_definition():
+def test_the_parts_equal_the_plain_definition():
     generator = torch.Generator().manual_seed(0)
     v, dv = torch.randn(20, 30, generator=generator), torch.randn(20, 30, generator=generator)
     truth = space_reference(v, v.double() + dv.double(), "h")

@@ -1,4 +1,4 @@
-"""A really pruned copy of a decoder: its own modules, its own weights, no swapping."""
+"""A pruned copy of a decoder with its own modules and weights, independent of weight swapping."""
 
 import copy
 from dataclasses import replace
@@ -12,26 +12,26 @@ from prunescope.pipelines.pruning.variant import Variant
 
 
 def copy_of(decoder: Decoder) -> Decoder:
-    """A deep copy; its parts are the copied modules."""
+    """Return a deep copy of a decoder that refers to the copied modules."""
     model = copy.deepcopy(decoder.model)
-    twins = dict(zip(decoder.model.modules(), model.modules(), strict=True))
+    copies = dict(zip(decoder.model.modules(), model.modules(), strict=True))
 
     def part(own: Branch) -> Branch:
-        return replace(own, chain=tuple(twins[module] for module in own.chain))
+        return replace(own, chain=tuple(copies[module] for module in own.chain))
 
     def sublayer(own: Sublayer) -> Sublayer:
-        modules = {name: twins[module] for name, module in own.modules.items()}
-        return replace(own, host=twins[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
+        modules = {name: copies[module] for name, module in own.modules.items()}
+        return replace(own, host=copies[own.host], parts=tuple(part(each) for each in own.parts), modules=modules)
 
     layers = tuple(
-        replace(layer, module=twins[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
+        replace(layer, module=copies[layer.module], attn=sublayer(layer.attn), mlp=sublayer(layer.mlp))
         for layer in decoder.layers
     )
-    return replace(decoder, model=model, trunk=twins[decoder.trunk], layers=layers, skips=None)
+    return replace(decoder, model=model, trunk=copies[decoder.trunk], layers=layers, skips=None)
 
 
 def write_masks(copied: Decoder, variant: Variant, names: set[str]) -> None:
-    """Sets the masked weights of some matrices of the copy to zero, where they lie."""
+    """Set the masked weights of some matrices of the copy to zero in place."""
     weights: dict[str, nn.Parameter] = dict(copied.model.named_parameters())
     modules = dict(copied.model.named_modules())
     for name in names:
@@ -46,7 +46,7 @@ def write_masks(copied: Decoder, variant: Variant, names: set[str]) -> None:
 
 
 def write_zeros(copied: Decoder, labels: set[str]) -> None:
-    """Sets all parameters of some sublayers of the copy to zero: they then add nothing, whatever they are."""
+    """Set all parameters of some sublayers of the copy to zero, so that they add nothing."""
     for each in copied.sublayers:
         if each.label in labels:
             for mixer in each.mixers:

@@ -1,4 +1,4 @@
-"""Unproved parts are refused with the module and the reason, and a decoder is restored after a variant."""
+"""Tests that unproved parts are refused with module and reason, and that a decoder is restored after a variant."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def logits(decoder: Decoder) -> Tensor:
 
 
 def changed(module: nn.Module, change: Callable[[Tensor, Any], Tensor]) -> None:
-    """The module returns something else from now on: `change` gets its first output and its first argument."""
+    """Make a module return `change` of its first output and its first argument."""
     forward = type(module).forward
 
     def other(self: nn.Module, *args: Any, **kwargs: Any) -> object:
@@ -54,7 +54,7 @@ def noisy(value: Tensor, *_: object) -> Tensor:
     return value + 0.01 * torch.randn_like(value)
 
 
-def test_dense_weights_and_forwards_are_back_after_a_variant_even_after_a_failure(decoder: Decoder) -> None:
+def test_dense_weights_and_forwards_are_restored_even_after_a_failure(decoder: Decoder) -> None:
     before = logits(decoder)
     name, matrix = next(iter(decoder.layers[0].mlp.matrices.items()))
     variant = Variant(masked([(name, torch.zeros(matrix.weight.shape, dtype=torch.bool))]), dropped=("attn.1",))
@@ -70,7 +70,7 @@ def test_dense_weights_and_forwards_are_back_after_a_variant_even_after_a_failur
     assert not any("forward" in vars(module) for module in decoder.model.modules())
 
 
-def test_other_weights_in_a_tied_embedding_do_not_reach_the_head(tmp_path: Path) -> None:
+def test_a_changed_tied_embedding_does_not_affect_the_head(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "tied", "llama", tie_word_embeddings=True))
     embedding = decoder.model.get_input_embeddings().weight
     assert decoder.head.weight.data_ptr() == embedding.data_ptr(), "not a copy"
@@ -92,7 +92,7 @@ def test_other_weights_in_a_tied_embedding_do_not_reach_the_head(tmp_path: Path)
         ("norm", lambda value, _: value.clamp(max=1), r"final norm LlamaRMSNorm"),
     ],
 )
-def test_noise_and_unknown_forms_are_refused_where_they_are(
+def test_noise_and_unknown_forms_are_refused_with_the_module(
     decoder: Decoder, place: str, change: Callable[..., Tensor], message: str
 ) -> None:
     changed(decoder.model.get_submodule(f"model.{place}"), change)
@@ -141,7 +141,7 @@ def test_layers_of_another_order_or_form_are_refused(decoder: Decoder, how: str,
         again(decoder)
 
 
-def test_multipliers_that_no_config_names_are_measured(decoder: Decoder) -> None:
+def test_multipliers_missing_in_the_config_are_measured(decoder: Decoder) -> None:
     decoder.model.model.layers = nn.ModuleList(Scaled(layer.module, "multiplied") for layer in decoder.layers)
     found = again(decoder)
     for layer in found.layers:
@@ -157,7 +157,7 @@ def test_multipliers_that_no_config_names_are_measured(decoder: Decoder) -> None
         ("opt", {"word_embed_proj_dim": 32}, r"lm_head: there is more than one norm between .*layers\.2 and the head"),
     ],
 )
-def test_models_without_one_stream_up_to_the_norm_are_refused(
+def test_models_without_a_single_residual_stream_are_refused(
     tmp_path: Path, architecture: str, changes: dict[str, object], message: str
 ) -> None:
     folder = save_tiny(tmp_path / architecture, architecture, **changes)
@@ -166,7 +166,7 @@ def test_models_without_one_stream_up_to_the_norm_are_refused(
 
 
 @pytest.mark.parametrize("change", [noisy, lambda value, _: value.sign() * value.abs().sqrt()])
-def test_a_head_that_draws_or_bends_is_refused(decoder: Decoder, change: Callable[..., Tensor]) -> None:
+def test_a_random_or_nonlinear_head_is_refused(decoder: Decoder, change: Callable[..., Tensor]) -> None:
     changed(decoder.model.lm_head, change)
     with pytest.raises(InputError, match=r"lm_head: logits are not cap·tanh"):
         again(decoder)
@@ -179,7 +179,7 @@ def test_layers_that_share_a_weight_are_refused(decoder: Decoder) -> None:
         again(decoder)
 
 
-def test_a_stack_that_no_product_reads_is_refused_by_masks_and_not_by_drops(tmp_path: Path) -> None:
+def test_a_weight_stack_without_products_can_be_dropped_but_not_masked(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "moe", "mixtral"))
     decoder.model.set_experts_implementation("grouped_mm")
     found = again(decoder)
@@ -203,7 +203,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         load_decoder(folder)
 
 
-def test_damaged_weights_and_missing_devices_are_told_apart_from_an_unknown_structure(tmp_path: Path) -> None:
+def test_damaged_weights_and_missing_devices_have_their_own_messages(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "nan")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][3, 3] = float("nan")
@@ -216,7 +216,7 @@ def test_damaged_weights_and_missing_devices_are_told_apart_from_an_unknown_stru
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "bloom", "falcon", "falcon_h1", "mixtral", "olmo2"])
-def test_the_same_is_found_in_half_precision(tmp_path: Path, architecture: str, dtype: str) -> None:
+def test_half_precision_gives_the_same_structure(tmp_path: Path, architecture: str, dtype: str) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
     half, full = load_decoder(folder, dtype), load_decoder(folder)
     for one, other in zip(half.layers, full.layers, strict=True):

@@ -1,4 +1,4 @@
-"""Every form of decoder: what was found rebuilds the model, and a variant of it equals a really pruned copy."""
+"""Tests on every form of decoder: its parts rebuild the model, and a variant equals a pruned copy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.pipelines.models.reference_models import copy_of, write_masks, write_
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
-# transformers' own cached pass of it differs from its uncached one; found at load.
+# Models whose cached pass in transformers differs from the uncached one, as the check at load time finds.
 WITHOUT_CACHE = {"bamba"}
 PARALLEL = {"phi", "gpt_neox", "gptj", "falcon", "falcon-old", "stablelm-parallel", "cohere", "cohere2"}
 
@@ -43,7 +43,7 @@ def variant(decoder: Decoder) -> Variant:
 
 
 def close(found: Tensor, truth: Tensor, tolerance: float = 2e-5) -> None:
-    """Equal to rounding, against the longest row: contributions may have rows of near zero."""
+    """Assert equality up to rounding, relative to the longest row: contributions may have rows near zero."""
     distance = (found.double() - truth.double()).norm(dim=-1).max()
     assert distance <= tolerance * truth.double().norm(dim=-1).max()
 
@@ -78,9 +78,7 @@ def test_streams_contributions_norm_and_head_rebuild_the_model(decoder: Decoder,
     close(decoder.head.logits(outputs[-1]), logits(decoder))
 
 
-def test_a_local_swap_equals_a_copy_with_only_that_sublayers_weights_replaced(
-    decoder: Decoder, variant: Variant
-) -> None:
+def test_a_local_swap_equals_a_copy_with_one_pruned_sublayer(decoder: Decoder, variant: Variant) -> None:
     calls = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=True).calls
     for each in (*decoder.layers[0].sublayers, *decoder.layers[1].sublayers):
         copied = copy_of(decoder)
@@ -91,9 +89,7 @@ def test_a_local_swap_equals_a_copy_with_only_that_sublayers_weights_replaced(
         assert not torch.allclose(found, added_by(decoder)[each.label], rtol=1e-3)
 
 
-def test_a_variant_equals_a_pruned_copy_and_leaves_the_dense_model_as_it_was(
-    decoder: Decoder, variant: Variant
-) -> None:
+def test_a_variant_equals_a_pruned_copy_and_restores_the_dense_model(decoder: Decoder, variant: Variant) -> None:
     before = logits(decoder)
     copied = copy_of(decoder)
     write_masks(copied, variant, set(variant.masks))
@@ -102,7 +98,7 @@ def test_a_variant_equals_a_pruned_copy_and_leaves_the_dense_model_as_it_was(
     assert torch.equal(logits(decoder), before)
 
 
-def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unchanged(decoder: Decoder) -> None:
+def test_a_dropped_sublayer_equals_one_with_zero_weights(decoder: Decoder) -> None:
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
         copied = copy_of(decoder)
         write_zeros(copied, labels)
@@ -114,7 +110,7 @@ def test_a_dropped_sublayer_equals_one_without_weights_and_leaves_the_stream_unc
     assert not torch.allclose(outputs[1], layer_outputs(decoder)[1])
 
 
-def test_a_contribution_moved_by_a_watcher_moves_the_stream_by_as_much(decoder: Decoder) -> None:
+def test_a_moved_contribution_moves_the_stream_equally(decoder: Decoder) -> None:
     dense = layer_outputs(decoder)[-1]
     generator = torch.Generator().manual_seed(1)
     move = torch.randn(dense.shape, generator=generator) * float(dense.std())
@@ -127,9 +123,7 @@ def test_a_contribution_moved_by_a_watcher_moves_the_stream_by_as_much(decoder: 
             close(layer_outputs(decoder)[-1], dense + move)
 
 
-def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
-    decoder: Decoder, name: str, variant: Variant
-) -> None:
+def test_the_cache_changes_no_result_or_is_refused(decoder: Decoder, name: str, variant: Variant) -> None:
     if name in WITHOUT_CACHE:
         with pytest.raises(InputError, match=r"measure\.cache: \w+: model\.layers\.1\.self_attn adds something else"):
             decoder.new_cache()
@@ -147,7 +141,7 @@ def test_with_and_without_a_cache_the_same_comes_out_or_it_is_refused(
         close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
 
 
-def test_greedy_decoding_is_the_models_own_whatever_its_cache_and_padding(decoder: Decoder) -> None:
+def test_greedy_decoding_equals_the_models_own(decoder: Decoder) -> None:
     prompts = [(5, 77, 9, 120, 5), (33, 250)]
     for prompt, found in zip(prompts, decode_greedily(decoder, prompts, 3), strict=True):
         tokens = torch.tensor([[*prompt, *found.tokens]])
@@ -157,7 +151,7 @@ def test_greedy_decoding_is_the_models_own_whatever_its_cache_and_padding(decode
         close(decoder.head.logits(found.streams.float()), own, 1e-4)
 
 
-def test_magnitude_masks_exactly_half_of_every_matrix_experts_included(decoder: Decoder, variant: Variant) -> None:
+def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(decoder: Decoder, variant: Variant) -> None:
     matrices = decoder.matrices
     assert set(variant.masks) == set(matrices)
     for key, mask in variant.masks.items():
@@ -171,7 +165,7 @@ def test_magnitude_masks_exactly_half_of_every_matrix_experts_included(decoder: 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt"])
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
-def test_traces_end_where_the_pruned_copy_ends(
+def test_traces_end_at_the_output_of_a_pruned_copy(
     architecture: str, recipe: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     dense = tiny_decoder(architecture)
@@ -199,9 +193,7 @@ def test_traces_end_where_the_pruned_copy_ends(
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "falcon_h1"])
-def test_every_matrix_of_a_loaded_model_is_known_by_its_name_before_weights_are_read(
-    tmp_path: Path, architecture: str
-) -> None:
+def test_matrix_names_are_known_before_weights_are_read(tmp_path: Path, architecture: str) -> None:
     folder = save_tiny(tmp_path / "model", architecture)
     names = [name.replace("[", "[[]") for name in load_decoder(folder).matrices]
     recipe = parse_recipe(f"{{name: all, method: magnitude, sparsity: 0.5, modules: {[*names, 'model.nothing']}}}")

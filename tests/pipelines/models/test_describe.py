@@ -1,4 +1,4 @@
-"""The description of a model names every part in its form, and its shares add up."""
+"""Tests of the description of a model: every part is named, and the shares add up."""
 
 from pathlib import Path
 
@@ -46,6 +46,6 @@ def test_shares_add_up_and_experts_count_one_by_one(tmp_path: Path) -> None:
     assert mlps["parameters"].sum() == shares.filter(pl.col("module") == "MLP")["parameters"].item()
 
 
-def test_a_model_that_its_cache_changes_says_so(tmp_path: Path) -> None:
+def test_a_model_changed_by_its_cache_says_so(tmp_path: Path) -> None:
     (row,) = described(tmp_path, "bamba").filter(pl.col("part") == "cache").iter_rows(named=True)
     assert "layers.1.self_attn adds something else" in row["form"]

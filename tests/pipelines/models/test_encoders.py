@@ -1,4 +1,4 @@
-"""Models that only embed: post-norm layers and bare decoders, proved by structure and pruned by the same recipes."""
+"""Tests of embedding models: their structure is found, and the same recipes prune them."""
 
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_encoders import EMBEDDERS, save_embedder
+from tests.tiny_models import SHORT_TEXT
 
-CALIBRATION = CalibrationSpec(sequences=3, length=24)
+CALIBRATION = CalibrationSpec(source=SHORT_TEXT, sequences=3, length=24)
 POST_NORM = ("bert", "roberta", "distilbert")
 
 
@@ -51,7 +52,7 @@ def calibrated(decoders: dict[str, Decoder]) -> dict[str, CalibrationResult]:
 
 
 def bert_by_hand(decoder: Decoder, tokens: Tensor, without: frozenset[str] = frozenset()) -> list[Tensor]:
-    """Streams of BERT in float64 from its published formulas: before the first layer, and behind each sublayer."""
+    """Return BERT's streams in float64 from its published formulas: before the first layer, and after each sublayer."""
     weights = {name: parameter.double() for name, parameter in decoder.model.named_parameters()}
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def test_every_embedder_is_proved(decoders: dict[str, Decoder], name: str) -> No
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
-def test_without_its_sublayers_a_layer_returns_what_it_was_given(decoders: dict[str, Decoder], name: str) -> None:
+def test_a_layer_without_its_sublayers_returns_its_input(decoders: dict[str, Decoder], name: str) -> None:
     decoder, given = decoders[name], {}
     tokens = probe_tokens(decoder, 9)
     whole = decoder.hidden(tokens)
@@ -113,7 +114,7 @@ def test_without_its_sublayers_a_layer_returns_what_it_was_given(decoders: dict[
 
 
 @pytest.mark.parametrize("dropped", [(), ("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
-def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped: tuple[str, ...]) -> None:
+def test_a_dropped_sublayer_of_bert_drops_its_norm(bert: Decoder, dropped: tuple[str, ...]) -> None:
     tokens = probe_tokens(bert, 11)
     truth = bert_by_hand(bert, tokens, frozenset(dropped))[-1]
     with apply_variant(bert, Variant(dropped=dropped)):
@@ -123,7 +124,7 @@ def test_a_dropped_sublayer_of_bert_takes_its_norm_along(bert: Decoder, dropped:
 
 @pytest.mark.parametrize("name", EMBEDDERS)
 @pytest.mark.parametrize("dropped", [("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
-def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_gives(
+def test_dropped_sublayers_of_embedders_do_not_run(
     decoders: dict[str, Decoder], name: str, dropped: tuple[str, ...]
 ) -> None:
     decoder, tokens, read = decoders[name], torch.randint(4, 300, (2, 9)), set[int]()
@@ -141,7 +142,7 @@ def test_dropped_sublayers_of_embedders_do_not_run_and_give_what_adding_nothing_
     assert not read & own
 
 
-def test_influence_is_how_far_a_sublayer_with_its_norm_turns_the_stream(
+def test_influence_is_the_rotation_by_a_sublayer_with_its_norm(
     bert: Decoder, calibrated: dict[str, CalibrationResult]
 ) -> None:
     seen = calibrated["bert"].block_influence
@@ -181,7 +182,7 @@ def test_embedders_are_pruned_by_the_same_recipes(
         assert kept == pytest.approx(dict.fromkeys(kept, 0.5), abs=0.01)
 
 
-def test_wanda_on_bert_keeps_what_its_formula_keeps(bert: Decoder) -> None:
+def test_wanda_on_bert_follows_its_formula(bert: Decoder) -> None:
     tokens = calibration_tokens(bert.tokenizer, CALIBRATION)
     variant = prune(bert, parse_recipe("{name: w, method: wanda, sparsity: 0.5, predecessors: dense}"), tokens=tokens)
     streams = [bert_by_hand(bert, sequence[None])[2] for sequence in tokens]
@@ -195,7 +196,7 @@ def test_wanda_on_bert_keeps_what_its_formula_keeps(bert: Decoder) -> None:
     assert torch.equal(mask, wanted)
 
 
-def test_greedy_drops_need_a_head_and_say_so(bert: Decoder) -> None:
+def test_greedy_drops_without_a_head_are_refused(bert: Decoder) -> None:
     tokens = calibration_tokens(bert.tokenizer, CALIBRATION)
     with pytest.raises(InputError, match="has no LM head"):
         prune(bert, parse_recipe("{name: g, method: block-drop, count: 1, by: greedy}"), tokens=tokens)
@@ -213,7 +214,7 @@ def test_a_model_without_a_head_is_described(folders: dict[str, Path], bert: Dec
 
 
 @pytest.mark.parametrize("name", ["bert", "mistral"])
-def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
+def test_transformers_opens_an_exported_pruned_embedder(
     decoders: dict[str, Decoder], calibrated: dict[str, CalibrationResult], tmp_path: Path, name: str
 ) -> None:
     decoder = decoders[name]
@@ -229,7 +230,7 @@ def test_a_pruned_embedder_is_written_as_a_folder_that_transformers_opens(
     assert "`AutoModel.from_pretrained` opens it without further code." in (tmp_path / "pruned/README.md").read_text()
 
 
-def test_a_norm_that_goes_with_its_sublayer_has_no_form_in_transformers(bert: Decoder, tmp_path: Path) -> None:
+def test_dropped_sublayers_with_norms_cannot_be_exported(bert: Decoder, tmp_path: Path) -> None:
     about = About("tiny", "here", "w", "attn-drop-1", "attn-drop", "{}")
     with pytest.raises(
         InputError, match=r"attn\.1: adds to the stream even without weights; its drop cannot be exported"

@@ -1,4 +1,4 @@
-"""Sizes that a model's file claims are checked against its real size before a library opens it."""
+"""Tests that sizes claimed by a model's file are checked against its real size before a library opens it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from prunescope.pipelines.models.sources import check_folder
 
 
 def gguf(path: Path, order: str = "<", version: int = 3, **values: bytes) -> Path:
-    """A GGUF file without tensors; each value begins with its type."""
+    """Write a GGUF file without tensors; each value begins with its type."""
     content = b"GGUF" + struct.pack(f"{order}IQQ", version, 0, len(values))
     for name, value in values.items():
         content += struct.pack(f"{order}Q", len(name)) + name.encode() + value
@@ -27,7 +27,7 @@ def gguf(path: Path, order: str = "<", version: int = 3, **values: bytes) -> Pat
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the library's own, with a value of every kind."""
+    """Write a file with the GGUF library, with a value of every kind."""
     path = tmp_path_factory.mktemp("gguf") / "real.gguf"
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(128)
@@ -42,12 +42,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_the_library_writes_passes(real: Path) -> None:
+def test_files_of_the_library_pass(real: Path) -> None:
     assert "tokenizer.ggml.tokens" in GGUFReader(real).fields
     check_gguf(real)
 
 
-def test_either_byte_order_passes(tmp_path: Path) -> None:
+def test_both_byte_orders_pass(tmp_path: Path) -> None:
     check_gguf(gguf(tmp_path / "little.gguf", seed=struct.pack("<II", 4, 7)))
     check_gguf(gguf(tmp_path / "big.gguf", ">", seed=struct.pack(">II", 4, 7)))
 
@@ -72,7 +72,7 @@ def test_a_file_cut_inside_its_metadata_is_refused(real: Path, tmp_path_factory:
     ],
     ids=["string", "array", "texts", "arrays", "type"],
 )
-def test_metadata_that_claim_more_than_there_is_are_refused(tmp_path: Path, value: bytes, why: str) -> None:
+def test_metadata_that_claim_too_much_are_refused(tmp_path: Path, value: bytes, why: str) -> None:
     with pytest.raises(InputError, match=why):
         check_gguf(gguf(tmp_path / "bomb.gguf", bomb=value))
 
@@ -85,7 +85,7 @@ def test_a_long_array_of_bytes_is_refused_before_it_becomes_objects(tmp_path: Pa
 
 
 @pytest.mark.parametrize("surplus", [-1, 1])
-def test_safetensors_of_another_length_than_their_header_says_are_refused(tmp_path: Path, surplus: int) -> None:
+def test_safetensors_of_a_wrong_length_are_refused(tmp_path: Path, surplus: int) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
@@ -95,7 +95,7 @@ def test_safetensors_of_another_length_than_their_header_says_are_refused(tmp_pa
         check_safetensors(path)
 
 
-def test_a_header_of_safetensors_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+def test_a_safetensors_header_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", 2**37))
     os.truncate(path, 2**38)
@@ -103,7 +103,7 @@ def test_a_header_of_safetensors_over_the_limit_is_refused_unread(tmp_path: Path
         check_safetensors(path)
 
 
-def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_deeply_nested_header_is_refused(tmp_path: Path) -> None:
     header = b'{"a":' + b"[" * 200_000
     path = tmp_path / "deep.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -111,7 +111,7 @@ def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
         check_safetensors(path)
 
 
-def test_a_config_that_is_deep_or_large_is_refused(tmp_path: Path) -> None:
+def test_a_deep_or_large_config_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "llama", "a": ' + "[" * 200_000)
     with pytest.raises(InputError, match=r"config\.json: nested too deep"):
@@ -124,7 +124,7 @@ def test_a_config_that_is_deep_or_large_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path)
 
 
-def test_a_tokenizer_over_any_size_is_refused(tmp_path: Path) -> None:
+def test_an_oversized_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", file_validation.DESCRIPTION + 1)

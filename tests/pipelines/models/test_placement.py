@@ -1,4 +1,4 @@
-"""Models with layers on disk or on several devices compute the same numbers and release all memory and files."""
+"""Tests that models with layers on disk or several devices compute the same numbers and release memory and files."""
 
 import gc
 import subprocess
@@ -42,13 +42,11 @@ def streamed(folder: Path) -> Decoder:
 
 
 def placeholders(decoder: Decoder) -> set[bool]:
-    """Whether the matrices of a decoder are placeholders (NaN), because their weights are on disk."""
+    """Return for each matrix of a decoder if it is a placeholder (NaN), because its weights are on disk."""
     return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
 
 
-def test_everything_that_a_study_computes_is_the_same_with_the_layers_on_disk(
-    folder: Path, streamed: Decoder, tmp_path: Path
-) -> None:
+def test_layers_on_disk_change_no_result_of_a_study(folder: Path, streamed: Decoder, tmp_path: Path) -> None:
     decoders = {"whole": load_decoder(folder, device="cpu"), "streamed": streamed}
     found = {name: computed(decoder, RECIPES) for name, decoder in decoders.items()}
     assert found["whole"][1].keys() == found["streamed"][1].keys()
@@ -85,7 +83,7 @@ def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "recurrent_gemma"])
-def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Path) -> None:
+def test_layers_of_any_form_are_loaded_for_their_forward_pass(architecture: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
     half = count_weights(folder) * 2
     whole, parted = load_decoder(folder, device="cpu"), load_decoder(folder, device="cpu", memory={"cpu": half})
@@ -98,7 +96,7 @@ def test_layers_of_any_form_come_for_their_turn(architecture: str, tmp_path: Pat
     assert all(torch.equal(each.weight, parted.matrices[name].weight) for name, each in whole.matrices.items())
 
 
-def test_weights_are_away_again_when_a_layer_has_run(streamed: Decoder) -> None:
+def test_weights_are_released_after_a_layer_has_run(streamed: Decoder) -> None:
     streamed.hidden(probe_tokens(streamed, 4))
     assert placeholders(streamed) == {True}
     with on_device(streamed.layers[1].module):
@@ -106,13 +104,13 @@ def test_weights_are_away_again_when_a_layer_has_run(streamed: Decoder) -> None:
     assert placeholders(streamed) == {True}
 
 
-def test_an_error_in_a_layer_leaves_no_weights_behind(streamed: Decoder) -> None:
+def test_an_error_in_a_layer_releases_its_weights(streamed: Decoder) -> None:
     with pytest.raises(RuntimeError, match="stop"), on_device(streamed.layers[0].module):
         raise RuntimeError("stop")
     assert placeholders(streamed) == {True}
 
 
-def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> None:
+def test_the_last_of_several_threads_releases_the_weights(streamed: Decoder) -> None:
     matrix, together = next(iter(streamed.matrices.values())), threading.Barrier(4)
     seen: list[bool] = []
 
@@ -133,7 +131,7 @@ def test_the_last_of_several_threads_lets_the_weights_go(streamed: Decoder) -> N
     assert placeholders(streamed) == {True}
 
 
-def test_other_weights_put_in_meanwhile_are_the_ones_that_compute(streamed: Decoder) -> None:
+def test_weights_set_during_a_pass_are_used(streamed: Decoder) -> None:
     parameter = next(iter(streamed.matrices.values())).parameter
     before, other = parameter.data, torch.ones(parameter.shape)
     parameter.data = other
@@ -144,9 +142,7 @@ def test_other_weights_put_in_meanwhile_are_the_ones_that_compute(streamed: Deco
     parameter.data = before
 
 
-def test_a_model_that_is_let_go_is_gone_with_what_was_written_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_released_model_removes_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -159,7 +155,7 @@ def test_a_model_that_is_let_go_is_gone_with_what_was_written_for_it(
     assert not list(scratch.glob("prunescope-*"))
 
 
-def test_devices_are_filled_in_their_order_and_the_rest_stays_on_disk() -> None:
+def test_devices_are_filled_in_order_and_the_rest_stays_on_disk() -> None:
     with torch.device("meta"):
         layers = nn.ModuleList(nn.Linear(10, 10, bias=False) for _ in range(7))
     limits = {"cuda:0": 900, "cuda:1": 399, "cuda:2": 400, "cpu": 1200}
@@ -185,6 +181,6 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
         ("cuda:63", None, "device cuda:63: torch sees"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(device: str, memory: dict[str, int] | None, message: str) -> None:
+def test_missing_devices_are_refused(device: str, memory: dict[str, int] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_device(device, memory)

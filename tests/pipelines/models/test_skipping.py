@@ -1,4 +1,4 @@
-"""A variant without some sublayers runs none of their modules, and computes what zeros in their place compute."""
+"""Tests that dropped sublayers run no module, and that the result equals one with zeros in their place."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from tests.tiny_models import save_tiny
 
-# Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms behind only, windows, a flat
-# MLP, a residual that a module adds itself, two mixers side by side, recurrences, experts that return tuples.
+# Serial and parallel, one norm for both sublayers or one each, sandwich norms and norms after sublayers only, windows,
+# a flat MLP, a residual that a module adds itself, two mixers side by side, recurrences, experts that return tuples.
 FORMS = (
     *("llama", "phi", "gpt_neox", "gemma3_text", "olmo2", "opt", "bloom", "gpt2", "cohere2"),
     *("falcon_h1", "jamba", "qwen3_next", "llama4_text", "lfm2"),
@@ -48,7 +48,7 @@ def silent(decoder: Decoder, labels: Collection[str], tokens: Tensor = TOKENS) -
         return logits(decoder, tokens)
 
 
-def test_what_is_left_out_equals_what_runs_and_adds_nothing(decoder: Decoder) -> None:
+def test_skipped_sublayers_equal_silent_ones(decoder: Decoder) -> None:
     dense = logits(decoder)
     for labels in DROPS:
         truth = silent(decoder, labels)
@@ -58,7 +58,7 @@ def test_what_is_left_out_equals_what_runs_and_adds_nothing(decoder: Decoder) ->
     assert torch.equal(logits(decoder), dense)
 
 
-def test_no_matrix_of_a_sublayer_that_is_left_out_is_multiplied_with(decoder: Decoder) -> None:
+def test_no_matrix_of_a_skipped_sublayer_is_multiplied(decoder: Decoder) -> None:
     def products(labels: Collection[str], *, skips: bool) -> int:
         own = {m.address for each in decoder.sublayers if each.label in labels for m in each.matrices.values()}
         seen: list[int] = []
@@ -75,7 +75,7 @@ def test_no_matrix_of_a_sublayer_that_is_left_out_is_multiplied_with(decoder: De
         assert products(labels, skips=True) == 0
 
 
-def test_nothing_that_is_left_out_is_read_nor_is_the_norm_in_front_of_it(decoder: Decoder) -> None:
+def test_neither_a_skipped_sublayer_nor_its_norm_is_read(decoder: Decoder) -> None:
     assert decoder.skips is not None
     for labels in DROPS:
         gone = [each for each in decoder.sublayers if each.label in labels]
@@ -91,7 +91,7 @@ def test_nothing_that_is_left_out_is_read_nor_is_the_norm_in_front_of_it(decoder
 
 @contextmanager
 def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
-    """Parameters are NaN for a while: whatever reads them is NaN, too."""
+    """Temporarily set parameters to NaN, so that every result computed from them is NaN."""
     kept = [(parameter, parameter.data) for parameter in parameters]
     for parameter, data in kept:
         parameter.data = torch.full_like(data, torch.nan)
@@ -100,8 +100,8 @@ def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
         parameter.data = data
 
 
-def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder: Decoder) -> None:
-    """Prompts of 10 and 6 tokens, the shorter one padded on the left, four more tokens one by one."""
+def test_skipping_works_with_cache_and_padding(decoder: Decoder) -> None:
+    """Compare on prompts of 10 and 6 tokens, the shorter one padded on the left, and four more tokens one by one."""
     short = TOKENS[1:, :6]
     more = torch.tensor([[3, 71, 8, 90], [44, 5, 201, 9]])
     padded = torch.cat([TOKENS[:1], torch.nn.functional.pad(short, (4, 0))])
@@ -122,9 +122,7 @@ def test_through_a_cache_and_with_padding_the_same_comes_out_as_without(decoder:
 
 
 @pytest.mark.parametrize("form", ["gemma3_text", "gpt2"])
-def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
-    form: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
+def test_generate_uses_only_the_remaining_sublayers(form: str, tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder(form)
     model = cast(Any, decoder.model)
     for labels in DROPS:
@@ -137,10 +135,8 @@ def test_transformers_own_generation_is_that_of_the_sublayers_that_are_left(
             assert written[0, end] == silent(decoder, labels, written[:, :end])[0, -1].argmax()
 
 
-def test_where_leaving_out_is_not_proved_sublayers_run_and_add_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Caches that do not grow give wrong positions: the proof at load sees it."""
+def test_unproved_skips_run_and_add_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use caches that do not grow and so give wrong positions, which the check at load time detects."""
     monkeypatch.setattr(skipping, "_growing", lambda layer: lambda *call: None)
     decoder = load_decoder(save_tiny(tmp_path))
     assert decoder.skips is None

@@ -1,4 +1,4 @@
-"""A model is opened only when it is whole and cannot run code; everything else is refused by name."""
+"""Tests that only complete models without code are opened, and that others are refused by name."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
-def test_a_local_folder_is_used_where_it_lies(folder: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_used_in_place(folder: Path, tmp_path: Path) -> None:
     assert locate(str(folder), tmp_path / "cache") == folder.resolve()
 
 
-def test_identity_follows_the_content_and_not_the_place(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_identity_depends_on_content_and_not_on_the_path(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     identity = identify(folder, cache)
     assert identity == identify(tiny_folder, cache) == identify(folder, tmp_path / "other")
@@ -51,7 +51,7 @@ def test_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
         locate(str(folder), tmp_path)
 
 
-def test_code_of_its_own_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_custom_model_code_is_refused(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
     with pytest.raises(InputError, match="auto_map"):
@@ -65,14 +65,14 @@ def test_a_damaged_config_is_refused(folder: Path, tmp_path: Path, content: str)
         locate(str(folder), tmp_path)
 
 
-def test_a_shard_that_the_index_names_must_be_there(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_refused(folder: Path, tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="model-00002.safetensors: named by the index but missing"):
         locate(str(folder), tmp_path)
 
 
-def test_no_weights_no_tokenizer_no_folder(folder: Path, tmp_path: Path) -> None:
+def test_missing_weights_tokenizer_or_folder_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         locate(str(tmp_path / "none"), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
@@ -94,7 +94,7 @@ def test_other_files_and_cut_gguf_files_are_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache" / "models").iterdir()), "a failed conversion leaves nothing"
 
 
-def test_an_embedded_wheel_with_another_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packaged_wheel_with_a_wrong_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-m", "pip"]
         with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "fake.whl", "w") as wheel:

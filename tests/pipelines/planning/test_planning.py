@@ -1,4 +1,4 @@
-"""Costs follow from sizes: closed forms by hand, and torch's own counts and sizes on a real tiny model."""
+"""Tests of planned costs against manual values, and against torch's counts on a tiny model."""
 
 import json
 from dataclasses import replace
@@ -93,7 +93,7 @@ def test_a_tied_embedding_is_counted_once_and_stays_in_the_body(tmp_path: Path) 
     assert shape.parameters == shape.body == SHAPE.body
 
 
-def test_of_experts_a_token_meets_only_those_it_is_sent_to(tmp_path: Path) -> None:
+def test_a_token_costs_only_its_routed_experts(tmp_path: Path) -> None:
     config = AutoConfig.for_model(
         "mixtral", hidden_size=8, intermediate_size=12, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=1, vocab_size=50, num_local_experts=8, num_experts_per_tok=2,
@@ -121,7 +121,7 @@ def test_a_forward_pass_by_hand() -> None:
     assert load().forward(10, sequences=3) == 3 * load().forward(10)
 
 
-def test_the_head_is_multiplied_once_a_shift_lens_and_position_and_temperatures_only_add_passes() -> None:
+def test_temperatures_add_passes_but_no_head_products() -> None:
     once = 2 * 50 * 8  # a row times the head
     rows = 2 * (STEPS + 1) * 4  # positions of two prompts, four sublayers
     wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
@@ -150,7 +150,7 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
         assert sizes[1] == 5 * sizes[0] > 0, item
 
 
-def test_noise_runs_the_passes_that_the_dense_model_runs() -> None:
+def test_noise_costs_the_passes_of_the_dense_model() -> None:
     for name in ("noise-bfloat16", "noise-batch"):
         assert amounts(load().variant(parse_recipe(name)), "body", "pass") == load().forward(8) + load().forward(10)
 
@@ -164,7 +164,7 @@ def test_single_swaps_cost_the_layers_above_them() -> None:
         assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
 
 
-def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head() -> None:
+def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
     assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)
     costs = load(temperatures=(0.5, 1.0)).text_variant()
@@ -174,7 +174,7 @@ def test_texts_cost_a_pass_a_side_and_every_scored_token_twice_through_the_head(
     assert (rows.rows, rows.unmoved) == (12, 0)
 
 
-def test_what_is_timed_runs_two_and_its_repeats_on_both_sides_and_holds_its_cache() -> None:
+def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
     costs = work.speed_variant(recipe)
@@ -194,12 +194,12 @@ def test_decoding_reads_all_weights_for_every_token() -> None:
     assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
 
 
-def test_each_kind_of_work_goes_at_its_own_speed() -> None:
+def test_each_kind_of_work_has_its_own_speed() -> None:
     kinds = ("head", "body", "memory", "vocabulary")
     assert [Cost("x", kind, 1e6).seconds(MACHINE) for kind in kinds] == [1000, 100, 10, 1]
 
 
-def test_the_peak_is_what_always_is_and_the_largest_phase() -> None:
+def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:
     held = [
         MemoryItem("a", 5),
         MemoryItem("b", 7, "applied"),
@@ -215,9 +215,9 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert in_bfloat16["process and libraries"] == 1000
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
-    worn = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
-    assert (worn["pruned weights"], worn["masks, a bit a weight"]) == (4 * 960, 120)
-    assert worn["key-value cache"] == 2 * 10 * 8 * 2 * 4
+    applied = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
+    assert (applied["pruned weights"], applied["masks, a bit a weight"]) == (4 * 960, 120)
+    assert applied["key-value cache"] == 2 * 10 * 8 * 2 * 4
     assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
     traced = {each.item: each.bytes for each in load().memory(*alone("dense"), 0) if each.phase == "measured"}
@@ -226,7 +226,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 
 
-def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
+def test_only_one_layer_from_disk_is_in_memory() -> None:
     layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
     streamed = replace(load(), resident_bytes=1000)
     held = {each.item: each.bytes for each in streamed.memory(*alone("wanda-50"), 0) if each.phase == "always"}
@@ -236,7 +236,7 @@ def test_of_layers_on_disk_one_at_a_time_is_in_memory() -> None:
     assert whole == load().memory(*alone("wanda-50"), 0)
 
 
-def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_path: Path) -> None:
+def test_buffered_rows_are_counted_as_in_the_session(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     outline = load_meta_model(folder)
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
@@ -244,7 +244,7 @@ def test_rows_that_wait_in_memory_are_counted_as_the_session_counts_them(tmp_pat
     assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
 
 
-def test_dense_states_and_calls_take_what_a_real_session_keeps(tmp_path: Path) -> None:
+def test_dense_states_and_calls_take_the_memory_of_a_real_session(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     decoder, outline = load_decoder(folder), load_meta_model(folder)
     session = TraceSession(decoder, "tiny", study())
@@ -271,7 +271,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     assert whole.forward(1000) == pytest.approx(2 * 1000 * 6.98e9, rel=0.1)
 
 
-def test_what_is_no_decoder_is_refused(tmp_path: Path) -> None:
+def test_other_models_than_decoders_are_refused(tmp_path: Path) -> None:
     outline = load_meta_model(llama(tmp_path))
     outline.config.num_hidden_layers = 5
     with pytest.raises(InputError, match="list of 5 decoder layers"):
@@ -290,7 +290,7 @@ def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alon
     assert free is None or 2**20 < free < 2**50
 
 
-def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -> None:
+def test_an_applied_and_removed_variant_leaves_no_weights_behind(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "tiny"))
     shape = shape_of(load_meta_model(tmp_path / "tiny"))
     from prunescope.pipelines.pruning.apply import prune
@@ -307,7 +307,7 @@ def test_a_variant_worn_and_taken_off_leaves_no_weights_behind(tmp_path: Path) -
     assert {id(p): p.data_ptr() for p in decoder.trunk.parameters()} == before
 
 
-def test_pruning_runs_the_calibration_tokens_as_often_as_its_recipes_need() -> None:
+def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
     one = load().calibration()[0].amount
     dense = "{name: dense-wanda, method: wanda, sparsity: 0.5, predecessors: dense}"
     for name, passes in (

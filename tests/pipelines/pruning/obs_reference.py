@@ -17,7 +17,7 @@ class ObsReference:
         self.left = list(range(weight.shape[1]))
 
     def error_at(self, column: int) -> float:
-        """[H⁻¹]_jj among the remaining columns."""
+        """Return [H⁻¹]_jj among the remaining columns."""
         return float(self.inverse[self.left.index(column), self.left.index(column)])
 
     def settle(self, column: int, values: Tensor) -> None:

@@ -10,7 +10,7 @@ from prunescope.pipelines.recipes import MaskingRecipe, parse_recipe
 
 
 def correlated(tokens: int, channels: int, seed: int = 0) -> Tensor:
-    """Inputs x that share a few directions and have channels of unequal size."""
+    """Return inputs x that share a few directions and have channels of unequal size."""
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(tokens, max(1, channels // 4), generator=generator)
     mixed = shared @ torch.randn(shared.shape[1], channels, generator=generator)
@@ -40,6 +40,6 @@ def changed(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: 
 
 
 def error(weight: Tensor, change: WeightDelta, x: Tensor) -> float:
-    """‖(W − Q) X‖² over ‖W X‖²."""
+    """Return ‖(W − Q) X‖² / ‖W X‖²."""
     shift = (weight - change.weight(weight)).double() @ x.double().T
     return float(shift.square().sum() / (weight.double() @ x.double().T).square().sum())

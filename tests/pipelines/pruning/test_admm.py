@@ -1,4 +1,4 @@
-"""ADMM finds the least-squares weights of a mask, and its own masks gradually, with exact counts."""
+"""Tests that ADMM finds the least-squares weights of a mask, and that its own masks have exact counts."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.pipelines.pruning.reconstruction import changed, context_of, correlat
 
 
 def least_squares(weight: Tensor, x: Tensor, mask: Tensor, damping: float) -> Tensor:
-    """The best weights of a mask, row by row in float64: min ‖(w − q) X‖² + damping·Σ ‖x_j‖² (w_j − q_j)²."""
+    """Return the best weights of a mask, row by row in float64: min ‖(w − q) X‖² + damping·Σ ‖x_j‖² (w_j − q_j)²."""
     gram = x.double().T @ x.double()
     gram.diagonal().mul_(1 + damping)
     best = torch.zeros_like(weight, dtype=torch.float64)
@@ -24,7 +24,7 @@ def least_squares(weight: Tensor, x: Tensor, mask: Tensor, damping: float) -> Te
     return best
 
 
-def test_on_a_given_mask_it_converges_to_the_least_squares_weights() -> None:
+def test_a_given_mask_converges_to_the_least_squares_weights() -> None:
     weight, x = random_weight(6, 16), correlated(60, 16)
     first = changed(weight, x, "wanda-50")
     best = least_squares(weight, x, first.mask, 0.1)
@@ -43,7 +43,7 @@ def test_on_a_given_mask_it_converges_to_the_least_squares_weights() -> None:
     assert away[2] < 1e-4
 
 
-def test_rho_changes_the_way_and_not_the_end() -> None:
+def test_rho_does_not_change_the_limit() -> None:
     weight, x = random_weight(6, 16), correlated(60, 16)
     first = changed(weight, x, "wanda-2of4")
     ends = [
@@ -69,7 +69,7 @@ def test_one_iteration_is_the_published_update() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["50", "70", "2of4", "4of8"])
-def test_on_correlated_inputs_it_is_as_good_as_the_surgeon_and_better_than_its_mask_alone(pattern: str) -> None:
+def test_on_correlated_inputs_admm_matches_sparsegpt_and_beats_its_mask_alone(pattern: str) -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
     solved, obs = (error(weight, changed(weight, x, f"{name}-{pattern}"), x) for name in ("admm", "sparsegpt"))
     assert solved < 1.05 * obs
@@ -117,7 +117,7 @@ def test_counts_are_exact_with_ties_and_after_another_mask(
     assert torch.equal(pattern.reshape(-1, 4).sum(dim=1), before.reshape(-1, 4).sum(dim=1).clamp(max=1))
 
 
-def test_a_mask_of_n_of_m_is_reached_however_many_iterations_it_takes() -> None:
+def test_a_mask_of_n_of_m_is_reached_in_any_number_of_iterations() -> None:
     weight, x = random_weight(5, 24), correlated(100, 24)
     for steps in (1, 3, 7):
         fields = f"keep: 2, block: 3, iterations: {steps}, mask_iterations: {steps}, group: output"
@@ -125,7 +125,7 @@ def test_a_mask_of_n_of_m_is_reached_however_many_iterations_it_takes() -> None:
         assert (mask.reshape(5, -1, 3).sum(dim=2) == 2).all()
 
 
-def test_alone_it_needs_a_pattern_and_behind_a_mask_none() -> None:
+def test_admm_needs_a_pattern_unless_it_follows_a_mask() -> None:
     weight, x = random_weight(4, 8), correlated(20, 8)
     with pytest.raises(InputError, match="recipe admm: no mask to keep for m"):
         changed(weight, x, "admm")
@@ -143,7 +143,7 @@ def test_matrices_with_the_same_inputs_share_one_solver() -> None:
     assert len(inputs.derived) == 1
 
 
-def test_a_matrix_that_is_not_positive_definite_is_damped_by_steps_and_then_a_failure_with_its_name() -> None:
+def test_an_indefinite_matrix_is_damped_in_steps_and_then_refused() -> None:
     weight, inputs = random_weight(4, 8), inputs_of(correlated(40, 8))
     # As rounding leaves it where inputs depend on each other: an eigenvalue a little below 0.
     values, vectors = torch.linalg.eigh(inputs.gram.double())

@@ -1,4 +1,4 @@
-"""Calibration statistics against a slow pass over the same tokens."""
+"""Tests of calibration statistics against a slow pass over the same tokens."""
 
 import json
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_sources_that_give_no_text_are_refused(decoder: Decoder, tmp_path: Path)
         calibrate(decoder, CalibrationSpec(length=129), "tiny")
 
 
-def test_nan_activations_fail_with_the_place(tiny_folder: Path) -> None:
+def test_nan_activations_fail_with_the_module(tiny_folder: Path) -> None:
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
         broken.layers[1].mlp.mixers[0].up_proj.weight[0, 0] = float("nan")
@@ -137,7 +137,7 @@ def test_moments_of_an_expert_are_those_of_the_tokens_routed_to_it(experts: Deco
             torch.testing.assert_close(moment, given.pow(2).mean(0), rtol=1e-4, atol=1e-9)
 
 
-def test_an_expert_that_no_token_reached_has_no_row_and_wanda_names_it(tmp_path: Path) -> None:
+def test_an_unreached_expert_has_no_row_and_wanda_names_it(tmp_path: Path) -> None:
     experts = load_decoder(save_tiny(tmp_path / "many", "mixtral", num_local_experts=40))
     few = calibrate(experts, CalibrationSpec(source=SHORT_TEXT, sequences=1, length=16), "tiny").activation_stats
     seen = set(few["module"])
@@ -162,7 +162,7 @@ def test_every_matrix_of_every_kind_of_mixer_has_its_statistics(
     assert all(int(mask.sum()) * 2 == mask.numel() for mask in variant.masks.values())
 
 
-def test_windows_inside_single_documents_and_joined_ones(decoder: Decoder, tmp_path: Path) -> None:
+def test_windows_stay_inside_documents_unless_joined(decoder: Decoder, tmp_path: Path) -> None:
     documents = [
         f"{letter} " * count for letter, count in zip("abcdefgh", (3, 100, 5, 80, 90, 2, 120, 70), strict=True)
     ]
@@ -183,7 +183,7 @@ def test_windows_inside_single_documents_and_joined_ones(decoder: Decoder, tmp_p
 
 
 @pytest.mark.parametrize("documents", ["joined", "single"])
-def test_a_template_makes_every_document_what_a_user_says(decoder: Decoder, tmp_path: Path, documents: str) -> None:
+def test_a_template_makes_every_document_a_user_message(decoder: Decoder, tmp_path: Path, documents: str) -> None:
     (tmp_path / "set.json").write_text(json.dumps(["one two"] * 20))
     spec = CalibrationSpec(
         source=str(tmp_path / "set.json"), sequences=3, length=12, documents=documents, template=True
@@ -204,7 +204,7 @@ def test_the_hash_follows_every_setting() -> None:
     assert len({SPEC.hash, *(SPEC.model_copy(update=change).hash for change in changes)}) == len(changes) + 1
 
 
-def test_a_data_set_is_named_in_one_form() -> None:
+def test_a_data_set_has_one_form_of_name() -> None:
     assert split_source("hf:allenai/c4:en:train") == ("allenai/c4", "en", "train", "text")
     assert split_source("hf:name:test") == ("name", None, "test", "text")
     assert split_source("hf:./folder::train:content") == ("./folder", None, "train", "content")

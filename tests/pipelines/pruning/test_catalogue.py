@@ -1,4 +1,4 @@
-"""Every recipe documents what it does, its source, and its parameters."""
+"""Tests that every recipe documents its effect, its source and its parameters."""
 
 from typing import get_args
 
@@ -35,6 +35,6 @@ def test_an_unknown_method_names_the_known_ones() -> None:
         recipe_parameters("lottery")
 
 
-def test_a_slip_of_the_pen_is_answered_with_what_was_meant() -> None:
+def test_a_misspelled_name_suggests_the_right_one() -> None:
     with pytest.raises(InputError, match=r"unknown recipe 'wnda-50'; did you mean wanda-50.*`prunescope recipes`"):
         parse_recipe("wnda-50")

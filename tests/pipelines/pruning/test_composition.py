@@ -1,4 +1,4 @@
-"""Compositions: each recipe works on the model that the earlier ones left, and on nothing else."""
+"""Tests that each recipe of a composition works on the model that the earlier ones left."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_a_drop_after_pruning_measures_the_pruned_model(
 
 
 @pytest.mark.parametrize("choice", ["-greedy", "-iterative", "-consecutive"])
-def test_every_measured_choice_is_made_on_the_pruned_model(decoder: Decoder, tokens: Tensor, make, choice: str) -> None:
+def test_every_measured_drop_is_chosen_on_the_pruned_model(decoder: Decoder, tokens: Tensor, make, choice: str) -> None:
     half = make("magnitude-75")
     copied = copy_of(decoder)
     write_masks(copied, half, set(half.masks))
@@ -89,7 +89,7 @@ def test_every_measured_choice_is_made_on_the_pruned_model(decoder: Decoder, tok
     assert found.dropped == direct.dropped
 
 
-def test_changes_inside_what_is_dropped_afterwards_are_gone(decoder: Decoder, make) -> None:
+def test_changes_in_sublayers_dropped_later_are_removed(decoder: Decoder, make) -> None:
     variant = make("heads-50+wanda-50+attn-drop-2")
     inside = {name for each in decoder.sublayers if each.label in variant.dropped for name in each.matrices}
     assert inside
@@ -102,7 +102,7 @@ def test_changes_inside_what_is_dropped_afterwards_are_gone(decoder: Decoder, ma
 
 
 @pytest.mark.parametrize("second", ["wanda-50", "magnitude-50", "heads-50", "neurons-25", "flap-30"])
-def test_matrices_of_dropped_sublayers_stay_as_they_are_and_tell_nothing(decoder: Decoder, make, second: str) -> None:
+def test_matrices_of_dropped_sublayers_stay_unchanged_and_uncounted(decoder: Decoder, make, second: str) -> None:
     variant = make(f"block-drop-1+attn-drop-1+{second}")
     gone = [each for each in decoder.sublayers if each.label in variant.dropped]
     assert [each.kind for each in gone].count("attn") == 2
@@ -137,7 +137,7 @@ def test_pruning_after_a_drop_sees_the_inputs_without_the_dropped_sublayers(
     assert any(not torch.equal(composed.masks[name], then.masks[name]) for name in names)
 
 
-def test_the_two_orders_differ_where_they_should(decoder: Decoder, make) -> None:
+def test_the_order_of_recipes_matters(decoder: Decoder, make) -> None:
     prompt = torch.arange(3, 20)[None]
     found = []
     for name in ("wanda-50+attn-drop-2", "attn-drop-2+wanda-50"):
@@ -171,13 +171,13 @@ def test_units_after_pruning_are_scored_on_the_pruned_weights_and_their_inputs(
 
 
 def in_bfloat16(copied: Decoder) -> Decoder:
-    """The copied with all weights below its head rounded permanently."""
+    """Round all weights of a copy below its head to bfloat16, and return the copy."""
     for parameter in copied.trunk.parameters():
         parameter.data = parameter.data.bfloat16()
     return copied
 
 
-def test_units_behind_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
+def test_units_after_a_recipe_are_measured_in_the_calibrations_type(decoder: Decoder, tokens: Tensor) -> None:
     recipe = parse_recipe("magnitude-50+neurons-25-flap")
     exact, rounded = (prune(decoder, recipe, tokens=tokens, dtype=dtype) for dtype in (None, torch.bfloat16))
     half = prune(decoder, parse_recipe("magnitude-50"))
@@ -215,7 +215,7 @@ def test_every_measured_choice_of_drops_is_made_in_the_calibrations_type(
     assert all(parameter.dtype == torch.float32 for parameter in decoder.model.parameters())
 
 
-def test_units_of_two_recipes_add_up_and_those_removed_before_go_first(make) -> None:
+def test_units_of_two_recipes_add_up(make) -> None:
     both = make("neurons-25+heads-50")
     assert {fact["kind"] for fact in both.facts["structure"].values()} == {"neurons", "heads"}
     first, second = make("neurons-25"), make("neurons-25+neurons-50")
@@ -225,7 +225,7 @@ def test_units_of_two_recipes_add_up_and_those_removed_before_go_first(make) -> 
         assert int((~second.masks[name].any(dim=0)).sum()) == 48
 
 
-def test_a_second_drop_takes_from_what_the_first_left(decoder: Decoder, make) -> None:
+def test_a_second_drop_chooses_among_the_remaining_units(decoder: Decoder, make) -> None:
     variant = make("attn-drop-2+attn+mlp-drop-3+block-drop-2")
     assert len(variant.dropped) == len(set(variant.dropped))
     assert len(variant.facts["drop_order"]) >= 2
@@ -249,7 +249,7 @@ def test_a_drop_after_pruning_needs_tokens_and_not_the_dense_models_table(decode
 
 
 @pytest.mark.parametrize("name", ["magnitude-50+magnitude-50", "wanda-50+magnitude-20", "block-drop-1+block-drop-1"])
-def test_a_part_that_changes_nothing_is_an_error_and_one_that_does_is_none(name: str, tmp_path: Path) -> None:
+def test_a_part_that_changes_nothing_is_an_error(name: str, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "llama"))
     spec = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=32)
     calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)

@@ -1,4 +1,4 @@
-"""Every mask method of the registry keeps exactly the required number of weights, with ties and earlier masks."""
+"""Tests that every mask method keeps exactly the required number of weights, with ties and earlier masks."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def weights(draw: st.DrawFn, multiple: int = 1) -> Tensor:
 
 
 def inputs_for(weight: Tensor) -> ActivationMoments:
-    """Channels of few sizes, the first one dead."""
+    """Return channels of few sizes, the first one dead."""
     channels = weight.shape[1]
     inputs = ActivationMoments(channels)
     x = torch.randn(2 * channels + 3, channels, generator=torch.Generator().manual_seed(channels)).sign()
@@ -51,7 +51,7 @@ def test_every_recipe_that_changes_matrices_has_its_method() -> None:
 
 
 def test_every_mask_method_can_count_by_row() -> None:
-    """Where a share of the whole matrix would remove whole rows, every row keeps its half."""
+    """Keep half of every row where a share of the whole matrix would remove whole rows."""
     assert len(MASKS) >= 5
     weight = torch.arange(1.0, 9.0).repeat(4, 1) * torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
     for kind in MASKS:
@@ -60,7 +60,7 @@ def test_every_mask_method_can_count_by_row() -> None:
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_a_share_that_rounds_to_a_whole_row_is_refused_with_its_numbers(kind: type[MaskingRecipe]) -> None:
+def test_a_share_that_rounds_to_a_whole_row_is_refused(kind: type[MaskingRecipe]) -> None:
     with pytest.raises(InputError, match=r"sparsity 0\.95 of a group of 8 weights would drop all of them"):
         mask_by(kind, torch.randn(3, 8), sparsity=0.95, group="output")
 
@@ -99,7 +99,7 @@ def test_a_group_of_four_keeps_exactly_n(kind: type[MaskingRecipe], weight: Tens
 @pytest.mark.parametrize("kind", MASKS)
 @settings(max_examples=25, deadline=None)
 @given(weight=weights(multiple=4), sparsity=st.floats(0.01, 0.99), data=st.data())
-def test_what_an_earlier_mask_removed_never_comes_back_and_counts(
+def test_weights_of_an_earlier_mask_stay_removed_and_count(
     kind: type[MaskingRecipe], weight: Tensor, sparsity: float, data: st.DataObject
 ) -> None:
     assume(round(sparsity * weight.shape[1]) < weight.shape[1])

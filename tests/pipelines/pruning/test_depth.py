@@ -1,4 +1,4 @@
-"""Depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
+"""Tests of depth pruning: every choice of sublayers and blocks against brute force on a copy without them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ LAYERS = 5
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 ALL = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp")]
 BLOCKS = [f"block.{layer}" for layer in range(LAYERS)]
-# In sequence, in parallel, with norms behind the sublayers, with the stream passed through them.
+# In sequence, in parallel, with norms after the sublayers, with the stream passed through them.
 ARCHITECTURES = ("llama", "gpt_neox", "gemma2", "bloom")
 Load = Callable[[str], tuple[Decoder, CalibrationResult, Tensor]]
 
@@ -57,14 +57,14 @@ def parts(labels: Sequence[str]) -> set[str]:
 
 
 def without(decoder: Decoder, labels: Sequence[str]) -> Decoder:
-    """A copy in which all weights of some units are zero."""
+    """Return a copy in which all weights of some units are zero."""
     copied = copy_of(decoder)
     write_zeros(copied, parts(labels))
     return copied
 
 
 def loss(decoder: Decoder, tokens: Tensor, labels: Sequence[str] = ()) -> float:
-    """Mean negative log-likelihood of the model's own logits, in float64."""
+    """Return the mean negative log-likelihood of the model's own logits, in float64."""
     model = without(decoder, labels).model
     with torch.no_grad():
         found = model(input_ids=tokens, use_cache=False).logits.double().log_softmax(dim=-1)
@@ -72,7 +72,7 @@ def loss(decoder: Decoder, tokens: Tensor, labels: Sequence[str] = ()) -> float:
 
 
 def streams(decoder: Decoder, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """The stream before each unit and what it adds, by label, in float64."""
+    """Return by label the stream before each unit and its contribution, in float64."""
     before: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
     added: dict[str, Tensor] = {}
@@ -106,7 +106,7 @@ def influence(decoder: Decoder, tokens: Tensor, units: Sequence[str], labels: Se
 
 
 @pytest.mark.parametrize("unit", ["attn", "mlp", "block", "attn+mlp"])
-def test_one_shot_orders_are_the_tables_whole_order(load: Load, unit: str) -> None:
+def test_one_shot_orders_equal_the_tables_order(load: Load, unit: str) -> None:
     decoder, calibrated, _ = load("llama")
     recipe = parse_recipe(f"{unit}-drop-2")
     variant = prune(decoder, recipe, None, calibrated.block_influence)
@@ -166,7 +166,7 @@ def test_losses_do_not_depend_on_how_the_tokens_are_split(load: Load, monkeypatc
 
 
 @pytest.mark.parametrize("by", ["greedy", "iterative"])
-def test_an_order_goes_on_from_what_is_known_of_it(load: Load, by: str) -> None:
+def test_an_order_continues_from_its_known_beginning(load: Load, by: str) -> None:
     decoder, _, tokens = load("llama")
     two, three = (parse_recipe(f"attn+mlp-drop-{count}-{by}") for count in (2, 3))
     assert isinstance(two, DepthRecipe)
@@ -174,7 +174,7 @@ def test_an_order_goes_on_from_what_is_known_of_it(load: Load, by: str) -> None:
     known = drop_order(decoder, two, tokens, Variant())
     assert drop_order(decoder, three, tokens, Variant(), known) == drop_order(decoder, three, tokens, Variant())
     assert drop_order(decoder, two, torch.empty(1, 1), Variant(), known) == known, "nothing is left to be measured"
-    # A beginning that measuring would not have found: it stands, and the next is the best after it.
+    # A beginning that measuring would not have chosen is kept; the next unit is the best after it.
     odd = [("mlp.0", 1.5), ("attn.0", 1.0)]
     label = drop_order(decoder, three, tokens, Variant(), odd)[2].label
     left = [each for each in ALL if each not in {"mlp.0", "attn.0"}]
@@ -184,7 +184,7 @@ def test_an_order_goes_on_from_what_is_known_of_it(load: Load, by: str) -> None:
         else influence(decoder, tokens, left, ["mlp.0", "attn.0"])
     )
     assert label == min(brute, key=brute.__getitem__)
-    # What a longer order tells beyond the recipe's count is none of this variant's: it would depend on what ran before.
+    # A longer order is cut to the recipe's count: otherwise the variant would depend on earlier runs.
     short, again = (
         drop(decoder, two, None, tokens, Variant(), known=order) for order in ([], [*known, ("mlp.4", 9.0)])
     )
@@ -196,9 +196,7 @@ def test_an_order_goes_on_from_what_is_known_of_it(load: Load, by: str) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("unit", ["attn", "mlp", "attn+mlp", "block"])
-def test_consecutive_units_are_those_that_turn_the_last_tokens_stream_least(
-    load: Load, architecture: str, unit: str
-) -> None:
+def test_consecutive_units_rotate_the_last_tokens_stream_least(load: Load, architecture: str, unit: str) -> None:
     decoder, _, tokens = load(architecture)
     labels = [each for each in [*ALL, *BLOCKS] if each.split(".")[0] in unit.split("+")]
     seen = streams(decoder, tokens)
@@ -206,7 +204,7 @@ def test_consecutive_units_are_those_that_turn_the_last_tokens_stream_least(
     for place in range(len(labels) - 1):
         start = seen[labels[place]][0][:, -1]
         end = start + sum(seen[label][1][:, -1] for label in labels[place : place + 2])
-        if unit == "block" and place + 2 < LAYERS:  # the stream behind the last of them
+        if unit == "block" and place + 2 < LAYERS:  # the stream after the last of them
             torch.testing.assert_close(end, seen[labels[place + 2]][0][:, -1], rtol=1e-5, atol=1e-5)
         angles[place] = float((torch.cosine_similarity(start, end).arccos() / math.pi).mean())
     best = min(angles, key=angles.__getitem__)
@@ -228,7 +226,7 @@ def test_random_drops_follow_the_seed_and_are_nested(load: Load) -> None:
     assert len(others) > 3
 
 
-def test_listed_units_are_dropped_as_they_are(load: Load) -> None:
+def test_listed_units_are_dropped(load: Load) -> None:
     decoder, _, _ = load("llama")
     blocks = prune(decoder, parse_recipe("{name: mine, method: block-drop, layers: [3, 1]}"))
     assert blocks.dropped == ("attn.1", "mlp.1", "attn.3", "mlp.3")
@@ -261,7 +259,7 @@ def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers
         ("attn+mlp-drop-2", "needs block_influence"),
     ],
 )
-def test_what_the_model_does_not_have_is_refused_with_its_numbers(load: Load, recipe: str, message: str) -> None:
+def test_units_that_the_model_lacks_are_refused_with_its_numbers(load: Load, recipe: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(load("llama")[0], parse_recipe(recipe))
 
@@ -298,7 +296,7 @@ def test_names_spell_unit_count_choice_and_seed() -> None:
         assert bool(recipe.needs) == (recipe.by == "influence")
 
 
-def test_one_token_ties_and_nan_are_handled_on_purpose(load: Load, tmp_path: Path) -> None:
+def test_one_token_ties_and_nan_are_handled(load: Load, tmp_path: Path) -> None:
     decoder, _, tokens = load("llama")
     greedy, iterative = parse_recipe("mlp-drop-1-greedy"), parse_recipe("mlp-drop-1-iterative")
     with pytest.raises(InputError, match=r"calibration\.length to 2 or more"):

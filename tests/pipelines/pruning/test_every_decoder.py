@@ -1,4 +1,4 @@
-"""Every recipe that changes matrices works on every supported kind of decoder, experts included."""
+"""Tests of every recipe that changes matrices on every supported kind of decoder, experts included."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import ARCHITECTURES, EVERY_DECODER, SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=48)
-# Every method that goes matrix by matrix on forms that differ where it could matter; one that scores, one that solves
-# and one that quantizes on all. With experts every one of them is reached by some token or left out.
+# FAMILIES has one method that scores, one that solves and one that quantizes; they run on every decoder. All methods
+# run on WHOLE, whose forms differ in relevant ways. Experts that no token reaches stay dense.
 FAMILIES = {"magnitude-2of4", "wanda", "sparsegpt", "gptq"}
 WHOLE = {*ARCHITECTURES, "mixtral", "gpt_oss", "falcon_h1"}
 EXPERTS = "unreached: dense"
@@ -41,7 +41,7 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("architecture", EVERY_DECODER)
-def test_every_method_changes_what_it_says_and_its_file_gives_the_same_model_again(
+def test_every_method_changes_its_weights_and_its_file_restores_the_model(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)
@@ -63,7 +63,7 @@ def test_every_method_changes_what_it_says_and_its_file_gives_the_same_model_aga
             assert (row["weights_updated"] > 0) == (recipe.method in {"sparsegpt", "admm"}), recipe.name
         variant.save(tmp_path / "v.safetensors", recipe, "weights")
         with apply_variant(decoder, variant):
-            worn = decoder.hidden(probe)
-        assert worn.isfinite().all(), recipe.name
+            states = decoder.hidden(probe)
+        assert states.isfinite().all(), recipe.name
         with apply_variant(decoder, load_variant(tmp_path / "v.safetensors", "weights")):
-            assert torch.equal(decoder.hidden(probe), worn), recipe.name
+            assert torch.equal(decoder.hidden(probe), states), recipe.name

@@ -1,4 +1,4 @@
-"""Checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
+"""Tests of checkpoints of other tools: differences are found, layers are matched, unfit checkpoints are refused."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def deep(deep_folder: Path) -> Decoder:
 
 
 def changed(source: Path, folder: Path, change: object) -> Path:
-    """A copy of a model after a change of it."""
+    """Write a copy of a model after a change of it."""
     model = AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
         change(model)  # type: ignore[operator]
@@ -58,7 +58,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "gpt_oss"])
-def test_a_pruned_model_comes_back_as_the_variant_that_it_was(
+def test_a_pruned_checkpoint_gives_back_its_variant(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)
@@ -70,7 +70,7 @@ def test_a_pruned_model_comes_back_as_the_variant_that_it_was(
         assert again.facts["weights_changed"] == 0
 
 
-def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: Decoder, tmp_path: Path) -> None:
+def test_removed_layers_are_found_by_the_remaining_weights(deep: Decoder, tmp_path: Path) -> None:
     pruned = prune(deep, parse_recipe("magnitude-50"))
     gone = ("attn.1", "mlp.1", "attn.4", "mlp.4")
     kept = {name: change for name, change in pruned.changes.items() if ".1." not in name and ".4." not in name}
@@ -88,7 +88,7 @@ def test_layers_that_are_gone_are_found_by_the_weights_of_those_that_stay(deep: 
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
-def test_sublayers_that_were_written_as_zeros_come_back_as_dropped(
+def test_sublayers_stored_as_zeros_are_dropped(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)
@@ -116,8 +116,8 @@ def test_a_fine_tuned_model_keeps_its_values_norms_and_embeddings(tiny_folder: P
         *(f"model.layers.{i}.{norm}_layernorm.weight" for i in range(3) for norm in ("input", "post_attention")),
     }
     with apply_variant(decoder, variant):
-        worn = logits(decoder.model)
-    assert torch.equal(worn, logits(AutoModelForCausalLM.from_pretrained(folder)))
+        patched = logits(decoder.model)
+    assert torch.equal(patched, logits(AutoModelForCausalLM.from_pretrained(folder)))
     variant.save(tmp_path / "v.safetensors", ExternalRecipe(name="x", source="y"), "w")
 
 
@@ -148,7 +148,7 @@ def test_weights_that_were_zero_before_count_as_kept(tiny_folder: Path, tmp_path
     assert int((~change.mask).sum()) == 96 * 2
 
 
-def test_biases_that_only_one_of_them_has_are_kept(tiny_folder: Path, tmp_path: Path) -> None:
+def test_biases_of_one_side_are_kept(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
     biases = {f"model.layers.{i}.mlp.down_proj.bias": torch.randn(64) for i in range(3)}
     variant = Variant(prune(decoder, parse_recipe("magnitude-50")).changes, biases)
@@ -176,7 +176,7 @@ def test_another_head_is_refused_or_replaced_by_the_dense_one(tiny_folder: Path,
 
 
 def gguf_file(folder: Path, file: Path) -> Path:
-    """A Llama in GGUF with its matrices in 8 bits, as llama.cpp writes it."""
+    """Write a Llama in GGUF with its matrices in 8 bits, as llama.cpp writes it."""
     config = json.loads((folder / "config.json").read_text())
     weights = load_file(folder / "model.safetensors")
     writer = gguf.GGUFWriter(file, "llama")
@@ -217,9 +217,7 @@ def gguf_file(folder: Path, file: Path) -> Path:
     return file
 
 
-def test_a_quantized_gguf_file_is_a_variant_of_the_model_that_it_was_made_from(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_a_quantized_gguf_file_is_a_variant_of_its_base_model(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
     variant = read(decoder, gguf_file(tiny_folder, tmp_path / "tiny.gguf"), tmp_path / "cache")
     assert set(variant.changes) == set(decoder.matrices)
@@ -248,7 +246,7 @@ def test_the_dense_model_itself_is_no_variant(tiny_folder: Path, tmp_path: Path)
         ("llama", {"tie_word_embeddings": True}, "differs from the dense model's"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(
+def test_unfit_checkpoints_are_refused_with_the_reason(
     architecture: str, changes: dict[str, object], message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = save_tiny(tmp_path / "other", architecture, seed=1, **changes)
@@ -278,7 +276,7 @@ def test_other_settings_and_tokens_and_damaged_numbers_are_refused(tiny_folder: 
         read(decoder, tmp_path / "nowhere", tmp_path)
 
 
-def test_two_layers_alike_are_ambiguous_and_the_right_numbers_settle_it(deep_folder: Path, tmp_path: Path) -> None:
+def test_equal_layers_are_ambiguous_until_layer_numbers_are_given(deep_folder: Path, tmp_path: Path) -> None:
     def repeat(model: torch.nn.Module) -> None:
         for one, two in zip(model.model.layers[2].parameters(), model.model.layers[3].parameters(), strict=True):
             two.copy_(one)
@@ -305,12 +303,12 @@ def test_two_layers_alike_are_ambiguous_and_the_right_numbers_settle_it(deep_fol
         ),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+def test_a_meaningless_recipe_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_recipe(text)
 
 
-def test_a_recipe_on_top_prunes_what_the_other_tool_left(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_following_recipe_prunes_the_remaining_weights(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
     export(decoder, prune(decoder, parse_recipe("magnitude-25")), tmp_path / "first", ABOUT)
     text = (

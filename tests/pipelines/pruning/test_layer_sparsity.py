@@ -1,4 +1,4 @@
-"""Layer ratios, included modules and unreached experts of a recipe on a whole model."""
+"""Tests of layer ratios, included modules and unreached experts of a recipe on a whole model."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32, seed=1)
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    """Three layers, of which two have a few weights far larger than the others."""
+    """Load three layers, of which two have a few weights far larger than the others."""
     found = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "outliers"))
     generator = torch.Generator().manual_seed(0)
     for layer, share in zip(found.layers, (0.02, 0.0, 0.008), strict=True):
@@ -52,7 +52,7 @@ def matrix_recipe(name: str) -> MatrixRecipe:
 def outlier_shares(
     decoder: Decoder, stats: pl.DataFrame, kind: str | None, times: float
 ) -> tuple[list[float], list[int]]:
-    """OWL in float64 as the paper describes it: all scores of a layer in one list."""
+    """Compute OWL in float64 as the paper describes it: all scores of a layer in one list."""
     shares, sizes = [], []
     for layer in decoder.layers:
         scores: list[float] = []
@@ -69,7 +69,7 @@ def outlier_shares(
 
 
 @pytest.mark.parametrize("fields", ["", ", modules: [attn]", ", owl_m: 3, owl_lambda: 0.2"])
-def test_owl_spares_layers_by_their_outliers_and_reaches_the_target_exactly(
+def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
     decoder: Decoder, calibrated: CalibrationResult, fields: str
 ) -> None:
     recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
@@ -103,9 +103,7 @@ def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, ca
     assert len(set(found)) == 3
 
 
-def test_owl_leaves_out_what_was_dropped_before(
-    decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor
-) -> None:
+def test_owl_ignores_layers_dropped_before(decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor) -> None:
     recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
     dropped = ("attn.0", "mlp.0", "mlp.1")
     found = [each or 0.0 for each in layer_sparsities(decoder, recipe, stats, dropped)]
@@ -126,7 +124,7 @@ def test_owl_leaves_out_what_was_dropped_before(
     assert float(masked.float().mean()) == pytest.approx(0.5, abs=0.5 / 64)
 
 
-def test_layers_of_equal_outliers_share_alike(tiny_folder: Path, tokens: Tensor) -> None:
+def test_layers_with_equal_outliers_get_equal_shares(tiny_folder: Path, tokens: Tensor) -> None:
     alike = load_decoder(tiny_folder)
     stats = calibrate(alike, SPEC, "tiny").activation_stats
     recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
@@ -134,7 +132,7 @@ def test_layers_of_equal_outliers_share_alike(tiny_folder: Path, tokens: Tensor)
 
 
 @pytest.mark.parametrize("name", ["wanda-60-owl", "magnitude-60-owl", "ria-60-owl", "sparsegpt-60-owl", "admm-60-owl"])
-def test_a_pruned_model_has_the_shares_that_owl_gave(
+def test_a_pruned_model_has_owls_shares(
     decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, name: str
 ) -> None:
     recipe = matrix_recipe(name)
@@ -151,7 +149,7 @@ def test_a_pruned_model_has_the_shares_that_owl_gave(
                 assert float((~mask).float().mean()) == pytest.approx(sparsity, abs=0.5 / mask.shape[1] + 1e-6)
 
 
-def test_given_ratios_are_taken_as_they_are_and_counted(decoder: Decoder) -> None:
+def test_explicit_ratios_are_used_unchanged(decoder: Decoder) -> None:
     recipe = matrix_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
     assert layer_sparsities(decoder, recipe, None) == [0, 0.25, 0.75]
     variant = prune(decoder, recipe)
@@ -163,7 +161,7 @@ def test_given_ratios_are_taken_as_they_are_and_counted(decoder: Decoder) -> Non
         prune(decoder, parse_recipe("{name: r, method: magnitude, ratios: [0.25, 0.75]}"))
 
 
-def test_owl_is_refused_where_it_cannot_be(decoder: Decoder, tokens: Tensor) -> None:
+def test_owl_is_refused_where_it_does_not_apply(decoder: Decoder, tokens: Tensor) -> None:
     with pytest.raises(InputError, match="needs activation_stats"):
         prune(decoder, parse_recipe("wanda-50-owl"), None, None, tokens)
     with pytest.raises(InputError, match="`owl_lambda` must be below"):
@@ -212,7 +210,7 @@ ONE_TOKEN = torch.tensor([[7]])  # it reaches 2 of the 4 experts of every layer
 
 
 @pytest.mark.parametrize("method", ["wanda", "ria", "sparsegpt", "admm"])
-def test_experts_that_no_token_reached_are_refused_or_left_dense_and_counted(experts: Decoder, method: str) -> None:
+def test_unreached_experts_are_refused_or_left_dense_and_counted(experts: Decoder, method: str) -> None:
     with pytest.raises(InputError, match=r"no calibration token reached .*experts.*unreached: dense"):
         prune(experts, parse_recipe(f"{method}-50"), None, None, ONE_TOKEN)
     recipe = parse_recipe(f"{{name: r, method: {method}, sparsity: 0.5, unreached: dense}}")
@@ -223,14 +221,14 @@ def test_experts_that_no_token_reached_are_refused_or_left_dense_and_counted(exp
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq"])
-def test_quantizers_know_unreached_experts_too(experts: Decoder, method: str) -> None:
+def test_quantizers_also_handle_unreached_experts(experts: Decoder, method: str) -> None:
     with pytest.raises(InputError, match="no calibration token reached"):
         prune(experts, parse_recipe(f"{method}-4bit"), None, None, ONE_TOKEN)
     recipe = parse_recipe(f"{{name: r, method: {method}, bits: 4, unreached: dense}}")
     assert prune(experts, recipe, None, None, ONE_TOKEN).facts["matrices_unreached"] == 12
 
 
-def test_dsnot_leaves_masks_of_unreached_experts_as_they_are(experts: Decoder) -> None:
+def test_dsnot_keeps_masks_of_unreached_experts(experts: Decoder) -> None:
     before = prune(experts, parse_recipe("magnitude-50"))
     recipe = parse_recipe(
         "{name: r, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5},"
@@ -242,7 +240,7 @@ def test_dsnot_leaves_masks_of_unreached_experts_as_they_are(experts: Decoder) -
     assert 12 <= len(same) < len(before.masks)
 
 
-def test_owl_leaves_unreached_experts_out_of_its_mean(experts: Decoder) -> None:
+def test_owl_excludes_unreached_experts_from_its_mean(experts: Decoder) -> None:
     stats = calibrate(experts, SPEC, "tiny").activation_stats
     first = experts.layers[0].mlp
     left = {name for name in first.matrices if "experts" in name and not name.endswith("[0]")}

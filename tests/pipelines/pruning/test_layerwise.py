@@ -1,4 +1,4 @@
-"""Recipes pruned together are the ones pruned alone, on the inputs of their own predecessors, interrupted or not."""
+"""Tests that recipes pruned together equal those pruned alone, interrupted or not."""
 
 import json
 import os
@@ -56,9 +56,7 @@ FAMILY = [
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mixtral"])
-def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(
-    architecture: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
+def test_recipes_pruned_together_equal_each_alone(architecture: str, tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     influence = calibrate(decoder, SPEC, "tiny").block_influence
@@ -72,13 +70,13 @@ def test_a_family_gives_each_variant_bit_for_bit_as_its_recipe_alone(
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gemma2"])
-def test_pruned_predecessors_are_what_flows_into_the_next_layer(
+def test_inputs_of_a_layer_come_from_pruned_predecessors(
     architecture: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     found = prune(decoder, wanda("w"), tokens=tokens)
-    # Slow and plain: the whole model runs, with all layers before pruned in place, and hooks see what flows in.
+    # A slow reference: the whole model runs with all earlier layers pruned in place, and hooks record the inputs.
     copied = load_decoder(decoder.folder)
     for layer in copied.layers:
         modules = dict(copied.model.named_modules())
@@ -105,7 +103,7 @@ def test_pruned_predecessors_are_what_flows_into_the_next_layer(
             matrix.weight.masked_fill_(~mask, 0)
 
 
-def test_one_failing_recipe_leaves_the_others(decoder: Decoder, tokens: torch.Tensor) -> None:
+def test_one_failing_recipe_does_not_affect_the_others(decoder: Decoder, tokens: torch.Tensor) -> None:
     bad = wanda("uneven", predecessors="dense", sparsity=None, keep=2, block=7)
     good = wanda("good", predecessors="dense")
     listed = wanda("listed", sparsity=None, ratios=[0.5, 0.5])
@@ -116,7 +114,7 @@ def test_one_failing_recipe_leaves_the_others(decoder: Decoder, tokens: torch.Te
     assert found["good"].hash == prune(decoder, good, tokens=tokens).hash
 
 
-def test_nan_inputs_fail_the_recipes_that_read_them_only(tiny_folder: Path, tokens: torch.Tensor) -> None:
+def test_nan_inputs_fail_only_the_recipes_that_read_them(tiny_folder: Path, tokens: torch.Tensor) -> None:
     broken = load_decoder(tiny_folder)
     broken.layers[0].attn.mixers[0].o_proj.weight.data[0, 0] = float("inf")
     only = {"modules": ["*layers.2.*"]}
@@ -185,7 +183,7 @@ def test_gram_matrices_equal_float64_and_moments_do_not_depend_on_them(decoder: 
     assert found[gate] is found[up]
 
 
-def test_bfloat16_passes_are_near_and_leave_the_weights_alone(decoder: Decoder, tokens: torch.Tensor) -> None:
+def test_bfloat16_passes_are_close_and_keep_the_weights(decoder: Decoder, tokens: torch.Tensor) -> None:
     before = {name: (p.data_ptr(), p.clone()) for name, p in decoder.model.named_parameters()}
     exact = prune(decoder, wanda("w"), tokens=tokens)
     rounded = prune(decoder, wanda("w"), tokens=tokens, dtype=torch.bfloat16)
@@ -220,7 +218,7 @@ def test_a_model_in_bfloat16_can_be_calibrated_in_float32(tiny_folder: Path, tok
     torch.testing.assert_close(found[None], found[torch.float32], rtol=0.05, atol=0.5)
 
 
-def test_a_layer_without_changes_is_finished_too(decoder: Decoder, tokens: torch.Tensor, tmp_path: Path) -> None:
+def test_an_unchanged_layer_is_finished_too(decoder: Decoder, tokens: torch.Tensor, tmp_path: Path) -> None:
     recipe = wanda("some", modules=["*layers.1.*"])
     kept = Unfinished(tmp_path, "weights")
     first = prune(decoder, recipe, tokens=tokens, unfinished=kept)
@@ -255,7 +253,7 @@ prune_all(decoder, FAMILY[:6], Statistics(tokens=tokens, unfinished=Unfinished(P
 """
 
 
-def test_a_killed_run_goes_on_at_its_layer_and_ends_where_an_uninterrupted_one_does(
+def test_a_killed_run_resumes_at_its_layer_with_the_same_result(
     decoder: Decoder, tiny_folder: Path, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "unfinished"
@@ -317,7 +315,7 @@ def test_damaged_layer_files_are_computed_again(
     assert prune(decoder, recipe, tokens=tokens, unfinished=kept).hash == whole
 
 
-def test_kept_layers_make_the_same_variant_file_and_the_same_model(
+def test_resumed_layers_give_the_same_variant_file_and_model(
     decoder: Decoder, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     recipe = parse_recipe("magnitude-50+wanda-2of4")
@@ -335,7 +333,7 @@ def test_kept_layers_make_the_same_variant_file_and_the_same_model(
         assert torch.equal(decoder.hidden(probe), expected)
 
 
-def test_what_does_not_depend_on_the_tokens_is_kept_once(tiny_decoder: Callable[[str], Decoder]) -> None:
+def test_token_independent_values_are_stored_once(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("gemma3_text")
     streams = Streams(decoder, torch.arange(3, 3 + 8 * 20).reshape(8, 20))
     first, second = streams._calls

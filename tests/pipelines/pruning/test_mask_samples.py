@@ -1,4 +1,4 @@
-"""Sampled masks against masks unpacked whole: the same bits at the same positions, and overlaps within their error."""
+"""Tests of sampled masks against whole masks: equal bits at equal positions, and overlaps within their error."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    """A model whose MLP matrices have more weights than are sampled."""
+    """Load a model whose MLP matrices have more weights than are sampled."""
     return load_decoder(save_tiny(tmp_path_factory.mktemp("wide"), hidden_size=64, intermediate_size=288))
 
 
@@ -51,7 +51,7 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def test_a_small_matrix_is_sampled_whole_and_bit_by_bit_the_mask(decoder: Decoder) -> None:
+def test_a_small_matrix_is_sampled_whole(decoder: Decoder) -> None:
     masks = random_masks(decoder, 1)
     rows = mask_samples(decoder, "tiny", "mine", masked(masks))
     assert rows["module"].to_list() == list(decoder.matrices)
@@ -64,7 +64,7 @@ def test_a_small_matrix_is_sampled_whole_and_bit_by_bit_the_mask(decoder: Decode
     assert {(layer, kind): set(names) for layer, kind, names in found} == where
 
 
-def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
+def test_the_rows_pass_their_tables_checks(wide: Decoder) -> None:
     from prunescope.warehouse.quality.checks import violations
 
     rows = mask_samples(wide, "tiny", "mine", masked(random_masks(wide, 2)))
@@ -73,7 +73,7 @@ def test_the_rows_fit_their_table_and_keep_its_checks(wide: Decoder) -> None:
     assert rows["sampled"].max() == MAX_SAMPLED < rows["weights"].max()
 
 
-def test_a_large_matrix_is_looked_up_at_its_places(wide: Decoder) -> None:
+def test_a_large_matrix_is_sampled_at_its_positions(wide: Decoder) -> None:
     masks = random_masks(wide, 3)
     rows = mask_samples(wide, "tiny", "mine", masked(masks)).filter(pl.col("weights") > MAX_SAMPLED)
     assert rows.height >= 2
@@ -87,7 +87,7 @@ def test_a_large_matrix_is_looked_up_at_its_places(wide: Decoder) -> None:
         assert np.array_equal(unpacked(row), mask.numpy().reshape(-1)[positions])
 
 
-def test_places_follow_from_name_and_shape_alone() -> None:
+def test_positions_depend_on_name_and_shape_alone() -> None:
     positions = sampled_positions("layers.0.mlp.up_proj", 300, 100)
     assert np.array_equal(positions, sampled_positions("layers.0.mlp.up_proj", 300, 100))
     for other in (
@@ -95,14 +95,14 @@ def test_places_follow_from_name_and_shape_alone() -> None:
         sampled_positions("layers.0.mlp.up_proj", 100, 300),
     ):
         assert not np.array_equal(positions, other)
-    # Written down, so that another numpy cannot make the masks of two runs incomparable unseen.
+    # Literal values, so that this test fails if another numpy samples other positions.
     assert positions[:6].tolist() == [1, 2, 4, 6, 7, 10]
     assert sampled_positions("m", 1, MAX_SAMPLED + 1).max() <= MAX_SAMPLED
     assert np.array_equal(sampled_positions("m", 1, MAX_SAMPLED), np.arange(MAX_SAMPLED))
 
 
 @pytest.mark.parametrize("weights", [MAX_SAMPLED + 3, 3 * MAX_SAMPLED // 2, 5 * MAX_SAMPLED + 1])
-def test_every_place_is_as_likely_as_any_other(weights: int) -> None:
+def test_positions_are_uniform(weights: int) -> None:
     draws = 200
     counts = np.zeros(weights)
     for index in range(draws):
@@ -117,7 +117,7 @@ def test_every_place_is_as_likely_as_any_other(weights: int) -> None:
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3, 0.9])
-def test_the_overlap_of_two_masks_is_that_of_the_whole_masks_within_its_standard_error(shared: float) -> None:
+def test_sampled_overlaps_equal_whole_ones_within_their_standard_error(shared: float) -> None:
     chance = np.random.default_rng(7)
     one = chance.random(1_000_000) < 0.5
     other = np.where(chance.random(one.size) < shared, one, chance.random(one.size) < 0.5)
@@ -128,7 +128,7 @@ def test_the_overlap_of_two_masks_is_that_of_the_whole_masks_within_its_standard
     assert error < 0.006
 
 
-def test_dropped_sublayers_are_removed_whole_and_untouched_matrices_kept_whole(decoder: Decoder) -> None:
+def test_dropped_sublayers_count_as_removed_and_unchanged_matrices_as_kept(decoder: Decoder) -> None:
     masks = random_masks(decoder, 4)
     kept = {name: mask for name, mask in masks.items() if ".0." in name}
     variant = Variant({name: WeightDelta.masked(mask) for name, mask in kept.items()}, dropped=("attn.0", "mlp.1"))
@@ -142,7 +142,7 @@ def test_dropped_sublayers_are_removed_whole_and_untouched_matrices_kept_whole(d
             assert unpacked(row).all()
 
 
-def test_updated_weights_are_kept_and_codes_that_stand_for_zero_too(decoder: Decoder) -> None:
+def test_updated_weights_and_zero_codes_count_as_kept(decoder: Decoder) -> None:
     name, matrix = next(iter(decoder.matrices.items()))
     outputs, inputs = matrix.weight.shape
     zero = QuantizedWeights.of(torch.zeros(outputs, inputs), 4, inputs, torch.ones(outputs, 1), torch.zeros(outputs, 1))
@@ -159,12 +159,12 @@ def test_updated_weights_are_kept_and_codes_that_stand_for_zero_too(decoder: Dec
         assert np.array_equal(unpacked(row), kept)
 
 
-def test_a_variant_that_was_read_back_gives_the_same_rows(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_loaded_variant_gives_the_same_rows(decoder: Decoder, tmp_path: Path) -> None:
     variant = masked(random_masks(decoder, 6))
     variant.save(tmp_path / "v.safetensors", parse_recipe("magnitude-50"), "hash")
     back = load_variant(tmp_path / "v.safetensors", "hash")
     assert mask_samples(decoder, "tiny", "m", back).equals(mask_samples(decoder, "tiny", "m", variant))
 
 
-def test_the_table_allows_as_many_places_as_are_sampled() -> None:
+def test_the_table_allows_the_sampled_positions() -> None:
     assert TABLES["mask_samples"].column("sampled").maximum == MAX_SAMPLED

@@ -1,4 +1,4 @@
-"""Masks keep exactly as many weights as asked, ties included."""
+"""Tests that masks keep exactly the required number of weights, ties included."""
 
 import pytest
 import torch
@@ -21,9 +21,7 @@ def scores_with_ties(draw: st.DrawFn, multiple: int = 1) -> Tensor:
 
 
 @given(scores_with_ties(), st.floats(0.01, 0.99), st.sampled_from(["matrix", "output"]))
-def test_a_share_drops_exactly_its_count_and_never_a_higher_score_before_a_lower_one(
-    scores: Tensor, sparsity: float, group: str
-) -> None:
+def test_a_share_drops_exactly_its_count_of_the_lowest_scores(scores: Tensor, sparsity: float, group: str) -> None:
     size = scores.numel() if group == "matrix" else scores.shape[1]
     assume(round(sparsity * size) < size)
     keep = keep_share(scores, sparsity, group)
@@ -46,12 +44,12 @@ def test_n_of_m_keeps_exactly_n_of_every_group_and_the_highest(scores: Tensor, k
         assert values[~kept].max() <= values[kept].min()
 
 
-def test_all_equal_scores_are_dropped_in_index_order() -> None:
+def test_equal_scores_are_dropped_in_index_order() -> None:
     assert keep_share(torch.ones(1, 4), 0.5, "output").tolist() == [[False, False, True, True]]
     assert keep_n_of_m(torch.ones(1, 4), 2, 4).tolist() == [[True, True, False, False]]
 
 
-def test_whole_matrix_may_empty_a_row_and_rows_may_not() -> None:
+def test_only_counts_over_the_whole_matrix_may_empty_a_row() -> None:
     scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert keep_share(scores, 0.5, "matrix").tolist() == [[False, False], [True, True]]
     assert keep_share(scores, 0.5, "output").tolist() == [[False, True], [False, True]]
@@ -90,7 +88,7 @@ def test_the_threshold_of_a_whole_matrix_is_exact_in_any_order(order: str, spars
     assert torch.equal(mask.reshape(-1), expected)
 
 
-def test_a_share_below_one_never_drops_a_whole_group() -> None:
+def test_no_share_below_one_drops_a_whole_group() -> None:
     scores = torch.rand(3, 64)
     with pytest.raises(InputError, match=r"sparsity 0\.999 of a group of 64 weights would drop all of them; lower it"):
         keep_share(scores, 0.999, "output")

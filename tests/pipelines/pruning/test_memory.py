@@ -1,4 +1,4 @@
-"""Pruning works under a memory limit far below the size of the weights."""
+"""Tests of pruning under a memory limit far below the size of the weights."""
 
 import json
 import subprocess
@@ -35,13 +35,13 @@ def limit(more):
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + more, resource.RLIM_INFINITY))
 
 
-# Libraries load and kernels compile once, however large the model is.
+# Load libraries and compile kernels first; their memory does not depend on the model's size.
 first = parse_recipe("{name: first, method: sparsegpt, sparsity: 0.5, modules: ['*.0.*.q_proj']}")
 prune(decoder, first, tokens=tokens)
 # The weights are mapped from their file: the system counts them already and can drop them at any time. From here on
 # whatever is made counts: a private copy of the weights would not fit.
 private = status("RssAnon")
-# The limit is a real one: what one layer needs does not fit into a tenth of it.
+# A tenth of the limit is too small for one layer, so the limit has an effect.
 limit(headroom // 10)
 refused = ""
 try:
@@ -67,7 +67,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def many_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """136 MB of weights, nearly all of them in 40 layers."""
+    """Save a model with 136 MB of weights, nearly all of them in 40 layers."""
     return save_tiny(
         tmp_path_factory.mktemp("models") / "many",
         hidden_size=256,

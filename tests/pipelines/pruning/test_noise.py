@@ -1,4 +1,4 @@
-"""Noise variants: the dense model computed differently, which moves the output by rounding and leaves no trace."""
+"""Tests of noise variants: they move the dense model's output by rounding and change no state."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def unchanged(decoder: Decoder, before: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_dense_model_comes_back_bit_for_bit_even_after_an_error(decoder: Decoder, kind: str) -> None:
+def test_the_dense_model_is_restored_bit_for_bit_even_after_an_error(decoder: Decoder, kind: str) -> None:
     before, head = state_of(decoder), decoder.head.weight.clone()
     dense = decoder.hidden(TOKENS)
     with apply_variant(decoder, Variant(noise=kind)):
@@ -80,7 +80,7 @@ def test_a_tied_embedding_is_rounded_below_and_not_in_the_head(architecture: str
     assert embedding.data_ptr() == decoder.head.weight.data_ptr()
 
 
-def test_in_bfloat16_what_sublayers_add_sums_to_the_rounded_stream(decoder: Decoder) -> None:
+def test_in_bfloat16_contributions_sum_to_the_rounded_stream(decoder: Decoder) -> None:
     finals: list[torch.Tensor] = []
     handle = decoder.final_norm.register_forward_pre_hook(lambda _, args: finals.append(args[0]))
     with apply_variant(decoder, Variant(noise="bfloat16")):
@@ -93,7 +93,7 @@ def test_in_bfloat16_what_sublayers_add_sums_to_the_rounded_stream(decoder: Deco
     assert torch.equal(decoded.streams, torch.stack([final[0, -1].double() for final in finals[1:]]))
 
 
-def test_in_another_order_a_product_of_many_rows_rounds_otherwise_and_means_the_same(decoder: Decoder) -> None:
+def test_a_reordered_product_differs_only_by_rounding(decoder: Decoder) -> None:
     # More rows alone change nothing where a kernel treats each row alike, and a floor of zero is none.
     many = torch.arange(3, 43).repeat(8, 3)[:, :100]
     dense = decoder.hidden(many)
@@ -103,9 +103,7 @@ def test_in_another_order_a_product_of_many_rows_rounds_otherwise_and_means_the_
     torch.testing.assert_close(noisy, dense, rtol=1e-4, atol=1e-5)
 
 
-def test_in_another_order_weights_are_turned_once_however_often_they_multiply(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reordered_weights_are_permuted_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
     flip = torch.Tensor.flip
     monkeypatch.setattr(torch.Tensor, "flip", lambda self, *axes: turned.append(self.data_ptr()) or flip(self, *axes))
@@ -118,9 +116,7 @@ def test_in_another_order_weights_are_turned_once_however_often_they_multiply(
     assert {matrix.address for matrix in decoder.matrices.values()} == weights
 
 
-def test_in_another_order_decoding_multiplies_by_the_same_kernel(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decoding_in_another_order_uses_the_same_kernel(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     products: dict[str, int] = {}
     plain = quick.product
     for noise in (None, "batch"):
@@ -133,7 +129,7 @@ def test_in_another_order_decoding_multiplies_by_the_same_kernel(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_noise_variant_needs_no_statistics_and_its_file_brings_it_back(
+def test_a_noise_variant_needs_no_statistics_and_loads_from_its_file(
     decoder: Decoder, kind: str, tmp_path: Path
 ) -> None:
     recipe = parse_recipe(f"noise-{kind}")
@@ -153,7 +149,7 @@ def test_a_kind_of_noise_from_another_version_is_a_failure_and_not_the_dense_mod
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_the_traces_of_noise_move_whole_runs_and_no_single_sublayer(decoder: Decoder, cache: bool) -> None:
+def test_noise_moves_whole_runs_and_no_single_sublayer(decoder: Decoder, cache: bool) -> None:
     study = Study(
         name="s",
         models=(ModelSpec(name="tiny", source="/x"),),

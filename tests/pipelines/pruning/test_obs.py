@@ -1,4 +1,4 @@
-"""SparseGPT and GPTQ do what the optimal brain surgeon does column by column, and their counts are exact."""
+"""Tests of SparseGPT and GPTQ against the optimal brain surgeon column by column, and of their exact counts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,9 +32,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 20), (1, 17), (9, 12)])
 @pytest.mark.parametrize("columns", [4, 8, 128])
-def test_sparsegpt_chooses_and_solves_as_the_surgeon_with_an_explicit_inverse(
-    shape: tuple[int, int], columns: int
-) -> None:
+def test_sparsegpt_equals_the_reference_with_an_explicit_inverse(shape: tuple[int, int], columns: int) -> None:
     weight, x = random_weight(*shape), correlated(64, shape[1])
     change = changed(weight, x, f"{{name: s, method: sparsegpt, sparsity: 0.5, columns: {columns}}}")
     expected, keep = slow_sparsegpt(weight, x, 0.5, columns)
@@ -54,7 +52,7 @@ def test_sparsegpt_chooses_n_of_m_when_the_sweep_reaches_them(n: int, m: int) ->
 
 
 @pytest.mark.parametrize(("group", "order"), [(None, False), (5, False), (8, False), (None, True), (8, True)])
-def test_gptq_rounds_and_passes_errors_on_as_the_surgeon_does(group: int | None, order: bool) -> None:
+def test_gptq_equals_the_reference_with_an_explicit_inverse(group: int | None, order: bool) -> None:
     weight, x = random_weight(6, 20), correlated(64, 20)
     fields = f"bits: 3, act_order: {str(order).lower()}" + (f", group: {group}" if group else "")
     change = changed(weight, x, f"{{name: q, method: gptq, {fields}}}")
@@ -108,9 +106,7 @@ integers = st.integers(1, 5).flatmap(
 
 @drawn(integers, st.integers(1, 99), st.sampled_from(["block", "output"]), st.sampled_from([3, 4, 128]))
 @settings(deadline=None)
-def test_weights_full_of_ties_lose_exactly_their_share(
-    values: list[list[int]], percent: int, group: str, columns: int
-) -> None:
+def test_tied_weights_lose_exactly_their_share(values: list[list[int]], percent: int, group: str, columns: int) -> None:
     weight = torch.tensor(values).float()
     size = weight.numel() if group == "block" else weight.shape[1]
     assume(round(percent / 100 * size) < size)
@@ -126,7 +122,7 @@ def test_weights_full_of_ties_lose_exactly_their_share(
 
 @drawn(integers, st.integers(1, 3))
 @settings(deadline=None)
-def test_weights_full_of_ties_keep_exactly_n_of_m(values: list[list[int]], n: int) -> None:
+def test_tied_weights_keep_exactly_n_of_m(values: list[list[int]], n: int) -> None:
     weight = torch.tensor(values).float()
     mask = changed(weight, torch.eye(weight.shape[1]), f"sparsegpt-{n}of4").mask
     for group, kept in zip(weight.abs().reshape(-1, 4), mask.reshape(-1, 4), strict=True):
@@ -136,7 +132,7 @@ def test_weights_full_of_ties_keep_exactly_n_of_m(values: list[list[int]], n: in
 
 @drawn(st.integers(0, 100), st.integers(1, 98), st.sampled_from(["block", "output"]))
 @settings(deadline=None)
-def test_what_was_masked_stays_masked_and_counts(seed: int, percent: int, group: str) -> None:
+def test_masked_weights_stay_masked_and_count(seed: int, percent: int, group: str) -> None:
     weight, x = random_weight(4, 30, seed), correlated(40, 30, seed)
     kept = torch.rand(4, 30, generator=torch.Generator().manual_seed(seed)) > seed / 100
     name = f"{{name: s, method: sparsegpt, sparsity: {percent / 100}, group: {group}, columns: 7}}"
@@ -153,7 +149,7 @@ def test_what_was_masked_stays_masked_and_counts(seed: int, percent: int, group:
     assert not (pattern.mask & ~kept[:, :28]).any()
 
 
-def test_a_mask_as_sparse_as_asked_is_kept_and_its_weights_are_solved_again() -> None:
+def test_a_mask_of_the_required_sparsity_is_kept_and_solved_again() -> None:
     weight, x = random_weight(24, 64), correlated(400, 64)
     first = changed(weight, x, "wanda-50")
     again = changed(first.weight(weight), x, "sparsegpt-50", dense=weight, mask=first.mask)
@@ -163,7 +159,7 @@ def test_a_mask_as_sparse_as_asked_is_kept_and_its_weights_are_solved_again() ->
     assert error(weight, again, x) < 0.7 * error(weight, first, x)
 
 
-def test_on_correlated_inputs_the_surgeon_beats_wanda_beats_magnitude() -> None:
+def test_on_correlated_inputs_sparsegpt_beats_wanda_beats_magnitude() -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
     for pattern in ("50", "2of4", "4of8"):
         obs, wanda, magnitude = (
@@ -188,7 +184,7 @@ def test_on_correlated_inputs_gptq_beats_rounding_to_the_nearest() -> None:
         assert error(weight, changed(weight, x, name), x) < 0.7 * nearest
 
 
-def test_every_quantized_weight_lies_on_its_grid_and_eight_bits_change_little() -> None:
+def test_every_quantized_weight_is_on_its_grid_and_eight_bits_change_little() -> None:
     weight, x = random_weight(5, 21), correlated(50, 21)
     for symmetric in ("true", "false"):
         change = changed(weight, x, f"{{name: q, method: gptq, bits: 8, group: 8, symmetric: {symmetric}}}")
@@ -226,13 +222,13 @@ def test_dead_channels_become_zero_and_are_counted() -> None:
     close(change.weight(weight), expected)
 
 
-def test_inputs_that_are_all_zero_leave_nothing() -> None:
+def test_zero_inputs_leave_zero_weights() -> None:
     weight = random_weight(3, 8)
     for name in ("sparsegpt-50", "gptq-4bit", "admm-50"):
         assert (changed(weight, torch.zeros(5, 8), name).weight(weight) == 0).all()
 
 
-def test_a_row_of_zeros_stays_one() -> None:
+def test_a_row_of_zeros_stays_zero() -> None:
     weight, x = random_weight(4, 16), correlated(50, 16)
     weight[2] = 0
     for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-3bit", "gptq-4bit-g8", "admm-50", "admm-2of4"):
@@ -263,9 +259,7 @@ def test_fewer_tokens_than_channels_raise_a_damping_that_is_too_small() -> None:
 
 
 @pytest.mark.parametrize(("damping", "raised"), [(2e-3, 0), (5e-4, 1), (5e-5, 2), (5e-6, 3), (5e-7, None)])
-def test_damping_is_raised_tenfold_three_times_at_most_and_then_the_matrix_is_named(
-    damping: float, raised: int | None
-) -> None:
+def test_damping_is_raised_three_times_and_then_the_matrix_is_refused(damping: float, raised: int | None) -> None:
     inputs = ActivationMoments(2)
     inputs.tokens, inputs.gram = 1, torch.tensor([[1.0, 1.001], [1.001, 1.0]])  # an eigenvalue of −0.001
     name = f"{{name: q, method: gptq, bits: 4, damping: {damping:.8f}}}"
@@ -300,7 +294,7 @@ def test_damaged_sums_and_weights_are_refused() -> None:
         changed(weight, x, "sparsegpt-1of3")
 
 
-def test_a_layer_of_which_nothing_shall_go_is_left_alone() -> None:
+def test_a_layer_with_sparsity_zero_is_unchanged() -> None:
     weight, x = random_weight(4, 16), correlated(40, 16)
     for name in ("sparsegpt-50", "admm-50"):
         assert change_of(replace(context_of(weight, x, name), sparsity=0.0), parse_recipe(name)) is None
@@ -309,7 +303,7 @@ def test_a_layer_of_which_nothing_shall_go_is_left_alone() -> None:
         assert torch.equal(change_of(context, parse_recipe(name)).mask, kept), "an earlier mask is solved for"
 
 
-def test_the_form_for_other_devices_changes_whole_matrices_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_for_other_devices_gives_the_same_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random_weight(16, 304), correlated(900, 304)
     names = ("sparsegpt-50", "sparsegpt-4of8", "gptq-4bit-g128", "gptq-3bit")
     compiled = [changed(weight, x, name) for name in names]
@@ -321,7 +315,7 @@ def test_the_form_for_other_devices_changes_whole_matrices_alike(monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"])
-def test_names_that_make_no_sense_are_refused(name: str) -> None:
+def test_meaningless_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="recipe"):
         parse_recipe(name)
 
@@ -337,7 +331,7 @@ def test_matrices_with_the_same_inputs_share_one_factor() -> None:
     assert len(inputs.derived) == 2
 
 
-def test_values_come_in_the_models_type() -> None:
+def test_values_have_the_models_type() -> None:
     weight, x = random_weight(4, 16).bfloat16(), correlated(40, 16)
     for name in ("sparsegpt-50", "admm-50"):
         change = changed(weight, x, name)
@@ -346,7 +340,7 @@ def test_values_come_in_the_models_type() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
-def test_decoders_are_pruned_and_quantized_and_come_back_bit_for_bit(
+def test_pruned_and_quantized_decoders_load_bit_for_bit(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)

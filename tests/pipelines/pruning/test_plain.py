@@ -1,4 +1,4 @@
-"""Layer-by-layer pruning against the papers' way: one sequence at a time, with hooks and weights changed in place."""
+"""Tests of layer-by-layer pruning against the papers' way: one sequence at a time, weights changed in place."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ from tests.tiny_models import SHORT_TEXT
     [("wanda-50", plain_wanda, 0.0), ("sparsegpt-50", plain_sparsegpt, 0.005)],
 )
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2"])
-def test_the_same_weights_go_as_in_a_plain_pass_over_pruned_layers(
+def test_masks_equal_a_plain_pass_over_pruned_layers(
     recipe: str, solve: Solve, differing: float, architecture: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)

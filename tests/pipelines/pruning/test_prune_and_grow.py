@@ -1,4 +1,4 @@
-"""Dynamic sparse no training: exchanges that reduce the mean error, unchanged counts, and a slow reference."""
+"""Tests of dynamic sparse no training (DSnoT): smaller mean errors, unchanged counts, and a slow reference."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def exchanged(
 def reference(
     dense: Tensor, weight: Tensor, kept: Mask, x: Tensor, block: int, cycles: int, threshold: float, power: float
 ) -> tuple[Tensor, Tensor]:
-    """The paper's loop in float64, one row, one weight at a time; also stops where an exchange makes it worse."""
+    """Run the paper's loop in float64, weight by weight; also stop where an exchange increases the error."""
     mean, variance = x.double().mean(dim=0), x.double().var(dim=0, unbiased=False)
     rms = x.double().square().mean(dim=0).sqrt()
     found, mask = weight.double().clone(), kept.clone()
@@ -74,7 +74,7 @@ def reference(
 
 
 def shifted(tokens: int, channels: int) -> Tensor:
-    """Inputs whose means are not zero."""
+    """Return inputs whose means are not zero."""
     return correlated(tokens, channels) + torch.randn(channels, generator=torch.Generator().manual_seed(9))
 
 
@@ -82,7 +82,7 @@ def shifted(tokens: int, channels: int) -> Tensor:
 @pytest.mark.parametrize(
     ("block", "cycles", "threshold"), [(24, 50, 1e-6), (24, 2, 1e-6), (24, 50, 0.5), (4, 50, 1e-6)]
 )
-def test_exchanges_are_those_of_a_loop_over_single_weights(
+def test_exchanges_equal_those_of_a_loop_over_single_weights(
     block: int, cycles: int, threshold: float, power: float
 ) -> None:
     dense, x = random_weight(12, 24), shifted(60, 24)
@@ -111,7 +111,7 @@ def test_exchanges_are_those_of_a_loop_over_single_weights(
     cycles=st.integers(1, 6),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
 )
-def test_the_torch_form_does_the_same_as_the_compiled_one_on_ties_too(
+def test_the_torch_kernel_equals_the_compiled_one_also_on_ties(
     values: list[float], block: int, cycles: int, dtype: torch.dtype
 ) -> None:
     dense = torch.tensor(values, dtype=dtype).reshape(4, 12)
@@ -128,7 +128,7 @@ def test_the_torch_form_does_the_same_as_the_compiled_one_on_ties_too(
     assert found[2] == other[2]
 
 
-def test_weights_that_an_earlier_recipe_changed_keep_its_values_and_others_come_back_dense() -> None:
+def test_regrown_weights_are_dense_and_kept_ones_keep_earlier_changes() -> None:
     dense, x = random_weight(12, 24), shifted(60, 24)
     kept = keep_share(dense.abs(), 0.5, "output")
     weight = (dense * 1.25).masked_fill(~kept, 0)
@@ -151,7 +151,7 @@ def test_weights_that_an_earlier_recipe_changed_keep_its_values_and_others_come_
     group=st.sampled_from(["matrix", "output"]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
-def test_every_row_keeps_as_many_weights_as_before_and_its_mean_error_never_grows(
+def test_every_row_keeps_its_count_and_its_mean_error_never_grows(
     values: list[float], sparsity: float, group: str, dtype: torch.dtype
 ) -> None:
     dense = torch.tensor(values, dtype=dtype).reshape(4, 12)
@@ -180,7 +180,7 @@ def test_groups_stay_n_of_m(keep: int, block: int) -> None:
     assert bool((change.mask.reshape(-1, block).sum(dim=1) == keep).all())
 
 
-def test_nothing_is_exchanged_where_nothing_is_masked_or_wrong_or_could_come_back() -> None:
+def test_nothing_is_exchanged_without_masks_errors_or_candidates() -> None:
     dense = random_weight(4, 8)
     kept = keep_share(dense.abs(), 0.5, "output")
     weight = dense.masked_fill(~kept, 0)
@@ -195,7 +195,7 @@ def test_nothing_is_exchanged_where_nothing_is_masked_or_wrong_or_could_come_bac
     assert exchanged(dense, dense, everything, inputs_of(x)) is None
 
 
-def test_a_channel_that_never_varies_comes_back_first_and_a_weight_of_zero_never() -> None:
+def test_a_constant_channel_regrows_first_and_a_zero_weight_never() -> None:
     dense = torch.tensor([[1.0, 0.0, 3.0, 1.0]])
     x = torch.tensor([[1.0, 5.0, 2.0, -0.1], [1.0, 5.0, 3.0, -0.5]])
     kept = torch.tensor([[False, False, False, True]])
@@ -214,7 +214,7 @@ def test_damaged_numbers_are_a_failure_that_names_the_matrix(where: str) -> None
         exchanged(numbers["dense"], numbers["weight"], kept, inputs_of(numbers["inputs"]))
 
 
-def test_it_needs_an_earlier_mask() -> None:
+def test_dsnot_needs_an_earlier_mask() -> None:
     for name in ("dsnot", "dsnot+wanda-50", "attn-drop-1+dsnot", "{name: mine, method: dsnot}"):
         with pytest.raises(InputError, match="improves an earlier mask"):
             parse_recipe(name)
@@ -222,7 +222,7 @@ def test_it_needs_an_earlier_mask() -> None:
 
 
 @pytest.mark.parametrize("before", ["wanda-50", "magnitude-2of4", "sparsegpt-50", "wanda-50+rtn-8bit"])
-def test_it_works_on_top_of_any_mask_of_a_model(tiny_folder: Path, before: str) -> None:
+def test_dsnot_works_after_any_mask_of_a_model(tiny_folder: Path, before: str) -> None:
     decoder = load_decoder(tiny_folder)
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     first = prune(decoder, parse_recipe(before), None, None, tokens)

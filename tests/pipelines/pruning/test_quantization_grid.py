@@ -1,4 +1,4 @@
-"""Grids span their rows, contain zero exactly, and round every weight to the nearest point."""
+"""Tests that grids span their rows, contain zero exactly, and round every weight to the nearest point."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_zero_stays_exactly_zero(values: list[list[float]], bits: int, symmetric
     assert (codes.weight(*weight.shape)[:, 0] == 0).all()
 
 
-def test_rows_of_zeros_and_constant_rows_come_back_as_they_are() -> None:
+def test_rows_of_zeros_and_constant_rows_are_exact() -> None:
     weight = torch.tensor([[0.0, 0, 0], [3, 3, 3], [-0.5, -0.5, -0.5], [1e-45, 0, 0]])
     scale, zero = grid(weight, 4, symmetric=False)
     back = (quantized(weight, scale, zero, 4).float() - zero[:, None]) * scale[:, None]
@@ -55,7 +55,7 @@ def test_min_and_max_of_an_asymmetric_grid_are_its_ends() -> None:
     assert quantized(weight, scale, zero, 2).tolist() == [[0, 1, 3]]
 
 
-def test_a_symmetric_grid_has_its_zero_in_the_middle_and_one_code_less_above() -> None:
+def test_a_symmetric_grid_has_one_code_less_above_zero() -> None:
     weight = torch.tensor([[-1.5, 0.1, 1.5]])
     scale, zero = grid(weight, 2, symmetric=True)
     assert (scale.item(), zero.item()) == (1, 2)
@@ -69,6 +69,6 @@ def test_the_last_group_of_a_row_may_be_shorter() -> None:
 
 
 @pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
-def test_damaged_weights_get_no_grid(damaged: float) -> None:
+def test_damaged_weights_are_refused(damaged: float) -> None:
     with pytest.raises(ComputationError, match="NaN or infinite"):
         grid(torch.tensor([[1.0, damaged]]), 4, symmetric=True)

@@ -1,4 +1,4 @@
-"""Rounding to the nearest and activation-aware scales against slow searches in float64."""
+"""Tests of rounding to the nearest and of activation-aware scales against slow searches in float64."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.tiny_models import SHORT_TEXT
 
 
 def nearest(row: Tensor, bits: int, symmetric: bool, share: float = 1.0) -> Tensor:
-    """Every weight of one group in float64: the nearest of all the points of its grid, listed one by one."""
+    """Return for every weight of one group the nearest of all points of its grid, listed one by one in float64."""
     low, high = min(0.0, float(row.min())) * share, max(0.0, float(row.max())) * share
     if symmetric:
         high = max(-low, high)
@@ -59,7 +59,7 @@ def test_rtn_takes_the_nearest_point_of_every_groups_grid(
 
 
 def best_power(weight: Tensor, x: Tensor, bits: int, group: int | None, steps: int) -> tuple[Tensor, float]:
-    """The scaled and rounded weight with the least error of W x, summed over the tokens one step at a time."""
+    """Return the scaled and rounded weight with the least error of W x, summed over the tokens one step at a time."""
     sizes = x.double().square().mean(dim=0).sqrt()
     found = []
     for step in range(steps):
@@ -88,7 +88,7 @@ def test_awq_takes_the_exponent_with_the_least_error_of_the_output(bits: int, gr
     )
 
 
-def test_clipping_takes_the_narrower_grid_where_that_is_better_in_each_output_and_nowhere_else() -> None:
+def test_clipping_narrows_the_grid_only_where_every_output_improves() -> None:
     weight, x = random_weight(40, 16), torch.randn(200, 16, generator=torch.Generator().manual_seed(3))
     weight[:20, 3] *= 3  # one large weight costs all the others their precision
     plain = changed(weight, x, "{name: a, method: awq, bits: 3, steps: 1, clip: false}").weight(weight).double()
@@ -119,7 +119,7 @@ def test_no_output_is_worse_for_clipping_its_groups(group: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["rtn-4bit", "rtn-3bit-g64", "awq-4bit", "awq-3bit-g4"])
-def test_zeros_dead_channels_single_rows_and_columns_come_back_finite(name: str) -> None:
+def test_zeros_dead_channels_single_rows_and_columns_stay_finite(name: str) -> None:
     x = correlated(30, 8)
     x[:, 2:4] = 0
     weight = random_weight(5, 8)
@@ -140,7 +140,7 @@ def test_zeros_dead_channels_single_rows_and_columns_come_back_finite(name: str)
         assert float((found - w).abs().max()) <= float(w.abs().max()) / 2
 
 
-def test_a_dead_channel_is_scaled_as_the_quietest_live_one_and_no_channel_below_its_least_share() -> None:
+def test_a_dead_channel_gets_the_smallest_live_scale_and_scales_have_a_minimum() -> None:
     x = torch.tensor([[1.0, 0.0, 0.5, 1e-9], [-1.0, 0.0, 0.5, 1e-9]])
     weight = random_weight(3, 4)
     found = changed(weight[:, :3], x[:, :3], "{name: a, method: awq, bits: 3, clip: false}").codes
@@ -170,7 +170,7 @@ def test_of_equal_errors_awq_takes_the_least_exponent() -> None:
 
 
 @pytest.mark.parametrize("name", ["rtn-4bit", "awq-4bit"])
-def test_masked_weights_stay_zero_whatever_their_values(name: str) -> None:
+def test_masked_weights_stay_zero(name: str) -> None:
     weight, x = random_weight(6, 12), correlated(40, 12)
     kept = weight.abs() > 0.5
     change = changed(weight.masked_fill(~kept, 0), x, name, mask=kept)
@@ -187,7 +187,7 @@ def test_names_carry_bits_and_groups() -> None:
 
 
 @pytest.mark.parametrize("name", ["rtn-4bit-g16", "awq-4bit", "wanda-50+rtn-4bit", "wanda-2of4+awq-4bit-g16"])
-def test_a_quantized_model_is_kept_in_few_bits_and_comes_back_bit_for_bit(
+def test_a_quantized_model_is_stored_in_few_bits_and_loads_bit_for_bit(
     tiny_folder: Path, tmp_path: Path, name: str
 ) -> None:
     decoder = load_decoder(tiny_folder)

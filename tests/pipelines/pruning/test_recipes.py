@@ -1,4 +1,4 @@
-"""Recipe names are parsed, parameters are checked, and a hash follows the parameters and not the name."""
+"""Tests that recipe names are parsed, parameters are checked, and a hash depends on the parameters alone."""
 
 import pytest
 from pydantic import ValidationError
@@ -62,7 +62,7 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_said_in_words_that_mend_it(text: str, message: str) -> None:
+def test_a_wrong_recipe_is_refused_with_the_fix(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_recipe(text)
 
@@ -74,7 +74,7 @@ def test_parts_of_a_composition_are_names_or_mappings_without_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])
-def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> None:
+def test_a_solver_after_a_quantizer_is_refused(name: str) -> None:
     codes = name.partition("+")[0]
     with pytest.raises(InputError, match=rf"would undo {codes}; prune first, then quantize"):
         parse_recipe(name)
@@ -84,7 +84,7 @@ def test_a_solver_behind_a_quantizer_would_undo_it_and_is_refused(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["neurons-50+wanda-60+dsnot", "wanda-60+heads-50+dsnot", "flap-30+wanda-50+dsnot"])
-def test_removed_units_stay_removed_so_that_exchanges_come_before_them(name: str) -> None:
+def test_exchanges_must_precede_removed_units(name: str) -> None:
     with pytest.raises(InputError, match=r"dsnot would restore weights of units .* put it first"):
         parse_recipe(name)
     assert parse_recipe("wanda-60+dsnot+neurons-50").name == "wanda-60+dsnot+neurons-50"

@@ -1,4 +1,4 @@
-"""Magnitude, Wanda and RIA against their papers' formulas, in float64 and one weight at a time."""
+"""Tests of magnitude, Wanda and RIA against their papers' formulas, in float64 and one weight at a time."""
 
 import math
 
@@ -27,7 +27,7 @@ def mask_of(
 
 
 def kept_of_lowest(scores: dict[tuple[int, int], float], count: int) -> set[tuple[int, int]]:
-    """All positions but the `count` with the lowest scores; of equal ones the first are removed."""
+    """Return all positions but the `count` with the lowest scores; of equal ones the first are removed."""
     return set(sorted(scores, key=lambda place: (scores[place], place))[count:])
 
 
@@ -77,7 +77,7 @@ def by_groups(scores: list[list[float]], n: int, m: int) -> list[list[bool]]:
 
 @pytest.mark.parametrize("shape", [(7, 24), (1, 24), (24, 4)])
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.83])
-def test_shares_are_those_of_the_papers_scores(shape: tuple[int, int], sparsity: float) -> None:
+def test_shares_follow_the_papers_scores(shape: tuple[int, int], sparsity: float) -> None:
     weight, x = random_weight(*shape), correlated(50, shape[1])
     inputs, share = inputs_of(x), f"{100 * sparsity:g}"
     sizes = weight.double().abs().tolist()
@@ -98,7 +98,7 @@ def test_groups_keep_the_papers_highest_scores(n: int, m: int) -> None:
 
 
 def dropped_at(scores: list[list[float]], alpha: float) -> set[tuple[int, int]]:
-    """Wanda's appendix: every row drops its lowest scores while their sum is at most α of the row's."""
+    """Drop the lowest scores of every row while their sum is at most α of the row's (Wanda's appendix)."""
     found = set()
     for i, row in enumerate(scores):
         total = 0.0
@@ -111,9 +111,9 @@ def dropped_at(scores: list[list[float]], alpha: float) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.77])
-def test_thresholds_are_where_a_bisection_for_the_papers_alpha_ends(sparsity: float) -> None:
+def test_thresholds_equal_a_bisection_for_the_papers_alpha(sparsity: float) -> None:
     weight, x = random_weight(6, 20), correlated(50, 20)
-    # Rows of unlike form, so that their thresholds lie at unlike counts.
+    # Rows of different distributions, so that their thresholds give different counts.
     weight = weight.sign() * weight.abs() ** torch.linspace(0.2, 3, 6)[:, None]
     scores, count = wanda_scores(weight, x), round(sparsity * weight.numel())
     low, high = 0.0, 1.0
@@ -127,7 +127,7 @@ def test_thresholds_are_where_a_bisection_for_the_papers_alpha_ends(sparsity: fl
     assert len({sum(row) for row in mask}) > 1, "rows may keep unlike counts"
 
 
-def test_equal_shares_at_the_threshold_are_dropped_in_index_order_until_the_count_is_exact() -> None:
+def test_ties_at_the_threshold_are_dropped_in_index_order() -> None:
     weight = torch.ones(2, 4)
     mask = mask_of(weight, inputs_of(torch.ones(3, 4)), THRESHOLD.format(0.375), 0.375)
     assert mask == [[False, False, True, True], [False, True, True, True]]
@@ -143,7 +143,7 @@ def test_cumulative_shares_are_monotone_and_zero_in_a_row_of_zeros() -> None:
 @pytest.mark.parametrize(
     "name", ["wanda-50", "ria-50", THRESHOLD.format(0.5), "{name: r, method: ria, sparsity: 0.5, group: output}"]
 )
-def test_weights_of_dead_channels_and_zeros_go_first(name: str) -> None:
+def test_weights_of_dead_channels_and_zeros_are_dropped_first(name: str) -> None:
     weight, x = random_weight(4, 8).abs() + 1, correlated(30, 8)
     x[:, 2:4] = 0
     weight[1] = 0
@@ -153,13 +153,13 @@ def test_weights_of_dead_channels_and_zeros_go_first(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["wanda-50", "ria-50", THRESHOLD.format(0.5)])
-def test_a_matrix_of_dead_inputs_or_zeros_alone_is_masked_in_index_order(name: str) -> None:
+def test_a_matrix_of_zeros_or_dead_inputs_is_masked_in_index_order(name: str) -> None:
     dead = mask_of(torch.ones(1, 4), inputs_of(torch.zeros(3, 4)), name, 0.5)
     zeros = mask_of(torch.zeros(1, 4), inputs_of(torch.ones(3, 4)), name, 0.5)
     assert dead == zeros == [[False, False, True, True]]
 
 
-def test_a_pattern_is_found_in_a_mask_and_only_there() -> None:
+def test_a_pattern_is_detected_only_in_its_masks() -> None:
     groups = torch.tensor([[True, False, False, True], [True, True, False, False]])
     mask = groups[torch.randint(0, 2, (16, 6), generator=torch.Generator().manual_seed(0))].reshape(16, 24)
     assert pattern_of(mask) == (2, 4)
@@ -200,6 +200,6 @@ def test_damaged_activations_are_a_failure_that_names_the_matrix(name: str) -> N
         mask_of(random_weight(4, 8), inputs_of(x), name, 0.5)
 
 
-def test_thresholds_have_no_place_in_an_n_of_m_pattern() -> None:
+def test_thresholds_with_an_n_of_m_pattern_are_refused() -> None:
     with pytest.raises(InputError, match="leave `group` out"):
         parse_recipe("{name: w, method: wanda, keep: 2, block: 4, group: threshold}")

@@ -1,4 +1,4 @@
-"""Removed neurons and heads: a variant equals the smaller model, and scores follow the papers' formulas."""
+"""Tests of removed neurons and heads: a variant equals the smaller model, and scores follow the papers' formulas."""
 
 import copy
 from collections.abc import Callable
@@ -65,13 +65,13 @@ def logits(model: nn.Module) -> Tensor:
     return found
 
 
-def worn(decoder: Decoder, variant: Variant) -> Tensor:
+def variant_logits(decoder: Decoder, variant: Variant) -> Tensor:
     with apply_variant(decoder, variant):
         return logits(decoder.model)
 
 
 def cut(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
-    """The dense model's parameters without the rows and columns that the masks remove as a whole."""
+    """Return the dense model's parameters without the rows and columns that the masks remove as a whole."""
     found = {name: parameter.detach().clone() for name, parameter in decoder.model.state_dict().items()}
     stacks: dict[str, list[Tensor]] = {}
     for name, mask in variant.masks.items():
@@ -95,7 +95,7 @@ def cut(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
 
 
 def smaller(decoder: Decoder, variant: Variant, **sizes: int) -> nn.Module:
-    """A stock model of other sizes with those parameters."""
+    """Build a stock model of other sizes with those parameters."""
     config = copy.deepcopy(decoder.model.config)
     for key, size in sizes.items():
         setattr(config, key, size)
@@ -126,7 +126,7 @@ def test_a_variant_without_neurons_equals_the_stock_model_of_that_size(
     facts = variant.facts["structure"]
     count = next(iter(facts.values()))["units"]
     model = smaller(decoder, variant, **{size: count - round(0.25 * count)})
-    torch.testing.assert_close(worn(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(variant_logits(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(logits(decoder.model), logits(model), rtol=1e-3)
     # The biases of rows that feed them are not zero, and go with them.
     assert all(fact["kind"] == "neurons" and len(fact["removed"]) == round(0.25 * count) for fact in facts.values())
@@ -143,13 +143,15 @@ def test_a_variant_without_groups_of_heads_equals_the_stock_model_with_fewer(
     variant = pruned(decoder, calibrated, "heads-50")
     model = decoder.model.config
     sizes = {"num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": model.hidden_size // 4}
-    torch.testing.assert_close(worn(decoder, variant), logits(smaller(decoder, variant, **sizes)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        variant_logits(decoder, variant), logits(smaller(decoder, variant, **sizes)), rtol=1e-4, atol=1e-5
+    )
     for fact in variant.facts["structure"].values():
         assert (fact["units"], fact["columns_a_unit"], len(fact["removed"])) == (2, 32, 1)
         assert [name.rpartition(".")[2] for name in fact["fed_by"]] == ["q_proj", "k_proj", "v_proj"]
 
 
-def test_heads_of_a_fused_conv1d_equal_modules_that_are_cut_by_hand(load: Load) -> None:
+def test_heads_of_a_fused_conv1d_equal_manually_cut_modules(load: Load) -> None:
     decoder, calibrated = load("gpt2")
     variant = pruned(decoder, calibrated, "heads-50")
     model: Any = copy.deepcopy(decoder.model)
@@ -163,24 +165,24 @@ def test_heads_of_a_fused_conv1d_equal_modules_that_are_cut_by_hand(load: Load) 
         attn.c_attn.nf = len(fused)
         attn.c_proj.weight = nn.Parameter(attn.c_proj.weight[kept])
         attn.num_heads, attn.split_size = 2, 32
-    torch.testing.assert_close(worn(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(variant_logits(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
 
 
-def test_query_heads_that_share_one_key_go_one_by_one_and_the_key_stays(load: Load) -> None:
+def test_query_heads_of_one_shared_key_are_removed_singly(load: Load) -> None:
     decoder, calibrated = load("llama", num_key_value_heads=1, head_dim=16)
     variant = pruned(decoder, calibrated, "heads-25")
     assert not any("k_proj" in name or "v_proj" in name for name in variant.changes)
     model = smaller(decoder, variant, num_attention_heads=3)
-    torch.testing.assert_close(worn(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(variant_logits(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY_DECODER)
-def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, name: str) -> None:
+def test_every_decoder_drops_sublayers_and_units_or_gives_the_reason(load: Load, name: str) -> None:
     decoder, calibrated = load(name)
     dense = logits(decoder.model)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     for recipe in ("attn+mlp-drop-2-greedy", "block-drop-1-iterative", "mlp-drop-2-consecutive"):
-        found = worn(decoder, prune(decoder, parse_recipe(recipe), tokens=tokens))
+        found = variant_logits(decoder, prune(decoder, parse_recipe(recipe), tokens=tokens))
         assert found.isfinite().all()
         assert not torch.equal(found, dense)
     for recipe in ("neurons-25", "neurons-25-flap", "heads-50", "flap-30"):
@@ -190,7 +192,7 @@ def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, nam
                 pruned(decoder, calibrated, recipe)
             continue
         variant = pruned(decoder, calibrated, recipe)
-        found = worn(decoder, variant)
+        found = variant_logits(decoder, variant)
         assert found.isfinite().all()
         assert not torch.equal(found, dense)
         # Every unit was proved: none lost its columns in the reader alone.
@@ -200,7 +202,7 @@ def test_every_decoder_loses_sublayers_and_units_or_says_why_not(load: Load, nam
 
 
 def inputs_of(decoder: Decoder, names: set[str], tokens: Tensor) -> dict[str, Tensor]:
-    """Inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
+    """Return inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
     seen: dict[str, list[Tensor]] = {}
     handles = [
         module.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].detach()))
@@ -232,7 +234,7 @@ def test_uniform_choices_follow_the_scores_formula_in_float64(load: Load, score:
         assert sorted(scores.argsort()[:24].tolist()) == removed
 
 
-def test_flaps_threshold_is_one_for_heads_and_neurons_of_all_layers(load: Load) -> None:
+def test_flap_uses_one_threshold_for_all_heads_and_neurons(load: Load) -> None:
     decoder, calibrated = load("llama", num_key_value_heads=4, head_dim=16)
     variant = pruned(decoder, calibrated, "flap-30")
     facts = variant.facts["structure"]
@@ -260,9 +262,7 @@ def test_flaps_threshold_is_one_for_heads_and_neurons_of_all_layers(load: Load) 
 
 
 @pytest.mark.parametrize(("architecture", "recipe"), [("llama", "neurons-25-flap"), ("gpt2", "flap-30")])
-def test_the_bias_takes_up_exactly_the_mean_of_the_change_in_the_dense_context(
-    load: Load, architecture: str, recipe: str
-) -> None:
+def test_the_bias_compensates_exactly_the_mean_change(load: Load, architecture: str, recipe: str) -> None:
     decoder, calibrated = load(architecture)
     variant = pruned(decoder, calibrated, recipe)
     plain = Variant(variant.changes)
@@ -275,21 +275,21 @@ def test_the_bias_takes_up_exactly_the_mean_of_the_change_in_the_dense_context(
         after = change + variant.parameters[f"{name}.bias"].double() - (0 if bias is None else bias.double())
         assert after.mean(dim=0).abs().max() < 1e-5 * change.abs().max()
         assert change.mean(dim=0).abs().max() > 1e-3 * change.abs().max()
-    bare = worn(decoder, plain) - logits(decoder.model)
-    assert not torch.allclose(worn(decoder, variant) - logits(decoder.model), bare)
+    bare = variant_logits(decoder, plain) - logits(decoder.model)
+    assert not torch.allclose(variant_logits(decoder, variant) - logits(decoder.model), bare)
 
 
-def test_the_bias_of_a_module_without_one_comes_back_from_the_file_and_goes_again(load: Load, tmp_path: Path) -> None:
+def test_a_new_bias_loads_from_the_file_and_is_removed_again(load: Load, tmp_path: Path) -> None:
     decoder, calibrated = load("llama")
     variant = pruned(decoder, calibrated, "neurons-25-flap")
     variant.save(tmp_path / "v.safetensors", parse_recipe("neurons-25-flap"), "weights")
     again = load_variant(tmp_path / "v.safetensors", "weights")
-    assert torch.equal(worn(decoder, again), worn(decoder, variant))
+    assert torch.equal(variant_logits(decoder, again), variant_logits(decoder, variant))
     assert again.facts["structure"] == variant.facts["structure"]
     assert decoder.layers[0].mlp.mixers[0].down_proj.bias is None
 
 
-def test_rows_of_two_halves_and_rows_in_turns_are_told_apart(load: Load) -> None:
+def test_halved_and_interleaved_rows_are_distinguished(load: Load) -> None:
     for architecture, expected in (("phi3", [7, 103]), ("gpt_oss", [14, 15])):
         decoder, _ = load(architecture)
         mlp = decoder.layers[0].mlp
@@ -299,7 +299,7 @@ def test_rows_of_two_halves_and_rows_in_turns_are_told_apart(load: Load) -> None
         assert units.weights == 3 * 64
 
 
-def test_heads_of_interleaved_and_of_consecutive_projections_are_told_apart(load: Load) -> None:
+def test_heads_of_interleaved_and_consecutive_projections_are_distinguished(load: Load) -> None:
     for architecture, expected in (
         ("gpt_neox", list(range(48, 96))),
         ("mpt", [*range(16, 32), *range(80, 96), *range(144, 160)]),
@@ -312,7 +312,7 @@ def test_heads_of_interleaved_and_of_consecutive_projections_are_told_apart(load
         assert rows[1].tolist() == expected
 
 
-def test_where_no_rows_are_proved_only_columns_go_and_the_fact_says_so(load: Load, tmp_path: Path) -> None:
+def test_without_proved_rows_only_columns_are_removed(load: Load, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "mixed"))
     for layer in decoder.layers:
         mlp: Any = layer.mlp.mixers[0]
@@ -322,7 +322,7 @@ def test_where_no_rows_are_proved_only_columns_go_and_the_fact_says_so(load: Loa
     assert {*variant.changes} == {f"model.layers.{index}.mlp.down_proj" for index in range(3)}
 
 
-def test_recurrences_have_no_heads_and_keep_all_they_have(load: Load) -> None:
+def test_recurrences_have_no_heads_and_stay_unchanged(load: Load) -> None:
     decoder, calibrated = load("jamba")
     variant = pruned(decoder, calibrated, "heads-50")
     assert {fact["layer"] for fact in variant.facts["structure"].values()} == {1}
@@ -331,7 +331,7 @@ def test_recurrences_have_no_heads_and_keep_all_they_have(load: Load) -> None:
     assert not variant.changed(decoder.layers[0].attn)
 
 
-def test_ties_dead_neurons_and_damaged_weights(load: Load, tmp_path: Path) -> None:
+def test_ties_and_dead_neurons_are_exact_and_damaged_weights_refused(load: Load, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "ties"))
     with torch.no_grad():
         for layer in decoder.layers:

@@ -1,4 +1,4 @@
-"""A variant removes what its recipe says, is stored in one bit per weight, and loads bit for bit."""
+"""Tests that a variant follows its recipe, is stored in one bit per weight, and loads bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_mask_takes_any_number_out_and_leaves_the_others_bit_for_bit(dtype: torch.dtype) -> None:
+def test_a_mask_removes_any_number_and_keeps_the_others_bit_for_bit(dtype: torch.dtype) -> None:
     weight = torch.tensor([[-0.0, torch.nan, torch.inf, 1.5], [torch.nan, 1e-7, -2.0, -0.0]], dtype=dtype)
     mask = torch.tensor([[True, False, False, True], [False, True, False, True]])
     found = WeightDelta.masked(mask).weight(weight.T.contiguous().T)
@@ -62,7 +62,7 @@ def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
 
 
 @pytest.mark.parametrize("name", ["magnitude-50", "wanda-50", "wanda-2of4", "magnitude-4of8"])
-def test_half_of_the_prunable_weights_are_masked_exactly(
+def test_exactly_half_of_the_prunable_weights_are_masked(
     decoder: Decoder, calibrated: CalibrationResult, name: str
 ) -> None:
     recipe = parse_recipe(name)
@@ -75,7 +75,7 @@ def test_half_of_the_prunable_weights_are_masked_exactly(
     assert zeros >= row["weights_masked"]
 
 
-def test_drops_follow_the_influence_and_count_all_their_parameters(
+def test_drops_follow_the_block_influence_and_count_their_parameters(
     decoder: Decoder, calibrated: CalibrationResult
 ) -> None:
     influence = calibrated.block_influence
@@ -155,7 +155,7 @@ def test_nan_weights_fail_instead_of_giving_a_mask(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "bloom"])
-def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_behind(
+def test_weights_materialized_by_layer_give_equal_numbers_and_are_released(
     architecture: str, tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = tiny_decoder(architecture)
@@ -181,7 +181,7 @@ def test_weights_made_layer_by_layer_give_the_same_numbers_and_leave_nothing_beh
     assert not torch.equal(held, dense)
 
 
-def test_whether_anything_was_done_is_told_without_reading_a_change() -> None:
+def test_an_effect_is_known_without_reading_the_changes() -> None:
     class Unread(dict[str, WeightDelta]):
         def __getitem__(self, name: str) -> WeightDelta:
             raise AssertionError(f"{name} was read")

@@ -1,4 +1,4 @@
-"""Verdicts on warehouses written by hand, in which it is known what every recipe loses."""
+"""Tests of verdicts on handmade warehouses, in which the loss of every recipe is known."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ from tests.sql.warehouse_builder import Handmade
 # Of the new model: mild, where writing is gone, where all is gone, and beyond what was ever seen.
 NEW = [0.02, 0.1, 1.0, 2.0, 8.0, 50.0]
 SEEN = 10 ** np.linspace(-2, 1, 10)
-# No ends of an interval lie beyond a bound.
+# No interval crosses a bound.
 PROBES = {
     "kl_step0_nats_low": 0.1, "kl_step0_nats_high": 0.3, "top1_change": 0.05, "top1_change_low": 0.01,
     "top1_change_high": 0.09, "questions": 8, "options_changed": 0.0, "options_changed_low": 0.0,
@@ -35,7 +35,7 @@ PROBES = {
 
 @pytest.fixture(scope="module")
 def of_tables() -> Advice:
-    """Three models scored and one probed, from the tables up."""
+    """Write a warehouse of three scored models and a probed one, and return its catalogue."""
     warehouse = Handmade()
     for model in "abc":
         scored(warehouse, model, SEEN, cliff)
@@ -47,7 +47,7 @@ def of_tables() -> Advice:
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The views over no file; each test says what the marts hold."""
+    """Return the views without any file; each test replaces marts."""
     with connect(tmp_path_factory.mktemp("none")) as connection:
         yield connection
 
@@ -57,7 +57,7 @@ def predictions(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def summary(nats: Sequence[float | None], **changes: object) -> pl.DataFrame:
-    """Rows of variant_verdict, of the columns that count."""
+    """Return rows of variant_verdict with the columns that matter."""
     row = {"parameters_removed_share": 0.1, **PROBES} | changes
     return pl.DataFrame([{"recipe": f"r{index}", "kl_step0_nats": kl, **row} for index, kl in enumerate(nats)])
 
@@ -71,7 +71,7 @@ def by_recipe(advice: Advice) -> dict[str, dict[str, object]]:
     return {row["recipe"]: row for row in advice.rows.iter_rows(named=True)}
 
 
-def test_where_losses_follow_the_probe_verdicts_are_right_and_certain(of_tables: Advice) -> None:
+def test_losses_that_follow_the_probe_give_right_and_certain_verdicts(of_tables: Advice) -> None:
     rows = by_recipe(of_tables)
     assert [rows[f"r{index}"]["verdict"] for index in range(5)] == [SAFE, SAFE, CHOOSING_ONLY, CHOOSING_ONLY, BROKEN]
     for index, (writing, choosing) in enumerate([(0, 0), (0, 0), (1, 0), (1, 0), (1, 1)]):
@@ -84,7 +84,7 @@ def test_where_losses_follow_the_probe_verdicts_are_right_and_certain(of_tables:
     assert "3 other models" in " ".join(of_tables.notes)
 
 
-def test_safe_recipes_come_first_and_each_names_the_probe_that_says_so(of_tables: Advice) -> None:
+def test_safe_recipes_come_first_with_their_probe(of_tables: Advice) -> None:
     assert of_tables.rows["recipe"].to_list()[:2] == ["r0", "r1"]
     assert of_tables.rows["verdict"].to_list()[-1] == BROKEN
     # Of the probes that tell as much, the first by name; KL is the same at both tokens.
@@ -93,7 +93,7 @@ def test_safe_recipes_come_first_and_each_names_the_probe_that_says_so(of_tables
     assert row["damage"] == pytest.approx({"var_p_step0": 2.0, "one_minus_cos_h_step0": 0.001}.get(row["probe"], 1.0))
 
 
-def test_a_probe_beyond_all_that_were_seen_is_judged_by_the_rule(of_tables: Advice) -> None:
+def test_a_probe_out_of_range_is_judged_by_the_rule(of_tables: Advice) -> None:
     row = by_recipe(of_tables)["r5"]
     # top1_change is a share and hardly ever beyond, but it says nothing about the rest: its interval is wide.
     if row["basis"] == "rule":
@@ -103,7 +103,7 @@ def test_a_probe_beyond_all_that_were_seen_is_judged_by_the_rule(of_tables: Advi
     assert row["verdict"] == BROKEN
 
 
-def test_where_losses_follow_nothing_no_verdict_is_certain(catalogue: duckdb.DuckDBPyConnection) -> None:
+def test_losses_without_a_pattern_give_no_certain_verdict(catalogue: duckdb.DuckDBPyConnection) -> None:
     predicted = advised(catalogue, 4, chance).rows.filter(basis="prediction")
 
     assert predicted.height == 5
@@ -111,26 +111,26 @@ def test_where_losses_follow_nothing_no_verdict_is_certain(catalogue: duckdb.Duc
     assert (predicted["predicted_loss_high_generative"] - predicted["predicted_loss_low_generative"] > 0.4).all()
 
 
-def test_only_what_lies_above_all_that_was_seen_is_called_beyond(catalogue: duckdb.DuckDBPyConnection) -> None:
+def test_only_values_above_the_range_count_as_out_of_range(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, {f"m{seed}": SEEN for seed in range(3)}, cliff, unscored={"new": NEW})
     variants = pl.concat(
         [summary(NEW), summary([None]).with_columns(recipe=pl.lit("unprobed"))], how="vertical_relaxed"
     )
-    told = advise(variants, predictions(catalogue), 0.1).notes
+    notes = advise(variants, predictions(catalogue), 0.1).notes
 
-    assert "more damage than any model had before, so by the rule: r5" in told
-    assert "without a probe that predicts both losses, so by the rule: unprobed" in told
+    assert "more damage than any model had before, so by the rule: r5" in notes
+    assert "without a probe that predicts both losses, so by the rule: unprobed" in notes
 
 
 @pytest.mark.parametrize("models", [0, 1, 2])
-def test_with_too_few_models_the_rule_of_the_paper_decides_and_claims_nothing(
+def test_too_few_models_leave_the_papers_rule_without_calibration(
     catalogue: duckdb.DuckDBPyConnection, models: int
 ) -> None:
     advice = advised(catalogue, models, cliff)
-    told, is_known = " ".join(advice.notes), models >= 2
+    notes, is_known = " ".join(advice.notes), models >= 2
 
-    assert (f"too little data to predict losses: {models} other model" in told) is not is_known
-    assert "claims no calibration" in told
+    assert (f"too little data to predict losses: {models} other model" in notes) is not is_known
+    assert "claims no calibration" in notes
     assert advice.rows.filter(basis="rule").height == (1 if is_known else 6)
     assert advice.rows["predicted_loss_generative"].null_count() == (1 if is_known else 6)
 
@@ -165,7 +165,7 @@ NONE_OF_TWO = {"questions": 2, "options_changed_high": 0.66}
         ({"kl_step0_nats": None, "top1_change": None}, NOT_JUDGED, None, None),
     ],
 )
-def test_the_rule_takes_each_of_its_three_conditions_and_says_what_their_intervals_leave_open(
+def test_the_rule_applies_its_three_conditions_and_names_open_intervals(
     catalogue: duckdb.DuckDBPyConnection,
     changes: dict[str, object],
     verdict: str,
@@ -187,7 +187,7 @@ def test_the_rule_takes_each_of_its_three_conditions_and_says_what_their_interva
     assert any("not judged" in line for line in advice.notes) == (verdict == NOT_JUDGED)
 
 
-def test_a_greater_tolerance_bears_more(catalogue: duckdb.DuckDBPyConnection) -> None:
+def test_a_greater_tolerance_allows_more_recipes(catalogue: duckdb.DuckDBPyConnection) -> None:
     def slope(damage: float, _: np.random.Generator) -> tuple[float, float]:
         return min(1.0, damage / 10), 0.0
 
@@ -208,7 +208,7 @@ def test_choosing_that_loses_less_than_half_is_not_broken(
     assert "between them, non-generative only" in " ".join(advised(catalogue, 0, dulled).notes)
 
 
-def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckDBPyConnection) -> None:
+def test_measured_losses_are_listed_beside_predicted_ones(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, {"a": SEEN, "b": SEEN, "new": NEW}, cliff)
     rows = by_recipe(advise(summary(NEW), predictions(catalogue), 0.1))
 
@@ -219,17 +219,17 @@ def test_measured_losses_stand_beside_the_predicted_ones(catalogue: duckdb.DuckD
     ]
 
 
-def test_where_measured_losses_lead_elsewhere_the_advice_says_so(catalogue: duckdb.DuckDBPyConnection) -> None:
-    """Right answers of choosing alone do not stand in for agreement, of which both kinds are known."""
+def test_measured_losses_that_contradict_the_prediction_are_named(catalogue: duckdb.DuckDBPyConnection) -> None:
+    """Prefer agreement of both kinds to right answers in choosing alone."""
     known(catalogue, {"new": NEW}, cliff)
     found = predictions(catalogue)
     right = found.filter(pl.col("kind") == "non_generative").with_columns(measure=pl.lit("score"), loss=pl.lit(2.25))
     own = found.with_columns(measure=pl.lit("agreement"))
     advice = advise(summary([0.02, 0.1, 0.2]), pl.concat([right, own]), 0.1)
-    rows, told = by_recipe(advice), " ".join(advice.notes)
+    rows, notes = by_recipe(advice), " ".join(advice.notes)
     assert [rows[f"r{at}"]["verdict"] for at in range(3)] == [SAFE] * 3
     assert [rows[f"r{at}"]["loss_generative"] for at in range(3)] == [0.0, 0.0, 1.0]
-    assert "another verdict, which counts more: r2;" in told
+    assert "another verdict, which counts more: r2;" in notes
 
 
 def test_predicted_losses_are_judged_by_the_rule_of_the_view(catalogue):

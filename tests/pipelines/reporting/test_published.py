@@ -1,4 +1,4 @@
-"""The published numbers are those of the sources, in the units and under the names that the table has."""
+"""Tests that published numbers equal those of the sources, in the table's units and names."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -21,13 +21,13 @@ UNASKED = ["layerwise", "generation", "options", "estimates"]
 
 
 def value(model: str, task: str, metric: str, method: str = "dense", dropped: int = 0, layer: int = -1) -> float:
-    """The one number of these names."""
+    """Return the single number with these names."""
     wanted = {"model": model, "task": task, "metric": metric, "method": method, "dropped": dropped, "layer": layer}
     [found] = NUMBERS.filter(*(pl.col(name) == one for name, one in wanted.items()))["value"].to_list()
     return round(found, 6)
 
 
-def test_single_numbers_stand_where_they_were_printed() -> None:
+def test_single_numbers_are_found_by_their_printed_names() -> None:
     assert value("qwen2.5-7b-instruct", "gsm8k", "exact_match") == 0.75588
     assert value("qwen2.5-7b-instruct", "gsm8k", "exact_match", "attn-drop", 4) == 0.30023
     assert value("qwen2.5-7b-instruct", "mmlu", "accuracy_letter", "mlp-drop", 12) == 0.2662
@@ -41,7 +41,7 @@ def test_single_numbers_stand_where_they_were_printed() -> None:
     assert value("llama-2-7b", "wikitext2", "token_perplexity", "magnitude-2of4") == 54.59
 
 
-def test_every_figure_and_table_is_there_whole() -> None:
+def test_every_figure_and_table_is_complete() -> None:
     found = dict(NUMBERS.group_by("source").len().iter_rows())
     # Figure 1: four tasks, three kinds of drop from 1 to 12, and dense; Figure 4: three spaces, two kinds, 28 layers.
     assert found == {
@@ -57,7 +57,7 @@ def test_every_figure_and_table_is_there_whole() -> None:
 
 
 def stored_by(study: Study) -> Iterator[tuple[str, str]]:
-    """The tasks, data sets and texts of a study with the metrics that it would store, by their definitions alone."""
+    """Return the tasks, data sets and texts of a study with the metrics that it would store, from their definitions."""
     for spec in study.tasks:
         definition = find(spec)
         files = definition.files
@@ -81,7 +81,7 @@ def stored_by(study: Study) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["paper-qwen7b", "paper-mistral7b", "paper-retrieval", "paper-llama2-7b"])
-def test_every_published_score_meets_what_the_papers_study_of_the_model_stores(name: str) -> None:
+def test_every_published_score_has_a_metric_of_the_papers_study(name: str) -> None:
     study = load_study(name)
     (model,) = study.models
     stored = set(stored_by(study))
@@ -95,14 +95,14 @@ def test_every_published_score_meets_what_the_papers_study_of_the_model_stores(n
     assert set(own["method"]) <= methods
 
 
-def test_a_fact_is_the_one_number_of_its_names() -> None:
+def test_a_fact_is_the_single_number_of_its_names() -> None:
     assert (fact("generation", "kl_step0_nats"), fact("options", "mass")) == (0.6, 4e-5)
     for names in (("options", "p_option_a"), ("options", "unheard of")):
         with pytest.raises(ValueError, match="item"):
             fact(*names)
 
 
-def test_the_rows_keep_every_rule_of_their_table_and_are_written_once(tmp_path) -> None:
+def test_the_rows_pass_their_tables_checks_and_are_written_once(tmp_path) -> None:
     from prunescope.assets.defs.reference_asset import write_published
 
     store, table = Store(tmp_path), TABLES["paper_reference"]

@@ -1,4 +1,4 @@
-"""Sizes and limits of memory as people write them."""
+"""Tests of sizes and limits of memory as people write them."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def test_sizes_are_bytes(written: object, size: int) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "GiB", "1 GiB 2", "-1GiB", "1e3", "20 GiBytes"])
-def test_what_is_no_size_is_refused(written: str) -> None:
+def test_invalid_sizes_are_refused(written: str) -> None:
     with pytest.raises(ValueError, match=r"is not a size; write bytes, or 500MB, or 20GiB"):
         parse_size(written)
 
 
-def test_limits_of_a_command_line_keep_their_order() -> None:
+def test_command_line_limits_keep_their_order() -> None:
     assert list((parse_limits(["cuda:1=1GiB", "cpu=0"]) or {}).items()) == [("cuda:1", 2**30), ("cpu", 0)]
     assert parse_limits([]) is None
     with pytest.raises(ValueError, match="'cpu': write a device and a size, such as cpu=8GiB"):

@@ -1,4 +1,4 @@
-"""A study is read whole or refused with the file, the key and the reason."""
+"""Tests that a study is read completely, or refused with the file, the key and the reason."""
 
 import json
 from pathlib import Path
@@ -129,9 +129,7 @@ def test_overrides_replace_models_and_recipes_and_keep_dense(tmp_path: Path) -> 
         ("dtype: float16", NOISE),
     ],
 )
-def test_the_noise_floor_is_part_of_every_study_unless_it_says_otherwise(
-    tmp_path: Path, keys: str, expected: list[str]
-) -> None:
+def test_every_study_has_the_noise_floor_by_default(tmp_path: Path, keys: str, expected: list[str]) -> None:
     study = load_study(written(tmp_path, f"{GOOD}{keys}\n"))
     assert [recipe.name for recipe in study.recipes if recipe.method == "noise"] == expected
     assert study.replaced([], [recipe.name for recipe in study.recipes]) == study
@@ -146,7 +144,7 @@ def test_a_noise_recipe_that_the_study_names_itself_is_not_added_again(tmp_path:
         load_study(written(tmp_path, GOOD + "noise: [float8]\n"))
 
 
-def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:
+def test_hashes_cover_their_inputs(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, GOOD))
     prompt = load_study(written(tmp_path, GOOD.replace("Why?", "How?")))
     longer = load_study(written(tmp_path, GOOD + "generation: {new_tokens: 3}\n"))
@@ -156,7 +154,7 @@ def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:
     assert study.calibration.hash == longer.calibration.hash
 
 
-def test_a_text_of_a_study_is_wikitext2_in_llama_cpps_windows_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_studys_text_defaults_to_wikitext2_in_llama_cpps_windows(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, GOOD + "texts: [{id: wiki}, {id: mine, source: a.txt, context: 9}]\n"))
     wiki, mine = study.texts
     assert (wiki.source, wiki.context, wiki.step, wiki.scored, wiki.max_tokens) == ("wikitext2", 512, 256, 256, 4096)

@@ -32,14 +32,14 @@ def beir(folder: Path, **files: str) -> RetrievalSpec:
     return RetrievalSpec(name="mine", folder=str(folder))
 
 
-def test_titles_come_first_order_is_the_files_and_unjudged_queries_are_left_out(tmp_path: Path) -> None:
+def test_texts_keep_the_files_order_and_unjudged_queries_are_dropped(tmp_path: Path) -> None:
     found = read_collection(beir(tmp_path))
     assert dict(found.documents) == {"d1": "Émile naïve\u2028文", "d2": "", "d3": "three"}
     assert list(found.queries.items()) == [("b", "second"), ("a", "first")]
     assert found.relevance == {"b": {"d1": 1}, "a": {"d3": 2, "d1": 0}}
 
 
-def test_a_file_of_judgements_without_a_header_loses_none(tmp_path: Path) -> None:
+def test_a_judgement_file_without_header_keeps_its_first_line(tmp_path: Path) -> None:
     spec = beir(tmp_path, qrels=QRELS.partition("\n")[2].replace("\n", "\r\n"))
     assert read_collection(spec).relevance == {"b": {"d1": 1}, "a": {"d3": 2, "d1": 0}}
 
@@ -68,7 +68,7 @@ def test_a_file_of_judgements_without_a_header_loses_none(tmp_path: Path) -> Non
         ({"qrels": ""}, r"no judged queries in .*test.tsv"),
     ],
 )
-def test_what_is_not_in_beirs_form_is_refused_by_its_line(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_malformed_beir_files_are_refused_by_line(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_collection(beir(tmp_path, **files))
 

@@ -11,7 +11,7 @@ from prunescope.pipelines.evaluation.retrieval.document_ranking import rank_docu
 
 
 def by_hand(judged: dict[str, int], ranked: list[str]) -> tuple[float, float, float]:
-    """nDCG@10, recall@100 and MRR@10 from their definitions."""
+    """Return nDCG@10, recall@100 and MRR@10 from their definitions."""
     gains = [max(0, judged.get(name, 0)) for name in ranked]
     ideal = sorted((score for score in judged.values() if score > 0), reverse=True)
 
@@ -27,7 +27,7 @@ def by_hand(judged: dict[str, int], ranked: list[str]) -> tuple[float, float, fl
     )
 
 
-def test_measures_are_those_of_a_small_case_by_hand() -> None:
+def test_measures_equal_manual_values() -> None:
     relevance = {"q": {"x": 2, "y": 1, "z": 0}, "late": {"x": 1}, "never": {"x": 1}}
     others = [f"n{index}" for index in range(20)]
     found = score_rankings(relevance, {"q": ["y", "z", "x"], "late": [*others, "x"], "never": others})
@@ -38,7 +38,7 @@ def test_measures_are_those_of_a_small_case_by_hand() -> None:
     assert found["ndcg_at_10"]["late"] == 0
 
 
-def test_measures_are_their_definitions_on_random_judgements() -> None:
+def test_measures_equal_their_definitions_on_random_judgements() -> None:
     chance = np.random.default_rng(0)
     names = [f"d{index}" for index in range(150)]
     relevance, ranked = {}, {}
@@ -53,7 +53,7 @@ def test_measures_are_their_definitions_on_random_judgements() -> None:
 
 
 @pytest.mark.parametrize("block", [2**25, 64, 1])
-def test_ranks_are_those_of_sorting_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_ranks_equal_those_of_sorting_for_any_block_size(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(document_ranking, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(7, 16, generator=generator), torch.randn(40, 16, generator=generator)
@@ -62,7 +62,7 @@ def test_ranks_are_those_of_sorting_whatever_the_blocks(monkeypatch: pytest.Monk
     assert found == [sorted(range(40), key=lambda place, row=row: -row[place])[:5] for row in similar]
 
 
-def test_documents_that_tie_are_ranked_in_the_order_of_the_corpus() -> None:
+def test_tied_documents_keep_the_order_of_the_corpus() -> None:
     generator = torch.Generator().manual_seed(1)
     one, other = torch.randn(2, 33, generator=generator)
     # Twelve copies of two documents in turn: a rank within the copies is decided by their places alone.
@@ -71,7 +71,7 @@ def test_documents_that_tie_are_ranked_in_the_order_of_the_corpus() -> None:
     assert found == [[*range(0, 24, 2), *range(1, 13, 2)]]
 
 
-def test_a_query_does_not_find_itself_and_a_small_corpus_is_ranked_whole() -> None:
+def test_a_query_excludes_itself_and_a_small_corpus_is_ranked_whole() -> None:
     documents = torch.eye(3)
     assert rank_documents(documents, documents, [0, None, 2]) == [[1, 2], [1, 0, 2], [0, 1]]
     assert rank_documents(documents[:1], documents[:1], [0]) == [[]]

@@ -50,7 +50,7 @@ def test_padding_and_batches_change_nothing(either: Decoder, pooling: Pooling, m
         assert torch.equal(found[0], found[5])
 
 
-def test_what_stands_in_padding_is_never_read() -> None:
+def test_padding_is_never_read() -> None:
     states = torch.randn(2, 3, 4)
     states[0, 2], states[1, 1:] = torch.nan, torch.inf
     lengths = torch.tensor([2, 1])
@@ -59,7 +59,7 @@ def test_what_stands_in_padding_is_never_read() -> None:
     assert torch.allclose(pooled(states, lengths, "mean"), torch.stack([mean, states[1, 0].double()]), rtol=1e-14)
 
 
-def test_every_text_is_in_one_batch_and_batches_hold_what_they_may() -> None:
+def test_every_text_is_in_one_batch_and_batches_respect_the_limit() -> None:
     lengths = [7, 3000, 5, 2000, 1, *[9] * 100, 9000]
     found = list(batches(lengths, 64, 4096))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
@@ -67,7 +67,7 @@ def test_every_text_is_in_one_batch_and_batches_hold_what_they_may() -> None:
     assert [lengths[index] for batch in found for index in batch] == sorted(lengths)
 
 
-def test_last_pooling_reads_the_end_token_of_every_text_cut_or_not(causal: Decoder) -> None:
+def test_last_pooling_reads_the_end_token_also_of_cut_texts(causal: Decoder) -> None:
     ids = tokens_of(TEXTS, causal.tokenizer, 8, "last")
     end = causal.tokenizer.eos_token_id
     assert all(each[-1] == end and len(each) <= 8 for each in ids)
@@ -77,7 +77,7 @@ def test_last_pooling_reads_the_end_token_of_every_text_cut_or_not(causal: Decod
     assert tokens_of(["if<|end|>"], causal.tokenizer, 8, "last") == tokens_of(["if"], causal.tokenizer, 8, "last")
 
 
-def test_mean_pooling_adds_a_token_to_an_empty_text_alone(causal: Decoder, encoder: Decoder) -> None:
+def test_mean_pooling_adds_a_token_only_to_an_empty_text(causal: Decoder, encoder: Decoder) -> None:
     empty, word = tokens_of(["", "if"], causal.tokenizer, 8, "mean")
     assert empty == (causal.tokenizer.eos_token_id,)
     assert list(word) == causal.tokenizer("if").input_ids
@@ -86,7 +86,7 @@ def test_mean_pooling_adds_a_token_to_an_empty_text_alone(causal: Decoder, encod
     assert len(tokens_of(["if " * 50], encoder.tokenizer, 8, "mean")[0]) == 8
 
 
-def test_a_tokenizer_without_an_end_token_is_refused_where_one_is_needed(causal: Decoder) -> None:
+def test_last_pooling_without_an_end_token_is_refused(causal: Decoder) -> None:
     class Endless:
         eos_token_id = sep_token_id = None
 
@@ -105,12 +105,12 @@ def test_texts_longer_than_the_models_context_are_refused_by_their_key() -> None
         require_fits(RetrievalSpec(name="python-help"), 128)
 
 
-def test_a_model_that_reads_both_ways_and_minds_padding_is_refused(encoder: Decoder) -> None:
+def test_a_bidirectional_model_affected_by_padding_is_refused(encoder: Decoder) -> None:
     with pytest.raises(InputError, match="padding changes the states"):
         embed(replace(encoder, can_pad=False), [(2, 3)], "mean")
 
 
-def test_an_embedding_that_is_no_number_is_an_error(causal: Decoder) -> None:
+def test_a_nan_embedding_is_an_error(causal: Decoder) -> None:
     weight = next(causal.trunk.parameters())
     before = weight.data
     weight.data = torch.full_like(before, torch.nan)

@@ -39,7 +39,7 @@ def embedded(decoder: Decoder, text: str) -> np.ndarray:
     return state[0].double().mean(0).numpy()
 
 
-def test_scores_are_those_of_a_model_whose_layer_was_taken_out(session: RetrievalSession, encoder: Decoder) -> None:
+def test_scores_equal_those_of_a_model_without_the_layer(session: RetrievalSession, encoder: Decoder) -> None:
     tables, data = session.measure("mine", DROPPED), read_collection(FEW)
     documents = {name: embedded(encoder, f"text {text}") for name, text in data.documents.items()}
     gains = {}
@@ -60,9 +60,7 @@ def test_scores_are_those_of_a_model_whose_layer_was_taken_out(session: Retrieva
     assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(12))
 
 
-def test_kept_embeddings_are_those_of_the_variant_and_give_the_cosines_back(
-    session: RetrievalSession, encoder: Decoder
-) -> None:
+def test_stored_embeddings_reproduce_the_cosines(session: RetrievalSession, encoder: Decoder) -> None:
     dense = session.measure("dense", Variant())["retrieval_embeddings"]
     tables = session.measure("mine", DROPPED)
     mine, data = tables["retrieval_embeddings"], read_collection(FEW)
@@ -90,7 +88,7 @@ def test_the_dense_model_against_itself_is_exactly_one(session: RetrievalSession
     )
 
 
-def test_what_a_score_stands_on_is_told_by_its_hash(tmp_path: Path, encoder: Decoder) -> None:
+def test_the_hash_covers_all_inputs_of_a_score(tmp_path: Path, encoder: Decoder) -> None:
     spec = beir(tmp_path / "one")
     other = beir(tmp_path / "two", qrels="a\td3\t1\nb\td1\t1\n")
     specs = [
@@ -112,7 +110,7 @@ def test_what_a_score_stands_on_is_told_by_its_hash(tmp_path: Path, encoder: Dec
     assert lengths.to_list() == [2]
 
 
-def test_inner_products_rank_by_length_too(tmp_path: Path, causal: Decoder) -> None:
+def test_inner_products_depend_on_the_length(tmp_path: Path, causal: Decoder) -> None:
     spec = beir(tmp_path).model_copy(update={"max_length": 100})
     session = RetrievalSession(causal, "tiny", [spec, spec.model_copy(update={"name": "dot", "normalise": False})])
     kept = session.measure("dense", Variant())["retrieval_embeddings"].filter(data_set="dot")
@@ -124,7 +122,7 @@ def test_inner_products_rank_by_length_too(tmp_path: Path, causal: Decoder) -> N
     assert found["value"].to_list() == [1 / (ranked.index("d1") + 1)]
 
 
-def test_embeddings_without_a_direction_are_an_error(encoder: Decoder, session: RetrievalSession) -> None:
+def test_zero_embeddings_are_an_error(encoder: Decoder, session: RetrievalSession) -> None:
     norm = encoder.model.get_submodule("encoder.layer.2.output.LayerNorm")
     nothing = {f"encoder.layer.2.output.LayerNorm.{name}": torch.zeros(48) for name in ("weight", "bias")}
     assert norm.weight.any()

@@ -1,4 +1,4 @@
-"""Shipped generative tasks: prompts, extracted answers, and which answers count as right."""
+"""Tests of the shipped generative tasks: prompts, extracted answers, and correctness."""
 
 import json
 import re
@@ -97,11 +97,11 @@ def test_scores_are_those_of_lm_evals_own_gsm8k(gsm8k: Any) -> None:
     assert shipped["generation_kwargs"]["until"] == config["generation_kwargs"]["until"]
 
 
-def test_marks_go_one_behind_the_other() -> None:
+def test_answer_marks_are_removed_in_order() -> None:
     assert without_marks([["1,000.$", "$.5", "3..", "[invalid]"]], []) == [["1000", ".5", "3.", "[invalid]"]]
 
 
-def test_every_question_has_the_same_worked_examples_which_are_right_and_in_no_test(gsm8k: Any) -> None:
+def test_every_question_has_the_same_correct_worked_examples(gsm8k: Any) -> None:
     examples = gsm8k.config.fewshot_config.samples
     questions = [doc["question"] for doc in gsm8k.eval_docs]
     assert len(questions) == 40
@@ -118,7 +118,7 @@ def test_every_question_has_the_same_worked_examples_which_are_right_and_in_no_t
     assert contexts == [f"{shots}\n\nQuestion: {question}\nAnswer:" for question in questions[:2]]
 
 
-def test_problems_are_asked_as_lm_eval_does_and_judged_by_running_them(humaneval: Any) -> None:
+def test_humaneval_prompts_equal_lm_evals_and_programs_are_run(humaneval: Any) -> None:
     config = fields(HARNESS / "humaneval" / "humaneval.yaml")
     for key in ("doc_to_text", "doc_to_target", "num_fewshot"):
         assert getattr(humaneval.config, key) == config[key]
@@ -133,7 +133,7 @@ def test_problems_are_asked_as_lm_eval_does_and_judged_by_running_them(humaneval
 
 
 @pytest.mark.namespaces
-def test_the_published_solution_of_every_shipped_problem_passes_and_an_empty_one_does_not(humaneval: Any) -> None:
+def test_every_published_solution_passes_and_an_empty_one_fails(humaneval: Any) -> None:
     if reason := refusal():
         pytest.skip(f"code cannot be shut in here: {reason}")
     published = rows("humaneval")["test"]
@@ -164,7 +164,7 @@ def problem(number: int, code: str, *tests: str) -> dict[str, Any]:
 
 
 @pytest.mark.namespaces
-def test_mbpp_is_asked_as_lm_eval_does_behind_problems_2_to_4_and_judged_in_the_jail(
+def test_mbpp_prompts_equal_lm_evals_and_programs_run_in_the_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tests = ("assert set(twice( [1])) == {2}", "assert twice([]) == []", "assert twice([2, 3]) == [4, 6]")
@@ -190,7 +190,7 @@ def test_mbpp_is_asked_as_lm_eval_does_behind_problems_2_to_4_and_judged_in_the_
         assert judged.outcome == outcome, judged
 
 
-def test_answers_about_a_story_count_by_their_best_f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coqa_answers_score_their_best_f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     doc = {"context": "A fox ran. It hid.", "question": "Where?", "answers": ["In the barn", "under a big, red barn"]}
     story = over_files(tmp_path, monkeypatch, "narrativeqa", test=[doc])
     assert story.task.fewshot_context(story.docs[0], 0) == "A fox ran. It hid.\n\nQuestion: Where?\nAnswer:"

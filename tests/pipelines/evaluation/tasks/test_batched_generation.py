@@ -59,7 +59,7 @@ def read(decoder: Decoder, tokens: list[int] | tuple[int, ...]) -> str:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_answers_written_together_are_those_of_generate_one_by_one(architecture: str, tmp_path: Path) -> None:
+def test_batched_answers_equal_those_of_generate(architecture: str, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
     model: Any = decoder.model
     if model.config._attn_implementation != "eager":  # whose softmax is float32 whatever the model's type
@@ -77,9 +77,7 @@ def test_answers_written_together_are_those_of_generate_one_by_one(architecture:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_beginning_that_all_contexts_share_changes_no_answer(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_prefix_changes_no_answer(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
     model: Any = decoder.model
     if model.config._attn_implementation != "eager":
@@ -101,7 +99,7 @@ def test_a_beginning_that_all_contexts_share_changes_no_answer(
         assert max(passes) < 4 * (12 + 8)
 
 
-def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone: list[list[int]]) -> None:
+def test_an_applied_variant_writes_the_text_of_a_pruned_copy(endless: Decoder, alone: list[list[int]]) -> None:
     variant = prune(endless, parse_recipe("magnitude-50"))
     copied = copy_of(endless)
     write_masks(copied, variant, set(variant.masks))
@@ -112,7 +110,7 @@ def test_a_worn_variant_writes_what_a_pruned_copy_writes(endless: Decoder, alone
 
 
 @pytest.mark.parametrize("length", [2, 4])
-def test_a_stop_string_counts_wherever_tokens_end_and_the_text_stands_before_it(endless: Decoder, length: int) -> None:
+def test_a_stop_string_counts_at_any_position_and_ends_the_text(endless: Decoder, length: int) -> None:
     context, limit = CONTEXTS[1], 40
     tokens = generated(endless, context, limit)
     whole = read(endless, tokens)  # tokens of several letters, halves of characters, and special ones without a letter
@@ -149,7 +147,7 @@ def test_the_first_of_several_stop_strings_cuts_and_a_special_token_may_be_one(e
         assert written.text == text[:3]
 
 
-def test_collapse_is_measured_on_the_text_without_its_ending(decoder: Decoder, alone: list[list[int]]) -> None:
+def test_collapse_is_measured_without_the_stop_string(decoder: Decoder, alone: list[list[int]]) -> None:
     tokens = alone[0]
     with_end = replace(decoder, end_ids=frozenset({tokens[6]}))
     assert tokens.index(tokens[6]) == 4  # the loop's token: 6, 6, 6
@@ -165,7 +163,7 @@ def test_collapse_is_measured_on_the_text_without_its_ending(decoder: Decoder, a
     assert (nothing.distinct_2, nothing.repeat_rate) == (1, 0)
 
 
-def test_a_long_context_loses_its_beginning_and_an_empty_one_begins_with_the_end_of_a_text(endless: Decoder) -> None:
+def test_a_long_context_is_cut_at_its_start_and_an_empty_one_starts_with_eos(endless: Decoder) -> None:
     room = endless.context_length - NEW
     long = tuple(range(3, 103)) * 2
     found = generate_greedy(endless, [long, (), long[-room:]], [()] * 3, NEW)
@@ -176,14 +174,14 @@ def test_a_long_context_loses_its_beginning_and_an_empty_one_begins_with_the_end
     assert generate_greedy(endless, [], [], NEW) == []
 
 
-def test_an_empty_context_is_refused_where_no_token_begins_a_text(endless: Decoder) -> None:
+def test_an_empty_context_without_a_start_token_is_refused(endless: Decoder) -> None:
     tokenizer = copy.deepcopy(endless.tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="a context is empty"):
         generate_greedy(replace(endless, tokenizer=tokenizer), [(4,), ()], [()] * 2, NEW)
 
 
-def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
+def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     decoder: Decoder, alone: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = replace(decoder, end_ids=frozenset({alone[0][3], alone[1][6]}))
@@ -214,7 +212,7 @@ def test_rows_that_ended_leave_and_a_batch_takes_no_more_tokens_than_it_may(
     assert max(shapes)[0] == 1
 
 
-def test_nan_logits_are_an_error_and_no_answer(tmp_path: Path) -> None:
+def test_nan_logits_are_an_error(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "damaged"))
     decoder.layers[1].mlp.matrices["model.layers.1.mlp.down_proj"].parameter.data[3, 5] = torch.nan
     with pytest.raises(ComputationError, match="NaN or infinite logits"):

@@ -50,7 +50,7 @@ def test_an_unknown_name_is_refused_with_near_ones() -> None:
         find(TaskSpec(name="zzzzzzzzzzzz"))
 
 
-def test_a_shipped_name_comes_before_the_harness_and_a_prefix_turns_that_round() -> None:
+def test_a_shipped_name_precedes_lm_evals_unless_prefixed() -> None:
     ours, theirs = (find(TaskSpec(name="x", definition=name)) for name in ("arc_challenge", "lm_eval:arc_challenge"))
     assert [file.stem for file in ours.files] == ["arc_challenge", "arc_challenge_letter"]
     assert not ours.is_harness
@@ -58,7 +58,7 @@ def test_a_shipped_name_comes_before_the_harness_and_a_prefix_turns_that_round()
     assert [file.parent.name for file in theirs.files] == ["arc"]
 
 
-def test_every_task_whose_samples_travel_along_loads_and_only_programs_run() -> None:
+def test_every_task_with_packaged_samples_loads() -> None:
     specs = {name: TaskSpec(name=name) for name in shipped()}
     fetched = {name for name, spec in specs.items() if not find(spec).is_local}
     loaded = load_tasks([spec for name, spec in specs.items() if name not in fetched])
@@ -69,13 +69,13 @@ def test_every_task_whose_samples_travel_along_loads_and_only_programs_run() -> 
 
 
 @pytest.mark.parametrize("name", ["lm_eval:mbpp", "lm_eval:humaneval", "mbpp_instruct"])
-def test_a_task_that_runs_programs_unconfined_is_refused_before_its_code_is_imported(name: str) -> None:
+def test_a_task_that_runs_unconfined_programs_is_refused_before_import(name: str) -> None:
     with pytest.raises(InputError, match="runs model-written code without a sandbox; use `humaneval` or `mbpp`"):
         load_tasks([TaskSpec(name="programs", definition=name)])
     assert not [each for each in sys.modules if each.startswith(("lm_eval.tasks.mbpp", "lm_eval.tasks.humaneval"))]
 
 
-def test_a_file_of_ones_own_takes_the_place_of_the_samples(tmp_path: Path) -> None:
+def test_a_users_file_replaces_the_samples(tmp_path: Path) -> None:
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(f"{json.dumps(GOOD | {'query': str(number)})}\n\n" for number in range(3)))
     full, letter = load_tasks([TaskSpec(name="arc_challenge", data=str(data), samples=2)])
@@ -131,12 +131,12 @@ def test_two_tasks_of_one_name_are_refused() -> None:
         load_tasks([TaskSpec(name="boolq"), TaskSpec(name="boolq")])
 
 
-def test_data_for_a_task_that_has_none_of_ours_is_refused() -> None:
+def test_data_for_a_task_of_lm_eval_is_refused() -> None:
     with pytest.raises(InputError, match="`data` replaces a shipped task's samples; this task has none"):
         contents_hash(TaskSpec(name="hellaswag", data="/some/file"))
 
 
-def test_a_group_of_ones_own_is_refused_where_one_of_the_harness_is_found(tmp_path: Path) -> None:
+def test_a_users_group_is_refused_and_lm_evals_is_found(tmp_path: Path) -> None:
     path = tmp_path / "both.yaml"
     path.write_text("group: both\ntask: [mine, other]\n")
     with pytest.raises(InputError, match=rf"task both: {path} is a group; name its tasks in the study one by one"):
@@ -157,9 +157,7 @@ def test_a_damaged_definition_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "dataset_kwargs: {split: test}\n"])
-def test_a_definition_over_files_that_names_none_is_refused_before_the_working_folder_is_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
+def test_a_definition_without_its_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("it was searched"))
     (tmp_path / "base.yaml").write_text(f"dataset_path: json\n{given}")
     path = tmp_path / "mine.yaml"
@@ -180,8 +178,8 @@ def test_a_definition_over_files_that_names_none_is_refused_before_the_working_f
         "include: base.yaml\nprocess_docs: null",  # lm-eval imports it before it is overridden
     ],
 )
-def test_python_of_a_definition_runs_only_where_the_study_says_so(tmp_path: Path, yaml: str) -> None:
-    """Loading it would import the file."""
+def test_python_of_a_definition_runs_only_if_the_study_allows_it(tmp_path: Path, yaml: str) -> None:
+    """Refuse it because loading it would import the file."""
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(doc): return ''\n")
     (tmp_path / "base.yaml").write_text("process_docs: !function code.run\n")
     path = tmp_path / "mine.yaml"
@@ -228,8 +226,8 @@ def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    """The library `evaluate` takes the path of a script for the name of a metric, and runs it."""
+def test_a_metric_from_a_script_is_refused(tmp_path: Path) -> None:
+    """Refuse a path, which the library `evaluate` would run as a script."""
     script, ran = tmp_path / "evil.py", tmp_path / "ran"
     script.write_text(f"open({str(ran)!r}, 'w')\n")
     with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
@@ -237,8 +235,8 @@ def test_a_metric_that_is_code_from_elsewhere_is_refused(tmp_path: Path) -> None
     assert not ran.exists()
 
 
-def test_a_metric_that_a_definitions_own_module_fetches_is_refused(tmp_path: Path) -> None:
-    """Modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
+def test_a_metric_fetched_by_a_definitions_module_is_refused(tmp_path: Path) -> None:
+    """Refuse it although modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
     spec = over_a_file(tmp_path)
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.source)
@@ -257,7 +255,7 @@ def test_a_definition_that_includes_itself_is_refused(tmp_path: Path) -> None:
         find(TaskSpec(name="mine", definition=str(tmp_path / "a.yaml")))
 
 
-def test_scores_of_earlier_versions_stay_current_where_a_module_of_ours_has_moved(tmp_path: Path) -> None:
+def test_scores_stay_current_after_a_module_has_moved(tmp_path: Path) -> None:
     for name in ("_choice", "gsm8k", "narrativeqa"):
         now = FOLDER / f"{name}.yaml"
         text = now.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 
 def theirs(model: object) -> HFLM:
-    """lm-eval's own, which adds up in float32 unless it is told otherwise."""
+    """Return lm-eval's own model, which accumulates in float32 by default."""
     with quiet():
         return HFLM(pretrained=model, device="cpu", dtype="float32", softmax_dtype="float64", batch_size=3)
 
@@ -49,7 +49,7 @@ def theirs(model: object) -> HFLM:
 def require_same(ours: VariantLM, other: HFLM, loaded: LoadedTask) -> None:
     for model in (ours, other):
         model._max_length = loaded.spec.context
-    # Together with others its rows write on behind a stop string, and padding may change their states.
+    # In a batch its rows continue after a stop string, and padding may change their states.
     other.batch_size_per_gpu = 1 if loaded.scoring == "greedy" else 3
     found, wanted = harness.answers(ours, loaded), harness.answers(other, loaded)
     assert len(found) == len(loaded.docs)
@@ -61,7 +61,7 @@ def require_same(ours: VariantLM, other: HFLM, loaded: LoadedTask) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_answers_are_those_of_lm_evals_own_model(architecture: str, tasks: list[LoadedTask], tmp_path: Path) -> None:
+def test_answers_equal_those_of_lm_evals_own_model(architecture: str, tasks: list[LoadedTask], tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
     ours, other = VariantLM(load_decoder(folder)), theirs(str(folder))
     assert ours._can_share == (architecture not in {"recurrent_gemma", "bamba"})
@@ -69,7 +69,7 @@ def test_answers_are_those_of_lm_evals_own_model(architecture: str, tasks: list[
         require_same(ours, other, loaded)
 
 
-def test_a_worn_variant_answers_as_a_checkpoint_of_it_does(
+def test_an_applied_variant_answers_like_its_checkpoint(
     decoder: Decoder, tasks: list[LoadedTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, masked, dropped = VariantLM(decoder), prune(decoder, parse_recipe("magnitude-50")), ("attn.0", "mlp.1")
@@ -105,7 +105,7 @@ def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: P
         assert sum(passed) < 0.3 * alone
 
 
-def test_where_padding_changes_the_states_only_equal_lengths_pass_together(decoder: Decoder) -> None:
+def test_where_padding_changes_states_only_equal_lengths_share_a_batch(decoder: Decoder) -> None:
     contexts = ([5, 6, 7, 8], [9, 10, 11, 12], [3, 4])
     requests = [((None, None), list(context), [20 + n, 30, 40][: n + 1]) for context in contexts for n in range(3)]
     padded = VariantLM(decoder)._loglikelihood_tokens(requests)
@@ -116,7 +116,7 @@ def test_where_padding_changes_the_states_only_equal_lengths_pass_together(decod
         assert [greedy for _, greedy in found] == [greedy for _, greedy in alone]
 
 
-def test_a_greedy_continuation_is_told_from_others(decoder: Decoder) -> None:
+def test_greedy_continuations_are_recognized(decoder: Decoder) -> None:
     context = [5, 6, 7, 8]
     written = list(context)
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_a_greedy_continuation_is_told_from_others(decoder: Decoder) -> None:
     assert [greedy for _, greedy in VariantLM(decoder)._loglikelihood_tokens(requests)] == [True, False, True]
 
 
-def test_the_decoders_own_tokenizer_is_left_alone(decoder: Decoder) -> None:
+def test_the_decoders_own_tokenizer_is_unchanged(decoder: Decoder) -> None:
     before = decoder.tokenizer.pad_token
     decoder.tokenizer.pad_token = None
     VariantLM(decoder)
@@ -135,7 +135,7 @@ def test_the_decoders_own_tokenizer_is_left_alone(decoder: Decoder) -> None:
     decoder.tokenizer.pad_token = before
 
 
-def test_damaged_weights_and_answers_without_room_are_refused(decoder: Decoder, tasks: list[LoadedTask]) -> None:
+def test_damaged_weights_and_answers_beyond_the_context_are_refused(decoder: Decoder, tasks: list[LoadedTask]) -> None:
     ours = VariantLM(decoder)
     with pytest.raises(InputError, match=r"answer of 129 tokens; it must have 1 to 128"):
         ours._loglikelihood_tokens([((None, None), [1], [2] * 129)])

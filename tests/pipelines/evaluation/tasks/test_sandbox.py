@@ -34,14 +34,14 @@ def verdict_of(completion: str, limits: Limits | None = None) -> ExecutionVerdic
     return run_tests(PROBLEM, completion, TESTS, "double", limits)
 
 
-def told(expression: str, before: str = "pass") -> object:
+def sandboxed(expression: str, before: str = "pass") -> object:
     """Return a value that a sandboxed program computes, read from the message of an exception."""
     verdict = verdict_of(f"    import json, os, sys\n    {before}\n    raise ValueError(json.dumps({expression}))\n")
     assert verdict.reason.startswith("ValueError: "), verdict
     return json.loads(verdict.reason.removeprefix("ValueError: "))
 
 
-def test_a_right_program_passes_and_a_wrong_one_fails_at_the_line_that_says_so() -> None:
+def test_a_right_program_passes_and_a_wrong_one_fails_with_its_line() -> None:
     assert verdict_of(RIGHT) == ExecutionVerdict("passed")
     assert verdict_of("    return 4\n") == ExecutionVerdict(
         "failed", "AssertionError: assert candidate(3) == helper(5)"
@@ -56,11 +56,11 @@ def test_a_right_program_passes_and_a_wrong_one_fails_at_the_line_that_says_so()
         ("    return 1\nimport sys; sys.exit(0)\n", "SystemExit: 0"),
         ("    import os; os._exit(0)\n", "the program ended before its tests did"),
         ("    return 1\nimport os; os._exit(0)\n", "the program ended before its tests did"),
-        # An answer that equals everything, and one that says how to make itself from a function of its own.
+        # An answer that equals everything, and one whose class says how to unpickle it.
         ("    return always\nclass Always(int):\n    __eq__ = lambda *_: True\nalways = Always()\n", "program.Always"),
         ("    return E()\nclass E:\n    def __reduce__(self): return exec, ('x',)\n", "builtins.exec"),
         ("    return E()\nclass E:\n    def __reduce__(self): return __import__('os')._exit, (0,)\n", "posix._exit"),
-        # Patching what the tests use; the tests are elsewhere.
+        # Patch builtins that the tests use; the tests run in another process.
         ("    __import__('builtins').AssertionError = StopIteration\n    helper.__code__ = (lambda x: -x).__code__\n"
          "    __import__('sys').modules.clear()\n    return 4\n", "AssertionError: assert candidate(3)"),
         # A verdict, and bytes without meaning, down every open file.
@@ -73,7 +73,7 @@ def test_a_right_program_passes_and_a_wrong_one_fails_at_the_line_that_says_so()
         ("    return 'x' * 2**21\n", "returned more than 1048576 bytes"),
     ],
 )  # fmt: skip
-def test_what_is_not_right_has_not_passed_whatever_it_does(completion: str, reason: str) -> None:
+def test_no_wrong_program_passes(completion: str, reason: str) -> None:
     verdict = verdict_of(completion)
     assert verdict.outcome == "failed"
     assert reason in verdict.reason
@@ -97,7 +97,7 @@ def is_open(os, file):
 
 
 @pytest.mark.parametrize("kind", ["collections Counter", "fractions Fraction", "collections OrderedDict"])
-def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
+def test_no_answer_changes_equality_in_the_tests(kind: str) -> None:
     module, name = kind.split()
     # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
     values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
@@ -106,7 +106,7 @@ def test_no_answer_changes_what_equality_is_in_the_tests(kind: str) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 9, 11, 15])
-def test_no_signal_to_them_ends_the_tests(number: int) -> None:
+def test_no_signal_ends_the_tests(number: int) -> None:
     assert verdict_of(f"    import os\n    os.kill(1, {number})\n" + RIGHT) == ExecutionVerdict("passed")
 
 
@@ -137,7 +137,7 @@ def test_an_answer_too_large_to_be_read_is_a_verdict(at: str) -> None:
     assert verdict_of(completion) == ExecutionVerdict("memory", "the tests ran out of memory")
 
 
-def test_what_the_tests_print_is_no_part_of_the_verdict() -> None:
+def test_output_of_the_tests_is_no_part_of_the_verdict() -> None:
     loud = "import os, sys\nprint('x' * 10_000, flush=True)\nos.write(1, b'y')\nprint('z' * 10_000, file=sys.stderr)\n"
     assert run_tests(PROBLEM, RIGHT, loud + TESTS, "double") == ExecutionVerdict("passed")
     assert run_tests(PROBLEM, RIGHT, loud + "raise ValueError", "double") == ExecutionVerdict(
@@ -198,11 +198,11 @@ def test_collections_of_the_standard_library_are_values_too() -> None:
         "    import time; time.sleep(60)\n",
         "    while True: print('x' * 100_000)\n",
         "    import os\n    while True:\n        try: os.fork()\n        except OSError: pass\n",
-        # Both copies stay, with the pipe in their hands.
+        # Both copies stay alive and keep the pipe open.
         "    import os\n    os.fork()\n    os.setsid()\n    import time; time.sleep(60)\n",
     ],
 )
-def test_what_has_no_end_is_killed_and_nothing_of_it_is_left(
+def test_endless_programs_are_killed_with_their_processes(
     completion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"  # a name under which the processes are found
@@ -253,20 +253,20 @@ def test_a_program_that_kills_itself_has_not_timed_out(number: int) -> None:
     assert verdict == ExecutionVerdict("failed", "the program ended before its tests did")
 
 
-def test_no_more_processes_are_made_than_allowed_in_whatever_way() -> None:
+def test_the_number_of_processes_is_limited() -> None:
     forks = """made, signal = 0, __import__("signal")
     try:
         while os.fork(): made += 1
         signal.pause()
     except OSError: pass"""
-    assert told("made", forks) == 7
+    assert sandboxed("made", forks) == 7
     threads = """made, threading = 0, __import__("threading")
     try:
         while True:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
             made += 1
     except RuntimeError: pass"""
-    assert told("made", threads) == 7
+    assert sandboxed("made", threads) == 7
 
 
 @pytest.mark.parametrize(
@@ -277,44 +277,49 @@ def test_memory_has_a_limit(completion: str) -> None:
     assert verdict_of(completion, Limits(memory_bytes=2**28)).outcome == "memory"
 
 
-def test_its_folder_is_new_and_empty_and_holds_so_many_bytes() -> None:
-    assert told("[os.getcwd(), os.listdir(), os.environ['HOME'], os.environ['TMPDIR']]") == ["/box", [], "/box", "/box"]
+def test_the_working_folder_is_empty_and_limited_in_size() -> None:
+    assert sandboxed("[os.getcwd(), os.listdir(), os.environ['HOME'], os.environ['TMPDIR']]") == [
+        "/box",
+        [],
+        "/box",
+        "/box",
+    ]
     assert verdict_of("    open('a', 'w').write('b')\n    return 2 * x\n").outcome == "passed"
-    assert told("os.listdir()") == []
+    assert sandboxed("os.listdir()") == []
     assert "File too large" in verdict_of("    open('a', 'wb').write(bytes(2**25))\n").reason
     many = "    for i in range(9): open(str(i), 'wb').write(bytes(2**21))\n"
     assert "No space left" in verdict_of(many).reason
     assert "Too many open files" in verdict_of("    files = [open('a', 'w') for _ in range(40)]\n").reason
 
 
-def test_all_that_is_seen_are_libraries_and_none_can_be_written(tmp_path: Path) -> None:
+def test_only_libraries_are_visible_and_all_are_read_only(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s")
     hidden = [f"/{name}" for name in ("etc", "home", "proc", "sys", "dev", "tmp", "var", "usr/bin", "root/.cache")]
     hidden = [path for path in hidden if not f"{sys.base_prefix}/".startswith(f"{path}/")] + [str(secret)]
-    assert told(f"[path for path in {hidden} if os.path.exists(path)]") == []
+    assert sandboxed(f"[path for path in {hidden} if os.path.exists(path)]") == []
     for path in ("/etc/passwd", str(secret), f"/../..{secret}", "/proc/1/root/etc/passwd"):
         assert "No such file" in verdict_of(f"    open({path!r})\n").reason
-    assert told("__import__('glob').glob(sys.base_prefix + '/lib/python3*/*-packages/*')") == []
-    assert told("len(__import__('hashlib').md5(b'').hexdigest())") == 32
+    assert sandboxed("__import__('glob').glob(sys.base_prefix + '/lib/python3*/*-packages/*')") == []
+    assert sandboxed("len(__import__('hashlib').md5(b'').hexdigest())") == 32
     for path in ("/x", "/usr/x", "/usr/lib/x", os.__file__):
         reason = verdict_of(f"    open({path!r}, 'a')\n").reason
         assert "Read-only file system" in reason or "Permission denied" in reason
     assert secret.read_text() == "s"
     flags = "[bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ('/', '/usr/lib', os.__file__, '/box')]"
-    assert told(flags) == [True, True, True, False]
+    assert sandboxed(flags) == [True, True, True, False]
 
 
-def test_nothing_of_the_caller_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_caller_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "secret")
-    assert set(told("list(os.environ)")) <= {"HOME", "TMPDIR", "PYTHONHASHSEED", "PYTHONUTF8", "LC_CTYPE"}
-    assert told("[os.getuid(), os.getgid(), os.getpid(), os.getppid()]") == [1000, 1000, 2, 1]
+    assert set(sandboxed("list(os.environ)")) <= {"HOME", "TMPDIR", "PYTHONHASHSEED", "PYTHONUTF8", "LC_CTYPE"}
+    assert sandboxed("[os.getuid(), os.getgid(), os.getpid(), os.getppid()]") == [1000, 1000, 2, 1]
     opened = """files = []
     for file in range(3, 32):
         try: os.fstat(file)
         except OSError: continue
         files.append(file)"""
-    assert len(told("files", opened)) == 2  # the pipe to its tests, there and back
+    assert len(sandboxed("files", opened)) == 2  # the pipe to its tests, there and back
 
 
 @pytest.mark.parametrize(
@@ -327,7 +332,7 @@ def test_there_is_no_network_and_no_socket(kind: str, tmp_path: Path) -> None:
     assert verdict == ExecutionVerdict("failed", "OSError: [Errno 38] Function not implemented")
 
 
-def test_its_parent_cannot_be_killed_or_read_and_rights_do_not_come_back() -> None:
+def test_the_parent_is_out_of_reach_and_rights_stay_dropped() -> None:
     assert (
         verdict_of("    import os\n    os.kill(os.getppid(), 9)\n    os.kill(1, 15)\n    return 2 * x\n").outcome
         == "passed"
@@ -342,15 +347,15 @@ def test_its_parent_cannot_be_killed_or_read_and_rights_do_not_come_back() -> No
     calls += "".join(f"\n    libc.{name}(0, 0, 0, 0); errors.append(ctypes.get_errno())" for name in names)
     calls += "\n    libc.syscall(447, 0); errors.append(ctypes.get_errno())"  # memfd_secret
     calls += "\n    libc.mount(b'none', b'/box', b'tmpfs', 0, 0); errors.append(ctypes.get_errno())"
-    assert told("errors", calls) == [38] * (len(names) + 1) + [1]
+    assert sandboxed("errors", calls) == [38] * (len(names) + 1) + [1]
 
 
 def test_sets_come_in_the_same_order_every_time() -> None:
-    orders = {str(told("list({'a', 'b', 'c', 'd', 'e', 'f'})")) for _ in range(3)}
+    orders = {str(sandboxed("list({'a', 'b', 'c', 'd', 'e', 'f'})")) for _ in range(3)}
     assert len(orders) == 1
 
 
-def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_without_namespaces_nothing_runs_and_the_message_names_them(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     script = (
         "from prunescope.pipelines.evaluation.tasks.sandbox_client import run_tests, refusal\n"
@@ -370,6 +375,6 @@ def test_a_machine_without_namespaces_runs_nothing_and_says_what_is_missing(tmp_
     assert not ran.exists()
 
 
-def test_a_sandbox_that_fails_is_an_error_and_no_verdict() -> None:
+def test_a_failing_sandbox_is_an_error_and_no_verdict() -> None:
     with pytest.raises(ComputationError, match="the sandbox for a program failed: TypeError"):
         run_tests(PROBLEM, RIGHT, TESTS, "double", Limits(memory_bytes=None))  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_accuracies_are_the_shares_of_right_options(scored: TaskScores) -> None:
         assert all(rows[metric]["kind"] == "non_generative" for metric in ways)
 
 
-def test_letters_and_texts_are_asked_of_the_same_samples(scored: TaskScores) -> None:
+def test_letters_and_texts_use_the_same_samples(scored: TaskScores) -> None:
     full, letter = samples(scored, "arc_challenge", "full_text"), samples(scored, "arc_challenge", "letter")
     for one, other in zip(full, letter, strict=True):
         assert one["sample_id"] == other["sample_id"]
@@ -150,7 +150,7 @@ def test_the_error_of_a_perplexity_is_that_of_its_exponent_where_texts_have_one_
     assert score_rows._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
 
 
-def test_written_answers_are_found_strictly_and_leniently(scored: TaskScores) -> None:
+def test_generated_answers_are_found_strictly_and_leniently(scored: TaskScores) -> None:
     written, rows = samples(scored, "mine", "greedy"), values(scored, "mine")
     for row in written:
         strict = row["text"].removeprefix(" ").split() if row["text"][:1].strip() or row["text"][:1] == " " else []
@@ -175,7 +175,7 @@ def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: TaskScor
     assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
 
 
-def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
+def test_the_dense_models_texts_draft_those_of_a_variant(
     session: TaskSession, pruned: Variant, dense: TaskScores, scored: TaskScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[list[str]] = []
@@ -193,7 +193,7 @@ def test_what_a_variant_writes_is_guessed_by_the_dense_models_texts(
     assert known[1:] == [[""] * len(texts)]
 
 
-def test_dense_rows_that_are_known_are_not_computed_again(
+def test_known_dense_rows_are_not_computed_again(
     decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: TaskScores, scored: TaskScores
 ) -> None:
     asked = TaskSession(decoder, "tiny", specs[:1])
@@ -204,7 +204,7 @@ def test_dense_rows_that_are_known_are_not_computed_again(
     assert alone.samples.equals(again.samples)
 
 
-def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
+def test_every_variant_has_the_same_samples_and_another_seed_has_others(
     decoder: Decoder, specs: list[TaskSpec], scored: TaskScores, dense: TaskScores
 ) -> None:
     assert scored.samples["sample_hash"].to_list() == dense.samples["sample_hash"].to_list()
@@ -218,7 +218,7 @@ def test_every_variant_is_asked_the_same_and_another_seed_asks_otherwise(
     assert other.samples["question"].to_list() == mine["question"].to_list()
 
 
-def test_a_group_of_the_harness_brings_its_tasks_under_its_name(
+def test_a_group_of_lm_eval_adds_its_tasks_under_its_name(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {"both": tmp_path / "_both.yaml"}
@@ -231,7 +231,7 @@ def test_a_group_of_the_harness_brings_its_tasks_under_its_name(
             f"dataset_kwargs: {{data_files: {{test: {data}}}}}\ndoc_to_text: query\ndoc_to_choice: choices\n"
             "doc_to_target: gold\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
         )
-    # Stands in for the index of lm-eval's own tasks, whose samples would be fetched.
+    # Replaces the index of lm-eval's own tasks, whose samples would be downloaded.
     monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.definition.harness_names", lambda: names)
     index = partial(TaskManager, include_path=str(tmp_path))
     monkeypatch.setattr(
@@ -253,8 +253,8 @@ def test_a_group_of_the_harness_brings_its_tasks_under_its_name(
     assert sorted(found.samples["task"]) == ["alone", "both_one", "both_two", "both_two"]
 
 
-def test_programs_are_judged_where_they_may_run_and_only_there(decoder: Decoder, tmp_path: Path) -> None:
-    # One token behind the sign of a comment changes nothing, whatever it is.
+def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: Path) -> None:
+    # Any token after the sign of a comment changes nothing.
     programs = [
         {
             "prompt": f"def number():\n    return {value}\n\n\n#",

@@ -1,4 +1,4 @@
-"""Drafts: their tokens, their length, and that they decide no token."""
+"""Tests of drafts: their tokens, their length, and the unchanged output."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,12 +41,12 @@ def passes_of(proposer: DraftProposer, text: Sequence[int], most: int = 100) -> 
     return found
 
 
-def test_a_text_that_is_known_is_guessed_by_twice_as_many_tokens_every_time() -> None:
+def test_drafts_of_a_known_text_double_in_length() -> None:
     text = list(range(100, 160))
     assert passes_of(DraftProposer((1, 2, 3), text), text) == [1, 2, 4, 8, 16, 17, 12]
 
 
-def test_a_loop_goes_round_in_the_guess_whatever_its_length() -> None:
+def test_drafts_continue_loops_of_any_length() -> None:
     for loop in ([7], [7, 8], [7, 8, 9, 10, 11]):
         text = (loop * 60)[:60]
         passes = passes_of(DraftProposer((1, 2, 3), ()), text)
@@ -54,25 +54,25 @@ def test_a_loop_goes_round_in_the_guess_whatever_its_length() -> None:
         assert max(passes) == MAX_DRAFT + 1
 
 
-def test_a_text_without_repetition_is_never_guessed() -> None:
+def test_a_text_without_repetition_has_no_drafts() -> None:
     proposer = DraftProposer((), ())
     assert proposer.propose(5) == []
     assert passes_of(DraftProposer(range(50), ()), range(100, 160)) == [1] * 60
     assert passes_of(DraftProposer((1, 2, 3), range(500, 560)), range(100, 160)) == [1] * 60
 
 
-def test_a_wrong_guess_costs_the_trust_and_the_other_text_is_found_again_behind_it() -> None:
+def test_a_wrong_draft_resets_the_length_and_the_text_is_found_again() -> None:
     other = list(range(100, 140))
     text = [*other[:10], 1, *other[11:]]  # one token is another
     passes = passes_of(DraftProposer((1, 2, 3), other), text)
-    assert passes[:4] == [1, 2, 4, 4]  # three of the last are right, then comes the one in their place
+    assert passes[:4] == [1, 2, 4, 4]  # three of the last are right, then comes the right token
     assert passes[4:8] == [1, 1, 1, 2]  # the places agree again once three tokens do
     assert max(passes[9:]) >= 8
     longer = [*other[:10], 1, 2, *other[10:]]  # what follows has moved
     assert passes_of(DraftProposer((1, 2, 3), other), longer)[-1] > 8
 
 
-def test_no_more_is_guessed_than_the_limit_leaves() -> None:
+def test_drafts_respect_the_remaining_limit() -> None:
     proposer = DraftProposer((), list(range(30)))
     proposer.propose(30)
     proposer.observe([0])
@@ -82,7 +82,7 @@ def test_no_more_is_guessed_than_the_limit_leaves() -> None:
     assert proposer.propose(0) == proposer.propose(-1) == []
 
 
-def test_guesses_pass_as_far_as_they_are_worth_the_padding_of_the_others() -> None:
+def test_draft_lengths_are_limited_by_the_padding_of_other_rows() -> None:
     assert best_draft_length([]) == best_draft_length([[]]) == best_draft_length([[], []]) == 0
     assert best_draft_length([[1] * 16]) == 16
     assert best_draft_length([[1] * 16] * 4) == 16
@@ -116,7 +116,7 @@ def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
-def test_right_wrong_and_half_right_guesses_leave_every_text_as_it_is(architecture: str, tmp_path: Path) -> None:
+def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, tmp_path: Path) -> None:
     decoder = replace(load_decoder(save_tiny(tmp_path / architecture, architecture)), end_ids=frozenset())
     model: Any = decoder.model
     if model.config._attn_implementation != "eager":  # whose softmax is float32 whatever the model's type
@@ -125,13 +125,13 @@ def test_right_wrong_and_half_right_guesses_leave_every_text_as_it_is(architectu
     half = [[*text[:9], (text[9] + 1) % 300, *text[10:]] for text in wanted]
     wrong = [[(token + 1) % 300 for token in text] for text in wanted]
     mixed = [wanted[0], half[1], wrong[2], half[3][:12]]
-    for others in (wanted, half, wrong, mixed, wanted[::-1], None):
-        for batch in (4, 1):
-            found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
-            assert [list(each.tokens) for each in found] == wanted
+    together = [(others, 4) for others in (wanted, half, wrong, mixed, wanted[::-1], None)]
+    for others, batch in (*together, (mixed, 1)):
+        found = generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, batch, others)
+        assert [list(each.tokens) for each in found] == wanted
 
 
-def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder) -> None:
+def test_a_known_text_takes_few_passes_and_stops_as_usual(decoder: Decoder) -> None:
     wanted = [alone(decoder, context) for context in CONTEXTS]
     assert can_reuse_prefix(decoder)
     with counted(decoder) as shapes:
@@ -147,7 +147,7 @@ def test_a_known_text_takes_few_passes_and_ends_where_it_would(decoder: Decoder)
     assert len({len(each.tokens) for each in slow}) > 1
 
 
-def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder: Decoder) -> None:
+def test_wrong_dense_drafts_do_not_change_a_variants_text(decoder: Decoder) -> None:
     dense = [alone(decoder, context) for context in CONTEXTS]
     with apply_variant(decoder, prune(decoder, parse_recipe("magnitude-50"))):
         wanted = [alone(decoder, context) for context in CONTEXTS]
@@ -155,7 +155,7 @@ def test_a_variant_writes_its_own_text_however_wrong_the_dense_models_is(decoder
     assert [list(each.tokens) for each in found] == wanted != dense
 
 
-def test_a_wrong_guess_that_breaks_the_numbers_changes_no_text(decoder: Decoder) -> None:
+def test_a_wrong_draft_with_nan_logits_changes_no_text(decoder: Decoder) -> None:
     wanted = [alone(decoder, context) for context in CONTEXTS]
     broken = next(token for token in range(1, 300) if all(token not in text for text in (*wanted, *CONTEXTS)))
     others = [wanted[0], *([*text[:9], broken, *text[10:]] for text in wanted[1:])]
@@ -174,7 +174,7 @@ def test_a_wrong_guess_that_breaks_the_numbers_changes_no_text(decoder: Decoder)
             generate_greedy(decoder, [(broken, 4)], [()], NEW, others=[wanted[0]], reuses_prefix=True)
 
 
-def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_in_memory_are_limited_to_a_block(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = [alone(decoder, context) for context in CONTEXTS]
     rows: list[int] = []
 
@@ -189,7 +189,7 @@ def test_no_more_logits_are_in_memory_than_a_block_has(decoder: Decoder, monkeyp
     assert max(rows) == 6
 
 
-def test_where_padding_inside_a_text_changes_it_nothing_is_guessed(tiny_decoder: Callable[[str], Decoder]) -> None:
+def test_no_drafts_where_padding_inside_a_text_changes_it(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("mistral")  # a window of few tokens
     decoder = replace(decoder, end_ids=frozenset())
     assert not can_reuse_prefix(decoder)
@@ -206,9 +206,9 @@ NEO = {
 
 
 @pytest.mark.parametrize(("architecture", "changes"), [("gpt_neo", {}), ("llama", {"rope_parameters": ROPE})])
-def test_where_a_pass_is_masked_or_rotated_by_its_length_nothing_is_guessed(
+def test_no_drafts_where_masks_or_rotations_depend_on_the_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any]
 ) -> None:
-    """GPT-Neo's cache shows no window, and two short texts do not reach beyond it."""
+    """Refuse to reuse a prefix: GPT-Neo's cache shows no window, and two short texts do not exceed it."""
     monkeypatch.setitem(DECODERS, "gpt_neo", NEO)
     assert not can_reuse_prefix(load_decoder(save_tiny(tmp_path / "model", architecture, **changes)))

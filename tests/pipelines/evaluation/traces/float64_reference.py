@@ -1,4 +1,4 @@
-"""An independent Llama in float64, and the measures straight from their definitions: slow, obvious, no code shared."""
+"""An independent Llama in float64, and the measures directly from their definitions; no code of the package."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 @dataclass
 class Llama64:
-    """Weights and settings; masked weights are given by name, dropped sublayers by label."""
+    """A Llama in float64; masked weights are given by name, dropped sublayers by label."""
 
     weights: dict[str, torch.Tensor]
     heads: int
@@ -73,7 +73,7 @@ class Llama64:
     def streams(
         self, tokens: list[int], changed: dict[str, torch.Tensor] | None = None, dropped: set[str] | None = None
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Stream before and behind every sublayer."""
+        """Return the stream before and after every sublayer."""
         x = self.weights["model.embed_tokens.weight"][tokens]
         found = {}
         for layer in range(self.layers):
@@ -99,7 +99,7 @@ class Llama64:
 
 
 def measures64(h: torch.Tensor, h2: torch.Tensor, head: torch.Tensor, temperature: float) -> dict[str, np.ndarray]:
-    """Measures between two states, (n, width) each, from their definitions in float64."""
+    """Return the measures between two states, (n, width) each, from their definitions in float64."""
     z, z2 = (torch.cat([h, h2]) @ head.T).split(len(h))  # reading the head once takes half as long as twice
     log_p, log_q = (torch.log_softmax(each / temperature, -1) for each in (z, z2))
     p, q = log_p.exp(), log_q.exp()

@@ -78,7 +78,7 @@ def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
     assert list(tokens) == expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
 
 
-def test_step_rows_repeat_the_tokens_at_every_temperature_and_place_them_behind_the_prompt(decoder: Decoder) -> None:
+def test_step_rows_repeat_the_tokens_at_every_temperature_after_the_prompt(decoder: Decoder) -> None:
     rows = step_rows(decoder, pair_of(decoder), (0.5, 1.0))
     assert rows["temperature"].to_list() == [0.5] * STEPS + [1.0] * STEPS
     assert rows["position"].to_list() == [2, 3, 4, 5, 6] * 2
@@ -101,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_equal_prompts_decoded_together_stay_bit_equal_and_no_module_stays_replaced(decoder: Decoder) -> None:
+def test_equal_prompts_decode_bit_equal_and_modules_are_restored(decoder: Decoder) -> None:
     prompt = (33, 250, 8, 61)
     first, *others = decode_greedily(decoder, [prompt] * 5, 6)
     again = decode_greedily(decoder, [prompt] * 5, 6)

@@ -91,7 +91,7 @@ def assert_equal(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], allow
 
 
 @pytest.mark.parametrize("length", [1, 20])
-def test_isolated_equals_a_model_in_which_only_that_sublayer_is_pruned(decoder: Decoder, length: int) -> None:
+def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(decoder: Decoder, length: int) -> None:
     tokens, variant = TOKENS[:, :length], masks_of(decoder)
     dense = dense_pass(decoder, tokens)
     found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
@@ -100,7 +100,7 @@ def test_isolated_equals_a_model_in_which_only_that_sublayer_is_pruned(decoder: 
 
 @pytest.mark.parametrize("dropped", [("attn.0", "mlp.0", "mlp.1"), ("attn.1", "attn.2", "mlp.2")])
 def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dropped: tuple[str, ...]) -> None:
-    """Some sublayers are dropped, the others of the same layers are masked."""
+    """Drop some sublayers and mask the others of the same layers."""
     variant = replace(masks_of(decoder), dropped=dropped)
     dense = dense_pass(decoder, TOKENS)
     found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
@@ -127,7 +127,7 @@ def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_
         assert_equal(found, {sublayer.label: propagated})
 
 
-def test_chunks_of_any_size_give_the_same_shifts_and_hooks_are_gone_afterwards(one_of_few: Decoder) -> None:
+def test_chunks_of_any_size_give_equal_shifts_and_leave_no_hooks(one_of_few: Decoder) -> None:
     dense = dense_pass(one_of_few, TOKENS)
     moved = local_shifts(one_of_few, dense, masks_of(one_of_few))
     whole = IsolatedEffect(one_of_few).shifts(dense, moved)
@@ -143,7 +143,7 @@ def llama(tiny_folder: Path) -> Decoder:
     return load_decoder(tiny_folder)
 
 
-def test_a_sublayer_that_moves_nothing_has_exactly_zero_beside_others_that_do(llama: Decoder) -> None:
+def test_an_unchanged_sublayer_has_exactly_zero_beside_changed_ones(llama: Decoder) -> None:
     dense = dense_pass(llama, TOKENS)
     moved = local_shifts(llama, dense, masks_of(llama))
     still = moved | {"attn.1": torch.zeros_like(moved["attn.1"])}
@@ -152,8 +152,8 @@ def test_a_sublayer_that_moves_nothing_has_exactly_zero_beside_others_that_do(ll
     assert all(found[label].any() for label in moved if label != "attn.1")
 
 
-def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> None:
-    """Above it every contribution of the moved stream is the dense one's, bit for bit."""
+def test_a_shift_below_the_models_rounding_is_preserved(llama: Decoder) -> None:
+    """Compare with the dense contributions, which equal those of the moved stream bit for bit."""
     for tokens in (TOKENS, TOKENS[:, :1]):
         dense = dense_pass(llama, tokens)
         moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}
@@ -161,7 +161,7 @@ def test_a_shift_below_the_models_rounding_arrives_as_it_is(llama: Decoder) -> N
             assert torch.equal(shift, moved[label]), label
 
 
-def test_alibi_by_entry_and_head_is_found_to_take_no_batch(tiny_decoder: Callable[[str], Decoder]) -> None:
+def test_alibi_per_entry_and_head_cannot_be_batched(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("bloom")
     dense, isolation = dense_pass(decoder, TOKENS), IsolatedEffect(decoder)
     isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
@@ -182,7 +182,7 @@ class OneByOne(torch.nn.Module):
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_a_layer_that_takes_no_batch_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
+def test_a_layer_that_cannot_be_batched_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
     variant = masks_of(llama)
     dense = dense_pass(llama, TOKENS)
     expected = IsolatedEffect(llama).shifts(dense, local_shifts(llama, dense, variant))
@@ -197,7 +197,7 @@ def test_a_layer_that_takes_no_batch_runs_entry_by_entry(llama: Decoder, refuses
         torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
 
 
-def test_a_layer_that_does_not_repeat_itself_is_refused_by_name(llama: Decoder) -> None:
+def test_a_nondeterministic_layer_is_refused_by_name(llama: Decoder) -> None:
     dense = dense_pass(llama, TOKENS)
     moved = local_shifts(llama, dense, masks_of(llama))
     dense.whole["mlp.1"] = dense.whole["mlp.1"] * 1.01

@@ -74,7 +74,7 @@ def test_one_row_per_grain(decoder: Decoder) -> None:
     assert ends["step"].null_count() == len(ends), "behind the last generated token nothing is predicted"
 
 
-def test_a_variants_rows_are_the_same_bit_for_bit_whatever_others_stand_beside_it(decoder: Decoder) -> None:
+def test_a_variants_rows_do_not_depend_on_other_variants(decoder: Decoder) -> None:
     session = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0)))
     variants = {name: variant_of(decoder, name) for name in ("dense", "wanda-50", "magnitude-50", "attn-drop-1")}
     together = session.trace_all(variants)
@@ -173,7 +173,7 @@ def compare_scopes(
 
 
 def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, logit_error: float = 0.0) -> None:
-    """The contract: relative error at most 1e-3 wherever the truth is at least 1e-8, and nothing negative.
+    """Assert the contract: relative error at most 1e-3 where the true value is at least 1e-8, and nothing negative.
 
     Where the states are not given, their float32 leaves an error of `logit_error` times the largest logit in each
     logit. A probability moves by as much, relative to itself, on either side, and the squares of measures twice that.
@@ -187,7 +187,7 @@ def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, l
         counted = np.abs(values) >= 1e-8
         scale = np.abs(values[counted])
         if column.startswith("par_rel"):
-            # A signed share may be next to zero by cancellation: it is measured against the length of the shift.
+            # A signed share may be near zero by cancellation: its error is relative to the length of the shift.
             scale = np.hypot(values, truth[f"orth_rel_{column[-1]}"])[counted]
         elif column.startswith("margin"):
             # A difference of two float32 logits, each with an error of its own size.
@@ -266,7 +266,7 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     assert (table.filter(~pl.col("is_changed"))["norm_dh"] == 0).all()
 
 
-def test_every_position_includes_the_prompt_and_agrees_on_the_rest(decoder: Decoder) -> None:
+def test_all_positions_add_the_prompt_and_keep_the_other_rows(decoder: Decoder) -> None:
     variant = variant_of(decoder, "wanda-50")
     every = TraceSession(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
     some = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
@@ -347,9 +347,7 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_together_gives_what_decoding_alone_gives(
-    architecture: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
+def test_decoding_in_a_batch_equals_decoding_alone(architecture: str, tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder(architecture)
     prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17)]
     together = decode_greedily(decoder, prompts, 8)

@@ -127,9 +127,7 @@ def test_measures_of_stored_states_are_the_live_ones_within_the_types_error(
         assert logit.max() < 0.2
 
 
-def test_states_come_back_from_parquet_and_sql_as_they_were_written(
-    stored: dict[str, pl.DataFrame], tmp_path: Path
-) -> None:
+def test_states_are_unchanged_by_parquet_and_sql(stored: dict[str, pl.DataFrame], tmp_path: Path) -> None:
     store = Store(tmp_path)
     for recipe, frame in stored.items():
         written = store.write(TABLE, frame, provenance_of("tiny", recipe), "tiny", recipe)
@@ -160,7 +158,7 @@ def test_a_number_takes_at_most_two_bytes_and_infinity_is_a_violation(
     assert [violation.check for violation in written.violations] == ["finite"]
 
 
-def test_sublayers_that_did_not_move_have_no_rows_and_frames_without_rows_keep_their_types() -> None:
+def test_unchanged_sublayers_have_no_rows_and_empty_frames_keep_types() -> None:
     frame = state_rows(["p"], [3], 1, "mlp", {"local": None, "propagated": torch.ones(1, 4)})
     assert frame["scope"].to_list() == ["propagated"]
     assert state_rows(["p"], [3], 1, "mlp", {"local": None}).schema == frame.schema == STATE_SCHEMA

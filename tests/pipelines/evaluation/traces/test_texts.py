@@ -93,7 +93,7 @@ def compare(
             )
 
 
-def test_a_change_at_the_very_end_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
+def test_a_tiny_change_of_the_last_layer_keeps_its_digits(decoder: Decoder, tiny_folder: Path) -> None:
     """Change one weight of the last MLP so little that two float32 streams would lose it."""
     broken = load_decoder(tiny_folder)
     name = list(broken.layers[-1].mlp.matrices)[-1]
@@ -153,7 +153,7 @@ def test_the_dense_side_is_the_same_beside_every_variant(decoder: Decoder, sessi
         np.testing.assert_allclose(first[name], second[name], rtol=1e-6, atol=1e-6)
 
 
-def test_the_number_of_windows_in_a_pass_changes_nothing_that_counts(
+def test_the_number_of_windows_in_a_pass_does_not_change_results(
     decoder: Decoder, session: TextSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = prune(decoder, parse_recipe("magnitude-50"))
@@ -189,7 +189,7 @@ def test_log_probabilities_are_those_of_the_model_itself(
         np.testing.assert_allclose(mine, truth.reshape(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_of_few_bits_is_measured_at_the_stream_that_its_head_reads(tiny_folder: Path) -> None:
+def test_a_model_of_few_bits_is_measured_at_the_input_of_its_head(tiny_folder: Path) -> None:
     decoder = load_decoder(tiny_folder, "bfloat16")
     session = TextSession(decoder, "tiny", study_of(HALF))
     rows = session.trace("dense", Variant())
@@ -201,7 +201,7 @@ def test_a_model_of_few_bits_is_measured_at_the_stream_that_its_head_reads(tiny_
     assert (rows["kl_dense_pruned_nats"] == 0).all()
 
 
-def test_what_is_kept_of_the_dense_side_is_the_stream_in_four_bytes_a_number(session: TextSession) -> None:
+def test_the_dense_stream_is_kept_in_four_bytes_a_number(session: TextSession) -> None:
     tokens, width = sum(len(text.targets) for text in session._texts), 64
     steps = 8 * width * sum(len(batches) for batches in session._dense)
     assert session.kept_bytes == 4 * width * tokens + steps

@@ -1,4 +1,4 @@
-"""Every kind of decoder exports to a folder that plain transformers opens, with the variant's logits."""
+"""Tests that plain transformers opens the export of every kind of decoder, with the variant's logits."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exports are complete or absent, in the model's own type and shards, and only if they compute the same."""
+"""Tests of exports: complete or absent, in the model's own type and shards, and only if they compute the same."""
 
 import json
 import shutil
@@ -71,7 +71,7 @@ def test_a_tied_embedding_stays_tied(architecture: str, tmp_path: Path, tiny_dec
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 4 * done.parameters + 30_000
 
 
-def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder: Path, tmp_path: Path) -> None:
+def test_values_are_rounded_to_the_stored_type(tiny_folder: Path, tmp_path: Path) -> None:
     half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     model.model.norm.float()  # some checkpoints keep some parameters in 32 bits
@@ -86,7 +86,7 @@ def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder:
     }
     done = export(decoder, Variant(changes), tmp_path / "out", ABOUT)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    # Both are told: that the folder computes as the rounded variant, and how far that is from the measured one.
+    # The card states both: that the folder computes as the rounded variant, and how far that is from the measured one.
     with apply_variant(decoder, Variant(changes)):
         measured = distance(logits(plain), logits(decoder.model))
     assert measured > 1e-3
@@ -104,7 +104,7 @@ def test_values_are_rounded_to_the_type_that_the_model_is_stored_in(tiny_folder:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_zeros_alone_are_not_told_as_rounding(tiny_folder: Path, variant: Variant, tmp_path: Path) -> None:
+def test_zeros_alone_are_not_reported_as_rounding(tiny_folder: Path, variant: Variant, tmp_path: Path) -> None:
     half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
     AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).save_pretrained(half)
     assert export(load_decoder(half), variant, tmp_path / "out", ABOUT).rounded is None
@@ -112,7 +112,7 @@ def test_zeros_alone_are_not_told_as_rounding(tiny_folder: Path, variant: Varian
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_what_is_not_changed_stays_exact_where_the_model_runs_in_a_smaller_type(
+def test_unchanged_weights_stay_exact_when_the_model_runs_in_a_smaller_type(
     architecture: str, dtype: str, tmp_path: Path
 ) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "dense", architecture), dtype)
@@ -132,7 +132,7 @@ def test_what_is_not_changed_stays_exact_where_the_model_runs_in_a_smaller_type(
     assert note in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_what_a_checkpoint_of_16_bits_keeps_in_32_stays_exact_too(tiny_folder: Path, tmp_path: Path) -> None:
+def test_float32_weights_of_a_16_bit_checkpoint_stay_exact(tiny_folder: Path, tmp_path: Path) -> None:
     half = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     model.model.norm.float()
@@ -153,7 +153,7 @@ def test_the_tokenizer_is_the_dense_models_byte_by_byte(decoder: Decoder, varian
     assert found.weight_hash != dense.weight_hash
 
 
-def test_the_card_tells_base_licence_recipe_calibration_and_scores(
+def test_the_card_has_base_licence_recipe_calibration_and_scores(
     tiny_folder: Path, variant: Variant, tmp_path: Path
 ) -> None:
     licensed = Path(shutil.copytree(tiny_folder, tmp_path / "licensed"))
@@ -167,7 +167,7 @@ def test_the_card_tells_base_licence_recipe_calibration_and_scores(
         "base_model": "org/tiny",
         "license": "mit",
     }
-    for told in (
+    for shown in (
         "`mine` (magnitude)",
         "(50.00%)",
         "mlp.2",
@@ -175,10 +175,10 @@ def test_the_card_tells_base_licence_recipe_calibration_and_scores(
         "| Calibration: length | 7 |",
         "| KL | 1 |",
     ):
-        assert told in text
+        assert shown in text
 
 
-def test_what_exists_here_is_a_path_and_no_hub_id(
+def test_an_existing_path_is_no_hub_id(
     decoder: Decoder, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
@@ -189,31 +189,31 @@ def test_what_exists_here_is_a_path_and_no_hub_id(
     assert "models/mine" not in text
 
 
-def test_an_external_checkpoint_is_told_without_its_place(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
-    for place, (source, told) in enumerate(
+def test_the_card_hides_the_path_of_an_external_checkpoint(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+    for place, (source, shown) in enumerate(
         (("/home/somebody/theirs", "theirs"), ("~/a/b.gguf", "b.gguf"), ("org/theirs@main", "org/theirs@main"))
     ):
         own = {"method": "composed", "parts": [{"method": "external", "source": source, "layers": None}]}
         out = tmp_path / str(place)
         export(decoder, variant, out, replace(ABOUT, parameters_json=json.dumps(own)))
         text = (out / "README.md").read_text()
-        assert f'"source": "{told}"' in text
+        assert f'"source": "{shown}"' in text
         assert "/home/somebody" not in text
 
 
-def test_sources_that_everybody_has_stay_whole(tmp_path: Path) -> None:
+def test_public_sources_are_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    for source, told in (
+    for source, shown in (
         ("wikitext2", "wikitext2"),
         ("hf:allenai/c4:en:train", "hf:allenai/c4:en:train"),
         ("hf:imdb:train", "hf:imdb:train"),
         (f"hf:{tmp_path}/data:train", "hf:data:train"),
         (str(tmp_path / "mine.txt"), "mine.txt"),
     ):
-        assert public_source(source) == told
+        assert public_source(source) == shown
 
 
-def test_a_folder_that_computes_something_else_is_not_kept(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+def test_a_folder_with_different_outputs_is_not_kept(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
     # A model whose numbers do not follow from its weights and config alone.
     hook = decoder.layers[1].module.register_forward_hook(lambda module, args, output: output * 1.01)
     with hooks(hook), pytest.raises(ComputationError, match="other logits .* nothing was kept"):
@@ -231,13 +231,13 @@ def test_a_full_disk_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_decoder_is_as_it_was_after_an_export(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
+def test_an_export_leaves_the_decoder_unchanged(decoder: Decoder, variant: Variant, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in decoder.model.state_dict().items()}
     export(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.0", "mlp.1")), tmp_path / "out", ABOUT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.model.state_dict().items())
 
 
-def test_experts_beside_a_shared_one_are_silent_together(
+def test_a_dropped_mlp_drops_its_routed_and_shared_experts(
     tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder("qwen2_moe")

@@ -1,4 +1,4 @@
-"""Output directories appear complete or not at all; the next run removes what a killed one left, and nothing else."""
+"""Tests that output directories are complete or absent, and that only leftovers of killed runs are removed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with atomic_directory(Path(sys.argv[1])) as scratch:
 """
 
 
-def test_what_a_killed_run_left_goes_at_the_next_one_of_the_same_place(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
     others = ["out-b", ".out-settings", ".out.writing-notes", ".outwriting-abcdefgh"]
     for name in others:
         (tmp_path / name).mkdir()
@@ -36,7 +36,7 @@ def test_what_a_killed_run_left_goes_at_the_next_one_of_the_same_place(tmp_path:
     assert os.listdir(tmp_path / "out") == ["mine"]  # noqa: PTH208 (names)
 
 
-def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
+def test_the_output_of_a_running_process_stays(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "out") as theirs:
         (theirs / "weights").touch()
         with atomic_directory(tmp_path / "out"):
@@ -50,7 +50,7 @@ def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
     ("error", "stays"),
     [(InputError, False), (ComputationError, False), (KeyboardInterrupt, True), (MemoryError, True), (None, False)],
 )
-def test_unfinished_work_stays_where_the_same_command_can_go_on(
+def test_unfinished_work_stays_for_the_same_command(
     error: type[BaseException] | None, stays: bool, tmp_path: Path
 ) -> None:
     def work() -> None:
@@ -69,7 +69,7 @@ def test_unfinished_work_stays_where_the_same_command_can_go_on(
         assert (scratch / "layer").exists() == stays
 
 
-def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_path_of_unfinished_work_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / ".out.unfinished").symlink_to("theirs")
     with pytest.raises(InputError, match="out: cannot be written"), unfinished_directory(tmp_path / "out"):

@@ -1,4 +1,4 @@
-"""Zero neurons and heads give smaller matrices; a variant that no config can hold is refused."""
+"""Tests that zero neurons and heads give smaller matrices, and that a variant without a matching config is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,7 +62,7 @@ def shrunk(decoder: Decoder, variant: Variant, folder: Path) -> tuple[Checkpoint
     return done, plain
 
 
-def test_neurons_leave_and_the_layer_with_most_left_sets_the_size(make: Make, tmp_path: Path) -> None:
+def test_the_layer_with_most_neurons_sets_the_size(make: Make, tmp_path: Path) -> None:
     decoder = make("llama")
     variant = without_neurons(decoder, {0: [*range(40)], 1: [*range(50, 96)], 2: [*range(0, 90, 3)]})
     done, plain = shrunk(decoder, variant, tmp_path / "out")
@@ -72,7 +72,7 @@ def test_neurons_leave_and_the_layer_with_most_left_sets_the_size(make: Make, tm
     assert done.parameters == sum(parameter.numel() for parameter in plain.parameters())
 
 
-def test_neurons_that_nothing_writes_leave_too(make: Make, tmp_path: Path) -> None:
+def test_neurons_without_inputs_are_removed_too(make: Make, tmp_path: Path) -> None:
     decoder = make("llama")
     changes = {}
     for layer in range(3):
@@ -84,7 +84,7 @@ def test_neurons_that_nothing_writes_leave_too(make: Make, tmp_path: Path) -> No
     assert plain.config.intermediate_size == 76
 
 
-def test_a_size_that_the_config_leaves_open_is_found(make: Make, tmp_path: Path) -> None:
+def test_a_size_missing_in_the_config_is_found(make: Make, tmp_path: Path) -> None:
     decoder = make("gpt2")
     assert decoder.model.config.n_inner is None
     variant = without_neurons(decoder, {layer: [*range(100)] for layer in range(3)}, "mlp.c_proj")
@@ -96,9 +96,7 @@ def test_a_size_that_the_config_leaves_open_is_found(make: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("architecture", "module"), [("phi3", "mlp.down_proj"), ("phi", "mlp.fc2"), ("gemma3_text", "mlp.down_proj")]
 )
-def test_fused_matrices_biases_and_norms_behind_follow(
-    make: Make, tmp_path: Path, architecture: str, module: str
-) -> None:
+def test_fused_matrices_biases_and_norms_shrink_too(make: Make, tmp_path: Path, architecture: str, module: str) -> None:
     decoder = make(architecture)
     _, plain = shrunk(
         decoder, without_neurons(decoder, {layer: [3, 5, 95] for layer in range(3)}, module), tmp_path / "out"
@@ -106,7 +104,7 @@ def test_fused_matrices_biases_and_norms_behind_follow(
     assert plain.config.intermediate_size == 93
 
 
-def test_heads_leave_in_whole_groups_or_as_many_from_each(make: Make, tmp_path: Path) -> None:
+def test_heads_are_removed_in_whole_groups_or_equally_from_each(make: Make, tmp_path: Path) -> None:
     decoder = make("llama", hidden_size=96, num_attention_heads=8, num_key_value_heads=4)
     # Queries 2g and 2g + 1 share the keys of group g: group 1 is gone in all layers, and others in some.
     gone = {0: heads(12, 2, 3, 6, 7), 1: heads(12, 2, 3, 0), 2: heads(12, 2, 3)}
@@ -117,7 +115,7 @@ def test_heads_leave_in_whole_groups_or_as_many_from_each(make: Make, tmp_path: 
     assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (4, 4)
 
 
-def test_the_next_number_of_heads_that_makes_a_config_is_taken(make: Make, tmp_path: Path) -> None:
+def test_the_next_valid_number_of_heads_is_used(make: Make, tmp_path: Path) -> None:
     # A Llama's width is a multiple of its number of heads: 64 of 8, not of 7.
     decoder = make("llama", num_attention_heads=16, num_key_value_heads=16)
     gone = {layer: heads(4, *range(layer, layer + 9)) for layer in range(3)}
@@ -126,14 +124,14 @@ def test_the_next_number_of_heads_that_makes_a_config_is_taken(make: Make, tmp_p
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "phi3", "gpt_oss"])
-def test_heads_leave_whatever_the_form_of_the_attention(make: Make, tmp_path: Path, architecture: str) -> None:
+def test_heads_are_removed_from_any_form_of_attention(make: Make, tmp_path: Path, architecture: str) -> None:
     decoder = make(architecture)  # 4 heads, 2 groups of keys
     gone = {layer: heads(16, 2, 3) for layer in range(3)}
     _, plain = shrunk(decoder, without_neurons(decoder, gone, "self_attn.o_proj"), tmp_path / "out")
     assert (plain.config.num_attention_heads, plain.config.num_key_value_heads) == (2, 1)
 
 
-def test_a_block_and_neurons_leave_together(make: Make, tmp_path: Path) -> None:
+def test_a_block_and_neurons_are_removed_together(make: Make, tmp_path: Path) -> None:
     decoder = make("qwen3")
     variant = without_neurons(decoder, {0: [1], 1: [1, 2, 3], 2: [4]})
     dropped = Variant(
@@ -152,7 +150,7 @@ def test_a_block_and_neurons_leave_together(make: Make, tmp_path: Path) -> None:
         ("mixtral", heads(16, 1), "no_such", "no neuron or head is zero in every layer"),
     ],
 )
-def test_what_no_config_can_hold_is_refused(
+def test_variants_without_a_matching_config_are_refused(
     make: Make, tmp_path: Path, architecture: str, gone: list[int], module: str, message: str
 ) -> None:
     decoder = make(architecture)
@@ -163,7 +161,7 @@ def test_what_no_config_can_hold_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
-def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(
+def test_an_optional_bias_is_written_and_an_impossible_one_refused(
     make: Make, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = make("llama")
@@ -181,9 +179,9 @@ def test_a_bias_that_the_class_can_switch_on_is_written_and_another_is_refused(
         export(qwen, Variant(parameters=other), tmp_path / "none", about)
 
 
-def test_a_bias_that_the_dense_class_lacks_is_where_the_model_is(make: Make) -> None:
-    # A device that every machine has, and that is not the bias's own.
+def test_a_new_bias_is_on_the_models_device(make: Make) -> None:
+    # A device that exists on every machine and differs from the bias's device.
     decoder = replace(make("llama"), device=torch.device("meta"))
     bias = "model.layers.0.mlp.up_proj.bias"
-    worn = MaterializedWeights(decoder, Variant(parameters={bias: torch.ones(96)}))
-    assert worn.tensor(bias).device.type == "meta"
+    materialized = MaterializedWeights(decoder, Variant(parameters={bias: torch.ones(96)}))
+    assert materialized.tensor(bias).device.type == "meta"

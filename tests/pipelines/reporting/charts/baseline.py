@@ -18,15 +18,15 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames
 
 FOLDER = Path(__file__).parent / "baseline"
-# The converter brings the first along and the charts the second; signs that the first lacks are replaced. So a picture
-# does not depend on a machine.
+# The first font comes with the converter, the second with the charts; characters that the first lacks are replaced.
+# So pictures do not depend on the machine.
 FONTS = {"sans": "Liberation Sans", "monospace": "DejaVu Sans Mono"}
 PLAIN = str.maketrans("␣↵⇥‖…", "_/>|.")
 SCALE = 0.5
 
 
 def render(chart: theme.AnyChart) -> bytes:
-    """The chart as a small PNG, the same on every machine."""
+    """Render the chart as a small PNG, equal on every machine."""
     specification = theme.dressed(chart.to_dict())
     specification["config"]["font"] = FONTS["sans"]
     text = json.dumps(specification, ensure_ascii=False).replace(theme.MONOSPACE, FONTS["monospace"])
@@ -34,13 +34,13 @@ def render(chart: theme.AnyChart) -> bytes:
 
 
 def picture(name: str) -> bytes:
-    """A figure's first drawing, on the synthetic marts."""
+    """Render a figure's first drawing, on the synthetic marts."""
     figure = FIGURES[name]
     return render(next(figure.draw_all(frames.ask(figure.query))).chart)
 
 
 def difference(one: bytes, other: bytes) -> float:
-    """The share of pixels in which two pictures visibly differ; 1 where their sizes do by more than a rounding."""
+    """Return the share of visibly different pixels of two pictures; 1 if their sizes differ by more than rounding."""
     first, second = (Image.open(io.BytesIO(png)).convert("RGB") for png in (one, other))
     if max(abs(a - b) for a, b in zip(first.size, second.size, strict=True)) > 1:
         return 1.0

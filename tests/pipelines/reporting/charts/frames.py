@@ -1,6 +1,6 @@
-"""Synthetic frames in the shape of the SQL marts, with the sizes and habits of a real study.
+"""Synthetic frames with the columns of the SQL marts and the sizes of a real study.
 
-Numbers follow the paper's picture: h and z close, p far, feedback after the first flip.
+Numbers follow the paper's findings: h and z close, p far, feedback after the first flip.
 """
 
 import math
@@ -281,7 +281,7 @@ def paper_claims(models=(MODEL,)) -> pl.DataFrame:
 
 
 def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
-    """Unbiased below, and at half of the truth in the last tenth."""
+    """Return estimates without bias below the last tenth, and at half of the true value there."""
     rows = [
         {"model": model, "scope": scope, "lens": lens, "temperature": 1.0, "theorem": theorem, "decile": decile,
          "n": 75, "truth_min": 10.0 ** (decile - 8), "truth_max": 4 * 10.0 ** (decile - 8),
@@ -304,7 +304,7 @@ def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.Dat
 
 
 def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
-    """The ten most likely of twelve tokens on each side."""
+    """Return the ten most likely of twelve tokens on each side."""
     rng = _rng(8)
     words = words or (
         " The",
@@ -371,7 +371,7 @@ def _usual() -> dict[str, pl.DataFrame]:
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """Macros and the synthetic marts, for all connections of this process."""
+    """Create the macros and the synthetic marts, for all connections of this process."""
     connection = duckdb.connect()
     for path in sorted((SQL / "macros").glob("*.sql")):
         connection.execute(path.read_text(encoding="utf-8"))
@@ -382,7 +382,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A connection whose marts are the synthetic frames, but for those that are given."""
+    """Open a connection whose marts are the synthetic frames, replaced by the given ones."""
     connection = _database().cursor()
     for name, frame in frames.items():
         connection.register(name, frame)

@@ -1,4 +1,4 @@
-"""A chart of any answer shows every row once, says what it leaves out, and joins no unrelated points by a line."""
+"""Tests of the chart of any query: every row once, omissions named, unrelated points not joined by a line."""
 
 import polars as pl
 import pytest
@@ -54,14 +54,14 @@ def test_every_row_with_a_value_is_one_mark_with_its_interval():
     ]
 
 
-def test_methods_have_the_colours_that_they_have_in_every_figure():
+def test_methods_have_the_colours_of_all_figures():
     rows = pl.DataFrame({"layer": [0, 1, 0], "method": ["wanda", "wanda", "flap"], "auc": [0.1, 0.2, 0.3]})
     scale = drawn(rows, key=("layer", "method"))["layer"][0]["encoding"]["color"]["scale"]
     slots = method_encoding.slots(["wanda", "flap"])
     assert scale == {"domain": list(slots), "range": [theme.CATEGORIES[slot % 8] for slot in slots.values()]}
 
 
-def test_an_interval_that_no_row_has_is_not_claimed_and_its_reason_is_told():
+def test_a_missing_interval_is_not_claimed_and_its_reason_is_given():
     bare = {"auc_low": [None] * 4, "auc_high": [None] * 4}
     for prompts, reason in ((3, ", because 3 prompts carry none (5 would)"), (8, "")):
         spec = drawn(frame(**bare, n_prompts=[prompts] * 4).cast({"auc_low": pl.Float64, "auc_high": pl.Float64}))
@@ -72,7 +72,7 @@ def test_an_interval_that_no_row_has_is_not_claimed_and_its_reason_is_told():
         ]
 
 
-def test_the_first_flips_are_as_large_as_the_dense_margin_there():
+def test_first_flips_are_sized_by_the_dense_margin():
     rows = pl.DataFrame({"recipe": ["a", "b"], "prompt_id": ["p", "p"], "first_flip_step": [3, 0],
                          "margin_dense": [0.25, 2.0]})  # fmt: skip
     spec = drawn(rows, ("recipe", "prompt_id"), "q11_first_flip")
@@ -88,7 +88,7 @@ def test_no_line_crosses_a_gap():
     assert runs["b", 0] not in {runs["a", 5], runs["a", 0]}
 
 
-def test_points_that_a_place_does_not_tell_apart_are_joined_by_no_line_and_told():
+def test_indistinguishable_points_are_not_joined_and_noted():
     rows = pl.DataFrame(
         {
             "recipe": [f"r{number:02}" for number in range(60)],
@@ -103,7 +103,7 @@ def test_points_that_a_place_does_not_tell_apart_are_joined_by_no_line_and_told(
     assert "points of one place differ in recipe, prompt_id" in spec["title"]["subtitle"]
 
 
-def test_values_over_more_than_two_powers_of_ten_get_a_logarithmic_axis_and_zero_none():
+def test_values_over_two_powers_of_ten_get_a_logarithmic_axis_unless_one_is_zero():
     def scale(values):
         rows = pl.DataFrame({"layer": [0, 1], "kl": values})
         return drawn(rows, ("layer",))["layer"][-1]["encoding"]["y"]["scale"]
@@ -113,7 +113,7 @@ def test_values_over_more_than_two_powers_of_ten_get_a_logarithmic_axis_and_zero
     assert "type" not in scale([0.5, 1.0])
 
 
-def test_panels_stand_for_what_neither_axis_nor_colour_shows():
+def test_panels_show_keys_without_axis_or_colour():
     rows = pl.DataFrame(
         {
             "recipe": ["a", "b"] * 4,
@@ -139,7 +139,7 @@ def test_an_answer_without_rows_or_values_says_so():
     assert "no data: kl is NULL in every row" in str(drawn(empty, ("layer",)))
 
 
-def test_more_rows_than_a_picture_shows_are_refused_and_not_sampled():
+def test_too_many_rows_are_refused_and_not_sampled():
     rows = pl.DataFrame({"layer": range(MAX_MARKS + 1), "kl": [1.0] * (MAX_MARKS + 1)})
     with pytest.raises(InputError, match=r"5,001 rows are more than a picture shows \(5,000\); ask for less"):
         draw("q00", rows, ("layer",), "?")

@@ -1,6 +1,6 @@
-"""No figure makes Vega warn: a warning in a reader's console says that a scale is made of nothing, or worse.
+"""Tests that no figure causes a warning of Vega, such as one about an empty scale.
 
-The console belongs to `console`; where there is no browser these tests are skipped.
+Without a browser these tests are skipped.
 """
 
 import polars as pl
@@ -11,9 +11,9 @@ from tests.pipelines.reporting.charts import frames
 from tests.pipelines.reporting.charts.console import console
 
 pytestmark = pytest.mark.chromium
-# What a study may lack: it is NULL in the answer.
+# Values that a study may lack: they are NULL in the result.
 INTERVALS = ("_low", "_high", "_se", "value_quantized", "equal_sides", "low", "high")
-# What a figure has a panel for.
+# Columns for which a figure has panels.
 PANELS = ("measure", "kind", "recipe", "task", "sublayer", "theorem", "trajectory")
 
 
@@ -24,7 +24,7 @@ def browser(tmp_path_factory):
 
 
 def cases(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The answer as it is, of one row, of none, without intervals, and without them in all panels but the first."""
+    """Return the result unchanged, of one row, empty, without intervals, and with those of the first panel only."""
     found = {"usual": frame, "one row": frame.head(1), "empty": frame.clear()}
     lacking = [name for name in frame.columns if name.removesuffix("_nats").endswith(INTERVALS)]
     if lacking:
@@ -36,7 +36,7 @@ def cases(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn_without_a_warning_whatever_a_study_lacks(name, browser):
+def test_figures_of_incomplete_studies_draw_without_warnings(name, browser):
     figure = FIGURES[name]
     complaints = {
         case: browser.of(next(figure.draw_all(frame)).chart.to_dict(validate=False))
@@ -45,7 +45,7 @@ def test_a_figure_is_drawn_without_a_warning_whatever_a_study_lacks(name, browse
     assert {case: heard for case, heard in complaints.items() if heard} == {}
 
 
-def test_a_warning_is_heard(browser):
+def test_the_console_collects_warnings(browser):
     rows = [{"panel": "a", "x": 1}]
     panel = {"mark": "point", "encoding": {"x": {"field": "y", "type": "quantitative"}}}
     (heard,) = browser.of({"data": {"values": rows}, **panel})

@@ -1,6 +1,6 @@
-"""What a reader sees of a text: invisible characters shown, long ones cut.
+"""Tests of displayed text: invisible characters are shown, long texts are cut.
 
-Whether the page escapes it is tested with the report.
+The tests of the report prove that the page escapes it.
 """
 
 import unicodedata
@@ -32,7 +32,7 @@ def test_a_token_is_shown_on_one_line_with_its_invisible_characters(token, shown
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_leaves_no_invisible_character_and_never_grows_over_its_limit(text):
+def test_hostile_text_has_no_invisible_characters_and_respects_the_limit(text):
     for shown in (visible(text, 8), label(text, 40)):
         assert len(shown) <= 40
         assert not any(unicodedata.category(character).startswith("C") for character in shown)
@@ -44,7 +44,7 @@ def test_a_name_keeps_its_spaces():
     assert label("a model name") == "a model name"
 
 
-def test_prose_keeps_line_breaks_and_joiners_and_says_how_much_it_cut():
+def test_prose_keeps_line_breaks_and_joiners_and_counts_cut_characters():
     assert prose("a\nb 👩\u200d👧") == "a\nb 👩\u200d👧"
     assert prose("x" * 10_000, 4000) == "x" * 4000 + "… (cut: 4,000 of 10,000 characters shown)"
     assert prose("left\u202eright") == "left⟨202E⟩right"

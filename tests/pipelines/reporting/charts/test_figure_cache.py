@@ -1,4 +1,4 @@
-"""The cache queries and draws each figure once, for all its readers."""
+"""Tests that the cache queries and draws each figure once, for all its readers."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from prunescope.pipelines.reporting.charts.registry import Figure
 
 
 class Counted:
-    """A figure of two pages that counts what is asked and drawn; the page `broken` fails once."""
+    """A figure of two pages that counts its queries and drawings; the page `broken` fails once."""
 
     def __init__(self, broken: str = "") -> None:
         self.asked: list[str] = []
@@ -38,7 +38,7 @@ def pages(made: Iterator[tuple[str, dict[str, object]]]) -> list[object]:
     return [specification["title"] for _, specification in made]
 
 
-def test_a_preview_draws_the_first_page_and_a_report_after_it_only_the_others() -> None:
+def test_a_report_after_a_preview_draws_only_the_other_pages() -> None:
     counted = Counted()
     drawn = FigureCache(counted.ask)
     title, first = next(drawn.drawings(counted.figure))
@@ -50,7 +50,7 @@ def test_a_preview_draws_the_first_page_and_a_report_after_it_only_the_others() 
     assert counted.asked == ["select 1"]
 
 
-def test_two_readers_at_the_same_time_each_see_every_page_once() -> None:
+def test_concurrent_readers_each_get_every_page_once() -> None:
     counted = Counted()
     drawn = FigureCache(counted.ask)
     one, other = drawn.drawings(counted.figure), drawn.drawings(counted.figure)
@@ -66,7 +66,7 @@ def test_a_failed_figure_is_drawn_again_from_its_first_page() -> None:
     assert pages(drawn.drawings(counted.figure)) == ["a", "b"]
 
 
-def test_a_chart_in_several_places_is_what_altairs_own_is_and_stays_as_it_was():
+def test_a_chart_used_twice_equals_altairs_and_stays_unchanged():
     def specifications(kind: type[alt.Chart]) -> list[Specification]:
         chart = kind(theme.inline([{"a": 1, "b": 2, "c": "x"}])).mark_point().encode(x="a:Q", y="b:Q")
         chosen, other = (chart.add_params(alt.selection_point(name=name)) for name in ("chosen", "other"))

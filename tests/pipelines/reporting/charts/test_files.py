@@ -1,4 +1,4 @@
-"""A chart's files are the same bytes every time, and each is what its suffix says."""
+"""Tests that a chart's files have the same bytes every time and the format of their suffix."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from prunescope.pipelines.reporting.charts.files import canonical_pdf, chart_fil
 
 
 def chart(points: int = 5) -> theme.AnyChart:
-    """A chart with several fonts, opacities and clips, each of which is a resource of the PDF."""
+    """Return a chart with several fonts, opacities and clips, each of which is a resource of the PDF."""
     frame = pl.DataFrame({"x": range(points), "kind": [f"k{index % 3}" for index in range(points)]})
     base = alt.Chart(theme.rows(frame)).encode(x="x:Q", y="x:Q", color="kind:N")
     marks = [base.mark_point(opacity=0.1 * level, filled=True, size=40 * level) for level in range(1, 8)]
@@ -25,7 +25,7 @@ def chart(points: int = 5) -> theme.AnyChart:
     return theme.themed(alt.layer(*marks, words, title=theme.title("‖Δh‖ ≤ ½", "ß")))
 
 
-def test_every_file_is_what_its_suffix_says() -> None:
+def test_every_file_has_the_format_of_its_suffix() -> None:
     files = chart_files(chart().to_dict())
     assert set(files) == {".vl.json", ".svg", ".pdf", "-column.pdf", ".png"}
     assert json.loads(files[".vl.json"])["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
@@ -36,7 +36,7 @@ def test_every_file_is_what_its_suffix_says() -> None:
     assert files[".pdf"].startswith(b"%PDF-1.")
 
 
-def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half() -> None:
+def test_a_preview_shrinks_to_the_limit_and_at_most_to_half() -> None:
     def width(most_bytes: int) -> int:
         return struct.unpack(">I", preview(chart().to_dict(), most_bytes)[16:20])[0]
 
@@ -47,7 +47,7 @@ def test_a_preview_is_made_smaller_until_it_is_small_enough_and_never_below_half
     assert width(1) == pytest.approx(0.5 * width(10**9), abs=1)
 
 
-def test_fonts_are_embedded_in_the_pdf_and_it_has_no_date() -> None:
+def test_the_pdf_embeds_fonts_and_has_no_date() -> None:
     pdf = chart_files(chart().to_dict())[".pdf"]
     descriptors = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, re.DOTALL)
     assert descriptors
@@ -65,7 +65,7 @@ def test_two_processes_write_the_same_bytes() -> None:
     assert len(found) == 1
 
 
-def test_a_canonical_pdf_keeps_every_object_and_finds_it_where_its_table_says() -> None:
+def test_a_canonical_pdf_keeps_every_object_at_its_listed_offset() -> None:
     written = {vl_convert.vegalite_to_pdf(chart().to_dict()) for _ in range(6)}
     assert len(written) > 1, "the converter orders by itself now; canonical_pdf can go"
     [pdf] = {canonical_pdf(one) for one in written}
@@ -81,7 +81,7 @@ def test_a_canonical_pdf_keeps_every_object_and_finds_it_where_its_table_says() 
     assert {int(one) for one in re.findall(rb"(\d+) 0 R", b"".join(heads(pdf)))} <= set(range(1, count))
 
 
-def test_what_is_no_plain_pdf_is_refused() -> None:
+def test_unsupported_pdf_files_are_refused() -> None:
     for wrong in (b"", b"%PDF-1.7\n", b"%PDF-1.7\nxref\n0 1\ntrailer\n<< >>\nstartxref\n5\n%%EOF"):
         with pytest.raises(ValueError, match="this PDF has no plain"):
             canonical_pdf(wrong)

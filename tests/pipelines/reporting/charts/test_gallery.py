@@ -1,4 +1,4 @@
-"""The page of the gallery has the titles and captions of the registry, and shows pictures that exist."""
+"""Tests that the page of the gallery has the titles and captions of the registry, and shows existing pictures."""
 
 import re
 
@@ -6,7 +6,7 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests import gallery
 
 
-def test_the_page_names_every_figure_and_shows_every_picture_and_no_other():
+def test_the_page_shows_exactly_the_registered_figures():
     text = gallery.PAGE.read_text()
     shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
     assert sorted(shown) == sorted(path.name for path in gallery.FOLDER.glob("*.png"))

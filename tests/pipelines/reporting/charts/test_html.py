@@ -1,4 +1,4 @@
-"""A chart's own page in a browser: it draws, sends no request, and runs no code from the text of a model."""
+"""Tests of a chart's own page in a browser: it draws, sends no request, and runs no code from a model's text."""
 
 import polars as pl
 import pytest
@@ -31,7 +31,7 @@ def test_pages_draw_with_the_vega_that_draws_files():
 
 @pytest.mark.chromium
 @pytest.mark.parametrize("is_dark", [False, True])
-def test_hostile_text_neither_runs_nor_breaks_a_chart_of_its_own(is_dark, tmp_path):
+def test_hostile_text_neither_runs_nor_breaks_a_chart(is_dark, tmp_path):
     figure = FIGURES["tokens"]
     frame = frames.ask(figure.query)
     texts = pl.Series([EVIL[at % len(EVIL)] for at in range(frame.height)])
@@ -50,7 +50,7 @@ def test_hostile_text_neither_runs_nor_breaks_a_chart_of_its_own(is_dark, tmp_pa
         assert driver.get_log("browser") == []
 
 
-def test_a_page_of_a_chart_names_its_scripts_and_lets_nothing_else_run():
+def test_a_charts_page_allows_only_its_own_scripts():
     figure = FIGURES["generation"]
     page = chart_page(next(figure.draw_all(frames.ask(figure.query))).specification, "generation").decode()
     head = page.split("<title>", 1)[0]

@@ -1,4 +1,4 @@
-"""Every figure looks like its reference picture; `baseline` redraws those pictures."""
+"""Tests that every figure looks like its reference picture; `baseline` redraws those pictures."""
 
 import polars as pl
 import pytest
@@ -6,12 +6,12 @@ import pytest
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import baseline, frames
 
-# A machine's rounding moves a few pixels of an edge; a line that is gone moves more (see the second test).
+# Rounding differs by machine and changes a few pixels of an edge; a missing line changes more (see the second test).
 TOLERANCE = 0.001
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_looks_as_it_did(name, tmp_path):
+def test_a_figure_equals_its_reference_picture(name, tmp_path):
     kept = baseline.FOLDER / f"{name}.png"
     assert kept.exists(), f"look at it and keep it: python -m tests.pipelines.reporting.charts.baseline {name}"
     now = baseline.picture(name)
@@ -23,7 +23,7 @@ def test_a_figure_looks_as_it_did(name, tmp_path):
     )
 
 
-def test_a_curve_in_another_place_is_seen_and_the_same_curve_is_not():
+def test_a_moved_curve_is_a_difference_and_an_equal_curve_is_none():
     figure = FIGURES["generation"]
     frame = frames.ask(figure.query, decoding_curve=frames.decoding_curve(recipes=frames.RECIPES[:2]))
     moved = frame.with_columns(pl.col("kl_median") * pl.when(recipe=frames.RECIPES[0]).then(2).otherwise(1))
@@ -32,7 +32,7 @@ def test_a_curve_in_another_place_is_seen_and_the_same_curve_is_not():
     assert baseline.difference(one, other) > TOLERANCE
 
 
-def test_a_picture_of_another_size_is_another_picture():
+def test_a_picture_of_another_size_is_a_difference():
     figure = FIGURES["options"]
     frame = frames.ask(figure.query)
     one, other = (baseline.render(figure.draw(rows)) for rows in (frame, frame.filter(frame["recipe"] != "wanda-50")))

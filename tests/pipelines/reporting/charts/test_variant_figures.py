@@ -1,6 +1,6 @@
-"""The figures that compare whole variants hold the numbers of the SQL, and leave out what their captions say.
+"""Tests that figures comparing whole variants hold the numbers of the SQL, and omit only what their captions name.
 
-That every figure draws on usual, empty and hostile frames is `test_charts_figures`' business.
+`test_figures` draws every figure on usual, empty and hostile frames.
 """
 
 import math
@@ -37,7 +37,7 @@ def test_drops_hold_the_scores_and_start_every_curve_at_the_dense_model():
     assert measured == expected | {("attn-drop", 0): dense, ("mlp-drop", 0): dense}
 
 
-def test_drops_draw_published_curves_of_three_drops_and_more_behind_and_no_published_table():
+def test_published_curves_need_three_drops():
     rows = [row for row in rows_with(drawn("drops"), "score") if row["series"] != "measured"]
     assert {row["series"] for row in rows} == {"published-7b, published"}
     mlp = {row["dropped"]: row["score"] for row in rows if row["method"] == "mlp-drop"}
@@ -50,7 +50,7 @@ def test_drops_can_hide_the_published_curves():
     assert (parameter["name"], parameter["value"], parameter["bind"]["input"]) == ("published", True, "checkbox")
 
 
-def test_drops_without_an_error_of_a_score_draw_no_bar():
+def test_drops_without_a_standard_error_draw_no_bar():
     drops = variant_frames.paper_drops().with_columns(
         pl.lit(None, pl.Float64).alias(f"{kind}_score_se") for kind in ("generative", "non_generative")
     )
@@ -89,7 +89,7 @@ def test_a_layer_map_holds_the_medians_over_prompts():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
-def test_a_cell_of_a_layer_map_that_is_no_number_stays_blank(broken):
+def test_a_nan_cell_of_a_layer_map_stays_blank(broken):
     frame = frames.ask(FIGURES["layer_map"].query).filter(recipe="wanda-50")
     first = pl.int_range(pl.len()) == frame["kl_nats"].is_not_null().arg_max()
     holed = frame.with_columns(kl_nats=pl.when(first).then(pl.lit(broken)).otherwise("kl_nats"))
@@ -105,7 +105,7 @@ def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
     assert steps == set(range(0, 100, 5))
 
 
-def test_a_layer_map_shows_the_mildest_and_the_harshest_of_each_method_twelve_at_most():
+def test_a_layer_map_shows_at_most_twelve_recipes():
     recipes = tuple(f"method{method}-{share}" for method in range(7) for share in (10, 20, 30))
     summary = frames.variant_summary(recipes=recipes)
     marts = {"variant_summary": summary, "reference_temperature": frames.reference_temperature(recipes=recipes)}
@@ -122,7 +122,7 @@ def test_a_layer_map_of_local_shifts_alone_has_one_map():
     assert [part["title"]["text"] for part in chart["hconcat"]] == [layer_map.QUANTITIES["var_p_dz"][0]]
 
 
-def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
+def test_roc_curves_show_the_best_sublayers_and_pass_ties_at_once():
     # Few different variances, so that most thresholds are ties.
     shifts = variant_frames.stg_layer_transitions().with_columns(pl.col("var_p_dz").round(1))
     frame = frames.ask(FIGURES["spikes"].query, stg_layer_transitions=shifts).filter(pl.col("lens") == "raw")
@@ -156,7 +156,7 @@ def test_roc_curves_are_those_of_the_best_sublayers_ties_passed_at_once():
     assert sorted(rest) == sorted(points.select(rates).iter_rows())
 
 
-def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_end():
+def test_a_long_roc_curve_is_drawn_through_sixty_points_and_its_end():
     steps, shifts = variant_frames.decoding_at_reference(), variant_frames.stg_layer_transitions()
     steps, shifts = steps.filter(recipe="wanda-50"), shifts.filter(recipe="wanda-50", lens="raw", scope="local")
     many_steps, many_shifts = (
@@ -177,7 +177,7 @@ def test_a_roc_curve_of_thousands_of_positions_is_drawn_through_sixty_and_its_en
     assert points["true_positive_rate"].to_list() == [1.0, 1.0]
 
 
-def test_flips_split_the_changed_answers_and_carry_one_interval_a_bar():
+def test_flips_split_the_changed_answers_with_one_interval_a_bar():
     chart = drawn("flips")
     answers = variant_frames.q20_answers_flipped()
     split = {(row["variant"], row["panel"], row["place"]): row["samples"] for row in rows_with(chart, "samples")}
@@ -191,7 +191,7 @@ def test_flips_split_the_changed_answers_and_carry_one_interval_a_bar():
     )
 
 
-def test_an_answer_that_turned_under_the_same_letter_makes_no_negative_bar():
+def test_an_answer_changed_under_the_same_letter_gives_no_negative_bar():
     # Lost and gained can exceed flipped: a text with the same answer may be judged anew.
     answers = variant_frames.q20_answers_flipped().with_columns(flipped=pl.lit(0))
     assert min(row["samples"] for row in rows_with(drawn("flips", q20_answers_flipped=answers), "samples")) >= 0
@@ -210,7 +210,7 @@ def test_the_flip_matrix_holds_every_pair_both_ways_and_marks_those_that_differ(
     assert 0 < sum(cell["differs"] for cell in cells.values()) < len(cells)
 
 
-def test_the_flip_matrix_puts_the_dense_model_first_and_then_who_is_right_more_often():
+def test_the_flip_matrix_has_the_dense_model_first_and_sorts_by_right_answers():
     (x, y) = (drawn("flip_matrix").to_dict()["layer"][0]["encoding"][axis]["scale"]["domain"] for axis in "xy")
     assert x == y
     assert x[0].startswith("dense  ")
@@ -218,7 +218,7 @@ def test_the_flip_matrix_puts_the_dense_model_first_and_then_who_is_right_more_o
     assert shares == sorted(shares, reverse=True)
 
 
-def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_column():
+def test_a_flip_matrix_of_34_variants_fits_one_column():
     recipes = tuple(f"{kind}-drop-{k}" for kind in ("attn", "attn+mlp", "block") for k in range(1, 12))[:31]
     turns = variant_frames.pairwise_flips(recipes=(*recipes, "a  b  c", "</svg><script>"))
     frame = frames.ask(FIGURES["flip_matrix"].query, pairwise_flips=turns.with_columns(n_samples=60 - pl.col("lost")))
@@ -232,7 +232,7 @@ def test_a_flip_matrix_of_34_variants_with_hostile_names_can_be_read_in_one_colu
 
 
 def looks(specification: Any) -> set[tuple[str, str]]:
-    """Method and colour or shape in every scale of methods in a chart."""
+    """Return the method with its colour or shape, for every scale of methods in a chart."""
     if isinstance(specification, list):
         return set().union(*map(looks, specification))
     if not isinstance(specification, dict):
@@ -243,7 +243,7 @@ def looks(specification: Any) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["drops", "pareto", "speed"])
-def test_a_method_has_its_colour_and_shape_whoever_stands_beside_it(name):
+def test_a_methods_colour_and_shape_do_not_depend_on_the_others(name):
     few, many = (
         looks(drawn(name, variant_summary=frames.variant_summary(recipes=recipes),
                     **variant_frames.of((variant_frames.MODEL,), recipes)).to_dict())
@@ -268,7 +268,7 @@ def test_known_methods_are_those_of_the_recipes_and_all_look_different():
     assert len(set(colours[:8])) == 8
 
 
-def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_another_of_its_kind():
+def test_an_unknown_method_keeps_its_own_colour_and_shape():
     own = method_encoding.slots(["slicegpt"])["slicegpt"]
     assert own >= len(method_encoding.KNOWN)
     assert method_encoding.slots(["wanda", "slicegpt", "dense"])["slicegpt"] == own
@@ -278,7 +278,7 @@ def test_a_foreign_method_keeps_its_place_beside_known_ones_and_is_told_from_ano
     assert len(method_encoding.slots([*names, "one more"])) == 57
 
 
-def test_the_frontier_is_what_nothing_else_beats_in_both_ties_included():
+def test_the_frontier_is_what_no_other_variant_dominates():
     rows = [("a", 0.1, 0.9), ("b", 0.1, 0.8), ("c", 0.4, 0.5), ("d", 0.4, 0.5), ("e", 0.3, 0.5), ("f", 0.2, 0.95)]
     frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "score"], orient="row")
     best = frontier(frame.with_columns(measure=pl.lit("top1")))
@@ -296,7 +296,7 @@ def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
             assert row["high"] == pytest.approx(row["score"] + 1.96 * 0.05)
 
 
-def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
+def test_a_mean_over_tasks_needs_the_error_of_every_task():
     scores = variant_frames.stg_task_scores()
     second = scores.with_columns(task_group=pl.lit("second"), standard_error=pl.lit(None, pl.Float64))
     rows = rows_with(drawn("pareto", stg_task_scores=pl.concat([scores, second])), "score")
@@ -306,7 +306,7 @@ def test_a_mean_over_tasks_has_no_error_where_one_task_has_none():
     assert all("low" in row for row in rows if row["panel"].startswith("same top token") and "variant" in row)
 
 
-def test_pareto_names_one_variant_of_a_place_and_none_on_top_of_another():
+def test_pareto_labels_do_not_overlap():
     scores = variant_frames.stg_task_scores().with_columns(value=pl.lit(0.25))
     rows = rows_with(drawn("pareto", stg_task_scores=scores), "label")
     shown = [row["label"] for row in rows if row["panel"] == "mean score, answered by writing"]
@@ -319,7 +319,7 @@ def test_pareto_names_one_variant_of_a_place_and_none_on_top_of_another():
     assert labels(crowd)["label"].to_list() == ["far", "v19"]
 
 
-def test_pareto_leaves_out_what_removes_nothing_but_the_dense_model():
+def test_pareto_omits_pruned_variants_that_remove_nothing():
     summary = frames.variant_summary().with_columns(
         parameters_removed_share=pl.when(recipe="wanda-50").then(0.4).otherwise(0.0)
     )
@@ -329,7 +329,7 @@ def test_pareto_leaves_out_what_removes_nothing_but_the_dense_model():
     assert frames.ask(FIGURES["pareto"].query, variant_summary=summary).is_empty()
 
 
-def test_speed_is_that_of_the_smallest_batch_and_there_of_the_longest_prompt():
+def test_speed_is_taken_at_the_smallest_batch_and_longest_prompt():
     times = variant_frames.speed_summary()
     marked = times.with_columns(
         decode_speedup=pl.when(batch=1, length=256).then(pl.col("decode_speedup")).otherwise(99.0)
@@ -343,7 +343,7 @@ def test_speed_is_that_of_the_smallest_batch_and_there_of_the_longest_prompt():
     assert "batch 1 · 256 prompt tokens" in chart.to_dict()["title"]["subtitle"][0]
 
 
-def test_a_dense_model_timed_alone_is_no_figure():
+def test_a_dense_model_alone_gives_no_speed_figure():
     alone = variant_frames.speed_summary().filter(recipe="dense")
     assert frames.ask(FIGURES["speed"].query, speed_summary=alone).is_empty()
 
@@ -355,7 +355,7 @@ def test_speed_without_a_dense_row_has_a_band_of_no_width():
 
 
 def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each panel of the figure, with two quantized variants."""
+    """Return the rows of each panel of the figure, with two quantized variants."""
     recipes = (*frames.RECIPES, "rtn-3bit", "rtn-4bit")
     chart = drawn("quantization", variant_summary=frames.variant_summary(recipes=recipes), **marts).to_dict()
     return {panel["title"]["text"]: chart["datasets"][panel["data"]["name"]] for panel in chart["concat"]}
@@ -388,7 +388,7 @@ def test_the_quantized_variants_are_drawn_in_every_measure_that_q27_has():
         assert {row["variant"] for row in rows if "value_pruned" not in row} == {"rtn-3bit", "rtn-4bit"}
 
 
-def test_the_rule_of_a_difference_is_solid_only_where_its_interval_leaves_out_zero():
+def test_the_line_of_a_difference_is_solid_only_if_its_interval_excludes_zero():
     (answer,) = variant_frames.q27_pruning_against_quantization(recipes=("attn-drop-4",)).head(1).to_dicts()
     dashed = {}
     for low, high in ((0.01, 0.2), (-0.2, -0.01), (-0.1, 0.2), (None, None)):
@@ -401,7 +401,7 @@ def test_the_rule_of_a_difference_is_solid_only_where_its_interval_leaves_out_ze
     assert dashed == {0.01: 0, -0.2: 0, -0.1: 1, None: 1}
 
 
-def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
+def test_calibration_holds_each_measured_pair():
     pairs = variant_frames.q28_sensitivity_to_calibration().with_columns(
         kl_difference_nats=pl.when(recipe="wanda-50").then(pl.col("kl_difference_nats")),
         jaccard_removed=pl.when(pl.col("recipe") != "attn-drop-4").then(pl.col("jaccard_removed")),
@@ -414,7 +414,7 @@ def test_calibration_holds_each_pair_and_leaves_out_what_was_not_measured():
     assert sorted(row["overlap"] for row in masks) == sorted(pairs["jaccard_removed"].drop_nulls())
 
 
-def test_calibration_draws_how_sure_an_overlap_is_as_masks_do():
+def test_calibration_draws_the_uncertainty_of_overlaps():
     pairs = variant_frames.q28_sensitivity_to_calibration()
     overlap = variant_frames.mask_overlap().with_columns(other_recipe=pl.col("recipe") + "-c4", jaccard_removed_se=0.04)
     overlap = overlap.unique(["recipe", "layer"], maintain_order=True)
@@ -432,7 +432,7 @@ def test_calibration_draws_how_sure_an_overlap_is_as_masks_do():
         assert row["jaccard_high"] == pytest.approx(min(1, row["overlap"] + margin))
 
 
-def test_a_layer_map_says_on_how_many_prompts_it_stands():
+def test_a_layer_map_states_its_number_of_prompts():
     shifts = variant_frames.stg_layer_transitions()
     some = shifts.filter(pl.col("prompt_id") == variant_frames.PROMPTS[0])
     subtitles = [
@@ -466,21 +466,21 @@ def test_a_variant_without_a_removed_weight_is_in_no_pair():
     assert "zero" not in frame["other_recipe"]
 
 
-def told(**marts: pl.DataFrame) -> tuple[str, str]:
-    """The picture of the masks, and its subtitle."""
+def mask_picture(**marts: pl.DataFrame) -> tuple[str, str]:
+    """Return the picture of the masks and its subtitle."""
     specification = drawn("masks", **marts).to_dict()
     return vl_convert.vegalite_to_svg(specification), specification["title"]["subtitle"][-1]
 
 
-def test_masks_print_how_sure_an_overlap_is_where_it_reaches_the_digits_shown():
-    svg, subtitle = told()
+def test_masks_print_an_uncertainty_that_affects_the_printed_digits():
+    svg, subtitle = mask_picture()
     assert svg.count(">± 0.01<") == 21
     assert subtitle == "95 % interval by sampling: ± 0.015 at most"
     overlap = variant_frames.mask_overlap()
-    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.001)))
+    svg, subtitle = mask_picture(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.001)))
     assert ">±" not in svg
     assert subtitle == "95 % interval by sampling: ± 0.0015 at most"
-    svg, subtitle = told(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.0)))
+    svg, subtitle = mask_picture(mask_overlap=overlap.with_columns(jaccard_removed_se=pl.lit(0.0)))
     assert ">±" not in svg
     assert subtitle == "every weight was looked at"
 

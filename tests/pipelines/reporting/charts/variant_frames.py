@@ -1,6 +1,6 @@
 """Synthetic frames for the figures that compare whole variants, tasks and layers by step.
 
-Shaped as the SQL marts and questions that those figures read; `frames` has the others.
+They have the columns of the SQL marts and questions that those figures read; `frames` has the others.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def _dropped(recipe: str) -> int:
 
 
 def _harm(recipe: str) -> float:
-    """0 for the dense model, about 1 for one that is broken."""
+    """Return 0 for the dense model and about 1 for a broken one."""
     if recipe == "dense":
         return 0.0
     dropped = _dropped(recipe)
@@ -95,7 +95,7 @@ def stg_paper_reference(models=(), recipes=()) -> pl.DataFrame:
 
 
 def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    """A task has two metrics of which the second is 0.1 lower, so that its mean is 0.05 below the first."""
+    """Return two metrics per task; the second is 0.1 lower, so that their mean is 0.05 below the first."""
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "task_group": task, "metric": f"{metric}{suffix}", "kind": kind, "n": 100,
           "value": max(0.0, 0.6 - _harm(recipe) * (0.1 if kind == "non_generative" else 0.6)) - lower,
@@ -137,7 +137,7 @@ def q20_answers_flipped(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
 
 
 def pairwise_flips(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    """Two metrics over the same 60 samples; a pair differs where one loses five more than the other."""
+    """Return two metrics over the same 60 samples; a pair differs where one loses five more than the other."""
     rows = []
     for metric, hardness in (("accuracy", 0.3), ("exact_match", 0.6)):
         right = {

@@ -37,7 +37,7 @@ def documents(
     words: tuple[str, ...] = (),
     marts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All documents of one model. `words` are the pruned text from the first flip on.
+    """Return all documents of one model. `words` are the pruned text from the first flip on.
 
     The last recipe has no number and no trace.
     """
@@ -71,14 +71,14 @@ def documents(
 
 
 def with_every_figure() -> dict[str, Any]:
-    """The usual study with the first chart of every figure."""
+    """Return the usual study with the first chart of every figure."""
     found = documents() | {f"figures/{name}": _figure(name, {}) for name in FIGURES}
     entries = [figure_entry(figure) | {"sql": "figures/tokens"} for figure in FIGURES.values()]
     return found | {"index": found["index"] | {"figures": entries}}
 
 
 def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
-    """The usual study with every number of the overview at its maximum width.
+    """Return the usual study with every number of the overview at its maximum width.
 
     Counts are at most `count` of `whole`.
     """
@@ -92,7 +92,7 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
 
 
 def with_long_answers() -> dict[str, Any]:
-    """The usual study with one variant that has more steps than a function call may have arguments."""
+    """Return the usual study with one variant that has more steps than a function call may have arguments."""
     found = documents()
     first, second, *others = found["index"]["variants"]
     long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
@@ -100,7 +100,7 @@ def with_long_answers() -> dict[str, Any]:
 
 
 def hostile() -> dict[str, Any]:
-    """The same study where every text from outside is an attack; a recipe has the name of JavaScript's prototype."""
+    """Return the study with an attack in every external text; a recipe has the name of JavaScript's prototype."""
     attacks = frames.HOSTILE
     marts = {
         "token_trace": frames.token_trace((attacks[0],), attacks[1:4], prompts=attacks[:2], words=attacks),
@@ -137,10 +137,10 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
             }
         )
-    told = prose(model)
+    model_text = prose(model)
     return {
         "study": "demo",
-        "title": told,
+        "title": model_text,
         "live": False,
         "models": [label(model)],
         "lens": "normed",
@@ -174,13 +174,13 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         ],
         "variants": variants,
         "verdict_basis": "What the losses are of.",
-        "verdict_rule": f"The rule.\nOf {told}",
+        "verdict_rule": f"The rule.\nOf {model_text}",
         "answers": [
             {
                 "model": label(model),
                 "question": "Which variants generate safely?",
-                "short": told,
-                "text": f"More of {told}",
+                "short": model_text,
+                "text": f"More of {model_text}",
                 "sql": [{"key": "verdicts", "where": {"model": model}}, {"key": "all", "where": {}}],
                 "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}],
             }
@@ -201,15 +201,26 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             for n in range(15)
         ],
         "findings": [
-            {"model": label(model), "theme": "Writing", "text": told, "sql": {"key": "all", "where": {"model": model}}}
+            {
+                "model": label(model),
+                "theme": "Writing",
+                "text": model_text,
+                "sql": {"key": "all", "where": {"model": model}},
+            }
             for _ in range(2)
         ],
         "figures_without_data": [],
         "figures": [
-            {"name": name, "title": FIGURES[name].title, "caption": told, "alt": told, "sql": "figures/tokens"}
+            {
+                "name": name,
+                "title": FIGURES[name].title,
+                "caption": model_text,
+                "alt": model_text,
+                "sql": "figures/tokens",
+            }
             for name in ("tokens", "hierarchy")
         ],
-        "facts": [{"name": "seed", "text": told}],
+        "facts": [{"name": "seed", "text": model_text}],
         "notes": [],
     }
 

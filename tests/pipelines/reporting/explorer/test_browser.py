@@ -1,4 +1,4 @@
-"""The explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
+"""Tests of the explorer in Chromium: every view is drawn, by pointer and by keyboard, and hostile text stays text.
 
 The page's text is tested without a browser in test_page.
 """
@@ -54,7 +54,7 @@ def urls(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(driver, urls):
-    """Loads a page only where another one is open."""
+    """Return a function that loads a page unless it is open already."""
     reader = Reader(driver)
     current = {"name": None}
 
@@ -69,7 +69,7 @@ def opened(driver, urls):
 
 @pytest.fixture
 def page(opened):
-    """The usual study, at its overview."""
+    """Open the usual study at its overview."""
     reader = opened("usual")
     reader.show("/")
     yield reader
@@ -84,7 +84,7 @@ CURVES = ("space-h", "space-z", "space-p", "kl")
 
 
 def marks_of(chart, curve):
-    """How many marks a curve has; they are pieces of one path."""
+    """Return the number of marks of a curve; they are pieces of one path."""
     return sum(path.get_attribute("d").count("M") for path in chart.find_elements(By.CSS_SELECTOR, f".{curve} .marks"))
 
 
@@ -93,7 +93,7 @@ def rows(reader, label):
     return reader.js("return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[0].innerText)", table)
 
 
-def test_a_reader_clicks_from_the_overview_to_a_variant_to_a_token_to_its_layers(page):
+def test_clicks_lead_from_the_overview_to_a_variant_a_token_and_its_layers(page):
     page.click(page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
     page.wait_for_view()
     assert "wanda-50" in heading(page)
@@ -111,7 +111,7 @@ def test_a_reader_clicks_from_the_overview_to_a_variant_to_a_token_to_its_layers
     assert page.driver.current_url.endswith(f"#/tokens/{WANDA}/sky/2")
 
 
-def test_the_same_way_is_open_to_the_keyboard(page):
+def test_the_keyboard_reaches_the_same_views(page):
     page.js("document.querySelector(\"[aria-label='variants'] tbody tr:nth-child(2) a\").focus()")
     page.press(Keys.ENTER)
     page.wait(lambda: "wanda-50" in heading(page))
@@ -133,9 +133,9 @@ def test_the_same_way_is_open_to_the_keyboard(page):
     assert "Step 0" in page.text(".detail h2")
     page.press(Keys.ARROW_DOWN)  # past the line break, which is step 2
     assert "Step 3" in page.text(".detail h2")
-    page.press(Keys.ARROW_UP)  # to the token that stands above, as step 3 has a flag before it
+    page.press(Keys.ARROW_UP)  # to the token above, as step 3 has a flag before it
     assert "Step 2" in page.text(".detail h2")
-    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing behind the end
+    page.press(Keys.END, Keys.ARROW_RIGHT)  # there is nothing after the end
     assert "Step 5" in page.text(".detail h2")
     assert page.js("return document.activeElement.getAttribute('aria-selected')") == "true"
 
@@ -150,7 +150,7 @@ def test_the_skip_link_leads_into_the_view_and_keeps_its_address(page):
     assert page.driver.current_url.endswith(f"#/variant/{WANDA}")
 
 
-def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
+def test_one_token_of_each_text_is_selected_and_focusable(page):
     page.show(f"/tokens/{WANDA}/sky/3")
     for side in (1, 2):
         stream = f".side:nth-child({side}) .tok"
@@ -158,7 +158,7 @@ def test_one_token_of_each_text_is_chosen_and_in_the_keyboards_reach(page):
         assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[tabindex='0']")] == ["3"]
 
 
-def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_chooses_steps(page):
+def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     page.show(f"/tokens/{WANDA}/sky/0")
     pixels = page.js(
         "const canvas = document.querySelector('canvas');"
@@ -166,7 +166,7 @@ def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_choos
     )
     alpha = pixels[3::4]
     assert len(alpha) == len(sample.PLACES) * sample.STEPS
-    # KL is 1e-7 behind the first sublayer, and behind the last 0.01 at step 0 and 0.06 at step 5.
+    # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06 at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
     assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
@@ -178,7 +178,7 @@ def test_the_map_of_layers_and_steps_has_the_first_layer_at_the_bottom_and_choos
     assert page.driver.current_url.endswith("/3")
 
 
-def test_what_happened_links_to_where_it_happened(page):
+def test_events_link_to_their_steps(page):
     page.show(f"/tokens/{WANDA}/sky/0")
     page.click(next(link for link in page.all("main p a") if link.text == "step 5"))
     page.wait_for_view()
@@ -197,7 +197,7 @@ def test_a_token_shows_its_probabilities_on_both_sides(page):
     assert widths[:2] == ["75%", "12.5%"]
 
 
-def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
+def test_colours_and_text_follow_the_chosen_measure(page):
     page.show(f"/tokens/{WANDA}/sky/0")
 
     def heats(side):
@@ -228,7 +228,7 @@ def test_colours_follow_the_chosen_measure_and_words_say_it_too(page):
     assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
 
 
-def test_addresses_lead_into_every_view_and_back_goes_back(page):
+def test_every_view_has_an_address_and_back_works(page):
     page.show(f"/compare/{WANDA}/{DROP}")
     assert [select.get_attribute("value") for select in page.all("main select")] == [
         "tiny@wanda-50",
@@ -261,18 +261,18 @@ def test_addresses_lead_into_every_view_and_back_goes_back(page):
         ("/variant/%E0%A4%A", "no variant"),
     ],
 )
-def test_an_address_that_leads_nowhere_says_so(page, path, says):
+def test_an_unknown_address_shows_a_message(page, path, says):
     page.show(path)
     assert says in page.text()
 
 
-def test_a_step_that_does_not_exist_becomes_one_that_does(page):
+def test_a_step_out_of_range_becomes_an_existing_one(page):
     for step in ("999", "-1", "x", ""):
         page.show(f"/tokens/{WANDA}/sky/{step}")
         assert "Step 0" in page.text(".detail h2")
 
 
-def test_answers_of_a_hundred_thousand_steps_and_more_do_not_leave_the_page_blank(opened):
+def test_answers_of_over_a_hundred_thousand_steps_are_shown(opened):
     reader = opened("long")
     reader.show("/")
     assert rows(reader, "variants")[0] == "dense"
@@ -281,14 +281,14 @@ def test_answers_of_a_hundred_thousand_steps_and_more_do_not_leave_the_page_blan
     assert reader.complaints() == []
 
 
-def test_the_table_sorts_with_what_was_not_measured_last_in_both_directions(page):
+def test_sorting_keeps_missing_values_last_in_both_directions(page):
     for order in (["dense", "attn-drop-4", "wanda-50"], ["wanda-50", "attn-drop-4", "dense"]):
         page.click(page.one("[aria-label='variants'] [data-column='kl'] button"))
         assert rows(page, "variants") == [*order, "magnitude-50"]
     assert page.one("[aria-label='variants'] [data-column='kl']").get_attribute("aria-sort") == "descending"
 
 
-def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
+def test_the_filter_ignores_case(page):
     page.press("/")
     page.press("WANDA-5")
     assert rows(page, "variants") == ["wanda-50"]
@@ -299,7 +299,7 @@ def test_the_filter_keeps_the_rows_that_have_the_text_in_any_case(page):
     assert len(rows(page, "variants")) == 4
 
 
-def test_a_long_table_shows_its_first_rows_until_the_rest_is_asked_for(page):
+def test_a_long_table_shows_its_first_rows_until_expanded(page):
     assert len(rows(page, "claims")) == 8
     more(page, "All 15 rows")
     assert len(rows(page, "claims")) == 15
@@ -310,7 +310,7 @@ def more(reader, text):
     reader.click(next(button for button in reader.all("button.more") if button.text == text))
 
 
-def test_of_filtered_rows_the_button_offers_as_many_as_there_are(opened):
+def test_the_button_counts_the_filtered_rows(opened):
     reader = opened("many")
     reader.show("/")
     box = reader.one("[aria-label='Filter: prompts']")
@@ -320,7 +320,7 @@ def test_of_filtered_rows_the_button_offers_as_many_as_there_are(opened):
     assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
 
 
-def test_the_keyboard_goes_on_at_the_first_of_the_prompts_that_were_asked_for(opened):
+def test_focus_moves_to_the_first_of_the_expanded_prompts(opened):
     reader = opened("many")
     for path in (f"/variant/{WANDA}", f"/compare/{WANDA}/{DROP}"):
         reader.show(path)
@@ -330,7 +330,7 @@ def test_the_keyboard_goes_on_at_the_first_of_the_prompts_that_were_asked_for(op
 
 
 @pytest.mark.parametrize(("width", "element"), [(1280, "TH"), (390, "TD")])
-def test_the_keyboard_goes_on_at_the_first_of_the_columns_that_were_asked_for(page, width, element):
+def test_focus_moves_to_the_first_of_the_expanded_columns(page, width, element):
     page.width(width)
     more(page, "All columns")
     assert page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]") == [
@@ -340,7 +340,7 @@ def test_the_keyboard_goes_on_at_the_first_of_the_columns_that_were_asked_for(pa
     page.show("/licences")  # and leave the table as it was
 
 
-def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_whole(page):
+def test_detail_columns_show_on_request_and_parts_beside_wholes(page):
     headings = page.text("[aria-label='variants'] thead")
     assert "same top token, %" in headings
     assert "looped" not in headings
@@ -349,7 +349,7 @@ def test_columns_of_detail_show_when_all_are_asked_for_and_a_part_beside_its_who
     assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
 
 
-def test_two_variants_stand_beside_each_other_with_their_difference(page):
+def test_two_variants_are_shown_side_by_side_with_their_difference(page):
     page.show(f"/compare/{WANDA}/{DROP}")
     assert page.js(
         "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
@@ -359,10 +359,10 @@ def test_two_variants_stand_beside_each_other_with_their_difference(page):
         ["same top token, %", "40.0", "80.0", "+40.0"],
         ["looped", "1/2", "0/2", "−1"],
     ]
-    assert "For the uncertainty of these differences" in page.text()  # nothing here says that one side is better
+    assert "For the uncertainty of these differences" in page.text()  # nothing here is better on one side
 
 
-def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
+def test_swapping_the_sides_swaps_paired_statistics_and_their_sql_names_both(page):
     def paired():
         return page.js(
             "return [...document.querySelector(\"[aria-label^='Two variants'] tbody tr\").cells]"
@@ -385,7 +385,7 @@ def test_paired_statistics_turn_with_the_sides_and_their_sql_names_both(page):
     assert "Choose two different variants" in page.text(".paired")
 
 
-def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_colour(page):
+def test_a_paired_difference_whose_interval_excludes_0_has_a_mark_beside_its_colour(page):
     for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25"]), (DROP, WANDA, ["−0.25", "◆ −0.25"])):
         page.show(f"/compare/{first}/{second}")
         assert [row[4] for row in cells(page, "Two variants")] == differences
@@ -394,7 +394,7 @@ def test_a_paired_difference_whose_interval_leaves_out_0_is_marked_by_more_than_
     assert "◆" not in page.text(".paired")  # counts have no interval
 
 
-def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(page):
+def test_a_pair_without_paired_statistics_keeps_its_counts(page):
     def counted():
         return page.js(
             "return [...document.querySelector(\"[aria-label^='Right answers'] tbody tr\").cells]"
@@ -412,7 +412,7 @@ def test_a_pair_without_paired_statistics_still_has_its_counts_of_right_answers(
     assert page.text("pre").endswith(wanted)
 
 
-def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
+def test_curves_omit_values_that_a_logarithmic_axis_cannot_show(page):
     page.show(f"/variant/{WANDA}")
     chart = page.all("svg.curves")[0]
     known = len(sample.PLACES) - 1  # the first place was not measured; z is exactly 0 everywhere
@@ -420,7 +420,7 @@ def test_curves_leave_out_what_a_logarithmic_axis_cannot_show(page):
     assert "h from" in chart.get_attribute("aria-label")
 
 
-def test_curves_tell_their_values_to_the_arrow_keys(page):
+def test_arrow_keys_read_values_off_curves(page):
     page.show(f"/variant/{WANDA}")
     page.js("document.querySelector('svg.curves').focus()")
 
@@ -439,7 +439,7 @@ def test_curves_tell_their_values_to_the_arrow_keys(page):
     assert readout(Keys.TAB) == ""
 
 
-def test_every_statement_leads_to_its_sql(page):
+def test_every_statement_links_to_its_sql(page):
     links = page.js("return [...document.querySelectorAll('a.sql')].map((link) => link.getAttribute('href'))")
     assert {"#/sql/verdicts/model%3Dtiny", "#/sql/all/model%3Dtiny", "#/sql/all"} <= set(links)
     page.click(page.one(".answers a.sql"))
@@ -451,7 +451,7 @@ def test_every_statement_leads_to_its_sql(page):
     assert page.text("pre").endswith("from verdicts  -- </script>")
 
 
-def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
+def test_filters_are_escaped_as_literals(page):
     page.show("/sql/all/model=it's $1%2F/other=x")
     assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
     page.show("/sql/compare%2Ftasks/" + quote('$1="a\'$3"', safe="") + "/" + quote('$3=["x"]', safe=""))
@@ -460,7 +460,7 @@ def test_what_chooses_rows_is_a_literal_whatever_it_holds(page):
 
 @pytest.fixture
 def answered(opened):
-    """The box for SQL over a page whose server, played by the page, answered with these numbers and texts."""
+    """Run a query in the box for SQL; the page itself simulates a server that answers with these numbers and texts."""
     reader = opened("live")
     answer = {
         "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],
@@ -486,7 +486,7 @@ def cells(reader, label):
     return reader.js(f"return {rows}", f"[aria-label^='{label}'] tbody tr")
 
 
-def test_the_box_shows_every_digit_of_a_querys_numbers(answered):
+def test_query_results_show_all_digits(answered):
     assert [row[:2] for row in cells(answered, "rows")] == [
         ["0.99987", "12345678"],
         ["-1234.5678901234567", "0"],
@@ -500,7 +500,7 @@ CSV = (
 )
 
 
-def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
+def test_the_keyboard_copies_a_result_as_csv(answered):
     answered.js(
         "[...document.querySelectorAll('.result button')].find((one) => one.textContent === 'Copy as CSV').focus()"
     )
@@ -509,7 +509,7 @@ def test_a_result_is_copied_as_csv_by_keyboard_and_the_button_says_so(answered):
     assert answered.js("return window.copied") == CSV
 
 
-def test_where_no_page_may_copy_the_csv_is_selected(answered):
+def test_without_clipboard_access_the_csv_is_selected(answered):
     answered.js("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
     answered.click(next(button for button in answered.all(".result button") if button.text == "Copy as CSV"))
     answered.wait(lambda: answered.js("return document.activeElement.tagName") == "TEXTAREA")
@@ -519,7 +519,7 @@ def test_where_no_page_may_copy_the_csv_is_selected(answered):
     )  # a box has its own ends of lines
 
 
-def test_tables_of_statements_keep_their_six_digits(page):
+def test_tables_of_statements_show_six_digits(page):
     page.show(f"/variant/{WANDA}")
     assert cells(page, "Tasks") == [["tiny@wanda-50", "0.987654"], ["x", "1,234.56"], ["y", "1.23456e-7"], ["z", "–"]]
 
@@ -545,7 +545,7 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     assert reader.complaints() == []
 
 
-def test_every_figure_that_there_is_has_marks_under_the_policy(opened):
+def test_every_available_figure_has_marks_under_the_policy(opened):
     reader = opened("figures")
     drawn = {}
     for name in FIGURES:
@@ -558,7 +558,7 @@ def test_every_figure_that_there_is_has_marks_under_the_policy(opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_pictures_of_the_views_have_the_windows_size_and_the_schemes_ground(opened, tmp_path, width, scheme):
+def test_screenshots_have_the_windows_size_and_the_schemes_background(opened, tmp_path, width, scheme):
     reader = opened("usual")
     reader.scheme(scheme)
     for view, path in {"overview": "/", "variant": f"/variant/{WANDA}", "tokens": f"/tokens/{WANDA}/sky/4"}.items():
@@ -575,7 +575,7 @@ def test_pictures_of_the_views_have_the_windows_size_and_the_schemes_ground(open
     reader.width(1280)
 
 
-def test_the_theme_button_outweighs_the_system_and_comes_back_to_it(page):
+def test_the_theme_button_overrides_the_system_and_returns_to_it(page):
     ground = "return getComputedStyle(document.body).backgroundColor"
     page.scheme("light")
     light = page.js(ground)
@@ -592,7 +592,7 @@ def test_the_theme_button_outweighs_the_system_and_comes_back_to_it(page):
     assert page.js(ground) == light
 
 
-def test_help_opens_by_a_key_and_closes_by_escape(page):
+def test_a_key_opens_help_and_escape_closes_it(page):
     page.js("document.activeElement.blur()")
     page.press("?")
     assert page.one("dialog").is_displayed()
@@ -601,7 +601,7 @@ def test_help_opens_by_a_key_and_closes_by_escape(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, width):
+def test_no_view_of_the_hostile_study_scrolls_sideways_or_logs_errors(opened, width):
     reader = opened("hostile")
     recipes = ["__proto__", frames.HOSTILE[1], "a/b%2F?#c"]
     ids = [quote(f"{frames.HOSTILE[0]}@{recipe}", safe="") for recipe in recipes]
@@ -630,7 +630,7 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_complains(opened, widt
 UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, free, nats", "first flip, step")
 
 
-def test_headings_of_the_overview_say_units_and_its_fifteen_columns_fit_the_window(opened):
+def test_headings_of_the_overview_have_units_and_its_columns_fit_the_window(opened):
     reader = opened("counts")
     reader.show("/")
     headings = [heading.text for heading in reader.all("[aria-label='variants'] thead th")]
@@ -640,7 +640,7 @@ def test_headings_of_the_overview_say_units_and_its_fifteen_columns_fit_the_wind
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_units_stand_beside_the_numbers_of_a_variant_and_on_a_phones_cards(opened, width):
+def test_units_follow_the_numbers_of_a_variant_also_on_a_phone(opened, width):
     reader = opened("counts")
     reader.show(f"/variant/{WANDA}", width)
     tiles = [tile.text for tile in reader.all(".numbers span")]
@@ -655,7 +655,7 @@ def test_units_stand_beside_the_numbers_of_a_variant_and_on_a_phones_cards(opene
     reader.width(1280)
 
 
-def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened):
+def test_two_variants_with_full_names_fit_a_phone(opened):
     reader = opened("numbers")
     reader.show(f"/compare/{WANDA}/{DROP}", 390)
     assert len(rows(reader, "numbers of both")) == len(COLUMNS)
@@ -667,7 +667,7 @@ def test_the_numbers_of_two_variants_fit_a_phone_with_their_names_in_full(opened
     reader.width(1280)
 
 
-def test_hostile_text_is_shown_and_does_not_run(opened):
+def test_hostile_text_is_displayed_and_not_executed(opened):
     reader = opened("hostile")
     reader.show("/")
     assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
@@ -684,7 +684,7 @@ def test_hostile_text_is_shown_and_does_not_run(opened):
     assert all(len(token) <= 40 for token in tokens)
 
 
-def test_the_policy_forbids_scripts_of_others_eval_style_and_the_network(opened):
+def test_the_policy_forbids_foreign_scripts_eval_styles_and_the_network(opened):
     reader = opened("usual")
     reader.show("/")
     assert reader.js(

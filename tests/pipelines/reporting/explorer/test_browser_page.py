@@ -1,4 +1,4 @@
-"""Programs outside of the tests that need a browser name the missing package."""
+"""Tests that programs which need a browser name the missing package."""
 
 import pytest
 
@@ -6,9 +6,7 @@ from tests.benchmarks import report
 from tests.pipelines.reporting.explorer.browser_page import INSTALL
 
 
-def test_the_bench_of_the_report_ends_with_code_2_and_the_package_where_there_is_no_chromium(
-    tmp_path, monkeypatch, capsys
-) -> None:
+def test_the_report_benchmark_without_chromium_names_the_package(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:

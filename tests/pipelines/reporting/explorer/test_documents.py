@@ -1,11 +1,12 @@
-"""The documents: complete, small, JSON, and with the numbers of the tables.
+"""Tests of the documents: complete, small, JSON, and with the numbers of the tables.
 
-The page that shows them is tested beside it.
+`test_browser` and `test_page` test the page that shows them.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -32,25 +33,32 @@ VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for pat
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    return lambda query: pl.DataFrame(connection.sql(query).to_arrow_table())
+    """Return a function that runs each query once: most tests of a warehouse run the same ones."""
+    return cache(lambda query: pl.DataFrame(connection.sql(query).to_arrow_table()))
 
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A part of what the demo measured."""
+    """Return a warehouse with a part of the demo's results."""
     with demo.opened() as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
-def file(measured: duckdb.DuckDBPyConnection) -> dict[str, Mapping[str, Any]]:
-    """All documents of a file of the demo."""
-    return Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
+def ask(measured: duckdb.DuckDBPyConnection) -> Ask:
+    """Return the function that queries the demo's results."""
+    return asking(measured)
+
+
+@pytest.fixture(scope="module")
+def file(ask: Ask) -> dict[str, Mapping[str, Any]]:
+    """Return all documents of a report of the demo."""
+    return Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
 
 
 @pytest.fixture(scope="module")
 def by_hand() -> Iterator[Ask]:
-    """A warehouse in which every view has rows, with tasks, retrieval, speed and all scopes."""
+    """Write a warehouse in which every view has rows, with tasks, retrieval, speed and all scopes."""
     with whole_warehouse().opened() as connection:
         yield asking(connection)
 
@@ -61,7 +69,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Ask]:
-    """A variant whose name, texts, tokens and facts are attacks."""
+    """Write a variant whose name, texts, tokens and facts are attacks."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant(HOSTILE_RECIPE, words="\u202eevil\0", sparsity=0.5)
     tokens = ["x" * 10_000, "\u202eevil\0", "</script>", "\ufffd\u2028"]
@@ -86,13 +94,13 @@ def position(index: Mapping[str, Any], recipe: str) -> int:
     return next(n for n, entry in enumerate(index["variants"]) if entry["recipe"] == recipe)
 
 
-def test_a_file_has_every_document_that_is_named_and_all_are_json(file, measured) -> None:
-    assert sorted(file) == sorted(Documents(asking(measured), "demo").names())
+def test_a_file_has_every_named_document_as_json(file, ask) -> None:
+    assert sorted(file) == sorted(Documents(ask, "demo").names())
     for document in file.values():
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_what_the_index_points_to_is_there(file) -> None:
+def test_the_index_points_to_existing_documents(file) -> None:
     index = file["index"]
     for n, entry in enumerate(index["variants"]):
         assert file[f"variant/{n}"]["id"] == entry["id"]
@@ -125,7 +133,7 @@ def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from sources_of(inner)
 
 
-def test_every_statement_leads_to_sql_that_runs_and_to_its_views(file, measured) -> None:
+def test_every_statement_links_to_valid_sql_and_its_views(file, measured) -> None:
     statements = file["sql"]
     used: dict[str, set[str]] = {}
     for name, document in file.items():
@@ -145,23 +153,23 @@ def test_every_statement_leads_to_sql_that_runs_and_to_its_views(file, measured)
 
 
 NAMES_AND_BOUNDS = re.compile(
-    # What the sentences say of themselves and of the paper.
+    # Numbers that sentences state about the paper or their own wording.
     r"1 − cos|\(paper: 1\.6\)|of the paper \(1\.6\)|r = 0\.996|\(4\.0e-5\)|nDCG@10|80 %|95 %|is above 0\.05"
     r"|first token is step 0"
 )
 
 
 def spellings(value: object) -> set[str]:
-    """A number as the sentences may round it."""
+    """Return a number in every form in which sentences may round it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return set()
     shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}
     return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
 
 
-@pytest.mark.parametrize("warehouse", ["measured", "by_hand"])
-def test_every_number_that_a_sentence_says_is_in_the_rows_of_the_sql_that_it_links_to(request, warehouse) -> None:
-    ask = asking(request.getfixturevalue(warehouse)) if warehouse == "measured" else request.getfixturevalue(warehouse)
+@pytest.mark.parametrize("warehouse", ["ask", "by_hand"])
+def test_every_number_of_a_sentence_is_in_the_rows_of_its_sql(request, warehouse) -> None:
+    ask = request.getfixturevalue(warehouse)
     index = Documents(ask, "demo").build("index")
     assert index["title"] == "demo"  # a study need not have a title, a page needs one
     sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
@@ -213,11 +221,11 @@ def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
         assert entry["spark"]["free"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
 
 
-def test_the_three_questions_are_answered_with_links_that_lead_somewhere(file) -> None:
+def test_the_three_questions_have_answers_with_valid_links(file) -> None:
     index = file["index"]
     answers = {answer["question"]: answer for answer in index["answers"]}
     safe, collapse, layers = answers.values()
-    # One question tells nothing of choosing.
+    # One question is not evidence about choosing.
     assert safe["short"] == "Not known: too little was measured to judge any of 6 pruned variants."
     assert safe["text"].startswith("Not judged: attn-drop-4")
     assert collapse["short"].startswith(
@@ -254,7 +262,7 @@ def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> N
     assert 0 <= pruned <= 1
 
 
-def test_layers_of_a_trace_are_matrices_of_place_and_step(file, measured) -> None:
+def test_layers_of_a_trace_are_matrices_of_sublayer_and_step(file, measured) -> None:
     index = file["index"]
     n = position(index, "attn-drop-4")
     layers = file[f"trace/{n}/0"]["layers"]["propagated"]
@@ -272,7 +280,7 @@ def test_layers_of_a_trace_are_matrices_of_place_and_step(file, measured) -> Non
         assert {len(row) for row in layers[name]} == {len(layers["steps"])}
 
 
-def test_a_place_that_lacks_a_step_leaves_a_gap_and_shifts_nothing() -> None:
+def test_a_sublayer_without_a_step_leaves_a_gap() -> None:
     from prunescope.pipelines.reporting.explorer.trace_document import _layers
 
     rows = [
@@ -286,7 +294,7 @@ def test_a_place_that_lacks_a_step_leaves_a_gap_and_shifts_nothing() -> None:
     assert _layers(pl.DataFrame(rows))["local"]["kl"] == [[0.0, None, 2.0], [10.0, 11.0, 12.0]]
 
 
-def test_options_stand_with_their_question_only(file) -> None:
+def test_options_appear_only_with_their_question(file) -> None:
     index = file["index"]
     n = position(index, "wanda-2of4")
     for m, prompt in enumerate(index["prompts"]):
@@ -300,7 +308,7 @@ def test_options_stand_with_their_question_only(file) -> None:
             assert sum(options["full_dense"]) == pytest.approx(options["mass_dense"], abs=1e-3)
 
 
-def test_the_texts_of_a_variant_are_split_where_they_part(file) -> None:
+def test_the_texts_of_a_variant_are_split_where_they_diverge(file) -> None:
     index = file["index"]
     for summary in file[f"variant/{position(index, 'wanda-50')}"]["prompts"]:
         assert summary["text_dense"][:1] != summary["text_pruned"][:1]
@@ -309,10 +317,10 @@ def test_the_texts_of_a_variant_are_split_where_they_part(file) -> None:
         assert summary["text_same"] + summary["text_pruned"] == trace["text_pruned"]
 
 
-def test_what_a_file_has_no_room_for_is_left_out_and_the_index_says_so(measured, monkeypatch) -> None:
+def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch) -> None:
     # Figures are drawn elsewhere.
     monkeypatch.setattr(module, "FIGURES", {})
-    documents = Documents(asking(measured), "demo")
+    documents = Documents(ask, "demo")
     whole = documents.within()
     assert whole["index"]["notes"] == []
     sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
@@ -330,9 +338,9 @@ def test_what_a_file_has_no_room_for_is_left_out_and_the_index_says_so(measured,
     assert f"7 of 7 pages of variants; {counts}; 18 of 18 token views" in nothing["index"]["notes"][0]
 
 
-def test_an_index_that_is_too_long_by_itself_is_cut_with_what_nothing_leads_to_any_more(measured, monkeypatch) -> None:
+def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypatch) -> None:
     monkeypatch.setattr(module, "FIGURES", {})
-    documents = Documents(asking(measured), "demo")
+    documents = Documents(ask, "demo")
     whole = documents.within()
     two = sum(len(embedded(entry)) + 1 for entry in whole["index"]["variants"][:2])
     monkeypatch.setattr(module, "_LIST_BYTES", two)
@@ -345,7 +353,7 @@ def test_an_index_that_is_too_long_by_itself_is_cut_with_what_nothing_leads_to_a
     assert len([name for name in left if name.startswith("variant/")]) == 2
 
 
-def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None:
+def test_a_file_holds_pairs_of_neighbouring_variants() -> None:
     variants = [("m", None), ("m", 3.0), ("m", 1.0), ("n", 1.1), ("m", 2.0), ("m", None), ("n", 9.0)]
     near = [(1, 4), (2, 4), (3, 6)]
     assert nearest(variants, 3) == near
@@ -354,7 +362,7 @@ def test_a_file_holds_the_pairs_of_variants_that_stand_near_each_other() -> None
     assert nearest(variants, 0) == []
 
 
-def test_variants_and_prompts_stand_as_the_study_names_them_and_else_by_the_numbers_in_their_names() -> None:
+def test_variants_and_prompts_follow_the_study_else_the_numbers_in_their_names() -> None:
     names = ["wanda-10", "b", "wanda-9", "dense", "a"]
     known = DisplayOrder(models=("late", "early"), recipes=("b", "a"))
     assert sorted(names, key=lambda name: known.of_variant("m", name)) == ["dense", "b", "a", "wanda-9", "wanda-10"]
@@ -366,8 +374,8 @@ def test_variants_and_prompts_stand_as_the_study_names_them_and_else_by_the_numb
     ]
 
 
-def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
-    live = Documents(asking(measured), "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
+def test_served_documents_equal_those_of_a_file(file, ask) -> None:
+    live = Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
     for name in ("variant/0", "variant/3", "trace/2/1", "trace/6/0", "sql"):
         assert live.build(name) == file[name]
     # Which figures have no data is known only once all are asked.
@@ -375,14 +383,14 @@ def test_one_document_of_a_server_is_that_of_the_file(file, measured) -> None:
     assert live.build("index") == {**file["index"], **figures, "live": True}
 
 
-def test_a_server_asks_for_the_rows_of_one_variant_only(measured) -> None:
+def test_a_server_queries_the_rows_of_one_variant_only(ask) -> None:
     asked: list[str] = []
 
-    def ask(query: str) -> pl.DataFrame:
+    def counted(query: str) -> pl.DataFrame:
         asked.append(query)
-        return asking(measured)(query)
+        return ask(query)
 
-    Documents(ask, "demo", is_live=True).build("trace/2/1")
+    Documents(counted, "demo", is_live=True).build("trace/2/1")
     large = [query for query in asked if STATEMENTS["layers"].sql in query or STATEMENTS["top"].sql in query]
     assert len(large) == 2
     assert all(re.search(r"where model = '.*' and recipe = '.*' and prompt_id = '.*'$", query) for query in large)
@@ -393,9 +401,9 @@ def test_a_server_asks_for_the_rows_of_one_variant_only(measured) -> None:
     ["", "nothing", "index/1", "variant/99", "variant/-1", "variant/²", "variant/x", "trace/0/0", "trace/1/99",
      "trace/1", "figures/../index", "figures/none", "sql/variants"],
 )  # fmt: skip
-def test_a_document_that_is_none_is_refused(name, measured) -> None:
+def test_an_unknown_document_is_refused(name, ask) -> None:
     with pytest.raises(KeyError):
-        Documents(asking(measured), "demo").build(name)
+        Documents(ask, "demo").build(name)
 
 
 def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
@@ -412,7 +420,7 @@ def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def test_hostile_text_reaches_no_document_unseen_or_endless(hostile) -> None:
+def test_documents_escape_and_cut_hostile_text(hostile) -> None:
     documents = Documents(hostile, "\u202estudy", "\0title", is_live=True)
     raw = {"id", "prompt_id", "href", "sql"}
     for name in documents.names():
@@ -433,14 +441,14 @@ def test_hostile_text_reaches_no_document_unseen_or_endless(hostile) -> None:
     assert entry["recipe"] == "it's ⟨202E⟩</script>"
 
 
-def test_a_name_with_quotes_is_a_name_and_a_sum_cannot_be_narrowed() -> None:
+def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
     query = narrowed(STATEMENTS["facts"], {"model": "a'; drop table x; --", "recipe": "r"})
     assert "model = 'a''; drop table x; --' and recipe = 'r'" in query
     with pytest.raises(ValueError, match="nothing only"):
         narrowed(STATEMENTS["prompts"], {"model": "a"})
 
 
-def test_everything_that_can_be_measured_has_its_table(by_hand) -> None:
+def test_every_measurement_has_its_table(by_hand) -> None:
     documents = Documents(by_hand, "whole", views=VIEWS)
     index = documents.build("index")
     n = position(index, "wanda-50")
@@ -457,7 +465,7 @@ def test_everything_that_can_be_measured_has_its_table(by_hand) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_claims_stand_in_a_table_and_not_among_the_findings(by_hand) -> None:
+def test_claims_are_in_a_table_and_not_among_the_findings(by_hand) -> None:
     index = Documents(by_hand, "whole").build("index")
     assert index["claims"]
     assert all(claim["says"] and claim["n"] > 0 for claim in index["claims"])
@@ -476,7 +484,7 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
     assert found["index"]["figures_without_data"] == list(FIGURES)
 
 
-def test_figures_have_no_look_of_their_own(file) -> None:
+def test_figures_carry_no_theme(file) -> None:
     for name in FIGURES:
         for drawing in file[f"figures/{name}"]["drawings"]:
             assert "config" not in drawing["spec"]
@@ -484,13 +492,13 @@ def test_figures_have_no_look_of_their_own(file) -> None:
             assert drawing["title"]
 
 
-def test_numbers_keep_four_digits_and_what_is_no_number_is_null() -> None:
+def test_numbers_keep_four_digits_and_nan_is_null() -> None:
     column = pl.Series([1.23456, 123456.0, 1.23456e-9, float("nan"), float("inf"), None], dtype=pl.Float32)
     assert numbers(column) == [1.235, 123500.0, 1.235e-9, None, None, None]
     assert numbers(pl.Series([0, 17])) == [0.0, 17.0]
 
 
-def test_a_whole_report_asks_each_statement_once() -> None:
+def test_a_whole_report_runs_each_statement_once() -> None:
     asked: list[str] = []
 
     def ask(query: str) -> pl.DataFrame:
@@ -504,7 +512,7 @@ def test_a_whole_report_asks_each_statement_once() -> None:
     assert len(asked) == 1
 
 
-def test_what_is_large_is_asked_prompt_by_prompt_for_all_variants_at_once() -> None:
+def test_large_documents_are_queried_by_prompt_for_all_variants_at_once() -> None:
     asked: list[str] = []
 
     def ask(query: str) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""The findings: their numbers are those of the frames, and they say where a claim of the paper fails.
+"""Tests of the findings: their numbers are those of the frames, and they name claims of the paper that fail.
 
 The frames come from the stated SQL, run on synthetic marts.
 """
@@ -18,7 +18,7 @@ def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[ReportFinding]:
         return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
 
 
-def told(**marts: pl.DataFrame) -> list[str]:
+def sentences_of(**marts: pl.DataFrame) -> list[str]:
     return [finding.sentence for finding in found(**marts)]
 
 
@@ -44,7 +44,7 @@ def test_a_number_has_three_significant_digits(value, text):
 
 
 def test_flips_and_loops_are_counted_over_all_pruned_generations():
-    sentence = the_one(told(), "differ from the dense text")
+    sentence = the_one(sentences_of(), "differ from the dense text")
     assert sentence == (
         "All 18 pruned generations differ from the dense text, in the median of a variant from step 4 on (the first "
         "token is step 0); 6 fall into a loop."
@@ -55,13 +55,15 @@ def test_a_variant_keeps_the_answers_only_where_it_was_measured():
     unmeasured = pl.when(pl.col("recipe") == "dense").then("prompts").otherwise(0).alias("prompts")
     kept = pl.when(pl.col("recipe") == "wanda-50").then(2).otherwise("prompts_correct").alias("prompts_correct")
     summary = frames.variant_summary()
-    assert the_one(told(variant_summary=summary.with_columns(kept)), "right answer") == (
+    assert the_one(sentences_of(variant_summary=summary.with_columns(kept)), "right answer") == (
         "The dense model answers all 2 prompts that have a right answer correctly; as many or more: wanda-50."
     )
-    assert not any("right answer" in sentence for sentence in told(variant_summary=summary.with_columns(unmeasured)))
+    assert not any(
+        "right answer" in sentence for sentence in sentences_of(variant_summary=summary.with_columns(unmeasured))
+    )
 
 
-def test_feedback_that_does_not_show_is_named():
+def test_missing_feedback_is_named():
     summary = frames.variant_summary()
     flat = (
         pl.when(pl.col("recipe") == "wanda-50")
@@ -69,16 +71,16 @@ def test_feedback_that_does_not_show_is_named():
         .otherwise("kl_free_running_median_nats")
     )
     sentence = the_one(
-        told(variant_summary=summary.with_columns(flat.alias("kl_free_running_median_nats"))), "free running"
+        sentences_of(variant_summary=summary.with_columns(flat.alias("kl_free_running_median_nats"))), "free running"
     )
     assert "in 5 of 6 variants" in sentence
     assert sentence.endswith("does not hold here for wanda-50.")
 
 
-def test_amplification_that_does_not_hold_is_counted():
+def test_violations_of_amplification_are_counted():
     layers = frames.layer_summary()
     less = pl.when(pl.col("layer") == 0).then(pl.col("one_minus_cos_z_mean") / 2).otherwise("one_minus_cos_p_mean")
-    sentence = the_one(told(layer_summary=layers.with_columns(less.alias("one_minus_cos_p_mean"))), "lens raw")
+    sentence = the_one(sentences_of(layer_summary=layers.with_columns(less.alias("one_minus_cos_p_mean"))), "lens raw")
     # Layer 0 has attention and MLP in three recipes that change every layer: 6 of 196.
     assert "larger in p than in z for 190 of 196" in sentence
     assert sentence.endswith("does not hold for the other 6.")
@@ -86,12 +88,12 @@ def test_amplification_that_does_not_hold_is_counted():
     assert f"the median 1 − cos is {number(median)} in h" in sentence
 
 
-def test_the_fit_of_each_theorem_is_told_with_its_spread_behind_one_changed_sublayer():
+def test_the_fit_of_each_theorem_has_its_spread_after_one_changed_sublayer():
     points = frames.estimate_points().with_columns((2 * pl.col("truth")).alias("estimate"))
     n = points.filter(
         (pl.col("theorem") == "T1 h") & (pl.col("scope") == "local") & (pl.col("lens") == "normed")
     ).height
-    sentences = told(estimate_points=points)
+    sentences = sentences_of(estimate_points=points)
     assert the_one(sentences, "T1 h").startswith(
         "T1 h, behind one changed sublayer: the ratio of estimate to truth has the median 2.00, 80 % are between 2.00 "
         f"and 2.00 ({n} points)."
@@ -102,38 +104,42 @@ def test_the_fit_of_each_theorem_is_told_with_its_spread_behind_one_changed_subl
     )
 
 
-def test_variants_that_each_follow_their_own_line_correlate_though_all_together_do_not():
+def test_correlation_is_computed_within_each_variant():
     points = frames.estimate_points()
     # Each variant's estimate is its truth times a factor of its own, over eight powers of ten.
     factors = dict(zip(frames.RECIPES, [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4], strict=True))
     apart = points.with_columns(estimate=pl.col("truth") * pl.col("recipe").replace_strict(factors))
     # Another lens, in which nothing fits, is not asked.
     raw = pl.when(pl.col("lens") == "raw").then(1 / pl.col("truth")).otherwise("estimate").alias("estimate")
-    assert "r = 1.000 in the median (1.000 to 1.000)" in the_one(told(estimate_points=apart.with_columns(raw)), "T3 KL")
+    assert "r = 1.000 in the median (1.000 to 1.000)" in the_one(
+        sentences_of(estimate_points=apart.with_columns(raw)), "T3 KL"
+    )
 
 
-def test_an_overshoot_that_does_not_show_is_said():
+def test_a_missing_overshoot_is_named():
     points = frames.estimate_points().with_columns(pl.col("truth").alias("estimate"))
-    assert "without the overshoot of the paper (1.6)" in the_one(told(estimate_points=points), "T2 p")
+    assert "without the overshoot of the paper (1.6)" in the_one(sentences_of(estimate_points=points), "T2 p")
 
 
-def test_a_variant_below_the_noise_floor_is_named_and_a_study_without_one_says_nothing():
+def test_a_variant_below_the_noise_floor_is_named():
     summary = frames.variant_summary()
-    assert the_one(told(variant_summary=summary), "Rounding alone") == (
+    assert the_one(sentences_of(variant_summary=summary), "Rounding alone") == (
         "Rounding alone, without any pruning, causes a KL of at most 0.00200 nats at 95 % of the tokens; "
         "the median KL of all 6 variants is above that."
     )
     below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
-    assert "the median KL of wanda-50 is not above that" in the_one(told(variant_summary=below), "Rounding alone")
+    assert "the median KL of wanda-50 is not above that" in the_one(
+        sentences_of(variant_summary=below), "Rounding alone"
+    )
     silent = summary.with_columns(kl_noise_p95_nats=pl.lit(None, pl.Float64), is_below_noise=pl.lit(None, pl.Boolean))
-    assert not any("Rounding alone" in sentence for sentence in told(variant_summary=silent))
+    assert not any("Rounding alone" in sentence for sentence in sentences_of(variant_summary=silent))
 
 
-def test_attention_that_is_not_the_milder_cut_is_said():
+def test_the_cost_of_dropping_attention_is_compared_with_the_paper():
     for attention, verdict in ((0.5, "as in the paper"), (2.0, "unlike in the paper")):
         kl = pl.when(pl.col("method") == "attn-drop").then(attention).otherwise(1.0)
         sentence = the_one(
-            told(variant_summary=frames.variant_summary().with_columns(kl.alias("kl_step0_nats"))), "Dropping"
+            sentences_of(variant_summary=frames.variant_summary().with_columns(kl.alias("kl_step0_nats"))), "Dropping"
         )
         assert verdict in sentence
         assert "4 attention sublayers (5.0 % of the parameters)" in sentence
@@ -147,7 +153,7 @@ def test_attention_that_is_not_the_milder_cut_is_said():
         ((0.1, 0.1), "unlike in the paper, attention is not the milder cut at 0 of 2 numbers of sublayers"),
     ],
 )
-def test_many_numbers_of_dropped_sublayers_make_one_sentence(mlp, verdict):
+def test_several_drop_counts_give_one_sentence(mlp, verdict):
     summary = frames.variant_summary()
     rows = []
     for count, kl_attn, kl_mlp in ((1, 0.5, mlp[0]), (8, 0.9, mlp[1])):
@@ -155,49 +161,51 @@ def test_many_numbers_of_dropped_sublayers_make_one_sentence(mlp, verdict):
             chosen = summary.filter(pl.col("method") == method).head(1)
             name, dropped = pl.lit(f"{method}-{count}"), pl.lit(count).cast(summary["sublayers_dropped_count"].dtype)
             rows.append(chosen.with_columns(recipe=name, sublayers_dropped_count=dropped, kl_step0_nats=pl.lit(kl)))
-    sentence = the_one(told(variant_summary=pl.concat(rows)), "Dropping")
+    sentence = the_one(sentences_of(variant_summary=pl.concat(rows)), "Dropping")
     assert sentence.startswith("Dropping 1 attention sublayer (")
     assert "; dropping 8 attention sublayers (" in sentence
     assert verdict in sentence
 
 
-def test_options_that_change_are_counted():
+def test_changed_options_are_counted():
     shift = frames.option_shift(recipes=("wanda-50", "wanda-2of4"))
     swapped = pl.when(pl.col("recipe") == "wanda-50").then(-pl.col("p_options_dense")).otherwise("p_options_dense")
-    sentence = the_one(told(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options")
+    sentence = the_one(
+        sentences_of(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options"
+    )
     assert "1 of 2 choices are those of the dense model" in sentence
     assert "the whole ranking is the same in 1" in sentence
     assert "does not hold here for 1." in sentence
 
 
-def test_texts_are_told_from_the_least_perplexity_to_the_most():
-    assert the_one(told(), "perplexity") == (
+def test_perplexities_are_listed_in_ascending_order():
+    assert the_one(sentences_of(), "perplexity") == (
         "On 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
         "20.0 (attn-drop-4) to 35.0 (wanda-50); their mean KL per token is 0.250 to 1.50 nats, and the most likely "
         "token stays the same at 87.5 % to 25.0 % of the tokens."
     )
     alone = frames.kld_summary(recipes=("wanda-50",))
-    assert "and the pruned ones of 20.0 (wanda-50); their" in the_one(told(kld_summary=alone), "perplexity")
+    assert "and the pruned ones of 20.0 (wanda-50); their" in the_one(sentences_of(kld_summary=alone), "perplexity")
 
 
-def test_nothing_measured_gives_no_sentence():
+def test_without_measurements_there_are_no_sentences():
     empty = {mart.__name__: mart().clear() for mart in frames.MARTS}
-    assert told(**empty) == []
-    assert told(**{**empty, "variant_summary": frames.variant_summary(recipes=())}) == []
+    assert sentences_of(**empty) == []
+    assert sentences_of(**{**empty, "variant_summary": frames.variant_summary(recipes=())}) == []
 
 
-def test_several_models_are_told_one_after_the_other():
+def test_several_models_are_described_in_turn():
     models = ("first", "second")
     marts = {mart.__name__: mart(models) for mart in frames.MARTS}
     both = found(models, **marts)
     half = len(both) // 2
     assert {finding.model for finding in both[:half]} == {"first"}
     assert {finding.model for finding in both[half:]} == {"second"}
-    assert half == len(told())
+    assert half == len(sentences_of())
 
 
-def test_findings_of_one_theme_follow_one_another_and_every_statement_is_told():
-    told = found()
-    themes = [finding.theme for finding in told]
+def test_findings_are_grouped_by_theme_and_cover_every_query():
+    all_findings = found()
+    themes = [finding.theme for finding in all_findings]
     assert [theme for theme, _ in itertools.groupby(themes)] == list(dict.fromkeys(themes))
-    assert {finding.query for finding in told} == set(FINDINGS)
+    assert {finding.query for finding in all_findings} == set(FINDINGS)

@@ -1,4 +1,4 @@
-"""The page without a browser: its policy matches its content, and no text escapes its element."""
+"""Tests of the page without a browser: its policy matches its content, and no text escapes its element."""
 
 import base64
 import gzip
@@ -37,7 +37,7 @@ def packed(page):
     }
 
 
-def test_the_policy_names_the_scripts_and_the_style_of_the_page_and_nothing_else(page):
+def test_the_policy_allows_exactly_the_pages_scripts_and_style(page):
     stated = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
     assert stated == policy(live=False)
     run = [text for attributes, text in scripts(page) if not attributes] + [packed(page)["vega"]]
@@ -48,7 +48,7 @@ def test_the_policy_names_the_scripts_and_the_style_of_the_page_and_nothing_else
     assert "connect-src" not in stated
 
 
-def test_only_a_page_with_a_server_behind_it_may_connect_and_only_to_that_server(documents):
+def test_only_a_served_page_may_connect_and_only_to_its_server(documents):
     live = render({"index": documents["index"]}, live=True)
     assert "connect-src 'self'" in policy(live=True)
     assert json.loads(index_of(live))["live"] is True
@@ -59,7 +59,7 @@ def index_of(page):
     return next(text for attributes, text in scripts(page) if 'id="index"' in attributes)
 
 
-def test_every_document_comes_out_as_it_went_in(page, documents):
+def test_every_document_survives_embedding(page, documents):
     assert json.loads(index_of(page)) == documents["index"]
     carried = packed(page)
     for name, document in documents.items():
@@ -67,32 +67,32 @@ def test_every_document_comes_out_as_it_went_in(page, documents):
             assert json.loads(carried[name]) == document
 
 
-def test_the_page_itself_takes_no_more_than_a_file_keeps_for_it():
+def test_the_page_itself_fits_its_reserved_size():
     assert len(render({"index": {"study": "s"}}, live=False).encode()) < OWN_BYTES
 
 
-def test_no_text_ends_or_opens_an_element(page, documents):
+def test_no_text_opens_or_closes_an_element(page, documents):
     count = len(documents) - 1 + 6  # two documents of the page's own, two of JSON, two scripts
     assert len(scripts(page)) == len(re.findall("<script", page)) == count
     assert not any(text in page for text in frames.HOSTILE if "<" in text)
 
 
-def test_the_same_documents_make_the_same_bytes(page, documents):
+def test_equal_documents_give_equal_bytes(page, documents):
     assert render(documents, live=False) == page
 
 
-def test_a_half_character_does_not_stop_the_page():
+def test_a_lone_surrogate_does_not_break_the_page():
     assert json.loads(packed(render({"index": {"study": "\ud800"}, "sql": {"a": "\ud800"}}, live=False))["sql"]) == {
         "a": "?"
     }
 
 
-def test_a_number_that_json_lacks_is_refused():
+def test_nan_and_infinity_are_refused():
     with pytest.raises(ValueError, match="JSON"):
         render({"index": {"study": "s", "kl": float("nan")}}, live=False)
 
 
-def test_the_vendored_script_is_the_package_that_the_lock_names_and_its_licence_is_carried(page):
+def test_the_vendored_script_matches_the_lock_and_has_its_licence(page):
     vendor = resources.files("prunescope.pipelines.reporting.explorer") / "vendor"
     lock = json.loads((vendor / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     wanted = json.loads((vendor / "package.json").read_text(encoding="utf-8"))["dependencies"]
@@ -102,7 +102,7 @@ def test_the_vendored_script_is_the_package_that_the_lock_names_and_its_licence_
     assert all(f"{name} {version} " in licences for name, version in wanted.items())
 
 
-def test_the_licences_are_those_of_the_vega_that_is_carried():
+def test_the_licences_are_those_of_the_vendored_vega():
     import vl_convert
 
     wanted = json.loads(

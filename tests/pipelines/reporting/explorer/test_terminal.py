@@ -1,4 +1,4 @@
-"""The explorer in a terminal: width, colour, markers, and text that must not steer the terminal."""
+"""Tests of the explorer in a terminal: width, colour, markers, and text that must not control the terminal."""
 
 import io
 import math
@@ -191,7 +191,7 @@ def document(**changes: Any) -> VariantDocument:
 
 
 class Screen:
-    """A terminal, or what a pipe takes where `is_terminal` is false."""
+    """A terminal, or a pipe if `is_terminal` is false."""
 
     def __init__(self, width: int = 80, *, is_terminal: bool = False, **variables: str) -> None:
         self._file = io.StringIO()
@@ -208,7 +208,7 @@ class Screen:
         return self._file.getvalue()
 
     def all(self) -> str:
-        """Everything that there is to print."""
+        """Return everything that can be printed."""
         terminal.show_overview(self.console, index())
         terminal.show_variant(self.console, index(), 1, document())
         for forced in (False, True):
@@ -218,7 +218,7 @@ class Screen:
         return self.text()
 
 
-def test_the_overview_has_every_variant_with_its_verdict_in_words_and_the_answers_above() -> None:
+def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> None:
     screen = Screen()
     terminal.show_overview(screen.console, index())
     lines = screen.text().splitlines()
@@ -237,7 +237,7 @@ def test_nothing_is_wider_than_the_terminal_and_a_pipe_gets_no_escape(width: int
     assert "\x1b" not in text
 
 
-def test_no_color_leaves_all_that_colour_says() -> None:
+def test_no_color_loses_no_information() -> None:
     colored, plain = Screen(is_terminal=True), Screen(is_terminal=True, NO_COLOR="1")
     assert "48;2;" in colored.all()
     text = plain.all()
@@ -247,7 +247,7 @@ def test_no_color_leaves_all_that_colour_says() -> None:
         assert sign in pipe
 
 
-def test_tokens_stand_under_each_other_with_their_divergence() -> None:
+def test_tokens_are_aligned_with_their_divergence() -> None:
     screen = Screen()
     terminal_tokens.show_tokens(screen.console, index(), 1, 0, trace(), forced=False)
     lines = screen.text().splitlines()
@@ -259,7 +259,7 @@ def test_tokens_stand_under_each_other_with_their_divergence() -> None:
     assert step.index("1 ◆flip") == dense.index("␣w1") == pruned.index("␣no") == kl.index("▅")
 
 
-def test_wide_characters_stay_in_their_columns() -> None:
+def test_wide_characters_keep_the_columns_aligned() -> None:
     wide = steps(["日本", "e\u0301a", "👍🏽x", "last"], [0.1, 0.1, 0.1, 0.1], ["a", "b", "c", "last"])
     screen = Screen()
     terminal_tokens.show_tokens(screen.console, index(), 1, 0, trace(free=wide), forced=False)
@@ -269,7 +269,7 @@ def test_wide_characters_stay_in_their_columns() -> None:
     assert len(starts) == 1
 
 
-def test_lines_break_between_tokens_and_no_step_is_lost() -> None:
+def test_lines_break_between_tokens_and_show_every_step() -> None:
     count = 100
     long = steps([f"␣token{n}" for n in range(count)], [0.1] * count)
     screen = Screen(60)
@@ -298,9 +298,7 @@ def test_a_step_shows_both_sides_and_the_layers() -> None:
 
 
 @pytest.mark.parametrize(("width", "sides_in"), [(40, "two"), (79, "two"), (80, "both")])
-def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_each_other(
-    width: int, sides_in: str
-) -> None:
+def test_numbers_and_headings_stay_whole_on_a_narrow_terminal(width: int, sides_in: str) -> None:
     long = [["␣twelve_char", 0.996, 0.946], ["␣other", 0.004, 0.054]]
     screen = Screen(width)
     both = trace(top={"free": [{"dense": long, "pruned": long}] * 4})
@@ -314,12 +312,12 @@ def test_numbers_and_headings_of_a_step_stay_whole_where_its_sides_stand_below_e
     assert "␣twelve_char" in text
 
 
-def test_a_step_that_was_not_taken_names_those_that_were() -> None:
+def test_a_step_out_of_range_names_the_existing_ones() -> None:
     with pytest.raises(InputError, match=r"--step 4: this prompt has the steps 0 to 3"):
         terminal_tokens.show_step(Screen().console, trace(), 4, forced=False)
 
 
-def test_text_of_models_and_names_cannot_steer_the_terminal() -> None:
+def test_texts_and_names_cannot_control_the_terminal() -> None:
     hostile_index = index(
         study=HOSTILE,
         models=[HOSTILE],
@@ -351,7 +349,7 @@ def test_text_of_models_and_names_cannot_steer_the_terminal() -> None:
     assert str(refused.value).isprintable()
 
 
-def test_a_variant_is_found_by_its_recipe_where_that_is_clear() -> None:
+def test_a_variant_is_found_by_an_unambiguous_recipe() -> None:
     two = index(variants=[entry("wanda-50", "safe"), entry("wanda-50", "safe", "other"), entry("only", "safe")])
     assert terminal.find_variant(two, "only") == terminal.find_variant(two, "tiny@only") == 2
     assert terminal.find_variant(two, "other@wanda-50") == 1
@@ -369,7 +367,7 @@ def test_a_prompt_without_steps_is_refused_by_name() -> None:
         terminal.find_prompt(index(), 1, "lake")
 
 
-def test_a_prompt_that_was_read_one_way_only_says_so() -> None:
+def test_a_prompt_with_one_trajectory_says_so() -> None:
     one_way = {name: value for name, value in trace().items() if name != "forced"}
     with pytest.raises(InputError, match="no step was measured that way"):
         terminal_tokens.show_tokens(Screen().console, index(), 1, 0, one_way, forced=True)  # type: ignore[arg-type]
@@ -385,5 +383,5 @@ def test_a_prompt_that_was_read_one_way_only_says_so() -> None:
         ([0.05] * 3, 0, "▃"),
     ],
 )
-def test_a_stretch_of_steps_shows_its_largest(values: list[float | None], width: int, shown: str) -> None:
+def test_an_interval_of_steps_shows_its_maximum(values: list[float | None], width: int, shown: str) -> None:
     assert terminal_marks.spark(values, width) == shown

@@ -1,4 +1,4 @@
-"""The answers in words: their variants, their certainty and their links."""
+"""Tests of the answers in words: their variants, their certainty and their links."""
 
 import duckdb
 import polars as pl
@@ -33,7 +33,7 @@ SCHEMAS = {
 }  # fmt: skip
 
 
-def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
+def answers_by_topic(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
     """Return the answers by topic, from SQL over the given rows."""
     with duckdb.connect() as connection:
         views = view_sql()
@@ -47,8 +47,8 @@ def told(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
     return {ABOUT[answer["question"]]: answer for answer in found}
 
 
-def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open():
-    answer = told(
+def test_safe_variants_are_listed_best_first_with_uncertain_ones_marked():
+    answer = answers_by_topic(
         [
             {"recipe": "b", "verdict": "safe", "loss_writing": 0.09, "is_certain": False},
             {"recipe": "a", "verdict": "safe"},
@@ -66,8 +66,8 @@ def test_safe_variants_are_named_best_first_with_what_the_intervals_leave_open()
     assert [source["key"] for source in answer["sql"]] == ["answers/safe", "losses"]
 
 
-def test_where_none_is_safe_the_nearest_is_named_with_its_reason():
-    answer = told([{"recipe": "x", "verdict": "broken", "measure": "agreement"}])["safe"]
+def test_without_a_safe_variant_the_nearest_is_named_with_its_reason():
+    answer = answers_by_topic([{"recipe": "x", "verdict": "broken", "measure": "agreement"}])["safe"]
     assert answer["short"] == "None of 1 pruned variants; the nearest is x."
     assert answer["sql"][1] == {"key": "verdicts", "where": {"model": "m", "recipe": "x"}}
     assert answer["text"].startswith(
@@ -76,8 +76,8 @@ def test_where_none_is_safe_the_nearest_is_named_with_its_reason():
     )
 
 
-def test_a_long_list_is_cut_and_says_by_how_much():
-    answer = told([{"recipe": f"r{index:02}", "verdict": "safe"} for index in range(11)])["safe"]
+def test_a_long_list_is_cut_and_the_rest_counted():
+    answer = answers_by_topic([{"recipe": f"r{index:02}", "verdict": "safe"} for index in range(11)])["safe"]
     assert answer["short"].endswith("r07 and 3 more.")
     assert len(answer["links"]) == 8
 
@@ -98,11 +98,11 @@ def test_a_long_list_is_cut_and_says_by_how_much():
          "its median KL is not above that of rounding alone"),
     ],
 )  # fmt: skip
-def test_a_reason_says_what_was_measured_and_no_more(changes, expected):
+def test_a_reason_states_only_measurements(changes, expected):
     assert reason(VERDICT | changes) == expected
 
 
-def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_told_beside_it():
+def test_the_first_collapse_is_that_of_the_mildest_variant_with_the_earliest_named():
     texts = [
         *(("dense", prompt, None, 4 if prompt == "dull" else None) for prompt in ("p", "q/1", "dull")),
         ("harsh", "p", None, 2),
@@ -116,7 +116,7 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
         {"recipe": "harsh", "verdict": "broken", "kl_step0_nats": 0.5},
         {"recipe": "fine", "verdict": "safe", "kl_step0_nats": 0.1},
     ]
-    answer = told(verdicts, stg_generations=texts)["collapse"]
+    answer = answers_by_topic(verdicts, stg_generations=texts)["collapse"]
     assert answer["short"] == (
         "In mild, the mildest (by KL at the first token) of 2 of 3 pruned variants that loop: prompt q/1, from step 3; "
         "the loop is closed at step 9."
@@ -132,10 +132,12 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_and_the_earliest_is_t
     ]
 
 
-def test_a_variant_that_has_not_written_is_not_among_those_that_do_not_loop():
+def test_a_variant_without_texts_does_not_count_as_free_of_loops():
     verdicts = [{"recipe": name, "verdict": "safe"} for name in ("loops", "writes", "silent")]
     texts = [("dense", "p", None, None), ("loops", "p", 0, 3), ("writes", "p", 1, None)]
-    assert "of 1 of 2 pruned variants that loop" in told(verdicts, stg_generations=texts)["collapse"]["short"]
+    assert (
+        "of 1 of 2 pruned variants that loop" in answers_by_topic(verdicts, stg_generations=texts)["collapse"]["short"]
+    )
 
 
 def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
@@ -145,7 +147,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         ("near", 6, "mlp", 0.0, 4),
     ]
     parts = [("far", f"p{layer}", layer) for layer in (*range(10), None)]
-    found = told(
+    found = answers_by_topic(
         [
             {"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0},
             {"recipe": "near", "verdict": "safe"},
@@ -169,7 +171,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
 
-def test_below_the_variants_stands_what_their_losses_are_of():
+def test_the_list_of_variants_names_the_metric_of_the_losses():
     def rows(*measures, is_certain=True):
         return pl.DataFrame(
             [{"basis": "tasks" if measure else "generations", "measure": measure, "is_certain": is_certain}
@@ -185,8 +187,8 @@ def test_below_the_variants_stands_what_their_losses_are_of():
     assert basis(rows(None, is_certain=None)) == basis(rows()) == ""
 
 
-def test_what_was_not_measured_is_said_so():
-    found = told([{"recipe": "a", "verdict": "not judged", "basis": None}])
+def test_missing_measurements_are_named():
+    found = answers_by_topic([{"recipe": "a", "verdict": "not judged", "basis": None}])
     assert found["layers"]["short"] == (
         "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     )
@@ -195,13 +197,13 @@ def test_what_was_not_measured_is_said_so():
     assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
 
-def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
+def test_an_encoder_has_only_the_question_about_retrieval():
     rows = [
         ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
         ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
     ]  # fmt: skip
     unjudged = {"verdict": "not judged", "basis": None, "questions": 0, "is_certain": None}
-    answers_of = told([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
+    answers_of = answers_by_topic([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
     assert list(answers_of) == ["retrieval"]
     assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
@@ -210,9 +212,9 @@ def test_an_encoder_is_asked_what_it_retrieves_and_nothing_that_it_cannot_do():
     )
 
 
-def test_a_decoder_that_retrieves_as_well_is_asked_all_four():
+def test_a_decoder_with_retrieval_has_all_four_questions():
     rows = [("a", "x", 0.8, 0.4, None)]
-    found = told([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
+    found = answers_by_topic([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
     assert list(found) == ["safe", "collapse", "layers", "retrieval"]
     assert found["retrieval"]["short"] == "None of 1 pruned variants."
     assert found["retrieval"]["text"].endswith("a loses most, 40 %.")
