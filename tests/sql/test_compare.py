@@ -1,4 +1,4 @@
-"""Two variants side by side and their paired difference: by hand, against numpy and scipy, and what is not paired."""
+"""Comparison of two variants and their paired difference: by hand, and against numpy and scipy."""
 
 import dataclasses
 import math
@@ -41,13 +41,13 @@ def two_variants(*recipes: str) -> Handmade:
 
 
 def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
-    """Standard error of the mean by the sandwich formula, clusters of any size."""
+    """Return the standard error of the mean by the sandwich formula, clusters of any size."""
     rest = values - values.mean()
     sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
     return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
-def test_the_difference_is_paired_so_what_is_hard_for_both_cancels(tmp_path: Path) -> None:
+def test_difficulty_shared_by_both_cancels_in_the_paired_difference(tmp_path: Path) -> None:
     warehouse = two_variants()
     # Windows differ widely, but B is one bit worse at every token.
     for position, p in enumerate([1 / 4, 1 / 4, 1 / 64, 1 / 64], start=1):
@@ -135,7 +135,7 @@ def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_
             warehouse.generation(side, f"p{number}")
             for step in range(length):
                 warehouse.step(side, f"p{number}", step, kl[side][prompt == number][step])
-        # What only one side has, and what each reads of its own, is not compared.
+        # Steps of one side only, and free-running ones, are not compared.
         warehouse.step(side, "p0", 7 if side == "a" else 8, 99.0)
         warehouse.step(side, "p0", 0, 99.0, trajectory="free_running")
     found = by_statistic(compare(write(warehouse, tmp_path), "a", "b"), "prompts")
@@ -151,7 +151,7 @@ def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_
     assert "ppl" not in found
 
 
-def test_every_temperature_of_the_prompts_stands_by_itself_and_ties_count_half(tmp_path: Path) -> None:
+def test_every_temperature_has_its_own_rows_and_ties_count_half(tmp_path: Path) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         warehouse.generation(recipe, "p")
@@ -164,7 +164,7 @@ def test_every_temperature_of_the_prompts_stands_by_itself_and_ties_count_half(t
     assert {row["a_se"] for row in rows} == {None}, "one prompt says nothing about the error"
 
 
-def test_the_noise_floor_stands_beside_every_kl(tmp_path: Path) -> None:
+def test_every_kl_has_its_noise_floor(tmp_path: Path) -> None:
     warehouse = two_variants().variant("noise-batch", method="noise")
     for recipe, kl in (("a", 1.0), ("b", 2.0), ("noise-batch", 0.25)):
         text_token(warehouse, recipe, 1, kl)
@@ -199,7 +199,7 @@ def test_rounding_measured_under_other_conditions_is_no_floor(tmp_path: Path, ch
         ({"text_id": "other"}, "only b was scored on text other; only a was scored on text wiki"),
     ],
 )
-def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
+def test_a_text_with_two_settings_is_refused_with_the_reason(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     warehouse = two_variants()
@@ -219,9 +219,7 @@ def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
         ("decoding_steps", "prompt p: other dense tokens, or no temperature in common"),
     ],
 )
-def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(
-    tmp_path: Path, table: str, reason: str
-) -> None:
+def test_prompts_with_other_texts_or_dense_tokens_are_not_paired(tmp_path: Path, table: str, reason: str) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
@@ -233,7 +231,7 @@ def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(
     assert found.missing == (reason,)
 
 
-def test_what_some_prompts_lack_is_told_and_the_others_are_paired(tmp_path: Path) -> None:
+def test_unpaired_prompts_are_reported_and_the_others_paired(tmp_path: Path) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         for prompt in ("same", "other", f"only-{recipe}"):
@@ -250,7 +248,7 @@ def test_what_some_prompts_lack_is_told_and_the_others_are_paired(tmp_path: Path
 
 
 @pytest.mark.parametrize(("hash_of_b", "is_paired"), [("1" * 64, True), ("2" * 64, False)])
-def test_without_generations_one_set_of_prompts_proves_their_texts(
+def test_without_generations_the_hash_of_the_prompts_proves_their_texts(
     tmp_path: Path, hash_of_b: str, is_paired: bool
 ) -> None:
     warehouse = two_variants()
@@ -276,7 +274,7 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_pat
     nats = {side: np.float32(-chance.exponential(3, (9, 3))).astype(float) for side in "ab"}
     for side in "ab":
         for sample in range(30):
-            # The lenient answers: right where the dense model says so, which neither is of sample 0.
+            # Lenient answers: right where they equal the dense model's; on sample 0 neither does.
             same = None if sample == 0 else bool(right[side][sample])
             known = {"is_correct": bool(right[side][sample]), "is_answer_same": same}
             task_sample(warehouse, side, "gsm8k", f"{sample:02d}", **known)
@@ -306,9 +304,9 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_pat
     assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
 
 
-def test_the_tests_of_a_pair_are_corrected_for_one_another(tmp_path: Path) -> None:
+def test_the_tests_of_a_pair_are_corrected_together(tmp_path: Path) -> None:
     warehouse = two_variants()
-    # So many samples of 15 that A alone answers right.
+    # The number of 15 samples that A alone answers right.
     for task, only_a in (("clear", 14), ("likely", 7), ("open", 2)):
         for sample in range(15):
             task_sample(warehouse, "a", task, f"{sample:02d}", is_correct=True)
@@ -332,9 +330,9 @@ def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Pat
     assert "only b was scored on task arc" in str(refused.value)
 
 
-def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path) -> None:
+def test_many_pairs_at_once_have_the_numbers_of_each_alone(tmp_path: Path) -> None:
     warehouse = whole_warehouse()
-    # One was asked another prompt and other samples, so that what is shared differs from pair to pair.
+    # One has another prompt and other samples, so each pair shares different ones.
     for table, column in (
         ("generations", "prompt_text"),
         ("task_samples", "sample_hash"),
@@ -355,7 +353,7 @@ def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path) -
     assert len({one.prompts for one in found}) == 2
 
 
-def test_a_pair_that_shares_nothing_says_so_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_pair_that_shares_nothing_says_so_and_the_others_stay(tmp_path: Path) -> None:
     warehouse = two_variants("a", "b", "c", "unscored")
     for recipe in "abc":
         text_token(warehouse, recipe, 1, 1.0)

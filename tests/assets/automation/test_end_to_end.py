@@ -1,4 +1,4 @@
-"""The whole story with the real daemon and interface: a model is dropped, a parameter changed, the model taken away."""
+"""End-to-end run with the real daemon and interface: a model is added, a parameter changed, the model removed."""
 
 import fcntl
 import shutil
@@ -16,7 +16,7 @@ from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABL
 from tests.assets.interface.browser_interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
-# For a single step of the story, on a machine that does other things too.
+# Seconds for a single step, on a machine with other work.
 PATIENCE = 600.0
 OF_VARIANT = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
 
@@ -38,7 +38,7 @@ class Story:
             time.sleep(0.3)
 
     def runs(self) -> list[tuple[str, str, dict[str, str]]]:
-        """Of each run its job, status and tags; those inside the run of a whole study are left out."""
+        """Return job, status and tags of each run, without those inside the run of a whole study."""
         query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
         found = []
         for each in self.interface.ask(query)["runsOrError"]["results"]:
@@ -48,13 +48,13 @@ class Story:
         return found
 
     def are_tables_done(self) -> bool:
-        """Whether no run is left but that of the answers."""
+        """Return whether no run is left but that of the answers."""
         found = self.runs()
         assert not any(status == "FAILURE" for _, status, _ in found), found
         return all(status == "SUCCESS" for _, status, tags in found if tags["prunescope/watched"] != "answers")
 
     def stop_answers(self) -> None:
-        """Switches the sensor off that has questions, figures and report made, as on its page."""
+        """Switch off the sensor that requests questions, figures and report, as its page does."""
         place = {"repositoryLocationName": "prunescope.assets.definitions", "repositoryName": "__repository__"}
         query = """query Sensor($sensor: SensorSelector!) {
             sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
@@ -65,7 +65,7 @@ class Story:
         assert stopped["__typename"] == "StopSensorMutationResult", stopped
 
     def published(self, recipe: str) -> int:
-        """How often a recipe was published."""
+        """Return how often a recipe was published."""
         query = (
             '{ assetNodeOrError(assetKey: {path: ["recipe"]}) { ... on AssetNode { '
             f'assetMaterializations(partitions: ["{recipe}"]) {{ runId }} }} }} }}'
@@ -94,7 +94,7 @@ def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
 @pytest.mark.exhaustive
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_gone_is_left_alone(
+def test_added_models_are_computed_changed_recipes_recomputed_and_removed_models_left_alone(
     story: Story, other_folder: Path
 ) -> None:
     place = shutil.copytree(other_folder, story.warehouse / "_models" / "night")
@@ -106,7 +106,7 @@ def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_g
     }
     report = story.warehouse / "_reports" / "tiny.html"
     story.wait_until(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
-    story.stop_answers()  # they came once, and take longer than all that follows
+    story.stop_answers()  # they were computed once, and take longer than all that follows
     story.wait_until(story.are_tables_done, "a run does not end")
     assert set(partitions(story.warehouse)) == everything
     missing = [tags["prunescope/model"] for _, _, tags in story.runs() if tags["prunescope/watched"] == "missing"]
@@ -118,7 +118,7 @@ def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_g
     story.study.write(recipes=["dense", changed])
     story.wait_until(lambda: story.published("magnitude-50") > published, "the parameter is not published")
     with (story.warehouse / "_lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody computes meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no other run computes meanwhile
         stale = story.interface.stale()
     of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
     assert stale == of_magnitude | ANSWERS

@@ -29,7 +29,7 @@ ROWS = {"duckdb", "pyarrow"}
 # Arrow imports pandas, and that fsspec, where it makes a table of Python's values.
 LISTS = {"pyarrow", "pandas", "fsspec"}
 SQL = ROWS | LISTS | {"sqlglot"}
-# What a command may import of HEAVY, and no more. Other commands compute, and import what computes.
+# The modules of HEAVY that a command may import. Commands that compute, and import more, are left out.
 ALLOWED = {
     ("--version",): set(),
     ("--help",): set(),
@@ -46,7 +46,7 @@ ALLOWED = {
     ("watch",): {*ROWS, *LISTS, "polars"},
     ("figure",): {*LISTS, "duckdb", "altair", "polars", "vl_convert"},
 }
-# Says last on standard error what several command lines, apart by `;`, have imported of HEAVY.
+# Prints last on standard error the modules of HEAVY that command lines, separated by `;`, have imported.
 SCRIPT = f"""
 import sys
 from prunescope.assets.cli.main import run
@@ -76,7 +76,7 @@ def started(code: str, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def imported(warehouse: Path, *lines: tuple[str, ...]) -> set[str]:
-    connect(warehouse).close()  # else the first of all commands builds the views
+    connect(warehouse).close()  # otherwise the first command builds the views
     done = started(SCRIPT, ";".join("|".join(line) for line in lines), PRUNESCOPE_WAREHOUSE=str(warehouse))
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith("imported"), done.stderr
@@ -159,7 +159,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope figure spikes --model ": {"tiny"},
         "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50"},
         "prunescope compare wanda-50 d": {"dense"},
-        # Bash splits words at an @, and replaces what stands behind it.
+        # Bash splits words at an @, and replaces the part after it.
         "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},
         "prunescope compare tiny @ dense tiny @": {"dense", "wanda-50"},
         "prunescope compare tiny @ dense d": {"dense"},
@@ -170,7 +170,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
     }
 
 
-def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path) -> None:
+def test_completion_is_installed_for_the_calling_shell(tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'from prunescope.assets.cli import main; main()' --install-completion; exit $?"
     variables = os.environ | {"PYTHONPATH": str(ROOT / ".src"), "HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-c", command], env=variables, capture_output=True, text=True, check=False)
@@ -181,6 +181,6 @@ def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path) -> None
 
 
 def test_the_command_line_starts_without_pydantic() -> None:
-    """Assert that the help pays for no study and no recipe: these take twice as long to import as all else."""
+    """Import no study and no recipe for the help: they take twice as long as all else."""
     code = "import sys; from prunescope.assets.cli import main; print('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

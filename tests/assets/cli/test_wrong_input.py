@@ -94,7 +94,7 @@ def warehouse_is_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
 
 
 def read_only_warehouse(study: StudyFile, _: Path) -> list[object]:
-    # Not even root may make folders there.
+    # Not even root may create folders there.
     return ["run", study.path, "--warehouse", "/sys/prunescope"]
 
 
@@ -232,7 +232,7 @@ CASES: list[tuple[Case, str]] = [
 
 
 @pytest.mark.parametrize(("case", "message"), CASES, ids=[case.__name__ for case, _ in CASES])
-def test_wrong_input_ends_with_code_2_and_the_fix(
+def test_wrong_input_exits_with_2_and_the_fix(
     case: Case, message: str, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(argument) for argument in case(study, tmp_path)]
@@ -276,7 +276,7 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
         ({"device": "cuda:99"}, "device cuda:99: torch sees"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_computed(
+def test_an_impossible_study_is_refused_before_anything_is_computed(
     study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
 ) -> None:
     study.write(**changes)

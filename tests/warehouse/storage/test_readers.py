@@ -1,4 +1,4 @@
-"""Readers query all views while a writer replaces partitions: no error, no mixed rows, no waiting."""
+"""Readers that query all views while a writer replaces partitions."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def write(store, table, recipe, generation):
 
 
 @pytest.mark.timeout(240)
-def test_readers_and_a_writer_never_see_or_hinder_each_other(store):
+def test_readers_beside_a_writer_see_no_mixed_state_and_do_not_block(store):
     tables = [table for table in TABLES.values() if table.name in MARKS]
     for table in tables:
         for recipe in RECIPES:
