@@ -149,7 +149,7 @@ def measured(pairs: list[Pair], head: OutputHead) -> dict[str, float]:
 
 
 def kernel_ns(pairs: list[Pair], head: OutputHead) -> dict[str, dict[str, float]]:
-    """Measure nanoseconds of a core per row and token without the products, by lens and temperatures, of either side."""
+    """Measure nanoseconds a core per row and token without the products, by lens and temperatures, of either side."""
     workspace, found = Workspace(), {}
     for lens in ("raw", "normed"):
         rows = [head.lens(*pair, lens) for pair in pairs[::6]]

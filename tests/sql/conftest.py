@@ -32,18 +32,18 @@ def measured() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @pytest.fixture(scope="session")
-def _memory() -> Iterator[Memory]:
+def memory() -> Iterator[Memory]:
     memory = Memory()
     with memory.connection:
         yield memory
 
 
 @pytest.fixture
-def ask(_memory: Memory) -> Ask:
+def ask(memory: Memory) -> Ask:
     """Return a function that queries the views of a warehouse in memory."""
 
     def query(warehouse: Handmade, sql: str) -> list[Row]:
-        _memory.fill(warehouse)
-        return rows_of(_memory.connection, sql)
+        memory.fill(warehouse)
+        return rows_of(memory.connection, sql)
 
     return query

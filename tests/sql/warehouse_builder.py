@@ -32,11 +32,12 @@ PROMPT_TOKENS = 5
 
 
 class Handmade:
-    """Rows by table, written as partitions; `studies` has the study that ran each recipe."""
+    """Rows by table, written as partitions; `studies` and `inputs` have the provenance of recipes."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {name: [] for name in TABLES}
-        self.studies: dict[str, str] = {}
+        self.studies: dict[str | None, str] = {}
+        self.inputs: dict[str | None, dict[str, str]] = {}
 
     def model(self, model: str = MODEL) -> Self:
         """Add a dense model of two layers with a vocabulary of 100."""
@@ -297,11 +298,25 @@ class Handmade:
         table = TABLES[name]
         broken = []
         for (model, recipe), rows in self.partitions(table).items():
-            written = Store(root).write(
-                table, frame_of(table, rows), provenance_of(model, recipe, self.studies.get(recipe)), model, recipe
-            )
+            written = Store(root).write(table, frame_of(table, rows), self.provenance(model, recipe), model, recipe)
             broken += [str(violation) for violation in written.violations]
         return broken
+
+    def provenance(self, model: str, recipe: str | None) -> Provenance:
+        return Provenance(
+            fingerprint="f",
+            study=self.studies.get(recipe, "by hand"),
+            model=model,
+            recipe=recipe,
+            inputs=self.inputs.get(recipe, {}),
+            code_version="0",
+            libraries={},
+            seed=0,
+            device="cpu",
+            dtype="float32",
+            seconds=0.0,
+            created_at="2026-01-02T03:04:05+00:00",
+        )
 
     def partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
         partitions: dict[tuple[str, str | None], list[Row]] = {}
@@ -346,8 +361,7 @@ class Memory:
         for name, table in TABLES.items():
             self.fill_table(table, warehouse.rows[name], checked=checked)
             for (model, recipe), rows in warehouse.partitions(table).items():
-                made = provenance_of(model, recipe, warehouse.studies.get(recipe))
-                footers += self._footer(name, made, len(rows))
+                footers += self._footer(name, warehouse.provenance(model, recipe), len(rows))
         places = ", ".join(
             f"({', '.join('?' * len(self._columns))})" for _ in range(len(footers) // len(self._columns))
         )
@@ -454,20 +468,3 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _places(values: Sequence[float]) -> list[int]:
     return [1 + sum(other > value for other in values) for value in values]
-
-
-def provenance_of(model: str, recipe: str | None, study: str | None = None) -> Provenance:
-    return Provenance(
-        fingerprint="f",
-        study=study or "by hand",
-        model=model,
-        recipe=recipe,
-        inputs={},
-        code_version="0",
-        libraries={},
-        seed=0,
-        device="cpu",
-        dtype="float32",
-        seconds=0.0,
-        created_at="2026-01-02T03:04:05+00:00",
-    )

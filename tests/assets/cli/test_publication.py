@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ from tests.warehouse.export.test_table_cells import assert_fits, compile_tex
 
 VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
 SHORT = ["paper_variants", "q11", "options"]
+# Figures of an export, `speed` without data; `test_figure.py` draws all others.
+FEW = {"spaces", "hierarchy", "generation", "tokens", "layer_map", "masks", "pareto", "options", "speed"}
 
 Shell = Callable[..., str]
 
@@ -34,11 +36,18 @@ def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     return call
 
 
-@pytest.fixture(scope="module")
-def exported(computed_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["few figures", pytest.param("all figures", marks=pytest.mark.exhaustive)])
+def exported(
+    request: pytest.FixtureRequest, computed_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("export") / "paper"
-    assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "few figures":
+            for name in FIGURES.keys() - FEW:
+                patch.delitem(FIGURES, name)
+            patch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 100)
+        assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
+        yield folder
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -121,11 +121,10 @@ def test_the_environment_names_the_warehouse_too(
 def test_every_listed_question_answers_by_number_and_by_name(shell: Shell) -> None:
     listed = [str(row["question"]) for row in shell.records("questions")]
     assert listed == list(questions())
-    for name in listed:
+    for name in listed[::5]:  # the charts below ask every question by number
         by_number = shell("question", name.partition("_")[0], "--format", "csv")
         assert "grain:" not in shell.messages
-        if name in listed[::5]:  # enough to see that both ways lead to one question
-            assert by_number == shell("question", name, "--format", "csv")
+        assert by_number == shell("question", name, "--format", "csv")
 
 
 def test_a_question_has_a_summary_line_and_filters_by_its_columns(shell: Shell) -> None:
@@ -172,8 +171,8 @@ def test_a_mistyped_name_is_refused_with_similar_names(shell: Shell) -> None:
 
 def test_every_question_has_a_chart_unless_it_has_no_data(shell: Shell, tmp_path: Path) -> None:
     for name in questions():
-        path = tmp_path / f"{name}.json"
-        code = run(["question", name, "--chart", "-o", str(path)], Globals(warehouse=str(shell.warehouse)))
+        path, number = tmp_path / f"{name}.json", name.partition("_")[0]
+        code = run(["question", number, "--chart", "-o", str(path)], Globals(warehouse=str(shell.warehouse)))
         told = shell.told()
         if code:
             assert (code, path.exists()) == (1, False), told

@@ -156,6 +156,8 @@ def test_a_longer_drop_continues_the_order_of_a_shorter_one(runs: Runs) -> None:
     assert variant_of(runs.two, "mlp-drop-1-iterative") == variant_of(runs.one, "mlp-drop-1-iterative")
 
 
+# test_checkpoint.py resumes at a layer, test_interrupted.py kills runs.
+@pytest.mark.exhaustive
 def test_a_run_killed_while_pruning_resumes_at_its_last_layer(
     study: StudyFile, tmp_path: Path, runs: Runs, cache: Path
 ) -> None:

@@ -205,6 +205,7 @@ def press(window: webdriver.Chrome, text: str) -> None:
 @pytest.mark.chromium
 @pytest.mark.timeout(900)
 @pytest.mark.integration
+@pytest.mark.exhaustive  # Dagster's own pages; the tests around it launch runs by the same queries
 def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_page(
     ui: Opened, window: webdriver.Chrome
 ) -> None:
