@@ -63,7 +63,7 @@ class Slow:
         return max(widths)
 
 
-def test_predictions_are_isotonic_regressions_on_the_others_and_intervals_their_worst_error(
+def test_predictions_are_isotonic_regressions_on_the_other_models(
     catalogue: duckdb.DuckDBPyConnection,
 ) -> None:
     known(catalogue, NATS, noisy)

@@ -53,7 +53,7 @@ def test_q19_pairs_the_two_ways_of_asking_sample_by_sample(ask: Ask) -> None:
     }
 
 
-def test_q19_takes_the_first_of_equal_options_and_does_not_test_where_both_ways_agree(ask: Ask) -> None:
+def test_q19_takes_the_first_of_equal_options_and_has_no_test_without_disagreement(ask: Ask) -> None:
     warehouse = Handmade()
     for scoring in ("letter", "full_text"):
         task_sample(warehouse, "dense", "arc", "a", scoring=scoring, log_likelihoods=[-1, -1], target=0)

@@ -16,7 +16,7 @@ def about(value: float) -> object:
     return pytest.approx(value, rel=1e-6)
 
 
-def test_q26_finds_the_temperature_of_the_lowest_mean_over_steps_that_all_temperatures_have(ask: Ask) -> None:
+def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     for temperature, kls in ((0.5, (1.0, 3.0)), (1.0, (0.5, 1.5)), (1.5, (2.0, 2.0))):
         for step, kl in enumerate(kls):
@@ -155,7 +155,7 @@ def test_q27_counts_a_composition_as_pruning_only_where_no_part_quantizes(ask: A
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 
-def test_q27_counts_an_imported_checkpoint_as_pruning_only_where_nothing_else_changed(
+def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(
     ask: Ask,
 ) -> None:
     warehouse = compressed(gptq_4=4.0, external_mask=1.0, external_values=1.0, external_layers=1.0)
@@ -229,7 +229,7 @@ def test_q28_has_no_overlap_of_removed_weights_where_none_are_removed(ask: Ask) 
     assert row["jaccard_removed"] is row["expected_jaccard_removed"] is None
 
 
-def test_q28_pairs_the_divergences_step_by_step_and_bounds_their_difference_over_prompts(ask: Ask) -> None:
+def test_q28_pairs_divergences_by_step_and_bounds_differences_over_prompts(ask: Ask) -> None:
     chance = np.random.default_rng(7)
     kls = chance.gamma(1, 1, (2, 6, 3)).astype(np.float32)
     warehouse = calibrated(("a", "50", "c4"), ("b", "50", "help"))

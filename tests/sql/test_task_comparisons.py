@@ -127,7 +127,7 @@ def test_holms_correction_follows_his_rule_on_ties_too(ask: Ask) -> None:
     assert {row["n_tests"] for row in rows.values()} == {6}
 
 
-def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_one_family(ask: Ask) -> None:
+def test_all_pairs_of_variants_are_compared_and_tested_as_one_family(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     chance = np.random.default_rng(4)
     shares = {"dense": 0.9, RECIPE: 0.6, "a'b": 0.1, "noise-batch": 0.9}

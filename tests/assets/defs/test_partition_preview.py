@@ -77,7 +77,7 @@ def test_the_command_reads_this_partition_in_valid_sql(tmp_path: Path) -> None:
     assert "recipe" not in command("models", "a-model", None, "wh")
 
 
-def test_an_implausible_partition_warns_with_its_numbers_and_a_skipped_check_is_silent() -> None:
+def test_an_implausible_partition_warns_with_its_numbers() -> None:
     table = TABLES["task_samples"]
     drift = CheckResult("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
     told = materialized(table, TaskResult.from_json(TaskResult(table.name, rows=4, drifts=(drift,)).to_json()))

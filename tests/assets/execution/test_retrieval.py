@@ -92,9 +92,7 @@ def test_a_run_writes_the_tables_of_the_study_and_no_empty_ones(found: Path, cap
     assert "kl_step0_nats" not in shown.out
 
 
-def test_a_second_run_computes_nothing_and_a_changed_judgement_outdates_retrieval_only(
-    found: Path, tmp_path: Path
-) -> None:
+def test_a_changed_judgement_outdates_retrieval_only(found: Path, tmp_path: Path) -> None:
     root = shutil.copytree(found / "warehouse", tmp_path / "warehouse")
     study = found / "found.yaml"
     assert todo(study, root) == {}

@@ -119,9 +119,7 @@ def test_permission_to_run_programs_counts_where_a_task_writes_them(study: Study
     assert changed(without, allowed) == of(TASK_TABLES, *ALL_RECIPES)
 
 
-def test_results_with_programs_run_are_current_where_programs_may_not_run_and_not_the_reverse(
-    study: StudyFile, tmp_path: Path
-) -> None:
+def test_results_with_programs_stay_current_without_permission_to_run_them(study: StudyFile, tmp_path: Path) -> None:
     definition = tmp_path / "programs.yaml"
     definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
     study.write(tasks=[{"name": "programs", "definition": str(definition)}])
@@ -163,7 +161,7 @@ def test_a_changed_measurement_outdates_the_traces_only(study: StudyFile, change
     assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
 
 
-def test_a_changed_calibration_outdates_the_statistics_and_the_recipes_that_read_them(study: StudyFile) -> None:
+def test_a_changed_calibration_outdates_statistics_and_recipes_that_read_them(study: StudyFile) -> None:
     before = versions(load(study))
     study.write(calibration={"sequences": 3, "length": 32})
     wanted = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")

@@ -69,7 +69,7 @@ def test_the_dense_model_is_compared_with_itself_to_the_last_bit(table: str) -> 
     assert "dense_equals_itself" in warned(table, recipe="dense", kl_dense_pruned_nats=1e-30)
 
 
-def test_a_sublayer_that_was_not_touched_is_the_dense_model_but_where_the_others_are_pruned() -> None:
+def test_an_unchanged_sublayer_equals_the_dense_one_unless_others_are_pruned() -> None:
     moved = {"is_changed": False, "kl_dense_pruned_nats": 1e-9}
     assert "dense_equals_itself" in warned("layer_transitions", scope="local", **moved)
     assert "dense_equals_itself" in warned("layer_transitions", scope="isolated", **moved)

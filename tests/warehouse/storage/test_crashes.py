@@ -64,7 +64,7 @@ def test_one_of_two_simultaneous_writers_wins_completely(tmp_path):
     assert found["left"] == []
 
 
-def test_a_folder_that_may_not_be_written_and_a_file_over_its_limit_are_refused_with_the_reason(tmp_path):
+def test_a_read_only_folder_and_a_file_over_its_limit_are_refused_with_the_reason(tmp_path):
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # so that another user can reach the file
         folder.chmod(0o755)
     told = crashing("refused", tmp_path)

@@ -94,7 +94,7 @@ def test_hostile_names_stay_below_the_prefix_and_survive(remote):
     assert sum(key.startswith(f"{prefix}/variants/model=") for key in keys()) == len(HOSTILE)
 
 
-def test_a_replacement_is_seen_by_the_next_connection_and_never_mixed_into_an_older_one(remote):
+def test_a_replacement_is_seen_by_the_next_connection_only(remote):
     write(remote, fingerprint="old")
     query = "SELECT fingerprint FROM provenance"
     with connect(remote.root) as before:
