@@ -8,6 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
+from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
@@ -52,6 +53,9 @@ def unfiltered(two_models):
     memory = Memory()
     memory.fill(two_models, checked=False)
     with memory.connection:
+        materialized = Materialized(memory.connection)
+        for view in VIEWS:
+            materialized.prepare(f"FROM {view}")
         return {view: rows_of(memory.connection, view) for view in VIEWS}
 
 

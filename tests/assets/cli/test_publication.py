@@ -40,14 +40,18 @@ def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
 def exported(
     request: pytest.FixtureRequest, computed_once: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("export") / "paper"
+    folder, whole = tmp_path_factory.mktemp("export") / "paper", dict(FIGURES)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "few figures":
-            for name in FIGURES.keys() - FEW:
-                patch.delitem(FIGURES, name)
+            for name in whole.keys() - FEW:
+                del FIGURES[name]
             patch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 100)
-        assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
-        yield folder
+        try:
+            assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
+            yield folder
+        finally:
+            FIGURES.clear()
+            FIGURES.update(whole)  # in their order
 
 
 def content(folder: Path) -> dict[str, bytes]:
