@@ -7,27 +7,27 @@ import pytest
 
 from tests.sql import demo
 from tests.sql.built_whole import crowded_warehouse, whole_warehouse
-from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, rows_of
+from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, materialized, rows_of
 
 
 @pytest.fixture(scope="session")
 def whole() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a warehouse in which every view has rows; it must not be changed."""
-    with whole_warehouse().opened() as connection:
+    with materialized(whole_warehouse().opened()) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def crowded() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the same with a second model of equal names; it must not be changed."""
-    with crowded_warehouse().opened() as connection:
+    with materialized(crowded_warehouse().opened()) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def measured() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a part of the demo's warehouse; it must not be changed."""
-    with demo.opened() as connection:
+    with materialized(demo.opened()) as connection:
         yield connection
 
 

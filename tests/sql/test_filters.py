@@ -8,12 +8,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
-from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
 from tests.sql.built_whole import whole_warehouse
-from tests.sql.warehouse_builder import Memory
+from tests.sql.warehouse_builder import Memory, materialized
 
 VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and not parse(view.header).across]
 
@@ -53,10 +52,8 @@ def unfiltered(two_models):
     memory = Memory()
     memory.fill(two_models, checked=False)
     with memory.connection:
-        materialized = Materialized(memory.connection)
-        for view in VIEWS:
-            materialized.prepare(f"FROM {view}")
-        return {view: rows_of(memory.connection, view) for view in VIEWS}
+        tables = materialized(memory.connection)
+        return {view: rows_of(tables, view) for view in VIEWS}
 
 
 def rows_of(connection, view):
@@ -76,6 +73,7 @@ def test_a_query_of_one_model_opens_only_its_files_and_changes_no_row(root, unfi
     assert not models & published
     with connect(root, models=[model]) as part:
         assert part.execute("SELECT DISTINCT model FROM variants").fetchall() == [(model,)]
+        materialized(part)
         for view in VIEWS:
             # Published numbers belong to no model of the warehouse, so a filter by model keeps them.
             wanted = unfiltered[view].filter(pl.col("model").is_in([model, *published]))

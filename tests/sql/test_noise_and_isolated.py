@@ -10,7 +10,7 @@ from scipy import stats
 from prunescope.warehouse.catalogue import database
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
-from tests.sql.warehouse_builder import Ask, Handmade, rows_of
+from tests.sql.warehouse_builder import Ask, Handmade, materialized, rows_of
 
 VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
@@ -38,7 +38,7 @@ def without_isolated() -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
     rows = warehouse.rows["layer_transitions"]
     warehouse.rows["layer_transitions"] = [row for row in rows if row["scope"] != "isolated"]
-    with warehouse.opened() as connection:
+    with materialized(warehouse.opened()) as connection:
         yield connection
 
 

@@ -13,6 +13,7 @@ import duckdb
 import polars as pl
 
 from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.quality import checks
 from prunescope.warehouse.schema.table import Table
@@ -450,6 +451,14 @@ def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **gi
     row["t3_kl_nats"] = given.get("t3_kl_nats", row["var_p_dz"] / half)
     row["var_p_dz"] = half * row["t3_kl_nats"]
     return row
+
+
+def materialized(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Compute every view once for all tests that read it; `test_materialized.py` proves that the rows are equal."""
+    tables = Materialized(connection)
+    for name in database.view_sql():
+        tables.prepare(f"FROM {name}")
+    return connection
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
