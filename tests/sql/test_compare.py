@@ -333,7 +333,8 @@ def test_tasks_without_a_shared_sample_are_refused_with_the_reason(compare: Comp
     assert "only b was scored on task arc" in str(refused.value)
 
 
-def test_many_pairs_at_once_have_the_numbers_of_each_alone(memory: Memory, compare: Compare) -> None:
+@pytest.mark.usefixtures("compare")
+def test_many_pairs_at_once_have_the_numbers_of_each_alone(memory: Memory) -> None:
     warehouse = whole_warehouse()
     # One has another prompt and other samples, so each pair shares different ones.
     for table, column in (
@@ -350,7 +351,7 @@ def test_many_pairs_at_once_have_the_numbers_of_each_alone(memory: Memory, compa
 
     assert [(one.recipe_a, one.recipe_b) for one in found] == pairs
     for one in found:
-        alone = compare(warehouse, one.recipe_a, one.recipe_b)
+        alone = comparison.compare("memory", one.recipe_a, one.recipe_b)
         assert (one.prompts, one.missing) == (alone.prompts, alone.missing)
         assert_frame_equal(pl.DataFrame(one.rows), pl.DataFrame(alone.rows), rel_tol=1e-12)
     assert len({one.prompts for one in found}) == 2
