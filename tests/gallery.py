@@ -1,7 +1,7 @@
-"""Makes the gallery of figures anew: `make gallery`, from the warehouse that the command line would read.
+"""The gallery of figures, redrawn by `make gallery` from the warehouse that the command line would read.
 
 `python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
-one behind figures is asked for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
+one behind figures is used for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
 chart of every figure that has data, and the page with titles and captions. Look at the pictures before you commit them.
 The kept ones: `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of
 `paper-small`, then those of `demo` and `paper-small`.
@@ -27,7 +27,7 @@ PAGE = FOLDER / "README.md"
 
 
 def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
-    """The list of figures as Markdown."""
+    """Return the list of figures as Markdown."""
     parts = [
         "# Figures",
         "Made by `make gallery`; each picture is the first chart of its figure. `prunescope figure NAME -o FILE` draws "
@@ -46,7 +46,7 @@ def page(drawn: dict[str, Figure], without_data: dict[str, Figure]) -> str:
 
 
 def main(places: Sequence[str]) -> None:
-    """Draws them."""
+    """Draw the figures and write the page."""
     drawn: dict[str, bytes] = {}
     for names, root in map(_asked, places or [""]):
         with connect(settings.warehouse_root(root or None)) as connection:
@@ -67,7 +67,7 @@ def main(places: Sequence[str]) -> None:
 
 
 def _asked(place: str) -> tuple[list[str], str]:
-    """The figures that a warehouse is asked for, and its path, which may have a = of its own."""
+    """Return the figures to be drawn from a warehouse, and its path, which may contain a =."""
     names, _, root = place.partition("=")
     chosen = names.split(",")
     return (chosen, root) if set(chosen) <= set(FIGURES) else (list(FIGURES), place)

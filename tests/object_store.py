@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-KEY, SECRET = "AKIAPLANTEDKEY", "planted-secret-4711"
+KEY, SECRET = "AKIACANARYKEY", "canary-secret-4711"
 
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """Starts a server with an empty bucket named `bucket`; gives the environment for its clients."""
+    """Start a server with an empty bucket named `bucket`; yield the environment for its clients."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    # File systems are kept by their arguments, which do not tell the server of an earlier test.
+    # File systems are cached by their arguments, which do not distinguish the server of an earlier test.
     S3FileSystem.clear_instance_cache()
     try:
         host, port = server.get_host_and_port()

@@ -16,7 +16,7 @@ INSTALL = "apt-get update && apt-get install -y --no-install-recommends postgres
 
 
 def programs() -> Path:
-    """The folder of initdb and pg_ctl, which Debian keeps out of PATH; skips the test where there is none."""
+    """Return the folder of initdb and pg_ctl, which Debian keeps out of PATH; skip the test where there is none."""
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
@@ -26,9 +26,9 @@ def programs() -> Path:
 
 @contextmanager
 def postgres_server() -> Iterator[dict[str, str]]:
-    """Starts a server with a password; gives the environment that `assets/instance/deploy/dagster.yaml` reads."""
+    """Start a server with a password; yield the environment that `assets/instance/deploy/dagster.yaml` reads."""
     bin_ = programs()
-    # The server refuses to be root.
+    # The server refuses to run as root.
     user = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="prunescope-postgres-"))
     data, password = folder / "data", folder / "password"

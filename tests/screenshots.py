@@ -1,6 +1,6 @@
 """Pictures of the running interface for the README: `python -m tests.screenshots WAREHOUSE`, with Chromium installed.
 
-It starts `prunescope ui` on a copy of a warehouse in which `demo` was computed, opens pages as a person would, drops a
+It starts `prunescope ui` on a copy of a warehouse in which `demo` was computed, opens pages as a user does, adds a
 model, changes a parameter, and writes `assets/interface/screenshots/*.png`.
 """
 
@@ -32,7 +32,7 @@ from tests.tiny_models import save_tiny
 FOLDER = ROOT / "assets" / "interface" / "screenshots"
 WIDTH, PATIENCE = 1400, 600.0
 NEW, CHANGED = "night-llama", "wanda-50"
-# A picture says the same wherever the warehouse lay in which it was computed.
+# A picture must not depend on the path of the warehouse.
 _ANYWHERE = """
 const [place] = arguments;
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -42,7 +42,7 @@ while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replace
 
 @contextmanager
 def interface(warehouse: Path) -> Iterator[str]:
-    """The address of the interface while it runs."""
+    """Start the interface; yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,7 +65,7 @@ def interface(warehouse: Path) -> Iterator[str]:
 
 @contextmanager
 def browser() -> Iterator[webdriver.Chrome]:
-    """A window of Chromium without a screen."""
+    """Open a headless window of Chromium."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         sys.exit("needs Chromium: apt-get update && apt-get install -y chromium chromium-driver")
@@ -85,7 +85,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 def take(
     window: webdriver.Chrome, address: str, name: str, shows: str, height: int = 900, click: str = "", point: str = ""
 ) -> None:
-    """Opens a page, waits until it shows a text, clicks on another one, points at one, and keeps the picture."""
+    """Open a page, wait until it shows a text, click on another one, point at one, and save the picture."""
     window.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False},
@@ -104,7 +104,7 @@ def take(
 
 
 def change(study: Path, warehouse: Path) -> int:
-    """Changes a parameter, waits until it is published, and holds the warehouse, so that nothing is made again yet."""
+    """Change a parameter, wait until it is published, and lock the warehouse, so that nothing is recomputed yet."""
     with open_instance(warehouse) as instance:
         before = published_recipes(instance, [CHANGED])
         text = study.read_text()
@@ -117,7 +117,7 @@ def change(study: Path, warehouse: Path) -> int:
 
 
 def main() -> None:
-    """All pictures."""
+    """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

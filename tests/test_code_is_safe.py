@@ -1,4 +1,4 @@
-"""No line of the packages opens a pickle, evaluates text, or lets a library run what a file brings along."""
+"""Safety of the code: no pickle is opened, no text evaluated, no code of a file run by a library."""
 
 import ast
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Modules whose every function makes objects out of bytes that may say what to run.
+# Modules whose functions create objects from bytes that may contain code.
 UNPICKLING = ("cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pickle", "_pickle", "shelve")
 FORBIDDEN = {
     *("eval", "exec", "torch.load", "pandas.read_pickle", "evaluate.load", "runpy.run_path", "runpy.run_module"),
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.Loader", "yaml.UnsafeLoader"),
     *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
 }
-# With any other value than False.
+# Dangerous with any value but False.
 SWITCHES = {"shell", "trust_remote_code", "allow_pickle"}
-# The script that shuts a model's programs in: it runs them, and exchanges plain values between its own two processes.
+# The sandbox script: it runs a model's programs, and exchanges plain values between its own two processes.
 JAIL = "pipelines/evaluation/tasks/sandbox.py"
 
 
 def dangers(source: str) -> set[str]:
-    """What the source uses of the above, by full names, however it was imported."""
+    """Return the dangerous names that the source uses, by full names, however imported."""
     tree = ast.parse(source)
     names = {
         alias.asname or alias.name.partition(".")[0]: (
@@ -79,11 +79,11 @@ def _is_false(node: ast.expr) -> bool:
         ("import os.path\nos.system('x')", {"os.system"}),
     ],
 )
-def test_the_look_for_dangers_sees_through_imports(source: str, found: set[str]) -> None:
+def test_the_search_for_dangers_follows_imports(source: str, found: set[str]) -> None:
     assert dangers(source) == found
 
 
-def test_the_packages_hold_no_danger_but_the_jail() -> None:
+def test_the_packages_contain_no_danger_but_the_sandbox() -> None:
     files = [path for room in ("assets", "pipelines", "sql", "warehouse") for path in (ROOT / room).rglob("*.py")]
     assert len(files) > 150
     found = {str(path.relative_to(ROOT)): dangers(path.read_text(encoding="utf-8")) for path in files}
@@ -91,7 +91,7 @@ def test_the_packages_hold_no_danger_but_the_jail() -> None:
 
 
 def test_every_model_and_tokenizer_is_opened_without_code_of_its_own() -> None:
-    """Left unsaid, transformers asks at the terminal whether the model's code may run."""
+    """Set the option always: otherwise transformers asks at the terminal whether the model's code may run."""
     for path in (ROOT / "pipelines").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if ".from_pretrained(" in text and "import Auto" in text:

@@ -1,4 +1,4 @@
-"""The wheel carries everything that the command needs below one name, and works from an empty folder elsewhere."""
+"""The wheel: everything that the command needs, below one name, usable from an empty folder."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(installed: Path, folder: Path, *command: str) -> str:
-    """Standard output of Python in a folder, with the unpacked wheel before the checkout's editable install."""
+    """Return standard output of Python in a folder, with the unpacked wheel before the checkout's editable install."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     for name in ("PRUNESCOPE_WAREHOUSE", "PYTHONSAFEPATH"):
         environment.pop(name, None)
@@ -43,7 +43,7 @@ def ran(installed: Path, folder: Path, *command: str) -> str:
     return run.stdout
 
 
-def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_settings_and_no_data(installed: Path) -> None:
+def test_the_wheel_contains_all_resources_and_no_data(installed: Path) -> None:
     package = installed / "prunescope"
     shipped = {str(file.relative_to(package)) for file in package.rglob("*") if file.is_file()}
     for folder, pattern in (
@@ -70,7 +70,7 @@ def test_the_wheel_carries_views_studies_texts_templates_and_the_dagster_setting
     assert not [name for name in shipped if name.startswith(LEFT_OUT)]
 
 
-def test_one_package_comes_into_an_environment(installed: Path) -> None:
+def test_one_package_is_installed(installed: Path) -> None:
     names = {path.name.partition("-")[0] for path in installed.iterdir()}
     assert names == {"prunescope"}
     # An editable install adds this folder to the path.
@@ -89,7 +89,7 @@ def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("source", ["the wheel", "the checkout"])
-def test_packages_of_the_user_with_our_folders_names_stay_theirs(installed: Path, tmp_path: Path, source: str) -> None:
+def test_packages_of_the_user_may_have_the_names_of_our_folders(installed: Path, tmp_path: Path, source: str) -> None:
     for name in ("assets", "pipelines", "sql", "warehouse", "tests"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"OWNER = 'the user of {name}'")

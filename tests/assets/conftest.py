@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.assets.tiny_study import StudyFile, prunescope
-from tests.canary_secrets import MARK, PLANTED
+from tests.canary_secrets import CANARY, MARK
 from tests.tiny_models import save_tiny
 
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """No test sees the user's warehouse, cache or Dagster instance, nor writes into the working folder."""
+    """Hide the user's warehouse, cache and Dagster instance from tests, and give each its own working folder."""
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.delenv("PRUNESCOPE_WAREHOUSE", raising=False)
     monkeypatch.setenv("PRUNESCOPE_CACHE", str(cache))
@@ -27,18 +27,18 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) ->
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where hashes of the tiny models are remembered."""
+    """Return the cache folder with the hashes of the tiny models."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_folder: Path) -> StudyFile:
-    """The tiny study as a file that a test may change."""
+    """Write the tiny study to a file that a test may change."""
     return StudyFile(tmp_path / "tiny.yaml", tiny_folder)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that all processes of a test run share and the first of them has filled; nobody changes it."""
+    """Return a folder that all processes of a test run share and the first has filled; it must not be changed."""
     own = factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     folder, done = shared / name, shared / f"{name}-is-done"
@@ -53,17 +53,17 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of three layers, in one place for all processes: a report is current for one place only."""
+    """Return a random Llama of three layers, one for all processes: a report is current for one path only."""
     return made_once(tmp_path_factory, "tiny-llama", save_tiny)
 
 
 @pytest.fixture(scope="session")
 def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Path:
-    """A warehouse in which the tiny study has been computed from nothing by the command line."""
+    """Return a warehouse in which the command line has computed the tiny study from nothing."""
 
     def compute(folder: Path) -> None:
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
-        environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | PLANTED
+        environment = {"PRUNESCOPE_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | CANARY
         done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert MARK.decode() not in done.stdout + done.stderr
@@ -73,11 +73,11 @@ def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, c
 
 @pytest.fixture
 def warehouse(tmp_path: Path, computed_once: Path) -> Path:
-    """A copy of that warehouse for one test to change."""
+    """Copy that warehouse for one test to change."""
     return shutil.copytree(computed_once, tmp_path / "warehouse")
 
 
 @pytest.fixture(scope="session")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second tiny model with other weights."""
+    """Return a second tiny model with other weights."""
     return save_tiny(tmp_path_factory.mktemp("models") / "other-llama", seed=1)

@@ -1,4 +1,4 @@
-"""Every command and every Python example of the documents works, in their order, in one folder with a tiny model."""
+"""Commands and Python examples of the documents, run in their order in one folder with a tiny model."""
 
 import doctest
 import re
@@ -30,7 +30,7 @@ def blocks(language: str, document: Path) -> list[str]:
 
 
 def commands(document: Path) -> list[str]:
-    """The commands of a document without comments; one ends where its quotes are closed."""
+    """Return the commands of a document without comments; a command ends where its quotes are closed."""
     found = [""]
     for line in "".join(blocks("sh", document)).splitlines():
         found[-1] += re.sub(r"\s+#.*$", "", line)
@@ -41,7 +41,7 @@ def commands(document: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the documents name, and the study computed once."""
+    """Return a working folder with the files that the documents name and the computed study."""
     # Long and deep enough for what the commands calibrate on and drop.
     save_tiny(tmp_path / "my-model", seed=1, max_position_embeddings=512, num_hidden_layers=9)
     study = StudyFile(tmp_path / "my-study.yaml", save_tiny(tmp_path / "tiny-model"), name="my-study")
@@ -82,7 +82,7 @@ def test_make_and_modules_that_documents_name_exist() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_and_paths_lead_somewhere(document: Path) -> None:
+def test_links_and_paths_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (document.parent / target).exists(), target
@@ -95,5 +95,5 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
             assert path.startswith("warehouse/data") or (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
 
 
-def test_the_first_page_is_one_page() -> None:
+def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200

@@ -1,4 +1,4 @@
-"""Defaults that are set before a library loads that reads them."""
+"""Defaults that are set before the libraries that read them load."""
 
 import os
 
@@ -10,9 +10,11 @@ CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.mark.parametrize("chosen", [None, *CHOICES])
-def test_waiting_threads_sleep_unless_the_user_chose(chosen: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_sleep_unless_the_user_chose_otherwise(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in CHOICES:
-        monkeypatch.setenv(name, "")  # so that it is as it was after the test
+        monkeypatch.setenv(name, "")  # so that the test restores it
         monkeypatch.delenv(name)
     if chosen:
         monkeypatch.setenv(chosen, "7")

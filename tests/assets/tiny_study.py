@@ -28,16 +28,16 @@ from tests.tiny_models import SHORT_TEXT
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from prunescope.assets.cli import main; main()"]
-# A server that a killed test or benchmark does not leave behind.
+# A server that ends when its test or benchmark is killed.
 SERVER = [
     COMMAND[0],
     "-c",
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
-# What the tiny study fills of a variant.
+# Tables that the tiny study fills for a variant.
 _ELSEWHERE = {*steps.RETRIEVAL_TABLES, steps.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in steps.VARIANT_TABLES if table not in _ELSEWHERE)
-# What is made of the whole warehouse, by the names of the assets.
+# Assets over the whole warehouse.
 ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"}
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
 
@@ -75,14 +75,14 @@ class StudyFile:
 
 
 def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """The command line as a user starts it."""
+    """Run the command line in a process of its own, as a user does."""
     command = [*COMMAND, *map(str, arguments)]
     inherited = {key: value for key, value in os.environ.items() if key not in {"DAGSTER_HOME", "PRUNESCOPE_WAREHOUSE"}}
     whole = inherited | {"PYTHONPATH": str(ROOT / ".src")} | environment
     return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, check=False)
 
 
-# Processes that have imported what a study needs: by itself each would spend more on that than on the tiny study.
+# Processes with the imports of a study, which would otherwise take longer in each than the tiny study.
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
@@ -95,7 +95,7 @@ WARM.set_forkserver_preload(
 
 
 def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
-    """The command line in a process of `WARM`, with both of its streams in a file; runs end with the partitions."""
+    """Run the command line up to its partitions in a process of `WARM`, with both of its streams in a file."""
     from prunescope.assets.cli import main
 
     without_answers(pytest.MonkeyPatch())
@@ -103,7 +103,7 @@ def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
     os.environ.clear()
     os.environ.update(variables)
     torch.set_num_threads(1)  # the libraries that read OMP_NUM_THREADS were loaded before it was set
-    # Locks that libraries make have a name otherwise, which a killed process leaves behind.
+    # Otherwise locks of libraries have a name, which a killed process leaves behind.
     multiprocessing.set_start_method("fork", force=True)
     with told.open("wb") as file:
         os.dup2(file.fileno(), 1)
@@ -125,18 +125,18 @@ class Running:
         os.kill(self._process.pid, number)
 
     def code(self, patience: float) -> int | None:
-        """The exit code, none if it still runs after so many seconds."""
+        """Return the exit code, or None if it still runs after so many seconds."""
         self._process.join(patience)
         return self._process.exitcode
 
     def told(self) -> str:
-        """What it has said so far."""
+        """Return its output so far."""
         return self._told.read_text() if self._told.exists() else ""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As many as the processes have that a run is compared with: sums of floats depend on it."""
+    """Use one thread, as the processes do that a run is compared with: sums of floats depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -146,11 +146,11 @@ def one_thread() -> Iterator[None]:
 
 
 def workers_of(warehouse: Path) -> set[int]:
-    """Processes that compute for a warehouse, found by their socket among the arguments."""
+    """Return the processes that compute for a warehouse, found by their socket among the arguments."""
     socket_of, found = os.fsencode(client._socket_path(warehouse)), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            # One that is still a child of its starter is about to make the worker and end.
+            # A child of this process is the launcher, which starts the worker and ends.
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if socket_of in (folder / "cmdline").read_bytes() and parent != os.getpid():
                 found.add(int(folder.name))
@@ -158,12 +158,12 @@ def workers_of(warehouse: Path) -> set[int]:
 
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
-    """Runs end with the partitions: questions, figures and report are half the work and not what is looked at."""
+    """End runs after the partitions: questions, figures and report are half the work."""
     patch.setattr("prunescope.assets.runs.run_executor._Runs._answers", lambda runs: None)
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
-    """Runs make one question, one figure and the report: the others go the same way through Dagster and storage."""
+    """Compute one question, one figure and the report only: the others go the same way through Dagster."""
     few = [AssetKey("paper_reference"), AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "spaces"])]
     whole = run_executor._Runs._run
 
@@ -175,7 +175,7 @@ def few_answers(patch: pytest.MonkeyPatch) -> None:
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:
-    """Every partition file of a study with its inode and time of change: equal means untouched."""
+    """Return the inode and time of change of every partition file of a study: equal means unchanged."""
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for table in TABLES.values()
@@ -185,12 +185,12 @@ def partitions(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def written_since(before: dict[str, tuple[int, int]], root: Path) -> set[str]:
-    """Partitions that are new or were written again."""
+    """Return the partitions that are new or were written again."""
     return {name for name, stamp in partitions(root).items() if before.get(name) != stamp}
 
 
 def rows(root: Path) -> dict[str, pa.Table]:
-    """The rows of every partition without the columns that measure time, and without provenance."""
+    """Return the rows of every partition without timings and provenance."""
     found = {}
     for table in TABLES.values():
         timing = [column.name for column in table.columns if column.is_timing]
@@ -202,7 +202,7 @@ def rows(root: Path) -> dict[str, pa.Table]:
 
 
 def pages(path: Path) -> list[bytes]:
-    """The raw bytes of every column chunk of a Parquet file."""
+    """Return the raw bytes of every column chunk of a Parquet file."""
     content, metadata = path.read_bytes(), pq.read_metadata(path)
     chunks = []
     for group in range(metadata.num_row_groups):

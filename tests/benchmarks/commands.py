@@ -1,7 +1,7 @@
-"""Processor time of the commands that a person waits for: `python -m tests.benchmarks.commands [WAREHOUSE [STUDY]]`.
+"""Processor time of interactive commands: `python -m tests.benchmarks.commands [WAREHOUSE [STUDY]]`.
 
 Needs a warehouse in which the study is current (`make demo`). Prints a table beside the goals, and fails where one is
-missed. The fastest of several starts counts, after one that brings files and caches in: what else runs on the machine
+missed. The fastest of several starts counts, after one that fills caches: other work on the machine
 is not the command's.
 """
 

@@ -48,7 +48,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
-    """The same measures one by one, from whole logits of both sides, as a script would."""
+    """Compute the same measures one by one, from whole logits of both sides, as a script would."""
     h, moved = pair[0], pair[0] + pair[1]
     z, z2 = h @ weight.T, moved @ weight.T
     log_p, log_q = functional.log_softmax(z, -1), functional.log_softmax(z2, -1)
@@ -81,14 +81,14 @@ def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def each(work: Callable[[Pair], object], pairs: Iterable[Pair]) -> None:
-    """Every pair on one core, as the session does it."""
+    """Measure every pair on one core, as the session does."""
     for _ in in_parallel(work, pairs, CPU):
         pass
 
@@ -105,7 +105,7 @@ def one_thread() -> Iterator[None]:
 
 
 def floor_pass(buffers: Pair) -> None:
-    """One exp and one multiply-add-sum over as many numbers as both sides' logits, in cache."""
+    """Run one exp and one multiply-add-sum over as many numbers as both sides' logits, in cache."""
     values, out = buffers
     for row in range(len(values)):
         torch.exp(values[row], out=out[row])
@@ -113,7 +113,7 @@ def floor_pass(buffers: Pair) -> None:
 
 
 def measured(pairs: list[Pair], head: OutputHead) -> dict[str, float]:
-    """Engine, floor and naive version, interleaved three times; the best of each."""
+    """Time engine, floor and naive version, interleaved three times; return the best of each."""
     weight = head.weight
     of_thread = threading.local()
 
@@ -149,7 +149,7 @@ def measured(pairs: list[Pair], head: OutputHead) -> dict[str, float]:
 
 
 def kernel_ns(pairs: list[Pair], head: OutputHead) -> dict[str, dict[str, float]]:
-    """Measure nanoseconds of one core a row and token beside the products, by lens and temperatures, of either side."""
+    """Measure nanoseconds a core per row and token without the products, by lens and temperatures, of either side."""
     workspace, found = Workspace(), {}
     for lens in ("raw", "normed"):
         rows = [head.lens(*pair, lens) for pair in pairs[::6]]
@@ -174,7 +174,7 @@ def kernel_ns(pairs: list[Pair], head: OutputHead) -> dict[str, dict[str, float]
 
 
 def peak_mib(tokens: int) -> float:
-    """Peak memory of a process of its own that measures so many rows of one sublayer, less the rows themselves."""
+    """Return the peak memory of a process that measures so many rows of one sublayer, less the rows themselves."""
     script = (
         "import resource, torch; from prunescope.pipelines.metrics.divergence import divergence; "
         "from prunescope.pipelines.metrics.output_head import Head; torch.manual_seed(0); torch.set_num_threads(1); "
@@ -189,7 +189,7 @@ def peak_mib(tokens: int) -> float:
 
 
 def stored_bytes(rows: pl.DataFrame) -> int:
-    """Size of the rows as a partition of the warehouse."""
+    """Return the size of the rows as a partition of the warehouse."""
     provenance = Provenance(
         "", "bench", "bench", "magnitude-50", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00"
     )
@@ -199,7 +199,7 @@ def stored_bytes(rows: pl.DataFrame) -> int:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
     demo = load_study("demo")
     study = demo.model_copy(

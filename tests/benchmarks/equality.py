@@ -1,8 +1,8 @@
-"""That what a model says through our adapter is what lm-eval's own `hf` model says, on every sample that travels along.
+"""Equality of our lm-eval adapter and lm-eval's own `hf` model, on every shipped sample.
 
 Run by `python -m tests.benchmarks.equality [TASK ...]`; prints a line of JSON a task. The dense SmolLM2-135M on one
-thread in float32. The option or text that is most apart is asked of a model in float64, too, of which no line is
-shared: who of the two is off by how much. Texts are written 96 tokens long. Some hours, most of them lm-eval's on
+thread in float32. A model in float64 that shares no code also scores the option or text with the largest
+gap, to show the error of each side. Texts are written 96 tokens long. Some hours, most of them lm-eval's on
 wikitext2; `--samples` asks less.
 """
 
@@ -40,7 +40,7 @@ BATCH = 4
 
 
 class Key(NamedTuple):
-    """A sample, asked in one way."""
+    """A sample with one way of scoring."""
 
     task: str
     sample: str
@@ -52,7 +52,7 @@ Said = dict[Key, list[float] | str]
 
 
 class Gap(NamedTuple):
-    """How far two sides are apart in one option, or in a text that was read."""
+    """Difference of the two sides in one option or in one scored text."""
 
     nats: float
     relative: float
@@ -61,7 +61,7 @@ class Gap(NamedTuple):
 
 
 class Exact(HFLM):  # type: ignore[misc] # lm-eval has no types
-    """Log-likelihoods by the model in float64; one pass a text, nothing shared but by equal texts in a row."""
+    """Log-likelihoods by the model in float64; one pass a text, shared only by equal texts in a row."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(pretrained=str(folder), device="cpu", dtype="float32", batch_size=BATCH)
@@ -87,13 +87,13 @@ class Exact(HFLM):  # type: ignore[misc] # lm-eval has no types
 
 
 def of_harness(folder: Path, batch: int = BATCH) -> HFLM:
-    """lm-eval's own model; in float32 its softmax alone is off by 1e-4 nats, an option of 20 tokens and 32 nats."""
+    """Return lm-eval's own model; in float32 its softmax alone has errors of 1e-4 nats, for 20 tokens and 32 nats."""
     with quiet():
         return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch, softmax_dtype="float64")
 
 
 def answers(model: HFLM, spec: TaskSpec, sample: str | None = None) -> Said:
-    """What a model says to a task in all its ways of scoring, to all samples or to one."""
+    """Return the results of a model on a task in all its ways of scoring, for all samples or one."""
     named = {f"{loaded.name} by {loaded.scoring}": loaded for loaded in load_tasks([spec])}
     model._max_length = spec.context
     for loaded in named.values():
@@ -115,7 +115,7 @@ def answers(model: HFLM, spec: TaskSpec, sample: str | None = None) -> Said:
 
 
 def gaps(one: Said, other: Said) -> list[Gap]:
-    """Of every option and every text that was read."""
+    """Return the gap of every option and every scored text."""
     return [
         Gap(abs(float(a) - b), abs(float(a) - b) / abs(b), key, option)
         for key, values in other.items()
@@ -125,7 +125,7 @@ def gaps(one: Said, other: Said) -> list[Gap]:
 
 
 def off(gap: Gap, exact: HFLM, spec: TaskSpec, sides: dict[str, Said]) -> dict[str, Any]:
-    """A gap, and how far each side is from float64 there."""
+    """Return a gap and the distance of each side from float64 there."""
     truth = answers(exact, spec, gap.key.sample)[gap.key][gap.option]
     return {
         "nats": gap.nats,
@@ -141,7 +141,7 @@ def off(gap: Gap, exact: HFLM, spec: TaskSpec, sides: dict[str, Said]) -> dict[s
 
 
 def compared(spec: TaskSpec, ours: HFLM, theirs: HFLM, exact: HFLM) -> dict[str, Any]:
-    """One task on both sides."""
+    """Compare both sides on one task."""
     # With a batch of several texts lm-eval pads them, and writes each on until all have ended.
     theirs.batch_size_per_gpu = BATCH if spec.max_new_tokens is None else 1
     start = time.perf_counter()
@@ -170,7 +170,7 @@ def compared(spec: TaskSpec, ours: HFLM, theirs: HFLM, exact: HFLM) -> dict[str,
 
 
 def main() -> None:
-    """Compares the tasks that are named, or all."""
+    """Compare the named tasks, or all."""
     parser = argparse.ArgumentParser(description="Log-likelihoods and texts through our adapter beside lm-eval's own.")
     known = {spec.name: spec for spec in TASKS}
     parser.add_argument("tasks", nargs="*", choices=[[], *known], metavar="TASK", help=", ".join(known))

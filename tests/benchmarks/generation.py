@@ -40,7 +40,7 @@ PUBLISHED_SECONDS = 5.0
 
 
 def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> int:
-    """Both models decode, and every step is measured as in a study; how many rows came of it."""
+    """Decode both models and measure every step as in a study; return the number of rows."""
     ids = [prompt.ids for prompt in prompts]
     dense = decode_greedily(decoder, ids, STEPS)
     with apply_variant(decoder, variant):
@@ -55,7 +55,7 @@ def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> 
 
 
 def theirs(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> None:
-    """Both models decode the same batch by `generate`, and nothing is measured."""
+    """Decode the same batch with both models by `generate`, without measures."""
     longest = max(len(prompt.ids) for prompt in prompts)
     pads = [longest - len(prompt.ids) for prompt in prompts]
     tokens = torch.tensor([[0] * pad + list(prompt.ids) for pad, prompt in zip(pads, prompts, strict=True)])
@@ -67,7 +67,7 @@ def theirs(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -
 
 
 def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Shortest of several runs, in seconds."""
+    """Return the shortest of several runs, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -77,7 +77,7 @@ def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
     asked = tuple(Prompt(id=f"p{index}", kind="open", text=text) for index, text in enumerate(TEXTS))
     study = load_study("demo").model_copy(update={"prompts": asked})

@@ -1,4 +1,4 @@
-"""The same metrics in MLflow's sqlite store: how fast a million points go in and come back.
+"""The same metrics in MLflow's sqlite store: seconds to write and to read a million points.
 
 Run by `tests.benchmarks.warehouse` with an interpreter that has mlflow-skinny, sqlalchemy and alembic; imports nothing
 of the project. Prints JSON.
@@ -21,7 +21,7 @@ STEPS = 64
 
 
 def main() -> None:
-    """Logs the points as a study would, a history for every measure and sublayer, and reads every history."""
+    """Log the points as a study would, a history for every measure and sublayer, and read every history."""
     points = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "mlflow.db"

@@ -1,8 +1,8 @@
-"""Sixty faults over all rooms, put into a copy of the tree one by one: which test notices each of them.
+"""Sixty faults over all rooms, injected into a copy of the tree one by one, and the test that catches each.
 
     python -m tests.benchmarks.mutants [--all] [--list] [NUMBER ...]
 
-Prints a table and ends with 1 where a fault survives. What a fault replaces stands exactly once in its file: where it
+Prints a table and ends with 1 where a fault survives. The text that a fault replaces occurs once in its file: where it
 no longer does, the fault has to follow the code, and the program says so before it runs anything.
 """
 
@@ -22,11 +22,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# A fault that lets its tests hang counts as noticed.
+# A fault that makes its tests hang counts as caught.
 PATIENCE = 300.0
 # Exit codes of pytest: an error of its own, wrong arguments, nothing collected.
 _NO_TESTS = {3, 4, 5}
-# What most tests import. Every fault has a process of its own, which would spend longer on these than on its tests.
+# Imports of most tests. Every fault has a process of its own, which would need longer for these than for its tests.
 PRELOADED = (
     *("torch", "transformers", "transformers.models.llama.modeling_llama", "polars", "pyarrow.parquet", "duckdb"),
     *("sqlglot", "pydantic", "numba", "scipy.stats", "hypothesis", "altair", "vl_convert", "dagster", "typer"),
@@ -36,7 +36,7 @@ PRELOADED = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One text in one file that stands in another's place, and the tests that should notice.
+    """A replaced text in one file, and the tests that should catch it.
 
     Attributes:
         path: the file.
@@ -382,7 +382,7 @@ FAULTS = (
         "assets/publishing/origin_guard.py",
         'if _PORT.sub("", host) not in self._hosts or headers',
         "if headers",
-        "assets/interface/test_interface.py::test_the_interface_answers_under_its_own_names",
+        "assets/interface/test_interface.py::test_the_interface_answers_to_its_own_host_names_only",
     ),
     fault(
         "assets/planning/work_plan.py",
@@ -400,25 +400,25 @@ FAULTS = (
         "assets/execution/error_transport.py",
         "TransientError | ConnectionError | TimeoutError",
         "TransientError | ConnectionError",
-        "assets/execution/test_engines.py::test_only_what_can_pass_later_is_tried_again",
+        "assets/execution/test_engines.py::test_only_transient_errors_are_retried",
     ),
     fault(
         "assets/execution/error_transport.py",
         ', "bad_alloc",',
         ",",
-        "assets/execution/test_engines.py::test_every_librarys_word_for_too_little_memory_is_understood",
+        "assets/execution/test_engines.py::test_the_memory_error_of_every_library_is_recognised",
     ),
     fault(
         "assets/defs/engine_resource.py",
         "halve_batch=task.name in self._lost",
         "halve_batch=False",
-        "assets/execution/test_engines.py::test_half_the_batch_is_for_a_part_whose_worker_was_lost",
+        "assets/execution/test_engines.py::test_a_task_whose_worker_was_lost_is_retried_with_half_the_batch",
     ),
     fault(
         "pipelines/core/log_progress.py",
         "if self._clock() >= self._next:",
         "if self._clock() >= 0:",
-        "assets/execution/test_engines.py::test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds",
+        "assets/execution/test_engines.py::test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds",
     ),
     fault(
         "assets/instance/launcher.py",
@@ -448,7 +448,7 @@ FAULTS = (
 
 
 class _First:
-    """A plugin of pytest's that keeps the name of the first test that fails."""
+    """A plugin of pytest that records the first failing test."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -462,7 +462,7 @@ class _First:
 
 
 def _test(tree: Path, tests: list[str], told: Connection) -> None:
-    """Run some tests of the tree in this process, which has imported nothing of ours."""
+    """Run some tests of the tree in this process, which has imported none of our modules."""
     import pytest
 
     sys.dont_write_bytecode = True
@@ -492,7 +492,7 @@ def _test(tree: Path, tests: list[str], told: Connection) -> None:
 
 
 def run(tree: Path, tests: tuple[str, ...], *, everything: bool, patience: float = PATIENCE) -> tuple[int | None, str]:
-    """The exit code of pytest, none where it ran too long, and the first test that failed."""
+    """Return the exit code of pytest, None after a timeout, and the first test that failed."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     chosen = [*tests, *([] if everything else ["-m", "not exhaustive"])]
     process = multiprocessing.get_context("fork").Process(target=_test, args=(tree, chosen, writer))
@@ -508,7 +508,7 @@ def run(tree: Path, tests: tuple[str, ...], *, everything: bool, patience: float
 
 
 def apply(tree: Path, each: Fault) -> str:
-    """Put a fault in; gives what stood in the file."""
+    """Inject a fault; return the earlier contents of the file."""
     file = tree / each.path
     before = file.read_text(encoding="utf-8")
     file.write_text(before.replace(each.right, each.wrong), encoding="utf-8")
@@ -516,7 +516,7 @@ def apply(tree: Path, each: Fault) -> str:
 
 
 def absent(tree: Path) -> list[str]:
-    """The faults whose place is gone or not the only one."""
+    """Return the faults whose text is missing or not unique in its file."""
     found = []
     for number, each in enumerate(FAULTS, start=1):
         file = tree / each.path
@@ -528,7 +528,7 @@ def absent(tree: Path) -> list[str]:
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the tree's files, compiled so that a changed file is compiled anew by its contents."""
+    """Copy the files of the tree, compiled so that a changed file is recompiled by its contents."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tree = folder / "tree"
     for name in filter(None, names.split("\0")):
@@ -542,7 +542,7 @@ def copied(folder: Path) -> Path:
 
 
 def main() -> int:
-    """Put in the faults that are named, or all."""
+    """Inject the named faults, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="only these faults")
     parser.add_argument("--all", action="store_true", help="with the tests marked `exhaustive`")

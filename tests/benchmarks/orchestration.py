@@ -1,4 +1,4 @@
-"""What Dagster and the way around it cost: a run with nothing to do, the demo beside plain calls, loads, ticks, scale.
+"""Cost of Dagster and of our use of it: a run with nothing to do, the demo beside plain calls, loads, ticks, scale.
 
 Run by `python -m tests.benchmarks.orchestration [PART ...]`; each part in processes of its own, targets printed met or
 missed. `demo` takes twice as long as `prunescope run demo`, the others some minutes together. Figures as they come go
@@ -24,22 +24,22 @@ from tests.assets.interface.browser_interface import free_port, started
 from tests.assets.tiny_study import workers_of
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
-# What two quiet cores must keep.
+# Targets on two idle cores.
 MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_SHARE_OF_DAGSTER = 5.0, 3.0, 0.10
 MOST_SECONDS_A_TICK, MOST_SECONDS_TO_CANCEL = 1.0, 5.0
 VARIANTS = 100
-# How often one and two workers compute the same study, and how often a run is cancelled.
+# Repetitions: of a study by one and two workers, and of a cancelled run.
 TURNS, CANCELS = 2, 3
 ROOT = Path(__file__).parents[2]
 
 
 def told(name: str, figures: object) -> None:
-    """Figures as they come."""
+    """Print figures as they are measured."""
     sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def child(step: str, *arguments: object) -> dict[str, float]:
-    """What a step of `orchestration_steps` says, in a process of its own."""
+    """Return the result of a step of `orchestration_steps`, run in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.orchestration_steps", step, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -50,19 +50,19 @@ def child(step: str, *arguments: object) -> dict[str, float]:
 
 
 def verdict(is_kept: bool) -> str:
-    """How a target came out."""
+    """Return whether a target was met, as text."""
     return "met" if is_kept else "MISSED"
 
 
 def definitions(_: Path) -> Iterator[str]:
-    """Loading all that Dagster knows of, in a new process; the fastest of three."""
+    """Load all definitions in a new process; return the fastest of three."""
     figures = min((child("definitions") for _ in range(3)), key=lambda each: each["seconds"])
     kept = figures["seconds"] <= MOST_SECONDS_TO_LOAD and not figures["torch"]
     yield f"definitions load in {figures['seconds']:.2f} s, without torch: {verdict(kept)}"
 
 
 def no_op(folder: Path) -> Iterator[str]:
-    """`prunescope run` of a study of 100 variants that are all there."""
+    """Run `prunescope run` on a study of 100 computed variants."""
     study = tiny_study(folder, [f"magnitude-{index}" for index in range(1, VARIANTS)])
     child("direct", study, folder / "warehouse")
     child("run", study, folder / "warehouse")  # the report
@@ -79,7 +79,7 @@ def no_op(folder: Path) -> Iterator[str]:
 
 
 def demo(folder: Path) -> Iterator[str]:
-    """The demo through `prunescope run`, and by calling the same functions in the same order; and as simulated."""
+    """Compute the demo by `prunescope run` and by calling the same functions in the same order, and simulate both."""
     ours = child("run", "demo", folder / "through")
     plain = child("direct", "demo", folder / "plain")
     share, cpu = ours["seconds"] / plain["seconds"] - 1, ours["cpu"] / plain["cpu"] - 1
@@ -95,9 +95,9 @@ def demo(folder: Path) -> Iterator[str]:
 
 
 def workers(folder: Path) -> Iterator[str]:
-    """A small study by one worker and by two, of one thread each, in turns; each as simulated from its own files.
+    """Compute a small study by one worker and by two, of one thread each, in turns; simulate each from its own files.
 
-    What other work takes of the machine meanwhile is then in both.
+    Other work on the machine then affects both.
     """
     study = small_study(folder)
     found = {1: [], 2: []}
@@ -115,9 +115,9 @@ def workers(folder: Path) -> Iterator[str]:
 
 
 def backfill(folder: Path) -> Iterator[str]:
-    """Runs of one partition each, in processes of their own, as a backfill starts them.
+    """Run one partition each, in processes of their own, as a backfill does.
 
-    Weights are mapped into memory: who loads them maps them elsewhere, or in another process. Linux tells.
+    Weights are mapped into memory: another load maps them elsewhere, or in another process, as /proc shows.
     """
     recipes = ["dense", *(f"magnitude-{share}" for share in (20, 40, 60, 80))]
     study = tiny_study(folder, recipes[1:])
@@ -132,7 +132,7 @@ def backfill(folder: Path) -> Iterator[str]:
 
 
 def cancel(folder: Path) -> Iterator[str]:
-    """Cancelling a run from the interface, in the middle of a calibration of the demo's model; the slowest of three."""
+    """Cancel a run from the interface while the demo's model is calibrated; return the slowest of three."""
     study = small_study(folder, {"source": "wikitext2", "sequences": 256, "length": 512})
     (model,) = yaml.safe_load(study.read_text(encoding="utf-8"))["models"]
     warehouse, seconds = folder / "warehouse", list[float]()
@@ -154,17 +154,17 @@ def cancel(folder: Path) -> Iterator[str]:
 
 
 def mapped(path: Path) -> frozenset[tuple[str, str]]:
-    """Which processes have a file mapped, and where."""
+    """Return the processes that have a file mapped, and the addresses."""
     found = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):  # of others, or gone
+        with contextlib.suppress(OSError):  # of another user, or ended
             lines = maps.read_text().splitlines()
             found |= {(maps.parent.name, line.split()[0]) for line in lines if line.endswith(str(path.resolve()))}
     return frozenset(found)
 
 
 def scale(folder: Path) -> Iterator[str]:
-    """What Dagster does with 1,000 models × 30 recipes, and with a thirtieth of it."""
+    """Measure Dagster with 1,000 models × 30 recipes, and with a thirtieth of it."""
     for models in (34, 1000):
         figures = child("partitions", folder / str(models), models, 30)
         yield f"{figures['partitions']:,.0f} partitions of a variant's table, processor seconds:"
@@ -173,14 +173,14 @@ def scale(folder: Path) -> Iterator[str]:
 
 
 def answers(folder: Path) -> Iterator[str]:
-    """Questions, figures and report over a warehouse of 1 and 10 million layer records."""
+    """Compute questions, figures and report over a warehouse of 1 and 10 million layer records."""
     for rows in (1e6, 1e7):
         figures = child("answers", folder / f"{rows:.0e}", int(rows))
         yield f"questions, figures and report at {rows:,.0f} records: {figures['seconds']:.1f} s"
 
 
 def tiny_study(folder: Path, recipes: list[str]) -> Path:
-    """A study of a tiny model that computes as little as one can."""
+    """Write a study of a tiny model that computes as little as possible."""
     model = folder / "model"
     save_tiny(model)
     study = {
@@ -198,7 +198,7 @@ def tiny_study(folder: Path, recipes: list[str]) -> Path:
 
 
 def small_study(folder: Path, calibration: dict[str, Any] | None = None) -> Path:
-    """The demo's model with little to read and to write: a minute of computing for one thread, unless it calibrates."""
+    """Write a study of the demo's model with little to read and to write: a minute for one thread, if uncalibrated."""
     study = {
         "name": "small",
         "models": [{"name": "smollm2-135m-instruct", "source": "embedded"}],
@@ -227,7 +227,7 @@ PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all of them where none is named")
     given = parser.parse_args().parts

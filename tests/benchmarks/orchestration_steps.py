@@ -12,7 +12,7 @@ Figures = dict[str, float]
 
 
 def timed(work: Callable[[], object]) -> Figures:
-    """Seconds and processor seconds of a call; what it prints is no figure."""
+    """Return seconds and processor seconds of a call; discard its output."""
     started, cpu = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
         work()
@@ -20,7 +20,7 @@ def timed(work: Callable[[], object]) -> Figures:
 
 
 def definitions() -> Figures:
-    """Importing them, and putting together what Dagster's code server puts together."""
+    """Import the definitions, and build what Dagster's code server builds."""
 
     def load() -> None:
         from prunescope.assets.definitions import defs
@@ -31,7 +31,7 @@ def definitions() -> Figures:
 
 
 def run(study: str, root: str) -> Figures:
-    """`prunescope run`, with everything imported that it may need; a run with nothing to do needs little of it."""
+    """Run `prunescope run` after importing everything that it may need; a run with nothing to do needs little of it."""
     from prunescope.assets.cli.main import run as command
     from prunescope.assets.cli.options import Globals
 
@@ -46,14 +46,14 @@ def run(study: str, root: str) -> Figures:
 
 
 def import_all() -> None:
-    """What computing imports, so that neither way pays for it while the clock runs."""
+    """Import everything that computing needs, so that neither way is timed with imports."""
     from prunescope.pipelines.evaluation.traces import text_traces, trace_session  # noqa: F401
     from prunescope.pipelines.models import load  # noqa: F401
     from prunescope.pipelines.pruning import apply  # noqa: F401
 
 
 def direct(study: str, root: str) -> Figures:
-    """The functions that the assets call, called in the same order without Dagster; then the answers' functions."""
+    """Call the functions of the assets in the same order without Dagster, then those of the answers."""
     import_all()
     from dagster import build_asset_context
 
@@ -92,7 +92,7 @@ def direct(study: str, root: str) -> Figures:
 
 
 def registered(study: str, root: str) -> Figures:
-    """Makes a study's models and recipes known to Dagster, as its first run does."""
+    """Register a study's models and recipes with Dagster, as its first run does."""
     from prunescope.assets.defs.partitions import MODELS, RECIPES, register
     from prunescope.assets.instance.instance import open_instance
     from prunescope.assets.planning.work_plan import StudyRequest
@@ -105,7 +105,7 @@ def registered(study: str, root: str) -> Figures:
 
 
 def partition(study: str, root: str, job: str, key: str) -> Figures:
-    """One run of one partition with the engine of the UI and the daemon."""
+    """Run one partition with the engine of the UI and the daemon."""
     from prunescope.assets.definitions import defs
     from prunescope.assets.defs.partitions import variant_key
     from prunescope.assets.instance.instance import open_instance
@@ -133,7 +133,7 @@ def partition(study: str, root: str, job: str, key: str) -> Figures:
 
 
 def retire(root: str) -> Figures:
-    """Ends the worker."""
+    """Stop the worker."""
     from prunescope.assets.execution.local import client
 
     client.stop_worker(Path(root))
@@ -141,7 +141,7 @@ def retire(root: str) -> Figures:
 
 
 def simulated(study: str, root: str, workers: str) -> Figures:
-    """What `plan --workers` says of the study itself, with and without its answers."""
+    """Return the estimate of `plan --workers` for the study, with and without its answers."""
     from prunescope.assets import settings
     from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.assets.runs.scaling import scale
@@ -157,7 +157,7 @@ def simulated(study: str, root: str, workers: str) -> Figures:
 
 
 def cluster(study: str, root: str, workers: str) -> Figures:
-    """A study's tables by so many workers of one thread: one in this process, more on machines of a Ray cluster.
+    """Compute a study's tables by so many workers of one thread: one in this process, more on a Ray cluster.
 
     The clock starts when all workers are there.
     """
@@ -203,7 +203,7 @@ def cluster(study: str, root: str, workers: str) -> Figures:
 
 
 def partitions(root: str, models: str, recipes: str) -> Figures:
-    """So many materialized partitions: their keys, the status that the UI shows, the evaluation of a condition."""
+    """Time so many materialized partitions: their keys, the status in the UI, the evaluation of a condition."""
     import sqlite3
 
     from dagster import (
@@ -230,7 +230,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
         register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
         keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
         instance.report_runless_asset_event(AssetMaterialization("variant", partition=keys[0]))
-        # The others as copies of this event's row: reporting 30,000 would take many minutes.
+        # The others are copies of this event's row: reporting 30,000 would take many minutes.
         (file,) = Path(root).rglob("index.db")
         with sqlite3.connect(file) as database:
             (names,) = zip(*((row[1],) for row in database.execute("PRAGMA table_info(event_logs)")), strict=True)
@@ -261,7 +261,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
 
 
 def tick(study: str, root: str) -> Figures:
-    """What the sensor and the conditions look at: every footer at first, later which files have changed."""
+    """Time the sensor and the conditions: at first they read every footer, later only the changed files."""
     from prunescope.assets.cli.main import run as command
     from prunescope.assets.cli.options import Globals
     from prunescope.assets.watching.backlog import FreshnessScanner
@@ -275,7 +275,7 @@ def tick(study: str, root: str) -> Figures:
 
 
 def answers(root: str, rows: str) -> Figures:
-    """Questions and figures over made-up variants; the report, of the demo alone, is part of the demo's figures."""
+    """Compute questions and figures over generated variants; the report is part of the demo's figures."""
     from dagster import build_asset_context
 
     from prunescope.assets.defs.figure_assets import figure_assets

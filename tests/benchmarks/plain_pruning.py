@@ -1,4 +1,4 @@
-"""Pruning as the papers' own scripts go about it, in plain torch: the yardstick on a machine where they never ran.
+"""Pruning in plain torch as the papers' own scripts do it: a baseline for machines where they never ran.
 
 One sequence at a time, a hook on every linear module, Hessians in float32, whole sorts for thresholds, a Python loop
 over columns. Weights are changed in place and put back; results only have to be right, not fast.
@@ -21,7 +21,7 @@ Solve = Callable[[Float[Tensor, "out in"], Float[Tensor, "in in"]], Tensor]
 
 @contextmanager
 def put_back(decoder: Decoder) -> Iterator[None]:
-    """The dense weights are back at the end."""
+    """Restore the dense weights at the end."""
     before = {matrix.parameter: matrix.parameter.data.clone() for matrix in decoder.matrices.values()}
     try:
         yield
@@ -32,7 +32,7 @@ def put_back(decoder: Decoder) -> Iterator[None]:
 
 @torch.inference_mode()
 def plain_magnitude(decoder: Decoder) -> None:
-    """Half of the smallest weights of every matrix, by a whole sort."""
+    """Prune half of every matrix by magnitude, with a whole sort."""
     for matrix in decoder.matrices.values():
         weight = matrix.weight
         threshold = weight.abs().flatten().sort().values[weight.numel() // 2]
@@ -41,7 +41,7 @@ def plain_magnitude(decoder: Decoder) -> None:
 
 @torch.inference_mode()
 def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solve: Solve, *, squares: bool) -> None:
-    """Layer by layer: inputs of every linear module by a hook, its new weight, the pruned layer once more."""
+    """Go layer by layer: inputs of every linear module by a hook, its new weight, the pruned layer once more."""
     streams = [Streams(decoder, sequence[None]) for sequence in tokens]
     states = [each.begin() for each in streams]
     for index, layer in enumerate(decoder.layers):
@@ -63,13 +63,13 @@ def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solv
 
 
 def plain_wanda(weight: Float[Tensor, "out in"], squares: Float[Tensor, " in"]) -> Float[Tensor, "out in"]:
-    """Half of every row by |W|·‖X‖ (2306.11695, algorithm 1)."""
+    """Prune half of every row by |W|·‖X‖ (2306.11695, algorithm 1)."""
     order = (weight.abs() * squares.sqrt()).sort(dim=1, stable=True).indices
     return weight.scatter(1, order[:, : weight.shape[1] // 2], 0)
 
 
 def plain_sparsegpt(weight: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> Float[Tensor, "out in"]:
-    """Half of every block of columns, errors carried to the right (2301.00774, algorithm 1)."""
+    """Prune half of every block of columns, with errors carried to the right (2301.00774, algorithm 1)."""
     weight, hessian = weight.clone(), hessian.clone()
     diagonal = torch.arange(len(hessian))
     dead = hessian.diagonal() == 0

@@ -41,7 +41,7 @@ METHODS = ("magnitude", "wanda", "ria", "sparsegpt")
 
 
 class PrivateMemory:
-    """The most memory that the process held for itself alone while it is entered, in bytes; mapped files apart."""
+    """Peak private memory of the process within the context, in bytes, without mapped files."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -63,20 +63,20 @@ class PrivateMemory:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def plain_pass(decoder: Decoder, tokens: Int[Tensor, "sequences length"]) -> None:
-    """One forward pass of the trunk over all tokens."""
+    """Run one forward pass of the trunk over all tokens."""
     for batch in tokens.split(BATCH):
         decoder.hidden(batch)
 
 
 def plainly(decoder: Decoder, tokens: Int[Tensor, "sequences length"], name: str) -> float:
-    """Seconds of the same recipe as the papers' scripts go about it."""
+    """Return the seconds of the same recipe by the papers' scripts."""
     work: dict[str, Callable[[], None]] = {
         "magnitude-50": lambda: plain_magnitude(decoder),
         "wanda-50": lambda: plain_layers(decoder, tokens, plain_wanda, squares=True),
@@ -87,12 +87,12 @@ def plainly(decoder: Decoder, tokens: Int[Tensor, "sequences length"], name: str
 
 
 def told(name: str, figures: object) -> None:
-    """Figures as they come: the whole takes many minutes."""
+    """Print figures as they are measured: the whole takes many minutes."""
     sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def dense_predecessors(method: str, place: int) -> Recipe | None:
-    """A member of the family; None where this version does not know the method."""
+    """Return a member of the family; None where this version does not know the method."""
     fields = {"name": f"{method}-{place}", "method": method, "predecessors": "dense", **PATTERNS[place]}
     try:
         return parse_recipe(json.dumps(fields))
@@ -101,7 +101,7 @@ def dense_predecessors(method: str, place: int) -> Recipe | None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     torch.set_num_threads(2)
     sequences = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
@@ -162,7 +162,7 @@ def main() -> None:
             "opening_over_pruning": round(opening / took["wanda-50"], 4),
             "weights_over_file": round(weights / file.stat().st_size, 1),
         }
-    # Last, because they leave copies of all weights in this process's memory.
+    # Last, because they leave copies of all weights in the memory of this process.
     result["plain torch"] = {}
     for name, ours in took.items():
         as_published = plainly(decoder, tokens, name)

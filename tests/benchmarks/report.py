@@ -1,7 +1,7 @@
-"""How long a study's report takes to make and to read: `python -m tests.benchmarks.report WAREHOUSE [STUDY]`.
+"""Seconds to make and to read a study's report: `python -m tests.benchmarks.report WAREHOUSE [STUDY]`.
 
 Needs Chromium; prints JSON and fails where a target is missed. A click is measured in the page, from the event to the
-second frame after it, when what it changed is on the screen; `script` is what our own code took of it.
+second frame after it, when its change is on the screen; `script` is the part of our own code.
 """
 
 import json
@@ -32,7 +32,7 @@ _FIRST_PAINT = "return performance.getEntriesByName('first-contentful-paint')[0]
 
 
 def made(warehouse: str, study: str, path: Path) -> dict[str, float]:
-    """Writes the report of a study as the asset does, and says how long that took."""
+    """Write the report of a study as the asset does; return the seconds."""
     place = WarehouseResource(root=warehouse)
     store = place.store()
     wall, processor = time.perf_counter(), time.process_time()
@@ -44,7 +44,7 @@ def made(warehouse: str, study: str, path: Path) -> dict[str, float]:
 
 
 def read(path: Path) -> dict[str, float]:
-    """Opens a report several times, and clicks through the tokens of its first text."""
+    """Open a report several times, and click through the tokens of its first text."""
     with chromium() as driver:
         reader = Reader(driver)
         paints = []
@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, prints, and compares with the targets."""
+    """Measure, print, and compare with the targets."""
     if len(sys.argv) not in (2, 3):
         sys.exit("python -m tests.benchmarks.report WAREHOUSE [STUDY]: name a warehouse in which the study was run")
     require_chromium()

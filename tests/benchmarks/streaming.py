@@ -1,6 +1,6 @@
-"""What it costs to read layers from disk as they run: every figure as a ratio to the same model whole on its device.
+"""Cost of layers that are read from disk as they run: ratios to the same model on its device.
 
-Run by `python -m tests.benchmarks.streaming [MODEL [DEVICE=SIZE ...]]`; prints JSON. SmolLM2-135M with nothing that
+Run by `python -m tests.benchmarks.streaming [MODEL [DEVICE=SIZE ...]]`; prints JSON. SmolLM2-135M with no layer that
 stays, unless a folder and limits are given. With limits such as `cuda:0=8GiB cuda:1=8GiB` it is the check of a machine
 with several GPUs: `states_apart` must be 0 where they are alike.
 """
@@ -32,7 +32,7 @@ NEW_TOKENS = 8
 
 
 def works(decoder: Decoder) -> dict[str, Callable[[], object]]:
-    """Passes over many tokens, where products outweigh reading, and tokens one by one, where they do not."""
+    """Return passes over many tokens, where products outweigh reading, and tokens one by one, where they do not."""
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
     prompt = tuple(probe_tokens(decoder, 64)[0].tolist())
     return {
@@ -43,7 +43,7 @@ def works(decoder: Decoder) -> dict[str, Callable[[], object]]:
 
 
 def measured(folder: Path, memory: Mapping[str, int] | None) -> tuple[dict[str, float], int | None, Tensor]:
-    """Seconds of each work, bytes that loading took, and the last states of a few tokens."""
+    """Return seconds of each task, bytes of loading, and the last states of a few tokens."""
     loaded: list[Decoder] = []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     growth = growth_bytes(lambda: loaded.append(load_decoder(folder, memory=memory)), device)
@@ -57,7 +57,7 @@ def measured(folder: Path, memory: Mapping[str, int] | None) -> tuple[dict[str, 
 
 
 def main() -> None:
-    """Measures both, one after the other in this process."""
+    """Measure both, one after the other in this process."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else locate("embedded", platformdirs.user_cache_path("prunescope"))
     limits = parse_limits(sys.argv[2:]) or {}
     (whole, whole_bytes, truth), (parted, parted_bytes, states) = (measured(folder, each) for each in (None, limits))

@@ -1,12 +1,12 @@
-"""Scores of several variants through our adapter beside lm-eval called once a variant, and that both say the same.
+"""Scores of several variants through our adapter beside lm-eval called once a variant: speed and equality.
 
 Run by `python -m tests.benchmarks.tasks`; prints JSON. SmolLM2-135M on two threads: the dense model and three variants
-on every task that travels along; lm-eval's `hf` model loads each from a checkpoint, as it is used. Processor seconds
-stand beside those of the clock: on a busy machine the former are the fairer ratio. How fast a CPU multiplies in lm-eval
-depends on its maker, so lm-eval with our products is measured as well: what is left is not computed twice.
+on every shipped task; lm-eval's `hf` model loads each from a checkpoint, as users do. Processor seconds
+are given beside wall time: on a busy machine their ratio is fairer. The speed of a CPU's products in lm-eval
+depends on its maker, so lm-eval with our products is measured as well: the rest is not computed twice.
 
-Where the dense model, and where a pruned one, is most apart from lm-eval's, a model in float64 with the same weights is
-asked, of which no line is shared: who is off by how much. The dense model on all samples: `equality`.
+Where the dense model, and where a pruned one, differs most from lm-eval's, a model in float64 with the same weights
+that shares no code shows the error of each side. The dense model on all samples: `equality`.
 """
 
 import json
@@ -55,14 +55,14 @@ LOADING = "loading"
 
 @dataclass
 class Watch:
-    """Seconds by the clock and of the processor, by what they went into."""
+    """Wall and processor seconds by task."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     processor: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """Adds what passes."""
+        """Add the seconds of the context."""
         start = time.perf_counter(), time.process_time()
         yield
         self.seconds[name] += time.perf_counter() - start[0]
@@ -70,7 +70,7 @@ class Watch:
 
 
 def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
-    """A checkpoint of every variant."""
+    """Save a checkpoint of every variant."""
     for name, variant in variants.items():
         with apply_variant(decoder, variant):
             decoder.model.save_pretrained(folder / name)
@@ -78,7 +78,7 @@ def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
 
 
 def once_a_variant(folder: Path, watch: Watch, *, quick: bool) -> Said:
-    """What lm-eval says of a checkpoint, with its own products or with ours."""
+    """Return lm-eval's results for a checkpoint, with its own products or with ours."""
     found: Said = {}
     with watch.on(LOADING):
         model = of_harness(folder, BATCH)
@@ -90,18 +90,18 @@ def once_a_variant(folder: Path, watch: Watch, *, quick: bool) -> Said:
 
 
 def by_us(samples: pl.DataFrame) -> Said:
-    """The same from our rows, which hold log-likelihoods in float32."""
+    """Return the same from our rows, which hold log-likelihoods in float32."""
     columns = ("task", "sample_id", "scoring", "option_log_likelihoods", "text")
     return {Key(*key): text if values is None else values for *key, values, text in samples.select(columns).iter_rows()}
 
 
 def worst(found: dict[str, list[Gap]], sides: dict[str, dict[str, Said]], folder: Path) -> dict[str, Any]:
-    """By task the largest gap among some variants, and who is off there.
+    """Return the largest gap of each task among some variants, and the error of each side there.
 
     Args:
         found: gaps by variant.
-        sides: what each side said, by its name and by variant.
-        folder: where the variants' checkpoints lie.
+        sides: the results of each side, by its name and by variant.
+        folder: folder of the variants' checkpoints.
     """
     result = {}
     for spec in TASKS:
@@ -117,13 +117,13 @@ def worst(found: dict[str, list[Gap]], sides: dict[str, dict[str, Said]], folder
 
 
 def ratios(ours: Watch, theirs: Watch) -> dict[str, float]:
-    """How many times as long as ours theirs took, in all and by task, in processor seconds."""
+    """Return the ratio of their processor seconds to ours, in all and by task."""
     by_task = {spec.name: round(theirs.processor[spec.name] / ours.processor[spec.name], 2) for spec in TASKS}
     return {"in all": round(sum(theirs.processor.values()) / sum(ours.processor.values()), 2)} | by_task
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     torch.set_num_threads(2)
     source = locate("embedded", Path(platformdirs.user_cache_dir("prunescope")))
     ours, theirs, quick = Watch(), Watch(), Watch()

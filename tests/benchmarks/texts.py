@@ -1,4 +1,4 @@
-"""Speed and size of the text measure beside llama.cpp's --kl-divergence, and that the dense model equals itself.
+"""Speed and size of the text measure beside llama.cpp's --kl-divergence, and equality of the dense model with itself.
 
 Run by `python -m tests.benchmarks.texts`; prints JSON. SmolLM2-135M on two threads, WikiText-2, context 512.
 """
@@ -27,12 +27,12 @@ LLAMA_CPP_SECONDS, LLAMA_CPP_TOKENS_A_SECOND, LLAMA_CPP_BYTES = 132.0, 141.0, 98
 
 
 def study(text: TextSpec) -> Study:
-    """The demo with this text."""
+    """Return the demo with this text."""
     return load_study("demo").model_copy(update={"texts": (text,)})
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     torch.set_num_threads(2)
     decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
     short = TextSession(decoder, "dense", study(TEXT.model_copy(update={"max_tokens": 2 * 256})))

@@ -1,4 +1,4 @@
-"""The warehouse at N layer records: writing, every mart and question, opening 10,000 partitions, and MLflow beside it.
+"""The warehouse at N layer records: writing, every mart and question, opening 10,000 partitions, and MLflow.
 
 Run by `python -m tests.benchmarks.warehouse [ROWS ...] [--only questions] [--mlflow PYTHON]` (default 1e6), sizes in
 ascending order; figures as they come go to standard error as JSON, a table with the targets to standard output. Two
@@ -37,18 +37,18 @@ HOW_TO_INSTALL = (
     "MLflow is left out; for it: python -m venv mlflow && mlflow/bin/pip install mlflow-skinny sqlalchemy alembic && "
     "python -m tests.benchmarks.warehouse ROWS --mlflow mlflow/bin/python"
 )
-# What two cores must keep at a hundred million records, and at any smaller size.
+# Targets for two cores at a hundred million records, and at any smaller size.
 MOST_SECONDS, MOST_GIB, MOST_SECONDS_TO_OPEN = 10, 4, 2
 LEAST_ROWS_PER_SECOND, LEAST_TIMES_AT_INGEST, LEAST_TIMES_AT_READING = 2e6, 100, 20
 
 
 def told(name: str, figures: object) -> None:
-    """Figures as they come: the whole takes many minutes."""
+    """Print figures as they are measured: the whole takes many minutes."""
     sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def provenance(model: str, recipe: str | None) -> Provenance:
-    """Of a partition that nothing computed."""
+    """Return the provenance of a generated partition."""
     libraries = {"duckdb": duckdb.__version__, "pyarrow": pa.__version__}
     return Provenance(
         "f" * 64, "bench", model, recipe, {}, "bench", libraries, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00+00:00"
@@ -56,7 +56,7 @@ def provenance(model: str, recipe: str | None) -> Provenance:
 
 
 def write_variant(root: Path, model: str, recipe: Recipe) -> dict[str, float]:
-    """Makes and writes one variant, and its model's tables with the dense one; what writing the layer records took."""
+    """Generate and write one variant, and with the dense one its model's tables; return seconds of layer records."""
     store, figures = Store(root), {}
     frames = variant_tables(model, recipe) | (model_tables(model) if recipe.name == "dense" else {})
     for name, rows in frames.items():
@@ -76,9 +76,9 @@ def write_variant(root: Path, model: str, recipe: Recipe) -> dict[str, float]:
 
 
 def write_warehouse(root: Path, rows: int) -> dict[str, float]:
-    """Writes a warehouse of so many layer records with two writers at once.
+    """Write a warehouse of so many layer records with two writers at once.
 
-    A writer's time is that of `Store.write` alone: checks, hash and fsync included, the making of the rows left out.
+    A writer's time is that of `Store.write` alone, with checks, hash and fsync, without generating the rows.
     """
     with ProcessPoolExecutor(WRITERS, mp_context=get_context("spawn")) as pool:
         done = list(pool.map(write_variant, *zip(*((root, *each) for each in variants(rows)), strict=True)))
@@ -95,7 +95,7 @@ def write_warehouse(root: Path, rows: int) -> dict[str, float]:
 
 
 def child(*arguments: str) -> dict[str, float]:
-    """The JSON that a process of its own prints."""
+    """Return the JSON that a process of its own prints."""
     root = Path(__file__).parents[2]
     done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -104,7 +104,7 @@ def child(*arguments: str) -> dict[str, float]:
 
 
 def asked(root: Path, views: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Seconds and memory of every view, each in a process of its own."""
+    """Return seconds and memory of every view, each in a process of its own."""
     figures = {}
     for view in views:
         figures[view] = child(sys.executable, "-m", "tests.benchmarks.warehouse_view", str(root), view)
@@ -113,7 +113,7 @@ def asked(root: Path, views: Iterable[str]) -> dict[str, dict[str, float]]:
 
 
 def open_many(root: Path) -> dict[str, float]:
-    """Opening a catalogue over 10,000 partitions: one small variant under many names."""
+    """Open a catalogue over 10,000 partitions: one small variant under many names."""
     recipe = next(variants(1))[1]
     write_variant(root, "template", recipe)
     templates = sorted(root.rglob(f"recipe={path_safe(recipe.name)}/{PART}"))
@@ -121,14 +121,14 @@ def open_many(root: Path) -> dict[str, float]:
         template = templates[index % len(templates)]
         place = template.parents[2] / f"model=m{index}" / template.parent.name / PART
         place.parent.mkdir(parents=True)
-        # A link, not a copy: what is measured is opening files and reading their footers.
+        # A link, not a copy: only opening files and reading their footers is measured.
         os.link(template, place)
     found = asked(root, ["noise_variants"])["noise_variants"]
     return {"partitions": PARTITIONS} | {name: found[name] for name in ("open_seconds", "open_cpu_seconds", "peak_gib")}
 
 
 def against_mlflow(python: str, rows_per_second: float, root: Path) -> dict[str, float]:
-    """A million points in MLflow's sqlite store, against the same here: one writer, and a variant read back whole."""
+    """Compare a million points in MLflow's sqlite store with the same here: one writer, and a variant read back."""
     theirs = child(python, "tests/benchmarks/mlflow_store.py", str(POINTS))
     model, recipe = next(variants(1))
     start = time.perf_counter()
@@ -141,18 +141,18 @@ def against_mlflow(python: str, rows_per_second: float, root: Path) -> dict[str,
 
 
 def verdict(*kept: bool) -> str:
-    """How a target came out."""
+    """Return whether a target was met, as text."""
     return "met" if all(kept) else "MISSED"
 
 
 def lines(
     written: dict[str, float], figures: dict[str, dict[str, float]], before: dict[str, dict[str, float]], growth: float
 ) -> Iterator[str]:
-    """The table of one size.
+    """Return the table of one size.
 
     Args:
-        written: what `write_warehouse` said.
-        figures: what `asked` said.
+        written: the result of `write_warehouse`.
+        figures: the result of `asked`.
         before: the same of the size before; empty for the first.
         growth: how many times as many rows this size has as that one.
     """
@@ -162,7 +162,7 @@ def lines(
     yield f"  {'view':40}{'seconds':>9}{'GiB':>7}{'CPU s':>8}{'CPU/rows':>10}  target"
     for name, each in figures.items():
         kept = verdict(each["seconds"] <= MOST_SECONDS, each["peak_gib"] <= MOST_GIB)
-        # 1 where the processor time grows as the rows do; what every process pays makes it smaller.
+        # 1 where processor time grows as the rows do; the fixed cost of a process makes it smaller.
         linear = f"{each['cpu_seconds'] / before[name]['cpu_seconds'] / growth:.2f}" if before else "-"
         yield (
             f"  {name:40}{each['seconds']:9.2f}{each['peak_gib']:7.2f}{each['cpu_seconds']:8.1f}{linear:>10}  "
@@ -171,12 +171,12 @@ def lines(
 
 
 def is_question(view: str) -> bool:
-    """Whether the targets hold for the view."""
+    """Return whether the targets hold for the view."""
     return view_sql()[view].layer == "questions"
 
 
 def main() -> None:
-    """Measures and prints; exit code 1 where a target was missed."""
+    """Measure and print; return exit code 1 where a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("rows", nargs="*", type=float, default=[1e6], help="numbers of layer records, ascending")
     parser.add_argument("--only", choices=["questions"], help="leave out the marts, the catalogue and MLflow")

@@ -1,6 +1,6 @@
-"""Rows of a study that was never run: published means by layer, skewed divergences, identities that hold.
+"""Rows of a generated study: published means by layer, skewed divergences, identities that hold.
 
-Numbers only, one variant at a time; what is measured on them is `tests.benchmarks.warehouse`'s business.
+Rows of one variant at a time; `tests.benchmarks.warehouse` measures with them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ class Recipe:
     Attributes:
         name: its name.
         method: its method, noise included.
-        strength: how far it moves the model, against the published figures; 0 for the dense model.
+        strength: size of its shifts relative to the published figures; 0 for the dense model.
         dropped: every so many-th sublayer of its kind is changed; 1 for all of them, 0 for none.
         kind: the kind of sublayer that it changes; empty for both.
     """
@@ -71,13 +71,13 @@ RECIPES = (
 
 
 def variants(rows: int) -> Iterator[tuple[str, Recipe]]:
-    """As many variants as hold so many rows of `layer_transitions`: all recipes of a model, then the next model."""
+    """Return the variants for so many rows of `layer_transitions`: all recipes of a model, then the next model."""
     for index in range(max(1, round(rows / ROWS_A_VARIANT))):
         yield f"bench/model-{index // len(RECIPES):03d}", RECIPES[index % len(RECIPES)]
 
 
 def model_tables(model: str) -> dict[str, pl.DataFrame]:
-    """The tables that are kept per model."""
+    """Return the tables that are kept per model."""
     sizes = {"layers": LAYERS, "vocabulary": VOCABULARY, "parameters": 7_600_000_000, "dtype": "bfloat16"}
     units = [(layer, unit) for layer in range(LAYERS) for unit in ("attn", "mlp", "block")]
     return {
@@ -91,7 +91,7 @@ def model_tables(model: str) -> dict[str, pl.DataFrame]:
 
 
 def variant_tables(model: str, recipe: Recipe) -> dict[str, pl.DataFrame]:
-    """The tables that are kept per variant; the dense side's columns are the same for all recipes of a model."""
+    """Return the tables that are kept per variant; columns of the dense side are equal for all recipes of a model."""
     dense = np.random.default_rng([ord(letter) for letter in model])
     own = np.random.default_rng([ord(letter) for letter in f"{model}@{recipe.name}"])
     frames = {
@@ -110,7 +110,7 @@ def variant_tables(model: str, recipe: Recipe) -> dict[str, pl.DataFrame]:
 
 
 def filled(name: str, given: Mapping[str, Any]) -> pl.DataFrame:
-    """The columns with all others of the table filled by what its definition allows."""
+    """Return the columns, with all others of the table filled by values that its definition allows."""
     table: Table = TABLES[name]
     rows = len(next(iter(given.values())))
     return pl.DataFrame(
@@ -130,14 +130,14 @@ def _default(column: Column) -> object:
 
 
 def _label(values: tuple[str, ...], each: int, times: int) -> pl.Series:
-    """Every value so often, and all of that so many times, as strings, which is how a study hands them over."""
+    """Repeat every value so often, and all of them so many times, as strings, as a study passes them."""
     return pl.Series(np.tile(np.repeat(np.arange(len(values)), each), times)).replace_strict(
         dict(enumerate(values)), return_dtype=pl.String
     )
 
 
 def _transitions(model: str, recipe: Recipe, dense: np.random.Generator, own: np.random.Generator) -> Columns:
-    """Rows in the order in which the engine hands them over: layer, sublayer, lens, scope, prompt, position."""
+    """Return rows in the order of the engine: layer, sublayer, lens, scope, prompt, position."""
     tokens = len(PROMPTS) * STEPS
     shape = (LAYERS, len(SUBLAYERS), len(LENSES), len(SCOPES), tokens)
     rows = ROWS_A_VARIANT
@@ -145,7 +145,7 @@ def _transitions(model: str, recipe: Recipe, dense: np.random.Generator, own: np
         space: np.array([PUBLISHED[sublayer, space].split() for sublayer in SUBLAYERS], np.float32).T / 1000
         for space in ("h", "z", "p")
     }
-    grown = np.array([1, 1, 3], np.float32)  # what all sublayers together do beside what one does alone
+    grown = np.array([1, 1, 3], np.float32)  # the effect of all sublayers relative to that of one
     means = {
         space: np.broadcast_to(mean[:, :, None, None, None] * grown[:, None], shape).reshape(rows)
         for space, mean in means.items()
@@ -185,7 +185,7 @@ def _transitions(model: str, recipe: Recipe, dense: np.random.Generator, own: np
 
 
 def _dense_side(rng: np.random.Generator, shape: tuple[int, ...]) -> Columns:
-    """What depends on the dense model alone."""
+    """Return the columns that depend on the dense model alone."""
     noise = {name: rng.standard_normal(shape, np.float32) for name in ("h", "z", "p", "entropy", "margin")}
     top = 1 / (1 + np.exp(-1 - 1.5 * noise["p"]))
     return {
@@ -201,7 +201,7 @@ def _dense_side(rng: np.random.Generator, shape: tuple[int, ...]) -> Columns:
 def _divergence(
     rng: np.random.Generator, sides: Columns, means: Columns, strength: float, moved: np.ndarray
 ) -> Columns:
-    """Columns of one frame that depend on both sides; exactly zero, or those of the dense side, where nothing moved."""
+    """Return columns that depend on both sides; exactly zero, or those of the dense side, where nothing moved."""
     rows = len(moved)
     zero = np.float32(0)
 
@@ -267,7 +267,7 @@ def _divergence(
 
 
 def _output(dense: np.random.Generator, own: np.random.Generator, recipe: Recipe, rows: int) -> Columns:
-    """Divergence columns at the output, where all sublayers have had their say."""
+    """Return divergence columns at the output, behind all sublayers."""
     means = {
         space: np.full(rows, float(PUBLISHED["mlp", space].split()[-1]) / 300, np.float32) for space in ("h", "z", "p")
     }

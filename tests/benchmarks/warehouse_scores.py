@@ -1,6 +1,6 @@
-"""Rows of the tables of scores, speed and masks for the study that was never run.
+"""Rows of the tables of scores, speed and masks for the generated study.
 
-Numbers only, in proportion to `tests.benchmarks.warehouse_rows`, which asks for them.
+`tests.benchmarks.warehouse_rows` uses them.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ SAMPLED = 16_384
 
 
 def published(model: str) -> Given:
-    """Rows of `paper_reference`: one task at every number of dropped sublayers."""
+    """Return rows of `paper_reference`: one task at every number of dropped sublayers."""
     dropped = list(range(13))
     return {
         "model": [model] * 13,
@@ -30,7 +30,7 @@ def published(model: str) -> Given:
 
 
 def scores(model: str, recipe: str, strength: float, rng: np.random.Generator) -> dict[str, Given]:
-    """Rows of `task_scores`, `task_samples`, `retrieval_scores` and `speed` of one variant."""
+    """Return rows of `task_scores`, `task_samples`, `retrieval_scores` and `speed` of one variant."""
     loss = min(strength / 5, 0.9)
     value = {"non_generative": 0.7 - loss / 5, "generative": 0.75 * (1 - loss), "perplexity": 9.0 * (1 + strength)}
     whose = {"model": model, "recipe": recipe}
@@ -78,7 +78,7 @@ def scores(model: str, recipe: str, strength: float, rng: np.random.Generator) -
 
 
 def masks(model: str, recipe: str, layers: list[int], rng: np.random.Generator) -> Given:
-    """Rows of `mask_samples`: half of the weights of every matrix of these layers kept."""
+    """Return rows of `mask_samples`: half of the weights of every matrix of these layers kept."""
     places = [(layer, sublayer, module) for layer in layers for sublayer in MODULES for module in MODULES[sublayer]]
     return _rows(
         len(places),
@@ -94,7 +94,7 @@ def masks(model: str, recipe: str, layers: list[int], rng: np.random.Generator) 
 
 
 def _rows(count: int, **columns: object) -> Given:
-    """The columns as long as the table; what is no sequence of that length is the same in every row."""
+    """Return columns of the table's length; a value that is no sequence of that length is repeated in every row."""
     return {
         name: value if isinstance(value, (list, np.ndarray)) else [value] * count for name, value in columns.items()
     }

@@ -1,4 +1,4 @@
-"""One view of a warehouse asked whole: seconds and peak memory of a process that does nothing else.
+"""One view of a warehouse, read completely: seconds and peak memory of a process that does nothing else.
 
 Run by `tests.benchmarks.warehouse`, once a view: `python -m tests.benchmarks.warehouse_view FOLDER VIEW`; prints JSON.
 """
@@ -13,24 +13,24 @@ from pathlib import Path
 from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.quoting import quoted
 
-# What runs to one row a record is counted: nobody reads it whole.
+# Views with one row a record are counted: no user reads them completely.
 ROW_BY_ROW = ("estimate_points", "representation_shifts")
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held."""
+    """Return the peak memory of this process."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
 
 
 def cpu_seconds() -> float:
-    """User and system time of all threads."""
+    """Return user and system time of all threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
-    """Opens, asks, prints."""
+    """Open, query, print."""
     folder, view = sys.argv[1:]
     start, before = time.perf_counter(), cpu_seconds()
     with connect(folder) as connection:

@@ -9,17 +9,17 @@ import polars as pl
 from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.warehouse_builder import Handmade
 
-# From the amount of a probe and a source of chance to what writing and choosing lose.
+# Maps a probe and a source of chance to the losses of writing and choosing.
 Losses = Callable[[float, np.random.Generator], tuple[float, float]]
 
 
 def cliff(damage: float, _: np.random.Generator) -> tuple[float, float]:
-    """Writing is gone from 0.3 on, choosing from 3 on."""
+    """Lose all writing from 0.3 on and all choosing from 3 on."""
     return float(damage > 0.3), float(damage > 3)
 
 
 def chance(_: float, source: np.random.Generator) -> tuple[float, float]:
-    """Nothing follows from the probe."""
+    """Draw both losses at random, independent of the probe."""
     return float(source.random()), float(source.random())
 
 
@@ -29,7 +29,7 @@ def known(
     losses: Losses,
     unscored: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
-    """Puts variants `r0`, `r1`, … of each model, told by KL at the first token alone, in place of the two marts."""
+    """Replace the two marts by variants `r0`, `r1`, … of each model, which differ in the KL at the first token."""
     probes, lost = [], []
     for seed, (model, damages) in enumerate([*scored.items(), *(unscored or {}).items()]):
         source = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def known(
 
 
 def probed(warehouse: Handmade, model: str, nats: Sequence[float]) -> None:
-    """Tables of a dense variant and of one a KL: two tokens of a prompt, four questions of which one or all change."""
+    """Build a dense variant and one for each KL: two tokens of a prompt, four questions of which one or all change."""
     warehouse.variant("dense", model=model).step("dense", "p", 0, model=model)
     for index, kl in enumerate(nats):
         recipe = f"r{index}"
@@ -68,7 +68,7 @@ def probed(warehouse: Handmade, model: str, nats: Sequence[float]) -> None:
 
 
 def scored(warehouse: Handmade, model: str, nats: Sequence[float], losses: Losses) -> None:
-    """The same with the scores of a task that chooses among four options and of one that writes."""
+    """Build the same with the scores of a task with four options and of one with written answers."""
     probed(warehouse, model, nats)
     options = {"scoring": "full_text", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0]}
     task_sample(warehouse, "dense", "arc", "s", model=model, **options)

@@ -21,7 +21,7 @@ def task_score(
     group: str | None = None,
     model: str = MODEL,
 ) -> None:
-    """A row of `task_scores`; shares from 0 to 1, perplexities from 1."""
+    """Add a row of `task_scores`; shares from 0 to 1, perplexities from 1."""
     warehouse.add(
         "task_scores",
         model=model,
@@ -56,9 +56,9 @@ def task_sample(
     model: str = MODEL,
     **given: object,
 ) -> None:
-    """A row of `task_samples`: of an option's likelihood under letter and full_text, of a text under greedy.
+    """Add a row of `task_samples`: of an option's likelihood under letter and full_text, of a text under greedy.
 
-    With options the answer and its correctness follow from the log-likelihoods, and `is_correct` is passed over.
+    With options the answer and its correctness follow from the log-likelihoods, and `is_correct` is ignored.
     """
     labels = [chr(ord("A") + index) for index in range(len(log_likelihoods))]
     best = max(range(len(labels)), key=log_likelihoods.__getitem__)
@@ -103,7 +103,7 @@ def retrieval_score(
     n: int = 50,
     model: str = MODEL,
 ) -> None:
-    """A row of `retrieval_scores`."""
+    """Add a row of `retrieval_scores`."""
     warehouse.add(
         "retrieval_scores",
         model=model,
@@ -127,7 +127,7 @@ def speed(
     model: str = MODEL,
     **given: object,
 ) -> None:
-    """A row of `speed`: `ratio` times as fast as the dense model, which reads 1000 and writes 50 tokens a second."""
+    """Add a row of `speed`: `ratio` times as fast as the dense model, at 1000 tokens read and 50 written a second."""
     dense = {"prefill_tokens_per_second": 1000.0, "decode_tokens_per_second": 50.0}
     row: dict[str, object] = {
         "model": model,
@@ -160,7 +160,7 @@ def paper_reference(
     source: str = "2603.24652 Figure 1",
     model: str = MODEL,
 ) -> None:
-    """A row of `paper_reference`; percents as shares."""
+    """Add a row of `paper_reference`; percents as shares."""
     warehouse.add(
         "paper_reference",
         model=model,
@@ -184,7 +184,7 @@ def mask_sample(
     module: str = "layers.0.attn.q",
     model: str = MODEL,
 ) -> None:
-    """A row of `mask_samples` for a matrix of as many weights as there are bits, at most 16,384."""
+    """Add a row of `mask_samples` for a matrix of as many weights as there are bits, at most 16,384."""
     warehouse.add(
         "mask_samples",
         model=model,

@@ -19,7 +19,7 @@ def text_token(
     model: str = MODEL,
     **given: object,
 ) -> None:
-    """A row from the target's probabilities on both sides; divergences that are not given follow from `kl`."""
+    """Add a row from the target's probabilities on both sides; divergences that are not given follow from `kl`."""
     measures = divergence(kl, **given)
     warehouse.rows["text_tokens"].append(
         {

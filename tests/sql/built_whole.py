@@ -1,4 +1,4 @@
-"""A warehouse in which every view has rows and all is well, so that a test can break one thing in it."""
+"""A warehouse in which every view has rows and every check passes, so that a test can break one thing in it."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ STEPS = 4
 
 
 def whole_warehouse() -> Handmade:
-    """A model with its dense variant, six recipes and a noise floor, measured in every way, in which all is well."""
+    """Build a model with its dense variant, six recipes and a noise floor, measured in every way."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
@@ -35,7 +35,7 @@ def whole_warehouse() -> Handmade:
 
 
 def crowded_warehouse() -> Handmade:
-    """The same beside a second model whose recipes, prompts, texts and samples have the same names and other rows."""
+    """Build the same and a second model with the same names of recipes, prompts, texts and samples and other rows."""
     warehouse, other = whole_warehouse(), whole_warehouse()
     swapped = {
         "wanda-50": "wanda-2of4",
@@ -55,7 +55,7 @@ def crowded_warehouse() -> Handmade:
 
 
 def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> None:
-    """Eight samples a task; pruning costs written answers and hardly any chosen ones."""
+    """Add eight samples a task; pruning costs written answers and hardly any chosen ones."""
     is_dense = recipe == "dense"
     task_score(warehouse, recipe, "text", 10.0 if is_dense else 20.0, metric="word_perplexity", kind="perplexity")
     written = [is_dense or bool(chance.random() < 0.5) for _ in range(8)]
@@ -75,7 +75,7 @@ def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> Non
 
 
 def _sample_masks(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.random.Generator) -> None:
-    """One matrix of 40 weights a sublayer, of which Wanda keeps half."""
+    """Add one matrix of 40 weights a sublayer, of which Wanda keeps half."""
     for layer in range(LAYERS):
         for sublayer in ("attn", "mlp"):
             kept = chance.permutation(40) < (20 if recipe.startswith("wanda") else 40)

@@ -14,7 +14,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.sql.warehouse_builder import Memory
 
 FOLDER = Path(__file__).parent / "demo"
-# Few enough to stay small: the first, a middle and the last layer, and of the drops one layer that they dropped.
+# Few layers keep it small: the first, a middle and the last one, and one that the drops dropped.
 KEPT = {
     "models": "true",
     "variants": "true",
@@ -49,7 +49,7 @@ def _rows(name: str) -> pl.DataFrame:
 
 
 def take(root: Path) -> None:
-    """Stores the part of a warehouse that tests read."""
+    """Store the part of a warehouse that tests read."""
     with database.connect(root) as connection:
         for name, kept in KEPT.items():
             rows = connection.sql(f"select * from {name} where {kept} order by all").pl()

@@ -1,4 +1,4 @@
-"""Each assert_ file finds nothing in a good warehouse and something in one where that very thing is broken."""
+"""Assertions in SQL: each finds nothing in a good warehouse, and something in one that breaks its rule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ FILES = sorted((database.SQL / "tests").glob("assert_*.sql"))
 
 @dataclass(frozen=True)
 class Break:
-    """The rows of a table with the values `where` are changed to `values`, the first of them; without values all go."""
+    """A change of the first row of a table with the values `where`; without new values, all such rows are removed."""
 
     table: str
     where: dict[str, object]
@@ -92,7 +92,7 @@ def failures(memory: Memory) -> dict[str, list[Row]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def test_no_assertion_fails_where_all_is_well(good: Memory) -> None:
+def test_no_assertion_fails_in_a_good_warehouse(good: Memory) -> None:
     assert failures(good) == {}
 
 
@@ -101,7 +101,7 @@ def test_no_assertion_fails_on_an_empty_warehouse() -> None:
 
 
 @pytest.mark.parametrize(("name", "broken"), BROKEN)
-def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Memory) -> None:
+def test_an_assertion_finds_broken_rows(name: str, broken: Break, good: Memory) -> None:
     warehouse, table = whole_warehouse(), TABLES[broken.table]
     right = [dict(row) for row in warehouse.rows[broken.table]]
     broken.apply(warehouse)
@@ -112,7 +112,7 @@ def test_an_assertion_finds_what_was_broken(name: str, broken: Break, good: Memo
         good.fill_table(table, right, checked=False)
 
 
-def test_rounding_may_turn_a_tie_without_an_alarm() -> None:
+def test_a_tie_turned_by_rounding_raises_no_alarm() -> None:
     warehouse = Handmade().model().variant("dense").variant("wanda-50").generation("wanda-50", "p", flip=0)
     for trajectory, flips in (("teacher_forced", False), ("free_running", True)):
         warehouse.step("wanda-50", "p", 0, 1.0, trajectory=trajectory, flips=flips, margin_pruned=1e-4)
@@ -123,5 +123,5 @@ def test_rounding_may_turn_a_tie_without_an_alarm() -> None:
     assert failures(memory) == {}
 
 
-def test_every_assertion_is_broken_at_least_once() -> None:
+def test_every_assertion_has_a_broken_case() -> None:
     assert {path.stem for path in FILES} == {f"assert_{name}" for name, _ in BROKEN}

@@ -1,8 +1,8 @@
-"""Two variants side by side and their paired difference: by hand, against numpy and scipy, and what is not paired."""
+"""Comparison of two variants and their paired difference: by hand, and against numpy and scipy."""
 
-import dataclasses
 import math
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import polars as pl
@@ -10,21 +10,28 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy import stats
 
-from prunescope.warehouse.catalogue.comparison import Comparison, compare, compare_pairs
-from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.catalogue import comparison
+from prunescope.warehouse.catalogue.comparison import Comparison, compare_pairs
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.partition_store import Store
-from prunescope.warehouse.tables import TABLES
 from tests.sql.built_tasks import task_sample
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.resampling import interval
-from tests.sql.warehouse_builder import Handmade, Row
+from tests.sql.warehouse_builder import Handmade, Memory, Row
+
+Compare = Callable[[Handmade, str, str], Comparison]
 
 
-def write(warehouse: Handmade, root: Path) -> Path:
-    warehouse.connect(root).close()
-    return root
+@pytest.fixture
+def compare(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """Return a function that compares two variants of a warehouse in memory."""
+    monkeypatch.setattr(comparison, "connect", lambda _: nullcontext(memory.connection))
+
+    def compared(warehouse: Handmade, a: str, b: str) -> Comparison:
+        memory.fill(warehouse)
+        return comparison.compare("memory", a, b)
+
+    return compared
 
 
 def by_statistic(found: Comparison, measured_on: str) -> dict[str, Row]:
@@ -41,19 +48,19 @@ def two_variants(*recipes: str) -> Handmade:
 
 
 def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
-    """Standard error of the mean by the sandwich formula, clusters of any size."""
+    """Return the standard error of the mean by the sandwich formula, clusters of any size."""
     rest = values - values.mean()
     sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
     return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
-def test_the_difference_is_paired_so_what_is_hard_for_both_cancels(tmp_path: Path) -> None:
+def test_difficulty_shared_by_both_cancels_in_the_paired_difference(compare: Compare) -> None:
     warehouse = two_variants()
     # Windows differ widely, but B is one bit worse at every token.
     for position, p in enumerate([1 / 4, 1 / 4, 1 / 64, 1 / 64], start=1):
         for recipe, bits in (("a", 1), ("b", 2)):
             text_token(warehouse, recipe, position, bits, window=position // 3, p_dense=p, p_pruned=p / 2**bits)
-    found = by_statistic(compare(write(warehouse, tmp_path), "a", "tiny@b"), "text wiki")
+    found = by_statistic(compare(warehouse, "a", "tiny@b"), "text wiki")
 
     ln_ppl = found["ln_ppl"]
     assert (ln_ppl["a"], ln_ppl["b"]) == (pytest.approx(5 * math.log(2)), pytest.approx(6 * math.log(2)))
@@ -68,7 +75,7 @@ def test_the_difference_is_paired_so_what_is_hard_for_both_cancels(tmp_path: Pat
     assert found["kl_p99_nats"]["difference_se"] is None
 
 
-def test_texts_agree_with_numpy_and_scipy(tmp_path: Path) -> None:
+def test_texts_agree_with_numpy_and_scipy(compare: Compare) -> None:
     chance, warehouse, windows, each = np.random.default_rng(7), two_variants(), 8, 5
     count = windows * each
     window = np.arange(count) // each
@@ -89,7 +96,7 @@ def test_texts_agree_with_numpy_and_scipy(tmp_path: Path) -> None:
                 p_pruned=p[side][at],
                 flips=not same[side][at],
             )
-    found = by_statistic(compare(write(warehouse, tmp_path), "a", "b"), "text wiki")
+    found = by_statistic(compare(warehouse, "a", "b"), "text wiki")
 
     nll, dp = {s: -np.log(p[s]) for s in "ab"}, {s: p[s] - p_dense for s in "ab"}
     rms = {s: math.sqrt((dp[s] ** 2).mean()) for s in "ab"}
@@ -126,7 +133,7 @@ def test_texts_agree_with_numpy_and_scipy(tmp_path: Path) -> None:
         assert row["difference"] == pytest.approx(row["b"] - row["a"])
 
 
-def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_path: Path) -> None:
+def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(compare: Compare) -> None:
     chance, warehouse, lengths = np.random.default_rng(3), two_variants(), [3, 1, 4, 2, 5, 3]
     prompt = np.repeat(np.arange(len(lengths)), lengths)
     kl = {side: chance.lognormal(size=len(prompt)).astype(np.float32).astype(float) for side in "ab"}
@@ -135,10 +142,10 @@ def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_
             warehouse.generation(side, f"p{number}")
             for step in range(length):
                 warehouse.step(side, f"p{number}", step, kl[side][prompt == number][step])
-        # What only one side has, and what each reads of its own, is not compared.
+        # Steps of one side only, and free-running ones, are not compared.
         warehouse.step(side, "p0", 7 if side == "a" else 8, 99.0)
         warehouse.step(side, "p0", 0, 99.0, trajectory="free_running")
-    found = by_statistic(compare(write(warehouse, tmp_path), "a", "b"), "prompts")
+    found = by_statistic(compare(warehouse, "a", "b"), "prompts")
 
     row, difference = found["kl_mean_nats"], kl["b"] - kl["a"]
     error = clustered(difference, prompt)
@@ -151,25 +158,25 @@ def test_generations_are_paired_by_prompt_and_step_with_errors_over_prompts(tmp_
     assert "ppl" not in found
 
 
-def test_every_temperature_of_the_prompts_stands_by_itself_and_ties_count_half(tmp_path: Path) -> None:
+def test_every_temperature_has_its_own_rows_and_ties_count_half(compare: Compare) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         warehouse.generation(recipe, "p")
         for temperature in (0.5, 1.0):
             warehouse.step(recipe, "p", 0, temperature, temperature=temperature)
-    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+    rows = compare(warehouse, "a", "b").rows.to_pylist()
 
     shares = {row["temperature"]: row["a"] for row in rows if row["statistic"] == "share_nearer"}
     assert shares == {0.5: 0.5, 1.0: 0.5}
     assert {row["a_se"] for row in rows} == {None}, "one prompt says nothing about the error"
 
 
-def test_the_noise_floor_stands_beside_every_kl(tmp_path: Path) -> None:
+def test_every_kl_has_its_noise_floor(compare: Compare) -> None:
     warehouse = two_variants().variant("noise-batch", method="noise")
     for recipe, kl in (("a", 1.0), ("b", 2.0), ("noise-batch", 0.25)):
         text_token(warehouse, recipe, 1, kl)
         warehouse.generation(recipe, "p").step(recipe, "p", 0, kl / 2)
-    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+    rows = compare(warehouse, "a", "b").rows.to_pylist()
 
     floors = {(row["measured_on"], row["statistic"].startswith("kl_"), row["noise_p95"]) for row in rows}
     assert floors == {
@@ -179,12 +186,12 @@ def test_the_noise_floor_stands_beside_every_kl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"text_hash": "1" * 8}, {"context": 8}, {"stride": 1}])
-def test_rounding_measured_under_other_conditions_is_no_floor(tmp_path: Path, change: dict[str, object]) -> None:
+def test_rounding_measured_under_other_conditions_is_no_floor(compare: Compare, change: dict[str, object]) -> None:
     warehouse = two_variants().variant("noise-batch", method="noise")
     for recipe in ("a", "b", "noise-batch"):
         text_token(warehouse, recipe, 1, 1.0)
     warehouse.where("text_tokens", recipe="noise-batch")[0].update(change)
-    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+    rows = compare(warehouse, "a", "b").rows.to_pylist()
 
     assert {row["noise_p95"] for row in rows} == {None}
 
@@ -199,15 +206,15 @@ def test_rounding_measured_under_other_conditions_is_no_floor(tmp_path: Path, ch
         ({"text_id": "other"}, "only b was scored on text other; only a was scored on text wiki"),
     ],
 )
-def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
-    tmp_path: Path, change: dict[str, object], reason: str
+def test_a_text_with_two_settings_is_refused_with_the_reason(
+    compare: Compare, change: dict[str, object], reason: str
 ) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
     warehouse.where("text_tokens", recipe="b")[0].update(change)
     with pytest.raises(WarehouseError, match="a and b share nothing to compare: ") as refused:
-        compare(write(warehouse, tmp_path), "a", "b")
+        compare(warehouse, "a", "b")
     assert all(part in str(refused.value) for part in reason.split("; "))
     assert "neither has a teacher-forced generation" in str(refused.value)
 
@@ -219,27 +226,25 @@ def test_a_text_scored_in_two_ways_is_refused_with_the_reason(
         ("decoding_steps", "prompt p: other dense tokens, or no temperature in common"),
     ],
 )
-def test_prompts_of_one_name_with_other_texts_or_dense_tokens_are_not_paired(
-    tmp_path: Path, table: str, reason: str
-) -> None:
+def test_prompts_with_other_texts_or_dense_tokens_are_not_paired(compare: Compare, table: str, reason: str) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
         warehouse.generation(recipe, "p").step(recipe, "p", 0, 1.0)
     changed = {"prompt_text": "else?"} if table == "generations" else {"token_id_dense": 5, "token_id_pruned": 5}
     warehouse.where(table, recipe="b")[0].update(changed)
-    found = compare(write(warehouse, tmp_path), "a", "b")
+    found = compare(warehouse, "a", "b")
     assert set(found.rows["measured_on"].to_pylist()) == {"text wiki"}
     assert found.missing == (reason,)
 
 
-def test_what_some_prompts_lack_is_told_and_the_others_are_paired(tmp_path: Path) -> None:
+def test_unpaired_prompts_are_reported_and_the_others_paired(compare: Compare) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         for prompt in ("same", "other", f"only-{recipe}"):
             warehouse.generation(recipe, prompt).step(recipe, prompt, 0, 5.0 if prompt == "other" else 1.0)
     warehouse.where("generations", recipe="b", prompt_id="other")[0]["prompt_text"] = "else?"
-    found = compare(write(warehouse, tmp_path), "a", "b")
+    found = compare(warehouse, "a", "b")
 
     row = by_statistic(found, "prompts")["kl_max_nats"]
     assert (row["a"], row["tokens"]) == (1.0, 1)
@@ -250,40 +255,36 @@ def test_what_some_prompts_lack_is_told_and_the_others_are_paired(tmp_path: Path
 
 
 @pytest.mark.parametrize(("hash_of_b", "is_paired"), [("1" * 64, True), ("2" * 64, False)])
-def test_without_generations_one_set_of_prompts_proves_their_texts(
-    tmp_path: Path, hash_of_b: str, is_paired: bool
+def test_without_generations_the_hash_of_the_prompts_proves_their_texts(
+    compare: Compare, hash_of_b: str, is_paired: bool
 ) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
         warehouse.step(recipe, "p", 0, 1.0)
-    store, table = Store(write(warehouse, tmp_path)), TABLES["decoding_steps"]
     for recipe, prompts in (("a", "1" * 64), ("b", hash_of_b)):
-        made = store.provenance(table, "tiny", recipe)
-        assert made is not None
-        rows = pl.DataFrame(store.read(table, "tiny", recipe))
-        store.write(table, rows, dataclasses.replace(made, inputs={"prompts_hash": prompts}), "tiny", recipe)
-    found = compare(tmp_path, "a", "b")
+        warehouse.inputs[recipe] = {"prompts_hash": prompts}
+    found = compare(warehouse, "a", "b")
 
     assert ("prompts" in found.rows["measured_on"].to_pylist()) == is_paired
     reason = "prompt p: nothing shows that the texts are the same (no generations)"
     assert found.missing == (() if is_paired else (reason,))
 
 
-def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_path: Path) -> None:
+def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(compare: Compare) -> None:
     chance, warehouse = np.random.default_rng(11), two_variants()
     right = {side: chance.random(30) < share for side, share in (("a", 0.8), ("b", 0.5))}
     nats = {side: np.float32(-chance.exponential(3, (9, 3))).astype(float) for side in "ab"}
     for side in "ab":
         for sample in range(30):
-            # The lenient answers: right where the dense model says so, which neither is of sample 0.
+            # Lenient answers: right where they equal the dense model's; on sample 0 neither does.
             same = None if sample == 0 else bool(right[side][sample])
             known = {"is_correct": bool(right[side][sample]), "is_answer_same": same}
             task_sample(warehouse, side, "gsm8k", f"{sample:02d}", **known)
         for sample in range(9):
             task_sample(warehouse, side, "arc", f"{sample}", scoring="letter", log_likelihoods=nats[side][sample])
     task_sample(warehouse, "a", "gsm8k", "only A was asked")
-    found = compare(write(warehouse, tmp_path), "a", "b")
+    found = compare(warehouse, "a", "b")
 
     assert found.missing == ("neither was scored on a text", "neither has a teacher-forced generation")
     row = by_statistic(found, "task gsm8k")["exact_match"]
@@ -306,14 +307,14 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(tmp_pat
     assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
 
 
-def test_the_tests_of_a_pair_are_corrected_for_one_another(tmp_path: Path) -> None:
+def test_the_tests_of_a_pair_are_corrected_together(compare: Compare) -> None:
     warehouse = two_variants()
-    # So many samples of 15 that A alone answers right.
+    # The number of 15 samples that A alone answers right.
     for task, only_a in (("clear", 14), ("likely", 7), ("open", 2)):
         for sample in range(15):
             task_sample(warehouse, "a", task, f"{sample:02d}", is_correct=True)
             task_sample(warehouse, "b", task, f"{sample:02d}", is_correct=sample >= only_a)
-    rows = compare(write(warehouse, tmp_path), "a", "b").rows.to_pylist()
+    rows = compare(warehouse, "a", "b").rows.to_pylist()
     tests = sorted((row["mcnemar_p"], row["holm_p"]) for row in rows if row["mcnemar_p"] is not None)
     # Holm's: the smallest p times the number of tests, the next times one less, and none below that of a smaller p.
     stepped = [min(1.0, (len(tests) - place) * p) for place, (p, _) in enumerate(tests)]
@@ -321,20 +322,21 @@ def test_the_tests_of_a_pair_are_corrected_for_one_another(tmp_path: Path) -> No
     assert 2 * 0.5**14 < tests[0][1] < 0.01
 
 
-def test_tasks_without_a_shared_sample_are_refused_with_the_reason(tmp_path: Path) -> None:
+def test_tasks_without_a_shared_sample_are_refused_with_the_reason(compare: Compare) -> None:
     warehouse = two_variants()
     task_sample(warehouse, "a", "gsm8k", "s", sample_hash="no example")
     task_sample(warehouse, "b", "gsm8k", "s", sample_hash="five examples")
     task_sample(warehouse, "b", "arc", "s", scoring="letter")
     with pytest.raises(WarehouseError, match="share nothing to compare: ") as refused:
-        compare(write(warehouse, tmp_path), "a", "b")
+        compare(warehouse, "a", "b")
     assert "task gsm8k has no sample that both were asked in the same way" in str(refused.value)
     assert "only b was scored on task arc" in str(refused.value)
 
 
-def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("compare")
+def test_many_pairs_at_once_have_the_numbers_of_each_alone(memory: Memory) -> None:
     warehouse = whole_warehouse()
-    # One was asked another prompt and other samples, so that what is shared differs from pair to pair.
+    # One has another prompt and other samples, so each pair shares different ones.
     for table, column in (
         ("generations", "prompt_text"),
         ("task_samples", "sample_hash"),
@@ -344,28 +346,24 @@ def test_many_pairs_at_once_have_the_numbers_of_each_by_itself(tmp_path: Path) -
             row[column] = "another"
     recipes = ["wanda-50", "rtn-4bit", "dense"]
     pairs = [(a, b) for a in recipes for b in recipes if a != b]
-    with warehouse.connect(tmp_path) as connection:
-        found = compare_pairs(connection, "tiny", pairs)
+    memory.fill(warehouse)
+    found = compare_pairs(memory.connection, "tiny", pairs)
 
     assert [(one.recipe_a, one.recipe_b) for one in found] == pairs
     for one in found:
-        alone = compare(tmp_path, one.recipe_a, one.recipe_b)
+        alone = comparison.compare("memory", one.recipe_a, one.recipe_b)
         assert (one.prompts, one.missing) == (alone.prompts, alone.missing)
         assert_frame_equal(pl.DataFrame(one.rows), pl.DataFrame(alone.rows), rel_tol=1e-12)
     assert len({one.prompts for one in found}) == 2
 
 
-def test_a_pair_that_shares_nothing_says_so_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_pair_that_shares_nothing_says_so_and_the_others_stay(memory: Memory) -> None:
     warehouse = two_variants("a", "b", "c", "unscored")
     for recipe in "abc":
         text_token(warehouse, recipe, 1, 1.0)
-    store, table = Store(write(warehouse, tmp_path)), TABLES["text_tokens"]
-    made = store.provenance(table, "tiny", "c")
-    assert made is not None
-    rows = pl.DataFrame(store.read(table, "tiny", "c"))
-    store.write(table, rows, dataclasses.replace(made, inputs={"weight_hash": "2" * 64}), "tiny", "c")
-    with connect(tmp_path) as connection:
-        same, other, nothing = compare_pairs(connection, "tiny", [("a", "b"), ("b", "c"), ("a", "unscored")])
+    warehouse.inputs["c"] = {"weight_hash": "2" * 64}
+    memory.fill(warehouse)
+    same, other, nothing = compare_pairs(memory.connection, "tiny", [("a", "b"), ("b", "c"), ("a", "unscored")])
 
     assert same.rows.num_rows
     assert not other.rows.num_rows
@@ -374,12 +372,11 @@ def test_a_pair_that_shares_nothing_says_so_and_leaves_the_others(tmp_path: Path
     assert nothing.missing[0] == "only a was scored on text wiki"
 
 
-def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> None:
+def test_variants_are_found_by_recipe_where_one_model_has_it(compare: Compare) -> None:
     warehouse = two_variants().model("other").variant("dense", model="other").variant("c", model="other")
     for recipe in ("dense", "a"):
         text_token(warehouse, recipe, 1, float(recipe == "a"))
-    root = write(warehouse, tmp_path)
-    assert compare(root, "tiny@dense", "a").model == "tiny"
+    assert compare(warehouse, "tiny@dense", "a").model == "tiny"
     for a, b, message in (
         ("dense", "a", "'dense' is a recipe of other, tiny; write MODEL@RECIPE"),
         ("a", "c", "a is of model tiny and c of other; compare two variants of one model"),
@@ -389,20 +386,14 @@ def test_variants_are_found_by_recipe_where_one_model_has_it(tmp_path: Path) -> 
         ("a", "b", "share nothing to compare: only a was scored on text wiki"),
     ):
         with pytest.raises(WarehouseError, match=message):
-            compare(root, a, b)
+            compare(warehouse, a, b)
 
 
-def test_variants_measured_against_other_dense_weights_are_refused(tmp_path: Path) -> None:
+def test_variants_measured_against_other_dense_weights_are_refused(compare: Compare) -> None:
     warehouse = two_variants()
     for recipe in "ab":
         text_token(warehouse, recipe, 1, 1.0)
-    store = Store(write(warehouse, tmp_path))
-    table = TABLES["text_tokens"]
     for recipe, weights in (("a", "1" * 64), ("b", "2" * 64)):
-        made = store.provenance(table, "tiny", recipe)
-        assert made is not None
-        rows = pl.DataFrame(store.read(table, "tiny", recipe))
-        other = dataclasses.replace(made, inputs=made.inputs | {"weight_hash": weights})
-        store.write(table, rows, other, "tiny", recipe)
+        warehouse.inputs[recipe] = {"weight_hash": weights}
     with pytest.raises(WarehouseError, match="a and b were measured against different dense weights .111111111111…"):
-        compare(tmp_path, "a", "b")
+        compare(warehouse, "a", "b")

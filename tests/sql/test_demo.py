@@ -1,4 +1,4 @@
-"""Every question asked of what the demo measured: answers that a real model can give, and the ones that are known."""
+"""Every question over the demo's measurements: plausible answers, and known ones."""
 
 import re
 from itertools import product
@@ -18,7 +18,7 @@ UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31"}
 
 
 def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:
-    """The rows of a question, numbers as floats."""
+    """Return the rows of a question, numbers as floats."""
     rows = connection.sql(f"select * from {QUESTIONS[question]} where {where}").pl()
     assert len(rows) > 0
     return rows.with_columns(pl.col(pl.Decimal, pl.Float32).cast(pl.Float64))
@@ -59,7 +59,7 @@ def test_without_tasks_the_critical_drops_are_those_of_the_probes(measured: duck
     assert set(rows.select("method", "kind", "metric").iter_rows()) == set(product(drops, ("probe",), probes))
 
 
-def test_q01_finds_a_tenth_of_spikes_and_claims_no_interval_from_three_prompts(
+def test_q01_finds_a_tenth_of_spikes_and_gives_no_interval_for_three_prompts(
     measured: duckdb.DuckDBPyConnection,
 ) -> None:
     rows = of(measured, "q01")
@@ -70,7 +70,7 @@ def test_q01_finds_a_tenth_of_spikes_and_claims_no_interval_from_three_prompts(
     assert rows["spearman"].is_between(-1, 1).all()
     assert rows["top_decile_lift"].is_between(0, 9).all()
     assert rows.select(pl.col("^.*_(low|high)$").is_null().all()).row(0) == (True,) * 6
-    # The last attention's local variance stands next to the output, so it says most about it.
+    # The last attention is closest to the output, so its local variance predicts it best.
     wanda = rows.filter(pl.col("recipe") == "wanda-50", pl.col("lens") == "normed")
     assert wanda["auc"].max() > 0.6
 
@@ -167,7 +167,7 @@ def test_q14_the_phases_share_out_the_whole_divergence(measured: duckdb.DuckDBPy
     assert set(sums["n"]) == {72}
 
 
-def test_q15_a_small_margin_foretells_flips(measured: duckdb.DuckDBPyConnection) -> None:
+def test_q15_a_small_margin_predicts_flips(measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, "q15")
 
     assert (rows["auc"] > 0.6).all()

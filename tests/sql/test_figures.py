@@ -1,4 +1,4 @@
-"""The figures ask the real views for what the synthetic frames of `tests/pipelines/reporting/charts` promise them.
+"""Figures over the real views, which must have the columns of the frames in `tests/pipelines/reporting/charts`.
 
 Their numbers and looks are tested there. Headers of the statements of figures and of the explorer are tested here.
 """
@@ -17,7 +17,7 @@ from prunescope.warehouse.catalogue.materialized import read_by
 from prunescope.warehouse.tables import TABLES
 from tests.pipelines.reporting.charts import frames
 
-# Spikes take three at least, which a warehouse of 12 steps a variant does not have.
+# Spikes need three at least, which a warehouse of 12 steps a variant does not have.
 RARE = {"spikes"}
 
 

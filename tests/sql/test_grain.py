@@ -1,4 +1,4 @@
-"""No join multiplies rows, and no row of one model finds its way into another's answer."""
+"""Grain of the views: joins multiply no rows, and rows of one model stay out of another's answer."""
 
 import duckdb
 import polars as pl
@@ -26,7 +26,7 @@ SPACES_MOVED = " + ".join(f"count_if(orth_rel_{space} > 0 or par_rel_{space} <> 
 # Strict and lenient, summed and per byte: most samples are read twice.
 READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 
-# What is counted in the view, and the same counted in the stored rows that it stands on.
+# A count over the view, and the same count over the stored rows below it.
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
     "first_divergent_layer": (
@@ -167,7 +167,7 @@ def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowde
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_view_has_as_many_rows_as_what_it_stands_on(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
+def test_a_view_has_as_many_rows_as_its_source(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
     counted, stored = COUNTS[name]
     [(found, expected)] = crowded.execute(f"select {counted}, {stored} from {name}").fetchall()
 

@@ -1,4 +1,4 @@
-"""What llama.cpp prints of a text, against numbers worked out by hand and against numpy."""
+"""Statistics of a text that llama.cpp prints, against numbers worked out by hand and against numpy."""
 
 import math
 
@@ -10,7 +10,7 @@ from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 NOISE = {f"kl_noise_{name}_nats" for name in ("mean", "max", "p99", "p95", "median")}
 NOISE |= {"ln_ppl_ratio_noise", "delta_p_rms_noise", "top1_agreement_noise"}
-# What the tool prints, in its order, and the columns that hold it.
+# The lines of the tool, in its order, and the columns that hold them.
 PRINTED = {
     "Mean PPL(Q)": "ppl_pruned ± ppl_pruned_se_iid",
     "Mean PPL(base)": "ppl_dense ± ppl_dense_se_iid",
@@ -36,7 +36,7 @@ PRINTED = {
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_perplexities_and_their_errors_by_hand(ask: Ask) -> None:
     assert row["ln_ppl_correlation"] is None, "four pairs carry no correlation"
 
 
-def test_everything_that_llama_cpp_prints_has_its_column(ask: Ask) -> None:
+def test_every_line_of_llama_cpp_has_its_column(ask: Ask) -> None:
     warehouse = Handmade()
     text_token(warehouse, "wanda-50", 1)
     (row,) = ask(warehouse, "kld_summary")
@@ -76,7 +76,7 @@ def test_everything_that_llama_cpp_prints_has_its_column(ask: Ask) -> None:
     assert {column for columns in PRINTED.values() for column in columns.split(" ± ")} <= row.keys()
 
 
-def test_the_figures_of_rounding_alone_stand_beside_those_of_pruning(ask: Ask) -> None:
+def test_the_noise_floor_is_shown_beside_pruning(ask: Ask) -> None:
     warehouse = Handmade().variant("wanda-50").variant("noise-batch", method="noise")
     warehouse.variant("noise-bfloat16", method="noise")
     for recipe, kls, p in (
@@ -116,7 +116,7 @@ def test_rounding_measured_under_other_conditions_is_no_floor(ask: Ask, change: 
     assert {row[name] for name in (*NOISE, "is_below_noise")} == {None}
 
 
-def test_perplexities_that_move_together_differ_with_less_error_than_either_has(ask: Ask) -> None:
+def test_correlated_perplexities_differ_with_less_error_than_either(ask: Ask) -> None:
     warehouse = Handmade()
     for position, p in enumerate((1 / 4, 1 / 16, 1 / 4, 1 / 16), start=1):
         text_token(warehouse, "wanda-50", position, window=position // 2, p_dense=p, p_pruned=p / 2)
@@ -127,7 +127,7 @@ def test_perplexities_that_move_together_differ_with_less_error_than_either_has(
     assert row["ppl_difference_se_iid"] == about(row["ppl_dense_se_iid"])
 
 
-def test_windows_that_err_together_have_a_larger_error_than_their_tokens_alone(ask: Ask) -> None:
+def test_windows_have_a_larger_error_than_independent_tokens(ask: Ask) -> None:
     warehouse = Handmade()
     for position in range(8):
         window = position // 4
@@ -141,7 +141,7 @@ def test_windows_that_err_together_have_a_larger_error_than_their_tokens_alone(a
     assert row["top1_agreement_se_iid"] == about(math.sqrt(2 / 7) / math.sqrt(8))
 
 
-def test_one_window_says_nothing_about_the_error_over_windows(ask: Ask) -> None:
+def test_one_window_has_no_error_over_windows(ask: Ask) -> None:
     warehouse = Handmade()
     for position in range(4):
         text_token(warehouse, "wanda-50", position + 1, float(position))
@@ -196,11 +196,11 @@ def test_every_statistic_equals_numpys_in_float64(ask: Ask) -> None:
 
 
 def statistics64(kl: np.ndarray, p: np.ndarray, q: np.ndarray, same: np.ndarray, window: np.ndarray) -> Row:
-    """The statistics from their definitions."""
+    """Compute the statistics from their definitions."""
     rows: Row = {}
 
     def errors(values: np.ndarray) -> tuple[float, float]:
-        """By the sandwich formula over windows, and of independent tokens."""
+        """Return errors by the sandwich formula over windows, and of independent tokens."""
         rest = values - values.mean()
         groups = np.unique(window)
         sums = np.array([rest[window == group].sum() for group in groups])

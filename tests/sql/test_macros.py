@@ -31,7 +31,7 @@ def value(connection: duckdb.DuckDBPyConnection, expression: str, rows: str = "(
         (", ".join(f"(0.1::double, {index})" for index in range(10)), None),
         (", ".join(f"({index}, 0.1::double)" for index in range(10)), None),
         (", ".join(f"({index}, null)" for index in range(10)), None),
-        # The one x that differs has no partner, so the pairs do not vary.
+        # The only differing x has no partner, so the pairs do not vary.
         (", ".join(f"(1, {index})" for index in range(10)) + ", (2, null)", None),
     ],
 )
@@ -57,20 +57,20 @@ def test_midranks_of_ties_share_their_mean(connection: duckdb.DuckDBPyConnection
 
 
 @pytest.mark.parametrize(("number", "expected"), [(100.0, 2.0), (0.0, None), (-1.0, None), ("null", None)])
-def test_the_logarithm_of_what_is_not_positive_is_null(
+def test_the_logarithm_of_a_non_positive_number_is_null(
     number: object, expected: float | None, connection: duckdb.DuckDBPyConnection
 ) -> None:
     assert value(connection, f"log10_positive({number})") == expected
 
 
 def tied(seed: int, size: int = 40) -> np.ndarray:
-    """Numbers of which many are equal, huge or tiny."""
+    """Generate numbers of which many are equal, huge or tiny."""
     chance = np.random.default_rng(seed)
     return chance.choice([0.0, 1e-30, 0.1, 0.1, 0.5, 2.0, 1e30], size)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_lies_below_a_value_is_counted_and_summed_with_equal_ones_half(
+def test_smaller_values_are_counted_and_summed_with_ties_as_half(
     seed: int, connection: duckdb.DuckDBPyConnection
 ) -> None:
     x, group = tied(seed), np.arange(40) % 3
@@ -99,9 +99,7 @@ def test_a_correlation_of_sums_over_ranks_is_scipys_spearman(seed: int, connecti
 
 
 @pytest.mark.parametrize("sums", ["4, 4, 8, 4, 20, 8", "4, 8, 4, 20, 4, 8", "0, 0, 0, 0, 0, 0", "null, 1, 1, 1, 1, 1"])
-def test_there_is_no_correlation_where_nothing_varies_or_nothing_is(
-    sums: str, connection: duckdb.DuckDBPyConnection
-) -> None:
+def test_constant_or_missing_values_have_no_correlation(sums: str, connection: duckdb.DuckDBPyConnection) -> None:
     assert value(connection, f"correlation_of_sums({sums})") is None
 
 

@@ -6,7 +6,7 @@ from tests.sql.warehouse_builder import Ask, Handmade
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_a_layer_summary_averages_positions_and_keeps_the_digits_of_small_shifts
     assert (second["positions"], second["cos_h_mean"], second["kl_mean_nats"]) == (1, 1.0, 0.0)
 
 
-def test_estimate_points_pair_each_estimate_with_its_truth_and_leave_out_what_did_not_move(ask: Ask) -> None:
+def test_estimate_points_pair_estimates_with_truths_and_omit_unmoved_points(ask: Ask) -> None:
     warehouse = Handmade().transition("wanda-50", "p", 0, layer=1, is_changed=False)
     truths = {"one_minus_cos_h": 0.125, "one_minus_cos_z": 0.25, "one_minus_cos_p": 0.5}
     warehouse.transition("wanda-50", "p", 0, 0.75, **truths, t1_h=1.0, t1_z=2.0, t2_p=3.0, t3_kl_nats=4.0)
@@ -125,7 +125,7 @@ def test_estimate_points_pair_each_estimate_with_its_truth_and_leave_out_what_di
     ]
 
 
-def test_the_decoding_curve_marks_what_comes_after_the_flip_and_after_the_answer(ask: Ask) -> None:
+def test_the_decoding_curve_marks_steps_after_the_flip_and_after_the_answer(ask: Ask) -> None:
     warehouse = Handmade().generation("dense", "p", answer_end=2).generation("wanda-50", "p", flip=0, answer_end=1)
     for step in range(4):
         for trajectory in ("teacher_forced", "free_running"):
@@ -151,7 +151,7 @@ def test_the_decoding_curve_marks_what_comes_after_the_flip_and_after_the_answer
     ]
 
 
-def test_nothing_comes_after_a_flip_or_an_answer_that_never_was(ask: Ask) -> None:
+def test_no_step_is_after_a_missing_flip_or_answer(ask: Ask) -> None:
     warehouse = Handmade().step("wanda-50", "p", 5).step("wanda-50", "q", 5).generation("wanda-50", "q")
     rows = ask(warehouse, "select is_after_flip, is_after_answer, answer_end_step from decoding_curve")
 
@@ -210,7 +210,7 @@ def test_no_option_is_gold_where_the_question_names_none(ask: Ask) -> None:
     assert rows == [{"is_gold": None}, {"is_gold": None}]
 
 
-def test_shifts_leave_out_what_cannot_move_and_keep_what_earlier_layers_moved(ask: Ask) -> None:
+def test_shifts_omit_unchanged_states_and_keep_those_moved_by_earlier_layers(ask: Ask) -> None:
     warehouse = Handmade().step("wanda-50", "p", 0).step("dense", "p", 0).transition("dense", "p", 0)
     warehouse.transition("wanda-50", "p", 0, 1.0).transition("wanda-50", "p", 0, 2.0, temperature=0.5)
     warehouse.transition("wanda-50", "p", 0, layer=1, is_changed=False)
@@ -220,7 +220,7 @@ def test_shifts_leave_out_what_cannot_move_and_keep_what_earlier_layers_moved(as
     assert [tuple(row.values()) for row in rows] == [(0, "local", 1.0), (1, "propagated", 3.0)]
 
 
-def test_the_first_divergent_layer_is_where_the_lens_parts_at_the_first_flipped_step(ask: Ask) -> None:
+def test_the_first_divergent_layer_is_where_the_lens_differs_at_the_first_flip(ask: Ask) -> None:
     warehouse = Handmade()
     # The dense margins of five steps; step 2 is the first flip, and only step 4 was less sure.
     for trajectory in ("teacher_forced", "free_running"):
@@ -228,13 +228,13 @@ def test_the_first_divergent_layer_is_where_the_lens_parts_at_the_first_flipped_
             warehouse.step("wanda-50", "p", step, step + 0.5, trajectory=trajectory, flips=step in (2, 4),
                            margin_dense=margin)  # fmt: skip
             warehouse.step("wanda-50", "never", step, trajectory=trajectory)
-    # At the flip the lens agrees, parts, agrees again and parts up to the output.
+    # At the flip the lens agrees, differs, agrees again and differs up to the output.
     for step, places in ((1, (True, True, True, True)), (2, (False, True, False, True))):
         for place, flips in enumerate(places):
             at = {"layer": place // 2, "sublayer": ("attn", "mlp")[place % 2]}
             warehouse.transition("wanda-50", "p", step, 10 * step + place, flips=flips, scope="propagated",
                                  margin_dense=step + place / 8, **at)  # fmt: skip
-            # What must not be read: another lens and another scope, which part at once.
+            # Rows to be ignored: another lens and another scope, which differ at once.
             warehouse.transition("wanda-50", "p", step, 90.0, flips=True, scope="propagated", lens="raw", **at)
             warehouse.transition("wanda-50", "p", step, 90.0, flips=True, **at)
 
@@ -252,7 +252,7 @@ def test_the_first_divergent_layer_is_where_the_lens_parts_at_the_first_flipped_
 
 
 @pytest.mark.parametrize(("margins", "is_low"), [((1.0, 2.0, 3.0), None), ((1.0, 2.0, 3.0, 4.0), True)])
-def test_a_margin_is_low_in_the_lowest_quarter_and_only_where_there_are_four_steps(
+def test_a_low_margin_is_in_the_lowest_quarter_of_at_least_four_steps(
     margins: tuple[float, ...], is_low: bool | None, ask: Ask
 ) -> None:
     warehouse = Handmade()

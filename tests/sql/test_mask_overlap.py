@@ -33,14 +33,14 @@ def test_overlaps_of_ten_weights_by_hand(ask: Ask) -> None:
     assert (row["jaccard_kept_se"], row["jaccard_removed_se"]) == (0.0, 0.0)
 
 
-def test_the_bits_behind_the_last_weight_count_neither_as_kept_nor_as_removed(ask: Ask) -> None:
+def test_padding_bits_count_neither_as_kept_nor_as_removed(ask: Ask) -> None:
     [row] = ask(warehouse_of(a="110111111", b="111011111"), "mask_overlap")
     assert row["jaccard_removed"] == 0
     assert row["jaccard_kept"] == 7 / 9
     assert row["removed_share"] == pytest.approx(1 / 9)
 
 
-def test_where_nothing_is_removed_or_kept_there_is_no_overlap(ask: Ask) -> None:
+def test_masks_that_remove_or_keep_nothing_have_no_overlap(ask: Ask) -> None:
     rows = ask(warehouse_of(a="1111", b="1111", c="0000"), "select * from mask_overlap order by recipe, other_recipe")
     found = {(row["recipe"], row["other_recipe"]): (row["jaccard_removed"], row["jaccard_kept"]) for row in rows}
     assert found == {("a", "b"): (None, 1.0), ("a", "c"): (0.0, 0.0), ("b", "c"): (0.0, 0.0)}
@@ -57,7 +57,7 @@ def test_masks_of_matrices_of_other_sizes_are_not_compared(ask: Ask) -> None:
     assert ask(warehouse_of(a="1010", b="101"), "mask_overlap") == []
 
 
-def test_overlaps_of_random_masks_are_those_that_numpy_counts(ask: Ask) -> None:
+def test_overlaps_of_random_masks_equal_numpys(ask: Ask) -> None:
     chance = np.random.default_rng(0)
     masks = {name: chance.random(16_384) < share for name, share in (("a", 0.5), ("b", 0.3), ("c", 0.9))}
     warehouse = warehouse_of()

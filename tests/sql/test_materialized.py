@@ -1,4 +1,4 @@
-"""Views as tables of a connection: the same rows, each view computed once, and a failing view fails what reads it."""
+"""Materialized views of a connection: the same rows, each view computed once, failures passed on to readers."""
 
 import polars as pl
 import pytest
@@ -15,16 +15,17 @@ VIEWS = view_sql()
 
 
 def tables(connection):
-    return {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    query = "SELECT table_name FROM duckdb_tables() WHERE schema_name <> 'files'"
+    return {name for (name,) in connection.execute(query).fetchall()}
 
 
-def test_every_view_has_the_rows_and_types_that_it_has_as_a_view(whole, tmp_path):
-    with whole_warehouse().connect(tmp_path) as connection:
+def test_every_materialized_view_has_the_rows_and_types_of_the_view():
+    with whole_warehouse().opened() as connection, whole_warehouse().opened() as views:
         materialized = Materialized(connection)
         for name in VIEWS:
             materialized.prepare(f"FROM {name}")
-            found, expected = (pl.DataFrame(each.sql(f"FROM {name}").to_arrow_table()) for each in (connection, whole))
-            # What has no order of its own may come in another one.
+            found, expected = (pl.DataFrame(each.sql(f"FROM {name}").to_arrow_table()) for each in (connection, views))
+            # Views without an order may return their rows in another one.
             assert_frame_equal(found, expected, rel_tol=1e-12, check_row_order=VIEWS[name].layer == "questions")
         assert "variant_summary" in tables(connection)
         assert not tables(connection) & {"decoding_at_reference", "task_pairs", "stg_variants"}, (
@@ -32,8 +33,8 @@ def test_every_view_has_the_rows_and_types_that_it_has_as_a_view(whole, tmp_path
         )
 
 
-def test_only_what_a_query_reads_is_computed_and_that_once(tmp_path):
-    with whole_warehouse().connect(tmp_path) as connection:
+def test_only_the_views_of_a_query_are_computed_and_only_once():
+    with whole_warehouse().opened() as connection:
         materialized = Materialized(connection)
         materialized.prepare("with kld_summary_too as (select 1) select * from kld_summary_too, stg_variants")
         assert tables(connection) == set()
@@ -46,7 +47,7 @@ def test_only_what_a_query_reads_is_computed_and_that_once(tmp_path):
         assert connection.execute("SELECT count(*) FROM paper_drops").fetchall() == [(0,)]
 
 
-def test_a_damaged_file_fails_what_reads_it_each_time_and_nothing_else(tmp_path):
+def test_a_damaged_file_fails_its_readers_each_time_and_no_other_view(tmp_path):
     whole_warehouse().connect(tmp_path).close()
     next((tmp_path / "text_tokens").rglob("*.parquet")).write_bytes(b"no rows")
     with pytest.warns(DamagedFileWarning):
@@ -63,6 +64,6 @@ def test_a_damaged_file_fails_what_reads_it_each_time_and_nothing_else(tmp_path)
         assert connection.execute("FROM variant_summary").fetchall()
 
 
-def test_the_names_of_a_query():
+def test_the_names_that_a_query_reads_are_found():
     query = "with a as (from variants) select (select 1 from models) from a, generations where exists (from speed)"
     assert read_by(query) & set(TABLES) == {"variants", "models", "generations", "speed"}

@@ -1,4 +1,4 @@
-"""Noise variants set a floor and are compared with nothing; isolated rows answer one question and disturb no other."""
+"""Noise variants, which only set a floor, and isolated rows, which belong to a few views."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,11 @@ from scipy import stats
 from prunescope.warehouse.catalogue import database
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
-from tests.sql.warehouse_builder import Ask, Handmade, rows_of
+from tests.sql.warehouse_builder import Ask, Handmade, materialized, rows_of
 
 VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
-# What each variant answered and scored, noise and dense too; what compares them reads it.
+# Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
     "task_answers",
     "task_group_scores",
@@ -29,7 +29,7 @@ COMPARED = [
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-6)
 
 
@@ -38,7 +38,7 @@ def without_isolated() -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
     rows = warehouse.rows["layer_transitions"]
     warehouse.rows["layer_transitions"] = [row for row in rows if row["scope"] != "isolated"]
-    with warehouse.opened() as connection:
+    with materialized(warehouse.opened()) as connection:
         yield connection
 
 
@@ -47,7 +47,7 @@ def columns_of(connection: duckdb.DuckDBPyConnection, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_what_compares_recipes_leaves_noise_out(name: str, whole: duckdb.DuckDBPyConnection) -> None:
+def test_comparisons_of_recipes_exclude_noise(name: str, whole: duckdb.DuckDBPyConnection) -> None:
     told = [column for column in columns_of(whole, name) if column in {"recipe", "baseline_recipe"}]
     for column in told:
         assert rows_of(whole, f"select * from {name} where {column} like 'noise%'") == []
@@ -66,7 +66,7 @@ def test_isolated_rows_change_no_view_that_is_not_about_them(
 
 
 def noisy() -> Handmade:
-    """A model with two noise variants, of which one rounds alike, and one recipe; 21 positions of one prompt."""
+    """Build a model with two noise variants, one of which changes nothing, and one recipe; 21 positions of a prompt."""
     warehouse = Handmade().model().variant("dense").variant("wanda-50", sparsity=0.5)
     for kind, size in (("bfloat16", 1.0), ("batch", 0.0)):
         recipe = f"noise-{kind}"
@@ -97,7 +97,7 @@ def test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant(ask: Ask) 
     assert (first["total_variation_p95"], first["total_variation_max"]) == (about(0.00475), about(0.005))
 
 
-def test_noise_at_the_output_says_how_soon_rounding_flips_a_token(ask: Ask) -> None:
+def test_noise_at_the_output_shows_the_first_flip_by_rounding(ask: Ask) -> None:
     rounded, alike = ask(noisy(), "select * from noise_at_output order by recipe desc")
     assert (rounded["recipe"], rounded["temperature"], rounded["steps"]) == ("noise-bfloat16", 1.0, 21)
     assert (rounded["kl_median_nats"], rounded["kl_p95_nats"], rounded["kl_max_nats"]) == (
@@ -121,7 +121,7 @@ def test_a_divergence_at_the_output_is_marked_where_rounding_alone_makes_as_much
     assert step["is_below_noise"] is is_below
 
 
-def test_a_layer_is_held_against_the_noise_behind_it_and_an_isolated_effect_against_that_at_the_output(
+def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(
     ask: Ask,
 ) -> None:
     warehouse = noisy()
@@ -138,7 +138,7 @@ def test_a_layer_is_held_against_the_noise_behind_it_and_an_isolated_effect_agai
     }
 
 
-def test_a_text_is_held_against_what_rounding_does_to_the_same_text(ask: Ask) -> None:
+def test_a_text_is_compared_with_the_noise_of_the_same_text(ask: Ask) -> None:
     warehouse = noisy()
     for position in range(1, 22):
         for text, size in (("wiki", 1.0), ("code", 10.0)):
@@ -175,7 +175,7 @@ def causes(positions: int = 3, joint: float = 2.0) -> Handmade:
     return warehouse
 
 
-def test_three_causes_lay_estimate_isolated_effect_and_share_side_by_side(ask: Ask) -> None:
+def test_three_causes_show_estimate_isolated_effect_and_share(ask: Ask) -> None:
     rows = ask(causes(), "select * from sublayer_kl_attribution order by layer, sublayer")
     assert [(row["layer"], row["sublayer"]) for row in rows] == list(CAUSES)
     for row, (estimate, effect) in zip(rows, CAUSES.values(), strict=True):

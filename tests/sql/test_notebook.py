@@ -1,4 +1,4 @@
-"""The notebook runs on any warehouse and becomes a page without a browser."""
+"""The notebook, run on warehouses and exported to a page without a browser."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def test_it_asks_five_questions_and_explains_each_answer(root, monkeypatch):
     assert said[0].startswith(f"Answer. {flipped} of {flips.height} texts leave the dense one")
 
 
-def test_an_empty_warehouse_is_told_and_breaks_nothing(tmp_path, monkeypatch):
+def test_an_empty_warehouse_is_reported_and_breaks_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(tmp_path))
     outputs, defined = notebook.app.run()
     assert defined["flips"].is_empty()

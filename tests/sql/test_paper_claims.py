@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims: numbers worked out by hand, and every way in which a claim can come out."""
+"""The verdicts on the paper's claims: numbers worked out by hand, and every possible verdict."""
 
 import math
 
@@ -13,12 +13,12 @@ ERROR = 0.02
 
 
 def claims(ask: Ask, warehouse: Handmade) -> dict[tuple[str, str], Row]:
-    """The rows by claim and measure."""
+    """Return the rows by claim and measure."""
     return {(row["claim"], row["measure"]): row for row in ask(warehouse, "paper_claims")}
 
 
 def scored(choosing: list[float], writing: list[float]) -> Handmade:
-    """Variants with a task of four options, of which the dense model answers 0.65, and one of written answers, 0.8."""
+    """Build variants with a task of four options (dense score 0.65) and one of written answers (0.8)."""
     warehouse = Handmade().variant("dense").variant("noise-batch", method="noise")
     options = {"scoring": "full_text", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0]}
     for task in ("arc", "guessed"):
@@ -29,16 +29,16 @@ def scored(choosing: list[float], writing: list[float]) -> Handmade:
     for recipe, chosen, written in zip(names, [0.65, 0.0, *choosing], [0.8, 0.0, *writing], strict=True):
         task_score(warehouse, recipe, "arc", chosen, standard_error=ERROR)
         task_score(warehouse, recipe, "gsm8k", written, metric="exact_match", kind="generative", standard_error=ERROR)
-        # Not above a guess by two standard errors: there is nothing to lose.
+        # Not above a guess by two standard errors: no score to lose.
         task_score(warehouse, recipe, "guessed", 0.28 if recipe == "dense" else 0.1, standard_error=ERROR)
     return warehouse
 
 
-def test_losses_are_taken_above_a_guess_over_variants_whose_writing_loses_half(ask: Ask) -> None:
+def test_losses_above_a_guess_count_over_variants_whose_writing_loses_half(ask: Ask) -> None:
     choosing, writing = [0.61, 0.57, 0.53, 0.65, 0.2], [0.0, 0.2, 0.4, 0.1, 0.5]
     rows = claims(ask, scored(choosing, writing))
     survives, gap = rows["choosing_survives", "score"], rows["writing_loses_more", "score"]
-    # The last one loses three eighths of its writing only, and is not asked about.
+    # The last one loses only three eighths of its writing, and is left out.
     kept = (np.array(choosing[:4]) - 0.25) / 0.4
     left = np.array(writing[:4]) / 0.8
     errors = (ERROR * np.hypot(1, kept) / 0.4, ERROR * np.hypot(1, left) / 0.8)
@@ -54,7 +54,7 @@ def test_losses_are_taken_above_a_guess_over_variants_whose_writing_loses_half(a
     assert gap["verdict"] == "holds"
 
 
-def test_a_claim_can_fail(ask: Ask) -> None:
+def test_a_refuted_claim_fails(ask: Ask) -> None:
     rows = claims(ask, scored([0.25, 0.27, 0.26], [0.3, 0.35, 0.3]))
 
     assert rows["choosing_survives", "score"]["verdict"] == "does not hold"
@@ -67,7 +67,7 @@ def test_one_broken_variant_leaves_a_claim_open(ask: Ask) -> None:
     assert (row["n"], row["amount_low"], row["verdict"]) == (1, None, "too little data")
 
 
-def test_nothing_is_asked_where_no_writing_is_broken(ask: Ask) -> None:
+def test_without_broken_writing_there_is_no_claim(ask: Ask) -> None:
     assert not claims(ask, scored([0.6], [0.7]))
 
 

@@ -1,4 +1,4 @@
-"""The tables of a paper: by hand, and against numpy; every declared column is there."""
+"""The tables of a paper: columns, and numbers by hand and against numpy."""
 
 import math
 import re
@@ -40,7 +40,7 @@ def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDB
         assert errors <= needed, f"{name}: an uncertainty is not printed"
         key = view_header.parse(view_sql()[name].header).key
         text = to_latex(printed(name, rows, layout, key))
-        # A longtable, over several pages, has its rules in front of its rows.
+        # A longtable over several pages has its rules before its rows.
         bodies = re.findall(r"\\endfoot\n(.*?)\\end\{longtable\}", text, re.DOTALL) or re.findall(
             r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL
         )
@@ -110,7 +110,7 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     task_score(warehouse, "a", "one", 0.8, metric="accuracy_per_byte", standard_error=0.05)
     task_score(warehouse, "a", "two", 0.1, standard_error=0.03)
     task_score(warehouse, "a", "three", 0.5, kind="generative", standard_error=None)
-    # How often an answer is the dense model's own says nothing of right and wrong.
+    # Agreement with the dense model is not a score.
     task_score(warehouse, "a", "one", 0.95, metric="agreement")
     task_score(warehouse, "a", "three", 0.95, metric="agreement", kind="generative")
     # LAMBADA's: one metric is no share and better when lower, another none and better when higher, the last is a share.
@@ -135,7 +135,7 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
     assert (means["agreement"]["score"], means["agreement"]["score_se"]) == (pytest.approx(0.95), pytest.approx(0.05))
 
 
-def test_a_group_of_tasks_is_one_task_and_meets_the_number_that_was_published_of_it(ask: Ask) -> None:
+def test_a_group_of_tasks_is_one_task_and_joins_its_published_number(ask: Ask) -> None:
     letter = {"metric": "accuracy_letter", "group": "mmlu"}
     warehouse = Handmade().model().variant("dense").variant("a", method="attn-drop", removed=0.1, dropped=["attn.0"])
     for recipe, x, y in (("dense", 0.8, 0.4), ("a", 0.5, 0.4)):
@@ -159,7 +159,7 @@ def test_a_group_of_tasks_is_one_task_and_meets_the_number_that_was_published_of
     assert (groups["a", "other"]["score"], groups["a", "other"]["n_tasks"]) == (0.6, 1)
     assert (mean["dense"]["n_tasks"], mean["dense"]["score"]) == (2, pytest.approx((0.7 + 0.6) / 2))
     assert mean["dense"]["score_se"] == pytest.approx(math.hypot(error, 0.02) / 2)
-    # A guess at four letters is right once in four; of the other task nobody knows what a guess would give.
+    # A guess at four letters is right once in four; the guessing level of the other task is unknown.
     (loss,) = ask(warehouse, "task_losses")
     assert (loss["n_tasks"], loss["loss"]) == (1, pytest.approx((0.7 - 0.475) / (0.7 - 0.25)))
     (gap,) = ask(warehouse, "q22_generative_gap")
@@ -169,7 +169,7 @@ def test_a_group_of_tasks_is_one_task_and_meets_the_number_that_was_published_of
     assert published["difference"] == pytest.approx(0.475 - 0.5)
 
 
-def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: Ask) -> None:
+def test_published_numbers_join_the_same_drop_or_the_recipe_of_that_name(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("wanda-50", sparsity=0.5)
     warehouse.variant("mine", method="block-drop", removed=0.2, dropped=["attn.1", "mlp.1"])
     for recipe, value in (("dense", 0.8), ("wanda-50", 0.6), ("mine", 0.5)):
@@ -201,7 +201,7 @@ def test_published_numbers_meet_the_same_drop_or_the_recipe_of_that_name(ask: As
     assert found["mine"]["value_ours_se"] == 0.05
     assert found["mine"]["kept_published"] == pytest.approx(0.6 / 0.9)
     assert found["mine"]["kept_ours"] == pytest.approx(0.5 / 0.8)
-    # Beside another model's numbers, what pruning left of them compares.
+    # Beside another model's numbers, the kept share is compared.
     others = by([row for row in rows if not row["is_same_model"] and row["recipe"] == "wanda-50"], "measured_on")
     assert {row["model_published"] for row in others.values()} == {"theirs"}
     maths = others["task maths"]
@@ -254,13 +254,13 @@ def test_fits_without_enough_points_or_prompts_have_no_correlation_and_no_error(
     assert found["T3 KL", "magnitude"]["pearson_log10_se"] is None, "one prompt"
 
 
-def test_rows_come_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection) -> None:
+def test_rows_are_ordered_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection) -> None:
     recipes = [row["recipe"] for row in rows_of(whole, "paper_variants")]
     assert recipes == ["dense", *sorted(set(recipes) - {"dense"})]
     assert "noise-bfloat16" not in recipes
 
 
-def test_a_narrowed_catalogue_answers_as_if_nothing_else_were_there(tmp_path: Path) -> None:
+def test_a_narrowed_catalogue_answers_as_if_it_held_nothing_else(tmp_path: Path) -> None:
     from prunescope.warehouse.catalogue.scope import is_whole, narrow
 
     warehouse = Handmade().model().model("other's").variant("dense").variant("a").variant("a", model="other's")

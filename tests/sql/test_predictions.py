@@ -1,4 +1,4 @@
-"""Losses that are predicted from other models: against scipy's isotonic regression, and what is refused."""
+"""Losses predicted from other models: against scipy's isotonic regression, and the refusals."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def noisy(damage: float, source: np.random.Generator) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The views over no file; each test says what the marts hold."""
+    """Open the views over no file; each test fills the marts."""
     with connect(tmp_path_factory.mktemp("none")) as connection:
         yield connection
 
@@ -35,7 +35,7 @@ def of(rows: list[Row], **wanted: object) -> list[Row]:
 
 
 class Slow:
-    """The same worked out one fit after the other, by a library."""
+    """The same predictions, one fit after the other, by a library."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.points = {
@@ -63,7 +63,7 @@ class Slow:
         return max(widths)
 
 
-def test_predictions_are_isotonic_regressions_on_the_others_and_intervals_their_worst_error(
+def test_predictions_are_isotonic_regressions_on_the_other_models(
     catalogue: duckdb.DuckDBPyConnection,
 ) -> None:
     known(catalogue, NATS, noisy)
@@ -92,7 +92,7 @@ def test_a_variant_that_was_never_scored_is_predicted_like_one_that_was(catalogu
     assert [row["predicted_loss"] for row in new] == pytest.approx(slow.predicted("a", set()))
 
 
-def test_q31_ranks_and_counts_what_lay_inside_on_models_left_out(catalogue: duckdb.DuckDBPyConnection) -> None:
+def test_q31_ranks_and_counts_coverage_on_models_left_out(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, NATS, noisy)
     rows = rows_of(catalogue, f"select * from loss_predictions where {KL} and model = 'b'")
     (row,) = rows_of(catalogue, f"select * from q31_prediction_quality where {KL} and model = 'b'")
@@ -108,7 +108,7 @@ def test_q31_ranks_and_counts_what_lay_inside_on_models_left_out(catalogue: duck
     assert tuple(row[f"coverage{end}"] for end in ("", "_low", "_high")) == pytest.approx(coverage)
 
 
-def test_random_losses_get_intervals_as_wide_as_their_scatter_and_no_rank(
+def test_random_losses_get_wide_intervals_and_no_rank(
     catalogue: duckdb.DuckDBPyConnection,
 ) -> None:
     known(catalogue, {str(seed): 10 ** np.random.default_rng(seed).uniform(-2, 1, 20) for seed in range(5)}, chance)
@@ -137,7 +137,7 @@ def test_of_two_models_each_is_predicted_and_neither_gets_an_interval(catalogue:
     assert all(row["n_variants"] > 0 for row in rows)
 
 
-def test_asking_for_one_model_opens_those_that_predict_it(tmp_path: Path) -> None:
+def test_a_query_of_one_model_opens_the_models_that_predict_it(tmp_path: Path) -> None:
     warehouse = Handmade()
     for name in "ab":
         scored(warehouse, name, NATS[name][:5], cliff)
@@ -148,7 +148,7 @@ def test_asking_for_one_model_opens_those_that_predict_it(tmp_path: Path) -> Non
     assert {(row["model"], row["n_models"]) for row in rows} == {("b", 1)}
 
 
-def test_the_influence_of_what_was_dropped_is_a_probe_of_drops_alone(ask: Ask) -> None:
+def test_the_influence_of_dropped_sublayers_is_a_probe_of_drops_only(ask: Ask) -> None:
     warehouse = Handmade().variant("dense").variant("drop", method="block-drop", dropped=["attn.1", "mlp.1"])
     warehouse.variant("wanda").step("wanda", "p", 0, 0.5).step("drop", "p", 0, 0.5)
     for unit, influence in (("attn", 0.25), ("mlp", 0.5), ("block", 0.625)):

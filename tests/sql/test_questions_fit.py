@@ -12,12 +12,12 @@ RECIPE = "wanda-50"
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-5)
 
 
 def spiky(prompts: int, steps: int = 12, seed: int = 0) -> tuple[Handmade, dict[str, np.ndarray]]:
-    """Output KL and a local variance that partly follows it, with ties in the variance, as arrays prompt × step."""
+    """Generate output KL and a local variance that partly follows it, with ties, as arrays prompt × step."""
     chance = np.random.default_rng(seed)
     kl = chance.gamma(0.5, 1.0, (prompts, steps)).astype(np.float32)
     variance = np.round(kl + chance.gamma(1.0, 0.5, kl.shape), 1).astype(np.float32) + np.float32(0.125)
@@ -58,9 +58,7 @@ def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(("prompts", "seed", "share"), [(12, 0, 0.1), (30, 1, 0.1), (6, 2, 0.2)])
-def test_q01_bounds_its_figures_as_a_bootstrap_does_that_draws_prompts_and_ranks_anew(
-    prompts: int, seed: int, share: float, ask: Ask
-) -> None:
+def test_q01_has_the_intervals_of_a_bootstrap_over_prompts(prompts: int, seed: int, share: float, ask: Ask) -> None:
     warehouse, data = spiky(prompts, seed=seed)
     kl, variance = data["kl"], data["variance"]
     is_spike = kl > np.quantile(kl.astype(float), 0.9)
@@ -88,7 +86,7 @@ def test_q01_bounds_its_figures_as_a_bootstrap_does_that_draws_prompts_and_ranks
     assert (row["top_decile_lift_low"], row["top_decile_lift_high"]) == (about(low), about(high))
 
 
-def test_q01_passes_over_resamples_that_draw_no_spike(ask: Ask) -> None:
+def test_q01_skips_resamples_without_a_spike(ask: Ask) -> None:
     warehouse = Handmade()
     chance = np.random.default_rng(4)
     kl, variance = chance.uniform(0.1, 1, (2, 12, 10))
@@ -114,7 +112,7 @@ def test_q01_passes_over_resamples_that_draw_no_spike(ask: Ask) -> None:
     assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
-def test_q01_ranks_outputs_in_the_variant_where_a_sublayer_has_only_some_of_them(ask: Ask) -> None:
+def test_q01_ranks_outputs_over_the_whole_variant(ask: Ask) -> None:
     warehouse, data = spiky(prompts=6)
     rows = warehouse.rows["layer_transitions"]
     kept = [row for row in rows if row["step"] % 2 or row["recipe"] == "dense"]
@@ -126,7 +124,7 @@ def test_q01_ranks_outputs_in_the_variant_where_a_sublayer_has_only_some_of_them
     assert row["spearman"] == about(np.corrcoef(stats.rankdata(data["variance"][:, 1::2]), ranks)[0, 1])
 
 
-def test_q01_finds_the_uncertainty_of_prompts_that_differ_and_not_only_that_of_positions(ask: Ask) -> None:
+def test_q01_includes_the_uncertainty_between_prompts(ask: Ask) -> None:
     chance = np.random.default_rng(3)
     shift = np.repeat(chance.normal(0, 2, 12), 12)
     kl = np.exp(chance.normal(0, 0.3, shift.size) + shift)
@@ -155,7 +153,7 @@ def test_q01_gives_no_interval_for_few_prompts(ask: Ask) -> None:
     assert all(value is None for name, value in row.items() if name.endswith(("_low", "_high")))
 
 
-def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> None:
+def test_q01_has_no_row_for_constant_or_few_values(ask: Ask) -> None:
     flat = Handmade()
     for step in range(20):
         flat.step(RECIPE, "p", step, 0.1).transition(RECIPE, "p", step, 1.0, var_p_dz=0.1)
@@ -171,7 +169,7 @@ def test_q01_says_nothing_where_nothing_varies_or_little_was_seen(ask: Ask) -> N
     assert {few[name] for name in measures} == {constant[name] for name in measures} == {None}
 
 
-def test_q01_says_how_its_layers_correlate_but_not_how_they_rank_two_spikes(ask: Ask) -> None:
+def test_q01_gives_correlations_but_no_ranking_of_two_spikes(ask: Ask) -> None:
     warehouse = Handmade()
     for step in range(12):
         warehouse.step(RECIPE, "p", step, step + 1.0).transition(RECIPE, "p", step, 1.0, var_p_dz=step + 1.0)
@@ -182,7 +180,7 @@ def test_q01_says_how_its_layers_correlate_but_not_how_they_rank_two_spikes(ask:
 
 
 def fit_points(truths: list[float], ratios: list[float], **where: object) -> Handmade:
-    """Points in which all four estimates are the truth times the ratio."""
+    """Build points in which all four estimates are the truth times the ratio."""
     warehouse = Handmade()
     for step, (truth, ratio) in enumerate(zip(truths, ratios, strict=True)):
         spaces = {f"one_minus_cos_{space}": truth for space in "hzp"}
@@ -198,7 +196,7 @@ RATIOS = [1.0, 1.05, 0.95, 1.09, 0.92, 1.0, 1.2, 0.7, 2.0, 1.0, 1.5]
 
 
 def expected_fit(truths: list[float], ratios: list[float], shown_ratios: list[float]) -> Row:
-    """The common columns by numpy and scipy."""
+    """Compute the common columns by numpy and scipy."""
     truth, estimate = np.array(truths), np.array(truths) * np.array(ratios)
     return {
         "n": len(truths),
@@ -238,7 +236,7 @@ def test_q02_counts_a_point_once_whatever_the_number_of_temperatures(ask: Ask) -
     assert [row["temperature"] for row in ask(warehouse, "q03_fit_of_theorem_2")] == [0.5, 1.0]
 
 
-def test_a_fit_names_the_layer_that_is_furthest_off_and_counts_only_what_moved(ask: Ask) -> None:
+def test_a_fit_names_its_worst_layer_and_counts_only_moved_points(ask: Ask) -> None:
     warehouse = Handmade().transition("dense", "p", 0).transition(RECIPE, "p", 0, layer=9, is_changed=False)
     for layer, ratio in enumerate((1.5, 1.0, 0.5)):
         warehouse.step(RECIPE, "p", layer)
@@ -264,7 +262,7 @@ def test_an_estimate_of_zero_is_the_worst_and_does_not_break_the_fit(ask: Ask) -
         ([0.0, 0.0, 0.0, *(1 + index / 10 for index in range(9))], False),  # nine logarithms
     ],
 )
-def test_points_whose_estimate_is_zero_count_for_all_but_the_correlation_of_logarithms(
+def test_zero_estimates_count_for_all_but_the_correlation_of_logarithms(
     ratios: list[float], has_logarithmic: bool, ask: Ask
 ) -> None:
     truths = [1 / (1 + index) for index in range(12)]
@@ -277,7 +275,7 @@ def test_points_whose_estimate_is_zero_count_for_all_but_the_correlation_of_loga
     assert row["pearson_log10"] == (about(logarithmic) if has_logarithmic else None)
 
 
-def test_logarithms_that_do_not_vary_beside_estimates_of_zero_have_no_correlation(ask: Ask) -> None:
+def test_constant_logarithms_beside_zero_estimates_have_no_correlation(ask: Ask) -> None:
     # Estimates are 0 or 0.1, which vary; of the logarithms only that of 0.1 is left.
     truths = [0.1 * (1 + index) for index in range(12)]
     ratios = [0.0, 0.0, *(0.1 / truth for truth in truths[2:])]
@@ -290,7 +288,7 @@ def test_logarithms_that_do_not_vary_beside_estimates_of_zero_have_no_correlatio
     assert row["pearson_log10"] is other["pearson_log10"] is None
 
 
-def test_q05_shows_from_which_deviation_on_the_estimate_fails(ask: Ask) -> None:
+def test_q05_shows_the_deviation_from_which_the_estimate_fails(ask: Ask) -> None:
     truths = [index / 100 for index in range(1, 21)]
     rows = ask(fit_points(truths, [1.0 if truth <= 0.1 else 1.5 for truth in truths]), "q05_bias_by_deviation")
     rows = [row for row in rows if row["theorem"] == "T2 p"]
@@ -326,7 +324,7 @@ def test_q05_thins_each_model_by_its_own_records(ask: Ask) -> None:
 
 
 def geometry(**columns: list[float]) -> Handmade:
-    """One sublayer at several positions with these columns, beside rows that must not count."""
+    """Build one sublayer at several positions with these columns, and rows that must not count."""
     warehouse = Handmade().step("dense", "p", 0).transition("dense", "p", 0)
     for step, values in enumerate(zip(*columns.values(), strict=True)):
         warehouse.step(RECIPE, "p", step)
@@ -335,7 +333,7 @@ def geometry(**columns: list[float]) -> Handmade:
     return warehouse
 
 
-def test_q06_calls_a_layer_non_local_beyond_the_point_where_theorem_1_is_a_tenth_off(ask: Ask) -> None:
+def test_q06_calls_a_layer_non_local_where_theorem_1_is_a_tenth_off(ask: Ask) -> None:
     (row,) = ask(geometry(orth_rel_h=[0.1, 0.4, 0.5]), "q06_non_local_layers")
     angle = 0.37
 
@@ -357,7 +355,7 @@ def test_q07_relates_each_space_to_the_one_before(ask: Ask) -> None:
     assert row["share_amplified"] == about(2 / 3)
 
 
-def test_q08_says_whether_the_head_compresses(ask: Ask) -> None:
+def test_q08_shows_whether_the_head_compresses(ask: Ask) -> None:
     (row,) = ask(geometry(orth_rel_h=[0.5, 0.5, 0.25, 0.0], orth_rel_z=[0.25, 0.125, 0.5, 1.0]), "q08_head_compression")
 
     assert (row["n"], row["z_over_h_median"], row["orth_rel_h_median"], row["orth_rel_z_median"]) == (3, 0.5, 0.5, 0.25)
@@ -383,7 +381,7 @@ def test_q09_thins_each_model_by_its_own_records(ask: Ask) -> None:
     thinned = database.view_sql()["q09_parallel_against_orthogonal"].sql.replace("1500000", "8")
     query = f"select model, layer, n, orth_rel_median from ({thinned}) where space = 'h' order by model, layer"
 
-    # Of 24 records those of every third position stay, in the next layer of those before. Of 8 all stay, and of every
+    # Of 24 records, those of every third position stay, in the next layer the ones before. Of 8 all stay, and of every
     # layer one did not move.
     assert [tuple(row.values()) for row in ask(warehouse, query)] == [
         ("large", 0, 4, 6.5),

@@ -10,7 +10,7 @@ RECIPE = "wanda-50"
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_q11_describes_the_choice_at_the_first_flip(ask: Ask) -> None:
     assert (kept["prompt_id"], kept["first_flip_step"], kept["token_text_dense"]) == ("q", None, None)
 
 
-def test_q12_counts_steps_from_the_flip_to_the_loop_and_leaves_out_loops_of_the_dense_text(ask: Ask) -> None:
+def test_q12_counts_steps_from_flip_to_loop_without_loops_of_the_dense_text(ask: Ask) -> None:
     warehouse = Handmade().generation("dense", "p").generation("dense", "q", collapse=2, repeat_rate=0.75)
     warehouse.generation(RECIPE, "p", flip=3, collapse=10, distinct_1=0.5, distinct_2=0.25, repeat_rate=0.5)
     warehouse.generation(RECIPE, "q", flip=5, collapse=2).generation(RECIPE, "r", flip=5).generation(RECIPE, "s")
@@ -75,7 +75,7 @@ def test_q13_splits_the_steps_at_the_flip(ask: Ask) -> None:
     assert (own["kl_teacher_forced_mean_nats"], own["kl_free_running_mean_nats"]) == (2.0, 8.0)
 
 
-def test_q14_tells_the_answer_from_what_comes_after_it(ask: Ask) -> None:
+def test_q14_separates_the_answer_from_the_steps_after_it(ask: Ask) -> None:
     warehouse = Handmade().generation("dense", "p", answer_end=1).generation("dense", "q")
     for prompt, step, kl in (("p", 0, 1.0), ("p", 1, 2.0), ("p", 2, 5.0), ("q", 0, 8.0)):
         warehouse.step(RECIPE, prompt, step, kl).step(RECIPE, prompt, step, 9.0, temperature=0.5)
@@ -110,7 +110,7 @@ def test_q15_agrees_with_the_area_over_all_pairs_and_an_independent_interval(ask
         assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
 
 
-def test_q15_says_nothing_with_two_flips_and_gives_no_interval_where_all_are_told_apart(ask: Ask) -> None:
+def test_q15_has_no_row_for_two_flips_and_no_interval_for_perfect_separation(ask: Ask) -> None:
     warehouse = Handmade()
     for prompt in range(6):
         for step in range(4):
@@ -122,7 +122,7 @@ def test_q15_says_nothing_with_two_flips_and_gives_no_interval_where_all_are_tol
     assert (rows["rare"]["n_flips"], rows["rare"]["auc"]) == (2, None)
 
 
-def test_q16_sets_the_options_against_the_vocabulary(ask: Ask) -> None:
+def test_q16_compares_the_options_with_the_vocabulary(ask: Ask) -> None:
     warehouse = Handmade().options("dense", "p", [0.5, 0.25], [0.5, 0.25])
     moved = {"kl_options_dense_pruned_nats": 0.25, "kl_dense_pruned_nats": 2.0, "one_minus_cos_p": 0.5}
     warehouse.options(RECIPE, "p", [0.5, 0.25], [0.5, 0.125], **moved)
@@ -149,7 +149,7 @@ def test_q16_sets_the_options_against_the_vocabulary(ask: Ask) -> None:
     ]
 
 
-def test_q17_counts_questions_whose_first_option_stays_while_the_others_change_places(ask: Ask) -> None:
+def test_q17_counts_questions_whose_first_option_stays_while_others_swap(ask: Ask) -> None:
     warehouse = Handmade()
     for prompt, pruned in (("p", [0.4, 0.2, 0.1]), ("q", [0.4, 0.1, 0.2]), ("r", [0.1, 0.2, 0.4])):
         warehouse.step(RECIPE, prompt, 0).options(RECIPE, prompt, [0.4, 0.2, 0.1], pruned)
@@ -210,7 +210,7 @@ def test_q24_compares_kinds_of_drop_at_the_same_share_and_does_not_extrapolate(a
     assert attn_against_mlp["kl_ratio"] == 0.25
 
 
-def test_q24_takes_the_other_kinds_own_figure_where_the_shares_are_equal(ask: Ask) -> None:
+def test_q24_interpolates_nothing_where_the_shares_are_equal(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe, method, kl in (("attn-drop-1", "attn-drop", 1.0), ("mlp-drop-1", "mlp-drop", 4.0)):
         warehouse.variant(recipe, method=method, removed=0.25).step(recipe, "p", 0, kl)
@@ -219,7 +219,7 @@ def test_q24_takes_the_other_kinds_own_figure_where_the_shares_are_equal(ask: As
     assert [tuple(row.values()) for row in rows] == [("attn-drop-1", 4.0, 0.25), ("mlp-drop-1", 1.0, 4.0)]
 
 
-def test_q25_prices_a_pattern_against_unstructured_pruning_of_the_same_method_and_sparsity(ask: Ask) -> None:
+def test_q25_compares_a_pattern_with_unstructured_pruning_of_equal_method_and_sparsity(ask: Ask) -> None:
     warehouse = Handmade().variant("dense")
     for recipe, kl, sparsity, parameters in (
         ("wanda-50", 0.5, 0.5, {"keep": None, "block": None}),

@@ -15,7 +15,7 @@ TWO_SIDED = 1.959963984540054
 
 
 def about(value: float) -> object:
-    """The value but for rounding."""
+    """Compare but for rounding."""
     return pytest.approx(value, rel=1e-6, abs=1e-9)
 
 
@@ -53,7 +53,7 @@ def test_q19_pairs_the_two_ways_of_asking_sample_by_sample(ask: Ask) -> None:
     }
 
 
-def test_q19_takes_the_first_of_equal_options_and_does_not_test_where_both_ways_agree(ask: Ask) -> None:
+def test_q19_takes_the_first_of_equal_options_and_has_no_test_without_disagreement(ask: Ask) -> None:
     warehouse = Handmade()
     for scoring in ("letter", "full_text"):
         task_sample(warehouse, "dense", "arc", "a", scoring=scoring, log_likelihoods=[-1, -1], target=0)
@@ -73,7 +73,7 @@ def test_q20_finds_flips_that_the_accuracy_hides(ask: Ask) -> None:
     ):
         task_sample(warehouse, "dense", "gsm8k", sample, is_correct=dense)
         task_sample(warehouse, RECIPE, "gsm8k", sample, is_correct=pruned)
-    # Wrong in two ways, found nothing on one side, and without a right answer.
+    # Two different wrong answers, no answer on one side, and no right answer.
     task_sample(warehouse, "dense", "gsm8k", "f", is_correct=False)
     task_sample(warehouse, RECIPE, "gsm8k", "f", is_correct=False, answer="14")
     task_sample(warehouse, "dense", "gsm8k", "g", is_correct=False)
@@ -105,7 +105,7 @@ def test_q20_finds_flips_that_the_accuracy_hides(ask: Ask) -> None:
     }
 
 
-def test_q20_holds_what_nothing_turned_against_chance_as_task_comparisons_does(ask: Ask) -> None:
+def test_q20_tests_flips_as_task_comparisons_does(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe in ("dense", RECIPE):
         task_sample(warehouse, recipe, "gsm8k", "a", is_correct=True)
@@ -114,7 +114,7 @@ def test_q20_holds_what_nothing_turned_against_chance_as_task_comparisons_does(a
     assert row == {"mcnemar_p": 1.0, "own": 1.0}
 
 
-def test_q20_says_nothing_of_accuracy_where_no_sample_has_a_right_answer(ask: Ask) -> None:
+def test_q20_has_no_accuracy_where_no_sample_has_a_right_answer(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe in ("dense", RECIPE):
         task_sample(warehouse, recipe, "open", "a", is_correct=None)
@@ -125,7 +125,7 @@ def test_q20_says_nothing_of_accuracy_where_no_sample_has_a_right_answer(ask: As
 
 
 def cliff(scores: dict[int, float], error: float | None = 0.05) -> Handmade:
-    """Scores by number of dropped attention sublayers; 0 is the dense model."""
+    """Build scores by number of dropped attention sublayers; 0 is the dense model."""
     warehouse = Handmade()
     for count, score in scores.items():
         recipe = f"attn-drop-{count}" if count else "dense"
@@ -134,9 +134,9 @@ def cliff(scores: dict[int, float], error: float | None = 0.05) -> Handmade:
     return warehouse
 
 
-def test_q21_interpolates_where_the_score_halves_and_where_it_may(ask: Ask) -> None:
+def test_q21_interpolates_where_the_score_halves_and_its_interval(ask: Ask) -> None:
     (row,) = ask(cliff({0: 0.8, 4: 0.7, 8: 0.3, 12: 0.0}), "q21_critical_drops")
-    # Half the dense score is 0.4, which lies three quarters of the way from 0.7 to 0.3. The band is as wide everywhere:
+    # Half the dense score is 0.4, three quarters of the way from 0.7 to 0.3. The band is equally wide everywhere:
     # 1.96 · sqrt(0.05² + 0.05²/4), but for the dense model, whose own half has half its error.
     band = TWO_SIDED * 0.05 * math.sqrt(1.25)
 
@@ -154,7 +154,7 @@ def test_q21_interpolates_where_the_score_halves_and_where_it_may(ask: Ask) -> N
     }
 
 
-def test_q21_extrapolates_nothing_and_bounds_nothing_without_errors(ask: Ask) -> None:
+def test_q21_extrapolates_nothing_and_has_no_interval_without_errors(ask: Ask) -> None:
     (beyond,) = ask(cliff({0: 0.8, 4: 0.7, 8: 0.45}), "q21_critical_drops")
     (unknown,) = ask(cliff({0: 0.8, 4: 0.2}, error=None), "q21_critical_drops")
 
@@ -177,7 +177,7 @@ def test_q21_takes_the_first_fall_and_averages_variants_of_equal_k(ask: Ask) -> 
     assert rows["random"]["critical_k"] == about(2 * 0.4 / 0.5)
 
 
-def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_score(ask: Ask) -> None:
+def test_q21_shows_halved_probes_and_the_first_flipped_answer(ask: Ask) -> None:
     warehouse = cliff({0: 0.8, 2: 0.7, 4: 0.3, 6: 0.0})
     nats = {2: (0.1, 0.3), 4: (1.0, 2.0), 6: (3.0, 3.0)}
     warehouse.generation("dense", "sum", kind="maths", answer="12").generation("dense", "why", answer="so")
@@ -210,7 +210,7 @@ def test_q21_holds_probes_that_halve_and_the_first_answer_that_flips_beside_the_
     assert row["first_flip_k"] is None, "no sample is read by this metric"
 
 
-def test_q21_asks_only_for_scores_of_which_more_is_better_and_that_can_halve(ask: Ask) -> None:
+def test_q21_takes_only_scores_where_more_is_better_and_that_can_halve(ask: Ask) -> None:
     warehouse = cliff({0: 0.0, 4: 0.0})
     for recipe, perplexity in (("dense", 10.0), ("attn-drop-4", 40.0)):
         task_score(warehouse, recipe, "wikitext2", perplexity, kind="perplexity", metric="word_perplexity")
@@ -227,7 +227,7 @@ def test_q21_takes_a_group_of_tasks_as_one_score_and_each_kind_of_task_apart(ask
         task_score(warehouse, recipe, "mmlu_law", small, n=50, group="mmlu")
         task_score(warehouse, recipe, "mmlu_sums", large, n=150, group="mmlu")
         task_score(warehouse, recipe, "mmlu_essay", 1 - count / 8, kind="generative", group="mmlu")
-    # The answer to one task alone flips, and only of those that are read by options.
+    # Only one task's answer flips, among those with options.
     for recipe, answered in (("dense", -1), ("attn-drop-2", -3)):
         task_sample(warehouse, recipe, "mmlu_law", "a", scoring="letter", log_likelihoods=[answered, -2])
         task_score(warehouse, recipe, "mmlu_law", 0.5, metric="accuracy_letter", group="mmlu")
@@ -246,7 +246,7 @@ def test_q21_takes_a_group_of_tasks_as_one_score_and_each_kind_of_task_apart(ask
     assert len(rows) == 3
 
 
-def test_q22_sets_what_choosing_loses_against_what_writing_loses(ask: Ask) -> None:
+def test_q22_compares_the_losses_of_choosing_and_writing(ask: Ask) -> None:
     warehouse = Handmade().variant("dense").variant(RECIPE)
     for task, kind, dense, pruned in (
         ("arc", "non_generative", 0.8, 0.8),
@@ -363,7 +363,7 @@ def test_q23_ranks_by_the_score_of_a_group_of_tasks(ask: Ask) -> None:
     assert (row["n_variants"], row["spearman"], row["kendall_tau_b"]) == (5, about(1.0), about(1.0))
 
 
-def test_q23_says_nothing_of_four_variants(ask: Ask) -> None:
+def test_q23_has_no_row_for_four_variants(ask: Ask) -> None:
     warehouse = Handmade()
     task_score(warehouse, "dense", "gsm8k", 0.9)
     for index in range(4):
@@ -374,7 +374,7 @@ def test_q23_says_nothing_of_four_variants(ask: Ask) -> None:
     assert (row["n_variants"], row["spearman"], row["spearman_low"], row["kendall_tau_b"]) == (4, None, None, None)
 
 
-def test_q30_relates_the_move_of_embeddings_to_what_retrieval_loses(ask: Ask) -> None:
+def test_q30_relates_the_shift_of_embeddings_to_the_loss_of_retrieval(ask: Ask) -> None:
     chance = np.random.default_rng(6)
     warehouse = Handmade().variant("noise-batch", method="noise")
     cosines = np.round(chance.uniform(0.5, 1, (5, 2)), 1)

@@ -12,11 +12,11 @@ RECIPE = "wanda-50"
 
 
 def about(value: float) -> object:
-    """The value as float32 columns keep it."""
+    """Compare within the precision of a float32 column."""
     return pytest.approx(value, rel=1e-6)
 
 
-def test_q26_finds_the_temperature_of_the_lowest_mean_over_steps_that_all_temperatures_have(ask: Ask) -> None:
+def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     for temperature, kls in ((0.5, (1.0, 3.0)), (1.0, (0.5, 1.5)), (1.5, (2.0, 2.0))):
         for step, kl in enumerate(kls):
@@ -46,7 +46,7 @@ def test_q26_finds_the_temperature_of_the_lowest_mean_over_steps_that_all_temper
     ]
 
 
-def test_q26_says_how_sure_the_lowest_is_and_that_it_lies_at_an_edge(ask: Ask) -> None:
+def test_q26_gives_the_certainty_of_the_lowest_and_whether_it_is_at_an_edge(ask: Ask) -> None:
     warehouse = Handmade()
     kls = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 1.5], [3.0, 2.5], [1.0, 2.0]])
     for prompt, (cold, hot) in enumerate(kls):
@@ -66,7 +66,7 @@ def test_q26_names_the_lower_of_two_equal_temperatures(ask: Ask) -> None:
 
 
 def compressed(**kls: float) -> Handmade:
-    """Recipes by name, `_` for `-`: the KL of four steps of one prompt, of which as many flip as the KL has nats."""
+    """Build recipes by name, `_` for `-`: the KL of four steps of one prompt; as many flip as the KL has nats."""
     warehouse = Handmade().variant("dense")
     for step in range(4):
         warehouse.step("dense", "p", step)
@@ -141,7 +141,7 @@ def test_q27_takes_the_mean_of_quantized_variants_with_the_same_kl(ask: Ask) -> 
     assert row["difference"] == -0.125
 
 
-def test_q27_has_a_composition_on_the_side_of_pruning_only_where_no_part_of_it_quantizes(ask: Ask) -> None:
+def test_q27_counts_a_composition_as_pruning_only_where_no_part_quantizes(ask: Ask) -> None:
     warehouse = compressed(wanda_50=1.0, gptq_4=4.0)
     for text in ("wanda-50+gptq-4bit", "attn-drop-1+wanda-50"):
         recipe = parse_recipe(text)
@@ -155,7 +155,7 @@ def test_q27_has_a_composition_on_the_side_of_pruning_only_where_no_part_of_it_q
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 
-def test_q27_has_an_imported_checkpoint_on_the_side_of_pruning_only_where_nothing_else_may_have_been_done(
+def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(
     ask: Ask,
 ) -> None:
     warehouse = compressed(gptq_4=4.0, external_mask=1.0, external_values=1.0, external_layers=1.0)
@@ -167,7 +167,7 @@ def test_q27_has_an_imported_checkpoint_on_the_side_of_pruning_only_where_nothin
 
 
 def calibrated(*pairs: tuple[str, str, str]) -> Handmade:
-    """Variants by name, hash of the parameters and hash of the calibration."""
+    """Build variants by name, hash of the parameters and hash of the calibration."""
     warehouse = Handmade()
     for recipe, parameters, calibration in pairs:
         warehouse.variant(recipe, share=parameters)
@@ -180,7 +180,7 @@ def test_q28_pairs_variants_that_differ_in_calibration_or_seed_and_in_nothing_el
     for recipe, seed, calibration in (("r1", 1, "c4"), ("r2", 2, "c4"), ("r3", 3, "help")):
         warehouse.variant(recipe, method="block-drop", seed=seed, count=1)
         warehouse.where("variants", recipe=recipe)[0]["calibration_hash"] = calibration
-    # Of what nobody can read the parameters of, nobody knows that they are the same.
+    # Unreadable parameters cannot be known to be equal.
     for recipe, calibration in (("u1", "c4"), ("u2", "help")):
         warehouse.variant(recipe)
         warehouse.where("variants", recipe=recipe)[0].update(
@@ -198,7 +198,7 @@ def test_q28_pairs_variants_that_differ_in_calibration_or_seed_and_in_nothing_el
     assert rows[0]["jaccard_kept"] is rows[0]["kl_difference_nats"] is None
 
 
-def test_q28_overlaps_masks_by_the_weights_that_their_samples_stand_for(ask: Ask) -> None:
+def test_q28_weights_the_overlap_of_masks_by_sampled_weights(ask: Ask) -> None:
     warehouse = calibrated(("a", "50", "c4"), ("b", "50", "help"))
     for recipe, small in (("a", "11110000"), ("b", "11001100")):
         mask_sample(warehouse, recipe, [bit == "1" for bit in small], module="small")
@@ -219,7 +219,7 @@ def test_q28_overlaps_masks_by_the_weights_that_their_samples_stand_for(ask: Ask
     assert row["expected_jaccard_removed"] == row["expected_jaccard_kept"]
 
 
-def test_q28_has_no_overlap_of_removed_weights_where_none_is_removed(ask: Ask) -> None:
+def test_q28_has_no_overlap_of_removed_weights_where_none_are_removed(ask: Ask) -> None:
     warehouse = calibrated(("a", "4 bits", "c4"), ("b", "4 bits", "help"))
     for recipe in "ab":
         mask_sample(warehouse, recipe, [True] * 9)
@@ -229,7 +229,7 @@ def test_q28_has_no_overlap_of_removed_weights_where_none_is_removed(ask: Ask) -
     assert row["jaccard_removed"] is row["expected_jaccard_removed"] is None
 
 
-def test_q28_pairs_the_divergences_step_by_step_and_bounds_their_difference_over_prompts(ask: Ask) -> None:
+def test_q28_pairs_divergences_by_step_and_bounds_differences_over_prompts(ask: Ask) -> None:
     chance = np.random.default_rng(7)
     kls = chance.gamma(1, 1, (2, 6, 3)).astype(np.float32)
     warehouse = calibrated(("a", "50", "c4"), ("b", "50", "help"))

@@ -27,7 +27,7 @@ def test_a_speedup_is_the_ratio_to_the_dense_side_of_the_same_run(ask: Ask) -> N
     assert (long["length"], long["decode_speedup"]) == (1024, pytest.approx(0.5))
 
 
-def test_how_far_equal_sides_differ_is_the_dense_models_own_largest_ratio_on_that_machine(ask: Ask) -> None:
+def test_the_noise_of_a_speedup_is_the_largest_dense_ratio_on_that_machine(ask: Ask) -> None:
     given = warehouse()
     speed(given, "dense", prefill_tokens_per_second=980.0, decode_tokens_per_second=52.0)
     speed(given, "block-drop-1", ratio=2.0)
@@ -42,7 +42,7 @@ def test_how_far_equal_sides_differ_is_the_dense_models_own_largest_ratio_on_tha
     assert ask(elsewhere, QUERY)[0]["equal_sides"] is None
 
 
-def test_memory_that_no_system_told_gives_no_ratio_and_the_speedups_all_the_same(ask: Ask) -> None:
+def test_unknown_memory_gives_no_ratio_and_keeps_the_speedups(ask: Ask) -> None:
     given = warehouse()
     speed(given, "block-drop-1", ratio=2.0, peak_memory_bytes=None, peak_memory_bytes_dense=None)
     (row,) = ask(given, QUERY)

@@ -14,22 +14,22 @@ RECIPE = "wanda-50"
 
 
 def about(value: float) -> object:
-    """The value but for rounding."""
+    """Compare but for rounding."""
     return pytest.approx(value, rel=1e-6, abs=1e-9)
 
 
 def written(warehouse: Handmade, recipe: str, right: list[bool | None], task: str = "gsm8k") -> None:
-    """One written answer a sample."""
+    """Add one written answer a sample."""
     for sample, is_correct in enumerate(right):
         task_sample(warehouse, recipe, task, f"s{sample:03d}", is_correct=is_correct)
 
 
 def strict(ask: Ask, warehouse: Handmade, view: str = "task_comparisons") -> list[Row]:
-    """The rows of strictly found answers."""
+    """Return the rows of strictly extracted answers."""
     return ask(warehouse, f"select * from {view} where metric = 'exact_match'")
 
 
-def test_pairs_are_tested_as_scipy_tests_them_and_drawn_as_brute_force_draws_them(ask: Ask) -> None:
+def test_pairs_have_the_tests_of_scipy_and_the_intervals_of_brute_force(ask: Ask) -> None:
     chance = np.random.default_rng(1)
     dense, pruned = chance.random(40) < 0.7, chance.random(40) < 0.45
     warehouse = Handmade()
@@ -46,7 +46,7 @@ def test_pairs_are_tested_as_scipy_tests_them_and_drawn_as_brute_force_draws_the
     assert row["mcnemar_p"] == about(stats.binomtest(lost, lost + gained).pvalue)
     assert (row["accuracy_change_low"], row["accuracy_change_high"]) == (about(low), about(high))
     theirs = stats.bootstrap((changes,), np.mean, method="percentile", rng=np.random.default_rng(2)).confidence_interval
-    # Other draws: an end may differ by what 400 of them leave open.
+    # Other draws: an end may differ by the error of 400 resamples.
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
 
 
@@ -68,11 +68,11 @@ def test_no_flip_all_flips_one_sample_and_an_even_split_have_their_exact_p(ask: 
         row = rows[task]
         assert (row["lost"], row["gained"], row["mcnemar_p"]) == (lost, gained, about(p))
         assert row["accuracy_change"] == about((gained - lost) / len(dense))
-        # Where every resample gives the same, nothing says how uncertain it is.
+        # Where all resamples agree, the uncertainty is unknown.
         assert (row["accuracy_change_low"] is not None) == (task == "even split")
 
 
-def test_samples_that_one_side_was_not_judged_on_are_counted_and_tested_by_nobody(ask: Ask) -> None:
+def test_samples_that_one_side_was_not_judged_on_are_counted_and_untested(ask: Ask) -> None:
     warehouse = Handmade()
     written(warehouse, "dense", [True, True, None, True, False, True, None])
     written(warehouse, RECIPE, [False, None, True, True, True, True, None])
@@ -83,7 +83,7 @@ def test_samples_that_one_side_was_not_judged_on_are_counted_and_tested_by_nobod
     assert row["accuracy_change_low"] is None, "four graded pairs are too few"
 
 
-def test_nothing_graded_gives_no_accuracy_no_test_and_no_place_in_the_family(ask: Ask) -> None:
+def test_ungraded_samples_give_no_accuracy_no_test_and_no_place_in_the_family(ask: Ask) -> None:
     warehouse = Handmade()
     written(warehouse, "dense", [None, True])
     written(warehouse, RECIPE, [None, None])
@@ -106,7 +106,7 @@ def test_other_requests_under_the_same_name_are_no_pair(ask: Ask) -> None:
     assert (row["n_samples"], row["lost"]) == (1, 1)
 
 
-def test_holms_correction_is_that_of_his_rule_ties_included(ask: Ask) -> None:
+def test_holms_correction_follows_his_rule_on_ties_too(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     lost = {"a": 0, "b": 9, "c": 5, "d": 9, "e": 2, "f": 7, "noise-batch": 9}
     written(warehouse, "dense", [True] * 10)
@@ -118,7 +118,7 @@ def test_holms_correction_is_that_of_his_rule_ties_included(ask: Ask) -> None:
     p = {recipe: stats.binomtest(lost[recipe], lost[recipe]).pvalue if lost[recipe] else 1.0 for recipe in rows}
 
     def holm(recipe: str) -> float:
-        """The largest (m − rank + 1)·p of the p-values that are not above this one, at most 1."""
+        """Return the largest (m − rank + 1)·p of the p-values that are not above this one, at most 1."""
         ordered = sorted(p.values())
         return max(min(1.0, (len(p) - at) * one) for at, one in enumerate(ordered) if one <= p[recipe])
 
@@ -127,7 +127,7 @@ def test_holms_correction_is_that_of_his_rule_ties_included(ask: Ask) -> None:
     assert {row["n_tests"] for row in rows.values()} == {6}
 
 
-def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_one_family(ask: Ask) -> None:
+def test_all_pairs_of_variants_are_compared_and_tested_as_one_family(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     chance = np.random.default_rng(4)
     shares = {"dense": 0.9, RECIPE: 0.6, "a'b": 0.1, "noise-batch": 0.9}
@@ -153,7 +153,7 @@ def test_every_two_variants_are_paired_both_ways_over_all_tasks_and_tested_as_on
         assert (row["n_right"], row["other_n_right"]) == (sum(x for x, _ in both), sum(y for _, y in both))
         assert (row["lost"], row["gained"], row["lost_share"]) == (lost, gained, about(lost / len(both)))
         assert row["mcnemar_p"] == about(p[one, other])
-    # Holm's rule over the three pairs, each of which stands twice.
+    # Holm's rule over the three pairs, each of which has two rows.
     ordered = sorted(p.values())[::2]
     for pair, one in p.items():
         steps = [min(1.0, (3 - at) * each) for at, each in enumerate(ordered) if each <= one * (1 + 1e-9)]
@@ -197,7 +197,7 @@ def test_targets_move_in_log_likelihood_and_margin_before_an_answer_turns(ask: A
     rows = {row["metric"]: row for row in ask(warehouse, "task_comparisons")}
 
     def figures(likelihoods: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of every sample: log-likelihood of the target, its margin over the best other, whether it is the best."""
+        """Return for every sample: log-likelihood of the target, its margin over the best other, if it is the best."""
         samples = np.arange(12)
         own = likelihoods[samples, target]
         others = np.where(np.eye(4, dtype=bool)[target], -np.inf, likelihoods).max(axis=1)
@@ -215,11 +215,11 @@ def test_targets_move_in_log_likelihood_and_margin_before_an_answer_turns(ask: A
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((low, high), rel=1e-5)
 
 
-def test_of_equal_options_the_first_answers_and_one_option_has_no_margin(ask: Ask) -> None:
+def test_the_first_of_equal_options_answers_and_one_option_has_no_margin(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe in ("dense", RECIPE):
         task_sample(warehouse, recipe, "tie", "a", scoring="letter", log_likelihoods=[-1, -1, -1], target=1)
-        # One option is right where it was the likeliest text of all, which only the harness knows.
+        # One option is right where it is the likeliest text of all, which only the harness knows.
         task_sample(warehouse, recipe, "one", "a", scoring="full_text", log_likelihoods=[-2])
         warehouse.rows["task_samples"][-1]["is_correct"] = False
     answers = [row for row in ask(warehouse, "task_answers") if row["recipe"] == RECIPE]
@@ -227,11 +227,11 @@ def test_of_equal_options_the_first_answers_and_one_option_has_no_margin(ask: As
 
     assert (rows["tie"]["answer"], rows["tie"]["is_correct"], rows["tie"]["target_margin"]) == ("A", False, 0.0)
     assert (rows["one"]["answer"], rows["one"]["is_correct"], rows["one"]["target_margin"]) == ("A", False, None)
-    # As task_scores calls it; over its bytes a single option says nothing else.
+    # As named in task_scores; over its bytes a single option gives the same.
     assert [row["metric"] for row in answers if row["task"] == "one"] == ["lm_eval/acc"]
 
 
-def test_at_a_single_option_nothing_is_guessed_so_its_task_counts_as_lost(ask: Ask) -> None:
+def test_a_single_option_cannot_be_guessed_so_its_task_counts_as_lost(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe, value in (("dense", 0.6), (RECIPE, 0.15)):
         warehouse.variant(recipe)
@@ -242,7 +242,7 @@ def test_at_a_single_option_nothing_is_guessed_so_its_task_counts_as_lost(ask: A
     assert (row["kind"], row["n_tasks"], row["loss"]) == ("non_generative", 1, about(0.75))
 
 
-def test_a_score_at_its_end_is_not_known_without_an_error(ask: Ask) -> None:
+def test_a_score_at_the_end_of_its_scale_has_an_error(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe, agreement, right in (("dense", 1.0, 0.75), (RECIPE, 0.0, 0.0)):
         warehouse.variant(recipe)
@@ -257,7 +257,7 @@ def test_a_score_at_its_end_is_not_known_without_an_error(ask: Ask) -> None:
     assert (losses["score"]["loss"], losses["score"]["loss_se"]) == (1.0, about(unanimous / 0.75))
 
 
-def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:
+def test_texts_are_weighted_by_their_bytes(ask: Ask) -> None:
     warehouse = Handmade()
     for recipe, first, second in (("dense", -200.0, -30.0), (RECIPE, -260.0, -45.0)):
         for sample, nats, size in (("a", first, 100), ("b", second, 10)):
@@ -274,7 +274,7 @@ def test_a_text_that_is_read_weighs_as_many_bytes_as_it_has(ask: Ask) -> None:
     assert ask(warehouse, "q20_answers_flipped") == ask(warehouse, "task_flips") == []
 
 
-def test_every_changed_answer_is_told_with_its_direction(ask: Ask) -> None:
+def test_every_changed_answer_is_listed_with_its_direction(ask: Ask) -> None:
     warehouse = Handmade()
     cases = {
         "kept": (True, "12", True, "12"),

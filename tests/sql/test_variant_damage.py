@@ -15,12 +15,12 @@ KLS = {name: RNG.lognormal(-1 + size, 1, (PROMPTS, STEPS)).astype(np.float32).as
 
 
 def about(value: float) -> object:
-    """The value as float32 columns and a series for t keep it."""
+    """Compare within the precision of float32 columns and a series for t."""
     return pytest.approx(value, rel=1e-3)
 
 
 def half_width(influences: np.ndarray) -> float:
-    """Student's t over clusters, from what each adds to a figure beyond its expected part."""
+    """Return the half-width by Student's t over clusters, from each one's deviation from its expected part."""
     n = len(influences)
     return T5 * np.sqrt(n / (n - 1) * (influences**2).sum())
 
@@ -30,7 +30,7 @@ def flips(kls: np.ndarray) -> np.ndarray:
 
 
 def measured(prompts: int = PROMPTS) -> Handmade:
-    """One pruned variant between two quantized ones in KL, on so many prompts and questions, two prompts shorter."""
+    """Build a pruned variant between two quantized ones in KL, on many prompts and questions; two are shorter."""
     warehouse = Handmade().variant("dense")
     for recipe, kls in ({"dense": np.zeros((PROMPTS, STEPS))} | KLS).items():
         if recipe != "dense":
@@ -52,7 +52,7 @@ def steps_of(prompt: int) -> int:
 
 
 def change_of(recipe: str) -> tuple[float, np.ndarray]:
-    """The share of steps with another top token, and what each prompt adds to it."""
+    """Return the share of steps with another top token, and each prompt's part of it."""
     changed = np.array([flips(KLS[recipe][prompt, : steps_of(prompt)]).sum() for prompt in range(PROMPTS)])
     lengths = np.array([steps_of(prompt) for prompt in range(PROMPTS)])
     share = changed.sum() / lengths.sum()
@@ -63,7 +63,7 @@ def mean_kl(recipe: str) -> float:
     return np.concatenate([KLS[recipe][prompt, : steps_of(prompt)] for prompt in range(PROMPTS)]).mean()
 
 
-def test_every_measure_is_the_one_of_the_summary_as_a_damage(ask: Ask) -> None:
+def test_every_measure_equals_that_of_the_summary_as_a_damage(ask: Ask) -> None:
     (row,) = ask(
         measured(),
         """select map(list(measure), list(amount)) as damage, any_value(columns(summary.*))
@@ -104,7 +104,7 @@ def test_shares_have_wilsons_interval_and_nats_students_over_the_prompts(ask: As
     assert rows["top1_change"]["amount_low"] == about(share - half_width(influences))
 
 
-def test_the_median_has_woodruffs_interval_prompts_being_the_units(ask: Ask) -> None:
+def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
     (row,) = ask(
         measured(),
         "select * from variant_damage where recipe = 'wanda-50' and measure = 'kl_free_running_median_nats'",
@@ -123,7 +123,7 @@ def test_the_median_has_woodruffs_interval_prompts_being_the_units(ask: Ask) -> 
     assert row["amount_low"] == about(max(0, median - (high - low) / 2))
 
 
-def test_intervals_are_those_of_the_verdict_where_it_has_them(whole: duckdb.DuckDBPyConnection) -> None:
+def test_intervals_equal_those_of_the_verdict(whole: duckdb.DuckDBPyConnection) -> None:
     pairs = {"top1_change": "top1_change", "kl_step0_nats": "kl_step0_nats", "options_changed_share": "options_changed"}
     compared = 0
     for measure, column in pairs.items():
@@ -133,7 +133,7 @@ def test_intervals_are_those_of_the_verdict_where_it_has_them(whole: duckdb.Duck
             f" {column}_high as high_there from variant_damage inner join variant_verdict using (model, recipe)"
             f" where variant_damage.measure = '{measure}'",
         ):
-            # Where prompts agree to the last digit the verdict takes it for sure, and this one says nothing.
+            # Where prompts agree to the last digit, the verdict is certain, and this view has no interval.
             if row["amount_low"] is not None:
                 compared += 1
                 assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx(
@@ -142,7 +142,7 @@ def test_intervals_are_those_of_the_verdict_where_it_has_them(whole: duckdb.Duck
     assert compared > 0
 
 
-def test_what_prompts_add_to_a_measure_sums_to_nothing(ask: Ask) -> None:
+def test_deviations_of_prompts_from_a_measure_sum_to_zero(ask: Ask) -> None:
     rows = ask(measured(), "select sum(influence) as total, sum(abs(influence)) as size, count(*) as n "
                            "from damage_influences where recipe <> 'dense' group by recipe, measure")  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_q27_pairs_a_difference_by_prompt_with_both_neighbours_by_their_weights(
     assert (row["difference_low"], row["difference_high"]) == (about(difference - spread), about(difference + spread))
 
 
-def test_q27_is_surer_of_a_difference_than_of_either_side_where_prompts_are_what_varies(ask: Ask) -> None:
+def test_q27_bounds_a_difference_more_tightly_than_either_side_where_prompts_vary(ask: Ask) -> None:
     warehouse = Handmade().variant("dense")
     for recipe, scale in (("dense", 0.0), ("wanda-50", 1.0), ("rtn-8", 0.9), ("rtn-4", 1.1)):
         if scale:

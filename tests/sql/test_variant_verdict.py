@@ -1,4 +1,4 @@
-"""Verdicts and the layers that carry the damage, worked out by hand, and the same rule as `prunescope advise`."""
+"""Verdicts and the layers with the most damage, worked out by hand; the rule equals that of `prunescope advise`."""
 
 import polars as pl
 import pytest
@@ -16,7 +16,7 @@ def by_recipe(rows: list[Row]) -> dict[str, Row]:
 
 
 def scored(*losses: tuple[str, float, float], measure: str = "accuracy", error: float | None = ERROR) -> Handmade:
-    """Variants with their loss in writing and in choosing, of which the dense model has all to lose."""
+    """Build variants with their losses in writing and in choosing."""
     warehouse = Handmade().model()
     # A single option cannot be guessed.
     task_sample(warehouse, "dense", "arc", "s", scoring="full_text", log_likelihoods=[-1.0])
@@ -28,7 +28,7 @@ def scored(*losses: tuple[str, float, float], measure: str = "accuracy", error: 
 
 
 def probed(warehouse: Handmade, recipe: str, kl: float, *, changed: int, options: tuple[bool, ...]) -> None:
-    """Ten forced tokens, of which so many change, and a question each that keeps its choice or not."""
+    """Build ten forced tokens, of which so many change, and a question each that keeps its choice or not."""
     for step in range(10):
         warehouse.step(recipe, "p", step, kl if step == 0 else min(kl, 0.01), flips=step >= 10 - changed)
     for index, is_kept in enumerate(options):
@@ -37,7 +37,7 @@ def probed(warehouse: Handmade, recipe: str, kl: float, *, changed: int, options
     warehouse.generation(recipe, "p")
 
 
-def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(ask: Ask) -> None:
+def test_tasks_decide_where_both_kinds_were_scored_and_intervals_set_the_certainty(ask: Ask) -> None:
     rows = by_recipe(
         ask(
             scored(
@@ -77,20 +77,20 @@ def test_tasks_decide_where_both_kinds_were_scored_and_intervals_say_how_surely(
     }
 
 
-def test_agreement_decides_where_the_dense_model_has_no_right_answers_to_lose(ask: Ask) -> None:
+def test_agreement_decides_where_the_dense_model_has_no_right_answers(ask: Ask) -> None:
     [row] = ask(scored(("a", 0.5, 0.0), measure="agreement"), "variant_verdict")
 
     assert (row["measure"], row["verdict"]) == ("agreement", CHOOSING_ONLY)
 
 
-def test_a_loss_without_an_error_is_judged_and_nothing_is_said_of_its_certainty(ask: Ask) -> None:
+def test_a_loss_without_an_error_has_a_verdict_without_certainty(ask: Ask) -> None:
     [row] = ask(scored(("a", 0.0, 0.0), error=None), "variant_verdict")
 
     assert (row["verdict"], row["is_certain"], row["loss_writing_low"]) == (SAFE, None, None)
 
 
 def by_rule(warehouse: Handmade) -> tuple[dict[str, Row], dict[str, Row]]:
-    """What the view says, and what `advise` says of the same."""
+    """Return the verdicts of the view and of `advise` on the same rows."""
     with warehouse.opened() as connection:
         variants = connection.sql("from variant_verdict").pl()
         advised = advise(variants, connection.sql("from loss_predictions").pl(), TOLERANCE).rows
@@ -128,8 +128,8 @@ def test_without_tasks_the_prompts_decide_by_the_rule_of_advise() -> None:
     assert (gone["options_changed_low"], gone["options_changed_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
 
 
-def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_certain_a_verdict_is() -> None:
-    """Six prompts of six tokens whose KL at the first is 0.1, 0.2, … 0.6 times a factor, and six questions."""
+def test_the_ends_of_intervals_decide_the_certainty_of_a_verdict() -> None:
+    """Use six prompts of six tokens, whose KL at the first is 0.1, 0.2, … 0.6 times a factor, and six questions."""
     warehouse = Handmade().model().variant("dense")
     # Factor of the KL, tokens that change in the first prompt, questions that change.
     cases = {
@@ -174,7 +174,7 @@ def test_the_ends_of_the_intervals_over_prompts_tokens_and_questions_decide_how_
     assert ends("clustered", "top1_change") == pytest.approx((0.0, (1 + 2.5706) / 6), rel=1e-3)
 
 
-def test_loops_are_counted_beside_the_verdict_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:
+def test_loops_are_counted_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("a")
     for recipe, collapses in (("dense", (None, 9)), ("a", (7, 4))):
         for index, step in enumerate(collapses):
@@ -186,7 +186,7 @@ def test_loops_are_counted_beside_the_verdict_with_the_earliest_step_and_the_den
 
 
 def carried(*scopes: str, isolated: int = 2) -> Handmade:
-    """Two changed sublayers, of which the second makes three times the KL alone, and one that was left alone."""
+    """Build two changed sublayers, the second with three times the KL of the first, and an unchanged one."""
     warehouse = Handmade().model().variant("dense").variant("a")
     for layer, kl in ((0, 0.1), (1, 0.3)):
         warehouse.step("a", "p", layer, kl)
@@ -208,7 +208,7 @@ def test_a_sublayers_share_is_of_the_sum_over_those_that_were_changed(ask: Ask) 
     assert [row["share_of_kl"] for row in rows] == pytest.approx([0.75, 0.25])
 
 
-def test_what_a_sublayer_does_at_the_output_comes_first_where_all_of_them_were_measured_so(ask: Ask) -> None:
+def test_isolated_effects_are_preferred_where_all_sublayers_have_them(ask: Ask) -> None:
     query = "select layer, scope from layer_kl_share order by place_in_order"
 
     # Alone at the output the first costs 3, the second 1.
@@ -224,7 +224,7 @@ def test_one_scope_holds_for_the_whole_variant(ask: Ask) -> None:
     assert rows == [{"layer": 0, "scope": "local"}, {"layer": 1, "scope": "local"}]
 
 
-def test_equal_sublayers_are_ordered_by_depth_and_parted_prompts_stand_where_they_part_for_good(ask: Ask) -> None:
+def test_equal_sublayers_are_ordered_by_depth_and_prompts_by_their_last_divergence(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("a")
     warehouse.step("a", "p", 0, 0.5, flips=True)
     for layer in (0, 1):
@@ -243,7 +243,7 @@ def test_equal_sublayers_are_ordered_by_depth_and_parted_prompts_stand_where_the
     assert [row["share_of_kl"] for row in rows] == pytest.approx([0.5, 0.5])
 
 
-def test_nothing_is_said_of_the_dense_model_and_of_noise(ask: Ask) -> None:
+def test_the_dense_model_and_noise_have_no_row(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
     for recipe in ("dense", "noise-batch"):
         probed(warehouse, recipe, 0.0, changed=0, options=(True,))

@@ -1,4 +1,4 @@
-"""What holds for every view: empty warehouse, declared key, header, style of the file."""
+"""Rules for every view: empty warehouse, declared key, header, style of the file."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_a_view_over_an_empty_warehouse_has_its_columns_and_no_rows(
     assert result.fetchall() == []
 
 
-def test_no_count_comes_as_a_type_that_other_tools_read_as_a_decimal(empty: duckdb.DuckDBPyConnection) -> None:
+def test_no_count_has_a_type_that_other_tools_read_as_a_decimal(empty: duckdb.DuckDBPyConnection) -> None:
     query = "select table_name, column_name from duckdb_columns() where data_type similar to '(HUGEINT|DECIMAL).*'"
     assert empty.execute(query).fetchall() == []
 

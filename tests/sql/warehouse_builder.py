@@ -1,6 +1,6 @@
-"""A warehouse written by hand: a test says the numbers that matter, the rest is filled in so that all checks pass.
+"""A warehouse written by hand: tests give the numbers that matter, the rest is filled in so that all checks pass.
 
-Rows lie in memory, or go through the real store where a test needs files; nothing here knows a view.
+Rows stay in memory, or go through the real store where a test needs files; no view is named here.
 """
 
 import json
@@ -13,6 +13,7 @@ import duckdb
 import polars as pl
 
 from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.quality import checks
 from prunescope.warehouse.schema.table import Table
@@ -32,14 +33,15 @@ PROMPT_TOKENS = 5
 
 
 class Handmade:
-    """Collects rows table by table and writes them as partitions; `studies` says of a recipe which study ran it."""
+    """Rows by table, written as partitions; `studies` and `inputs` have the provenance of recipes."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {name: [] for name in TABLES}
-        self.studies: dict[str, str] = {}
+        self.studies: dict[str | None, str] = {}
+        self.inputs: dict[str | None, dict[str, str]] = {}
 
     def model(self, model: str = MODEL) -> Self:
-        """A dense model of two layers with a vocabulary of 100."""
+        """Add a dense model of two layers with a vocabulary of 100."""
         counts = dict.fromkeys(("parameters", "parameters_attn", "parameters_mlp", "parameters_embedding"), 1000)
         names = {name: name for name in ("revision", "architecture", "weight_hash", "tokenizer_hash")}
         return self.add(
@@ -69,7 +71,7 @@ class Handmade:
         model: str = MODEL,
         **parameters: object,
     ) -> Self:
-        """A row of `variants`; further arguments are the recipe's parameters."""
+        """Add a row of `variants`; further arguments are the recipe's parameters."""
         return self.add(
             "variants",
             model=model,
@@ -111,7 +113,7 @@ class Handmade:
         model: str = MODEL,
         **given: object,
     ) -> Self:
-        """A row of `layer_transitions`; divergences that are not given follow from `kl`."""
+        """Add a row of `layer_transitions`; divergences that are not given follow from `kl`."""
         return self.add(
             "layer_transitions",
             model=model,
@@ -141,7 +143,7 @@ class Handmade:
         model: str = MODEL,
         **given: object,
     ) -> Self:
-        """A row of `decoding_steps`; where it flips, the pruned model emits token 9 instead of token 7."""
+        """Add a row of `decoding_steps`; where it flips, the pruned model emits token 9 instead of token 7."""
         repeats = {name: given.pop(name, 0.0) for name in ("repeat_rate_dense", "repeat_rate_pruned")}
         return self.add(
             "decoding_steps",
@@ -173,7 +175,7 @@ class Handmade:
         model: str = MODEL,
         **given: object,
     ) -> Self:
-        """A row of `generations`."""
+        """Add a row of `generations`."""
         row: Row = {
             "model": model,
             "recipe": recipe,
@@ -210,7 +212,7 @@ class Handmade:
         model: str = MODEL,
         **given: object,
     ) -> Self:
-        """A row of `option_subspace` from the options' probabilities in the whole vocabulary."""
+        """Add a row of `option_subspace` from the options' probabilities in the whole vocabulary."""
         labels = [chr(ord("A") + index) for index in range(len(dense))]
         best = [labels[max(range(len(side)), key=side.__getitem__)] for side in (dense, pruned)]
         row: Row = {
@@ -252,7 +254,7 @@ class Handmade:
         flips: bool = False,
         model: str = MODEL,
     ) -> Self:
-        """Both sides' lists of two at one step: tokens 7 and 9, which change places on the pruned side if it flips."""
+        """Add both sides' top two at one step: tokens 7 and 9, which are swapped on the pruned side if it flips."""
         logits = {7: (2.0, 1.0 if flips else 2.0), 9: (1.0, 2.0 if flips else 1.0)}
         for side, order in (("dense", (7, 9)), ("pruned", (9, 7) if flips else (7, 9))):
             for rank, token in enumerate(order, start=1):
@@ -275,7 +277,7 @@ class Handmade:
         return self
 
     def where(self, table: str, **wanted: object) -> list[Row]:
-        """The rows of a table with these values, to be changed in place."""
+        """Return the rows of a table with these values, to be changed in place."""
         found = [row for row in self.rows[table] if all(row[name] == value for name, value in wanted.items())]
         assert found, f"no row of {table} has {wanted}"
         return found
@@ -287,21 +289,35 @@ class Handmade:
         return memory.connection
 
     def connect(self, root: Path) -> duckdb.DuckDBPyConnection:
-        """Writes all partitions below the folder and opens the catalogue on them."""
+        """Write all partitions below the folder and open the catalogue on them."""
         for name in TABLES:
             assert self.write(root, name) == []
         return database.connect(root)
 
     def write(self, root: Path, name: str) -> list[str]:
-        """Writes one table and says which of its checks the rows break."""
+        """Write one table; return the checks that its rows break."""
         table = TABLES[name]
         broken = []
         for (model, recipe), rows in self.partitions(table).items():
-            written = Store(root).write(
-                table, frame_of(table, rows), provenance_of(model, recipe, self.studies.get(recipe)), model, recipe
-            )
+            written = Store(root).write(table, frame_of(table, rows), self.provenance(model, recipe), model, recipe)
             broken += [str(violation) for violation in written.violations]
         return broken
+
+    def provenance(self, model: str, recipe: str | None) -> Provenance:
+        return Provenance(
+            fingerprint="f",
+            study=self.studies.get(recipe, "by hand"),
+            model=model,
+            recipe=recipe,
+            inputs=self.inputs.get(recipe, {}),
+            code_version="0",
+            libraries={},
+            seed=0,
+            device="cpu",
+            dtype="float32",
+            seconds=0.0,
+            created_at="2026-01-02T03:04:05+00:00",
+        )
 
     def partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
         partitions: dict[tuple[str, str | None], list[Row]] = {}
@@ -311,7 +327,7 @@ class Handmade:
         return partitions
 
     def add(self, table: str, **row: object) -> Self:
-        """A row of any table, all columns given."""
+        """Add a row of any table, all columns given."""
         columns = [column.name for column in TABLES[table].columns]
         assert sorted(row) == sorted(columns), f"{table}: {set(row) ^ set(columns)}"
         self.rows[table].append(dict(row))
@@ -321,7 +337,7 @@ class Handmade:
 class Memory:
     """The catalogue's views over tables in memory, which can be filled again and again.
 
-    Views look at a table's files by one name a table, which stands for rows here.
+    Views read the files of a table under one name, which is a table of rows here.
     """
 
     def __init__(self) -> None:
@@ -336,7 +352,7 @@ class Memory:
             self.connection.execute(f"drop view {place}; create table {place} ({declared})")
 
     def fill(self, warehouse: Handmade, *, checked: bool = True) -> None:
-        """Put rows in the place of those that were there.
+        """Replace all rows.
 
         Args:
             warehouse: the rows.
@@ -346,8 +362,7 @@ class Memory:
         for name, table in TABLES.items():
             self.fill_table(table, warehouse.rows[name], checked=checked)
             for (model, recipe), rows in warehouse.partitions(table).items():
-                made = provenance_of(model, recipe, warehouse.studies.get(recipe))
-                footers += self._footer(name, made, len(rows))
+                footers += self._footer(name, warehouse.provenance(model, recipe), len(rows))
         places = ", ".join(
             f"({', '.join('?' * len(self._columns))})" for _ in range(len(footers) // len(self._columns))
         )
@@ -356,7 +371,7 @@ class Memory:
             self.connection.execute(f"insert into {FOOTERS} values {places}", footers)
 
     def fill_table(self, table: Table, rows: Sequence[Row] | pl.DataFrame, *, checked: bool = True) -> None:
-        """Put rows in the place of one table's."""
+        """Replace the rows of one table."""
         place = f"files.{quoted(f'{table.name}_files')}"
         if table.name in self._filled:
             self.connection.execute(f"truncate {place}")
@@ -388,12 +403,12 @@ def _typed(table: Table) -> dict[str, str]:
 
 
 def frame_of(table: Table, rows: Sequence[Row]) -> pl.DataFrame:
-    """Rows as a frame of the table's columns."""
+    """Return rows as a frame of the table's columns."""
     return pl.DataFrame({column.name: [row[column.name] for row in rows] for column in table.columns}, strict=False)
 
 
 def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: Any) -> Row:
-    """All divergence columns: those given, the others such that the table's identities hold; all 0 for a KL of 0."""
+    """Return all divergence columns: those given, the others such that identities hold; all 0 for a KL of 0."""
     row: Row = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
     kl = given.get("kl_dense_pruned_nats", kl)
     row |= {
@@ -438,15 +453,23 @@ def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **gi
     return row
 
 
+def materialized(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Compute every view once for all tests that read it; `test_materialized.py` proves that the rows are equal."""
+    tables = Materialized(connection)
+    for name in database.view_sql():
+        tables.prepare(f"FROM {name}")
+    return connection
+
+
 def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
-    """The rows of a query as dictionaries; a bare name stands for the whole view."""
+    """Return the rows of a query, or of the view of that name, as dictionaries."""
     result = connection.execute(f"select * from {sql}" if " " not in sql else sql)
     names = [column[0] for column in result.description]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
-    """Kendall's tau without ties: concordant minus discordant pairs over all pairs."""
+    """Return Kendall's tau without ties: concordant minus discordant pairs over all pairs."""
     pairs = [(i, j) for i in range(len(first)) for j in range(i)]
     signs = [math.copysign(1, (first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs]
     return sum(signs) / len(pairs)
@@ -454,20 +477,3 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _places(values: Sequence[float]) -> list[int]:
     return [1 + sum(other > value for other in values) for value in values]
-
-
-def provenance_of(model: str, recipe: str | None, study: str | None = None) -> Provenance:
-    return Provenance(
-        fingerprint="f",
-        study=study or "by hand",
-        model=model,
-        recipe=recipe,
-        inputs={},
-        code_version="0",
-        libraries={},
-        seed=0,
-        device="cpu",
-        dtype="float32",
-        seconds=0.0,
-        created_at="2026-01-02T03:04:05+00:00",
-    )

@@ -108,13 +108,13 @@ def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty store in a folder that does not exist yet."""
+    """Return an empty store in a folder that does not exist yet."""
     return Store(tmp_path / "warehouse")
 
 
 @pytest.fixture(scope="session")
 def _written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The folder of a store with one partition of every table, written once for all tests."""
+    """Write a store with one partition of every table, once for all tests."""
 
     @cache
     def written(model: str, recipe: str) -> Path:

@@ -1,4 +1,4 @@
-"""Who starts runs unasked: for what, how often, and for what not. Real files, a real instance, no daemon."""
+"""Runs that sensors and conditions launch: after which changes, and how often. Real files and instance, no daemon."""
 
 import fcntl
 import io
@@ -38,8 +38,8 @@ LESS = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
 
 
 @dataclass
-class Night:
-    """A warehouse whose study is watched, and what the daemon would do."""
+class WatchedWarehouse:
+    """A warehouse with a watched study, and the steps of the daemon."""
 
     warehouse: Path
     instance: DagsterInstance
@@ -47,7 +47,7 @@ class Night:
     conditions: object = None
 
     def tick(self, sensor) -> list[RunRequest]:
-        """One tick of a sensor, which goes on from its last one; new partitions are added as the daemon does it."""
+        """Run one tick of a sensor from its last cursor; add new partitions as the daemon does."""
         context = build_sensor_context(instance=self.instance, cursor=self.cursors.get(sensor.name))
         found = sensor(context)
         assert not isinstance(found, SkipReason), found.skip_message
@@ -57,7 +57,7 @@ class Night:
         return list(found.run_requests)
 
     def outdated(self) -> dict[str, set[str]]:
-        """What the conditions ask for, by asset."""
+        """Return the partitions that the conditions request, by asset."""
         kept = self.conditions.cursor if self.conditions else None
         self.conditions = evaluate_automation_conditions(
             defs=defs, instance=self.instance, asset_selection=AssetSelection.all(), cursor=kept
@@ -69,45 +69,47 @@ class Night:
         return {asset: keys for asset, keys in asked.items() if keys}
 
     def publish(self, recipe: str) -> None:
-        """What the daemon makes of a request for the asset `recipe`: a run without configuration."""
+        """Run the asset `recipe` as the daemon does: without configuration."""
         job = defs.resolve_job_def("recipes")
         assert job.execute_in_process(instance=self.instance, partition_key=recipe).success
 
     def unfinished(self, job: str, status: DagsterRunStatus, **tags: str) -> str:
-        """A run in a state, as the daemon makes it."""
+        """Create a run in a state, as the daemon does."""
         whole = {key.replace("__", "/"): value for key, value in tags.items()}
         created = self.instance.create_run_for_job(defs.resolve_job_def(job), status=status, tags=whole)
         return created.run_id
 
 
 @pytest.fixture
-def night(study: StudyFile, warehouse: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Night]:
-    identify(study.model, cache)  # as the run did that computed the warehouse, perhaps in another process
+def watched(
+    study: StudyFile, warehouse: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WatchedWarehouse]:
+    identify(study.model, cache)  # as the run that computed the warehouse did, perhaps in another process
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(warehouse))
     monkeypatch.setattr("prunescope.assets.watching.watch_list._is_changing", lambda entry: False)
     assert run(["watch", str(study.path)], Globals()) == 0
     with open_instance(warehouse) as instance:
-        yield Night(warehouse, instance)
+        yield WatchedWarehouse(warehouse, instance)
 
 
 def config_of(request: RunRequest) -> dict[str, object]:
     return request.run_config["resources"]["study"]["config"]
 
 
-def test_nothing_is_started_where_all_is_current(night: Night) -> None:
-    assert (night.tick(watch_sensor), night.tick(answers_sensor), night.outdated()) == ([], [], {})
+def test_no_run_starts_while_everything_is_current(watched: WatchedWarehouse) -> None:
+    assert (watched.tick(watch_sensor), watched.tick(answers_sensor), watched.outdated()) == ([], [], {})
     assert isinstance(nightly(), SkipReason)
 
 
-def test_nothing_is_started_for_a_study_that_is_not_watched(night: Night, study: StudyFile) -> None:
+def test_no_run_starts_for_a_study_that_is_not_watched(watched: WatchedWarehouse, study: StudyFile) -> None:
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     study.write(recipes=["dense", LESS, "mlp-drop-1"], generation={"new_tokens": 3})
-    assert (night.tick(watch_sensor), night.tick(answers_sensor), night.outdated()) == ([], [], {})
+    assert (watched.tick(watch_sensor), watched.tick(answers_sensor), watched.outdated()) == ([], [], {})
 
 
-def test_a_new_recipe_is_asked_for_once_and_alone(night: Night, study: StudyFile) -> None:
+def test_a_new_recipe_is_requested_once_and_alone(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
-    (request,) = night.tick(watch_sensor)
+    (request,) = watched.tick(watch_sensor)
     assert config_of(request) == {
         "study": str(study.path),
         "models": ["tiny-a"],
@@ -117,31 +119,31 @@ def test_a_new_recipe_is_asked_for_once_and_alone(night: Night, study: StudyFile
     }
     assert request.run_config["ops"] == {"whole_study": {"config": {"answers": False}}}
     assert request.tags == {WATCH_TAG: "missing", STUDY_TAG: "tiny", MODEL_TAG: "tiny-a"}
-    assert "mlp-drop-1" in night.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
-    assert night.tick(watch_sensor) == [], "also where that run has failed"
+    assert "mlp-drop-1" in watched.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
+    assert watched.tick(watch_sensor) == [], "also where that run has failed"
     study.write(recipes=[*RECIPES, "mlp-drop-1", "mlp-drop-2"])
-    assert [config_of(request)["recipes"] for request in night.tick(watch_sensor)] == [["mlp-drop-2"]]
-    assert night.outdated() == {}, "what is missing is no business of the conditions"
+    assert [config_of(request)["recipes"] for request in watched.tick(watch_sensor)] == [["mlp-drop-2"]]
+    assert watched.outdated() == {}, "conditions request no missing partitions"
 
 
-def test_a_model_that_is_copied_into_the_folder_is_asked_for_until_it_leaves(
-    night: Night, study: StudyFile, other_folder: Path
+def test_a_model_in_the_folder_is_requested_until_it_is_removed(
+    watched: WatchedWarehouse, study: StudyFile, other_folder: Path
 ) -> None:
-    place = shutil.copytree(other_folder, night.warehouse / "_models" / "night")
-    (request,) = night.tick(watch_sensor)
+    place = shutil.copytree(other_folder, watched.warehouse / "_models" / "night")
+    (request,) = watched.tick(watch_sensor)
     assert config_of(request)["models"] == [f"night={place}"]
     assert config_of(request)["recipes"] == RECIPES
-    assert "night" in night.instance.get_dynamic_partitions("model")
+    assert "night" in watched.instance.get_dynamic_partitions("model")
     tags = {"prunescope__watched": "missing", "prunescope__study": "tiny"}
-    of_night = night.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="night")
-    of_other = night.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="tiny-a")
-    by_hand = night.unfinished("study", DagsterRunStatus.STARTED)
+    of_night = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="night")
+    of_other = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="tiny-a")
+    by_hand = watched.unfinished("study", DagsterRunStatus.STARTED)
     recomputed = {"prunescope__watched": "outdated", "dagster__partition": "night|dense"}
-    again = night.unfinished("variant_tables", DagsterRunStatus.STARTED, **recomputed)
-    assert night.tick(watch_sensor) == []
+    again = watched.unfinished("variant_tables", DagsterRunStatus.STARTED, **recomputed)
+    assert watched.tick(watch_sensor) == []
     shutil.rmtree(place)
-    assert night.tick(watch_sensor) == []
-    status = {each: night.instance.get_run_by_id(each).status for each in (of_night, of_other, by_hand, again)}
+    assert watched.tick(watch_sensor) == []
+    status = {each: watched.instance.get_run_by_id(each).status for each in (of_night, of_other, by_hand, again)}
     assert status == {
         of_night: DagsterRunStatus.CANCELING,
         of_other: DagsterRunStatus.STARTED,
@@ -150,27 +152,29 @@ def test_a_model_that_is_copied_into_the_folder_is_asked_for_until_it_leaves(
     }
 
 
-def test_a_model_in_a_new_line_of_the_study_is_asked_for(night: Night, study: StudyFile, other_folder: Path) -> None:
+def test_a_model_that_is_added_to_the_study_is_requested(
+    watched: WatchedWarehouse, study: StudyFile, other_folder: Path
+) -> None:
     both = [{"name": "tiny-a", "source": str(study.model)}, {"name": "line", "source": str(other_folder)}]
     study.write(models=both)
-    (request,) = night.tick(watch_sensor)
+    (request,) = watched.tick(watch_sensor)
     assert (config_of(request)["models"], config_of(request)["recipes"]) == (["line"], RECIPES)
 
 
-def test_a_study_that_cannot_be_read_for_a_while_stops_no_run(night: Night, study: StudyFile) -> None:
+def test_an_unreadable_study_stops_no_run(watched: WatchedWarehouse, study: StudyFile) -> None:
     tags = {"prunescope__watched": "missing", "prunescope__study": "tiny", "prunescope__model": "tiny-a"}
-    queued = night.unfinished("study", DagsterRunStatus.STARTED, **tags)
+    queued = watched.unfinished("study", DagsterRunStatus.STARTED, **tags)
     study.path.write_text("models: [")
-    assert night.tick(watch_sensor) == []
-    assert night.instance.get_run_by_id(queued).status == DagsterRunStatus.STARTED
+    assert watched.tick(watch_sensor) == []
+    assert watched.instance.get_run_by_id(queued).status == DagsterRunStatus.STARTED
 
 
-def test_what_is_wrong_is_said_once(night: Night, other_folder: Path) -> None:
-    broken = shutil.copytree(other_folder, night.warehouse / "_models" / "broken")
+def test_an_error_is_reported_once(watched: WatchedWarehouse, other_folder: Path) -> None:
+    broken = shutil.copytree(other_folder, watched.warehouse / "_models" / "broken")
     (broken / "config.json").unlink()
 
     def said(cursor: str | None) -> tuple[str, str | None]:
-        context, text = build_sensor_context(instance=night.instance, cursor=cursor), io.StringIO()
+        context, text = build_sensor_context(instance=watched.instance, cursor=cursor), io.StringIO()
         context.log.addHandler(logging.StreamHandler(text))
         found = watch_sensor(context)
         return text.getvalue(), found.cursor
@@ -180,113 +184,119 @@ def test_what_is_wrong_is_said_once(night: Night, other_folder: Path) -> None:
     assert "no config.json" not in said(cursor)[0]
 
 
-def test_a_changed_parameter_is_published_first_then_exactly_its_variants_are_made_again_once(
-    night: Night, study: StudyFile
+def test_a_changed_parameter_is_published_and_then_its_variants_are_recomputed_once(
+    watched: WatchedWarehouse, study: StudyFile
 ) -> None:
     study.write(recipes=["dense", LESS, "wanda-2of4", "attn-drop-1"])
-    assert night.outdated() == {"recipe": {"magnitude-50"}}
-    assert night.outdated() == {}, "the run of the first tick may be under way"
-    night.publish("magnitude-50")
-    assert night.outdated() == {table: {"tiny-a|magnitude-50"} for table in VARIANT_TABLES}
-    assert night.outdated() == {}, "also where those runs have failed"
-    assert night.tick(watch_sensor) == [], "what is outdated is not missing"
+    assert watched.outdated() == {"recipe": {"magnitude-50"}}
+    assert watched.outdated() == {}, "the run of the first tick may be under way"
+    watched.publish("magnitude-50")
+    assert watched.outdated() == {table: {"tiny-a|magnitude-50"} for table in VARIANT_TABLES}
+    assert watched.outdated() == {}, "also where those runs have failed"
+    assert watched.tick(watch_sensor) == [], "what is outdated is not missing"
     study.write(recipes=["dense", LESS | {"sparsity": 0.3}, "wanda-2of4", "attn-drop-1"])
-    assert night.outdated() == {"recipe": {"magnitude-50"}}
+    assert watched.outdated() == {"recipe": {"magnitude-50"}}
 
 
-def test_a_changed_prompt_set_makes_the_traces_of_all_variants_again_and_nothing_else(
-    night: Night, study: StudyFile
+def test_a_changed_prompt_set_recomputes_only_the_traces_of_all_variants(
+    watched: WatchedWarehouse, study: StudyFile
 ) -> None:
     study.write(generation={"new_tokens": 3})
-    assert night.outdated() == {table: {f"tiny-a|{recipe}" for recipe in RECIPES} for table in TRACE_TABLES}
+    assert watched.outdated() == {table: {f"tiny-a|{recipe}" for recipe in RECIPES} for table in TRACE_TABLES}
 
 
-def test_a_changed_calibration_makes_the_statistics_again_before_the_variants(night: Night, study: StudyFile) -> None:
+def test_a_changed_calibration_recomputes_the_statistics_before_the_variants(
+    watched: WatchedWarehouse, study: StudyFile
+) -> None:
     study.write(calibration={"source": SHORT_TEXT, "sequences": 3, "length": 32})
-    assert night.outdated() == {table: {"tiny-a"} for table in MODEL_TABLES[1:]}
+    assert watched.outdated() == {table: {"tiny-a"} for table in MODEL_TABLES[1:]}
 
 
-def test_a_file_that_a_study_names_is_one_of_its_inputs(night: Night, study: StudyFile, tmp_path: Path) -> None:
+def test_a_file_that_a_study_names_is_one_of_its_inputs(
+    watched: WatchedWarehouse, study: StudyFile, tmp_path: Path
+) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one " * 200)
     study.write(texts=[{"id": "help", "source": str(text), "context": 16, "max_tokens": 16}])
     every = {f"tiny-a|{recipe}" for recipe in RECIPES}
-    assert night.outdated() == {"text_tokens": every}
+    assert watched.outdated() == {"text_tokens": every}
     text.write_text("two " * 200)
-    assert night.outdated() == {"text_tokens": every}
+    assert watched.outdated() == {"text_tokens": every}
 
 
-def test_nothing_is_made_again_while_something_computes(night: Night, study: StudyFile) -> None:
+def test_nothing_is_recomputed_during_a_run(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(generation={"new_tokens": 3})
-    with (night.warehouse / "_lock").open("a") as lock:
+    with (watched.warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert night.outdated() == {}
-    whole = night.unfinished("study", DagsterRunStatus.STARTED)
-    assert night.outdated() == {}
-    night.instance.report_run_failed(night.instance.get_run_by_id(whole))
-    assert set(night.outdated()) == set(TRACE_TABLES)
-    night.unfinished("study", DagsterRunStatus.STARTED)
-    assert night.outdated() == {}
-    night.instance.report_run_failed(night.instance.get_runs(limit=1)[0])
-    assert night.outdated() == {}, "what was asked for before is still outdated"
+        assert watched.outdated() == {}
+    whole = watched.unfinished("study", DagsterRunStatus.STARTED)
+    assert watched.outdated() == {}
+    watched.instance.report_run_failed(watched.instance.get_run_by_id(whole))
+    assert set(watched.outdated()) == set(TRACE_TABLES)
+    watched.unfinished("study", DagsterRunStatus.STARTED)
+    assert watched.outdated() == {}
+    watched.instance.report_run_failed(watched.instance.get_runs(limit=1)[0])
+    assert watched.outdated() == {}, "what was asked for before is still outdated"
 
 
-def test_what_was_current_for_a_while_is_asked_for_again(night: Night, study: StudyFile) -> None:
+def test_a_partition_that_is_outdated_again_is_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
     for tokens, wanted in ((3, set(TRACE_TABLES)), (4, set()), (3, set(TRACE_TABLES))):
         study.write(generation={"new_tokens": tokens})
-        assert set(night.outdated()) == wanted
+        assert set(watched.outdated()) == wanted
 
 
-def test_what_another_study_computed_is_left_alone(night: Night, study: StudyFile, tmp_path: Path) -> None:
+def test_partitions_of_another_study_are_left_alone(
+    watched: WatchedWarehouse, study: StudyFile, tmp_path: Path
+) -> None:
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys={"generation": {"new_tokens": 3}})
     assert run(["watch", str(other.path)], Globals()) == 0
-    assert night.outdated() == {}, "tiny's traces are tiny's"
-    found = backlog.FreshnessScanner().scan(Store(night.warehouse))
+    assert watched.outdated() == {}, "tiny's traces are tiny's"
+    found = backlog.FreshnessScanner().scan(Store(watched.warehouse))
     assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
-    assert night.outdated() == {}, "also where it is no longer watched"
+    assert watched.outdated() == {}, "also where it is no longer watched"
 
 
-def test_a_model_whose_files_change_is_computed_by_a_run_that_finds_out_what_to_do(
-    night: Night, study: StudyFile, tiny_folder: Path, tmp_path: Path
+def test_a_model_whose_files_change_is_computed_by_a_run_of_the_whole_study(
+    watched: WatchedWarehouse, study: StudyFile, tiny_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(tiny_folder, tmp_path / "copied")
     study.write(models=[{"name": "tiny-a", "source": str(copied)}])
-    (request,) = night.tick(watch_sensor)
+    (request,) = watched.tick(watch_sensor)
     assert (config_of(request)["models"], config_of(request)["recipes"]) == (["tiny-a"], [])
-    assert night.tick(watch_sensor) == []
-    assert night.outdated() == {}, "nobody has read the new weights"
+    assert watched.tick(watch_sensor) == []
+    assert watched.outdated() == {}, "no run has read the new weights"
 
 
-def test_answers_follow_when_nothing_runs(night: Night, study: StudyFile) -> None:
-    (night.warehouse / report_file(study_of(study))).unlink()
-    running = night.unfinished("study", DagsterRunStatus.STARTED)
-    assert night.tick(answers_sensor) == []
-    night.instance.report_run_failed(night.instance.get_run_by_id(running))
-    (request,) = night.tick(answers_sensor)
+def test_answers_are_requested_when_no_run_is_left(watched: WatchedWarehouse, study: StudyFile) -> None:
+    (watched.warehouse / report_file(study_of(study))).unlink()
+    running = watched.unfinished("study", DagsterRunStatus.STARTED)
+    assert watched.tick(answers_sensor) == []
+    watched.instance.report_run_failed(watched.instance.get_run_by_id(running))
+    (request,) = watched.tick(answers_sensor)
     assert (config_of(request)["study"], request.tags[WATCH_TAG]) == (str(study.path), "answers")
-    assert night.tick(answers_sensor) == [], "also where that run has failed"
+    assert watched.tick(answers_sensor) == [], "also where that run has failed"
 
 
-def test_answers_of_a_version_that_comes_back_are_asked_for_again(night: Night, study: StudyFile) -> None:
+def test_answers_of_an_earlier_version_are_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
     keys = []
     for title in ("one", "two", "one"):
         study.write(title=title)
-        (request,) = night.tick(answers_sensor)
+        (request,) = watched.tick(answers_sensor)
         keys.append(request.run_key)
-        assert night.tick(answers_sensor) == []
+        assert watched.tick(answers_sensor) == []
     assert len(set(keys)) == 3, "of a key the daemon starts one run"
 
 
-def test_answers_wait_a_while_for_tables_that_are_outdated(night: Night, study: StudyFile) -> None:
+def test_answers_wait_for_outdated_tables(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(generation={"new_tokens": 3})
-    assert [len(night.tick(answers_sensor)) for _ in range(3)] == [0, 0, 1]
+    assert [len(watched.tick(answers_sensor)) for _ in range(3)] == [0, 0, 1]
 
 
-def test_the_night_covers_what_has_failed_by_day(night: Night, study: StudyFile) -> None:
+def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
-    assert night.tick(watch_sensor)
-    assert night.tick(watch_sensor) == []
+    assert watched.tick(watch_sensor)
+    assert watched.tick(watch_sensor) == []
     (request,) = nightly()
     assert config_of(request) == {
         "study": str(study.path),
@@ -298,19 +308,19 @@ def test_the_night_covers_what_has_failed_by_day(night: Night, study: StudyFile)
     assert "ops" not in request.run_config, "the answers are part of it"
 
 
-def test_a_second_look_opens_no_file(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    surveyor, store = backlog.FreshnessScanner(), Store(night.warehouse)
+def test_a_second_tick_opens_no_file(watched: WatchedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyor, store = backlog.FreshnessScanner(), Store(watched.warehouse)
     assert not surveyor.scan(store).missing
     monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
     monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))
     assert not surveyor.scan(store).missing
 
 
-def test_a_watch_list_that_is_wrong_is_told_by_the_sensors_and_starts_nothing(night: Night) -> None:
-    (night.warehouse / "_watch.yaml").write_text("studies: [")
-    found = watch_sensor(build_sensor_context(instance=night.instance))
+def test_sensors_report_a_wrong_watch_list_and_start_nothing(watched: WatchedWarehouse) -> None:
+    (watched.warehouse / "_watch.yaml").write_text("studies: [")
+    found = watch_sensor(build_sensor_context(instance=watched.instance))
     assert "_watch.yaml: line 1: not valid YAML" in found.skip_message
-    assert night.outdated() == {}
+    assert watched.outdated() == {}
 
 
 def study_of(file: StudyFile):

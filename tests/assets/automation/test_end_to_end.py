@@ -1,4 +1,4 @@
-"""The whole story with the real daemon and interface: a model is dropped, a parameter changed, the model taken away."""
+"""End-to-end run with the real daemon and interface: a model is added, a parameter changed, the model removed."""
 
 import fcntl
 import shutil
@@ -16,13 +16,13 @@ from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABL
 from tests.assets.interface.browser_interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
-# For a single step of the story, on a machine that does other things too.
+# Seconds for a single step, on a machine with other work.
 PATIENCE = 600.0
 OF_VARIANT = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
 
 
 @dataclass
-class Story:
+class RunningDaemon:
     """A running interface and daemon over a warehouse whose study is watched."""
 
     study: StudyFile
@@ -38,7 +38,7 @@ class Story:
             time.sleep(0.3)
 
     def runs(self) -> list[tuple[str, str, dict[str, str]]]:
-        """Of each run its job, status and tags; those inside the run of a whole study are left out."""
+        """Return job, status and tags of each run, without those inside the run of a whole study."""
         query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
         found = []
         for each in self.interface.ask(query)["runsOrError"]["results"]:
@@ -48,13 +48,13 @@ class Story:
         return found
 
     def are_tables_done(self) -> bool:
-        """Whether no run is left but that of the answers."""
+        """Return whether no run is left but that of the answers."""
         found = self.runs()
         assert not any(status == "FAILURE" for _, status, _ in found), found
         return all(status == "SUCCESS" for _, status, tags in found if tags["prunescope/watched"] != "answers")
 
     def stop_answers(self) -> None:
-        """Switches the sensor off that has questions, figures and report made, as on its page."""
+        """Switch off the sensor that requests questions, figures and report, as its page does."""
         place = {"repositoryLocationName": "prunescope.assets.definitions", "repositoryName": "__repository__"}
         query = """query Sensor($sensor: SensorSelector!) {
             sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
@@ -65,7 +65,7 @@ class Story:
         assert stopped["__typename"] == "StopSensorMutationResult", stopped
 
     def published(self, recipe: str) -> int:
-        """How often a recipe was published."""
+        """Return how often a recipe was published."""
         query = (
             '{ assetNodeOrError(assetKey: {path: ["recipe"]}) { ... on AssetNode { '
             f'assetMaterializations(partitions: ["{recipe}"]) {{ runId }} }} }} }}'
@@ -74,7 +74,7 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
+def daemon(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningDaemon]:
     monkeypatch.setenv("PRUNESCOPE_WATCH_SECONDS", "2")
     warehouse = tmp_path / "warehouse"
     study = StudyFile(tmp_path / "tiny.yaml", tiny_folder)
@@ -82,7 +82,7 @@ def story(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     study.write(recipes=["dense", "magnitude-50"], prompts=[prompt], texts=[], tasks=[])
     assert run(["watch", str(study.path), "--warehouse", str(warehouse)], Globals()) == 0
     with started(warehouse, free_port()) as (interface, process):
-        yield Story(study, warehouse, interface, process)
+        yield RunningDaemon(study, warehouse, interface, process)
 
 
 def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
@@ -94,43 +94,45 @@ def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
 @pytest.mark.exhaustive
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-def test_what_is_dropped_is_computed_what_is_changed_is_made_again_and_what_is_gone_is_left_alone(
-    story: Story, other_folder: Path
+def test_added_models_are_computed_changed_recipes_recomputed_and_removed_models_left_alone(
+    daemon: RunningDaemon, other_folder: Path
 ) -> None:
-    place = shutil.copytree(other_folder, story.warehouse / "_models" / "night")
+    place = shutil.copytree(other_folder, daemon.warehouse / "_models" / "night")
     everything = {
         name
         for model in ("tiny-a", "night")
         for names in (of(model, None, MODEL_TABLES), *(of(model, r, OF_VARIANT) for r in ("dense", "magnitude-50")))
         for name in names
     }
-    report = story.warehouse / "_reports" / "tiny.html"
-    story.wait_until(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
-    story.stop_answers()  # they came once, and take longer than all that follows
-    story.wait_until(story.are_tables_done, "a run does not end")
-    assert set(partitions(story.warehouse)) == everything
-    missing = [tags["prunescope/model"] for _, _, tags in story.runs() if tags["prunescope/watched"] == "missing"]
+    report = daemon.warehouse / "_reports" / "tiny.html"
+    daemon.wait_until(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
+    daemon.stop_answers()  # they were computed once, and take longer than all that follows
+    daemon.wait_until(daemon.are_tables_done, "a run does not end")
+    assert set(partitions(daemon.warehouse)) == everything
+    missing = [tags["prunescope/model"] for _, _, tags in daemon.runs() if tags["prunescope/watched"] == "missing"]
     assert sorted(missing) == ["night", "tiny-a"], "one run for each model"
-    assert story.interface.stale() == set()
+    assert daemon.interface.stale() == set()
 
-    before, published = partitions(story.warehouse), story.published("magnitude-50")
+    before, published = partitions(daemon.warehouse), daemon.published("magnitude-50")
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-    story.study.write(recipes=["dense", changed])
-    story.wait_until(lambda: story.published("magnitude-50") > published, "the parameter is not published")
-    with (story.warehouse / "_lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody computes meanwhile
-        stale = story.interface.stale()
+    daemon.study.write(recipes=["dense", changed])
+    daemon.wait_until(lambda: daemon.published("magnitude-50") > published, "the parameter is not published")
+    with (daemon.warehouse / "_lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no other run computes meanwhile
+        stale = daemon.interface.stale()
     of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
     assert stale == of_magnitude | ANSWERS
     again = {model: of(model, "magnitude-50", OF_VARIANT) for model in ("tiny-a", "night")}
-    story.wait_until(lambda: written_since(before, story.warehouse) >= again["tiny-a"] | again["night"], "not again")
-    story.wait_until(story.are_tables_done, "a run does not end")
-    assert written_since(before, story.warehouse) == again["tiny-a"] | again["night"]
-    assert story.interface.stale() == ANSWERS, "which nobody makes any more"
+    daemon.wait_until(lambda: written_since(before, daemon.warehouse) >= again["tiny-a"] | again["night"], "not again")
+    daemon.wait_until(daemon.are_tables_done, "a run does not end")
+    assert written_since(before, daemon.warehouse) == again["tiny-a"] | again["night"]
+    assert daemon.interface.stale() == ANSWERS, "whose sensor is off"
 
     shutil.rmtree(place)
-    before = partitions(story.warehouse)
-    story.study.write(recipes=["dense", changed | {"sparsity": 0.3}])
-    story.wait_until(lambda: written_since(before, story.warehouse) >= again["tiny-a"], "not made again")
-    story.wait_until(story.are_tables_done, "a run does not end")
-    assert written_since(before, story.warehouse) == again["tiny-a"], "the data of the model that left are as they were"
+    before = partitions(daemon.warehouse)
+    daemon.study.write(recipes=["dense", changed | {"sparsity": 0.3}])
+    daemon.wait_until(lambda: written_since(before, daemon.warehouse) >= again["tiny-a"], "not made again")
+    daemon.wait_until(daemon.are_tables_done, "a run does not end")
+    assert written_since(before, daemon.warehouse) == again["tiny-a"], (
+        "the data of the model that left are as they were"
+    )

@@ -24,7 +24,7 @@ def advised(capsys: Capture, *arguments: object, code: int = 0) -> tuple[list[di
     return (json.loads(shown.out) if shown.out else []), shown.err
 
 
-def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_touched(
+def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     study: StudyFile, warehouse: Path, capsys: Capture
 ) -> None:
     before = partitions(warehouse)
@@ -33,7 +33,7 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_touched(
 
     assert {row["recipe"] for row in rows} == {"wanda-2of4", "mlp-drop-1"}
     assert all(list(row) == list(COLUMNS) and row["verdict"] in VERDICTS for row in rows)
-    # The tiny study asks one question: of the verdicts it leaves only safe, and none is certain.
+    # The tiny study asks one question, so the only verdict is safe, and none is certain.
     assert all(row["verdict"] in {SAFE, NOT_JUDGED} and not row["is_certain"] for row in rows)
     assert ("fewer than 3 questions" in told) == (NOT_JUDGED in {row["verdict"] for row in rows})
     assert "too little data to predict losses: 0 other models" in told
@@ -52,9 +52,7 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_touched(
     assert written_since(after, warehouse) == set()
 
 
-def test_a_whole_computed_study_is_read_and_none_of_it_written(
-    study: StudyFile, warehouse: Path, capsys: Capture
-) -> None:
+def test_a_computed_study_is_read_and_nothing_is_written(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
     before = {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()}
     rows, _ = advised(capsys, f"tiny-a={study.model}", "--study", study.path, "--warehouse", warehouse)
 
@@ -62,12 +60,12 @@ def test_a_whole_computed_study_is_read_and_none_of_it_written(
     assert {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()} == before
 
 
-def test_a_model_of_a_study_in_a_file_wants_that_file(warehouse: Path, capsys: Capture) -> None:
+def test_a_model_of_a_study_in_a_file_needs_that_file(warehouse: Path, capsys: Capture) -> None:
     _, told = advised(capsys, "tiny-a", "--warehouse", warehouse, code=2)
     assert "model tiny-a was computed by study 'tiny'; name its file with --study" in told
 
 
-def test_a_study_that_asks_too_little_keeps_its_results_and_advises_own_questions_are_asked_apart(
+def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="demo"))
@@ -82,6 +80,6 @@ def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Captu
     assert "study retrieval-small: `prompts` is empty" in told
 
 
-def test_a_name_that_nobody_knows_is_refused(warehouse: Path, capsys: Capture) -> None:
+def test_an_unknown_name_is_refused(warehouse: Path, capsys: Capture) -> None:
     _, told = advised(capsys, "nobody", "--warehouse", warehouse, code=2)
     assert "'nobody': no such folder or file" in told

@@ -26,7 +26,7 @@ def values(chart: dict, field: str) -> set:
     return {row[field] for rows in chart["datasets"].values() for row in rows if field in row}
 
 
-def test_every_figure_is_listed_and_drawn_with_its_caption_told(shell: Shell, tmp_path: Path) -> None:
+def test_every_figure_is_listed_and_drawn_with_its_caption(shell: Shell, tmp_path: Path) -> None:
     listed = shell("figure")
     for name, figure in FIGURES.items():
         assert name in listed
@@ -45,7 +45,7 @@ def test_every_figure_is_listed_and_drawn_with_its_caption_told(shell: Shell, tm
     assert "from decoding_curve" in shell.messages
 
 
-def test_recipes_and_prompts_narrow_a_figure_before_it_samples(shell: Shell, tmp_path: Path) -> None:
+def test_recipes_and_prompts_filter_a_figure_before_it_samples(shell: Shell, tmp_path: Path) -> None:
     shell("figure", "generation", "--recipe", "wanda-2of4", "-o", tmp_path / "one.json")
     assert values(drawn(tmp_path / "one.json"), "variant") == {"wanda-2of4"}
     shell("figure", "generation", "-o", tmp_path / "all.json")
@@ -59,12 +59,12 @@ def test_recipes_and_prompts_narrow_a_figure_before_it_samples(shell: Shell, tmp
         assert values(drawn(path), "variant") == {"wanda-2of4"}
 
 
-def test_several_charts_of_a_figure_lie_beside_each_other(shell: Shell, tmp_path: Path) -> None:
+def test_several_charts_of_a_figure_are_numbered_files(shell: Shell, tmp_path: Path) -> None:
     shell("figure", "hierarchy", "-o", tmp_path / "out.svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-01-raw.svg", "out-02-normed.svg"]
 
 
-def test_a_figure_is_made_for_paper_or_for_a_dark_screen(shell: Shell, tmp_path: Path) -> None:
+def test_a_figure_is_drawn_for_paper_or_a_dark_screen(shell: Shell, tmp_path: Path) -> None:
     for columns, points in ((1, 234), (2, 486)):
         path = tmp_path / f"{columns}.pdf"
         shell("figure", "generation", "--columns", columns, "-o", path)
@@ -94,7 +94,7 @@ def test_a_figure_is_made_for_paper_or_for_a_dark_screen(shell: Shell, tmp_path:
         (("tokens", "--columns", "1", "-o", "x.pdf"), "points high, too small to read; use --columns 2"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_with_the_fix(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
+def test_an_impossible_figure_is_refused_with_the_fix(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
     shell("figure", *arguments, code=2)
     assert message in shell.messages
     assert not Path("x.pdf").exists()

@@ -46,14 +46,14 @@ def flip(path, at):
     path.write_bytes(content)
 
 
-def test_a_warehouse_as_it_was_written_is_verified(ask, warehouse):
+def test_an_unchanged_warehouse_passes_verification(ask, warehouse):
     code, out, said = ask("verify")
     files = len(list(warehouse.rglob("part.parquet"))) + len(RECIPES)
     assert (code, out) == (0, "")
     assert f"{files} files are unchanged, 0 have changed" in said
 
 
-def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
+def test_every_changed_file_is_named_and_the_exit_code_is_1(ask, warehouse):
     store = Store(warehouse)
     table = store.path(TABLES["layer_transitions"], "tiny-a", "wanda-2of4")
     footer = store.path(TABLES["models"], "tiny-a", None)
@@ -71,7 +71,7 @@ def test_every_changed_file_is_named_and_the_exit_code_tells(ask, warehouse):
     assert "delete the changed files and run their studies again" in said
 
 
-def test_variant_files_that_cannot_be_read_are_told_and_do_not_hide_what_changed(tmp_path, capsys, monkeypatch):
+def test_unreadable_variant_files_are_reported_and_hide_no_change(tmp_path, capsys, monkeypatch):
     store, real = Store(tmp_path), variant.verify_variant
     for name in ("a", "b", "c"):
         store.write_bytes(f"_variants/tiny/{name}/0.safetensors", lambda path: path.write_bytes(b"no variant"))
@@ -126,7 +126,7 @@ def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
     assert (warehouse / "_dagster").exists()
 
 
-def test_gc_tells_and_removes_layers_that_a_killed_process_left_on_disk_and_none_of_a_living_one(ask, study, temporary):
+def test_gc_removes_the_layers_of_a_killed_process_and_none_of_a_living_one(ask, study, temporary):
     living, dead = Scratch(), temporary / "prunescope-layers-dead"
     (dead / "layer").mkdir(parents=True)
     (dead / "layer" / "weights").write_bytes(b"x" * 10)
@@ -139,7 +139,7 @@ def test_gc_tells_and_removes_layers_that_a_killed_process_left_on_disk_and_none
     living.discard()
 
 
-def test_gc_with_a_study_that_is_none_removes_nothing(ask, warehouse):
+def test_gc_with_an_unreadable_study_removes_nothing(ask, warehouse):
     before = partitions(warehouse)
     for wrong in ("nosuch", "nosuch.yaml", ""):
         code, _, said = ask("gc", "--yes", "--study", wrong)
@@ -167,9 +167,9 @@ def test_gc_removes_nothing_while_a_watched_study_or_model_cannot_be_read(ask, w
     assert partitions(warehouse) == before
 
 
-@pytest.mark.exhaustive  # test_server.py has a study on such a store, test_object_store.py all else
+@pytest.mark.exhaustive  # test_server.py runs a study on such a store, test_object_store.py tests the rest
 @pytest.mark.integration
-def test_a_whole_study_on_an_object_store(tmp_path, study, cache, warehouse, ask):
+def test_a_study_runs_on_an_object_store(tmp_path, study, cache, warehouse, ask):
     """Find the same rows as on disk, nothing computed twice, and no credential anywhere."""
     study.write(recipes=["dense", "attn-drop-1"])
     place, copy = "s3://bucket/pre fix/warehouse", tmp_path / "copy"

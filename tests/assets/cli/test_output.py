@@ -14,7 +14,7 @@ from prunescope.assets.runs.outcome import Failure
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
 
-def test_lines_of_a_run_and_messages_show_what_is_invisible_and_keep_their_lines(capsys) -> None:
+def test_invisible_characters_are_escaped_in_messages_and_lines_kept(capsys) -> None:
     with RichProgress() as bars:
         bars.planned(2)
         bars.start(HOSTILE, 1)
@@ -31,7 +31,7 @@ def test_lines_of_a_run_and_messages_show_what_is_invisible_and_keep_their_lines
     ]
 
 
-def test_a_bar_shows_a_task_by_its_escapes_and_takes_no_markup_from_it() -> None:
+def test_a_progress_bar_escapes_a_task_and_ignores_its_markup() -> None:
     with RichProgress() as bars:
         bars.start(HOSTILE, 1)
         [task] = bars._bars.tasks
@@ -40,7 +40,7 @@ def test_a_bar_shows_a_task_by_its_escapes_and_takes_no_markup_from_it() -> None
 
 
 @pytest.mark.parametrize("is_debug", [False, True])
-def test_a_warning_of_a_library_is_one_line_without_its_code_unless_debug_asks(capsys, monkeypatch, is_debug) -> None:
+def test_a_library_warning_is_one_line_without_code_unless_debugging(capsys, monkeypatch, is_debug) -> None:
     def command(**_: object) -> None:
         for _ in range(2):
             warnings.warn("the model is\n  slow", UserWarning, stacklevel=1)

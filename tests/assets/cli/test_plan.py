@@ -30,7 +30,7 @@ def of(rows: list[dict[str, Any]], section: str, **wanted: object) -> list[dict[
     return [row for row in found if all(row[name] == value for name, value in wanted.items())]
 
 
-def test_an_empty_warehouse_needs_all_and_stays_empty(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+def test_an_empty_warehouse_needs_everything_and_stays_empty(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
     rows, told = planned(study, tmp_path / "nothing", capsys)
     todo = {row["recipe"]: row["item"] for row in of(rows, "partitions")}
     assert todo == {None: ", ".join(MODEL_TABLES)} | dict.fromkeys(RECIPES, ", ".join(VARIANT_TABLES))
@@ -55,7 +55,7 @@ def test_the_rows_are_those_of_the_run_and_the_bytes_within_a_factor_of_2(
         assert written / 2 <= row["bytes"] <= 2 * written, row["recipe"]
 
 
-def test_a_computed_study_is_reused_whole(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
+def test_a_computed_study_is_reused(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
     before = partitions(warehouse)
     rows, told = planned(study, warehouse, capsys)
     assert {row["when"] for row in of(rows, "partitions")} == {"reused"}
@@ -84,7 +84,7 @@ def test_a_table_is_printed_section_by_section(study: StudyFile, tmp_path: Path,
     assert shown.index("computed") < shown.index("head product") < shown.index("weights in float32")
 
 
-def test_config_tokenizer_and_the_header_of_the_weights_are_enough(
+def test_a_plan_reads_only_config_tokenizer_and_weight_headers(
     study: StudyFile, tmp_path: Path, capsys: Capture
 ) -> None:
     rows, _ = planned(study, tmp_path / "nothing", capsys)
@@ -99,7 +99,7 @@ def test_config_tokenizer_and_the_header_of_the_weights_are_enough(
     assert "its weights are not all there" in planned(study, tmp_path / "n", capsys, "--model", f"tiny-a={folder}")[1]
 
 
-def test_what_does_not_fit_is_said_and_is_no_error(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+def test_too_little_memory_is_reported_and_no_error(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
     folder = Path(shutil.copytree(study.model, tmp_path / "giant"))
     AutoConfig.for_model(
         "llama", vocab_size=300, hidden_size=65536, intermediate_size=262144, num_hidden_layers=8,
@@ -158,7 +158,7 @@ def another_studys_partition(study: StudyFile, tmp_path: Path) -> list[object]:
         (another_studys_partition, "was computed by study 'tiny'"),
     ],
 )
-def test_wrong_input_ends_with_code_2_and_the_fix(
+def test_wrong_input_exits_with_2_and_the_fix(
     case: Any, message: str, study: StudyFile, tmp_path: Path, warehouse: Path, capsys: Capture
 ) -> None:
     assert run(["plan", *map(str, case(study, tmp_path))], Globals()) == 2

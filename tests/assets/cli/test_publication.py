@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ from tests.warehouse.export.test_table_cells import assert_fits, compile_tex
 
 VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
 SHORT = ["paper_variants", "q11", "options"]
+# Figures of an export, `speed` without data; `test_figure.py` draws all others.
+FEW = {"spaces", "hierarchy", "generation", "tokens", "layer_map", "masks", "pareto", "options", "speed"}
 
 Shell = Callable[..., str]
 
@@ -34,11 +36,22 @@ def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     return call
 
 
-@pytest.fixture(scope="module")
-def exported(computed_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "paper"
-    assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
-    return folder
+@pytest.fixture(scope="module", params=["few figures", pytest.param("all figures", marks=pytest.mark.exhaustive)])
+def exported(
+    request: pytest.FixtureRequest, computed_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    folder, whole = tmp_path_factory.mktemp("export") / "paper", dict(FIGURES)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "few figures":
+            for name in whole.keys() - FEW:
+                del FIGURES[name]
+            patch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 100)
+        try:
+            assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
+            yield folder
+        finally:
+            FIGURES.clear()
+            FIGURES.update(whole)  # in their order
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -49,7 +62,7 @@ def only(*names: str) -> list[str]:
     return [part for name in names for part in ("--only", name)]
 
 
-def test_every_view_and_figure_is_there_in_every_format(exported: Path) -> None:
+def test_every_view_and_figure_is_exported_in_every_format(exported: Path) -> None:
     files = content(exported)
     manifest = json.loads(files.pop("manifest.json"))
     assert manifest["is_complete"]
@@ -75,16 +88,14 @@ def test_every_view_and_figure_is_there_in_every_format(exported: Path) -> None:
         assert told["is_empty"] == (told["rows"] == 0)
         assert told["sql"] == FIGURES[name].query
         has_narrow[name] = any(one.endswith("-column.pdf") for one in told["files"])
-    # For one column there is one more, unless its type would be too small there.
+    # There is one more for a single column, unless its type would be too small.
     assert has_narrow["hierarchy"]
     assert not has_narrow["tokens"]
     drawn = {name for name in FIGURES if manifest["contents"][name]["files"]}
     assert drawn >= {"hierarchy", "generation", "tokens", "layer_map", "masks", "pareto"}
 
 
-def test_the_manifest_has_the_provenance_of_what_was_read_and_no_place_of_this_machine(
-    exported: Path, computed_once: Path
-) -> None:
+def test_the_manifest_has_the_provenance_and_no_path_of_this_machine(exported: Path, computed_once: Path) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
     assert {row["study"] for row in manifest["provenance"]} == {"tiny"}
     recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "variants"}
@@ -93,13 +104,13 @@ def test_the_manifest_has_the_provenance_of_what_was_read_and_no_place_of_this_m
         assert str(computed_once).encode() not in data, name
 
 
-def test_the_same_export_twice_is_the_same_bytes_wherever_it_goes(exported: Path, shell: Shell, tmp_path: Path) -> None:
+def test_an_export_is_the_same_bytes_in_any_folder(exported: Path, shell: Shell, tmp_path: Path) -> None:
     shell("export", tmp_path / "one", *only(*SHORT))
     shell(
         "export", tmp_path / "two", *only(*PAPER_TABLES, "kld_summary", "representation_shifts", "q01", "q13", "tokens")
     )
     found, whole = content(tmp_path / "two"), content(exported)
-    # All that an export writes of its own, and nothing that an earlier one left there.
+    # An export leaves its own files, and none of an earlier one.
     shell("export", tmp_path / "two", *only(*SHORT))
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert {name for name in found if found[name] != whole[name]} <= {
@@ -107,7 +118,7 @@ def test_the_same_export_twice_is_the_same_bytes_wherever_it_goes(exported: Path
     }
 
 
-def test_only_takes_names_numbers_and_figures_and_replaces_the_earlier_export(
+def test_only_takes_names_numbers_and_figures_and_replaces_an_export(
     exported: Path, shell: Shell, tmp_path: Path
 ) -> None:
     folder = tmp_path / "paper"
@@ -117,13 +128,13 @@ def test_only_takes_names_numbers_and_figures_and_replaces_the_earlier_export(
     assert {name.partition(".")[0] for name in left} == {
         *("paper_variants", "q11_first_flip", "options", "options-column", "methods", "references", "manifest"),
     }
-    # What is exported alone is what the whole export has of it.
+    # A file exported alone equals that of the whole export.
     before = content(exported)
     assert all(left[name] == before[name] for name in left if name.startswith(("paper", "q11", "options")))
     assert "text_tokens" not in left["methods.md"].decode()
 
 
-def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shell: Shell, tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_before_anything_changes(exported: Path, shell: Shell, tmp_path: Path) -> None:
     before = content(exported)
     message = shell("export", exported, *only("q99", "models"), code=2)
     assert "no question, mart or figure q99, models" in message
@@ -133,7 +144,7 @@ def test_an_unknown_name_is_told_before_anything_is_touched(exported: Path, shel
     assert not (tmp_path / "new").exists()
 
 
-def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
+def test_a_large_table_is_cut_unless_all_rows_are_requested(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 5)
@@ -154,7 +165,7 @@ def test_of_a_larger_table_the_first_rows_are_written_unless_all_are_asked_for(
 
 
 @pytest.mark.parametrize("name", ["paper_fits", "q05"])
-def test_a_table_that_sums_recipes_up_names_all_that_it_stands_on(
+def test_a_table_over_recipes_names_all_of_them_in_its_provenance(
     name: str, shell: Shell, tmp_path: Path, computed_once: Path
 ) -> None:
     shell("export", tmp_path / "paper", *only(name))
@@ -179,18 +190,18 @@ def test_a_study_restricts_rows_methods_and_provenance_and_names_the_calibration
     assert "han2015learning" not in (tmp_path / "out" / "references.bib").read_text()
 
 
-def test_a_calibration_that_no_study_at_hand_proves_stays_a_hash(exported: Path) -> None:
+def test_a_calibration_without_its_study_stays_a_hash(exported: Path) -> None:
     methods = (exported / "methods.md").read_text()
     assert "SHA-256 of its settings and contents" in methods
     assert "sequences of" not in methods
 
 
-def test_a_folder_with_something_else_is_refused(shell: Shell, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     assert "choose a new folder" in shell("export", tmp_path, code=2)
 
 
-def test_compare_gives_rows_in_every_format_and_says_which_is_which(shell: Shell, tmp_path: Path) -> None:
+def test_compare_writes_rows_in_every_format_and_labels_both_sides(shell: Shell, tmp_path: Path) -> None:
     found = json.loads(shell("compare", "magnitude-50", "tiny-a@wanda-2of4", "--format", "json"))
     kinds = {(row["measured_on"], row["statistic"]) for row in found}
     assert {("text help", "ppl"), ("text help", "kl_mean_nats"), ("prompts", "kl_mean_nats")} <= kinds

@@ -29,7 +29,7 @@ ROWS = {"duckdb", "pyarrow"}
 # Arrow imports pandas, and that fsspec, where it makes a table of Python's values.
 LISTS = {"pyarrow", "pandas", "fsspec"}
 SQL = ROWS | LISTS | {"sqlglot"}
-# What a command may import of HEAVY, and no more. Other commands compute, and import what computes.
+# The modules of HEAVY that a command may import. Commands that compute, and import more, are left out.
 ALLOWED = {
     ("--version",): set(),
     ("--help",): set(),
@@ -46,14 +46,19 @@ ALLOWED = {
     ("watch",): {*ROWS, *LISTS, "polars"},
     ("figure",): {*LISTS, "duckdb", "altair", "polars", "vl_convert"},
 }
-# Says last on standard error what several command lines, apart by `;`, have imported of HEAVY.
+# Runs each argument, one or several command lines, in a fork that has imported only the command line, and reports the
+# modules of HEAVY.
 SCRIPT = f"""
-import sys
+import os, sys
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-for line in " ".join(sys.argv[1:]).split(";"):
-    assert run(line.split("|"), Globals()) == 0
-print("imported", *sorted({HEAVY} & set(sys.modules)), file=sys.stderr)
+for number, line in enumerate(sys.argv[1:]):
+    child = os.fork()
+    if not child:
+        code = max(run(each.split("|"), Globals()) for each in line.split(";"))
+        print("imported", number, *sorted({HEAVY} & set(sys.modules)), file=sys.stderr, flush=True)
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, line
 """
 
 
@@ -75,56 +80,65 @@ def started(code: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def imported(warehouse: Path, *lines: tuple[str, ...]) -> set[str]:
-    connect(warehouse).close()  # else the first of all commands builds the views
-    done = started(SCRIPT, ";".join("|".join(line) for line in lines), PRUNESCOPE_WAREHOUSE=str(warehouse))
-    *_, last = done.stderr.strip().splitlines()
-    assert last.startswith("imported"), done.stderr
-    return set(last.split()[1:])
+def imported(warehouse: Path, *lines: tuple[str, ...]) -> list[set[str]]:
+    """Return the modules of HEAVY that each command line imports."""
+    done = started(SCRIPT, *("|".join(line) for line in lines), PRUNESCOPE_WAREHOUSE=str(warehouse))
+    assert done.returncode == 0, done.stderr
+    found = [set(line.split()[2:]) for line in done.stderr.splitlines() if line.startswith("imported ")]
+    assert len(found) == len(lines)
+    return found
 
 
-@pytest.mark.parametrize("line", ALLOWED, ids=" ".join)
-def test_a_command_imports_only_what_it_uses(filled: Path, line: tuple[str, ...]) -> None:
-    assert imported(filled, line) <= ALLOWED[line]
+def test_a_command_imports_only_what_it_uses(filled: Path) -> None:
+    connect(filled).close()  # otherwise the first command builds the views
+    found = dict(zip(ALLOWED, imported(filled, *ALLOWED), strict=True))
+    assert {line: names - ALLOWED[line] for line, names in found.items()} == {line: set() for line in ALLOWED}
 
 
 def test_the_help_of_every_command_imports_nothing_heavy(filled: Path) -> None:
     names = get_command(app).commands
     assert len(names) > 20
-    assert not imported(filled, *((name, "--help") for name in names))
+    assert imported(filled, (";".join(f"{name}|--help" for name in names),)) == [set()]
 
 
+# Completes every command line in a fork that has imported only the command line; adds the modules of HEAVY.
 COMPLETE = f"""
-import sys
+import os, sys
+import prunescope.assets.cli.main
 from prunescope.assets.cli import main
-try:
-    main()
-finally:
-    sys.stderr.write(" ".join({HEAVY} & set(sys.modules)))
+for line in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        os.environ["COMP_WORDS"] = line.replace("|", "").replace(" ", "\\n")
+        os.environ["COMP_CWORD"] = str(line.partition("|")[0].count(" "))
+        del sys.argv[1:]
+        try:
+            main()
+        finally:
+            print("#", *{HEAVY} & set(sys.modules), flush=True)
+            os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
-def completed(line: str, warehouse: Path) -> set[str]:
-    """Return the completions for the word before `|`, or the last one, and require that nothing heavy is imported."""
-    variables = {
-        "_PRUNESCOPE_COMPLETE": "complete_bash",
-        "COMP_WORDS": line.replace("|", "").replace(" ", "\n"),
-        "COMP_CWORD": str(line.partition("|")[0].count(" ")),
-    }
-    done = started(COMPLETE, **variables, PRUNESCOPE_WAREHOUSE=str(warehouse))
+def completed(warehouse: Path, *lines: str) -> dict[str, set[str]]:
+    """Complete the word before `|`, or the last one, of every line; require that nothing heavy is imported."""
+    done = started(COMPLETE, *lines, _PRUNESCOPE_COMPLETE="complete_bash", PRUNESCOPE_WAREHOUSE=str(warehouse))
     assert not done.stderr
-    words = done.stdout.split()
-    assert len(words) == len(set(words))
-    return set(words)
+    *texts, last = done.stdout.split("#\n")
+    assert not last
+    words = [text.split() for text in texts]
+    assert all(len(found) == len(set(found)) for found in words)
+    return dict(zip(lines, map(set, words), strict=True))
 
 
 def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").touch()
     forms = [row["form"] for row in recipe_forms() if row["method"] != "external"]
     marts_and_staging = [view.name for view in view_sql().values() if view.layer != "questions"]
-    found = {
-        line: completed(line, filled)
-        for line in (
+    found = completed(
+        filled,
+        *(
             "prunescope ad",
             "prunescope run ",
             "prunescope run demo --rec",
@@ -143,8 +157,8 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
             "prunescope export there --only variant_",
             f"prunescope --warehouse {tmp_path} checkpoint ",
             "prunescope --warehouse s3://bucket/there checkpoint ",
-        )
-    }
+        ),
+    )
     assert found == {
         "prunescope ad": {"add-model", "advise"},
         "prunescope run ": {*study_names(), "mine.yaml"},
@@ -159,7 +173,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope figure spikes --model ": {"tiny"},
         "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50"},
         "prunescope compare wanda-50 d": {"dense"},
-        # Bash splits words at an @, and replaces what stands behind it.
+        # Bash splits words at an @, and replaces the part after it.
         "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},
         "prunescope compare tiny @ dense tiny @": {"dense", "wanda-50"},
         "prunescope compare tiny @ dense d": {"dense"},
@@ -170,7 +184,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
     }
 
 
-def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path) -> None:
+def test_completion_is_installed_for_the_calling_shell(tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'from prunescope.assets.cli import main; main()' --install-completion; exit $?"
     variables = os.environ | {"PYTHONPATH": str(ROOT / ".src"), "HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-c", command], env=variables, capture_output=True, text=True, check=False)
@@ -181,6 +195,6 @@ def test_completion_is_installed_for_the_shell_that_asks(tmp_path: Path) -> None
 
 
 def test_the_command_line_starts_without_pydantic() -> None:
-    """Assert that the help pays for no study and no recipe: these take twice as long to import as all else."""
+    """Import no study and no recipe for the help: they take twice as long as all else."""
     code = "import sys; from prunescope.assets.cli import main; print('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -33,7 +33,7 @@ def terminal(computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     return Terminal(computed_once, capsys)
 
 
-def test_from_the_overview_one_comes_to_a_variant_its_tokens_and_one_of_them(terminal: Terminal) -> None:
+def test_the_overview_leads_to_a_variant_its_tokens_and_one_token(terminal: Terminal) -> None:
     overview = terminal()
     assert all(recipe in overview for recipe in RECIPES)
     variant = terminal("tiny", "--variant", "wanda-2of4")
@@ -62,17 +62,17 @@ def test_from_the_overview_one_comes_to_a_variant_its_tokens_and_one_of_them(ter
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(terminal: Terminal, arguments: tuple[str, ...], message: str) -> None:
+def test_a_missing_item_is_refused_with_those_that_exist(
+    terminal: Terminal, arguments: tuple[str, ...], message: str
+) -> None:
     assert message in terminal(*arguments, code=2)
 
 
-def test_the_options_of_the_terminal_are_for_nothing_else(
-    computed_once: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_options_of_the_terminal_need_the_terminal(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["report", "--variant", "wanda-2of4"], Globals(warehouse=str(computed_once))) == 2
     assert "are for --terminal" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_warehouse_without_a_study_says_how_one_is_made(terminal: Terminal, tmp_path: Path) -> None:
+def test_an_empty_warehouse_says_how_to_run_a_study(terminal: Terminal, tmp_path: Path) -> None:
     terminal.warehouse = Store(tmp_path / "none").root
     assert "none has run: `prunescope run demo` is one" in terminal(code=2)

@@ -63,7 +63,7 @@ def code_in_model(study: StudyFile, tmp_path: Path) -> list[object]:
     return ["run", study.path, "--model", folder]
 
 
-def calibration_of_what_reads_nothing(study: StudyFile, _: Path) -> list[object]:
+def calibration_of_a_recipe_that_reads_nothing(study: StudyFile, _: Path) -> list[object]:
     recipe = {"name": "m", "method": "magnitude", "sparsity": 0.5, "calibration": {"seed": 1}}
     study.write(recipes=["dense", recipe])
     return ["run", study.path]
@@ -94,11 +94,11 @@ def warehouse_is_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
 
 
 def read_only_warehouse(study: StudyFile, _: Path) -> list[object]:
-    # Not even root may make folders there.
+    # Not even root may create folders there.
     return ["run", study.path, "--warehouse", "/sys/prunescope"]
 
 
-def warehouse_is_no_store(study: StudyFile, _: Path) -> list[object]:
+def warehouse_on_an_unsupported_store(study: StudyFile, _: Path) -> list[object]:
     return ["run", study.path, "--warehouse", "https://example.org/warehouse"]
 
 
@@ -139,7 +139,7 @@ def unwritable_output(_: StudyFile, tmp_path: Path) -> list[object]:
     return ["sql", "SELECT 1 AS one", "-o", tmp_path / "file" / "out.csv"]
 
 
-def export_over_a_strangers_folder(_: StudyFile, tmp_path: Path) -> list[object]:
+def export_over_foreign_files(_: StudyFile, tmp_path: Path) -> list[object]:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     return ["export", tmp_path / "mine"]
@@ -153,7 +153,7 @@ def unknown_suffix(study: StudyFile, tmp_path: Path) -> list[object]:
     return ["sql", "SELECT 1 AS one", "-o", tmp_path / "out.foo"]
 
 
-def no_share(*_: object) -> list[object]:
+def tolerance_that_is_no_share(*_: object) -> list[object]:
     return ["advise", "embedded", "--tolerance", "nan"]
 
 
@@ -165,19 +165,19 @@ def nothing_to_export(_: StudyFile, tmp_path: Path) -> list[object]:
     return ["export", tmp_path / "paper"]
 
 
-def watching_where_nothing_can_be(*_: object) -> list[object]:
+def watch_in_an_unwritable_folder(*_: object) -> list[object]:
     return ["watch", "demo", "--warehouse", "/proc/nope"]
 
 
-def opening_what_cannot_be(*_: object) -> list[object]:
+def interface_in_an_unwritable_folder(*_: object) -> list[object]:
     return ["ui", "--warehouse", "/proc/nope"]
 
 
-def steering_name(*_: object) -> list[object]:
+def name_with_control_characters(*_: object) -> list[object]:
     return ["add-model", "\u202eevil\x1b[31m\x9b31m"]
 
 
-def steering_option(*_: object) -> list[object]:
+def option_with_control_characters(*_: object) -> list[object]:
     return ["run", "demo", "--\x1b[31m"]
 
 
@@ -200,14 +200,14 @@ CASES: list[tuple[Case, str]] = [
     (truncated_model, "model.safetensors: cut short"),
     (pickle_model, "pytorch_model.bin: a pickle can run code"),
     (code_in_model, "`auto_map` runs code"),
-    (calibration_of_what_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
+    (calibration_of_a_recipe_that_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
     (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is no key here"),
     (empty_prompt, "the prompt is empty"),
     (model_name_with_a_slash, "models"),
     (warehouse_below_a_file, "another place with --warehouse"),
     (warehouse_is_a_file, "another place with --warehouse"),
     (read_only_warehouse, "/sys/prunescope"),
-    (warehouse_is_no_store, "files appear there in parts or cannot be written"),
+    (warehouse_on_an_unsupported_store, "files appear there in parts or cannot be written"),
     (bad_sql, "SELEC"),
     (unknown_column, "nothing"),
     (write_in_sql, "only SELECT is allowed"),
@@ -218,21 +218,21 @@ CASES: list[tuple[Case, str]] = [
     (no_report, "run a study first"),
     (unwritable_output, "choose another place with --output"),
     (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
-    (export_over_a_strangers_folder, "choose a new folder"),
+    (export_over_foreign_files, "choose a new folder"),
     (unknown_command, "No such command"),
-    (no_share, "--tolerance nan: give a share from 0 to 1"),
+    (tolerance_that_is_no_share, "--tolerance nan: give a share from 0 to 1"),
     (nothing_to_compare, "the warehouse is empty; run a study first"),
     (nothing_to_export, "has no row of any table or figure; run a study that gives some"),
-    (watching_where_nothing_can_be, "/proc/nope cannot be written; nothing can be made there: choose another place "),
-    (opening_what_cannot_be, "error: /proc/nope cannot be written; "),
-    (steering_name, "'\\u202eevil\\x1b[31m\\x9b31m'"),
-    (steering_option, "No such option: --"),
+    (watch_in_an_unwritable_folder, "/proc/nope cannot be written; nothing can be made there: choose another place "),
+    (interface_in_an_unwritable_folder, "error: /proc/nope cannot be written; "),
+    (name_with_control_characters, "'\\u202eevil\\x1b[31m\\x9b31m'"),
+    (option_with_control_characters, "No such option: --"),
     (missing_argument, "name one, such as `prunescope run demo`"),
 ]
 
 
 @pytest.mark.parametrize(("case", "message"), CASES, ids=[case.__name__ for case, _ in CASES])
-def test_wrong_input_ends_with_code_2_and_the_fix(
+def test_wrong_input_exits_with_2_and_the_fix(
     case: Case, message: str, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(argument) for argument in case(study, tmp_path)]
@@ -276,7 +276,7 @@ def test_wrong_input_ends_with_code_2_and_the_fix(
         ({"device": "cuda:99"}, "device cuda:99: torch sees"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_computed(
+def test_an_impossible_study_is_refused_before_anything_is_computed(
     study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
 ) -> None:
     study.write(**changes)

@@ -9,7 +9,7 @@ FILE = Path(__file__).with_name("graph.txt")
 
 
 def described(defs: Definitions) -> str:
-    """Assets by group, in the order of the data flow; jobs, sensors and schedules by name."""
+    """Return assets by group in the order of the data flow, and jobs, sensors and schedules by name."""
     repository, graph = defs.get_repository_def(), defs.resolve_asset_graph()
     lines = ["# assets: name [partitions] <- what it stands on; ~ made again when outdated, ! blocking checks"]
     groups: dict[str, list[str]] = {}

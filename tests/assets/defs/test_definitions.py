@@ -1,4 +1,4 @@
-"""What Dagster loads: which assets, in which groups, from which others, on which partitions."""
+"""Definitions that Dagster loads: assets, groups, dependencies and partitions."""
 
 import subprocess
 import sys
@@ -73,12 +73,12 @@ def test_every_figure_is_an_asset_on_the_tables_and_questions_that_its_query_rea
         assert {key.to_user_string() for key in node.parent_keys} == {*found.tables, *found.questions}
 
 
-def test_the_report_stands_on_all_questions_and_figures() -> None:
+def test_the_report_depends_on_all_questions_and_figures() -> None:
     wanted = {"paper_reference", *questions(), *(f"figures/{name}" for name in FIGURES)}
     assert {key.to_user_string() for key in GRAPH.get(AssetKey("report")).parent_keys} == wanted
 
 
-def test_every_asset_says_what_it_is_and_nobody_owns_it() -> None:
+def test_every_asset_has_a_description_and_no_owner() -> None:
     for node in GRAPH.asset_nodes:
         assert node.description
         assert node.kinds
@@ -109,7 +109,7 @@ def test_a_question_shows_every_column_with_its_meaning_and_its_sql() -> None:
         assert node.description.startswith(f"**{view.header.splitlines()[0]}")
 
 
-def test_a_questions_columns_lead_to_the_columns_of_the_tables_that_they_are_computed_from() -> None:
+def test_the_columns_of_a_question_have_the_lineage_of_table_columns() -> None:
     below = origins()["q11_first_flip"]
     assert below["margin_pruned"] == {("decoding_steps", "margin_pruned")}
     assert below["first_flip_step"] == {("generations", "first_flip_step")}
@@ -122,7 +122,7 @@ def test_a_questions_columns_lead_to_the_columns_of_the_tables_that_they_are_com
         assert sum(not found for found in origins()[name].values()) <= 3
 
 
-def test_a_column_tells_the_ui_its_unit_formula_bounds_and_what_it_refers_to() -> None:
+def test_a_column_shows_its_unit_formula_bounds_and_reference() -> None:
     shown = {column.name: column for column in table_schema(TABLES["layer_transitions"]).columns}
     column = shown["one_minus_cos_h"]
     assert column.tags == {"unit": "1 - cosine", "formula": "1 − cos(h, h+Δh)", "source": "2603.24652 Theorem 1"}
@@ -135,12 +135,12 @@ def test_a_column_tells_the_ui_its_unit_formula_bounds_and_what_it_refers_to() -
     ]
 
 
-def test_whatever_loads_a_model_waits_for_the_gpu_pool() -> None:
+def test_assets_that_load_a_model_share_the_gpu_pool() -> None:
     pools = {key.to_user_string(): GRAPH.get(key).pools for key in map(AssetKey, CODE_VERSIONS)}
     assert pools == {key: {"gpu"} for key in CODE_VERSIONS}
 
 
-def test_the_inferred_mapping_takes_a_variant_to_its_model_and_its_recipe_only() -> None:
+def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> None:
     with DagsterInstance.ephemeral() as instance:
         register(instance, MODELS, ["a", "b"])
         register(instance, RECIPES, ["x", "y"])
@@ -159,7 +159,7 @@ def test_the_inferred_mapping_takes_a_variant_to_its_model_and_its_recipe_only()
 
 
 @pytest.mark.parametrize("key", ["", "a|b", "a\nb", "../a", "a" * 101, " a"])
-def test_a_partition_key_is_a_name(key: str) -> None:
+def test_a_partition_key_must_be_a_name(key: str) -> None:
     with DagsterInstance.ephemeral() as instance:
         with pytest.raises(InputError, match="a name has letters"):
             register(instance, RECIPES, ["good", key])

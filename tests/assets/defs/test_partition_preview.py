@@ -1,4 +1,4 @@
-"""What the UI shows of a partition: small enough to be printed in place, true to the rows, and safe in Markdown."""
+"""Preview of a partition in the UI: small enough to be printed in place, true to the rows, and safe in Markdown."""
 
 import itertools
 import shlex
@@ -30,7 +30,7 @@ def test_every_table_has_a_preview_that_fits_in_place(table) -> None:
     assert 0 < len(text) <= MAX_CHARACTERS
 
 
-def test_a_preview_spreads_over_the_partition_from_its_first_row_to_its_last() -> None:
+def test_a_preview_samples_a_partition_from_its_first_to_its_last_row() -> None:
     table = TABLES["decoding_steps"]
     rows = rows_of(table, rows=1000).with_columns(
         step=pl.int_range(1000, dtype=pl.Int32), prompt_id=pl.lit("one"), trajectory=pl.lit("free_running")
@@ -68,7 +68,7 @@ def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
     assert str(date(2026, 1, 2)) in told
 
 
-def test_the_command_asks_for_this_partition_in_sql_that_the_warehouse_answers(tmp_path: Path) -> None:
+def test_the_command_reads_this_partition_in_valid_sql(tmp_path: Path) -> None:
     _, line, *_ = command("variants", "a-model", "wanda-50", str(tmp_path)).split("```")
     program, name, option, place, query = shlex.split(line.removeprefix("sh\n"))
     assert (program, name, option, place) == ("prunescope", "sql", "--warehouse", str(tmp_path))
@@ -77,7 +77,7 @@ def test_the_command_asks_for_this_partition_in_sql_that_the_warehouse_answers(t
     assert "recipe" not in command("models", "a-model", None, "wh")
 
 
-def test_a_drift_is_a_warning_with_its_numbers_and_what_was_not_asked_is_none() -> None:
+def test_an_implausible_partition_warns_with_its_numbers() -> None:
     table = TABLES["task_samples"]
     drift = CheckResult("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
     told = materialized(table, TaskResult.from_json(TaskResult(table.name, rows=4, drifts=(drift,)).to_json()))

@@ -1,4 +1,4 @@
-"""Engines under Dagster: what is tried again and how, what memory that is too small does, what a log is told."""
+"""Engines under Dagster: retries, too little memory, and the lines of a log."""
 
 import errno
 import gc
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="processes and memory are seen as on Linux")
 
 
-def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
+def test_tasks_and_results_survive_json() -> None:
     part = ComputeTask(
         "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), halve_batch=True
     )
@@ -46,11 +46,11 @@ def test_parts_and_reports_come_out_of_json_as_they_went_in() -> None:
     assert TaskResult.from_json(report.to_json()) == report
 
 
-# -- tried again ------------------------------------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------------------------------
 
 
 @LINUX
-def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile, warehouse: Path) -> None:
+def test_a_lost_worker_is_replaced_and_its_task_computed_again(study: StudyFile, warehouse: Path) -> None:
     killed = threading.Event()
 
     def kill_the_first() -> None:
@@ -70,7 +70,7 @@ def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile,
     with open_instance(warehouse) as instance:
         register(instance, MODELS, ["tiny-a"])
         register(instance, RECIPES, ["dense"])
-        # The tiny study asks nothing of it, so that nothing has to be loaded.
+        # The tiny study measures no speed, so nothing has to be loaded.
         done = defs.resolve_job_def("variant_tables").execute_in_process(
             instance=instance,
             partition_key=variant_key("tiny-a", "dense"),
@@ -86,14 +86,14 @@ def test_a_lost_worker_is_replaced_and_its_part_computed_again(study: StudyFile,
     assert told.count(DagsterEventType.STEP_RESTARTED) == 1
 
 
-def test_only_what_can_pass_later_is_tried_again() -> None:
+def test_only_transient_errors_are_retried() -> None:
     def raised_from(cause: Exception) -> Exception:
         error = WarehouseError("s3://bucket cannot be read")
         error.__cause__ = cause
         return error
 
     class HTTPClientError(Exception):
-        """Named as the base of what the S3 client raises when nobody answers."""
+        """The name of the base class of the S3 client's connection errors."""
 
     class EndpointConnectionError(HTTPClientError): ...
 
@@ -104,7 +104,7 @@ def test_only_what_can_pass_later_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize(("error", "halve_batch"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
-def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
+def test_a_task_whose_worker_was_lost_is_retried_with_half_the_batch(
     monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, halve_batch: bool
 ) -> None:
     asked: list[ComputeTask] = []
@@ -135,7 +135,7 @@ def test_half_the_batch_is_for_a_part_whose_worker_was_lost(
 
 
 def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str, str]) -> list[TaskResult]:
-    """Computes a part while its process can map only so many bytes more than before, as on a small machine."""
+    """Compute a part while its process can map only so many bytes more, as on a small machine."""
     os.environ.update(variables)
     before = resource.getrlimit(resource.RLIMIT_AS)
     if more is not None:
@@ -149,7 +149,7 @@ def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str
 
 
 @LINUX
-def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_words(
+def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
     tmp_path: Path, study: StudyFile
 ) -> None:
     # A wide MLP: 2,048 tokens at once take some 256 MiB a tensor, 1,024 half of that.
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
     )
     root = str(tmp_path / "warehouse")
-    # A process of its own: what other tests leave behind and free meanwhile would be room too.
+    # A process of its own: memory that other tests free meanwhile would count as room.
     with ProcessPoolExecutor(1, mp_context=WARM) as process:
 
         def computed(
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_computed_with_half_the_batch_and_then_refused_in_w
         assert not Path(halved.path).exists()
 
 
-def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
+def test_the_memory_error_of_every_library_is_recognised() -> None:
     cause = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
     error = InputError("transformers cannot load it")
     error.__cause__ = cause
@@ -197,7 +197,7 @@ def test_every_librarys_word_for_too_little_memory_is_understood() -> None:
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
-def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_of_it() -> None:
+def test_a_variant_pruned_in_another_run_is_not_used_for_a_later_version() -> None:
     subject = SimpleNamespace(variant_recipe=SimpleNamespace(name="a"), variant_file="_variants/m/a/new")
     waiting = {"a": ("_variants/m/a/old", "rows", 1.0), "b": ("_variants/m/b/x", "rows", 1.0), "c": ("", "", 0.0)}
     assert set(_still_valid(waiting, subject, ["b"])) == {"b"}
@@ -205,10 +205,10 @@ def test_what_came_along_with_another_recipe_is_never_taken_for_a_later_version_
     assert set(_still_valid(waiting, subject, ["b"])) == {"a", "b"}
 
 
-# -- told -------------------------------------------------------------------------------------------------------------
+# -- log lines --------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_gets_the_first_line_at_once_and_then_one_in_five_seconds() -> None:
+def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds() -> None:
     now, said = [0.0], list[str]()
     lines = LogProgress(said.append, "m@wanda-50 texts", lambda: now[0])
     lines.start("texts wanda-50", 60)

@@ -1,4 +1,4 @@
-"""Recipes with a calibration of their own: what another study would prune with it, beside the study's own variants."""
+"""Recipes with a calibration of their own, equal to those of a study with that calibration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def of(suffix: str, **more: object) -> list[dict[str, object]]:
 
 
 def computed(study: StudyFile, warehouse: Path) -> dict[str, dict[str, object]]:
-    """The rows of `variants` by recipe, after all that leads to them and the masks and traces behind them."""
+    """Compute a study up to its masks and traces; return the rows of `variants` by recipe."""
     request, loaded = StudyRequest(str(study.path)), ModelCache()
     names = tuple(recipe.name for recipe in request.load().recipes)
     for step in ("models", "calibration"):
@@ -51,7 +51,7 @@ def computed(study: StudyFile, warehouse: Path) -> dict[str, dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> tuple[StudyFile, Path]:
-    """A study that prunes on its own tokens and on others."""
+    """Compute a study that prunes on its own tokens and on others."""
     folder = tmp_path_factory.mktemp("beside")
     recipes = ["dense", *of(""), *of("-other", calibration={"seed": 1})]
     study = StudyFile(folder / "tiny.yaml", tiny_folder, keys=LITTLE | {"calibration": SHARED, "recipes": recipes})
@@ -61,7 +61,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: P
     return study, folder / "warehouse"
 
 
-def test_a_recipe_on_its_own_tokens_is_what_a_study_on_these_tokens_makes_of_it(
+def test_a_recipe_on_its_own_tokens_equals_that_of_a_study_on_these_tokens(
     beside: tuple[StudyFile, Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     keys = LITTLE | {"calibration": SHARED | {"seed": 1}, "recipes": ["dense", *of("")]}
@@ -83,7 +83,7 @@ def test_q28_pairs_it_with_the_same_recipe_on_the_tokens_of_the_study(beside: tu
     assert found["wanda"][2] > 0
 
 
-def test_only_its_own_variant_is_outdated_when_its_calibration_changes(
+def test_a_changed_calibration_of_a_recipe_outdates_its_variant_only(
     beside: tuple[StudyFile, Path], cache: Path
 ) -> None:
     study, warehouse = beside
@@ -103,7 +103,7 @@ def test_only_its_own_variant_is_outdated_when_its_calibration_changes(
 
 @pytest.fixture
 def versions(study: StudyFile) -> Callable[..., dict[str, str]]:
-    """The fingerprint of every variant under a calibration of the study."""
+    """Return the fingerprint of every variant under a calibration of the study."""
 
     def found(**calibration: object) -> dict[str, str]:
         study.write(calibration=SHARED | calibration)
@@ -113,7 +113,7 @@ def versions(study: StudyFile) -> Callable[..., dict[str, str]]:
     return found
 
 
-def test_the_calibration_of_the_study_reaches_a_recipe_in_the_keys_that_its_own_leaves_out(
+def test_the_calibration_of_a_recipe_inherits_missing_keys_from_the_study(
     study: StudyFile, versions: Callable[..., dict[str, str]]
 ) -> None:
     own = ({"seed": 1}, {"seed": 1, "length": 32})
@@ -123,7 +123,7 @@ def test_the_calibration_of_the_study_reaches_a_recipe_in_the_keys_that_its_own_
     assert {name for name in before if before[name] != after[name]} == {"wanda-50", "a"}
 
 
-def test_the_methods_section_knows_how_each_calibration_was_drawn(beside: tuple[StudyFile, Path]) -> None:
+def test_the_methods_section_describes_each_calibration(beside: tuple[StudyFile, Path]) -> None:
     with open_warehouse(beside[1]) as connection:
         known = _calibrations(connection, StudyRequest(str(beside[0].path)).load())
     assert {drawn.seed for drawn in known.values()} == {0, 1}

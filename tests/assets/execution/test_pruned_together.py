@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Heard:
-    """A listener that remembers the tasks that were begun."""
+    """A listener that records tasks, failures and seconds."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, int] = {}
@@ -47,7 +47,7 @@ class Heard:
         self.failures.append(failure)
 
 
-# As little as a study can measure: what is looked at here is the pruning.
+# As little as a study can measure: these tests look at the pruning.
 LITTLE = {
     "prompts": [{"id": "open", "kind": "open", "text": "Why?"}],
     "texts": [],
@@ -77,7 +77,7 @@ FAMILY = [
 
 @dataclass(frozen=True)
 class Runs:
-    """Two warehouses filled in different orders, what was heard meanwhile, and what the very first run left behind."""
+    """Two warehouses filled in different orders, the recorded events, and the remains of the first run."""
 
     one: Path
     two: Path
@@ -92,7 +92,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Runs:
-    """Every run here does its part for several tests."""
+    """Run the studies; several tests read each run."""
     folder = tmp_path_factory.mktemp("together")
     one, two = folder / "one", folder / "two"
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +104,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Pat
         in_one_pass, unfinished = variant_of(one, "a"), list((one / "_unfinished").rglob("*.safetensors"))
         study.write(recipes=["dense", FAMILY[0], "mlp-drop-2-iterative"])
         alone = heard(study, two, cache)
-        # A file is damaged; only what has to read it can notice.
+        # A file is damaged; only a reader of it can notice.
         (file,) = (one / "_variants/tiny-a/a").iterdir()
         content = bytearray(file.read_bytes())
         content[-3] ^= 16
@@ -117,7 +117,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Pat
     return Runs(one, two, in_one_pass, unfinished, family, alone, longer, shorter, mended)
 
 
-def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_one_alone_fails(runs: Runs) -> None:
+def test_recipes_with_dense_predecessors_share_a_pass_and_fail_alone(runs: Runs) -> None:
     assert "prune a and 2 more" in runs.family.tasks or "prune a and 1 more" in runs.family.tasks
     assert [failure.name for failure in runs.family.failures] == ["tiny-a@c"]
     assert "matches no matrix" in runs.family.failures[0].message
@@ -126,12 +126,12 @@ def test_recipes_with_dense_predecessors_are_pruned_in_one_pass_and_a_failing_on
     assert not runs.unfinished
 
 
-def test_what_variants_share_is_told_apart_from_the_work_of_each(
+def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
     study: StudyFile, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
     take = ModelCache.take_shared
-    # An hour more than it took: the partition in whose run it was done is then an hour short, if it was left out there.
+    # An hour more than it took: the partition that shared work is subtracted from is then an hour short.
     monkeypatch.setattr(ModelCache, "take_shared", lambda cache: [(work, own + 3600) for work, own in take(cache)])
     listener = heard(study, tmp_path / "warehouse", cache)
     assert {"tiny-a: prune a, b", "tiny-a: dense model on every prompt"} <= set(listener.together)
@@ -140,14 +140,14 @@ def test_what_variants_share_is_told_apart_from_the_work_of_each(
     assert sum(listener.own.values()) + sum(listener.together.values()) > 0
 
 
-def test_a_damaged_file_is_told_of_once_and_the_next_run_makes_it_again(runs: Runs) -> None:
+def test_a_damaged_file_is_reported_once_and_the_next_run_replaces_it(runs: Runs) -> None:
     (failure,) = runs.longer.failures
     assert failure.name == "tiny-a@a"
     assert "run the recipe again" in failure.message
     assert not runs.mended.failures
 
 
-def test_a_longer_drop_goes_on_where_a_shorter_one_ended(runs: Runs) -> None:
+def test_a_longer_drop_continues_the_order_of_a_shorter_one(runs: Runs) -> None:
     assert runs.family.tasks["order of mlp-drop-1-iterative"] == 1
     assert runs.longer.tasks["order of mlp-drop-2-iterative"] == 1
     assert runs.alone.tasks["order of mlp-drop-2-iterative"] == 2
@@ -156,7 +156,9 @@ def test_a_longer_drop_goes_on_where_a_shorter_one_ended(runs: Runs) -> None:
     assert variant_of(runs.two, "mlp-drop-1-iterative") == variant_of(runs.one, "mlp-drop-1-iterative")
 
 
-def test_a_run_killed_while_it_prunes_goes_on_at_the_layer_it_had_reached(
+# test_checkpoint.py resumes at a layer, test_interrupted.py kills runs.
+@pytest.mark.exhaustive
+def test_a_run_killed_while_pruning_resumes_at_its_last_layer(
     study: StudyFile, tmp_path: Path, runs: Runs, cache: Path
 ) -> None:
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)

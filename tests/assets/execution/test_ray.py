@@ -1,4 +1,4 @@
-"""A study on a Ray cluster: the same tables as in one process, also when a machine dies, and words where it cannot be.
+"""A study on a Ray cluster: the same tables as in one process, also when a machine dies, and clear refusals.
 
 The cluster is a real one, of two nodes on this machine.
 """
@@ -37,7 +37,7 @@ def cluster(test: Callable[..., None]) -> Callable[..., None]:
 
 
 class Heard:
-    """A listener that remembers what it is told."""
+    """A listener that records all events."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -78,7 +78,7 @@ def test_a_worker_takes_a_whole_machine_without_gpus_and_its_share_of_one_with_t
     assert len(worker_slots([node("d", 8, 1)], RayClusterConfig("auto", gpus_per_task=0.25))) == 4
 
 
-def test_more_than_any_machine_has_is_refused_with_what_there_is() -> None:
+def test_a_request_larger_than_any_machine_is_refused_with_the_sizes() -> None:
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
         worker_slots([node("c", 96, 8)], RayClusterConfig("auto", gpus_per_task=9))
 
@@ -102,7 +102,7 @@ def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> N
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nobody_listens_is_refused_in_one_line(
+def test_an_address_without_a_server_is_refused_in_one_line(
     scheme: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
@@ -119,7 +119,7 @@ def test_an_address_where_nobody_listens_is_refused_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
+def test_a_local_cluster_with_a_token_gets_no_advice_to_drop_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
@@ -131,7 +131,7 @@ def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
         return SimpleNamespace(disconnect=lambda: None)
 
     monkeypatch.setattr(ray, "init", init)
-    # Ray's loggers tell the root nothing.
+    # Ray's loggers do not propagate to the root.
     monkeypatch.setattr(setup.logger, "propagate", False)
     monkeypatch.setattr(setup.logger, "handlers", [caplog.handler])
     with connected("local"):
@@ -141,7 +141,7 @@ def test_a_local_cluster_with_a_token_is_not_told_how_to_go_without(
 
 
 @pytest.mark.parametrize("failures", [2, 3])
-def test_a_far_cluster_whose_server_failed_to_begin_is_asked_thrice(
+def test_a_remote_cluster_whose_server_fails_to_start_is_tried_three_times(
     failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
@@ -168,7 +168,7 @@ def given(tmp_path: Path) -> WorkerConfig:
     return WorkerConfig({}, versions(), str(tmp_path), "", socket.gethostname())
 
 
-def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
+def test_a_machine_with_other_code_or_another_folder_is_refused_before_it_computes(
     tmp_path: Path, given: WorkerConfig
 ) -> None:
     assert Worker().prepare(given) is None
@@ -179,7 +179,7 @@ def test_a_machine_with_other_code_or_another_folder_says_so_before_it_computes(
     assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
 
 
-def test_an_error_travels_as_what_it_was_and_with_its_traceback(tmp_path: Path, given: WorkerConfig) -> None:
+def test_an_error_keeps_its_type_and_traceback_between_processes(tmp_path: Path, given: WorkerConfig) -> None:
     worker = Worker()
     worker.prepare(given)
     done = worker.compute(ComputeTask("models", StudyRequest("no-such-study"), str(tmp_path), "m").to_json())
@@ -194,8 +194,8 @@ class Machines:
 
     Attributes:
         address: of the head.
-        far: the same cluster for whoever is on none of its machines.
-        doomed: the node that dies.
+        far: address of the same cluster from a machine outside of it.
+        doomed: the node that will be killed.
         sessions: Ray's logs.
     """
 
@@ -222,14 +222,14 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
             port = free.getsockname()[1]
         head = little | {"include_dashboard": False, "ray_client_server_port": port}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # logs of the server for `far`, which Ray leaves open
+            warnings.simplefilter("ignore", ResourceWarning)  # logs of the server at `far`, which Ray leaves open
             cluster = Cluster(initialize_head=True, head_node_args=head)
         second = cluster.add_node(**little)
         far = f"ray://{cluster.head_node.node_ip_address}:{port}"
         found = Machines(cluster.address, far, second.node_id, Path(second.get_session_dir_path()))
 
         def kill() -> None:
-            """As a power cut: what computes there stops at once."""
+            """Kill a node as a power cut does: its processes stop at once."""
             raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
             for process in raylet.children(recursive=True):
                 process.kill()
@@ -242,7 +242,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 
 @dataclass
 class Ran:
-    """A study whose machines were two and then one."""
+    """A study on two machines, one of which died."""
 
     outcome: RunResult
     notes: list[str]
@@ -283,7 +283,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
 
 
 @cluster
-def test_a_study_that_loses_a_machine_ends_in_the_tables_of_a_single_process(ran: Ran, computed_once: Path) -> None:
+def test_a_study_that_loses_a_machine_has_the_tables_of_a_single_process(ran: Ran, computed_once: Path) -> None:
     assert not ran.outcome.failures
     assert len(ran.outcome.computed) == 5
     assert ran.asked_for, "the machine died while it was at work"
@@ -306,7 +306,7 @@ def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran
 
 
 @cluster
-def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
+def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
     ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
     def run(recipe: str) -> object:
@@ -330,7 +330,7 @@ def test_a_run_of_the_ui_has_its_partition_computed_on_a_cluster_elsewhere(
 
 
 @cluster
-def test_what_no_machine_has_is_refused_without_waiting(ran: Ran, machines: Machines, tmp_path: Path) -> None:
+def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machines: Machines, tmp_path: Path) -> None:
     part = ComputeTask("models", StudyRequest("demo"), str(tmp_path), "m")
     with (
         WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as pool,

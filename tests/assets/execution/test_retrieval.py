@@ -1,4 +1,4 @@
-"""A study of an encoder through the command line: what it writes, what it leaves alone, what makes it stale."""
+"""A study of an encoder through the command line: its tables, its plan, and the changes that outdate it."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ RECIPES = ["dense", "attn-drop-1"]
 
 
 def written(folder: Path, model: Path, **changes: object) -> Path:
-    """A study of two data sets, one of them in a folder of its own, and a study of nothing else."""
+    """Write a study of two data sets alone, one of them in a folder of its own."""
     place = folder / "beir"
     if not place.exists():
         shutil.copytree(files_of(RetrievalSpec(name="python-help"))[0].parent, place)
@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) -> Path:
-    """A folder with the study and its warehouse."""
+    """Return a folder with the study and its warehouse."""
 
     def compute(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
     return {work.name: work.tables for work in (*plan.models, *plan.variants)}
 
 
-def test_a_run_writes_what_the_study_names_and_no_empty_tables(found: Path, capsys: Capture) -> None:
+def test_a_run_writes_the_tables_of_the_study_and_no_empty_ones(found: Path, capsys: Capture) -> None:
     tables = {name.split("/")[0] for name in partitions(found / "warehouse")}
     model = {"models", "activation_stats", "block_influence"}
     assert tables == model | {"variants", "mask_samples", *RETRIEVAL_TABLES}
@@ -82,7 +82,7 @@ def test_a_run_writes_what_the_study_names_and_no_empty_tables(found: Path, caps
         lost = connection.sql("select recipe, data_set, n_queries from q30_retrieval_loss").fetchall()
     assert len(rows) == len(RECIPES) * 2 * 4
     assert sorted(lost) == sorted((recipe, data, 6) for recipe in RECIPES[1:] for data in ("python-help", "copy"))
-    # The same texts are the same, whatever they are called.
+    # Equal texts have equal scores under any name.
     values = {(recipe, data, metric): value for recipe, data, metric, value in rows}
     assert all(values[recipe, "copy", metric] == value for (recipe, _, metric), value in values.items())
     assert run(["run", str(found / "found.yaml"), "--warehouse", str(found / "warehouse")], Globals()) == 0
@@ -92,7 +92,7 @@ def test_a_run_writes_what_the_study_names_and_no_empty_tables(found: Path, caps
     assert "kl_step0_nats" not in shown.out
 
 
-def test_a_second_run_computes_nothing_and_a_changed_judgement_only_retrieval(found: Path, tmp_path: Path) -> None:
+def test_a_changed_judgement_outdates_retrieval_only(found: Path, tmp_path: Path) -> None:
     root = shutil.copytree(found / "warehouse", tmp_path / "warehouse")
     study = found / "found.yaml"
     assert todo(study, root) == {}
@@ -112,7 +112,7 @@ def test_a_second_run_computes_nothing_and_a_changed_judgement_only_retrieval(fo
         ("speed", {"length": 8}),
     ],
 )
-def test_what_needs_a_head_is_refused_on_a_model_without_one_before_anything_runs(
+def test_a_model_without_a_head_is_refused_what_needs_one_before_anything_runs(
     tmp_path: Path, model: Path, capsys: Capture, key: str, asked: dict[str, object]
 ) -> None:
     study = written(tmp_path, model, **{key: [asked]})
@@ -127,7 +127,7 @@ def test_a_study_of_prompts_leaves_the_retrieval_of_a_variant_alone(study: Study
     assert not any(set(tables) & set(RETRIEVAL_TABLES) for tables in asked.values())
 
 
-def test_a_plan_counts_texts_and_leaves_out_what_is_not_there(
+def test_a_plan_counts_texts_and_leaves_out_missing_data_sets(
     found: Path, tmp_path: Path, model: Path, capsys: Capture
 ) -> None:
     few = {"max_length": 24, "max_queries": 6, "max_documents": 12}
@@ -145,9 +145,7 @@ def test_a_plan_counts_texts_and_leaves_out_what_is_not_there(
     assert "lost/corpus.jsonl is missing" in capsys.readouterr().err.replace("\n", "")
 
 
-def test_the_plans_bytes_are_those_of_the_run_within_a_factor_of_2(
-    found: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_planned_bytes_are_within_a_factor_of_2_of_the_run(found: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = ["plan", str(found / "found.yaml"), "--warehouse", str(tmp_path / "w"), "--format", "json"]
     assert run(arguments, Globals()) == 0
     for row in json.loads(capsys.readouterr().out):
@@ -162,7 +160,7 @@ def test_the_plans_bytes_are_those_of_the_run_within_a_factor_of_2(
             assert sum(count for (count,) in counted.fetchall()) == row["rows"]
 
 
-def test_the_papers_study_is_planned_from_a_config_without_weights_or_data(tmp_path: Path) -> None:
+def test_the_study_of_the_paper_is_planned_without_weights_or_data(tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8}
     config = MistralConfig(**sizes, vocab_size=32000, max_position_embeddings=32768, architectures=["MistralModel"])
     config.save_pretrained(tmp_path)

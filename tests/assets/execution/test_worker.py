@@ -1,4 +1,4 @@
-"""The worker beside the runs: what it computes, for whom it stops, when it is replaced and when it ends."""
+"""The worker process beside the runs: its results, cancellation, replacement and end."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A new warehouse, whose worker does not outlive the test."""
+    """Return a new warehouse, whose worker ends with the test."""
     folder = tmp_path / "warehouse"
     folder.mkdir()
     yield folder
@@ -47,7 +47,7 @@ def asked(
 
 
 class Kills:
-    """A listener that kills the worker as soon as it tells of a task."""
+    """A listener that kills the worker when its first task starts."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -60,7 +60,7 @@ class Kills:
     def done(self) -> None: ...
 
 
-def test_a_worker_writes_what_a_run_writes_and_when_it_is_killed_another_one_goes_on(
+def test_a_worker_writes_what_a_run_writes_and_is_replaced_when_killed(
     study: StudyFile, root: Path, computed_once: Path
 ) -> None:
     reports = asked("models", study, root) + asked("calibration", study, root)
@@ -78,7 +78,7 @@ def test_a_worker_writes_what_a_run_writes_and_when_it_is_killed_another_one_goe
     assert workers_of(root) != {worker}
 
 
-def test_a_worker_keeps_errors_what_they_are_and_goes_with_its_environment_or_when_nobody_asks(
+def test_a_worker_keeps_error_types_and_ends_when_idle_or_its_environment_changes(
     study: StudyFile, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="nonsense") as caught:
@@ -99,13 +99,13 @@ def test_a_worker_keeps_errors_what_they_are_and_goes_with_its_environment_or_wh
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose name leaves room for a socket's."""
+    """Return a folder whose path is short enough for a socket."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
 
 
-def test_sockets_lie_in_a_folder_that_only_the_user_can_open(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_are_in_a_folder_that_only_the_user_can_open(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     folder = settings.sockets_folder()
     assert folder.parent == short

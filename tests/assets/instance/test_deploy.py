@@ -1,4 +1,4 @@
-"""The deployment files fit their public schemas and one another; `test_server.py` runs a study as they set it up."""
+"""Deployment files against their public schemas and one another; `test_server.py` runs a study with their settings."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def check(schema: dict[str, Any], document: Any) -> None:
 
 
 def kubernetes(model: type, document: dict[str, Any]) -> None:
-    """Refuses keys that Kubernetes does not know, at any depth."""
+    """Refuse keys that Kubernetes does not know, at any depth."""
     k8s_model_from_dict(model, k8s_snake_case_dict(model, document))
 
 
@@ -68,7 +68,7 @@ def test_a_broken_key_of_a_service_is_found(service: str, key: str, value: Any, 
         check(compose_schema, broken)
 
 
-def test_every_variable_has_its_line_in_the_example_and_none_may_be_missing() -> None:
+def test_every_variable_is_in_the_example_and_required() -> None:
     text = "".join((DEPLOY / name).read_text() for name in COMPOSE)
     used = VARIABLE.findall(re.sub(r"\$\$\w+|#.*", "", text))
     lines = (DEPLOY / ".env.example").read_text().splitlines()
@@ -97,7 +97,7 @@ def test_only_the_interface_is_published_and_only_to_this_machine() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published["webserver"])
 
 
-def test_every_service_is_limited_and_says_whether_it_is_well() -> None:
+def test_every_service_has_limits_and_a_health_check() -> None:
     for name, service in services().items():
         assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
         assert "healthcheck" in service or service["restart"] == "on-failure", name
@@ -119,7 +119,7 @@ def images() -> Iterator[str]:
     yield from re.findall(r"^ARG PYTHON=(.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 
 
-def test_images_are_pinned_and_ours_is_this_version() -> None:
+def test_images_are_pinned_and_ours_has_this_version() -> None:
     found = list(images())
     assert len(found) > len(services())
     for image in found:
@@ -129,11 +129,11 @@ def test_images_are_pinned_and_ours_is_this_version() -> None:
     assert f"PRUNESCOPE_VERSION={PROJECT['version']}\n" in (DEPLOY / ".env.example").read_text()
 
 
-# What the services start
+# Commands of the services
 
 
 def parsed(command: list[str]) -> None:
-    """Reads a command line as the program itself does, without doing what it says; the files that it names are ours."""
+    """Parse a command line as the program does, without running it; the files that it names are ours."""
     from dagster._cli import create_dagster_cli
     from dagster._daemon.cli import create_dagster_daemon_cli
     from dagster_webserver.cli import dagster_webserver
@@ -152,7 +152,7 @@ def parsed(command: list[str]) -> None:
     program.make_context(command[0], arguments)
 
 
-def test_the_services_commands_are_understood_by_their_programs() -> None:
+def test_the_commands_of_services_are_valid() -> None:
     started = 0
     for service in services().values():
         if not service["image"].startswith("prunescope:"):
@@ -171,7 +171,7 @@ def test_the_services_commands_are_understood_by_their_programs() -> None:
         parsed(["dagster-webserver", "--hots", "127.0.0.1"])
 
 
-def test_web_server_and_daemon_find_the_code_server() -> None:
+def test_web_server_and_daemon_reach_the_code_server() -> None:
     (origin,) = location_origins_from_yaml_paths([str(DEPLOY / "workspace.yaml")])
     command = services()[origin.host]["command"]
     assert command[command.index("--port") + 1] == str(origin.port)
@@ -186,9 +186,9 @@ def test_the_image_has_the_extras_that_its_services_need() -> None:
 # Dagster's own settings
 
 
-def test_a_server_behaves_as_the_instance_of_a_checkout_does() -> None:
+def test_the_settings_of_a_server_equal_those_of_a_checkout() -> None:
     own, server = yaml.safe_load((ROOT / "dagster.yaml").read_text()), read("dagster.yaml")
-    del own["code_servers"]  # a server has one of its own, which nobody waits for
+    del own["code_servers"]  # a server starts its own, which no command waits for
     del own["run_launcher"]  # it looks for processes, and a server's are in other containers
     assert {key: server[key] for key in own} == own
 
@@ -202,7 +202,7 @@ def test_a_server_behaves_as_the_instance_of_a_checkout_does() -> None:
         ("storage:\n  mysql:\n    mysql_url: x", "Couldn't import module dagster_mysql"),
     ],
 )
-def test_what_is_wrong_with_the_users_dagster_yaml_is_said_in_a_line(
+def test_an_error_in_the_users_dagster_yaml_is_one_line(
     written: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -219,19 +219,19 @@ def test_what_is_wrong_with_the_users_dagster_yaml_is_said_in_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_database_that_does_not_answer_is_named_without_its_password(
+def test_an_unreachable_database_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **_: 0.0)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    place = {"HOST": "127.0.0.1", "PORT": "1", "DB": "dagster", "USER": "dagster", "PASSWORD": "planted-secret"}
+    place = {"HOST": "127.0.0.1", "PORT": "1", "DB": "dagster", "USER": "dagster", "PASSWORD": "canary-secret"}
     for name, value in place.items():
         monkeypatch.setenv(f"PRUNESCOPE_POSTGRES_{name}", value)
     monkeypatch.setenv("PRUNESCOPE_LOGS", str(tmp_path / "logs"))
     (tmp_path / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text())
     with pytest.raises(WarehouseError, match=r"port 1 failed: Connection refused; start the database") as error:
         open_instance(tmp_path).__enter__()
-    assert "planted-secret" not in str(error.value) + caplog.text
+    assert "canary-secret" not in str(error.value) + caplog.text
 
 
 # Kubernetes
@@ -300,7 +300,7 @@ def groups() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def ray_cluster(spec: dict[str, Any]) -> RayClusterSpec:
-    """Fails on what the operator does not know: dagster-ray declares every field of its resource."""
+    """Parse the resource, which refuses unknown fields: dagster-ray declares all of them."""
     known = RayClusterSpec(
         **{re.sub(r"(?=[A-Z])", "_", key).lower(): value for key, value in spec.items() if key != "authOptions"},
         auth_options={"mode": spec["authOptions"]["mode"], "secret_name": spec["authOptions"]["secretName"]},
@@ -317,7 +317,7 @@ def test_the_ray_cluster_fits_its_operator_and_its_pods_fit_kubernetes() -> None
     for group, template in groups():
         assert set(group) <= {"groupName", "replicas", "rayStartParams"}
         kubernetes(client.V1PodTemplateSpec, template)
-    assert "enableInTreeAutoscaling" not in cluster["spec"]  # nothing would ask it for a worker
+    assert "enableInTreeAutoscaling" not in cluster["spec"]  # nothing would request a worker from it
     assert all(group["replicas"] >= 1 for group in cluster["spec"]["workerGroupSpecs"])
     kubernetes(client.V1NetworkPolicy, policy)
     with pytest.raises(AssertionError):
@@ -328,7 +328,7 @@ def test_the_ray_cluster_fits_its_operator_and_its_pods_fit_kubernetes() -> None
         kubernetes(client.V1PodTemplateSpec, broken)
 
 
-def test_versions_are_those_of_the_lock() -> None:
+def test_versions_equal_those_of_the_lock_file() -> None:
     said = "".join((DEPLOY / name).read_text() for name in ("README.md", "kubernetes/dagster-values.yaml"))
     charts = set(re.findall(r"dagster/dagster --version ([\d.]+)", said)) | set(
         re.findall(r"chart,? (?:version )?([\d.]+\d)", said)
@@ -337,7 +337,7 @@ def test_versions_are_those_of_the_lock() -> None:
     assert ray_documents()[0]["spec"]["rayVersion"] == LOCK["ray"]
 
 
-def test_every_secret_that_kubernetes_is_asked_for_is_made_in_the_readme() -> None:
+def test_the_readme_creates_every_secret_that_kubernetes_needs() -> None:
     text = "".join((DEPLOY / "kubernetes" / name).read_text() for name in ("dagster-values.yaml", "raycluster.yaml"))
     asked = set(
         re.findall(r"(?:secretKeyRef: \{|secretRef: \{|- )name: (prunescope-\w+)|[sS]ecretName: (prunescope-\w+)", text)

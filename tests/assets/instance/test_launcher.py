@@ -1,4 +1,4 @@
-"""Processes that are gone: of a run, and of the parent that had started it."""
+"""Dead processes: that of a run, and the parent that started it."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 from prunescope.assets.instance.launcher import _is_alive
 from tests.assets.tiny_study import ROOT
 
-# A parent that is killed while its child still imports what it needs, and the child that says so when it ends.
+# A parent that is killed while its child still imports, and the child that reports its own end.
 ORPHAN = """
 import multiprocessing, os, signal, sys, time
 
@@ -30,20 +30,20 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_that_nobody_buries_counts_as_gone():
+def test_a_zombie_process_counts_as_dead():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.monotonic() + 60
     while _is_alive(ended.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert ended.returncode is None  # nobody has waited for it
+    assert ended.returncode is None  # no parent has waited for it
     assert not _is_alive(ended.pid)
-    os.kill(ended.pid, 0)  # and its number is still taken
+    os.kill(ended.pid, 0)  # and its process id is still taken
     ended.wait()
     assert not _is_alive(ended.pid)
     assert _is_alive(os.getpid())
 
 
-def test_a_child_whose_parent_was_killed_before_it_looked_ends_too(tmp_path):
+def test_a_child_whose_parent_was_killed_before_its_first_check_ends_too(tmp_path):
     reader, writer = os.pipe()
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)

@@ -30,13 +30,13 @@ CONFIG = ROOT / "assets" / "instance" / "deploy" / "dagster.yaml"
 RECIPE = "magnitude-50"
 
 
-# A whole study; that both places are used is proved by an event and, in `test_object_store.py`, by tables.
+# A whole study; an event and, in `test_object_store.py`, tables prove that both places are used.
 STUDY = pytest.mark.exhaustive
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where PostgreSQL and S3 are, as the environment says it, and what `prunescope run` said there."""
+    """The environment of PostgreSQL and S3, and the result of `prunescope run` there."""
 
     environment: dict[str, str]
     study: StudyFile
@@ -45,7 +45,7 @@ class Server:
 
 
 def asked(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
-    """Rows of PostgreSQL itself, without Dagster in between."""
+    """Return rows of PostgreSQL, without Dagster in between."""
     of = {name.removeprefix("PRUNESCOPE_POSTGRES_"): value for name, value in environment.items()}
     with (
         psycopg2.connect(
@@ -58,7 +58,7 @@ def asked(environment: dict[str, str], query: str) -> list[tuple[object, ...]]:
 
 
 def objects() -> dict[str, object]:
-    """What lies on the server, with the time of its last change."""
+    """Return the objects on the server with their times of change."""
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket="bucket")
     return {each["Key"]: each["LastModified"] for page in pages for each in page.get("Contents", [])}
 
@@ -100,7 +100,7 @@ def _there(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def stored() -> dict[str, pa.Table]:
-    """As `rows` of a local warehouse."""
+    """Return the same as `rows` of a local warehouse."""
     store, found = Store(WAREHOUSE), {}
     for table in TABLES.values():
         timing = {column.name for column in table.columns if column.is_timing}
@@ -112,7 +112,9 @@ def stored() -> dict[str, pa.Table]:
 
 
 @STUDY
-def test_a_study_runs_to_its_end_and_gives_the_tables_of_a_local_warehouse(server: Server, computed_once: Path) -> None:
+def test_a_study_runs_to_its_end_and_writes_the_tables_of_a_local_warehouse(
+    server: Server, computed_once: Path
+) -> None:
     assert server.code == 0, server.err
     found = stored()
     wanted = {
@@ -129,7 +131,7 @@ def test_a_study_runs_to_its_end_and_gives_the_tables_of_a_local_warehouse(serve
 
 
 @STUDY
-def test_the_history_is_in_postgresql_and_nowhere_else(server: Server) -> None:
+def test_the_history_is_in_postgresql_only(server: Server) -> None:
     assert asked(server.environment, "select distinct status from runs") == [("SUCCESS",)]
     known = asked(
         server.environment,
@@ -177,7 +179,7 @@ class Machine:
         self._thread.join(60)
 
 
-def test_machines_take_turns_at_one_warehouse(tmp_path: Path) -> None:
+def test_machines_take_turns_in_one_warehouse(tmp_path: Path) -> None:
     with Machine(tmp_path / "a") as first:
         assert first.has.wait(60)
         with Machine(tmp_path / "b") as second, Machine(tmp_path / "c", "s3://bucket/another") as other:
@@ -190,7 +192,7 @@ def test_machines_take_turns_at_one_warehouse(tmp_path: Path) -> None:
     assert not other.waits.is_set()
 
 
-def test_a_machine_that_is_gone_holds_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_dead_machine_holds_no_lock(environment: dict[str, str], tmp_path: Path) -> None:
     with Machine(tmp_path / "a") as first:
         assert first.has.wait(60)
         with Machine(tmp_path / "b") as second:

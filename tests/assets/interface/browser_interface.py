@@ -1,4 +1,4 @@
-"""The web interface as a process, and questions to it in GraphQL as its pages ask them."""
+"""The web interface as a process, and the GraphQL queries of its pages."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ _PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "prunesc
 
 
 class Interface:
-    """Asks a running interface."""
+    """A client of a running interface."""
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
@@ -47,12 +47,12 @@ class Interface:
         raise AssertionError("the interface did not load its assets")
 
     def launch(self, job: str, assets: list[str], partition: str, study: Path) -> str:
-        """Starts the run of some assets' partition; its id."""
+        """Launch a run of one partition of some assets; return its id."""
         parameters = {
             "selector": _PLACE | {"pipelineName": job, "assetSelection": [{"path": [asset]} for asset in assets]},
             "mode": "default",
             "runConfigData": {"resources": {"study": {"config": {"study": str(study)}}}},
-            # Without the tags of the two dimensions, as somebody writes it by hand.
+            # Without the tags of the two dimensions, as a user writes it by hand.
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
         }
         query = """mutation Launch($parameters: ExecutionParams!) {
@@ -67,7 +67,7 @@ class Interface:
         return launched["run"]["runId"]
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        """Starts a run for each of some partitions, as the page of several partitions does; the backfill's id."""
+        """Launch a run for each partition, as the page of several partitions does; return the id of the backfill."""
         parameters = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
         query = """mutation Launch($parameters: LaunchBackfillParams!) {
             launchPartitionBackfill(backfillParams: $parameters) {
@@ -81,7 +81,7 @@ class Interface:
         return launched["backfillId"]
 
     def runs_of(self, backfill: str) -> dict[str, str]:
-        """The runs of a backfill by id, each with its status."""
+        """Return the status of each run of a backfill, by id."""
         query = """query Runs($tags: [ExecutionTag!]) {
             runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId status } } }
         }"""
@@ -89,13 +89,13 @@ class Interface:
         return {run["runId"]: run["status"] for run in found}
 
     def terminate(self, run_id: str) -> None:
-        """Cancels a run."""
+        """Cancel a run."""
         query = "mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }"
         stopped = self.ask(query, id=run_id)["terminateRun"]
         assert stopped["__typename"] == "TerminateRunSuccess", stopped
 
     def run(self, run_id: str) -> tuple[str, list[str]]:
-        """Its status, and the lines of its log so far."""
+        """Return its status and the lines of its log so far."""
         query = """query Run($id: ID!) {
             runOrError(runId: $id) { ... on Run { status } }
             logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } }
@@ -104,7 +104,7 @@ class Interface:
         return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
 
     def newest(self) -> str:
-        """The run that was asked for last."""
+        """Return the id of the newest run."""
         return self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")["runsOrError"]["results"][0][
             "runId"
         ]
@@ -118,7 +118,7 @@ class Interface:
         return found
 
     def stale(self) -> set[str]:
-        """All that the interface shows as stale: `asset`, or `asset[partition]`."""
+        """Return everything that the interface shows as stale: `asset`, or `asset[partition]`."""
         nodes = self.ask("{ assetNodes { assetKey { path } isPartitioned partitionKeys staleStatus } }")["assetNodes"]
         names = {"/".join(node["assetKey"]["path"]): node for node in nodes}
         found = {name for name, node in names.items() if node["staleStatus"] == "STALE"}
@@ -134,7 +134,7 @@ class Interface:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Return a port without a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -142,7 +142,7 @@ def free_port() -> int:
 
 @contextmanager
 def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.Popen[bytes]]]:
-    """`prunescope ui` with this process's environment, as soon as it answers; it ends at the end."""
+    """Start `prunescope ui` with this process's environment, wait until it answers, and end it afterwards."""
     command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""The web interface as a user starts it: what it shows, what a click starts, and how it ends.
+"""The web interface as a user starts it: its pages, the runs that a click launches, and its end.
 
 One interface for all tests, in their order: the last one kills it.
 """
@@ -42,13 +42,13 @@ NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 
 
 def listening() -> set[str]:
-    """Addresses at which processes that this test started take connections."""
+    """Return the addresses at which processes of this test listen."""
     found = [each for process in psutil.Process().children(recursive=True) for each in process.net_connections("inet")]
     return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
 
 
 def status(port: int, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
-    """What a browser gets for a request with these headers, whose names have _ for -."""
+    """Return the status of a request with these headers, whose names have _ for -."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -64,7 +64,7 @@ def port() -> int:
 
 @dataclass
 class Opened:
-    """A running interface, over a warehouse in which one recipe's parameter has changed since."""
+    """A running interface over a warehouse in which the parameter of one recipe has changed."""
 
     interface: Interface
     process: subprocess.Popen[bytes]
@@ -110,7 +110,7 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
 
 
 def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
-    """Leaves the run that made a variant in the history, as it stands there when nobody has moved the warehouse."""
+    """Record the run that computed a variant in the history, as in a warehouse that was not moved."""
     tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
     with open_instance(warehouse) as instance:
         job = defs.resolve_job_def("variant_tables")
@@ -136,7 +136,7 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert set(TABLES) | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
     assert "variant_tables" in shown["generations"]["jobNames"]
-    # The interface follows the dependencies by its own copy of the graph, where a mapping of ours would be lost.
+    # The interface follows dependencies in its own copy of the graph, which would lose a mapping of ours.
     of_magnitude = {f"{table}[tiny-a|magnitude-50]" for table in VARIANT_TABLES}
     assert interface.stale() == of_magnitude | ANSWERS
     query = """query Causes($asset: [String!]!, $partition: String) {
@@ -149,7 +149,7 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
         causes = interface.ask(query, asset=[asset], partition=partition)["assetNodeOrError"]["staleCauses"]
         assert causes == [changed], asset
     assert listening() == {"127.0.0.1"}
-    # Dagster carries out what stands in an address, so it must not matter which website a browser has open.
+    # Dagster executes a query in an address, so requests from other websites must be refused.
     assert status(port) == status(port, Origin=f"http://127.0.0.1:{port}", Sec_Fetch_Site="same-origin") == 200
     assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION) == 200
     assert status(port, "GET", "/", Sec_Fetch_Site="cross-site", **NAVIGATION | {"Sec_Fetch_Dest": "iframe"}) == 403
@@ -163,7 +163,7 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
 @pytest.mark.exhaustive  # three variants again, one after the other, of which the click below makes one
-def test_a_backfill_loads_the_model_once_and_leaves_the_answers_stale_and_nothing_else(ui: Opened) -> None:
+def test_a_backfill_loads_the_model_once_and_leaves_only_the_answers_stale(ui: Opened) -> None:
     keys = [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE]
     backfill = ui.interface.backfill(list(steps.VARIANT_TABLES), keys)
 
@@ -188,7 +188,7 @@ def window() -> Iterator[webdriver.Chrome]:
 
 
 def press(window: webdriver.Chrome, text: str) -> None:
-    """Clicks on a button as soon as it is there and takes clicks."""
+    """Click on a button as soon as it takes clicks."""
 
     def found(page: webdriver.Chrome) -> bool:
         buttons = page.find_elements(By.XPATH, f"//button[contains(., '{text}')]")
@@ -205,7 +205,8 @@ def press(window: webdriver.Chrome, text: str) -> None:
 @pytest.mark.chromium
 @pytest.mark.timeout(900)
 @pytest.mark.integration
-def test_a_click_computes_a_variant_again_and_what_failed_is_executed_again_from_its_page(
+@pytest.mark.exhaustive  # Dagster's own pages; the tests around it launch runs by the same queries
+def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_page(
     ui: Opened, window: webdriver.Chrome
 ) -> None:
     interface, before, earlier = ui.interface, partitions(ui.warehouse), ui.interface.newest()
@@ -232,10 +233,10 @@ def test_a_click_computes_a_variant_again_and_what_failed_is_executed_again_from
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_next_run_goes_on(ui: Opened) -> None:
+def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
     before = partitions(warehouse)
-    # Every window scores one token: the tiny model is at work for minutes.
+    # Every window scores one token: the tiny model computes for minutes.
     study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
     long = interface.launch("variant_tables", ["text_tokens"], "tiny-a|dense", study.path)
     _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
@@ -246,14 +247,14 @@ def test_a_run_tells_how_far_it_is_and_cancelled_ends_its_computation_and_the_ne
     assert not workers_of(warehouse)
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
-    # The study asks nothing of the speed: nothing is loaded for it.
+    # The study measures no speed: nothing is loaded for it.
     following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
     stop_worker(warehouse)
 
 
 def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
-    """Living processes that a process has started, itself or through others, with a word among their arguments."""
+    """Return the living descendants of a process with a word among their arguments."""
     found = []
     for each in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -265,7 +266,7 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
+def test_a_run_ends_with_a_killed_server_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
     long = ui.interface.launch("variant_tables", ["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
@@ -286,7 +287,7 @@ def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_int
 @pytest.mark.parametrize(
     ("host", "origin", "code"),
     [
-        ("127.0.0.1", None, 200),  # port 80, which no browser writes
+        ("127.0.0.1", None, 200),  # port 80, which browsers omit
         ("localhost:3000", "http://localhost:3000", 200),
         ("scope.example.org", "https://scope.example.org", 200),
         ("[2001:db8::1]:3000", "http://[2001:db8::1]:3000", 200),
@@ -298,7 +299,7 @@ def test_a_run_ends_with_the_server_that_was_killed_and_the_servers_with_the_int
         ("", None, 403),
     ],
 )
-def test_the_interface_answers_under_its_own_names(
+def test_the_interface_answers_to_its_own_host_names_only(
     host: str, origin: str | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRUNESCOPE_HOSTS", "Scope.example.org, [2001:db8::1]")

@@ -1,4 +1,4 @@
-"""What is shown as stale: all that stands on what has changed, at once, and nothing for ever."""
+"""Staleness in the interface: everything behind a change, at once, until it is recomputed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +75,7 @@ def of(recipe: str, tables: tuple[str, ...] = FILLED) -> set[str]:
     return {f"{table}[tiny-a|{recipe}]" for table in tables}
 
 
-def test_a_changed_parameter_makes_all_that_follows_from_it_stale_at_once_until_it_is_made_again(
+def test_a_changed_parameter_makes_everything_behind_it_stale_until_it_is_recomputed(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
     assert stale(instance) == set()
@@ -89,7 +89,7 @@ def test_a_changed_parameter_makes_all_that_follows_from_it_stale_at_once_until_
     assert stale(instance) == ANSWERS - few
 
 
-def test_a_variant_that_is_made_by_hand_publishes_its_parameters_and_is_current(
+def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
     before = published_recipes(instance, NAMES)
@@ -103,21 +103,21 @@ def test_a_variant_that_is_made_by_hand_publishes_its_parameters_and_is_current(
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
 
 
-def test_a_recipe_that_is_published_for_the_first_time_makes_nothing_stale(
+def test_a_recipe_published_for_the_first_time_makes_nothing_stale(
     instance: DagsterInstance, study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write(recipes=[*NAMES, "mlp-drop-1", "mlp-drop-2"])
     register(instance, RECIPES, ["mlp-drop-1", "mlp-drop-2"])
     run(instance, study, "recipes", "mlp-drop-1")
     assert stale(instance) == set()
-    # As a run by hand left it before it published anything.
+    # The state after a run by hand that published nothing.
     monkeypatch.setattr("prunescope.assets.defs.engine_resource.publish", lambda *_: None)
     run(instance, study, "variant_tables", "tiny-a|mlp-drop-2")
     run(instance, study, "recipes", "mlp-drop-2")
     assert stale(instance) == ANSWERS, "which know nothing of the new variant"
 
 
-def test_a_changed_program_reaches_all_tables_below_and_no_answer_cries_for_ever(
+def test_a_changed_program_makes_the_tables_behind_it_stale_and_no_answer(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(steps.CODE_VERSIONS, "variants", "another")
@@ -125,7 +125,7 @@ def test_a_changed_program_reaches_all_tables_below_and_no_answer_cries_for_ever
     assert stale(instance, AssetGraph.from_assets(assets)) == {key for name in NAMES for key in of(name)}
 
 
-def test_answers_over_more_variants_than_dagster_compares_become_stale_too(
+def test_answers_over_more_variants_than_dagster_compares_become_stale(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
     register(instance, RECIPES, [f"magnitude-0.{number}" for number in range(100, 200)])

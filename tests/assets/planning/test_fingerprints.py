@@ -1,4 +1,4 @@
-"""What makes which table stale, and what does not."""
+"""Fingerprints of partitions: the changes that outdate each table, and those that do not."""
 
 import shutil
 from pathlib import Path
@@ -52,15 +52,15 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
     assert versions(load(study)) == versions(load(study))
 
 
-def test_tables_of_one_partition_differ_and_so_do_partitions(study: StudyFile) -> None:
+def test_tables_and_partitions_have_different_fingerprints(study: StudyFile) -> None:
     found = versions(load(study))
     shared = len(TRACE_TABLES) - 1 + len(TASK_TABLES) - 1 + len(RETRIEVAL_TABLES) - 1
-    # One computation gives all trace tables of a variant, one both of its task tables, one all of retrieval, and one
+    # One computation writes all trace tables of a variant, one both of its task tables, one all of retrieval, and one
     # both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
 
 
-def test_a_changed_recipe_parameter_reaches_that_variant_only(study: StudyFile) -> None:
+def test_a_changed_parameter_outdates_its_variant_only(study: StudyFile) -> None:
     named = [{"name": "mine", "method": "magnitude", "sparsity": 0.5}, "dense", "wanda-2of4"]
     study.write(recipes=named)
     before = versions(load(study))
@@ -68,21 +68,21 @@ def test_a_changed_recipe_parameter_reaches_that_variant_only(study: StudyFile) 
     assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "mine")
 
 
-def test_a_changed_prompt_reaches_the_traces_only(study: StudyFile) -> None:
+def test_a_changed_prompt_outdates_the_traces_only(study: StudyFile) -> None:
     before = versions(load(study))
     study.write(prompts=[{"id": "open", "kind": "open", "text": "Why is the sky red?"}])
     assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
 
 
 @pytest.mark.parametrize("change", [{"context": 24}, {"stride": 4}, {"max_tokens": 32}, {"source": "wikitext2"}])
-def test_a_changed_text_reaches_its_own_table_only(study: StudyFile, change: dict[str, object]) -> None:
+def test_a_changed_text_outdates_its_own_table_only(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
     study.write(texts=[{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16} | change])
     assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
 
 
 @pytest.mark.parametrize("change", [{"samples": 3}, {"shots": 1}, {"seed": 2}, {"name": "arc_challenge"}])
-def test_a_changed_task_reaches_its_own_tables_only(study: StudyFile, change: dict[str, object]) -> None:
+def test_a_changed_task_outdates_its_own_tables_only(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
     study.write(tasks=[{"name": "openbookqa", "samples": 2} | change])
     assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES)
@@ -106,7 +106,7 @@ def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFil
         assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES), path
 
 
-def test_leave_to_run_programs_counts_where_a_task_writes_them(study: StudyFile, tmp_path: Path) -> None:
+def test_permission_to_run_programs_counts_where_a_task_writes_them(study: StudyFile, tmp_path: Path) -> None:
     def both() -> tuple[dict[str, str], dict[str, str]]:
         return versions(load(study)), versions(StudyRequest(str(study.path), allow_code_execution=True).load())
 
@@ -119,9 +119,7 @@ def test_leave_to_run_programs_counts_where_a_task_writes_them(study: StudyFile,
     assert changed(without, allowed) == of(TASK_TABLES, *ALL_RECIPES)
 
 
-def test_what_ran_programs_is_current_where_they_may_not_run_and_not_the_reverse(
-    study: StudyFile, tmp_path: Path
-) -> None:
+def test_results_with_programs_stay_current_without_permission_to_run_them(study: StudyFile, tmp_path: Path) -> None:
     definition = tmp_path / "programs.yaml"
     definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
     study.write(tasks=[{"name": "programs", "definition": str(definition)}])
@@ -142,7 +140,7 @@ def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Pat
     assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
 
 
-def test_what_is_timed_and_on_which_machine_reaches_the_speed_only(
+def test_timing_settings_and_the_machine_outdate_the_speed_only(
     study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = versions(load(study))
@@ -157,13 +155,13 @@ def test_what_is_timed_and_on_which_machine_reaches_the_speed_only(
 
 
 @pytest.mark.parametrize("change", [{"generation": {"new_tokens": 5}}, {"measure": {"lenses": ["raw"]}}])
-def test_a_changed_measurement_reaches_the_traces_only(study: StudyFile, change: dict[str, object]) -> None:
+def test_a_changed_measurement_outdates_the_traces_only(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
     study.write(**change)
     assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
 
 
-def test_a_changed_calibration_reaches_the_statistics_and_the_recipes_that_read_them(study: StudyFile) -> None:
+def test_a_changed_calibration_outdates_statistics_and_recipes_that_read_them(study: StudyFile) -> None:
     before = versions(load(study))
     study.write(calibration={"sequences": 3, "length": 32})
     wanted = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")
@@ -179,13 +177,13 @@ def test_a_changed_calibration_file_counts_as_a_changed_calibration(study: Study
     assert "activation_stats" in changed(before, versions(load(study)))
 
 
-def test_other_weights_reach_everything(study: StudyFile) -> None:
+def test_other_weights_outdate_everything(study: StudyFile) -> None:
     before = versions(load(study))
     after = versions(load(study), ModelIdentity("other", "t", 1))
     assert changed(before, after) == set(after)
 
 
-def test_another_tokenizer_leaves_masks_that_need_no_calibration(study: StudyFile) -> None:
+def test_another_tokenizer_keeps_masks_that_need_no_calibration(study: StudyFile) -> None:
     before = versions(load(study))
     after = versions(load(study), ModelIdentity("w", "other", 1))
     kept = {
@@ -195,13 +193,13 @@ def test_another_tokenizer_leaves_masks_that_need_no_calibration(study: StudyFil
 
 
 @pytest.mark.parametrize("change", [{"name": "renamed"}, {"title": "another"}])
-def test_names_of_studies_reach_no_table(study: StudyFile, change: dict[str, object]) -> None:
+def test_the_name_of_a_study_outdates_no_table(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
     study.write(**change)
     assert not changed(before, versions(load(study)))
 
 
-def test_a_raised_code_version_reaches_its_own_step_and_those_behind(
+def test_a_raised_code_version_outdates_its_own_step_and_those_behind(
     study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = versions(load(study))
@@ -210,7 +208,7 @@ def test_a_raised_code_version_reaches_its_own_step_and_those_behind(
 
 
 @pytest.mark.parametrize("folder", ["questions", "figures", "explorer"])
-def test_changed_sql_reaches_the_report_and_no_table(
+def test_changed_sql_outdates_the_report_and_no_table(
     folder: str, study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, loaded = Store(tmp_path / "warehouse"), load(study)
@@ -225,7 +223,7 @@ def test_changed_sql_reaches_the_report_and_no_table(
     assert (freshness.explorer_version() != explorer) == (folder != "questions")
 
 
-def test_other_files_of_an_external_checkpoint_reach_its_variant_and_no_other(
+def test_other_files_of_an_external_checkpoint_outdate_its_variant_only(
     study: StudyFile, tiny_folder: Path, other_folder: Path, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(tiny_folder, tmp_path / "theirs"))

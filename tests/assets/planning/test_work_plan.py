@@ -1,4 +1,4 @@
-"""What a run decides to compute, from the footers in the warehouse."""
+"""The plan of a run, from the footers in the warehouse."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_a_computed_study_needs_nothing(study: StudyFile, warehouse: Path, cache
     assert plan(study, warehouse, cache).is_empty
 
 
-def test_a_study_without_dense_gets_it(study: StudyFile, tmp_path: Path, cache: Path) -> None:
+def test_a_study_without_the_dense_recipe_gets_it(study: StudyFile, tmp_path: Path, cache: Path) -> None:
     study.write(recipes=["magnitude-50"])
     assert "tiny-a@dense" in todo(plan(study, tmp_path, cache))
 
@@ -52,7 +52,7 @@ def test_a_missing_mask_file_makes_its_variant_stale(study: StudyFile, warehouse
     assert todo(plan(study, warehouse, cache)) == {"tiny-a@wanda-2of4": ("variants",)}
 
 
-def test_a_missing_report_is_the_only_thing_to_do(study: StudyFile, warehouse: Path, cache: Path) -> None:
+def test_a_missing_report_alone_is_computed(study: StudyFile, warehouse: Path, cache: Path) -> None:
     (warehouse / "_reports/tiny.html").unlink()
     found = plan(study, warehouse, cache)
     assert not todo(found)
@@ -68,18 +68,22 @@ def test_the_same_inputs_under_another_study_are_not_computed_twice(
     assert found.is_report_stale
 
 
-def test_what_another_study_computed_is_not_replaced_unasked(study: StudyFile, warehouse: Path, cache: Path) -> None:
+def test_partitions_of_another_study_are_not_replaced_unless_requested(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
     study.write(name="second", generation={"new_tokens": 5})
     with pytest.raises(InputError, match=r"layer_transitions of tiny-a@dense .* study 'tiny' .* --replace"):
         plan(study, warehouse, cache)
 
 
-def test_it_is_replaced_on_request(study: StudyFile, warehouse: Path, cache: Path) -> None:
+def test_partitions_of_another_study_are_replaced_on_request(study: StudyFile, warehouse: Path, cache: Path) -> None:
     study.write(name="second", generation={"new_tokens": 5})
     found = todo(plan(study, warehouse, cache, replace=True))
     assert found == {f"tiny-a@{recipe}": TRACE_TABLES for recipe in RECIPES}
 
 
-def test_the_studys_own_partitions_are_replaced_quietly(study: StudyFile, warehouse: Path, cache: Path) -> None:
+def test_the_own_partitions_of_a_study_are_replaced_without_a_request(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
     study.write(generation={"new_tokens": 5})
     assert set(todo(plan(study, warehouse, cache))) == {f"tiny-a@{recipe}" for recipe in RECIPES}

@@ -1,4 +1,4 @@
-"""Tests of the process that compiles beside a first run: when it starts, from which folders, and when it ends."""
+"""The process that compiles kernels beside a first run: its start, its folders and its end."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def beside() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if "prunescope.assets.runs.precompile" in each.cmdline()]
 
 
-def test_it_is_started_where_kernels_are_missing_or_older_than_their_code(
+def test_compilation_starts_where_kernels_are_missing_or_older_than_their_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precompile, "_FOLDER", tmp_path)
@@ -34,7 +34,7 @@ def test_it_is_started_where_kernels_are_missing_or_older_than_their_code(
     assert not precompile._is_missing()
 
 
-def test_kernels_that_were_run_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_kernels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     run_kernels()
     assert not precompile._is_missing()
@@ -42,15 +42,15 @@ def test_kernels_that_were_run_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not beside()
 
 
-def test_it_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precompile, "_is_missing", lambda: True)
     with compiling_beside():
         assert len(beside()) == 1
     assert not beside()
 
 
-@pytest.mark.exhaustive  # imports all that a run does
-def test_it_works_from_a_folder_with_modules_of_the_same_names(tmp_path: Path) -> None:
+@pytest.mark.exhaustive  # imports everything that a run does
+def test_compilation_works_from_a_folder_with_modules_of_the_same_names(tmp_path: Path) -> None:
     for name in ("torch", "yaml", "assets"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
     command = [sys.executable, "-P", "-m", "prunescope.assets.runs.precompile"]

@@ -1,4 +1,4 @@
-"""`prunescope plan --workers`: where its seconds come from, and what the machinery under it keeps."""
+"""`prunescope plan --workers`: the source of its seconds, and Dagster's databases under it."""
 
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from tests.assets.tiny_study import RECIPES, StudyFile, partitions
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_seconds_are_those_of_the_partitions_that_are_there_else_estimated(
+def test_seconds_are_those_of_existing_partitions_else_estimated(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     before = partitions(warehouse)
@@ -62,23 +62,23 @@ def _idle() -> None:
 
 
 def _run(instance: DagsterInstance) -> Path:
-    """The database of a run's events."""
+    """Execute a run; return the database of its events."""
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     done = _idle.execute_in_process(instance=instance, run_config=quiet)
     (file,) = Path(instance.root_directory).rglob(f"{done.run_id}.db")
     return file
 
 
-def test_no_event_of_a_run_makes_dagster_move_the_log_of_a_database_to_the_disk(tmp_path: Path) -> None:
+def test_no_event_of_a_run_flushes_the_log_of_a_database(tmp_path: Path) -> None:
     with open_instance(tmp_path) as instance:
         run_file = _run(instance)
-        # Whoever closes a database last removes its log.
+        # The last connection to a database removes its log.
         assert run_file.with_name(f"{run_file.name}-wal").exists()
         assert run_file.with_name("index.db-wal").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files a process holds")
-def test_however_many_runs_follow_one_another_few_files_stay_open(tmp_path: Path) -> None:
+def test_few_files_stay_open_after_many_runs(tmp_path: Path) -> None:
     with open_instance(tmp_path) as instance:
         for _ in range(20):
             _run(instance)
@@ -86,7 +86,7 @@ def test_however_many_runs_follow_one_another_few_files_stay_open(tmp_path: Path
         assert 1 < len({name for name in found if name.endswith(".db")}) <= 16
 
 
-def test_a_database_has_one_engine_as_long_as_it_is_kept_open_and_dagster_its_own_again_afterwards(
+def test_a_database_has_one_engine_while_kept_open_and_dagsters_own_afterwards(
     tmp_path: Path,
 ) -> None:
     before = [storage.create_engine for storage in _STORAGES]

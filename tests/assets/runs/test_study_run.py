@@ -1,4 +1,4 @@
-"""A whole study on a tiny model, through Dagster: what is computed when, and what is kept."""
+"""A study of a tiny model through Dagster: its partitions, its runs, and what is recomputed."""
 
 import io
 import shutil
@@ -41,7 +41,7 @@ from tests.assets.tiny_study import (
     written_since,
 )
 
-# The first test that asks for `computed_once` waits for that study too.
+# The first test that uses `computed_once` waits for that study, too.
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -68,7 +68,7 @@ def test_nothing_appears_beside_the_warehouse(computed_once: Path) -> None:
 
 def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(study: StudyFile, warehouse: Path) -> None:
     before = partitions(warehouse)
-    database.connect(warehouse).close()  # else the first of all commands builds the views
+    database.connect(warehouse).close()  # otherwise the first command builds the views
     heavy = ("torch", "transformers", "dagster", "altair", "datasets", "numba", "pandas", "sqlglot")
     code = (
         "import sys; from prunescope.assets.cli.main import run; from prunescope.assets.cli.options import Globals;"
@@ -85,7 +85,7 @@ def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(stud
     assert partitions(warehouse) == before
 
 
-def test_another_model_brings_its_own_partitions_only_and_one_that_is_gone_does_not_stop_it(
+def test_another_model_adds_its_own_partitions_and_a_missing_one_does_not_stop_it(
     study: StudyFile,
     warehouse: Path,
     other_folder: Path,
@@ -108,7 +108,7 @@ def test_another_model_brings_its_own_partitions_only_and_one_that_is_gone_does_
 
 @dataclass(frozen=True)
 class Changed:
-    """A run that had several things to do: its warehouse, exit code, what it wrote and what it said."""
+    """A run with several tasks: its warehouse, exit code, written partitions and output."""
 
     warehouse: Path
     code: int
@@ -119,7 +119,7 @@ class Changed:
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, computed_once: Path, cache: Path) -> Changed:
-    """The computed study with one parameter changed, one recipe that fails and one that is new."""
+    """Run the computed study with one parameter changed, one recipe that fails and a new one."""
     folder = tmp_path_factory.mktemp("changed")
     warehouse = shutil.copytree(computed_once, folder / "warehouse")
     before = partitions(warehouse)
@@ -128,7 +128,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, compute
     nothing = {"name": "nothing", "method": "magnitude", "sparsity": 1e-6}
     study = StudyFile(folder / "tiny.yaml", tiny_folder)
     study.write(recipes=["dense", nothing, less, "wanda-2of4", "attn-drop-1", "mlp-drop-1"])
-    # Rows are written as bytes, below the text of the stream.
+    # Rows are written as bytes, to the buffer below the text stream.
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.delenv("DAGSTER_HOME", raising=False)
@@ -140,7 +140,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, compute
 
 def test_a_changed_recipe_parameter_recomputes_that_variant_only(changed: Changed) -> None:
     again = of("magnitude-50", changed.written)
-    # Nothing else of what was there is written.
+    # No other existing partition is written.
     assert changed.written == again | of("mlp-drop-1", changed.written)
     assert {name.split("/")[0] for name in again} == set(VARIANT_TABLES)
     # The masks of the old parameters are gone.
@@ -163,7 +163,7 @@ def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehous
                 provenance = read_footer(path).provenance
                 recipe = provenance.recipe
                 key = variant_key(provenance.model, recipe) if recipe else provenance.model
-                # What was published is one asset, whatever its files.
+                # The published numbers are one asset of several files.
                 is_whole = table.name == "paper_reference"
                 wanted = AssetRecordsFilter(AssetKey(table.name), asset_partitions=None if is_whole else [key])
                 (record,) = instance.fetch_materializations(wanted, limit=9).records
@@ -215,7 +215,7 @@ def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(war
             assert [resolver.get_status(key) for key in answers] == [wanted, wanted]
 
 
-def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(warehouse: Path) -> None:
+def test_plausibility_is_checked_variant_by_variant_and_a_sound_study_has_no_warning(warehouse: Path) -> None:
     wanted = {f"tiny-a|{recipe}": AssetCheckExecutionRecordStatus.SUCCEEDED for recipe in RECIPES}
     with open_instance(warehouse) as instance:
         for table, drifts in PLAUSIBILITY_CHECKS.items():
@@ -225,7 +225,7 @@ def test_drifts_are_checked_variant_by_variant_and_a_sound_study_warns_of_none(w
                 assert {record.partition: record.status for record in records} == wanted
 
 
-def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path) -> None:
+def test_the_page_of_a_partition_is_small_and_shows_its_origin(warehouse: Path) -> None:
     with open_instance(warehouse) as instance:
         for node in defs.resolve_asset_graph().asset_nodes:
             event = instance.get_latest_materialization_event(node.key)
@@ -233,19 +233,19 @@ def test_the_page_of_a_partition_is_light_and_says_what_made_it(warehouse: Path)
                 assert node.key.path[-1] not in VARIANT_TABLES, "only what the study asks nothing of"
                 continue
             told = event.asset_materialization.metadata
-            # A picture takes a third more as text.
+            # A picture is a third larger as text.
             assert len(serialize_value(told)) < (140_000 if node.group_name == "figures" else 100_000), node.key
             if node.partitions_def not in {None, PRUNED}:
                 assert {"dagster/row_count", "bytes", "seconds", "ask", "preview", "made from", "path"} <= set(told)
                 assert "| weight hash |" in told["made from"].value
 
 
-def test_the_runs_of_a_study_are_asked_for_by_whoever_started_its_job() -> None:
+def test_the_runs_of_a_study_name_the_launcher_of_its_job() -> None:
     for tags, told in (({SCHEDULE_NAME_TAG: "nightly"}, "schedule nightly"), ({USER_TAG: "me"}, "me"), ({}, "a click")):
         assert _launcher(tags) == told
 
 
-def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_from_inside_a_run(
+def test_the_job_study_computes_missing_partitions_and_empties_those_without_texts(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_answers(monkeypatch)
@@ -275,7 +275,7 @@ def test_the_job_study_computes_what_is_missing_and_empties_what_has_no_texts_fr
     assert not diagnose(warehouse)
 
 
-def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_asks_nothing_of(
+def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measure(
     study: StudyFile, warehouse: Path
 ) -> None:
     before = partitions(warehouse)
@@ -298,7 +298,9 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_asks_nothing_of
     assert set(before) <= set(partitions(warehouse))
 
 
-def test_the_users_own_dagster_home_is_used_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dagster_home_of_the_user_is_used_and_its_settings_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
@@ -309,20 +311,20 @@ def test_the_users_own_dagster_home_is_used_and_left_alone(tmp_path: Path, monke
     assert not (tmp_path / "warehouse").exists()
 
 
-def test_without_one_the_instance_lives_in_the_warehouse_by_our_configuration(tmp_path: Path) -> None:
+def test_without_a_dagster_home_the_instance_is_in_the_warehouse(tmp_path: Path) -> None:
     with open_instance(tmp_path / "warehouse") as instance:
         assert instance.root_directory == str(tmp_path / "warehouse" / "_dagster")
         assert not instance.telemetry_enabled
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
 
 
-def test_every_run_leaves_a_catalogue_that_duckdb_opens_by_itself(warehouse: Path) -> None:
+def test_every_run_leaves_a_catalogue_that_duckdb_opens(warehouse: Path) -> None:
     with duckdb.connect(warehouse / "_catalogue" / "prunescope.duckdb", read_only=True) as connection:
         (count,) = connection.execute("select count(*) from variant_summary").fetchone()
     assert count > 1
 
 
-def test_the_noise_floor_a_changed_text_and_the_speed_are_measured_nothing_else_and_the_report_holds(
+def test_noise_a_changed_text_and_speed_are_measured_and_nothing_else(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few_answers(monkeypatch)
@@ -336,7 +338,7 @@ def test_the_noise_floor_a_changed_text_and_the_speed_are_measured_nothing_else_
     written = written_since(before, warehouse)
     noise = of("noise-bfloat16", written) | of("noise-batch", written)
     assert len(noise) == 2 * len((*VARIANT_TABLES, "speed"))
-    # A changed text recomputes the table of texts only, what is timed that of speed.
+    # A changed text recomputes the table of texts only, timing that of speed.
     assert {name.split("/")[0] for name in written - noise} == {"text_tokens", "speed"}
     assert len(written - noise) == 2 * len(RECIPES)
     assert "noise" not in capsys.readouterr().out

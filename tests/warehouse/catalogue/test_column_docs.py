@@ -1,4 +1,4 @@
-"""A column is documented by its own note or by the column that it passes on, and never by a guess."""
+"""Documentation of columns: by their own note or the column that they pass on, never by a guess."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(t
     assert view.notes["n"].comment() == "Layers, embedding left out; 1 is none [layers] = max(layer) + 1"
 
 
-def test_a_column_without_a_note_is_what_it_was_where_it_came_from(tmp_path: Path) -> None:
+def test_a_column_without_a_note_has_the_note_of_its_source(tmp_path: Path) -> None:
     folder = views_of(tmp_path, a=NOTED, b="select model, n, is_deep from a")
     explained = explain(load_views(folder).values())
     model = TABLES["block_influence"].column("model")

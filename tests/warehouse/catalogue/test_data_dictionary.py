@@ -1,4 +1,4 @@
-"""The dictionary names every table, view and column, and is up to date with the definitions."""
+"""The data dictionary: complete, and up to date with the definitions."""
 
 import re
 from pathlib import Path
@@ -22,14 +22,14 @@ def columns_of(text: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
 
 
-def test_the_file_is_what_the_definitions_give_now() -> None:
+def test_the_file_is_up_to_date_with_the_definitions() -> None:
     assert DICTIONARY.read_text(encoding="utf-8") == TEXT, (
         "run python -m prunescope.warehouse.catalogue.data_dictionary"
     )
     assert dictionary() == TEXT
 
 
-def test_every_table_stands_there_with_its_grain_key_references_place_and_columns() -> None:
+def test_every_table_is_listed_with_grain_key_references_path_and_columns() -> None:
     for table in TABLES.values():
         part = part_of(table.name)
         assert table.grain in part
@@ -40,7 +40,7 @@ def test_every_table_stands_there_with_its_grain_key_references_place_and_column
         assert all(f"- Always: `{rule.condition}`" in part for rule in table.invariants)
 
 
-def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
+def test_every_mart_and_question_is_listed_with_all_its_columns() -> None:
     views = view_sql()
     explained = explain(views.values())
     for view in views.values():
@@ -53,7 +53,7 @@ def test_every_mart_and_question_stands_there_with_all_its_columns() -> None:
         assert {"- Grain:", "- Key:", "- Inputs:"} <= {line[: line.find(":") + 1] for line in part.splitlines()}
 
 
-def test_the_statements_of_figures_and_of_the_explorer_stand_there_with_their_inputs() -> None:
+def test_the_queries_of_figures_and_the_explorer_are_listed_with_their_inputs() -> None:
     figures, explorer = TEXT.split("\n## Figures\n")[1].split("\n## Explorer\n")
     for folder, part in (("figures", figures), ("explorer", explorer)):
         names = {path.relative_to(SQL / folder).with_suffix("").as_posix() for path in (SQL / folder).rglob("*.sql")}

@@ -1,4 +1,4 @@
-"""The catalogue shows every table and view for any contents of the warehouse."""
+"""The catalogue's tables and views over any contents of a warehouse."""
 
 import math
 import re
@@ -53,7 +53,7 @@ def test_two_partitions_are_one_table(store, fill):
     assert rows == [("tiny", "dense"), ("tiny", "wanda-50")]
 
 
-def test_names_and_roots_with_quotes_and_wildcards_are_only_names(tmp_path):
+def test_names_and_roots_may_contain_quotes_and_wildcards(tmp_path):
     table = TABLES["variants"]
     for root in ("a'b", "a[b]*?", "ü {x} %41"):
         store = Store(tmp_path / root)
@@ -121,7 +121,7 @@ LONG = "long" * 60
 
 
 @pytest.mark.parametrize("recipe", ["wanda-50", LONG])
-def test_a_damaged_file_is_named_at_opening_and_fails_what_reads_it_and_nothing_else(store, fill, recipe):
+def test_a_damaged_file_is_named_at_opening_and_fails_only_its_readers(store, fill, recipe):
     fill(store, "tiny", "a")
     fill(store, "tiny", recipe)
     path = store.path(TABLES["generations"], "tiny", recipe)
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_named_at_opening_and_fails_what_reads_it_and_nothing_
         assert dict(found)["variants"] == 2
 
 
-def test_what_the_system_does_not_let_us_read_fails_only_what_reads_it(store, fill):
+def test_an_unreadable_file_fails_only_its_readers(store, fill):
     fill(store, "tiny", "a")
     store.path(TABLES["top_tokens"], "tiny", "b").mkdir(parents=True)
     with pytest.warns(DamagedFileWarning, match="cannot be read"):
@@ -166,7 +166,7 @@ def test_what_the_system_does_not_let_us_read_fails_only_what_reads_it(store, fi
             connection.execute("FROM top_tokens").fetchall()
 
 
-def test_files_of_another_version_still_read_with_null_for_what_they_lack(store):
+def test_files_of_another_version_have_null_in_missing_columns(store):
     table = TABLES["variants"]
     store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
     path = store.path(table, "tiny", "older")
@@ -202,7 +202,7 @@ def test_a_catalogue_file_answers_from_another_folder(store, fill, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["catalogue.duckdb"]
 
 
-def test_the_views_stand_behind_what_they_read():
+def test_views_are_created_after_their_sources():
     seen = {*TABLES, "provenance"}
     for name, view in view_sql().items():
         assert set(view.depends_on) <= seen
@@ -257,7 +257,7 @@ def test_dependencies_are_found_below_ctes_subqueries_and_unions(tmp_path):
         ({"marts__models": "select 1"}, r"another table or view is named models"),
     ],
 )
-def test_a_view_file_that_cannot_work_is_named(tmp_path, files, message):
+def test_an_invalid_view_file_is_named(tmp_path, files, message):
     with pytest.raises(CatalogueError, match=message):
         load_views(folder_of(tmp_path, **files))
 
@@ -326,7 +326,7 @@ def test_old_versions_leave_the_cache(tmp_path, monkeypatch, cache):
     assert not found[0] & found[3], "the oldest go first"
 
 
-def test_without_a_cache_that_can_be_written_the_views_are_built_for_the_process(tmp_path, monkeypatch, built):
+def test_without_a_writable_cache_the_views_are_built_for_the_process(tmp_path, monkeypatch, built):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PRUNESCOPE_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(database, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))

@@ -1,4 +1,4 @@
-"""Tables and views are the same, row for row, in polars, Arrow and Hugging Face."""
+"""Tables and views in polars, Arrow and Hugging Face, equal to those in SQL row for row."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_table_has_the_rows_that_sql_gives(root, way):
+def test_every_table_has_the_rows_of_sql(root, way):
     with prunescope.open(root) as connection:
         for name, table in TABLES.items():
             wanted = connection.sql(f"SELECT * FROM {name}").to_arrow_table().to_pylist()
@@ -49,7 +49,7 @@ def test_every_table_has_the_rows_that_sql_gives(root, way):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["stg_variants", "variant_summary", "provenance"])
-def test_a_view_has_the_rows_that_sql_gives(root, way, name):
+def test_a_view_has_the_rows_of_sql(root, way, name):
     with prunescope.open(root) as connection:
         wanted = connection.sql(f"SELECT * FROM {name}").to_arrow_table().to_pylist()
     assert sorted_rows(WAYS[way](name, root)) == sorted_rows(wanted)
@@ -63,7 +63,7 @@ def test_a_table_without_a_file_has_its_columns_and_no_row(tmp_path, way):
     assert prunescope.dataset("generations", tmp_path).column_names == TABLES["generations"].arrow().names
 
 
-def test_a_table_is_scanned_lazily_with_what_is_needed_of_it(root):
+def test_a_lazy_scan_reads_only_the_needed_columns_and_files(root):
     plan = prunescope.scan("variants", root).filter(pl.col("recipe") == "dense").select("model", "sparsity").explain()
     assert "Parquet SCAN" in plan
     assert "PROJECT 2/" in plan or "PROJECT 3/" in plan
@@ -71,7 +71,7 @@ def test_a_table_is_scanned_lazily_with_what_is_needed_of_it(root):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_files_of_another_version_have_null_for_what_they_lack(store, way):
+def test_files_of_another_version_have_null_in_missing_columns(store, way):
     table = TABLES["variants"]
     store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
     path = store.path(table, "tiny", "older")
@@ -89,7 +89,7 @@ def test_an_unknown_name_is_refused(tmp_path, way):
         WAYS[way]("x; drop", tmp_path)
 
 
-def test_the_warehouse_is_found_as_the_command_line_finds_it(root, tmp_path, monkeypatch):
+def test_the_warehouse_is_found_as_on_the_command_line(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRUNESCOPE_WAREHOUSE", raising=False)
     with prunescope.open() as connection:

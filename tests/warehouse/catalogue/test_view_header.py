@@ -1,11 +1,11 @@
-"""A header is split into its parts, and only joins that multiply no rows are named."""
+"""Headers of views, split into their parts, and joins that multiply no rows."""
 
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view_header import finer, joins, parse
 from prunescope.warehouse.tables import TABLES
 
 
-def test_a_header_falls_into_its_parts():
+def test_a_header_is_split_into_its_parts():
     found = parse(
         "Which one?\nAnd why?\ngrain: one row per a × b.\nkey: a, b\ninputs: x\n"
         "how to read: 1.5 is much; more\nis worse. NULL is nothing.\nreason: someone asks."
@@ -18,7 +18,7 @@ def test_a_header_falls_into_its_parts():
     assert parse("Only this.").key == ()
 
 
-def test_every_question_asks_and_says_its_grain_its_key_and_how_it_is_read():
+def test_every_question_has_a_question_grain_key_and_how_to_read():
     for view in view_sql().values():
         if view.layer == "questions":
             found = parse(view.header)

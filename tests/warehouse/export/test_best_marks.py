@@ -20,13 +20,13 @@ def test_equal_values_share_a_mark() -> None:
 
 
 def test_values_within_196_combined_errors_of_the_best_share_its_mark() -> None:
-    # hypot(3, 4) = 5, and 1.96 × 5 = 9.8: 9.7 is in reach of the best, 9.9 is not.
+    # hypot(3, 4) = 5, and 1.96 × 5 = 9.8: 9.7 is within reach of the best, 9.9 is not.
     assert marks([0.0, 9.7, 9.9], [3.0, 4.0, 4.0], smaller_is_better=True) == [BEST, BEST, SECOND]
     # One of them has no error: only that of the other counts.
     assert marks([0.0, 5.8, 5.9], [3.0, None, None], smaller_is_better=True) == [BEST, BEST, SECOND]
 
 
-def test_what_cannot_be_told_apart_has_no_mark_at_all() -> None:
+def test_indistinguishable_values_have_no_mark() -> None:
     for values, errors in (([1.0, 1.0], [None, None]), ([1.0, 2.0], [9.0, 9.0]), ([1.0], [0.1]), ([], [])):
         assert marks(values, errors, smaller_is_better=True) == [NO] * len(values)
 

@@ -1,4 +1,4 @@
-"""An export replaces the earlier one as a whole, touches nothing else, and its manifest shows an interruption."""
+"""Export folders, which replace an earlier export as a whole, keep other files, and record an interruption."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def content(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_the_manifest_has_the_hash_of_every_file_and_what_it_is_told(tmp_path: Path) -> None:
+def test_the_manifest_has_the_hash_of_every_file_and_the_given_facts(tmp_path: Path) -> None:
     export(tmp_path / "deep" / "out", {"b.csv": "2", "a.csv": "1"})
     files = content(tmp_path / "deep" / "out")
     manifest = json.loads(files.pop(MANIFEST))
@@ -57,7 +57,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_whole(tmp_path: Path) -> No
     assert content(tmp_path) == before
 
 
-def test_a_new_folder_that_nothing_came_of_is_gone_again(tmp_path: Path) -> None:
+def test_the_new_folder_of_a_failed_export_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path / "new", {"a.csv": "1", "../x": ""})
     assert not (tmp_path / "new").exists()
@@ -106,7 +106,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused_with_a_fix_about_the_folde
             export(place, {})
 
 
-def test_what_a_dead_export_left_aside_is_removed_and_what_a_living_one_has_is_kept(tmp_path: Path) -> None:
+def test_files_of_a_dead_export_are_removed_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
     (tmp_path / ".prunescope-export-dead").mkdir()
     (tmp_path / ".prunescope-export-dead" / "a.csv").touch()
     with ExportFolder(tmp_path) as living:
@@ -118,7 +118,7 @@ def test_what_a_dead_export_left_aside_is_removed_and_what_a_living_one_has_is_k
     assert set(content(tmp_path)) == {"a.csv", "b.csv", MANIFEST}
 
 
-def test_what_a_killed_export_was_writing_is_removed_and_is_no_reason_to_refuse_the_next(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_export_are_removed_by_the_next(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -144,10 +144,10 @@ while True:
 """
 
 
-def test_killed_at_any_point_an_export_is_whole_or_says_that_it_is_not(tmp_path: Path) -> None:
+def test_an_export_killed_at_any_point_is_complete_or_marked_incomplete(tmp_path: Path) -> None:
     chance, whole = np.random.default_rng(5), 0
     for number in range(15):
-        folder = tmp_path / str(number % 3)  # what one killed export leaves, the next one finds
+        folder = tmp_path / str(number % 3)  # each export finds the remains of the one before
         with subprocess.Popen(
             [sys.executable, "-c", LOOP, str(folder)],
             cwd=ROOT,
@@ -169,7 +169,7 @@ def test_killed_at_any_point_an_export_is_whole_or_says_that_it_is_not(tmp_path:
     assert set(content(folder)) == {"a.csv", MANIFEST}
 
 
-def test_an_export_refused_between_two_files_says_that_it_is_incomplete_until_the_next_one(tmp_path: Path) -> None:
+def test_an_export_that_fails_between_two_files_is_marked_incomplete_until_the_next(tmp_path: Path) -> None:
     export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
     (tmp_path / "b.csv").unlink()
     (tmp_path / "b.csv").mkdir()  # a file cannot take its place

@@ -1,4 +1,4 @@
-"""The methods section describes and cites what the exported rows depend on, and nothing else."""
+"""The methods section, which describes and cites only the sources of the exported rows."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def keys(section: Methods) -> set[str]:
     return set(re.findall(r"^@\w+\{([^,]+),$", section.bibtex, re.MULTILINE))
 
 
-def test_only_what_the_rows_use_is_named_and_cited(warehouse: duckdb.DuckDBPyConnection) -> None:
+def test_only_the_sources_of_the_rows_are_named_and_cited(warehouse: duckdb.DuckDBPyConnection) -> None:
     section = written(warehouse, "dense", "wanda-50")
     assert keys(section) == {"he2026demystifying", "allal2025smollm2", "sun2024wanda"}
     assert "wanda-owl" not in section.markdown + section.latex
@@ -102,7 +102,7 @@ def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckD
     assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
 
 
-def test_what_was_not_read_is_not_told(warehouse: duckdb.DuckDBPyConnection) -> None:
+def test_unread_tables_are_not_described(warehouse: duckdb.DuckDBPyConnection) -> None:
     section = written(warehouse, "dense", tables=("models",))
     for word in ("scored", "decoded", "Calibration", "lens"):
         assert word not in section.markdown
@@ -151,7 +151,7 @@ def test_models_are_known_by_source_or_name(model: str, source: str, key: str | 
 
 
 @pytest.mark.parametrize(("revision", "is_told"), [("weights", False), ("commit", True)])
-def test_a_revision_is_told_where_it_says_more_than_the_hash_of_the_weights(
+def test_a_revision_is_named_where_it_differs_from_the_weight_hash(
     tmp_path: Path, revision: str, is_told: bool
 ) -> None:
     store = Store(tmp_path)

@@ -1,4 +1,4 @@
-"""Numbers of any size have two digits of their error and no more."""
+"""Rounding of numbers to two digits of their error."""
 
 import math
 from decimal import Decimal
@@ -54,7 +54,7 @@ def test_an_interval_sets_the_digits_by_its_half_width() -> None:
 
 
 @given(value=FINITE, error=st.floats(min_value=5e-324, allow_infinity=False))
-def test_what_is_printed_is_within_half_a_unit_of_the_last_place(value: float, error: float) -> None:
+def test_printed_numbers_are_within_half_a_unit_of_the_last_place(value: float, error: float) -> None:
     shown = rounded(value, error)
     if not shown.error:
         assert error < abs(value) * 1e-14, "below what a float64 resolves"

@@ -1,4 +1,4 @@
-"""Tables in LaTeX, Markdown and HTML have the same numbers, and no name from a user breaks out of its cell."""
+"""Tables in LaTeX, Markdown and HTML: equal numbers, and hostile names that stay in their cells."""
 
 import html.parser
 import re
@@ -244,7 +244,7 @@ def one_row() -> RenderedTable:
     return printed("one", table, derived("Too wide?", table.schema, {}), [f"key_{name}" for name in "abcdefgh"])
 
 
-def test_a_table_wider_than_the_page_comes_in_parts_that_repeat_the_key() -> None:
+def test_a_wide_table_is_split_into_parts_that_repeat_the_key() -> None:
     text = to_latex(wide(4, figures=10))
     parts = re.findall(r"\\begin\{tabular\}\{([^\n]*)\}\n\\toprule\n(.*?)\\bottomrule", text, re.DOTALL)
     assert len(parts) > 2
@@ -260,7 +260,7 @@ def test_a_table_wider_than_the_page_comes_in_parts_that_repeat_the_key() -> Non
     assert text.splitlines()[0] == "% needs \\usepackage{booktabs}"
 
 
-def test_a_table_longer_than_the_page_goes_over_several_with_its_head_on_each() -> None:
+def test_a_long_table_breaks_over_pages_with_its_head_on_each() -> None:
     numbers = pa.table({"x": range(90)})
     for table, parts in ((printed("long", numbers, derived("h", numbers.schema, {})), 1), (wide(60), 3)):
         text = to_latex(table)

@@ -1,4 +1,4 @@
-"""The doctor names every kind of problem, and none in a sound warehouse."""
+"""Diagnosis of a warehouse: every kind of problem, and none in a sound one."""
 
 import math
 import os
@@ -36,7 +36,7 @@ def only(findings):
     return finding.level, finding.subject, finding.message
 
 
-def test_a_warehouse_that_is_well_or_not_there_yet_has_no_findings(filled, tmp_path):
+def test_a_sound_or_missing_warehouse_has_no_findings(filled, tmp_path):
     filled.write_bytes("_reports/report.html", lambda path: path.touch())
     temporary_name(filled)
     assert diagnose(filled.root) == []
@@ -64,7 +64,7 @@ def test_a_flipped_bit_in_a_page_is_found(filled):
     assert "is damaged" in message
 
 
-def test_violations_are_repeated(filled):
+def test_violations_are_reported(filled):
     rows = rows_of(VARIANTS).with_columns(sparsity=pl.lit(math.nan))
     path = filled.write(VARIANTS, rows, provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
     assert only(diagnose(filled.root)) == (
@@ -91,7 +91,7 @@ def test_columns_of_no_version_are_found(filled):
     assert only(diagnose(filled.root)) == ("warning", str(path), message)
 
 
-def test_strangers_are_found(filled):
+def test_foreign_files_are_found(filled):
     (filled.root / "notes").mkdir()
     (filled.root / "models" / "notes.txt").touch()
     found = {(item.level, item.subject) for item in diagnose(filled.root)}
@@ -129,7 +129,7 @@ def test_a_broken_view_is_found(filled, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("when", ["before its footer is read", "before its rows are read"])
-def test_a_partition_that_is_removed_meanwhile_is_no_finding(filled, monkeypatch, when):
+def test_a_partition_removed_meanwhile_is_no_finding(filled, monkeypatch, when):
     gone, real = filled.path(TABLES["generations"], "tiny", "wanda-50"), diagnostics.read_footer
 
     def removed(path):

@@ -1,4 +1,4 @@
-"""Only files that no study names are waste, and only waste is removed."""
+"""Garbage collection, which removes only files that no study names."""
 
 import os
 import time
@@ -47,7 +47,7 @@ def test_an_empty_or_missing_warehouse_has_no_waste(store):
     assert told(store) == set()
 
 
-def test_everything_that_no_study_names_is_told_with_the_study_that_computed_it(store):
+def test_unnamed_files_are_listed_with_the_study_that_computed_them(store):
     write(store, "tiny", "gone", study="theirs")
     write(store, "other", "dense", study="theirs")
     masks(store, f"tiny/gone/{'f' * 16}")
@@ -80,12 +80,12 @@ def test_a_recipe_of_one_study_does_not_keep_the_models_of_another(store):
     }
 
 
-def test_masks_of_other_parameters_are_waste_and_those_whose_row_is_still_to_come_are_not(store):
+def test_masks_of_other_parameters_are_waste_unless_their_row_is_pending(store):
     write(store, "tiny", "dense")
     masks(store, f"tiny/dense/{'f' * 16}")
     older = masks(store, f"tiny/dense/{'e' * 16}")
     coming = masks(store, f"tiny/wanda-50/{'a' * 16}")
-    # The row of either may be about to be written by another machine.
+    # Another machine may be about to write the row of either.
     assert waste(store, [KEPT], store.root) == []
     two_hours_ago = time.time() - 2 * 3600
     os.utime(older, (two_hours_ago, two_hours_ago))
@@ -103,7 +103,7 @@ def test_a_damaged_partition_that_no_study_names_is_waste_of_an_unknown_study(st
     assert ("partition", "models/model=other/part.parquet", "") in told(store, KEPT)
 
 
-def test_unfinished_layers_of_a_warehouse_on_a_store_lie_on_this_machine(tmp_path):
+def test_unfinished_layers_of_a_remote_warehouse_are_on_this_machine(tmp_path):
     store = Store("memory://warehouse/x")
     local = store.local(tmp_path)
     layer = local / "_unfinished/other/dense/layer-0000.safetensors"
@@ -122,7 +122,7 @@ def test_unfinished_layers_of_a_warehouse_on_a_store_lie_on_this_machine(tmp_pat
     assert not layer.parent.exists()
 
 
-def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
+def test_removal_frees_the_listed_bytes_and_leaves_no_empty_folder(store):
     write(store, "tiny", "dense")
     write(store, "other", "dense")
     masks(store, f"other/dense/{'f' * 16}")
@@ -145,7 +145,7 @@ def test_removing_frees_what_was_told_and_leaves_no_empty_folder(store):
     assert remove(store, found) > 0  # files that another process removed meanwhile are no error
 
 
-def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
+def test_a_file_that_cannot_be_removed_is_reported(store, monkeypatch):
     from pathlib import Path
 
     from prunescope.warehouse.core.errors import WarehouseError
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_removed_is_told(store, monkeypatch):
     assert len(Store(store.root).partitions(VARIANTS)) == 1
 
 
-def test_results_go_only_with_the_name_of_their_study_whether_it_is_known_or_not(store):
+def test_results_are_removed_only_by_the_name_of_their_study(store):
     """Write results of `run mine --model other` and `--recipe gone`: the study in their footers names neither."""
     write(store, "tiny", "dense")
     write(store, "tiny", "gone")
@@ -211,7 +211,7 @@ def test_a_damaged_partition_is_removed_with_no_name(store):
     assert [each.study for each in removable(found, ("mine", ""))] == ["mine"]
 
 
-def test_what_is_removed_while_the_list_is_made_is_not_in_it(store, monkeypatch):
+def test_files_removed_meanwhile_are_not_listed(store, monkeypatch):
     write(store, "other", "dense")
     masks(store, f"other/dense/{'f' * 16}")
     real = store.partitions

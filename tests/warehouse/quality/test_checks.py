@@ -1,4 +1,4 @@
-"""Every kind of check reports rows that violate it, and no others."""
+"""Checks of rows: every kind reports the rows that violate it, and no others."""
 
 import polars as pl
 import pyarrow as pa
@@ -37,7 +37,7 @@ def found(**changes):
     )
 
 
-def test_good_rows_break_nothing():
+def test_good_rows_have_no_violation():
     assert found() == []
 
 

@@ -1,4 +1,4 @@
-"""The fast proofs are right for any rows: they hide no violation."""
+"""Fast checks, which hide no violation for any rows."""
 
 import math
 
@@ -66,7 +66,7 @@ def wrong_checks(rows):
 @given(ROWS)
 @example([(1, "dense", 1.0, 0.5, [math.inf], None)])
 @example([(1, "dense", 1.0, math.inf, [], None)])
-def test_the_screen_hides_no_violation_and_invents_none(rows):
+def test_fast_checks_find_exactly_the_violations(rows):
     assert {violation.check for violation in violations(TABLE, table_of(rows))} == wrong_checks(rows)
 
 
@@ -103,7 +103,7 @@ def test_values_come_in_one_array_however_many_chunks_there_are(chunks):
 
 @settings(deadline=None)
 @given(st.lists(st.none() | st.sampled_from(["b", "a", "", "ä"]), max_size=30))
-def test_labels_are_coded_in_order_of_appearance_whatever_frame_they_come_in(labels):
+def test_labels_are_coded_in_order_of_appearance_in_any_frame(labels):
     table = Table("t", "One row per row.", ("name",), (TABLE.columns[-1],), "model")
     expected = list(dict.fromkeys(label for label in labels if label is not None))
     for dtype in (pl.String, pl.Categorical, pl.Enum(["ä", "a", "b", ""])):

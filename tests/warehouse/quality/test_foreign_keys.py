@@ -31,7 +31,7 @@ def test_a_foreign_key_holds_the_whole_key_of_its_table() -> None:
 
 
 @pytest.mark.parametrize("gone", ["models", "variants"])
-def test_what_refers_to_missing_rows_is_found_in_every_table(store: Store, fill: Fill, gone: str) -> None:
+def test_references_to_missing_rows_are_found_in_every_table(store: Store, fill: Fill, gone: str) -> None:
     fill(store, "tiny", "wanda-50")
     fill(store, "o'brien", "dense")
     assert found(store) == {}

@@ -1,4 +1,4 @@
-"""A plausibility check warns where numbers leave their arithmetic bounds, and nowhere else."""
+"""Plausibility checks, which warn where numbers leave their arithmetic bounds, and nowhere else."""
 
 import polars as pl
 import pytest
@@ -25,7 +25,7 @@ def warned(table: str, **changes) -> set[str]:
     return {name for name, each in found(table, **changes).items() if each.is_warning}
 
 
-def test_a_table_without_drifts_is_not_looked_at() -> None:
+def test_a_table_without_plausibility_checks_is_not_read() -> None:
     assert measured(TABLES["hidden_states"], rows_of(TABLES["hidden_states"])) == []
 
 
@@ -39,7 +39,7 @@ def test_sound_rows_and_no_rows_warn_of_nothing(table: str) -> None:
     ("wrong", "is_drift"),
     [
         ({}, False),
-        ({"t3_kl_nats": 0.0402}, True),  # the half of its formula forgotten
+        ({"t3_kl_nats": 0.0402}, True),  # without the half of its formula
         ({"t3_kl_nats": 0.01}, True),
         ({"t3_kl_nats": 0.01, "kappa3_term_nats": 0.005}, False),  # the series says itself that it has not converged
         ({"t3_kl_nats": 0.01, "kappa4_term_nats": 0.005}, False),
@@ -52,13 +52,13 @@ def test_theorem_3_warns_where_its_series_has_converged_to_something_else(
     assert ("theorem_3_estimates_kl" in warned(table, **lens, **(MOVED | wrong))) is is_drift
 
 
-def test_theorem_3_shows_its_median_and_says_nothing_of_few_rows() -> None:
+def test_theorem_3_shows_its_median_and_skips_few_rows() -> None:
     few = found("decoding_steps", rows=MIN_ROWS - 1, **(MOVED | {"t3_kl_nats": 0.0402}))["theorem_3_estimates_kl"]
     assert few.figures == {"settled_rows": MIN_ROWS - 1, "median_of_t3_over_kl": pytest.approx(2.01)}
     assert not few.is_warning
 
 
-def test_theorem_3_is_not_asked_of_the_raw_lens_whose_softmax_saturates() -> None:
+def test_theorem_3_skips_the_raw_lens_whose_softmax_saturates() -> None:
     wrong = MOVED | {"t3_kl_nats": 0.0402}
     assert "theorem_3_estimates_kl" not in warned("layer_transitions", lens="raw", **wrong)
 
@@ -69,7 +69,7 @@ def test_the_dense_model_is_compared_with_itself_to_the_last_bit(table: str) -> 
     assert "dense_equals_itself" in warned(table, recipe="dense", kl_dense_pruned_nats=1e-30)
 
 
-def test_a_sublayer_that_was_not_touched_is_the_dense_model_but_where_the_others_are_pruned() -> None:
+def test_an_unchanged_sublayer_equals_the_dense_one_unless_others_are_pruned() -> None:
     moved = {"is_changed": False, "kl_dense_pruned_nats": 1e-9}
     assert "dense_equals_itself" in warned("layer_transitions", scope="local", **moved)
     assert "dense_equals_itself" in warned("layer_transitions", scope="isolated", **moved)
@@ -77,7 +77,7 @@ def test_a_sublayer_that_was_not_touched_is_the_dense_model_but_where_the_others
     assert "dense_equals_itself" not in warned("layer_transitions", scope="local", **(moved | {"is_changed": True}))
 
 
-def test_noise_may_be_small_and_no_more() -> None:
+def test_noise_must_be_small() -> None:
     rows = {"recipe": "noise-bfloat16", "trajectory": "teacher_forced"}
     assert "dense_equals_itself" not in warned("decoding_steps", **rows, kl_dense_pruned_nats=0.004)
     assert "dense_equals_itself" in warned("decoding_steps", **rows, kl_dense_pruned_nats=0.06)
@@ -95,7 +95,7 @@ def test_the_identity_may_be_off_by_rounding_only() -> None:
     )
 
 
-def test_what_is_not_a_number_is_told_by_its_share_and_can_be_written_as_json() -> None:
+def test_the_share_of_nan_is_reported_and_can_be_written_as_json() -> None:
     table = TABLES["text_tokens"]
     rows = rows_of(table, recipe="dense", rows=4).with_columns(
         kl_dense_pruned_nats=pl.Series([float("nan"), 0, 0, 0], dtype=pl.Float32)
@@ -106,7 +106,7 @@ def test_what_is_not_a_number_is_told_by_its_share_and_can_be_written_as_json() 
     assert told["dense_equals_itself"].figures["largest_kl_nats"] == "nan"
 
 
-def test_a_sample_that_could_be_judged_and_was_not_is_a_warning_and_a_program_that_may_not_run_is_none() -> None:
+def test_an_unjudged_sample_warns_unless_it_is_a_program_that_may_not_run() -> None:
     unjudged = pl.Series([None, True, True], dtype=pl.Boolean)
     forgotten = found("task_samples", rows=3, is_correct=unjudged, verdict=pl.Series([None, None, "passed"]))
     assert forgotten["answers_are_graded"].is_warning

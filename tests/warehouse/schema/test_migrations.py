@@ -45,7 +45,7 @@ def read(store: Store, table: Table) -> pa.Table:
 
 
 @pytest.mark.parametrize("path", OLD, ids=[path.stem for path in OLD])
-def test_a_file_that_does_not_tell_its_version_is_known_by_its_columns(path: Path) -> None:
+def test_a_file_without_a_version_is_recognised_by_its_columns(path: Path) -> None:
     table, version = table_and_version(path)
     schema = pq.read_schema(path)
     assert b"version" not in schema.metadata
@@ -75,7 +75,7 @@ def test_an_old_file_reads_alike_through_sql_the_store_polars_and_arrow(path: Pa
     )
 
 
-def test_the_renamed_hash_of_a_variant_stands_under_its_new_name(store: Store) -> None:
+def test_the_renamed_hash_of_a_variant_has_its_new_name(store: Store) -> None:
     put(OLD[[path.name for path in OLD].index("variants.1.parquet")], store)
     assert read(store, VARIANTS)["variant_hash"].to_pylist() == ["mask_hash 0"]
     with prunescope.open(store.root) as connection:
@@ -94,7 +94,7 @@ def test_files_of_all_versions_are_one_table(store: Store) -> None:
     assert rows == [("mask_hash 0", None), ("variant_hash 0", 0), ("variant_hash 0", None)]
 
 
-def test_the_doctor_tells_old_files_from_those_of_no_version(store: Store, fill) -> None:
+def test_the_doctor_distinguishes_old_files_from_those_of_no_version(store: Store, fill) -> None:
     fill(store, "tiny", "wanda-50")
     variants = next(path for path in OLD if path.name == "variants.1.parquet")
     place = store.path(VARIANTS, "tiny", "wanda-50")
@@ -107,7 +107,7 @@ def test_the_doctor_tells_old_files_from_those_of_no_version(store: Store, fill)
     )
 
 
-def test_new_files_tell_their_version(store: Store) -> None:
+def test_new_files_name_their_version(store: Store) -> None:
     for table in TABLES.values():
         recipe = "wanda-50" if table.partitioning == "variant" else None
         path = store.write(table, rows_of(table, recipe=recipe), provenance_of("tiny", recipe), "tiny", recipe).path
@@ -177,7 +177,7 @@ def warehouse_of(old: pa.Table):
     return connection
 
 
-def test_the_told_version_decides_where_two_versions_have_the_same_columns() -> None:
+def test_the_named_version_decides_where_two_versions_have_equal_columns() -> None:
     columns = (Column("id", pa.int64(), "Id."), Column("share", pa.float64(), "Share.", since=2))
     percent = Migration(2, (Column("share", pa.float64(), "Per cent."),), {"share": "share / 100"})
     table = Table(**{**vars(THREE), "columns": columns, "version": 2, "migrations": (percent,)})
@@ -239,6 +239,6 @@ def fingerprint_of(table: Table) -> str:
 
 
 def test_a_table_whose_columns_changed_has_a_new_version() -> None:
-    # A change of columns shows here: raise the table's version, tell `since` or a migration, then write it down.
+    # A change of columns shows here: raise the table's version, add `since` or a migration, then update this list.
     found = {table.name: (table.version, fingerprint_of(table)) for table in TABLES.values()}
     assert found == KNOWN

@@ -1,4 +1,4 @@
-"""The estimate of a partition's size is close enough for a plan."""
+"""Estimates of a partition's size, close enough for a plan."""
 
 import polars as pl
 

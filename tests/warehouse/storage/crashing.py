@@ -36,7 +36,7 @@ ROWS = {
     recipe: to_arrow(TABLE, noisy_rows(TABLE, 40, seed).with_columns(recipe=pl.lit(recipe)))
     for seed, recipe in enumerate(RECIPES)
 }
-# A fork has none of the threads of polars and DuckDB, which would be waited for; neither has to do with files.
+# A fork would wait for threads of polars and DuckDB that it does not have; neither concerns files.
 partition_store.to_arrow = lambda table, rows: rows
 checks.violations = lambda table, rows: []
 
@@ -107,7 +107,7 @@ def at_random(root: Path, kills: int) -> dict[str, Any]:
         for number in finished:
             told[RECIPES[number % len(RECIPES)]] = number
         found = state(to)
-        # What was reported as written is there, or what was written after it.
+        # The file has what was reported as written, or a later write.
         assert all(found.get(recipe, -1) >= number for recipe, number in told.items()), (found, told)
         count = max([count, *found.values(), *finished]) + 1
         there = leftovers(root)

@@ -1,4 +1,4 @@
-"""Errors of the system get a message with a fix, and leftovers of killed writers are found."""
+"""Atomic writes: messages with a fix for errors of the system, and leftovers of killed writers."""
 
 import errno
 import os

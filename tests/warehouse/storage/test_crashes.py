@@ -1,4 +1,4 @@
-"""No finished file is lost and no unfinished one is visible, at any point of a kill and for any failure of a disk."""
+"""Crashes and failing disks: no finished file is lost, and no unfinished one is visible."""
 
 import errno
 import io
@@ -43,29 +43,29 @@ def leftovers(root):
     return [path for path in root.rglob("*") if is_temporary(path)]
 
 
-def test_a_hundred_kills_at_random_moments_lose_nothing_and_show_nothing_half(tmp_path):
+def test_a_hundred_kills_at_random_lose_nothing_and_show_no_partial_file(tmp_path):
     found = crashing("at_random", tmp_path, "100")
     assert found["kills"] == 100
-    # The kills fell where they hurt, and each leftover was found and removed.
+    # The kills interrupted writes, and each leftover was found and removed.
     assert found["in_the_middle"] == found["cleaned"] > 20
     assert found["written"] > 50
 
 
-def test_a_kill_between_any_two_steps_leaves_the_old_file_or_the_new_one_and_the_rerun_is_the_same_to_the_byte(
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_file(
     tmp_path,
 ):
     assert crashing("at_every_step", tmp_path)["steps"] == 11
 
 
-def test_of_two_processes_that_write_one_partition_at_once_one_wins_whole(tmp_path):
+def test_one_of_two_simultaneous_writers_wins_completely(tmp_path):
     found = crashing("two_at_once", tmp_path)
     assert found["seen"]
     assert set(found["seen"]) <= {"low", "high"}
     assert found["left"] == []
 
 
-def test_a_folder_that_may_not_be_written_and_a_file_over_its_limit_are_refused_with_the_reason(tmp_path):
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # so that another user gets as far as the file
+def test_a_read_only_folder_and_a_file_over_its_limit_are_refused_with_the_reason(tmp_path):
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):  # so that another user can reach the file
         folder.chmod(0o755)
     told = crashing("refused", tmp_path)
     assert "part.parquet cannot be written; no permission: make it writable" in told["folder"]
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_leaves_the_old_partition_and_no_temporary(store, m
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_a_disk_that_fails_to_keep_a_file_is_told_and_one_whole_file_stands(store, monkeypatch, failing):
+def test_a_failing_fsync_is_reported_and_one_complete_file_stays(store, monkeypatch, failing):
     write(store, fingerprint="old")
     real, calls = os.fsync, []
 
@@ -165,7 +165,7 @@ def test_a_flipped_bit_anywhere_in_the_file_is_found(store):
     assert verify_file(path).state == "intact"
 
 
-def test_a_flipped_bit_in_the_footer_raises_nothing_but_damage(store):
+def test_a_flipped_bit_in_the_footer_raises_only_damage_errors(store):
     path = write(store).path
     content = path.read_bytes()
     start = content.index(b"prunescope\x18")
@@ -180,7 +180,7 @@ def test_a_flipped_bit_in_the_footer_raises_nothing_but_damage(store):
                 continue
 
 
-def test_rows_that_were_exchanged_are_found_though_every_byte_is_sealed(store):
+def test_exchanged_rows_are_found_although_every_byte_has_a_checksum(store):
     """Write a file without the store, with correct pages, checksums and seal."""
     other = write(store, seed=2).path
     footer = read_footer(other)
@@ -197,7 +197,7 @@ def test_rows_that_were_exchanged_are_found_though_every_byte_is_sealed(store):
     assert verify_file(path).reason == "its rows are not those that it was written with"
 
 
-def test_files_that_are_older_than_the_hashes_are_told_apart_from_changed_ones(store):
+def test_files_older_than_the_hashes_are_distinguished_from_changed_ones(store):
     from prunescope.warehouse.storage.partition_store import _write_parquet, to_arrow
     from prunescope.warehouse.storage.provenance import FOOTER_KEY, footer_json
 
@@ -217,16 +217,14 @@ def test_files_that_are_older_than_the_hashes_are_told_apart_from_changed_ones(s
     for place in range(4, body, max(1, body // 60)):
         older.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         states.append(verify_file(older).state)
-    # What is in the header of a page beside its checksum goes unseen: that is what the seal is for.
+    # No page checksum covers the header of a page: the seal of the file does.
     assert states.count("changed") > 0.9 * len(states)
     older.write_bytes(content[:-30])
     assert [verdict.state for verdict in verify(store)] == ["changed", "intact"]
 
 
 @pytest.mark.parametrize("reader", ["is_intact", "read_footer"])
-def test_one_file_that_the_disk_does_not_give_back_is_told_and_the_others_are_still_verified(
-    store, monkeypatch, reader
-):
+def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypatch, reader):
     first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
     store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
     error = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -243,7 +241,7 @@ def test_one_file_that_the_disk_does_not_give_back_is_told_and_the_others_are_st
     assert told == {first: ("unreadable", "Input/output error"), second: ("intact", "")}
 
 
-def test_a_file_that_is_removed_while_others_are_verified_is_passed_over(store):
+def test_a_file_removed_during_verification_is_skipped(store):
     first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
     store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
     verdicts = verify(store)

@@ -1,4 +1,4 @@
-"""The store writes exactly the given rows, or raises an error that says why."""
+"""The partition store, which writes exactly the given rows or raises an error with the reason."""
 
 import polars as pl
 import pyarrow as pa
@@ -23,7 +23,7 @@ def write(store, rows=None, table=TRANSITIONS, model="tiny", recipe="wanda-50", 
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_table_comes_back_as_it_was_written(store, table):
+def test_every_table_is_read_as_it_was_written(store, table):
     recipe = "wanda-50" if table.partitioning == "variant" else None
     rows = rows_of(table, "tiny", recipe)
     written = write(store, rows, table, recipe=recipe)
@@ -49,7 +49,7 @@ def pages(path):
     return content[: -8 - int.from_bytes(content[-8:-4], "little")]
 
 
-def test_equal_rows_give_equal_pages_however_the_frame_came_about(store):
+def test_equal_rows_give_equal_pages_from_any_frame(store):
     rows = noisy_rows(TRANSITIONS, 2000, seed=3)
     first = pages(write(store, rows).path)
     chunked = pl.concat([rows[:7], rows[7:1200], rows[1200:]], rechunk=False)
@@ -135,7 +135,7 @@ def test_provenance_of_another_partition_is_refused(store):
         store.write(TRANSITIONS, rows_of(TRANSITIONS), provenance_of("tiny", "dense"), *VARIANT)
 
 
-def test_what_was_never_written_is_said_so(store):
+def test_a_missing_partition_is_named(store):
     with pytest.raises(WarehouseError, match="layer_transitions has nothing for tiny@wanda-50; run its study first"):
         store.read(TRANSITIONS, *VARIANT)
 
@@ -159,16 +159,16 @@ def test_any_name_is_written_below_the_root_and_found_again(tmp_path, model, rec
         ("nosuch://bucket/x", "files appear there in parts"),
         ("s3:/bucket/x", "a URL with one slash; write s3://bucket/x"),
         ("s3://", "names no bucket"),
-        ("s3://KEYPLANTED:SECRETPLANTED@bucket/x", "has credentials in its address; leave them out"),
-        ("s3:/KEYPLANTED:SECRETPLANTED@bucket/x", "has credentials in its address; leave them out"),
-        ("gs://PLANTED@bucket/x", "has credentials in its address"),
-        ("postgresql://me:PLANTED@host/x", "has credentials in its address"),
+        ("s3://KEYCANARY:SECRETCANARY@bucket/x", "has credentials in its address; leave them out"),
+        ("s3:/KEYCANARY:SECRETCANARY@bucket/x", "has credentials in its address; leave them out"),
+        ("gs://CANARY@bucket/x", "has credentials in its address"),
+        ("postgresql://me:CANARY@host/x", "has credentials in its address"),
     ],
 )
 def test_a_url_that_can_hold_no_warehouse_is_refused_with_the_reason(url, reason):
     with pytest.raises(WarehouseError, match=reason) as error:
         Store(url)
-    assert "PLANTED" not in str(error.value)
+    assert "CANARY" not in str(error.value)
 
 
 def test_a_file_url_is_a_local_folder(tmp_path):
@@ -198,7 +198,7 @@ def test_one_flipped_bit_in_a_page_is_noticed(store):
 
 
 @pytest.mark.parametrize("metadata", [None, {b"prunescope": b"{}"}, {b"prunescope": b"[]"}, {b"prunescope": b"\xff{"}])
-def test_a_parquet_file_without_provenance_is_not_ours(store, metadata):
+def test_a_parquet_file_without_provenance_is_refused(store, metadata):
     path = store.path(TRANSITIONS, *VARIANT)
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata(metadata), path)
@@ -229,7 +229,7 @@ def test_no_other_file_is_written_outside_its_folder(tmp_path, place):
     path.unlink()
 
 
-def test_a_place_that_holds_another_name_is_not_overwritten(store):
+def test_a_folder_of_another_name_is_not_overwritten(store):
     """Simulate a disk that does not distinguish Tiny and tiny."""
     write(store, table=MODELS, model="Tiny", recipe=None)
     (store.root / "models/model=Tiny").rename(store.root / "models/model=tiny")

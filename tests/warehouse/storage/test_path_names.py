@@ -1,4 +1,4 @@
-"""Names of models and recipes become safe and distinct folder names."""
+"""Safe and distinct folder names of models and recipes."""
 
 import re
 import string
@@ -36,7 +36,7 @@ def test_different_names_get_different_folders(one, other):
 
 
 @given(HOSTILE)
-def test_a_name_comes_back_unless_it_was_shortened(name):
+def test_a_name_can_be_decoded_unless_it_was_shortened(name):
     assert original(path_safe(name)) in {name, None}
 
 
@@ -52,7 +52,7 @@ def test_on_a_disk_without_case_only_names_without_case_share_a_folder(name):
     "device", ["CON", "prn", "Aux", "NUL", *(f"{port}{n}" for port in ("COM", "lpt") for n in range(10))]
 )
 @pytest.mark.parametrize("ending", ["", ".txt", ".tar.gz", "."])
-def test_no_folder_is_called_as_a_device_of_windows(device, ending):
+def test_no_folder_has_the_name_of_a_windows_device(device, ending):
     assert path_safe(device + ending).partition(".")[0].lower() != device.lower()
     assert original(path_safe(device + ending)) == device + ending
 

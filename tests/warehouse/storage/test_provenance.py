@@ -1,4 +1,4 @@
-"""Provenance survives JSON and fingerprints depend on content alone."""
+"""Provenance in JSON, and fingerprints, which depend on content alone."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ JSON = st.recursive(
 )
 
 
-def test_provenance_comes_back_from_its_json():
+def test_provenance_survives_json():
     assert Provenance.from_json(PROVENANCE.to_json()) == PROVENANCE
 
 
@@ -32,18 +32,18 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_inputs(inputs):
     assert fingerprint(inputs) == fingerprint(dict(reversed(inputs.items())))
 
 
-def test_a_fingerprint_tells_values_of_different_type_apart():
+def test_a_fingerprint_distinguishes_types():
     values = [1, 1.5, "1", True, None, [1], {"1": 1}, "", "true"]
     assert len({fingerprint({"seed": value}) for value in values}) == len(values)
 
 
-def test_a_fingerprint_stands_for_ever():
+def test_a_fingerprint_never_changes():
     # A change here would make every warehouse compute everything again.
     canonical = rb'{"a":"\u00e9","b":[1,2.5]}'
     assert fingerprint({"b": [1, 2.5], "a": "é"}) == hashlib.sha256(canonical).hexdigest()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}, b"x"])
-def test_what_is_no_plain_data_cannot_be_fingerprinted(value):
+def test_only_plain_data_has_a_fingerprint(value):
     with pytest.raises((TypeError, ValueError)):
         fingerprint({"value": value})

@@ -1,4 +1,4 @@
-"""Readers query all views while a writer replaces partitions: no error, no mixed rows, no waiting."""
+"""Readers that query all views while a writer replaces partitions."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
 READERS = 2
-SECONDS = 5
+SECONDS = 2
 RECIPES = ("dense", "wanda-50", "attn-drop-4")
 
 # A column of each table in which every row of a partition holds the number of the write that made it.
@@ -32,13 +32,14 @@ marts = [name for name, view in view_sql().items() if view.layer == "marts"]
 rounds, generations, torn = 0, set(), []
 end = time.monotonic() + seconds
 # On a busy machine as long as it takes to see enough.
-while time.monotonic() < end or rounds < 2 or len(generations) < 10:
+while time.monotonic() < end or rounds < 4 or len(generations) < 10:
     with connect(root) as connection:
         # DuckDB takes a program without a file for a person at a terminal, and draws where the answer is printed.
         connection.execute("SET enable_progress_bar = false")
 
         def answers():
-            return {mart: len(connection.execute(f'SELECT * FROM "{mart}"').fetchall()) for mart in marts}
+            some = marts[rounds % 4 :: 4]  # all marts in four rounds
+            return {mart: len(connection.execute(f'SELECT * FROM "{mart}"').fetchall()) for mart in some}
 
         def marked():
             return {
@@ -72,7 +73,7 @@ def write(store, table, recipe, generation):
 
 
 @pytest.mark.timeout(240)
-def test_readers_and_a_writer_never_see_or_hinder_each_other(store):
+def test_readers_beside_a_writer_see_no_mixed_state_and_do_not_block(store):
     tables = [table for table in TABLES.values() if table.name in MARKS]
     for table in tables:
         for recipe in RECIPES:

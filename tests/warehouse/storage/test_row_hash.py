@@ -1,4 +1,4 @@
-"""The hash of rows depends on the rows alone, and on everything in them."""
+"""The hash of rows, which depends on all their values and nothing else."""
 
 import io
 import itertools
@@ -72,7 +72,7 @@ def test_different_rows_have_different_hashes(one, other):
     assert (rows_hash(table(one)) == rows_hash(table(other))) == (bits(one) == bits(other))
 
 
-def test_what_lies_under_a_null_does_not_count():
+def test_hidden_values_under_a_null_do_not_count():
     mask = np.array([False, True, False])
     one, other = (pa.table({"x": pa.array(np.array(of, np.float32), mask=mask)}) for of in ([1, 2, 3], [1, 9, 3]))
     assert rows_hash(one) == rows_hash(other)
@@ -97,7 +97,7 @@ def test_what_lies_under_a_null_does_not_count():
         ({"x": []}, {"x": [None]}),
     ],
 )
-def test_awkward_neighbours_are_told_apart(one, other):
+def test_similar_values_have_different_hashes(one, other):
     def typed(columns):
         return pa.table(
             {name: pa.array(of, pa.float64() if of == [None] or of == [] else None) for name, of in columns.items()}
@@ -120,7 +120,7 @@ def test_every_table_is_verified_as_it_was_written(store, of, rows):
     assert verify_file(path).reason == ""
 
 
-def test_the_hash_stands_for_ever():
+def test_the_hash_never_changes():
     """A changed definition would report every file as changed, so it needs another name."""
     rows = table([("a", 1.5, True, [1.0, None]), (None, -0.0, None, None), ("b", math.inf, False, [])])
     assert rows_hash(rows) == "xxh3-rows-1:c91cb161f775ccb8f341de12fac96fe4"
@@ -131,5 +131,5 @@ def test_a_type_without_a_hash_is_refused():
         rows_hash(pa.table({"x": [{"a": 1}]}))
 
 
-def test_bytes_have_one_hash_however_they_are_cut():
+def test_bytes_have_one_hash_in_any_chunks():
     assert bytes_hash([b"ab", b"", b"c"]) == bytes_hash([b"abc"]) != bytes_hash([b"abd"])

@@ -1,4 +1,4 @@
-"""A connection sees one state of every partition, and a damaged file is named by its path, not by its descriptor."""
+"""Snapshots: a connection sees one state of every partition, and damaged files are named by path."""
 
 import dataclasses
 import gc
@@ -36,11 +36,11 @@ def by_path(monkeypatch):
 
 
 def open_files():
-    gc.collect()  # what earlier tests left behind closes now, not in between
+    gc.collect()  # close files of earlier tests now, not in between
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-# The first and the last part read the same partition; between them stand more rows than DuckDB reads ahead.
+# The first and the last part read the same partition, with more rows between than DuckDB reads ahead.
 MIXABLE = """
     SELECT token_id FROM top_tokens
     UNION ALL SELECT -1 FROM range(3000000)
@@ -64,12 +64,12 @@ def test_an_answer_never_mixes_two_versions_of_a_partition(store):
     assert generations_in_an_answer_during_a_replacement(store) == {1}
 
 
-def test_read_by_path_an_answer_would_mix_them(store, monkeypatch):
+def test_an_answer_read_by_path_would_mix_them(store, monkeypatch):
     by_path(monkeypatch)
     assert generations_in_an_answer_during_a_replacement(store) == {1, 2}
 
 
-def test_what_is_replaced_or_removed_is_still_read_by_who_came_before(store):
+def test_earlier_connections_still_read_replaced_or_removed_partitions(store):
     write(store, "a", 1)
     write(store, "b", 1)
     with connect(store.root, safe=True) as connection:
@@ -115,7 +115,7 @@ def test_a_closed_or_failed_opening_leaves_no_file_open(store, monkeypatch, is_h
     assert open_files() == before
 
 
-def test_a_limit_of_open_files_is_raised_and_where_it_cannot_be_paths_are_read(store):
+def test_the_limit_of_open_files_is_raised_or_paths_are_read(store):
     for recipe in ("a", "b"):
         write(store, recipe, 1)
     program = f"""
@@ -154,7 +154,7 @@ def spoil(path, begin, end):
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-def test_a_damaged_body_is_no_fault_of_the_sql_and_names_the_partition(store, monkeypatch, is_held):
+def test_a_damaged_body_names_the_partition_and_does_not_blame_the_sql(store, monkeypatch, is_held):
     table = TABLES["layer_transitions"]
     store.write(table, noisy_rows(table, 5000, seed=0), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
     path = store.path(table, "tiny", "wanda-50")
@@ -166,14 +166,14 @@ def test_a_damaged_body_is_no_fault_of_the_sql_and_names_the_partition(store, mo
     with pytest.raises(DamagedFileError, match=message):
         run_safe(store.root, query)
     with connect(store.root) as connection:
-        if is_held:  # a damaged file that lost its name to a new one is still known by it
+        if is_held:  # a damaged file that was replaced by a new one is still named
             store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
         with pytest.raises(DamagedFileError, match=message), damage_explained(connection):
             connection.sql(query).fetchall()
 
 
 @pytest.mark.parametrize("begin", [0, 0.2, 0.4, 0.6, 0.8])
-def test_wherever_the_damage_is_the_partition_is_named(store, begin):
+def test_damage_anywhere_names_the_partition(store, begin):
     for recipe in ("a", "b", "c"):
         write(store, recipe, 1, rows=2000)
     path = store.path(TABLE, "tiny", "b")
@@ -182,7 +182,7 @@ def test_wherever_the_damage_is_the_partition_is_named(store, begin):
         run_safe(store.root, "SELECT sum(hash(COLUMNS(*))) FROM top_tokens")
 
 
-def test_errors_about_anything_else_pass(store):
+def test_other_errors_pass(store):
     with connect(store.root) as connection, pytest.raises(duckdb.ConversionException), damage_explained(connection):
         connection.execute("SELECT '/proc/self/fd/0'::INTEGER").fetchall()
 
@@ -205,7 +205,7 @@ def with_footer(path, schema=None, metadata=None):
     return buffer.getvalue().to_pybytes()
 
 
-def test_what_differs_in_columns_types_or_provenance_is_not_recognised(store):
+def test_files_with_other_columns_types_or_provenance_are_not_recognised(store):
     write(store, "a", 1)
     path = store.path(TABLE, "tiny", "a")
     content = path.read_bytes()
@@ -247,12 +247,12 @@ def test_a_folder_in_the_place_of_a_file_is_named(store):
     assert unusable.reason.startswith(f"{path} cannot be read")
 
 
-def test_only_the_partitions_of_the_models_asked_for_are_opened(store, fill):
+def test_only_the_partitions_of_the_requested_models_are_opened(store, fill):
     fill(store, "one", "a")
     fill(store, "two", "a")
     with connect(store.root, models=["two"]) as connection:
         for name, table in TABLES.items():
-            # What no study computes is there for every model.
+            # Tables that no study computes are opened for every model.
             seen = [("two",)] if table.is_study_output else [("one",), ("two",)]
             assert connection.execute(f"SELECT DISTINCT model FROM {name} ORDER BY ALL").fetchall() == seen
     with connect(store.root, models=[]) as connection:
