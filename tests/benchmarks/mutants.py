@@ -1,4 +1,4 @@
-"""Sixty faults over all rooms, injected into a copy of the tree one by one, and the test that catches each.
+"""Faults over all rooms, injected into a copy of the tree one by one, and the test that catches each.
 
     python -m tests.benchmarks.mutants [--all] [--list] [NUMBER ...]
 
@@ -276,16 +276,40 @@ FAULTS = (
         "warehouse/maintenance/test_garbage_collection.py",
     ),
     fault(
+        "warehouse/catalogue/sql_worker.py",
+        "    confinement.limit_memory(",
+        "    float(",
+        "warehouse/catalogue/test_sql_process.py::test_the_process_can_read_the_warehouse_and_nothing_else",
+    ),
+    fault(
+        "warehouse/core/confinement.py",
+        "accesses, _TCP, _OTHER_PROCESSES",
+        "accesses & ~2, _TCP, _OTHER_PROCESSES",
+        "warehouse/catalogue/test_sql_process.py::test_the_process_can_read_the_warehouse_and_nothing_else",
+    ),
+    fault(
+        "assets/publishing/fair_queue.py",
+        "(self._taken[self._queue[position][0]], position)",
+        "position",
+        "assets/publishing/test_server_load.py::test_a_free_place_goes_to_the_client_with_the_fewest",
+    ),
+    fault(
+        "warehouse/core/formats.py",
+        "if abs(value) >= limit:",
+        "if abs(value) > limit:",
+        "warehouse/core/test_formats.py::test_what_python_or_arrow_cannot_hold_is_text",
+    ),
+    fault(
         SAFE,
         '"sleep_ms", "getenv", "current_setting"',
         '"sleep_ms", "current_setting"',
-        "warehouse/catalogue/test_safe_sql.py",
+        "warehouse/catalogue/test_sql_process.py::test_an_attack_ends_as_it_must[scalar_select_1_from_models_where_getenv_home_is_nu]",
     ),
     fault(
         SAFE,
         'not in {"main", "memory"} for part in schema',
         'not in {"main", "memory", "files"} for part in schema',
-        "warehouse/catalogue/test_safe_sql.py",
+        "warehouse/catalogue/test_sql_process.py::test_an_attack_ends_as_it_must[name_from_files_models_files]",
     ),
     fault(
         "warehouse/catalogue/database.py",
