@@ -10,6 +10,8 @@ from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
 
+# Limits of Linux, the widest among common systems.
+_MAX_PATH, _MAX_NAME = 4095, 255
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -17,6 +19,31 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+def path_problem(name: str) -> str | None:
+    """Return why no file can have such a path, on any system; None where one can."""
+    if "\0" in name:
+        return "holds a null character"
+    if len(os.fsencode(name)) > _MAX_PATH or any(len(os.fsencode(part)) > _MAX_NAME for part in Path(name).parts):
+        return f"longer than a path can be ({_MAX_PATH:,} bytes, and {_MAX_NAME} for each name in it)"
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        return f"there is no user {Path(name).parts[0]}"
+    return None
+
+
+def local_path(name: str, what: str) -> Path:
+    """Return the path that a text names, with `~` expanded; `what` names its use in messages.
+
+    Raises:
+        InputError: no file can have such a path.
+    """
+    if (problem := path_problem(name)) is not None:
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
+    return Path(name).expanduser()
 
 
 def require_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> int:

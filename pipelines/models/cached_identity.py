@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import open_regular
+from prunescope.pipelines.core.regular_files import local_path, open_regular
 from prunescope.pipelines.models.sources import (
     EMBEDDED_SHA256,
     ENCODER,
@@ -21,7 +21,7 @@ from prunescope.pipelines.models.sources import (
 
 def known_folder(source: str, cache: Path) -> Path | None:
     """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if source == "embedded":
         folder = converted_folder(EMBEDDED_SHA256, cache)
     elif source == "embedded-encoder":

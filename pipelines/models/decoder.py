@@ -232,7 +232,8 @@ class Decoder:
             lengths: tokens of each.
 
         Raises:
-            InputError: the model is not causal and was not proved to ignore padding, or a token is beyond the embedding.
+            InputError: a token is beyond the embedding, or the model is not causal and was not proved to ignore
+                padding.
         """
         self._require_known(tokens)
         if self.is_causal:  # no token depends on the padding after it

@@ -20,7 +20,7 @@ from typing import Any
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.core.regular_files import open_regular
+from prunescope.pipelines.core.regular_files import local_path, open_regular
 from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.file_validation import check_descriptions, check_safetensors, read_description
 
@@ -105,7 +105,7 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
         return _converted(EMBEDDED_SHA256, cache, progress, lambda: _embedded_decoder(cache, progress))
     if source == "embedded-encoder":
         return _embedded_encoder(cache, progress)
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_dir():
         check_folder(path)
         return path.resolve()
@@ -134,7 +134,7 @@ def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tupl
     Raises:
         InputError: there is no such model, or it is a pickle or needs code of its own.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         folder = converted_folder(file_hash(path, cache), cache)
         return (folder, True) if folder.exists() else (path, False)
@@ -232,7 +232,7 @@ def source_hash(source: str, cache: Path) -> str:
     Raises:
         InputError: as in `locate`.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
     return identify(locate(source, cache), cache).weight_hash

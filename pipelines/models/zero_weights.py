@@ -42,4 +42,4 @@ def _is_zero(parameter: nn.Parameter) -> bool:
 
 def _random(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
     inputs = parameter.shape[-1] if parameter.dim() >= 2 else 4
-    return torch.randn(parameter.shape, generator=generator) / inputs**0.5
+    return torch.randn(parameter.shape, generator=generator).div(inputs**0.5)
