@@ -67,11 +67,9 @@ class Prompt(FrozenModel):
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-            if groups != 1:
+            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
+
+            if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")
         return pattern
 

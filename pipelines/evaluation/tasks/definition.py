@@ -51,6 +51,11 @@ class Definition:
     is_group: bool = False
 
     @property
+    def is_foreign(self) -> bool:
+        """Return whether it is a file of the user's, neither shipped nor lm-eval's own."""
+        return not self.is_harness and not self.files[0].is_relative_to(FOLDER)
+
+    @property
     def is_local(self) -> bool:
         """Return whether its samples are in local files and need no download."""
         return not self.is_group and ("custom_dataset" in fields(self.files[0]) or bool(self.named_files))
@@ -59,7 +64,7 @@ class Definition:
     def named_files(self) -> list[Path]:
         """Existing files that `data_files` names for one of `datasets`' own loaders."""
         named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
-        return [path for name in _strings(named) if not path_problem(name) and (path := Path(name)).is_file()]
+        return [path for name in strings(named) if not path_problem(name) and (path := Path(name)).is_file()]
 
 
 @cache
@@ -305,12 +310,12 @@ def _data_files(spec: TaskSpec, definition: Definition) -> list[Path]:
     return definition.named_files
 
 
-def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
+def strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
     """Yield the strings in a value, at any depth."""
     if isinstance(value, str):
         yield value
     for part in _parts(value):
-        yield from _strings(part)
+        yield from strings(part)
 
 
 def _read(path: Path) -> bytes:
