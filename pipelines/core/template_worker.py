@@ -52,7 +52,7 @@ def used_seconds() -> float:
     if resource is None:
         return 0.0
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return float(usage.ru_utime + usage.ru_stime)
 
 
 def used_bytes() -> int:
