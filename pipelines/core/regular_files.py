@@ -3,6 +3,7 @@
 A FIFO blocks the process that opens it, and a device such as /dev/zero never ends.
 """
 
+import errno
 import os
 import stat
 from io import BufferedReader
@@ -13,7 +14,6 @@ from prunescope.pipelines.core.errors import InputError
 # Limits of Linux, the widest among common systems.
 _MAX_PATH, _MAX_NAME = 4095, 255
 _KINDS = {
-    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -55,15 +55,16 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
         what: the kind of file that the limit is for, in messages.
 
     Raises:
-        InputError: it is a device, FIFO, socket or folder, or larger than the limit.
-        OSError: it does not exist, or its path is not valid.
+        InputError: it is a device, FIFO or socket, or larger than the limit.
+        OSError: it does not exist, is a folder, or its path is not valid.
     """
     return _checked(path, path.stat(), limit, what)
 
 
 def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
     """Open a regular file for reading; arguments and errors as in `require_regular`."""
-    # Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular file it has no effect.
+    _checked(path, path.stat(), limit, what)  # to open a device may already do something
+    # The file may be replaced in between. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular file it has no effect.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         _checked(path, os.fstat(descriptor), limit, what)
@@ -86,6 +87,8 @@ def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str
 
 
 def _checked(path: Path, status: os.stat_result, limit: int | None, what: str) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")

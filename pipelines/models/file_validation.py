@@ -94,8 +94,8 @@ def check_safetensors(file: Path) -> None:
     Raises:
         InputError: it is cut short, damaged, no regular file, or its header is over the format's limit.
     """
-    size = require_regular(file)
     try:
+        size = require_regular(file)
         with open_regular(file) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > size - 8:
@@ -104,6 +104,8 @@ def check_safetensors(file: Path) -> None:
                 raise InputError(f"{file}: its header has {length:,} bytes, over the {SAFETENSORS_HEADER:,} allowed")
             header = json.loads(stream.read(length))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; fetch the model again") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{file}: not a safetensors file, or damaged; fetch it again") from error
     if size != 8 + length + end:

@@ -5,8 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prunescope.pipelines.core import calibration_defaults
-from prunescope.pipelines.core.frozen_model import MAX_TOKENS, MAX_TOTAL_TOKENS, SOURCE, FrozenModel
+from prunescope.pipelines.core.frozen_model import MAX_TOKENS, SOURCE, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+
+# 250 times the usual 128 × 2,048; a plan draws the tokens to count them.
+_MAX_TOTAL = 2**26
 
 
 class CalibrationSpec(FrozenModel):
@@ -27,7 +30,7 @@ class CalibrationSpec(FrozenModel):
     """
 
     source: SOURCE = calibration_defaults.SOURCE
-    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1, le=1_000_000)
+    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1, le=100_000)
     length: int = Field(default=calibration_defaults.LENGTH, ge=2, le=MAX_TOKENS)
     seed: int = Field(default=calibration_defaults.SEED, ge=0, lt=2**63)
     documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS
@@ -43,6 +46,6 @@ class CalibrationSpec(FrozenModel):
 
     @model_validator(mode="after")
     def _fits_memory(self) -> Self:
-        if self.sequences * self.length > MAX_TOTAL_TOKENS:
-            raise ValueError(f"`sequences` × `length` is over {MAX_TOTAL_TOKENS:,} tokens; lower one of them")
+        if self.sequences * self.length > _MAX_TOTAL:
+            raise ValueError(f"`sequences` × `length` is over {_MAX_TOTAL:,} tokens; lower one of them")
         return self

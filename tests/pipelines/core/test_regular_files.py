@@ -20,12 +20,11 @@ from prunescope.pipelines.core.safe_yaml import read_yaml
 from prunescope.pipelines.corpora.text_sources import contents_hash, read_text
 from prunescope.pipelines.evaluation.tasks.definition import fields
 from prunescope.pipelines.evaluation.tasks.samples import rows
-from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.models.file_validation import check_gguf, check_safetensors, read_description
 from prunescope.pipelines.models.sources import file_hash
 
 
-@pytest.fixture(params=["device", "fifo", "folder", "socket"])
+@pytest.fixture(params=["device", "fifo", "socket"])
 def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A link to what is no regular file."""
     target = tmp_path / "target"
@@ -34,8 +33,6 @@ def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
             target = Path("/dev/zero")
         case "fifo":
             os.mkfifo(target)
-        case "folder":
-            target.mkdir()
         case "socket":
             monkeypatch.chdir(tmp_path)  # the path of a socket is short
             with socket.socket(socket.AF_UNIX) as listener:
@@ -46,11 +43,15 @@ def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_no_regular_file_is_neither_opened_nor_waited_for(special: Path) -> None:
-    for use in (require_regular, lambda path: read_regular(path, 10)):
+    for use in (require_regular, open_regular, lambda path: read_regular(path, 10)):
         with pytest.raises(InputError, match=r"link: is a \w+ or a link to one; only regular files are read"):
             use(special)
-    with pytest.raises((InputError, OSError)):  # a socket cannot even be opened
-        open_regular(special)
+
+
+def test_a_folder_is_the_error_that_opening_it_would_be(tmp_path: Path) -> None:
+    for use in (require_regular, open_regular):
+        with pytest.raises(IsADirectoryError, match="Is a directory"):
+            use(tmp_path)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -62,7 +63,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "config": read_description,
     "weights": check_safetensors,
     "GGUF": check_gguf,
-    "watched model": require_whole,
     "hash of a model": lambda path: file_hash(path, path.parent),
 }
 
