@@ -64,7 +64,8 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
 def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
     """Open a regular file for reading; arguments and errors as in `require_regular`."""
     _checked(path, path.stat(), limit, what)  # to open a device may already do something
-    # The file may be replaced in between. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular file it has no effect.
+    # The file may have been replaced since. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular
+    # file it has no effect.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         _checked(path, os.fstat(descriptor), limit, what)
