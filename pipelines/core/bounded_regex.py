@@ -6,6 +6,7 @@ patterns and stops at a deadline; RE2 would need none, but has no lookaround and
 
 import importlib
 import re
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,9 @@ from prunescope.pipelines.core.errors import InputError
 
 # A usual search takes microseconds.
 SECONDS = 2.0
+# Of all searches of one pattern together, beyond a tenth of a second for each.
+TOTAL_SECONDS = 60.0
+_USUAL_SECONDS = 0.1
 MAX_LENGTH = 10_000
 # `regex` writes out what a pattern repeats at least so many times.
 MAX_EXPANDED = 100_000
@@ -45,6 +49,7 @@ class BoundedPattern:
         except RecursionError as error:
             raise ValueError("not a regular expression: nested too deep") from error
         self.pattern = pattern
+        self._excess = 0.0
 
     def search(self, text: str) -> Any:  # noqa: ANN401 (the library's match)
         """Return the first match, or None.
@@ -64,15 +69,19 @@ class BoundedPattern:
         return str(self._bounded(self._compiled.sub, replacement, text, count))
 
     def _bounded(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        started = time.monotonic()
         try:
-            return function(*arguments, timeout=SECONDS)
+            if self._excess <= TOTAL_SECONDS:
+                return function(*arguments, timeout=SECONDS)
         except TimeoutError:
             pass
+        finally:
+            self._excess += max(0.0, time.monotonic() - started - _USUAL_SECONDS)
         # Outside of the handler, because a timeout among the causes of an error counts as one that may pass.
         shown = self.pattern if len(self.pattern) <= 80 else f"{self.pattern[:80]}…"
         raise InputError(
-            f"regular expression {shown!r}: over {SECONDS:g} seconds on one text; rewrite it without one repetition "
-            "inside another, or without alternatives that match the same"
+            f"regular expression {shown!r}: over {SECONDS:g} seconds on one text, or {TOTAL_SECONDS:g} on all; rewrite "
+            "it without one repetition inside another, or without alternatives that match the same"
         )
 
 

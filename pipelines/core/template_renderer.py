@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -21,6 +22,9 @@ from prunescope.pipelines.core.errors import ComputationError
 Kind = Literal["chat", "task"]
 # Templates of published models take milliseconds for a text and write little more than the text.
 SECONDS = 5
+# Of all texts of one template together, beyond a tenth of a second for each.
+TOTAL_SECONDS = 60
+_USUAL_SECONDS = 0.1
 MEMORY = 512 * 2**20
 MAX_LENGTH = 10_000_000
 # Until the libraries are imported, on a busy machine.
@@ -44,7 +48,13 @@ def render(kind: Kind, template: str, variables: dict[str, Any]) -> str:
         TemplateFailedError: the template is wrong, or exceeds a limit.
         ComputationError: the process cannot be started.
     """
-    answer = _worker(kind, os.getpid()).ask(json.dumps({"template": template, "variables": variables}))
+    worker = _worker(kind, os.getpid())
+    if worker.excess[template] > TOTAL_SECONDS:
+        raise TemplateFailedError(f"it takes over {TOTAL_SECONDS} seconds for all texts")
+    worker.start()
+    started = time.monotonic()
+    answer = worker.ask(json.dumps({"template": template, "variables": variables}))
+    worker.excess[template] += max(0.0, time.monotonic() - started - _USUAL_SECONDS)
     if "error" in answer:
         raise TemplateFailedError(answer["error"])
     return str(answer["text"])
@@ -64,12 +74,26 @@ def _worker(kind: Kind, process: int) -> "_Worker":  # noqa: ARG001 (a forked pr
 
 
 class _Worker:
-    """The child process of one kind; a process that exceeded a limit is replaced at the next use."""
+    """The child process of one kind; a process that exceeded a limit is replaced at the next use.
+
+    Attributes:
+        excess: seconds by template, beyond the usual ones for each text.
+    """
 
     def __init__(self, kind: Kind) -> None:
+        self.excess: dict[str, float] = defaultdict(float)
         self._kind, self._lock = kind, Lock()
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self._stop)
+
+    def start(self) -> None:
+        """Start the process where none runs.
+
+        Raises:
+            ComputationError: it does not start.
+        """
+        with self._lock:
+            self._started()
 
     def ask(self, request: str) -> dict[str, str]:
         """Send a request and return the answer."""

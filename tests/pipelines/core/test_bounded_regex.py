@@ -44,6 +44,15 @@ def test_a_pattern_that_backtracks_without_end_is_stopped_by_name() -> None:
         assert caught.value.__context__ is None, "a timeout counts as an error that may pass"
 
 
+def test_a_pattern_that_is_slow_on_many_texts_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_regex, "_USUAL_SECONDS", -1)  # every search counts as a second beyond the usual
+    pattern = BoundedPattern("a")
+    for _ in range(60):
+        pattern.search("a")
+    with pytest.raises(InputError, match="or 60 on all"):
+        pattern.search("a")
+
+
 @pytest.mark.parametrize("pattern", ["(?:(?:(?:a{100}){100}){100})", "(" * 2000 + ")" * 2000, "a" * 10_001, "(", r"\y"])
 def test_a_pattern_that_is_wrong_or_too_large_is_refused_uncompiled(pattern: str) -> None:
     with pytest.raises(ValueError, match="not a regular expression|counted repetitions|characters"):

@@ -54,6 +54,15 @@ def test_a_template_that_takes_too_long_is_stopped(kind: template_renderer.Kind)
     assert render(kind, "{{ 1 + 1 }}", variables) == "2"
 
 
+def test_a_template_that_is_slow_on_many_texts_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_renderer, "_USUAL_SECONDS", -30)
+    for _ in range(2):
+        render("task", "{{ 'slow' }}", {})
+    with pytest.raises(TemplateFailedError, match="over 60 seconds for all texts"):
+        render("task", "{{ 'slow' }}", {})
+    assert render("task", "{{ 'other' }}", {}) == "other"
+
+
 def test_a_template_of_a_task_knows_lm_evals_filter_and_refuses_unknown_names() -> None:
     assert render("task", "{{ q | regex_replace('b+', 'x') }}\n", {"q": "abbc é"}) == "axc é\n"
     for template, reason in (("{{ other }}", "'other' is undefined"), ("{{ q.__class__ }}", "unsafe")):
