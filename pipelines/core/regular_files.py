@@ -66,7 +66,7 @@ def open_regular(path: Path, limit: int | None = None, what: str = "this kind of
     _checked(path, path.stat(), limit, what)  # to open a device may already do something
     # The file may have been replaced since. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular
     # file it has no effect.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         _checked(path, os.fstat(descriptor), limit, what)
         return os.fdopen(descriptor, "rb")

@@ -3,15 +3,15 @@
 It reads requests and writes answers as lines of JSON, and imports nothing of Prunescope.
 """
 
-import importlib
 import json
-import os
 import re
+import resource
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-resource: Any = importlib.import_module("resource") if os.name == "posix" else None
 Render = Callable[[dict[str, Any]], str]
 
 
@@ -39,29 +39,18 @@ def task_renderer() -> Render:
     return lambda request: environment.from_string(request["template"]).render(**request["variables"])
 
 
-def limit(kind: str, value: int) -> None:
+def limit(kind: int, value: int) -> None:
     """Lower a limit of this process."""
-    if resource is not None:
-        number = getattr(resource, kind)
-        _, hard = resource.getrlimit(number)
-        resource.setrlimit(number, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def used_seconds() -> float:
-    """Return the processor time of this process."""
-    if resource is None:
-        return 0.0
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return float(usage.ru_utime + usage.ru_stime)
-
-
-def used_bytes() -> int:
-    """Return the address space of this process; 0 where the system does not say."""
+def used_bytes() -> int | None:
+    """Return the address space of this process; None where the system does not say."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 (before any import)
-            return int(file.read().split()[0]) * (resource.getpagesize() if resource is not None else 0)
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     except OSError:
-        return 0
+        return None
 
 
 def answer(render: Render, request: dict[str, Any], max_length: int) -> dict[str, object]:
@@ -85,16 +74,16 @@ def main() -> None:
     """Answer requests until the input ends."""
     kind, seconds, memory, max_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     render = {"chat": chat_renderer, "task": task_renderer}[kind]()
-    limit("RLIMIT_CORE", 0)
-    if (used := used_bytes()) > 0:
-        limit("RLIMIT_AS", used + memory)
+    limit(resource.RLIMIT_CORE, 0)
+    if (used := used_bytes()) is not None:
+        limit(resource.RLIMIT_AS, used + memory)
     output = sys.stdout
     sys.stdout = sys.stderr  # what a library prints is no answer
     output.write("ready\n")
     output.flush()
     for line in sys.stdin:
         # The parent stops a late process; this limit holds where the parent is gone.
-        limit("RLIMIT_CPU", int(used_seconds()) + seconds + 1)
+        limit(resource.RLIMIT_CPU, int(time.process_time()) + seconds + 1)
         output.write(json.dumps(answer(render, json.loads(line), max_length)) + "\n")
         output.flush()
 
