@@ -9,6 +9,7 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.core.limits import GIBIBYTES
 
 if TYPE_CHECKING:
@@ -122,14 +123,14 @@ def absolute_model(model: str) -> str:
     """Return a model, with or without `NAME=`, with the path of a local one made absolute, for runs in other folders.
 
     Raises:
-        InputError: the model is empty.
+        InputError: the model is empty, or no file can have such a path.
     """
     name, separator, source = model.partition("=")
     if separator and "/" not in name:
         return f"{name}={absolute_model(source)}"
     if not model.strip():
         raise InputError("model '': names no model; give a folder, a .gguf file or a hub id")
-    path = Path(model).expanduser()
+    path = local_path(model, "model")
     return str(path.absolute()) if path.exists() else model
 
 
@@ -137,8 +138,11 @@ def absolute_study(study: str) -> str:
     """Return a study's name, or the absolute path of its file, for runs in other folders.
 
     A URL stays unchanged, so that loading it raises the fitting error.
+
+    Raises:
+        InputError: no file can have such a path.
     """
-    path = Path(study).expanduser()
+    path = local_path(study, "study")
     return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
 
 

@@ -8,6 +8,7 @@ import re
 
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
 _QUERY = re.compile(r"(https?:/+[^\s?]*)\?[^\s'\"]*", re.IGNORECASE)
+_MAX_LENGTH = 2_000
 
 
 def masked(text: str) -> str:
@@ -17,7 +18,9 @@ def masked(text: str) -> str:
 
 class _MaskedError(Exception):
     def __init__(self, message: str = "") -> None:
-        super().__init__(masked(message))
+        text = masked(message)
+        # A message may quote a name of any length; its ends say what is wrong and how to mend it.
+        super().__init__(text if len(text) <= _MAX_LENGTH else f"{text[:300]}…{text[-300:]}")
 
 
 class InputError(_MaskedError):

@@ -1,10 +1,16 @@
-"""Reader of untrusted YAML: plain data only, with limits on size, number of values and depth. No torch here."""
+"""Reader of untrusted YAML: plain data only, without repeated keys, with limits on size, values and depth.
 
+No torch here.
+"""
+
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import local_path, read_regular, require_regular
 
 # A study is a page of text; a larger file is a mistake or an attack on the parser.
 MAX_BYTES = 1_000_000
@@ -13,30 +19,51 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
 
-def read_yaml(path: Path, what: str = "", loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
+# Numbers of YAML 1.1 that readers take for something else: 1:30 is 90, and 010 is 8.
+_BASE_60_OR_8 = re.compile(r"[-+]?(?:[0-9_]+(?::[0-5]?[0-9])+(?:\.[0-9_]*)?|0[0-7_]+)")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Loader of plain data that reads `1:30` and `010` as texts."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:  # noqa: ANN401 (the library's)
+        """Return the tag of a node."""
+        if kind is yaml.ScalarNode and implicit[0] and _BASE_60_OR_8.fullmatch(value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+
+
+def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoader, *, unique: bool = True) -> object:
     """Return the content of a YAML file; `what` names its kind in messages.
 
     Raises:
         InputError: it cannot be read, is no YAML, or exceeds a limit of `parse_yaml`; names file, line and fix.
     """
     where = f"{what} {path}".strip()
+    local_path(str(path), what or "file")
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if require_regular(path) > MAX_BYTES:
             raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}; give the path of a readable YAML file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    return parse_yaml(text, where, loader)
+    return parse_yaml(text, where, loader, unique=unique)
 
 
-def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> object:
-    """Return the content of a YAML document; `where` names its origin in messages.
+def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *, unique: bool = True) -> object:
+    """Return the content of a YAML document.
+
+    Args:
+        text: the document.
+        where: its origin, for messages.
+        loader: a loader that knows more tags.
+        unique: whether to refuse a key that a mapping repeats; its last value would win otherwise.
 
     Raises:
-        InputError: it is no YAML, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES` values with
-            aliases expanded, or is nested deeper than `MAX_DEPTH`; names the line.
+        InputError: it is no YAML, repeats a key, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES`
+            values with aliases expanded, or is nested deeper than `MAX_DEPTH`; names the line.
     """
     if len(text) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
@@ -45,7 +72,7 @@ def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeL
         node = parser.get_single_node()
         if node is None:
             return None
-        _SizeCheck(where).check(node)
+        _NodeCheck(where, unique=unique).check(node)
         content: object = parser.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -58,11 +85,11 @@ def parse_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeL
     return content
 
 
-class _SizeCheck:
-    """Counter of the values below each node and of their depth."""
+class _NodeCheck:
+    """Counter of the values below each node and of their depth, and a check of the keys of mappings."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, where: str, *, unique: bool) -> None:
+        self._where, self._unique = where, unique
         self._known: dict[int, tuple[int, int]] = {}
         self._open: set[int] = set()
 
@@ -70,7 +97,7 @@ class _SizeCheck:
         """Return the values and levels of a node.
 
         Raises:
-            InputError: there are too many, or the node contains itself.
+            InputError: there are too many, the node contains itself, or a mapping repeats a key.
         """
         if (known := self._known.get(id(node))) is not None:
             return known
@@ -79,6 +106,8 @@ class _SizeCheck:
         self._open.add(id(node))
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
+            if self._unique:
+                self._require_unique(node)
             children = [child for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
@@ -93,6 +122,18 @@ class _SizeCheck:
         self._open.discard(id(node))
         self._known[id(node)] = values, depth
         return values, depth
+
+    def _require_unique(self, mapping: yaml.MappingNode) -> None:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode):
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise InputError(
+                        f"{self._where}: line {line}: `{key.value[:80]}` is set on line {lines[name]} already; leave "
+                        "one out"
+                    )
+                lines[name] = line
 
     def _refusal(self, node: yaml.Node, reason: str) -> InputError:
         return InputError(f"{self._where}: line {node.start_mark.line + 1}: {reason}; no setting needs that")

@@ -7,10 +7,10 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 
 _BOUNDS = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be {le:g} or less",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be {le} or less",
 }
 
 
@@ -36,7 +36,7 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
                 f"`{context['discriminator'].strip(chr(39))}` {context['tag']!r} is none of {context['expected_tags']}"
             )
         case kind if kind in _BOUNDS:
-            message = _BOUNDS[kind].format(**context)
+            message = _BOUNDS[kind].format(**{key: _number(bound) for key, bound in context.items()})
         case "string_pattern_mismatch" if "auto" in context["pattern"]:
             message = f"{first['input']!r} is none of auto, cpu, cuda and cuda:N"
         case "string_pattern_mismatch":
@@ -48,6 +48,10 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
         case _:
             message = first["msg"].removeprefix("Value error, ")
     return location, message
+
+
+def _number(bound: object) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 
 def _keys(model: type[BaseModel] | None, location: Sequence[str | int]) -> list[str]:

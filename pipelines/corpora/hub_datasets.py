@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import local_path, require_regular
 
 PREFIX = "hf:"
 FORM = "hf:NAME[:CONFIG]:SPLIT[:COLUMN]"
@@ -56,8 +57,11 @@ def data_set_hash(source: str, what: str) -> str:
 
 def _file_states(source: str) -> FileStates:
     """Return paths, times and sizes of a folder's files; empty for a data set on the hub."""
-    folder = Path(split_source(source)[0]).expanduser()
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*")))
+    files = sorted(local_path(split_source(source)[0], "data set").rglob("*"))
+    for file in files:
+        if not file.is_dir():
+            require_regular(file)
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
 @lru_cache(maxsize=64)

@@ -6,13 +6,15 @@ import lzma
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular
 from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
 
 # Texts in the package; a file next to each names its source and licence.
 CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",
-}
+}  # A text is read as a whole, and its tokens take several times its size.
+MAX_BYTES = 1_000_000_000
 BUILT_IN = ("embedded", *CORPORA)
 
 
@@ -42,9 +44,9 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         return (text,) if source == "wikitext2" else tuple(record["text"] for record in json.loads(text))
     if source.startswith(PREFIX):
         return data_set_documents(source, what)
-    path = Path(source).expanduser()
+    path = local_path(source, what)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_BYTES, "a text")
     except OSError as error:
         raise _unreadable(what, path, error) from error
     except UnicodeDecodeError as error:
@@ -83,9 +85,9 @@ def contents_hash(source: str, what: str) -> str:
         return data_set_hash(source, what)
     if source == "embedded":
         return hashlib.sha256(json.dumps(read_documents(source, what)).encode()).hexdigest()
-    path = CORPORA.get(source) or Path(source).expanduser()
+    path = CORPORA.get(source) or local_path(source, what)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(what, path, error) from error

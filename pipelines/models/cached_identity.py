@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import local_path, open_regular
 from prunescope.pipelines.models.sources import (
     EMBEDDED_SHA256,
     ENCODER,
@@ -20,7 +21,7 @@ from prunescope.pipelines.models.sources import (
 
 def known_folder(source: str, cache: Path) -> Path | None:
     """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if source == "embedded":
         folder = converted_folder(EMBEDDED_SHA256, cache)
     elif source == "embedded-encoder":
@@ -57,7 +58,7 @@ def require_whole(model: Path) -> None:
         InputError: names the file and the reason.
     """
     if model.is_file():
-        with model.open("rb") as stream:
+        with open_regular(model) as stream:
             if stream.read(4) != b"GGUF":
                 raise InputError(f"{model}: not a GGUF file, or damaged; fetch it again")
         return

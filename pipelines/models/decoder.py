@@ -137,7 +137,8 @@ class Decoder:
     @property
     def padding(self) -> int:
         """Return the padding token: the tokenizer's, from which some encoders compute positions, else 0."""
-        return int(self.tokenizer.pad_token_id or 0)
+        own = int(self.tokenizer.pad_token_id or 0)
+        return own if 0 <= own < self.vocabulary else 0  # some tokenizers got one that the model never had
 
     @property
     def is_rounded(self) -> bool:
@@ -196,7 +197,11 @@ class Decoder:
             tokens: the new tokens.
             cache: of the earlier tokens; the new ones are added to it.
             real: 0 for left padding, 1 for other tokens, over the earlier and the new ones.
+
+        Raises:
+            InputError: a token is beyond the embedding.
         """
+        self._require_known(tokens)
         parameters = inspect.signature(self.trunk.forward).parameters
         keywords = without_cache(self.trunk)
         if cache is not None:  # transformers 5.2x renamed the argument
@@ -209,6 +214,13 @@ class Decoder:
                 keywords["position_ids"] = positions[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
+    def _require_known(self, tokens: Int[Tensor, "batch tokens"]) -> None:
+        # A single token follows from logits; to read it would hold up an accelerator at every step.
+        if tokens.numel() and (tokens.shape[1] > 1 or tokens.device.type == "cpu"):
+            low, high = (int(bound) for bound in tokens.aminmax())
+            if low < 0 or high >= self.vocabulary:
+                raise unknown_token(self.folder, self.tokenizer, low if low < 0 else high, self.vocabulary)
+
     @torch.inference_mode()
     def padded(
         self, tokens: Int[Tensor, "batch tokens"], lengths: Int[Tensor, " batch"]
@@ -220,8 +232,10 @@ class Decoder:
             lengths: tokens of each.
 
         Raises:
-            InputError: the model is not causal and was not proved to ignore padding.
+            InputError: a token is beyond the embedding, or the model is not causal and was not proved to ignore
+                padding.
         """
+        self._require_known(tokens)
         if self.is_causal:  # no token depends on the padding after it
             return self.hidden(tokens)
         if not self.can_pad:
@@ -246,3 +260,13 @@ def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 
     generator = torch.Generator().manual_seed(seed)
     shape = (1, min(count, decoder.context_length))
     return torch.randint(0, decoder.vocabulary, shape, generator=generator).to(decoder.device)
+
+
+def unknown_token(folder: Path, tokenizer: Any, token: int, rows: int) -> InputError:  # noqa: ANN401 (any tokenizer)
+    """Return the error for a token beyond an embedding of so many rows."""
+    name = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
+    shown = f"{token} ({name!r})" if isinstance(name, str) else str(token)
+    return InputError(
+        f"{folder}: its tokenizer gives token {shown}, and the model's embedding has rows 0 to {rows - 1}; give it the "
+        "tokenizer that it was trained with"
+    )

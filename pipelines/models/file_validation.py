@@ -2,10 +2,13 @@
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.regular_files import open_regular, read_regular, require_regular
 
 # The format's own limit.
 SAFETENSORS_HEADER = 100_000_000
@@ -13,6 +16,8 @@ SAFETENSORS_HEADER = 100_000_000
 DESCRIPTION = 256_000_000
 # The reader needs a few hundred bytes for each; the largest vocabulary with its merges has 1.5 million.
 GGUF_VALUES = 5_000_000
+_WHAT = "a description of a model"
+_DESCRIPTIONS = {".json", ".jinja", ".model", ".txt", ".jsonl", ".tiktoken", ".vocab"}
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
 
@@ -23,36 +28,75 @@ def read_description(file: Path, limit: int = DESCRIPTION) -> object:
     Raises:
         OSError: it cannot be read.
         ValueError: it is no JSON.
-        InputError: it is too large or nested too deep.
+        InputError: it is too large, nested too deep, or no regular file.
     """
-    require_size(file, limit)
     try:
-        content: object = json.loads(file.read_text(encoding="utf-8"))
+        content: object = json.loads(read_regular(file, limit, _WHAT))
     except RecursionError as error:
         raise InputError(f"{file}: nested too deep for a description of a model; fetch the model again") from error
     return content
 
 
-def require_size(file: Path, limit: int = DESCRIPTION) -> None:
-    """Refuse a file of a model that is larger than any real one.
+def check_descriptions(folder: Path) -> None:
+    """Refuse a model's folder with a device, a FIFO or a socket, or a description larger than any real one.
+
+    Libraries choose for themselves which of the files they open.
 
     Raises:
-        InputError: it is.
+        InputError: names the file.
     """
-    size = file.stat().st_size
-    if size > limit:
-        raise InputError(f"{file}: {size:,} bytes, over the {limit:,} that a description of a model may have")
+    for place in (folder, folder / "additional_chat_templates"):
+        for file in sorted(place.iterdir()) if place.is_dir() else ():
+            if file.exists() and not file.is_dir():  # a broken link is reported where the file is needed
+                require_regular(file, DESCRIPTION if file.suffix in _DESCRIPTIONS else None, _WHAT)
+
+
+@contextmanager
+def library_errors(path: Path, action: str = "transformers cannot load it") -> Iterator[None]:
+    """Translate every error of a library that reads a model's files into one line that names the path.
+
+    The libraries raise any class for files that are damaged or made to harm, and `tokenizers` a bare Exception.
+
+    Raises:
+        InputError: in place of the library's error.
+    """
+    try:
+        yield
+    except (InputError, ComputationError):
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: {action} ({_reason(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust; it cannot be imported
+            raise
+        raise InputError(f"{path}: {action} ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a library says, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "ignore_mismatched_sizes" in lines[0]:
+        return "its weights have other shapes than its config.json says"
+    if lines[0].endswith(":") and len(lines) > 1:  # huggingface_hub's validators name the problem after a heading
+        text = lines[1].partition("Error: ")[2] or lines[1]
+    elif isinstance(error, (ValueError, OSError, RuntimeError)) or type(error) is Exception:
+        text = lines[0]
+    else:
+        text = f"{type(error).__name__}: {lines[0]}"
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def check_safetensors(file: Path) -> None:
     """Refuse a safetensors file whose size differs from the size in its header.
 
     Raises:
-        InputError: it is cut short, damaged, or its header is over the format's limit.
+        InputError: it is cut short, damaged, no regular file, or its header is over the format's limit.
     """
-    size = file.stat().st_size
     try:
-        with file.open("rb") as stream:
+        size = require_regular(file)
+        with open_regular(file) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > size - 8:
                 raise InputError(f"{file}: cut short at {size:,} bytes; fetch it again")
@@ -60,6 +104,8 @@ def check_safetensors(file: Path) -> None:
                 raise InputError(f"{file}: its header has {length:,} bytes, over the {SAFETENSORS_HEADER:,} allowed")
             header = json.loads(stream.read(length))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; fetch the model again") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{file}: not a safetensors file, or damaged; fetch it again") from error
     if size != 8 + length + end:
@@ -75,7 +121,7 @@ def check_gguf(file: Path) -> None:
         InputError: they do, or the file is no GGUF.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             _GGUFScanner(stream, file.stat().st_size).scan()
     except (struct.error, ValueError, OverflowError) as error:
         raise InputError(f"{file}: not a GGUF file, or cut short ({error}); fetch it again") from error

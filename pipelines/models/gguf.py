@@ -13,12 +13,13 @@ from typing import Any
 
 import gguf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.file_validation import check_gguf
+from prunescope.pipelines.models.config_validation import check_config
+from prunescope.pipelines.models.file_validation import check_gguf, library_errors
 
 _LOCK = Lock()  # `_cached_reader` changes the library for the whole process
 
@@ -59,14 +60,13 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
         "gguf_file": file.name,
         "trust_remote_code": False,
     }
-    try:
+    with library_errors(file, "transformers cannot read this GGUF file"):
+        check_config(file, AutoConfig.from_pretrained(**arguments).to_dict())
         tokenizer = AutoTokenizer.from_pretrained(**arguments)
         progress.advance()
         # The reader draws a progress bar that cannot be switched off.
         with redirect_stderr(StringIO()):
             loaded = AutoModelForCausalLM.from_pretrained(**arguments, dtype=torch.float32)
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise InputError(f"{file}: transformers cannot read this GGUF file ({str(error).splitlines()[0]})") from error
     progress.advance()
 
     config = loaded.config

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,13 +12,16 @@ from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.decoder import Decoder, unknown_token
 from prunescope.pipelines.models.device_map import Placement
+from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.meta_model import auto_class
 from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import finalize_placement
 
+# Packed weights of two bits are sixteen to a number; a config that asks for more makes transformers invent the rest.
+_MAX_PACKED = 16
 # Share of the free memory of several GPUs that weights may fill; activations need the remainder.
 _WEIGHT_SHARE = 0.9
 
@@ -94,22 +97,29 @@ def load_model(
     """Load the model, in eval mode without gradients, and the tokenizer of a folder; arguments as in `load_decoder`.
 
     Raises:
-        InputError: transformers cannot load it, or weights are missing.
+        InputError: transformers cannot load it, weights are missing, or the tokenizer has tokens that the embedding
+            has not.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with library_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # "eager" computes one product for each expert, which shows that expert's inputs.
         model, loading = open_folder(folder, dtype, device, memory, experts_implementation="eager")
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"{folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     # transformers fills missing weights with random numbers and only warns.
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if missing:
         raise InputError(
             f"{folder}: the weights of {missing[0]} are missing or of another shape; fetch the model again"
         )
+    with library_errors(folder):
+        added = set(
+            tokenizer.get_added_vocab().values()
+        )  # beyond the embedding in Gemma 3; refused where a text has one
+        last = max((token for token in tokenizer.get_vocab().values() if token not in added), default=0)
+        rows = int(cast(Any, model).get_input_embeddings().weight.shape[0])
+    if last >= rows:
+        raise unknown_token(folder, tokenizer, last, rows)
     return model, tokenizer
 
 
@@ -121,16 +131,18 @@ def open_folder(
     Arguments are those of `load_decoder`, and `others` for transformers.
 
     Raises:
-        ValueError, OSError, KeyError, RuntimeError: transformers cannot load it.
-        InputError: `memory` is set, and no list of layers was found.
+        Exception: transformers cannot load it; see `library_errors`.
+        InputError: `memory` is set, and no list of layers was found; or the config asks for many more weights than
+            the folder holds.
     """
     # Without `trust_remote_code` transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(folder, **local)
+    with torch.device("meta"):
+        meta = auto_class(config).from_config(config, dtype=dtype)
+    _require_weights(folder, meta)
     placement = None
     if memory is not None:
-        with torch.device("meta"):
-            meta = auto_class(config).from_config(config, dtype=dtype)
         placement = Placement(meta, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
         others |= placement.arguments()
     model, loading = auto_class(config).from_pretrained(
@@ -141,3 +153,17 @@ def open_folder(
     else:
         placement.place(model)
     return model.eval().requires_grad_(False), loading
+
+
+def _require_weights(folder: Path, meta: nn.Module) -> None:
+    """Refuse a model whose config asks for many more weights than the folder holds; transformers would fill memory.
+
+    Raises:
+        InputError: names both counts.
+    """
+    needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
+    if needed > _MAX_PACKED * held:
+        raise InputError(
+            f"{folder / 'config.json'}: asks for {needed:,} weights, and the folder's files hold {held:,}; fetch the "
+            "model again"
+        )

@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.context_length import context_length
-from prunescope.pipelines.models.file_validation import check_gguf
+from prunescope.pipelines.models.file_validation import check_gguf, library_errors
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,14 @@ def load_meta_model(path: Path) -> MetaModel:
         arguments |= {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     else:
         arguments["pretrained_model_name_or_path"] = str(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**arguments)
+    with library_errors(path):
         config = AutoConfig.from_pretrained(**arguments)
+        check_config(path, config.to_dict())
+        tokenizer = AutoTokenizer.from_pretrained(**arguments)
         with torch.device("meta"):
             module: nn.Module = auto_class(config).from_config(config, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
-    text = config.get_text_config()
-    return MetaModel(text, tokenizer, module, context_length(text, tokenizer))
+        text = config.get_text_config()
+        return MetaModel(text, tokenizer, module, context_length(text, tokenizer))
 
 
 def shape_of(model: MetaModel) -> Shape:

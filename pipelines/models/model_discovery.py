@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, is_close
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
+from prunescope.pipelines.models.zero_weights import zeros_replaced
 
 # Enough tokens for short attention windows to end and for several chunks.
 _PROBE_TOKENS = 12
@@ -28,19 +30,23 @@ _MASK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 _CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 
 
-@torch.inference_mode()
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
     """Find layers, sublayers, final norm and head by running a short probe, and prove each.
 
     Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
     layer's output; a sublayer called again adds the same; without its sublayers a layer returns its input; norm, head,
     scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be causal. Discovery
-    costs about 30 passes over 12 tokens.
+    costs about 30 passes over 12 tokens. Parameters of zeros hold random numbers in them.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
         ComputationError: the weights give NaN or infinite numbers.
     """
+    with torch.inference_mode(), zeros_replaced(model):
+        return _discovered(model, tokenizer, folder)
+
+
+def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401
     typed = cast(Any, model)
     parameter = next(model.parameters())
     vocabulary = int(typed.get_input_embeddings().weight.shape[0])
@@ -50,7 +56,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     has_head = typed.get_output_embeddings() is not None
 
     run = ForwardRecorder(model)
-    with run:
+    with run, library_errors(folder, "it fails on its first tokens"):
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run)
     stack = _layer_stack(model, run)

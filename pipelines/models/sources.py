@@ -20,7 +20,9 @@ from typing import Any
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.file_validation import check_safetensors, read_description, require_size
+from prunescope.pipelines.core.regular_files import local_path, open_regular
+from prunescope.pipelines.models.config_validation import check_config
+from prunescope.pipelines.models.file_validation import check_descriptions, check_safetensors, read_description
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = (
@@ -103,7 +105,7 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
         return _converted(EMBEDDED_SHA256, cache, progress, lambda: _embedded_decoder(cache, progress))
     if source == "embedded-encoder":
         return _embedded_encoder(cache, progress)
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_dir():
         check_folder(path)
         return path.resolve()
@@ -132,7 +134,7 @@ def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tupl
     Raises:
         InputError: there is no such model, or it is a pickle or needs code of its own.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         folder = converted_folder(file_hash(path, cache), cache)
         return (folder, True) if folder.exists() else (path, False)
@@ -167,13 +169,10 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
         raise InputError(f"{config_file}: {error.strerror}; a model folder has a config.json") from error
     except ValueError as error:
         raise InputError(f"{config_file}: not valid JSON ({error}); fetch the model again") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise InputError(f"{config_file}: has no `model_type`; this is not a transformers model")
-    if "auto_map" in config:
-        raise InputError(f"{config_file}: `auto_map` runs code from the model's folder, which is refused")
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            require_size(folder / name)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise InputError(f"{config_file}: has no `model_type` that is a text; this is not a transformers model")
+    check_config(config_file, config)
+    check_descriptions(folder)
     weights = sorted(folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if not weights:
@@ -233,7 +232,7 @@ def source_hash(source: str, cache: Path) -> str:
     Raises:
         InputError: as in `locate`.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
     return identify(locate(source, cache), cache).weight_hash
@@ -243,7 +242,7 @@ def count_weights(folder: Path) -> int:
     """Return the number of weights in the checked weight files of a folder."""
     count = 0
     for file in check_folder(folder):
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         count += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return count
@@ -261,7 +260,7 @@ def file_hash(file: Path, cache: Path) -> str:
     if (known := remembered_hash(file, cache)) is not None:
         return known
     entry = _hash_entry(file, cache)
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}")

@@ -1,12 +1,15 @@
 """Calibration settings of a study or of one recipe. No torch here."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prunescope.pipelines.core import calibration_defaults
-from prunescope.pipelines.core.frozen_model import SOURCE, FrozenModel
+from prunescope.pipelines.core.frozen_model import MAX_TOKENS, SOURCE, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+
+# 250 times the usual 128 × 2,048; a plan draws the tokens to count them.
+_MAX_TOTAL = 2**26
 
 
 class CalibrationSpec(FrozenModel):
@@ -27,8 +30,8 @@ class CalibrationSpec(FrozenModel):
     """
 
     source: SOURCE = calibration_defaults.SOURCE
-    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1)
-    length: int = Field(default=calibration_defaults.LENGTH, ge=2)
+    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1, le=100_000)
+    length: int = Field(default=calibration_defaults.LENGTH, ge=2, le=MAX_TOKENS)
     seed: int = Field(default=calibration_defaults.SEED, ge=0, lt=2**63)
     documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS
     template: bool = calibration_defaults.TEMPLATE
@@ -40,3 +43,9 @@ class CalibrationSpec(FrozenModel):
         if source.startswith(PREFIX):
             split_source(source)
         return source
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Self:
+        if self.sequences * self.length > _MAX_TOTAL:
+            raise ValueError(f"`sequences` × `length` is over {_MAX_TOTAL:,} tokens; lower one of them")
+        return self

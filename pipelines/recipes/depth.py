@@ -44,9 +44,9 @@ class DepthRecipe(BaseRecipe):
     )
 
     method: Literal["attn-drop", "mlp-drop", "attn+mlp-drop", "block-drop"]
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=10_000)
     by: Choice = "influence"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     layers: tuple[int, ...] = ()
     sublayers: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from prunescope.pipelines.core.frozen_model import MAX_STEPS
 from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 
 
@@ -18,7 +19,7 @@ class QuantizationRecipe(MatrixRecipe):
     """
 
     bits: int = Field(ge=2, le=8)
-    group: int | None = Field(default=None, ge=2)
+    group: int | None = Field(default=None, ge=2, le=2**24)
     symmetric: bool = False
 
 
@@ -79,5 +80,5 @@ class AWQ(QuantizationRecipe):
 
     reads: ClassVar[Reads] = "gram"
     method: Literal["awq"] = "awq"
-    steps: int = Field(default=20, ge=1)
+    steps: int = Field(default=20, ge=1, le=MAX_STEPS)
     clip: bool = True

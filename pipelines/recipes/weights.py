@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from prunescope.pipelines.core.frozen_model import MAX_STEPS
 from prunescope.pipelines.recipes.base import MaskingRecipe, MatrixRecipe, Reads, spelling
 
 
@@ -99,7 +100,7 @@ class DSnoT(MatrixRecipe):
 
     reads: ClassVar[Reads] = "moments"
     method: Literal["dsnot"] = "dsnot"
-    max_cycle: int = Field(default=50, ge=1)
+    max_cycle: int = Field(default=50, ge=1, le=MAX_STEPS)
     update_threshold: float = Field(default=5e-5, ge=0)
     pow_of_var: float = Field(default=1.0, ge=0)
 
@@ -125,7 +126,7 @@ class SparseGPT(MaskingRecipe):
 
     reads: ClassVar[Reads] = "gram"
     method: Literal["sparsegpt"] = "sparsegpt"
-    columns: int = Field(default=128, ge=1)
+    columns: int = Field(default=128, ge=1, le=2**24)
     damping: float = Field(default=0.01, gt=0)
     group: Literal["block", "output"] = "block"
 
@@ -152,8 +153,8 @@ class ADMM(MaskingRecipe):
 
     reads: ClassVar[Reads] = "gram"
     method: Literal["admm"] = "admm"
-    iterations: int = Field(default=20, ge=1)
-    mask_iterations: int = Field(default=15, ge=1)
+    iterations: int = Field(default=20, ge=1, le=MAX_STEPS)
+    mask_iterations: int = Field(default=15, ge=1, le=MAX_STEPS)
     rho: float = Field(default=1.0, gt=0)
     damping: float = Field(default=0.1, gt=0)
     group: Literal["matrix", "output"] = "matrix"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunescope.pipelines.core.errors import InputError, masked
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
+from prunescope.pipelines.core.frozen_model import (
+    MAX_NEW_TOKENS,
+    MAX_TOKENS,
+    MAX_TOTAL_TOKENS,
+    NAME,
+    SOURCE,
+    FrozenModel,
+)
 from prunescope.pipelines.core.safe_yaml import read_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
@@ -59,11 +67,9 @@ class Prompt(FrozenModel):
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-            if groups != 1:
+            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
+
+            if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")
         return pattern
 
@@ -96,9 +102,9 @@ class TextSpec(FrozenModel):
 
     id: NAME
     source: SOURCE = "wikitext2"
-    context: int = Field(default=512, ge=2)
-    stride: int | None = Field(default=None, ge=1)
-    max_tokens: int = Field(default=4096, ge=1)
+    context: int = Field(default=512, ge=2, le=MAX_TOKENS)
+    stride: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    max_tokens: int = Field(default=4096, ge=1, le=MAX_TOTAL_TOKENS)
 
     @model_validator(mode="after")
     def _windows_follow_each_other(self) -> Self:
@@ -127,7 +133,7 @@ class TextSpec(FrozenModel):
 class GenerationSpec(FrozenModel):
     """Greedy decoding of a fixed number of tokens, so that steps pair up between variants."""
 
-    new_tokens: int = Field(default=24, ge=1)
+    new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
 
 
 class MeasureSpec(FrozenModel):
@@ -240,9 +246,14 @@ class Study(FrozenModel):
             ("retrieval", [spec.name for spec in self.retrieval]),
             ("speed", [speed.what for speed in self.speed]),
         ):
-            repeated = sorted({name for name in names if names.count(name) > 1})
-            if repeated:
-                raise ValueError(f"`{key}`: {repeated[0]!r} is listed twice")
+            repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+            if repeated is not None:
+                raise ValueError(f"`{key}`: {repeated!r} is listed twice")
+            # Models and recipes become folders, and some file systems ignore case. Names are ASCII.
+            folded: dict[str, str] = {}
+            for name in names if key in {"models", "recipes"} else ():
+                if (first := folded.setdefault(name.lower(), name)) != name:
+                    raise ValueError(f"`{key}`: {first!r} and {name!r} differ in case only; rename one of them")
         for recipe in self.recipes:
             if (recipe.name == "dense") != (recipe.method == "dense"):
                 raise ValueError("the name `dense` belongs to the method dense")

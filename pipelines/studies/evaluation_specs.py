@@ -5,7 +5,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
+from prunescope.pipelines.core.frozen_model import (
+    MAX_NEW_TOKENS,
+    MAX_RECORDS,
+    MAX_STEPS,
+    MAX_TOKENS,
+    MAX_TOTAL_TOKENS,
+    NAME,
+    SOURCE,
+    FrozenModel,
+)
 
 # Retrieval data sets in the package.
 SHIPPED = ("python-help",)
@@ -33,11 +42,11 @@ class TaskSpec(FrozenModel):
     name: NAME
     definition: SOURCE | None = None
     data: SOURCE | None = None
-    samples: int | None = Field(default=None, ge=1)
-    shots: int | None = Field(default=None, ge=0)
+    samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
+    shots: int | None = Field(default=None, ge=0, le=1_000)
     seed: int = Field(default=1234, ge=0, lt=2**63)
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    context: int | None = Field(default=None, ge=2)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS)
+    context: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
     allow_functions: bool = False
 
     @property
@@ -72,10 +81,10 @@ class RetrievalSpec(FrozenModel):
     pooling: Literal["auto", "last", "mean"] = "auto"
     query_prefix: str = ""
     document_prefix: str = ""
-    max_length: int = Field(default=256, ge=3)
+    max_length: int = Field(default=256, ge=3, le=MAX_TOKENS)
     normalise: bool = True
-    max_queries: int | None = Field(default=None, ge=1)
-    max_documents: int | None = Field(default=None, ge=1)
+    max_queries: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
+    max_documents: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
     keep_embeddings: bool = True
 
     @model_validator(mode="after")
@@ -105,10 +114,18 @@ class SpeedSpec(FrozenModel):
         repeats: timings of each model; their median is reported.
     """
 
-    batch: int = Field(default=1, ge=1)
-    length: int = Field(default=128, ge=1)
-    new_tokens: int = Field(default=32, ge=2)
-    repeats: int = Field(default=5, ge=1)
+    batch: int = Field(default=1, ge=1, le=10_000)
+    length: int = Field(default=128, ge=1, le=MAX_TOKENS)
+    new_tokens: int = Field(default=32, ge=2, le=MAX_NEW_TOKENS)
+    repeats: int = Field(default=5, ge=1, le=MAX_STEPS)
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Self:
+        if self.batch * (self.length + self.new_tokens) > MAX_TOTAL_TOKENS:
+            raise ValueError(
+                f"`batch` × (`length` + `new_tokens`) is over {MAX_TOTAL_TOKENS:,} tokens; lower one of them"
+            )
+        return self
 
     @property
     def what(self) -> str:

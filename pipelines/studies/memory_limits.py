@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 _LAYER_DEVICE = re.compile(r"cpu|cuda:\d+")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)?B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMGT]i?)?B?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -21,7 +21,7 @@ def parse_size(size: object) -> object:
         return size
     match = _SIZE.fullmatch(size.strip())
     if match is None:
-        raise ValueError(f"{size!r} is not a size; write bytes, or 500MB, or 20GiB")
+        raise ValueError(f"{size[:40]!r} is not a size; write bytes, or 500MB, or 20GiB")
     unit = (match[2] or "").lower()
     base = 1024 if unit.endswith("i") else 1000
     return round(float(match[1]) * base ** _POWERS[unit.removesuffix("i")])

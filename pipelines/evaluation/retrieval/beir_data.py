@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import open_regular
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 # A document of BEIR has a few thousand characters; the limit stops the reading of a file without line feeds.
@@ -105,7 +106,7 @@ def _limited(
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers; only a line feed ends a line, as in JSONL."""
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{file}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; split the document")

@@ -12,10 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.safe_yaml import read_yaml
+from prunescope.pipelines.core.regular_files import local_path, open_regular, path_problem
+from prunescope.pipelines.core.safe_yaml import PlainLoader, read_yaml
 from prunescope.pipelines.corpora.text_sources import CORPORA
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
@@ -31,6 +30,9 @@ _HASHED_NAMES = {
     b"!function prunescope.pipelines.evaluation.tasks.answer_extraction.": b"!function pipelines.tasks.extraction.",
     b"!function prunescope.pipelines.evaluation.tasks.": b"!function pipelines.tasks.",
 }
+# Files of samples are read as a whole.
+MAX_SAMPLES = 2_000_000_000
+_MAX_INCLUDES = 20
 _PACKINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 
 
@@ -49,6 +51,11 @@ class Definition:
     is_group: bool = False
 
     @property
+    def is_foreign(self) -> bool:
+        """Return whether it is a file of the user's, neither shipped nor lm-eval's own."""
+        return not self.is_harness and not self.files[0].is_relative_to(FOLDER)
+
+    @property
     def is_local(self) -> bool:
         """Return whether its samples are in local files and need no download."""
         return not self.is_group and ("custom_dataset" in fields(self.files[0]) or bool(self.named_files))
@@ -57,7 +64,7 @@ class Definition:
     def named_files(self) -> list[Path]:
         """Existing files that `data_files` names for one of `datasets`' own loaders."""
         named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
-        return [path for path in map(Path, _strings(named)) if path.is_file()]
+        return [path for name in strings(named) if not path_problem(name) and (path := Path(name)).is_file()]
 
 
 @cache
@@ -166,7 +173,7 @@ def data_file(name: str) -> Path:
     for ending in _PACKINGS:
         if (path := DATA / f"{name}{ending}").is_file():
             return path
-    return Path(name).expanduser().absolute()
+    return local_path(name, "task data").absolute()
 
 
 def fields(path: Path) -> dict[str, Any]:
@@ -182,13 +189,19 @@ def fields(path: Path) -> dict[str, Any]:
 
 
 @cache
-def harness_names() -> dict[str, Path]:
-    """Return the files of lm-eval's tasks and groups by name, without importing lm-eval."""
+def _harness_folder() -> Path:
+    """Return the folder of lm-eval's own definitions."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("lm-eval is not installed; install prunescope again")
+    return Path(spec.submodule_search_locations[0], "tasks")
+
+
+@cache
+def harness_names() -> dict[str, Path]:
+    """Return the files of lm-eval's tasks and groups by name, without importing lm-eval."""
     files: dict[str, Path] = {}
-    for path in sorted(Path(spec.submodule_search_locations[0], "tasks").rglob("*.yaml")):
+    for path in sorted(_harness_folder().rglob("*.yaml")):
         for name in _NAME.findall(path.read_text(encoding="utf-8", errors="replace")):
             files.setdefault(name, path)
     return files
@@ -200,7 +213,7 @@ class _Function(str):
     __slots__ = ()
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """YAML loader that reads lm-eval's `!function` as a name."""
 
 
@@ -223,6 +236,7 @@ def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)
 
 def _stamp(path: Path) -> tuple[int, int]:
     """Return modification time and size, the key of the caches below."""
+    local_path(str(path), "task file")
     try:
         status = path.stat()
     except OSError as error:
@@ -237,7 +251,8 @@ def _own_fields(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _parsed(path: Path, modified: int, size: int) -> dict[str, Any]:  # noqa: ARG001
-    keys = read_yaml(path, "task definition", _Loader)
+    # Some of lm-eval's own definitions repeat a key; they come with an installed package.
+    keys = read_yaml(path, "task definition", _Loader, unique=not path.is_relative_to(_harness_folder()))
     if not isinstance(keys, dict):
         raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
     return keys
@@ -265,7 +280,12 @@ def _definitions(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Path]
     if path.resolve() in including:
         raise InputError(f"task definition {path}: includes itself; take it out of `include`")
     includes = _own_fields(path).get("include", [])
-    for name in [includes] if isinstance(includes, str) else includes:
+    names = [includes] if isinstance(includes, str) else includes
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"task definition {path}: `include` must be a file or a list of files")
+    if len(including) >= _MAX_INCLUDES:
+        raise InputError(f"task definition {path}: included over {_MAX_INCLUDES} files deep; no task needs that")
+    for name in names:
         yield from _definitions(path.parent / name, (*including, path.resolve()))
     yield path
 
@@ -290,17 +310,18 @@ def _data_files(spec: TaskSpec, definition: Definition) -> list[Path]:
     return definition.named_files
 
 
-def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
+def strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
     """Yield the strings in a value, at any depth."""
     if isinstance(value, str):
         yield value
     for part in _parts(value):
-        yield from _strings(part)
+        yield from strings(part)
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path, MAX_SAMPLES, "a task's file") as stream:
+            return stream.read()
     except OSError as error:
         raise _unreadable(path, error) from error
 

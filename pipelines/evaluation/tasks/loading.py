@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import datasets
 import jinja2
 import lm_eval.api.metrics
 import lm_eval.api.task
+import lm_eval.filters.extraction
+import lm_eval.filters.transformation
 import lm_eval.utils
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.registry import metric_registry
@@ -20,8 +22,18 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from tqdm import tqdm
 
+from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.tasks.definition import LETTER, find, harness, shipped, unsafe_message
+from prunescope.pipelines.core.template_renderer import TemplateFailedError, is_plain, render
+from prunescope.pipelines.evaluation.tasks.definition import (
+    LETTER,
+    fields,
+    find,
+    harness,
+    shipped,
+    strings,
+    unsafe_message,
+)
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
@@ -94,7 +106,7 @@ def load_tasks(specs: Sequence[TaskSpec]) -> list[LoadedTask]:
     Raises:
         InputError: a definition is wrong or missing, samples are missing or too few, or two tasks have one name.
     """
-    _confine_templates()
+    _confine()
     loaded = []
     with quiet():
         for spec in specs:
@@ -130,12 +142,61 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _confine_templates() -> None:
-    """Make lm-eval render templates in a sandbox; its own environment lets them reach Python objects."""
-    if not isinstance(lm_eval.utils.env, SandboxedEnvironment):
-        confined = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+def _confine() -> None:
+    """Make lm-eval render templates in a sandbox, and stop regular expressions that take too long.
+
+    Its own environment lets templates reach Python objects.
+    """
+    for module in (lm_eval.filters.extraction, lm_eval.filters.transformation, lm_eval.api.metrics):
+        cast(Any, module).re = BoundedRe()
+    if not isinstance(lm_eval.utils.env, _Environment):
+        confined = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         confined.filters |= lm_eval.utils.env.filters
         lm_eval.utils.env = confined
+
+
+class _Environment(SandboxedEnvironment):
+    """Sandbox of templates, which renders in another process once a user's definition was loaded.
+
+    Attributes:
+        foreign: strings of users' definitions.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 (Jinja's)
+        super().__init__(**settings)
+        self.foreign: set[str] = set()
+
+    def from_string(self, source: Any, *others: Any, **settings: Any) -> Any:  # noqa: ANN401
+        """Return a template. lm-eval joins strings of a definition, so all templates are bounded from then on."""
+        return _BoundedTemplate(source, self) if self.foreign else super().from_string(source, *others, **settings)
+
+    def in_process(self, source: str) -> Any:  # noqa: ANN401
+        """Return a template that is rendered here."""
+        return super().from_string(source)
+
+
+@dataclass(frozen=True)
+class _BoundedTemplate:
+    """A template that is rendered with limits of time, memory and length."""
+
+    source: str
+    environment: _Environment
+
+    def render(self, **variables: Any) -> str:  # noqa: ANN401
+        """Return the text.
+
+        Raises:
+            jinja2.TemplateError: the template is wrong, or exceeds a limit.
+        """
+        if not is_plain(variables):
+            # Samples of lm-eval's own tasks may hold dates or images; their templates are an installed package's.
+            if self.source not in self.environment.foreign:
+                return str(self.environment.in_process(self.source).render(**variables))
+            raise jinja2.TemplateError("a sample holds a value that is not plain text, number, list or mapping")
+        try:
+            return render("task", self.source, variables)
+        except TemplateFailedError as error:
+            raise jinja2.TemplateError(str(error)) from error
 
 
 @contextmanager
@@ -175,6 +236,8 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
         # Only lm-eval's whole index knows the tasks of a group.
         tasks = _built(spec, TaskManager(), spec.source.partition(":")[2] or spec.source)
         return [_configured(spec, name, task) for name, task in tasks.items()]
+    if definition.is_foreign and not spec.allow_functions:
+        lm_eval.utils.env.foreign |= {text for file in definition.files for text in strings(fields(file))}
     loaded = []
     for file in definition.files:
         config = _config(spec, file)

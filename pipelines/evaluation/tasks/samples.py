@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import require_regular
 from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
 from prunescope.pipelines.evaluation.tasks.definition import data_file
 
@@ -36,6 +37,7 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
     path = data_file(file)
     opener = _OPENERS.get(path.suffix, open)
     try:
+        require_regular(path)
         with opener(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import jinja2
 import polars as pl
 from lm_eval.evaluator import evaluate
 
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
@@ -144,7 +146,11 @@ class TaskSession:
             loaded.task.set_fewshot_seed(spec.seed)
         tasks = {"tasks": {name: loaded.task for name, loaded in named.items()}, "groups": {}}
         with quiet():
-            outputs: Any = evaluate(lm, tasks, limit=spec.samples, bootstrap_iters=0, log_samples=True)
+            try:
+                outputs: Any = evaluate(lm, tasks, limit=spec.samples, bootstrap_iters=0, log_samples=True)
+            except jinja2.TemplateError as error:
+                reason = str(error).partition("\n")[0]
+                raise InputError(f"task {spec.name}: one of its templates fails ({reason}); fix it") from error
         for name, loaded in named.items():
             results, samples = outputs["results"][name], outputs["samples"][name]
             rolling = loaded.scoring == "rolling"

@@ -1,12 +1,12 @@
 """Tokenization of prompts through the chat template, with option tokens and answer patterns; needs no weights."""
 
-import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
+from prunescope.pipelines.core.bounded_regex import BoundedPattern
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.chat_template import in_chat_template
 from prunescope.pipelines.studies import Prompt, Study
 
 
@@ -32,11 +32,7 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
     has_template = bool(getattr(tokenizer, "chat_template", None))
     text = prompt.text
     if has_template:
-        message = [{"role": "user", "content": prompt.text}]
-        try:
-            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(f"the model's chat template fails ({error}); fix or remove it") from error
+        text = in_chat_template(tokenizer, prompt.text, add_generation_prompt=True)
     # A template contains its special tokens; a text without a template gets the tokenizer's.
     ids = tuple(tokenizer(text, add_special_tokens=not has_template, verbose=False).input_ids)
     if not ids:
@@ -57,6 +53,15 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
 
 
 def find_answer(prompt: Prompt, text: str) -> str | None:
-    """Return the first match of the prompt's answer pattern in a generated text; None without pattern or match."""
-    match = re.search(prompt.answer_pattern, text) if prompt.answer_pattern else None
+    """Return the first match of the prompt's answer pattern in a generated text; None without pattern or match.
+
+    Raises:
+        InputError: the pattern takes too long.
+    """
+    match = _pattern(prompt.answer_pattern).search(text) if prompt.answer_pattern else None
     return match[1] if match else None
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> BoundedPattern:
+    return BoundedPattern(pattern)

@@ -13,13 +13,13 @@ from typing import Any
 import polars as pl
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.corpora.text_sources import read_documents
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
+from prunescope.pipelines.models.chat_template import in_chat_template
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import stream_of
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -101,10 +101,7 @@ def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
     """Return a document as a user's message in the chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("calibration.template: the model has no chat template; set it to false")
-    try:
-        return str(tokenizer.apply_chat_template([{"role": "user", "content": document}], tokenize=False))
-    except TemplateError as error:
-        raise InputError(f"the model's chat template does not work ({error}); fix or remove it") from error
+    return in_chat_template(tokenizer, document, add_generation_prompt=False)
 
 
 def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.core.regular_files import open_regular
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
@@ -130,11 +131,14 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
 def _front_of(decoder: Decoder) -> dict[str, Any]:
     """Return the front matter of the dense model's own card; empty if there is none or it cannot be read."""
     file = decoder.folder / "README.md"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    if not file.is_file():
+        return {}
+    with open_regular(file) as stream:
+        text = stream.read(MAX_BYTES).decode("utf-8", "replace")
     if not text.startswith("---\n"):
         return {}
     try:
-        front = parse_yaml(text[4:].partition("\n---")[0], str(file))
+        front = parse_yaml(text[4:].partition("\n---")[0], str(file), unique=False)
     except InputError:
         return {}
     return front if isinstance(front, dict) else {}

@@ -95,6 +95,12 @@ def test_safetensors_of_a_wrong_length_are_refused(tmp_path: Path, surplus: int)
         check_safetensors(path)
 
 
+def test_a_folder_in_place_of_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"model\.safetensors: Is a directory; fetch the model again"):
+        check_safetensors(tmp_path / "model.safetensors")
+
+
 def test_a_safetensors_header_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", 2**37))

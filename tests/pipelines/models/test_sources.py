@@ -1,6 +1,7 @@
 """Tests that only complete models without code are opened, and that others are refused by name."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,24 @@ def test_other_files_and_cut_gguf_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a GGUF file, or cut short"):
         locate(str(tmp_path / "model.gguf"), tmp_path / "cache")
     assert not list((tmp_path / "cache" / "models").iterdir()), "a failed conversion leaves nothing"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "vocab.json", "additional_chat_templates/a.jinja"]
+)
+def test_a_device_or_fifo_in_a_models_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+        with pytest.raises(InputError, match=rf"{name}: is a (FIFO|device) or a link to one"):
+            locate(str(folder), tmp_path)
+
+
+def test_a_source_that_no_path_can_be_is_refused(tmp_path: Path) -> None:
+    for source in ("a" * 300, "~no-such-user/model"):
+        with pytest.raises(InputError, match=f"model '{source[:20]}"):
+            locate(source, tmp_path)
 
 
 def test_a_packaged_wheel_with_a_wrong_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lm_eval.filters.extraction import RegexFilter
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import (
@@ -224,6 +225,19 @@ def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*'__init__'.* is unsafe"):
         load_tasks([over_a_file(tmp_path, text=evil)])
     assert not ran.exists()
+
+
+def test_a_template_of_a_definition_has_limits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*too much memory"):
+        load_tasks([over_a_file(tmp_path, text="{{ 'a' * 10**9 }}")])
+
+
+def test_a_regular_expression_of_a_definition_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_tasks([])
+    monkeypatch.setattr("prunescope.pipelines.core.bounded_regex.SECONDS", 0.05)
+    with pytest.raises(InputError, match=r"regular expression '\(a\|aa\)\+\$': over 0.05 seconds"):
+        RegexFilter(regex_pattern="(a|aa)+$").apply([["a" * 100 + "b"]], [{}])
+    assert RegexFilter(regex_pattern=r"= (\d+)").apply([["1 = 2"]], [{}]) == [["2"]]
 
 
 def test_a_metric_from_a_script_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Opening of untrusted files: regular ones only, of bounded size. No torch here.
+
+A FIFO blocks the process that opens it, and a device such as /dev/zero never ends.
+"""
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from prunescope.pipelines.core.errors import InputError
+
+# Limits of Linux, the widest among common systems.
+_MAX_PATH, _MAX_NAME = 4095, 255
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def path_problem(name: str) -> str | None:
+    """Return why no file can have such a path, on any system; None where one can."""
+    if "\0" in name:
+        return "holds a null character"
+    if len(os.fsencode(name)) > _MAX_PATH or any(len(os.fsencode(part)) > _MAX_NAME for part in Path(name).parts):
+        return f"longer than a path can be ({_MAX_PATH:,} bytes, and {_MAX_NAME} for each name in it)"
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        return f"there is no user {Path(name).parts[0]}"
+    return None
+
+
+def local_path(name: str, what: str) -> Path:
+    """Return the path that a text names, with `~` expanded; `what` names its use in messages.
+
+    Raises:
+        InputError: no file can have such a path.
+    """
+    if (problem := path_problem(name)) is not None:
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
+    return Path(name).expanduser()
+
+
+def require_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> int:
+    """Return the size of a regular file, or of the one that a link leads to, without opening it.
+
+    Args:
+        path: of the file.
+        limit: the most bytes that it may have.
+        what: the kind of file that the limit is for, in messages.
+
+    Raises:
+        InputError: it is a device, FIFO or socket, or larger than the limit.
+        OSError: it does not exist, is a folder, or its path is not valid.
+    """
+    return _checked(path, path.stat(), limit, what)
+
+
+def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
+    """Open a regular file for reading; arguments and errors as in `require_regular`."""
+    _checked(path, path.stat(), limit, what)  # to open a device may already do something
+    # The file may have been replaced since. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular
+    # file it has no effect.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _checked(path, os.fstat(descriptor), limit, what)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str:
+    """Return the text of a regular UTF-8 file of at most `limit` bytes.
+
+    Raises:
+        InputError, OSError: as in `require_regular`.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open_regular(path, limit, what) as stream:
+        # The file may grow while it is read.
+        return stream.read(limit + 1)[:limit].decode("utf-8")
+
+
+def _checked(path: Path, status: os.stat_result, limit: int | None, what: str) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
+    if limit is not None and status.st_size > limit:
+        raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")
+    return status.st_size

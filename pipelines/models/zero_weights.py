@@ -1,0 +1,45 @@
+"""Random numbers in place of parameters of zeros, for proofs of a model's structure.
+
+A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exports of dropped
+sublayers have such weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from prunescope.pipelines.models.weight_offload import data_of
+
+
+@contextmanager
+def zeros_replaced(model: nn.Module) -> Iterator[None]:
+    """Temporarily replace all parameters of zeros by random numbers, if a matrix is among them."""
+    zeros = [parameter for parameter in model.parameters() if _is_zero(parameter)]
+    # Biases of zeros are usual, and alone they hide nothing.
+    if not any(parameter.dim() >= 2 for parameter in zeros):
+        yield
+        return
+    generator = torch.Generator().manual_seed(0)
+    before = [(parameter, parameter.data) for parameter in zeros]
+    try:
+        for parameter, data in before:
+            parameter.data = _random(parameter, generator).to(data)
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
+
+
+def _is_zero(parameter: nn.Parameter) -> bool:
+    if not parameter.is_floating_point() or not parameter.numel():
+        return False
+    data = data_of(parameter)
+    # The first number decides at once for nearly all.
+    return not bool(data.reshape(-1)[:1].any()) and not bool(data.any())
+
+
+def _random(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
+    inputs = parameter.shape[-1] if parameter.dim() >= 2 else 4
+    return torch.randn(parameter.shape, generator=generator).div(inputs**0.5)

@@ -1,0 +1,38 @@
+"""A model's chat template writes what transformers writes, and a wrong one ends in one line that names the model."""
+
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.models.chat_template import in_chat_template
+from tests.tiny_models import TEMPLATE, tiny_tokenizer
+
+# What published templates use: special tokens, namespaces, loop controls, JSON, today's year.
+RICH = (
+    "{%- set ns = namespace(n=0) -%}{{ bos_token }}{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}"
+    "{% set ns.n = ns.n + 1 %}{{ eos_token ~ m.role | upper }}: {{ m | tojson }}{% generation %}x{% endgeneration %}"
+    "{{ strftime_now('%Y') }}{{ ns.n }}{% endfor %}\n"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, RICH])
+@pytest.mark.parametrize("add", [True, False])
+def test_the_text_is_that_of_transformers(template: str, add: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    for text in ("Why? é \"'<|end|>", "two\nlines "):
+        expected = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=add
+        )
+        assert in_chat_template(tokenizer, text, add_generation_prompt=add) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [("{{ 'a' * 10**9 }}", "it needs too much memory"), ({"other": "x"}, "no default was found|default")],
+)
+def test_a_template_that_fails_is_told_in_one_line(template: object, reason: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=rf"the model's chat template fails \(.*({reason}).*\); fix or") as caught:
+        in_chat_template(tokenizer, "Why?", add_generation_prompt=True)
+    assert "\n" not in str(caught.value)
