@@ -23,6 +23,7 @@ from prunescope.assets.execution.model_cache import MODEL_CACHE
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance, recover, require_space
+from prunescope.assets.instance.pool_wait import watch_pool_waits
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import SPEED_TABLE, STEPS, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
@@ -72,13 +73,17 @@ def execute(
     require_space(local)
     make_models_folder(store)
     with open_instance(local) as instance, watch_interrupts() as interrupted:
-        recover(instance, str(store.root))
+        warehouse = str(store.root)
+        recover(instance, warehouse, local)
         store.clean_temporaries()
         scratch_directory.clean()
         runs = _Runs(plan, request, store, listener, instance, interrupted, cluster, launched_by)
         if computes_here:
             stop_worker(local)
-        with MODEL_CACHE.serving_runs(listener, claims=computes_here):
+        with (
+            MODEL_CACHE.serving_runs(listener, claims=computes_here),
+            watch_pool_waits(instance, listener.note, lambda run_id: recover(instance, warehouse, local, run_id)),
+        ):
             runs.run_all()
         return RunResult(plan.study, runs.computed, runs.failures)
 
