@@ -14,6 +14,7 @@ from prunescope.assets import settings
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, accepted, variant_file
 from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEPS, partition_tables
+from prunescope.assets.watching.regular_files import require_regular_files
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
@@ -142,6 +143,7 @@ class _KnownModel:
         folder = known_folder(spec.source, cache)
         if folder is None:
             return cls(_unfetched(spec.source), None)
+        require_regular_files(folder)
         identity = known_identity(folder, cache)
         return cls(stamp(folder), DenseModel(spec, folder, identity) if identity else None)
 

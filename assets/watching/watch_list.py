@@ -15,6 +15,7 @@ from pydantic import ValidationError, model_validator
 
 from prunescope.assets import settings
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.watching.regular_files import require_regular_files
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import FrozenModel
 from prunescope.pipelines.core.safe_yaml import parse_yaml
@@ -267,6 +268,7 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             if _is_changing(entry):
                 copying.append(entry.name)
                 continue
+            require_regular_files(entry)
             model = _model_in(entry)
             name = _unique(entry.name, {*taken, *found})
             if model is not None:

@@ -13,6 +13,7 @@ import yaml
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.watching.backlog import FreshnessScanner
 from prunescope.assets.watching.watch_list import (
     AddedModel,
     WatchList,
@@ -353,3 +354,30 @@ def test_run_of_a_watched_study_computes_the_models_beside_it_too(
         versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2
     assert "/gone/model" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_among_the_files_of_a_model_stops_no_other_model(store: Store, drop, settled, name: str) -> None:
+    piped = drop("piped")
+    (piped / name).unlink()
+    os.mkfifo(piped / name)
+    drop("whole")
+    state = load_watch_state(store)
+    assert names(store) == {"demo": {"whole"}}
+    assert str(piped / name) in state.refused[str(piped)]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_a_model_that_a_study_names_is_refused_by_the_sensor(
+    store: Store, study: StudyFile, tiny_folder: Path, tmp_path: Path
+) -> None:
+    piped = Path(shutil.copytree(tiny_folder, tmp_path / "piped"))
+    (piped / "config.json").unlink()
+    os.mkfifo(piped / "config.json")
+    study.write(models=[{"name": "piped", "source": str(piped)}, {"name": "whole", "source": str(tiny_folder)}])
+    with edit_watch_list(store) as versions:
+        versions.append(WatchList(studies=(str(study.path),)))
+    backlog = FreshnessScanner().scan(store)
+    assert [work.model for work in backlog.missing] == ["whole"]
+    assert str(piped / "config.json") in backlog.watch.refused["tiny: piped"]
