@@ -23,6 +23,7 @@ from prunescope.assets.cli.options import (
 )
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
@@ -149,11 +150,12 @@ def run(
     for request in requests:
         try:
             failures += _run_study(request, location, cluster, replace=replace)
-        except (InputError, WarehouseError) as error:
+        except Exception as error:  # one broken study does not stop the others
             if study is not None:
                 raise
-            is_input = not isinstance(error, DamagedFileError | CatalogueError)
-            failures.append(Failure(request.study, str(error), is_input, traceback.format_exc()))
+            is_input = isinstance(error, InputError | WarehouseError)
+            is_input = is_input and not isinstance(error, DamagedFileError | CatalogueError)
+            failures.append(Failure(request.study, error_line(error), is_input, traceback.format_exc()))
     end(context, failures)
 
 

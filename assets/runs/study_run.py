@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
-from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -35,7 +36,7 @@ def run_study(
 ) -> RunResult:
     """Bring the warehouse up to date with a study.
 
-    Of several models, those that cannot be found or do not fit the study are failures, and the others go on.
+    Of several models, those that cannot be found or read or do not fit the study are failures, and the others go on.
 
     Args:
         request: the study.
@@ -95,22 +96,27 @@ class _RefusedModels:
         self._names, self._listener = [model.name for model in study.models], listener
 
     def check(self, check: Callable[[str], object]) -> None:
-        """Call the check with each remaining model's name, and refuse the models for which it raises InputError.
+        """Call the check with each remaining model's name, and refuse the models for which it raises any error.
 
         Raises:
-            InputError: the error of the first model, if none is left.
+            InputError, WarehouseError, ComputationError: the error of the first model, if none is left.
         """
         errors = []
         for name in self._names:
             if name not in self.failures:
                 try:
                     check(name)
-                except InputError as error:
+                except BaseException as error:
+                    if not is_error(error):
+                        raise
                     errors.append((name, error, traceback.format_exc()))
         if errors and len(self.failures) + len(errors) == len(self._names):
-            raise errors[0][1]
+            name, error, _ = errors[0]
+            if isinstance(error, (*KINDS.values(), OSError)):
+                raise error
+            raise ComputationError(f"{name} cannot be read: {error_line(error)}") from error
         for name, error, trace in errors:
-            self.failures[name] = Failure(name, str(error), is_input=True, traceback=trace)
+            self.failures[name] = Failure(name, error_line(error), isinstance(error, InputError), trace)
             self._listener.failed(self.failures[name])
 
     def added_to(self, result: RunResult) -> RunResult:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from prunescope.assets import settings
+from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching.regular_files import require_regular_files
 from prunescope.pipelines.core.errors import InputError
@@ -274,8 +275,8 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             if model is not None:
                 require_whole(model)
                 found[ModelSpec(name=name, source=str(model)).name] = model
-        except (InputError, OSError) as error:
-            refused[str(entry)] = str(error)
+        except Exception as error:  # one broken model does not keep the others from being watched
+            refused[str(entry)] = error_line(error)
     return found, tuple(copying)
 
 

@@ -13,6 +13,7 @@ import yaml
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.watching import watch_list
 from prunescope.assets.watching.backlog import FreshnessScanner
 from prunescope.assets.watching.watch_list import (
     AddedModel,
@@ -381,3 +382,18 @@ def test_a_pipe_in_a_model_that_a_study_names_is_refused_by_the_sensor(
     backlog = FreshnessScanner().scan(store)
     assert [work.model for work in backlog.missing] == ["whole"]
     assert str(piped / "config.json") in backlog.watch.refused["tiny: piped"]
+
+
+def test_any_error_of_a_model_in_the_folder_stops_no_other_model(
+    store: Store, drop, settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken", "whole"):
+        drop(name)
+
+    def require_whole(model: Path) -> None:
+        if model.name == "broken":
+            raise ValueError("no\nvocabulary")
+
+    monkeypatch.setattr(watch_list, "require_whole", require_whole)
+    assert names(store) == {"demo": {"whole"}}
+    assert [*load_watch_state(store).refused.values()] == ["ValueError: no vocabulary"]
