@@ -96,12 +96,15 @@ class EngineResource(ConfigurableResource):
         The run takes the lock before its steps take slots in Dagster's pool, so a step that has a slot never waits for
         the lock.
         """
-        waiting = "another run is at work in this warehouse; waiting for it"
         store = self.warehouse.store()
         local = store.local(settings.cache_folder())
         with ExitStack() as stack:
             log = context.log.info if context.log else print
-            stack.enter_context(writer_lock(local, lambda: log(waiting), store.url))
+            stack.enter_context(
+                writer_lock(
+                    local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
+                )
+            )
             if context.instance and not MODEL_CACHE.is_claimed:  # else the command line watches
                 stack.enter_context(watch_pool_waits(context.instance, log))
             if self.kind == "ray":
@@ -156,5 +159,5 @@ class EngineResource(ConfigurableResource):
                 yield from compute(task, MODEL_CACHE)
         else:
             local = self.warehouse.store().local(settings.cache_folder())
-            with writer_lock(local, lambda: None) as lock:
+            with writer_lock(local, lambda _: None) as lock:
                 yield from compute_in_worker(task, progress, local, lock)

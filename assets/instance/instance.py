@@ -31,6 +31,7 @@ from sqlalchemy.pool import NullPool, Pool
 from yaml import YAMLError
 
 from prunescope.assets import settings
+from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 from prunescope.warehouse.storage.partition_store import Store
@@ -248,7 +249,7 @@ _LOCKS: dict[Path, int] = {}
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
+def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[int]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -258,7 +259,7 @@ def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None)
 
     Args:
         root: as in `prepare_home`.
-        waiting: called once if another process holds the lock.
+        waiting: called once if another process holds the lock; gets that process and the lock, in words.
         url: the warehouse's URL, the same on all machines; None for a folder.
 
     Yields:
@@ -271,24 +272,17 @@ def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None)
     if path in _LOCKS:
         yield _LOCKS[path]
         return
-    with translate_os_errors(path):
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file, ExitStack() as stack:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        descriptor = stack.enter_context(locked(path, waiting))
         if url is not None:
             stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
-        _LOCKS[path] = file.fileno()
+        _LOCKS[path] = descriptor
         stack.callback(_LOCKS.pop, path)
-        yield file.fileno()
+        yield descriptor
 
 
 @contextmanager
-def _machine_lock(home: Path, url: str, waiting: Callable[[], None]) -> Iterator[None]:
+def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
         with _translate_database_errors(home), _translate_config_errors(home):
@@ -301,7 +295,9 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[], None]) -> Iterator
                 has_waited = False
                 while not connection.execute(attempt).scalar():
                     if not has_waited:
-                        waiting()
+                        waiting(
+                            "another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME"
+                        )
                         has_waited = True
                     # Waiting inside the database would ignore Ctrl-C.
                     time.sleep(_LOCK_RETRY_SECONDS)

@@ -1,6 +1,5 @@
 """The watch list of a warehouse, and the models in its watched folder. Without Dagster and torch."""
 
-import fcntl
 import hashlib
 import os
 import time
@@ -15,6 +14,7 @@ from pydantic import ValidationError, model_validator
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
+from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching.regular_files import require_regular_files
 from prunescope.pipelines.core.errors import InputError
@@ -157,18 +157,18 @@ def read_list(store: Store) -> WatchList:
 
 
 @contextmanager
-def edit_watch_list(store: Store) -> Iterator[list[WatchList]]:
+def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
     """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
+
+    Args:
+        store: the warehouse.
+        waiting: as in `locked`.
 
     Raises:
         InputError, WarehouseError: the file cannot be read or written; it stays unchanged.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
-    with translate_os_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(lock, waiting):
         before = read_list(store)
         versions = [before]
         yield versions

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli import main
+from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.catalogue.database import build_file
@@ -29,7 +29,7 @@ def test_the_interface_gets_a_path_without_a_question_mark(tmp_path: Path, monke
     started: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments[2]))
     root = tmp_path / "a?b"
-    assert main.run(["ui", "--port", "3999", "--warehouse", str(root)], Globals()) == 0
+    assert run(["ui", "--port", "3999", "--warehouse", str(root)], Globals()) == 0
     (environment,) = started
     assert not {"?", "%"} & set(environment["DAGSTER_HOME"])
     assert Path(environment["DAGSTER_HOME"]).resolve() == root / "_dagster"

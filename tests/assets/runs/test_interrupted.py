@@ -90,7 +90,7 @@ def test_runs_of_another_locked_warehouse_are_not_declared_dead(
     for folder in (own, locked, unlocked):
         folder.mkdir()
         (folder / "_lock").touch()
-    with open_instance(own) as instance, writer_lock(own, lambda: None), (locked / "_lock").open() as lock:
+    with open_instance(own) as instance, writer_lock(own, lambda _: None), (locked / "_lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         runs = {
             folder: instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(folder)})
@@ -109,7 +109,7 @@ def test_the_slot_of_a_killed_run_is_free_after_the_warehouse_has_moved(tmp_path
         instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
         assert instance.event_log_storage.claim_concurrency_slot("gpu", killed.run_id, "step").is_claimed
     shutil.copytree(old, new)
-    with open_instance(new) as instance, writer_lock(new, lambda: None):
+    with open_instance(new) as instance, writer_lock(new, lambda _: None):
         recover(instance, str(new), new)
         assert instance.event_log_storage.claim_concurrency_slot("gpu", "another run", "step").is_claimed
 
@@ -135,18 +135,34 @@ def _job() -> object:
     return defs.resolve_job_def("answers")
 
 
+_HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("process 7", file=file, flush=True)
+print(flush=True)
+time.sleep(2)
+"""
+
+
 def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
     waits: list[str] = []
-    other = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,2); print(flush=True); time.sleep(1)",
-            str(tmp_path / "_lock"),
-        ],
-        stdout=subprocess.PIPE,
-    )
+    lock = tmp_path.resolve() / "_lock"
+    other = subprocess.Popen([sys.executable, "-c", _HOLDER, lock], stdout=subprocess.PIPE)
     other.stdout.readline()
-    with writer_lock(tmp_path, lambda: waits.append("waits")):
+    with writer_lock(tmp_path, waits.append):
         assert other.wait() == 0
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
     other.stdout.close()
-    assert waits == ["waits"]
+    assert waits == [f"process 7, which holds {lock}"]
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_ends_the_wait_for_the_lock(tmp_path: Path) -> None:
+    with (tmp_path / "_lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            writer_lock(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT)),
+        ):
+            pass

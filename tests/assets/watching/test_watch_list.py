@@ -1,5 +1,6 @@
 """What is watched: the list, the folder into which models are copied, and the commands that change both."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -397,3 +398,20 @@ def test_any_error_of_a_model_in_the_folder_stops_no_other_model(
     monkeypatch.setattr(watch_list, "require_whole", require_whole)
     assert names(store) == {"demo": {"whole"}}
     assert [*load_watch_state(store).refused.values()] == ["ValueError: no vocabulary"]
+
+
+@pytest.mark.timeout(60)
+def test_a_command_says_that_it_waits_for_the_watch_list(store: Store) -> None:
+    path = store.root / "_watch.lock"
+    path.parent.mkdir()
+    waits: list[str] = []
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def waiting(holder: str) -> None:
+            waits.append(holder)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        with edit_watch_list(store, waiting):
+            pass
+    assert waits == [f"another process, which holds {path}"]
