@@ -28,6 +28,7 @@ from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -127,7 +128,8 @@ def _model(study: Study, store: Store, cache: Path, progress: Progress, name: st
     folder, is_whole = locate_config(study.model(name).source, cache, progress)
     tables = variant_tables(study)
     if is_whole:
-        works = model_work(study, store, find_model(study, name, cache, progress), replace=replace)
+        with VerifiedFiles(store.root, cache) as files:
+            works = model_work(study, store, find_model(study, name, cache, progress), files, replace=replace)
     else:  # without the weights no partition can be known to be current
         works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
     to_compute = {table for work in works for table in work.tables}

@@ -63,7 +63,10 @@ def run_study(
     def planned() -> Plan:
         return make_plan(study, store, cache, listener, replace=replace, tables=tables, without=refused.failures)
 
-    if planned().is_empty:
+    plan = planned()
+    if plan.unread:
+        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
+    if plan.is_empty:
         return refused.added_to(RunResult(study))
     from prunescope.assets.instance.instance import writer_lock
     from prunescope.assets.runs.run_executor import execute
