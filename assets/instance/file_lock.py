@@ -36,10 +36,9 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[int]:
             file.seek(0)
             waiting(f"{file.read(200).strip() or 'another process'}, which holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(OSError):  # the name of the holder is for messages only
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+        with suppress(OSError):  # the name of the holder is for messages only, and the disk may be full
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield file.fileno()
 
 

@@ -175,7 +175,8 @@ def _translate_database_errors(home: Path) -> Iterator[None]:
             raise
         reason = str(cause.orig).strip().partition("\n")[0]
         if isinstance(cause.orig, sqlite3.Error):
-            message = f"{home}: {reason}; free some space or choose another place with --warehouse"
+            fix = "make it writable" if "readonly" in reason else "free some space"
+            message = f"{home}: {reason}; {fix} or choose another place with --warehouse"
         else:
             message = f"{home / CONFIG}: {reason}; start the database, or correct `storage` there"
         raise WarehouseError(message) from error

@@ -1,5 +1,6 @@
 """Killed and interrupted runs: whole partitions stay, no partial one appears, the next run ends as if undisturbed."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -166,3 +167,12 @@ def test_an_interrupt_ends_the_wait_for_the_lock(tmp_path: Path) -> None:
             writer_lock(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT)),
         ):
             pass
+
+
+def test_a_full_disk_keeps_no_lock_from_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prunescope.assets.instance.file_lock.os.write", write)
+    with writer_lock(tmp_path, lambda _: None), (tmp_path / "_lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
