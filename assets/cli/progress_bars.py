@@ -109,7 +109,8 @@ class RichProgress:
                 self._has_logged, seconds = False, SILENT_SECONDS
                 continue
             seconds = min(2 * seconds, _MAX_SILENT_SECONDS)
-            task = next((task for task in self._bars.tasks if task.id == self._task), None)
+            shown = self._partitions if self._task is None else self._task
+            task = next((task for task in self._bars.tasks if task.id == shown), None)
             log(
                 f"still at work: {task.description}, {task.completed:.0f} of {task.total:.0f}"
                 if task

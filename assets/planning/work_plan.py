@@ -130,8 +130,8 @@ def make_plan(
         ]
         is_report_stale = tables is None and (
             bool(works)
-            or freshness.stale_report(store, study) is not None
             or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
+            or freshness.stale_report(store, study) is not None
         )
     return Plan(
         study,

@@ -17,6 +17,7 @@ from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.automation_conditions import published_recipes
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.defs.recipe_asset import published
+from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.model_cache import MODEL_CACHE
@@ -127,6 +128,7 @@ class _Runs:
             self._answers()
 
     def _answers(self) -> None:
+        write_published(self.store)  # damaged ones would keep every question from opening the warehouse
         self._run("answers", "questions, figures and report", None, None)
         build_file(self.store.root, self.store.root / CATALOGUE)
 

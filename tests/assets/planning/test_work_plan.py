@@ -64,10 +64,13 @@ def test_one_altered_byte_anywhere_in_a_partition_is_found_and_the_partition_com
     assert todo(found) == {"tiny-a": MODEL_TABLES} | {f"tiny-a@{recipe}": VARIANT_TABLES for recipe in RECIPES}
 
 
-def test_altered_published_numbers_are_written_again(study: StudyFile, warehouse: Path, cache: Path) -> None:
+@pytest.mark.parametrize("place", [40, -200])
+def test_altered_published_numbers_are_written_again(
+    study: StudyFile, warehouse: Path, cache: Path, place: int
+) -> None:
     damaged = next((warehouse / "paper_reference").rglob("part.parquet"))
     content = bytearray(damaged.read_bytes())
-    content[40] ^= 1
+    content[place] ^= 1
     damaged.write_bytes(content)
     assert plan(study, warehouse, cache).is_report_stale
     write_published(Store(warehouse))
