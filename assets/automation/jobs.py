@@ -75,9 +75,9 @@ class LogListener(LogProgress):
         super().__init__(log.info, "progress")
         self._dagster_log = log
 
-    def waiting(self) -> None:
+    def waiting(self, holder: str) -> None:
         """Log that another process computes in this warehouse."""
-        self._dagster_log.info("another run is at work in this warehouse; waiting for it")
+        self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
     def planned(self, partitions: int) -> None:
         """Log the number of partitions to compute."""

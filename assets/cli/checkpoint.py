@@ -109,6 +109,7 @@ def checkpoint(
         from prunescope.pipelines.pruning.checkpoints.model_card import About
         from prunescope.pipelines.pruning.variant import load_variant
 
+        bars.start("read the variant and its scores", 1)
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{provenance.fingerprint[:16]}.safetensors"
         pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
@@ -123,6 +124,7 @@ def checkpoint(
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
         )
+        bars.start("load the dense model", 1)
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
     _log_result(result)
@@ -219,6 +221,7 @@ def prune(
         from prunescope.pipelines.pruning.checkpoints.model_card import About, public_source
         from prunescope.pipelines.pruning.pruning_inputs import Unfinished
 
+        bars.start("load the model", 1)
         decoder = load_decoder(model_folder, dtype, device, limits)
         if parsed.is_calibrated:
             require_context(spec, decoder.context_length, "`calibration.length`" if "length" in own else "--length")

@@ -33,7 +33,7 @@ def ui(
     There is no password. From another machine, connect with `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
     with authentication as in SECURITY.md.
     """
-    from prunescope.assets.instance.instance import prepare_home, recover_launched
+    from prunescope.assets.instance.instance import plain_path, prepare_home, recover_launched
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -41,7 +41,7 @@ def ui(
     _require_free(port)
     make_models_folder(Store(location))
     local = Store(location).local(settings.cache_folder())
-    home = prepare_home(local)
+    home = plain_path(prepare_home(local))
     recover_launched(local)
     log(f"http://{HOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     checkout = str(settings.package_parent())

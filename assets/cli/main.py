@@ -88,10 +88,18 @@ def main() -> None:
     """Run the `prunescope` script."""
     settings.let_waiting_threads_sleep()
     options = Globals()
-    # An unexpected error becomes one line too; --debug adds its traceback.
-    sys.excepthook = lambda kind, error, _: _log_bug(options, kind, error)
-    with completion.rejoined_variants():
-        sys.exit(run(sys.argv[1:], options))
+    try:
+        with completion.rejoined_variants():
+            code = run(sys.argv[1:], options)
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:  # a second one, while the first was handled
+        code = INTERRUPTED
+    except (
+        BaseException
+    ) as error:  # caught here, because Typer replaces `sys.excepthook`; a panic in Rust is no Exception
+        code = _log_bug(error, options)
+    sys.exit(code)
 
 
 def run(arguments: list[str], options: Globals) -> int:
@@ -142,15 +150,16 @@ def _logged_warnings(options: Globals) -> Iterator[None]:
         yield
 
 
-def _log_error(message: str, code: int, error: Exception, options: Globals) -> int:
+def _log_error(message: str, code: int, error: BaseException, options: Globals) -> int:
     if options.debug:
         log("".join(traceback.format_exception(error)))
     log(f"error: {message}", "red")
     return code
 
 
-def _log_bug(options: Globals, kind: type[BaseException], error: BaseException) -> None:
-    if options.debug:
-        log("".join(traceback.format_exception(error)))
-    else:
-        log(f"error: {kind.__name__}: {error}\nThis is a bug; --debug shows where it happened.", "red")
+def _log_bug(error: BaseException, options: Globals) -> int:
+    """Log an unexpected error in one line, or with its traceback where --debug is given."""
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if not options.debug:
+        message += "\nThis is a bug; --debug shows where it happened."
+    return _log_error(message, FAILED, error, options)

@@ -17,8 +17,7 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
-from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
-from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.cli.output import FAILED, chosen_format, emit, log, log_wait
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
@@ -150,7 +149,7 @@ def gc(
             from prunescope.assets.instance.instance import writer_lock
 
             # Waits for a running study, whose files might look like orphans.
-            lock.enter_context(writer_lock(local, RichProgress().waiting, store.url))
+            lock.enter_context(writer_lock(local, log_wait, store.url))
         watch = load_watch_state(store)
         if yes:
             _require_known(watch)

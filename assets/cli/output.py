@@ -8,7 +8,7 @@ from rich.console import Console
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.quoting import visible
+from prunescope.warehouse.core.quoting import escape_control
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,12 +32,17 @@ _WIDTH = 160
 
 def log(message: str, style: str | None = None) -> None:
     """Print a message to standard error, with invisible characters escaped: it may quote names from elsewhere."""
-    STDERR.print(visible(message, keep="\n\t"), style=style, markup=False, emoji=False)
+    STDERR.print(escape_control(message, keep="\n\t"), style=style, markup=False, emoji=False)
+
+
+def log_wait(holder: str) -> None:
+    """Log that the command waits for another process."""
+    log(f"this warehouse is in use; waiting for {holder} (Ctrl-C to stop)", "yellow")
 
 
 def put(line: str) -> None:
     """Print a line of data to standard output; on a terminal, escape its invisible characters."""
-    sys.stdout.write((visible(line, keep="\n") if sys.stdout.isatty() else line) + "\n")
+    sys.stdout.write((escape_control(line, keep="\n") if sys.stdout.isatty() else line) + "\n")
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:

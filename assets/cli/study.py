@@ -23,6 +23,7 @@ from prunescope.assets.cli.options import (
 )
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
@@ -149,11 +150,12 @@ def run(
     for request in requests:
         try:
             failures += _run_study(request, location, cluster, replace=replace)
-        except (InputError, WarehouseError) as error:
+        except Exception as error:  # one broken study does not stop the others
             if study is not None:
                 raise
-            is_input = not isinstance(error, DamagedFileError | CatalogueError)
-            failures.append(Failure(request.study, str(error), is_input, traceback.format_exc()))
+            is_input = isinstance(error, InputError | WarehouseError)
+            is_input = is_input and not isinstance(error, DamagedFileError | CatalogueError)
+            failures.append(Failure(request.study, error_line(error), is_input, traceback.format_exc()))
     end(context, failures)
 
 
@@ -189,14 +191,21 @@ def plan(
     chosen_format(format_, output)
     location = root(context)
     with RichProgress() as bars:
+        from prunescope.assets.runs.refused_models import RefusedModels
         from prunescope.warehouse.storage.partition_store import Store
 
         store = Store(location)
         chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
+        refused = RefusedModels(chosen, bars)
         if workers is None:
             from prunescope.assets.runs import estimate
 
-            estimates = estimate.estimate(chosen, store, settings.cache_folder(), bars, replace=replace)
+            cache, estimates = settings.cache_folder(), list[estimate.ModelEstimate]()
+            refused.check(
+                lambda name: estimates.append(
+                    estimate.estimate_model(chosen, store, cache, bars, name, replace=replace)
+                )
+            )
             sections, rows = estimate.SECTIONS, estimate.table(estimates)
             messages = [line for model_estimate in estimates for line in estimate.summary_line(model_estimate)]
         else:
@@ -215,6 +224,7 @@ def plan(
         emit(rows.to_arrow(), format_, output)
     for message, is_warning in messages:
         log(message, "yellow" if is_warning else None)
+    end(context, list(refused.failures.values()))
 
 
 def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "StudyRequest":

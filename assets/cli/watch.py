@@ -20,7 +20,7 @@ from prunescope.assets.cli.options import (
     root,
     writable,
 )
-from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.output import chosen_format, emit, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
@@ -130,7 +130,7 @@ def add_model(
     if not name:
         raise InputError(f"{model!r}: it gives no name; add one with --name")
     chosen = absolute_study(study) if study else ""
-    with edit_watch_list(store) as versions:
+    with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         watched = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
         if name in {model.name for model in listed.models}:
@@ -163,7 +163,7 @@ def remove_model(
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
-    with edit_watch_list(store) as versions:
+    with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         others = tuple(model for model in listed.models if model.name != name)
         if len(others) == len(listed.models):
@@ -188,7 +188,7 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
     from prunescope.assets.watching.watch_list import WatchList, edit_watch_list
     from prunescope.pipelines.studies import load_study
 
-    with edit_watch_list(store) as versions:
+    with edit_watch_list(store, log_wait) as versions:
         listed, names = versions[-1], dict[str, str]()
         for key in dict.fromkeys((*listed.studies, *added)):
             name = load_study(key).name if key in added else _study_name(key)

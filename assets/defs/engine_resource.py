@@ -33,6 +33,7 @@ from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker_pool import WorkerPool, shared_pool
 from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, writer_lock
+from prunescope.assets.instance.pool_wait import watch_pool_waits
 from prunescope.assets.planning.steps import SPEED_TABLE
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.log_progress import LogProgress
@@ -95,12 +96,17 @@ class EngineResource(ConfigurableResource):
         The run takes the lock before its steps take slots in Dagster's pool, so a step that has a slot never waits for
         the lock.
         """
-        waiting = "another run is at work in this warehouse; waiting for it"
         store = self.warehouse.store()
         local = store.local(settings.cache_folder())
         with ExitStack() as stack:
             log = context.log.info if context.log else print
-            stack.enter_context(writer_lock(local, lambda: log(waiting), store.url))
+            stack.enter_context(
+                writer_lock(
+                    local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
+                )
+            )
+            if context.instance and not MODEL_CACHE.is_claimed:  # else the command line watches
+                stack.enter_context(watch_pool_waits(context.instance, log))
             if self.kind == "ray":
                 self._pool = stack.enter_context(shared_pool(self.ray.without_dagster(), log))
             yield self
@@ -153,5 +159,5 @@ class EngineResource(ConfigurableResource):
                 yield from compute(task, MODEL_CACHE)
         else:
             local = self.warehouse.store().local(settings.cache_folder())
-            with writer_lock(local, lambda: None) as lock:
+            with writer_lock(local, lambda _: None) as lock:
                 yield from compute_in_worker(task, progress, local, lock)

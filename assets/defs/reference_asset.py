@@ -9,6 +9,7 @@ from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.execution.partition_preview import preview
 from prunescope.assets.execution.task import TaskResult
 from prunescope.pipelines.reporting.published import contents_hash, published
+from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, fingerprint
 from prunescope.warehouse.tables import ABOUT, TABLES
@@ -40,7 +41,8 @@ def write_published(store: Store) -> TaskResult:
     version = fingerprint(inputs)
     rows, violations = published(), ()
     for (model,), own in rows.group_by("model", maintain_order=True):
-        if not store.is_current(TABLE, str(model), None, version):
+        path = store.path(TABLE, str(model), None)
+        if not store.is_current(TABLE, str(model), None, version) or verify_file(path).state == "changed":
             provenance = Provenance(
                 fingerprint=version,
                 study="published",

@@ -37,6 +37,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_error(raised: BaseException) -> bool:
+    """Return whether something failed, rather than that this process is to end."""
+    # A panic in a library written in Rust, such as tokenizers, is no Exception.
+    return isinstance(raised, Exception) or _is_named(raised, "PanicException")
+
+
+def error_line(error: BaseException) -> str:
+    """Return the message of an error in one line, with the kind of an unexpected one."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, tuple(KINDS.values())) else f"{type(error).__name__}: {message}"
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and the errors that it was raised from."""
     cause: BaseException | None = error

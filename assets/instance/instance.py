@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,8 +30,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool, Pool
 from yaml import YAMLError
 
+from prunescope.assets import settings
+from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
+from prunescope.warehouse.storage.partition_store import Store
 
 CONFIG = "dagster.yaml"
 # Space for Dagster's databases and the tables of one small study.
@@ -118,8 +121,25 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
             yield instance
 
 
+def plain_path(home: Path) -> Path:
+    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: a link to it where `?` or `%` is in it.
+
+    Dagster does not quote the path: what follows a `?` would be lost, and `%41` would be read as `A`.
+
+    Raises:
+        WarehouseError: the link cannot be written.
+    """
+    name = os.fsencode(home)
+    if not {b"?", b"%"} & {bytes([byte]) for byte in name} and name.decode(errors="ignore").encode() == name:
+        return home
+    link = settings.sockets_folder() / f"{hashlib.sha256(name).hexdigest()[:16]}.home"
+    with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
+        link.symlink_to(home)
+    return link
+
+
 def _ref(home: Path) -> InstanceRef:
-    return InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
+    return InstanceRef.from_dir(str(plain_path(home)), overrides=_NO_CAPTURE)
 
 
 def _is_shared(storage: object) -> bool:
@@ -155,7 +175,8 @@ def _translate_database_errors(home: Path) -> Iterator[None]:
             raise
         reason = str(cause.orig).strip().partition("\n")[0]
         if isinstance(cause.orig, sqlite3.Error):
-            message = f"{home}: {reason}; free some space or choose another place with --warehouse"
+            fix = "make it writable" if "readonly" in reason else "free some space"
+            message = f"{home}: {reason}; {fix} or choose another place with --warehouse"
         else:
             message = f"{home / CONFIG}: {reason}; start the database, or correct `storage` there"
         raise WarehouseError(message) from error
@@ -229,7 +250,7 @@ _LOCKS: dict[Path, int] = {}
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None) -> Iterator[int]:
+def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[int]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -239,7 +260,7 @@ def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None)
 
     Args:
         root: as in `prepare_home`.
-        waiting: called once if another process holds the lock.
+        waiting: called once if another process holds the lock; gets that process and the lock, in words.
         url: the warehouse's URL, the same on all machines; None for a folder.
 
     Yields:
@@ -252,24 +273,17 @@ def writer_lock(root: Path, waiting: Callable[[], None], url: str | None = None)
     if path in _LOCKS:
         yield _LOCKS[path]
         return
-    with translate_os_errors(path):
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file, ExitStack() as stack:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        descriptor = stack.enter_context(locked(path, waiting))
         if url is not None:
             stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
-        _LOCKS[path] = file.fileno()
+        _LOCKS[path] = descriptor
         stack.callback(_LOCKS.pop, path)
-        yield file.fileno()
+        yield descriptor
 
 
 @contextmanager
-def _machine_lock(home: Path, url: str, waiting: Callable[[], None]) -> Iterator[None]:
+def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
         with _translate_database_errors(home), _translate_config_errors(home):
@@ -282,7 +296,9 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[], None]) -> Iterator
                 has_waited = False
                 while not connection.execute(attempt).scalar():
                     if not has_waited:
-                        waiting()
+                        waiting(
+                            "another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME"
+                        )
                         has_waited = True
                     # Waiting inside the database would ignore Ctrl-C.
                     time.sleep(_LOCK_RETRY_SECONDS)
@@ -294,29 +310,63 @@ def is_busy(root: Path) -> bool:
     try:
         with (root / "_lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
     return False
 
 
-def recover(instance: DagsterInstance, warehouse: str) -> list[str]:
-    """End the runs on this warehouse whose process was killed, and free their slots in pools.
+def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> list[str]:
+    """End the runs of the command line whose process was killed, and free the slots in pools that dead runs hold.
 
-    The caller holds the writer lock, so all unfinished runs of the command line are dead. Runs that the UI or the
-    daemon launched may be waiting for the lock; Dagster's run monitoring ends those.
+    The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it as long as it
+    lives, so other runs in the history of this warehouse are dead, at whatever path the warehouse was then. Where
+    DAGSTER_HOME serves several warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon
+    launched may be waiting for the lock; Dagster's run monitoring ends those.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
+        root: as in `prepare_home`.
+        running: the id of a run of the caller.
 
     Returns:
         The ids of the ended runs.
     """
-    runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS, tags={WAREHOUSE_TAG: warehouse}))
-    dead = [run for run in runs if GRPC_INFO_TAG not in run.tags]
-    return _end(instance, dead, "The process of this run was killed.")
+    is_shared = _is_shared(instance.run_storage)
+    is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
+
+    def is_dead(run: DagsterRun) -> bool:
+        tag = run.tags.get(WAREHOUSE_TAG, "")
+        # The locks of other machines cannot be seen from here.
+        return bool(tag) and (is_own or tag == warehouse or not (is_shared or _is_locked(tag)))
+
+    runs = [run for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)) if run.run_id != running]
+    ended = _end(
+        instance, [run for run in runs if GRPC_INFO_TAG not in run.tags and is_dead(run)], "The process was killed."
+    )
+    for run_id in pool_claims(instance) - {running}:
+        run = instance.get_run_by_id(run_id)
+        if is_own or run is None or run.is_finished:
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+    return ended
+
+
+def pool_claims(instance: DagsterInstance) -> set[str]:
+    """Return the ids of the runs that hold a slot in a pool or wait for one."""
+    storage = instance.event_log_storage
+    infos = storage.get_concurrency_infos(list(storage.get_concurrency_keys())).values()
+    return {claim.run_id for info in infos for claim in (*info.claimed_slots, *info.pending_steps)}
+
+
+def _is_locked(warehouse: str) -> bool:
+    """Return whether another process holds the writer lock of a warehouse, or may hold it."""
+    root = Store(warehouse).local(settings.cache_folder())
+    try:
+        return root.resolve() / "_lock" not in _LOCKS and is_busy(root)
+    except OSError:
+        return True
 
 
 def recover_launched(root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 Without torch and Dagster, so that a run with nothing to do ends fast.
 """
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study, load_study
-from prunescope.warehouse.core.errors import DamagedFileError
+from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
+from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.tables import TABLES
@@ -75,12 +78,14 @@ class Plan:
         variants: variant partitions with stale tables, grouped by model.
         is_report_stale: whether to write the report again; true where any partition is computed, false where no report
             was requested.
+        unread: number of current partitions that were kept without reading them, as on an object store.
     """
 
     study: Study
     models: Sequence[PartitionWork] = field(default=())
     variants: Sequence[PartitionWork] = field(default=())
     is_report_stale: bool = False
+    unread: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -98,7 +103,7 @@ def make_plan(
     tables: Collection[str] | None = None,
     without: Collection[str] = (),
 ) -> Plan:
-    """Compare the footers of a study's partitions with the study's present inputs.
+    """Compare the footers of a study's partitions with the study's present inputs, and their bytes with their seals.
 
     Args:
         study: the study.
@@ -113,29 +118,43 @@ def make_plan(
         InputError: a model cannot be found, or another study's partition is in the way.
         WarehouseError: the warehouse cannot be read.
     """
-    works = [
-        work
-        for spec in study.models
-        if spec.name not in without
-        for work in model_work(
-            study, store, find_model(study, spec.name, cache, progress), replace=replace, tables=tables
+    with VerifiedFiles(store.root, cache) as files:
+        works = [
+            work
+            for spec in study.models
+            if spec.name not in without
+            for work in model_work(
+                study, store, find_model(study, spec.name, cache, progress), files, replace=replace, tables=tables
+            )
+            if work.tables
+        ]
+        is_report_stale = tables is None and (
+            bool(works)
+            or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
+            or freshness.stale_report(store, study) is not None
         )
-        if work.tables
-    ]
-    is_report_stale = tables is None and (bool(works) or freshness.stale_report(store, study) is not None)
     return Plan(
         study,
         [work for work in works if work.recipe is None],
         [work for work in works if work.recipe is not None],
         is_report_stale,
+        len(files.unread),
     )
 
 
 def model_work(
-    study: Study, store: Store, dense: DenseModel, *, replace: bool = False, tables: Collection[str] | None = None
+    study: Study,
+    store: Store,
+    dense: DenseModel,
+    files: VerifiedFiles,
+    *,
+    replace: bool = False,
+    tables: Collection[str] | None = None,
 ) -> list[PartitionWork]:
     """Return the work of a model and of its variants, current ones included; arguments and errors as `make_plan`."""
-    return [_work(study, store, dense, recipe, replace=replace, tables=tables) for recipe in (None, *study.recipes)]
+    return [
+        _work(study, store, dense, recipe, files, replace=replace, tables=tables) for recipe in (None, *study.recipes)
+    ]
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
@@ -148,6 +167,7 @@ def _work(
     store: Store,
     dense: DenseModel,
     recipe: Recipe | None,
+    files: VerifiedFiles,
     *,
     replace: bool,
     tables: Collection[str] | None,
@@ -156,14 +176,23 @@ def _work(
     for table in partition_tables(study, recipe):
         if tables is not None and table not in tables:
             continue
-        is_current = freshness.is_current(store, table, study, dense, recipe)
+        path = store.path(TABLES[table], dense.spec.name, recipe.name if recipe else None)
+        is_current = freshness.is_current(store, table, study, dense, recipe) and not _is_damaged(files, path)
         if table == "variants" and recipe is not None:
             is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not is_current:
-            if not replace:
+            if not replace and not files.is_damaged(path):
                 _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
     return PartitionWork(dense.spec.name, recipe, tuple(stale))
+
+
+def _is_damaged(files: VerifiedFiles, path: Place) -> bool:
+    """Return whether a partition is damaged, with a warning."""
+    if not files.is_damaged(path):
+        return False
+    warnings.warn(f"{path}: a byte is not as it was written; a run computes it again", DamagedFileWarning, stacklevel=2)
+    return True
 
 
 def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:

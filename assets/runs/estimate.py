@@ -28,6 +28,7 @@ from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -118,16 +119,20 @@ def estimate(
         InputError: a run would refuse the study, too.
         WarehouseError: the warehouse cannot be read.
     """
-    return [_model(study, store, cache, progress, spec.name, replace=replace) for spec in study.models]
+    return [estimate_model(study, store, cache, progress, spec.name, replace=replace) for spec in study.models]
 
 
-def _model(study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool) -> ModelEstimate:
+def estimate_model(
+    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool
+) -> ModelEstimate:
+    """Estimate what a run would do for one model; arguments and errors as `estimate`."""
     missing_data = [spec.name for spec in study.retrieval if not is_there(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if is_there(spec))})
     folder, is_whole = locate_config(study.model(name).source, cache, progress)
     tables = variant_tables(study)
     if is_whole:
-        works = model_work(study, store, find_model(study, name, cache, progress), replace=replace)
+        with VerifiedFiles(store.root, cache) as files:
+            works = model_work(study, store, find_model(study, name, cache, progress), files, replace=replace)
     else:  # without the weights no partition can be known to be current
         works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
     to_compute = {table for work in works for table in work.tables}

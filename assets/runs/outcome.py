@@ -11,8 +11,8 @@ from prunescope.pipelines.studies import Study
 class Listener(Progress, Protocol):
     """The receiver of a study's progress events."""
 
-    def waiting(self) -> None:
-        """Receive that another process computes in this warehouse, and that this one waits for it."""
+    def waiting(self, holder: str) -> None:
+        """Receive that this process waits for another one that computes in this warehouse."""
 
     def planned(self, partitions: int) -> None:
         """Receive the number of partitions to compute."""

@@ -17,12 +17,14 @@ from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.automation_conditions import published_recipes
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
 from prunescope.assets.defs.recipe_asset import published
+from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.model_cache import MODEL_CACHE
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance, recover, require_space
+from prunescope.assets.instance.pool_wait import watch_pool_waits
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import SPEED_TABLE, STEPS, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
@@ -72,13 +74,17 @@ def execute(
     require_space(local)
     make_models_folder(store)
     with open_instance(local) as instance, watch_interrupts() as interrupted:
-        recover(instance, str(store.root))
+        warehouse = str(store.root)
+        recover(instance, warehouse, local)
         store.clean_temporaries()
         scratch_directory.clean()
         runs = _Runs(plan, request, store, listener, instance, interrupted, cluster, launched_by)
         if computes_here:
             stop_worker(local)
-        with MODEL_CACHE.serving_runs(listener, claims=computes_here):
+        with (
+            MODEL_CACHE.serving_runs(listener, claims=computes_here),
+            watch_pool_waits(instance, listener.note, lambda run_id: recover(instance, warehouse, local, run_id)),
+        ):
             runs.run_all()
         return RunResult(plan.study, runs.computed, runs.failures)
 
@@ -122,6 +128,7 @@ class _Runs:
             self._answers()
 
     def _answers(self) -> None:
+        write_published(self.store)  # damaged ones would keep every question from opening the warehouse
         self._run("answers", "questions, figures and report", None, None)
         build_file(self.store.root, self.store.root / CATALOGUE)
 

@@ -43,6 +43,7 @@ from prunescope.pipelines.models.sources import locate_config
 from prunescope.pipelines.planning.cluster import SimulatedRun, StageTimes, simulate
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.garbage_collection import DISK_TEST
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.quality.plausibility_checks import CheckResult, plausibility_checks_of
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, read_footer
@@ -200,7 +201,9 @@ def _measured_seconds(study: Study, store: Store, cache: Path, progress: Progres
         _, is_whole = locate_config(spec.source, cache, progress)
         if not is_whole:
             continue
-        for work in model_work(study, store, find_model(study, spec.name, cache, progress), replace=True):
+        with VerifiedFiles(store.root, cache) as files:
+            works = model_work(study, store, find_model(study, spec.name, cache, progress), files, replace=True)
+        for work in works:
             name = work.recipe.name if work.recipe else None
             current = set(partition_tables(study, name)) - set(work.tables)
             for step in STEPS.values():

@@ -3,19 +3,16 @@
 With nothing to do, neither Dagster nor torch is imported.
 """
 
-import dataclasses
-import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
-from prunescope.assets.runs.outcome import Failure, Listener, RunResult
+from prunescope.assets.runs.outcome import Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
-from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.studies import Study
+from prunescope.assets.runs.refused_models import RefusedModels
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -35,7 +32,7 @@ def run_study(
 ) -> RunResult:
     """Bring the warehouse up to date with a study.
 
-    Of several models, those that cannot be found or do not fit the study are failures, and the others go on.
+    Of several models, those that cannot be found or read or do not fit the study are failures, and the others go on.
 
     Args:
         request: the study.
@@ -56,13 +53,16 @@ def run_study(
         KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
     """
     study, store = request.load(), Store(root)
-    refused = _RefusedModels(study, listener)
+    refused = RefusedModels(study, listener)
     refused.check(lambda name: find_model(study, name, cache, listener))
 
     def planned() -> Plan:
         return make_plan(study, store, cache, listener, replace=replace, tables=tables, without=refused.failures)
 
-    if planned().is_empty:
+    plan = planned()
+    if plan.unread:
+        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
+    if plan.is_empty:
         return refused.added_to(RunResult(study))
     from prunescope.assets.instance.instance import writer_lock
     from prunescope.assets.runs.run_executor import execute
@@ -85,33 +85,3 @@ def run_study(
             plan, request, store, listener, computes_here=computes_here, cluster=cluster, launched_by=launched_by
         )
         return refused.added_to(result)
-
-
-class _RefusedModels:
-    """The models of a study that cannot be computed, with their errors."""
-
-    def __init__(self, study: Study, listener: Listener) -> None:
-        self.failures: dict[str, Failure] = {}
-        self._names, self._listener = [model.name for model in study.models], listener
-
-    def check(self, check: Callable[[str], object]) -> None:
-        """Call the check with each remaining model's name, and refuse the models for which it raises InputError.
-
-        Raises:
-            InputError: the error of the first model, if none is left.
-        """
-        errors = []
-        for name in self._names:
-            if name not in self.failures:
-                try:
-                    check(name)
-                except InputError as error:
-                    errors.append((name, error, traceback.format_exc()))
-        if errors and len(self.failures) + len(errors) == len(self._names):
-            raise errors[0][1]
-        for name, error, trace in errors:
-            self.failures[name] = Failure(name, str(error), is_input=True, traceback=trace)
-            self._listener.failed(self.failures[name])
-
-    def added_to(self, result: RunResult) -> RunResult:
-        return dataclasses.replace(result, failures=(*self.failures.values(), *result.failures))

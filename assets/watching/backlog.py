@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Self
 
 from prunescope.assets import settings
+from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, accepted, variant_file
 from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEPS, partition_tables
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
@@ -142,6 +144,7 @@ class _KnownModel:
         folder = known_folder(spec.source, cache)
         if folder is None:
             return cls(_unfetched(spec.source), None)
+        require_regular_model(folder)
         identity = known_identity(folder, cache)
         return cls(stamp(folder), DenseModel(spec, folder, identity) if identity else None)
 
@@ -171,8 +174,10 @@ class FreshnessScanner:
                 for model in watched.study.models:
                     try:
                         self._compare(store, watched, model.name, settings_hash, recipes, found, before)
-                    except (InputError, OSError) as error:
-                        found.refused[f"{watched.study.name}: {model.name}"] = str(error)
+                    except WarehouseError:
+                        raise
+                    except Exception as error:  # one broken model does not keep the others from being measured
+                        found.refused[f"{watched.study.name}: {model.name}"] = error_line(error)
         for watched in watch.studies:
             partitions = _study_partitions(store, watched.study, found)
             if partitions and (version := freshness.stale_report(store, watched.study, partitions)):

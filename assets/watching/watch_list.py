@@ -1,6 +1,5 @@
 """The watch list of a warehouse, and the models in its watched folder. Without Dagster and torch."""
 
-import fcntl
 import hashlib
 import os
 import time
@@ -14,9 +13,12 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from prunescope.assets import settings
+from prunescope.assets.execution.error_transport import error_line
+from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import FrozenModel
+from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
@@ -155,18 +157,18 @@ def read_list(store: Store) -> WatchList:
 
 
 @contextmanager
-def edit_watch_list(store: Store) -> Iterator[list[WatchList]]:
+def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
     """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
+
+    Args:
+        store: the warehouse.
+        waiting: as in `locked`.
 
     Raises:
         InputError, WarehouseError: the file cannot be read or written; it stays unchanged.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
-    with translate_os_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(lock, waiting):
         before = read_list(store)
         versions = [before]
         yield versions
@@ -267,13 +269,14 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             if _is_changing(entry):
                 copying.append(entry.name)
                 continue
+            require_regular_model(entry)
             model = _model_in(entry)
             name = _unique(entry.name, {*taken, *found})
             if model is not None:
                 require_whole(model)
                 found[ModelSpec(name=name, source=str(model)).name] = model
-        except (InputError, OSError) as error:
-            refused[str(entry)] = str(error)
+        except Exception as error:  # one broken model does not keep the others from being watched
+            refused[str(entry)] = error_line(error)
     return found, tuple(copying)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -165,11 +166,14 @@ def build_file(root: Place | str, path: Place) -> None:
     files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
 
     def write(temporary: Path) -> None:
-        shutil.copyfile(_template(_sources(SQL)), temporary)
-        with duckdb.connect(temporary) as connection:
-            snapshot.serve(connection)
-            _set_up(connection)
-            _fill(connection, files, snapshot.unusable)
+        # Not in its place: DuckDB cuts a path at `?` to name the log beside the file.
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(_template(_sources(SQL)), copy := Path(folder) / "catalogue.duckdb")
+            with duckdb.connect(copy) as connection:
+                snapshot.serve(connection)
+                _set_up(connection)
+                _fill(connection, files, snapshot.unusable)
+            shutil.copyfile(copy, temporary)
 
     write_atomically(path.absolute(), write)
 

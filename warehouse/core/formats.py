@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.quoting import visible
+from prunescope.warehouse.core.quoting import escape_control
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -71,8 +71,8 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
     A single row is shown with one line per column. Otherwise the columns that do not fit are named below the table,
     which has the first 500 rows and the number of the others.
     """
-    names = [visible(name) for name in rows.column_names]
-    cells = [[visible(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
+    names = [escape_control(name) for name in rows.column_names]
+    cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
     numeric = [is_number(field.type) for field in rows.schema]
     if rows.num_rows == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
@@ -158,7 +158,7 @@ def _latex(rows: pa.Table, digits: int) -> str:
 
 def latex_cell(text: str) -> str:
     """Escape text for a cell of a LaTeX table."""
-    return latex.latex_escaped(visible(text, keep="\n\t"))
+    return latex.latex_escaped(escape_control(text, keep="\n\t"))
 
 
 def _parquet(rows: pa.Table) -> bytes:
@@ -291,7 +291,7 @@ def _plain(value: object) -> object:
 
 def markdown_escaped(text: str) -> str:
     """Escape text for a cell of a Markdown table."""
-    text = visible(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    text = escape_control(text, keep="\n").replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([|*`\[\]~$])", r"\\\1", text)
     # Markdown takes an underscore within a word literally, so column names stay readable.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)

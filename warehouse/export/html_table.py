@@ -6,7 +6,7 @@ great-tables escapes the text of cells.
 import polars as pl
 from great_tables import GT, loc, style
 
-from prunescope.warehouse.core.quoting import visible
+from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number
 from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
@@ -36,4 +36,4 @@ def to_html(table: RenderedTable) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else visible(cell.content, "\n")
+    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n")

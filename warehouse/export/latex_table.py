@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prunescope.warehouse.core.latex import head, latex_escaped, row, tabular
-from prunescope.warehouse.core.quoting import visible
+from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number
 from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
@@ -201,7 +201,7 @@ def _lines(heading: str, width: int) -> tuple[str, ...]:
 
 
 def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else visible(cell.content, "\n\t")
+    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n\t")
 
 
 def _characters(cell: Cell) -> int:
@@ -215,7 +215,11 @@ def _length(letter: str) -> int:
 
 
 def _cell(cell: Cell) -> str:
-    text = _number(cell.content) if isinstance(cell.content, Number) else latex_escaped(visible(cell.content, "\n\t"))
+    text = (
+        _number(cell.content)
+        if isinstance(cell.content, Number)
+        else latex_escaped(escape_control(cell.content, "\n\t"))
+    )
     match cell.mark:
         case BestMark.BEST:
             return rf"\textbf{{\boldmath {text}}}"
@@ -227,7 +231,7 @@ def _cell(cell: Cell) -> str:
 
 def _paragraph(cell: Cell) -> str:
     """Return a cell of text in which lines may also end within long names."""
-    words = visible(str(cell.content), "\n\t").split()
+    words = escape_control(str(cell.content), "\n\t").split()
     text = " ".join(r"\allowbreak{}".join(map(latex_escaped, _pieces(word))) for word in words)
     return rf"{{\raggedright {text}\par}}"
 

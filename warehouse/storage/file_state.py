@@ -29,13 +29,14 @@ def stamps(root: Place, paths: Mapping[Key, Place]) -> dict[Key, tuple[Place, st
             listed |= _of_folder(root / table)
     stamped = {}
     for key, path in paths.items():
-        stamp = _of_file(path) if isinstance(path, Path) else listed.get(path.path)
+        stamp = stamp_of(path) if isinstance(path, Path) else listed.get(path.path)
         if stamp is not None:
             stamped[key] = (path, stamp)
     return stamped
 
 
-def _of_file(path: Path) -> str | None:
+def stamp_of(path: Path) -> str | None:
+    """Return a text that changes when a local file does; None where it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 - takes half the time of Path.stat
     except OSError:

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from prunescope.assets.cli import progress_bars
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log
@@ -37,6 +38,17 @@ def test_a_progress_bar_escapes_a_task_and_ignores_its_markup() -> None:
         [task] = bars._bars.tasks
         [shown] = [column.render(task) for column in bars._bars.columns if hasattr(column, "text_format")]
     assert str(shown) == SEEN
+
+
+def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(progress_bars, "SILENT_SECONDS", 0.01)
+    with RichProgress() as bars:
+        bars.start("load the dense model", 7)
+        bars.advance(3)
+        said = ""
+        while not said:
+            said = capsys.readouterr().err
+    assert said.startswith("still at work: load the dense model, 3 of 7\n")
 
 
 @pytest.mark.parametrize("is_debug", [False, True])

@@ -30,6 +30,22 @@ def of(rows: list[dict[str, Any]], section: str, **wanted: object) -> list[dict[
     return [row for row in found if all(row[name] == value for name, value in wanted.items())]
 
 
+def test_a_broken_model_does_not_keep_the_others_from_being_planned(
+    study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    broken = Path(shutil.copytree(study.model, tmp_path / "broken"))
+    (broken / "config.json").write_text("{")
+    study.write(
+        models=[{"name": name, "source": str(place)} for name, place in (("b", broken), ("tiny-a", study.model))]
+    )
+    arguments = ["plan", study.path, "--warehouse", tmp_path / "nothing", "--format", "json"]
+    assert run([str(argument) for argument in arguments], Globals()) == 2
+    shown = capsys.readouterr()
+    assert {row["model"] for row in json.loads(shown.out)} == {"tiny-a"}
+    assert "1 failed:" in shown.err
+    assert "Traceback" not in shown.err
+
+
 def test_an_empty_warehouse_needs_everything_and_stays_empty(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
     rows, told = planned(study, tmp_path / "nothing", capsys)
     todo = {row["recipe"]: row["item"] for row in of(rows, "partitions")}

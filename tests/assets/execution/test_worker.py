@@ -42,7 +42,7 @@ def asked(
     step: str, study: StudyFile, root: Path, recipe: str | None = None, progress: Progress = SILENT
 ) -> list[TaskResult]:
     part = ComputeTask(step, StudyRequest(str(study.path)), str(root), "tiny-a", recipe)
-    with writer_lock(root, lambda: None) as lock:
+    with writer_lock(root, lambda _: None) as lock:
         return list(compute_in_worker(part, progress, root, lock))
 
 

@@ -166,7 +166,7 @@ class Machine:
         self._thread = threading.Thread(target=self._writes)
 
     def _writes(self) -> None:
-        with writer_lock(Store(self.url).local(self.cache), self.waits.set, self.url):
+        with writer_lock(Store(self.url).local(self.cache), lambda _: self.waits.set(), self.url):
             self.has.set()
             self.leaves.wait(60)
 

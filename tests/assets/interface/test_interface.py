@@ -5,6 +5,7 @@ One interface for all tests, in their order: the last one kills it.
 
 import asyncio
 import http.client
+import json
 import shutil
 import socket
 import subprocess
@@ -23,13 +24,14 @@ from selenium.common.exceptions import ElementClickInterceptedException, StaleEl
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
-from prunescope.assets.interface.webserver import OwnPagesOnly
+from prunescope.assets.interface.webserver import GraphQLAsJson, OwnPagesOnly
 from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
@@ -48,10 +50,15 @@ def listening() -> set[str]:
 
 
 def status(port: int, method: str = "POST", path: str = "/graphql?query={version}", **headers: str) -> int:
-    """Return the status of a request with these headers, whose names have _ for -."""
+    """Return the status of a request with these headers, whose names have _ for -; a POST is of JSON."""
+    content = None
+    if method == "POST":
+        content, headers = json.dumps({"query": "{version}"}), {"Content_Type": "application/json"} | headers
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
-        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, path, content, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         return connection.getresponse().status
     finally:
         connection.close()
@@ -157,6 +164,8 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
     assert status(port, Sec_Fetch_Site="same-site") == status(port, Origin="https://example.org") == 403
     assert status(port, Sec_Fetch_Site="cross-site", **NAVIGATION) == 403
     assert status(port, Host=f"rebound.example.org:{port}") == 403
+    assert status(port, "GET", Sec_Fetch_Site="cross-site", **NAVIGATION) == status(port, "GET") == 405
+    assert status(port, Content_Type="text/plain") == 405
 
 
 @pytest.mark.timeout(900)
@@ -313,6 +322,39 @@ def test_the_interface_answers_to_its_own_host_names_only(
     scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": headers}
     asyncio.run(OwnPagesOnly(PlainTextResponse("answered"))(scope, None, send))
     assert sent[0]["status"] == code
+
+
+PAGE = "text/html,application/xhtml+xml"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "code"),
+    [
+        ("POST", "/graphql", {"content-type": "application/json"}, 200),
+        ("POST", "/graphql", {"content-type": "Application/JSON; charset=utf-8"}, 200),
+        ("GET", "/graphql", {"accept": PAGE}, 200),
+        ("GET", "/runs", {}, 200),
+        ("GET", "/graphql", {}, 405),
+        ("GET", "/behind/a/proxy/graphql/", {"accept": "*/*"}, 405),
+        ("HEAD", "/graphql", {"accept": PAGE}, 405),
+        ("POST", "/graphql", {}, 405),
+        *(
+            ("POST", "/graphql", {"content-type": kind, "accept": PAGE}, 405)
+            for kind in (
+                "text/plain",
+                "application/graphql",
+                "application/x-www-form-urlencoded",
+                "text/plain; application/json",
+            )
+        ),
+    ],
+)
+def test_graphql_is_executed_only_as_json_by_post(method: str, path: str, headers: dict[str, str], code: int) -> None:
+    async def answers(scope: dict[str, Any], _: object, send: Callable[..., Any]) -> None:
+        await PlainTextResponse("answered")(scope, None, send)
+
+    client = TestClient(GraphQLAsJson(answers))
+    assert client.request(method, path, headers={"accept": "*/*"} | headers).status_code == code
 
 
 def test_a_taken_port_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,18 @@
 """The plan of a run, from the footers in the warehouse."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
+from prunescope.warehouse.core.errors import DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
+from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 
 def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:
@@ -45,6 +48,33 @@ def test_a_damaged_partition_is_computed_again(study: StudyFile, warehouse: Path
     damaged = warehouse / "generations/model=tiny-a/recipe=dense/part.parquet"
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert todo(plan(study, warehouse, cache)) == {"tiny-a@dense": ("generations",)}
+
+
+def test_one_altered_byte_anywhere_in_a_partition_is_found_and_the_partition_computed_again(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
+    assert plan(study, warehouse, cache).is_empty
+    for number, name in enumerate(partitions(warehouse)):
+        content = bytearray((warehouse / name).read_bytes())
+        content[number * 7919 % len(content)] ^= 1 << number % 8
+        (warehouse / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DamagedFileWarning)
+        found = plan(study, warehouse, cache)
+    assert todo(found) == {"tiny-a": MODEL_TABLES} | {f"tiny-a@{recipe}": VARIANT_TABLES for recipe in RECIPES}
+
+
+@pytest.mark.parametrize("place", [40, -200])
+def test_altered_published_numbers_are_written_again(
+    study: StudyFile, warehouse: Path, cache: Path, place: int
+) -> None:
+    damaged = next((warehouse / "paper_reference").rglob("part.parquet"))
+    content = bytearray(damaged.read_bytes())
+    content[place] ^= 1
+    damaged.write_bytes(content)
+    assert plan(study, warehouse, cache).is_report_stale
+    write_published(Store(warehouse))
+    assert plan(study, warehouse, cache).is_empty
 
 
 def test_a_missing_mask_file_makes_its_variant_stale(study: StudyFile, warehouse: Path, cache: Path) -> None:

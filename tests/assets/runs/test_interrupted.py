@@ -1,7 +1,10 @@
 """Killed and interrupted runs: whole partitions stay, no partial one appears, the next run ends as if undisturbed."""
 
+import errno
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +17,13 @@ from dagster._core.events import EngineEventData
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from prunescope.assets.instance.instance import open_instance, recover, writer_lock
+from prunescope.assets.instance.instance import WAREHOUSE_TAG, open_instance, recover, writer_lock
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
 from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
 
 PATIENCE = 240.0
+STARTED = DagsterRunStatus.STARTED
 
 
 def stop_once_there_is(pattern: str, number: signal.Signals, study: StudyFile, warehouse: Path) -> int | None:
@@ -79,17 +83,36 @@ def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: Study
     assert nothing_is_left_running(warehouse)
 
 
-def test_runs_of_another_warehouse_are_not_declared_dead(study: StudyFile, tmp_path: Path, warehouse: Path) -> None:
-    with open_instance(warehouse) as instance:
-        alive = instance.create_run_for_job(
-            _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": "/elsewhere"}
-        )
-        dead = instance.create_run_for_job(
-            _job(), status=DagsterRunStatus.STARTED, tags={"prunescope/warehouse": str(warehouse)}
-        )
-        assert recover(instance, str(warehouse)) == [dead.run_id]
-        assert instance.get_run_by_id(dead.run_id).status is DagsterRunStatus.FAILURE
-        assert instance.get_run_by_id(alive.run_id).status is DagsterRunStatus.STARTED
+def test_runs_of_another_locked_warehouse_are_not_declared_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    own, locked, unlocked, gone = (tmp_path / name for name in ("own", "locked", "unlocked", "gone"))
+    for folder in (own, locked, unlocked):
+        folder.mkdir()
+        (folder / "_lock").touch()
+    with open_instance(own) as instance, writer_lock(own, lambda _: None), (locked / "_lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = {
+            folder: instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(folder)})
+            for folder in (own, locked, unlocked, gone)
+        }
+        assert set(recover(instance, str(own), own)) == {runs[folder].run_id for folder in (own, unlocked, gone)}
+        assert instance.get_run_by_id(runs[own].run_id).status is DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(runs[locked].run_id).status is STARTED
+
+
+@pytest.mark.parametrize("tags", [{}, {GRPC_INFO_TAG: "{}"}])
+def test_the_slot_of_a_killed_run_is_free_after_the_warehouse_has_moved(tmp_path: Path, tags: dict[str, str]) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with open_instance(old) as instance:
+        killed = instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(old)} | tags)
+        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
+        assert instance.event_log_storage.claim_concurrency_slot("gpu", killed.run_id, "step").is_claimed
+    shutil.copytree(old, new)
+    with open_instance(new) as instance, writer_lock(new, lambda _: None):
+        recover(instance, str(new), new)
+        assert instance.event_log_storage.claim_concurrency_slot("gpu", "another run", "step").is_claimed
 
 
 def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:
@@ -113,18 +136,43 @@ def _job() -> object:
     return defs.resolve_job_def("answers")
 
 
+_HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("process 7", file=file, flush=True)
+print(flush=True)
+time.sleep(2)
+"""
+
+
 def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
     waits: list[str] = []
-    other = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,2); print(flush=True); time.sleep(1)",
-            str(tmp_path / "_lock"),
-        ],
-        stdout=subprocess.PIPE,
-    )
+    lock = tmp_path.resolve() / "_lock"
+    other = subprocess.Popen([sys.executable, "-c", _HOLDER, lock], stdout=subprocess.PIPE)
     other.stdout.readline()
-    with writer_lock(tmp_path, lambda: waits.append("waits")):
+    with writer_lock(tmp_path, waits.append):
         assert other.wait() == 0
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
     other.stdout.close()
-    assert waits == ["waits"]
+    assert waits == [f"process 7, which holds {lock}"]
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_ends_the_wait_for_the_lock(tmp_path: Path) -> None:
+    with (tmp_path / "_lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            writer_lock(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT)),
+        ):
+            pass
+
+
+def test_a_full_disk_keeps_no_lock_from_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prunescope.assets.instance.file_lock.os.write", write)
+    with writer_lock(tmp_path, lambda _: None), (tmp_path / "_lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

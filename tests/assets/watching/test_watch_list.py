@@ -1,5 +1,6 @@
 """What is watched: the list, the folder into which models are copied, and the commands that change both."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import yaml
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.watching import watch_list
+from prunescope.assets.watching.backlog import FreshnessScanner
 from prunescope.assets.watching.watch_list import (
     AddedModel,
     WatchList,
@@ -353,3 +356,62 @@ def test_run_of_a_watched_study_computes_the_models_beside_it_too(
         versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="/gone/model"),)))
     assert prunescope(store, "run", study.path) == 2
     assert "/gone/model" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_among_the_files_of_a_model_stops_no_other_model(store: Store, drop, settled, name: str) -> None:
+    piped = drop("piped")
+    (piped / name).unlink()
+    os.mkfifo(piped / name)
+    drop("whole")
+    state = load_watch_state(store)
+    assert names(store) == {"demo": {"whole"}}
+    assert str(piped / name) in state.refused[str(piped)]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_a_model_that_a_study_names_is_refused_by_the_sensor(
+    store: Store, study: StudyFile, tiny_folder: Path, tmp_path: Path
+) -> None:
+    piped = Path(shutil.copytree(tiny_folder, tmp_path / "piped"))
+    (piped / "config.json").unlink()
+    os.mkfifo(piped / "config.json")
+    study.write(models=[{"name": "piped", "source": str(piped)}, {"name": "whole", "source": str(tiny_folder)}])
+    with edit_watch_list(store) as versions:
+        versions.append(WatchList(studies=(str(study.path),)))
+    backlog = FreshnessScanner().scan(store)
+    assert [work.model for work in backlog.missing] == ["whole"]
+    assert str(piped / "config.json") in backlog.watch.refused["tiny: piped"]
+
+
+def test_any_error_of_a_model_in_the_folder_stops_no_other_model(
+    store: Store, drop, settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken", "whole"):
+        drop(name)
+
+    def require_whole(model: Path) -> None:
+        if model.name == "broken":
+            raise ValueError("no\nvocabulary")
+
+    monkeypatch.setattr(watch_list, "require_whole", require_whole)
+    assert names(store) == {"demo": {"whole"}}
+    assert [*load_watch_state(store).refused.values()] == ["ValueError: no vocabulary"]
+
+
+@pytest.mark.timeout(60)
+def test_a_command_says_that_it_waits_for_the_watch_list(store: Store) -> None:
+    path = store.root / "_watch.lock"
+    path.parent.mkdir()
+    waits: list[str] = []
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def waiting(holder: str) -> None:
+            waits.append(holder)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        with edit_watch_list(store, waiting):
+            pass
+    assert waits == [f"another process, which holds {path}"]

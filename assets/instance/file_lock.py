@@ -1,0 +1,55 @@
+"""A lock among processes by a file: a process that waits is told who holds it, and Ctrl-C ends the wait."""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prunescope.warehouse.storage.atomic_write import translate_os_errors
+
+# A shorter wait is not worth a message.
+_GRACE_SECONDS, _RETRY_SECONDS = 1.0, 0.05
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[int]:
+    """Hold the lock of a file, which is made if it does not exist; the lock ends with the process at the latest.
+
+    Args:
+        path: the file, into which the holder writes its process.
+        waiting: called once in a wait of over a second; gets the holder and the file, in words.
+
+    Yields:
+        The file's descriptor. The lock is held until every process with a copy of the descriptor has closed it.
+
+    Raises:
+        WarehouseError: the file cannot be written.
+    """
+    with translate_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    with file:
+        if not _taken_in_time(file.fileno()):
+            file.seek(0)
+            waiting(f"{file.read(200).strip() or 'another process'}, which holds {path}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # the name of the holder is for messages only, and the disk may be full
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield file.fileno()
+
+
+def _taken_in_time(descriptor: int) -> bool:
+    end = time.monotonic() + _GRACE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return True

@@ -1,0 +1,34 @@
+"""Unexpected errors of a command: one line, and the traceback with --debug."""
+
+import sys
+
+import pytest
+
+from prunescope.assets import settings
+from prunescope.assets.cli import main
+
+
+class PanicException(BaseException):
+    """An error as the libraries in Rust raise it."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, RecursionError, PanicException])
+@pytest.mark.parametrize("options", [[], ["--debug"]])
+def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug_only(
+    kind: type[BaseException],
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(_: object = None) -> str:
+        raise kind("a pipe\nburst")
+
+    monkeypatch.setattr(settings, "warehouse_root", broken)
+    monkeypatch.setattr(sys, "argv", ["prunescope", *options, "tables"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert f"error: {kind.__name__}: a pipe burst" in said
+    assert ("Traceback" in said) == ("--debug" in options)
+    assert ("This is a bug" in said) != ("--debug" in options)

@@ -1,0 +1,79 @@
+"""Models that raise an error while they are read for the plan: each is one failure, and the others are measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunescope.assets.planning.work_plan import Plan, StudyRequest
+from prunescope.assets.runs import study_run
+from prunescope.assets.runs.outcome import Failure, RunResult
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.log_progress import LogProgress
+from tests.assets.tiny_study import StudyFile
+
+
+class PanicException(BaseException):
+    """An error as the libraries in Rust raise it."""
+
+
+class Listening(LogProgress):
+    """A listener that keeps the failures."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: None, "")
+        self.failures: list[Failure] = []
+
+    def failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+
+def run_with(
+    errors: dict[str, BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[RunResult, list[Failure], list[set[str]]]:
+    """Runs three models up to the plan: the result, the failures that were told, and the models left out of plans."""
+    left_out: list[set[str]] = []
+
+    def read(_: object, name: str, *rest: object) -> None:
+        if name in errors:
+            raise errors[name]
+
+    def planned(*_: object, without: dict[str, Failure], **options: Any) -> Plan:
+        left_out.append({*without})
+        return Plan(request.load())
+
+    study.write(models=[{"name": name, "source": str(study.model)} for name in ("a", "b", "c")])
+    request, listener = StudyRequest(str(study.path)), Listening()
+    monkeypatch.setattr(study_run, "find_model", read)
+    monkeypatch.setattr(study_run, "make_plan", planned)
+    result = study_run.run_study(request, tmp_path / "warehouse", tmp_path, listener)
+    return result, listener.failures, left_out
+
+
+@pytest.mark.parametrize("kind", [InputError, OSError, ValueError, RecursionError, MemoryError, PanicException])
+def test_any_error_of_one_model_is_one_failure_in_one_line(
+    kind: type[BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, told, left_out = run_with({"b": kind("no\nvocabulary")}, study, tmp_path, monkeypatch)
+    (failure,) = result.failures
+    assert told == [failure]
+    assert failure.name == "b"
+    assert failure.message == ("no vocabulary" if kind is InputError else f"{kind.__name__}: no vocabulary")
+    assert failure.is_input == (kind is InputError)
+    assert "Traceback" in failure.traceback
+    assert left_out == [{"b"}]
+
+
+def test_where_no_model_can_be_read_the_run_ends_with_the_first_error(
+    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {name: ValueError(f"no {name}") for name in "abc"}
+    with pytest.raises(ComputationError, match=r"^a cannot be read: ValueError: no a$"):
+        run_with(errors, study, tmp_path, monkeypatch)
+
+
+def test_an_interrupt_is_no_failure_of_a_model(
+    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_with({"b": KeyboardInterrupt()}, study, tmp_path, monkeypatch)
