@@ -50,7 +50,7 @@ def compute(task: ComputeTask, cache: ModelCache) -> Results:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         if task.halve_batch:
             raise ComputationError(_out_of_memory(task, first)) from error
     else:

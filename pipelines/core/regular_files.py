@@ -95,8 +95,8 @@ def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str
         UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path, limit, what) as stream:
-        # The file may grow while it is read.
-        return stream.read(limit + 1)[:limit].decode("utf-8")
+        # The file may grow while it is read; a read allocates all that it asks for.
+        return stream.read(min(limit, os.fstat(stream.fileno()).st_size)).decode("utf-8")
 
 
 def _checked(path: Path, status: os.stat_result, limit: int | None, what: str) -> int:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.traces.activation_capture import run_known
 from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
@@ -49,7 +49,7 @@ def test_the_dense_model_is_restored_bit_for_bit_even_after_an_error(decoder: De
         decoder.hidden(TOKENS)
         assert torch.equal(decoder.head.weight, head), "the head stays in float32"
     assert unchanged(decoder, before)
-    with pytest.raises(IndexError), apply_variant(decoder, Variant(noise=kind)):
+    with pytest.raises(InputError), apply_variant(decoder, Variant(noise=kind)):
         decoder.hidden(TOKENS + 1000)  # beyond the vocabulary
     assert unchanged(decoder, before)
     assert not decoder.is_rounded

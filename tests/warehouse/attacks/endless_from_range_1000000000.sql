@@ -1,2 +1,2 @@
--- answered
+-- answered or stopped
 FROM range(1000000000)

@@ -1,2 +1,2 @@
--- answered
+-- answered or stopped
 SELECT repeat('a', 3000) LIKE repeat('%a', 1500) || 'b'
