@@ -77,10 +77,21 @@ def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = Non
     """
     from prunescope.warehouse.core.formats import render
 
-    chosen = chosen_format(format_, output)
-    width = Console().width if sys.stdout.isatty() and output is None else _WIDTH
-    rendered = render(rows, chosen, width=width)
-    content = rendered if isinstance(rendered, bytes) else rendered.encode()
+    rendered = render(rows, chosen_format(format_, output), width=table_width(output))
+    emit_bytes(rendered if isinstance(rendered, bytes) else rendered.encode(), output)
+
+
+def table_width(output: Path | None) -> int:
+    """Return the characters of a line: the terminal's, or what suits a pipe or file."""
+    return Console().width if sys.stdout.isatty() and output is None else _WIDTH
+
+
+def emit_bytes(content: bytes, output: Path | None) -> None:
+    """Write data to standard output or to a file.
+
+    Raises:
+        InputError: the path is wrong; nothing was written.
+    """
     if output is not None:
         write_file(output, content)
     else:
@@ -90,15 +101,20 @@ def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = Non
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file of the user's atomically.
+    """Write a file of the user's atomically; a link is followed, and a device or pipe is written to.
 
     Raises:
         InputError: the operating system refused.
     """
-    from prunescope.warehouse.storage.atomic_write import write_atomically
+    from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 
+    target = path.expanduser().resolve()
     try:
-        write_atomically(path.expanduser().absolute(), lambda temporary: temporary.write_bytes(content))
+        if target.exists() and not target.is_file():
+            with translate_os_errors(target):
+                target.write_bytes(content)
+        else:
+            write_atomically(target, lambda temporary: temporary.write_bytes(content))
     except WarehouseError as error:
         raise InputError(str(error).replace("--warehouse", "--output")) from error
     log(f"wrote {path}")

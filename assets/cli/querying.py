@@ -13,7 +13,7 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
-from prunescope.assets.cli.output import chosen_format, emit, log, put, write_file
+from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
 from prunescope.assets.cli.serve import show_report
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _SHORTHAND = re.compile(
     r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
 )
-_PLAN = ["explain_key", "explain_value"]
 
 
 def recipes(
@@ -92,11 +91,8 @@ def sql(
             tables(context, format_, output)
         return
     with SqlProcess(Setup(str(existing(context)), memory)) as process:
-        rows = process.ask(text, seconds=seconds)
-    if rows.column_names == _PLAN and chosen == "table" and output is None:
-        put("\n".join(rows["explain_value"].to_pylist()))  # DuckDB draws the plan itself
-    else:
-        emit(rows, format_, output)
+        content, _ = process.render(text, to=chosen, width=table_width(output), seconds=seconds)
+    emit_bytes(content, output)
 
 
 def questions(
@@ -155,32 +151,42 @@ def question(
     """
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.lineage import questions as question_views
-    from prunescope.warehouse.catalogue.question_query import RowFilter, ask
+    from prunescope.warehouse.catalogue.question_query import RowFilter, statement
+    from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 
     views = question_views()
     numbers = {view.partition("_")[0]: view for view in views}
     asked = views.get(name) or views.get(numbers.get(name.lower(), ""))
     if asked is None:
         raise InputError(f"there is no question {name!r}; there are {', '.join(numbers)}")
+    chosen = "plain"
     if chart:
         check_chart_path(output, format_)
     else:
-        chosen_format(format_, output)
+        chosen = chosen_format(format_, output)
     pairs = tuple(variant_names(text) for text in variant or ())
     row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
-    rows = ask(existing(context), asked, row_filter, seconds=seconds, gibibytes=memory)
+    root = existing(context)
+    query = statement(root, asked, row_filter)
+    with SqlProcess(Setup(str(root), memory, query.models)) as process:
+        if chart:
+            rows = process.ask(query.sql, query.parameters, seconds=seconds)
+            count = rows.num_rows
+        else:
+            width = table_width(output)
+            content, count = process.render(query.sql, query.parameters, to=chosen, width=width, seconds=seconds)
     header = view_header.parse(asked.header)
-    log(asked.header if explain else f"{header.asks}\n{_reading(rows.num_rows, header)} (--explain shows more)", "dim")
-    if chart:
-        import polars as pl
+    log(asked.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
+    if not chart:
+        emit_bytes(content, output)
+        return
+    import polars as pl
 
-        from prunescope.pipelines.reporting.charts import auto_chart
+    from prunescope.pipelines.reporting.charts import auto_chart
 
-        specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
-        require_data([specification])
-        show(specification, asked.name, output)
-    else:
-        emit(rows, format_, output)
+    specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
+    require_data([specification])
+    show(specification, asked.name, output)
 
 
 def _reading(rows: int, header: "Header") -> str:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import html
 import json
+import resource
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -33,12 +34,11 @@ from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.page import policy
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
 from prunescope.warehouse.core.errors import SqlSizeError, SqlTimeError, WarehouseError
-from prunescope.warehouse.core.formats import plain_rows
 
 # Rows of an answer in the browser; `prunescope sql` returns all.
 ROWS = 1000
-# Size limits of an answer in memory, and of a query.
-_ANSWER_BYTES = 16 << 20
+# Size limits of an answer's JSON, and of a query.
+_ANSWER_BYTES = 4 << 20
 _SQL_BYTES = 64 << 10
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
@@ -109,6 +109,8 @@ def application(
 
 def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
     """Return the server that runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -117,7 +119,8 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
             log_level="info" if is_debugged else "critical",
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
+            # Files, pipes and libraries need the other half.
+            limit_concurrency=min(_MAX_CONNECTIONS, files // 2),
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )
@@ -150,6 +153,7 @@ class _Server:
         self._queue = FairQueue(_MAX_QUERIES, _MAX_WAITING, _MAX_WAITING_OF_ONE)
         self._processes = SqlPool()
         self._pages: dict[LiveStudy, _Shared[bytes]] = {}
+        self._now = _Shared(studies.now)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -161,7 +165,7 @@ class _Server:
 
     async def studies(self, _: Request) -> Response:
         """Return the list of studies, or a redirect to the only one."""
-        found = await anyio.to_thread.run_sync(self._studies.now)
+        found = await self._now()
         if len(found) == 1:
             return RedirectResponse(f"study/{quote(next(iter(found)), safe='')}/")
         names = "".join(
@@ -228,7 +232,7 @@ class _Server:
     def _rows(self, process: SqlProcess, sql: str) -> Response:
         start = time.monotonic()
         try:
-            rows = process.ask(sql, seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
+            content, count = process.render(sql, to="plain", seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
         except SqlTimeError as error:
             return JSONResponse({"error": prose(str(error))}, 408)
         except SqlSizeError as error:
@@ -236,11 +240,12 @@ class _Server:
         except (WarehouseError, ComputationError) as error:
             # With status 200: browsers log others in the console as if the page were broken.
             return JSONResponse({"error": prose(str(error))})
+        answer = json.loads(content)
         return JSONResponse(
             {
-                "columns": [{"name": prose(field.name), "type": str(field.type)} for field in rows.schema],
-                "rows": [[_shown(value) for value in row] for row in plain_rows(rows.slice(0, ROWS))],
-                "truncated": rows.num_rows > ROWS,
+                "columns": [_shown(column) for column in answer["columns"]],
+                "rows": [[_shown(value) for value in row] for row in answer["rows"][:ROWS]],
+                "truncated": count > ROWS,
                 "seconds": round(time.monotonic() - start, 3),
             }
         )
@@ -249,7 +254,7 @@ class _Server:
         name = request.path_params["study"]
         found = self._studies.known()
         if name not in found:
-            found = await anyio.to_thread.run_sync(self._studies.now)
+            found = await self._now()
         if name not in found:
             raise HTTPException(404, f"there is no study {prose(name, 80)}")
         return found[name]

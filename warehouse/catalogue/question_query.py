@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -36,10 +36,22 @@ class RowFilter:
     variants: tuple[tuple[str, str], ...] = ()
 
 
-def ask(
-    root: Place | str, view: View, row_filter: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
-) -> pa.Table:
-    """Return the selected rows of the answer.
+class Statement(NamedTuple):
+    """A question as SQL.
+
+    Attributes:
+        sql: the SELECT.
+        parameters: its values by name; None without a filter.
+        models: the models whose files it opens; None for all.
+    """
+
+    sql: str
+    parameters: dict[str, str] | None
+    models: frozenset[str] | None
+
+
+def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement:
+    """Return the SQL of a question whose filters select rows of the answer.
 
     A filter only selects rows: thresholds and comparisons are still computed over all that the question covers, and
     only the rounding of sums may differ. Files of other models are not opened,
@@ -48,7 +60,6 @@ def ask(
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.
-        SqlError: as `sql_process.run_safe`.
     """
     filters = list(_filters(view, row_filter))
     models = {*row_filter.models, *(model for model, _ in row_filter.variants)}
@@ -57,8 +68,21 @@ def ask(
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
     query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - names of ours
-    read = None if view_header.parse(view.header).across else models or None
-    return run_safe(root, query, parameters or None, models=read, seconds=seconds, gibibytes=gibibytes)
+    read = None if view_header.parse(view.header).across or not models else frozenset(models)
+    return Statement(query, parameters or None, read)
+
+
+def ask(
+    root: Place | str, view: View, row_filter: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
+) -> pa.Table:
+    """Return the rows of a question that the filters select, as `statement` says.
+
+    Raises:
+        WarehouseError: as `statement`.
+        SqlError: as `sql_process.run_safe`.
+    """
+    query = statement(root, view, row_filter)
+    return run_safe(root, query.sql, query.parameters, models=query.models, seconds=seconds, gibibytes=gibibytes)
 
 
 def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.DataFrame":

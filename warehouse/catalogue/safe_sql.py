@@ -20,6 +20,7 @@ from prunescope.warehouse.core.errors import (
     SqlSizeError,
     SqlTimeError,
     UnsafeSqlError,
+    too_large_result,
     too_long,
 )
 from prunescope.warehouse.core.limits import RESULT_BYTES, SECONDS
@@ -34,7 +35,7 @@ _TIMES = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms",
     "timestamp with time zone"
 }
 # Part of the messages of allocations that fail outside of DuckDB's own accounting.
-_NO_MEMORY = "bad allocation"
+_NO_MEMORY = re.compile("bad allocation|Allocation failure")
 # Formats convert nested values by recursion.
 _MAX_NESTING = 50
 # DuckDB's parser tries every interpretation of unclosed parentheses, and cannot be interrupted.
@@ -55,7 +56,7 @@ _TABLE_FUNCTIONS = {
 # Scalar functions that do more than compute from their arguments.
 _SCALARS = {
     *("write_log", "nextval", "currval", "setval", "sleep_ms", "getenv", "current_setting", "getvariable"),
-    *("json_execute_serialized_sql", "add_parquet_key", "query", "query_table"),
+    *("json_execute_serialized_sql", "add_parquet_key", "query", "query_table", "pg_get_viewdef"),
 }
 _INTERNAL = ("duckdb_", "pragma_", "sqlite_", "pg_")
 _SHOWN = {'"tables"', "__show_tables_expanded"}
@@ -108,7 +109,7 @@ def answer(
     except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
         raise SqlSizeError(TOO_LARGE) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        if _NO_MEMORY in str(error):
+        if _NO_MEMORY.search(str(error)):
             raise SqlSizeError(TOO_LARGE) from error
         raise SqlError(f"SQL: {_short(error)}") from error
     finally:
@@ -134,7 +135,7 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     except (duckdb.Error, RecursionError, UnicodeEncodeError) as error:
         raise SqlError(f"SQL that cannot be parsed: {_short(error)}") from error
     if parsed["error"]:
-        if _NO_MEMORY in parsed["error_message"]:
+        if _NO_MEMORY.search(parsed["error_message"]):
             raise SqlSizeError(TOO_LARGE)
         if parsed["error_type"] == "not implemented":
             # DuckDB turns a PIVOT without IN into several statements.
@@ -214,7 +215,7 @@ def _fetched(
         fetched += batch.num_rows
         used += batch.nbytes
         if used > size:
-            raise SqlSizeError(f"the result is larger than {_binary(size)}; aggregate it or add a LIMIT")
+            raise SqlSizeError(too_large_result(size))
         yield batch
         if fetched == rows:
             break
@@ -247,10 +248,6 @@ def _needs_text(of: duckdb.sqltypes.DuckDBPyType) -> bool:
             types = [child for _, child in each.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
             pending += [(child, depth + 1) for child in types]
     return False
-
-
-def _binary(size: int) -> str:
-    return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
 
 def _short(error: Exception) -> str:

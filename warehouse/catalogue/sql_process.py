@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 # The folder that this process imports; importing it by name would be a circle.
 PACKAGE = Path(str(sys.modules["prunescope"].__file__)).parent
 _MODULE = "prunescope.warehouse.catalogue.sql_worker"
+# An interrupted statement ends in its own words; after this share of its time, and these seconds, the kernel ends it.
+GRACE_SHARE, GRACE_SECONDS = 0.1, 0.5
+# Seconds after which the parent ends it, such as a process that was stopped by a signal.
+_PATIENCE = 1.0
 _OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
 
 
@@ -62,14 +67,13 @@ class SqlProcess:
 
     Attributes:
         setup: what it may read.
-        is_alive: whether it can answer; a statement that the kernel ended takes the process with it.
     """
 
     def __init__(self, setup: Setup) -> None:
         """Start the process without waiting for it."""
         self.setup = setup
-        self.is_alive = True
-        self._is_ready = self._is_cancelled = False
+        self._may_go_on = True
+        self._is_ready = self._is_cancelled = self._is_late = False
         self._asking = Lock()
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
@@ -90,6 +94,11 @@ class SqlProcess:
                 start_new_session=True,
             )
         self._connection.send(setup)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer; a statement that the kernel ended takes the process with it."""
+        return self._may_go_on and self._process.poll() is None
 
     def __enter__(self) -> "SqlProcess":
         """Return the process."""
@@ -121,43 +130,82 @@ class SqlProcess:
             UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
             WarehouseError: the warehouse cannot be opened.
         """
-        with self._asking:
-            return self._ask(sql, parameters, seconds, rows, size)
+        import pyarrow as pa
 
-    def _ask(
+        content, _ = self._answer(sql, parameters, None, 0, seconds, rows, size)
+        return pa.ipc.open_stream(content).read_all()
+
+    def render(
+        self,
+        sql: str,
+        parameters: Sequence[object] | Mapping[str, object] | None = None,
+        *,
+        to: str,
+        width: int = 120,
+        seconds: float = SECONDS,
+        rows: int | None = None,
+        size: int = RESULT_BYTES,
+    ) -> tuple[bytes, int]:
+        """Return the rows of one SELECT in a format, which the process writes within its limits; and their number.
+
+        Args:
+            sql: as in `ask`.
+            parameters: as in `ask`.
+            to: one of `formats.FORMATS`, or `plain`.
+            width: characters of a line in format table.
+            seconds: as in `ask`.
+            rows: as in `ask`.
+            size: limit of the bytes, also of those in Arrow's format.
+
+        Raises:
+            UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
+            WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
+        """
+        content, count = self._answer(sql, parameters, to, width, seconds, rows, size)
+        return bytes(content), count
+
+    def _answer(
         self,
         sql: str,
         parameters: Sequence[object] | Mapping[str, object] | None,
+        to: str | None,
+        width: int,
         seconds: float,
         rows: int | None,
         size: int,
-    ) -> "pa.Table":
-        import pyarrow as pa
-
-        self._wait_until_ready()
-        sink = pa.BufferOutputStream()
-        try:
-            self._connection.send(
-                {"sql": sql, "parameters": parameters, "seconds": seconds, "rows": rows, "size": size}
-            )
-            while data := self._connection.recv_bytes():
-                sink.write(data)
-            ending = json.loads(self._connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise self._ending(seconds) from error
+    ) -> tuple[bytearray, int]:
+        request = {"sql": sql, "parameters": parameters, "seconds": seconds, "rows": rows, "size": size}
+        content = bytearray()
+        with self._asking:
+            self._wait_until_ready()
+            deadline = time.monotonic() + seconds * (1 + GRACE_SHARE) + GRACE_SECONDS + _PATIENCE
+            try:
+                self._connection.send(request | {"to": to, "width": width})
+                while data := self._receive(deadline):
+                    content += data
+                ending = json.loads(self._receive(deadline))
+            except (EOFError, OSError) as error:
+                raise self._ending(seconds) from error
         if ending.get("message") == TOO_LARGE:
-            self.is_alive = False  # it may keep the memory
+            self._may_go_on = False  # it may keep the memory
         _raise(ending)
-        return pa.ipc.open_stream(sink.getvalue()).read_all()
+        return content, int(ending["rows"])
+
+    def _receive(self, deadline: float) -> bytes:
+        """Return the next message; kill a process that is stopped or stuck, which then raises EOFError."""
+        if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+            self._is_late = True
+            self._process.kill()
+        return self._connection.recv_bytes()
 
     def cancel(self) -> None:
         """End the process from another thread; `ask` then raises SqlError."""
-        self.is_alive, self._is_cancelled = False, True
+        self._may_go_on, self._is_cancelled = False, True
         self._process.kill()
 
     def close(self) -> None:
         """End the process."""
-        self.is_alive = False
+        self._may_go_on = False
         self._process.kill()
         self._process.wait()
         with self._asking:  # a thread that waits for the answer sees the end first
@@ -172,7 +220,7 @@ class SqlProcess:
         except (EOFError, OSError) as error:
             raise self._ending(None) from error
         if "error" in ending:
-            self.is_alive = False
+            self._may_go_on = False
         _raise(ending)
         for message in ending["warnings"]:
             warnings.warn(message, DamagedFileWarning, stacklevel=3)
@@ -180,14 +228,14 @@ class SqlProcess:
 
     def _ending(self, seconds: float | None) -> SqlError:
         """Return the error that explains how the process ended; `seconds` is None before its first statement."""
-        self.is_alive = False
+        self._may_go_on = False
         status = self._process.wait()
         if self._is_cancelled:
             return SqlError("the SQL was stopped")
         if seconds is None:
             lines = self._errors.read_text(errors="replace").splitlines()
             return SqlError(f"the process for SQL could not start: {lines[-1] if lines else f'status {status}'}")
-        if status in _OUT_OF_TIME:
+        if self._is_late or status in _OUT_OF_TIME:
             return SqlTimeError(too_long(seconds))
         cause = signal.Signals(-status).name if status < 0 else f"status {status}"
         return SqlSizeError(f"{TOO_LARGE} (its process ended: {cause})")

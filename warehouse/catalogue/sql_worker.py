@@ -6,21 +6,20 @@ Messages to it are pickles, because its parent is trusted; those from it are Arr
 import json
 import sys
 import warnings
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from prunescope.warehouse.catalogue.sql_process import PACKAGE, Setup
+from prunescope.warehouse.catalogue.sql_process import GRACE_SECONDS, GRACE_SHARE, PACKAGE, Setup
 from prunescope.warehouse.core import confinement
-from prunescope.warehouse.core.errors import TOO_LARGE, SqlSizeError, WarehouseError
+from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, SqlSizeError, WarehouseError, too_large_result
 
 if TYPE_CHECKING:
     import duckdb
 
 # Share of the memory limit that DuckDB's own accounting leaves out, such as a scalar function's text.
 _UNCOUNTED = 0.15
-# An interrupted statement ends in its own words; after this share of its time, and these seconds, the kernel ends it.
-_GRACE_SHARE, _GRACE_SECONDS = 0.1, 0.5
 # Read by libraries at run time: time zones, certificates and host names for object stores, cores and memory.
 _SYSTEM = [Path(folder) for folder in ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys")]
 
@@ -70,42 +69,61 @@ def _open(setup: Setup) -> "duckdb.DuckDBPyConnection":
 
 
 def _answer(parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any]) -> None:
-    """Send the rows as a stream of Arrow's, an empty message, and how the statement ended."""
-    import pyarrow as pa
-
-    from prunescope.warehouse.catalogue.safe_sql import answer
-
-    confinement.limit_time(request["seconds"] * (1 + _GRACE_SHARE) + _GRACE_SECONDS)
-    ending: dict[str, Any] = {}
+    """Send the rows as bytes of the requested format, an empty message, and how the statement ended."""
+    confinement.limit_time(request["seconds"] * (1 + GRACE_SHARE) + GRACE_SECONDS)
     try:
-        writer = None
-        for batch in answer(connection, **request):
-            if writer is None:
-                writer = pa.ipc.new_stream(pa.PythonFile(_Messages(parent), mode="w"), batch.schema)
-            writer.write_batch(batch)
-        if writer is not None:
-            writer.close()
+        ending: dict[str, Any] = {"rows": _write(parent, connection, request)}
     except MemoryError:
         ending = {"error": SqlSizeError.__name__, "message": TOO_LARGE}
     except WarehouseError as error:
         ending = {"error": type(error).__name__, "message": str(error)}
+    except Exception as error:  # a statement that makes a library fail is wrong, and its process goes on
+        ending = {"error": SqlError.__name__, "message": f"SQL: {type(error).__name__}"}
     confinement.unlimited_time()
     parent.send_bytes(b"")
     _send(parent, **ending)
 
 
+def _write(parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any]) -> int:
+    """Send the rows as they come; return their number."""
+    import pyarrow as pa
+
+    from prunescope.warehouse.catalogue.safe_sql import answer
+    from prunescope.warehouse.core import formats
+
+    limits = {name: request[name] for name in ("seconds", "rows", "size")}
+    batches = answer(connection, request["sql"], request["parameters"], **limits)
+    first = next(batches)
+    rows = chain([first], batches)
+    sink = _Messages(parent, request["size"])
+    if request["to"] is not None:
+        return formats.write(first.schema, rows, request["to"], cast("BinaryIO", sink), width=request["width"])
+    count = 0
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), first.schema) as writer:
+        for batch in rows:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
+
+
 class _Messages:
-    """Binary file whose writes become messages to the parent."""
+    """Binary file whose writes become messages to the parent, up to a size."""
 
     closed = False
 
-    def __init__(self, parent: Connection) -> None:
-        self._parent = parent
+    def __init__(self, parent: Connection, size: int) -> None:
+        self._parent, self._size, self._written = parent, size, 0
 
     def write(self, data: bytes) -> int:
+        self._written += len(data)
+        if self._written > self._size:
+            raise SqlSizeError(too_large_result(self._size))
         if data:  # an empty message ends the rows
             self._parent.send_bytes(data)
         return len(data)
+
+    def tell(self) -> int:
+        return self._written
 
     def flush(self) -> None:
         pass

@@ -58,3 +58,9 @@ TOO_LARGE = "the SQL needs more memory than it may have; aggregate earlier, or g
 def too_long(seconds: float) -> str:
     """Return the message about SQL that reached its time limit."""
     return f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)"
+
+
+def too_large_result(size: int) -> str:
+    """Return the message about an answer of more bytes than it may have."""
+    shown = f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+    return f"the result is larger than {shown}; aggregate it or add a LIMIT"

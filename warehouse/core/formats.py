@@ -5,10 +5,10 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC
 from decimal import Decimal
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.csv
@@ -34,47 +34,109 @@ _PER_SECOND = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
 # Rows of a terminal table; the other formats have every row.
 TEXT_ROWS = 500
+_PLAN = ["explain_key", "explain_value"]
 
 
 def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str | bytes:
     """Return the rows in one of `FORMATS`: Parquet as bytes, the others as text that ends in a newline.
 
+    Args and errors as in `write`.
+    """
+    sink = io.BytesIO()
+    write(rows.schema, rows.to_batches(), to, sink, digits=digits, width=width)
+    return sink.getvalue() if to == "parquet" else sink.getvalue().decode()
+
+
+def write(
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    to: str,
+    sink: BinaryIO,
+    *,
+    digits: int = 4,
+    width: int = 120,
+) -> int:
+    """Write rows in one of `FORMATS`, one batch after the other except in markdown and latex.
+
     Args:
-        rows: result of any query.
-        to: the format.
+        schema: of the rows.
+        batches: the rows.
+        to: the format; `plain` is that of `plain_rows` with the columns' names and types, for other programs.
+        sink: receives the bytes.
         digits: significant digits of floats in table, markdown and latex; the other formats are exact.
         width: characters of a line in format table.
+
+    Returns:
+        The number of rows.
 
     Raises:
         WarehouseError: there is no such format, or it cannot hold two columns of one name.
     """
-    repeated = next((name for name in rows.column_names if rows.column_names.count(name) > 1), None)
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if repeated is not None and to in {"json", "parquet"}:
         raise WarehouseError(f"two columns are named {repeated!r}, which {to} cannot hold; give one an alias (as)")
     if to == "parquet":
-        return _parquet(rows)
-    writers: dict[str, Callable[[], str]] = {
-        "table": lambda: to_text(rows, width, digits=digits),
-        "csv": lambda: _csv(rows),
-        "json": lambda: _json(rows),
-        "markdown": lambda: _markdown(rows, digits),
-        "latex": lambda: _latex(rows, digits),
-    }
-    if to not in writers:
-        raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
-    return writers[to]()
+        return _write_parquet(schema, batches, sink)
+    tables = (pa.Table.from_batches([batch], schema) for batch in batches)
+    match to:
+        case "csv":
+            return _write_csv(schema, tables, sink)
+        case "json":
+            return _write_list(b"[\n", (_json_objects(table) for table in tables), b",\n", b"\n]\n", b"[]\n", sink)
+        case "plain":
+            columns = [{"name": field.name, "type": str(field.type)} for field in schema]
+            sink.write(f'{{"columns": {_dumps(columns)}, "rows": '.encode())
+            rows = (list(map(_dumps, plain_rows(table))) for table in tables)
+            return _write_list(b"[", rows, b",", b"]}", b"[]}", sink)
+        case "table":
+            shown, count = schema.empty_table(), 0
+            for table in tables:
+                shown = pa.concat_tables([shown, table.slice(0, TEXT_ROWS - shown.num_rows)])
+                count += table.num_rows
+            sink.write(to_text(shown, width, digits=digits, count=count).encode())
+            return count
+        case "markdown" | "latex":
+            rows = pa.concat_tables([schema.empty_table(), *tables])
+            sink.write((_markdown(rows, digits) if to == "markdown" else _latex(rows, digits)).encode())
+            return int(rows.num_rows)
+    raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
 
 
-def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
-    """Return the rows as a table for a terminal of that width.
+def _write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: BinaryIO) -> int:
+    count = 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
+
+
+def _write_list(
+    start: bytes, parts: Iterable[list[str]], separator: bytes, end: bytes, empty: bytes, sink: BinaryIO
+) -> int:
+    count = 0
+    for texts in parts:
+        if texts:
+            sink.write(separator if count else start)
+            sink.write(separator.join(text.encode() for text in texts))
+            count += len(texts)
+    sink.write(end if count else empty)
+    return count
+
+
+def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = None) -> str:
+    """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
 
     A single row is shown with one line per column. Otherwise the columns that do not fit are named below the table,
     which has the first 500 rows and the number of the others.
     """
+    count = rows.num_rows if count is None else count
+    if rows.column_names == _PLAN:  # DuckDB draws the plan itself
+        return escape_control("\n".join([*map(str, rows["explain_value"].to_pylist()), ""]), keep="\n")
     names = [escape_control(name) for name in rows.column_names]
     cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
     numeric = [is_number(field.type) for field in rows.schema]
-    if rows.num_rows == 1:
+    if count == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
     fitting, used = 0, 1
     for name, column in zip(names, cells, strict=True):
@@ -85,8 +147,8 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4) -> str:
     text = _terminal_table(names[:fitting], cells[:fitting], numeric[:fitting], width)
     if fitting < len(names):
         text += f"{len(names) - fitting} more columns: {', '.join(names[fitting:])}\n"
-    if rows.num_rows > TEXT_ROWS:
-        text += f"{rows.num_rows - TEXT_ROWS} more rows; write them to a file with --format csv -o FILE\n"
+    if count > TEXT_ROWS:
+        text += f"{count - TEXT_ROWS} more rows; write them to a file with --format csv -o FILE\n"
     return text
 
 
@@ -102,16 +164,20 @@ def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool
     return capture.get()
 
 
-def _csv(rows: pa.Table) -> str:
+def _write_csv(schema: pa.Schema, tables: Iterable[pa.Table], sink: BinaryIO) -> int:
     """Write NULL as an empty field, empty text in quotes and a list as JSON."""
-    columns = [_csv_column(column) for column in rows.columns]
     # Arrow quotes every name in the header, and some readers keep the quotes.
     header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(rows.column_names)
-    body = io.BytesIO()
-    flat = pa.Table.from_arrays(columns, names=rows.column_names)
-    pyarrow.csv.write_csv(flat, body, pyarrow.csv.WriteOptions(include_header=False))
-    return header.getvalue() + body.getvalue().decode()
+    csv.writer(header, lineterminator="\n").writerow(schema.names)
+    sink.write(header.getvalue().encode())
+    count = 0
+    for rows in tables:
+        flat = pa.Table.from_arrays([_csv_column(column) for column in rows.columns], names=rows.column_names)
+        body = io.BytesIO()
+        pyarrow.csv.write_csv(flat, body, pyarrow.csv.WriteOptions(include_header=False))
+        sink.write(body.getvalue())
+        count += rows.num_rows
+    return count
 
 
 def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -130,11 +196,10 @@ def plain_rows(rows: pa.Table) -> list[list[object]]:
     return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
 
 
-def _json(rows: pa.Table) -> str:
-    """Write a list of objects, one per line; NaN and infinity become the texts NaN, Infinity, -Infinity."""
+def _json_objects(rows: pa.Table) -> list[str]:
+    """Return each row as an object; NaN and infinity become the texts NaN, Infinity, -Infinity."""
     columns = [_values(column) for column in rows.columns]
-    objects = [_dumps(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
-    return "[\n" + ",\n".join(objects) + "\n]\n" if objects else "[]\n"
+    return [_dumps(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def _markdown(rows: pa.Table, digits: int) -> str:
@@ -159,12 +224,6 @@ def _latex(rows: pa.Table, digits: int) -> str:
 def latex_cell(text: str) -> str:
     """Escape text for a cell of a LaTeX table."""
     return latex.latex_escaped(escape_control(text, keep="\n\t"))
-
-
-def _parquet(rows: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(rows.combine_chunks(), buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _cells(rows: pa.Table, digits: int) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import weakref
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -156,7 +157,8 @@ class Snapshot:
         if not isinstance(path, Path):
             return _remote_file(partition)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            # Without O_NONBLOCK the opening of a FIFO waits for a writer.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -164,7 +166,10 @@ class Snapshot:
         source = str(_DESCRIPTORS / str(descriptor)) if self.is_held else str(path)
         self._descriptors.append(descriptor)
         try:
-            size = os.fstat(descriptor).st_size
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise damaged(path, "it is no regular file")
+            size = status.st_size
             tail = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
         except OSError as error:
             raise unreadable(path, error) from error

@@ -1,14 +1,18 @@
 """Messages with names from elsewhere: invisible characters are escaped on every path to the terminal."""
 
+import os
+import stat
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from prunescope.assets.cli import progress_bars
 from prunescope.assets.cli.main import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.output import log
+from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.runs.outcome import Failure
 
@@ -64,3 +68,17 @@ def test_a_library_warning_is_one_line_without_code_unless_debugging(capsys, mon
         assert run(["anything"], Globals(debug=is_debug)) == 0
     shown = capsys.readouterr().err
     assert shown == (f"{__file__}: the model is\n  slow\n" * 2 if is_debug else "warning: the model is slow\n")
+
+
+def test_a_file_behind_a_link_is_replaced_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("file.csv")
+    write_file(tmp_path / "link.csv", b"new")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "file.csv").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_bytes)
+        write_file(tmp_path / "pipe", b"rows")
+        assert read.result(60) == b"rows"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -122,7 +122,7 @@ def test_of_a_long_answer_the_first_rows_come_and_that_there_are_more(served: Se
         found = served.sql(f"select i from range({rows}) t(i)")
         assert len(found["rows"]) == ROWS
         assert found["truncated"] is is_truncated
-    assert "larger than 16 MiB" in served.sql("select repeat('x', 100000) from range(1000)")["error"]
+    assert "larger than 4 MiB" in served.sql("select repeat('x', 100000) from range(1000)")["error"]
 
 
 @pytest.mark.parametrize(

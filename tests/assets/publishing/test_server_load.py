@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -70,6 +71,61 @@ def test_idle_and_slow_connections_are_closed_and_shut_no_one_out(
             assert _ends(connection)
             connection.close()
     assert not server.told
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
+        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5",
+        b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
+        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET / HTT",
+        b"GET /study/tiny/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 50,
+    ],
+    ids=["blank", "body", "chunks", "refused body", "partial", "unread"],
+)
+def test_a_connection_closes_after_a_response_too(
+    computed_once: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    for name in ("_REQUEST_SECONDS", "_READ_SECONDS", "_CHECK_SECONDS"):
+        monkeypatch.setattr(http_limits, name, 0.5)
+    with Served(computed_once) as server:
+        assert server.ask(f"{server.home}/")[0] == 200
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(sent)
+            deadline = time.monotonic() + PATIENCE
+            while server.connections() > 0:
+                with suppress(OSError):
+                    connection.send(b"\r\n" if sent.endswith(b"\r\n\r\n\r\n") else b"")
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def test_requests_whose_client_has_left_delay_no_other(served: Served) -> None:
+    for _ in range(200):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    started = time.monotonic()
+    assert served.ask(f"{served.home}/")[0] == 200
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select repeat([true], 8000000)",
+        "select list_resize([true], 65000, true) from range(1000)",
+        "select * from (select x as "
+        + ", x as ".join(f'"{"a" * 3000}{i}"' for i in range(10))
+        + " from range(9) t(x))",
+        "select " + ", ".join(f"{{'a': true}} as c{i}" for i in range(1000)) + " from range(1001)",
+    ],
+    ids=["list", "lists", "names", "columns"],
+)
+def test_an_answer_that_is_small_in_arrow_and_large_in_json_has_limits(served: Served, sql: str) -> None:
+    found = served.sql(sql)
+    assert any(said in found["error"] for said in ("larger than 4 MiB", "ran longer than", "needs more memory"))
 
 
 def _ends(connection: socket.socket) -> bool:

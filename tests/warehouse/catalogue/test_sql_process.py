@@ -1,5 +1,6 @@
 """SQL in its own process: every attack ends as it must, within the limits, and leaves nothing behind."""
 
+import json
 import os
 import re
 import signal
@@ -16,8 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prunescope.warehouse.catalogue.sql_process import PACKAGE, Setup, SqlProcess, run_safe
-from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, SqlError, UnsafeSqlError
-from prunescope.warehouse.core.formats import render
+from prunescope.warehouse.core.errors import (
+    DamagedFileError,
+    DamagedFileWarning,
+    SqlError,
+    SqlSizeError,
+    SqlTimeError,
+    UnsafeSqlError,
+)
+from prunescope.warehouse.core.formats import FORMATS, render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.attacks import FOLDER, GIBIBYTES, Attack, attacks
@@ -180,6 +188,54 @@ def test_a_process_answers_many_statements_and_shows_only_its_scope(root):
         assert process.ask("SELECT i, i AS i FROM range(250000) t(i)").num_rows == 250_000
         assert process.ask("SELECT 1 AS x WHERE false").schema.names == ["x"]
     assert not process.is_alive
+
+
+def test_a_format_is_written_within_the_limits(root):
+    with SqlProcess(Setup(str(root), GIBIBYTES)) as process:
+        for to in (*FORMATS, "plain"):
+            content, count = process.render("SELECT i, 'a' AS t FROM range(2500) t(i)", to=to, rows=2000)
+            assert count == 2000
+            assert content
+        content, _ = process.render("SELECT 1 AS x, [true] AS y", to="plain")
+        columns = [{"name": "x", "type": "int32"}, {"name": "y", "type": "list<l: bool>"}]
+        assert json.loads(content) == {"columns": columns, "rows": [[1, [True]]]}
+        assert process.render("SELECT 1 AS x WHERE false", to="csv") == (b"x\n", 0)
+        with pytest.raises(SqlSizeError, match="larger than 1 MiB"):
+            process.render("SELECT repeat([true], 8000000)", to="json", size=1 << 20)
+        with pytest.raises((SqlTimeError, SqlSizeError)):
+            process.render("SELECT list_resize([true], 10000, true) FROM range(1000)", to="latex", seconds=1)
+
+
+def test_a_stopped_process_ends_with_its_time(root):
+    with SqlProcess(Setup(str(root))) as process:
+        process.ask("SELECT 1")
+        os.kill(process._process.pid, signal.SIGSTOP)
+        with pytest.raises(SqlTimeError, match="ran longer than 0.2 s"):
+            process.ask("SELECT 1", seconds=0.2)
+        assert not process.is_alive
+
+
+def test_a_killed_process_is_not_alive(root):
+    with SqlProcess(Setup(str(root))) as process:
+        process.ask("SELECT 1")
+        process._process.kill()
+        process._process.wait()
+        assert not process.is_alive
+
+
+def test_an_error_of_a_library_is_wrong_sql_and_the_process_goes_on(root):
+    with SqlProcess(Setup(str(root))) as process:
+        with pytest.raises(SqlError, match=r"^SQL: RecursionError$"):
+            process.ask("""SELECT json_transform('[]', repeat('[', 20000) || '"INT"' || repeat(']', 20000))""")
+        assert process.ask("SELECT 1 AS x").to_pylist() == [{"x": 1}]
+
+
+def test_a_fifo_in_place_of_a_partition_is_named(tmp_path):
+    path = Store(tmp_path).path(TABLES["models"], "tiny", None)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.warns(DamagedFileWarning, match="no regular file"):
+        assert run_safe(tmp_path, "FROM variants").num_rows == 0
 
 
 def test_a_cancelled_statement_ends_at_once(root):
