@@ -121,7 +121,7 @@ def test_requests_whose_client_has_left_delay_no_other(served: Served) -> None:
         + " from range(9) t(x))",
         "select " + ", ".join(f"{{'a': true}} as c{i}" for i in range(1000)) + " from range(1001)",
     ],
-    ids=["list", "lists", "names", "columns"],
+    ids=["list", "lists", "columns"],
 )
 def test_an_answer_that_is_small_in_arrow_and_large_in_json_has_limits(served: Served, sql: str) -> None:
     found = served.sql(sql)
