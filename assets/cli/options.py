@@ -10,6 +10,7 @@ from prunescope.assets import settings
 from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
+from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 from prunescope.warehouse.core.limits import GIBIBYTES
 
 if TYPE_CHECKING:
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Globals:
-    """Values of the options that may precede the command."""
+    """Values of the options that may precede the command, and a process for SQL that was started before."""
 
     warehouse: str | None = None
     debug: bool = False
+    sql_process: SqlProcess | None = None
+
+
+def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
+    """Return a process for SQL, the one that was started with the command line where there is one."""
+    globals_ = context.ensure_object(Globals)
+    ahead, globals_.sql_process = globals_.sql_process, None
+    return (ahead or SqlProcess()).open(setup)
 
 
 def _store_warehouse(context: typer.Context, value: str | None) -> str | None:

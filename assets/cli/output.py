@@ -26,6 +26,8 @@ _SUFFIXES = {
     ".tex": "latex",
     ".parquet": "parquet",
 }
+# Those of `warehouse.core.formats`, which takes as long to import as a query.
+_FORMATS = tuple(dict.fromkeys(_SUFFIXES.values()))
 # Width of a table in a pipe or a file.
 _WIDTH = 160
 
@@ -51,16 +53,14 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     Raises:
         InputError: the format is unknown, the suffix is unknown or contradicts it, or Parquet would go to a terminal.
     """
-    from prunescope.warehouse.core.formats import FORMATS
-
     suffix = output.suffix.lower() if output else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
             f"-o {output}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
         )
     chosen = format_ or _SUFFIXES[suffix]
-    if chosen not in FORMATS:
-        raise InputError(f"--format {chosen!r}: choose one of {', '.join(FORMATS)}")
+    if chosen not in _FORMATS:
+        raise InputError(f"--format {chosen!r}: choose one of {', '.join(_FORMATS)}")
     contradicts = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
     if contradicts or (chosen == "parquet" and suffix == ".txt"):
         raise InputError(f"-o {output} --format {chosen}: the name says another format; leave out one of the two")

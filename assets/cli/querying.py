@@ -12,10 +12,21 @@ import typer
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
-from prunescope.assets.cli.options import Debug, Format, Memory, Output, Seconds, Warehouse, existing, variant_names
+from prunescope.assets.cli.options import (
+    Debug,
+    Format,
+    Memory,
+    Output,
+    Seconds,
+    Warehouse,
+    existing,
+    sql_process,
+    variant_names,
+)
 from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
 from prunescope.assets.cli.serve import show_report
 from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
@@ -80,8 +91,6 @@ def sql(
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
     """
-    from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
-
     chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
     if shorthand := _SHORTHAND.fullmatch(text):
@@ -90,7 +99,7 @@ def sql(
         else:
             tables(context, format_, output)
         return
-    with SqlProcess(Setup(str(existing(context)), memory)) as process:
+    with sql_process(context, Setup(str(existing(context)), memory)) as process:
         content, _ = process.render(text, to=chosen, width=table_width(output), seconds=seconds)
     emit_bytes(content, output)
 
@@ -152,7 +161,6 @@ def question(
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.lineage import questions as question_views
     from prunescope.warehouse.catalogue.question_query import RowFilter, statement
-    from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 
     views = question_views()
     numbers = {view.partition("_")[0]: view for view in views}
@@ -168,7 +176,7 @@ def question(
     row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
     root = existing(context)
     query = statement(root, asked, row_filter)
-    with SqlProcess(Setup(str(root), memory, query.models)) as process:
+    with sql_process(context, Setup(str(root), memory, query.models)) as process:
         if chart:
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows
@@ -328,7 +336,7 @@ def variants(
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
     """
     with connected(existing(context)) as connection:
-        rows = connection.sql(query).to_arrow_table()
+        rows = connection.sql(query).to_arrow_reader(1000).read_all()  # `to_arrow_table` would import pandas
     emit(rows, format_, output)
 
 

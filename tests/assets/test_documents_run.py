@@ -9,7 +9,7 @@ import pytest
 
 import prunescope
 from prunescope.assets import api
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, few_answers
 from tests.tiny_models import save_tiny

@@ -86,7 +86,7 @@ def prunescope(*arguments: object, cwd: Path, environment: dict[str, str]) -> su
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
-        "prunescope.assets.cli.main",
+        "prunescope.assets.cli.application",
         "prunescope.assets.runs.run_executor",
         "prunescope.assets.definitions",
         "prunescope.pipelines.evaluation.tasks.loading",

@@ -32,7 +32,7 @@ def definitions() -> Figures:
 
 def run(study: str, root: str) -> Figures:
     """Run `prunescope run` after importing everything that it may need; a run with nothing to do needs little of it."""
-    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.application import run as command
     from prunescope.assets.cli.options import Globals
 
     if not Path(root, "_reports").exists():
@@ -163,7 +163,7 @@ def cluster(study: str, root: str, workers: str) -> Figures:
     """
     import torch
 
-    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.application import run as command
     from prunescope.assets.cli.options import Globals
     from prunescope.assets.runs import run_executor
 
@@ -262,7 +262,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
 
 def tick(study: str, root: str) -> Figures:
     """Time the sensor and the conditions: at first they read every footer, later only the changed files."""
-    from prunescope.assets.cli.main import run as command
+    from prunescope.assets.cli.application import run as command
     from prunescope.assets.cli.options import Globals
     from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.warehouse.storage.partition_store import Store

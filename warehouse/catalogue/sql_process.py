@@ -11,12 +11,13 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from prunescope.warehouse.core import errors
 from prunescope.warehouse.core.errors import (
@@ -69,9 +70,8 @@ class SqlProcess:
         setup: what it may read.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        """Start the process without waiting for it."""
-        self.setup = setup
+    def __init__(self, setup: Setup | None = None) -> None:
+        """Start the process without waiting for it; without `setup` it imports what it needs and waits for `open`."""
         self._may_go_on = True
         self._is_ready = self._is_cancelled = self._is_late = False
         self._asking = Lock()
@@ -93,7 +93,14 @@ class SqlProcess:
                 # Ctrl-C is for this process, which ends the other one.
                 start_new_session=True,
             )
-        self._connection.send(setup)
+        if setup is not None:
+            self.open(setup)
+
+    def open(self, setup: Setup) -> Self:
+        """Let the process open the warehouse, without waiting for it."""
+        with suppress(BrokenPipeError):  # it could not start, which the first statement reports
+            self._connection.send(setup)
+        return self
 
     @property
     def is_alive(self) -> bool:

@@ -27,11 +27,13 @@ _SYSTEM = [Path(folder) for folder in ("/usr", "/lib", "/lib64", "/etc", "/proc"
 def main() -> None:
     """Open the warehouse as the first message says, then answer statements until the parent is gone."""
     parent = Connection(int(sys.argv[1]))
-    setup: Setup = parent.recv()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            connection = _open(setup)
+            views = _prepare()
+            connection = _open(parent.recv(), views)
+    except EOFError:
+        return
     except WarehouseError as error:
         _send(parent, error=type(error).__name__, message=str(error))
         return
@@ -44,15 +46,25 @@ def main() -> None:
         _answer(parent, connection, request)
 
 
-def _open(setup: Setup) -> "duckdb.DuckDBPyConnection":
+def _prepare() -> Path:
+    """Import what statements need, which takes longer than opening a warehouse; return the file of the views."""
+    import pyarrow as pa
+
+    from prunescope.warehouse.catalogue import safe_sql  # noqa: F401
+    from prunescope.warehouse.catalogue.database import views_file
+    from prunescope.warehouse.core import formats  # noqa: F401
+
+    _ = pa.ipc
+    return views_file()
+
+
+def _open(setup: Setup, views: Path) -> "duckdb.DuckDBPyConnection":
     """Open a locked connection in a process that can read the warehouse and nothing else."""
-    from prunescope.warehouse.catalogue import safe_sql  # noqa: F401 - imported before the process is confined
-    from prunescope.warehouse.catalogue.database import SQL, connect, views_file
+    from prunescope.warehouse.catalogue.database import SQL, connect
     from prunescope.warehouse.catalogue.scope import narrow
     from prunescope.warehouse.storage.location import place_of
 
     root = place_of(setup.root)
-    views = views_file()
     if isinstance(root, Path):
         confinement.forbid_network()
         # Modules may still be imported.

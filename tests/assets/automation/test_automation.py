@@ -20,7 +20,7 @@ from dagster import (
 )
 
 from prunescope.assets.automation.sensors import MODEL_TAG, STUDY_TAG, WATCH_TAG, answers_sensor, nightly, watch_sensor
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.instance.instance import open_instance

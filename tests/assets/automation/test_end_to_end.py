@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
 from tests.assets.interface.browser_interface import Interface, free_port, started

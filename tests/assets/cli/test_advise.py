@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from prunescope.assets.cli.advise import _request
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import PROBE_TABLES
 from prunescope.pipelines.reporting.advice import COLUMNS, NOT_JUDGED, SAFE, VERDICTS

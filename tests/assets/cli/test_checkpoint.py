@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.registry import FIGURES

@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.scratch_directory import Scratch

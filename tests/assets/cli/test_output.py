@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli import progress_bars
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli import output, progress_bars
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.runs.outcome import Failure
+from prunescope.warehouse.core import formats
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
@@ -61,7 +62,7 @@ def test_a_library_warning_is_one_line_without_code_unless_debugging(capsys, mon
         for _ in range(2):
             warnings.warn("the model is\n  slow", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(sys.modules["prunescope.assets.cli.main"], "app", command)
+    monkeypatch.setattr(sys.modules["prunescope.assets.cli.application"], "app", command)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, category, file, *_: sys.stderr.write(f"{file}: {message}\n")
@@ -82,3 +83,7 @@ def test_a_file_behind_a_link_is_replaced_and_a_pipe_is_written_to(tmp_path: Pat
         write_file(tmp_path / "pipe", b"rows")
         assert read.result(60) == b"rows"
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_the_formats_of_the_command_line_are_those_of_the_warehouse() -> None:
+    assert output._FORMATS == formats.FORMATS

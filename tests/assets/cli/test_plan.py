@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import MODEL_TABLES
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES

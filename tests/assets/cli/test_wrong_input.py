@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from tests.assets.tiny_study import StudyFile, partitions
 

@@ -10,7 +10,7 @@ import yaml
 from transformers import MistralConfig
 
 import prunescope
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan

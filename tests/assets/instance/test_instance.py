@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.catalogue.database import build_file

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from dagster import AssetMaterialization
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance.instance import open_instance, writer_lock
 from prunescope.warehouse.storage.partition_store import Store

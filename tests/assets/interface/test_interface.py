@@ -26,7 +26,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.execution.local.client import stop_worker

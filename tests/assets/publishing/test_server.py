@@ -19,7 +19,7 @@ from urllib.parse import quote
 import polars as pl
 import pytest
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.serve import _names
 from prunescope.assets.publishing.live_study import LiveStudy, studies

@@ -8,7 +8,7 @@ from dagster import DagsterInstance, job, op
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from sqlalchemy.pool import NullPool, QueuePool
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
 from prunescope.assets.planning.steps import STEPS

@@ -18,7 +18,7 @@ from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_
 from dagster._serdes import serialize_value
 
 from prunescope.assets.automation.jobs import _launcher
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
@@ -71,7 +71,8 @@ def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(stud
     database.connect(warehouse).close()  # otherwise the first command builds the views
     heavy = ("torch", "transformers", "dagster", "altair", "datasets", "numba", "pandas", "sqlglot")
     code = (
-        "import sys; from prunescope.assets.cli.main import run; from prunescope.assets.cli.options import Globals;"
+        "import sys; from prunescope.assets.cli.application import run;"
+        "from prunescope.assets.cli.options import Globals;"
         f"chosen = Globals({str(warehouse)!r});"
         f"codes = [run([verb, {str(study.path)!r}], chosen) for verb in sys.argv[1:]];"
         f"sys.exit(' '.join(name for name in {heavy} if name in sys.modules) or any(codes))"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunescope.assets.cli.main import run
+from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching import watch_list

@@ -126,7 +126,7 @@ from prunescope.warehouse.catalogue import sql_worker
 from prunescope.warehouse.catalogue.sql_process import Setup
 
 root, other = sys.argv[1:]
-connection = sql_worker._open(Setup(root))
+connection = sql_worker._open(Setup(root), sql_worker._prepare())
 
 def attempt(name, action):
     try:

@@ -29,6 +29,7 @@ from prunescope.assets.cli import (
 from prunescope.assets.cli.options import Debug, Globals, Warehouse
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.warehouse.catalogue.sql_process import SqlProcess
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
 
 app = typer.Typer(
@@ -84,10 +85,10 @@ for command in (
     app.command()(command)
 
 
-def main() -> None:
-    """Run the `prunescope` script."""
+def main(ahead: SqlProcess | None = None) -> None:
+    """Run the `prunescope` script; `ahead` is a process for SQL that was started before."""
     settings.let_waiting_threads_sleep()
-    options = Globals()
+    options = Globals(sql_process=ahead)
     try:
         with completion.rejoined_variants():
             code = run(sys.argv[1:], options)
