@@ -220,7 +220,7 @@ def _fetched(
         if fetched == rows:
             break
     if batch is None:
-        yield pa.RecordBatch.from_pylist([], reader.schema)
+        yield pa.record_batch([pa.nulls(0, field.type) for field in reader.schema], reader.schema)
 
 
 def _with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:

@@ -89,14 +89,14 @@ def write(
             rows = (list(map(_dumps, plain_rows(table))) for table in tables)
             return _write_list(b"[", rows, b",", b"]}", b"[]}", sink)
         case "table":
-            shown, count = schema.empty_table(), 0
+            shown, count = pa.Table.from_batches([], schema), 0
             for table in tables:
                 shown = pa.concat_tables([shown, table.slice(0, TEXT_ROWS - shown.num_rows)])
                 count += table.num_rows
             sink.write(to_text(shown, width, digits=digits, count=count).encode())
             return count
         case "markdown" | "latex":
-            rows = pa.concat_tables([schema.empty_table(), *tables])
+            rows = pa.concat_tables([pa.Table.from_batches([], schema), *tables])
             sink.write((_markdown(rows, digits) if to == "markdown" else _latex(rows, digits)).encode())
             return int(rows.num_rows)
     raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
@@ -283,21 +283,18 @@ def _fits_python(column: pa.ChunkedArray) -> bool:
     of = column.type
     if not pa.types.is_temporal(of) or pa.types.is_interval(of) or pa.types.is_duration(of):
         return True
-    import pyarrow.compute as pc  # slow to import
-
-    found = pc.min_max(_counts(column)).as_py()
-    if found["min"] is None:
+    # pyarrow.compute would import pandas.
+    known = [count for count in _counts(column).to_pylist() if count is not None]
+    if not known:
         return True
-    if pa.types.is_time(of):
-        return bool(of.unit != "ns" and found["max"] < _DAY_SECONDS * _PER_SECOND[of.unit])
+    first, last = min(known), max(known)
     if pa.types.is_date(of):
-        return bool(found["min"] >= _FIRST_DAY and found["max"] <= _LAST_DAY)
+        return bool(first >= _FIRST_DAY and last <= _LAST_DAY)
     second = _PER_SECOND[of.unit]
-    return bool(
-        of.unit != "ns"
-        and found["min"] >= _FIRST_DAY * _DAY_SECONDS * second
-        and found["max"] < (_LAST_DAY + 1) * _DAY_SECONDS * second
-    )
+    if pa.types.is_time(of):
+        return bool(of.unit != "ns" and last < _DAY_SECONDS * second)
+    days = _DAY_SECONDS * second
+    return bool(of.unit != "ns" and first >= _FIRST_DAY * days and last < (_LAST_DAY + 1) * days)
 
 
 def _moment(value: int, of: pa.DataType) -> str:
