@@ -43,6 +43,7 @@ _SQL_BYTES = 64 << 10
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
 _MAX_WAITING, _MAX_WAITING_OF_ONE = 64, 8
+_MAX_BUILDERS = 4
 # Limit on connections, and seconds that open requests have to end at shutdown.
 _MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 2000, 2
 # The largest integer that JavaScript's numbers represent exactly.
@@ -158,6 +159,8 @@ class _Server:
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """End the processes of queries at shutdown, because their threads would wait for them."""
+        # Slow documents leave threads for pages and queries.
+        self._builders = anyio.CapacityLimiter(_MAX_BUILDERS)
         try:
             yield
         finally:
@@ -189,7 +192,8 @@ class _Server:
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        document = await anyio.to_thread.run_sync(live.packed, name, request.query_params.get("version"))
+        version = request.query_params.get("version")
+        document = await anyio.to_thread.run_sync(live.packed, name, version, limiter=self._builders)
         return _packed(request, document, "application/json")
 
     async def sql(self, request: Request) -> Response:

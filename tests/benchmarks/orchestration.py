@@ -142,7 +142,7 @@ def cancel(folder: Path) -> Iterator[str]:
             run = interface.launch("model_tables", ["activation_stats", "block_influence"], model["name"], study)
             interface.wait_for(run, lambda _, lines: any("calibrate: " in line for line in lines))
             if not workers_of(warehouse):
-                raise RuntimeError("nobody computes")
+                raise RuntimeError("no step computes")
             begun = time.perf_counter()
             interface.terminate(run)
             while workers_of(warehouse) or interface.run(run)[0] != "CANCELED":

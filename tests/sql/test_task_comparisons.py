@@ -122,7 +122,7 @@ def test_holms_correction_follows_his_rule_on_ties_too(ask: Ask) -> None:
         ordered = sorted(p.values())
         return max(min(1.0, (len(p) - at) * one) for at, one in enumerate(ordered) if one <= p[recipe])
 
-    assert sorted(rows) == list("abcdef"), "noise is nobody's competitor"
+    assert sorted(rows) == list("abcdef"), "noise is compared with no recipe"
     assert {recipe: row["holm_p"] for recipe, row in rows.items()} == {recipe: about(holm(recipe)) for recipe in rows}
     assert {row["n_tests"] for row in rows.values()} == {6}
 
@@ -142,7 +142,7 @@ def test_all_pairs_of_variants_are_compared_and_tested_as_one_family(ask: Ask) -
 
     recipes = ["dense", RECIPE, "a'b"]
     pairs = [(one, other) for one in recipes for other in recipes if one != other]
-    assert sorted(rows) == sorted(pairs), "noise is nobody's competitor"
+    assert sorted(rows) == sorted(pairs), "noise is compared with no recipe"
     p = {}
     for one, other in pairs:
         both = [(x, y) for x, y in zip(right[one], right[other], strict=True) if x is not None and y is not None]
@@ -281,7 +281,7 @@ def test_every_changed_answer_is_listed_with_its_direction(ask: Ask) -> None:
         "lost": (True, "12", False, None),
         "gained": (False, None, True, "12"),
         "wrong in another way": (False, "3", False, "4"),
-        "nobody knows": (None, "3", None, "4"),
+        "unknown": (None, "3", None, "4"),
     }
     for sample, (before, said, after, says) in cases.items():
         task_sample(warehouse, "dense", "gsm8k", sample, is_correct=before, answer=said)
@@ -292,7 +292,7 @@ def test_every_changed_answer_is_listed_with_its_direction(ask: Ask) -> None:
         "lost": "lost",
         "gained": "gained",
         "wrong in another way": "other",
-        "nobody knows": "other",
+        "unknown": "other",
     }
     assert (rows["lost"]["answer_dense"], rows["lost"]["answer_pruned"]) == ("12", None)
     assert rows["lost"]["question"] == "question lost"

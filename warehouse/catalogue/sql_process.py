@@ -48,7 +48,7 @@ _OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
 
 @dataclass(frozen=True)
 class Setup:
-    """What a process may read.
+    """Parts of a warehouse that a process may read.
 
     Attributes:
         root: the warehouse.
@@ -104,7 +104,7 @@ class SqlProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can answer; a statement that the kernel ended takes the process with it."""
+        """True while it can answer; a statement that the kernel ended takes the process with it."""
         return self._may_go_on and self._process.poll() is None
 
     def __enter__(self) -> "SqlProcess":

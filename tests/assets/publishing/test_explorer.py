@@ -112,7 +112,7 @@ def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
 
 
 @pytest.mark.usefixtures("_no_figures")
-def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
+def test_pairs_take_at_most_a_quarter_of_a_file(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     whole = documents("whole", connection).within()
@@ -128,7 +128,7 @@ def test_pairs_take_a_quarter_of_the_room_at_most_so_that_texts_have_theirs(
 
 @pytest.mark.parametrize("is_written_meanwhile", [False, True])
 @pytest.mark.parametrize("others_are_there", [False, True])
-def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_change(
+def test_a_run_draws_a_figure_once_until_tables_change(
     warehouse: Path,
     study: StudyFile,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,7 +165,7 @@ def test_a_run_asks_and_draws_a_figure_once_unless_others_are_there_or_tables_ch
     assert asked.count(FIGURE.query) == len(drawn)
 
 
-def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_path: Path) -> None:
+def test_a_filter_spares_a_query_a_damaged_file_below_its_aggregate(tmp_path: Path) -> None:
     whole_warehouse().connect(tmp_path).close()
     next((tmp_path / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
     with pytest.warns(DamagedFileWarning):
@@ -177,7 +177,7 @@ def test_a_filter_saves_a_query_from_a_damaged_file_under_what_it_sums_up(tmp_pa
             ask("SELECT * FROM damage_probes")
 
 
-def test_a_run_opens_the_catalogue_of_its_study_as_often_as_it_likes(warehouse: Path, study: StudyFile) -> None:
+def test_a_run_may_open_the_catalogue_of_its_study_repeatedly(warehouse: Path, study: StudyFile) -> None:
     chosen = StudyResource(study=str(study.path)).request(Store(warehouse)).load()
     resource, counted = WarehouseResource(root=str(warehouse)), "SELECT count(*) AS n FROM variant_summary"
     everywhere = resource.ask(counted).item()

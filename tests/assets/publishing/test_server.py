@@ -1,4 +1,4 @@
-"""The explorer's server: a real one on a free port, asked as pages ask it and as nobody should."""
+"""Tests of the explorer's server on a free port, with the requests of its pages and with hostile ones."""
 
 import http.client
 import json
@@ -56,7 +56,7 @@ def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served
         assert served.data(name, version=index["version"]), name
 
 
-def test_what_a_person_is_told_in_the_sql_document_the_box_answers(served: Served) -> None:
+def test_the_box_answers_the_sql_of_the_sql_document(served: Served) -> None:
     statement = served.data("sql")["variants"]
     found = served.sql(statement["sql"])
     recipe = [column["name"] for column in found["columns"]].index("recipe")
@@ -65,9 +65,7 @@ def test_what_a_person_is_told_in_the_sql_document_the_box_answers(served: Serve
     assert found["seconds"] >= 0
 
 
-def test_two_variants_are_compared_as_by_the_command_and_by_the_sql_that_is_told(
-    served: Served, computed_once: Path
-) -> None:
+def test_a_pair_has_the_numbers_of_the_command_and_of_its_sql(served: Served, computed_once: Path) -> None:
     found = served.data("pair/1/2")
     [table] = [table for table in found["tables"] if table["sql"]["key"] == "compare/tokens"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
@@ -90,7 +88,7 @@ def test_two_variants_are_compared_as_by_the_command_and_by_the_sql_that_is_told
         assert row["difference"] == pytest.approx(same["difference"], rel=1e-5)
 
 
-def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(served: Served) -> None:
+def test_values_of_every_kind_arrive_as_json_without_loss(served: Served) -> None:
     found = served.sql(
         """select 9007199254740993 as large, 'a' || chr(8238) || chr(0) as hostile, 'nan'::float as nan, null as none,
            date '2026-01-02' as day, interval 3 days as days, [interval 1 month] as spans,
@@ -117,7 +115,7 @@ def test_values_of_every_kind_come_as_json_that_a_browser_reads_without_loss(ser
     assert found["columns"][0] == {"name": "large", "type": "int64"}
 
 
-def test_of_a_long_answer_the_first_rows_come_and_that_there_are_more(served: Served) -> None:
+def test_a_long_answer_is_cut_and_says_so(served: Served) -> None:
     for rows, is_truncated in ((ROWS, False), (ROWS + 1, True), (50_000_000, True)):
         found = served.sql(f"select i from range({rows}) t(i)")
         assert len(found["rows"]) == ROWS
@@ -151,7 +149,7 @@ def test_sql_that_does_more_than_read_is_refused_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_box_sees_what_the_page_shows_and_each_table_once(served: Served) -> None:
+def test_the_box_lists_each_table_once(served: Served) -> None:
     names = [row[0] for row in served.sql("show tables")["rows"]]
     assert len(set(names)) == len(names)
     assert {"variants", "variant_summary"} <= set(names)
@@ -183,7 +181,7 @@ def test_only_the_servers_own_pages_can_ask_sql(served: Served, headers: dict[st
         assert b"rows" not in body
 
 
-def test_no_other_page_reads_results_and_no_other_method_does_anything(served: Served) -> None:
+def test_other_pages_and_other_methods_are_refused(served: Served) -> None:
     for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", f"{served.home}/data/sql.json"):
         assert served.ask(path, Host="rebound.example.org")[0] == 403
         assert served.ask(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
@@ -204,7 +202,7 @@ def test_no_other_page_reads_results_and_no_other_method_does_anything(served: S
         (json.dumps({"sql": "select 1 --" + "x" * 100_000}).encode(), 413),
     ],
 )
-def test_a_body_that_is_no_question_is_refused(served: Served, body: bytes, code: int) -> None:
+def test_a_body_without_sql_is_refused(served: Served, body: bytes, code: int) -> None:
     status, _, answer = served.ask(f"{served.home}/sql", "POST", body, **{"Content_Type": "application/json"})
     assert status == code
     assert json.loads(answer)["error"]
@@ -227,7 +225,7 @@ def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
         *("index/", "/etc/passwd", "__class__", "\u202e"),
     ],
 )
-def test_a_document_that_there_is_not_is_said_so(served: Served, name: str) -> None:
+def test_an_unknown_document_is_status_404(served: Served, name: str) -> None:
     status, headers, body = served.ask(f"{served.home}/data/{quote(name, safe='/%')}.json")
     assert status == 404
     assert json.loads(body)["error"].isprintable()
@@ -246,11 +244,11 @@ def test_a_document_that_there_is_not_is_said_so(served: Served, name: str) -> N
         "/study/tiny/data/index",
     ],
 )
-def test_no_other_address_leads_anywhere(served: Served, path: str) -> None:
+def test_other_paths_are_status_404(served: Served, path: str) -> None:
     assert served.ask(path)[0] == 404
 
 
-def test_every_answer_forbids_frames_guessing_and_keeping(served: Served) -> None:
+def test_every_response_forbids_frames_sniffing_and_caching(served: Served) -> None:
     for path in ("/", f"{served.home}/", f"{served.home}/data/index.json", "/nothing"):
         _, headers, _ = served.ask(path)
         assert headers["x-content-type-options"] == "nosniff"
@@ -303,7 +301,7 @@ def _post(server: Served, sql: str) -> tuple[int, dict[str, str], bytes]:
     return server.ask(f"{server.home}/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
 
 
-def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(warehouse: Path) -> None:
+def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_positions(warehouse: Path) -> None:
     kept = warehouse.parent / "kept"
     hidden = [path for path in warehouse.rglob("recipe=attn-drop-1") if path.is_dir()]
     for path in hidden:
@@ -323,7 +321,7 @@ def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_own_places(war
         assert "reload it" in json.loads(body)["error"]
 
 
-def test_an_open_page_outlives_a_server_that_is_started_anew(warehouse: Path) -> None:
+def test_an_open_page_works_with_a_restarted_server(warehouse: Path) -> None:
     with Served(warehouse) as server:
         version = server.data("index")["version"]
     with Served(warehouse) as server:
@@ -359,7 +357,7 @@ def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None
         assert not server.told
 
 
-def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
+def test_a_document_that_reads_a_damaged_file_names_it(warehouse: Path) -> None:
     [file] = (warehouse / "generations").rglob("recipe=wanda-2of4/*.parquet")
     content = bytearray(file.read_bytes())
     content[4:200] = bytes(196)
@@ -374,9 +372,7 @@ def test_a_damaged_file_is_named_by_what_reads_it(warehouse: Path) -> None:
         assert "rows" in server.sql("select 1 as one")
 
 
-def test_an_answer_to_a_bug_keeps_other_pages_out_like_any_other(
-    warehouse: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_response_to_a_bug_has_the_security_headers(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -390,7 +386,7 @@ def test_an_answer_to_a_bug_keeps_other_pages_out_like_any_other(
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_a_study_that_computes_while_it_is_served_is_there_without_a_restart(warehouse: Path) -> None:
+def test_a_study_that_appears_later_is_served_without_a_restart(warehouse: Path) -> None:
     store, table = Store(warehouse), TABLES["variants"]
     path = store.path(table, "tiny-a", "magnitude-50")
     provenance = store.provenance(table, "tiny-a", "magnitude-50")
@@ -472,9 +468,7 @@ def test_what_cannot_be_served_is_refused(
         ("0.0.0.0", {"scope.example.org"}),  # noqa: S104
     ],
 )
-def test_an_address_that_is_listened_at_is_a_name_that_is_answered(
-    host: str, names: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_listening_address_is_an_allowed_host(host: str, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNESCOPE_HOSTS", "scope.example.org")
     assert _names(host) == names
 
@@ -492,7 +486,7 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
     assert "none has run: `prunescope run demo` is one" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_study_of_the_users_is_known_by_its_file(computed_once: Path, study: StudyFile) -> None:
+def test_a_users_study_is_found_by_its_file(computed_once: Path, study: StudyFile) -> None:
     assert studies(computed_once, "tiny") == {"tiny": None}
     [known] = studies(computed_once, str(study.path)).values()
     assert known is not None

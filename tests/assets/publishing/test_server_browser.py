@@ -28,7 +28,7 @@ def ask(page: Reader, sql: str) -> str:
     return page.text(".result")
 
 
-def test_from_the_overview_to_a_token_all_comes_from_the_server_under_its_policy(page: Reader) -> None:
+def test_every_view_loads_from_the_server_under_its_policy(page: Reader) -> None:
     page.show("/")
     assert "wanda-2of4" in page.text()
     page.click(next(link for link in page.all("[aria-label='variants'] tbody a") if "wanda-2of4" in link.text))
@@ -52,7 +52,7 @@ def test_the_box_shows_rows_errors_and_text_as_text(page: Reader) -> None:
     assert page.complaints() == []
 
 
-def test_a_query_that_runs_can_be_stopped(page: Reader) -> None:
+def test_a_running_query_can_be_stopped(page: Reader) -> None:
     page.show("/sql")
     page.js("document.querySelector('textarea').value = 'select count(*) from range(1000000) a, range(1000000) b'")
     page.click(page.one("button.run"))

@@ -138,7 +138,7 @@ def _ends(connection: socket.socket) -> bool:
     return True
 
 
-def test_headers_have_a_limit_and_so_has_their_number_of_requests(served: Served) -> None:
+def test_headers_have_a_limit_for_each_request(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 70_000)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")

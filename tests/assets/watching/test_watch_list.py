@@ -1,4 +1,4 @@
-"""What is watched: the list, the folder into which models are copied, and the commands that change both."""
+"""Tests of the watch list, the folder into which models are copied, and the commands that change both."""
 
 import fcntl
 import json

@@ -58,7 +58,7 @@ def rows(connection, sql, parameters=None, **limits):
         "SELECT 'tiny' AS model FROM duckdb_columns() WHERE table_name = 'models' LIMIT 1",
     ],
 )
-def test_whatever_only_reads_is_answered(locked, sql):
+def test_statements_that_only_read_are_answered(locked, sql):
     assert rows(locked, sql).to_pylist() == [{"model": "tiny"}]
 
 
@@ -82,7 +82,7 @@ def test_a_select_can_be_explained_and_nothing_else(locked, explain):
             check(locked, f"{explain} {sql}")
 
 
-def test_only_a_pivot_is_told_what_a_pivot_needs(locked):
+def test_only_a_pivot_gets_the_hint_about_pivots(locked):
     for sql, is_told in (("PIVOT models ON model USING count(*)", True), ("DROP VIEW models", False)):
         with pytest.raises(UnsafeSqlError) as caught:
             check(locked, sql)
@@ -136,7 +136,7 @@ def test_comments_around_explain_are_allowed(locked):
         "EXPORT DATABASE '{root}/../x'",
     ],
 )
-def test_the_engine_refuses_too_where_the_parser_is_passed_by(root, locked, sql):
+def test_the_engine_refuses_without_the_check_too(root, locked, sql):
     (root.parent / "secret.txt").write_text("secret")
     with pytest.raises(duckdb.Error, match=r"Permission Error|disabled|locked|not allowed|does not exist|[Cc]annot"):
         locked.execute(sql.format(root=root)).fetchall()
@@ -192,7 +192,7 @@ def test_a_large_answer_is_refused(locked):
             pass
 
 
-def test_comments_are_there_for_who_asks_for_them(locked):
+def test_column_comments_can_be_read(locked):
     for sql in (
         "SELECT comment FROM duckdb_columns() WHERE table_name = 'models' AND column_name = 'model'",
         "SELECT comment FROM DUCKDB_COLUMNS() WHERE table_name = 'models' AND column_name = 'model'",
@@ -200,7 +200,7 @@ def test_comments_are_there_for_who_asks_for_them(locked):
         assert rows(locked, sql).to_pylist() == [{"comment": TABLES["models"].column("model").comment()}]
 
 
-def test_of_an_open_connection_the_first_rows_come_and_the_connection_stays(root, locked):
+def test_an_open_connection_returns_the_first_rows_and_stays_usable(root, locked):
     for count in (0, 1, 2047, 2048, 2049):
         assert rows(locked, "SELECT i FROM range(10000000) t(i)", rows=count)["i"].to_pylist() == list(range(count))
     assert rows(locked, "SELECT i FROM range(3) t(i)", rows=5).num_rows == 3
