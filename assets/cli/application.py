@@ -30,7 +30,14 @@ from prunescope.assets.cli.options import Debug, Globals, Warehouse
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
-from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning, WarehouseError
+from prunescope.warehouse.core.errors import (
+    CatalogueError,
+    DamagedFileError,
+    DamagedFileWarning,
+    SqlSizeError,
+    SqlTimeError,
+    WarehouseError,
+)
 
 app = typer.Typer(
     name="prunescope",
@@ -120,7 +127,7 @@ def run(arguments: list[str], options: Globals) -> int:
     except BrokenPipeError:
         # The reader closed the pipe, as `head` does; Python must not fail again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (DamagedFileError, CatalogueError, ComputationError) as error:
+    except (DamagedFileError, CatalogueError, ComputationError, SqlTimeError, SqlSizeError) as error:
         code = _log_error(str(error), FAILED, error, options)
     except (InputError, WarehouseError) as error:
         code = _log_error(str(error), WRONG_INPUT, error, options)
