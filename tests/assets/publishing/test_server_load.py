@@ -116,9 +116,6 @@ def test_requests_whose_client_has_left_delay_no_other(served: Served) -> None:
     [
         "select repeat([true], 8000000)",
         "select list_resize([true], 65000, true) from range(1000)",
-        "select * from (select x as "
-        + ", x as ".join(f'"{"a" * 3000}{i}"' for i in range(10))
-        + " from range(9) t(x))",
         "select " + ", ".join(f"{{'a': true}} as c{i}" for i in range(1000)) + " from range(1001)",
     ],
     ids=["list", "lists", "columns"],
