@@ -35,7 +35,7 @@ _TIMES = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms",
     "timestamp with time zone"
 }
 # Part of the messages of allocations that fail outside of DuckDB's own accounting.
-_NO_MEMORY = re.compile("bad allocation|Allocation failure")
+_NO_MEMORY = re.compile("bad allocation|Allocation failure|[Ff]ailed to allocate")
 # Formats convert nested values by recursion.
 _MAX_NESTING = 50
 # DuckDB's parser tries every interpretation of unclosed parentheses, and cannot be interrupted.
@@ -99,7 +99,13 @@ def answer(
         DamagedFileError: a file that it reads is damaged; the message names the file.
     """
     check(connection, sql)
-    timer = threading.Timer(seconds, connection.interrupt)
+    is_late = threading.Event()
+
+    def stop() -> None:
+        is_late.set()
+        connection.interrupt()
+
+    timer = threading.Timer(seconds, stop)
     timer.start()
     try:
         with damage_explained(connection):
@@ -109,6 +115,8 @@ def answer(
     except (duckdb.OutOfMemoryException, MemoryError, pa.ArrowMemoryError) as error:
         raise SqlSizeError(TOO_LARGE) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if is_late.is_set():  # rows that are read in batches fail with Arrow's errors
+            raise SqlTimeError(too_long(seconds)) from error
         if _NO_MEMORY.search(str(error)):
             raise SqlSizeError(TOO_LARGE) from error
         raise SqlError(f"SQL: {_short(error)}") from error

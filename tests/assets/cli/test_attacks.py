@@ -27,11 +27,11 @@ def test_the_command_ends_an_attack_in_one_line(
 ) -> None:
     sql = attack.sql.replace("{root}", str(computed_once))
     monkeypatch.setattr("sys.stdin", io.StringIO(sql))
-    limits = ["--seconds", str(attack.seconds), "--memory", "0.5", "--format", "json"]
-    code = run(["sql", "-", *limits, "-o", str(tmp_path / "rows.json")], Globals(warehouse=str(computed_once)))
+    limits = ["--seconds", str(attack.seconds), "--memory", "0.5"]
+    code = run(["sql", "-", *limits, "-o", str(tmp_path / "rows.csv")], Globals(warehouse=str(computed_once)))
     said = capfdbinary.readouterr().err.decode()
     assert "Traceback" not in said
-    has_rows = (tmp_path / "rows.json").exists()
+    has_rows = (tmp_path / "rows.csv").exists()
     assert has_rows == (code == 0)
     if code:
         assert len(said.splitlines()) == 1
