@@ -26,7 +26,7 @@ def load(url: str, clients: int, seconds: int) -> dict[str, float]:
     """Load a page from many connections, each of which asks again as soon as it is answered."""
     command = [*WRK, "--connections", str(clients), "--duration", f"{seconds}s", url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    quantiles = dict(re.findall(r"^\s+(50|99)%\s+([\d.]+[a-z]+)$", said, re.MULTILINE))
+    quantiles = dict(re.findall(r"^\s+(50|99)%\s+([\d.]+[a-z]+)\s*$", said, re.MULTILINE))
     errors = re.findall(r"(?:Socket errors: .*|Non-2xx or 3xx responses: (\d+))", said)
     numbers = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
     return {
