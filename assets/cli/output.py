@@ -86,7 +86,7 @@ def table_width(output: Path | None) -> int:
     return Console().width if sys.stdout.isatty() and output is None else _WIDTH
 
 
-def emit_bytes(content: bytes, output: Path | None) -> None:
+def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
     """Write data to standard output or to a file.
 
     Raises:
@@ -100,7 +100,7 @@ def emit_bytes(content: bytes, output: Path | None) -> None:
         sys.stdout.buffer.flush()
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | bytearray) -> None:
     """Write a file of the user's atomically; a link is followed, and a device or pipe is written to.
 
     Raises:

@@ -19,6 +19,7 @@ from prunescope.assets.cli.options import (
     Output,
     Seconds,
     Warehouse,
+    answer_bytes,
     existing,
     sql_process,
     variant_names,
@@ -100,7 +101,9 @@ def sql(
             tables(context, format_, output)
         return
     with sql_process(context, Setup(str(existing(context)), memory)) as process:
-        content, _ = process.render(text, to=chosen, width=table_width(output), seconds=seconds)
+        content, _ = process.render(
+            text, to=chosen, width=table_width(output), seconds=seconds, size=answer_bytes(memory)
+        )
     emit_bytes(content, output)
 
 
@@ -182,7 +185,10 @@ def question(
             count = rows.num_rows
         else:
             width = table_width(output)
-            content, count = process.render(query.sql, query.parameters, to=chosen, width=width, seconds=seconds)
+            size = answer_bytes(memory)
+            content, count = process.render(
+                query.sql, query.parameters, to=chosen, width=width, seconds=seconds, size=size
+            )
     header = view_header.parse(asked.header)
     log(asked.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
     if not chart:

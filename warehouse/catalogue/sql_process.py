@@ -152,7 +152,7 @@ class SqlProcess:
         seconds: float = SECONDS,
         rows: int | None = None,
         size: int = RESULT_BYTES,
-    ) -> tuple[bytes, int]:
+    ) -> tuple[bytearray, int]:
         """Return the rows of one SELECT in a format, which the process writes within its limits; and their number.
 
         Args:
@@ -169,7 +169,7 @@ class SqlProcess:
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
         content, count = self._answer(sql, parameters, to, width, seconds, rows, size)
-        return bytes(content), count
+        return content, count
 
     def _answer(
         self,
