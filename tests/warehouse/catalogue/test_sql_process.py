@@ -154,7 +154,7 @@ except MemoryError:
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's limits are Linux's")
+@pytest.mark.namespaces
 def test_the_process_can_read_the_warehouse_and_nothing_else(root, tmp_path):
     import socket
 
