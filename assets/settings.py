@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.cache import cache_folder  # noqa: F401 - re-exported beside the other settings
+from prunescope.warehouse.core.program import PACKAGE
 
 DEFAULT_WAREHOUSE = "warehouse/data"
 # Variables that another machine needs to reach the warehouse and the hub.
@@ -111,4 +112,4 @@ def carried_environment() -> dict[str, str]:
 
 def package_parent() -> Path:
     """Return the folder that this process imports `prunescope` from, for another process's PYTHONPATH."""
-    return Path(str(sys.modules["prunescope"].__file__)).parents[1]
+    return PACKAGE.parent

@@ -1,4 +1,4 @@
-"""A lock among processes by a file: a process that waits is told who holds it, and Ctrl-C ends the wait."""
+"""A file lock between processes: its wait names the holder, and Ctrl-C ends it."""
 
 import fcntl
 import os

@@ -129,10 +129,10 @@ def plain_path(home: Path) -> Path:
     Raises:
         WarehouseError: the link cannot be written.
     """
-    name = os.fsencode(home)
-    if not {b"?", b"%"} & {bytes([byte]) for byte in name} and name.decode(errors="ignore").encode() == name:
+    # Bytes that are no UTF-8 are surrogates in a path's text, which a URL cannot hold either.
+    if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
         return home
-    link = settings.sockets_folder() / f"{hashlib.sha256(name).hexdigest()[:16]}.home"
+    link = settings.sockets_folder() / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.home"
     with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
         link.symlink_to(home)
     return link
@@ -320,9 +320,9 @@ def is_busy(root: Path) -> bool:
 def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> list[str]:
     """End the runs of the command line whose process was killed, and free the slots in pools that dead runs hold.
 
-    The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it as long as it
-    lives, so other runs in the history of this warehouse are dead, at whatever path the warehouse was then. Where
-    DAGSTER_HOME serves several warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon
+    The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it until it ends,
+    so all other runs in the history of this warehouse are dead, even if they ran at another path. Where DAGSTER_HOME
+    serves several warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon
     launched may be waiting for the lock; Dagster's run monitoring ends those.
 
     Args:

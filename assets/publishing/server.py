@@ -200,6 +200,7 @@ class _Server:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
         live, sql = await self._live(request), _statement(await _body(request))
         responses: list[Response] = []
+        bugs: list[Exception] = []
 
         async def leave_when_disconnected() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -214,7 +215,11 @@ class _Server:
                     responses.append(await self._answer(live, sql))
             except QueueFullError as error:
                 responses.append(JSONResponse({"error": str(error)}, 429, {"Retry-After": "5"}))
+            except Exception as error:  # raised below, because the task group would wrap it in an ExceptionGroup
+                bugs.append(error)
             tasks.cancel_scope.cancel()
+        if bugs:
+            raise bugs[0]
         return responses[0] if responses else Response(status_code=499)  # the client has left
 
     async def _answer(self, live: LiveStudy, sql: str) -> Response:

@@ -1,6 +1,6 @@
-"""SQL from people in a process of its own, in which the kernel limits time, memory and files whatever DuckDB does.
+"""Execution of users' SQL in a separate process, whose time, memory and files the kernel limits.
 
-Imports nothing heavy, so that the process starts before its parent imports what it needs.
+This module imports nothing heavy, so that the process can start before its parent has imported the rest.
 """
 
 import json
@@ -26,18 +26,16 @@ from prunescope.warehouse.core.errors import (
     SqlError,
     SqlSizeError,
     SqlTimeError,
-    WarehouseError,
     too_long,
 )
 from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS
+from prunescope.warehouse.core.program import PACKAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from prunescope.warehouse.storage.location import Place
 
-# The folder that this process imports; importing it by name would be a circle.
-PACKAGE = Path(str(sys.modules["prunescope"].__file__)).parent
 _MODULE = "prunescope.warehouse.catalogue.sql_worker"
 # An interrupted statement ends in its own words; after this share of its time, and these seconds, the kernel ends it.
 GRACE_SHARE, GRACE_SECONDS = 0.1, 0.5
@@ -64,11 +62,7 @@ class Setup:
 
 
 class SqlProcess:
-    """A process with an open warehouse that answers one statement after the other; use it as a context manager.
-
-    Attributes:
-        setup: what it may read.
-    """
+    """A process with an open warehouse that answers one statement after the other; use it as a context manager."""
 
     def __init__(self, setup: Setup | None = None) -> None:
         """Start the process without waiting for it; without `setup` it imports what it needs and waits for `open`."""
@@ -168,8 +162,7 @@ class SqlProcess:
             UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
-        content, count = self._answer(sql, parameters, to, width, seconds, rows, size)
-        return content, count
+        return self._answer(sql, parameters, to, width, seconds, rows, size)
 
     def _answer(
         self,
@@ -181,13 +174,14 @@ class SqlProcess:
         rows: int | None,
         size: int,
     ) -> tuple[bytearray, int]:
-        request = {"sql": sql, "parameters": parameters, "seconds": seconds, "rows": rows, "size": size}
+        request: dict[str, object] = {"sql": sql, "parameters": parameters, "to": to, "width": width}
+        request |= {"seconds": seconds, "rows": rows, "size": size}
         content = bytearray()
         with self._asking:
             self._wait_until_ready()
             deadline = time.monotonic() + seconds * (1 + GRACE_SHARE) + GRACE_SECONDS + _PATIENCE
             try:
-                self._connection.send(request | {"to": to, "width": width})
+                self._connection.send(request)
                 while data := self._receive(deadline):
                     content += data
                 ending = json.loads(self._receive(deadline))
@@ -276,7 +270,6 @@ def run_safe(
 
 
 def _raise(ending: Mapping[str, Any]) -> None:
-    """Raise the error of the other process."""
+    """Raise the error of the other process; RuntimeError for one that is a bug there."""
     if "error" in ending:
-        kind = getattr(errors, ending["error"])
-        raise (kind if issubclass(kind, WarehouseError) else WarehouseError)(ending["message"])
+        raise getattr(errors, ending["error"], RuntimeError)(ending["message"])

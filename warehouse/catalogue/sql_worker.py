@@ -11,9 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from prunescope.warehouse.catalogue.sql_process import GRACE_SECONDS, GRACE_SHARE, PACKAGE, Setup
+from prunescope.warehouse.catalogue.sql_process import GRACE_SECONDS, GRACE_SHARE, Setup
 from prunescope.warehouse.core import confinement
 from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, SqlSizeError, WarehouseError, too_large_result
+from prunescope.warehouse.core.program import PACKAGE
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,13 +49,10 @@ def main() -> None:
 
 def _prepare() -> Path:
     """Import what statements need, which takes longer than opening a warehouse; return the file of the views."""
-    import pyarrow as pa
-
     from prunescope.warehouse.catalogue import safe_sql  # noqa: F401
     from prunescope.warehouse.catalogue.database import views_file
     from prunescope.warehouse.core import formats  # noqa: F401
 
-    _ = pa.ipc
     return views_file()
 
 
@@ -89,8 +87,10 @@ def _answer(parent: Connection, connection: "duckdb.DuckDBPyConnection", request
         ending = {"error": SqlSizeError.__name__, "message": TOO_LARGE}
     except WarehouseError as error:
         ending = {"error": type(error).__name__, "message": str(error)}
-    except Exception as error:  # a statement that makes a library fail is wrong, and its process goes on
-        ending = {"error": SqlError.__name__, "message": f"SQL: {type(error).__name__}"}
+    except RecursionError:  # such as of DuckDB's types
+        ending = {"error": SqlError.__name__, "message": "SQL: it is nested too deep"}
+    except Exception as error:
+        ending = {"error": type(error).__name__, "message": f"{type(error).__name__} in the process for SQL: {error}"}
     confinement.unlimited_time()
     parent.send_bytes(b"")
     _send(parent, **ending)

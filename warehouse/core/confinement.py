@@ -1,6 +1,7 @@
-"""Limits that the kernel enforces on this process, whatever a library in it does.
+"""Limits of this process that the kernel enforces, also on the code of libraries.
 
-Files, programs and network need Linux, resource limits any POSIX system; what the kernel does not offer is left out.
+Limits of files, programs and network need Linux, resource limits any POSIX system. A limit that the kernel lacks is
+left out.
 """
 
 import ctypes
@@ -26,23 +27,20 @@ _NO_NEW_PRIVILEGES = 38
 _NEW_NETWORK, _NEW_USERS = 0x40000000, 0x10000000
 
 
-def forbid_files(readable: Iterable[Path]) -> bool:
+def forbid_files(readable: Iterable[Path]) -> None:
     """Forbid this process for good to write, create or remove files, to start programs, and to read other files.
 
     Only threads that are started afterwards are bound, too: call it before the first.
 
     Args:
         readable: folders below which files may be read; missing ones are skipped.
-
-    Returns:
-        Whether the kernel enforces it (Landlock, Linux 5.13).
     """
     if not sys.platform.startswith("linux"):
-        return False
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION))
-    if version < 1:
-        return False
+    if version < 1:  # no Landlock, which Linux has since 5.13
+        return
     accesses, size = (
         max((known, value) for known, value in table.items() if known <= version)[1]
         for table in (_FILE_ACCESSES, _ATTRIBUTE_BYTES)
@@ -50,7 +48,7 @@ def forbid_files(readable: Iterable[Path]) -> bool:
     attributes = struct.pack("=3Q", accesses, _TCP, _OTHER_PROCESSES)[:size]
     ruleset = libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), ctypes.c_uint(0))
     if ruleset < 0:
-        return False
+        return
     try:
         for folder in readable:
             with suppress(OSError):
@@ -61,22 +59,18 @@ def forbid_files(readable: Iterable[Path]) -> bool:
                 finally:
                     os.close(descriptor)
         libc.prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
-        return bool(libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint(0)) == 0)
+        libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint(0))
     finally:
         os.close(ruleset)
 
 
-def forbid_network() -> bool:
-    """Move this process for good into a network namespace without devices; it must have one thread.
-
-    Returns:
-        Whether the kernel lets this user do so.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    # Root needs no namespace of users, in which it could no longer read files of others.
-    return any(libc.unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_NETWORK | _NEW_USERS))
+def forbid_network() -> None:
+    """Move this process for good into a network namespace without devices, if the user may; it must have one thread."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        # Root needs no namespace of users, in which it could no longer read files of others.
+        if libc.unshare(_NEW_NETWORK):
+            libc.unshare(_NEW_NETWORK | _NEW_USERS)
 
 
 def limit_memory(gibibytes: float) -> None:

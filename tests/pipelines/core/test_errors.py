@@ -1,4 +1,4 @@
-"""Messages are short and hold no secrets, whatever they quote."""
+"""Tests that messages are short and without secrets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whatever a template does, it ends within limits of time, memory and length, in one line."""
+"""Tests that templates end within limits of time, memory and length, with a message of one line."""
 
 import os
 from collections.abc import Iterator

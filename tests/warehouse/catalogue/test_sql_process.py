@@ -1,4 +1,4 @@
-"""SQL in its own process: every attack ends as it must, within the limits, and leaves nothing behind."""
+"""Tests of SQL in its own process: attacks end as expected, within the limits, and write nothing."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import sqlglot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunescope.warehouse.catalogue.sql_process import PACKAGE, Setup, SqlProcess, run_safe
+from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess, run_safe
 from prunescope.warehouse.core.errors import (
     DamagedFileError,
     DamagedFileWarning,
@@ -26,6 +26,7 @@ from prunescope.warehouse.core.errors import (
     UnsafeSqlError,
 )
 from prunescope.warehouse.core.formats import FORMATS, render
+from prunescope.warehouse.core.program import PACKAGE
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.attacks import FOLDER, GIBIBYTES, Attack, attacks
@@ -223,10 +224,17 @@ def test_a_killed_process_is_not_alive(root):
         assert not process.is_alive
 
 
-def test_an_error_of_a_library_is_wrong_sql_and_the_process_goes_on(root):
+def test_sql_that_exceeds_pythons_recursion_is_wrong_and_the_process_goes_on(root):
     with SqlProcess(Setup(str(root))) as process:
-        with pytest.raises(SqlError, match=r"^SQL: RecursionError$"):
+        with pytest.raises(SqlError, match="^SQL: it is nested too deep$"):
             process.ask("""SELECT json_transform('[]', repeat('[', 20000) || '"INT"' || repeat(']', 20000))""")
+        assert process.ask("SELECT 1 AS x").to_pylist() == [{"x": 1}]
+
+
+def test_a_bug_in_the_process_is_no_error_of_the_sql(root):
+    with SqlProcess(Setup(str(root))) as process:
+        with pytest.raises(RuntimeError, match="TypeError in the process for SQL"):
+            process.render("SELECT 1", to="table", width="wide")
         assert process.ask("SELECT 1 AS x").to_pylist() == [{"x": 1}]
 
 
