@@ -87,8 +87,8 @@ def advise(
         log(f"{reason}; the prompts of study {STUDY} are probed instead, with results in {home}")
     with RichProgress() as bars:
         outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
-    variants = _rows("variant_verdict", outcome.study, home)
-    advice = judge(variants, _rows("loss_predictions", outcome.study, location), tolerance)
+    verdicts, predictions = _verdicts(outcome.study, home, tolerance), _predictions(outcome.study, location)
+    advice = judge(verdicts, predictions, tolerance)
     columns = [column.name for column in advice.rows if format_name != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(columns).to_arrow(), format_, output)
     for line in advice.notes:
@@ -106,7 +106,7 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
     Raises:
         InputError: that study is a file that the user must name, or has no prompts.
     """
-    from prunescope.pipelines.reporting.advice import LEAST_QUESTIONS
+    from prunescope.pipelines.reporting.advice import MIN_UNITS
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.tables import TABLES
 
@@ -116,9 +116,9 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
         raise InputError(f"model {spec.name} was computed by study {provenance.study!r}; name its file with --study")
     chosen, reason = study or (provenance.study if provenance else STUDY), ""
     questions = sum(prompt.kind == "choice" for prompt in load_study(chosen).prompts)
-    if study is None and questions < LEAST_QUESTIONS:
+    if study is None and questions < MIN_UNITS:
         reason = (
-            f"study {chosen}, which computed {spec.name}, asks {questions} of the {LEAST_QUESTIONS} questions that a "
+            f"study {chosen}, which computed {spec.name}, asks {questions} of the {MIN_UNITS} questions that a "
             "verdict needs"
         )
         chosen = STUDY
@@ -131,15 +131,23 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
     return request_of(chosen, [model], recipes), reason
 
 
-def _rows(view: str, study: "Study", location: "Place") -> "pl.DataFrame":
+def _verdicts(study: "Study", location: "Place", tolerance: float) -> "pl.DataFrame":
+    import polars as pl
+
+    from prunescope.warehouse.catalogue.database import SQL, connect
+
+    recipes = [recipe.name for recipe in study.recipes if recipe.method not in {"dense", "noise"}]
+    statement = (SQL / "comparisons" / "advise.sql").read_text("utf-8")
+    with connect(location) as connection:
+        relation = connection.sql(statement, params=[study.models[0].name, recipes, tolerance])
+        return pl.DataFrame(relation.to_arrow_table())
+
+
+def _predictions(study: "Study", location: "Place") -> "pl.DataFrame":
     import polars as pl
 
     from prunescope.warehouse.catalogue.database import connect
 
-    recipes = [recipe.name for recipe in study.recipes if recipe.method != "dense"]
     with connect(location) as connection:
-        relation = connection.sql(
-            f"SELECT * FROM {view} WHERE model = ? AND list_contains(?, recipe)",  # noqa: S608 - our own names
-            params=[study.models[0].name, recipes],
-        )
+        relation = connection.sql("from loss_predictions where model = ?", params=[study.models[0].name])
         return pl.DataFrame(relation.to_arrow_table())

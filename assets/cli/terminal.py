@@ -127,8 +127,7 @@ def _legend() -> str:
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: "
         f"forced on the dense model's tokens, free on its own. Lower bound of a bar: {bars}. median: of KL free. flip: "
-        "step of the first token that differs, median over prompts. loops: prompts that fall into a loop. (?): the "
-        "confidence intervals allow another verdict."
+        "step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
     )
 
 

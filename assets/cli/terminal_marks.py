@@ -14,8 +14,8 @@ BARS = "▁▂▃▄▅▆▇█"
 # Lower bounds of all bars but the first, in nats; the same for every variant, so that lines can be compared.
 KL_BOUNDS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 NOTHING = "–"
-_SIGNS = {"safe": "✓", "non-generative only": "~", "broken": "✗", "not judged": "?"}
-_STYLES = {"safe": "green", "non-generative only": "yellow", "broken": "red"}
+_SIGNS = {"safe": "✓", "non-generative only": "~", "not safe": "!", "broken": "✗", "too little evidence": "?"}
+_STYLES = {"safe": "green", "non-generative only": "yellow", "not safe": "yellow", "broken": "red"}
 
 
 def spark(values: Sequence[Number], width: int, to_level: Callable[[float], int] | None = None) -> str:
@@ -47,8 +47,7 @@ def verdict(entry: VariantEntry) -> Text:
     name = entry["verdict"]
     if name is None:
         return Text("dense model" if entry["is_dense"] else NOTHING, "dim")
-    doubt = "" if entry["is_certain"] in {None, True} else " (?)"
-    return Text(f"{_SIGNS.get(name, '·')} {label(name)}{doubt}", _STYLES.get(name, ""))
+    return Text(f"{_SIGNS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))
 
 
 def heading(text: str) -> Text:

@@ -1,158 +1,240 @@
--- The evidence for the verdict on each pruned variant: losses in tasks, damage to the study's prompts, and intervals.
--- grain: one row per pruned variant.
--- key: model, recipe
--- inputs: variant_summary, task_losses, stg_generations, decoding_at_reference
--- how to read: basis says which evidence counts; variant_verdict says how the intervals are made.
--- reason: variant_verdict applies its rule to these numbers and to both ends of their intervals. The view is a little
---   long because all evidence of a variant is one row.
+-- What is known of each pruned variant's losses in writing and in choosing: tasks, tokens, options and predictions.
+-- grain: one row per pruned variant × kind × evidence.
+-- key: model, recipe, kind, evidence
+-- inputs: task_losses, loss_predictions, decoding_at_reference, options_at_reference, stg_decoding_steps,
+--   stg_option_subspace, noise_variants
+-- how to read: a loss is that beyond the noise floor: the loss of the dense model computed in another way (bfloat16,
+--   other order of sums), the noise variant that loses most, is subtracted, paired by prompt, question or answer.
+--   score and agreement are the losses of task_losses. tokens: share of the teacher-forced tokens, up to the end, whose
+--   most likely token differs. options: share of the study's questions whose most likely option differs. prediction:
+--   that of loss_predictions with the narrowest interval, which holds for 9 of 10 variants; only `prunescope advise`
+--   uses it. Intervals of tokens are the wider of Student's t over prompts (ratio estimator) and Wilson's over tokens;
+--   those of options are Wilson's over questions, with a floor Newcombe's of the paired difference.
+-- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule. The view is long because the
+--   evidence comes from four tables.
 -- columns:
---   basis: tasks where tasks of both kinds were scored, else generations where the study's prompts were measured; NULL
---     where neither was [label]
---   measure: score or agreement, of the tasks; NULL on another basis [label]
---   loss_writing: Loss in tasks that write, above a guess [share]
---   loss_writing_low: Lower end of its 95 % interval [share]
---   loss_writing_high: Upper end of its 95 % interval [share]
---   loss_choosing: Loss in tasks that choose among options, above a guess [share]
---   loss_choosing_low: Lower end of its 95 % interval [share]
---   loss_choosing_high: Upper end of its 95 % interval [share]
---   kl_step0_nats_low: Lower end of its 95 % interval over the prompts; NULL below 5 of them [nats]
---   kl_step0_nats_high: Upper end of it [nats]
---   top1_change: Share of teacher-forced tokens whose most likely token differs [share] = 1 − top1_agreement
---   top1_change_low: Lower end of its 95 % interval [share]
---   top1_change_high: Upper end of it [share]
---   options_changed: Share of the prompts' questions whose most likely option differs [share] = 1 −
---     options_argmax_kept/questions
---   options_changed_low: Lower end of its 95 % interval by Wilson [share]
---   options_changed_high: Upper end of it [share]
---   collapse_step_first: Earliest step at which one of the variant's texts completes a loop; NULL where none does
---     [step]
---   prompts_collapsed_dense: Prompts whose dense text ends in a loop [prompts]
+--   kind: writing or choosing [label]
+--   evidence: score, agreement, tokens, options or prediction [label]
+--   loss: Loss beyond the noise floor [share]
+--   loss_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_high: Upper end of it [share]
+--   n_units: Answers, prompts or questions that it rests on; of a prediction the scored variants [units]
+--   unit: answers, prompts, questions or variants [label]
 with
 
-losses as (
+tasks as (
     select
         model,
         recipe,
-        measure,
-        max(loss) filter (where kind = 'generative') as loss_writing,
-        max(1.959963984540054 * loss_se) filter (where kind = 'generative') as half_width_writing,
-        max(loss) filter (where kind = 'non_generative') as loss_choosing,
-        max(1.959963984540054 * loss_se) filter (where kind = 'non_generative') as half_width_choosing
+        if(kind = 'generative', 'writing', 'choosing') as kind,
+        measure as evidence,
+        loss_beyond_noise as loss,
+        loss_beyond_noise_low as loss_low,
+        loss_beyond_noise_high as loss_high,
+        n_answers as n_units,
+        'answers' as unit
     from task_losses
-    group by model, recipe, measure
 ),
 
--- Prefers right answers (score) to the dense model's own answers (agreement).
-scored as (
-    select *
-    from losses
-    where loss_writing is not null and loss_choosing is not null
-    qualify row_number() over (partition by model, recipe order by measure desc) = 1
-),
-
-texts as (
+predictions as (
     select
         model,
         recipe,
-        min(collapse_step) as collapse_step_first,
-        count(collapse_step) as prompts_collapsed
-    from stg_generations
-    group by model, recipe
+        if(kind = 'generative', 'writing', 'choosing') as kind,
+        'prediction' as evidence,
+        predicted_loss as loss,
+        predicted_loss_low as loss_low,
+        predicted_loss_high as loss_high,
+        n_variants as n_units,
+        'variants' as unit
+    from loss_predictions
+    where predicted_loss_high is not null
+    -- Right answers before the dense model's own ones, then the probe with the smallest error on other models.
+    qualify row_number() over (partition by model, recipe, kind order by measure desc, half_width asc, probe asc) = 1
 ),
 
-prompts as (
+forced as (
     select
         model,
         recipe,
         prompt_id,
-        max(kl_dense_pruned_nats) filter (where step = 0) as kl_step0,
-        count(*) as tokens,
-        count_if(not is_top1_same) as changed
+        temperature,
+        step,
+        not is_top1_same as is_changed
     from decoding_at_reference
     where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id
 ),
 
--- The contribution of each prompt to the means over all prompts of the variant.
+-- The dense rows of `forced` select the same steps of a noise variant.
+noise_tokens as (
+    select
+        steps.model,
+        steps.recipe,
+        steps.prompt_id,
+        steps.step,
+        not steps.is_top1_same as is_changed
+    from stg_decoding_steps as steps
+    inner join noise_variants
+        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+    inner join forced as dense
+        on
+            steps.model = dense.model
+            and dense.recipe = 'dense'
+            and steps.prompt_id = dense.prompt_id
+            and steps.step = dense.step
+            and steps.temperature = dense.temperature
+    where steps.trajectory = 'teacher_forced'
+),
+
+token_floors as (
+    select
+        model,
+        recipe
+    from noise_tokens
+    group by model, recipe
+    qualify row_number() over (partition by model order by avg(cast(is_changed as integer)) desc, recipe) = 1
+),
+
+prompts as (
+    select
+        forced.model,
+        forced.recipe,
+        forced.prompt_id,
+        count(*) as tokens,
+        count_if(forced.is_changed) as changed,
+        count_if(coalesce(noise_tokens.is_changed, false)) as changed_by_noise
+    from forced
+    left join token_floors
+        on forced.model = token_floors.model
+    left join noise_tokens
+        on
+            token_floors.model = noise_tokens.model
+            and token_floors.recipe = noise_tokens.recipe
+            and forced.prompt_id = noise_tokens.prompt_id
+            and forced.step = noise_tokens.step
+    where forced.recipe <> 'dense'
+    group by forced.model, forced.recipe, forced.prompt_id
+),
+
 weighed as (
     select
         *,
-        (kl_step0 - avg(kl_step0) over of_variant) / count(kl_step0) over of_variant as influence_on_kl,
-        (changed - tokens * sum(changed) over of_variant / sum(tokens) over of_variant)
-        / sum(tokens) over of_variant as influence_on_change
+        (
+            changed - changed_by_noise
+            - tokens * sum(changed - changed_by_noise) over of_variant / sum(tokens) over of_variant
+        )
+        / sum(tokens) over of_variant as influence
     from prompts
     window of_variant as (partition by model, recipe)
 ),
 
-spreads as (
+token_sums as (
     select
         model,
         recipe,
-        -- Where five or more prompts have the same KL, the interval is that value.
-        case
-            when count(kl_step0) >= 5 then coalesce(half_width_over_clusters(influence_on_kl), 0)
-        end as half_width_kl,
-        half_width_over_clusters(influence_on_change) as half_width_change,
-        wilson_interval(sum(changed), sum(tokens)) as change_by_tokens
+        count(*) as n_prompts,
+        sum(changed - changed_by_noise) / sum(tokens) as loss,
+        sum(changed) / sum(tokens) as changed_share,
+        wilson_interval(sum(changed), sum(tokens)) as by_tokens,
+        half_width_over_clusters(influence) as by_prompts
     from weighed
     group by model, recipe
+),
+
+tokens as (
+    select
+        model,
+        recipe,
+        'writing' as kind,
+        'tokens' as evidence,
+        loss,
+        loss - greatest(coalesce(by_prompts, 0), changed_share - by_tokens[1]) as loss_low,
+        loss + greatest(coalesce(by_prompts, 0), by_tokens[2] - changed_share) as loss_high,
+        n_prompts as n_units,
+        'prompts' as unit
+    from token_sums
+),
+
+noise_options as (
+    select
+        options.model,
+        options.recipe,
+        options.prompt_id,
+        not options.is_argmax_same as is_changed
+    from stg_option_subspace as options
+    inner join noise_variants
+        on options.model = noise_variants.model and options.recipe = noise_variants.recipe
+    inner join options_at_reference as dense
+        on
+            options.model = dense.model
+            and dense.recipe = 'dense'
+            and options.prompt_id = dense.prompt_id
+    -- The order of options does not depend on the temperature.
+    qualify row_number() over (
+        partition by options.model, options.recipe, options.prompt_id order by options.temperature
+    ) = 1
+),
+
+option_floors as (
+    select
+        model,
+        recipe
+    from noise_options
+    group by model, recipe
+    qualify row_number() over (partition by model order by avg(cast(is_changed as integer)) desc, recipe) = 1
+),
+
+question_sums as (
+    select
+        options.model,
+        options.recipe,
+        count(*) as n_questions,
+        count_if(not options.is_argmax_same) as changed,
+        count_if(coalesce(noise_options.is_changed, false)) as changed_by_noise,
+        wilson_interval(count_if(not options.is_argmax_same), count(*)) as ends,
+        wilson_interval(count_if(coalesce(noise_options.is_changed, false)), count(*)) as noise_ends
+    from options_at_reference as options
+    left join option_floors
+        on options.model = option_floors.model
+    left join noise_options
+        on
+            option_floors.model = noise_options.model
+            and option_floors.recipe = noise_options.recipe
+            and options.prompt_id = noise_options.prompt_id
+    where options.recipe <> 'dense'
+    group by options.model, options.recipe
+),
+
+shares as (
+    select
+        *,
+        changed / n_questions as changed_share,
+        changed_by_noise / n_questions as noise_share
+    from question_sums
+),
+
+options as (
+    select
+        model,
+        recipe,
+        'choosing' as kind,
+        'options' as evidence,
+        changed_share - noise_share as loss,
+        changed_share - noise_share
+        - sqrt(power(changed_share - ends[1], 2) + if(changed_by_noise = 0, 0, power(noise_ends[2] - noise_share, 2)))
+            as loss_low,
+        changed_share - noise_share
+        + sqrt(power(ends[2] - changed_share, 2) + if(changed_by_noise = 0, 0, power(noise_share - noise_ends[1], 2)))
+            as loss_high,
+        n_questions as n_units,
+        'questions' as unit
+    from shares
 )
 
-select
-    variants.model,
-    variants.recipe,
-    variants.variant,
-    variants.method,
-    variants.parameters_removed_share,
-    case
-        when scored.measure is not null then 'tasks'
-        when variants.kl_step0_nats is not null and variants.questions > 0 then 'generations'
-    end as basis,
-    scored.measure,
-    scored.loss_writing,
-    scored.loss_writing - scored.half_width_writing as loss_writing_low,
-    -- A text cannot be worse than wrong.
-    case
-        when scored.loss_writing + scored.half_width_writing > 1 then 1
-        else scored.loss_writing + scored.half_width_writing
-    end as loss_writing_high,
-    scored.loss_choosing,
-    scored.loss_choosing - scored.half_width_choosing as loss_choosing_low,
-    scored.loss_choosing + scored.half_width_choosing as loss_choosing_high,
-    variants.kl_step0_nats,
-    case
-        when variants.kl_step0_nats < spreads.half_width_kl then 0
-        else variants.kl_step0_nats - spreads.half_width_kl
-    end as kl_step0_nats_low,
-    variants.kl_step0_nats + spreads.half_width_kl as kl_step0_nats_high,
-    1 - variants.top1_agreement as top1_change,
-    coalesce(
-        within_0_and_1(1 - variants.top1_agreement - spreads.half_width_change), spreads.change_by_tokens[1]
-    ) as top1_change_low,
-    coalesce(
-        within_0_and_1(1 - variants.top1_agreement + spreads.half_width_change), spreads.change_by_tokens[2]
-    ) as top1_change_high,
-    variants.questions,
-    1 - variants.options_argmax_kept / nullif(variants.questions, 0) as options_changed,
-    wilson_interval(variants.questions - variants.options_argmax_kept, variants.questions)[1] as options_changed_low,
-    wilson_interval(variants.questions - variants.options_argmax_kept, variants.questions)[2] as options_changed_high,
-    variants.kl_teacher_forced_median_nats,
-    variants.kl_free_running_median_nats,
-    variants.kl_noise_p95_nats,
-    variants.is_below_noise,
-    variants.prompts,
-    variants.prompts_flipped,
-    variants.first_flip_step_median,
-    variants.prompts_collapsed,
-    texts.collapse_step_first,
-    coalesce(dense_texts.prompts_collapsed, 0) as prompts_collapsed_dense
-from variant_summary as variants
-left join scored
-    on variants.model = scored.model and variants.recipe = scored.recipe
-left join spreads
-    on variants.model = spreads.model and variants.recipe = spreads.recipe
-left join texts
-    on variants.model = texts.model and variants.recipe = texts.recipe
-left join texts as dense_texts
-    on variants.model = dense_texts.model and dense_texts.recipe = 'dense'
-where variants.recipe <> 'dense'
+select * from tasks
+union all by name
+select * from predictions
+union all by name
+select * from tokens
+union all by name
+select * from options

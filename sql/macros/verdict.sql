@@ -1,18 +1,49 @@
--- The rule of verdicts. `prunescope.pipelines.reporting.advice` applies the same rule to predicted losses; a test
--- compares the two.
+-- The rule of verdicts: what may be said of a variant from the 95 % intervals of its losses in writing and in choosing.
 
--- A variant is safe where generating and choosing lose at most the tolerated share of the dense model's skill, and
--- broken where choosing loses half or more, since a score that halves counts as lost (q21).
-create or replace macro verdict_by_losses(choosing, writing, tolerance) as case
-    when choosing > tolerance and choosing >= 0.5 then 'broken'
-    when greatest(writing, choosing) <= tolerance then 'safe'
-    else 'non-generative only'
+-- Number of independent units (prompts, questions, answers) below which no verdict rests on them.
+create or replace macro verdict_min_units() as 30;
+
+-- A statement is made only where the whole interval supports it. A score that halves counts as gone (q21). An interval
+-- that is not known is NULL and supports nothing.
+create or replace macro verdict_of(writing_low, writing_high, choosing_low, choosing_high, tolerance) as case
+    when choosing_low >= 0.5 and choosing_low > tolerance then 'broken'
+    when writing_high <= tolerance and choosing_high <= tolerance then 'safe'
+    when (writing_low > tolerance or choosing_low > tolerance) and choosing_high < 0.5 then 'non-generative only'
+    when writing_low > tolerance or choosing_low > tolerance then 'not safe'
+    else 'too little evidence'
 end;
 
--- Without scored tasks: broken where the most likely option changes in half of the questions or more, safe where the KL
--- at the first generated token is below that published for a model that no longer generates (2603.24652).
-create or replace macro verdict_by_prompts(options_changed, kl_nats, top1_change, tolerance) as case
-    when options_changed >= 0.5 then 'broken'
-    when kl_nats < 0.6 and top1_change <= tolerance then 'safe'
-    else 'non-generative only'
+-- Whether an interval answers what a verdict asks of its kind: is the loss tolerated, and of choosing: is half gone.
+create or replace macro is_loss_decided(kind, low, high, tolerance) as coalesce(
+    high <= tolerance
+    or (low > tolerance and (kind = 'writing' or low >= 0.5 or high < 0.5)),
+    false
+);
+
+-- Number of units at which an interval around the same loss would not contain the threshold, because widths shrink with
+-- the root of the number; NULL where it does not contain it now, or the loss is the threshold.
+create or replace macro units_to_decide(loss, low, high, threshold, units) as case
+    when low <= threshold and high > threshold and loss <> threshold
+        then cast(
+            least(1e12, ceil(units * power(if(loss < threshold, high - loss, loss - low) / (loss - threshold), 2)))
+            as bigint
+        )
 end;
+
+-- Upper quantile of Student's t at which each of `others` one-sided comparisons with the best errs in 5 % / others
+-- (Bonferroni): the normal quantile (Abramowitz and Stegun 26.2.23) and the Cornish-Fisher series of t around it.
+create or replace macro normal_upper_quantile(tail) as (
+    sqrt(-2 * ln(tail))
+    - (2.515517 + 0.802853 * sqrt(-2 * ln(tail)) + 0.010328 * (-2 * ln(tail)))
+    / (
+        1 + 1.432788 * sqrt(-2 * ln(tail)) + 0.189269 * (-2 * ln(tail))
+        + 0.001308 * power(-2 * ln(tail), 1.5)
+    )
+);
+
+create or replace macro t_from_normal(z, df) as (
+    z + (z ** 3 + z) / (4 * df) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * df ** 2)
+    + (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * df ** 3)
+);
+
+create or replace macro quantile_against_best(others, df) as t_from_normal(normal_upper_quantile(0.05 / others), df);

@@ -55,9 +55,8 @@ class VariantEntry(TypedDict):
     recipe: str
     method: str
     is_dense: bool
-    verdict: str | None  # safe, non-generative only, broken, not judged; None for the dense model
+    verdict: str | None  # one of advice.VERDICTS; None for the dense model
     verdict_reason: str | None
-    is_certain: bool | None  # both ends of the intervals give the same verdict; None without intervals
     sql: Source  # of the verdict
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]

@@ -16,6 +16,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "written": (),
     "variants": VARIANT,
     "verdicts": VARIANT,
+    "ranking": VARIANT,
     "losses": VARIANT,
     "perplexity": VARIANT,
     "ndcg": VARIANT,

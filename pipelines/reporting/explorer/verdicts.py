@@ -9,49 +9,38 @@ from urllib.parse import quote
 
 import polars as pl
 
-from prunescope.pipelines.reporting.advice import (
-    BROKEN,
-    CHOOSING_ONLY,
-    HALF_LOST,
-    LEAST_QUESTIONS,
-    NOT_JUDGED,
-    SAFE,
-    published_kl_nats,
-)
+from prunescope.pipelines.reporting.advice import EVIDENCE, MIN_UNITS, RULE
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
 from prunescope.pipelines.reporting.explorer.findings import number
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 
-TOLERANCE = 0.1
 _MAX_NAMES = 8
+# Numbers of units that are not worth stating exactly.
+_MANY_UNITS = 100_000
+_MEASURES = {
+    "top1_change": "the share of tokens whose most likely token changes",
+    "kl_step0_nats": "KL at the first token",
+    "kl_free_running_median_nats": "median KL on its own tokens",
+    "flipped_share": "the share of texts that change",
+    "collapsed_share": "the share of texts that end in a loop",
+    "options_changed_share": "the share of choices that change",
+}
 _Row = Mapping[str, Any]
 
 
 def rule() -> str:
     """Describe the rule of `variant_verdict`."""
-    return (
-        f"If tasks of both kinds were scored: {SAFE} if writing and choosing each lose at most {TOLERANCE:.0%} of the "
-        f"dense model's skill above a guess, {BROKEN} if choosing loses {HALF_LOST:.0%} or more, else {CHOOSING_ONLY}. "
-        f"Otherwise the study's prompts decide: {BROKEN} if {HALF_LOST:.0%} or more of the questions change their most "
-        f"likely option, else {SAFE} if the KL at the first generated token is below {published_kl_nats():g} nats and "
-        f"at most {TOLERANCE:.0%} of the tokens change their most likely one, else {CHOOSING_ONLY}; with fewer than "
-        f"{LEAST_QUESTIONS} questions only {SAFE} is possible. A verdict is open if the ends of the 95 % intervals "
-        f"give different ones. {NOT_JUDGED}: too little was measured."
-    )
+    return RULE
 
 
 def basis(verdicts: pl.DataFrame) -> str:
-    """Describe the basis of a study's verdicts, the rows of `variant_verdict`, in one line."""
+    """Describe the evidence behind the losses of a study's verdicts, the rows of `variant_verdict`, in one line."""
     notes = []
-    of_tasks = set(verdicts.filter(pl.col("basis").cast(pl.String) == "tasks")["measure"].cast(pl.String))
-    if "score" in of_tasks:
-        notes.append("Lost: share of the dense model's right answers above a guess.")
-    if "agreement" in of_tasks:
-        condition = "" if len(of_tasks) == 1 else ", if the dense model has too few right answers"
-        notes.append(f"Lost{condition}: share of the agreement with the dense model's answers, above a guess.")
-    if verdicts["is_certain"].not_().any():
-        notes.append("? after a verdict: its intervals allow another one.")
+    for kind in ("writing", "choosing"):
+        kinds = set(verdicts[f"evidence_{kind}"].cast(pl.String).drop_nulls())
+        if words := [text for name, text in EVIDENCE.items() if name in kinds]:
+            notes.append(f"{kind.capitalize()} lost, beyond the noise floor: share of {', or of '.join(words)}.")
     return " ".join(notes)
 
 
@@ -67,43 +56,42 @@ def tokens_href(model: str, recipe: str, prompt_id: str, step: int) -> str:
 
 def reason(row: _Row) -> str:
     """Return the numbers behind a variant's verdict, a row of `variant_verdict`, and how its texts changed."""
-    if row["basis"] == "tasks":
-        measure = "right answers" if row["measure"] == "score" else "its agreement with the dense model"
-        text = f"by {measure}, writing loses {_loss(row, 'writing')} and choosing {_loss(row, 'choosing')}"
-    elif row["questions"] and row["kl_step0_nats"] is not None:
-        text = (
-            f"KL at the first token {number(row['kl_step0_nats'])}{_ends(row, 'kl_step0_nats')} nats, "
-            f"{_share(row, 'top1_change')} of the tokens and "
-            f"{_share(row, 'options_changed')} of the choices change"
-        )
-        if row["basis"] is None:
-            count = "one question is" if row["questions"] == 1 else f"{row['questions']} questions are"
-            text += f"; {count} too few to judge choosing ({LEAST_QUESTIONS} are needed)"
-    else:
-        return "too little was measured"
-    if row["is_certain"] is False:
-        text += "; the intervals leave the verdict open"
+    parts = [_loss(row, kind) for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is not None]
+    if not parts:
+        return "nothing was measured that a verdict could rest on"
+    if row["undecided"] is not None:
+        parts.append(f"{row['undecided']} is open{_enough(row['units_needed'], row['unit_needed'])}")
     if row["prompts"]:
-        text += f"; {row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} end in a loop"
+        parts.append(f"{row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} loop")
     if row["is_below_noise"]:
-        text += "; its median KL is not above that of rounding alone"
-    return text
-
-
-def _share(row: _Row, column: str) -> str:
-    value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
-    if value is None:
-        return "an unknown share"
-    return f"{100 * value:.0f} %" + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
+        parts.append("its median KL is not above that of rounding alone")
+    return "; ".join(parts)
 
 
 def _loss(row: _Row, kind: str) -> str:
-    return f"{row[f'loss_{kind}']:.2f}{_ends(row, f'loss_{kind}')}"
+    ends = (
+        "" if row[f"loss_{kind}_low"] is None else f" [{_percent(row, kind, '_low')}, {_percent(row, kind, '_high')}]"
+    )
+    evidence, units = row[f"evidence_{kind}"], row[f"n_{kind}"]
+    unit = {"tokens": "prompt", "options": "question"}.get(evidence, "answer")
+    return (
+        f"{kind} loses {_percent(row, kind)} %{ends} of {EVIDENCE[evidence]} "
+        f"({units} {unit}{'' if units == 1 else 's'}{'' if units >= MIN_UNITS else ', too few'})"
+    )
 
 
-def _ends(row: _Row, column: str) -> str:
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    return "" if low is None else f" [{low:.2f}, {high:.2f}]"
+def _percent(row: _Row, kind: str, end: str = "") -> str:
+    # Adding 0 turns a rounded −0 into 0.
+    return f"{round(100 * row[f'loss_{kind}{end}']) + 0:.0f}"
+
+
+def _enough(units: float | None, unit: str | None) -> str:
+    """Say how many units would decide, if that is known."""
+    if units is None:
+        return ""
+    return (
+        f": more than {_MANY_UNITS:,} {unit} are needed" if units > _MANY_UNITS else f": {units:,.0f} {unit} would do"
+    )
 
 
 def answers(frames: QueryCache, model: str) -> list[Answer]:
@@ -112,7 +100,7 @@ def answers(frames: QueryCache, model: str) -> list[Answer]:
     if verdicts is None:
         return []
     retrieval = [] if losses is None else [_retrieval(model, losses)]
-    if retrieval and len(verdicts["recipes_not_judged"] or ()) == verdicts["variants"]:
+    if retrieval and len(verdicts["recipes_open"] or ()) == verdicts["variants"]:
         return retrieval  # an encoder has neither texts nor choices
     collapses = _first(frames, "answers/collapse", model)
     return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
@@ -149,35 +137,61 @@ def _answer(model: str, question: str, short: str, text: str, sources: list[Sour
 
 def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
     sources = [source("answers/safe", model=model)]
-    safe: list[str] = verdicts["recipes_safe"] or []
-    nearest, variants = verdicts["nearest"], verdicts["variants"]
-    short = f"{verdicts['safe'] or 'None'} of {variants} pruned variants"
-    details = []
-    if len(verdicts["recipes_not_judged"] or ()) == variants:
-        short = f"Not known: too little was measured to judge any of {variants} pruned variants."
-    elif safe:
-        short += f": {_names(safe)}{_open(safe, verdicts['open_safe'])}."
-    elif nearest is not None:
-        short += f"; the nearest is {label(nearest)}."
-        [row] = [row for row in _rows(frames, "verdicts", model) if row["recipe"] == nearest]
-        details.append(f"{label(nearest)}: {reason(row)}.")
-        sources.append(source("verdicts", model=model, recipe=nearest))
+    safe, undecided = (verdicts[f"recipes_{name}"] or [] for name in ("safe", "open"))
+    nearest: list[str] = verdicts["nearest"] or []
+    variants = verdicts["variants"]
+    of_all = f"{variants} pruned variant{'' if variants == 1 else 's'}"
+    if safe:
+        short = f"{len(safe)} of {of_all}: {_names(safe)}."
+    elif len(undecided) == variants:
+        short = f"Not known: too little evidence on any of {of_all}"
+        short += f"; {_nearest(nearest)}." if nearest else "."
     else:
-        short += "."
-    for kind, words in (("choosing_only", "Choosing only"), ("broken", "Broken"), ("not_judged", "Not judged")):
+        shown = " is shown to" if undecided else ""
+        short = f"None of {of_all}{shown}; {_nearest(nearest)}." if nearest else f"None of {of_all}{shown}."
+    details = [_ranking(verdicts)] if nearest else []
+    if nearest:
+        sources.append(source("ranking", model=model))
+    if len(nearest) == 1:
+        [row] = [row for row in _rows(frames, "verdicts", model) if row["recipe"] == nearest[0]]
+        details.append(f"{label(nearest[0])}: {reason(row)}.")
+        sources.append(source("verdicts", model=model, recipe=nearest[0]))
+    for kind, words in (
+        ("choosing_only", "Choosing only"),
+        ("not_safe", "Not safe, more is not known"),
+        ("broken", "Broken"),
+        ("open", "Too little evidence"),
+    ):
         if recipes := verdicts[f"recipes_{kind}"]:
-            details.append(f"{words}: {_names(recipes)}{_open(recipes, verdicts.get(f'open_{kind}', 0))}.")
+            details.append(f"{words}: {_names(recipes)}.")
+    if verdicts["units_needed"] is not None:
+        enough = _enough(verdicts["units_needed"], verdicts["unit_needed"])
+        details.append(f"The least is needed for {label(verdicts['recipe_needing'])}{enough}.")
     if verdicts["by_tasks"]:
-        details.append(
-            f"In the tasks, writing loses {_range(verdicts, 'writing')} and choosing {_range(verdicts, 'choosing')} of "
-            "the dense model's skill above a guess."
-        )
         sources.append(source("losses", model=model))
-    if verdicts["by_generations"]:
-        details.append("Without scores in tasks of both kinds, the texts to the study's prompts decide.")
-    linked = safe or ([nearest] if nearest is not None else verdicts["recipes_not_judged"])
+    linked = safe or nearest or undecided
     links = [_link(model, recipe) for recipe in linked[:_MAX_NAMES]]
     return _answer(model, "Which variants generate safely?", short, " ".join(details), sources, links)
+
+
+def _nearest(recipes: Sequence[str]) -> str:
+    if len(recipes) == 1:
+        return f"the nearest is {label(recipes[0])}"
+    return f"the nearest, which cannot be told apart, are {_names(recipes)}"
+
+
+def _ranking(verdicts: _Row) -> str:
+    """State the measure that orders the variants, and the distance to the next one."""
+    is_share = not verdicts["measure"].endswith("nats")
+
+    def amount(name: str) -> str:
+        return f"{100 * verdicts[name]:.0f} %" if is_share else f"{number(verdicts[name])} nats"
+
+    ends = f"[{amount('amount_low')}, {amount('amount_high')}]"
+    text = f"By {_MEASURES[verdicts['measure']]}, the least is {amount('amount')} {ends}"
+    if verdicts["recipe_next"] is not None:
+        text += f", that of {label(verdicts['recipe_next'])}, the next, {amount('amount_next')}"
+    return text + " (paired, 95 % over all comparisons)."
 
 
 def _retrieval(model: str, losses: _Row) -> Answer:
@@ -199,18 +213,6 @@ def _retrieval(model: str, losses: _Row) -> Answer:
     sources = [source("answers/retrieval", model=model)]
     links = [_link(model, recipe) for recipe in (kept or [losses["worst"]])[:_MAX_NAMES]]
     return _answer(model, "Which variants still retrieve?", short, " ".join(details), sources, links)
-
-
-def _open(recipes: Sequence[str], count: int) -> str:
-    """Say how many of the verdicts the intervals leave open."""
-    if not count:
-        return ""
-    return " (open within its interval)" if len(recipes) == 1 else f" ({count} of these open within their intervals)"
-
-
-def _range(losses: _Row, kind: str) -> str:
-    low, high = (f"{losses[f'loss_{kind}_{end}']:.2f}" for end in ("min", "max"))
-    return low if low == high else f"{low} to {high}"
 
 
 def _link(model: str, recipe: str) -> Link:

@@ -1,91 +1,175 @@
--- The verdict on each pruned variant: safe, non-generative only, broken or not judged, with its evidence.
+-- The verdict on each pruned variant: what the evidence allows to say, and how much would allow to say more.
 -- grain: one row per pruned variant.
 -- key: model, recipe
--- inputs: verdict_evidence
--- how to read: basis tasks, where tasks of both kinds were scored: verdict_by_losses of the losses in task_losses, with
---   a tolerance of 0.1. measure is score where the dense model scores above chance in both kinds, else agreement with
---   its own answers. Low and high are the loss with 1.96 standard errors (writing loses at most 1, because a text
---   cannot be worse than wrong). Basis generations, otherwise: verdict_by_prompts of the study's prompts. With fewer
---   than 3 questions, broken and non-generative only look alike, so the only verdict is safe. Without either basis the
---   variant is not judged. is_certain says that both ends of all intervals lead to the same verdict, NULL where a loss
---   has no error. The intervals of the prompts are at 95 %: Wilson's over the questions; Student's t over the prompts
---   for KL, unbounded below 5 prompts; for tokens Student's t, or Wilson's over the tokens where no prompt deviates or
---   there are fewer than 5. `prunescope advise` applies the same rule to predicted losses. Flips and loops of the texts
---   are columns beside the verdict and do not change it.
+-- inputs: variant_summary, decisive_evidence, variant_damage, stg_generations
+-- how to read: verdict_of applies to the 95 % intervals of the losses beyond the noise floor, with a tolerance of 0.1
+--   (decisive_evidence, verdict_evidence). safe: writing and choosing surely lose at most that. broken: choosing surely
+--   loses half or more. non-generative only: one of them surely loses more than the tolerance, and choosing surely less
+--   than half. not safe: one surely loses more than the tolerance, and nothing more is known. Evidence of fewer than 30
+--   independent units (answers, prompts, questions) supports no verdict. Each statement holds for one variant, at 95 %
+--   without correction for the number of variants. Flips and loops of the texts are columns beside the verdict and do
+--   not change it.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
---   verdict: safe, non-generative only, broken or not judged [label]
---   is_certain: Whether both ends of the intervals lead to the same verdict; NULL where a loss has none, and where
---     nothing is judged
---   basis: tasks or generations, the evidence of the verdict; NULL where it is not judged [label]
+--   verdict: safe, non-generative only, broken, not safe or too little evidence [label]
+--   evidence_writing: score or agreement of tasks, or tokens of the study's prompts; NULL without any [label]
+--   loss_writing: Loss in writing beyond the noise floor [share]
+--   loss_writing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_writing_high: Upper end of it [share]
+--   n_writing: Answers or prompts that it rests on [units]
+--   evidence_choosing: score or agreement of tasks, or options of the study's questions; NULL without any [label]
+--   loss_choosing: Loss in choosing among options beyond the noise floor [share]
+--   loss_choosing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_choosing_high: Upper end of it [share]
+--   n_choosing: Answers or questions that it rests on [units]
+--   undecided: writing or choosing, where more of it would change the verdict; NULL without [label]
+--   units_needed: Number of units of that evidence that would decide, with the same loss and spread; NULL where it is
+--     not known [units]
+--   unit_needed: answers, prompts or questions [label]
+--   kl_step0_nats_low: Lower end of its 95 % interval, Student's t over prompts [nats]
+--   kl_step0_nats_high: Upper end of it [nats]
+--   top1_change: Share of teacher-forced tokens whose most likely token differs [share] = 1 − top1_agreement
+--   top1_change_low: Lower end of its 95 % interval, as in variant_damage [share]
+--   top1_change_high: Upper end of it [share]
+--   options_changed: Share of the prompts' questions whose most likely option differs [share] = 1 −
+--     options_argmax_kept/questions
+--   options_changed_low: Lower end of its 95 % interval by Wilson [share]
+--   options_changed_high: Upper end of it [share]
+--   collapse_step_first: Earliest step at which one of the variant's texts completes a loop; NULL where none does
+--     [step]
+--   prompts_collapsed_dense: Prompts whose dense text ends in a loop [prompts]
 with
 
--- The same rule for the numbers and for the milder and the worse end of their intervals.
+texts as (
+    select
+        model,
+        recipe,
+        min(collapse_step) as collapse_step_first,
+        count(collapse_step) as prompts_collapsed
+    from stg_generations
+    group by model, recipe
+),
+
+damages as (
+    select
+        model,
+        recipe,
+        max(amount_low) filter (where measure = 'kl_step0_nats') as kl_step0_nats_low,
+        max(amount_high) filter (where measure = 'kl_step0_nats') as kl_step0_nats_high,
+        max(amount) filter (where measure = 'top1_change') as top1_change,
+        max(amount_low) filter (where measure = 'top1_change') as top1_change_low,
+        max(amount_high) filter (where measure = 'top1_change') as top1_change_high,
+        max(amount) filter (where measure = 'options_changed_share') as options_changed,
+        max(amount_low) filter (where measure = 'options_changed_share') as options_changed_low,
+        max(amount_high) filter (where measure = 'options_changed_share') as options_changed_high
+    from variant_damage
+    group by model, recipe
+),
+
+kinds as (
+    select
+        model,
+        recipe,
+        kind,
+        evidence,
+        loss,
+        loss_low,
+        loss_high,
+        n_units,
+        unit,
+        units_needed,
+        if(is_enough, loss_low, null) as low,
+        if(is_enough, loss_high, null) as high,
+        is_enough and is_loss_decided(kind, loss_low, loss_high, 0.1) as is_decided
+    from decisive_evidence
+),
+
 ruled as (
     select
-        *,
-        verdict_by_losses(loss_choosing, loss_writing, 0.1) as by_tasks,
-        verdict_by_losses(loss_choosing_low, loss_writing_low, 0.1) as tasks_at_best,
-        verdict_by_losses(loss_choosing_high, loss_writing_high, 0.1) as tasks_at_worst,
-        verdict_by_prompts(options_changed, kl_step0_nats, top1_change, 0.1) as by_generations,
-        verdict_by_prompts(options_changed_low, coalesce(kl_step0_nats_low, 0), top1_change_low, 0.1)
-            as generations_at_best,
-        verdict_by_prompts(options_changed_high, kl_step0_nats_high, top1_change_high, 0.1) as generations_at_worst
-    from verdict_evidence
+        variants.model,
+        variants.recipe,
+        verdict_of(writing.low, writing.high, choosing.low, choosing.high, 0.1) as verdict,
+        coalesce(not writing.is_decided, false) as is_writing_open,
+        coalesce(not choosing.is_decided, false) as is_choosing_open
+    from variant_summary as variants
+    left join kinds as writing
+        on variants.model = writing.model and variants.recipe = writing.recipe and writing.kind = 'writing'
+    left join kinds as choosing
+        on variants.model = choosing.model and variants.recipe = choosing.recipe and choosing.kind = 'choosing'
+    where variants.recipe <> 'dense'
 ),
 
 judged as (
     select
-        *,
+        model,
+        recipe,
+        verdict,
         case
-            when basis = 'tasks' then by_tasks
-            when basis = 'generations' and (questions >= 3 or by_generations = 'safe')
-                then by_generations
-        end as rule_verdict,
-        case
-            when basis = 'generations'
-                then by_generations = generations_at_best and by_generations = generations_at_worst
-            when loss_writing_low is not null and loss_choosing_low is not null
-                then by_tasks = tasks_at_best and by_tasks = tasks_at_worst
-        end as is_rule_certain
+            -- Where one kind is lost, only choosing can change the verdict.
+            when verdict = 'not safe' and is_choosing_open then 'choosing'
+            when verdict = 'too little evidence' and is_writing_open then 'writing'
+            when verdict = 'too little evidence' and is_choosing_open then 'choosing'
+        end as undecided
     from ruled
 )
 
 select
-    model,
-    recipe,
-    variant,
-    method,
-    parameters_removed_share,
-    coalesce(rule_verdict, 'not judged') as verdict,
-    case when rule_verdict is not null then is_rule_certain end as is_certain,
-    case when rule_verdict is not null then basis end as basis,
-    measure,
-    loss_writing,
-    loss_writing_low,
-    loss_writing_high,
-    loss_choosing,
-    loss_choosing_low,
-    loss_choosing_high,
-    kl_step0_nats,
-    kl_step0_nats_low,
-    kl_step0_nats_high,
-    top1_change,
-    top1_change_low,
-    top1_change_high,
-    questions,
-    options_changed,
-    options_changed_low,
-    options_changed_high,
-    kl_teacher_forced_median_nats,
-    kl_free_running_median_nats,
-    kl_noise_p95_nats,
-    is_below_noise,
-    prompts,
-    prompts_flipped,
-    first_flip_step_median,
-    prompts_collapsed,
-    collapse_step_first,
-    prompts_collapsed_dense
+    judged.model,
+    judged.recipe,
+    variants.variant,
+    variants.method,
+    variants.parameters_removed_share,
+    judged.verdict,
+    writing.evidence as evidence_writing,
+    writing.loss as loss_writing,
+    writing.loss_low as loss_writing_low,
+    writing.loss_high as loss_writing_high,
+    writing.n_units as n_writing,
+    choosing.evidence as evidence_choosing,
+    choosing.loss as loss_choosing,
+    choosing.loss_low as loss_choosing_low,
+    choosing.loss_high as loss_choosing_high,
+    choosing.n_units as n_choosing,
+    judged.undecided,
+    case judged.undecided
+        when 'writing' then writing.units_needed
+        when 'choosing' then choosing.units_needed
+    end as units_needed,
+    case judged.undecided
+        when 'writing' then writing.unit
+        when 'choosing' then choosing.unit
+    end as unit_needed,
+    variants.kl_step0_nats,
+    damages.kl_step0_nats_low,
+    damages.kl_step0_nats_high,
+    damages.top1_change,
+    damages.top1_change_low,
+    damages.top1_change_high,
+    variants.questions,
+    damages.options_changed,
+    damages.options_changed_low,
+    damages.options_changed_high,
+    variants.kl_teacher_forced_median_nats,
+    variants.kl_free_running_median_nats,
+    variants.kl_noise_p95_nats,
+    variants.is_below_noise,
+    variants.prompts,
+    variants.prompts_flipped,
+    variants.first_flip_step_median,
+    variants.prompts_collapsed,
+    texts.collapse_step_first,
+    coalesce(dense_texts.prompts_collapsed, 0) as prompts_collapsed_dense
 from judged
-order by model, recipe
+inner join variant_summary as variants
+    on judged.model = variants.model and judged.recipe = variants.recipe
+left join kinds as writing
+    on judged.model = writing.model and judged.recipe = writing.recipe and writing.kind = 'writing'
+left join kinds as choosing
+    on judged.model = choosing.model and judged.recipe = choosing.recipe and choosing.kind = 'choosing'
+left join damages
+    on judged.model = damages.model and judged.recipe = damages.recipe
+left join texts
+    on judged.model = texts.model and judged.recipe = texts.recipe
+left join texts as dense_texts
+    on judged.model = dense_texts.model and dense_texts.recipe = 'dense'
+order by judged.model, judged.recipe

@@ -109,21 +109,20 @@ function cellOf(column, { numbers }) {
 const SHAPES = new Map([
   ["safe", "●"],
   ["non-generative only", "◐"],
+  ["not safe", "◔"],
   ["broken", "✕"],
-  ["not judged", "○"],
+  ["too little evidence", "○"],
 ]);
 
 // Words, shape and colour all show the verdict; the dense model is the reference.
 function verdict(variant) {
   if (variant.is_dense) return el("span", { class: "verdict" }, "reference");
-  const said = variant.verdict ?? "not judged";
-  const unsure = variant.is_certain === false;
-  const reason = [variant.verdict_reason, unsure && "The ends of the confidence interval lead to different verdicts."].filter(Boolean).join(" ");
+  const said = variant.verdict ?? "too little evidence";
   return el(
     "span",
-    { class: `verdict ${said.replaceAll(" ", "-")}`, title: reason },
+    { class: `verdict ${said.replaceAll(" ", "-")}`, title: variant.verdict_reason ?? "" },
     el("span", { class: "shape", "aria-hidden": "true" }, SHAPES.get(said) ?? "○"),
-    said + (unsure ? " ?" : ""),
+    said,
   );
 }
 

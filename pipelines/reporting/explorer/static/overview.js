@@ -35,7 +35,7 @@ function grouped(list, key) {
 }
 
 // Order of verdicts: the dense model first, then the safest variants; ties are sorted by KL on the variant's own tokens.
-const VERDICT_ORDER = ["safe", "non-generative only", "broken", "not judged"];
+const VERDICT_ORDER = ["safe", "non-generative only", "not safe", "broken", "too little evidence"];
 
 // True for a column with the same value in all pruned variants; the table leaves it out to save space.
 function isConstant(column) {
@@ -59,7 +59,7 @@ function variantsTable() {
 function variantsWith(columns) {
   const constant = columns.filter(isConstant);
   const same = constant.map((column) => `${headingOf(column)} ${cellOf(column, index.variants.find((variant) => !variant.is_dense))}`);
-  const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "not judged"));
+  const ofVerdict = (variant) => (variant.is_dense ? -1 : VERDICT_ORDER.indexOf(variant.verdict ?? "too little evidence"));
   const table = dataTable({
     label: "variants",
     isCards: true,
