@@ -8,7 +8,8 @@
 --   score and agreement are the losses of task_losses. tokens: share of the teacher-forced tokens, up to the end, whose
 --   most likely token differs. options: share of the study's questions whose most likely option differs. prediction:
 --   that of loss_predictions with the narrowest interval, which holds for 9 of 10 variants; only `prunescope advise`
---   uses it. Intervals of tokens are the wider of Student's t over prompts (ratio estimator) and Wilson's over tokens;
+--   uses it. Intervals of tokens are the wider of Student's t over prompts (of the paired difference) and Wilson's over
+--   clusters (of the share);
 --   those of options are Wilson's over questions, with a floor Newcombe's of the paired difference.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule. The view is long because the
 --   evidence comes from four tables.
@@ -135,7 +136,7 @@ token_sums as (
         count(*) as n_prompts,
         sum(changed - changed_by_noise) / sum(tokens) as loss,
         sum(changed) / sum(tokens) as changed_share,
-        wilson_interval(sum(changed), sum(tokens)) as by_tokens,
+        wilson_interval_over_clusters(changed, tokens) as by_clusters,
         half_width_over_clusters(influence) as by_prompts
     from weighed
     group by model, recipe
@@ -148,8 +149,8 @@ tokens as (
         'writing' as kind,
         'tokens' as evidence,
         loss,
-        loss - greatest(coalesce(by_prompts, 0), changed_share - by_tokens[1]) as loss_low,
-        loss + greatest(coalesce(by_prompts, 0), by_tokens[2] - changed_share) as loss_high,
+        loss - greatest(coalesce(by_prompts, 0), changed_share - by_clusters[1]) as loss_low,
+        loss + greatest(coalesce(by_prompts, 0), by_clusters[2] - changed_share) as loss_high,
         n_prompts as n_units,
         'prompts' as unit
     from token_sums

@@ -1,177 +1,236 @@
-"""Verdicts and the layers with the most damage, worked out by hand; the rule equals that of `prunescope advise`."""
+"""Verdicts on handmade evidence, with what must be said of each, and the layers with the most damage."""
 
+import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_JUDGED, SAFE, advise
-from prunescope.pipelines.reporting.explorer.verdicts import TOLERANCE
+from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, MIN_UNITS, NOT_SAFE, SAFE, TOO_LITTLE
 from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
-ERROR = 0.01
+# Dense model, noise floor and pruned variants of every case.
+NOISE = "noise-batch"
+KEPT, CHANGED = [0.4, 0.3], [0.3, 0.4]
 
 
 def by_recipe(rows: list[Row]) -> dict[str, Row]:
     return {row["recipe"]: row for row in rows}
 
 
-def scored(*losses: tuple[str, float, float], measure: str = "accuracy", error: float | None = ERROR) -> Handmade:
-    """Build variants with their losses in writing and in choosing."""
-    warehouse = Handmade().model()
-    # A single option cannot be guessed.
-    task_sample(warehouse, "dense", "arc", "s", scoring="full_text", log_likelihoods=[-1.0])
-    for recipe, writing, choosing in (("dense", 0.0, 0.0), *losses):
+def started(*recipes: str) -> Handmade:
+    """Build the variants of a model with a noise floor."""
+    warehouse = Handmade().model().variant("dense").variant(NOISE, method="noise")
+    for recipe in recipes:
         warehouse.variant(recipe)
-        task_score(warehouse, recipe, "arc", 1 - choosing, metric=measure, standard_error=error)
-        task_score(warehouse, recipe, "gsm8k", 1 - writing, metric=measure, kind="generative", standard_error=error)
     return warehouse
 
 
-def probed(warehouse: Handmade, recipe: str, kl: float, *, changed: int, options: tuple[bool, ...]) -> None:
-    """Build ten forced tokens, of which so many change, and a question each that keeps its choice or not."""
-    for step in range(10):
-        warehouse.step(recipe, "p", step, kl if step == 0 else min(kl, 0.01), flips=step >= 10 - changed)
-    for index, is_kept in enumerate(options):
-        pruned = [0.4, 0.3] if is_kept else [0.3, 0.4]
-        warehouse.options(recipe, f"q{index}", [0.4, 0.3], pruned)
-    warehouse.generation(recipe, "p")
+def prompted(warehouse: Handmade, recipe: str, changes: list[int], tokens: int = 10) -> None:
+    """Build a text a prompt, of whose teacher-forced tokens so many change."""
+    for index, changed in enumerate(changes):
+        for step in range(tokens):
+            warehouse.step(recipe, f"p{index}", step, 0.01 * changed, flips=step < changed)
+        warehouse.generation(recipe, f"p{index}", flip=0 if changed else None)
 
 
-def test_tasks_decide_where_both_kinds_were_scored_and_intervals_set_the_certainty(ask: Ask) -> None:
-    rows = by_recipe(
-        ask(
-            scored(
-                ("mild", 0.05, 0.02),
-                ("mute", 0.9, 0.05),
-                ("frail", 0.9, 0.3),
-                ("only chooses worse", 0.02, 0.3),
-                ("halved", 0.9, 0.5),
-                ("gone", 0.9, 0.8),
-                ("edge", 0.09, 0.02),
-            ),
-            "variant_verdict",
-        )
-    )
-
-    assert {recipe: row["verdict"] for recipe, row in rows.items()} == {
-        "mild": SAFE,
-        "mute": CHOOSING_ONLY,
-        "frail": CHOOSING_ONLY,
-        "only chooses worse": CHOOSING_ONLY,
-        "halved": BROKEN,
-        "gone": BROKEN,
-        "edge": SAFE,
-    }
-    assert {row["basis"] for row in rows.values()} == {"tasks"}
-    assert {row["measure"] for row in rows.values()} == {"score"}
-    # 0.09 of the writing is lost, give or take 1.96 · √(0.01² + (0.91 · 0.01)²) = 0.027.
-    assert rows["edge"]["loss_writing_high"] == pytest.approx(0.09 + 1.959964 * 0.01352, abs=1e-4)
-    assert {recipe: row["is_certain"] for recipe, row in rows.items()} == {
-        "mild": True,
-        "mute": True,
-        "frail": True,
-        "only chooses worse": True,
-        "halved": False,
-        "gone": True,
-        "edge": False,
-    }
+def questioned(warehouse: Handmade, recipe: str, changed: int, questions: int) -> None:
+    """Build questions, of which so many change their most likely option."""
+    for index in range(questions):
+        warehouse.options(recipe, f"q{index}", KEPT, CHANGED if index < changed else KEPT)
 
 
-def test_agreement_decides_where_the_dense_model_has_no_right_answers(ask: Ask) -> None:
-    [row] = ask(scored(("a", 0.5, 0.0), measure="agreement"), "variant_verdict")
+def answered(warehouse: Handmade, recipe: str, task: str, right: int, answers: int, *, kind: str) -> None:
+    """Build a task's answers, the first ones right."""
+    share = right / answers
+    options = {"scoring": "full_text", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0]}
+    for index in range(answers):
+        is_right = index < right
+        given = options | {"target": 0 if is_right else 1} if kind == "non_generative" else {"is_correct": is_right}
+        task_sample(warehouse, recipe, task, f"s{index}", **given)
+    metric = "accuracy" if kind == "non_generative" else "exact_match"
+    task_score(warehouse, recipe, task, share, metric=metric, n=answers, kind=kind)
 
-    assert (row["measure"], row["verdict"]) == ("agreement", CHOOSING_ONLY)
 
-
-def test_a_loss_without_an_error_has_a_verdict_without_certainty(ask: Ask) -> None:
-    [row] = ask(scored(("a", 0.0, 0.0), error=None), "variant_verdict")
-
-    assert (row["verdict"], row["is_certain"], row["loss_writing_low"]) == (SAFE, None, None)
-
-
-def by_rule(warehouse: Handmade) -> tuple[dict[str, Row], dict[str, Row]]:
-    """Return the verdicts of the view and of `advise` on the same rows."""
+def verdicts(warehouse: Handmade) -> dict[str, Row]:
     with warehouse.opened() as connection:
-        variants = connection.sql("from variant_verdict").pl()
-        advised = advise(variants, connection.sql("from loss_predictions").pl(), TOLERANCE).rows
-    return by_recipe(variants.to_dicts()), by_recipe(advised.to_dicts())
+        rows = connection.sql("from variant_verdict left join variant_ranking using (model, recipe)").pl().to_dicts()
+    return by_recipe(rows)
 
 
-def test_without_tasks_the_prompts_decide_by_the_rule_of_advise() -> None:
-    warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise").variant("unmeasured")
-    probed(warehouse, "dense", 0.0, changed=0, options=(True, True))
+def said(rows: dict[str, Row]) -> dict[str, str]:
+    return {recipe: row["verdict"] for recipe, row in rows.items()}
+
+
+def test_the_rule_follows_from_the_ends_of_both_intervals() -> None:
     cases = {
-        "mild": (0.59, 1, (True, True, True), SAFE),
-        "first token gone": (0.6, 0, (True, True, True), CHOOSING_ONLY),
-        "tokens change": (0.1, 2, (True, True, False), CHOOSING_ONLY),
-        "half of the choices gone": (0.1, 0, (True, False, False, True), BROKEN),
-        "one of one gone": (2.0, 9, (False,), NOT_JUDGED),
-        "two of two left, writing gone": (2.0, 9, (True, True), NOT_JUDGED),
-        "one of one gone, writing kept": (0.1, 0, (False,), NOT_JUDGED),
-        "two of two left, writing kept": (0.1, 0, (True, True), SAFE),
-        "no question": (0.1, 0, (), NOT_JUDGED),
+        ((0.0, 0.1), (-0.1, 0.1)): SAFE,
+        ((0.0, 0.11), (0.0, 0.1)): TOO_LITTLE,
+        ((0.11, 0.9), (0.0, 0.1)): CHOOSING_ONLY,
+        ((0.11, 0.9), (0.2, 0.49)): CHOOSING_ONLY,
+        ((0.0, 0.05), (0.11, 0.3)): CHOOSING_ONLY,
+        ((0.11, 0.9), (0.2, 0.5)): NOT_SAFE,
+        ((0.11, 0.9), None): NOT_SAFE,
+        ((0.11, 0.9), (0.5, 0.8)): BROKEN,
+        (None, (0.5, 0.8)): BROKEN,
+        (None, (0.0, 0.1)): TOO_LITTLE,
+        ((0.0, 0.1), None): TOO_LITTLE,
+        (None, None): TOO_LITTLE,
     }
-    for recipe, (kl, changed, options, _) in cases.items():
-        warehouse.variant(recipe)
-        probed(warehouse, recipe, kl, changed=changed, options=options)
-    rows, advised = by_rule(warehouse)
-
-    expected = {recipe: case[-1] for recipe, case in cases.items()} | {"unmeasured": NOT_JUDGED}
-    assert {recipe: row["verdict"] for recipe, row in rows.items()} == expected
-    assert {recipe: row["verdict"] for recipe, row in advised.items()} == expected
-    for recipe, row in rows.items():
-        # One prompt bounds no KL, and no verdict is without it.
-        assert row["is_certain"] == advised[recipe]["is_certain"] == (None if expected[recipe] == NOT_JUDGED else False)
-        assert row["basis"] == (None if expected[recipe] == NOT_JUDGED else "generations")
-    # By Wilson 2 of 4 are 0.15 to 0.85.
-    gone = rows["half of the choices gone"]
-    assert (gone["options_changed_low"], gone["options_changed_high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+    with Handmade().opened() as connection:
+        for (writing, choosing), expected in cases.items():
+            ends = [*(writing or (None, None)), *(choosing or (None, None))]
+            query = "select verdict_of(?::double, ?::double, ?::double, ?::double, 0.1), verdict_min_units()"
+            assert connection.execute(query, ends).fetchall() == [(expected, MIN_UNITS)], (writing, choosing)
 
 
-def test_the_ends_of_intervals_decide_the_certainty_of_a_verdict() -> None:
-    """Use six prompts of six tokens, whose KL at the first is 0.1, 0.2, … 0.6 times a factor, and six questions."""
-    warehouse = Handmade().model().variant("dense")
-    # Factor of the KL, tokens that change in the first prompt, questions that change.
-    cases = {
-        "mild": (1.0, 0, 0),
-        "wide": (1.2, 0, 0),
-        "clustered": (0.1, 6, 0),
-        "gone": (1.0, 0, 6),
-        "some": (1.0, 0, 2),
+def test_variants_that_change_nothing_are_safe_and_all_of_them_are_nearest() -> None:
+    warehouse = started("a", "b", "c")
+    for recipe in ("dense", NOISE, "a", "b", "c"):
+        prompted(warehouse, recipe, [0] * 40)
+        questioned(warehouse, recipe, 0, 40)
+    rows = verdicts(warehouse)
+
+    assert set(said(rows).values()) == {SAFE}
+    assert {row["evidence_writing"] for row in rows.values()} == {"tokens"}
+    assert all(row["is_nearest"] and row["place"] == 1 for row in rows.values())
+
+
+def test_the_same_on_few_prompts_is_too_little_evidence_and_says_how_many_would_do() -> None:
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        prompted(warehouse, recipe, [0] * 12)
+        questioned(warehouse, recipe, 0, 12)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (TOO_LITTLE, "writing", "prompts")
+    # None of 12 prompts: up to z² / (12 + z²) = 0.242 of the tokens may change; 12 · (0.242 / 0.1)² = 71 would do.
+    assert row["units_needed"] == 71
+
+
+def test_one_prompt_says_neither_which_variant_is_safe_nor_which_is_nearest() -> None:
+    warehouse = started("a", "b")
+    for recipe, changed in (("dense", 0), ("a", 1), ("b", 9)):
+        prompted(warehouse, recipe, [changed])
+    rows = verdicts(warehouse)
+
+    assert set(said(rows).values()) == {TOO_LITTLE}
+    assert {row["is_nearest"] for row in rows.values()} == {None}
+
+
+def test_ties_are_all_nearest_whatever_their_names() -> None:
+    warehouse = started("a", "b", "far")
+    rng = np.random.default_rng(0)
+    changes = rng.integers(0, 4, 40).tolist()
+    for recipe, of_recipe in (("dense", [0] * 40), ("b", changes), ("a", changes[::-1]), ("far", [8, 9] * 20)):
+        prompted(warehouse, recipe, of_recipe)
+    rows = verdicts(warehouse)
+
+    assert {recipe: row["is_nearest"] for recipe, row in rows.items()} == {"a": True, "b": True, "far": False}
+    assert {recipe: row["place"] for recipe, row in rows.items()} == {"a": 1, "b": 1, "far": 3}
+    assert rows["far"]["measure"] == "top1_change"
+    assert rows["far"]["difference_low"] > 0.6
+
+
+def test_a_measure_in_which_all_variants_are_at_the_limit_does_not_rank_them() -> None:
+    """Every text flips, which has the narrowest interval and tells nothing apart."""
+    warehouse = started("a", "b")
+    for recipe, changes in (("dense", [0] * 40), ("a", [1, 2] * 20), ("b", [6, 9] * 20)):
+        prompted(warehouse, recipe, changes)
+    rows = verdicts(warehouse)
+
+    assert {row["measure"] for row in rows.values()} == {"top1_change"}
+    assert (rows["a"]["is_nearest"], rows["b"]["is_nearest"]) == (True, False)
+
+
+def test_a_huge_variance_leaves_the_verdict_open() -> None:
+    """Four of 40 prompts change wholly, so that a tenth of the tokens does, give or take as much."""
+    warehouse = started("a")
+    for recipe, changes in (("dense", [0] * 40), ("a", [10] * 5 + [0] * 35)):
+        prompted(warehouse, recipe, changes)
+        questioned(warehouse, recipe, 0, 40)
+    [row] = verdicts(warehouse).values()
+
+    assert row["verdict"] == TOO_LITTLE
+    # Student's t over 40 prompts.
+    assert row["loss_writing"] - row["loss_writing_low"] == pytest.approx(
+        2.0227 * np.sqrt(0.125 * 0.875 / 39), rel=1e-3
+    )
+    assert row["units_needed"] == pytest.approx(40 * (2.0227 * np.sqrt(0.125 * 0.875 / 39) / 0.025) ** 2, abs=1.5)
+
+
+def test_a_loss_as_large_as_that_of_the_noise_floor_is_none() -> None:
+    warehouse = started("a", "b")
+    for recipe, first in (("dense", [0]), (NOISE, [2, 3]), ("a", [2, 3]), ("b", [5, 6])):
+        prompted(warehouse, recipe, first * (40 // len(first)))
+        questioned(warehouse, recipe, {NOISE: 16, "a": 16, "b": 16}.get(recipe, 0), 400)
+    rows = verdicts(warehouse)
+
+    assert said(rows) == {"a": SAFE, "b": CHOOSING_ONLY}
+    assert rows["a"]["loss_writing"] == rows["a"]["loss_choosing"] == 0
+    assert rows["b"]["loss_writing"] == pytest.approx(0.3)
+
+
+def test_four_answers_are_no_basis_where_forty_prompts_are() -> None:
+    warehouse = started("a")
+    for recipe, right in (("dense", 4), ("a", 0)):
+        prompted(warehouse, recipe, [0] * 40)
+        questioned(warehouse, recipe, 0, 40)
+        answered(warehouse, recipe, "gsm8k", right, 4, kind="generative")
+        answered(warehouse, recipe, "arc", right, 4, kind="non_generative")
+    [row] = verdicts(warehouse).values()
+
+    assert (row["verdict"], row["evidence_writing"], row["evidence_choosing"]) == (SAFE, "tokens", "options")
+
+
+def test_a_task_that_the_dense_model_does_not_solve_beyond_a_guess_is_no_basis() -> None:
+    warehouse = started("a")
+    for recipe, right in (("dense", 27), ("a", 2)):  # a guess is right in 25 of 100
+        prompted(warehouse, recipe, [0] * 2)
+        answered(warehouse, recipe, "arc", right, 100, kind="non_generative")
+        questioned(warehouse, recipe, 0, 40)
+    [row] = verdicts(warehouse).values()
+
+    assert row["evidence_choosing"] == "options"
+
+
+def test_right_answers_count_more_than_tokens_unless_they_leave_the_verdict_open() -> None:
+    warehouse = started("kept", "lost", "open")
+    for recipe, right, changes in (("dense", 90, 0), ("kept", 90, 3), ("lost", 20, 0), ("open", 80, 3)):
+        prompted(warehouse, recipe, [changes, changes + 1] * 20 if changes else [0] * 40)
+        answered(warehouse, recipe, "gsm8k", right, 100, kind="generative")
+        answered(warehouse, recipe, "arc", 90, 100, kind="non_generative")
+    rows = verdicts(warehouse)
+
+    assert said(rows) == {"kept": SAFE, "lost": CHOOSING_ONLY, "open": CHOOSING_ONLY}
+    assert {recipe: row["evidence_writing"] for recipe, row in rows.items()} == {
+        "kept": "score",
+        "lost": "score",
+        "open": "tokens",
     }
-    for recipe, (factor, flips, changed) in cases.items():
-        warehouse.variant(recipe)
-        for prompt in range(6):
-            for step in range(6):
-                warehouse.step(
-                    recipe, f"p{prompt}", step, factor * (prompt + 1) / 10, flips=not prompt and step < flips
-                )
-            pruned = [0.3, 0.4] if prompt < changed else [0.4, 0.3]
-            warehouse.options(recipe, f"q{prompt}", [0.4, 0.3], pruned)
-            warehouse.generation(recipe, f"p{prompt}")
-    rows, advised = by_rule(warehouse)
 
-    assert {recipe: (row["verdict"], row["is_certain"]) for recipe, row in rows.items()} == {
-        "mild": (SAFE, True),
-        "wide": (SAFE, False),
-        "clustered": (CHOOSING_ONLY, False),
-        "gone": (BROKEN, True),
-        "some": (SAFE, False),
-    }
-    assert {recipe: row["is_certain"] for recipe, row in advised.items()} == {
-        recipe: row["is_certain"] for recipe, row in rows.items()
-    }
 
-    def ends(recipe: str, column: str) -> tuple[float, float]:
-        return rows[recipe][f"{column}_low"], rows[recipe][f"{column}_high"]
+def test_one_task_against_many_weighs_as_one() -> None:
+    """Of five tasks that choose, one is gone: a fifth is lost, less than half."""
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        prompted(warehouse, recipe, [0] * 40)
+        for task in range(5):
+            right = 10 if recipe == "a" and not task else 90
+            answered(warehouse, recipe, f"arc{task}", right, 100, kind="non_generative")
+    [row] = verdicts(warehouse).values()
 
-    # 0.35 ± 2.5706 · 0.18708 / √6; none of 36 tokens and none of 6 questions, z² / (n + z²); all of 6, n / (n + z²).
-    assert ends("mild", "kl_step0_nats") == pytest.approx((0.35 - 0.19633, 0.35 + 0.19633), rel=1e-3)
-    assert ends("mild", "top1_change") == pytest.approx((0.0, 3.8415 / 39.8415), abs=1e-5)
-    assert ends("mild", "options_changed") == pytest.approx((0.0, 3.8415 / 9.8415), abs=1e-5)
-    assert ends("gone", "options_changed") == pytest.approx((6 / 9.8415, 1.0), abs=1e-5)
-    # One prompt of six changes whole: 1/6 ± 2.5706 / 6, not below 0, where 36 tokens by themselves gave 0.08 to 0.32.
-    assert ends("clustered", "top1_change") == pytest.approx((0.0, (1 + 2.5706) / 6), rel=1e-3)
+    assert row["loss_choosing"] == pytest.approx((80 / 65) / 5)
+    assert (row["verdict"], row["n_choosing"]) == (CHOOSING_ONLY, 500)
+
+
+def test_a_variant_without_questions_can_be_unsafe_but_not_safe() -> None:
+    warehouse = started("a", "b")
+    for recipe, changes in (("dense", [0] * 40), ("a", [0] * 40), ("b", [5, 6] * 20)):
+        prompted(warehouse, recipe, changes)
+    rows = verdicts(warehouse)
+
+    assert said(rows) == {"a": TOO_LITTLE, "b": NOT_SAFE}
+    assert rows["a"]["loss_choosing"] is None
 
 
 def test_loops_are_counted_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:
@@ -246,7 +305,8 @@ def test_equal_sublayers_are_ordered_by_depth_and_prompts_by_their_last_divergen
 def test_the_dense_model_and_noise_have_no_row(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
     for recipe in ("dense", "noise-batch"):
-        probed(warehouse, recipe, 0.0, changed=0, options=(True,))
+        prompted(warehouse, recipe, [0])
+        questioned(warehouse, recipe, 0, 1)
         warehouse.transition(recipe, "p", 0, 0.0, is_changed=False)
 
     assert pl.DataFrame(ask(warehouse, "variant_verdict")).is_empty()
