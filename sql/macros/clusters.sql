@@ -6,14 +6,17 @@ create or replace macro error_over_clusters(influence) as (
     sqrt(count(influence) / nullif(count(influence) - 1.0, 0) * sum(influence ** 2))
 );
 
--- 97.5 % quantile of Student's t: Cornish-Fisher series around the normal one, within 0.04 % from 4 degrees of freedom.
-create or replace macro t_quantile_975(df) as (
-    1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
-);
+-- 97.5 % quantile of Student's t at 1, 2, 3, … degrees of freedom: exact up to 3, then the Cornish-Fisher series
+-- around the normal one, within 0.04 %. NULL below 1.
+create or replace macro t_quantile_975(df) as case
+    when df >= 4
+        then 1.959964 + 2.372271 / df + 2.822499 / df ** 2 + 2.555850 / df ** 3 + 1.589534 / df ** 4
+    when df >= 1 then [12.706204736, 4.302652730, 3.182446305][cast(df as integer)]
+end;
 
--- Half the width of a 95 % interval. NULL below 5 clusters, and where no cluster deviates, because the uncertainty is
--- then not known.
+-- Half the width of a 95 % interval by Student's t. NULL below two clusters, and where no cluster deviates, because the
+-- uncertainty is then not known.
 create or replace macro half_width_over_clusters(influence) as case
-    when count(influence) >= 5 and sum(influence ** 2) > 0
+    when sum(influence ** 2) > 0
         then t_quantile_975(count(influence) - 1) * error_over_clusters(influence)
 end;

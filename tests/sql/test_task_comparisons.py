@@ -251,10 +251,13 @@ def test_a_score_at_the_end_of_its_scale_has_an_error(ask: Ask) -> None:
             task_score(warehouse, recipe, "sums", value, metric=metric, kind="generative", n=8, standard_error=error)
     losses = {row["measure"]: row for row in ask(warehouse, "task_losses")}
 
-    # 0 of 8 as 2 of 12; that the dense model agrees with itself is certain.
-    unanimous = math.sqrt(2 / 12 * 10 / 12 / 12)
-    assert (losses["agreement"]["loss"], losses["agreement"]["loss_se"]) == (1.0, about(unanimous))
-    assert (losses["score"]["loss"], losses["score"]["loss_se"]) == (1.0, about(unanimous / 0.75))
+    # That the dense model agrees with itself is certain; 0 of 8 may be up to a third.
+    wilson = stats.binomtest(0, 8).proportion_ci(method="wilson")
+    agreement, score = losses["agreement"], losses["score"]
+    assert (agreement["loss"], agreement["loss_high"], agreement["loss_low"]) == (1.0, 1.0, about(1 - wilson.high))
+    assert agreement["loss_se"] == about(wilson.high / (2 * stats.norm.ppf(0.975)))
+    assert (score["loss"], score["loss_high"]) == (1.0, 1.0)
+    assert score["loss_low"] < agreement["loss_low"]
 
 
 def test_texts_are_weighted_by_their_bytes(ask: Ask) -> None:

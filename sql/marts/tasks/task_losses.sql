@@ -1,22 +1,72 @@
 -- The part of the dense model's score above a guess that each variant loses, in choosing among options and in writing.
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
--- inputs: scores_without_noise, task_group_scores, stg_task_scores, stg_task_samples
+-- inputs: metric_losses, graded_answers, stg_task_scores
 -- how to read: the loss of a task is the lost part of what its dense score has above a guess; a guess among options is
---   the mean of 1/options, for a written text or a single option 0. Tasks whose dense score is not two standard errors
---   above a guess have nothing to lose and are excluded; where the right options are unevenly distributed, as in BoolQ,
---   even that does not prove knowledge. A group of tasks, such as MMLU, is one task (task_group_scores). The metrics of
---   a task are averaged first, then the tasks. measure score uses every metric but agreement, measure agreement only
---   that one, which takes the dense model's own answers as the right ones. Below 0 the score rose; above 1 choosing is
---   worse than a guess. Where every sample gave the same result, the error is that of Agresti and Coull, as if two more
---   samples of either result had been seen, because a standard error of 0 would be too small.
+--   the mean of 1/options, for a written text or a single option 0. Tasks that the dense model does not solve beyond a
+--   guess, where the whole 95 % interval of its score (Wilson's) is not above it, have nothing to lose and are
+--   excluded; where the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A
+--   group of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the
+--   tasks. measure score uses every metric but agreement, measure agreement only that one, which takes the dense
+--   model's own answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss of the noise
+--   variant that loses most in the same tasks: the dense model in bfloat16 or with another batch also changes answers,
+--   which is no effect of pruning. Intervals are at 95 %, paired by answer, of ratios and differences of Wilson's
+--   intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one task are taken as fully
+--   correlated, those of tasks as independent. Where answers are not stored, variants count as independent, which makes
+--   intervals rather too wide. They describe these tasks, not others, and are not corrected for the number of variants.
 -- reason: makes losses of strong and weak models, and of tasks with two and with four options, comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_tasks: Tasks that count, a group as one [tasks]
+--   n_answers: Answers that the loss rests on, each paired with the dense model's answer to the same question [answers]
 --   loss: Mean over tasks of what is gone [share]
---   loss_se: Its standard error over samples; NULL where a score has none [share]
+--   loss_se: Standard error that a normal interval of the same width has; NULL where a score is no share [share] =
+--     (loss_high − loss_low)/(2 · 1.96)
+--   loss_low: Lower end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
+--   loss_high: Upper end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
+--   noise_loss: Loss of the largest noise variant in the same tasks; NULL where none was scored in all of them [share]
+--   loss_beyond_noise: Loss less that of the noise; the loss itself where no noise was scored [share] = loss −
+--     noise_loss
+--   loss_beyond_noise_low: Lower end of its 95 % interval, with both errors, paired by answer [share]
+--   loss_beyond_noise_high: Upper end of its 95 % interval, with both errors, paired by answer [share]
 with
+
+-- Read several times below.
+losses as (
+    select *
+    from metric_losses
+),
+
+totals as (
+    select
+        model,
+        recipe,
+        is_noise,
+        measure,
+        kind,
+        list(row(task_group, metric) order by task_group, metric) as scored,
+        avg(loss) as loss
+    from losses
+    group by model, recipe, is_noise, measure, kind
+),
+
+floors as (
+    select
+        pruned.model,
+        pruned.recipe,
+        pruned.measure,
+        pruned.kind,
+        max_by(noise.recipe, row(noise.loss, noise.recipe)) as noise_recipe
+    from totals as pruned
+    inner join totals as noise
+        on
+            pruned.model = noise.model
+            and pruned.measure = noise.measure
+            and pruned.kind = noise.kind
+            and pruned.scored = noise.scored
+    where noise.is_noise and not pruned.is_noise
+    group by pruned.model, pruned.recipe, pruned.measure, pruned.kind
+),
 
 groups as (
     select distinct
@@ -27,69 +77,106 @@ groups as (
     where recipe = 'dense'
 ),
 
-guesses as (
-    select
-        samples.model,
-        groups.task_group,
-        -- A single option, as in LAMBADA, cannot be guessed.
-        avg(
-            case
-                when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
-                else 0.0
-            end
-        ) as guess
-    from stg_task_samples as samples
-    inner join groups
-        on samples.model = groups.model and samples.task = groups.task
-    where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
-    group by samples.model, groups.task_group
+noise_pairs as (
+    select distinct
+        model,
+        recipe,
+        noise_recipe
+    from floors
 ),
 
-dense_scores as (
-    select
-        scores.model,
-        scores.task_group,
-        scores.metric,
-        scores.kind,
-        case when scores.metric = 'agreement' then 'agreement' else 'score' end as measure,
-        scores.score,
-        scores.score_se,
-        case
-            -- The dense model agrees with itself by construction.
-            when scores.score_se = 0 and scores.metric <> 'agreement' then error_of_unanimous(scores.n)
-            else scores.score_se
-        end as error,
-        case when scores.kind = 'generative' then 0.0 else guesses.guess end as guess
-    from task_group_scores as scores
-    left join guesses
-        on scores.model = guesses.model and scores.task_group = guesses.task_group
-    where
-        scores.recipe = 'dense'
-        and scores.is_higher_better
-        and scores.kind in ('generative', 'non_generative')
-),
-
-metric_losses as (
+noise_answers as (
     select
         pruned.model,
         pruned.recipe,
-        dense.measure,
-        dense.kind,
-        dense.task_group,
-        (dense.score - pruned.score) / (dense.score - dense.guess) as loss,
-        -- First order in both errors.
-        sqrt(
-            case pruned.score_se when 0 then error_of_unanimous(pruned.n) else pruned.score_se end ** 2
-            + ((pruned.score - dense.guess) / (dense.score - dense.guess) * dense.error) ** 2
-        ) / (dense.score - dense.guess) as loss_se
-    from scores_without_noise as pruned
-    inner join dense_scores as dense
+        noise.recipe as noise_recipe,
+        groups.task_group,
+        pruned.metric,
+        covariance_of_outcomes(
+            count(*),
+            count(*) filter (where pruned.is_right),
+            count(*) filter (where noise.is_right),
+            count(*) filter (where pruned.is_right and noise.is_right)
+        ) as covariance
+    from noise_pairs
+    inner join graded_answers as pruned
+        on noise_pairs.model = pruned.model and noise_pairs.recipe = pruned.recipe
+    inner join graded_answers as noise
         on
-            pruned.model = dense.model
-            and pruned.task_group = dense.task_group
-            and pruned.kind = dense.kind
-            and pruned.metric = dense.metric
-    where pruned.recipe <> 'dense' and dense.score - dense.guess > 2 * coalesce(dense.score_se, 0)
+            noise_pairs.model = noise.model
+            and noise_pairs.noise_recipe = noise.recipe
+            and pruned.task = noise.task
+            and pruned.metric = noise.metric
+            and pruned.scoring = noise.scoring
+            and pruned.sample_id = noise.sample_id
+            and pruned.sample_hash = noise.sample_hash
+    inner join groups
+        on pruned.model = groups.model and pruned.task = groups.task
+    group by pruned.model, pruned.recipe, noise.recipe, groups.task_group, pruned.metric
+),
+
+beside_noise as (
+    select
+        pruned.model,
+        pruned.recipe,
+        pruned.measure,
+        pruned.kind,
+        pruned.task_group,
+        pruned.n_answers,
+        pruned.loss,
+        pruned.loss_low,
+        pruned.loss_high,
+        noise.loss as noise_loss,
+        noise.loss_low as noise_loss_low,
+        noise.loss_high as noise_loss_high,
+        -- Of one answer's contributions to both losses, (1 − loss)(dense right) − (right).
+        correlation_or_0(
+            noise_answers.covariance
+            - (1 - noise.loss) * pruned.answers_covariance
+            - (1 - pruned.loss) * noise.answers_covariance
+            + (1 - pruned.loss) * (1 - noise.loss) * pruned.answers_dense_variance,
+            pruned.answers_variance
+            - 2 * (1 - pruned.loss) * pruned.answers_covariance
+            + (1 - pruned.loss) ** 2 * pruned.answers_dense_variance,
+            noise.answers_variance
+            - 2 * (1 - noise.loss) * noise.answers_covariance
+            + (1 - noise.loss) ** 2 * noise.answers_dense_variance
+        ) as correlation
+    from losses as pruned
+    left join floors
+        on
+            pruned.model = floors.model
+            and pruned.recipe = floors.recipe
+            and pruned.measure = floors.measure
+            and pruned.kind = floors.kind
+    left join losses as noise
+        on
+            floors.model = noise.model
+            and floors.noise_recipe = noise.recipe
+            and pruned.task_group = noise.task_group
+            and pruned.kind = noise.kind
+            and pruned.metric = noise.metric
+    left join noise_answers
+        on
+            floors.model = noise_answers.model
+            and floors.recipe = noise_answers.recipe
+            and floors.noise_recipe = noise_answers.noise_recipe
+            and pruned.task_group = noise_answers.task_group
+            and pruned.metric = noise_answers.metric
+    where not pruned.is_noise
+),
+
+set_against as (
+    select
+        *,
+        case
+            when noise_loss is null then [loss_low, loss_high]
+            else
+                interval_of_difference(
+                    loss, loss_low, loss_high, noise_loss, noise_loss_low, noise_loss_high, correlation
+                )
+        end as beyond
+    from beside_noise
 ),
 
 each_task as (
@@ -99,11 +186,36 @@ each_task as (
         measure,
         kind,
         task_group,
+        max(n_answers) as n_answers,
         avg(loss) as loss,
+        avg(noise_loss) as noise_loss,
+        avg(loss - coalesce(noise_loss, 0)) as beyond,
         -- Metrics of one task are of the same samples, so that their errors are averaged.
-        avg(loss_se) as loss_se
-    from metric_losses
+        avg(loss - loss_low) as room_below,
+        avg(loss_high - loss) as room_above,
+        avg(loss - coalesce(noise_loss, 0) - beyond[1]) as beyond_below,
+        avg(beyond[2] - loss + coalesce(noise_loss, 0)) as beyond_above
+    from set_against
     group by model, recipe, measure, kind, task_group
+),
+
+averaged as (
+    select
+        model,
+        recipe,
+        measure,
+        kind,
+        count(*) as n_tasks,
+        cast(sum(n_answers) as bigint) as n_answers,
+        avg(loss) as loss,
+        avg(loss) - sqrt(sum(room_below ** 2)) / count(*) as loss_low,
+        avg(loss) + sqrt(sum(room_above ** 2)) / count(*) as loss_high,
+        avg(noise_loss) as noise_loss,
+        avg(beyond) as loss_beyond_noise,
+        avg(beyond) - sqrt(sum(beyond_below ** 2)) / count(*) as loss_beyond_noise_low,
+        avg(beyond) + sqrt(sum(beyond_above ** 2)) / count(*) as loss_beyond_noise_high
+    from each_task
+    group by model, recipe, measure, kind
 )
 
 select
@@ -111,8 +223,14 @@ select
     recipe,
     measure,
     kind,
-    count(*) as n_tasks,
-    avg(loss) as loss,
-    sqrt(sum(loss_se ** 2)) / count(*) as loss_se
-from each_task
-group by model, recipe, measure, kind
+    n_tasks,
+    n_answers,
+    loss,
+    (loss_high - loss_low) / (2 * 1.959963984540054) as loss_se,
+    loss_low,
+    loss_high,
+    noise_loss,
+    loss_beyond_noise,
+    loss_beyond_noise_low,
+    loss_beyond_noise_high
+from averaged

@@ -1,0 +1,147 @@
+-- The score of each variant in each task beside the dense one, with both intervals and how the two vary together.
+-- grain: one row per pruned or noise variant × task group × kind × metric.
+-- key: model, recipe, task_group, kind, metric
+-- inputs: task_group_scores, graded_answers, stg_task_scores, stg_task_samples, noise_variants
+-- how to read: intervals are Wilson's over the samples. The covariance is of right answers to the same samples, from
+--   the 2 × 2 table of both variants' answers; 0 where answers are not stored, so that both then count as independent,
+--   which makes intervals of differences rather too wide. Under agreement the dense score is 1 without an error.
+--   Perplexities are excluded, and intervals are NULL where a score is no share.
+-- reason: losses and gaps compare paired scores, and need both errors and what the two have in common.
+-- columns:
+--   metric: Name of the score within its task
+--   measure: agreement for the metric of that name, else score [label]
+--   is_noise: Whether the variant is the dense model computed in another way
+--   score: The variant's score [share]
+--   score_low: Lower end of its 95 % interval, Wilson over samples [share]
+--   score_high: Upper end of its 95 % interval, Wilson over samples [share]
+--   score_dense: The dense model's score [share]
+--   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
+--   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
+--   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL where not known
+--     [share]
+--   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
+--   answers_covariance: Covariance of being right in one answer of each; 0 where answers are not stored [share²]
+--   answers_variance: Variance of being right in the variant's answers [share²]
+--   answers_dense_variance: Variance of being right in the dense model's answers [share²]
+with
+
+groups as (
+    select distinct
+        model,
+        task,
+        task_group
+    from stg_task_scores
+    where recipe = 'dense'
+),
+
+guesses as (
+    select
+        samples.model,
+        groups.task_group,
+        -- A single option, as in LAMBADA, cannot be guessed.
+        avg(
+            case
+                when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
+                else 0.0
+            end
+        ) as guess
+    from stg_task_samples as samples
+    inner join groups
+        on samples.model = groups.model and samples.task = groups.task
+    where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
+    group by samples.model, groups.task_group
+),
+
+scores as (
+    select
+        model,
+        recipe,
+        task_group,
+        kind,
+        metric,
+        score,
+        n,
+        case
+            when score between 0 and 1 and recipe = 'dense' and metric = 'agreement' then [1.0, 1.0]
+            -- Scores are stored as quotients: rounding makes whole numbers of right answers whole again.
+            when score between 0 and 1 then wilson_interval(round(score * n, 6), n)
+        end as ends
+    from task_group_scores
+    where is_higher_better and kind in ('generative', 'non_generative')
+),
+
+answers as (
+    select
+        other.model,
+        other.recipe,
+        groups.task_group,
+        other.metric,
+        count(*) as n,
+        count(*) filter (where dense.is_right) as dense_right,
+        count(*) filter (where other.is_right) as other_right,
+        count(*) filter (where dense.is_right and other.is_right) as both_right
+    from graded_answers as other
+    inner join graded_answers as dense
+        on
+            other.model = dense.model
+            and other.task = dense.task
+            and other.metric = dense.metric
+            and other.scoring = dense.scoring
+            and other.sample_id = dense.sample_id
+            and other.sample_hash = dense.sample_hash
+            and dense.recipe = 'dense'
+    inner join groups
+        on other.model = groups.model and other.task = groups.task
+    where other.recipe <> 'dense'
+    group by other.model, other.recipe, groups.task_group, other.metric
+)
+
+select
+    other.model,
+    other.recipe,
+    other.task_group,
+    other.kind,
+    other.metric,
+    case when other.metric = 'agreement' then 'agreement' else 'score' end as measure,
+    noise_variants.recipe is not null as is_noise,
+    other.score,
+    other.ends[1] as score_low,
+    other.ends[2] as score_high,
+    dense.score as score_dense,
+    dense.ends[1] as score_dense_low,
+    dense.ends[2] as score_dense_high,
+    case when other.kind = 'generative' then 0.0 else guesses.guess end as guess,
+    coalesce(answers.n, least(other.n, dense.n)) as n_answers,
+    case
+        -- That the dense model agrees with itself is certain.
+        when other.metric = 'agreement' then 0.0
+        else
+            coalesce(
+                covariance_of_outcomes(answers.n, answers.dense_right, answers.other_right, answers.both_right), 0
+            )
+    end as answers_covariance,
+    variance_of_outcomes(coalesce(answers.n, other.n), coalesce(answers.other_right, other.score * other.n))
+        as answers_variance,
+    case
+        when other.metric = 'agreement' then 0.0
+        else variance_of_outcomes(coalesce(answers.n, dense.n), coalesce(answers.dense_right, dense.score * dense.n))
+    end as answers_dense_variance
+from scores as other
+inner join scores as dense
+    on
+        other.model = dense.model
+        and other.task_group = dense.task_group
+        and other.kind = dense.kind
+        and other.metric = dense.metric
+        and dense.recipe = 'dense'
+left join guesses
+    on other.model = guesses.model and other.task_group = guesses.task_group
+left join answers
+    on
+        other.model = answers.model
+        and other.recipe = answers.recipe
+        and other.task_group = answers.task_group
+        and other.metric = answers.metric
+left join noise_variants
+    on other.model = noise_variants.model and other.recipe = noise_variants.recipe
+where other.recipe <> 'dense'
