@@ -365,8 +365,8 @@ FAULTS = (
     ),
     fault(
         "sql/macros/verdict.sql",
-        "when choosing > tolerance and choosing >= 0.5 then",
-        "when choosing > tolerance and choosing > 0.5 then",
+        "when choosing_low >= 0.5 and choosing_low > tolerance then",
+        "when choosing_low > 0.5 and choosing_low > tolerance then",
         "sql/test_variant_verdict.py",
     ),
     fault(

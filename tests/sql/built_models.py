@@ -73,7 +73,7 @@ def scored(warehouse: Handmade, model: str, nats: Sequence[float], losses: Losse
     options = {"scoring": "full_text", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0]}
     task_sample(warehouse, "dense", "arc", "s", model=model, **options)
     kinds = {"kind": "generative", "metric": "exact_match"}
-    for recipe, kl in (("dense", 0.0), *((f"r{index}", kl) for index, kl in enumerate(nats))):
-        writing, choosing = losses(kl, np.random.default_rng(0))
+    for seed, (recipe, kl) in enumerate([("dense", 0.0), *((f"r{index}", kl) for index, kl in enumerate(nats))]):
+        writing, choosing = (0.0, 0.0) if recipe == "dense" else losses(kl, np.random.default_rng(seed))
         task_score(warehouse, recipe, "arc", 0.25 + 0.6 * (1 - choosing), standard_error=0.01, model=model)
         task_score(warehouse, recipe, "gsm8k", 0.8 * (1 - writing), standard_error=0.01, model=model, **kinds)

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, MIN_UNITS, NOT_SAFE, SAFE, TOO_LITTLE
+from tests.benchmarks.verdicts import judged, rates, simulated
 from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
@@ -311,3 +312,14 @@ def test_the_dense_model_and_noise_have_no_row(ask: Ask) -> None:
 
     assert pl.DataFrame(ask(warehouse, "variant_verdict")).is_empty()
     assert pl.DataFrame(ask(warehouse, "layer_kl_share")).is_empty()
+
+
+def test_statements_about_simulated_studies_are_wrong_in_at_most_a_twentieth_of_the_cases() -> None:
+    """Sixty studies of six variants with known losses; the benchmark `verdicts` simulates a thousand."""
+    frames, truth = simulated(60, seed=1)
+    table = rates(judged(frames), truth)
+
+    assert all(table[statement]["said"] >= 5 for statement in (SAFE, BROKEN, CHOOSING_ONLY, NOT_SAFE, "nearest"))
+    assert {statement: row["wrong of those said"] > 0.05 for statement, row in table.items()} == dict.fromkeys(
+        table, False
+    )

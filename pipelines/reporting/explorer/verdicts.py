@@ -142,13 +142,15 @@ def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
     variants = verdicts["variants"]
     of_all = f"{variants} pruned variant{'' if variants == 1 else 's'}"
     if safe:
-        short = f"{len(safe)} of {of_all}: {_names(safe)}."
-    elif len(undecided) == variants:
-        short = f"Not known: too little evidence on any of {of_all}"
-        short += f"; {_nearest(nearest)}." if nearest else "."
+        verb = "generates" if len(safe) == 1 else "generate"
+        short = f"{len(safe)} of {of_all} {verb} safely: {_names(safe)}."
     else:
-        shown = " is shown to" if undecided else ""
-        short = f"None of {of_all}{shown}; {_nearest(nearest)}." if nearest else f"None of {of_all}{shown}."
+        short = f"None of {of_all} generates safely"
+        if len(undecided) == variants:
+            short = f"Not known: too little evidence on any of {of_all}"
+        elif undecided:
+            short = f"None of {of_all} is shown to generate safely"
+        short += f"; {_nearest(nearest)}." if nearest else "."
     details = [_ranking(verdicts)] if nearest else []
     if nearest:
         sources.append(source("ranking", model=model))

@@ -212,7 +212,7 @@ def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
     for recipe, verdict in measured.sql("select recipe, verdict from variant_verdict").fetchall():
         entry = index["variants"][position(index, recipe)]
         assert entry["verdict"] == verdict
-        assert "KL at the first token" in entry["verdict_reason"]
+        assert "of its most likely tokens" in entry["verdict_reason"]
         means = measured.execute(
             "select avg(kl_dense_pruned_nats) from decoding_steps where recipe = ? and trajectory = 'free_running' "
             "group by step order by step",

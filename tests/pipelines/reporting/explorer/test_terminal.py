@@ -97,7 +97,6 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
         "is_dense": verdict is None,
         "verdict": verdict,
         "verdict_reason": "it loops in 1 of 2 prompts",
-        "is_certain": None,
         "sql": {"key": "verdicts", "where": {}},
         "where": {},
         "numbers": {
@@ -128,8 +127,8 @@ def index(**changes: Any) -> Index:
         "variants": [
             entry("dense", None),
             entry("wanda-50", "broken"),
-            entry("attn-drop-1", "safe", is_certain=False),
-            entry("gone", "not judged", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
+            entry("attn-drop-1", "safe"),
+            entry("gone", "too little evidence", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
         ],
         "verdict_basis": "",
         "verdict_rule": "",
@@ -225,8 +224,8 @@ def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> No
     [broken] = [line for line in lines if "wanda-50" in line]
     assert broken.split() == ["wanda-50", "✗", "broken", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
     [gone] = [line for line in lines if "gone" in line]
-    assert gone.split() == ["gone", "?", "not", "judged", "··", "–", "–", "–"]
-    assert any("✓ safe (?)" in line for line in lines)
+    assert gone.split() == ["gone", "?", "too", "little", "evidence", "··", "–", "–", "–"]
+    assert any("✓ safe" in line for line in lines)
     assert screen.text().index("attn-drop-1 is.") < screen.text().index("wanda-50")
 
 

@@ -9,12 +9,14 @@ from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, rea
 from prunescope.warehouse.catalogue.database import view_sql
 
 VERDICT = {
-    "model": "m", "basis": "tasks", "measure": "score", "is_certain": True, "kl_step0_nats": 0.1, "top1_change": 0.05,
-    "kl_step0_nats_low": None, "top1_change_low": None, "options_changed": 0.0, "options_changed_low": 0.0,
-    "kl_step0_nats_high": None, "top1_change_high": None, "options_changed_high": 0.49, "questions": 4,
-    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1, "is_below_noise": False,
-    "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
-    "parameters_removed_share": 0.1, "loss_choosing": 0.02, "loss_choosing_low": 0.0, "loss_choosing_high": 0.04,
+    "model": "m", "undecided": None, "units_needed": None, "unit_needed": None, "kl_step0_nats": 0.1,
+    "evidence_writing": "score", "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
+    "n_writing": 64, "evidence_choosing": "options", "loss_choosing": 0.02, "loss_choosing_low": -0.001,
+    "loss_choosing_high": 0.04, "n_choosing": 40, "parameters_removed_share": 0.1, "is_below_noise": False,
+    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1,
+}  # fmt: skip
+RANKING = {
+    "measure": "top1_change", "amount": 0.14, "amount_low": 0.10, "amount_high": 0.18, "place": 1, "is_nearest": False
 }  # fmt: skip
 ABOUT = {
     "Which variants generate safely?": "safe",
@@ -33,12 +35,14 @@ SCHEMAS = {
 }  # fmt: skip
 
 
-def answers_by_topic(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dict]:
+def answers_by_topic(verdicts: list[dict], ranking: list[dict] | None = None, **rows: list[tuple]) -> dict[str, dict]:
     """Return the answers by topic, from SQL over the given rows."""
     with duckdb.connect() as connection:
         views = view_sql()
         judged = [dict.fromkeys(views["variant_verdict"].columns) | VERDICT | row for row in verdicts]
         connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
+        ranked = [{"model": "m"} | RANKING | row for row in ranking or [{"recipe": "of no variant"}]]
+        connection.register("variant_ranking", pl.DataFrame(ranked))
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
@@ -47,33 +51,59 @@ def answers_by_topic(verdicts: list[dict], **rows: list[tuple]) -> dict[str, dic
     return {ABOUT[answer["question"]]: answer for answer in found}
 
 
-def test_safe_variants_are_listed_best_first_with_uncertain_ones_marked():
+def test_safe_variants_are_listed_by_damage_and_the_others_by_verdict():
     answer = answers_by_topic(
         [
-            {"recipe": "b", "verdict": "safe", "loss_writing": 0.09, "is_certain": False},
+            {"recipe": "b", "verdict": "safe"},
             {"recipe": "a", "verdict": "safe"},
             {"recipe": "mute", "verdict": "non-generative only", "loss_writing": 0.8},
-            {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7, "is_certain": False},
-        ]
+            {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7},
+        ],
+        [{"recipe": "b", "is_nearest": True}, {"recipe": "a", "amount": 0.2}, {"recipe": "mute", "amount": 0.5}],
     )["safe"]
-    assert answer["short"] == "2 of 4 pruned variants: a, b (1 of these open within their intervals)."
-    assert answer["text"].startswith(
-        "Choosing only: mute. Broken: gone (open within its interval). In the tasks, writing loses 0.05 to 1.00 "
-        "and choosing 0.02 to 0.70"
-    )
-    assert answer["text"].endswith("0.02 to 0.70 of the dense model's skill above a guess.")
-    assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
-    assert [source["key"] for source in answer["sql"]] == ["answers/safe", "losses"]
+    assert answer["short"] == "2 of 4 pruned variants generate safely: b, a."
+    assert answer["text"].endswith("Choosing only: mute. Broken: gone.")
+    assert [link["href"] for link in answer["links"]] == ["#/variant/m%40b", "#/variant/m%40a"]
+    assert [source["key"] for source in answer["sql"]] == ["answers/safe", "ranking", "verdicts", "losses"]
 
 
-def test_without_a_safe_variant_the_nearest_is_named_with_its_reason():
-    answer = answers_by_topic([{"recipe": "x", "verdict": "broken", "measure": "agreement"}])["safe"]
-    assert answer["short"] == "None of 1 pruned variants; the nearest is x."
-    assert answer["sql"][1] == {"key": "verdicts", "where": {"model": "m", "recipe": "x"}}
+def test_without_a_safe_variant_the_nearest_is_named_with_what_tells_it_apart():
+    answer = answers_by_topic(
+        [{"recipe": "x", "verdict": "not safe"}, {"recipe": "y", "verdict": "broken"}],
+        [{"recipe": "x", "is_nearest": True}, {"recipe": "y", "amount": 0.39}],
+    )["safe"]
+    assert answer["short"] == "None of 2 pruned variants generates safely; the nearest is x."
+    assert answer["sql"][1:3] == [
+        {"key": "ranking", "where": {"model": "m"}},
+        {"key": "verdicts", "where": {"model": "m", "recipe": "x"}},
+    ]
     assert answer["text"].startswith(
-        "x: by its agreement with the dense model, writing loses "
-        "0.05 [0.01, 0.09] and choosing 0.02 [0.00, 0.04]; 2 of 4 texts change, 1 end in a loop."
+        "By the share of tokens whose most likely token changes, the least is 14 % [10 %, 18 %], that of y, the next, "
+        "39 % (paired, 95 % over all comparisons). x: writing loses 5 % [1, 9] of the dense model's right answers "
+        "above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 of 4 texts change, 1 loop."
     )
+
+
+def test_variants_that_cannot_be_told_apart_are_all_nearest():
+    verdicts = [{"recipe": name, "verdict": "broken"} for name in "xyz"]
+    ranking = [{"recipe": "y", "is_nearest": True}, {"recipe": "x", "amount": 0.15, "is_nearest": True}]
+    answer = answers_by_topic(verdicts, ranking)["safe"]
+    assert answer["short"] == (
+        "None of 3 pruned variants generates safely; the nearest, which cannot be told apart, are y, x."
+    )
+
+
+def test_what_too_little_evidence_leaves_open_is_not_denied():
+    open_ = {"verdict": "too little evidence", "undecided": "writing", "unit_needed": "prompts"}
+    few = {"recipe": "x", "units_needed": 71} | open_
+    many = {"recipe": "y", "units_needed": 10**9} | open_
+    assert answers_by_topic([few, {"recipe": "z", "verdict": "broken"}])["safe"]["short"] == (
+        "None of 2 pruned variants is shown to generate safely."
+    )
+    answer = answers_by_topic([few, many])["safe"]
+    assert answer["short"] == "Not known: too little evidence on any of 2 pruned variants."
+    assert answer["text"] == "Too little evidence: x, y. The least is needed for x: 71 prompts would do."
+    assert "more than 100,000 prompts are needed" in answers_by_topic([many])["safe"]["text"]
 
 
 def test_a_long_list_is_cut_and_the_rest_counted():
@@ -85,17 +115,14 @@ def test_a_long_list_is_cut_and_the_rest_counted():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"basis": None, "questions": 0}, "too little was measured"),
-        ({"basis": None, "questions": 1, "prompts": 0},
-         "KL at the first token 0.100 nats, 5 % of the tokens and 0 % [0, 49] of the choices change; one question "
-         "is too few to judge choosing (3 are needed)"),
-        ({"basis": "generations", "top1_change": None, "prompts": 0, "is_certain": False, "kl_step0_nats_low": 0.0,
-          "kl_step0_nats_high": 0.7},
-         "KL at the first token 0.100 [0.00, 0.70] nats, an unknown share of the tokens and 0 % [0, 49] of the "
-         "choices change; the intervals leave the verdict open"),
-        ({"prompts": 0, "loss_writing_low": None, "is_certain": None, "is_below_noise": True},
-         "by right answers, writing loses 0.05 and choosing 0.02 [0.00, 0.04]; "
-         "its median KL is not above that of rounding alone"),
+        ({"evidence_writing": None, "evidence_choosing": None}, "nothing was measured that a verdict could rest on"),
+        ({"evidence_writing": "tokens", "n_writing": 1, "loss_writing_low": None, "prompts": 0,
+          "undecided": "writing", "units_needed": 30, "unit_needed": "prompts"},
+         "writing loses 5 % of its most likely tokens (1 prompt, too few); choosing loses 2 % [0, 4] of its choices "
+         "(40 questions); writing is open: 30 prompts would do"),
+        ({"evidence_choosing": None, "undecided": "writing", "is_below_noise": True},
+         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); writing is open; "
+         "2 of 4 texts change, 1 loop; its median KL is not above that of rounding alone"),
     ],
 )  # fmt: skip
 def test_a_reason_states_only_measurements(changes, expected):
@@ -151,7 +178,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         [
             {"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0},
             {"recipe": "near", "verdict": "safe"},
-            {"recipe": "unmeasured", "verdict": "not judged", "kl_step0_nats": None},
+            {"recipe": "unmeasured", "verdict": "too little evidence", "kl_step0_nats": None},
         ],
         layer_kl_share=carriers,
         first_divergent_layer=parts,
@@ -171,29 +198,27 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
 
-def test_the_list_of_variants_names_the_metric_of_the_losses():
-    def rows(*measures, is_certain=True):
+def test_the_list_of_variants_names_the_evidence_of_the_losses():
+    def rows(*evidence):
         return pl.DataFrame(
-            [{"basis": "tasks" if measure else "generations", "measure": measure, "is_certain": is_certain}
-             for measure in measures], schema={"basis": pl.String, "measure": pl.String, "is_certain": pl.Boolean}
-        )  # fmt: skip
+            [{"evidence_writing": writing, "evidence_choosing": choosing} for writing, choosing in evidence],
+            schema={"evidence_writing": pl.String, "evidence_choosing": pl.String},
+        )
 
-    assert basis(rows("score")) == "Lost: share of the dense model's right answers above a guess."
-    assert basis(rows("agreement", is_certain=False)) == (
-        "Lost: share of the agreement with the dense model's answers, above a guess. ? after a verdict: its intervals "
-        "allow another one."
+    assert basis(rows(("score", "options"), ("tokens", None))) == (
+        "Writing lost, beyond the noise floor: share of the dense model's right answers above a guess, or of its most "
+        "likely tokens. Choosing lost, beyond the noise floor: share of its choices."
     )
-    assert "Lost, if the dense model has too few right answers: share" in basis(rows("score", "agreement"))
-    assert basis(rows(None, is_certain=None)) == basis(rows()) == ""
+    assert basis(rows()) == ""
 
 
 def test_missing_measurements_are_named():
-    found = answers_by_topic([{"recipe": "a", "verdict": "not judged", "basis": None}])
+    found = answers_by_topic([{"recipe": "a", "verdict": "too little evidence"}])
     assert found["layers"]["short"] == (
         "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     )
     assert found["collapse"]["short"] == "Not known: no pruned variant has generated a text."
-    assert found["safe"]["short"] == "Not known: too little was measured to judge any of 1 pruned variants."
+    assert found["safe"]["short"] == "Not known: too little evidence on any of 1 pruned variant."
     assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
 
@@ -202,7 +227,7 @@ def test_an_encoder_has_only_the_question_about_retrieval():
         ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
         ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
     ]  # fmt: skip
-    unjudged = {"verdict": "not judged", "basis": None, "questions": 0, "is_certain": None}
+    unjudged = {"verdict": "too little evidence"}
     answers_of = answers_by_topic([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
     assert list(answers_of) == ["retrieval"]
     assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
