@@ -1,16 +1,18 @@
 -- The number behind each claim of the paper, on each model, with its interval.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
--- inputs: task_losses, paper_fits, layer_summary, reference_temperature, options_at_reference, variant_summary
--- how to read: paper_claims states the claims, their thresholds, and how each number is made.
--- reason: paper_claims only compares these numbers with its thresholds. The view is a little long because each claim
---   has its own way of counting.
+-- inputs: task_losses, paper_fits, stg_layer_transitions, noise_variants, reference_temperature, options_at_reference,
+--   decoding_at_reference
+-- how to read: paper_claims states the claims, their thresholds, and how each number and its interval is made.
+-- reason: paper_claims only compares these numbers with its thresholds. The view is long because each claim has its own
+--   way of counting.
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
 --     options_move_less, options_in_the_tail or decoding_feeds_back [label]
 --   measure: score or agreement of tasks, a theorem, a lens; all where there is one way to measure it [label]
---   n: Number of units [units]
---   units: variants, methods, sublayers or questions [label]
+--   n: Number of independent units that the number rests on [units]
+--   units: answers, prompts or questions [label]
+--   rests_on: Number of units, and of what was measured on all of them
 --   amount: The number [share; correlation for second_order_fits]
 --   amount_low: Lower end of its 95 % interval; NULL where the uncertainty is not known [as amount]
 --   amount_high: Upper end of its 95 % interval; NULL where the uncertainty is not known [as amount]
@@ -21,10 +23,14 @@ losses as (
         model,
         recipe,
         measure,
-        max(loss) filter (where kind = 'generative') as writing,
-        max(loss) filter (where kind = 'non_generative') as choosing,
-        max(loss_se) filter (where kind = 'generative') as writing_se,
-        max(loss_se) filter (where kind = 'non_generative') as choosing_se
+        max(loss_beyond_noise) filter (where kind = 'generative') as writing,
+        max(loss_beyond_noise_low) filter (where kind = 'generative') as writing_low,
+        max(loss_beyond_noise_high) filter (where kind = 'generative') as writing_high,
+        max(n_answers) filter (where kind = 'generative') as writing_answers,
+        max(loss_beyond_noise) filter (where kind = 'non_generative') as choosing,
+        max(loss_beyond_noise_low) filter (where kind = 'non_generative') as choosing_low,
+        max(loss_beyond_noise_high) filter (where kind = 'non_generative') as choosing_high,
+        max(n_answers) filter (where kind = 'non_generative') as choosing_answers
     from task_losses
     group by model, recipe, measure
 ),
@@ -35,10 +41,31 @@ broken as (
         model,
         measure,
         unnest(['choosing_survives', 'writing_loses_more']) as claim,
+        unnest([choosing_answers, least(writing_answers, choosing_answers)]) as n,
         unnest([choosing, writing - choosing]) as amount,
-        unnest([choosing_se, sqrt(writing_se ** 2 + choosing_se ** 2)]) as amount_se
+        unnest([
+            [choosing_low, choosing_high],
+            -- Different tasks, and so different answers.
+            interval_of_difference(writing, writing_low, writing_high, choosing, choosing_low, choosing_high, 0)
+        ]) as ends
     from losses
     where writing >= 0.5 and choosing is not null
+),
+
+-- Variants answer the same questions, so that the errors over answers do not average out between them.
+averaged as (
+    select
+        model,
+        claim,
+        measure,
+        max(n) as n,
+        count(*) as variants,
+        avg(amount) as amount,
+        avg(amount - ends[1]) as answers_below,
+        avg(ends[2] - amount) as answers_above,
+        t_quantile_975(count(*) - 1) * standard_error(amount) as half_width_of_variants
+    from broken
+    group by model, claim, measure
 ),
 
 task_claims as (
@@ -46,47 +73,112 @@ task_claims as (
         model,
         claim,
         measure,
-        count(*) as n,
-        'variants' as units,
-        avg(amount) as value_of_claim,
-        1.959963984540054 * sqrt(var_samp(amount) / count(*) + avg(amount_se) ** 2) as half_width
-    from broken
-    group by model, claim, measure
+        n,
+        'answers' as units,
+        'answers: ' || n || ', variants: ' || variants as rests_on,
+        amount,
+        amount - sqrt(answers_below ** 2 + half_width_of_variants ** 2) as amount_low,
+        amount + sqrt(answers_above ** 2 + half_width_of_variants ** 2) as amount_high
+    from averaged
+),
+
+-- Methods are measured on the same prompts, so that their errors do not average out.
+fits as (
+    select
+        model,
+        theorem,
+        min(prompts) as n,
+        count(*) as methods,
+        avg(pearson_log10) as amount,
+        t_quantile_975(min(prompts) - 1) * avg(pearson_log10_se) as half_width
+    from paper_fits
+    where pearson_log10 is not null
+    group by model, theorem
 ),
 
 fit_claims as (
     select
         model,
         'second_order_fits' as claim,
-        theorem,
-        count(*) as n,
-        'methods' as units,
-        avg(pearson_log10) as value_of_claim,
-        -- Methods are measured on the same prompts, so that their errors are not independent.
-        1.959963984540054 * avg(pearson_log10_se) as half_width
-    from paper_fits
-    where pearson_log10 is not null
-    group by model, theorem
+        theorem as measure,
+        n,
+        'prompts' as units,
+        'prompts: ' || n || ', methods: ' || methods as rests_on,
+        amount,
+        interval_of_correlation(amount, half_width)[1] as amount_low,
+        interval_of_correlation(amount, half_width)[2] as amount_high
+    from fits
+),
+
+sublayers_by_variant as (
+    select
+        transitions.model,
+        transitions.recipe,
+        transitions.prompt_id,
+        transitions.lens,
+        transitions.layer,
+        transitions.sublayer,
+        avg(transitions.one_minus_cos_p) > avg(transitions.one_minus_cos_z) as is_so
+    from stg_layer_transitions as transitions
+    semi join reference_temperature
+        on
+            transitions.model = reference_temperature.model
+            and transitions.recipe = reference_temperature.recipe
+            and transitions.temperature = reference_temperature.temperature
+    anti join noise_variants
+        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    where transitions.is_changed and transitions.scope = 'local' and transitions.recipe <> 'dense'
+    group by
+        transitions.model,
+        transitions.recipe,
+        transitions.prompt_id,
+        transitions.lens,
+        transitions.layer,
+        transitions.sublayer
 ),
 
 sublayers as (
     select
-        layers.model,
-        layers.lens,
-        avg(cast(layers.one_minus_cos_p_mean > layers.one_minus_cos_z_mean as integer)) > 0.5 as is_so
-    from layer_summary as layers
-    semi join reference_temperature
-        on
-            layers.model = reference_temperature.model
-            and layers.recipe = reference_temperature.recipe
-            and layers.temperature = reference_temperature.temperature
-    where layers.is_changed and layers.scope = 'local' and layers.recipe <> 'dense'
-    group by layers.model, layers.lens, layers.layer, layers.sublayer
+        model,
+        lens,
+        prompt_id,
+        layer,
+        sublayer,
+        avg(cast(is_so as integer)) > 0.5 as is_so
+    from sublayers_by_variant
+    group by model, lens, prompt_id, layer, sublayer
+),
+
+sublayer_shares as (
+    select
+        model,
+        lens,
+        prompt_id,
+        count(*) as sublayers,
+        count(*) filter (where is_so) as times
+    from sublayers
+    group by model, lens, prompt_id
+),
+
+-- The sublayers of one model are no sample of anything: the prompts are.
+sublayer_claims as (
+    select
+        model,
+        'softmax_amplifies' as claim,
+        lens as measure,
+        count(*) as n,
+        'prompts' as units,
+        'prompts: ' || count(*) || ', sublayers: ' || max(sublayers) as rests_on,
+        sum(times) / sum(sublayers) as amount,
+        wilson_interval_over_clusters(times, sublayers) as ends
+    from sublayer_shares
+    group by model, lens
 ),
 
 questions as (
     select
         options.model,
+        count(*) as variants,
         avg(cast(options.is_argmax_same as integer)) > 0.5 as is_kept,
         avg(cast(options.kl_options_dense_pruned_nats < options.kl_dense_pruned_nats as integer)) > 0.5 as is_less,
         any_value(options.mass_dense) < 0.01 as is_tail
@@ -95,11 +187,33 @@ questions as (
     group by options.model, options.prompt_id
 ),
 
+trajectories as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as free_running,
+        median(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as teacher_forced
+    from decoding_at_reference
+    where recipe <> 'dense'
+    group by model, recipe, prompt_id
+),
+
+texts as (
+    select
+        model,
+        count(*) as variants,
+        avg(cast(free_running > teacher_forced as integer)) > 0.5 as is_so
+    from trajectories
+    where free_running is not null and teacher_forced is not null
+    group by model, prompt_id
+),
+
 counted as (
     select
         model,
+        variants,
         unnest(['choice_is_kept', 'options_move_less', 'options_in_the_tail']) as claim,
-        'all' as measure,
         'questions' as units,
         unnest([is_kept, is_less, is_tail]) as is_so
     from questions
@@ -108,37 +222,23 @@ counted as (
 
     select
         model,
-        'softmax_amplifies' as claim,
-        lens,
-        'sublayers' as units,
-        is_so
-    from sublayers
-
-    union all
-
-    select
-        model,
+        variants,
         'decoding_feeds_back' as claim,
-        'all' as measure,
-        'variants' as units,
-        kl_free_running_median_nats > kl_teacher_forced_median_nats as is_so
-    from variant_summary
-    where
-        recipe <> 'dense'
-        and kl_free_running_median_nats is not null
-        and kl_teacher_forced_median_nats is not null
+        'prompts' as units,
+        is_so
+    from texts
 ),
 
 share_claims as (
     select
         model,
         claim,
-        measure,
         units,
         count(*) as n,
+        max(variants) as variants,
         count(*) filter (where is_so) as times
     from counted
-    group by model, claim, measure, units
+    group by model, claim, units
 )
 
 select
@@ -147,18 +247,11 @@ select
     measure,
     n,
     units,
-    value_of_claim as amount,
-    value_of_claim - half_width as amount_low,
-    -- A correlation is at most 1.
-    case
-        when claim = 'second_order_fits' then within_0_and_1(value_of_claim + half_width)
-        else value_of_claim + half_width
-    end as amount_high
-from (
-    select * from task_claims
-    union all
-    select * from fit_claims
-) as with_errors
+    rests_on,
+    amount,
+    amount_low,
+    amount_high
+from task_claims
 
 union all
 
@@ -168,6 +261,35 @@ select
     measure,
     n,
     units,
+    rests_on,
+    amount,
+    amount_low,
+    amount_high
+from fit_claims
+
+union all
+
+select
+    model,
+    claim,
+    measure,
+    n,
+    units,
+    rests_on,
+    amount,
+    ends[1] as amount_low,
+    ends[2] as amount_high
+from sublayer_claims
+
+union all
+
+select
+    model,
+    claim,
+    'all' as measure,
+    n,
+    units,
+    units || ': ' || n || ', variants: ' || variants as rests_on,
     times / n as amount,
     wilson_interval(times, n)[1] as amount_low,
     wilson_interval(times, n)[2] as amount_high

@@ -167,9 +167,11 @@ create or replace macro variance_of_outcomes(trials, successes) as (
 );
 
 -- Correlation from a covariance and two variances; 0 where one is NULL or 0, as for what was not measured together.
-create or replace macro correlation_or_0(covariance, variance, other_variance) as coalesce(
-    greatest(-1, least(1, covariance / nullif(sqrt(variance * other_variance), 0))), 0
-);
+create or replace macro correlation_or_0(covariance, variance, other_variance) as case
+    when abs(covariance) < sqrt(variance * other_variance) then covariance / sqrt(variance * other_variance)
+    when variance * other_variance > 0 then coalesce(sign(covariance), 0)
+    else 0
+end;
 
 -- 95 % interval of a − b, as [low, high], from both estimates, their intervals and the correlation of their errors: the
 -- method of variance estimates recovery (Zou and Donner, doi 10.1002/sim.3095), which keeps both intervals' skewness.
@@ -190,6 +192,16 @@ create or replace macro interval_of_ratio(a, a_low, a_high, b, b_low, b_high, co
                 )
     end
 ];
+
+-- 95 % interval of a correlation from half the width of a symmetric one, as [low, high]: the latter after Fisher's
+-- transformation, which keeps the ends within −1 to 1. NULL for a perfect correlation.
+create or replace macro interval_of_correlation(correlation, half_width) as case
+    when abs(correlation) < 1
+        then [
+            tanh(atanh(correlation) - half_width / (1 - correlation ** 2)),
+            tanh(atanh(correlation) + half_width / (1 - correlation ** 2))
+        ]
+end;
 
 -- 95 % interval of the change of a share between two answers to the same questions, as [low, high]: (gained − lost) /
 -- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the

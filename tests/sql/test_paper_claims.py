@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.sql import reference_intervals
 from tests.sql.built_tasks import task_sample, task_score
+from tests.sql.reference_intervals import Interval
 from tests.sql.warehouse_builder import Ask, Handmade, Row
-
-ERROR = 0.02
 
 
 def claims(ask: Ask, warehouse: Handmade) -> dict[tuple[str, str], Row]:
@@ -17,7 +17,12 @@ def claims(ask: Ask, warehouse: Handmade) -> dict[tuple[str, str], Row]:
     return {(row["claim"], row["measure"]): row for row in ask(warehouse, "paper_claims")}
 
 
-def scored(choosing: list[float], writing: list[float]) -> Handmade:
+# Answers to each task.
+N = 100
+GUESS = 0.25
+
+
+def scored(choosing: list[float], writing: list[float], noise: tuple[float, float] = (0.65, 0.8)) -> Handmade:
     """Build variants with a task of four options (dense score 0.65) and one of written answers (0.8)."""
     warehouse = Handmade().variant("dense").variant("noise-batch", method="noise")
     options = {"scoring": "full_text", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0]}
@@ -26,32 +31,49 @@ def scored(choosing: list[float], writing: list[float]) -> Handmade:
     for index in range(len(choosing)):
         warehouse.variant(f"r{index}")
     names = ["dense", "noise-batch", *(f"r{index}" for index in range(len(choosing)))]
-    for recipe, chosen, written in zip(names, [0.65, 0.0, *choosing], [0.8, 0.0, *writing], strict=True):
-        task_score(warehouse, recipe, "arc", chosen, standard_error=ERROR)
-        task_score(warehouse, recipe, "gsm8k", written, metric="exact_match", kind="generative", standard_error=ERROR)
-        # Not above a guess by two standard errors: no score to lose.
-        task_score(warehouse, recipe, "guessed", 0.28 if recipe == "dense" else 0.1, standard_error=ERROR)
+    for recipe, chosen, written in zip(names, [0.65, noise[0], *choosing], [0.8, noise[1], *writing], strict=True):
+        task_score(warehouse, recipe, "arc", chosen, n=N)
+        task_score(warehouse, recipe, "gsm8k", written, metric="exact_match", kind="generative", n=N)
+        # The whole interval of the dense score must be above a guess: no score to lose.
+        task_score(warehouse, recipe, "guessed", 0.33 if recipe == "dense" else 0.1, n=N)
     return warehouse
 
 
-def test_losses_above_a_guess_count_over_variants_whose_writing_loses_half(ask: Ask) -> None:
-    choosing, writing = [0.61, 0.57, 0.53, 0.65, 0.2], [0.0, 0.2, 0.4, 0.1, 0.5]
-    rows = claims(ask, scored(choosing, writing))
+def loss_of(score: float, dense: float, guess: float) -> tuple[float, Interval]:
+    """Return the part of the dense score above a guess that is gone, and its interval."""
+    ends = [tuple(end - guess for end in reference_intervals.wilson(round(share * N), N)) for share in (score, dense)]
+    low, high = reference_intervals.of_ratio(score - guess, ends[0], dense - guess, ends[1])
+    return (dense - score) / (dense - guess), (1 - high, 1 - low)
+
+
+def beyond(loss: tuple[float, Interval], noise: tuple[float, Interval]) -> tuple[float, Interval]:
+    """Return the difference of two losses."""
+    return loss[0] - noise[0], reference_intervals.of_difference(*loss, *noise)
+
+
+def test_losses_beyond_the_noise_count_over_variants_whose_writing_loses_half(ask: Ask) -> None:
+    choosing, writing = [0.61, 0.57, 0.53, 0.65, 0.2], [0.0, 0.2, 0.25, 0.1, 0.35]
+    rows = claims(ask, scored(choosing, writing, noise=(0.63, 0.75)))
     survives, gap = rows["choosing_survives", "score"], rows["writing_loses_more", "score"]
-    # The last one loses only three eighths of its writing, and is left out.
-    kept = (np.array(choosing[:4]) - 0.25) / 0.4
-    left = np.array(writing[:4]) / 0.8
-    errors = (ERROR * np.hypot(1, kept) / 0.4, ERROR * np.hypot(1, left) / 0.8)
+    noise = loss_of(0.63, 0.65, GUESS), loss_of(0.75, 0.8, 0)
+    # The last one loses more than half of its writing, but not beyond the noise, and is left out.
+    chosen = [beyond(loss_of(score, 0.65, GUESS), noise[0]) for score in choosing[:4]]
+    written = [beyond(loss_of(score, 0.8, 0), noise[1]) for score in writing[:4]]
+    gaps = [
+        (write[0] - choose[0], reference_intervals.of_difference(*write, *choose))
+        for write, choose in zip(written, chosen, strict=True)
+    ]
 
-    def half(values: np.ndarray, error: np.ndarray) -> float:
-        return 1.959963984540054 * math.sqrt(values.var(ddof=1) / 4 + error.mean() ** 2)
-
-    assert (survives["n"], survives["units"], survives["verdict"]) == (4, "variants", "holds")
-    assert survives["amount"] == pytest.approx((1 - kept).mean())
-    assert survives["amount_high"] == pytest.approx((1 - kept).mean() + half(1 - kept, errors[0]))
-    assert gap["amount"] == pytest.approx((kept - left).mean())
-    assert gap["amount_low"] == pytest.approx((kept - left).mean() - half(kept - left, np.hypot(*errors)))
-    assert gap["verdict"] == "holds"
+    for row, numbers, verdict in ((survives, chosen, "holds"), (gap, gaps, "holds")):
+        amounts = np.array([amount for amount, _ in numbers])
+        over_variants = stats.t.ppf(0.975, 3) * amounts.std(ddof=1) / 2
+        below = np.mean([amount - low for amount, (low, _) in numbers])
+        above = np.mean([high - amount for amount, (_, high) in numbers])
+        assert (row["n"], row["units"], row["rests_on"]) == (N, "answers", "answers: 100, variants: 4")
+        assert row["amount"] == pytest.approx(amounts.mean())
+        assert row["amount_low"] == pytest.approx(amounts.mean() - math.hypot(below, over_variants), rel=1e-4)
+        assert row["amount_high"] == pytest.approx(amounts.mean() + math.hypot(above, over_variants), rel=1e-4)
+        assert row["verdict"] == verdict
 
 
 def test_a_refuted_claim_fails(ask: Ask) -> None:
@@ -64,41 +86,73 @@ def test_a_refuted_claim_fails(ask: Ask) -> None:
 def test_one_broken_variant_leaves_a_claim_open(ask: Ask) -> None:
     row = claims(ask, scored([0.6], [0.0]))["choosing_survives", "score"]
 
-    assert (row["n"], row["amount_low"], row["verdict"]) == (1, None, "too little data")
+    assert (row["n"], row["amount_low"], row["verdict"]) == (N, None, "too little data")
 
 
 def test_without_broken_writing_there_is_no_claim(ask: Ask) -> None:
     assert not claims(ask, scored([0.6], [0.7]))
 
 
-def test_shares_are_over_questions_sublayers_and_variants_with_wilsons_interval(ask: Ask) -> None:
+def test_a_claim_of_two_answers_says_so_and_stays_open(ask: Ask) -> None:
+    warehouse = Handmade()
+    for recipe in ("dense", *(f"r{index}" for index in range(6))):
+        warehouse.variant(recipe)
+        is_dense = recipe == "dense"
+        for sample in range(16):
+            right = [-1.0, -2.0, -3.0, -4.0] if is_dense or sample < 11 else [-2.0, -1.0, -3.0, -4.0]
+            task_sample(warehouse, recipe, "arc", f"s{sample}", scoring="letter", log_likelihoods=right)
+        task_score(warehouse, recipe, "arc", 1.0 if is_dense else 11 / 16, metric="accuracy_letter", n=16)
+        task_score(
+            warehouse, recipe, "gsm8k", float(is_dense), metric="agreement", kind="generative", n=2, standard_error=None
+        )
+        task_score(warehouse, recipe, "gsm8k", float(is_dense), metric="exact_match", kind="generative", n=2)
+    row = claims(ask, warehouse)["writing_loses_more", "score"]
+
+    assert (row["n"], row["rests_on"], row["amount"]) == (2, "answers: 2, variants: 6", pytest.approx(1 - 5 / 12))
+    assert row["amount_low"] < 0
+    assert row["verdict"] == "too little data"
+
+
+def test_shares_are_over_questions_and_prompts_with_wilsons_interval(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense")
     for recipe, kept in (("a", 5), ("b", 6), ("c", 8)):
         warehouse.variant(recipe)
         for index in range(8):
             dense, same, other = [0.004, 0.003], [0.004, 0.003], [0.003, 0.004]
             warehouse.options(recipe, f"q{index}", dense, same if index < kept else other)
-            # Free running moves c no further.
+            # Free running moves c no further, and from q6 on b neither.
+            farther = recipe == "a" or (recipe == "b" and index < 6)
             warehouse.step(recipe, f"q{index}", 0, 1.0)
-            warehouse.step(recipe, f"q{index}", 0, 1.0 if recipe == "c" else 2.0, trajectory="free_running")
-        for layer, amplified in ((0, False), (1, True)):
-            for sublayer in ("attn", "mlp"):
-                moved = {"one_minus_cos_z": 0.1, "one_minus_cos_p": 0.2 if amplified else 0.05}
-                warehouse.transition(recipe, "q0", 0, 1.0, layer=layer, sublayer=sublayer, **moved)
+            warehouse.step(recipe, f"q{index}", 0, 2.0 if farther else 1.0, trajectory="free_running")
+            for layer in (0, 1):
+                for sublayer in ("attn", "mlp"):
+                    # Layer 1 in every prompt, layer 0 in two of eight for most variants.
+                    amplified = layer == 1 or (index < 2 and recipe != "c")
+                    moved = {"one_minus_cos_z": 0.1, "one_minus_cos_p": 0.2 if amplified else 0.05}
+                    warehouse.transition(recipe, f"q{index}", 0, 1.0, layer=layer, sublayer=sublayer, **moved)
     rows = claims(ask, warehouse)
 
     # Question 5 keeps its choice in two of three variants, 6 and 7 in one.
-    for claim, measure, times, n, units in (
-        ("choice_is_kept", "all", 6, 8, "questions"),
-        ("options_in_the_tail", "all", 8, 8, "questions"),
-        ("softmax_amplifies", "normed", 2, 4, "sublayers"),
-        ("decoding_feeds_back", "all", 2, 3, "variants"),
+    for claim, times, units in (
+        ("choice_is_kept", 6, "questions"),
+        ("options_in_the_tail", 8, "questions"),
+        ("decoding_feeds_back", 6, "prompts"),
     ):
-        row = rows[claim, measure]
-        interval = stats.binomtest(times, n).proportion_ci(method="wilson")
-        assert (row["n"], row["units"], row["amount"]) == (n, units, times / n), claim
-        assert (row["amount_low"], row["amount_high"]) == pytest.approx((interval.low, interval.high)), claim
-        assert row["verdict"] == ("holds" if interval.low > 0.5 else "too little data"), claim
+        row = rows[claim, "all"]
+        low, high = reference_intervals.wilson(times, 8)
+        assert (row["n"], row["units"], row["amount"]) == (8, units, times / 8), claim
+        assert (row["amount_low"], row["amount_high"]) == pytest.approx((low, high)), claim
+        assert row["verdict"] == ("holds" if low > 0.5 else "too little data"), claim
+
+    row = rows["softmax_amplifies", "normed"]
+    # Four sublayers a prompt: all of them in two prompts, two in the others.
+    shares = np.array([1.0, 1.0, *[0.5] * 6])
+    share, variance = shares.mean(), shares.var(ddof=1) / 8
+    effective = min(share * (1 - share) / variance, 32) * (reference_intervals.Z / stats.t.ppf(0.975, 7)) ** 2
+    assert (row["n"], row["units"], row["amount"]) == (8, "prompts", share)
+    assert row["rests_on"] == "prompts: 8, sublayers: 4"
+    ends = reference_intervals.wilson(share * effective, effective)
+    assert (row["amount_low"], row["amount_high"]) == pytest.approx(ends, rel=1e-3)
 
 
 def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask: Ask) -> None:
@@ -114,11 +168,11 @@ def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask:
     row = claims(ask, warehouse)["second_order_fits", "T3 KL"]
     fits = [fit for fit in ask(warehouse, "paper_fits") if fit["theorem"] == "T3 KL"]
 
-    assert len(fits) == row["n"] == 2
+    assert (len(fits), row["n"], row["rests_on"]) == (2, 4, "prompts: 4, methods: 2")
     mean = sum(fit["pearson_log10"] for fit in fits) / 2
     error = sum(fit["pearson_log10_se"] for fit in fits) / 2
-    assert (row["amount"], row["amount_low"]) == pytest.approx((mean, mean - 1.959963984540054 * error))
-    assert (row["amount_high"], row["verdict"]) == (
-        pytest.approx(min(1, mean + 1.96 * error), rel=1e-4),
-        "does not hold",
-    )
+    # Fisher's transformation has the slope 1/(1 − r²).
+    half = stats.t.ppf(0.975, 3) * error / (1 - mean**2)
+    ends = (math.tanh(math.atanh(mean) - half), math.tanh(math.atanh(mean) + half))
+    assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx((mean, *ends), rel=1e-4)
+    assert row["verdict"] == "does not hold"

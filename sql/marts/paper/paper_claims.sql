@@ -8,23 +8,30 @@
 --     options_move_less, options_in_the_tail or decoding_feeds_back [label]
 --   measure: what it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
 --   says: the claim in words, with its threshold
---   n: number of units behind the amount
---   units: variants, methods, sublayers or questions [label]
+--   n: number of independent units that the amount rests on
+--   units: answers, prompts or questions [label]
+--   rests_on: number of units, and of what was measured on all of them
 --   amount: the number [share; correlation for second_order_fits]
---   amount_low: lower end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
---   amount_high: upper end of its 95 % interval; NULL where nothing says how uncertain it is [as amount]
+--   amount_low: lower end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
+--     nothing says how uncertain it is [as amount]
+--   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
+--     nothing says how uncertain it is [as amount]
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
--- how to read: losses are those of task_losses, above a guess. The first two claims are about variants whose writing
---   loses at least half; their intervals add the spread over variants and the error over samples, the latter taken as
---   the same for all. For the theorems the amount is the correlation of the logarithms of estimate and truth
---   (paper_fits), averaged over methods, with its error over prompts. The others are shares of sublayers, questions or
---   variants for which the claim holds in more than half of the variants, with Wilson's interval. The paper states its
---   claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as in q21. 0.5 of
---   questions, sublayers, variants: the paper says `most`, which is more than half. 0: writing loses more if the
---   difference is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %:
---   the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them nearly
---   all of it, so that the exact threshold matters little.
+-- how to read: losses are those of task_losses, above a guess and beyond the noise floor, paired by answer. The first
+--   two claims are about variants whose writing loses at least half; their intervals add the spread over variants
+--   (Student's t, NULL for one variant) and the error over answers, the latter taken as the same for all. n is the
+--   smaller number of answers where two kinds of task are compared. For the theorems the amount is the correlation of
+--   the logarithms of estimate and truth (paper_fits), averaged over methods, with its error over prompts (Student's t,
+--   after Fisher's transformation). softmax_amplifies is the share of sublayers, clustered by prompt, and the others
+--   are shares of questions or prompts, for which the claim holds in more than half of the variants, with Wilson's
+--   interval. Verdicts are not corrected for the number of claims: each claim that is exactly at its threshold holds or
+--   fails by chance in 5 % of all studies. The paper states its claims in words; the thresholds are ours. 0.5 of a
+--   loss: a score counts as lost when it halves, as in q21. 0.5 of questions, sublayers, prompts: the paper says
+--   `most`, which is more than half. 0: writing loses more if the difference is above 0. 0.99: the paper's figure has a
+--   correlation of 0.996, and fewer prompts scatter more. 1 %: the options in the paper have 0.004 % of the
+--   probability, whereas a model that answers by letter gives them nearly all of it, so that the exact threshold
+--   matters little.
 -- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
 with
 
@@ -48,7 +55,7 @@ claims as (
             'Most questions keep the choice among their options.',
             'The options move less than the whole vocabulary for most questions.',
             'The options of most questions have less than 1 % of the dense probability.',
-            'Reading its own tokens moves most variants further than reading the dense ones.'
+            'On most prompts, reading its own tokens moves a variant further than reading the dense ones.'
         ]) as says,
         unnest(cast([0.5, 0.0, 0.99, 0.5, 0.5, 0.5, 0.5, 0.5] as double[])) as threshold,
         -- Whether more is better for the claim.
@@ -62,6 +69,7 @@ select
     claims.says,
     numbers.n,
     numbers.units,
+    numbers.rests_on,
     numbers.amount,
     numbers.amount_low,
     numbers.amount_high,

@@ -8,12 +8,13 @@
 --   excluded; where the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A
 --   group of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the
 --   tasks. measure score uses every metric but agreement, measure agreement only that one, which takes the dense
---   model's own answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss of the noise
---   variant that loses most in the same tasks: the dense model in bfloat16 or with another batch also changes answers,
---   which is no effect of pruning. Intervals are at 95 %, paired by answer, of ratios and differences of Wilson's
---   intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one task are taken as fully
---   correlated, those of tasks as independent. Where answers are not stored, variants count as independent, which makes
---   intervals rather too wide. They describe these tasks, not others, and are not corrected for the number of variants.
+--   model's own answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss
+--   is the loss of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another
+--   batch also changes answers, which is no effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
+--   differences of Wilson's intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one
+--   task are taken as fully correlated, those of tasks as independent. Where answers are not stored, variants count as
+--   independent, which makes intervals rather too wide. They describe these tasks, not others, and are not corrected
+--   for the number of variants.
 -- reason: makes losses of strong and weak models, and of tasks with two and with four options, comparable.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -141,7 +142,7 @@ beside_noise as (
             noise.answers_variance
             - 2 * (1 - noise.loss) * noise.answers_covariance
             + (1 - noise.loss) ** 2 * noise.answers_dense_variance
-        ) as correlation
+        ) as losses_correlation
     from losses as pruned
     left join floors
         on
@@ -173,7 +174,7 @@ set_against as (
             when noise_loss is null then [loss_low, loss_high]
             else
                 interval_of_difference(
-                    loss, loss_low, loss_high, noise_loss, noise_loss_low, noise_loss_high, correlation
+                    loss, loss_low, loss_high, noise_loss, noise_loss_low, noise_loss_high, losses_correlation
                 )
         end as beyond
     from beside_noise
