@@ -49,7 +49,7 @@ def test_a_tiny_flip_keeps_its_digits() -> None:
     p = np.array([0.25, 0.25, 0.5])
     for size in (1e-3, 1e-6, 1e-9, 1e-12):
         q = p + size * np.array([1, -1, 0])
-        # Of two tokens that exchange ε: T = p_2 r_2 …, in first order ε(1 + p_3) (derived by hand).
+        # By hand, in first order in ε.
         assert flip_probability(p, q) == pytest.approx(size * 1.5, rel=4 * size + 1e-3)
     assert flip_probability(np.array([1.0, 0]), np.array([0, 1.0])) == 1
 
