@@ -55,7 +55,7 @@ def sampled_text(
             temperature=0.7,
             token_id_dense=7,
             token_id_pruned=9 if flips and step == last else 7,
-            total_variation=hazard * 0.75,
+            total_variation=hazard / (2 - hazard),
             flip_probability=hazard,
             kl_dense_pruned_nats=hazard,
             entropy_dense_nats=1.0,

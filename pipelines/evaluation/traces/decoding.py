@@ -52,6 +52,8 @@ _GENERATION_TYPES: _Types = {
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
 # Steps whose logits are in memory at once.
 STEPS_AT_ONCE = 64
+# Bytes of a row of `top_tokens`: short strings, and numbers in float64.
+TOP_TOKEN_BYTES = 80
 # Texts that are decoded together: their key-value cache bounds the memory.
 BATCH_TEXTS = 64
 

@@ -25,6 +25,7 @@ from prunescope.pipelines.evaluation.traces.activation_capture import (
 from prunescope.pipelines.evaluation.traces.decoding import (
     GENERATION_SCHEMA,
     OPTION_SCHEMA,
+    TOP_TOKEN_BYTES,
     DecodingResult,
     DensePrunedPair,
     decode_greedily,
@@ -45,8 +46,6 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray]
-# Bytes of a row of `top_tokens`: names as codes or short strings, and numbers in float64.
-TOP_TOKEN_BYTES = 80
 
 
 @dataclass(frozen=True)
