@@ -92,7 +92,10 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
     for prompt in PROMPTS:
         _sample_texts(warehouse, recipe, prompt, chance)
         flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
-        warehouse.generation(recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense)
+        end = STEPS - 1 if is_dense and prompt == PROMPTS[0] else None
+        warehouse.generation(
+            recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense, end_step=end
+        )
         for temperature in (0.5, 1.0):
             pruned = [0.2, 0.1, 0.05, 0.02] if is_dense else [0.2, 0.02, 0.05, 0.1]
             warehouse.options(recipe, prompt, [0.2, 0.1, 0.05, 0.02], pruned, temperature=temperature, gold="A")

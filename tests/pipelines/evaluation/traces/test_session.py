@@ -369,7 +369,7 @@ def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder:
         prompt: next((step for step, token in enumerate(tokens) if token in ending.end_ids), STEPS - 1)
         for prompt, tokens in texts.items()
     }
-    assert ends["maths"] == 2
+    assert ends["maths"] <= 2 < max(ends.values())
     counted = steps.filter(pl.col("step") <= pl.col("prompt_id").replace_strict(ends))
     found = end["decoding_steps"]
     exact = ["prompt_id", "trajectory", "step", "token_id_dense", "token_id_pruned"]
@@ -381,8 +381,7 @@ def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder:
         own = STEPS if row["end_step"] is None else row["end_step"] + 1
         assert len(row["token_ids"]) == max(own, ends[row["prompt_id"]] + 1)
         assert row["first_flip_step"] is None or row["first_flip_step"] <= ends[row["prompt_id"]]
-    positions = end["layer_transitions"].filter(prompt_id="maths")["step"]
-    assert positions.max() == 2
+        assert end["layer_transitions"].filter(prompt_id=row["prompt_id"])["step"].max() == ends[row["prompt_id"]]
 
 
 def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
