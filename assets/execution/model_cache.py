@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
     from prunescope.pipelines.evaluation.tasks.score import TaskSession
+    from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
     from prunescope.pipelines.evaluation.traces.text_traces import TextSession
     from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
     from prunescope.pipelines.models.decoder import Decoder
@@ -96,6 +97,22 @@ class ModelCache:
 
         key = (dense.spec.name, study.prompts_hash, study.settings_hash)
         return self._cached("prompts", key, "dense model on every prompt", create)
+
+    def sampling(self, dense: DenseModel, study: Study) -> "SamplingSession":
+        """Return the dense model's sampled texts.
+
+        Raises:
+            InputError: the model cannot be loaded, or a prompt exceeds its context length.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "SamplingSession":
+            from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
+
+            return SamplingSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, study.prompts_hash, study.decoding_hash)
+        return self._cached("sampling", key, "dense model samples from every prompt", create)
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
         """Return the study's calibration tokens, (sequences, length).

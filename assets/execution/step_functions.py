@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -78,27 +79,26 @@ def _out_of_memory(task: ComputeTask, reason: str) -> str:
     return f"out of memory {tried}; `prunescope plan` says how much is needed ({reason})"
 
 
+# By step, the constant of `prunescope.pipelines` that is its usual batch size, and the unit.
+_BATCH_SIZES = {
+    "calibration": ("pruning.calibration.layerwise_forward.BATCH", "sequences"),
+    "variants": ("pruning.calibration.layerwise_forward.BATCH", "sequences"),
+    "sampling": ("evaluation.traces.decoding.BATCH_TEXTS", "texts"),
+    "texts": ("evaluation.traces.text_traces.PASS_TOKENS", "tokens"),
+    "tasks": ("evaluation.tasks.lm_eval_model.PASS_TOKENS", "tokens"),
+    "retrieval": ("evaluation.retrieval.embedding.BATCH_TOKENS", "tokens"),
+}
+
+
 def _batch_size(step: str) -> tuple[int, str]:
     """Return the usual batch size of a step and its unit; import nothing that the step has not imported."""
     if step == "traces":
         return MAX_BATCH, "variants"
-    if step in {"calibration", "variants"}:
-        from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
-
-        return BATCH, "sequences"
-    if step == "texts":
-        from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
-
-        return PASS_TOKENS, "tokens"
-    if step == "tasks":
-        from prunescope.pipelines.evaluation.tasks.lm_eval_model import PASS_TOKENS
-
-        return PASS_TOKENS, "tokens"
-    if step == "retrieval":
-        from prunescope.pipelines.evaluation.retrieval.embedding import BATCH_TOKENS
-
-        return BATCH_TOKENS, "tokens"
-    return 0, ""
+    if step not in _BATCH_SIZES:
+        return 0, ""
+    constant, unit = _BATCH_SIZES[step]
+    module, _, name = constant.rpartition(".")
+    return int(getattr(import_module(f"prunescope.pipelines.{module}"), name)), unit
 
 
 def _results(task: ComputeTask, cache: ModelCache) -> Results:
@@ -173,6 +173,16 @@ def _traces(task: ComputeTask, context: PartitionContext, cache: ModelCache) -> 
         yield context.write(table, tables[table], seconds, device)
 
 
+def _sampling(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
+    recipe, decoder = context.variant_recipe.name, cache.decoder(context.dense, context.study)
+    session = cache.sampling(context.dense, context.study)
+    started = time.perf_counter()
+    tables = session.trace(recipe, context.variant(recipe), cache.progress)
+    seconds = time.perf_counter() - started
+    for table in STEPS["sampling"].tables:
+        yield context.write(table, tables[table], seconds, str(decoder.device))
+
+
 def _texts(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
     recipe, decoder = context.variant_recipe.name, cache.decoder(context.dense, context.study)
     session = cache.texts(context.dense, context.study)
@@ -220,6 +230,7 @@ _FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Resu
     "variants": _variants,
     "mask_samples": _mask_samples,
     "traces": _traces,
+    "sampling": _sampling,
     "texts": _texts,
     "tasks": _tasks,
     "retrieval": _retrieval,

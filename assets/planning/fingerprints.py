@@ -156,6 +156,9 @@ def retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
 # By step, the inputs that the study adds to the variant and the tokenizer.
 _STUDY_INPUTS: dict[str, Callable[[Study], dict[str, str]]] = {
     "traces": lambda study: {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash},
+    "sampling": lambda study: (
+        {"prompts_hash": study.prompts_hash, "decoding_hash": study.decoding_hash} if study.decoding else {}
+    ),
     "texts": lambda study: {"texts_hash": texts_hash(study.texts)},
     "tasks": _task_inputs,
     "retrieval": lambda study: {"retrieval_hash": retrieval_hash(study.retrieval)},

@@ -9,6 +9,7 @@ from prunescope.pipelines.studies import Study
 
 MASK_TABLE = "mask_samples"
 TEXT_TABLE = "text_tokens"
+SAMPLED_TABLES = ("sampled_generations", "sampled_steps")
 SPEED_TABLE = "speed"
 
 
@@ -84,6 +85,14 @@ _ALL = (
         "traces",
         "Compare the variant with the dense model layer by layer and token by token.",
         study_fields=("prompts",),
+    ),
+    Step(
+        "sampling",
+        SAMPLED_TABLES,
+        code_versions.SAMPLING,
+        "traces",
+        "Sample texts from the variant with the dense model's noise, and compare both distributions up to the flip.",
+        study_fields=("decoding",),
     ),
     Step(
         "texts",

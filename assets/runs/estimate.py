@@ -14,6 +14,7 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import (
     MODEL_TABLES,
     RETRIEVAL_TABLES,
+    SAMPLED_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
@@ -181,6 +182,7 @@ def estimate_model(
         shared={
             "calibration": load.calibration() if to_compute & set(MODEL_TABLES[1:]) else (),
             "traces": load.dense(len(groups)) if groups else (),
+            "sampling": load.sampling_dense() if to_compute & set(SAMPLED_TABLES) else (),
             "texts": load.text_dense() if TEXT_TABLE in to_compute else (),
             "retrieval": load.retrieval_dense() if to_compute & set(RETRIEVAL_TABLES) else (),
         },
@@ -188,6 +190,7 @@ def estimate_model(
             recipe.name: {
                 "variants": load.pruning(recipe) if "variants" in todo else (),
                 "traces": load.variant(recipe) if todo & set(TRACE_TABLES) else (),
+                "sampling": load.sampling_variant() if todo & set(SAMPLED_TABLES) else (),
                 "texts": load.text_variant() if TEXT_TABLE in todo else (),
                 "tasks": load.task_variant() if todo & set(TASK_TABLES) else (),
                 "retrieval": load.retrieval_variant(recipe) if todo & set(RETRIEVAL_TABLES) else (),

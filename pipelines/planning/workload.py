@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
 from prunescope.pipelines.models.meta_model import Shape
@@ -88,11 +89,23 @@ class Workload:
         return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
 
     @property
+    def layered(self) -> list[int]:
+        """Tokens of each prompt that is measured layer by layer, with its answer."""
+        chosen = self.study.layer_prompts
+        pairs = zip(self.study.prompts, self.lengths, strict=False)
+        return [length for prompt, length in pairs if prompt.id in chosen]
+
+    @property
     def positions(self) -> int:
-        """Measured positions of all prompts."""
+        """Positions that are measured layer by layer."""
         if self.study.measure.positions == "every":
-            return sum(self.lengths)
-        return len(self.prompts) * (self.study.generation.new_tokens + 1)
+            return sum(self.layered)
+        return len(self.layered) * (self.study.generation.new_tokens + 1)
+
+    @property
+    def sampled_texts(self) -> int:
+        """Sampled texts of each variant."""
+        return len(self.prompts) * self.study.decoding.samples if self.study.decoding else 0
 
     @property
     def scored_tokens(self) -> int:
@@ -153,7 +166,7 @@ class Workload:
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [*self._decode("dense model"), Cost("dense pass", "body", self._prompt_pass)]
+        costs = [*self._decode("dense model decodes"), Cost("dense pass", "body", self._prompt_pass)]
         for lens in self.study.measure.lenses:
             costs += self._head(f"lens {lens}, dense side", groups * self.positions * self._sublayers)
         return costs
@@ -164,19 +177,36 @@ class Workload:
         if recipe.method != "dense":
             costs.append(Cost("variant pass", "body", self._prompt_pass))
         if recipe.changes_matrices and "local" in measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", self._prompt_pass))
+            costs.append(Cost("sublayers in the dense context", "body", self._layered_pass))
         if swaps := self._single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self._sublayers else 1.0
-            costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._prompt_pass))
+            costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
         if "free_running" in measure.trajectories:
-            costs += self._decode("variant")
+            costs += self._decode("variant decodes")
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
                     costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
         return [*costs, *self._head("decoding steps", 4 * self._decoded_steps)]
+
+    def sampling_dense(self) -> list[Cost]:
+        """Return the work of the dense model's sampled texts, which all variants share."""
+        return self._decode("dense model samples", self.study.decoding.samples) if self.study.decoding else []
+
+    def sampling_variant(self) -> list[Cost]:
+        """Return the work of one variant's sampled texts: at most, as if none parts from the dense one."""
+        if not self.study.decoding:
+            return []
+        rows = self.sampled_texts * self.study.generation.new_tokens
+        logits = float(rows * self.shape.vocabulary)
+        return [
+            *self._decode("variant samples", self.study.decoding.samples),
+            # Logits of both sides for the measures, and again for what may be drawn.
+            Cost("head product, sampled steps, at most", "head", 8 * logits * self.shape.width),
+            Cost("measures, sampled steps, at most", "vocabulary", logits),
+        ]
 
     def text_dense(self) -> list[Cost]:
         """Return the work on texts that all variants share."""
@@ -238,6 +268,11 @@ class Workload:
         return sum(self.forward(length) for length in self.lengths)
 
     @property
+    def _layered_pass(self) -> float:
+        """Floating-point operations of one pass over the prompts that are measured layer by layer."""
+        return sum(self.forward(length) for length in self.layered)
+
+    @property
     def _text_pass(self) -> float:
         pairs = zip(self.study.texts, self.windows, strict=True)
         return sum(self.forward(text.context, count) for text, count in pairs)
@@ -256,24 +291,36 @@ class Workload:
         for temperature in self.study.measure.temperatures:
             yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
 
-    def _decode(self, model: str) -> list[Cost]:
-        """Return the work of decoding all prompts as one batch: one pass over the prompts, then token by token."""
+    def _decode(self, model: str, copies: int = 1) -> list[Cost]:
+        """Return the work of decoding texts in batches: a pass over each batch's prompts, then token by token."""
         new_tokens = self.study.generation.new_tokens
+        texts = sorted(length for length in self.prompts for _ in range(copies))
+        batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
+        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
+        tokens = len(texts) * new_tokens
         return [
-            Cost(f"{model} decodes: prompts", "body", self.forward(max(self.prompts), len(self.prompts))),
-            Cost(f"{model} decodes: {new_tokens} tokens", "memory", float(new_tokens * self.bytes_per_token)),
+            Cost(f"{model}: prompts", "body", read),
+            Cost(
+                f"{model}: weights of {new_tokens} steps",
+                "memory",
+                float(new_tokens * len(batches) * self.bytes_per_token),
+            ),
+            Cost(f"{model}: {tokens:,} tokens", "body", float(2 * tokens * self.shape.active)),
+            Cost(f"{model}: logits of {tokens:,} tokens", "head", float(2 * tokens * self.head_size)),
         ]
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that a traced variant keeps until it is written: `layer_transitions`, kept states and masks."""
+        """Bytes that a traced variant keeps until it is written: `layer_transitions`, steps, kept states and masks."""
         measure, rows = self.study.measure, self.positions * self._sublayers
         settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         states = rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
         # The keys of a row take a quarter of its numbers.
-        return rows * settings * len(COLUMN_NAMES) * _FLOAT_BYTES * 5 // 4 + states + self.shape.prunable // 8
+        row = len(COLUMN_NAMES) * _FLOAT_BYTES * 5 // 4
+        steps = self._decoded_steps * (len(measure.temperatures) * row + 2 * measure.top_k * TOP_TOKEN_BYTES)
+        return rows * settings * row + steps + states + self.shape.prunable // 8
 
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.
@@ -295,7 +342,7 @@ class Workload:
             process: bytes of the process with its libraries, before it loads anything.
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
-        tokens, longest, sublayers = sum(self.lengths), max(self.lengths, default=0), self._sublayers
+        tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
         # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
         state_positions = tokens if size == _FLOAT_BYTES else self.positions
         states = state_positions * shape.width * (shape.layers + sublayers) * _FLOAT_BYTES
@@ -310,7 +357,12 @@ class Workload:
         # Logits of both sides, z − max z, and a copy that a product may make.
         block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
         timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
-        cached_tokens = max([len(self.prompts) * longest, *timed_tokens])
+        decoded, steps_width = (
+            max(len(self.prompts), self.sampled_texts),
+            self.study.generation.new_tokens * shape.width,
+        )
+        batch = min(decoded, BATCH_TEXTS)
+        cached_tokens = max([batch * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
         reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))
         # Totals in float64, and those of one batch in float32.
@@ -323,6 +375,8 @@ class Workload:
                 "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
                 "dense states of the prompts": states,
                 "dense calls of every sublayer": tokens * shape.width * sublayers * size,
+                # As the head reads them, their contributions and the decoded ones in float64; sampled ones in 4 bytes.
+                "final streams of the prompts": (20 * len(self.prompts) + 4 * self.sampled_texts) * steps_width,
                 "final streams of the texts": text_states,
             },
             "calibrated": {
@@ -336,6 +390,8 @@ class Workload:
                 "weights in reverse order": self.layers_bytes if reverses else 0,
                 "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
                 "states of the variant": states,
+                "final streams of the variant": max(12 * len(self.prompts), 8 * self.sampled_texts) * steps_width,
+                "logits of a batch of texts": 3 * batch * shape.vocabulary * _FLOAT_BYTES,
                 "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
             },
             "measured": {
@@ -412,6 +468,8 @@ class Workload:
             RowCount("top_tokens", self._decoded_steps * 2 * min(measure.top_k, shape.vocabulary)),
             RowCount("option_subspace", choices * temperatures),
             RowCount("generations", len(self.prompts) if "free_running" in measure.trajectories else 0),
+            RowCount("sampled_generations", self.sampled_texts),
+            RowCount("sampled_steps", self.sampled_texts * self.study.generation.new_tokens),
             *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),
             RowCount("text_tokens", self.scored_tokens, unmoved=self.scored_tokens if is_dense else 0),
             *self._evaluation_rows(recipe),

@@ -131,9 +131,36 @@ class TextSpec(FrozenModel):
 
 
 class GenerationSpec(FrozenModel):
-    """Greedy decoding of a fixed number of tokens, so that steps pair up between variants."""
+    """Length of the greedy texts.
 
+    Steps pair up between variants: every variant has as many as the dense model.
+
+    Attributes:
+        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue
+            behind it, which no mean or median counts.
+        new_tokens: maximum number of tokens.
+    """
+
+    until: Literal["end", "length"] = "end"
     new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
+
+
+class DecodingSpec(FrozenModel):
+    """Sampled texts beside the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
+
+    A text ends with its end-of-text token, or after `generation.new_tokens`.
+
+    Attributes:
+        temperature: of the softmax.
+        top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
+        samples: texts of each prompt.
+        seed: of the noise.
+    """
+
+    temperature: float = Field(default=0.7, gt=0, le=100, allow_inf_nan=False)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    samples: int = Field(default=8, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class MeasureSpec(FrozenModel):
@@ -143,6 +170,8 @@ class MeasureSpec(FrozenModel):
         positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
         cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
         keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
+        layer_prompts: number of prompts of each kind, in order, that are measured layer by layer, or `all`; the others
+            are measured at the output only.
     """
 
     positions: Literal["generated", "every"] = "generated"
@@ -153,6 +182,7 @@ class MeasureSpec(FrozenModel):
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
     keep_states: bool = False
+    layer_prompts: Annotated[int, Field(ge=1)] | Literal["all"] = 4
 
     @field_validator("temperatures")
     @classmethod
@@ -191,6 +221,7 @@ class Study(FrozenModel):
     retrieval: tuple[RetrievalSpec, ...] = ()
     speed: tuple[SpeedSpec, ...] = ()
     generation: GenerationSpec = GenerationSpec()
+    decoding: DecodingSpec | None = None
     measure: MeasureSpec = MeasureSpec()
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     # Bytes of layers on each device; other layers are read from disk when they run. It changes no result.
@@ -263,6 +294,8 @@ class Study(FrozenModel):
     def _measures_something(self) -> Self:
         if not (self.prompts or self.texts or self.tasks or self.retrieval or self.speed):
             raise ValueError("nothing is measured; name `prompts`, `texts`, `tasks`, `retrieval` or `speed`")
+        if self.decoding and not self.prompts:
+            raise ValueError("`decoding` samples texts of `prompts`; name some, or leave it out")
         return self
 
     @property
@@ -275,6 +308,23 @@ class Study(FrozenModel):
         """Return the SHA-256 of `generation`, `measure` and `dtype`."""
         parts = [self.generation.model_dump(), self.measure.model_dump(), self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def decoding_hash(self) -> str:
+        """Return the SHA-256 of `decoding`, of the number of new tokens and of `dtype`."""
+        decoding = self.decoding and self.decoding.model_dump()
+        return hashlib.sha256(json.dumps([decoding, self.generation.new_tokens, self.dtype]).encode()).hexdigest()
+
+    @property
+    def layer_prompts(self) -> tuple[str, ...]:
+        """Return the ids of the prompts that are measured layer by layer."""
+        limit, counts = self.measure.layer_prompts, Counter[str]()
+        chosen = []
+        for prompt in self.prompts:
+            counts[prompt.kind] += 1
+            if limit == "all" or counts[prompt.kind] <= limit:
+                chosen.append(prompt.id)
+        return tuple(chosen)
 
     def model(self, name: str) -> ModelSpec:
         """Return the model of that name.

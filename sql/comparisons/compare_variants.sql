@@ -1,7 +1,7 @@
 -- How do two variants of one model differ, paired token by token?
 -- grain: one row per pair of variants × text or set of prompts × temperature × statistic.
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
--- inputs: stg_text_tokens, stg_decoding_steps, noise_variants, output_noise_ceiling
+-- inputs: stg_text_tokens, stg_decoding_steps, dense_ends, noise_variants, output_noise_ceiling
 -- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
 --   both sides; $3 the recipes of all pairs, so that files of others stay closed. Bound, never pasted
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
@@ -43,16 +43,18 @@ text_tokens as (
 
 steps as (
     select
-        recipe,
-        prompt_id,
-        step,
-        position,
-        temperature,
-        token_id_dense,
-        cast(kl_dense_pruned_nats as double) as kl,
-        cast(is_top1_same as integer) as top1
-    from stg_decoding_steps
-    where model = $1 and list_contains($3, recipe) and trajectory = 'teacher_forced'
+        one.recipe,
+        one.prompt_id,
+        one.step,
+        one.position,
+        one.temperature,
+        one.token_id_dense,
+        cast(one.kl_dense_pruned_nats as double) as kl,
+        cast(one.is_top1_same as integer) as top1
+    from stg_decoding_steps as one
+    anti join dense_ends
+        on one.model = dense_ends.model and one.prompt_id = dense_ends.prompt_id and one.step > dense_ends.end_step
+    where one.model = $1 and list_contains($3, one.recipe) and one.trajectory = 'teacher_forced'
 ),
 
 pairs as (

@@ -1,4 +1,4 @@
--- Prompts, and the length of the dense model's text.
+-- Prompts, and the length of the dense model's text up to its end.
 -- grain: one row per model × prompt.
 -- inputs: stg_generations
 select
@@ -7,7 +7,7 @@ select
     any_value(kind) as kind,
     any_value(prompt_text) as prompt_text,
     any_value(gold) as gold,
-    max(len(token_ids)) filter (where recipe = 'dense') as steps
+    max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps
 from stg_generations
 group by model, prompt_id
 order by model, prompt_id

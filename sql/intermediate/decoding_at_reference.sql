@@ -1,8 +1,9 @@
 -- The decoding steps at the reference temperature (T = 1 where measured), both trajectories.
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
--- inputs: stg_decoding_steps, reference_temperature
--- how to read: the columns are those of decoding_steps. Noise variants are excluded.
+-- inputs: stg_decoding_steps, reference_temperature, dense_ends
+-- how to read: the columns are those of decoding_steps, up to the step at which the dense text ends. Noise variants are
+--   excluded.
 -- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
@@ -62,3 +63,5 @@ inner join reference_temperature
         steps.model = reference_temperature.model
         and steps.recipe = reference_temperature.recipe
         and steps.temperature = reference_temperature.temperature
+anti join dense_ends
+    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step

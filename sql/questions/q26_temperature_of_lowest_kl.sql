@@ -1,7 +1,7 @@
 -- At which temperature of the softmax is the KL divergence lowest?
 -- grain: one row per model × recipe × trajectory.
 -- key: model, recipe, trajectory
--- inputs: decoding_without_noise, stg_decoding_steps
+-- inputs: decoding_without_noise
 -- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are over
 --   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of the
 --   measured temperatures (is_at_edge) the true lowest may be beyond it; every KL vanishes as T grows, so that a lowest
@@ -44,7 +44,7 @@ complete as (
         steps.temperature,
         steps.kl_dense_pruned_nats as kl_nats,
         temperatures.n_temperatures
-    from stg_decoding_steps as steps
+    from decoding_without_noise as steps
     inner join temperatures
         on
             steps.model = temperatures.model

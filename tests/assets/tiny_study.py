@@ -35,7 +35,7 @@ SERVER = [
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
 # Tables that the tiny study fills for a variant.
-_ELSEWHERE = {*steps.RETRIEVAL_TABLES, steps.SPEED_TABLE}
+_ELSEWHERE = {*steps.RETRIEVAL_TABLES, *steps.SAMPLED_TABLES, steps.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in steps.VARIANT_TABLES if table not in _ELSEWHERE)
 # Assets over the whole warehouse.
 ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"}

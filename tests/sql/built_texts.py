@@ -37,3 +37,47 @@ def text_token(
             **{name: measures[name] for name in NAMES},
         }
     )
+
+
+def sampled_text(
+    warehouse: Handmade, recipe: str, prompt: str, sample: int, hazards: list[float], *, flips: bool
+) -> None:
+    """Add a sampled text; `hazards` has the flip probability of every step up to the flip or the end."""
+    last = len(hazards) - 1
+    for step, hazard in enumerate(hazards):
+        warehouse.add(
+            "sampled_steps",
+            model="tiny",
+            recipe=recipe,
+            prompt_id=prompt,
+            sample=sample,
+            step=step,
+            temperature=0.7,
+            token_id_dense=7,
+            token_id_pruned=9 if flips and step == last else 7,
+            total_variation=hazard / (2 - hazard),
+            flip_probability=hazard,
+            kl_dense_pruned_nats=hazard,
+            entropy_dense_nats=1.0,
+            entropy_pruned_nats=1.0,
+        )
+    warehouse.add(
+        "sampled_generations",
+        model="tiny",
+        recipe=recipe,
+        prompt_id=prompt,
+        sample=sample,
+        temperature=0.7,
+        top_p=0.95,
+        text="t",
+        token_ids=[7],
+        first_flip_step=last if flips else None,
+        collapse_step=2 if flips and sample == 0 else None,
+        end_step=None,
+        repeat_rate=0.0,
+        distinct_1=1.0,
+        distinct_2=1.0,
+        answer="4",
+        gold="4",
+        is_correct=not flips,
+    )

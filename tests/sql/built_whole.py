@@ -4,7 +4,7 @@ import numpy as np
 
 from prunescope.warehouse.tables import TABLES
 from tests.sql.built_tasks import mask_sample, paper_reference, retrieval_score, speed, task_sample, task_score
-from tests.sql.built_texts import text_token
+from tests.sql.built_texts import sampled_text, text_token
 from tests.sql.warehouse_builder import LAYERS, Handmade
 
 PROMPTS = [f"p{index}" for index in range(3)]
@@ -90,8 +90,12 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
         kl = 0.0 if is_dense else chance.uniform(0.01, 1.0)
         text_token(warehouse, recipe, position + 1, kl, window=position // 2, p_pruned=0.5 if is_dense else 0.4)
     for prompt in PROMPTS:
+        _sample_texts(warehouse, recipe, prompt, chance)
         flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
-        warehouse.generation(recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense)
+        end = STEPS - 1 if is_dense and prompt == PROMPTS[0] else None
+        warehouse.generation(
+            recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense, end_step=end
+        )
         for temperature in (0.5, 1.0):
             pruned = [0.2, 0.1, 0.05, 0.02] if is_dense else [0.2, 0.02, 0.05, 0.1]
             warehouse.options(recipe, prompt, [0.2, 0.1, 0.05, 0.02], pruned, temperature=temperature, gold="A")
@@ -109,6 +113,14 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
                 _measure_layers(warehouse, recipe, prompt, step, kl, temperature, dropped, chance)
             for trajectory in ("teacher_forced", "free_running"):
                 warehouse.top_tokens(recipe, prompt, step, trajectory=trajectory, flips=flips)
+
+
+def _sample_texts(warehouse: Handmade, recipe: str, prompt: str, chance: np.random.Generator) -> None:
+    """Add two sampled texts; a pruned one parts after one to four steps."""
+    for sample in range(2):
+        steps = STEPS if recipe == "dense" else int(chance.integers(1, STEPS + 1))
+        hazards = [0.0 if recipe == "dense" else chance.uniform(0.01, 0.9) for _ in range(steps)]
+        sampled_text(warehouse, recipe, prompt, sample, hazards, flips=steps < STEPS)
 
 
 def _measure_layers(

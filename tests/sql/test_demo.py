@@ -13,8 +13,9 @@ VIEWS = database.view_sql()
 QUESTIONS = {name[:3]: name for name, view in VIEWS.items() if view.layer == "questions"}
 KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
-# Tasks, retrieval, roundings, other temperatures and calibrations, and scope isolated: the demo measures none of them.
-UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31"}
+# Tasks, retrieval, roundings, other temperatures and calibrations, scope isolated and sampled texts: the demo measures
+# none of them.
+UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31", "q32"}
 
 
 def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:
@@ -25,7 +26,7 @@ def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true"
 
 
 def test_the_questions_are_those_of_the_paper_and_one_about_predictions() -> None:
-    assert sorted(QUESTIONS) == [f"q{number:02}" for number in range(1, 32)]
+    assert sorted(QUESTIONS) == [f"q{number:02}" for number in range(1, 33)]
 
 
 @pytest.mark.parametrize("name", KEYED)
@@ -64,8 +65,8 @@ def test_q01_finds_a_tenth_of_spikes_and_gives_no_interval_for_three_prompts(
 ) -> None:
     rows = of(measured, "q01")
 
-    assert set(rows["n"]) == {72}
-    assert set(rows["n_spikes"]) == {8}
+    assert set(rows["n"]) == {54}
+    assert set(rows["n_spikes"]) == {6}
     assert rows["auc"].is_between(0, 1).all()
     assert rows["spearman"].is_between(-1, 1).all()
     assert rows["top_decile_lift"].is_between(0, 9).all()
@@ -164,13 +165,13 @@ def test_q14_the_phases_share_out_the_whole_divergence(measured: duckdb.DuckDBPy
     sums = of(measured, "q14").group_by("recipe", "trajectory").agg(pl.col("kl_share").sum(), pl.col("n").sum())
 
     assert sums["kl_share"].to_list() == pytest.approx([1.0] * 12)
-    assert set(sums["n"]) == {72}
+    assert set(sums["n"]) == {54}
 
 
 def test_q15_a_small_margin_predicts_flips(measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, "q15")
 
-    assert (rows["auc"] > 0.6).all()
+    assert (rows["auc"] > 0.55).all()
     assert rows["auc_low"].is_null().all()
 
 

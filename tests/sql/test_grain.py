@@ -52,6 +52,11 @@ COUNTS = {
     "decoding_at_reference": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "representation_shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
+    "sampling_summary": ("sum(texts)", "(select count(*) from sampled_generations)"),
+    "sampling_survival": (
+        "sum(flips)",
+        "(select count(first_flip_step) from sampled_generations)",
+    ),
     "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
     "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
     "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
@@ -133,6 +138,7 @@ COUNTS = {
         "(select count(*) from layer_transitions where temperature = 1 and scope = 'propagated' and lens = 'normed'"
         f" and {PRUNED} and recipe not like 'rtn%')",
     ),
+    "q32_sampled_first_flip": ("sum(texts)", f"(select count(*) from sampled_generations where {PRUNED})"),
     "q30_retrieval_loss": (
         "count(*)",
         f"(select count(*) from retrieval_scores where metric = 'ndcg_at_10' and {PRUNED})",

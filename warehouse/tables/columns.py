@@ -53,6 +53,7 @@ STEP = Column(
     "Generated token that this position predicts, from 0: the last prompt token predicts step 0.",
     minimum=0,
 )
+SAMPLE = Column("sample", pa.int32(), "Number of the sampled text, from 0.", minimum=0)
 LAYER = Column("layer", pa.int16(), "Decoder layer, from 0.", minimum=0)
 SUBLAYER = Column("sublayer", LABEL, "Part of the layer.", values=("attn", "mlp"))
 SCOPE = Column(

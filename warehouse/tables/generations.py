@@ -1,6 +1,7 @@
 """Text and tokens that each variant generates, and the step at which it first differs from the dense model.
 
-Decoding always runs to the study's length, so that steps pair up; the end is marked, and the text is not cut.
+A text is decoded to its own end-of-text token and at least as far as the dense one, so that steps pair up; with
+`generation: {until: length}` it continues to the study's length.
 """
 
 import pyarrow as pa
@@ -26,7 +27,10 @@ TABLE = Table(
         Column("prompt_tokens", pa.int32(), "Length of the templated prompt.", "tokens", minimum=1),
         Column("text", pa.string(), "The generated text up to the end-of-text token."),
         Column("token_ids", pa.list_(pa.int32()), "All generated tokens, those after the end included."),
-        _step("first_flip_step", "First step whose token differs from the dense model's; NULL without one."),
+        _step(
+            "first_flip_step",
+            "First step whose token differs from the dense model's, up to the dense text's end; NULL without one.",
+        ),
         _step(
             "collapse_step",
             "First step of the text that completes a loop: one n-gram (n ≤ 8) three times or more over 6 tokens; "

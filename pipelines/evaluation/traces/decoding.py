@@ -1,13 +1,13 @@
-"""Greedy decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
+"""Decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -52,6 +52,10 @@ _GENERATION_TYPES: _Types = {
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
 # Steps whose logits are in memory at once.
 STEPS_AT_ONCE = 64
+# Bytes of a row of `top_tokens`: short strings, and numbers in float64.
+TOP_TOKEN_BYTES = 80
+# Texts that are decoded together: their key-value cache bounds the memory.
+BATCH_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -67,35 +71,117 @@ class DecodingResult:
     streams: Float64[Tensor, "steps width"]
 
 
-@torch.inference_mode()
-def decode_greedily(decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int) -> list[DecodingResult]:
-    """Decode all prompts greedily, together through one key-value cache, always `steps` tokens each.
+# Chooses a token of every row from its logits, given the row's text and the step.
+Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]
 
-    Shorter prompts are padded on the left. Decoding continues after an end token, so that the steps of two models
-    pair up. Equal logits go to the lower token id.
+
+def decode_greedily(
+    decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int, least: Sequence[int] | None = None
+) -> list[DecodingResult]:
+    """Decode all prompts greedily; equal logits go to the lower token id. Arguments as of `decode`."""
+    return decode(decoder, prompts, steps, lambda logits, texts, step: logits.argmax(dim=-1), least)  # noqa: ARG005
+
+
+@torch.inference_mode()
+def decode(
+    decoder: Decoder,
+    prompts: Sequence[tuple[int, ...]],
+    steps: int,
+    choose: Choice,
+    least: Sequence[int] | None = None,
+    copies: int = 1,
+) -> list[DecodingResult]:
+    """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
+
+    Shorter prompts are padded on the left. Batches are made by length, so that one batch holds similar prompts, and a
+    prompt runs once for all of its texts in a batch. A text that has ended leaves its batch.
+
+    Args:
+        decoder: dense, or with a variant applied.
+        prompts: token ids.
+        steps: maximum number of tokens of a text.
+        choose: chooses the next tokens; texts are numbered prompt by prompt.
+        least: number of tokens of each text before which it does not end; from there on it ends with an end-of-text
+            token. None decodes `steps` tokens of every text, so that the steps of two models pair up.
+        copies: texts of each prompt.
+
+    Returns:
+        The texts, prompt by prompt.
     """
-    if not decoder.can_pad and len(prompts) > 1:
-        return [decoded for prompt in prompts for decoded in decode_greedily(decoder, [prompt], steps)]
+    results: dict[int, DecodingResult] = {}
+    for texts in _batches(decoder, [len(prompt) for prompt in prompts], copies):
+        used = sorted({text // copies for text in texts})
+        place = {prompt: row for row, prompt in enumerate(used)}
+        rows = [place[text // copies] for text in texts]
+        stops = None if least is None else [least[text] for text in texts]
+        decoded = _decode_batch(decoder, [prompts[prompt] for prompt in used], rows, texts, steps, choose, stops)
+        results |= dict(zip(texts, decoded, strict=True))
+    return [results[text] for text in range(len(results))]
+
+
+def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
+    """Return the texts of each batch; prompts of different lengths share one only where padding changes nothing."""
+    size = decoder.at_once(BATCH_TEXTS)
+    texts = sorted(range(len(lengths) * copies), key=lambda text: lengths[text // copies])
+    groups = [texts]
+    if not decoder.can_pad:
+        groups = [[prompt * copies + copy for copy in range(copies)] for prompt in range(len(lengths))]
+    return [sorted(group[start : start + size]) for group in groups for start in range(0, len(group), size)]
+
+
+def _decode_batch(
+    decoder: Decoder,
+    prompts: Sequence[tuple[int, ...]],
+    rows: Sequence[int],
+    texts: Sequence[int],
+    steps: int,
+    choose: Choice,
+    stops: Sequence[int] | None,
+) -> list[DecodingResult]:
+    """Decode one batch: `rows` has the prompt of each text, `texts` the text's number, `stops` its `least`."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # embedding, contributions and final stream of the current step's last position
-    streams: list[Tensor] = []
-    generated: list[list[int]] = []
+    streams: list[list[Tensor]] = [[] for _ in texts]
+    generated: list[list[int]] = [[] for _ in texts]
+    live = list(range(len(texts)))
+    kept = list(rows)  # rows of the pass to which the live texts belong
     tokens, mask = padded_left(prompts, decoder.device)
     with hooks(*_record_last_position(decoder, last)), quick_linears(decoder.model):
-        for _ in range(steps):
+        for step in range(steps):
             decoder.hidden(tokens, cache, mask)
             stream = last.pop("stream")
-            best = decoder.head.logits(stream.float()).argmax(dim=-1)
+            logits = decoder.head.logits(stream.float())
             rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
-            streams.append(stream.double() if decoder.is_rounded else rebuilt)
-            generated.append(best.tolist())
-            mask = torch.cat([mask, torch.ones_like(best[:, None])], dim=1)
+            states = stream.double() if decoder.is_rounded else rebuilt
+            if kept != list(range(len(tokens))):  # only behind the prompts, which run once for several texts
+                states, logits = states[kept], logits[kept]
+            chosen = choose(logits, [texts[index] for index in live], step)
+            for index, state, token in zip(live, states, chosen.tolist(), strict=True):
+                streams[index].append(state)
+                generated[index].append(token)
+            going = [row for row, index in enumerate(live) if not _has_ended(decoder, generated[index], stops, index)]
+            if not going:
+                break
+            selected = [kept[row] for row in going]
+            if selected != list(range(len(tokens))):
+                mask, tokens = mask[selected], tokens[selected]
+                if cache is not None:
+                    cache.keep(selected)
+            live, kept, chosen = [live[row] for row in going], list(range(len(going))), chosen[going]
+            mask = torch.cat([mask, torch.ones_like(chosen[:, None])], dim=1)
             # Without a cache all tokens run again.
-            tokens = best[:, None] if cache is not None else torch.cat([tokens, best[:, None]], dim=1)
-    return [
-        DecodingResult(tuple(own), stream)
-        for own, stream in zip(zip(*generated, strict=True), torch.stack(streams, 1), strict=True)
-    ]
+            tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
+    return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]
+
+
+def _has_ended(decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, text: int) -> bool:
+    """Return whether a text has its end-of-text token and as many tokens as it must have."""
+    return stops is not None and len(generated) >= stops[text] and end_of(decoder, generated) is not None
+
+
+def end_of(decoder: Decoder, tokens: Sequence[int]) -> int | None:
+    """Return the step of the first end-of-text token; None without one."""
+    return next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
 
 
 def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
@@ -237,22 +323,32 @@ def generation_row(
     decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
 ) -> dict[str, object]:
     """Return the row of `generations` of one prompt."""
-    end = next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
-    written = tokens[:end]
-    text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
-    answer = find_answer(prompt.prompt, text)
-    gold = prompt.prompt.gold
+    end = end_of(decoder, tokens)
+    judged = text_columns(decoder, prompt, tokens, dense)
     return {
-        "prompt_id": prompt.prompt.id,
         "kind": prompt.prompt.kind,
         "prompt_text": prompt.prompt.text,
         "prompt_tokens": len(prompt.ids),
+        **judged,
+        "answer_end_step": _answer_end(decoder, prompt, tokens[:end], cast(str | None, judged["answer"]), end),
+    }
+
+
+def text_columns(
+    decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
+) -> dict[str, object]:
+    """Return what is stored of every text, greedy or sampled. Behind the dense text's end there is no flip."""
+    end, dense_end = end_of(decoder, tokens), end_of(decoder, dense)
+    written = tokens[:end]
+    text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
+    answer, gold = find_answer(prompt.prompt, text), prompt.prompt.gold
+    return {
+        "prompt_id": prompt.prompt.id,
         "text": text,
         "token_ids": list(tokens),
-        "first_flip_step": first_flip(dense, tokens),
+        "first_flip_step": first_flip(dense if dense_end is None else dense[: dense_end + 1], tokens),
         "collapse_step": collapse_step(written),
         "end_step": end,
-        "answer_end_step": _answer_end(decoder, prompt, written, answer, end),
         "repeat_rate": float(repeat_rates(written)[-1]) if written else 0.0,
         "distinct_1": distinct_n(written, 1),
         "distinct_2": distinct_n(written, 2),

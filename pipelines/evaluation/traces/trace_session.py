@@ -15,10 +15,17 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known
+from prunescope.pipelines.evaluation.traces.activation_capture import (
+    Capture,
+    OutputState,
+    replay,
+    run_known,
+    stream_after,
+)
 from prunescope.pipelines.evaluation.traces.decoding import (
     GENERATION_SCHEMA,
     OPTION_SCHEMA,
+    TOP_TOKEN_BYTES,
     DecodingResult,
     DensePrunedPair,
     decode_greedily,
@@ -49,14 +56,25 @@ class _DensePrompt:
         prompt: the prompt.
         decoded: its greedy continuation.
         tokens: prompt and continuation, (1, length).
-        first: first measured position.
-        capture: the pass over the tokens, with every sublayer's calls.
-        full_pass: a pass over all tokens at once, for scope `isolated`; else the same as `capture`.
+        output: the output at the positions that predict a token of the continuation.
     """
 
     prompt: TokenizedPrompt
     decoded: DecodingResult
     tokens: Tensor
+    output: OutputState
+
+
+@dataclass(frozen=True)
+class _LayeredPrompt(_DensePrompt):
+    """Dense side of one prompt that is measured layer by layer.
+
+    Attributes:
+        first: first measured position.
+        capture: the pass over the tokens, with every sublayer's calls.
+        full_pass: a pass over all tokens at once, for scope `isolated`; else the same as `capture`.
+    """
+
     first: int
     capture: Capture
     full_pass: Capture
@@ -69,22 +87,22 @@ class _DensePrompt:
 
 @dataclass(frozen=True)
 class _VariantShifts:
-    """Shifts of one variant from the dense model.
+    """Shifts of one variant from the dense model, on the prompts that are measured layer by layer.
 
     Attributes:
         shifts: of the stream after every sublayer, by label, one a prompt.
         isolated: of the final stream by each changed sublayer alone, by label, one a prompt; empty where it is not
             measured.
-        free: the variant's own continuations; None where they are not measured.
     """
 
     shifts: list[dict[str, Tensor]]
     isolated: list[dict[str, Tensor]]
-    free: list[DecodingResult] | None
 
 
 class TraceSession:
     """The dense side of a study's prompts, computed once and shared by the variants of a model.
+
+    Only the prompts of `Study.layer_prompts` keep their sublayers' states; the others keep their final streams.
 
     Args:
         decoder: the dense model.
@@ -99,29 +117,42 @@ class TraceSession:
 
     def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
         self.decoder, self.model, self.study = decoder, model, study
+        self._layer_ids = frozenset(study.layer_prompts)
         prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
         progress.start("dense model on every prompt", len(prompts) + 1)
         decoded = self._decode(prompts)
         progress.advance()
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
+        self._layered = [dense for dense in self._prompts if isinstance(dense, _LayeredPrompt)]
         progress.done()
         self._thread_local = threading.local()
         self._isolation = IsolatedEffect(decoder)
 
-    def _decode(self, prompts: list[TokenizedPrompt]) -> list[DecodingResult]:
-        return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], self.study.generation.new_tokens)
+    def _decode(self, prompts: Sequence[TokenizedPrompt], least: Sequence[int] | None = None) -> list[DecodingResult]:
+        """Decode the prompts: to the study's length, or each to its end, though at least to that of the dense text."""
+        generation = self.study.generation
+        if generation.until == "length":
+            least = None
+        elif least is None:
+            least = [0] * len(prompts)
+        return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], generation.new_tokens, least)
 
     def _dense(self, prompt: TokenizedPrompt, decoded: DecodingResult, progress: Progress) -> _DensePrompt:
+        measure, start = self.study.measure, len(prompt.ids) - 1
+        is_layered = prompt.prompt.id in self._layer_ids
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
-        first = 0 if self.study.measure.positions == "every" else len(prompt.ids) - 1
-        capture = self._run(tokens, len(prompt.ids), first, keep_calls=True)
+        first = 0 if is_layered and measure.positions == "every" else start
+        capture = self._run(tokens, len(prompt.ids), first, keep_calls=is_layered)
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
+        output = OutputState.of(self.decoder, capture, slice(start - first, start - first + len(decoded.tokens)))
+        if not is_layered:
+            return _DensePrompt(prompt, decoded, tokens, output)
         full_pass = capture
-        if "isolated" in self.study.measure.scopes and self.study.measure.cache:
+        if "isolated" in measure.scopes and measure.cache:
             full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
-        return _DensePrompt(prompt, decoded, tokens, first, capture, full_pass)
+        return _LayeredPrompt(prompt, decoded, tokens, output, first, capture, full_pass)
 
     def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
@@ -129,13 +160,15 @@ class TraceSession:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that one variant needs until its tables are written: `layer_transitions`, states and masks."""
+        """Bytes that one variant needs until its tables are written: `layer_transitions`, steps, states and masks."""
         measure = self.study.measure
         kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        points = sum(len(dense.positions) for dense in self._prompts) * 2 * len(self.decoder.layers)
+        points = sum(len(dense.positions) for dense in self._layered) * 2 * len(self.decoder.layers)
         states = points * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
         masks = sum(matrix.size for matrix in self.decoder.matrices.values()) // 8
-        return points * kinds * 5 * len(COLUMN_NAMES) + states + masks
+        steps = sum(len(dense.decoded.tokens) for dense in self._prompts) * len(measure.trajectories)
+        outputs = steps * (len(measure.temperatures) * 5 * len(COLUMN_NAMES) + 2 * measure.top_k * TOP_TOKEN_BYTES)
+        return points * kinds * 5 * len(COLUMN_NAMES) + outputs + states + masks
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
         """Measure one variant, as `trace_all` does."""
@@ -157,7 +190,9 @@ class TraceSession:
         """
         sublayers = list(self.decoder.sublayers)
         progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._prompts) + 1))
-        moved = {recipe: self._shifts(recipe, variant, progress) for recipe, variant in variants.items()}
+        moved, tables = {}, {}
+        for recipe, variant in variants.items():
+            moved[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         work = partial(self._transitions, variants=variants, moved=moved)
@@ -166,43 +201,54 @@ class TraceSession:
                 layers[recipe] += transitions
                 states[recipe].append(hidden)
             progress.advance()
-        tables = {}
-        for recipe in variants:
-            own = {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
-            own |= self._decoding(moved[recipe])
+        for recipe, own in tables.items():
+            own |= {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
             names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
             tables[recipe] = {name: frame.with_columns(**names) for name, frame in own.items()}
         progress.done()
         return tables
 
-    def _shifts(self, recipe: str, variant: Variant, progress: Progress) -> _VariantShifts:
-        """Run the whole variant on the dense tokens, and decode its own continuations.
+    def _outputs(
+        self, recipe: str, variant: Variant, progress: Progress
+    ) -> tuple[_VariantShifts, dict[str, pl.DataFrame]]:
+        """Run the whole variant on the dense tokens, decode its own continuations, and measure both at the output.
 
         The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
         shifts: list[dict[str, Tensor]] = []
-        free = None
+        forced: list[Tensor] = []
+        free: list[DecodingResult] | None = None
         with apply_variant(self.decoder, variant, skips=False):
             for dense in self._prompts:
-                captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
-                shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
+                start = len(dense.prompt.ids) - 1
+                selection = slice(0, len(dense.decoded.tokens))
+                if isinstance(dense, _LayeredPrompt):
+                    captured = self._run(dense.tokens, start + 1, dense.first, keep_calls=False)
+                    shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
+                    shift = shifts[-1][self.decoder.layers[-1].mlp.label][start - dense.first :][selection]
+                else:
+                    captured = self._run(dense.tokens, start + 1, start, keep_calls=False)
+                    shift = (OutputState.of(self.decoder, captured, selection).added - dense.output.added).float()
+                forced.append(shift)
                 progress.advance()
             if "free_running" in self.study.measure.trajectories:
-                free = self._decode([dense.prompt for dense in self._prompts])
+                least = [len(dense.decoded.tokens) for dense in self._prompts]
+                free = self._decode([dense.prompt for dense in self._prompts], least)
             progress.advance()
-        if not all(bool(torch.isfinite(shift).all()) for by_label in shifts for shift in by_label.values()):
+        found = (*forced, *(shift for by_label in shifts for shift in by_label.values()))
+        if not all(bool(torch.isfinite(shift).all()) for shift in found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        return _VariantShifts(shifts, self._isolated(variant), free)
+        return _VariantShifts(shifts, self._isolated(variant)), self._decoding(forced, free)
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
         """Return the shift of the final stream by every changed sublayer alone, by label, one a prompt."""
         if "isolated" not in self.study.measure.scopes:
             return []
-        passes = [(dense.full_pass, 0) for dense in self._prompts]
+        passes = [(dense.full_pass, 0) for dense in self._layered]
         changed = [sublayer for sublayer in self.decoder.sublayers if variant.changed(sublayer)]
         local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
         isolated = []
-        for index, dense in enumerate(self._prompts):
+        for index, dense in enumerate(self._layered):
             shifts = self._isolation.shifts(dense.full_pass, {label: moved[index] for label, moved in local.items()})
             isolated.append({label: shift[dense.first :] for label, shift in shifts.items()})
         return isolated
@@ -212,15 +258,15 @@ class TraceSession:
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, by recipe."""
         measure = self.study.measure
-        stream = torch.cat([_stream_after(self.decoder, dense.capture, sublayer) for dense in self._prompts])
+        stream = torch.cat([stream_after(self.decoder, dense.capture, sublayer) for dense in self._layered])
         final = torch.cat(
-            [_stream_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._prompts]
+            [stream_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._layered]
         )
         moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
         for recipe, variant in variants.items():
             is_changed = variant.changed(sublayer)
             if "local" in moves:
-                passes = [(dense.capture, dense.first) for dense in self._prompts]
+                passes = [(dense.capture, dense.first) for dense in self._layered]
                 moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
                 alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
@@ -244,8 +290,8 @@ class TraceSession:
         if not self.study.measure.keep_states:
             return STATE_SCHEMA.to_frame()
         states = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
-        ids = [dense.prompt.prompt.id for dense in self._prompts for _ in dense.positions]
-        positions = [position for dense in self._prompts for position in dense.positions]
+        ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
+        positions = [position for dense in self._layered for position in dense.positions]
         return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
 
     def _workspace(self) -> Workspace:
@@ -300,8 +346,8 @@ class TraceSession:
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
     ) -> list[pl.DataFrame]:
         keys = [
-            (dense.prompt.prompt.id, position, _step(dense, position, self.study.generation.new_tokens))
-            for dense in self._prompts
+            (dense.prompt.prompt.id, position, _step(dense, position))
+            for dense in self._layered
             for position in dense.positions
         ]
         about = {"prompt_id": [k[0] for k in keys], "position": [k[1] for k in keys], "step": [k[2] for k in keys]}
@@ -320,17 +366,17 @@ class TraceSession:
             for index, temperature in enumerate(self.study.measure.temperatures)
         ]
 
-    def _decoding(self, moved: _VariantShifts) -> dict[str, pl.DataFrame]:
+    def _decoding(self, shifts: Sequence[Tensor], free: Sequence[DecodingResult] | None) -> dict[str, pl.DataFrame]:
+        """Return the tables of the output, from the shift and the variant's own continuation of every prompt."""
         measure, decoder = self.study.measure, self.decoder
         steps, tops, generations, options = [], [], [], []
-        for index, (dense, shift) in enumerate(zip(self._prompts, moved.shifts, strict=True)):
+        for index, (dense, shift) in enumerate(zip(self._prompts, shifts, strict=True)):
             forced = self._forced_pair(dense, shift)
             options += option_rows(decoder, forced, measure.temperatures)
             pairs = [forced] if "teacher_forced" in measure.trajectories else []
-            if moved.free is not None:
-                free = self._free_pair(dense, moved.free[index])
-                pairs.append(free)
-                generations.append(generation_row(decoder, dense.prompt, free.pruned_tokens, free.dense_tokens))
+            if free is not None:
+                pairs.append(self._free_pair(dense, free[index]))
+                generations.append(generation_row(decoder, dense.prompt, free[index].tokens, dense.decoded.tokens))
             for pair in pairs:
                 steps.append(step_rows(decoder, pair, measure.temperatures))
                 tops.append(top_rows(decoder, pair, measure.top_k))
@@ -342,18 +388,16 @@ class TraceSession:
         }
 
     def _free_pair(self, dense: _DensePrompt, free: DecodingResult) -> DensePrunedPair:
-        """Pair step t of the dense continuation with step t of the variant's own."""
+        """Pair step t of the dense continuation with step t of the variant's own, which may be longer."""
         own = dense.decoded
-        move = (free.streams - own.streams).float()
-        return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, free.tokens)
+        steps = len(own.tokens)
+        move = (free.streams[:steps] - own.streams).float()
+        tokens = free.tokens[:steps]
+        return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, tokens)
 
-    def _forced_pair(self, dense: _DensePrompt, shift: dict[str, Tensor]) -> DensePrunedPair:
+    def _forced_pair(self, dense: _DensePrompt, move: Tensor) -> DensePrunedPair:
         """Pair both sides' output on the dense tokens, at the positions that predict a generated token."""
-        count = self.study.generation.new_tokens
-        start = len(dense.prompt.ids) - 1 - dense.first
-        last = self.decoder.layers[-1].mlp
-        streams = _stream_after(self.decoder, dense.capture, last)[start : start + count]
-        move = shift[last.label][start : start + count]
+        streams = dense.output.stream
         tokens = pruned_tokens(self.decoder, streams, move)
         return DensePrunedPair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
 
@@ -375,15 +419,6 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
     return [own.to(whole.device) - whole for own, whole in zip(added, wholes, strict=True)]
 
 
-def _stream_after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Tensor:
-    """Return the dense residual stream after a sublayer; in a parallel layer both sublayers share this point."""
-    layer = decoder.layers[sublayer.layer]
-    stream = capture.streams[sublayer.layer] + capture.added[layer.attn.label]
-    if sublayer.kind == "mlp" or layer.is_parallel:
-        stream = stream + capture.added[layer.mlp.label]
-    return stream
-
-
 def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
     """Return the shift of the stream after every sublayer when the whole pruned model runs on the same tokens.
 
@@ -400,7 +435,7 @@ def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dic
     return shifts
 
 
-def _step(dense: _DensePrompt, position: int, new_tokens: int) -> int | None:
+def _step(dense: _DensePrompt, position: int) -> int | None:
     """Return the step of the generated token that a position predicts; None where it predicts none."""
     step = position - (len(dense.prompt.ids) - 1)
-    return step if 0 <= step < new_tokens else None
+    return step if 0 <= step < len(dense.decoded.tokens) else None

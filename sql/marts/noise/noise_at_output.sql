@@ -1,10 +1,10 @@
 -- How far rounding alone moves the model's output, and at which step it first flips a token.
 -- grain: one row per model × noise recipe × temperature.
 -- key: model, recipe, temperature
--- inputs: stg_decoding_steps, stg_generations, noise_variants
--- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps. first_flip_step_min is the earliest step
---   at which rounding makes a free-running text differ from the dense one, NULL where it never does; prompts_flipped
---   counts those texts. A pruned text that flips as early may do so by chance.
+-- inputs: stg_decoding_steps, stg_generations, noise_variants, dense_ends
+-- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps up to the end of the dense text.
+--   first_flip_step_min is the earliest step at which rounding makes a free-running text differ from the dense one, NULL
+--   where it never does; prompts_flipped counts those texts. A pruned text that flips as early may do so by chance.
 -- reason: lower limit of what a measurement at the output can show.
 -- columns:
 --   steps: Teacher-forced steps, all prompts together [steps]
@@ -45,5 +45,7 @@ inner join noise_variants
     on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
 left join texts
     on steps.model = texts.model and steps.recipe = texts.recipe
+anti join dense_ends
+    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
 where steps.trajectory = 'teacher_forced'
 group by steps.model, steps.recipe, steps.temperature

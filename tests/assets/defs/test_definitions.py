@@ -11,7 +11,14 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.metadata import table_schema
 from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
 from prunescope.assets.defs.resources import WarehouseResource
-from prunescope.assets.planning.steps import CODE_VERSIONS, RETRIEVAL_TABLES, TASK_TABLES, TEXT_TABLE, TRACE_TABLES
+from prunescope.assets.planning.steps import (
+    CODE_VERSIONS,
+    RETRIEVAL_TABLES,
+    SAMPLED_TABLES,
+    TASK_TABLES,
+    TEXT_TABLE,
+    TRACE_TABLES,
+)
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
@@ -51,7 +58,7 @@ def test_the_tables_form_this_graph() -> None:
         "mask_samples": ("variants", ["variants"], VARIANTS),
         "speed": ("tasks", ["variants"], VARIANTS),
         "paper_reference": ("inputs", [], None),
-        **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, TEXT_TABLE)},
+        **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, *SAMPLED_TABLES, TEXT_TABLE)},
         **{table: ("tasks", ["variants"], VARIANTS) for table in (*TASK_TABLES, *RETRIEVAL_TABLES)},
     }
 

@@ -148,6 +148,20 @@ def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_a_study_with_decoding_samples_texts(tmp_path: Path, study: StudyFile) -> None:
+    study.write(decoding={"samples": 2, "top_p": 1.0})
+    cache, request, root = ModelCache(), StudyRequest(str(study.path)), str(tmp_path / "warehouse")
+    results = [
+        result
+        for step, recipe in (("models", None), ("variants", "dense"), ("sampling", "dense"))
+        for result in compute(ComputeTask(step, request, root, "tiny-a", recipe), cache)
+    ]
+    texts, steps = (pl.read_parquet(result.path) for result in results[-2:])
+    assert texts["token_ids"].list.len().max() <= 4
+    assert (texts.height, steps.height) == (4, texts["token_ids"].list.len().sum())
+    assert (steps["flip_probability"] == 0).all()
+
+
 @LINUX
 def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
     tmp_path: Path, study: StudyFile

@@ -11,6 +11,7 @@ from prunescope.assets.planning.steps import (
     MASK_TABLE,
     MODEL_TABLES,
     RETRIEVAL_TABLES,
+    SAMPLED_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
@@ -54,9 +55,9 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 
 def test_tables_and_partitions_have_different_fingerprints(study: StudyFile) -> None:
     found = versions(load(study))
-    shared = len(TRACE_TABLES) - 1 + len(TASK_TABLES) - 1 + len(RETRIEVAL_TABLES) - 1
-    # One computation writes all trace tables of a variant, one both of its task tables, one all of retrieval, and one
-    # both statistics of a model.
+    shared = sum(len(tables) - 1 for tables in (TRACE_TABLES, SAMPLED_TABLES, TASK_TABLES, RETRIEVAL_TABLES))
+    # One computation writes all trace tables of a variant, one both of sampled texts, one both of its task tables, one
+    # all of retrieval, and one both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
 
 
@@ -159,6 +160,14 @@ def test_a_changed_measurement_outdates_the_traces_only(study: StudyFile, change
     before = versions(load(study))
     study.write(**change)
     assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
+
+
+def test_a_changed_sampling_outdates_sampled_texts_only(study: StudyFile) -> None:
+    before = versions(load(study))
+    for spec in ({}, {"top_p": 1.0}, {"top_p": 1.0, "seed": 1}):
+        study.write(decoding=spec)
+        before, found = versions(load(study)), before
+        assert changed(found, before) == of(SAMPLED_TABLES, *ALL_RECIPES)
 
 
 def test_a_changed_calibration_outdates_statistics_and_recipes_that_read_them(study: StudyFile) -> None:

@@ -20,7 +20,7 @@ from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
-from prunescope.pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
+from prunescope.pipelines.studies import DecodingSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
@@ -141,7 +141,7 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
     assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
     assert len(load().groups(recipes, 8, rows // 2)) == 20
-    assert amounts(load().dense(3), "head") == 3 * 2 * 32 * 2 * 50 * 8
+    assert amounts(load().dense(3), "head", "lens") == 3 * 2 * 32 * 2 * 50 * 8
     assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
     one = load().memory(recipes[0], recipes[:1], 0)
     five = load().memory(recipes[0], recipes[:5], 0)
@@ -190,8 +190,32 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
 def test_decoding_reads_all_weights_for_every_token() -> None:
     costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
     assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
-    assert amounts(costs, "body", "decodes") == load().forward(7, sequences=2)
+    assert amounts(costs, "body", "decodes: prompts") == load().forward(7, sequences=2)
+    assert amounts(costs, "body", "tokens") == 2 * STEPS * 2 * 960
+    assert amounts(costs, "head", "logits of") == 2 * STEPS * 2 * 50 * 8
     assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
+
+
+def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
+    asked = tuple(Prompt(id=f"p{index}", kind="open", text="?") for index in range(100))
+    spec = DecodingSpec(samples=2)
+    many = study(layer_prompts=3).model_copy(update={"prompts": asked, "decoding": spec})
+    work, recipe = Workload(many, SHAPE, [5] * 100, [3], workers=2), parse_recipe("wanda-50")
+    assert work.positions == 3 * (STEPS + 1)
+    (costs, few) = work.variant(recipe), work.memory(*alone("wanda-50"), 0)
+    assert amounts(costs, "body", "dense context") == 3 * work.forward(5 + STEPS)
+    assert amounts(costs, "body", "variant pass") == 100 * work.forward(5 + STEPS)
+    # 100 texts are two batches, 200 sampled ones four.
+    weights = STEPS * (960 * 4 + 50 * 8 * 4)
+    assert amounts(costs, "memory") == 2 * weights
+    assert amounts(work.sampling_variant(), "memory") == amounts(work.sampling_dense(), "memory") == 4 * weights
+    held = {each.item: each.bytes for each in few}
+    assert held["key-value cache"] == 64 * (5 + STEPS) * 8 * 2 * 4
+    assert held["final streams of the prompts"] == (20 * 100 + 4 * 200) * STEPS * 8
+    rows = {each.table: each.rows for each in work.variant_rows(recipe)}
+    assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 200 * STEPS)
+    assert rows["decoding_steps"] == 100 * STEPS * 2
+    assert load().sampling_variant() == load().sampling_dense() == []
 
 
 def test_each_kind_of_work_has_its_own_speed() -> None:

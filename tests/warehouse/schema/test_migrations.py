@@ -223,6 +223,8 @@ KNOWN = {
     "generations": (1, "9834fedc0398"),
     "text_tokens": (2, "281e4cd8648c"),
     "hidden_states": (1, "16c709a59620"),
+    "sampled_generations": (1, "248dff6b3864"),
+    "sampled_steps": (1, "d278f876a0da"),
     "task_scores": (2, "721f43c46c81"),
     "task_samples": (1, "20d9511afa25"),
     "retrieval_scores": (1, "08113d352c9a"),

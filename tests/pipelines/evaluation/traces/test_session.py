@@ -1,6 +1,7 @@
 """Trace tables against an independent float64 model; zero for the dense model itself, with and without cache."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,64 @@ def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
     assert row["options"] == ["A", "b"]
 
 
+@pytest.mark.parametrize("measure", [{}, {"cache": True}, {"positions": "every", "scopes": ("isolated", "propagated")}])
+def test_a_prompt_measured_at_the_output_alone_has_the_same_output(
+    decoder: Decoder, measure: dict[str, object]
+) -> None:
+    asked = tuple(prompt.model_copy(update={"kind": "choice"}) for prompt in PROMPTS)
+    variant = variant_of(decoder, "wanda-50")
+    few, whole = (
+        TraceSession(
+            decoder, "tiny", study(layer_prompts=limit, **measure).model_copy(update={"prompts": asked})
+        ).trace("wanda-50", variant)
+        for limit in (1, "all")
+    )
+    assert few["layer_transitions"].equals(whole["layer_transitions"].filter(pl.col("prompt_id") == "maths"))
+    assert whole["layer_transitions"]["prompt_id"].n_unique() == 3
+    for name in ("decoding_steps", "top_tokens", "option_subspace", "generations"):
+        numbers = [column for column in few[name].columns if few[name][column].dtype.is_float()]
+        assert few[name].drop(numbers).equals(whole[name].drop(numbers), null_equal=True)
+        for column in numbers:
+            np.testing.assert_allclose(few[name][column], whole[name][column], rtol=1e-6, atol=1e-12, err_msg=column)
+
+
+def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder: Decoder) -> None:
+    variant = variant_of(decoder, "magnitude-50")
+    full = study().model_copy(update={"generation": GenerationSpec(new_tokens=STEPS, until="length")})
+    length = TraceSession(decoder, "tiny", full).trace("magnitude-50", variant)
+    # The dense model's third token of one prompt, and the pruned model's second of another, end a text from here on.
+    dense = length["decoding_steps"].filter(trajectory="free_running", prompt_id="maths", step=2)["token_id_dense"]
+    pruned = length["decoding_steps"].filter(trajectory="free_running", prompt_id="open", step=1)["token_id_pruned"]
+    ending = replace(decoder, end_ids=frozenset({dense[0], pruned[0]}))
+    length, end = (
+        TraceSession(ending, "tiny", study().model_copy(update={"generation": spec})).trace("magnitude-50", variant)
+        for spec in (full.generation, GenerationSpec(new_tokens=STEPS))
+    )
+    steps = length["decoding_steps"]
+    assert set(steps.group_by("prompt_id", "trajectory").len()["len"]) == {STEPS}
+    texts = {
+        prompt: steps.filter(prompt_id=prompt, trajectory="free_running").sort("step")["token_id_dense"].to_list()
+        for prompt in ("maths", "open", "choice")
+    }
+    ends = {
+        prompt: next((step for step, token in enumerate(tokens) if token in ending.end_ids), STEPS - 1)
+        for prompt, tokens in texts.items()
+    }
+    assert ends["maths"] <= 2 < max(ends.values())
+    counted = steps.filter(pl.col("step") <= pl.col("prompt_id").replace_strict(ends))
+    found = end["decoding_steps"]
+    exact = ["prompt_id", "trajectory", "step", "token_id_dense", "token_id_pruned"]
+    assert found.select(exact).equals(counted.select(exact))
+    np.testing.assert_allclose(found["kl_dense_pruned_nats"], counted["kl_dense_pruned_nats"], rtol=2e-3, atol=1e-6)
+    columns = ["prompt_id", "text", "first_flip_step", "collapse_step", "end_step"]
+    assert end["generations"].select(columns).equals(length["generations"].select(columns), null_equal=True)
+    for row in end["generations"].iter_rows(named=True):
+        own = STEPS if row["end_step"] is None else row["end_step"] + 1
+        assert len(row["token_ids"]) == max(own, ends[row["prompt_id"]] + 1)
+        assert row["first_flip_step"] is None or row["first_flip_step"] <= ends[row["prompt_id"]]
+        assert end["layer_transitions"].filter(prompt_id=row["prompt_id"])["step"].max() == ends[row["prompt_id"]]
+
+
 def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
     variant = variant_of(decoder, "wanda-50")
     first = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
@@ -358,6 +417,29 @@ def test_decoding_in_a_batch_equals_decoding_alone(architecture: str, tiny_decod
         whole = decoder.hidden(torch.tensor([[*prompt, *alone.tokens]]))[0]
         states = decoder.head.norm(alone.streams.float())
         np.testing.assert_allclose(states, whole[len(prompt) - 1 : -1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_text_is_the_same_in_batches_of_any_size(
+    architecture: str, tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17), (9, 9)]
+    decoder = tiny_decoder(architecture)
+    (first, *_) = decode_greedily(decoder, prompts, 6)
+    # The fourth token of the first text ends it; texts leave the batch one by one.
+    decoder = replace(decoder, end_ids=frozenset({first.tokens[3]}))
+    least = [0, 0, 6, 2]
+    whole = decode_greedily(decoder, prompts, 6, least)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.traces.decoding.BATCH_TEXTS", 2)
+    for batched in (
+        decode_greedily(decoder, prompts, 6, least),
+        decode_greedily(replace(decoder, cache_refusal="no"), prompts, 6, least),
+    ):
+        for one, other in zip(whole, batched, strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_allclose(one.streams, other.streams, rtol=1e-3, atol=1e-4)
+    lengths = [len(text.tokens) for text in whole]
+    assert (lengths[0], lengths[2]) == (4, 6)
 
 
 def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(decoder: Decoder) -> None:

@@ -1,0 +1,142 @@
+"""Sampling with common random numbers, and the probability that two distributions then give different tokens.
+
+Token = argmax over the nucleus of ln p_T(i) + g_i. The Gumbel noise g depends on seed, prompt, sample, step and token
+alone, so that two models that read the same tokens part only where their distributions do.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Tokens of the first look for a nucleus, and the factor by which the next looks grow.
+_FIRST_LOOK, _GROWTH = 64, 16
+# Below this a quotient of probabilities may overflow; no draw ever gives such a token.
+_LEAST = 1e-290
+# Constants of splitmix64 (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195).
+_GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """The tokens that may be drawn.
+
+    Attributes:
+        ids: token ids, rising.
+        scores: logits minus the largest one, over the temperature; the weight of a token is exp(score).
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> list[Nucleus]:
+    """Return the smallest sets of most likely tokens with a probability of at least `top_p`, ties by lower id.
+
+    Args:
+        logits: at temperature 1.
+        temperature: of the softmax, above 0.
+        top_p: above 0; 1 takes every token.
+    """
+    size = logits.shape[1]
+    peaks = logits.amax(-1, keepdim=True)
+    if top_p >= 1:
+        every = np.arange(size)
+        return [Nucleus(every, row) for row in ((logits.double() - peaks.double()) / temperature).cpu().numpy()]
+    needed = top_p * ((logits - peaks) / temperature).exp_().sum(-1, dtype=torch.float64).cpu().numpy()
+    found: dict[int, Nucleus] = {}
+    rows, look = list(range(len(logits))), min(_FIRST_LOOK, size)
+    while rows:
+        values, ids = logits[rows].topk(look)
+        scores = ((values.double() - peaks[rows].double()) / temperature).cpu().numpy()
+        mass = np.exp(scores).cumsum(-1)
+        for place, row in enumerate(rows):
+            count = int(np.searchsorted(mass[place], needed[row])) + 1
+            if count <= look or look == size:
+                last = values[place, min(count, look) - 1]
+                above = ids[place][values[place] > last]
+                # `topk` does not order ties, and some may be beyond those that it returned.
+                ties = (logits[row] == last).nonzero()[: min(count, look) - len(above), 0]
+                own = torch.cat([above, ties]).sort().values
+                own_scores = (logits[row, own].double() - peaks[row].double()) / temperature
+                found[row] = Nucleus(own.cpu().numpy(), own_scores.cpu().numpy())
+        rows = [row for row in rows if row not in found]
+        look = min(look * _GROWTH, size)
+    return [found[row] for row in range(len(logits))]
+
+
+def noise_key(seed: int, prompt_id: str, sample: int) -> int:
+    """Return the key of the noise of one sampled text."""
+    text = json.dumps([seed, prompt_id, sample]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def gumbel_noise(key: int, step: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return standard Gumbel noise of some tokens at one step of a text."""
+    with np.errstate(over="ignore"):  # numbers modulo 2^64
+        state = _mixed(np.uint64(key) + np.uint64(step + 1) * _GOLDEN)
+        bits = _mixed(state + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN) >> np.uint64(12)
+    # 52 bits and a half: neither 0 nor 1.
+    uniform: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-52
+    return -np.log(-np.log(uniform))
+
+
+def _mixed(state: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    """Return the output function of splitmix64."""
+    state = (state ^ (state >> np.uint64(30))) * _FIRST
+    state = (state ^ (state >> np.uint64(27))) * _SECOND
+    mixed: NDArray[np.uint64] = np.asarray(state ^ (state >> np.uint64(31)))
+    return mixed
+
+
+def draw(nucleus: Nucleus, key: int, step: int) -> int:
+    """Return the token that the noise of a step gives; of equal ones the lower id."""
+    return int(nucleus.ids[np.argmax(nucleus.scores + gumbel_noise(key, step, nucleus.ids))])
+
+
+def on_union(p: Nucleus, q: Nucleus) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the probabilities of two nuclei, each renormalised, over the union of their tokens."""
+    ids = np.union1d(p.ids, q.ids)
+    sides = np.zeros((2, len(ids)))
+    for side, own in zip(sides, (p, q), strict=True):
+        weights = np.exp(own.scores)
+        side[np.searchsorted(ids, own.ids)] = weights / weights.sum()
+    return sides[0], sides[1]
+
+
+def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """Return the total variation of two distributions: the lowest probability of a flip under any common noise."""
+    return min(1.0, float(np.abs(p - q).sum() / 2))
+
+
+def flip_probability(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """Return the probability that common Gumbel noise gives different tokens.
+
+    Both give i where no j has g_j − g_i > ln min(p_i/p_j, q_i/q_j). That has the probability 1/D_i with
+    D_i = Σ_j max(p_j/p_i, q_j/q_i), because exp(−g) is exponential. With r = q/p the larger one is q_j/q_i where
+    r_j > r_i, so that p_i D_i = 1 + T_i/r_i with T_i = Σ_(r_j > r_i) p_j (r_j − r_i), and
+
+        1 − Σ_i 1/D_i = Σ_i p_i T_i/(r_i + T_i).
+
+    All terms are positive, so nothing cancels, and equal distributions give exactly 0. T follows from the sorted r by
+    one running sum. The result lies between the total variation t and 2t/(1 + t).
+
+    Args:
+        p: probabilities of the one side.
+        q: probabilities of the other side, over the same tokens.
+    """
+    alive = p > _LEAST
+    ratio = q[alive] / p[alive]
+    order = np.argsort(ratio)
+    r, mass = ratio[order], p[alive][order]
+    # mass_above[i] = Σ_(j > i) p_j; a token that only q has counts as r = ∞, where p_j r_j = q_j.
+    mass_above = mass[::-1].cumsum()[::-1][1:]
+    above = np.full(len(r), q[~alive].sum())
+    above[:-1] += (np.diff(r) * mass_above)[::-1].cumsum()[::-1]
+    lost = np.divide(above, r + above, out=np.zeros_like(above), where=above > 0)
+    return min(1.0, float((mass * lost).sum()))

@@ -1,0 +1,13 @@
+-- The step at which the dense model ends its text, of each prompt whose text ends.
+-- grain: one row per model × prompt with an end.
+-- key: model, prompt_id
+-- inputs: stg_generations
+-- how to read: end_step is that of the dense row; the end-of-text token itself is a step of the text. A prompt whose
+--   text reaches the study's length has no row, and a study without free-running texts has none at all.
+-- reason: what a model would write behind the end of the text is in no mean: single place that says where that is.
+select
+    model,
+    prompt_id,
+    end_step
+from stg_generations
+where recipe = 'dense' and end_step is not null

@@ -1,0 +1,49 @@
+"""Sampled texts of each variant, drawn with the noise of the dense model's.
+
+Token = argmax over the nucleus of ln p_T + Gumbel noise that depends on seed, prompt, sample, step and token alone:
+the two texts of a sample part only where the models' distributions do.
+"""
+
+import pyarrow as pa
+
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.tables import columns as c
+from prunescope.warehouse.tables import generations
+
+_TEXT = {column.name: column for column in generations.TABLE.columns}
+
+TABLE = Table(
+    name="sampled_generations",
+    grain="One row per variant × prompt × sample, in studies with `decoding`.",
+    key=("model", "recipe", "prompt_id", "sample"),
+    columns=(
+        c.MODEL,
+        c.RECIPE,
+        c.PROMPT_ID,
+        c.SAMPLE,
+        c.TEMPERATURE,
+        Column(
+            "top_p",
+            pa.float64(),
+            "Tokens are drawn from the smallest set of most likely ones with at least this probability.",
+            "probability",
+            minimum=0,
+            maximum=1,
+        ),
+        _TEXT["text"],
+        Column("token_ids", pa.list_(pa.int32()), "Generated tokens, the end-of-text token included."),
+        Column(
+            "first_flip_step",
+            pa.int32(),
+            "First step whose token differs from that of the dense model's same sample; NULL without one.",
+            "step",
+            nullable=True,
+            minimum=0,
+        ),
+        *(_TEXT[name] for name in ("collapse_step", "end_step", "repeat_rate", "distinct_1", "distinct_2")),
+        *(_TEXT[name] for name in ("answer", "gold", "is_correct")),
+    ),
+    partitioning="variant",
+    preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),
+    references=(c.OF_VARIANT,),
+)
