@@ -44,29 +44,31 @@ class Record:
 
     Attributes:
         number: of its line, where the file has lines, else of the record, from 1.
-        place: file and number, for messages.
+        unit: file and what is counted, for messages.
         fields: by name.
     """
 
     number: int
-    place: str
+    unit: str
     fields: dict[str, Any]
 
+    @property
+    def place(self) -> str:
+        """Return file and number, for messages."""
+        return f"{self.unit} {self.number}"
 
-def is_shipped(source: str) -> bool:
-    """Return whether a source is the name of a set in the package.
+
+def require_unambiguous(source: str) -> None:
+    """Refuse the name of a shipped set that a file of the working folder has, too.
 
     Raises:
-        InputError: a file here has the name, too.
+        InputError: names both.
     """
-    if source not in SHIPPED:
-        return False
-    if Path(source).is_file():
+    if source in SHIPPED and Path(source).is_file():
         raise InputError(
             f"source {source!r} is the name of a shipped set and of a file here; rename the file and give its path "
             f"with an ending ({', '.join(_READERS)})"
         )
-    return True
 
 
 def set_name(source: str) -> str:
@@ -102,15 +104,16 @@ def read_records(source: str) -> Iterator[Record]:
     """
     if source.startswith(PREFIX):
         rows = enumerate(data_set_rows(source, "prompt set"), start=1)
-        yield from (Record(number, f"{source}, row {number}", row) for number, row in rows)
+        yield from (Record(number, f"{source}, row", row) for number, row in rows)
         return
     path = _path(source)
-    label = source if source in SHIPPED else str(path)
+    suffix = path.suffix.lower()
+    unit = f"{source if source in SHIPPED else path}, {_UNITS.get(suffix, 'line')}"
     count = 0
     try:
-        for number, fields in _READERS[path.suffix.lower()](path):
+        for number, fields in _READERS[suffix](path):
             count += 1
-            yield Record(number, f"{label}, {_UNITS.get(path.suffix.lower(), 'line')} {number}", fields)
+            yield Record(number, unit, fields)
     except OSError as error:
         raise _unreadable(path, error) from error
     if not count:
@@ -137,7 +140,7 @@ def _key(seed: int, index: int) -> bytes:
 
 
 def _path(source: str) -> Path:
-    if is_shipped(source):
+    if source in SHIPPED:
         return SHIPPED[source]
     path = local_path(source, "source")
     try:

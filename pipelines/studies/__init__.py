@@ -355,7 +355,7 @@ def load_study(name_or_path: str) -> Study:
             f"{path}: `allow_code_execution` is not a key of a study; pass --allow-code-execution to `run`"
         )
     if "prompts" in fields:
-        fields["prompts"] = resolve_prompts(fields["prompts"], str(path))
+        fields["prompts"] = resolve_prompts(fields["prompts"], str(path), is_shipped=path.parent == FOLDER)
     if "template" in fields:
         fields["template"] = read_template(fields["template"], f"{path}: `template`")
     return _validated(fields, str(path))

@@ -14,7 +14,15 @@ from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
 from prunescope.pipelines.core.regular_files import local_path, read_regular
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
-from prunescope.pipelines.corpora.records import Record, draw, is_shipped, read_records, set_name, source_state
+from prunescope.pipelines.corpora.records import (
+    SHIPPED,
+    Record,
+    draw,
+    read_records,
+    require_unambiguous,
+    set_name,
+    source_state,
+)
 from prunescope.pipelines.studies.prompts import BUILT_IN_TEMPLATES, KINDS, Kind, Prompt, number_text, require_template
 
 # Of a study: every one of them costs a forward pass of every variant, and all are in memory.
@@ -94,12 +102,13 @@ class PromptSet(FrozenModel):
         return self.text or (parts[4] if is_named else None)
 
 
-def resolve_prompts(entries: object, where: str) -> object:
+def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) -> object:
     """Return the prompts of a study's `prompts`, with those of every set in place of the set.
 
     Args:
         entries: what the YAML holds: a list of prompts, sets and names of sets, or one set.
         where: the study's file, for messages.
+        is_shipped: whether the study is the package's: its sets are then those of the package, whatever files are here.
 
     Raises:
         InputError: an entry, a file or a record is wrong; names file, line, field and fix.
@@ -118,7 +127,7 @@ def resolve_prompts(entries: object, where: str) -> object:
             fields = fields | {"template": read_template(fields["template"], f"{key}.template`")}
         try:
             if isinstance(fields, dict) and "source" in fields:
-                prompts += _set_prompts(PromptSet.model_validate(fields), f"{key}`")
+                prompts += _set_prompts(PromptSet.model_validate(fields), f"{key}`", is_shipped)
             else:
                 prompts.append(Prompt.model_validate(fields))
         except ValidationError as error:
@@ -154,8 +163,10 @@ def read_template(template: object, key: str) -> object:
     return text
 
 
-def _set_prompts(spec: PromptSet, key: str) -> Sequence[Prompt]:
+def _set_prompts(spec: PromptSet, key: str, is_shipped: bool) -> Sequence[Prompt]:
     try:
+        if not is_shipped:
+            require_unambiguous(spec.source)
         return _cached_prompts(spec, source_state(spec.source))
     except InputError as error:
         raise InputError(f"{key}: {error}") from error
@@ -177,7 +188,7 @@ def _chosen(spec: PromptSet) -> Iterator[Record]:
         return
     drawn = draw(records, spec.samples, spec.seed)
     if len(drawn) < spec.samples:
-        what = f"the set {spec.source}" if is_shipped(spec.source) else spec.source
+        what = f"the set {spec.source}" if spec.source in SHIPPED else spec.source
         raise InputError(f"`samples` is {spec.samples}, but {what} has {len(drawn)} prompts; lower it")
     yield from drawn
 
