@@ -73,7 +73,7 @@ def require_unambiguous(source: str) -> None:
 
 def set_name(source: str) -> str:
     """Return the name of a set: that of a shipped one, of the file without its ending, or of the data set."""
-    return source.split(":")[1] if source.startswith(PREFIX) else Path(source).stem
+    return Path(source.split(":")[1]).name if source.startswith(PREFIX) else Path(source).stem
 
 
 def source_state(source: str) -> object:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -57,7 +57,7 @@ class PromptSet(FrozenModel):
         seed: of the draw.
         kind: of all prompts; made from options and gold by default.
         text: field with the user's message; found by its usual names by default, and so are the next three.
-        id: field with the prompt's name.
+        id: field with the prompt's name; false makes all of them from the line.
         gold: field with the right answer: a number, the text after `####`, or an option's index from 0, letter or text.
         options: field with the list of options (texts or letters), or one field for each option.
         system: message of the system for prompts that have none of their own.
@@ -72,7 +72,7 @@ class PromptSet(FrozenModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     kind: Kind | None = None
     text: FIELD | None = None
-    id: FIELD | None = None
+    id: FIELD | Literal[False] | None = None
     gold: FIELD | None = None
     options: FIELD | tuple[FIELD, ...] | None = None
     system: str | None = None
@@ -197,7 +197,7 @@ def _prompt(record: Record, spec: PromptSet, name: str) -> Prompt:
     found = _Fields(record, spec)
     kind, options, gold = _question(found, spec)
     fields: dict[str, Any] = {"origin": record.place}
-    fields["id"] = _id(found, f"{name}-{record.number}")
+    fields["id"] = _id(found, f"{name}-{record.number}", spec.id is False)
     turns, ids = found.value("turns"), found.value("ids")
     text = None if turns is not None else found.value("text")
     if isinstance(text, list) and text and all(isinstance(turn, dict) for turn in text):
@@ -245,7 +245,7 @@ class _Fields:
     def __init__(self, record: Record, spec: PromptSet) -> None:
         self.record = record
         named = {"text": spec.text_field, "id": spec.id, "gold": spec.gold}
-        self._named = {key: name for key, name in named.items() if name is not None}
+        self._named = {key: name for key, name in named.items() if name}
         if isinstance(spec.options, str):
             self._named["options"] = spec.options
         self.option_fields = spec.options if isinstance(spec.options, tuple) else ()
@@ -284,8 +284,8 @@ class _Fields:
         return InputError(f"{self.record.place}: `{self.name(key) or key}`: {message}")
 
 
-def _id(found: _Fields, made: str) -> str:
-    value = found.value("id")
+def _id(found: _Fields, made: str, is_made: bool) -> str:
+    value = None if is_made else found.value("id")
     if value is None or isinstance(value, (bool, dict, list)):
         return made
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", str(value)).strip("-._+")[:100]
@@ -369,6 +369,8 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
     """Return the index of the right option, which may be given as an index from 0, a letter or its text."""
     letters = tuple(_LETTERS[: len(options)])
+    if isinstance(gold, float) and gold.is_integer():  # a column with gaps, as pandas writes it
+        gold = int(gold)
     if isinstance(gold, int) and not isinstance(gold, bool):
         if 0 <= gold < len(options):
             return gold
@@ -410,7 +412,7 @@ def _require_unique(prompts: Sequence[Prompt], where: str) -> None:
     for prompt in prompts:
         if (other := first.setdefault(prompt.id, prompt)) is not prompt:
             places = " and ".join(dict.fromkeys(one.origin or "the study" for one in (other, prompt)))
-            fix = "rename one of them, leave the field `id` out, or give one of the sets a `name`"
+            fix = "rename one of them, set `id: false` to make ids from the lines, or give one of the sets a `name`"
             raise InputError(
                 f"{where}: `prompts`: the id {prompt.id!r} is listed twice"
                 + (f" ({places}); {fix}" if prompt.origin else "; rename one of them")

@@ -81,7 +81,7 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
             f"context of {context_length}; shorten it"
         )
     # A label follows a template's header directly, but running text after a space.
-    is_header = is_header or text[-1:].isspace() or text.endswith(tuple(tokenizer.all_special_tokens))
+    is_header = is_header or text[-1:].isspace() or text.endswith(tuple(filter(None, tokenizer.all_special_tokens)))
     separator = "" if is_header else " "
     labels = [tokenizer(separator + option, add_special_tokens=False).input_ids for option in prompt.options]
     option_ids = tuple(label[0] for label in labels if label)

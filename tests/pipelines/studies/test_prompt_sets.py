@@ -130,6 +130,7 @@ def test_a_folder_of_a_data_set_is_read_by_its_split(tmp_path: Path) -> None:
         ({"question": "q", "answer": "Paris", "answer_pattern": "(Paris|Rome)"}, "open", "Paris"),
         ({"question": "q", "choices": ["no", "yes"], "gold": 0}, "choice", "A"),
         ({"ctx": "q", "endings": ["w", "x", "y", "z"], "label": "3"}, "choice", "D"),
+        ({"question": "q", "choices": ["no", "yes"], "gold": 1.0}, "choice", "B"),
         ({"question": "q", "options": ["3", "0", "7"], "answer": "0"}, "choice", "B"),
         ({"question": "q", "options": [3, 0, 7], "answer": 0}, "choice", "A"),
         ({"question": "q", "choices": ["x", "y"], "answer": "b"}, "choice", "B"),
@@ -378,6 +379,8 @@ def test_equal_ids_of_two_sets_are_told_apart_by_a_name(tmp_path: Path) -> None:
         prompts_of(*({"source": file} for file in files))
     found = prompts_of(files[0], {"source": files[1], "name": "other"})
     assert [prompt.id for prompt in found] == ["p-1", "other-1"]
+    same = written(tmp_path, "p.jsonl", *[ROW | {"task_id": "t"}] * 2)
+    assert [prompt.id for prompt in prompts_of({"source": same, "id": False})] == ["p-1", "p-2"]
 
 
 def test_a_file_with_the_name_of_a_set_is_refused_in_studies_of_the_user(
