@@ -289,7 +289,9 @@ def _accepted(study: Study, dense: DenseModel) -> Accepted:
 def _study_hash(study: Study) -> str:
     """Hash the study's settings, but not its models and recipes, and the files that they name."""
     fields = study.model_dump(mode="json", exclude={"title", "models", "recipes", "noise"})
-    return fingerprint({"study": fields, "files": sorted(_files(fields)), "code": CODE_VERSIONS})
+    # Prompts hold their text and no file; one that is `/` would be searched as a folder.
+    named = {key: value for key, value in fields.items() if key not in {"prompts", "template"}}
+    return fingerprint({"study": fields, "files": sorted(_files(named)), "code": CODE_VERSIONS})
 
 
 def _recipe_hash(recipe: Recipe | None) -> str:

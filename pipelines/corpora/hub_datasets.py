@@ -1,7 +1,8 @@
-"""Documents of a data set on the hub or on disk, through the `datasets` library. No torch here."""
+"""Rows and documents of a data set on the hub or on disk, through the `datasets` library. No torch here."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,33 @@ def data_set_hash(source: str, what: str) -> str:
     return _hash(source, what, states) if states else _hash.__wrapped__(source, what, states)
 
 
+def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
+    """Yield the first rows of a split; arguments and errors as in `data_set_documents`."""
+    try:
+        name, config, split, _ = split_source(source)
+    except ValueError as error:
+        raise InputError(f"{what} {error}") from error
+    import datasets
+
+    try:
+        yield from islice(_rows(datasets, name, config, split), MAX_DOCUMENTS)
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{what} {source}: {type(error).__name__}: {reason}; the form is {FORM}") from error
+
+
+def data_set_state(source: str) -> FileStates:
+    """Return what changes when a folder's files do; empty for a data set on the hub.
+
+    Raises:
+        InputError: the source has another form.
+    """
+    try:
+        return _file_states(source)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 def _file_states(source: str) -> FileStates:
     """Return paths, times and sizes of a folder's files; empty for a data set on the hub."""
     files = sorted(local_path(split_source(source)[0], "data set").rglob("*"))
@@ -71,15 +99,8 @@ def _hash(source: str, what: str, states: FileStates) -> str:
 
 @lru_cache(maxsize=1)  # documents may be large
 def _documents(source: str, what: str, states: FileStates) -> tuple[str, ...]:  # noqa: ARG001 (key of the cache)
-    name, config, split, column = split_source(source)
-    import datasets
-
-    try:
-        rows = _rows(datasets, name, config, split)
-        values = [row.get(column) for row in islice(rows, MAX_DOCUMENTS)]
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{what} {source}: {type(error).__name__}: {reason}; the form is {FORM}") from error
+    _, _, split, column = split_source(source)
+    values = [row.get(column) for row in data_set_rows(source, what)]
     texts = tuple(text for text in values if isinstance(text, str))
     if not texts or len(texts) < len(values):
         raise InputError(

@@ -1,5 +1,6 @@
-"""Texts as a user's message in a model's own chat template, which is rendered with limits. No torch here."""
+"""Messages in a chat template, the model's own or another, which is rendered with limits. No torch here."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
@@ -17,14 +18,52 @@ def in_chat_template(tokenizer: Any, text: str, *, add_generation_prompt: bool) 
     Raises:
         InputError: the template is wrong, or exceeds a limit of time, memory or length.
     """
+    messages = [{"role": "user", "content": text}]
+    return messages_in_chat_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+
+
+def messages_in_chat_template(
+    tokenizer: Any,  # noqa: ANN401
+    messages: Sequence[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    """Return messages in the chat template of a tokenizer that has one; arguments and errors as `in_chat_template`."""
     where = str(getattr(tokenizer, "name_or_path", "") or "model")
     try:
-        variables = {
-            **tokenizer.special_tokens_map,
-            "conversations": [[{"role": "user", "content": text}]],
-            "add_generation_prompt": add_generation_prompt,
-        }
-        return render("chat", str(tokenizer.get_chat_template()), variables)
+        return _rendered(str(tokenizer.get_chat_template()), tokenizer, messages, add_generation_prompt)
     except (TemplateFailedError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{where}: the model's chat template fails ({reason}); fix or remove it") from error
+
+
+def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401
+    """Return messages in a Jinja template.
+
+    Args:
+        template: it reads `messages` as a chat template does, `text` (the last one), `system` (empty without one),
+            `add_generation_prompt` (true) and the names of special tokens, such as `bos_token`.
+        tokenizer: of the special tokens.
+        messages: the system's first, if there is one.
+
+    Raises:
+        TemplateFailedError: the template is wrong, or exceeds a limit of time, memory or length.
+    """
+    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    return _rendered(template, tokenizer, messages, True, text=messages[-1]["content"], system=system)
+
+
+def _rendered(
+    template: str,
+    tokenizer: Any,  # noqa: ANN401
+    messages: Sequence[dict[str, str]],
+    add_generation_prompt: bool,
+    **variables: str,
+) -> str:
+    arguments = {
+        **tokenizer.special_tokens_map,
+        "conversations": [list(messages)],
+        "add_generation_prompt": add_generation_prompt,
+        **variables,
+    }
+    return render("chat", template, arguments)

@@ -26,6 +26,9 @@ from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
 from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
+from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
+from prunescope.pipelines.studies.prompts import Prompt as Prompt
+from prunescope.pipelines.studies.prompts import require_template
 
 FOLDER = Path(__file__).parent
 
@@ -35,53 +38,6 @@ class ModelSpec(FrozenModel):
 
     name: NAME
     source: SOURCE
-
-
-class Prompt(FrozenModel):
-    """One probe prompt.
-
-    Attributes:
-        id: name in every table.
-        kind: maths, open or choice.
-        text: the user's message; it is put into the model's chat template where there is one.
-        options: labels of a multiple choice.
-        gold: right answer, compared with the match of `answer_pattern`.
-        answer_pattern: regular expression with one group that finds the answer in the generated text.
-    """
-
-    id: NAME
-    kind: Literal["maths", "open", "choice"]
-    text: str
-    options: tuple[str, ...] = ()
-    gold: str | None = None
-    answer_pattern: str | None = None
-
-    @field_validator("text")
-    @classmethod
-    def _not_empty(cls, text: str) -> str:
-        if not text.strip():
-            raise ValueError("the prompt is empty; write a question for the model")
-        return text
-
-    @field_validator("answer_pattern")
-    @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
-
-            if BoundedPattern(pattern).groups != 1:
-                raise ValueError("the pattern needs exactly one group: the answer")
-        return pattern
-
-    @model_validator(mode="after")
-    def _options_belong_to_a_choice(self) -> Self:
-        if (self.kind == "choice") != bool(self.options):
-            raise ValueError("a `choice` prompt lists its `options`, other kinds have none")
-        if len(set(self.options)) != len(self.options):
-            raise ValueError("an option repeats")
-        if self.options and self.gold is not None and self.gold not in self.options:
-            raise ValueError(f"`gold` {self.gold!r} is not among the options")
-        return self
 
 
 class TextSpec(FrozenModel):
@@ -204,7 +160,10 @@ class Study(FrozenModel):
     """A study's YAML file.
 
     `noise` adds noise floors to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
-    bfloat16) and with another order of sums.
+    bfloat16) and with another order of sums. `template` is that of prompts without one of their own: `chat` (the
+    model's), `plain` (none) or the text of a Jinja template; None is `chat` for a model with a chat template, else
+    `plain`. In YAML a Jinja template is the path of its file, and `prompts` may hold sets (`PromptSet`), which
+    `load_study` replaces by their prompts.
     """
 
     name: NAME
@@ -215,6 +174,7 @@ class Study(FrozenModel):
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     calibration: CalibrationSpec = CalibrationSpec()
     recipes: tuple[Recipe, ...] = Field(min_length=1)
+    template: str | None = None
     prompts: tuple[Prompt, ...] = ()
     texts: tuple[TextSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
@@ -230,6 +190,8 @@ class Study(FrozenModel):
     subset: Annotated[str, Field(exclude=True)] = ""
     # Whether programs written by variants for its tasks may run; set by the command line only.
     allow_code_execution: Annotated[bool, Field(exclude=True)] = False
+
+    _template = field_validator("template")(require_template)
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -300,8 +262,9 @@ class Study(FrozenModel):
 
     @property
     def prompts_hash(self) -> str:
-        """Return the SHA-256 of all prompts."""
-        return hashlib.sha256(json.dumps([p.model_dump() for p in self.prompts]).encode()).hexdigest()
+        """Return the SHA-256 of all prompts with their templates, wherever they come from."""
+        contents = [prompt.contents(self.template) for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
     @property
     def settings_hash(self) -> str:
@@ -441,6 +404,10 @@ def load_study(name_or_path: str) -> Study:
         raise InputError(
             f"{path}: `allow_code_execution` is not a key of a study; pass --allow-code-execution to `run`"
         )
+    if "prompts" in fields:
+        fields["prompts"] = resolve_prompts(fields["prompts"], str(path), is_shipped=path.parent == FOLDER)
+    if "template" in fields:
+        fields["template"] = read_template(fields["template"], f"{path}: `template`")
     return _validated(fields, str(path))
 
 

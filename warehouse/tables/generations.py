@@ -23,7 +23,11 @@ TABLE = Table(
         c.RECIPE,
         c.PROMPT_ID,
         Column("kind", c.LABEL, "Kind of the prompt.", values=("maths", "open", "choice")),
-        Column("prompt_text", pa.string(), "The prompt as the study gives it, before the chat template."),
+        Column(
+            "prompt_text",
+            pa.string(),
+            "The user's text before the template: of several turns the last one, of token ids their text.",
+        ),
         Column("prompt_tokens", pa.int32(), "Length of the templated prompt.", "tokens", minimum=1),
         Column("text", pa.string(), "The generated text up to the end-of-text token."),
         Column("token_ids", pa.list_(pa.int32()), "All generated tokens, those after the end included."),

@@ -1,4 +1,4 @@
-"""Tokenization of prompts through the chat template, with option tokens and answer patterns; needs no weights."""
+"""Tokenization of prompts through their template, with option tokens and answer patterns; needs no weights."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,8 +6,13 @@ from typing import Any
 
 from prunescope.pipelines.core.bounded_regex import BoundedPattern
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.chat_template import in_chat_template
+from prunescope.pipelines.core.template_renderer import TemplateFailedError
+from prunescope.pipelines.models.chat_template import messages_in_chat_template, messages_in_template
 from prunescope.pipelines.studies import Prompt, Study
+from prunescope.pipelines.studies.prompts import number_text
+
+# Two texts that no template writes by itself.
+_MARKS = ("\u2603\u2764", "\u2764\u2603")
 
 
 @dataclass(frozen=True)
@@ -23,43 +28,108 @@ def tokenize_prompts(study: Study, tokenizer: Any, context_length: int) -> list[
     """Tokenize every prompt of a study.
 
     Raises:
-        InputError: a prompt with its new tokens is longer than the context, or two options begin with the same token.
+        InputError: a prompt with its new tokens is longer than the context, has token ids beyond the vocabulary or a
+            template that the model does not have or that fails, or two of its options begin with the same token.
     """
+    for template in dict.fromkeys(prompt.template or study.template for prompt in study.prompts):
+        _check_template(template, study, tokenizer)
     return [_tokenized(prompt, study, tokenizer, context_length) for prompt in study.prompts]
 
 
+def _check_template(template: str | None, study: Study, tokenizer: Any) -> None:  # noqa: ANN401
+    if template == "chat" and not _has_template(tokenizer):
+        raise InputError(
+            f"study {study.name}: `template: chat`, but the model has no chat template; write `plain` or the path of a "
+            "Jinja file"
+        )
+    if template in {None, "chat", "plain"}:
+        return
+    try:
+        first, second = (
+            messages_in_template(str(template), tokenizer, [{"role": "user", "content": mark}]) for mark in _MARKS
+        )
+    except TemplateFailedError as error:
+        raise InputError(f"study {study.name}: `template`: the Jinja file fails ({error}); fix it") from error
+    if first == second:
+        raise InputError(
+            f"study {study.name}: `template`: the Jinja file leaves the prompt out; write {{{{ text }}}} where it "
+            "belongs, or loop over `messages`"
+        )
+
+
 def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int) -> TokenizedPrompt:  # noqa: ANN401
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    text = prompt.text
-    if has_template:
-        text = in_chat_template(tokenizer, prompt.text, add_generation_prompt=True)
-    # A template contains its special tokens; a text without a template gets the tokenizer's.
-    ids = tuple(tokenizer(text, add_special_tokens=not has_template, verbose=False).input_ids)
+    where = f"study {study.name}: {prompt.what}"
+    if prompt.ids:
+        ids = prompt.ids
+        if (beyond := max(ids)) >= len(tokenizer):
+            raise InputError(
+                f"{where}: `ids` holds {beyond}, but the model has {len(tokenizer):,} tokens, from 0; take ids of its "
+                "own tokenizer"
+            )
+        text = tokenizer.decode(list(ids))
+        prompt = prompt if prompt.text else prompt.model_copy(update={"text": text})
+        is_header = False
+    else:
+        text, adds_special_tokens, is_header = _in_template(prompt, study, tokenizer)
+        ids = tuple(tokenizer(text, add_special_tokens=adds_special_tokens, verbose=False).input_ids)
     if not ids:
-        raise InputError(f"study {study.name}: prompt {prompt.id!r} has no tokens; write a text")
+        raise InputError(f"{where} has no tokens; write a text")
     needed = len(ids) + study.generation.new_tokens
     if needed > context_length:
         raise InputError(
-            f"study {study.name}: prompt {prompt.id!r} has {len(ids)} tokens; with {study.generation.new_tokens} new "
-            f"ones it is over the model's context of {context_length}; shorten it"
+            f"{where} has {len(ids)} tokens; with {study.generation.new_tokens} new ones it is over the model's "
+            f"context of {context_length}; shorten it"
         )
     # A label follows a template's header directly, but running text after a space.
-    separator = "" if has_template else " "
+    is_header = is_header or text[-1:].isspace() or text.endswith(tuple(filter(None, tokenizer.all_special_tokens)))
+    separator = "" if is_header else " "
     labels = [tokenizer(separator + option, add_special_tokens=False).input_ids for option in prompt.options]
     option_ids = tuple(label[0] for label in labels if label)
     if len(set(option_ids)) != len(prompt.options):
-        raise InputError(f"study {study.name}: prompt {prompt.id!r}: options must begin with different tokens")
+        raise InputError(f"{where}: options must begin with different tokens")
     return TokenizedPrompt(prompt, ids, option_ids)
+
+
+def _has_template(tokenizer: Any) -> bool:  # noqa: ANN401
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _in_template(prompt: Prompt, study: Study, tokenizer: Any) -> tuple[str, bool, bool]:  # noqa: ANN401
+    """Return a prompt's text in its template, whether special tokens are to be added, and if it ends with a header.
+
+    A chat template contains its special tokens; a text without a template gets the tokenizer's, and so does one in a
+    Jinja file that does not begin with the first of them.
+    """
+    template = prompt.template or study.template or ("chat" if _has_template(tokenizer) else "plain")
+    where = f"study {study.name}: {prompt.what}"
+    if template == "plain":
+        return "\n\n".join(message["content"] for message in prompt.messages), True, False
+    if template == "chat":
+        text = messages_in_chat_template(tokenizer, prompt.messages, add_generation_prompt=True)
+        if prompt.system is not None and prompt.system.strip() not in text:
+            raise InputError(
+                f"{where}: the model's chat template leaves `system` out; put it into the text, or give a Jinja file"
+            )
+        return text, False, True
+    try:
+        text = messages_in_template(template, tokenizer, prompt.messages)
+    except TemplateFailedError as error:
+        raise InputError(f"{where}: its Jinja template fails ({error}); fix it") from error
+    first = getattr(tokenizer, "bos_token", None)
+    return text, not (first and text.startswith(first)), False
 
 
 def find_answer(prompt: Prompt, text: str) -> str | None:
     """Return the first match of the prompt's answer pattern in a generated text; None without pattern or match.
 
+    A number of a maths prompt is returned in its shortest form, as the prompt's gold is: $1,000.0 is 1000.
+
     Raises:
         InputError: the pattern takes too long.
     """
     match = _pattern(prompt.answer_pattern).search(text) if prompt.answer_pattern else None
-    return match[1] if match else None
+    answer: str | None = match[1] if match else None
+    return (number_text(answer) or answer) if answer is not None and prompt.kind == "maths" else answer
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,203 @@
+"""Prompts of a study: a text, several turns or token ids, with the answer that is right. No torch here."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
+
+Kind = Literal["maths", "open", "choice"]
+KINDS: tuple[Kind, ...] = ("maths", "open", "choice")
+BUILT_IN_TEMPLATES = ("chat", "plain")
+_NUMBER = re.compile(r"([-+]?) ?[$€£]? ?([0-9][0-9,]*)?(?:\.([0-9]+))? ?%?\.?")
+_LONGEST_NUMBER = 100
+
+
+def number_text(text: str) -> str | None:
+    """Return the shortest form of a number, so that equal numbers are equal texts (`$1,000.0` is 1000); else None."""
+    text = text.strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+    if match is None or not (match[2] or match[3]):
+        return None
+    whole, fraction = (match[2] or "").replace(",", "").lstrip("0") or "0", (match[3] or "").rstrip("0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if match[1] == "-" and number != "0" else number
+
+
+def require_text(text: str) -> str:
+    """Return a text.
+
+    Raises:
+        ValueError: it holds half of a surrogate pair, which no file and no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start + 1} is half of a surrogate pair; write the whole character"
+        ) from None
+    return text
+
+
+def require_template(template: str | None) -> str | None:
+    """Return `chat`, `plain` or the text of a Jinja template.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if template is not None and template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
+        shown = template if len(template) <= 80 else f"{template[:80]}…"
+        raise ValueError(f"{shown!r} is none of `chat`, `plain` and a Jinja file, which has {{{{ text }}}} in it")
+    return template
+
+
+class Turn(FrozenModel):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+    _whole = field_validator("content")(require_text)
+
+    @field_validator("content")
+    @classmethod
+    def _not_empty(cls, content: str) -> str:
+        if not content.strip():
+            raise ValueError("the turn is empty; write its text, or leave the turn out")
+        return content
+
+
+class Prompt(FrozenModel):
+    """One probe prompt.
+
+    Attributes:
+        id: name in every table.
+        kind: maths, open or choice; made from `options` and `gold` where it is left out.
+        text: the user's message; it is put into the template. Of several turns it is the last one.
+        options: labels of a multiple choice.
+        gold: right answer, compared with the match of `answer_pattern`; of maths, the number in its shortest form.
+        answer_pattern: regular expression with one group that finds the answer in the generated text.
+        system: the system's message before all turns.
+        turns: messages of user and assistant in turn, instead of `text`; `messages` is another name for it.
+        ids: token ids that are read as they are, instead of `text`.
+        template: `chat`, `plain` or the text of a Jinja template; None takes the study's. In a study's YAML a Jinja
+            template is the path of its file.
+        origin: file and line of the prompt, for messages; it is no part of any hash.
+    """
+
+    id: NAME
+    kind: Kind
+    text: str = ""
+    options: tuple[str, ...] = ()
+    gold: str | None = None
+    answer_pattern: str | None = None
+    system: str | None = None
+    turns: tuple[Turn, ...] = ()
+    ids: tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...] = ()
+    template: str | None = None
+    origin: str = ""
+
+    _template = field_validator("template")(require_template)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, fields: Any) -> Any:  # noqa: ANN401 (any YAML)
+        """Fill kind, text and system from the other fields."""
+        if not isinstance(fields, dict):
+            return fields
+        fields = dict(fields)
+        if "messages" in fields:
+            if "turns" in fields:
+                raise ValueError("`messages` is another name for `turns`; leave one of them out")
+            fields["turns"] = fields.pop("messages")
+        turns = fields.get("turns")
+        if isinstance(turns, (list, tuple)) and turns and isinstance(turns[0], dict):
+            if turns[0].get("role") == "system":
+                if fields.get("system") is not None:
+                    raise ValueError("the first of `turns` is the system's, and there is `system`; leave one out")
+                fields["system"], turns = turns[0].get("content"), turns[1:]
+                fields["turns"] = turns
+            if turns and isinstance(turns[-1], dict) and "text" not in fields:
+                fields["text"] = turns[-1].get("content")
+        if "kind" not in fields:
+            gold = fields.get("gold")
+            is_number = isinstance(gold, str) and number_text(gold) is not None
+            fields["kind"] = "choice" if fields.get("options") else "maths" if is_number else "open"
+        return fields
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
+
+            if BoundedPattern(pattern).groups != 1:
+                raise ValueError("the pattern needs exactly one group: the answer")
+        return pattern
+
+    @field_validator("text", "gold", "system", "options")
+    @classmethod
+    def _whole(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for text in (value,) if isinstance(value, str) else value or ():
+            require_text(text)
+        return value
+
+    @field_validator("gold")
+    @classmethod
+    def _shortest_number(cls, gold: str | None, info: Any) -> str | None:  # noqa: ANN401 (pydantic's)
+        return (number_text(gold) or gold) if gold is not None and info.data.get("kind") == "maths" else gold
+
+    @model_validator(mode="after")
+    def _is_one_input(self) -> Self:
+        if self.ids:
+            if beside := [key for key in ("system", "turns", "template") if getattr(self, key)]:
+                raise ValueError(f"`ids` are all tokens of the prompt; leave out `{beside[0]}`")
+        elif not self.text.strip():
+            raise ValueError("the prompt is empty; write a question for the model")
+        if self.system is not None and not self.system.strip():
+            raise ValueError("`system` is empty; leave it out")
+        if self.turns:
+            roles = [turn.role for turn in self.turns]
+            if roles[-1] != "user" or "system" in roles:
+                raise ValueError("`turns` must end with the user's; a turn of the system can only be the first")
+            if self.text != self.turns[-1].content:
+                raise ValueError("`text` differs from the last of `turns`; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_a_choice(self) -> Self:
+        if (self.kind == "choice") != bool(self.options):
+            raise ValueError("a `choice` prompt lists its `options`, other kinds have none")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError("an option repeats")
+        if self.options and self.gold is not None and self.gold not in self.options:
+            raise ValueError(f"`gold` {self.gold!r} is not among the options")
+        return self
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Return all messages, the system's first, as templates read them."""
+        system = [Turn(role="system", content=self.system)] if self.system is not None else []
+        turns = self.turns or (Turn(role="user", content=self.text),)
+        return [turn.model_dump() for turn in (*system, *turns)]
+
+    @property
+    def what(self) -> str:
+        """Return its name for messages, with file and line where it has them."""
+        return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
+
+    def contents(self, template: str | None) -> dict[str, Any]:
+        """Return all fields that change tokens or answers, by name; those that a prompt does without are left out.
+
+        Args:
+            template: the study's template.
+        """
+        optional = {
+            "system": self.system,
+            "turns": [turn.model_dump() for turn in self.turns],
+            "ids": list(self.ids),
+            "template": None if self.ids else self.template or template,
+        }
+        always = self.model_dump(include={"id", "kind", "text", "options", "gold", "answer_pattern"})
+        return always | {key: value for key, value in optional.items() if value}

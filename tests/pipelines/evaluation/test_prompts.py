@@ -1,0 +1,138 @@
+"""Tests that the tokens of a prompt are those of its template, turns or ids, and that a model refuses other ones."""
+
+from typing import Any
+
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
+from prunescope.pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
+from tests.tiny_models import tiny_tokenizer
+
+TURNS = [
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "Why?"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    """Return the tokenizer of a model without a chat template, which puts a token before every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    found = tiny_tokenizer()
+    found.chat_template = None
+    found.add_special_tokens({"bos_token": "<|start|>"})
+    found.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|start|> $A", special_tokens=[("<|start|>", found.convert_tokens_to_ids("<|start|>"))]
+    )
+    return found
+
+
+def tokenized(tokenizer: Any, template: str | None = None, own: str | None = None, **keys: Any) -> TokenizedPrompt:
+    prompt = Prompt.model_validate({"id": "a", "origin": "p.jsonl, line 7", "template": own, **keys})
+    study = Study(
+        name="s",
+        models=(ModelSpec(name="m", source="m"),),
+        recipes=("dense",),  # type: ignore[arg-type]
+        template=template,
+        prompts=(prompt,),
+        generation=GenerationSpec(new_tokens=2),
+    )
+    return tokenize_prompts(study, tokenizer, 128)[0]
+
+
+def test_chat_is_what_transformers_writes_of_all_turns(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, *TURNS]
+    expected = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+    for template in (None, "chat"):
+        found = tokenized(tokenizer, template, system="Be brief.", turns=TURNS)
+        assert list(found.ids) == expected
+        assert found.prompt.text == "Why?"
+
+
+def test_plain_is_the_default_of_a_model_without_a_template_and_gets_its_first_token(tokenizer: Any, base: Any) -> None:
+    for found in (tokenized(base, text="Why?"), tokenized(base, "plain", text="Why?")):
+        assert list(found.ids) == [1, *base("Why?", add_special_tokens=False).input_ids]
+    assert list(tokenized(tokenizer, "plain", text="Why?").ids) == tokenizer("Why?").input_ids
+    several = tokenized(tokenizer, "plain", system="Be brief.", turns=TURNS)
+    assert tokenizer.decode(several.ids) == "Be brief.\n\nHi.\n\nYes?\n\nWhy?"
+
+
+def test_the_template_of_a_prompt_counts_before_that_of_the_study(tokenizer: Any) -> None:
+    plain = tokenized(tokenizer, "plain", text="Why?")
+    assert tokenized(tokenizer, "chat", text="Why?", own="plain").ids == plain.ids
+
+
+def test_a_jinja_file_reads_text_system_messages_and_special_tokens(base: Any) -> None:
+    template = "{{ system }}|{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}\nQ: {{ text }}\nA:\n"
+    # A template's block takes the line feed behind it along, as in transformers.
+    expected = "Be brief.|s:Be brief.;u:Hi.;a:Yes?;u:Why?;Q: Why?\nA:"
+    found = tokenized(base, template, system="Be brief.", turns=TURNS)
+    assert list(found.ids) == [1, *base(expected, add_special_tokens=False).input_ids]
+    # The first token is not put before the template's own.
+    own = tokenized(base, "{{ bos_token }}Q: {{ text }}", text="Why?")
+    assert list(own.ids) == [1, *base("Q: Why?", add_special_tokens=False).input_ids]
+
+
+def test_token_ids_are_read_as_they_are(tokenizer: Any) -> None:
+    ids = tokenizer("Why <|end|>").input_ids
+    found = tokenized(tokenizer, "chat", ids=ids)
+    assert list(found.ids) == ids
+    assert found.prompt.text == "Why <|end|>"
+    assert tokenized(tokenizer, ids=ids, text="mine").prompt.text == "mine"
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "before"),
+    [("chat", "Which?", ""), ("plain", "Which?", " "), ("plain", "Which?\n", ""), ("{{ text }}\nAnswer:", "?", " ")],
+)
+def test_an_options_label_follows_a_header_directly_and_words_after_a_space(
+    tokenizer: Any, template: str, text: str, before: str
+) -> None:
+    found = tokenized(tokenizer, template, text=text, options=["A"])  # the tokenizer has a space as its own token
+    assert found.option_ids == (tokenizer(before + "A").input_ids[0],)
+
+
+@pytest.mark.parametrize(
+    ("template", "keys", "message"),
+    [
+        (None, {"text": "word " * 200}, "prompt 'a' (p.jsonl, line 7) has "),
+        (None, {"ids": [1] * 127}, "prompt 'a' (p.jsonl, line 7) has 127 tokens; with 2 new ones it is over"),
+        (
+            None,
+            {"ids": [1, 300]},
+            "prompt 'a' (p.jsonl, line 7): `ids` holds 300, but the model has 300 tokens, from 0",
+        ),
+        ("{{ question }}", {"text": "Why?"}, "`template`: the Jinja file leaves the prompt out; write {{ text }}"),
+        ("{{ text ", {"text": "Why?"}, "`template`: the Jinja file fails (unexpected end of template"),
+        ("{{ text }}{{ 'a' * 10**9 }}", {"text": "Why?"}, "`template`: the Jinja file fails (it needs too much memory"),
+        (
+            "{% if text == 'Why?' %}{{ raise_exception('no') }}{% endif %}{{ text }}",
+            {"text": "Why?"},
+            "prompt 'a' (p.jsonl, line 7): its Jinja template fails (no); fix it",
+        ),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_read_is_named_with_its_line(
+    tokenizer: Any, template: str | None, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        tokenized(tokenizer, template, **keys)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_chat_needs_a_chat_template_and_one_that_keeps_the_system(base: Any) -> None:
+    with pytest.raises(InputError, match="`template: chat`, but the model has no chat template; write `plain` or"):
+        tokenized(base, "chat", text="Why?")
+    deaf = tiny_tokenizer()
+    deaf.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(InputError, match="chat template leaves `system` out; put it into the text"):
+        tokenized(deaf, "chat", text="Why?", system="Be brief.")
