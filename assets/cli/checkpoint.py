@@ -131,7 +131,9 @@ def checkpoint(
 
 
 def prune(
-    model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded`.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded:NAME`.")
+    ],
     recipe: Annotated[
         str,
         typer.Option(
@@ -179,6 +181,7 @@ def prune(
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
     """
+    from prunescope.pipelines.models.embedded import PREFIX
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import (
         explained_write_errors,
@@ -244,7 +247,7 @@ def prune(
         calibrated = spec.model_dump() if parsed.is_calibrated else {}
         if calibrated:
             calibrated["source"] = public_source(spec.source)
-        name = Path(model.partition("@")[0]).name.removesuffix(".gguf")
+        name = Path(model.removeprefix(PREFIX).partition("@")[0]).name.removesuffix(".gguf")
         about = About(name, model, identity.weight_hash, parsed.name, parsed.method, parsed.parameters_json, calibrated)
         result = export(decoder, variant, output, about, shrink=shrink, progress=bars)
     _log_result(result)

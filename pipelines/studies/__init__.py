@@ -22,6 +22,7 @@ from prunescope.pipelines.core.frozen_model import (
 )
 from prunescope.pipelines.core.safe_yaml import read_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.models.embedded import PREFIX
 from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
@@ -34,7 +35,7 @@ FOLDER = Path(__file__).parent
 
 
 class ModelSpec(FrozenModel):
-    """A dense model: `source` is `embedded`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
+    """A dense model: `source` is `embedded:NAME`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
 
     name: NAME
     source: SOURCE
@@ -366,7 +367,7 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
 
 def model_name(source: str) -> str:
     """Return a model's name from the last part of its source; empty where that has no letter and no digit."""
-    stem = Path(source.rstrip("/").split("@")[0]).name.removesuffix(".gguf")
+    stem = Path(source.removeprefix(PREFIX).rstrip("/").split("@")[0]).name.removesuffix(".gguf")
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:100]
 
 

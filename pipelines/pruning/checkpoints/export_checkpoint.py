@@ -15,6 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.embedded import embedded_model
 from prunescope.pipelines.models.forward_probe import distance
 from prunescope.pipelines.models.lm_head import allowed
 from prunescope.pipelines.models.load import open_folder
@@ -69,6 +70,8 @@ def export(
         notes = (*form.notes, *_type_notes(decoder, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
+        if (embedded := embedded_model(about.source)) is not None and embedded.notice:
+            (scratch / "NOTICE").write_text(f"{embedded.notice}\n", encoding="utf-8")
     progress.advance()
     progress.done()
     return result

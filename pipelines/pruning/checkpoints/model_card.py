@@ -13,14 +13,10 @@ from prunescope.pipelines.core.regular_files import open_regular
 from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.embedded import embedded_model
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
 
-# The embedded models under their publishers' names.
-_EMBEDDED = {
-    "embedded": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
-    "embedded-encoder": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
-}
 # Keys of the dense model's card that also hold for the variant.
 _INHERITED = ("license", "license_name", "license_link", "language")
 
@@ -119,9 +115,9 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
     front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": use, "tags": ["pruned"]}
     dense = _front_of(decoder)
     inherited = {key: dense[key] for key in _INHERITED if key in dense}
-    if about.source in _EMBEDDED:
-        base, licence = _EMBEDDED[about.source]
-        return base, front | {"base_model": base, "license": licence} | inherited
+    if (embedded := embedded_model(about.source)) is not None:
+        base = embedded.publisher
+        return base, front | {"base_model": base, "license": embedded.licence} | inherited
     if _is_hub_id(about.source):
         return about.source, front | {"base_model": about.source.partition("@")[0]} | inherited
     named = dense.get("base_model")

