@@ -1,7 +1,7 @@
 """A generated study of many prompts: `python -m tests.benchmarks.warehouse_prompts FOLDER [PROMPTS [VARIANTS]]`.
 
-By default 300 prompts × 30 pruned variants, the dense model and a noise floor. Texts end at the dense model's end, after
-different numbers of steps; the layers of four prompts of each kind are measured, of all others only the output.
+By default 300 prompts × 30 pruned variants, the dense model and a noise floor. Texts end at the dense model's end,
+after different numbers of steps; the layers of four prompts of each kind are measured, of all others only the output.
 """
 
 import dataclasses
@@ -25,11 +25,13 @@ SCOPES, LENSES = ("local", "propagated"), ("raw", "normed")
 METHODS = ("wanda", "magnitude", "sparsegpt", "attn-drop", "mlp-drop")
 HOSTILE = (
     "<script>alert(1)</script> & <img src=x onerror=alert(2)> ' \" `",
-    "\u202eright to left\u202c, combining a\u0301\u0302\u0303, a zero\u200bwidth space, \U0001f9d1\u200d\U0001f680, \x1b[31mred",
+    "\u202eright to left\u202c, combining a\u0301\u0302\u0303, a zero\u200bwidth space, \U0001f9d1, \x1b[31mred",
     "a very long prompt " * 1_000,
     "x" * 5_000,
 )
-_WORDS = np.array([f" {'bcdfghjklm'[n % 10]}{'aeiou'[n // 10 % 5]}{'nprstvwz'[n // 50 % 8]}{n // 400 or ''}" for n in range(4000)])
+_WORDS = np.array(
+    [f" {'bcdfghjklm'[n % 10]}{'aeiou'[n // 10 % 5]}{'nprstvwz'[n // 50 % 8]}{n // 400 or ''}" for n in range(4000)]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,9 @@ def recipes(count: int) -> list[rows.Recipe]:
     for at in range(count):
         method = METHODS[at % len(METHODS)]
         kind = method.split("-")[0] if method.endswith("drop") else ""
-        found.append(rows.Recipe(f"{method}-{20 + at // len(METHODS) * 10}", method, 0.02 * 1.22**at, 7 if kind else 1, kind))
+        found.append(
+            rows.Recipe(f"{method}-{20 + at // len(METHODS) * 10}", method, 0.02 * 1.22**at, 7 if kind else 1, kind)
+        )
     return found
 
 
@@ -116,7 +120,9 @@ def _steps(
     count = 2 * forced
     difficulty = np.tile(np.repeat([prompt.difficulty for prompt in asked], lengths), 2).astype(np.float32)
     means = {space: difficulty * np.float32(0.4) for space in ("h", "z", "p")}
-    found = rows._divergence(own, rows._dense_side(dense, (count,)), means, recipe.strength, np.full(count, recipe.strength > 0))
+    found = rows._divergence(
+        own, rows._dense_side(dense, (count,)), means, recipe.strength, np.full(count, recipe.strength > 0)
+    )
     step = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths] * 2)
     token = np.tile(dense.zipf(1.3, forced).clip(max=len(_WORDS)) - 1, 2).astype(np.int32)
     pruned = np.where(found["is_top1_same"], token, (token + 7) % len(_WORDS)).astype(np.int32)
@@ -176,12 +182,17 @@ def _generations(
     }
 
 
-def _tops(recipe: rows.Recipe, steps: Mapping[str, Any], dense: np.random.Generator, own: np.random.Generator) -> dict[str, Any]:
+def _tops(
+    recipe: rows.Recipe, steps: Mapping[str, Any], dense: np.random.Generator, own: np.random.Generator
+) -> dict[str, Any]:
     each = 2 * RANKS
     count = len(steps["step"]) * each
     token = dense.integers(0, len(_WORDS), count).astype(np.int32)
     shares = np.exp(-np.tile(np.arange(RANKS), count // RANKS) - dense.random(count)).astype(np.float32)
-    repeated = {name: pl.Series(steps[name]).gather(np.repeat(np.arange(count // each), each)) for name in ("prompt_id", "trajectory", "step")}
+    repeated = {
+        name: pl.Series(steps[name]).gather(np.repeat(np.arange(count // each), each))
+        for name in ("prompt_id", "trajectory", "step")
+    }
     return {
         **rows._whose(MODEL, recipe, count),
         **repeated,
@@ -223,7 +234,10 @@ def _transitions(
     shape = (rows.LAYERS, len(rows.SUBLAYERS), len(LENSES), len(SCOPES), tokens)
     count = int(np.prod(shape))
     grown = np.array([1, 3], np.float32)
-    means = {space: np.broadcast_to(0.02 * grown[:, None], shape).reshape(count).astype(np.float32) for space in ("h", "z", "p")}
+    means = {
+        space: np.broadcast_to(0.02 * grown[:, None], shape).reshape(count).astype(np.float32)
+        for space in ("h", "z", "p")
+    }
     sides = {
         name: np.broadcast_to(values, shape).reshape(count)
         for name, values in rows._dense_side(dense, (*shape[:3], 1, tokens)).items()
