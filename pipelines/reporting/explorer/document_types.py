@@ -238,7 +238,7 @@ class PromptDocument(TypedDict):
 
 
 class LayerCurves(TypedDict):
-    """Means over positions of the prompts with `has_layers`; parallel lists, one entry per sublayer, from the first to the last."""
+    """Means over positions of the prompts with `has_layers`; parallel lists, one entry per sublayer, in layer order."""
 
     places: list[str]  # "0 attn", "0 mlp", …
     is_changed: list[bool]

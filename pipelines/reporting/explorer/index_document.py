@@ -237,8 +237,8 @@ def _variants(
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
     sparks = _sparks(frames.all("sparks"))
     kinds: dict[tuple[str, str], list[KindSummary]] = {}
-    for row in frames.all("kinds").iter_rows(named=True):
-        kinds.setdefault((row["model"], row["recipe"]), []).append(_kind(row))
+    for texts in frames.all("kinds").iter_rows(named=True):
+        kinds.setdefault((texts["model"], texts["recipe"]), []).append(_kind(texts))
     entries: list[VariantEntry] = []
     for row in rows:
         key = (row["model"], row["recipe"])

@@ -22,6 +22,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     FigureDocument,
     Index,
     PairDocument,
+    PromptDocument,
     Statement,
     Trace,
 )
@@ -133,20 +134,28 @@ class Documents:
                 prompts = enumerate(prompt_rows(frames, self._order))
                 positions = {prompt["prompt_id"]: m for m, prompt in prompts if prompt["model"] == model}
                 return variant(frames, model, recipe, positions)
-            case ["prompt", m] if (row := _at(prompt_rows(frames, self._order), m)) is not None:
-                every = variant_names(frames, self._order)
-                own = {recipe: position for position, (model, recipe) in enumerate(every) if model == row["model"]}
-                return prompt_document(frames, row, int(m), own)
             case ["pair", n, m] if self._pairs is not None:
                 a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
                     return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["trace", n, m] if (names := _at(variant_names(frames, self._order), n)) is not None:
-                model, recipe = names
-                prompt = _at(prompt_rows(frames, self._order), m)
-                if prompt is not None and prompt["model"] == model and recipe != "dense":
-                    return trace(frames, model, recipe, prompt["prompt_id"])
+            case ["prompt", _] | ["trace", _, _] if document := self._of_prompt(frames, *name.split("/")[1:]):
+                return document
         raise KeyError(name)
+
+    def _of_prompt(self, frames: QueryCache, *places: str) -> PromptDocument | Trace | None:
+        """Return the document of a prompt, or of a prompt and a pruned variant before it; None if there is none."""
+        *of_variant, m = places
+        variants = variant_names(frames, self._order)
+        row = _at(prompt_rows(frames, self._order), m)
+        if row is None:
+            return None
+        if not of_variant:
+            own = {recipe: n for n, (model, recipe) in enumerate(variants) if model == row["model"]}
+            return prompt_document(frames, row, int(m), own)
+        names = _at(variants, of_variant[0])
+        if names is None or names[0] != row["model"] or names[1] == "dense":
+            return None
+        return trace(frames, *names, row["prompt_id"])
 
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Mapping[str, Any]]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
