@@ -5,7 +5,7 @@
 -- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
 --   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
 --   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
---   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise variants are excluded.
+--   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
 -- reason: with hundreds of prompts a reader starts from those that break first; the report and the terminal list them.
 -- columns:
 --   steps: Generated tokens of the dense model's text [tokens]
@@ -19,6 +19,7 @@
 --   variants_correct: Variants with the right answer [variants]
 --   is_correct_dense: Whether the dense model gives the right answer; NULL without a known answer
 --   place_in_order: Place in the order of what breaks first, in its model; 1 is first
+--   place_in_kind: The same among the prompts of its kind
 with
 
 prompts as (
@@ -59,33 +60,53 @@ first_steps as (
     from decoding_at_reference
     where recipe <> 'dense' and trajectory = 'teacher_forced' and step = 0
     group by model, prompt_id
+),
+
+ordered as (
+    select
+        prompts.model,
+        prompts.prompt_id,
+        prompts.kind,
+        prompts.steps,
+        coalesce(texts.variants, 0) as variants,
+        coalesce(texts.variants_flipped, 0) as variants_flipped,
+        coalesce(texts.variants_collapsed, 0) as variants_collapsed,
+        texts.first_flip_step_min,
+        nullif(texts.first_flip_step_median, cast('inf' as double)) as first_flip_step_median,
+        first_steps.kl_step0_median_nats,
+        coalesce(texts.variants_graded, 0) as variants_graded,
+        coalesce(texts.variants_correct, 0) as variants_correct,
+        prompts.is_correct_dense,
+        row_number() over (
+            partition by prompts.model
+            order by
+                texts.first_flip_step_median asc nulls last,
+                texts.variants_flipped / texts.variants desc nulls last,
+                texts.variants_collapsed / texts.variants desc nulls last,
+                first_steps.kl_step0_median_nats desc nulls last,
+                prompts.prompt_id asc
+        ) as place_in_order
+    from prompts
+    left join texts
+        on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
+    left join first_steps
+        on prompts.model = first_steps.model and prompts.prompt_id = first_steps.prompt_id
 )
 
 select
-    prompts.model,
-    prompts.prompt_id,
-    prompts.kind,
-    prompts.steps,
-    coalesce(texts.variants, 0) as variants,
-    coalesce(texts.variants_flipped, 0) as variants_flipped,
-    coalesce(texts.variants_collapsed, 0) as variants_collapsed,
-    texts.first_flip_step_min,
-    nullif(texts.first_flip_step_median, cast('inf' as double)) as first_flip_step_median,
-    first_steps.kl_step0_median_nats,
-    coalesce(texts.variants_graded, 0) as variants_graded,
-    coalesce(texts.variants_correct, 0) as variants_correct,
-    prompts.is_correct_dense,
-    row_number() over (
-        partition by prompts.model
-        order by
-            texts.first_flip_step_median asc nulls last,
-            texts.variants_flipped / texts.variants desc nulls last,
-            texts.variants_collapsed / texts.variants desc nulls last,
-            first_steps.kl_step0_median_nats desc nulls last,
-            prompts.prompt_id asc
-    ) as place_in_order
-from prompts
-left join texts
-    on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
-left join first_steps
-    on prompts.model = first_steps.model and prompts.prompt_id = first_steps.prompt_id
+    model,
+    prompt_id,
+    kind,
+    steps,
+    variants,
+    variants_flipped,
+    variants_collapsed,
+    first_flip_step_min,
+    first_flip_step_median,
+    kl_step0_median_nats,
+    variants_graded,
+    variants_correct,
+    is_correct_dense,
+    place_in_order,
+    row_number() over (partition by model, kind order by place_in_order) as place_in_kind
+from ordered
