@@ -1,13 +1,46 @@
--- Prompts, and the length of the dense model's text up to its end.
+-- Prompts, how many variants each of them breaks, how early, and whether its layers were measured.
 -- grain: one row per model × prompt.
--- inputs: stg_generations
+-- inputs: prompt_summary, stg_generations, stg_layer_transitions
+with
+
+texts as (
+    select
+        model,
+        prompt_id,
+        any_value(prompt_text) as prompt_text,
+        any_value(gold) as gold
+    from stg_generations
+    group by model, prompt_id
+),
+
+layered as (
+    select distinct
+        model,
+        prompt_id
+    from stg_layer_transitions
+)
+
 select
-    model,
-    prompt_id,
-    any_value(kind) as kind,
-    any_value(prompt_text) as prompt_text,
-    any_value(gold) as gold,
-    max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps
-from stg_generations
-group by model, prompt_id
-order by model, prompt_id
+    prompts.model,
+    prompts.prompt_id,
+    prompts.kind,
+    texts.prompt_text,
+    texts.gold,
+    prompts.steps,
+    prompts.variants,
+    prompts.variants_flipped,
+    prompts.variants_collapsed,
+    prompts.first_flip_step_min,
+    prompts.first_flip_step_median,
+    prompts.kl_step0_median_nats,
+    prompts.variants_graded,
+    prompts.variants_correct,
+    prompts.is_correct_dense,
+    prompts.place_in_order,
+    layered.prompt_id is not null as has_layers
+from prompt_summary as prompts
+inner join texts
+    on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
+left join layered
+    on prompts.model = layered.model and prompts.prompt_id = layered.prompt_id
+order by prompts.model, prompts.place_in_order

@@ -1,10 +1,11 @@
--- Mean KL of every text, on the dense model's tokens and on the variant's own.
+-- Mean KL of every text, on the dense model's tokens and on the variant's own, and KL at the first token.
 -- grain: one row per pruned variant × prompt.
 -- inputs: decoding_at_reference
 select
     model,
     recipe,
     prompt_id,
+    avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced' and step = 0) as kl_step0_nats,
     avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_forced_mean_nats,
     avg(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_mean_nats
 from decoding_at_reference

@@ -1,13 +1,14 @@
 -- Shift in h, z and p and KL along the generation, with the numbers of prompts that flip or answer at a step.
 -- grain: one row per model × recipe × trajectory × step.
 -- inputs: decoding_curve, reference_temperature
--- how to read: of a model with more than 64 steps, stride neighbouring steps share a row.
+-- how to read: of a model with more than 64 steps, or with more than 12 variants and more than 16 steps, stride
+--   neighbouring steps share a row, so that at most 64, or 16, are drawn.
 with
 
 strides as (
     select
         model,
-        max(step) // 64 + 1 as stride
+        max(step) // case when count(distinct recipe) > 12 then 16 else 64 end + 1 as stride
     from decoding_curve
     group by model
 )

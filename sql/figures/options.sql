@@ -1,6 +1,7 @@
--- Probabilities of the options of the first six questions, among the options and in the whole vocabulary.
+-- Probabilities of the options of six questions that break first, among the options and in the whole vocabulary.
 -- grain: one row per model × question × recipe × option.
--- inputs: option_shift, reference_temperature
+-- inputs: option_shift, reference_temperature, prompt_summary
+-- how to read: the questions are the first in the order of what breaks first.
 select
     option_shift.model,
     option_shift.recipe,
@@ -21,6 +22,12 @@ semi join reference_temperature
         option_shift.model = reference_temperature.model
         and option_shift.recipe = reference_temperature.recipe
         and option_shift.temperature = reference_temperature.temperature
+left join prompt_summary as prompts
+    on option_shift.model = prompts.model and option_shift.prompt_id = prompts.prompt_id
 where option_shift.recipe <> 'dense'
-qualify dense_rank() over (partition by option_shift.model order by option_shift.prompt_id) <= 6
+qualify
+    dense_rank() over (
+        partition by option_shift.model
+        order by prompts.place_in_order nulls last, option_shift.prompt_id
+    ) <= 6
 order by option_shift.model, option_shift.prompt_id, option_shift.recipe, option_shift.option_index

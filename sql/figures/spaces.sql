@@ -1,7 +1,8 @@
--- Shift of each variant's output in h, z and p for the first four prompts of a model, teacher forced.
+-- Shift of each variant's output in h, z and p for four prompts of a model that break first, teacher forced.
 -- grain: one row per model × prompt × recipe.
--- inputs: decoding_curve, reference_temperature
--- how to read: the shift is 1 − cos over the generated tokens; _first is that of the first token.
+-- inputs: decoding_curve, reference_temperature, prompt_summary
+-- how to read: the shift is 1 − cos over the generated tokens; _first is that of the first token. The prompts are the
+--   first of each kind in the order of what breaks first, then the second.
 select
     decoding_curve.model,
     decoding_curve.recipe,
@@ -26,7 +27,15 @@ semi join reference_temperature
         decoding_curve.model = reference_temperature.model
         and decoding_curve.recipe = reference_temperature.recipe
         and decoding_curve.temperature = reference_temperature.temperature
+left join prompt_summary as prompts
+    on decoding_curve.model = prompts.model and decoding_curve.prompt_id = prompts.prompt_id
 where decoding_curve.recipe <> 'dense' and decoding_curve.trajectory = 'teacher_forced'
-group by decoding_curve.model, decoding_curve.recipe, decoding_curve.prompt_id, decoding_curve.temperature
-qualify dense_rank() over (partition by decoding_curve.model order by decoding_curve.prompt_id) <= 4
+group by
+    decoding_curve.model, decoding_curve.recipe, decoding_curve.prompt_id, decoding_curve.temperature,
+    prompts.place_in_kind, prompts.place_in_order
+qualify
+    dense_rank() over (
+        partition by decoding_curve.model
+        order by prompts.place_in_kind nulls last, prompts.place_in_order, decoding_curve.prompt_id
+    ) <= 4
 order by decoding_curve.model, decoding_curve.prompt_id, p_median, decoding_curve.recipe

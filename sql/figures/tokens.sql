@@ -1,18 +1,25 @@
--- The first 64 generated tokens of the first four prompts, with their KL.
+-- The first 64 generated tokens of four prompts that break first, with their KL.
 -- grain: one row per model × prompt × recipe × step.
--- inputs: token_trace
+-- inputs: token_trace, prompt_summary
+-- how to read: the prompts are the first of each kind in the order of what breaks first, then the second.
 select
-    model,
-    recipe,
-    prompt_id,
-    step,
-    left(token_text_dense, 60) as token_text_dense,
-    left(token_text_pruned, 60) as token_text_pruned,
-    is_same_token,
-    kl_free_running_nats,
-    kl_teacher_forced_nats,
-    first_flip_step
-from token_trace
-where recipe <> 'dense' and step < 64
-qualify dense_rank() over (partition by model order by prompt_id) <= 4
-order by model, prompt_id, recipe, step
+    traces.model,
+    traces.recipe,
+    traces.prompt_id,
+    traces.step,
+    left(traces.token_text_dense, 60) as token_text_dense,
+    left(traces.token_text_pruned, 60) as token_text_pruned,
+    traces.is_same_token,
+    traces.kl_free_running_nats,
+    traces.kl_teacher_forced_nats,
+    traces.first_flip_step
+from token_trace as traces
+left join prompt_summary as prompts
+    on traces.model = prompts.model and traces.prompt_id = prompts.prompt_id
+where traces.recipe <> 'dense' and traces.step < 64
+qualify
+    dense_rank() over (
+        partition by traces.model
+        order by prompts.place_in_kind nulls last, prompts.place_in_order, traces.prompt_id
+    ) <= 4
+order by traces.model, traces.prompt_id, traces.recipe, traces.step

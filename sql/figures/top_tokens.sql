@@ -1,7 +1,8 @@
 -- Tokens that either side ranks among its six most likely at the first step that differs, of four prompts.
 -- grain: one row per model × prompt × recipe × token.
--- inputs: stg_top_tokens, stg_generations, noise_variants
--- how to read: the step is that of the first flip, or 0 without one. The prompts are the first by name.
+-- inputs: stg_top_tokens, stg_generations, noise_variants, prompt_summary
+-- how to read: the step is that of the first flip, or 0 without one. The prompts are the first of each kind in the
+--   order of what breaks first, then the second.
 select
     tokens.model,
     tokens.recipe,
@@ -20,6 +21,8 @@ inner join stg_generations as generations
         tokens.model = generations.model
         and tokens.recipe = generations.recipe
         and tokens.prompt_id = generations.prompt_id
+left join prompt_summary as prompts
+    on tokens.model = prompts.model and tokens.prompt_id = prompts.prompt_id
 anti join noise_variants as noise
     on tokens.model = noise.model and tokens.recipe = noise.recipe
 where
@@ -27,8 +30,14 @@ where
     and tokens.trajectory = 'teacher_forced'
     and tokens.rank <= 6
     and tokens.step = coalesce(generations.first_flip_step, 0)
-group by tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id
-qualify dense_rank() over (partition by tokens.model order by tokens.prompt_id) <= 4
+group by
+    tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,
+    prompts.place_in_kind, prompts.place_in_order
+qualify
+    dense_rank() over (
+        partition by tokens.model
+        order by prompts.place_in_kind nulls last, prompts.place_in_order, tokens.prompt_id
+    ) <= 4
 order by
     tokens.model asc, tokens.prompt_id asc, tokens.recipe asc, probability_dense desc, probability_pruned desc,
     tokens.token_id asc

@@ -13,7 +13,7 @@ CAPTION = (
     "by feedback. Lines are medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel "
     "say at which steps prompts first leave the dense text, and at which the first of the two models completes its "
     "answer. Of a model with more than 64 generated tokens as many neighbouring steps share a point as leave at most "
-    "64 points."
+    "64 points; of one with more than 12 variants, at most 16."
 )
 
 TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}

@@ -9,7 +9,7 @@ TITLE = "Options against the whole vocabulary"
 CAPTION = (
     "Left, the probability of each option among the options alone, dense and pruned; right, the probability that all "
     "options together have in the whole vocabulary. The choice can stay the same although the rest of the "
-    "distribution changes. The first six questions by name."
+    "distribution changes. At most six questions: those that break first."
 )
 
 SIDES = ["dense", "pruned"]

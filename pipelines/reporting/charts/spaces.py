@@ -10,7 +10,7 @@ CAPTION = (
     "How far the output of each variant lies from the dense one in h, z and p, as 1 − cos while both read the same "
     "tokens (teacher forced): the point is the median over the generated tokens, the bar runs from the 10th to the "
     "90th percentile, and the small tick is the first token. Variants are sorted by their shift in p; values below "
-    "1e-6 lie on the edge. The first four prompts by name."
+    "1e-6 lie on the edge. At most four prompts: of each kind those that break first."
 )
 
 FLOOR = 1e-6

@@ -12,7 +12,7 @@ TITLE = "What each variant writes, token by token"
 CAPTION = (
     "Each row is one variant reading its own tokens, the dense model on top; the colour is KL(dense ‖ pruned) at that "
     "step, bold tokens differ from the dense token, and the outline marks the first that does. ␣ is a space, ↵ a line "
-    "break. The first 64 tokens of the first four prompts by name."
+    "break. The first 64 tokens of at most four prompts: of each kind those that break first."
 )
 
 CELLS = 12  # per line, so that a line fits a page beside the row names

@@ -10,8 +10,8 @@ TITLE = "Top tokens of both models at the first flip"
 CAPTION = (
     "The tokens that either model ranks among its six most likely, with the probability that each gives them, while "
     "both read the dense tokens: the square is the dense model, the circle the variant. The step is the first at which "
-    "the variant alone would write another token, or step 0 where it never does. ␣ is a space, ↵ a line break. The "
-    "first four prompts by name."
+    "the variant alone would write another token, or step 0 where it never does. ␣ is a space, ↵ a line break. At "
+    "most four prompts: of each kind those that break first."
 )
 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}

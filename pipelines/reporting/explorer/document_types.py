@@ -19,6 +19,30 @@ class Prompt(TypedDict):
     text: str
     gold: str | None
     steps: int  # generated tokens of the dense text
+    place: int  # in the order of what breaks first, in its model; 1 is first
+    variants: int  # pruned variants with a text for it
+    flipped: int  # those whose text differs from the dense one
+    collapsed: int  # those whose text falls into a loop
+    graded: int  # those whose answer could be graded
+    correct: int  # those with the right answer
+    is_correct_dense: bool | None
+    first_flip_min: int | None  # over the variants
+    first_flip_median: Number  # over the variants; None where most never flip
+    kl_step0: Number  # median over the variants, nats
+    has_layers: bool  # else it was measured at the output only
+
+
+class KindSummary(TypedDict):
+    """The texts of one variant to the prompts of one kind."""
+
+    kind: str
+    prompts: int
+    flipped: int
+    collapsed: int
+    graded: int
+    correct: int
+    first_flip: Number  # median step; None where most texts never flip
+    kl_step0: Number  # mean, nats
 
 
 class Column(TypedDict):
@@ -61,6 +85,7 @@ class VariantEntry(TypedDict):
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]
     spark: Sparkline
+    kinds: list[KindSummary]
     traces: list[int]  # positions m of prompts with a document trace/<n>/<m>
 
 
@@ -192,12 +217,27 @@ class PromptSummary(TextOutcome):
     text_same: str  # common prefix of both texts
     text_dense: str  # continuation of the dense text
     text_pruned: str  # continuation of the pruned text
+    kl_step0: Number
     kl_forced_mean: Number
     kl_free_mean: Number
 
 
+class PromptVariant(PromptSummary):
+    """The text of one variant to the prompt of a PromptDocument."""
+
+    variant: int  # position n
+
+
+class PromptDocument(TypedDict):
+    """Document `prompt/<m>`: a prompt and the texts of all variants, the dense model's first."""
+
+    prompt_id: str
+    texts: list[PromptVariant]
+    sql: dict[str, str]  # texts, text_means, parts → key
+
+
 class LayerCurves(TypedDict):
-    """Means over prompts and positions; parallel lists, one entry per sublayer, from the first to the last."""
+    """Means over positions of the prompts with `has_layers`; parallel lists, one entry per sublayer, in layer order."""
 
     places: list[str]  # "0 attn", "0 mlp", …
     is_changed: list[bool]
@@ -233,7 +273,7 @@ class VariantDocument(TypedDict):
     id: str
     facts: list[Fact]
     facts_sql: str
-    prompts: list[PromptSummary]
+    prompts: list[PromptSummary]  # what breaks first comes first
     prompts_sql: str
     layers: dict[str, LayerCurves]  # scope → curves
     layers_sql: str

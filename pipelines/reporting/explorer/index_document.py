@@ -15,6 +15,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     FigureEntry,
     FindingEntry,
     Index,
+    KindSummary,
     Prompt,
     Sparkline,
     VariantEntry,
@@ -168,6 +169,30 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
         "text": prose(row["prompt_text"] or ""),
         "gold": None if row["gold"] is None else label(row["gold"]),
         "steps": row["steps"] or 0,
+        "place": row["place_in_order"],
+        "variants": row["variants"],
+        "flipped": row["variants_flipped"],
+        "collapsed": row["variants_collapsed"],
+        "graded": row["variants_graded"],
+        "correct": row["variants_correct"],
+        "is_correct_dense": row["is_correct_dense"],
+        "first_flip_min": row["first_flip_step_min"],
+        "first_flip_median": number(row["first_flip_step_median"]),
+        "kl_step0": number(row["kl_step0_median_nats"], 4),
+        "has_layers": row["has_layers"],
+    }
+
+
+def _kind(row: Mapping[str, Any]) -> KindSummary:
+    return {
+        "kind": label(row["kind"]),
+        "prompts": row["prompts"],
+        "flipped": row["prompts_flipped"],
+        "collapsed": row["prompts_collapsed"],
+        "graded": row["prompts_graded"],
+        "correct": row["prompts_correct"],
+        "first_flip": number(row["first_flip_step_median"]),
+        "kl_step0": number(row["kl_step0_nats"], 4),
     }
 
 
@@ -211,6 +236,9 @@ def _variants(
 ) -> list[VariantEntry]:
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
     sparks = _sparks(frames.all("sparks"))
+    kinds: dict[tuple[str, str], list[KindSummary]] = {}
+    for texts in frames.all("kinds").iter_rows(named=True):
+        kinds.setdefault((texts["model"], texts["recipe"]), []).append(_kind(texts))
     entries: list[VariantEntry] = []
     for row in rows:
         key = (row["model"], row["recipe"])
@@ -228,6 +256,7 @@ def _variants(
                 "where": where,
                 "numbers": values[key],
                 "spark": sparks.get(key, {"forced": [], "free": []}),
+                "kinds": kinds.get(key, []),
                 "traces": sorted(traces.get(key, ())),
             }
         )

@@ -22,6 +22,7 @@ _SCRIPTS = (
     "plots",
     "heatmap",
     "table",
+    "prompts",
     "overview",
     "variant",
     "compare",

@@ -1,6 +1,6 @@
 """Statements of every number, sentence and document but the figures, by the key that the page links to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunescope.pipelines.core.sql_files import read_sql
@@ -8,19 +8,21 @@ from prunescope.pipelines.core.sql_files import read_sql
 MODEL = ("model",)
 VARIANT = ("model", "recipe")
 PROMPT = ("model", "recipe", "prompt_id")
+OF_PROMPT = ("model", "prompt_id")
 
 # By file of `sql/explorer`, the columns by which its rows may be narrowed.
 _NARROW: dict[str, tuple[str, ...]] = {
     "lens": (),
     "names": (),
-    "written": (),
+    "written": VARIANT,
     "variants": VARIANT,
     "verdicts": VARIANT,
     "ranking": VARIANT,
     "losses": VARIANT,
     "perplexity": VARIANT,
     "ndcg": VARIANT,
-    "prompts": (),
+    "prompts": OF_PROMPT,
+    "kinds": (*VARIANT, "kind"),
     "texts": PROMPT,
     "sparks": VARIANT,
     "steps": PROMPT,
@@ -84,6 +86,20 @@ def narrowed(query: Query, where: Mapping[str, str]) -> str:
     escaped = {column: value.replace("'", "''") for column, value in where.items()}
     conditions = " and ".join(f"{column} = '{value}'" for column, value in escaped.items())
     return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - escaped, and our own column names
+
+
+def among(query: Query, texts: Sequence[tuple[str, str, str]]) -> str:
+    """Return the statement with its rows narrowed to some texts, each given by model, recipe and prompt."""
+
+    def listed(values: Iterable[str]) -> str:
+        return ", ".join("'" + value.replace("'", "''") + "'" for value in dict.fromkeys(values))
+
+    # The column filters are pushed down to the files; the tuples alone are not.
+    columns = " and ".join(
+        f"{column} in ({listed(values)})" for column, values in zip(PROMPT, zip(*texts, strict=True), strict=True)
+    )
+    chosen = ", ".join(f"({', '.join(listed([value]) for value in text)})" for text in texts)
+    return f"select * from ({query.sql}\n) where {columns} and ({', '.join(PROMPT)}) in ({chosen})"  # noqa: S608 - escaped
 
 
 STATEMENTS = {key: Query(*read_sql("explorer", key), narrow) for key, narrow in _NARROW.items()} | {

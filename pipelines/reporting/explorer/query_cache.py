@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.explorer.document_types import TextOutcome
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, among, narrowed
 
 Ask = Callable[[str], pl.DataFrame]
 DIGITS = 4
 # One row per token and layer, or token and rank: all prompts of a study may exceed the memory.
 LARGE = ("layers", "top")
+Text: TypeAlias = tuple[str, str, str]  # model, recipe, prompt_id
 
 
 class QueryCache:
-    """Cached results of queries; of a `LARGE` statement, the cache holds one prompt at a time.
+    """Cached results of queries; of a `LARGE` statement, the cache holds the texts of the last `focus`.
 
     Attributes:
         is_whole: whether a statement runs once for all variants and is partitioned here, else once per variant.
@@ -29,7 +30,7 @@ class QueryCache:
         self.is_whole = is_whole
         self._results: dict[str, pl.DataFrame] = {}
         self._parts: dict[tuple[str, ...], dict[tuple[object, ...], pl.DataFrame]] = {}
-        self._prompts: dict[str, tuple[str, pl.DataFrame, dict[tuple[object, ...], pl.DataFrame]]] = {}
+        self._focused: Sequence[Text] = ()
 
     def all(self, key: str) -> pl.DataFrame:
         """Return all rows of a statement."""
@@ -44,21 +45,22 @@ class QueryCache:
         """
         if not self.is_whole:
             return self.answer(narrowed(STATEMENTS[key], where))
+        query = STATEMENTS[key].sql
         if key in LARGE:
-            return self._of_prompt(key, where["recipe"], model=where["model"], prompt_id=where["prompt_id"])
-        by = (key, *where)
+            text = (where["model"], where["recipe"], where["prompt_id"])
+            query = among(STATEMENTS[key], self._focused if text in self._focused else [text])
+        by = (query, *where)
         if by not in self._parts:
-            self._parts[by] = self.all(key).partition_by(list(where), as_dict=True, maintain_order=True)
-        return self._parts[by].get(tuple(where.values()), self.all(key).clear())
+            rows = self._ask(query) if key in LARGE else self.answer(query)
+            self._parts[by] = rows.partition_by(list(where), as_dict=True, maintain_order=True)
+            self._parts[by][()] = rows.clear()
+        return self._parts[by].get(tuple(where.values()), self._parts[by][()])
 
-    def _of_prompt(self, key: str, recipe: str, **prompt: str) -> pl.DataFrame:
-        """Return the rows of one recipe; cache those of all recipes until the next prompt."""
-        query = narrowed(STATEMENTS[key], prompt)
-        if key not in self._prompts or self._prompts[key][0] != query:
-            rows = self._ask(query)
-            self._prompts[key] = (query, rows, rows.partition_by("recipe", as_dict=True, maintain_order=True))
-        _, rows, parts = self._prompts[key]
-        return parts.get((recipe,), rows.clear())
+    def focus(self, texts: Sequence[Text]) -> None:
+        """Query the `LARGE` statements for these texts at once from now on, and forget those of the last call."""
+        for key in LARGE if self._focused else ():
+            self._parts.pop((among(STATEMENTS[key], self._focused), *PROMPT), None)
+        self._focused = texts
 
     def answer(self, query: str) -> pl.DataFrame:
         """Return all rows of a SELECT, such as that of a figure."""

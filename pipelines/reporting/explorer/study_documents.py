@@ -17,7 +17,15 @@ from prunescope.pipelines.reporting.explorer.comparisons import (
     pairwise_flips,
 )
 from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
-from prunescope.pipelines.reporting.explorer.document_types import Fact, FigureDocument, Index, PairDocument, Statement
+from prunescope.pipelines.reporting.explorer.document_types import (
+    Fact,
+    FigureDocument,
+    Index,
+    PairDocument,
+    PromptDocument,
+    Statement,
+    Trace,
+)
 from prunescope.pipelines.reporting.explorer.index_document import (
     StudySummary,
     figure_entry,
@@ -27,7 +35,8 @@ from prunescope.pipelines.reporting.explorer.index_document import (
 )
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.pipelines.reporting.explorer.prompt_document import prompt as prompt_document
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import variant
@@ -41,6 +50,8 @@ _PAIRS_SHARE = 0.25
 # Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
 _LIST_BYTES = 1_500_000
+# Token views that share one query each for their tokens and layers.
+TRACE_BATCH_SIZE = 96
 _Row = TypeVar("_Row")
 _RELATION = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
@@ -99,7 +110,9 @@ class Documents:
         pairs = [
             f"pair/{n}/{m}" for n, m in combinations(range(len(names)), 2) if self._pairs and names[n][0] == names[m][0]
         ]
-        return ["index", "sql", "turns", *(f"figures/{name}" for name in FIGURES), *variants, *pairs, *traces]
+        prompts = [f"prompt/{m}" for m, _ in enumerate(prompt_rows(frames, self._order))]
+        figures = [f"figures/{name}" for name in FIGURES]
+        return ["index", "sql", "turns", *figures, *variants, *prompts, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
         """Build one document.
@@ -125,19 +138,32 @@ class Documents:
                 a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
                     return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["trace", n, m] if (names := _at(variant_names(frames, self._order), n)) is not None:
-                model, recipe = names
-                prompt = _at(prompt_rows(frames, self._order), m)
-                if prompt is not None and prompt["model"] == model and recipe != "dense":
-                    return trace(frames, model, recipe, prompt["prompt_id"])
+            case ["prompt", _] | ["trace", _, _] if document := self._of_prompt(frames, *name.split("/")[1:]):
+                return document
         raise KeyError(name)
+
+    def _of_prompt(self, frames: QueryCache, *places: str) -> PromptDocument | Trace | None:
+        """Return the document of a prompt, or of a prompt and a pruned variant before it; None if there is none."""
+        *of_variant, m = places
+        variants = variant_names(frames, self._order)
+        row = _at(prompt_rows(frames, self._order), m)
+        if row is None:
+            return None
+        if not of_variant:
+            own = {recipe: n for n, (model, recipe) in enumerate(variants) if model == row["model"]}
+            return prompt_document(frames, row, int(m), own)
+        names = _at(variants, of_variant[0])
+        if names is None or names[0] != row["model"] or names[1] == "dense":
+            return None
+        return trace(frames, *names, row["prompt_id"])
 
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Mapping[str, Any]]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
 
         The index comes first, with its lists cut if they are too long; then variants, figures, the counts of right
-        answers of every two variants, paired comparisons by increasing distance, and traces by prompt. A kind ends at
-        its first document that does not fit, so that the choice does not depend on the sizes of later ones.
+        answers of every two variants, prompts from the one that breaks first, paired comparisons by increasing
+        distance, and traces in the order of `_by_break`. A kind ends at its first document that does not fit, so that
+        the choice does not depend on the sizes of later ones.
 
         Args:
             size: maximum number of bytes, with the index as text and the other documents packed in base64.
@@ -171,6 +197,8 @@ class Documents:
         add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
         add("the counts of right answers of every two variants", ["turns"], self.build)
+        prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place"])
+        add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], self.build)
         if self._pairs is not None:
             pairs = nearest(_kls(cut), MAX_PAIRS)
             compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
@@ -178,10 +206,13 @@ class Documents:
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
         # Only the index links to traces, so that variants and prompts cut from it have none.
-        reachable = [f"trace/{n}/{m}" for m, n in traces if n < count and m < len(cut["prompts"])]
-        add("token views", reachable, self.build)
+        reachable = [(m, n) for m, n in self._by_break(frames) if n < count and m < len(cut["prompts"])]
+        built = self._built(frames, reachable)
+        add("token views", [f"trace/{n}/{m}" for m, n in reachable], lambda _: next(built))
         for n, entry in enumerate(cut["variants"]):
             entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in documents]
+        if any(f"trace/{n}/{m}" not in documents for m, n in reachable):
+            left_out[-1] += " (those of each variant and kind of prompt that break last)"
         if left_out:
             cut["notes"] = [
                 f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
@@ -203,9 +234,39 @@ class Documents:
         prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames, self._order))}
         return sorted(
             (prompts[model, prompt_id], variants[model, recipe])
-            for model, recipe, prompt_id in frames.all("written").iter_rows()
+            for model, recipe, prompt_id in frames.all("written").select(PROMPT).iter_rows()
             if (model, recipe) in variants
         )
+
+    def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:
+        """Return `_traces` in the order in which a file takes them, until it is full.
+
+        In each round comes one text of every variant and kind of prompt, from the one that breaks first on; in the
+        first round also each variant's first one with layers, whose documents are ten times as large.
+        """
+        variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
+        prompts = {(row["model"], row["prompt_id"]): (m, row) for m, row in enumerate(prompt_rows(frames, self._order))}
+        rounds: list[tuple[int, int, int]] = []
+        has_layered: set[int] = set()
+        for row in frames.all("written").iter_rows(named=True):
+            if (n := variants.get((row["model"], row["recipe"]))) is None:
+                continue
+            m, prompt = prompts[row["model"], row["prompt_id"]]
+            is_first_layered = prompt["has_layers"] and n not in has_layered
+            if is_first_layered:
+                has_layered.add(n)
+            rounds.append((1 if is_first_layered else row["place_in_kind"], m, n))
+        return [(m, n) for _, m, n in sorted(rounds)]
+
+    def _built(self, frames: QueryCache, traces: Sequence[tuple[int, int]]) -> Iterator[Trace]:
+        """Yield the documents of traces, queried batch by batch: a full file takes no more of them."""
+        variants, prompts = variant_names(frames, self._order), prompt_rows(frames, self._order)
+        texts = [(*variants[n], prompts[m]["prompt_id"]) for m, n in traces]
+        for start in range(0, len(texts), TRACE_BATCH_SIZE):
+            batch = texts[start : start + TRACE_BATCH_SIZE]
+            frames.focus(batch)
+            yield from (trace(frames, *text) for text in batch)
+        frames.focus(())
 
     def _sql(self) -> dict[str, Statement]:
         statements = {key: self._statement(query.title, query.sql, query.narrow) for key, query in STATEMENTS.items()}

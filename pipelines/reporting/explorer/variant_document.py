@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
+from typing import Any
 
 import polars as pl
 
@@ -93,26 +94,44 @@ def _fact(value: object) -> str:
 
 
 def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[str, int]) -> list[PromptSummary]:
-    means = {row["prompt_id"]: row for row in frames.of("text_means", **where).iter_rows(named=True)}
-    parts = {row["prompt_id"]: row for row in frames.of("parts", **where).iter_rows(named=True)}
-    summaries: list[PromptSummary] = []
-    for text in frames.of("texts", **where).iter_rows(named=True):
-        prompt = text["prompt_id"]
-        mean = means.get(prompt, {})
-        dense, pruned = text["text_dense"] or "", text["text"] or ""
-        same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
-        summaries.append(
-            {
-                **text_outcome(text, parts.get(prompt, {}), CELL),
-                "prompt": positions[prompt],
-                "text_same": prose(dense[:same]),
-                "text_dense": prose(dense[same:]),
-                "text_pruned": prose(pruned[same:]),
-                "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
-                "kl_free_mean": number(mean.get("kl_free_mean_nats")),
-            }
-        )
-    return summaries
+    """Return the texts of a variant: what breaks first comes first, and those of the dense model as in the index."""
+    means, parts = (_by(frames.of(key, **where), "prompt_id") for key in ("text_means", "parts"))
+    places = _by(frames.of("written", **where), "prompt_id")
+    texts = sorted(
+        frames.of("texts", **where).iter_rows(named=True),
+        key=lambda text: (places.get(text["prompt_id"], {}).get("place_in_order", 0), positions[text["prompt_id"]]),
+    )
+    return [
+        summary(text, means.get(text["prompt_id"], {}), parts.get(text["prompt_id"], {}), positions[text["prompt_id"]])
+        for text in texts
+    ]
+
+
+def _by(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    return {row[column]: row for row in frame.iter_rows(named=True)}
+
+
+def summary(text: Mapping[str, Any], mean: Mapping[str, Any], parts: Mapping[str, Any], prompt: int) -> PromptSummary:
+    """Return the summary of one text.
+
+    Args:
+        text: row of statement `texts`.
+        mean: its row of `text_means`, if any.
+        parts: its row of `parts`, if any.
+        prompt: position of the prompt in the index.
+    """
+    dense, pruned = text["text_dense"] or "", text["text"] or ""
+    same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
+    return {
+        **text_outcome(text, parts, CELL),
+        "prompt": prompt,
+        "text_same": prose(dense[:same]),
+        "text_dense": prose(dense[same:]),
+        "text_pruned": prose(pruned[same:]),
+        "kl_step0": number(mean.get("kl_step0_nats")),
+        "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
+        "kl_free_mean": number(mean.get("kl_free_mean_nats")),
+    }
 
 
 def _layers(frame: pl.DataFrame) -> dict[str, LayerCurves]:

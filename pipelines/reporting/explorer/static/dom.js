@@ -146,14 +146,28 @@ function headingOver(title, columns, where) {
   return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), where)));
 }
 
-// The first few items of a long list, and a button that shows the others.
+// How many items a button adds: all that are left, or the next few of a very long list.
+const MOST_ADDED = 60;
+function batchAfter(length, shown) {
+  return length - shown > MOST_ADDED ? 24 : length - shown;
+}
+
+function moreOf(length, shown, what) {
+  const count = batchAfter(length, shown);
+  return shown + count < length ? `${count} more of ${length} ${what}` : `All ${length} ${what}`;
+}
+
+// The first few items of a long list, and a button that shows more.
 function someOf(list, count, draw, what) {
   if (list.length <= count + 2) return list.map(draw);
   const button = el("button", { type: "button", class: "more", onclick: () => {
-    const rest = nodes(list.slice(count).map(draw));
-    button.replaceWith(fill(document.createDocumentFragment(), null, rest));
-    if (rest.length) land(rest[0].querySelector("h3"));
-  } }, `All ${list.length} ${what}`);
+    const rest = nodes(list.slice(count, count + batchAfter(list.length, count)).map(draw));
+    count += rest.length;
+    button.before(...rest);
+    if (count < list.length) button.textContent = moreOf(list.length, count, what);
+    else button.remove();
+    if (rest.length) land(rest[0].querySelector("h3, h4"));
+  } }, moreOf(list.length, count, what));
   return [list.slice(0, count).map(draw), button];
 }
 

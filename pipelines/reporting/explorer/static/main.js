@@ -6,6 +6,7 @@ const VIEWS = {
   "": { view: overview, title: () => index.title },
   variant: { view: variantPage, title: (id) => variantsById.get(id)?.recipe },
   compare: { view: comparePage, title: () => "Compare" },
+  prompt: { view: promptPage, title: (model, id) => index.prompts.find((one) => one.prompt_id === id)?.name },
   tokens: { view: tokensPage, title: (id, prompt) => [index.prompts.find((one) => one.prompt_id === prompt)?.name, variantsById.get(id)?.recipe].filter(Boolean).join(", ") },
   figures: { view: figuresPage, title: () => "Figures" },
   sql: { view: sqlPage, title: () => "SQL" },

@@ -10,7 +10,7 @@ function overview() {
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
-    el("section", null, heading(2, "Prompts", "prompts"), promptsTable()),
+    el("section", null, heading(2, "Prompts", "prompts"), byKind(), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
       bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
@@ -103,33 +103,6 @@ function claimsTable(claims) {
       { id: "amount", heading: "amount", align: "number", value: (claim) => claim.amount, cell: (claim) => number(claim.amount) },
       { id: "interval", heading: "95 % interval", align: "number", value: (claim) => claim.low, cell: (claim) => (isNumber(claim.low) ? `${number(claim.low)} to ${number(claim.high)}` : "–") },
       { id: "n", heading: "n", align: "number", doc: "independent units", value: (claim) => claim.n, cell: (claim) => [number(claim.n), " ", el("span", { class: "hint" }, claim.units)] },
-    ],
-  });
-}
-
-function promptsTable() {
-  const first = (prompt, place) => index.variants.find((variant) => variant.model === prompt.model && !variant.is_dense && variant.traces.includes(place));
-  return dataTable({
-    label: "prompts",
-    isCards: true,
-    rows: index.prompts.map((prompt, place) => ({ ...prompt, place })),
-    limit: 12,
-    filter: index.prompts.length > 8 ? (prompt) => `${prompt.name} ${prompt.kind} ${prompt.text}` : undefined,
-    columns: [
-      {
-        id: "name",
-        heading: "prompt",
-        value: (prompt) => prompt.name,
-        cell: (prompt) => {
-          const variant = first(prompt, prompt.place);
-          return variant ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, 0) }, name(prompt.name)) : name(prompt.name);
-        },
-      },
-      ...(index.models.length > 1 ? [{ id: "model", heading: "model", value: (prompt) => prompt.model, cell: (prompt) => name(prompt.model) }] : []),
-      { id: "kind", heading: "kind", value: (prompt) => prompt.kind, cell: (prompt) => prompt.kind },
-      { id: "text", heading: "text", align: "wide", value: (prompt) => prompt.text, cell: (prompt) => el("span", { class: "clamp", dir: "auto" }, prompt.text) },
-      { id: "gold", heading: "right answer", value: (prompt) => prompt.gold, cell: (prompt) => name(prompt.gold ?? "–") },
-      { id: "steps", heading: "tokens", align: "number", value: (prompt) => prompt.steps, cell: (prompt) => number(prompt.steps) },
     ],
   });
 }

@@ -2,10 +2,12 @@
 
 /* columns: [{id, heading, doc, align, value(row) → number | string | null, cell(row) → node or text}].
    sortBy: the initial sort column; without it, rows keep their order. Rows without a value come last in both directions.
-   isCards: whether each row is a card on a narrow screen. limit: number of rows to show before a button shows all. */
-function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, limit = Infinity }) {
+   pick: {label, of(row)}, a select of the rows' values beside the filter. isCards: whether each row is a card on a narrow
+   screen. limit: number of rows to show before a button shows more. */
+function dataTable({ label, columns, rows, filter, pick, rowClass, sortBy, isCards, limit = Infinity }) {
   let most = limit + 3 > rows.length ? Infinity : limit;
-  let state = { sorting: columns.some(({ id }) => id === sortBy) ? [{ id: sortBy, desc: false }] : [], globalFilter: "" };
+  let state = { sorting: columns.some(({ id }) => id === sortBy) ? [{ id: sortBy, desc: false }] : [], globalFilter: undefined };
+  const wanted = { text: "", value: "" };
   const table = TableCore.createTable({
     data: rows,
     columns: columns.map((column) => ({
@@ -19,7 +21,7 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
     getSortedRowModel: TableCore.getSortedRowModel(),
     getFilteredRowModel: TableCore.getFilteredRowModel(),
     getColumnCanGlobalFilter: () => true,
-    globalFilterFn: (row, _, wanted) => filter(row.original).toLowerCase().includes(wanted.toLowerCase()),
+    globalFilterFn: (row, _, { text, value }) => (!value || pick.of(row.original) === value) && filter(row.original).toLowerCase().includes(text.toLowerCase()),
     renderFallbackValue: null,
     state: {},
     onStateChange: () => {},
@@ -32,7 +34,8 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
   const body = el("tbody");
   const more = el("button", { type: "button", class: "more", onclick: () => {
     const first = most;
-    most = Infinity;
+    const { length } = table.getRowModel().rows;
+    most = first + batchAfter(length, first) < length ? first + batchAfter(length, first) : Infinity;
     draw();
     land(body.rows[first]);
   } });
@@ -40,6 +43,11 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
   const headings = columns.map((column) =>
     el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => turn(column.id) }, column.heading)),
   );
+  // A new object at every change, so that the table filters again.
+  function narrow(changed) {
+    Object.assign(wanted, changed);
+    set({ globalFilter: wanted.text || wanted.value ? { ...wanted } : undefined });
+  }
   function turn(id) {
     const [current] = state.sorting;
     set({ sorting: [{ id, desc: current?.id === id && !current.desc }] });
@@ -58,16 +66,18 @@ function dataTable({ label, columns, rows, filter, rowClass, sortBy, isCards, li
       ),
     );
     more.hidden = shown.length <= most;
-    more.textContent = `All ${shown.length} rows`;
+    more.textContent = moreOf(shown.length, most, "rows");
     if (filter) count.textContent = shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
   set({});
   const grid = el("div", { class: isCards ? "scroll cards" : "scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", null, el("thead", null, el("tr", null, headings)), body));
   if (!filter || rows.length < 2) return el("div", null, grid, more);
-  const box = el("input", { type: "search", placeholder: "Filter", "aria-label": `Filter: ${label}`, oninput: (event) => set({ globalFilter: event.target.value }) });
+  const box = el("input", { type: "search", placeholder: "Filter", "aria-label": `Filter: ${label}`, oninput: (event) => narrow({ text: event.target.value }) });
+  const values = pick ? [...new Set(rows.map(pick.of))] : [];
+  const chooser = values.length > 1 && el("select", { "aria-label": `${pick.label}: ${label}`, onchange: () => narrow({ value: chooser.value }) }, el("option", { value: "" }, `every ${pick.label}`), values.map((value) => el("option", { value }, value)));
   const sorter = isCards && el("select", { class: "narrow", "aria-label": "sort by", onchange: () => set({ sorting: [{ id: sorter.value, desc: false }] }) }, columns.map((column) => el("option", { value: column.id }, `by ${headingText(column)}`)));
   if (sorter) sorter.value = state.sorting[0]?.id ?? columns[0].id;
-  return el("div", null, el("div", { class: "tools" }, box, sorter, count), grid, more);
+  return el("div", null, el("div", { class: "tools" }, box, chooser, sorter, count), grid, more);
 }
 
 function headingText(column) {

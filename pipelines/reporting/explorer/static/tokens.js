@@ -43,7 +43,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const promptSelect = el("select", { "aria-label": "prompt", onchange: () => go("tokens", id, promptSelect.value, 0) }, prompts.map((one) => el("option", { value: one.prompt_id }, one.name)));
   promptSelect.value = promptId;
   return [
-    el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
+    el("h1", { tabindex: -1 }, promptLink(prompt), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
     el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts", where), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they differ", where)]),
@@ -203,6 +203,10 @@ function layersAt(view, step) {
     const parted = agrees && scope === "propagated" && agrees.at(-1) === false ? agrees.findLastIndex((same) => same !== false) + 1 : -1;
     return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "differs from here on" }]));
   });
+  if (!view.prompt.has_layers) {
+    const layered = view.variant.traces.map((at) => index.prompts[at]).filter((prompt) => prompt.has_layers);
+    return el("p", { class: "hint" }, "This prompt was measured at the output only: it has no layers.", layered.length > 0 && [" With layers: ", layered.slice(0, 3).map((prompt, at) => [at > 0 && ", ", el("a", { href: route("tokens", view.variant.id, prompt.prompt_id, 0) }, name(prompt.name))]), "."]);
+  }
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
   const isElsewhere = trajectory === "free" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
   return [isElsewhere && el("p", { class: "hint" }, "Layers are measured with teacher forcing: after the first flip they belong to the dense text, not to the pruned one."), measured];

@@ -346,7 +346,19 @@ def noise_variants(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame([{"model": model, "recipe": "noise-batch"} for model in models])
 
 
+def prompt_summary(models=(MODEL,), prompts=PROMPTS) -> pl.DataFrame:
+    """Return the places of the prompts, by name."""
+    return pl.DataFrame(
+        [
+            {"model": model, "prompt_id": prompt, "place_in_order": place, "place_in_kind": place}
+            for model in models
+            for place, prompt in enumerate(sorted(prompts), start=1)
+        ]
+    )
+
+
 MARTS = (
+    prompt_summary,
     q05_bias_by_deviation,
     stg_generations,
     stg_top_tokens,

@@ -15,6 +15,8 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     LayerCurves,
     Layers,
     PairDocument,
+    PromptDocument,
+    PromptSummary,
     Steps,
     Trace,
     VariantDocument,
@@ -67,6 +69,7 @@ def documents(
         if 0 < n < len(recipes):
             for m, prompt in enumerate(prompts):
                 found[f"trace/{n}/{m}"] = _trace(id_, prompt, dense, pruned)
+    found |= {f"prompt/{m}": _prompt(prompt, m, ids) for m, prompt in enumerate(prompts)}
     return found
 
 
@@ -133,6 +136,18 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "where": {"model": model, "recipe": recipe},
                 "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
                 "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
+                "kinds": [
+                    {
+                        "kind": "choice",
+                        "prompts": len(prompts),
+                        "flipped": len(prompts) if n else 0,
+                        "collapsed": n % 2,
+                        "graded": len(prompts),
+                        "correct": 0 if n else len(prompts),
+                        "first_flip": FIRST_FLIP if n else None,
+                        "kl_step0": kl,
+                    }
+                ],
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
             }
         )
@@ -152,8 +167,19 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "text": prose(prompt),
                 "gold": "B",
                 "steps": STEPS,
+                "place": m + 1,
+                "variants": len(recipes),
+                "flipped": len(recipes),
+                "collapsed": 1,
+                "graded": len(recipes),
+                "correct": 0,
+                "is_correct_dense": True,
+                "first_flip_min": FIRST_FLIP,
+                "first_flip_median": FIRST_FLIP,
+                "kl_step0": 0.5,
+                "has_layers": True,
             }
-            for prompt in prompts
+            for m, prompt in enumerate(prompts)
         ],
         "columns": [
             {
@@ -252,26 +278,7 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
         "id": id_,
         "facts": [{"name": "recipe", "text": prose(id_)}],
         "facts_sql": "all",
-        "prompts": [
-            {
-                "prompt": m,
-                "first_flip_step": FIRST_FLIP if n else None,
-                "collapse_step": 5 if n else None,
-                "collapse_step_dense": None,
-                "answer": prose(id_),
-                "answer_dense": "B",
-                "is_correct": False,
-                "is_correct_dense": True,
-                "text_same": "The sky\n is",
-                "text_dense": " blue." if n else "",
-                "text_pruned": prose(f" red{id_}", 60) if n else "",
-                "kl_forced_mean": 0.5,
-                "kl_free_mean": 2.0,
-                "parts_at": "1 mlp",
-                "parts_for_good_at": "2 attn",
-            }
-            for m, _ in enumerate(prompts)
-        ],
+        "prompts": [_summary(id_, n, m) for m, _ in enumerate(prompts)],
         "prompts_sql": "all",
         "layers": {"local": _curves(1), "propagated": _curves(3)} if n else {},
         "layers_sql": "all",
@@ -288,6 +295,35 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
                 "sql": "all",
             }
         ],
+    }
+
+
+def _summary(id_: str, n: int, m: int) -> PromptSummary:
+    return {
+        "prompt": m,
+        "first_flip_step": FIRST_FLIP if n else None,
+        "collapse_step": 5 if n else None,
+        "collapse_step_dense": None,
+        "answer": prose(id_),
+        "answer_dense": "B",
+        "is_correct": False,
+        "is_correct_dense": True,
+        "text_same": "The sky\n is",
+        "text_dense": " blue." if n else "",
+        "text_pruned": prose(f" red{id_}", 60) if n else "",
+        "kl_step0": 0.25,
+        "kl_forced_mean": 0.5,
+        "kl_free_mean": 2.0,
+        "parts_at": "1 mlp",
+        "parts_for_good_at": "2 attn",
+    }
+
+
+def _prompt(prompt: str, m: int, ids: list[str]) -> PromptDocument:
+    return {
+        "prompt_id": prompt,
+        "texts": [{**_summary(id_, n, m), "variant": n} for n, id_ in enumerate(ids)],
+        "sql": dict.fromkeys(("texts", "text_means", "parts"), "all"),
     }
 
 

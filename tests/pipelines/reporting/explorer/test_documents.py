@@ -330,7 +330,7 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert {name for name in found if name.startswith("trace/")} == {f"trace/{n}/0" for n in range(1, 7)}
     assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(0,)}
     [note] = found["index"]["notes"]
-    assert "at most 15 MB: 12 of 18 token views." in note
+    assert "at most 15 MB: 12 of 18 token views (those of each variant and kind of prompt that break last)." in note
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
@@ -445,7 +445,7 @@ def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
     query = narrowed(STATEMENTS["facts"], {"model": "a'; drop table x; --", "recipe": "r"})
     assert "model = 'a''; drop table x; --' and recipe = 'r'" in query
     with pytest.raises(ValueError, match="nothing only"):
-        narrowed(STATEMENTS["prompts"], {"model": "a"})
+        narrowed(STATEMENTS["lens"], {"model": "a"})
 
 
 def test_every_measurement_has_its_table(by_hand) -> None:

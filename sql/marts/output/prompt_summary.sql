@@ -1,0 +1,112 @@
+-- One row per prompt with how many variants it breaks, how early, and the place of the prompt in that order.
+-- grain: one row per model × prompt with a text of the dense model or of a pruned variant.
+-- key: model, prompt_id
+-- inputs: stg_generations, noise_variants, decoding_at_reference
+-- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
+--   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
+--   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
+--   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
+-- reason: with hundreds of prompts a reader starts from those that break first; the report and the terminal list them.
+-- columns:
+--   steps: Steps of the dense model's text up to its end [steps]
+--   variants: Pruned variants with a text for this prompt [variants]
+--   variants_flipped: Those whose text differs from the dense one [variants]
+--   variants_collapsed: Those whose text falls into a loop [variants]
+--   first_flip_step_min: Earliest first flip of a variant; NULL where none flips [step]
+--   first_flip_step_median: Median first flip over the variants; NULL where most never flip [step]
+--   kl_step0_median_nats: Median KL(dense‖pruned) over variants at the first generated token [nats]
+--   variants_graded: Variants whose answer could be graded [variants]
+--   variants_correct: Variants with the right answer [variants]
+--   is_correct_dense: Whether the dense model gives the right answer; NULL without a known answer
+--   place_in_order: Place in the order of what breaks first, in its model; 1 is first
+--   place_in_kind: The same among the prompts of its kind
+with
+
+prompts as (
+    select
+        model,
+        prompt_id,
+        any_value(kind) as kind,
+        max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps,
+        bool_or(is_correct) filter (where recipe = 'dense') as is_correct_dense
+    from stg_generations
+    group by model, prompt_id
+),
+
+texts as (
+    select
+        generations.model,
+        generations.prompt_id,
+        count(*) as variants,
+        count(generations.first_flip_step) as variants_flipped,
+        count(generations.collapse_step) as variants_collapsed,
+        min(generations.first_flip_step) as first_flip_step_min,
+        -- Infinity means "never" inside the median and becomes NULL below.
+        median(coalesce(cast(generations.first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
+        count(generations.is_correct) as variants_graded,
+        cast(count_if(generations.is_correct) as bigint) as variants_correct
+    from stg_generations as generations
+    anti join noise_variants
+        on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
+    where generations.recipe <> 'dense'
+    group by generations.model, generations.prompt_id
+),
+
+first_steps as (
+    select
+        model,
+        prompt_id,
+        median(kl_dense_pruned_nats) as kl_step0_median_nats
+    from decoding_at_reference
+    where recipe <> 'dense' and trajectory = 'teacher_forced' and step = 0
+    group by model, prompt_id
+),
+
+ordered as (
+    select
+        prompts.model,
+        prompts.prompt_id,
+        prompts.kind,
+        prompts.steps,
+        coalesce(texts.variants, 0) as variants,
+        coalesce(texts.variants_flipped, 0) as variants_flipped,
+        coalesce(texts.variants_collapsed, 0) as variants_collapsed,
+        texts.first_flip_step_min,
+        nullif(texts.first_flip_step_median, cast('inf' as double)) as first_flip_step_median,
+        first_steps.kl_step0_median_nats,
+        coalesce(texts.variants_graded, 0) as variants_graded,
+        coalesce(texts.variants_correct, 0) as variants_correct,
+        prompts.is_correct_dense,
+        row_number() over (
+            partition by prompts.model
+            order by
+                texts.first_flip_step_median asc nulls last,
+                texts.variants_flipped / texts.variants desc nulls last,
+                texts.variants_collapsed / texts.variants desc nulls last,
+                first_steps.kl_step0_median_nats desc nulls last,
+                prompts.prompt_id asc
+        ) as place_in_order
+    from prompts
+    left join texts
+        on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
+    left join first_steps
+        on prompts.model = first_steps.model and prompts.prompt_id = first_steps.prompt_id
+)
+
+select
+    model,
+    prompt_id,
+    kind,
+    steps,
+    variants,
+    variants_flipped,
+    variants_collapsed,
+    first_flip_step_min,
+    first_flip_step_median,
+    kl_step0_median_nats,
+    variants_graded,
+    variants_correct,
+    is_correct_dense,
+    place_in_order,
+    row_number() over (partition by model, kind order by place_in_order) as place_in_kind
+from ordered
