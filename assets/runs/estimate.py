@@ -81,6 +81,7 @@ class ModelEstimate:
         streamed: bytes of layers that every pass loads onto the device.
         device: the device, as the study's `memory` calls it.
         refused: recipes that a run would refuse once it has found the layers, and why.
+        power: which losses the verdicts will be able to tell apart.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ModelEstimate:
     streamed: int = 0
     device: str = "cpu"
     refused: Sequence[str] = ()
+    power: Sequence[str] = ()
 
     @property
     def all_costs(self) -> list[Cost]:
@@ -145,6 +147,7 @@ def estimate_model(
     from prunescope.pipelines.core.device import available_bytes, resolve_device, workers_on
     from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
     from prunescope.pipelines.planning.machine_speed import measure_machine
+    from prunescope.pipelines.planning.power import verdict_power
     from prunescope.pipelines.planning.preflight import check_outline, unmatched
     from prunescope.pipelines.planning.workload import Workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
@@ -154,6 +157,7 @@ def estimate_model(
     device = resolve_device(study.device)
     device_key = "cuda:0" if device == "cuda" else device
     local = [task for task in study.tasks if find(task).is_local]
+    tasks = _task_sizes(local, outline) if local else []
     resident = None if study.memory is None else study.memory.get(device_key, 0)
     load = Workload(
         study,
@@ -161,7 +165,7 @@ def estimate_model(
         prompts=[len(prompt.ids) for prompt in prompts],
         windows=[len(text.windows) for text in texts],
         workers=workers_on(device),
-        tasks=_task_sizes(local, outline) if local else [],
+        tasks=tasks,
         retrieval=retrieval,
         resident_bytes=resident,
     )
@@ -209,6 +213,7 @@ def estimate_model(
         device=device_key,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
+        power=verdict_power(study, tasks) if prompts or tasks else (),
     )
 
 
@@ -304,6 +309,7 @@ def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
         lines.append(("everything is current; nothing would be computed", False))
     else:
         lines += _costs_in_words(found, found.machine)
+        lines += [(line, False) for line in found.power]
     return [(f"{found.model}: {line}", is_warning) for line, is_warning in lines]
 
 

@@ -80,7 +80,8 @@ def test_without_a_safe_variant_the_nearest_is_named_with_what_tells_it_apart():
     assert answer["text"].startswith(
         "By the share of tokens whose most likely token changes, the least is 14 % [10 %, 18 %], that of y, the next, "
         "39 % (paired, 95 % over all comparisons). x: writing loses 5 % [1, 9] of the dense model's right answers "
-        "above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 of 4 texts change, 1 loop."
+        "above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 of 4 texts change, 1 "
+        "loop."
     )
 
 

@@ -1,0 +1,47 @@
+"""The losses that a study will be able to tell from the tolerance of a verdict, before anything is computed."""
+
+import math
+from collections.abc import Sequence
+
+from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.studies import Study
+
+# As in sql/macros/verdict.sql and the view variant_verdict; a test compares them.
+MIN_UNITS, TOLERANCE = 30, 0.1
+_Z = 1.959963984540054
+# Standard deviation over prompts of the share of changed tokens where a tenth changes, as measured on
+# SmolLM2-135M-Instruct with texts of 24 tokens (study `demo`, attn-drop-4).
+SPREAD_OF_PROMPTS = 0.1
+
+
+def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
+    """Return for writing and for choosing which losses the study will call tolerated, and which not.
+
+    A share of answers is compared with the tolerance as by Wilson's interval, whose end is at the tolerance where the
+    share is t ∓ z √(t (1 − t) / n); the share of changed tokens as by Student's t over prompts.
+
+    Args:
+        study: prompts and tasks.
+        tasks: sizes of the tasks.
+    """
+    questions = sum(prompt.kind == "choice" for prompt in study.prompts)
+    written = sum(task.samples for task in tasks if task.scoring == "greedy")
+    chosen = sum(task.samples for task in tasks if task.scoring in {"full_text", "letter"})
+    of_answers = math.sqrt(TOLERANCE * (1 - TOLERANCE))
+    return [
+        _kind("writing", [(written, "answers", of_answers), (len(study.prompts), "prompts", SPREAD_OF_PROMPTS)]),
+        _kind("choosing", [(chosen, "answers", of_answers), (questions, "questions", of_answers)]),
+    ]
+
+
+def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
+    enough = [entry for entry in evidence if entry[0] >= MIN_UNITS]
+    if not enough:
+        counts = " and ".join(f"{count} {unit}" for count, unit, _ in evidence)
+        return f"{kind} will not be judged: {counts} are fewer than the {MIN_UNITS} that a verdict needs"
+    parts = []
+    for count, unit, spread in enough:
+        margin = _Z * spread / math.sqrt(count)
+        low = f"tolerated up to {TOLERANCE - margin:.1%} and " if margin < TOLERANCE else "never tolerated, but "
+        parts.append(f"by {count} {unit} a loss will be called {low}lost from {TOLERANCE + margin:.1%} on")
+    return f"{kind}: {'; '.join(parts)}"

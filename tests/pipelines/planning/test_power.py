@@ -1,0 +1,54 @@
+"""What a plan says of its verdicts, against the SQL that gives them."""
+
+import pytest
+
+from prunescope.pipelines.planning.power import MIN_UNITS, SPREAD_OF_PROMPTS, TOLERANCE, verdict_power
+from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.reporting import advice
+from prunescope.pipelines.studies import Study
+from tests.sql.warehouse_builder import Handmade
+
+
+def study(prompts: int, questions: int) -> Study:
+    options = {"options": ["A", "B"], "gold": "A"}
+    asked = [{"id": f"o{n}", "kind": "open", "text": "Why?"} for n in range(prompts - questions)]
+    asked += [{"id": f"c{n}", "kind": "choice", "text": "Which?", **options} for n in range(questions)]
+    models = [{"name": "m", "source": "embedded"}]
+    return Study.model_validate({"name": "s", "models": models, "recipes": ["dense"], "prompts": asked})
+
+
+def task(scoring: str, samples: int) -> TaskSize:
+    return TaskSize("t", scoring, samples, (), 0, 0.0)
+
+
+@pytest.mark.parametrize("count", [40, 100, 1319])
+def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_the_tolerance(count: int) -> None:
+    [_, choosing] = verdict_power(study(1, 0), [task("full_text", count)])
+    low, high = (float(part.split("%")[0].split()[-1]) / 100 for part in choosing.split(" and lost from"))
+    with Handmade().opened() as connection:
+        # One answer more or less is beyond the limit.
+        for share, side, step in ((low, 2, -1), (high, 1, 1)):
+            for shift, is_decided in ((step, True), (-step, False)):
+                query = "select wilson_interval(?::double, ?::bigint)[?]"
+                [(end,)] = connection.execute(query, [share * count + shift, count, side]).fetchall()
+                assert ((end <= TOLERANCE) if side == 2 else (end > TOLERANCE)) is is_decided
+
+
+def test_too_few_units_are_named_by_kind() -> None:
+    writing, choosing = verdict_power(study(36, 12), [task("full_text", 16), task("greedy", 4)])
+
+    assert choosing == (
+        "choosing will not be judged: 16 answers and 12 questions are fewer than the 30 that a verdict needs"
+    )
+    margin = 1.959964 * SPREAD_OF_PROMPTS / 6
+    assert writing == (
+        f"writing: by 36 prompts a loss will be called tolerated up to {0.1 - margin:.1%} and lost from "
+        f"{0.1 + margin:.1%} on"
+    )
+    assert MIN_UNITS == advice.MIN_UNITS
+
+
+def test_few_answers_never_show_that_a_loss_is_tolerated() -> None:
+    [writing, _] = verdict_power(study(1, 0), [task("greedy", 30)])
+
+    assert "by 30 answers a loss will be called never tolerated, but lost from 20.7% on" in writing
