@@ -1,9 +1,8 @@
 """The statistics that the questions share, against scipy and at their edges."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import math
 
 import duckdb
 import numpy as np
