@@ -9,6 +9,9 @@
 --   metric: Name of the probe: top1_agreement, kl_kept or kl_step0_kept [label]
 --   score: The probe as a score [share]
 --   score_se: Its standard error over prompts; NULL below two [share]
+--   score_low: Lower end of its 95 % interval, clustered by prompt: Wilson's with an effective number of steps, or
+--     Student's t on a logarithmic scale of the mean KL; NULL where not known [share]
+--   score_high: Upper end of its 95 % interval, the same way [share]
 with
 
 prompts as (
@@ -48,7 +51,12 @@ probe_errors as (
         means.recipe,
         means.metric,
         any_value(means.per_step) as per_step,
-        error_over_clusters((prompts.total - prompts.steps * means.per_step) / means.steps) as per_step_se
+        error_over_clusters((prompts.total - prompts.steps * means.per_step) / means.steps) as per_step_se,
+        case when means.metric = 'top1_agreement' then wilson_interval_over_clusters(prompts.total, prompts.steps) end
+            as share_ends,
+        interval_of_positive_mean(
+            any_value(means.per_step), half_width_of_mean(prompts.total, prompts.steps)
+        ) as mean_ends
     from probe_means as means
     inner join prompts
         on means.model = prompts.model and means.recipe = prompts.recipe and means.metric = prompts.metric
@@ -62,5 +70,7 @@ select
     metric,
     case when metric = 'top1_agreement' then per_step else exp(-per_step) end as score,
     -- First order: a logarithm's error is relative.
-    per_step_se * case when metric = 'top1_agreement' then 1 else exp(-per_step) end as score_se
+    per_step_se * case when metric = 'top1_agreement' then 1 else exp(-per_step) end as score_se,
+    coalesce(share_ends[1], exp(-mean_ends[2])) as score_low,
+    coalesce(share_ends[2], exp(-mean_ends[1])) as score_high
 from probe_errors

@@ -4,7 +4,7 @@
 -- inputs: stg_layer_transitions, decoding_at_reference
 -- how to read: teacher forced, at the reference temperature. Ranks and thresholds are over all prompts. The dense
 --   recipe and sublayers that the recipe did not touch are excluded.
--- reason: q01 computes all figures and their resamples from these sums, so that the layer records are read once. The
+-- reason: q01 computes all figures and their intervals from these sums, so that the layer records are read once. The
 --   view is long because names must stay integers until the records are aggregated: sorting a hundred million rows by
 --   names takes several times as long.
 -- columns:

@@ -20,3 +20,26 @@ create or replace macro half_width_over_clusters(influence) as case
     when sum(influence ** 2) > 0
         then t_quantile_975(count(influence) - 1) * error_over_clusters(influence)
 end;
+
+-- Sum over clusters of the squared difference between their total and the one that the mean of all gives their size.
+create or replace macro squared_deviations(total, size) as (
+    sum(total ** 2) - 2 * (sum(total) / sum(size)) * sum(total * size)
+    + (sum(total) / sum(size)) ** 2 * sum(size ** 2)
+);
+
+-- Variance of a mean from each cluster's total and size, by the sandwich formula: an aggregate that needs no second
+-- pass over the clusters. NULL below two clusters; 0 where they deviate by no more than rounding.
+create or replace macro variance_over_clusters(total, size) as (
+    count(total) / nullif(count(total) - 1.0, 0)
+    * case
+        when squared_deviations(total, size) > 1e-13 * sum(total ** 2) then squared_deviations(total, size)
+        else 0
+    end
+    / sum(size) ** 2
+);
+
+-- Half the width of a mean's 95 % interval from each cluster's total and size, as half_width_over_clusters.
+create or replace macro half_width_of_mean(total, size) as case
+    when variance_over_clusters(total, size) > 0
+        then t_quantile_975(count(total) - 1) * sqrt(variance_over_clusters(total, size))
+end;

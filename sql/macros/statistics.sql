@@ -47,7 +47,7 @@ create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 -- Standard error of a difference from those of both sides and the covariance of their means.
 create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
     -- Where both sides move together exactly, rounding must not give the root of a negative number.
-    case when se ** 2 + other_se ** 2 > 2 * covariance then se ** 2 + other_se ** 2 - 2 * covariance else 0 * se end
+    case when se ** 2 + other_se ** 2 <= 2 * covariance then 0 else se ** 2 + other_se ** 2 - 2 * covariance end
 );
 
 -- Two logits nearer than this are a tie that rounding may reverse, because passes of other shapes round differently.

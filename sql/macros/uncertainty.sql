@@ -1,58 +1,6 @@
--- Bootstrap over whole units (prompts, samples, tasks) with fixed draws: equal rows always give the same interval.
-
--- Number of times that each unit is drawn in each of 400 resamples with replacement: a list of 400 lists of weights.
--- The draws come from MD5, which is the same in every version of DuckDB.
-create or replace macro bootstrap_weights(units) as list_transform(
-    range(400),
-    lambda resample: list_transform(
-        -- The range adds each unit once, so that every unit has a count; the counts are in the order of the units.
-        map_values(
-            list_histogram(
-                list_concat(
-                    range(units),
-                    list_transform(
-                        range(units),
-                        lambda draw: cast(md5_number_lower(resample || '/' || draw) % cast(units as ubigint) as bigint)
-                    )
-                )
-            )
-        ),
-        lambda times: cast(times - 1 as double)
-    )
-);
-
--- 95 % percentile interval of a figure over its resamples, as [low, high]; resamples where the figure is NULL are
--- skipped. NULL below 5 units, and where no resample differs, because the uncertainty is then not known.
-create or replace macro bootstrap_interval(figure, units) as case
-    when units >= 5 and min(figure) < max(figure) then quantile_cont(figure, [0.025, 0.975])
-end;
-
--- Weighted mean of per-unit sums over per-unit counts; NULL where the resample has none of them.
-create or replace macro resampled_share(weights, sums, counts) as (
-    list_dot_product(weights, sums) / nullif(list_dot_product(weights, counts), 0)
-);
-
--- Pearson correlation of a resample from per-unit counts, sums, squares and products; NULL where a side does not vary.
-create or replace macro resampled_correlation(weights, counts, x, y, xx, yy, xy) as correlation_of_sums(
-    list_dot_product(weights, counts),
-    list_dot_product(weights, x),
-    list_dot_product(weights, y),
-    list_dot_product(weights, xx),
-    list_dot_product(weights, yy),
-    list_dot_product(weights, xy)
-);
-
--- Area under the ROC curve of a resample, exact in the units' own weights and first order in those of the others, so
--- that it may exceed 0 to 1: auc = Σ negatives_below / (P N) = 1 − Σ positives_below / (P N) over all P positives and N
--- negatives, where negatives_below sums over a unit's positives the number of negatives below, positives_below over its
--- negatives the number of positives below; equal ones count half.
-create or replace macro resampled_auc(
-    weights, negatives_below, positives, positives_below, negatives, auc
-) as (
-    resampled_share(weights, negatives_below, positives) / list_sum(negatives)
-    - resampled_share(weights, positives_below, negatives) / list_sum(positives)
-    + 1 - auc
-);
+-- Intervals of shares, of their differences and ratios, and of correlations. All are closed forms at 95 %; that of a
+-- mean over clusters is in clusters.sql. `python -m tests.benchmarks.coverage` simulates how often each covers the
+-- truth.
 
 -- The value clamped to 0 to 1; greatest and least would turn NULL into a bound.
 create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;
@@ -66,20 +14,9 @@ create or replace macro wilson_end(successes, trials, z) as (
     / (trials + z * z)
 );
 
--- Variance of a share of successes over clusters by the sandwich formula; an aggregate. Cancellation is harmless,
--- because the counts are small whole numbers.
-create or replace macro variance_over_clusters(successes, trials) as (
-    count(*) / nullif(count(*) - 1.0, 0)
-    * (
-        sum(successes ** 2) - 2 * (sum(successes) / sum(trials)) * sum(successes * trials)
-        + (sum(successes) / sum(trials)) ** 2 * sum(trials ** 2)
-    )
-    / sum(trials) ** 2
-);
-
 -- Number of independent trials that a clustered sample is worth; an aggregate.
 create or replace macro effective_trials(successes, trials) as case
-    when count_if(successes > 0) > 1 and count_if(successes < trials) > 1
+    when count_if(successes > 0) > 3 and count_if(successes < trials) > 3
         then
             least(
                 sum(trials),
@@ -94,6 +31,7 @@ end;
 -- One root of the quadratic equation whose roots are the ends of a ratio's interval: side −1 the lower one, 1 the upper
 -- one. The product of the roots gives the lower one where the leading coefficient is not positive.
 create or replace macro end_of_ratio(a, a_side, b, b_side, correlation, side) as case
+    when a = 0 and a_side = 0 then 0
     when b ** 2 - b_side ** 2 > 1e-12
         then
             (
@@ -149,8 +87,8 @@ end;
 
 -- 95 % interval of the share of successes in trials that come in clusters, as [low, high]; an aggregate over clusters.
 -- Wilson's, with the trials replaced by their effective number: Korn and Graubard's (doi 10.2307/2528999), from the
--- sandwich variance and Student's t. Where at most one cluster has a success, or at most one a failure, the spread
--- between clusters is not known, and only the clusters themselves count as trials.
+-- sandwich variance and Student's t. Where fewer than four clusters have a success, or a failure, the spread between
+-- clusters is hardly known, and only the clusters themselves count as trials.
 create or replace macro wilson_interval_over_clusters(successes, trials) as wilson_interval(
     sum(successes) / sum(trials) * effective_trials(successes, trials), effective_trials(successes, trials)
 );
@@ -203,6 +141,53 @@ create or replace macro interval_of_correlation(correlation, half_width) as case
         ]
 end;
 
+-- The same of an area under a ROC curve, whose distance from 1/2 behaves as a correlation.
+create or replace macro interval_of_auc(auc, half_width) as case
+    when auc > 0 and auc < 1
+        then [
+            (1 + interval_of_correlation(2 * auc - 1, 2 * half_width)[1]) / 2,
+            (1 + interval_of_correlation(2 * auc - 1, 2 * half_width)[2]) / 2
+        ]
+end;
+
+-- Half the width of a rank correlation's interval over independent pairs, before Fisher's transformation (Bonett and
+-- Wright, doi 10.1007/BF02294183). NULL below 5 pairs.
+create or replace macro half_width_of_rank_correlation(correlation, pairs) as case
+    when pairs >= 5
+        then 1.959963984540054 * sqrt((1 + correlation ** 2 / 2) / (pairs - 3)) * (1 - correlation ** 2)
+end;
+
+-- What a cluster adds to a correlation beyond its expected part: from its sums of products and squares around the
+-- common means, and those of all clusters.
+create or replace macro influence_on_correlation(xy, xx, yy, all_xy, all_xx, all_yy) as (
+    (xy - all_xy / 2 * (xx / nullif(all_xx, 0) + yy / nullif(all_yy, 0))) / nullif(sqrt(all_xx * all_yy), 0)
+);
+
+-- What a cluster adds to an area under a ROC curve beyond its expected part, to first order. negatives_below sums over
+-- the cluster's positives the negatives of all clusters below, positives_below over its negatives the positives below.
+create or replace macro influence_on_auc(
+    negatives_below, positives, positives_below, negatives, auc, all_positives, all_negatives
+) as (
+    (negatives_below - auc * all_negatives * positives - positives_below + (1 - auc) * all_positives * negatives)
+    / (all_positives * all_negatives)
+);
+
+-- 95 % interval of the mean of positive values, as [low, high], from half the width of a symmetric one: on a
+-- logarithmic scale, because a few large values make the mean's own distribution skewed. NULL for a mean of 0.
+create or replace macro interval_of_positive_mean(mean, half_width) as case
+    when mean > 0 then [mean * exp(-half_width / mean), mean * exp(half_width / mean)]
+end;
+
+-- Probability that Student's t is below the value, within 0.01 from 4 degrees of freedom (Abramowitz and Stegun
+-- 26.7.8, and a logistic curve for the normal distribution).
+create or replace macro t_probability(t, df) as 1 / (
+    1
+    + exp(
+        -1.5976 * t * (1 - 0.25 / df) / sqrt(1 + t ** 2 / (2 * df))
+        - 0.07056 * (t * (1 - 0.25 / df) / sqrt(1 + t ** 2 / (2 * df))) ** 3
+    )
+);
+
 -- 95 % interval of the change of a share between two answers to the same questions, as [low, high]: (gained − lost) /
 -- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the
 -- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %.
@@ -216,7 +201,11 @@ create or replace macro interval_of_paired_change(lost, gained, pairs) as list_t
             wilson_interval(lost, pairs)[1],
             wilson_interval(lost, pairs)[2],
             -- A sample is not both.
-            -sqrt((gained / pairs) * (lost / pairs) / nullif((1 - gained / pairs) * (1 - lost / pairs), 0))
+            case
+                when gained < pairs and lost < pairs
+                    then -sqrt((gained / pairs) * (lost / pairs) / ((1 - gained / pairs) * (1 - lost / pairs)))
+                else 0
+            end
         )
     ],
     lambda ends: case

@@ -4,9 +4,9 @@
 -- inputs: decoding_at_reference
 -- how to read: a teacher-forced step is flipped where the pruned model would choose another token in the dense model's
 --   text. auc is the probability that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
---   (`entropy`) than an unchanged one; 0.5 = useless. auc_low and auc_high are a 95 % interval that resamples whole
---   prompts, as in q01. NULL where there is too little data: auc below 3 flips or 3 unchanged steps, its bounds below 5
---   prompts, below 3 prompts with a flip or where no resample differs. The dense recipe is excluded.
+--   (`entropy`) than an unchanged one; 0.5 = useless. auc_low and auc_high are a 95 % interval with prompts as the
+--   independent units, as in q01. NULL where there is too little data: auc below 3 flips or 3 unchanged steps, its
+--   bounds below 3 prompts with a flip and for an auc of 0 or 1. The dense recipe is excluded.
 -- reason: if the margin predicts flips, the dense model alone says which answers are at risk, before any pruning.
 -- columns:
 --   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p
@@ -14,8 +14,8 @@
 --   n_prompts: Prompts that they come from [prompts]
 --   n_flips: Steps at which the pruned model would choose another token [steps]
 --   auc: Chance that a flipped step has the smaller margin or the larger entropy than a kept one [probability]
---   auc_low: Lower end of the 95 % interval of auc over prompts [probability]
---   auc_high: Upper end of the 95 % interval of auc over prompts [probability]
+--   auc_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
+--   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 with
 
 scored as (
@@ -80,41 +80,31 @@ fits as (
         case
             when sum(flips) >= 3 and sum(kept) >= 3 then sum(kept_below_flips) / (sum(flips) * sum(kept))
         end as auc,
-        list(flips order by prompt_id) as flips,
-        list(kept order by prompt_id) as kept,
-        list(kept_below_flips order by prompt_id) as kept_below_flips,
-        list(flips_below_kept order by prompt_id) as flips_below_kept
+        sum(flips) as all_flips,
+        sum(kept) as all_kept
     from prompt_sums
     group by model, recipe, predictor
 ),
 
-sizes as (
-    select distinct n_prompts
-    from fits
-    where n_prompts >= 5
-),
-
-resamples as (
-    select
-        n_prompts,
-        unnest(bootstrap_weights(n_prompts)) as weights
-    from sizes
-),
-
-intervals as (
+spreads as (
     select
         fits.model,
         fits.recipe,
         fits.predictor,
-        bootstrap_interval(
-            resampled_auc(
-                resamples.weights, fits.kept_below_flips, fits.flips, fits.flips_below_kept, fits.kept, fits.auc
-            ),
-            any_value(fits.n_prompts)
-        ) as auc
+        half_width_over_clusters(
+            influence_on_auc(
+                sums.kept_below_flips,
+                sums.flips,
+                sums.flips_below_kept,
+                sums.kept,
+                fits.auc,
+                fits.all_flips,
+                fits.all_kept
+            )
+        ) as half_width
     from fits
-    inner join resamples
-        on fits.n_prompts = resamples.n_prompts
+    inner join prompt_sums as sums
+        on fits.model = sums.model and fits.recipe = sums.recipe and fits.predictor = sums.predictor
     where fits.auc is not null and fits.n_prompts_with_flips >= 3
     group by fits.model, fits.recipe, fits.predictor
 )
@@ -127,12 +117,12 @@ select
     fits.n_prompts,
     fits.n_flips,
     fits.auc,
-    within_0_and_1(intervals.auc[1]) as auc_low,
-    within_0_and_1(intervals.auc[2]) as auc_high
+    interval_of_auc(fits.auc, spreads.half_width)[1] as auc_low,
+    interval_of_auc(fits.auc, spreads.half_width)[2] as auc_high
 from fits
-left join intervals
+left join spreads
     on
-        fits.model = intervals.model
-        and fits.recipe = intervals.recipe
-        and fits.predictor = intervals.predictor
+        fits.model = spreads.model
+        and fits.recipe = spreads.recipe
+        and fits.predictor = spreads.predictor
 order by fits.model, fits.recipe, fits.predictor

@@ -5,12 +5,13 @@
 -- how to read: a group of tasks, such as MMLU, is one score (task_group_scores). critical_k is where the score first
 --   falls to half the dense one, interpolated linearly between neighbouring numbers of drops from the dense model (k =
 --   0) on; variants of equal k are averaged. Its interval is where half the dense score is within the 95 % band of the
---   scores, with the standard errors of variant and dense added as independent ones. NULL beyond k_largest, because
---   nothing is extrapolated: with critical_k_low and no critical_k the score may have halved already, with critical_k
---   and no critical_k_high it may not have. Bounds are NULL where a score has no standard error. A task whose score by
---   chance is above half the dense one never halves. Only metrics of which more is better, and a dense score above 0.
---   Rows of kind probe (task_group probes) do the same for the probes of drop_probe_scores, which are 1 for the dense
---   model. critical_k_top1 and critical_k_kl repeat two of them beside every task of the same drops.
+--   scores, of Wilson's intervals of variant and dense as independent ones, at each number of drops by itself. NULL
+--   beyond k_largest, because nothing is extrapolated: with critical_k_low and no critical_k the score may have halved
+--   already, with critical_k and no critical_k_high it may not have. Bounds are NULL where a score or a probe has no
+--   interval. A task whose score by chance is above half the dense one never halves. Only metrics of which more is
+--   better, and a dense score above 0. Rows of kind probe (task_group probes) do the same for the probes of
+--   drop_probe_scores, which are 1 for the dense model. critical_k_top1 and critical_k_kl repeat two of them beside
+--   every task of the same drops.
 -- reason: turns the cliff of the paper's Figure 1 into one number per task; generation reaches it first.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]

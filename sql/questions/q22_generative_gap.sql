@@ -1,16 +1,16 @@
 -- How much less do tasks that choose among options lose than tasks that write text?
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
--- inputs: task_group_scores, stg_variants
+-- inputs: score_pairs, stg_variants
 -- how to read: the loss of a task is the share of its dense score that is gone, 1 − score / dense score, negative where
 --   the score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
---   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval adds the errors
---   of all scores as independent ones; scores of one model on the same samples correlate, so that it is rather too
---   wide. NULL where one kind of task, or an error, is missing. measure score uses every metric but agreement, measure
---   agreement only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a
---   model too weak for a task can lose too. Where options are given, guessing keeps a part of either, so that their
---   loss stays below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the
---   dense recipe and noise variants.
+--   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval is paired by
+--   answer: of ratios of Wilson's intervals, tasks as independent (as in task_losses), not corrected for the number of
+--   variants. NULL where one kind of task is missing. measure score uses every metric but agreement, measure agreement
+--   only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a model too
+--   weak for a task can lose too. Where options are given, guessing keeps a part of either, so that their loss stays
+--   below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense
+--   recipe and noise variants.
 -- reason: the paper's headline as one number per variant, comparable between methods.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -21,30 +21,29 @@
 --   kept_non_generative: Geometric mean of what the former keep of their dense score [share]
 --   kept_generative: Geometric mean of what the latter keep [share]
 --   loss_gap: Non-generative minus generative loss [share] = loss_non_generative − loss_generative
---   loss_gap_low: Lower end of its 95 % interval [share]
---   loss_gap_high: Upper end of its 95 % interval [share]
+--   loss_gap_low: Lower end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
+--   loss_gap_high: Upper end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
 with
 
 metrics as (
     select
-        pruned.model,
-        pruned.recipe,
-        case when pruned.metric = 'agreement' then 'agreement' else 'score' end as measure,
-        pruned.task_group,
-        pruned.kind,
-        pruned.score / dense.score as kept,
-        -- First order in both errors.
-        sqrt((pruned.score_se / dense.score) ** 2 + (pruned.score * dense.score_se / dense.score ** 2) ** 2)
-            as kept_se
-    from task_group_scores as pruned
-    inner join task_group_scores as dense
-        on
-            pruned.model = dense.model
-            and pruned.task_group = dense.task_group
-            and pruned.kind = dense.kind
-            and pruned.metric = dense.metric
-            and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense' and pruned.is_higher_better and pruned.kind <> 'perplexity' and dense.score > 0
+        model,
+        recipe,
+        measure,
+        task_group,
+        kind,
+        score / score_dense as kept,
+        interval_of_ratio(
+            score,
+            score_low,
+            score_high,
+            score_dense,
+            score_dense_low,
+            score_dense_high,
+            correlation_or_0(answers_covariance, answers_variance, answers_dense_variance)
+        ) as ends
+    from score_pairs
+    where not is_noise and score_dense > 0
 ),
 
 tasks as (
@@ -56,7 +55,8 @@ tasks as (
         kind,
         avg(kept) as kept,
         -- Metrics of one task are of the same samples, so that their errors are averaged.
-        case when count(kept_se) = count(*) then avg(kept_se) end as kept_se
+        avg(kept - ends[1]) as room_below,
+        avg(ends[2] - kept) as room_above
     from metrics
     group by model, recipe, measure, task_group, kind
 ),
@@ -68,9 +68,10 @@ kinds as (
         measure,
         kind,
         count(*) as n,
-        1 - avg(kept) as loss,
+        avg(kept) as kept_mean,
         geometric_mean_of(kept) as kept,
-        case when count(kept_se) = count(*) then sum(kept_se ** 2) / count(*) ** 2 end as variance
+        avg(kept) - sqrt(sum(room_below ** 2)) / count(*) as kept_low,
+        avg(kept) + sqrt(sum(room_above ** 2)) / count(*) as kept_high
     from tasks
     group by model, recipe, measure, kind
 ),
@@ -82,13 +83,20 @@ variants as (
         measure,
         coalesce(max(n) filter (where kind = 'non_generative'), 0) as n_non_generative,
         coalesce(max(n) filter (where kind = 'generative'), 0) as n_generative,
-        max(loss) filter (where kind = 'non_generative') as loss_non_generative,
-        max(loss) filter (where kind = 'generative') as loss_generative,
+        1 - max(kept_mean) filter (where kind = 'non_generative') as loss_non_generative,
+        1 - max(kept_mean) filter (where kind = 'generative') as loss_generative,
         max(kept) filter (where kind = 'non_generative') as kept_non_generative,
         max(kept) filter (where kind = 'generative') as kept_generative,
-        sqrt(
-            max(variance) filter (where kind = 'non_generative') + max(variance) filter (where kind = 'generative')
-        ) as gap_se
+        -- Different tasks, and so different answers.
+        interval_of_difference(
+            max(kept_mean) filter (where kind = 'generative'),
+            max(kept_low) filter (where kind = 'generative'),
+            max(kept_high) filter (where kind = 'generative'),
+            max(kept_mean) filter (where kind = 'non_generative'),
+            max(kept_low) filter (where kind = 'non_generative'),
+            max(kept_high) filter (where kind = 'non_generative'),
+            0
+        ) as gap_ends
     from kinds
     group by model, recipe, measure
 )
@@ -105,10 +113,9 @@ select
     variants.kept_non_generative,
     variants.kept_generative,
     variants.loss_non_generative - variants.loss_generative as loss_gap,
-    variants.loss_non_generative - variants.loss_generative - 1.959963984540054 * variants.gap_se as loss_gap_low,
-    variants.loss_non_generative - variants.loss_generative + 1.959963984540054 * variants.gap_se as loss_gap_high
+    variants.gap_ends[1] as loss_gap_low,
+    variants.gap_ends[2] as loss_gap_high
 from variants
 inner join stg_variants
     on variants.model = stg_variants.model and variants.recipe = stg_variants.recipe
-where not stg_variants.is_noise
 order by variants.model, variants.measure <> 'score', stg_variants.method, variants.recipe

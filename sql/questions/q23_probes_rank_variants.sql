@@ -5,17 +5,17 @@
 -- how to read: the mart damage_probes says what each probe is; only recipes that drop sublayers have influence. Each
 --   probe is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate the probe, over the
 --   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
---   interval resamples variants (400 fixed resamples, with ranks as they are over all). NULL below 5 variants or where
---   one side does not vary. Noise variants are excluded. A group of tasks, such as MMLU, ranks as one
---   (task_group_scores).
+--   interval takes variants as independent (Bonett and Wright's, on Fisher's scale), and is NULL for a perfect ranking.
+--   It is not corrected for the number of probes and tasks. NULL below 5 variants or where one side does not vary.
+--   Noise variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: Name of the probe [label]
 --   metric: Name of the score within its task
 --   n_variants: Pruned variants with both [variants]
 --   spearman: Rank correlation of probe and loss; NULL below 5 variants [-1 to 1]
---   spearman_low: Lower end of its 95 % interval over variants [-1 to 1]
---   spearman_high: Upper end of its 95 % interval over variants [-1 to 1]
+--   spearman_low: Lower end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
+--   spearman_high: Upper end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
 with
 
@@ -83,65 +83,21 @@ fits as (
         end as spearman,
         case
             when count(*) >= 5 then kendall_tau_b(list(damage order by recipe), list(loss order by recipe))
-        end as kendall_tau_b,
-        list(1.0 order by recipe) as ones,
-        list(damage_below order by recipe) as x,
-        list(loss_below order by recipe) as y,
-        list(damage_below ** 2 order by recipe) as xx,
-        list(loss_below ** 2 order by recipe) as yy,
-        list(damage_below * loss_below order by recipe) as xy
+        end as kendall_tau_b
     from ranked
     group by model, probe, task_group, kind, metric
-),
-
-sizes as (
-    select distinct n_variants
-    from fits
-    where n_variants >= 5
-),
-
-resamples as (
-    select
-        n_variants,
-        unnest(bootstrap_weights(n_variants)) as weights
-    from sizes
-),
-
-intervals as (
-    select
-        fits.model,
-        fits.probe,
-        fits.task_group,
-        fits.kind,
-        fits.metric,
-        bootstrap_interval(
-            resampled_correlation(resamples.weights, fits.ones, fits.x, fits.y, fits.xx, fits.yy, fits.xy),
-            any_value(fits.n_variants)
-        ) as spearman
-    from fits
-    inner join resamples
-        on fits.n_variants = resamples.n_variants
-    where fits.spearman is not null
-    group by fits.model, fits.probe, fits.task_group, fits.kind, fits.metric
 )
 
 select
-    fits.model,
-    fits.probe,
-    fits.task_group,
-    fits.kind,
-    fits.metric,
-    fits.n_variants,
-    fits.spearman,
-    intervals.spearman[1] as spearman_low,
-    intervals.spearman[2] as spearman_high,
-    fits.kendall_tau_b
+    model,
+    probe,
+    task_group,
+    kind,
+    metric,
+    n_variants,
+    spearman,
+    interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[1] as spearman_low,
+    interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[2] as spearman_high,
+    kendall_tau_b
 from fits
-left join intervals
-    on
-        fits.model = intervals.model
-        and fits.probe = intervals.probe
-        and fits.task_group = intervals.task_group
-        and fits.kind = intervals.kind
-        and fits.metric = intervals.metric
-order by fits.model, fits.task_group, fits.kind, fits.metric, fits.probe
+order by model, task_group, kind, metric, probe

@@ -5,11 +5,12 @@
 -- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are over
 --   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of the
 --   measured temperatures (is_at_edge) the true lowest may be beyond it; every KL vanishes as T grows, so that a lowest
---   KL at the highest temperature means nothing. certainty is the share of 400 fixed resamples of whole prompts in
---   which the same temperature is the lowest; NULL below 5 prompts. No row where only one temperature was measured. The
---   dense recipe and noise variants are excluded.
+--   KL at the highest temperature means nothing. certainty is 1 − the one-sided p-value of a paired t-test over prompts
+--   against the temperature that is hardest to tell from it, not corrected for the number of temperatures; NULL below 5
+--   prompts and where none deviates. No row where only one temperature was measured. The dense recipe and noise
+--   variants are excluded.
 -- reason: a higher sampling temperature may hide pruning or show it; the paper draws this curve. The view is a little
---   long because the resampling repeats the choice of the lowest temperature.
+--   long because the lowest temperature is compared with every other one.
 -- columns:
 --   n_temperatures: Temperatures that were measured [temperatures]
 --   n: Steps measured at all of them [steps]
@@ -20,7 +21,8 @@
 --   kl_lowest_nats: Mean KL there [nats]
 --   kl_highest_nats: Mean KL at the temperature at which it is highest [nats]
 --   is_at_edge: Whether temperature_lowest is the lowest or the highest temperature measured
---   certainty: Share of resamples of prompts with the same temperature_lowest; NULL below 5 prompts [share]
+--   certainty: 1 − one-sided p that another temperature is as low, paired t-test over prompts; NULL below 5 prompts
+--     [probability]
 with
 
 temperatures as (
@@ -79,9 +81,7 @@ means as (
         any_value(n_temperatures) as n_temperatures,
         count(*) as n_prompts,
         cast(sum(steps) as bigint) as n,
-        sum(kl_sum_nats) / sum(steps) as kl_nats,
-        list(steps order by prompt_id) as steps,
-        list(kl_sum_nats order by prompt_id) as kl_sums_nats
+        sum(kl_sum_nats) / sum(steps) as kl_nats
     from prompt_sums
     group by model, recipe, trajectory, temperature
 ),
@@ -103,49 +103,45 @@ lowest as (
     group by model, recipe, trajectory
 ),
 
-sizes as (
-    select distinct n_prompts
-    from means
-    where n_prompts >= 5
-),
-
-resamples as (
+-- Every other temperature against the lowest, paired by prompt.
+rivals as (
     select
-        n_prompts,
-        unnest(range(400)) as resample,
-        unnest(bootstrap_weights(n_prompts)) as weights
-    from sizes
-),
-
-resampled as (
-    select
-        means.model,
-        means.recipe,
-        means.trajectory,
-        resamples.resample,
-        arg_min(
-            means.temperature,
-            row(resampled_share(resamples.weights, means.kl_sums_nats, means.steps), means.temperature)
-        ) as temperature
-    from means
-    inner join resamples
-        on means.n_prompts = resamples.n_prompts
-    group by means.model, means.recipe, means.trajectory, resamples.resample
+        lowest.model,
+        lowest.recipe,
+        lowest.trajectory,
+        count(*) as prompts,
+        sum(other.kl_sum_nats - best.kl_sum_nats) / sum(best.steps) as difference_nats,
+        sqrt(variance_over_clusters(other.kl_sum_nats - best.kl_sum_nats, best.steps)) as difference_se_nats
+    from lowest
+    inner join prompt_sums as best
+        on
+            lowest.model = best.model
+            and lowest.recipe = best.recipe
+            and lowest.trajectory = best.trajectory
+            and lowest.temperature_lowest = best.temperature
+    inner join prompt_sums as other
+        on
+            best.model = other.model
+            and best.recipe = other.recipe
+            and best.trajectory = other.trajectory
+            and best.prompt_id = other.prompt_id
+            and best.temperature <> other.temperature
+    group by lowest.model, lowest.recipe, lowest.trajectory, other.temperature
 ),
 
 certainties as (
     select
-        resampled.model,
-        resampled.recipe,
-        resampled.trajectory,
-        avg(cast(resampled.temperature = lowest.temperature_lowest as integer)) as certainty
-    from resampled
-    inner join lowest
-        on
-            resampled.model = lowest.model
-            and resampled.recipe = lowest.recipe
-            and resampled.trajectory = lowest.trajectory
-    group by resampled.model, resampled.recipe, resampled.trajectory
+        model,
+        recipe,
+        trajectory,
+        min(
+            case
+                when prompts >= 5 and difference_se_nats > 0
+                    then t_probability(difference_nats / difference_se_nats, prompts - 1)
+            end
+        ) as certainty
+    from rivals
+    group by model, recipe, trajectory
 )
 
 select

@@ -7,8 +7,8 @@
 --   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
 --   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
 --   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
---   and step, its interval resamples whole prompts (400 fixed resamples; NULL below 5). Masks without samples and steps
---   that only one of the two has are excluded; NULL where nothing is left.
+--   and step, its interval is Student's t over prompts (NULL below two, and where none deviates). Masks without samples
+--   and steps that only one of the two has are excluded; NULL where nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
 --   it compares the same pairs by their masks and by their KL.
 -- columns:
@@ -26,8 +26,8 @@
 --   kl_nats: Mean KL of the first one there [nats]
 --   other_kl_nats: Mean KL of the second one there [nats]
 --   kl_difference_nats: Second minus first [nats] = other_kl_nats − kl_nats
---   kl_difference_low_nats: Lower end of its 95 % interval over prompts [nats]
---   kl_difference_high_nats: Upper end of its 95 % interval over prompts [nats]
+--   kl_difference_low_nats: Lower end of its 95 % interval, paired, Student's t over prompts [nats]
+--   kl_difference_high_nats: Upper end of its 95 % interval, paired, Student's t over prompts [nats]
 with
 
 described as (
@@ -141,38 +141,9 @@ divergences as (
         count(*) as n_prompts,
         sum(kl_sum_nats) / sum(steps) as kl_nats,
         sum(other_kl_sum_nats) / sum(steps) as other_kl_nats,
-        list(steps order by prompt_id) as steps,
-        list(other_kl_sum_nats - kl_sum_nats order by prompt_id) as differences
+        half_width_of_mean(other_kl_sum_nats - kl_sum_nats, steps) as half_width
     from prompt_sums
     group by model, recipe, other_recipe
-),
-
-sizes as (
-    select distinct n_prompts
-    from divergences
-    where n_prompts >= 5
-),
-
-resamples as (
-    select
-        n_prompts,
-        unnest(bootstrap_weights(n_prompts)) as weights
-    from sizes
-),
-
-intervals as (
-    select
-        divergences.model,
-        divergences.recipe,
-        divergences.other_recipe,
-        bootstrap_interval(
-            resampled_share(resamples.weights, divergences.differences, divergences.steps),
-            any_value(divergences.n_prompts)
-        ) as difference
-    from divergences
-    inner join resamples
-        on divergences.n_prompts = resamples.n_prompts
-    group by divergences.model, divergences.recipe, divergences.other_recipe
 )
 
 select
@@ -193,8 +164,8 @@ select
     divergences.kl_nats,
     divergences.other_kl_nats,
     divergences.other_kl_nats - divergences.kl_nats as kl_difference_nats,
-    intervals.difference[1] as kl_difference_low_nats,
-    intervals.difference[2] as kl_difference_high_nats
+    divergences.other_kl_nats - divergences.kl_nats - divergences.half_width as kl_difference_low_nats,
+    divergences.other_kl_nats - divergences.kl_nats + divergences.half_width as kl_difference_high_nats
 from pairs
 left join mask_sums
     on
@@ -206,9 +177,4 @@ left join divergences
         pairs.model = divergences.model
         and pairs.recipe = divergences.recipe
         and pairs.other_recipe = divergences.other_recipe
-left join intervals
-    on
-        pairs.model = intervals.model
-        and pairs.recipe = intervals.recipe
-        and pairs.other_recipe = intervals.other_recipe
 order by pairs.model, pairs.recipe, pairs.other_recipe

@@ -4,9 +4,10 @@
 -- inputs: stg_retrieval_scores, noise_variants
 -- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share is that as a part of the dense one;
 --   below 0 the variant finds more. spearman relates 1 − embedding_cosine and ndcg_loss_share over all rows of the
---   model with both (the same in each of its rows): 1 says that the embeddings rank the losses. Its interval resamples
---   whole data sets (400 fixed resamples, with ranks as they are over all; NULL below 5 data sets). NULL below 10 rows
---   or where one side does not vary. The dense recipe and noise variants are excluded.
+--   model with both (the same in each of its rows): 1 says that the embeddings rank the losses. Its interval is
+--   Student's t with data sets as the independent units, to first order, with ranks as they are over all; NULL below
+--   two data sets and for a perfect ranking. NULL below 10 rows or where one side does not vary. The dense recipe and
+--   noise variants are excluded.
 -- reason: retrieval reads h and not the softmax, so that the paper expects it to survive as long as h does.
 -- columns:
 --   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured [-1 to
@@ -17,8 +18,8 @@
 --   ndcg_loss_share: Part of the dense score that is lost; NULL where that is 0 [share] = ndcg_loss/ndcg_dense
 --   n_queries: Queries of the data set [queries]
 --   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
---   spearman_low: Lower end of its 95 % interval over data sets [-1 to 1]
---   spearman_high: Upper end of its 95 % interval over data sets [-1 to 1]
+--   spearman_low: Lower end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
+--   spearman_high: Upper end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
 with
 
 losses as (
@@ -78,43 +79,34 @@ data_set_sums as (
 fits as (
     select
         model,
-        count(*) as n_data_sets,
         case
             when sum(n) >= 10 then correlation_of_sums(sum(n), sum(x), sum(y), sum(xx), sum(yy), sum(xy))
         end as spearman,
-        list(n order by data_set) as n,
-        list(x order by data_set) as x,
-        list(y order by data_set) as y,
-        list(xx order by data_set) as xx,
-        list(yy order by data_set) as yy,
-        list(xy order by data_set) as xy
+        sum(x) / sum(n) as x_mean,
+        sum(y) / sum(n) as y_mean,
+        sum(xx) - sum(x) ** 2 / sum(n) as all_xx,
+        sum(yy) - sum(y) ** 2 / sum(n) as all_yy,
+        sum(xy) - sum(x) * sum(y) / sum(n) as all_xy
     from data_set_sums
     group by model
 ),
 
-sizes as (
-    select distinct n_data_sets
-    from fits
-    where n_data_sets >= 5
-),
-
-resamples as (
-    select
-        n_data_sets,
-        unnest(bootstrap_weights(n_data_sets)) as weights
-    from sizes
-),
-
-intervals as (
+spreads as (
     select
         fits.model,
-        bootstrap_interval(
-            resampled_correlation(resamples.weights, fits.n, fits.x, fits.y, fits.xx, fits.yy, fits.xy),
-            any_value(fits.n_data_sets)
-        ) as spearman
+        half_width_over_clusters(
+            influence_on_correlation(
+                sums.xy - fits.x_mean * sums.y - fits.y_mean * sums.x + sums.n * fits.x_mean * fits.y_mean,
+                sums.xx - 2 * fits.x_mean * sums.x + sums.n * fits.x_mean ** 2,
+                sums.yy - 2 * fits.y_mean * sums.y + sums.n * fits.y_mean ** 2,
+                fits.all_xy,
+                fits.all_xx,
+                fits.all_yy
+            )
+        ) as half_width
     from fits
-    inner join resamples
-        on fits.n_data_sets = resamples.n_data_sets
+    inner join data_set_sums as sums
+        on fits.model = sums.model
     where fits.spearman is not null
     group by fits.model
 )
@@ -130,11 +122,11 @@ select
     losses.ndcg_loss_share,
     losses.n_queries,
     fits.spearman,
-    intervals.spearman[1] as spearman_low,
-    intervals.spearman[2] as spearman_high
+    interval_of_correlation(fits.spearman, spreads.half_width)[1] as spearman_low,
+    interval_of_correlation(fits.spearman, spreads.half_width)[2] as spearman_high
 from losses
 left join fits
     on losses.model = fits.model
-left join intervals
-    on losses.model = intervals.model
+left join spreads
+    on losses.model = spreads.model
 order by losses.model, losses.recipe, losses.data_set

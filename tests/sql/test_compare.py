@@ -13,10 +13,10 @@ from scipy import stats
 from prunescope.warehouse.catalogue import comparison
 from prunescope.warehouse.catalogue.comparison import Comparison, compare_pairs
 from prunescope.warehouse.core.errors import WarehouseError
+from tests.sql import reference_intervals
 from tests.sql.built_tasks import task_sample
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
-from tests.sql.resampling import interval
 from tests.sql.warehouse_builder import Handmade, Memory, Row
 
 Compare = Callable[[Handmade, str, str], Comparison]
@@ -271,7 +271,7 @@ def test_without_generations_the_hash_of_the_prompts_proves_their_texts(
     assert found.missing == (() if is_paired else (reason,))
 
 
-def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(compare: Compare) -> None:
+def test_tasks_are_paired_by_sample_with_an_exact_test(compare: Compare) -> None:
     chance, warehouse = np.random.default_rng(11), two_variants()
     right = {side: chance.random(30) < share for side, share in (("a", 0.8), ("b", 0.5))}
     nats = {side: np.float32(-chance.exponential(3, (9, 3))).astype(float) for side in "ab"}
@@ -292,7 +292,7 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(compare
     assert (row["only_a_right"], row["only_b_right"], row["clusters"]) == (only_a, only_b, 30)
     assert row["mcnemar_p"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
     change = right["b"].astype(float) - right["a"]
-    low, high = interval(lambda drawn: change[drawn].mean(), 30)
+    low, high = reference_intervals.of_paired_change(only_a, only_b, 30)
     assert (row["a"], row["difference"]) == (pytest.approx(right["a"].mean()), pytest.approx(change.mean()))
     assert (row["a_se"], row["difference_se"]) == (
         pytest.approx(stats.sem(right["a"])),
@@ -303,7 +303,11 @@ def test_tasks_are_paired_by_sample_with_an_exact_test_and_drawn_samples(compare
     letters = by_statistic(found, "task arc")
     assert set(letters) == {"accuracy_letter", "accuracy_letter_log_likelihood", "accuracy_letter_margin"}
     moved = nats["b"][:, 0] - nats["a"][:, 0]
-    assert letters["accuracy_letter_log_likelihood"]["difference"] == pytest.approx(moved.mean(), rel=1e-5)
+    letter = letters["accuracy_letter_log_likelihood"]
+    ends = stats.ttest_1samp(moved, 0).confidence_interval(0.95)
+    assert (letter["difference"], letter["difference_low"], letter["difference_high"]) == pytest.approx(
+        (moved.mean(), ends.low, ends.high), rel=1e-3
+    )
     assert letters["accuracy_letter_log_likelihood"]["mcnemar_p"] is None
 
 

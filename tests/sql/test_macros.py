@@ -1,5 +1,6 @@
 """The statistics that the questions share, against scipy and at their edges."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue import database
-from tests.sql.resampling import RESAMPLES, draws
+from tests.sql import reference_intervals
+from tests.sql.reference_intervals import Interval
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +148,122 @@ def test_a_geometric_mean_is_zero_at_a_zero_and_null_below_it(
     assert found == (expected if expected is None else pytest.approx(expected))
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 10), (3, 10), (10, 10), (1, 10**9), (10**9, 10**9)])
-def test_wilsons_interval_is_scipys(successes: int, trials: int, connection: duckdb.DuckDBPyConnection) -> None:
-    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 2), (0, 10), (3, 10), (10, 10), (2, 10**9), (10**9, 10**9), (2.5, 7.5)]
+)
+def test_wilsons_interval_is_scipys(successes: float, trials: float, connection: duckdb.DuckDBPyConnection) -> None:
+    expected = reference_intervals.wilson(successes, trials)
+    if isinstance(successes, int):
+        scipys = stats.binomtest(successes, int(trials)).proportion_ci(method="wilson")
+        assert expected == pytest.approx(tuple(scipys), rel=1e-4, abs=1e-12)
+    found = value(connection, f"wilson_interval({successes}, {trials})")
 
-    assert value(connection, f"wilson_interval({successes}, {trials})") == pytest.approx(list(expected), abs=1e-15)
+    assert found == pytest.approx(list(expected), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("trials", [2, 5, 1000])
+def test_the_end_at_one_success_is_poissons_exact_one(trials: int, connection: duckdb.DuckDBPyConnection) -> None:
+    # With 0.05/n at stake the chance to see a success is 5 %.
+    low = value(connection, f"wilson_interval(1, {trials})[1]")
+    high = value(connection, f"wilson_interval({trials - 1}, {trials})[2]")
+
+    assert low == pytest.approx(-math.log(0.95) / trials)
+    assert high == pytest.approx(1 - low)
+
+
+def test_students_quantile_is_scipys_from_one_degree_of_freedom_on(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = connection.execute("select df, t_quantile_975(df) from range(1, 400) as one(df)").fetchall()
+
+    assert [found for _, found in rows] == pytest.approx([stats.t.ppf(0.975, df) for df, _ in rows], rel=5e-4)
+    assert value(connection, "t_quantile_975(0)") is None
+
+
+@pytest.mark.parametrize(("t", "df"), [(-3.0, 4), (0.0, 4), (0.7, 5), (2.5, 8), (1.0, 60), (40.0, 200)])
+def test_the_distribution_of_t_is_scipys(t: float, df: int, connection: duckdb.DuckDBPyConnection) -> None:
+    assert value(connection, f"t_probability({t}, {df})") == pytest.approx(stats.t.cdf(t, df), abs=0.01)
+
+
+def test_an_interval_of_a_paired_change_agrees_with_the_exact_test(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = connection.execute(
+        """
+        select lost, gained, pairs, interval_of_paired_change(lost, gained, pairs) as ends
+        from range(26) as one(lost), range(26) as other(gained), (values (1), (2), (7), (25), (2000)) as sizes(pairs)
+        where lost + gained <= pairs
+        """
+    ).fetchall()
+    assert len(rows) > 800
+    for lost, gained, _, (low, high) in rows:
+        is_rejected = lost + gained > 0 and stats.binomtest(lost, lost + gained).pvalue < 0.05
+        assert is_rejected == (not low <= 0 <= high), (lost, gained)
+    for lost, gained, pairs, ends in rows[::37]:
+        assert ends == pytest.approx(reference_intervals.of_paired_change(lost, gained, pairs), rel=1e-4, abs=1e-9)
+
+
+# Estimate and interval of either side, and the correlation of their errors.
+PAIRS = [
+    (0.6, (0.45, 0.72), 0.7, (0.55, 0.81), 0.5),
+    # No success, with and without a bound on the divisor that is far below twice it.
+    (0.0, (0.0, 0.66), 1.0, (0.34, 1.0), 0.0),
+    (0.05, (0.01, 0.24), 0.1, (0.03, 0.3), 0.2),
+    # Worse than a guess.
+    (-0.2, (-0.24, -0.03), 0.4, (0.2, 0.55), -0.3),
+    (-0.05, (-0.2, 0.3), 0.4, (0.2, 0.55), 0.4),
+]
+
+
+@pytest.mark.parametrize(("a", "of_a", "b", "of_b", "correlation"), PAIRS)
+def test_differences_and_ratios_have_the_ends_that_solve_their_equations(
+    a: float,
+    of_a: Interval,
+    b: float,
+    of_b: Interval,
+    correlation: float,
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    given = ", ".join(f"({x})::double" for x in (a, *of_a, b, *of_b, correlation))
+    ratio = reference_intervals.of_ratio(a, of_a, b, of_b, correlation)
+    difference = reference_intervals.of_difference(a, of_a, b, of_b, correlation)
+
+    assert value(connection, f"interval_of_ratio({given})") == pytest.approx(list(ratio), abs=1e-9)
+    assert value(connection, f"interval_of_difference({given})") == pytest.approx(list(difference))
+
+
+def test_a_ratio_to_what_may_be_zero_has_no_upper_end(connection: duckdb.DuckDBPyConnection) -> None:
+    low, high = value(connection, "interval_of_ratio(0.5, 0.2, 0.8, 0.1, -0.05, 0.3, 0.0)")
+
+    assert (low > 0, high) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes", "effective"),
+    [
+        # Spread between clusters as a binomial draw would have it, and more than that.
+        ([3, 5, 2, 6], [8, 8, 8, 8], None),
+        ([0, 8, 1, 7, 6], [8, 8, 8, 8, 9], None),
+        # Too few clusters with a success or a failure to know.
+        ([0, 0, 5, 1, 2, 0], [8] * 6, 6),
+        ([0, 0], [3, 1], 1.6),
+        ([4], [4], 1),
+    ],
+)
+def test_a_share_over_clusters_has_wilsons_interval_of_its_effective_trials(
+    shares: list[int], sizes: list[int], effective: float | None, connection: duckdb.DuckDBPyConnection
+) -> None:
+    expected = reference_intervals.over_clusters(shares, sizes)
+    if effective:
+        assert expected == reference_intervals.wilson(sum(shares) / sum(sizes) * effective, effective)
+    rows = ", ".join(f"({own}, {size})" for own, size in zip(shares, sizes, strict=True))
+    found = value(connection, "wilson_interval_over_clusters(x, y)", rows)
+
+    assert found == pytest.approx(list(expected), rel=1e-3, abs=1e-9)
+
+
+def test_a_mean_over_clusters_has_the_same_half_width_from_totals(connection: duckdb.DuckDBPyConnection) -> None:
+    rows = "(1.0, 2), (5.5, 3), (2.0, 1), (-4.0, 6)"
+    totals = "half_width_over_clusters((x - y * 4.5 / 12) / 12)"
+
+    assert value(connection, "half_width_of_mean(x, y)", rows) == pytest.approx(value(connection, totals, rows))
+    assert value(connection, "half_width_of_mean(x, y)", "(0.1, 1), (0.2, 2), (0.3, 3)") is None
 
 
 @pytest.mark.parametrize("trials", ["0", "null"])
@@ -167,57 +280,6 @@ def test_mcnemars_exact_test_is_scipys_binomial(one: int, other: int, connection
 
 def test_no_discordant_pair_has_no_test(connection: duckdb.DuckDBPyConnection) -> None:
     assert value(connection, "mcnemar_exact(0, 0)") is None
-
-
-@pytest.mark.parametrize("units", [1, 5, 12])
-def test_bootstrap_weights_count_fixed_draws(units: int, connection: duckdb.DuckDBPyConnection) -> None:
-    weights = np.array(value(connection, f"bootstrap_weights({units})"))
-    expected = [np.bincount(drawn, minlength=units) for drawn in draws(units)]
-
-    assert weights.shape == (RESAMPLES, units)
-    assert (weights == expected).all()
-
-
-def test_the_draws_are_uniform_and_independent() -> None:
-    drawn = draws(12)
-
-    assert stats.chisquare(np.bincount(drawn.ravel(), minlength=12)).pvalue > 0.01
-    assert stats.chi2_contingency(np.histogram2d(drawn[:, 0], drawn[:, 1], bins=4)[0]).pvalue > 0.01
-
-
-@pytest.mark.parametrize(
-    ("figures", "units", "expected"),
-    [
-        ([0.0, 1.0, 2.0, 3.0, 4.0], 5, [0.1, 3.9]),
-        ([0.0, 1.0, None, 2.0, 3.0, 4.0], 5, [0.1, 3.9]),
-        ([0.0, 1.0], 4, None),
-        ([0.5, 0.5], 12, None),
-        ([None, None], 12, None),
-    ],
-)
-def test_an_interval_needs_five_units_and_resamples_that_differ(
-    figures: list[float | None], units: int, expected: list[float] | None, connection: duckdb.DuckDBPyConnection
-) -> None:
-    rows = ", ".join(f"({'null' if figure is None else figure}, 0)" for figure in figures)
-    found = value(connection, f"bootstrap_interval(x::double, {units})", rows)
-
-    assert found == (expected if expected is None else pytest.approx(expected))
-
-
-def test_a_resample_without_a_count_has_no_share(connection: duckdb.DuckDBPyConnection) -> None:
-    shares = "resampled_share([2.0, 0.0], [3.0, 4.0], [1.0, 2.0]), resampled_share([1.0, 0.0], [3.0, 4.0], [0.0, 2.0])"
-
-    assert connection.execute(f"select {shares}").fetchone() == (3.0, None)
-
-
-def test_the_auc_of_the_resample_that_draws_everything_once_is_that_of_all(
-    connection: duckdb.DuckDBPyConnection,
-) -> None:
-    # One unit with a positive above one of its negatives and below that of the other unit, which has no positive.
-    lists = "[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]"
-
-    assert value(connection, f"resampled_auc([1.0, 1.0], {lists}, 0.5)") == 0.5
-    assert value(connection, f"resampled_auc([0.0, 2.0], {lists}, 0.5)") is None
 
 
 @pytest.mark.parametrize(("x", "expected"), [(-0.1, 0.0), (1.5, 1.0), (0.25, 0.25), ("null", None)])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.sql.resampling import auc_of_pairs, interval
+from tests.sql import reference_intervals
+from tests.sql.reference_intervals import auc_of_pairs
 from tests.sql.warehouse_builder import Ask, Handmade
 
 RECIPE = "wanda-50"
@@ -103,11 +104,11 @@ def test_q15_agrees_with_the_area_over_all_pairs_and_an_independent_interval(ask
     by_entropy, by_margin = ask(warehouse, "q15_flip_predictors")
 
     for row, score in ((by_entropy, entropy), (by_margin, -margin)):
-        low, high = interval(lambda drawn, score=score: auc_of_pairs(score[drawn], is_flip[drawn]), 12)
+        half = reference_intervals.half_width(lambda weights, score=score: auc_of_pairs(score, is_flip, weights), 12)
+        ends = reference_intervals.of_auc(auc_of_pairs(score, is_flip), half)
         assert (row["n"], row["n_prompts"], row["n_flips"]) == (120, 12, is_flip.sum())
         assert row["auc"] == about(auc_of_pairs(score, is_flip))
-        assert row["auc_low"] == pytest.approx(low, abs=0.1 * (high - low))
-        assert row["auc_high"] == pytest.approx(high, abs=0.1 * (high - low))
+        assert (row["auc_low"], row["auc_high"]) == pytest.approx(ends, rel=1e-3)
 
 
 def test_q15_has_no_row_for_two_flips_and_no_interval_for_perfect_separation(ask: Ask) -> None:

@@ -1,10 +1,10 @@
 """The measures of damage and their intervals, and the paired intervals of q27, against numbers worked out slowly."""
 
-import duckdb
 import numpy as np
 import pytest
 
-from tests.sql.warehouse_builder import Ask, Handmade, rows_of
+from tests.sql import reference_intervals
+from tests.sql.warehouse_builder import Ask, Handmade
 
 # 97.5 % quantile of Student's t with 5 degrees of freedom, as tables have it.
 T5 = 2.570582
@@ -88,20 +88,22 @@ def test_shares_have_wilsons_interval_and_nats_students_over_the_prompts(ask: As
     rows = {row["measure"]: row for row in ask(measured(), "select * from variant_damage where recipe = 'wanda-50'")}
     first = KLS["wanda-50"][:, 0]
     flipped = int((first > 0.5).sum())
-    center = (flipped + 1.96**2 / 2) / (PROMPTS + 1.96**2)
-    width = 1.96 * np.sqrt(flipped * (PROMPTS - flipped) / PROMPTS + 1.96**2 / 4) / (PROMPTS + 1.96**2)
 
     assert {row["n_units"] for row in rows.values()} == {PROMPTS}
     flipping = rows["flipped_share"]
     assert 0 < flipped < PROMPTS
     assert flipping["amount"] == about(flipped / PROMPTS)
-    assert (flipping["amount_low"], flipping["amount_high"]) == (about(center - width), about(center + width))
+    ends = reference_intervals.wilson(flipped, PROMPTS)
+    assert (flipping["amount_low"], flipping["amount_high"]) == (about(ends[0]), about(ends[1]))
     assert rows["kl_step0_nats"]["amount"] == about(first.mean())
-    spread = half_width((first - first.mean()) / PROMPTS)
-    assert rows["kl_step0_nats"]["amount_high"] == about(first.mean() + spread)
-    assert rows["kl_step0_nats"]["amount_low"] == about(max(0, first.mean() - spread))
-    share, influences = change_of("wanda-50")
-    assert rows["top1_change"]["amount_low"] == about(share - half_width(influences))
+    # Of the logarithm of the mean.
+    factor = np.exp(half_width((first - first.mean()) / PROMPTS) / first.mean())
+    assert rows["kl_step0_nats"]["amount_high"] == about(first.mean() * factor)
+    assert rows["kl_step0_nats"]["amount_low"] == about(first.mean() / factor)
+    lengths = [steps_of(prompt) for prompt in range(PROMPTS)]
+    changed = [int(flips(KLS["wanda-50"][prompt, :length]).sum()) for prompt, length in enumerate(lengths)]
+    ends = reference_intervals.over_clusters(changed, lengths)
+    assert (rows["top1_change"]["amount_low"], rows["top1_change"]["amount_high"]) == (about(ends[0]), about(ends[1]))
 
 
 def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
@@ -119,27 +121,8 @@ def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
 
     assert 0 < share < 0.5
     assert row["amount"] == about(median)
-    assert row["amount_high"] == about(median + (high - low) / 2)
-    assert row["amount_low"] == about(max(0, median - (high - low) / 2))
-
-
-def test_intervals_equal_those_of_the_verdict(whole: duckdb.DuckDBPyConnection) -> None:
-    pairs = {"top1_change": "top1_change", "kl_step0_nats": "kl_step0_nats", "options_changed_share": "options_changed"}
-    compared = 0
-    for measure, column in pairs.items():
-        for row in rows_of(
-            whole,
-            f"select amount, amount_low, amount_high, {column} as amount_there, {column}_low as low_there,"
-            f" {column}_high as high_there from variant_damage inner join variant_verdict using (model, recipe)"
-            f" where variant_damage.measure = '{measure}'",
-        ):
-            # Where prompts agree to the last digit, the verdict is certain, and this view has no interval.
-            if row["amount_low"] is not None:
-                compared += 1
-                assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx(
-                    (row["amount_there"], row["low_there"], row["high_there"])
-                )
-    assert compared > 0
+    factor = np.exp((high - low) / 2 / median)
+    assert (row["amount_low"], row["amount_high"]) == (about(median / factor), about(median * factor))
 
 
 def test_deviations_of_prompts_from_a_measure_sum_to_zero(ask: Ask) -> None:
@@ -179,8 +162,8 @@ def test_q27_bounds_a_difference_more_tightly_than_either_side_where_prompts_var
     assert 0 < row["difference_high"] - row["difference_low"] < 0.02
 
 
-def test_four_prompts_carry_no_interval_of_nats_and_none_of_a_difference(ask: Ask) -> None:
-    warehouse = measured(prompts=4)
+def test_one_prompt_carries_no_interval_of_nats_and_none_of_a_difference(ask: Ask) -> None:
+    warehouse = measured(prompts=1)
     rows = ask(warehouse, "q27_pruning_against_quantization")
     damage = ask(warehouse, "select * from variant_damage where recipe = 'wanda-50'")
 

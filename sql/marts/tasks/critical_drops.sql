@@ -15,8 +15,8 @@
 --   k_largest: Largest number of drops that was scored [units]
 --   score_at_largest: Score there [share]
 --   critical_k: Where the score is half the dense one, interpolated; NULL where it never is [units]
---   critical_k_low: Lower end of its 95 % interval [units]
---   critical_k_high: Upper end of its 95 % interval [units]
+--   critical_k_low: Lower end of its 95 % interval, where the lower end of the score halves [units]
+--   critical_k_high: Upper end of its 95 % interval, where the upper end of the score halves [units]
 with
 
 -- Read by two of the steps below, so that the scores are computed once.
@@ -35,7 +35,9 @@ points as (
         metric,
         k,
         score - score_dense / 2 as excess,
-        sqrt(score_se ** 2 + score_dense_se ** 2 / 4) as excess_se
+        interval_of_difference(
+            score, score_low, score_high, score_dense / 2, score_dense_low / 2, score_dense_high / 2, 0
+        ) as ends
     from scores
 
     union all
@@ -50,7 +52,7 @@ points as (
         metric,
         0 as k,
         score_dense / 2 as excess,
-        score_dense_se / 2 as excess_se
+        [score_dense_low / 2, score_dense_high / 2] as ends
     from scores
 ),
 
@@ -64,9 +66,7 @@ curves as (
         metric,
         k,
         unnest(['low', 'middle', 'high']) as curve,
-        unnest([
-            excess - 1.959963984540054 * excess_se, excess, excess + 1.959963984540054 * excess_se
-        ]) as height
+        unnest([ends[1], excess, ends[2]]) as height
     from points
 ),
 

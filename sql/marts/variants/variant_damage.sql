@@ -2,18 +2,18 @@
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
 -- inputs: variant_summary, damage_influences, decoding_at_reference
--- how to read: at the reference temperature, over the study's prompts and questions. The intervals are those of
---   variant_verdict where it has them: Wilson's for shares of prompts and of questions; Student's t over the prompts
---   for nats, NULL below 5 prompts or where none deviates; for tokens Student's t over the prompts, or else Wilson's
---   over the tokens. Noise variants are excluded.
+-- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
+--   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
+--   prompt; for nats Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or where none deviates.
+--   They are not corrected for the number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
 --     kl_free_running_median_nats with each model on its own tokens; flipped_share and collapsed_share of prompts;
 --     options_changed_share of questions [label]
 --   amount: The measure; more is worse [share or nats]
---   amount_low: Lower end of its 95 % interval [share or nats]
---   amount_high: Upper end of it [share or nats]
+--   amount_low: Lower end of its 95 % interval, Wilson's or Student's t over the units [share or nats]
+--   amount_high: Upper end of its 95 % interval, Wilson's or Student's t over the units [share or nats]
 --   n_units: Number of prompts or questions [prompts or questions]
 with
 
@@ -21,9 +21,20 @@ tokens as (
     select
         model,
         recipe,
-        wilson_interval(count_if(not is_top1_same), count(*)) as change_by_tokens
+        prompt_id,
+        count(*) as tokens,
+        count_if(not is_top1_same) as changed
     from decoding_at_reference
     where trajectory = 'teacher_forced'
+    group by model, recipe, prompt_id
+),
+
+changes as (
+    select
+        model,
+        recipe,
+        wilson_interval_over_clusters(changed, tokens) as ends
+    from tokens
     group by model, recipe
 ),
 
@@ -49,7 +60,7 @@ measures as (
             1 - totals.options_argmax_kept / nullif(totals.questions, 0)
         ]) as amount,
         unnest([
-            tokens.change_by_tokens,
+            changes.ends,
             null,
             null,
             wilson_interval(totals.prompts_flipped, totals.prompts),
@@ -57,8 +68,8 @@ measures as (
             wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
         ]) as by_count
     from variant_summary as totals
-    left join tokens
-        on totals.model = tokens.model and totals.recipe = tokens.recipe
+    left join changes
+        on totals.model = changes.model and totals.recipe = changes.recipe
 ),
 
 spreads as (
@@ -80,8 +91,7 @@ ends as (
         measures.amount,
         measures.by_count,
         spreads.n_units,
-        measures.amount - spreads.half_width as low,
-        measures.amount + spreads.half_width as high
+        interval_of_positive_mean(measures.amount, spreads.half_width) as by_size
     from measures
     left join spreads
         on
@@ -96,18 +106,8 @@ select
     recipe,
     measure,
     amount,
-    case measure
-        when 'top1_change' then coalesce(within_0_and_1(low), by_count[1])
-        when 'kl_step0_nats' then case when low < 0 then 0 else low end
-        when 'kl_free_running_median_nats' then case when low < 0 then 0 else low end
-        else by_count[1]
-    end as amount_low,
-    case measure
-        when 'top1_change' then coalesce(within_0_and_1(high), by_count[2])
-        when 'kl_step0_nats' then high
-        when 'kl_free_running_median_nats' then high
-        else by_count[2]
-    end as amount_high,
+    coalesce(by_count, case when ends_with(measure, '_nats') then by_size end)[1] as amount_low,
+    coalesce(by_count, case when ends_with(measure, '_nats') then by_size end)[2] as amount_high,
     n_units
 from ends
 order by model, recipe, measure
