@@ -33,7 +33,7 @@ class TokenCache(DynamicCache):
         return TokenCache(self._config)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows of the batch."""
+        """Replace the batch by some of its rows; a row may repeat."""
         self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
 
 

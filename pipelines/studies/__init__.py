@@ -148,6 +148,13 @@ class MeasureSpec(FrozenModel):
             raise ValueError("a temperature must be above 0: at 0 decoding is greedy and there is no softmax")
         return temperatures
 
+    @field_validator("layer_prompts", mode="before")
+    @classmethod
+    def _number_or_all(cls, limit: object) -> object:
+        if limit != "all" and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise ValueError("give a number of prompts of each kind, 1 or more, or `all`")
+        return limit
+
     @model_validator(mode="after")
     def _values_are_unique(self) -> Self:
         for key in ("temperatures", "lenses", "scopes", "trajectories"):

@@ -1,17 +1,19 @@
--- Most likely tokens of both sides at every step.
+-- Most likely tokens of both sides at every step up to the end of the dense text.
 -- grain: one row per pruned variant × prompt × trajectory × step × side × rank, down to rank 10.
--- inputs: stg_top_tokens
+-- inputs: stg_top_tokens, dense_ends
 select
-    model,
-    recipe,
-    prompt_id,
-    trajectory,
-    step,
-    side,
-    rank,
-    token_text,
-    probability_dense,
-    probability_pruned
-from stg_top_tokens
-where recipe <> 'dense' and rank <= 10
-order by model, recipe, prompt_id, trajectory, step, side, rank
+    tokens.model,
+    tokens.recipe,
+    tokens.prompt_id,
+    tokens.trajectory,
+    tokens.step,
+    tokens.side,
+    tokens.rank,
+    tokens.token_text,
+    tokens.probability_dense,
+    tokens.probability_pruned
+from stg_top_tokens as tokens
+anti join dense_ends
+    on tokens.model = dense_ends.model and tokens.prompt_id = dense_ends.prompt_id and tokens.step > dense_ends.end_step
+where tokens.recipe <> 'dense' and tokens.rank <= 10
+order by tokens.model, tokens.recipe, tokens.prompt_id, tokens.trajectory, tokens.step, tokens.side, tokens.rank

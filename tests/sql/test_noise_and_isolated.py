@@ -16,6 +16,8 @@ VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
+    "sampling_summary",
+    "sampling_survival",
     "task_answers",
     "task_group_scores",
     "text_token_losses",

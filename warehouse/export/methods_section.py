@@ -220,9 +220,19 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
         )
         kinds = ", ".join(f"{row['prompts']} {row['kind']}" for row in prompts)
         text += f" {sum(row['prompts'] for row in prompts)} prompts ({kinds}), decoded greedily"
-        text += f" for {steps['steps']} tokens" if steps["steps"] else ""
+        text += f" for at most {steps['steps']} tokens" if steps["steps"] else ""
         text += f"; SHA-256 of the prompts {_codes(row['hash'][:_HASH] for row in hashes)}" if hashes else ""
         text += "."
+    if prompts and "sampled_generations" in tables:
+        for row in _rows(
+            connection,
+            "SELECT temperature, top_p, max(sample) + 1 AS samples "  # noqa: S608
+            f"FROM sampled_generations {_OF_EXPORT} GROUP BY ALL ORDER BY ALL",
+        ):
+            text += (
+                f" {row['samples']} texts of each prompt were sampled at T = {row['temperature']:g}, top-p "
+                f"{row['top_p']:g}, both models with the same Gumbel noise."
+            )
     return text
 
 

@@ -129,6 +129,7 @@ PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
         _dense("recipe = 'dense'", "trajectory = 'teacher_forced'"),
         _NUMBERS,
     ),
+    "sampled_steps": (_NUMBERS,),
     "text_tokens": (_dense("recipe = 'dense'", "true"), _NUMBERS),
     "task_samples": (_GRADED,),
 }

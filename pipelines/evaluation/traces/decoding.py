@@ -120,13 +120,10 @@ def decode(
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
-    """Return the texts of each batch; prompts of different lengths share one only where padding changes nothing."""
-    size = decoder.at_once(BATCH_TEXTS)
+    """Return the texts of each batch; each text is alone where padding or the rows of a cache change its states."""
+    size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
     texts = sorted(range(len(lengths) * copies), key=lambda text: lengths[text // copies])
-    groups = [texts]
-    if not decoder.can_pad:
-        groups = [[prompt * copies + copy for copy in range(copies)] for prompt in range(len(lengths))]
-    return [sorted(group[start : start + size]) for group in groups for start in range(0, len(group), size)]
+    return [sorted(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
 def _decode_batch(

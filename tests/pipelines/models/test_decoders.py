@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.traces.activation_capture import replay, run_known
-from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
+from prunescope.pipelines.evaluation.traces.decoding import decode
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
@@ -143,7 +143,10 @@ def test_the_cache_changes_no_result_or_is_refused(decoder: Decoder, name: str, 
 
 def test_greedy_decoding_equals_the_models_own(decoder: Decoder) -> None:
     prompts = [(5, 77, 9, 120, 5), (33, 250)]
-    for prompt, found in zip(prompts, decode_greedily(decoder, prompts, 3), strict=True):
+    # Two texts of each prompt, which runs once for both.
+    texts = decode(decoder, prompts, 3, lambda logits, *_: logits.argmax(dim=-1), copies=2)
+    for prompt, found, again in zip(prompts, texts[::2], texts[1::2], strict=True):
+        assert again.tokens == found.tokens
         tokens = torch.tensor([[*prompt, *found.tokens]])
         with torch.no_grad():
             own = decoder.model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
