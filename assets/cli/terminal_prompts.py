@@ -27,6 +27,7 @@ def show_prompts(console: Console, index: Index) -> None:
         )
         if len(prompts) <= MANY:
             continue
+        console.print()
         entries = [entry for entry in index["variants"] if entry["model"] == model and not entry["is_dense"]]
         table = _table(f"{label(model)}: texts by kind of prompt", ("kind", "texts", "flipped", "loops", "right"))
         for kind in dict.fromkeys(summary["kind"] for entry in entries for summary in entry["kinds"]):
