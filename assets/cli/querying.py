@@ -368,7 +368,10 @@ def report(
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="With --variant: show both texts, token by token.")
+        str | None,
+        typer.Option(
+            "--prompt", metavar="ID", help="With --terminal: show one prompt; with --variant, token by token."
+        ),
     ] = None,
     step: Annotated[
         int | None, typer.Option("--step", min=0, help="With --prompt: show likely tokens and layers at this step.")

@@ -124,20 +124,21 @@ def show_report(
         root: the warehouse.
         study: its name or file; None for the only one with results.
         variant: `model@recipe`, or a recipe.
-        prompt: the id of a prompt; needs a variant.
+        prompt: the id of a prompt; without a variant, its texts in all variants.
         step: a step of that prompt.
         forced: whether the pruned model reads the dense model's tokens.
 
     Raises:
         InputError: an option names something unknown, or lacks the option that it needs.
     """
-    from prunescope.assets.cli import terminal, terminal_tokens
+    from prunescope.assets.cli import terminal, terminal_prompts, terminal_tokens
     from prunescope.assets.publishing.live_study import LiveStudy, studies
 
     for value, option, other, needed in (
-        (prompt, "--prompt", variant, "--variant"),
         (step, "--step", prompt, "--prompt"),
+        (step, "--step", variant, "--variant"),
         (forced or None, "--forced", prompt, "--prompt"),
+        (forced or None, "--forced", variant, "--variant"),
     ):
         if value is not None and other is None:
             raise InputError(f"{option}: add {needed}")
@@ -149,7 +150,11 @@ def show_report(
     index = live.index()
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:
-        terminal.show_overview(console, index)
+        if prompt is None:
+            terminal.show_overview(console, index)
+            return
+        m = terminal.find_prompt(index, None, prompt)
+        terminal_prompts.show_prompt(console, index, m, live.build(f"prompt/{m}"))  # type: ignore[arg-type]
         return
     n = terminal.find_variant(index, variant)
     if prompt is None:

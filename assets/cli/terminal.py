@@ -13,12 +13,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from prunescope.assets.cli import terminal_marks as marks
+from prunescope.assets.cli import terminal_prompts
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import (
     Index,
-    Number,
-    PromptSummary,
     VariantDocument,
     VariantEntry,
 )
@@ -57,12 +56,19 @@ def find_variant(index: Index, name: str) -> int:
     raise InputError(f"--variant {name}: there is no such variant; {_suggestion(name, names)}")
 
 
-def find_prompt(index: Index, variant: int, name: str) -> int:
-    """Return the position of a prompt of the variant's model.
+def find_prompt(index: Index, variant: int | None, name: str) -> int:
+    """Return the position of a prompt of the variant's model, or without a variant of any model.
 
     Raises:
-        InputError: there is none, or the variant has no steps of it.
+        InputError: there is none, several models have it, or the variant has no steps of it.
     """
+    if variant is None:
+        matches = [m for m, prompt in enumerate(index["prompts"]) if prompt["prompt_id"] == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InputError(f"--prompt {name}: several models have it; add --variant")
+        raise InputError(f"--prompt {name}: there is no such prompt; {_suggestion(name, _ids(index))}")
     entry = index["variants"][variant]
     positions = {p["prompt_id"]: m for m, p in enumerate(index["prompts"]) if p["model"] == entry["model"]}
     if name not in positions:
@@ -70,6 +76,10 @@ def find_prompt(index: Index, variant: int, name: str) -> int:
     if positions[name] not in entry["traces"]:
         raise InputError(f"--prompt {name}: its steps were not measured for {entry['id']}")
     return positions[name]
+
+
+def _ids(index: Index) -> list[str]:
+    return [prompt["prompt_id"] for prompt in index["prompts"]]
 
 
 def _suggestion(name: str, names: Sequence[str]) -> str:
@@ -104,15 +114,20 @@ def show_overview(console: Console, index: Index) -> None:
                 Text(marks.spark(entry["spark"]["free"], width)),
                 marks.number(numbers.get("kl_free_running_median_nats")),
                 marks.number(numbers.get("first_flip_step_median")),
-                _ratio(numbers.get("prompts_collapsed"), numbers.get("prompts")),
+                terminal_prompts.ratio(numbers.get("prompts_collapsed"), numbers.get("prompts")),
             )
         console.print(table)
         console.print()
     console.print(Text(_legend(), "dim"))
+    terminal_prompts.show_prompts(console, index)
     for note in index["notes"]:
         console.print(Text(prose(note), "dim"))
     console.print(
-        Text("One variant: --variant NAME; its tokens: --variant NAME --prompt ID; one step: add --step N.", "dim")
+        Text(
+            "One variant: --variant NAME; one prompt: --prompt ID; its tokens: --variant NAME --prompt ID; one step: "
+            "add --step N.",
+            "dim",
+        )
     )
 
 
@@ -141,17 +156,20 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
     table = marks.table()
     for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL free", "parts at"):
         table.add_column(heading, justify="left" if heading in {"prompt", "answer", "parts at"} else "right")
-    for prompt in document["prompts"]:
+    shown = document["prompts"][: terminal_prompts.MOST]
+    for prompt in shown:
         table.add_row(
             Text(label(index["prompts"][prompt["prompt"]]["name"])),
-            _step(prompt["first_flip_step"]),
-            _step(prompt["collapse_step"]),
-            _answered(prompt),
+            terminal_prompts.step(prompt["first_flip_step"]),
+            terminal_prompts.step(prompt["collapse_step"]),
+            terminal_prompts.answered(prompt),
             marks.number(prompt["kl_forced_mean"]),
             marks.number(prompt["kl_free_mean"]),
             Text(label(prompt["parts_for_good_at"] or prompt["parts_at"] or marks.NOTHING)),
         )
     console.print(table)
+    if len(shown) < len(document["prompts"]):
+        console.print(Text(f"The {len(shown)} of {len(document['prompts'])} prompts that break first.", "dim"))
     if carriers := document["carriers"][:_MAX_CARRIERS]:
         table = marks.table(Text("Sublayers with the largest KL", "bold"))
         for heading in ("sublayer", "scope", "KL, nats", "share", "", "parts here"):
@@ -172,17 +190,3 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
         console.print(Text(_CARRIERS_LEGEND, "dim"))
     if prompt_ids := [index["prompts"][m]["prompt_id"] for m in entry["traces"]]:
         console.print(Text(f"Token by token: --prompt {_listed(prompt_ids)}", "dim"))
-
-
-def _answered(prompt: PromptSummary) -> Text:
-    if prompt["is_correct"] is None:
-        return Text(marks.NOTHING)
-    return Text("✓ right", "green") if prompt["is_correct"] else Text("✗ wrong", "red")
-
-
-def _step(step: int | None) -> Text:
-    return Text(marks.NOTHING if step is None else str(step))
-
-
-def _ratio(part: Number, whole: Number) -> Text:
-    return Text(marks.NOTHING if part is None or whole is None else f"{part:g}/{whole:g}")

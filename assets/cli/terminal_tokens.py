@@ -137,6 +137,8 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
         for table in _tops(tops[row], console.width):
             console.print(table)
             console.print()
+    if not trace["layers"]:
+        console.print(Text("The layers were not measured, only the output.", "dim"))
     for scope, layers in sorted(trace["layers"].items(), key=lambda item: item[0] != "propagated"):
         if step in layers["steps"]:
             console.print(_layers(console, scope, layers, layers["steps"].index(step)))

@@ -262,3 +262,40 @@ def test_a_low_margin_is_in_the_lowest_quarter_of_at_least_four_steps(
     [row] = ask(warehouse, "first_divergent_layer")
 
     assert (row["step"], row["is_margin_low"], row["layer"]) == (0, is_low, None)
+
+
+def test_prompts_are_ordered_by_the_first_flip_then_the_shares_then_kl_and_noise_does_not_count(ask: Ask) -> None:
+    warehouse = Handmade().variant("noise-batch", method="noise")
+    flips = {"late": (9, 8), "tie": (3, 1), "never": (None, None), "first": (1, 3), "once": (0, None)}
+    for prompt, steps in flips.items():
+        warehouse.generation("dense", prompt, is_correct=prompt != "tie", kind="maths", token_ids=[7] * 4)
+        warehouse.generation("noise-batch", prompt, flip=0, collapse=0, is_correct=False, kind="maths")
+        for recipe, flip in zip(("a", "b"), steps, strict=True):
+            collapse = 5 if (prompt, recipe) == ("tie", "a") else None
+            warehouse.generation(recipe, prompt, flip=flip, collapse=collapse, is_correct=recipe == "a", kind="maths")
+            warehouse.step(recipe, prompt, 0, 2.0 if recipe == "a" else 4.0)
+            warehouse.step(recipe, prompt, 1, 100.0)
+    # A prompt that only the dense model has answered comes last.
+    warehouse.generation("dense", "alone", kind="open", token_ids=[7])
+
+    rows = {row.pop("prompt_id"): row for row in ask(warehouse, "prompt_summary")}
+    order = sorted(rows, key=lambda prompt: rows[prompt]["place_in_order"])
+    assert order == ["tie", "first", "late", "once", "never", "alone"]
+    assert rows["once"] == {
+        "model": "tiny",
+        "kind": "maths",
+        "steps": 4,
+        "variants": 2,
+        "variants_flipped": 1,
+        "variants_collapsed": 0,
+        "first_flip_step_min": 0,
+        "first_flip_step_median": None,
+        "kl_step0_median_nats": 3.0,
+        "variants_graded": 2,
+        "variants_correct": 1,
+        "is_correct_dense": True,
+        "place_in_order": 4,
+        "place_in_kind": 4,
+    }
+    assert rows["tie"]["first_flip_step_median"] == rows["first"]["first_flip_step_median"] == 2.0
+    assert rows["alone"] | {"variants": 0, "variants_graded": 0, "place_in_kind": 1} == rows["alone"]

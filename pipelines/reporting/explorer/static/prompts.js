@@ -159,6 +159,7 @@ async function promptPage(model, id) {
   const where = { model: index.variants[own.texts[0].variant].where.model, prompt_id: prompt.prompt_id };
   const rows = own.texts.map((one) => ({ ...one, of: index.variants[one.variant] }));
   const [dense, pruned] = [rows.find((one) => one.of.is_dense), rows.filter((one) => !one.of.is_dense)];
+  const same = pruned.filter((one) => !one.text_dense && !one.text_pruned);
   const value = (title, text) => el("div", null, el("span", null, title), el("b", null, text));
   return [
     el("h1", { tabindex: -1 }, name(prompt.name), el("span", { class: "hint" }, ` prompt, ${prompt.kind}`)),
@@ -179,6 +180,6 @@ async function promptPage(model, id) {
         { id: "tokens", heading: "", value: (one) => one.of.traces.includes(place), cell: (one) => one.of.traces.includes(place) && tokensLink(one.of, prompt, one.first_flip_step) },
       ],
     })),
-    el("section", null, heading(2, "Texts", own.sql.texts, where), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), dense && textOf("dense", dense.text_same, dense.text_dense, false), someOf(pruned.toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of.recipe, one.text_same, one.text_pruned, true)), "variants")),
+    el("section", null, heading(2, "Texts", own.sql.texts, where), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), dense && textOf("dense", dense.text_same, dense.text_dense, false), same.length > 0 && el("p", { class: "hint" }, "The same text: ", same.map((one, at) => [at > 0 && ", ", variantName(one.of)]), "."), someOf(pruned.filter((one) => !same.includes(one)).toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of.recipe, one.text_same, one.text_pruned, true)), "variants")),
   ];
 }

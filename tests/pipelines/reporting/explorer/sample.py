@@ -102,6 +102,17 @@ def with_long_answers() -> dict[str, Any]:
     return found | {"index": found["index"] | {"variants": [first, long, *others]}}
 
 
+def with_kinds() -> dict[str, Any]:
+    """Return ten prompts: the last one breaks first, every other one is open and has no layers."""
+    found = documents(prompts=tuple(f"p{n}" for n in range(10)))
+    for n, prompt in enumerate(found["index"]["prompts"]):
+        prompt |= {"place": 10 - n, "kind": ("open", "choice")[n % 2], "has_layers": n % 2 == 1}
+    for name, document in found.items():
+        if name.startswith("trace/") and int(name.rpartition("/")[2]) % 2 == 0:
+            document["layers"] = {}
+    return found
+
+
 def hostile() -> dict[str, Any]:
     """Return the study with an attack in every external text; a recipe has the name of JavaScript's prototype."""
     attacks = frames.HOSTILE

@@ -43,6 +43,7 @@ def urls(tmp_path_factory):
         "long": sample.with_long_answers(),
         "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
     }
+    studies["kinds"] = sample.with_kinds()
     for name, documents in studies.items():
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
@@ -318,6 +319,24 @@ def test_the_button_counts_the_filtered_rows(opened):
     more(reader, "All 20 rows")
     assert rows(reader, "prompts") == [f"sky-{n}" for n in range(20)]
     assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
+
+
+def test_prompts_are_narrowed_by_kind_and_one_leads_to_its_variants_and_their_tokens(opened):
+    reader = opened("kinds")
+    reader.show("/")
+    assert reader.text("[aria-label='variants by kind of prompt'] thead").split() == ["variant", "choice"]
+    reader.click(next(button for button in reader.all(".choice button") if button.text == "right"))
+    assert rows(reader, "variants by kind of prompt")[0] == "dense"
+    assert rows(reader, "prompts")[0] == "p9"  # what breaks first
+    reader.one("[aria-label='kind of prompt: prompts'] option[value='open']").click()
+    assert rows(reader, "prompts") == ["p8", "p6", "p4", "p2", "p0"]
+    reader.click(next(link for link in reader.all("[aria-label='prompts'] a") if link.text == "p6"))
+    reader.wait_for_view()
+    assert "Measured at the output only" in reader.text("main")
+    assert len(rows(reader, "variants of this prompt")) == 3
+    reader.click(reader.one("[aria-label='variants of this prompt'] [data-column='tokens'] a"))
+    reader.wait_for_view()
+    assert "it has no layers. With layers: p1" in reader.text("main")
 
 
 def test_focus_moves_to_the_first_of_the_expanded_prompts(opened):

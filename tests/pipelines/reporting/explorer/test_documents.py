@@ -527,3 +527,53 @@ def test_large_documents_are_queried_by_prompt_for_all_variants_at_once() -> Non
         " where model = 'm' and prompt_id = 'p'",
         " where model = 'm' and prompt_id = 'q'",
     ]
+
+
+@pytest.fixture(scope="module")
+def many() -> Iterator[Ask]:
+    """Return two variants × ten prompts of two kinds: prompt 9 breaks first, and only prompt 0 has layers."""
+    warehouse = Handmade().model().variant("dense").variant("a", sparsity=0.5).variant("b", sparsity=0.5)
+    for n in range(10):
+        prompt, kind = f"p{n}", ("maths", "open")[n % 2]
+        warehouse.generation("dense", prompt, kind=kind)
+        for recipe in "ab":
+            warehouse.generation(recipe, prompt, kind=kind, flip=9 - n if n else None, text=f"text {n} of {recipe}")
+            warehouse.top_tokens(recipe, prompt, 0)
+            for trajectory in ("teacher_forced", "free_running"):
+                warehouse.step(recipe, prompt, 0, 0.5, trajectory=trajectory)
+    for recipe in "ab":
+        warehouse.transition(recipe, "p0", 0, 0.5)
+    with warehouse.opened() as connection:
+        yield asking(connection)
+
+
+def test_a_full_file_keeps_of_each_variant_and_kind_what_breaks_first_and_one_text_with_layers(many) -> None:
+    documents = Documents(many, "demo", views={})
+    order = documents._by_break(documents._frames())
+    assert {m for m, _ in order[:6]} == {9, 8, 0}  # one of each kind, and the one with layers, of both variants
+    assert [m for m, n in order if n == 1][3:] == [6, 7, 4, 5, 2, 3, 1]
+    # The document of a text does not depend on those that were queried with it.
+    built = list(documents._built(documents._frames(), order))
+    assert built == [documents.build(f"trace/{n}/{m}") for m, n in order]
+    assert [bool(trace["layers"]) for trace in built] == [m == 0 for m, _ in order]
+
+
+def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) -> None:
+    documents = Documents(many, "demo", views={})
+    index = documents.build("index")
+    assert [prompt["place"] for prompt in index["prompts"]] == list(range(10, 0, -1))
+    assert [prompt["has_layers"] for prompt in index["prompts"]] == [True] + [False] * 9
+    kinds = index["variants"][1]["kinds"]
+    assert [(kind["kind"], kind["prompts"], kind["flipped"], kind["first_flip"]) for kind in kinds] == [
+        ("maths", 5, 4, 5.0),
+        ("open", 5, 5, 4.0),
+    ]
+    of_variant = documents.build("variant/1")["prompts"]
+    assert [summary["prompt"] for summary in of_variant] == list(range(9, -1, -1))
+    for live in (documents, Documents(many, "demo", views={}, is_live=True)):
+        found = live.build("prompt/3")
+        assert [text["variant"] for text in found["texts"]] == [0, 1, 2]
+        [own] = [summary for summary in of_variant if summary["prompt"] == 3]
+        assert found["texts"][1] == own | {"variant": 1}
+    with pytest.raises(KeyError):
+        documents.build("prompt/10")

@@ -8,8 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from prunescope.assets.cli import terminal, terminal_marks, terminal_tokens
+from prunescope.assets.cli import terminal, terminal_marks, terminal_prompts, terminal_tokens
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Index, Trace, VariantDocument
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
@@ -106,12 +107,28 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
             "prompts": 2,
         },
         "spark": {"forced": [0.0, 0.02, 0.5], "free": [0.0, 0.02, 11.0]},
+        "kinds": [],
         "traces": [0],
     } | changes
 
 
+PROMPT: dict[str, Any] = {
+    "place": 1,
+    "variants": 3,
+    "flipped": 2,
+    "collapsed": 1,
+    "graded": 3,
+    "correct": 0,
+    "is_correct_dense": True,
+    "first_flip_min": 0,
+    "first_flip_median": 1.5,
+    "kl_step0": 0.25,
+    "has_layers": False,
+}
+
+
 def index(**changes: Any) -> Index:
-    prompt = {"model": "tiny", "kind": "open", "text": "Why?", "gold": None, "steps": 4}
+    prompt = PROMPT | {"model": "tiny", "kind": "open", "text": "Why?", "gold": None, "steps": 4}
     found: dict[str, Any] = {
         "study": "demo",
         "title": "Demo",
@@ -170,6 +187,7 @@ def document(**changes: Any) -> VariantDocument:
                 "text_same": "w0",
                 "text_dense": "w1",
                 "text_pruned": "no",
+                "kl_step0": 0.2,
                 "kl_forced_mean": 0.1,
                 "kl_free_mean": 3.0,
                 "parts_at": None,
@@ -323,7 +341,10 @@ def test_texts_and_names_cannot_control_the_terminal() -> None:
         variants=[entry(HOSTILE, HOSTILE, HOSTILE, verdict_reason=HOSTILE)],
         answers=[{"model": HOSTILE, "question": HOSTILE, "short": HOSTILE, "text": HOSTILE, "sql": [], "links": []}],
         notes=[HOSTILE],
-        prompts=[{"model": HOSTILE, "prompt_id": HOSTILE, "name": HOSTILE, "kind": "", "text": HOSTILE, "gold": None}],
+        prompts=[
+            PROMPT
+            | {"model": HOSTILE, "prompt_id": HOSTILE, "name": HOSTILE, "kind": "", "text": HOSTILE, "gold": None}
+        ],
     )
     tokens = steps([HOSTILE, "x" * 10_000], [0.1, math.inf], [HOSTILE, "\n\r\t"])
     top = [{"dense": [[HOSTILE, 0.5, 0.5]], "pruned": []}] * 2
@@ -364,6 +385,51 @@ def test_a_prompt_without_steps_is_refused_by_name() -> None:
         terminal.find_prompt(index(), 1, "sea")
     with pytest.raises(InputError, match="--prompt lake: there is no such prompt; there are sky, sea"):
         terminal.find_prompt(index(), 1, "lake")
+
+
+def test_a_prompt_is_found_by_id_without_a_variant_unless_several_models_have_it() -> None:
+    assert terminal.find_prompt(index(), None, "sea") == 1
+    with pytest.raises(InputError, match="--prompt see: there is no such prompt; did you mean sea?"):
+        terminal.find_prompt(index(), None, "see")
+    twice = index(prompts=[*index()["prompts"], *index()["prompts"]])
+    with pytest.raises(InputError, match="several models have it; add --variant"):
+        terminal.find_prompt(twice, None, "sea")
+
+
+def test_many_prompts_are_added_up_by_kind_and_the_ten_that_break_first_are_listed() -> None:
+    kinds = [
+        {"kind": "maths", "prompts": 7, "flipped": 3, "collapsed": 1, "graded": 7, "correct": 2},
+        {"kind": "open", "prompts": 5, "flipped": 0, "collapsed": 0, "graded": 0, "correct": 0},
+    ]
+    entries = [entry("dense", None, kinds=kinds), *(entry(f"wanda-{n}", "safe", kinds=kinds) for n in (50, 60))]
+    [one, *_] = index()["prompts"]
+    names = [HOSTILE, *(f"prompt-{n}" for n in range(1, 12))]
+    prompts = [one | {"prompt_id": name, "name": label(name), "place": 12 - n} for n, name in enumerate(names)]
+    screen = Screen(60)
+    terminal.show_overview(screen.console, index(variants=entries, prompts=prompts))
+    lines = [line.split() for line in screen.text().splitlines()]
+    assert ["maths", "14", "6/14", "2/14", "4/14"] in lines
+    assert ["open", "10", "0/10", "0/10", "–"] in lines
+    assert [line[0] for line in lines if line and line[0].startswith("prompt-")] == [
+        f"prompt-{n}" for n in range(11, 1, -1)
+    ]
+    assert "the 10 of 12 prompts that break first" in screen.text()
+
+
+def test_a_prompt_lists_its_variants_by_their_first_flip_and_says_what_was_not_measured() -> None:
+    [text] = document()["prompts"]
+    texts = [text | {"variant": n, "first_flip_step": flip} for n, flip in ((0, None), (1, None), (2, 7), (3, 2))]
+    found = {"prompt_id": "sky", "texts": texts, "sql": {}}
+    screen = Screen()
+    terminal_prompts.show_prompt(screen.console, index(), 0, found)  # type: ignore[arg-type]
+    shown = [line.split()[0] for line in screen.text().splitlines() if " ✗ wrong" in line]
+    assert shown == ["gone", "attn-drop-1", "wanda-50"]
+    assert "Measured at the output only" in screen.text()
+    longer = document(prompts=[text] * 11)
+    terminal.show_variant(screen.console, index(), 1, longer)
+    assert "The 10 of 11 prompts that break first." in screen.text()
+    terminal_tokens.show_step(screen.console, trace(layers={}), 0, forced=False)
+    assert "The layers were not measured, only the output." in screen.text()
 
 
 def test_a_prompt_with_one_trajectory_says_so() -> None:
