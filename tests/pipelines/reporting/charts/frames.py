@@ -280,6 +280,11 @@ def paper_claims(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def q32_claims_by_model() -> pl.DataFrame:
+    texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
+    return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
+
+
 def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
     """Return estimates without bias below the last tenth, and at half of the true value there."""
     rows = [
@@ -352,6 +357,7 @@ MARTS = (
     stg_top_tokens,
     noise_variants,
     paper_claims,
+    q32_claims_by_model,
     layer_summary,
     estimate_points,
     decoding_curve,
