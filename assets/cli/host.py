@@ -69,7 +69,13 @@ def _require_free(port: int) -> None:
 def doctor(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Load this model and show its structure.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Load this model and show its structure; a model as in a study, or `embedded:NAME`.",
+        ),
     ] = None,
     format_: Format = None,
     output: Output = None,

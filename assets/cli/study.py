@@ -48,7 +48,7 @@ Models = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="Replaces the study's models: a folder with safetensors, a .gguf file or a hub id; "
+        help="Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`; "
         "`NAME=MODEL` names it. Repeatable.",
     ),
 ]

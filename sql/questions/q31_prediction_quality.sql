@@ -8,7 +8,10 @@
 --   inside the stated interval, which is made for 0.9 of the variants of a model like the others; its own interval is
 --   Wilson's and takes variants as independent, which those of one model are not. All are NULL where no other model has
 --   5 scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is
---   beyond every one seen are not predicted and are counted in n_beyond.
+--   beyond every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks
+--   the model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett
+--   and Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is
+--   at most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
 -- reason: the value of advice is the error of its predictions on models that it has not seen.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -22,6 +25,10 @@
 --   coverage_low: Lower end of its 95 % interval [share]
 --   coverage_high: Upper end of its 95 % interval [share]
 --   half_width: Half the width that is stated [share]
+--   n_scored: Scored variants with the probe, predicted or not [variants]
+--   probe_spearman: Rank correlation of the probe and the measured loss; NULL below 5 variants [-1 to 1]
+--   probe_spearman_low: Lower end of its 95 % interval [-1 to 1]
+--   probe_spearman_high: Upper end of its 95 % interval [-1 to 1]
 with
 
 ranked as (
@@ -34,7 +41,9 @@ ranked as (
         case
             when predicted_loss is not null
                 then count_below(loss, row(model, measure, kind, probe, predicted_loss is null))
-        end as loss_below
+        end as loss_below,
+        count_below(damage, row(model, measure, kind, probe)) as damage_below,
+        count_below(loss, row(model, measure, kind, probe)) as scored_below
     from loss_predictions
     where loss is not null
 ),
@@ -64,9 +73,38 @@ counted as (
         -- A bound can equal the loss: rounding must not put the loss outside the interval.
         count(*) filter (where abs(loss - predicted_loss) <= half_width + 1e-9) as inside,
         count(predicted_loss + half_width) as n_intervals,
-        any_value(half_width) as half_width
+        any_value(half_width) as half_width,
+        count(*) as n_scored,
+        case
+            when count(*) >= 5
+                then
+                    correlation_of_sums(
+                        count(*),
+                        sum(damage_below),
+                        sum(scored_below),
+                        sum(damage_below ** 2),
+                        sum(scored_below ** 2),
+                        sum(damage_below * scored_below)
+                    )
+        end as probe_spearman
     from ranked
     group by model, measure, kind, probe
+),
+
+-- Fisher's scale, on which the interval has the same width on both sides.
+bounded as (
+    select
+        *,
+        sign(probe_spearman) * least(abs(probe_spearman), 1 - 12 / (n_scored ** 3 - n_scored)) as inner_spearman
+    from counted
+),
+
+scaled as (
+    select
+        *,
+        atanh(inner_spearman) as centre,
+        1.959963984540054 * sqrt((1 + inner_spearman ** 2 / 2) / (n_scored - 3)) as half_scaled
+    from bounded
 )
 
 select
@@ -82,6 +120,10 @@ select
     inside / nullif(n_intervals, 0) as coverage,
     wilson_interval(inside, n_intervals)[1] as coverage_low,
     wilson_interval(inside, n_intervals)[2] as coverage_high,
-    half_width
-from counted
+    half_width,
+    n_scored,
+    probe_spearman,
+    least(probe_spearman, tanh(centre - half_scaled)) as probe_spearman_low,
+    greatest(probe_spearman, tanh(centre + half_scaled)) as probe_spearman_high
+from scaled
 order by model, measure, kind, probe

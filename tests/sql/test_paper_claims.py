@@ -173,3 +173,38 @@ def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask:
     ends = (math.tanh(math.atanh(mean) - half), math.tanh(math.atanh(mean) + half))
     assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx((mean, *ends), rel=1e-4)
     assert row["verdict"] == "does not hold"
+
+
+def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask) -> None:
+    warehouse = Handmade()
+    for model, free, recipes in (("a", 2.0, 8), ("b", 0.5, 8), ("c", 2.0, 1)):
+        warehouse.model(model).variant("dense", model=model)
+        for recipe in (f"r{index}" for index in range(recipes)):
+            warehouse.variant(recipe, model=model)
+            warehouse.step(recipe, "q", 0, 1.0, model=model)
+            warehouse.step(recipe, "q", 0, free, trajectory="free_running", model=model)
+            if model == "a":
+                for question in range(8):
+                    warehouse.options(recipe, f"q{question}", [0.004, 0.003], [0.004, 0.003], model=model)
+    rows = {row["claim"]: row for row in ask(warehouse, "q33_claims_by_model")}
+
+    def said(claim: str) -> tuple[object, ...]:
+        row = rows[claim]
+        assert row["n_models"] == 3
+        return row["models_hold"], row["models_fail"], row["models_open"], row["verdict"]
+
+    assert said("decoding_feeds_back") == ("a", "b", "c", "differs")
+    # Without data a claim is open.
+    assert said("choice_is_kept") == ("a", "", "b, c", "too little data")
+
+
+def test_a_claim_is_of_every_model_only_where_none_is_open(ask: Ask) -> None:
+    warehouse = Handmade()
+    for model in ("a", "b"):
+        warehouse.model(model).variant("dense", model=model)
+        for recipe in (f"r{index}" for index in range(8)):
+            warehouse.variant(recipe, model=model)
+            warehouse.step(recipe, "q", 0, 1.0, model=model)
+            warehouse.step(recipe, "q", 0, 2.0, trajectory="free_running", model=model)
+    (row,) = ask(warehouse, "q33_claims_by_model")
+    assert (row["models_hold"], row["verdict"]) == ("a, b", "holds on every model")

@@ -107,6 +107,14 @@ def test_q31_ranks_and_counts_coverage_on_models_left_out(catalogue: duckdb.Duck
     assert row["error_mean"] == pytest.approx(abs(predicted - losses).mean())
     assert tuple(row[f"coverage{end}"] for end in ("", "_low", "_high")) == pytest.approx(coverage)
 
+    # The probe alone ranks also those that are beyond every other model's.
+    damage, losses = (np.array([row[name] for row in rows]) for name in ("damage", "loss"))
+    rank = stats.spearmanr(damage, losses).statistic
+    half = 1.959963984540054 * np.sqrt((1 + rank**2 / 2) / (9 - 3))
+    assert (row["n_scored"], row["probe_spearman"]) == (9, pytest.approx(rank))
+    assert row["probe_spearman_low"] == pytest.approx(np.tanh(np.arctanh(rank) - half))
+    assert row["probe_spearman_high"] == pytest.approx(np.tanh(np.arctanh(rank) + half))
+
 
 def test_random_losses_get_wide_intervals_and_no_rank(
     catalogue: duckdb.DuckDBPyConnection,
@@ -125,6 +133,15 @@ def test_one_model_is_not_predicted_from_itself(catalogue: duckdb.DuckDBPyConnec
 
     assert {(row["n_models"], row["n_variants"], row["n_beyond"]) for row in rows} == {(0, 0, 0)}
     assert {row[name] for row in rows for name in ("spearman", "coverage", "error_mean", "half_width")} == {None}
+    assert {row["n_scored"] for row in rows} == {9}
+
+
+def test_complete_agreement_of_five_variants_is_not_certain(catalogue: duckdb.DuckDBPyConnection) -> None:
+    known(catalogue, {"a": np.logspace(-2, 0, 5)}, lambda nats, _: (nats / 2, nats / 9))
+    row = rows_of(catalogue, f"select * from q31_prediction_quality where {KL}")[0]
+
+    assert (row["n_scored"], row["probe_spearman"], row["probe_spearman_high"]) == (5, 1, 1)
+    assert -0.3 < row["probe_spearman_low"] < 0
 
 
 def test_of_two_models_each_is_predicted_and_neither_gets_an_interval(catalogue: duckdb.DuckDBPyConnection) -> None:

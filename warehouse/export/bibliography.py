@@ -38,6 +38,7 @@ _IDEAS = {
 # The first pattern that a model's name or source matches.
 _MODELS = (
     (r"^embedded$|smollm2", "allal2025smollm2"),
+    (r"gemma-?3", "gemma2025gemma3"),
     (r"qwen2\.5", "qwen2024qwen25"),
     (r"qwen3", "yang2025qwen3"),
     (r"llama-?2", "touvron2023llama2"),

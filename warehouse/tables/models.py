@@ -19,7 +19,11 @@ TABLE = Table(
     key=("model",),
     columns=(
         c.MODEL,
-        Column("source", pa.string(), "Source of the weights: `embedded`, a folder, a GGUF file or a hub id."),
+        Column(
+            "source",
+            pa.string(),
+            "Source of the weights: `embedded:NAME` or `embedded`, a folder, a GGUF file or a hub id.",
+        ),
         Column("revision", pa.string(), "Hub commit, or the weight hash for local files."),
         Column("architecture", pa.string(), "Class of the model in transformers."),
         _count("layers", "Decoder layers."),

@@ -122,6 +122,18 @@ class Claim(TypedDict):
     sql: Source
 
 
+class SharedClaim(TypedDict):
+    """One claim of the paper, and the models on which it holds."""
+
+    says: str
+    measure: str | None
+    verdict: str  # holds on every model, holds on no model, differs, too little data
+    hold: str  # names of models, as are the next two
+    fail: str
+    open: str
+    sql: Source
+
+
 class FindingEntry(TypedDict):
     """One finding; findings of one theme are adjacent."""
 
@@ -163,6 +175,7 @@ class Index(TypedDict):
     verdict_rule: str
     answers: list[Answer]
     claims: list[Claim]
+    claims_by_model: list[SharedClaim]  # empty where there is one model
     findings: list[FindingEntry]
     figures: list[FigureEntry]  # figures without data last
     figures_without_data: list[str]  # names; empty on a live page, which draws figures on request

@@ -17,6 +17,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     Index,
     KindSummary,
     Prompt,
+    SharedClaim,
     Sparkline,
     VariantEntry,
 )
@@ -123,6 +124,7 @@ def index(
         "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
+        "claims_by_model": [_shared_claim(row) for row in frames.all("claims_by_model").iter_rows(named=True)],
         "findings": [
             FindingEntry(
                 model=_model(finding.model),
@@ -284,4 +286,16 @@ def _claim(row: Mapping[str, Any]) -> Claim:
         "n": row["n"],
         "units": row["units"],
         "sql": source("claims", model=row["model"], claim=row["claim"], measure=row["measure"]),
+    }
+
+
+def _shared_claim(row: Mapping[str, Any]) -> SharedClaim:
+    return {
+        "says": prose(row["says"]),
+        "measure": None if row["measure"] == "all" else label(row["measure"]),
+        "verdict": row["verdict"],
+        "hold": label(row["models_hold"], 400),
+        "fail": label(row["models_fail"], 400),
+        "open": label(row["models_open"], 400),
+        "sql": source("claims_by_model", claim=row["claim"], measure=row["measure"]),
     }

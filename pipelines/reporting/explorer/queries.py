@@ -41,6 +41,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "retrieval": VARIANT,
     "speed": VARIANT,
     "claims": ("model", "claim", "measure"),
+    "claims_by_model": ("claim", "measure"),
     "answers/safe": MODEL,
     "answers/retrieval": MODEL,
     "answers/collapse": MODEL,

@@ -138,6 +138,7 @@ def test_every_citation_has_an_entry_with_title_authors_and_year() -> None:
     ("model", "source", "key"),
     [
         ("x", "embedded", "allal2025smollm2"),
+        ("x", "embedded:gemma-3-270m", "gemma2025gemma3"),
         ("x", "Qwen/Qwen2.5-7B-Instruct", "qwen2024qwen25"),
         ("x", "meta-llama/Llama-2-7b-hf", "touvron2023llama2"),
         ("x", "meta-llama/Meta-Llama-3-8B", "grattafiori2024llama3"),

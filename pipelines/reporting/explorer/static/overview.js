@@ -1,14 +1,14 @@
 // The first page: answers, variants, the paper's claims, findings, figures, provenance.
 
 function overview() {
-  const { answers, claims, findings, figures, figures_without_data: bare } = index;
+  const { answers, claims, claims_by_model: shared, findings, figures, figures_without_data: bare } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
     el("p", { class: "lead" }, `Each variant is a pruned model, compared with the dense model token by token: hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats. “Forced”: the variant reads the dense tokens; “free”: it reads its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
-    claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), claimsTable(claims)),
+    claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     el("section", null, heading(2, "Prompts", "prompts"), byKind(), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
@@ -106,3 +106,23 @@ function claimsTable(claims) {
     ],
   });
 }
+
+// Several models: on which of them each claim holds.
+function sharedClaimsTable(claims) {
+  const models = (id, heading) => ({ id, heading, align: "wide", value: (claim) => claim[id], cell: (claim) => claim[id] || "–" });
+  return dataTable({
+    label: "claims by model",
+    isCards: true,
+    rows: claims,
+    limit: 8,
+    columns: [
+      { id: "says", heading: "claim", align: "wide", value: (claim) => claim.says, cell: (claim) => [claim.says, " ", sqlLink(claim.sql, claim.says)] },
+      { id: "measure", heading: "measure", align: "wide", value: (claim) => claim.measure, cell: (claim) => claim.measure ?? "–" },
+      { id: "verdict", heading: "verdict", align: "wide", value: (claim) => claim.verdict, cell: (claim) => claim.verdict },
+      models("hold", "holds on"),
+      models("fail", "does not hold on"),
+      models("open", "too little data on"),
+    ],
+  });
+}
+

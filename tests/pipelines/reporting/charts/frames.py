@@ -280,6 +280,11 @@ def paper_claims(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def q33_claims_by_model() -> pl.DataFrame:
+    texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
+    return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
+
+
 def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
     """Return estimates without bias below the last tenth, and at half of the true value there."""
     rows = [
@@ -364,6 +369,7 @@ MARTS = (
     stg_top_tokens,
     noise_variants,
     paper_claims,
+    q33_claims_by_model,
     layer_summary,
     estimate_points,
     decoding_curve,

@@ -236,6 +236,17 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             }
             for n in range(15)
         ],
+        "claims_by_model": [
+            {
+                "says": "A shared claim",
+                "measure": None,
+                "verdict": "differs",
+                "hold": label(model),
+                "fail": "other",
+                "open": "",
+                "sql": {"key": "all", "where": {}},
+            }
+        ],
         "findings": [
             {
                 "model": label(model),

@@ -301,6 +301,7 @@ def test_the_filter_ignores_case(page):
 
 
 def test_a_long_table_shows_its_first_rows_until_expanded(page):
+    assert len(rows(page, "claims by model")) == 1
     assert len(rows(page, "claims")) == 8
     more(page, "All 15 rows")
     assert len(rows(page, "claims")) == 15

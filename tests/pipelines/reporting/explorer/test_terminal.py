@@ -160,6 +160,7 @@ def index(**changes: Any) -> Index:
             }
         ],
         "claims": [],
+        "claims_by_model": [],
         "findings": [],
         "figures": [],
         "figures_without_data": [],

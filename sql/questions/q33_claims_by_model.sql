@@ -1,0 +1,80 @@
+-- On which models does each claim of the paper hold?
+-- grain: one row per claim × measure.
+-- key: claim, measure
+-- across: models
+-- inputs: paper_claims
+-- how to read: paper_claims judges every claim on each model alone; nothing is pooled. A model without data for a claim
+--   counts as one with too little. A claim that holds on two models may still fail on a third.
+-- reason: what holds on one model may be a property of that model.
+-- columns:
+--   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
+--     options_move_less, options_in_the_tail or decoding_feeds_back [label]
+--   measure: What it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
+--   says: The claim in words, with its threshold
+--   n_models: Models with a verdict on any claim [models]
+--   models_hold: Names of the models on which it holds [labels]
+--   models_fail: Names of the models on which it does not hold [labels]
+--   models_open: Names of the models with too little data, or none [labels]
+--   verdict: holds on every model; holds on no model; differs, where it holds on one and does not on another; else too
+--     little data [label]
+with
+
+claims as (
+    select distinct
+        claim,
+        measure,
+        says
+    from paper_claims
+),
+
+models as (
+    select distinct model
+    from paper_claims
+),
+
+judged as (
+    select
+        claims.claim,
+        claims.measure,
+        claims.says,
+        models.model,
+        coalesce(given.verdict, 'too little data') as verdict
+    from claims
+    cross join models
+    left join paper_claims as given
+        on claims.claim = given.claim and claims.measure = given.measure and models.model = given.model
+),
+
+listed as (
+    select
+        claim,
+        measure,
+        says,
+        count(*) as n_models,
+        count(*) filter (where verdict = 'holds') as n_hold,
+        count(*) filter (where verdict = 'does not hold') as n_fail,
+        string_agg(model, ', ' order by model) filter (where verdict = 'holds') as models_hold,
+        string_agg(model, ', ' order by model) filter (where verdict = 'does not hold') as models_fail,
+        string_agg(model, ', ' order by model) filter (
+            where verdict not in ('holds', 'does not hold')
+        ) as models_open
+    from judged
+    group by claim, measure, says
+)
+
+select
+    claim,
+    measure,
+    says,
+    n_models,
+    coalesce(models_hold, '') as models_hold,
+    coalesce(models_fail, '') as models_fail,
+    coalesce(models_open, '') as models_open,
+    case
+        when n_hold = n_models then 'holds on every model'
+        when n_fail = n_models then 'holds on no model'
+        when n_hold > 0 and n_fail > 0 then 'differs'
+        else 'too little data'
+    end as verdict
+from listed
+order by claim, measure
