@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -72,14 +72,24 @@ class PromptSet(FrozenModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     kind: Kind | None = None
     text: FIELD | None = None
-    id: FIELD | Literal[False] | None = None
+    id: Annotated[str, Field(max_length=200)] | None = None
     gold: FIELD | None = None
-    options: FIELD | tuple[FIELD, ...] | None = None
+    options: tuple[FIELD, ...] = ()
     system: str | None = None
     template: str | None = None
     answer_pattern: str | None = None
 
     _template = field_validator("template")(require_template)
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _may_be_false(cls, name: object) -> object:
+        return "" if name is False else name
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _may_be_one(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
 
     @field_validator("source")
     @classmethod
@@ -90,7 +100,7 @@ class PromptSet(FrozenModel):
 
     @model_validator(mode="after")
     def _options_are_of_a_choice(self) -> "PromptSet":
-        if self.options is not None and self.kind not in {None, "choice"}:
+        if self.options and self.kind not in {None, "choice"}:
             raise ValueError(f"`options` names a field, but `kind` is {self.kind}; leave one of them out")
         return self
 
@@ -148,9 +158,11 @@ def read_template(template: object, key: str) -> object:
     """
     if not isinstance(template, str) or template in BUILT_IN_TEMPLATES:
         return template
-    path = local_path(template, key)
     try:
+        path = local_path(template, "template")
         text = read_regular(path, MAX_TEMPLATE_BYTES, "a template").removeprefix("\ufeff")
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
     except OSError as error:
         raise InputError(
             f"{key}: {path}: {error.strerror}; give `chat`, `plain` or the path of a Jinja file"
@@ -197,7 +209,7 @@ def _prompt(record: Record, spec: PromptSet, name: str) -> Prompt:
     found = _Fields(record, spec)
     kind, options, gold = _question(found, spec)
     fields: dict[str, Any] = {"origin": record.place}
-    fields["id"] = _id(found, f"{name}-{record.number}", spec.id is False)
+    fields["id"] = _id(found, f"{name}-{record.number}", spec.id == "")
     turns, ids = found.value("turns"), found.value("ids")
     text = None if turns is not None else found.value("text")
     if isinstance(text, list) and text and all(isinstance(turn, dict) for turn in text):
@@ -246,9 +258,9 @@ class _Fields:
         self.record = record
         named = {"text": spec.text_field, "id": spec.id, "gold": spec.gold}
         self._named = {key: name for key, name in named.items() if name}
-        if isinstance(spec.options, str):
-            self._named["options"] = spec.options
-        self.option_fields = spec.options if isinstance(spec.options, tuple) else ()
+        if len(spec.options) == 1:
+            self._named["options"] = spec.options[0]
+        self.option_fields = spec.options if len(spec.options) > 1 else ()
         self._folded = {name.lower(): name for name in reversed(list(record.fields))}
 
     def name(self, key: str) -> str | None:
