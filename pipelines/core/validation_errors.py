@@ -43,6 +43,8 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
             message = (
                 f"{first['input']!r} is not a valid name: letters, digits and . _ + -, the first a letter or a digit"
             )
+        case "tuple_type":
+            message = "must be a list"
         case "literal_error":
             message = f"{first['input']!r} is none of {context['expected']}"
         case _:

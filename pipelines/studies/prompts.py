@@ -1,15 +1,19 @@
-"""Prompts of a study: a text, several turns or token ids, with the answer that is right. No torch here."""
+"""Prompts of a study (a text, several turns or token ids, with the right answer) and sets of them. No torch here."""
 
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
+from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
 
 Kind = Literal["maths", "open", "choice"]
 KINDS: tuple[Kind, ...] = ("maths", "open", "choice")
 BUILT_IN_TEMPLATES = ("chat", "plain")
+# Of a study: every one of them costs a forward pass of every variant, and all are in memory.
+MAX_PROMPTS = 10_000
+FIELD = Annotated[str, Field(min_length=1, max_length=200)]
 _NUMBER = re.compile(r"([-+]?) ?[$€£]? ?([0-9][0-9,]*)?(?:\.([0-9]+))? ?%?\.?")
 _LONGEST_NUMBER = 100
 
@@ -201,3 +205,70 @@ class Prompt(FrozenModel):
         }
         always = self.model_dump(include={"id", "kind", "text", "options", "gold", "answer_pattern"})
         return always | {key: value for key, value in optional.items() if value}
+
+
+class PromptSet(FrozenModel):
+    """Prompts from a file, a shipped set or a data set.
+
+    Attributes:
+        source: `maths`, `open`, `choice`, `gsm8k` (the same as `maths`), `arc_challenge`, `openbookqa`, `boolq`, the
+            path of a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or `hf:NAME[:CONFIG]:SPLIT[:TEXT]` (the first
+            10,000 rows of it).
+        name: beginning of the ids that are made; the name of the shipped set or the file by default.
+        samples: prompts to draw without replacement; None takes all.
+        seed: of the draw.
+        kind: of all prompts; made from options and gold by default.
+        text: field with the user's message; found by its usual names by default, and so are the next three.
+        id: field with the prompt's name; false makes all of them from the line.
+        gold: field with the right answer: a number, the text after `####`, or an option's index from 0, letter or text.
+        options: field with the list of options (texts or letters), or one field for each option.
+        system: message of the system for prompts that have none of their own.
+        template: of prompts that have none of their own.
+        answer_pattern: of prompts that have none of their own; for maths the last number by default, for a choice the
+            first letter of an option.
+    """
+
+    source: SOURCE
+    name: NAME | None = None
+    samples: int | None = Field(default=None, ge=1, le=MAX_PROMPTS)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    kind: Kind | None = None
+    text: FIELD | None = None
+    id: Annotated[str, Field(max_length=200)] | None = None
+    gold: FIELD | None = None
+    options: tuple[FIELD, ...] = ()
+    system: str | None = None
+    template: str | None = None
+    answer_pattern: str | None = None
+
+    _template = field_validator("template")(require_template)
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _may_be_false(cls, name: object) -> object:
+        return "" if name is False else name
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _may_be_one(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
+
+    @field_validator("source")
+    @classmethod
+    def _has_a_form(cls, source: str) -> str:
+        if source.startswith(PREFIX):
+            split_source(source)
+        return source
+
+    @model_validator(mode="after")
+    def _options_are_of_a_choice(self) -> "PromptSet":
+        if self.options and self.kind not in {None, "choice"}:
+            raise ValueError(f"`options` names a field, but `kind` is {self.kind}; leave one of them out")
+        return self
+
+    @property
+    def text_field(self) -> str | None:
+        """Return the field with the message that the study names."""
+        parts = self.source.split(":")
+        is_named = self.source.startswith(PREFIX) and len(parts) == 5
+        return self.text or (parts[4] if is_named else None)

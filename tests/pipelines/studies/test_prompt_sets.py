@@ -15,8 +15,9 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.records import SHIPPED
 from prunescope.pipelines.evaluation.tokenization.prompts import find_answer
 from prunescope.pipelines.studies import Study, load_study
-from prunescope.pipelines.studies.prompt_sets import LAST_NUMBER, MAX_PROMPTS, resolve_prompts
-from prunescope.pipelines.studies.prompts import Prompt, number_text
+from prunescope.pipelines.studies.prompt_records import LAST_NUMBER
+from prunescope.pipelines.studies.prompt_sets import resolve_prompts
+from prunescope.pipelines.studies.prompts import MAX_PROMPTS, Prompt, number_text
 
 
 def prompts_of(*entries: object) -> list[Prompt]:
@@ -148,7 +149,7 @@ def test_kind_and_gold_follow_from_the_record(tmp_path: Path, record: object, ki
 
 
 def test_named_fields_count_before_usual_ones(tmp_path: Path) -> None:
-    record = {"question": "no", "body": "Which?", "nr": 7, "a": "x", "b": "y", "right": "y", "answer": "x"}
+    record = {"question": "no", "turns": [], "body": "Which?", "nr": 7, "a": "x", "b": "y", "right": "y", "answer": "x"}
     keys = {"text": "body", "id": "nr", "gold": "right", "options": ["a", "b"], "system": "Be brief."}
     (prompt,) = prompts_of({"source": written(tmp_path, "p.jsonl", record), **keys})
     assert (prompt.id, prompt.gold, prompt.system) == ("7", "B", "Be brief.")
@@ -341,6 +342,9 @@ def test_wrong_input_names_file_line_field_and_fix(
     [
         ({"text": "t"}, "`prompts.0.id`: is missing"),
         ({"id": "a", "ids": [1, True]}, "`prompts.0.ids.1`: "),
+        ({"id": "a", "ids": "1, 2"}, "`prompts.0.ids`: must be a list"),
+        ({"source": "open", "template": "/dev/zero"}, "study.yaml: `prompts.0.template`: /dev/zero: is a device"),
+        ({"source": "open", "id": 5}, "`prompts.0.id`: Input should be a valid string"),
         ({"id": "a", "ids": [-1]}, "`prompts.0.ids.0`: must be 0 or more"),
         ({"id": "a", "ids": [1], "system": "s"}, "`ids` are all tokens of the prompt; leave out `system`"),
         ({"id": "a", "turns": []}, "the prompt is empty"),

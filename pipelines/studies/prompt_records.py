@@ -1,0 +1,251 @@
+"""Prompts from records of a set: fields are found by their usual names, kinds and ids made where missing. No torch."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.corpora.records import Record
+from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet, number_text
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Usual names of fields, the first one present counts; capitals do not matter.
+_USUAL = {
+    "text": ("question", "prompt", "text", "query", "instruction", "input", "question_stem", "problem", "ctx"),
+    "id": ("id", "prompt_id", "question_id", "task_id"),
+    "gold": ("gold", "answer", "label", "target", "solution", "answerkey", "answer_key"),
+    "options": ("choices", "options", "endings"),
+    "system": ("system", "system_prompt"),
+    "turns": ("turns", "messages"),
+    "ids": ("ids", "input_ids", "token_ids", "prompt_token_ids"),
+}
+# The last number of a text; a minus behind a digit is an operator.
+LAST_NUMBER = r"(?s)\A.*((?:(?<![0-9.,])-|(?<![0-9.,-])|(?<=[0-9]-))[0-9][0-9,]*(?:\.[0-9]+)?)"
+
+
+def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
+    """Return the prompt of a record.
+
+    Args:
+        record: the record.
+        spec: the set.
+        name: beginning of the id where the record has none.
+
+    Raises:
+        InputError: a field is missing or wrong; names file, line, field and fix.
+    """
+    found = _Fields(record, spec)
+    kind, options, gold = _question(found, spec)
+    fields: dict[str, Any] = {"origin": record.place}
+    fields["id"] = _id(found, f"{name}-{record.number}", spec.id == "")
+    turns, ids = None if spec.text_field else found.value("turns"), found.value("ids")
+    text = None if turns is not None else found.value("text")
+    if isinstance(text, list) and text and all(isinstance(turn, dict) for turn in text):
+        turns, text = text, None
+    if turns is not None:
+        fields["turns"] = _turns(turns, record)
+    elif text is None and ids is not None:
+        fields["ids"] = ids
+    else:
+        fields["text"] = _message(text, found)
+    if "ids" not in fields:
+        is_own = "turns" in fields and fields["turns"][0].get("role") == "system"
+        system = found.value("system")
+        fields["system"] = spec.system if system is None and not is_own else system
+        fields["template"] = spec.template
+    pattern = record.fields.get("answer_pattern") or spec.answer_pattern
+    if kind == "choice":
+        letters = tuple(_LETTERS[: len(options)])
+        _show_options(fields, letters, options)
+        fields |= {"options": letters, "gold": gold}
+        pattern = pattern or rf"\b([{''.join(letters)}])\b"
+    elif kind == "maths":
+        if gold is not None and number_text(gold) is None and pattern is None:
+            raise found.error("gold", f"{gold[:80]!r} is no number; set `answer_pattern`, or `kind: open`")
+        fields["gold"], pattern = gold, pattern or (LAST_NUMBER if gold is not None else None)
+    else:
+        # Without a pattern nothing says where a generated text has its answer.
+        fields["gold"] = gold if pattern else None
+    fields |= {"kind": kind, "answer_pattern": pattern}
+    try:
+        return Prompt.model_validate(fields)
+    except ValidationError as error:
+        location, message = first_problem(error, Prompt)
+        raise found.error(str(location[0]) if location else "text", message) from error
+
+
+class _Fields:
+    """The fields of a record by their meaning.
+
+    Args:
+        record: the record.
+        spec: the set, which may name fields.
+    """
+
+    def __init__(self, record: Record, spec: PromptSet) -> None:
+        self.record = record
+        named = {"text": spec.text_field, "id": spec.id, "gold": spec.gold}
+        self._named = {key: name for key, name in named.items() if name}
+        if len(spec.options) == 1:
+            self._named["options"] = spec.options[0]
+        self.option_fields = spec.options if len(spec.options) > 1 else ()
+        self._folded = {name.lower(): name for name in reversed(list(record.fields))}
+
+    def name(self, key: str) -> str | None:
+        """Return the name of the field with such a meaning; None where the record has none."""
+        if key in self._named:
+            return self._named[key]
+        names = (self._folded.get(usual) for usual in _USUAL.get(key, ()))
+        return next((name for name in names if name is not None and self.record.fields[name] is not None), None)
+
+    def value(self, key: str) -> Any:  # noqa: ANN401 (any JSON)
+        """Return the value of the field; None where the record has none.
+
+        Raises:
+            InputError: the study names a field that the record does not have.
+        """
+        name = self.name(key)
+        if name is None:
+            return None
+        if self.record.fields.get(name) is None:
+            raise self.missing(key, f"{name!r} is missing or empty")
+        return self.record.fields[name]
+
+    def missing(self, key: str, reason: str) -> InputError:
+        """Return the error for a missing field, with those that exist."""
+        known = ", ".join(map(str, list(self.record.fields)[:20])) or "none"
+        return InputError(
+            f"{self.record.place}: {reason} for `{key}`; there are {known[:400]}: name one of them by `{key}:` in the "
+            "set, or add it to the file"
+        )
+
+    def error(self, key: str, message: str) -> InputError:
+        """Return the error for a wrong value of a field."""
+        return InputError(f"{self.record.place}: `{self.name(key) or key}`: {message}")
+
+
+def _id(found: _Fields, made: str, is_made: bool) -> str:
+    value = None if is_made else found.value("id")
+    if value is None or isinstance(value, (bool, dict, list)):
+        return made
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", str(value)).strip("-._+")[:100]
+    if not name:
+        raise found.error("id", f"{str(value)[:80]!r} has no letter and no digit; rename it, or leave the field out")
+    return name
+
+
+def _turns(turns: object, record: Record) -> list[dict[str, Any]]:
+    """Return the turns of a record without an answer at their end, which is what the prompt asks for."""
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise InputError(f"{record.place}: turns are a list of {{role, content}}; write them like that")
+    turns = [{key: turn[key] for key in ("role", "content") if key in turn} for turn in turns]
+    return turns[:-1] if len(turns) > 1 and turns[-1].get("role") == "assistant" else turns
+
+
+def _message(text: object, found: _Fields) -> str:
+    if text is None:
+        raise found.missing("text", f"none of the usual fields ({', '.join(_USUAL['text'])})")
+    if not isinstance(text, str):
+        raise found.error("text", "not a text; name the field of the message by `text:`")
+    if not text.strip():
+        raise found.error("text", "empty; write a question, or delete the record")
+    # Alpaca's records have an instruction and its input.
+    extra = found.record.fields.get("input")
+    if found.name("text") == "instruction" and isinstance(extra, str) and extra.strip():
+        return f"{text}\n\n{extra}"
+    return text
+
+
+def _question(found: _Fields, spec: PromptSet) -> tuple[Kind, tuple[str, ...], str | None]:
+    """Return kind, options and gold of a record; the gold of a choice is a letter."""
+    own = found.record.fields.get("kind")
+    kind = spec.kind or (cast(Kind, own) if own in KINDS else None)
+    options, labels = _options(found) if kind in {None, "choice"} else ((), ())
+    gold = found.value("gold")
+    if options:
+        if gold is None:
+            raise found.error("options", "options without a right answer; add a field `gold`, or set `kind: open`")
+        return "choice", options, _LETTERS[_gold_index(gold, options, labels, found)]
+    if kind == "choice":
+        raise found.missing("options", f"none of the usual fields ({', '.join(_USUAL['options'])})")
+    if isinstance(gold, (dict, list)) or gold is None or gold == "":
+        return kind or "open", (), None
+    _, worked, final = str(gold).rpartition("####")  # GSM8K's answers end with `#### n`
+    answer = final.strip() if worked else str(gold)
+    number = number_text(answer)
+    return kind or ("open" if number is None else "maths"), (), number or answer
+
+
+def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the options of a record and the labels that it has for them, if any."""
+    labels: object = ()
+    if found.option_fields:
+        for name in found.option_fields:
+            if found.record.fields.get(name) is None:
+                raise found.missing("options", f"{name!r} is missing or empty")
+        values: object = [found.record.fields[name] for name in found.option_fields]
+    else:
+        values = found.value("options")
+    if isinstance(values, str):  # a cell of a table
+        try:
+            values = json.loads(values)
+        except (ValueError, RecursionError) as error:
+            raise found.error("options", 'not a list; write ["first", "second"], or name a field each') from error
+    if isinstance(values, dict):  # the form of ARC on the hub
+        labels, values = values.get("label"), values.get("text")
+    if values is None:
+        return (), ()
+    if not isinstance(values, list) or not all(isinstance(value, (str, int, float)) for value in values):
+        raise found.error("options", "not a list of texts; write one text for each option")
+    options = tuple(str(value).strip() for value in values)
+    if not 2 <= len(options) <= len(_LETTERS):
+        raise found.error("options", f"{len(options)} of them; a choice has 2 to {len(_LETTERS)}")
+    if not all(options):
+        raise found.error("options", "one of them is empty; write its text")
+    own = tuple(map(str, labels)) if isinstance(labels, list) and len(labels) == len(options) else ()
+    return options, own
+
+
+def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
+    """Return the index of the right option, which may be given as an index from 0, a letter or its text."""
+    letters = tuple(_LETTERS[: len(options)])
+    if isinstance(gold, float) and gold.is_integer():  # a column with gaps, as pandas writes it
+        gold = int(gold)
+    if isinstance(gold, int) and not isinstance(gold, bool):
+        if 0 <= gold < len(options):
+            return gold
+    elif isinstance(gold, str):
+        text = gold.strip()
+        if options.count(text) == 1:
+            return options.index(text)
+        for names in (labels, letters, tuple(map(str, range(len(options))))):
+            if text.upper() in names:
+                return names.index(text.upper())
+    raise found.error(
+        "gold",
+        f"{str(gold)[:80]!r} is none of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
+        f"letter from A to {letters[-1]}, or an option's text",
+    )
+
+
+def _show_options(fields: dict[str, Any], letters: Sequence[str], options: Sequence[str]) -> None:
+    """Add the options and the request for a letter to the user's last message, unless it shows the letters itself."""
+    if "ids" in fields:
+        return
+    last = fields["turns"][-1] if "turns" in fields else {"content": fields["text"]}
+    text = last.get("content")
+    if not isinstance(text, str) or all(
+        re.search(rf"^[ \t]*\(?{letter}[.):]", text, re.MULTILINE) for letter in letters
+    ):
+        return
+    shown = [] if tuple(options) == tuple(letters) else [f"{a}. {b}" for a, b in zip(letters, options, strict=True)]
+    request = f"Answer with one letter: {', '.join(letters[:-1])} or {letters[-1]}."
+    text = "\n".join([text.rstrip(), *shown, request])
+    if "turns" in fields:
+        fields["turns"] = [*fields["turns"][:-1], last | {"content": text}]
+    else:
+        fields["text"] = text
