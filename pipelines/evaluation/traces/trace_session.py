@@ -33,6 +33,7 @@ from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, s
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.float64_pass import Norms, float64_norms
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -103,6 +104,8 @@ class TraceSession:
         progress.start("dense model on every prompt", len(prompts) + 1)
         decoded = self._decode(prompts)
         progress.advance()
+        # Token by token, float64 weights would be made anew for each token.
+        self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         progress.done()
         self._thread_local = threading.local()
@@ -114,7 +117,7 @@ class TraceSession:
     def _dense(self, prompt: TokenizedPrompt, decoded: DecodingResult, progress: Progress) -> _DensePrompt:
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
         first = 0 if self.study.measure.positions == "every" else len(prompt.ids) - 1
-        capture = self._run(tokens, len(prompt.ids), first, keep_calls=True)
+        capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=True)
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
@@ -123,9 +126,9 @@ class TraceSession:
             full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
         return _DensePrompt(prompt, decoded, tokens, first, capture, full_pass)
 
-    def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
+    def _run(self, tokens: Tensor, prompt_length: int, first: int, norms: Norms | None, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
-        return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls)
+        return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls, norms=norms)
 
     @property
     def bytes_a_variant(self) -> int:
@@ -182,9 +185,10 @@ class TraceSession:
         """
         shifts: list[dict[str, Tensor]] = []
         free = None
+        norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
         with apply_variant(self.decoder, variant, skips=False):
             for dense in self._prompts:
-                captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
+                captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, norms, keep_calls=False)
                 shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
                 progress.advance()
             if "free_running" in self.study.measure.trajectories:
