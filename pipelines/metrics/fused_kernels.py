@@ -39,7 +39,7 @@ MAX_CENTRED = 60.0
 # normalizers, each accurate to 1e-7, because the rounding of a large c would dominate.
 MAX_GROWTH = 0.1
 # Maximum tokens of a row that are recomputed in float64: in every row, and in one with large logits.
-FEW_EXACT, MAX_EXACT = 256, 4096
+FEW_EXACT, MAX_EXACT = 48, 4096
 # Extra numbers at the end of a row in scratch, for one token at its front and because the last lanes are written whole.
 SLACK = 32
 

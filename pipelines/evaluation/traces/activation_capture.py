@@ -96,15 +96,9 @@ def run_known(
         if decoder.is_rounded:
             handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
         stack.enter_context(hooks(*handles))
-        if by_token_from is None:
-            decoder.hidden(tokens)
-        else:
-            cache = decoder.new_cache()
-            for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
-                decoder.hidden(chunk, cache)
-    if norms is not None:
-        for label, calls in capture.calls.items():
-            capture.calls[label] = [replace(call, parts=tuple(map(narrowed, call.parts))) for call in calls]
+        _run(decoder, tokens, by_token_from)
+    for label, calls in capture.calls.items() if norms is not None else ():
+        capture.calls[label] = [replace(call, parts=tuple(map(narrowed, call.parts))) for call in calls]
     for index, parts in streams.items():
         capture.streams[index] = torch.cat(parts, dim=1)[0, first:].float()
     for label, parts in added.items():
@@ -117,6 +111,15 @@ def run_known(
     if decoder.is_rounded:
         _add_rounding(decoder, capture)
     return capture
+
+
+def _run(decoder: Decoder, tokens: Int[Tensor, "1 tokens"], by_token_from: int | None) -> None:
+    if by_token_from is None:
+        decoder.hidden(tokens)
+        return
+    cache = decoder.new_cache()
+    for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
+        decoder.hidden(chunk, cache)
 
 
 def _add_rounding(decoder: Decoder, capture: Capture) -> None:
