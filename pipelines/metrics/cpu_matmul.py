@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.hardware import vendor
 
 # Up to here MKL's product is fastest on Intel and W xᵀ elsewhere; with more rows oneDNN's is.
 _MAX_FEW_ROWS = 3
+# Rows of a weight that become float64 at a time: they stay in the core's cache until the product has read them.
+_BLOCK_ROWS = 192
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
@@ -39,6 +41,17 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
     else:
         result = torch.addmm(bias[:, None], weight, rows.T).T.contiguous()
     return result.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def product64(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"]) -> Float64[Tensor, "*n v"]:
+    """Return x Wᵀ in float64, without a float64 copy of W; it takes twice as long as in float32."""
+    columns = x.double().reshape(-1, x.shape[-1]).T.contiguous()
+    result = columns.new_empty(len(weight), columns.shape[1])
+    block = columns.new_empty(min(_BLOCK_ROWS, len(weight)), weight.shape[1])
+    for start in range(0, len(weight), _BLOCK_ROWS):
+        rows = weight[start : start + _BLOCK_ROWS]
+        torch.mm(block[: len(rows)].copy_(rows), columns, out=result[start : start + len(rows)])
+    return result.T.reshape(*x.shape[:-1], len(weight))
 
 
 @contextmanager

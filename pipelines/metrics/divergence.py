@@ -84,8 +84,9 @@ def divergences(
     Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share its logits and softmax, and each
     one's result is independent of the others. Logits are float32, of one block of rows at a time; sums over the
     vocabulary are float32 in chunks with float64 totals; h is measured in float64. Rows whose shift is too small
-    relative to the rounding of the head product are recomputed in float64, logits included. Compared with float64 on
-    the same x and dx, all columns have a relative error below 1e-3 where they are at least 1e-8 (signed ones relative
+    relative to the rounding of the head product are recomputed in float64, logits included; of all other rows the
+    logits of the likely tokens are. Compared with float64 on the same x and dx, all columns have a relative error below
+    1e-3, on SmolLM2-135M's states at most 1.2e-4, where they are at least 1e-8 (signed ones relative
     to the size of their terms, margins relative to their logits), and divergences and cosine defects are never
     negative.
 

@@ -174,7 +174,7 @@ def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str
     }
 
 
-def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> NDArray[np.bool_]:
+def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reach: float) -> NDArray[np.bool_]:
     """Return the rows whose columns the rounding of a float32 head product could change by more than about 3e-4.
 
     An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by
@@ -185,12 +185,14 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float) -> N
         dense: the dense side.
         shift: the shift.
         product_noise: error of a logit relative to the root mean square of its row.
+        reach: distance from the largest logit beyond which tokens have no weight together; a row whose tokens up to
+            there were recomputed is exact.
     """
     tolerance = 3e-4
     # Variances are stored in logits², so at a high temperature a smaller variance of Δz/T counts.
     floor = 1e-9 * np.minimum(1, dense.inverse**2)
     moves, rows = shift.moves, shift.rows
-    is_exact = dense.rows["is_exact"] > 0
+    is_exact = dense.rows["reach"] >= reach
     error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
     # Likely tokens of an exact row have float32 rounding alone.
     scaled = np.where(is_exact, 6e-8 * np.abs(moves["mean"]), error) * dense.inverse

@@ -59,7 +59,7 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
         )
         weights.append(weight)
     return DenseRows(
-        z, gap, weights, ids, {"z_squares": total(z.double().square()), "is_exact": torch.zeros(len(z))}, softmaxes
+        z, gap, weights, ids, {"z_squares": total(z.double().square()), "reach": torch.zeros(len(z))}, softmaxes
     )
 
 

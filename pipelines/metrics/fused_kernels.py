@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 # T-independent sums of a dense row and of its shift, and sums at one temperature; all float64.
-DENSE = np.dtype([(name, np.float64) for name in ("z_squares", "highest", "is_exact")])
+DENSE = np.dtype([(name, np.float64) for name in ("z_squares", "highest", "reach")])
 SOFTMAX = np.dtype([(name, np.float64) for name in ("tail", "p_squares", "gap")])
 SHIFT = np.dtype(
     [
@@ -38,8 +38,8 @@ MAX_CENTRED = 60.0
 # Below it log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values; above it from the two
 # normalizers, each accurate to 1e-7, because the rounding of a large c would dominate.
 MAX_GROWTH = 0.1
-# Maximum tokens of a row that are recomputed in float64.
-MAX_EXACT = 4096
+# Maximum tokens of a row that are recomputed in float64: in every row, and in one with large logits.
+FEW_EXACT, MAX_EXACT = 48, 4096
 # Extra numbers at the end of a row in scratch, for one token at its front and because the last lanes are written whole.
 SLACK = 32
 
@@ -309,21 +309,22 @@ def _exact(weight: _F, state: _F) -> float:
 
 
 @_sums
-def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
-    """Compute z − max z of a block of rows; in rows with large logits, recompute the likely tokens' logits in float64.
+def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
+    """Compute z − max z of a block of rows, and recompute the likely tokens' logits in float64.
 
     A float32 product has an error proportional to the root mean square of its row in every logit, which a softmax
-    turns into a relative error of p. Only tokens within `reach` of the largest have a weight for which it matters;
-    there are few of them where logits are large, and their z − max z become exact to float32 rounding. A row with more
-    than MAX_EXACT of them is not recomputed.
+    turns into a relative error of p. Only tokens near the largest have a weight for which it matters; there are few of
+    them where logits are large, and their z − max z become exact to float32 rounding. The widest of `reaches` is taken
+    in which a row has few of them.
 
     Args:
         z: logits, float32 (n, V); recomputed ones are written back.
         x: the head's input, float32 (n, d).
         weight: W, float32 (V, d).
         bias: float32 (V,); of length 0 where there is none.
-        noise: root mean square of a row above which it is recomputed; infinite for never.
-        reach: distance from the largest logit within which tokens are recomputed.
+        sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and above which up to
+            MAX_EXACT are; infinite for never.
+        reaches: distances from the largest logit within which tokens are recomputed, the widest first.
         gap: out, z − max z, float32 (n, V).
         rows: out, DENSE (n,).
     """
@@ -340,10 +341,14 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
                 s0 += np.float64(values[i]) * np.float64(values[i])
             squares += s0
         highest = np.float64(_largest(z[row]))
-        count = 0
-        if math.sqrt(squares / size) > noise:
-            count = _within(z[row], _F(highest - reach), chosen)
-        if 0 < count <= MAX_EXACT:
+        count, within = 0, 0.0
+        length = math.sqrt(squares / size)
+        limit = MAX_EXACT if length > sizes[1] else FEW_EXACT if length > sizes[0] else 0
+        for reach in reaches:
+            if limit and not within:
+                count = _within(z[row], _F(highest - reach), chosen[:limit])
+                within = reach if count <= limit else 0.0
+        if within:
             highest = -np.inf
             for k in range(count):
                 token = chosen[k]
@@ -352,14 +357,13 @@ def gaps(z, x, weight, bias, noise, reach, gap, rows) -> None:
         highest32 = _F(highest)
         for i in range(size):
             gap[row, i] = z[row, i] - highest32
-        is_exact = 0 < count <= MAX_EXACT
-        if is_exact:
+        if within:
             for k in range(count):
                 z[row, chosen[k]] = exact[k]
                 gap[row, chosen[k]] = exact[k] - highest
         rows[row].z_squares = squares
         rows[row].highest = highest
-        rows[row].is_exact = is_exact
+        rows[row].reach = within
 
 
 @_element
@@ -487,7 +491,6 @@ def shift_rows(
     order,
     states,
     head,
-    reach,
     scratch,
     shifts,
     moves,
@@ -506,7 +509,6 @@ def shift_rows(
         order: as in `dense_rows`.
         states: x and dx, float32 (n, d) each.
         head: W and bias, as in `gaps`.
-        reach: as in `gaps`.
         scratch: float32 (6, V + SLACK).
         shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
             z − max z of the pruned side's first token, two ranks.
@@ -521,8 +523,8 @@ def shift_rows(
     for row in range(len(z)):
         for i in range(size):
             after[i] = gap[row, i] + dz[row, i]
-        if rows[row].is_exact:
-            _refine(gap[row], dz[row], rows[row], states[0][row], states[1][row], head, reach, chosen, after)
+        if rows[row].reach > 0:
+            _refine(gap[row], dz[row], rows[row], states[0][row], states[1][row], head, chosen, after)
         _logit_shift_sums(z[row], dz[row], rows[row], shifts[row])
         _top(after, moved_ids[row], best)
         top = moved_ids[row, 0]
@@ -555,15 +557,18 @@ def shift_rows(
 
 
 @_element
-def _refine(gap, dz, dense, x, dx, head, reach, chosen, after) -> None:
+def _refine(gap, dz, dense, x, dx, head, chosen, after) -> None:
     """Recompute Δz of the tokens that are likely on the dense side, and z + Δz of those likely on the pruned side."""
     weight, bias = head
-    for k in range(min(_within(gap, _F(-reach), chosen), MAX_EXACT)):
+    reach = _F(dense.reach)
+    for k in range(min(_within(gap, -reach, chosen), MAX_EXACT)):
         token = chosen[k]
         dz[token] = _exact(weight[token], dx)
         after[token] = gap[token] + dz[token]
-    for k in range(min(_within(after, _largest(after) - _F(reach), chosen), MAX_EXACT)):
+    for k in range(min(_within(after, _largest(after) - reach, chosen), MAX_EXACT)):
         token = chosen[k]
+        if gap[token] > -reach:  # done above
+            continue
         moved = _exact(weight[token], dx)
         before = _exact(weight[token], x) + (bias[token] if len(bias) else _F(0))
         dz[token] = moved

@@ -29,9 +29,12 @@ BLOCK_ROWS = 144
 # The error of a float32 product of length d, relative to the root mean square of its row, is about this times √d:
 # measured 1e-7 to 2.3e-7 at d = 576 on residual streams and their shifts.
 _PRODUCT_NOISE = 1e-8
-# Logits are recomputed where that error would exceed this share of T: the likely tokens' error may be ten times larger.
-_MAX_ERROR = 1e-5
-# In units of T. Less likely tokens, each below exp(−15) of the top one, are not recomputed.
+# Logits are recomputed where that error would exceed this share of T, a few and many: the likely tokens' error may be
+# ten times larger.
+_MAX_ERRORS = (1e-6, 1e-5)
+# In units of T. Less likely tokens, each below exp(−15) of the top one, have little weight together; beyond the top
+# token of a p near one-hot they have all of it, so that the widest reach with few tokens is taken.
+_REACHES = (30.0, 20.0, 15.0, 10.0)
 _REACH = 15.0
 
 
@@ -129,7 +132,7 @@ class Block:
         else:
             shift = eager_shift(*eager_kernels.shift_rows(self._eager, dz, self.temperatures), dz)
         columns = self._columns(self._dense, shift, slice(None))
-        for row in needs_float64(self._dense, shift, self._noise).nonzero()[0]:
+        for row in needs_float64(self._dense, shift, self._noise, _REACH * max(self.temperatures)).nonzero()[0]:
             for name, values in self._in_float64(int(row), dx).items():
                 columns[name][..., row] = values[..., 0]
         return columns
@@ -148,19 +151,20 @@ class Block:
         rows, size = z.shape
         count = len(self.temperatures)
         bias = self.head.bias
-        self._z, self._reach = z, _REACH * max(self.temperatures)
+        self._z = z
         self._weight = self.head.weight.numpy(), np.empty(0, np.float32) if bias is None else bias.float().numpy()
         self._gap = self.workspace.buffer("gap", rows, size)
         self._rows = np.empty(rows, fused_kernels.DENSE)
         self._softmaxes = np.empty((count, rows), fused_kernels.SOFTMAX)
         self._ids = np.empty((rows, min(fused_kernels.TOP, size)), np.int64)
         # A cap keeps all logits small enough.
-        max_size = _MAX_ERROR * min(self.temperatures) / self._noise if self.head.cap is None else np.inf
+        shares = np.array(_MAX_ERRORS if self.head.cap is None else (np.inf, np.inf))
+        sizes, reaches = shares * min(self.temperatures) / self._noise, np.array(_REACHES) * max(self.temperatures)
         # From the highest temperature to the lowest: a token without weight at one has none at the next.
         self._order = np.argsort(self._inverse32, kind="stable")
         scratch = self.workspace.buffer("scratch", 6, size + fused_kernels.SLACK)
         with subnormals_flushed():
-            fused_kernels.gaps(z, self._read.numpy(), *self._weight, max_size, self._reach, self._gap, self._rows)
+            fused_kernels.gaps(z, self._read.numpy(), *self._weight, sizes, reaches, self._gap, self._rows)
             fused_kernels.dense_rows(self._gap, self._inverse32, self._order, scratch, self._softmaxes, self._ids)
         gap = self._gap
         self._dense = DenseSums(
@@ -188,7 +192,6 @@ class Block:
                 self._order,
                 (self._read.numpy(), dx.numpy()),
                 self._weight,
-                self._reach,
                 self.workspace.buffer("scratch", 6, size + fused_kernels.SLACK),
                 shifts,
                 moves,

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.metrics.cpu_matmul import product
+from prunescope.pipelines.metrics.cpu_matmul import product, product64
 
 _PROBE_ROWS = 5
 # Sizes of states at which the usual eps, 1e-5 to 1e-12, matters; and one far below any eps.
@@ -41,9 +41,13 @@ class FinalNorm:
 
     def __call__(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return the norm in float32, computed in float64."""
+        return self.exact(h).float()
+
+    def exact(self, h: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Return the norm in float64."""
         state = self.centred(h)
         normed = state / self._root(state) * self._gain(state)
-        return (normed if self.bias is None else normed + self.bias.detach().double()).float()
+        return normed if self.bias is None else normed + self.bias.detach().double()
 
     def shift(self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return norm(h + Δ) − norm(h) without subtracting the two.
@@ -63,7 +67,7 @@ class FinalNorm:
         change = -growth / (root * root_after * (root + root_after))
         return ((move / root_after + state * change) * self._gain(state)).float()
 
-    def centred(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def centred(self, h: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Return the states in float64, minus their mean for LayerNorm; the norm divides by their mean square."""
         state = h.double()
         return state - state.mean(-1, keepdim=True) if self.kind.startswith("layer") else state
@@ -184,6 +188,11 @@ class OutputHead:
     def logits_of_state(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Return the model's logits in float32 for the head's input x: scale, bias and cap included."""
         return self.capped(self.raw(x))
+
+    def exact_logits(self, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n v"]:
+        """Return the model's logits in float64 for the head's input x, on a CPU."""
+        z = product64(x, self.weight.detach()) * self.scale
+        return self.capped(z if self.bias is None else z + self.bias.detach())
 
     def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Return scale·W x in float32: a state's logits before bias and cap, or a shift's before the cap."""

@@ -114,6 +114,8 @@ class TaskSession:
     ) -> _UncomparedScores:
         scores, samples, compared = [], [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
+        if self._lm is not None:
+            self._lm.is_noise = variant.noise is not None
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, output in self._evaluated(list(together), recipe, progress, dense):

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder, TokenCache
+from prunescope.pipelines.models.float64_pass import Norms, in_float64, narrowed
 from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, state_argument
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.pruning.variant_patching import swap_weights
@@ -69,7 +71,13 @@ def stream_after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> Stat
 
 
 def run_known(
-    decoder: Decoder, tokens: Int[Tensor, "1 tokens"], first: int, *, by_token_from: int | None, keep_calls: bool
+    decoder: Decoder,
+    tokens: Int[Tensor, "1 tokens"],
+    first: int,
+    *,
+    by_token_from: int | None,
+    keep_calls: bool,
+    norms: Norms | None = None,
 ) -> Capture:
     """Run the decoder with its current weights over given tokens.
 
@@ -82,6 +90,8 @@ def run_known(
         by_token_from: None runs all tokens at once; else the tokens before this index run at once and the others one
             by one, through a key-value cache.
         keep_calls: whether to keep arguments and whole contributions, for `replay` and for `isolated`.
+        norms: of `float64_norms`, to compute the layers in float64; None for the decoder's own type. What is kept is
+            float32 either way.
     """
     capture = Capture()
     streams: dict[int, list[Tensor]] = defaultdict(list)
@@ -93,7 +103,7 @@ def run_known(
             if state is not None:
                 streams[index].append(state)
             if keep_calls and by_token_from is None:
-                capture.layer_calls[index] = (args, kwargs)
+                capture.layer_calls[index] = narrowed((args, kwargs)) if norms is not None else (args, kwargs)
 
         return hook
 
@@ -103,22 +113,22 @@ def run_known(
     def save_added(label: str) -> Callable[[Tensor], None]:
         return lambda contribution: added[label].append(contribution.to(decoder.device))
 
-    handles = []
-    for index, layer in enumerate(decoder.layers):
-        handles.append(layer.module.register_forward_pre_hook(save_stream(index), with_kwargs=True))
-        for sublayer in (layer.attn, layer.mlp):
-            handles += sublayer.watch(save_added(sublayer.label))
-            if keep_calls:
-                handles += sublayer.record_calls(capture.calls.setdefault(sublayer.label, []))
-    if decoder.is_rounded:
-        handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
-    with hooks(*handles):
-        if by_token_from is None:
-            decoder.hidden(tokens)
-        else:
-            cache = decoder.new_cache()
-            for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
-                decoder.hidden(chunk, cache)
+    with ExitStack() as stack:
+        if norms is not None:  # before the other hooks are registered, so that they see float64
+            stack.enter_context(in_float64(decoder, norms))
+        handles = []
+        for index, layer in enumerate(decoder.layers):
+            handles.append(layer.module.register_forward_pre_hook(save_stream(index), with_kwargs=True))
+            for sublayer in (layer.attn, layer.mlp):
+                handles += sublayer.watch(save_added(sublayer.label))
+                if keep_calls:
+                    handles += sublayer.record_calls(capture.calls.setdefault(sublayer.label, []))
+        if decoder.is_rounded:
+            handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
+        stack.enter_context(hooks(*handles))
+        _run(decoder, tokens, by_token_from)
+    for label, calls in capture.calls.items() if norms is not None else ():
+        capture.calls[label] = [replace(call, parts=tuple(map(narrowed, call.parts))) for call in calls]
     for index, parts in streams.items():
         capture.streams[index] = torch.cat(parts, dim=1)[0, first:].float()
     for label, parts in added.items():
@@ -131,6 +141,15 @@ def run_known(
     if decoder.is_rounded:
         _add_rounding(decoder, capture)
     return capture
+
+
+def _run(decoder: Decoder, tokens: Int[Tensor, "1 tokens"], by_token_from: int | None) -> None:
+    if by_token_from is None:
+        decoder.hidden(tokens)
+        return
+    cache = decoder.new_cache()
+    for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
+        decoder.hidden(chunk, cache)
 
 
 def _add_rounding(decoder: Decoder, capture: Capture) -> None:

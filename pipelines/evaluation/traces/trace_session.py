@@ -40,6 +40,7 @@ from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, s
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.float64_pass import Norms, float64_norms
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -122,6 +123,8 @@ class TraceSession:
         progress.start("dense model on every prompt", len(prompts) + 1)
         decoded = self._decode(prompts)
         progress.advance()
+        # Token by token, float64 weights would be made anew for each token.
+        self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         self._layered = [dense for dense in self._prompts if isinstance(dense, _LayeredPrompt)]
         progress.done()
@@ -142,7 +145,7 @@ class TraceSession:
         is_layered = prompt.prompt.id in self._layer_ids
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
         first = 0 if is_layered and measure.positions == "every" else start
-        capture = self._run(tokens, len(prompt.ids), first, keep_calls=is_layered)
+        capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=is_layered)
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
@@ -154,9 +157,9 @@ class TraceSession:
             full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
         return _LayeredPrompt(prompt, decoded, tokens, output, first, capture, full_pass)
 
-    def _run(self, tokens: Tensor, prompt_length: int, first: int, *, keep_calls: bool) -> Capture:
+    def _run(self, tokens: Tensor, prompt_length: int, first: int, norms: Norms | None, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
-        return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls)
+        return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls, norms=norms)
 
     @property
     def bytes_a_variant(self) -> int:
@@ -218,16 +221,17 @@ class TraceSession:
         shifts: list[dict[str, Tensor]] = []
         forced: list[Tensor] = []
         free: list[DecodingResult] | None = None
+        norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
         with apply_variant(self.decoder, variant, skips=False):
             for dense in self._prompts:
                 start = len(dense.prompt.ids) - 1
                 selection = slice(0, len(dense.decoded.tokens))
                 if isinstance(dense, _LayeredPrompt):
-                    captured = self._run(dense.tokens, start + 1, dense.first, keep_calls=False)
+                    captured = self._run(dense.tokens, start + 1, dense.first, norms, keep_calls=False)
                     shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
                     shift = shifts[-1][self.decoder.layers[-1].mlp.label][start - dense.first :][selection]
                 else:
-                    captured = self._run(dense.tokens, start + 1, start, keep_calls=False)
+                    captured = self._run(dense.tokens, start + 1, start, norms, keep_calls=False)
                     shift = (OutputState.of(self.decoder, captured, selection).added - dense.output.added).float()
                 forced.append(shift)
                 progress.advance()

@@ -66,7 +66,7 @@ def test_a_model_of_a_study_in_a_file_needs_that_file(warehouse: Path, capsys: C
 def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="causes"))
+    monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="demo"))
     request, aside = _request("smollm2-135m-instruct", None, ["wanda-50"], Store(tmp_path))
     assert (request.study, request.recipes) == ("advise", ("wanda-50",))
     assert "study demo, which computed smollm2-135m-instruct, asks 12 of the 30 questions" in aside

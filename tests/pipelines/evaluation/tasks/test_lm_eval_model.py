@@ -21,6 +21,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.evaluation.tasks import harness
+from tests.pipelines.evaluation.traces.float64_reference import Llama64
 from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import save_tiny
 
@@ -85,6 +86,21 @@ def test_an_applied_variant_answers_like_its_checkpoint(
             with apply_variant(decoder, variant):
                 require_same(ours, other, loaded)
         assert harness.answers(ours, tasks[0]) == dense != harness.answers(other, tasks[0])
+
+
+def test_long_options_have_the_log_likelihood_of_a_float64_model(tiny_folder: Path) -> None:
+    decoder = load_decoder(tiny_folder)
+    # Logits as large as a trained model's: float32 is then off by 1e-4.
+    decoder.head.weight.mul_(100)
+    model, ours = Llama64.load(decoder.folder), VariantLM(decoder)
+    generator = torch.Generator().manual_seed(0)
+    options = [torch.randint(0, 300, (size,), generator=generator).tolist() for size in (100, 80, 40)]
+    found = ours._loglikelihood_tokens([((None, None), [5, 6, 7], option) for option in options])
+    for option, (likelihood, _) in zip(options, found, strict=True):
+        states = model.streams([5, 6, 7, *option[:-1]])[f"mlp.{model.layers - 1}"][1][2:]
+        logits = model.norm(states, "model.norm.weight") @ decoder.head.weight.double().T
+        truth = torch.log_softmax(logits, -1).gather(1, torch.tensor(option)[:, None]).sum()
+        assert likelihood == pytest.approx(float(truth), rel=0, abs=1e-6)
 
 
 def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Passes of a float32 decoder whose layers compute in float64, one layer's weights at a time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics.cpu_matmul import product64
+from prunescope.pipelines.metrics.output_head import FinalNorm, find_final_norm
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.forward_probe import is_close
+from prunescope.pipelines.models.module_calls import Arguments, hooks, other_forward
+
+Norms = Mapping[nn.Module, FinalNorm]
+# Errors of modules that mix types in their own code.
+_UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+@torch.inference_mode()
+def float64_norms(decoder: Decoder) -> Norms | None:
+    """Return the formulas of the norms inside and after the layers, for `in_float64`; None where the decoder computes in float32.
+
+    Float64 is for float32 weights on a CPU that are all in memory, and for architectures whose states of a probe
+    stay the same up to rounding. Most implementations of RMSNorm compute in float32 whatever their input, so that the
+    norms are computed by their formulas.
+    """
+    if decoder.device.type != "cpu" or decoder.dtype != torch.float32 or decoder.is_rounded or decoder.is_streamed:
+        return None
+    norms: dict[nn.Module, FinalNorm] = {}
+    if decoder.output is not None and decoder.head.norm is not None:
+        norms[decoder.final_norm] = decoder.head.norm
+    formulas: dict[object, FinalNorm | None] = {}
+    for layer in decoder.layers:
+        for module in layer.module.modules():
+            if not _is_plain(module):
+                continue
+            settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
+            kind = type(module), *settings.items(), *((name, each.shape) for name, each in module.named_parameters())
+            if kind not in formulas:  # the others of this class differ in their gains only, which are read in each call
+                formulas[kind] = _formula(module)
+            if (formula := formulas[kind]) is not None:
+                norms[module] = formula
+    tokens = probe_tokens(decoder, 8)
+    usual = decoder.hidden(tokens)
+    try:
+        with in_float64(decoder, norms):
+            exact = decoder.hidden(tokens)
+    except _UNFIT:
+        return None
+    return norms if is_close(usual, exact.float()) else None
+
+
+@contextmanager
+def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
+    """Let the layers compute in float64, with the weights that they have when they run.
+
+    A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. All
+    other parameters of a layer are converted while it runs. Hooks registered inside see float64.
+
+    Args:
+        decoder: with float32 weights on a CPU, dense or with a variant applied.
+        norms: of `float64_norms`.
+    """
+    before: dict[nn.Parameter, Tensor] = {}
+    linears = {
+        module.weight: module
+        for layer in decoder.layers
+        for module in layer.module.modules()
+        if type(module) is nn.Linear and "forward" not in vars(module)
+    }
+
+    def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        for parameter in module.parameters():
+            if parameter.dtype == torch.float32 and parameter not in linears:
+                before.setdefault(parameter, parameter.data)
+                parameter.data = parameter.data.double()
+        return _cast(args, torch.float64), _cast(kwargs, torch.float64)
+
+    def restore(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+        while before:
+            parameter, data = before.popitem()
+            parameter.data = data
+
+    with ExitStack() as stack:
+        for module, norm in norms.items():
+            stack.enter_context(other_forward(module, _exact(module, norm)))
+        for linear in linears.values():
+            stack.enter_context(other_forward(linear, _linear(linear)))
+        handles = []
+        for layer in decoder.layers:
+            handles.append(layer.module.register_forward_pre_hook(widen, with_kwargs=True))
+            # Before other hooks, so that weights are restored in the reverse of the order in which they were swapped.
+            handles.append(layer.module.register_forward_hook(restore, prepend=True, always_call=True))
+        stack.enter_context(hooks(*handles))
+        yield
+
+
+def narrowed(call: Arguments) -> Arguments:
+    """Return recorded arguments with float32 in place of float64."""
+    return _cast(call[0], torch.float32), _cast(call[1], torch.float32)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype in (torch.float32, torch.float64) else value
+    if type(value) in {tuple, list}:
+        return type(value)(_cast(each, dtype) for each in value)
+    return {key: _cast(each, dtype) for key, each in value.items()} if type(value) is dict else value
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a module has a vector of weights and no modules inside, as a norm has."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 1 and not any(True for _ in module.children())
+
+
+def _formula(module: nn.Module) -> FinalNorm | None:
+    try:
+        return find_final_norm(module, len(cast(Any, module).weight))
+    except _UNFIT:
+        return None
+
+
+def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        product = product64(x, module.weight)  # read at each call: a variant swaps weights
+        return product if module.bias is None else product + module.bias
+
+    return forward
+
+
+def _exact(module: nn.Module, norm: FinalNorm) -> Callable[..., Tensor]:
+    def forward(states: Tensor) -> Tensor:
+        # Weights are read at each call: a variant may change gains.
+        own = cast(Any, module)
+        return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)
+
+    return forward

@@ -1,0 +1,60 @@
+"""Passes of a float32 decoder in float64, against an independent float64 model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunescope.pipelines.evaluation.traces.activation_capture import replay, run_known
+from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.evaluation.traces.float64_reference import Llama64
+from tests.tiny_models import save_tiny
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder)
+
+
+def test_layers_in_float64_give_the_streams_of_a_float64_model(decoder: Decoder) -> None:
+    norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
+    assert norms is not None and len(norms) == 2 * len(decoder.layers) + 1
+    model = Llama64.load(decoder.folder)
+    variant = prune(decoder, parse_recipe("magnitude-50"))
+    changed = {name: model.weights[f"{name}.weight"] * mask for name, mask in variant.masks.items()}
+    with apply_variant(decoder, variant):
+        capture = run_known(decoder, tokens, 0, by_token_from=None, keep_calls=False, norms=norms)
+    for label, (before, after) in model.streams(tokens[0].tolist(), changed).items():
+        # Stored contributions are rounded to float32; a pass in float32 is off by 2e-7 to 9e-7.
+        added = after - before
+        assert (capture.added[label].double() - added).norm() <= 1e-7 * added.norm(), label
+    assert all(parameter.dtype == torch.float32 for parameter in decoder.model.parameters())
+
+
+def test_recorded_calls_are_float32_and_can_be_run_again(decoder: Decoder) -> None:
+    norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
+    capture = run_known(decoder, tokens, 0, by_token_from=None, keep_calls=True, norms=norms)
+    for sublayer in decoder.sublayers:
+        again = replay(sublayer, capture.calls[sublayer.label], {}, 0)
+        torch.testing.assert_close(again, capture.whole[sublayer.label], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "falcon-sequential", "mixtral"])
+def test_other_architectures_compute_in_float64_too(architecture: str, tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
+    assert norms is not None
+    usual = decoder.hidden(tokens)
+    with in_float64(decoder, norms):
+        exact = decoder.hidden(tokens)
+    torch.testing.assert_close(exact.float(), usual, rtol=0, atol=1e-4)
+
+
+def test_a_model_in_bfloat16_keeps_its_type(decoder: Decoder) -> None:
+    with apply_variant(decoder, prune(decoder, parse_recipe("noise-bfloat16"))):
+        assert float64_norms(decoder) is None
