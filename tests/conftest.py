@@ -41,6 +41,11 @@ _LONGEST = [
 ]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores: tests wait for servers and daemons in a fifth of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Exclude imported objects from garbage collection, during the collection of tests and afterwards.

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.warehouse.catalogue.lineage import questions
+from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
@@ -40,8 +43,39 @@ class Shell:
         return json.loads(self(*arguments, "--format", "json"))
 
 
+class KeptProcesses:
+    """Processes for SQL that answer several commands: to start one takes longer than all else that a command does."""
+
+    def __init__(self) -> None:
+        self._of: dict[Setup, SqlProcess] = {}
+
+    @contextmanager
+    def give(self, _: object, setup: Setup) -> Iterator[SqlProcess]:
+        if setup not in self._of or not self._of[setup].is_alive:
+            self._of[setup] = SqlProcess(setup)
+        yield self._of[setup]
+
+    def close(self) -> None:
+        for process in self._of.values():
+            process.close()
+
+
+@pytest.fixture(scope="module")
+def kept_processes() -> Iterator[KeptProcesses]:
+    kept = KeptProcesses()
+    yield kept
+    kept.close()
+
+
 @pytest.fixture
-def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+def shell(
+    computed_once: Path,
+    capsys: pytest.CaptureFixture[str],
+    kept_processes: KeptProcesses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
+    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", kept_processes.give)
     return Shell(computed_once, capsys)
 
 
@@ -240,10 +274,10 @@ def test_describe_names_the_key_and_the_joins_that_multiply_no_rows(shell: Shell
     layers = "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)"
     # After the flip, the two trajectories read other tokens.
     assert f"{layers} WHERE trajectory = 'teacher_forced'" in finer.splitlines()
+    counted = shell.records("sql", "SELECT count(*) AS n FROM decoding_steps")
     for line in safe.splitlines():
         if line.startswith("  LEFT JOIN"):
-            counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
-            assert counted == shell.records("sql", "SELECT count(*) AS n FROM decoding_steps"), line
+            assert shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}") == counted, line
 
 
 def test_tables_counts_rows_and_partitions(shell: Shell) -> None:
