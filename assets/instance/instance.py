@@ -11,10 +11,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Self, cast
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
 
 # Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
@@ -206,6 +209,17 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
+# Dagster reads its ninety migrations twice for each database that it creates, and every run has one.
+_read_migrations = ScriptDirectory.from_config
+
+
+@cache
+def _migrations(file: str | None, folder: str | None) -> ScriptDirectory:
+    config = Config(file)
+    config.set_main_option("script_location", folder or "")
+    return _read_migrations(config)
+
+
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
     """Keep one engine and one connection per SQLite file, so that Dagster does not connect at every event.
@@ -213,7 +227,8 @@ def databases_kept_open() -> Iterator[None]:
     Dagster makes an engine and a connection for every event: statements are compiled again, SQLite reads the schema
     again, and whenever the last connection to a file closes, it copies its write-ahead log into the file. Commits do
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
-    freshness is read from the Parquet files. These blocks may be nested, but not overlap.
+    freshness is read from the Parquet files. Dagster's migrations are read once per process. These blocks may be
+    nested, but not overlap.
     """
     pools: dict[tuple[str, float | None], tuple[Engine, _KeptPool]] = {}
     changing = Lock()  # Dagster connects from several threads
@@ -233,12 +248,18 @@ def databases_kept_open() -> Iterator[None]:
             pools[key] = pools.pop(key)
             return pools[key][0]
 
+    def migrations(config: Config) -> ScriptDirectory:
+        return _migrations(config.config_file_name, config.get_main_option("script_location"))
+
     originals = [storage.create_engine for storage in _STORAGES]
+    reading = ScriptDirectory.from_config
     try:
         for storage in _STORAGES:
             vars(storage)["create_engine"] = create
+        setattr(ScriptDirectory, "from_config", migrations)  # noqa: B010 - a method for the type checker
         yield
     finally:
+        setattr(ScriptDirectory, "from_config", reading)  # noqa: B010
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
         for _, pool in pools.values():
