@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import examples
 from tests.tiny_models import save_tiny
 
 # A busy machine may pause any example for longer than a deadline.
@@ -39,6 +40,12 @@ _LONGEST = [
     "assets/execution/test_own_calibration.py",
     "assets/publishing/test_server.py",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw all random examples unless exhaustive tests are left out."""
+    if config.getoption("markexpr") != "not exhaustive":
+        examples.draw_all()
 
 
 def pytest_xdist_auto_num_workers() -> int:
