@@ -17,14 +17,14 @@ settings.load_profile("untimed")
 
 
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
-# `automation` computes the warehouse that most files after it copy; the files before it need none.
+# `automation` computes the warehouse that most files copy; the three after it, which start meanwhile, need none.
 _LONGEST = [
     "assets/automation/test_end_to_end.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
-    "pipelines/reporting/charts/test_figures.py",
-    "pipelines/reporting/explorer/test_browser.py",
-    "pipelines/reporting/explorer/test_documents.py",
     "assets/automation/test_automation.py",
+    "pipelines/reporting/charts/test_figures.py",
+    "pipelines/reporting/explorer/test_documents.py",
+    "pipelines/reporting/explorer/test_browser.py",
     "assets/interface/test_interface.py",
     "assets/runs/test_interrupted.py",
     "assets/instance/test_server.py",

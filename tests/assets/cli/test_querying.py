@@ -5,7 +5,6 @@ import io
 import json
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,10 +13,10 @@ import pytest
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.warehouse.catalogue.lineage import questions
-from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
+from tests.kept_processes import KeptProcesses
 from tests.tiny_models import save_tiny
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -43,23 +42,6 @@ class Shell:
         return json.loads(self(*arguments, "--format", "json"))
 
 
-class KeptProcesses:
-    """Processes for SQL that answer several commands: to start one takes longer than all else that a command does."""
-
-    def __init__(self) -> None:
-        self._of: dict[Setup, SqlProcess] = {}
-
-    @contextmanager
-    def give(self, _: object, setup: Setup) -> Iterator[SqlProcess]:
-        if setup not in self._of or not self._of[setup].is_alive:
-            self._of[setup] = SqlProcess(setup)
-        yield self._of[setup]
-
-    def close(self) -> None:
-        for process in self._of.values():
-            process.close()
-
-
 @pytest.fixture(scope="module")
 def kept_processes() -> Iterator[KeptProcesses]:
     kept = KeptProcesses()
@@ -75,7 +57,7 @@ def shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
     """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
-    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", kept_processes.give)
+    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
 
