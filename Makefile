@@ -22,7 +22,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/prunescope run demo
 
-# One test process per core; the tests of a file stay together, because they share fixtures.
+# `logical`: one process more than there are cores (tests/conftest.py). The tests of a file stay together, because they
+# share fixtures.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # The tests that prove every rule. If a system package is missing, a skipped test says how to install it.

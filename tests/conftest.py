@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import examples
 from tests.tiny_models import save_tiny
 
 # A busy machine may pause any example for longer than a deadline.
@@ -16,14 +17,14 @@ settings.load_profile("untimed")
 
 
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
-# `automation` computes the warehouse that most files after it copy; the files before it need none.
+# `automation` computes the warehouse that most files copy; the three after it, which start meanwhile, need none.
 _LONGEST = [
     "assets/automation/test_end_to_end.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
-    "pipelines/reporting/charts/test_figures.py",
-    "pipelines/reporting/explorer/test_browser.py",
-    "pipelines/reporting/explorer/test_documents.py",
     "assets/automation/test_automation.py",
+    "pipelines/reporting/charts/test_figures.py",
+    "pipelines/reporting/explorer/test_documents.py",
+    "pipelines/reporting/explorer/test_browser.py",
     "assets/interface/test_interface.py",
     "assets/runs/test_interrupted.py",
     "assets/instance/test_server.py",
@@ -39,6 +40,17 @@ _LONGEST = [
     "assets/execution/test_own_calibration.py",
     "assets/publishing/test_server.py",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw all random examples unless exhaustive tests are left out."""
+    if config.getoption("markexpr") != "not exhaustive":
+        examples.draw_all()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores: tests wait for servers and daemons in a fifth of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)

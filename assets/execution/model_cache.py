@@ -314,9 +314,11 @@ class ModelCache:
 
     def release(self) -> None:
         """Free everything."""
+        is_empty = self._decoder is None and not self._sessions
         self._decoder = None
         self._sessions, self._traced, self._pruned, self._unbatched = {}, {}, {}, set()
-        gc.collect()
+        if not is_empty:  # to scan the objects of all libraries takes a third of a second
+            gc.collect()
 
 
 def _still_valid(

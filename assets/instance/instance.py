@@ -11,9 +11,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
+from threading import Lock
+from typing import Self, cast
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
 
 # Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
@@ -27,7 +31,7 @@ from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool, Pool
+from sqlalchemy.pool import NullPool, Pool, QueuePool
 from yaml import YAMLError
 
 from prunescope.assets import settings
@@ -182,55 +186,84 @@ def _translate_database_errors(home: Path) -> Iterator[None]:
         raise WarehouseError(message) from error
 
 
+class _KeptPool(QueuePool):
+    """Pool with one connection that stays open when Dagster disposes of the engine, as it does after every event."""
+
+    def __init__(self, creator: Callable[[], sqlite3.Connection], **_: object) -> None:
+        # A thread that finds the connection in use opens another one, which is closed after use.
+        super().__init__(creator, pool_size=1, max_overflow=-1)
+
+    def dispose(self) -> None:
+        pass
+
+    def recreate(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        super().dispose()
+
+
+def _set_up(connection: sqlite3.Connection, _: object) -> None:
+    # Commits write to the log, which is synced only when it is copied into the file.
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+# Dagster reads its ninety migrations twice for each database that it creates, and every run has one.
+_read_migrations = ScriptDirectory.from_config
+
+
+@cache
+def _migrations(file: str | None, folder: str | None) -> ScriptDirectory:
+    config = Config(file)
+    config.set_main_option("script_location", folder or "")
+    return _read_migrations(config)
+
+
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
-    """Keep one engine and one connection per SQLite file, so that Dagster does not wait for the disk at every event.
+    """Keep one engine and one connection per SQLite file, so that Dagster does not connect at every event.
 
-    Dagster connects for every event, and whenever the last connection to a file closes, SQLite copies its write-ahead
-    log into the file. The connection kept here is never the last. Commits do not wait for the disk either: after a
-    power failure the last events may be missing, but the files stay intact, and freshness is read from the Parquet
-    files. One engine per file saves compiling every statement again. These blocks may be nested, but not overlap.
+    Dagster makes an engine and a connection for every event: statements are compiled again, SQLite reads the schema
+    again, and whenever the last connection to a file closes, it copies its write-ahead log into the file. Commits do
+    not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
+    freshness is read from the Parquet files. Dagster's migrations are read once per process. These blocks may be
+    nested, but not overlap.
     """
-    connections: dict[str, sqlite3.Connection] = {}
-
-    @lru_cache(_MAX_OPEN)
-    def engine_of(url: str, timeout: float | None) -> Engine:
-        # No pool: Dagster disposes of the engine after every event, while another thread may use it.
-        return create_engine(url, poolclass=NullPool, connect_args={} if timeout is None else {"timeout": timeout})
+    pools: dict[tuple[str, float | None], tuple[Engine, _KeptPool]] = {}
+    changing = Lock()  # Dagster connects from several threads
 
     def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
         arguments = connect_args or {}
         if poolclass is not NullPool or set(arguments) - {"timeout"}:
             raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
-        return engine_of(url, arguments.get("timeout"))
+        key = url, arguments.get("timeout")
+        with changing:
+            if key not in pools:
+                engine = create_engine(url, poolclass=_KeptPool, connect_args=dict(arguments))
+                event.listen(engine, "connect", _set_up)
+                pools[key] = engine, cast("_KeptPool", engine.pool)
+            if len(pools) > _MAX_OPEN:  # every run has a file of its own, and a study may have thousands of runs
+                pools.pop(next(iter(pools)))[1].close()
+            pools[key] = pools.pop(key)
+            return pools[key][0]
 
-    def keep_open(connection: object, _: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = NORMAL")
-            (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
-            if file and file not in connections:
-                # Dagster's threads open connections that this one closes.
-                connections[file] = sqlite3.connect(file, check_same_thread=False)
-                # SQLite only counts connections that have read from the log, and a new file has no log yet.
-                connections[file].execute("PRAGMA journal_mode = WAL").fetchone()
-                connections[file].execute("SELECT count(*) FROM sqlite_master").fetchall()
-            if len(connections) > _MAX_OPEN:  # every run has a file of its own, and a study may have thousands of runs
-                connections.pop(next(iter(connections))).close()
-            if file:
-                connections[file] = connections.pop(file)
+    def migrations(config: Config) -> ScriptDirectory:
+        return _migrations(config.config_file_name, config.get_main_option("script_location"))
 
-    event.listen(Pool, "connect", keep_open)
     originals = [storage.create_engine for storage in _STORAGES]
+    reading = ScriptDirectory.from_config
     try:
         for storage in _STORAGES:
             vars(storage)["create_engine"] = create
+        setattr(ScriptDirectory, "from_config", migrations)  # noqa: B010 - a method for the type checker
         yield
     finally:
+        setattr(ScriptDirectory, "from_config", reading)  # noqa: B010
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
-        event.remove(Pool, "connect", keep_open)
-        for connection in connections.values():
-            connection.close()
+        for _, pool in pools.values():
+            pool.close()
 
 
 def require_space(root: Path) -> None:

@@ -17,7 +17,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connect, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.view import View
@@ -107,6 +107,12 @@ def export(
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
             _require_any(connection, study)
+        nothing = WarehouseError(
+            f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
+            "gives some, such as `prunescope run demo`"
+        )
+        if not connection.execute(f"FROM {PROVENANCE} LIMIT 1").fetchall():
+            raise nothing
         progress.start("tables and figures", len(chosen))
         for name in chosen:
             if name in views:
@@ -116,10 +122,7 @@ def export(
             progress.advance()
         progress.done()
         if all(entry["is_empty"] for entry in contents.entries.values()):
-            raise WarehouseError(
-                f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
-                "gives some, such as `prunescope run demo`"
-            )
+            raise nothing
         variants = connection.execute(
             "SELECT DISTINCT table_name, model, recipe FROM provenance WHERE recipe IS NOT NULL"
         ).fetchall()

@@ -9,8 +9,10 @@ from polars.testing import assert_frame_equal
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask
+from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
+from tests.kept_processes import KeptProcesses
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Memory, materialized
 
@@ -82,6 +84,21 @@ def test_a_query_of_one_model_opens_only_its_files_and_changes_no_row(root, unfi
             assert_same(rows_of(part, view), wanted)
 
 
+@pytest.fixture
+def _one_process(monkeypatch):
+    """Answer all questions about the same models in one process: each would start one of its own."""
+    kept = KeptProcesses()
+
+    def run(root, sql, parameters, *, models, seconds, gibibytes):
+        with kept.give(Setup(str(root), gibibytes, models)) as process:
+            return process.ask(sql, parameters, seconds=seconds)
+
+    monkeypatch.setattr("prunescope.warehouse.catalogue.question_query.run_safe", run)
+    yield
+    kept.close()
+
+
+@pytest.mark.usefixtures("_one_process")
 def test_filters_choose_rows_and_change_none(root, unfiltered):
     asked = 0
     for view in view_sql().values():

@@ -8,10 +8,15 @@ import sys
 
 import pytest
 
-from prunescope.sql import notebook
 from tests.sql.built_whole import whole_warehouse
 
-NOTEBOOK = notebook.__file__
+
+@pytest.fixture(scope="module")
+def notebook():
+    """Import the notebook, and marimo with it, only in the process that runs these tests."""
+    from prunescope.sql import notebook
+
+    return notebook
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def texts(outputs):
     return [" ".join(re.sub(r"<[^>]+>", "", output.text).split()) for output in outputs if hasattr(output, "text")]
 
 
-def test_it_asks_five_questions_and_explains_each_answer(root, monkeypatch):
+def test_it_asks_five_questions_and_explains_each_answer(notebook, root, monkeypatch):
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(root))
     outputs, defined = notebook.app.run()
     said = [text for text in texts(outputs) if text.startswith("Answer.")]
@@ -37,16 +42,16 @@ def test_it_asks_five_questions_and_explains_each_answer(root, monkeypatch):
     assert said[0].startswith(f"Answer. {flipped} of {flips.height} texts leave the dense one")
 
 
-def test_an_empty_warehouse_is_reported_and_breaks_nothing(tmp_path, monkeypatch):
+def test_an_empty_warehouse_is_reported_and_breaks_nothing(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(tmp_path))
     outputs, defined = notebook.app.run()
     assert defined["flips"].is_empty()
     assert any("prunescope run demo" in text for text in texts(outputs))
 
 
-def test_it_is_exported_to_a_page_without_a_browser(root, tmp_path):
+def test_it_is_exported_to_a_page_without_a_browser(notebook, root, tmp_path):
     # A copy, because marimo keeps a session beside the file that it runs.
-    copy = shutil.copy(NOTEBOOK, tmp_path)
+    copy = shutil.copy(notebook.__file__, tmp_path)
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "marimo", "export", "html", str(copy), "-o", str(page)]
     environment = {**os.environ, "PRUNESCOPE_WAREHOUSE": str(root), "PYTHONPATH": os.pathsep.join(sys.path)}

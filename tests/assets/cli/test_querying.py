@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
+from tests.kept_processes import KeptProcesses
 from tests.tiny_models import save_tiny
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -40,8 +42,22 @@ class Shell:
         return json.loads(self(*arguments, "--format", "json"))
 
 
+@pytest.fixture(scope="module")
+def kept_processes() -> Iterator[KeptProcesses]:
+    kept = KeptProcesses()
+    yield kept
+    kept.close()
+
+
 @pytest.fixture
-def shell(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+def shell(
+    computed_once: Path,
+    capsys: pytest.CaptureFixture[str],
+    kept_processes: KeptProcesses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
+    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
 
@@ -240,10 +256,10 @@ def test_describe_names_the_key_and_the_joins_that_multiply_no_rows(shell: Shell
     layers = "  LEFT JOIN layer_transitions USING (model, recipe, prompt_id, position, temperature)"
     # After the flip, the two trajectories read other tokens.
     assert f"{layers} WHERE trajectory = 'teacher_forced'" in finer.splitlines()
+    counted = shell.records("sql", "SELECT count(*) AS n FROM decoding_steps")
     for line in safe.splitlines():
         if line.startswith("  LEFT JOIN"):
-            counted = shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}")
-            assert counted == shell.records("sql", "SELECT count(*) AS n FROM decoding_steps"), line
+            assert shell.records("sql", f"SELECT count(*) AS n FROM decoding_steps {line}") == counted, line
 
 
 def test_tables_counts_rows_and_partitions(shell: Shell) -> None:

@@ -36,15 +36,19 @@ def of(suffix: str, **more: object) -> list[dict[str, object]]:
     return [{"name": f"{name}{suffix}", **kind, **more} for name, kind in KINDS.items()]
 
 
-def computed(study: StudyFile, warehouse: Path) -> dict[str, dict[str, object]]:
-    """Compute a study up to its masks and traces; return the rows of `variants` by recipe."""
+def compute_steps(study: StudyFile, warehouse: Path, *steps: str) -> None:
+    """Compute these steps of each variant."""
     request, loaded = StudyRequest(str(study.path)), ModelCache()
     names = tuple(recipe.name for recipe in request.load().recipes)
     for step in ("models", "calibration"):
         list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", None), loaded))
-    for step in ("variants", "mask_samples", "traces"):
+    for step in steps:
         for place, name in enumerate(names):
             list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", name, names[place + 1 :]), loaded))
+
+
+def variants_of(warehouse: Path) -> dict[str, dict[str, object]]:
+    """Return the rows of `variants` by recipe."""
     found = rows(warehouse).items()
     return {row["recipe"]: row for path, table in found if path.startswith("variants/") for row in table.to_pylist()}
 
@@ -57,7 +61,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: P
     study = StudyFile(folder / "tiny.yaml", tiny_folder, keys=LITTLE | {"calibration": SHARED, "recipes": recipes})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
-        computed(study, folder / "warehouse")
+        compute_steps(study, folder / "warehouse", "variants", "mask_samples", "traces")
     return study, folder / "warehouse"
 
 
@@ -65,8 +69,8 @@ def test_a_recipe_on_its_own_tokens_equals_that_of_a_study_on_these_tokens(
     beside: tuple[StudyFile, Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     keys = LITTLE | {"calibration": SHARED | {"seed": 1}, "recipes": ["dense", *of("")]}
-    there = computed(StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=keys), tmp_path / "other")
-    here = computed(*beside)
+    compute_steps(StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=keys), tmp_path / "other", "variants")
+    here, there = variants_of(beside[1]), variants_of(tmp_path / "other")
     for name in KINDS:
         for column in ("variant_hash", "calibration_hash", "drop_order", "drop_scores"):
             assert here[f"{name}-other"][column] == there[name][column], (name, column)

@@ -4,12 +4,15 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, job, op
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from sqlalchemy.pool import NullPool, QueuePool
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.instance import instance as module
 from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
 from prunescope.assets.planning.steps import STEPS
 from prunescope.warehouse.storage.provenance import read_footer
@@ -84,6 +87,26 @@ def test_few_files_stay_open_after_many_runs(tmp_path: Path) -> None:
             _run(instance)
         found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
         assert 1 < len({name for name in found if name.endswith(".db")}) <= 16
+
+
+def test_migrations_are_read_once_however_many_databases_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str | None] = []
+
+    def counted(config: Config) -> ScriptDirectory:
+        read.append(config.config_file_name)
+        return original(config)
+
+    original = module._read_migrations
+    monkeypatch.setattr(module, "_read_migrations", counted)
+    module._migrations.cache_clear()
+    for name in ("one", "two"):
+        with open_instance(tmp_path / name) as instance:
+            _run(instance)
+            assert instance.event_log_storage.alembic_version()[0] is not None
+    assert len(read) == len(set(read)) > 1
+    assert ScriptDirectory.from_config == original
 
 
 def test_a_database_has_one_engine_while_kept_open_and_dagsters_own_afterwards(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from prunescope.pipelines.metrics import fused_kernels
@@ -24,6 +25,7 @@ for name, column in divergence(x / 8, dx / 160, OutputHead(weight), [0.7, 1.0]).
 """
 
 
+@pytest.mark.exhaustive  # compiles all kernels; every other test measures with those of numba's cache
 def test_compiling_and_cached_processes_measure_the_same_bits(tmp_path: Path) -> None:
     """Compare by hash the tables of a process that compiles with those of one that reads the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3] / ".src")}

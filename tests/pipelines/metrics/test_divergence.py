@@ -23,6 +23,7 @@ from prunescope.pipelines.metrics.logit_blocks import Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.reference import divergence_reference
 from prunescope.warehouse.tables.columns import DIVERGENCE
+from tests.examples import examples
 
 RANKING = {
     "is_top1_same",
@@ -134,7 +135,7 @@ def assert_matches(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 5, size, seed)
@@ -146,7 +147,7 @@ def test_every_column_matches_the_float64_reference(dense, shift, size, seed, te
     assert_matches(measured, truth, temperature, skip=skip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(SIZES, SEEDS, st.sampled_from([1, 3, 40]))
 def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
     generator = torch.Generator().manual_seed(seed)
@@ -199,7 +200,7 @@ def test_divergences_agree_with_scipy():
     np.testing.assert_allclose(measured["js_nats"][0], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -212,7 +213,7 @@ def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size
             np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -235,7 +236,7 @@ def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temp
         np.testing.assert_allclose(there[name], back[other], rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, shift, size, seed, temperature):
     measured = divergence(*logits_and_shift(dense, shift, 4, size, seed), identity_head(size), [temperature])
@@ -246,7 +247,7 @@ def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, 
     assert (measured["is_top1_same"] == (measured["rank_of_dense_top1"] == 1)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(DENSE, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, size, seed, temperature):
     z, _ = logits_and_shift(dense, "zero", 4, size, seed)
@@ -350,7 +351,7 @@ def test_no_rows_give_no_rows():
     assert divergence(x[:0], near[:0], head, [1.0])["js_nats"].shape == (1, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -411,7 +412,7 @@ def test_a_measure_flushes_subnormals_and_restores_the_thread(before, monkeypatc
         torch.set_flush_denormal(False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
 def test_omitted_and_borderline_tokens_match_the_float64_reference(seed, length, shift):
     # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.

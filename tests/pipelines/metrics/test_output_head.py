@@ -15,6 +15,7 @@ from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
 from prunescope.pipelines.metrics.reference import logits_reference, norm_reference
+from tests.examples import examples
 
 WIDTH = 48
 KINDS = ("rms", "rms_plus_one", "layer", "layer_plus_one")
@@ -84,7 +85,7 @@ def test_a_module_that_is_no_known_norm_is_refused_by_name(module):
         find_final_norm(module, WIDTH)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(KINDS),
     st.integers(0, 2**31),
@@ -170,7 +171,7 @@ LOGITS = st.floats(-3e4, 3e4, width=32)
 SHIFTS = st.floats(-3e4, 3e4, width=32) | st.sampled_from([0.0, 1e-30, -1e-12, 1e-7, -1e-3])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(LOGITS | st.floats(-90, 90, width=32), SHIFTS), min_size=1, max_size=8), st.booleans())
 def test_a_shift_through_the_cap_keeps_its_digits_and_never_overflows(pairs, is_opposite):
     cap = 30.0

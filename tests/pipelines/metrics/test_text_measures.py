@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
+from tests.examples import examples
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -48,7 +49,7 @@ def test_a_collapse_is_an_ngram_three_times_over_six_tokens(tokens, step):
     assert collapse_step(tokens) == step
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(TOKENS)
 def test_the_collapse_step_is_the_first_prefix_that_ends_in_a_loop(tokens):
     def ends_in_loop(prefix: list[int]) -> bool:

@@ -16,7 +16,9 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 
 
-@pytest.mark.parametrize("dropped", [("attn.1",), ("mlp.0", "attn.2")], ids="-".join)
+@pytest.mark.parametrize(
+    "dropped", [pytest.param(("attn.1",), marks=pytest.mark.exhaustive), ("mlp.0", "attn.2")], ids="-".join
+)
 def test_an_export_of_dropped_sublayers_loads_with_the_dense_models_structure(
     decoder: Decoder, dropped: tuple[str, ...], tmp_path: Path
 ) -> None:

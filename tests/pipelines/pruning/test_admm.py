@@ -11,6 +11,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.pruning.methods import change_of
 from prunescope.pipelines.recipes import ADMM, parse_recipe
+from tests.examples import examples
 from tests.pipelines.pruning.reconstruction import changed, context_of, correlated, error, inputs_of, random_weight
 
 
@@ -97,7 +98,7 @@ integers = st.integers(1, 4).flatmap(
 
 
 @drawn(integers, st.integers(1, 99), st.sampled_from(["matrix", "output"]), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_counts_are_exact_with_ties_and_after_another_mask(
     values: list[list[int]], percent: int, group: str, is_masked: bool
 ) -> None:

@@ -11,6 +11,7 @@ from prunescope.pipelines.pruning.calibration.activation_moments import Activati
 from prunescope.pipelines.pruning.masks import Mask
 from prunescope.pipelines.pruning.methods import METHODS, MatrixContext, change_of
 from prunescope.pipelines.recipes import KINDS, MaskingRecipe, MatrixRecipe
+from tests.examples import examples
 
 MASKS = [kind for kind in KINDS if issubclass(kind, MaskingRecipe)]
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -66,7 +67,7 @@ def test_a_share_that_rounds_to_a_whole_row_is_refused(kind: type[MaskingRecipe]
 
 
 @pytest.mark.parametrize("kind", MASKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
 def test_a_row_keeps_exactly_its_count(kind: type[MaskingRecipe], weight: Tensor, sparsity: float) -> None:
     assume(round(sparsity * weight.shape[1]) < weight.shape[1])
@@ -78,7 +79,7 @@ def test_a_row_keeps_exactly_its_count(kind: type[MaskingRecipe], weight: Tensor
     ("kind", "group"),
     [(kind, group) for kind in MASKS for group in kind.model_fields["group"].annotation.__args__ if group != "output"],
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(weight=weights(), sparsity=st.floats(0.01, 0.99))
 def test_a_whole_matrix_keeps_exactly_its_count(
     kind: type[MaskingRecipe], group: str, weight: Tensor, sparsity: float
@@ -89,7 +90,7 @@ def test_a_whole_matrix_keeps_exactly_its_count(
 
 
 @pytest.mark.parametrize("kind", MASKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(weight=weights(multiple=4), keep=st.integers(1, 3))
 def test_a_group_of_four_keeps_exactly_n(kind: type[MaskingRecipe], weight: Tensor, keep: int) -> None:
     mask = mask_by(kind, weight, keep=keep, block=4)
@@ -97,7 +98,7 @@ def test_a_group_of_four_keeps_exactly_n(kind: type[MaskingRecipe], weight: Tens
 
 
 @pytest.mark.parametrize("kind", MASKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(weight=weights(multiple=4), sparsity=st.floats(0.01, 0.99), data=st.data())
 def test_weights_of_an_earlier_mask_stay_removed_and_count(
     kind: type[MaskingRecipe], weight: Tensor, sparsity: float, data: st.DataObject

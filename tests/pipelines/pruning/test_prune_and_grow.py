@@ -19,6 +19,7 @@ from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, eager,
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DSnoT, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.examples import examples
 from tests.pipelines.pruning.reconstruction import correlated, inputs_of, random_weight
 from tests.tiny_models import SHORT_TEXT
 
@@ -104,7 +105,7 @@ def test_exchanges_equal_those_of_a_loop_over_single_weights(
     assert facts["dsnot_exchanges"] >= int((mask & ~kept).sum()) > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1.5]), min_size=48, max_size=48),
     block=st.sampled_from([4, 12]),
@@ -144,7 +145,7 @@ def test_regrown_weights_are_dense_and_kept_ones_keep_earlier_changes() -> None:
     assert torch.equal(change.weight(dense).double(), found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5]), min_size=48, max_size=48),
     sparsity=st.floats(0.05, 0.95),

@@ -1,6 +1,7 @@
 """The data dictionary: complete, and up to date with the definitions."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 from prunescope.warehouse import tables
@@ -10,12 +11,16 @@ from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[3]
-TEXT = dictionary()
+
+
+@cache
+def text() -> str:
+    return dictionary()
 
 
 def part_of(name: str) -> str:
     """Return the text below a heading, up to the next one."""
-    return TEXT.split(f"\n### {name}\n")[1].split("\n#")[0]
+    return text().split(f"\n### {name}\n")[1].split("\n#")[0]
 
 
 def columns_of(text: str) -> list[str]:
@@ -23,10 +28,10 @@ def columns_of(text: str) -> list[str]:
 
 
 def test_the_file_is_up_to_date_with_the_definitions() -> None:
-    assert DICTIONARY.read_text(encoding="utf-8") == TEXT, (
+    assert DICTIONARY.read_text(encoding="utf-8") == text(), (
         "run python -m prunescope.warehouse.catalogue.data_dictionary"
     )
-    assert dictionary() == TEXT
+    assert dictionary() == text()
 
 
 def test_every_table_is_listed_with_grain_key_references_path_and_columns() -> None:
@@ -45,7 +50,7 @@ def test_every_mart_and_question_is_listed_with_all_its_columns() -> None:
     explained = explain(views.values())
     for view in views.values():
         if view.layer == "staging":
-            assert all(f"| `{view.name}.{column}` |" in TEXT for column in view.notes)
+            assert all(f"| `{view.name}.{column}` |" in text() for column in view.notes)
             continue
         part = part_of(view.name)
         assert view.header.partition("\n")[0] in part
@@ -54,7 +59,7 @@ def test_every_mart_and_question_is_listed_with_all_its_columns() -> None:
 
 
 def test_the_queries_of_figures_and_the_explorer_are_listed_with_their_inputs() -> None:
-    figures, explorer = TEXT.split("\n## Figures\n")[1].split("\n## Explorer\n")
+    figures, explorer = text().split("\n## Figures\n")[1].split("\n## Explorer\n")
     for folder, part in (("figures", figures), ("explorer", explorer)):
         names = {path.relative_to(SQL / folder).with_suffix("").as_posix() for path in (SQL / folder).rglob("*.sql")}
         assert set(re.findall(r"^\| `([a-z0-9_/]+)` \|", part, re.MULTILINE)) == names
@@ -72,13 +77,13 @@ def test_a_column_has_its_unit_formula_source_bounds_and_null() -> None:
 
 
 def test_every_row_of_every_table_has_as_many_cells_as_its_head() -> None:
-    cells = [len(re.split(r"(?<!\\)\|", line)) for line in TEXT.splitlines() if line.startswith("|")]
+    cells = [len(re.split(r"(?<!\\)\|", line)) for line in text().splitlines() if line.startswith("|")]
     assert set(cells) == {5, 8, 9}
 
 
 def test_links_lead_to_headings() -> None:
-    headings = set(re.findall(r"^### (\S+)$", TEXT, re.MULTILINE))
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) == headings
+    headings = set(re.findall(r"^### (\S+)$", text(), re.MULTILINE))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text())) == headings
 
 
 def test_the_document_of_the_warehouse_lists_every_table_and_no_other() -> None:

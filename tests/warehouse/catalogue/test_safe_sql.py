@@ -14,6 +14,7 @@ from prunescope.warehouse.catalogue.safe_sql import answer, check
 from prunescope.warehouse.core.errors import SqlError, UnsafeSqlError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
+from tests.examples import examples
 from tests.warehouse.attacks import attacks
 
 
@@ -101,7 +102,7 @@ HIDDEN = [attack.sql for attack in attacks("/") if attack.name.startswith(("stat
 
 
 @given(st.sampled_from(HIDDEN), st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_case_comments_and_space_do_not_hide_anything(locked, sql, data):
     blank = st.sampled_from([" ", "\n", "\t", "/**/", " /* ; SELECT */ ", " -- SELECT 1;\n"])
     words = re.split(r" (?=(?:[^']*'[^']*')*[^']*$)", sql)

@@ -21,6 +21,7 @@ from rich.text import Text
 from prunescope.warehouse.catalogue.safe_sql import answer
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.formats import FORMATS, NULL, TEXT_ROWS, plain_rows, render, to_text
+from tests.examples import examples
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 ROWS = pa.table(
@@ -259,7 +260,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(st.lists(EXPRESSIONS, min_size=1, max_size=4), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
     select = ", ".join(f"{expression} AS c{index}" for index, expression in enumerate(expressions))
     nothing = " UNION ALL SELECT " + ", ".join("NULL" for _ in expressions) if has_null else ""

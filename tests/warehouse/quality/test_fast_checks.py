@@ -12,6 +12,7 @@ from prunescope.warehouse.quality import fast_checks
 from prunescope.warehouse.quality.checks import violations
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.storage.partition_store import to_arrow
+from tests.examples import examples
 
 LABEL = pa.dictionary(pa.int32(), pa.string())
 TABLE = Table(
@@ -62,7 +63,7 @@ def wrong_checks(rows):
     return {name for name, is_wrong in found.items() if is_wrong}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(ROWS)
 @example([(1, "dense", 1.0, 0.5, [math.inf], None)])
 @example([(1, "dense", 1.0, math.inf, [], None)])

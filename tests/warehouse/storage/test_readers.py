@@ -27,18 +27,18 @@ READER = """
 import json, sys, time
 from prunescope.warehouse.catalogue.database import connect, view_sql
 
-root, marks, seconds = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
+root, marks, seconds, reader = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 marts = [name for name, view in view_sql().items() if view.layer == "marts"]
 rounds, generations, torn = 0, set(), []
 end = time.monotonic() + seconds
 # On a busy machine as long as it takes to see enough.
-while time.monotonic() < end or rounds < 4 or len(generations) < 10:
+while time.monotonic() < end or rounds < 2 or len(generations) < 10:
     with connect(root) as connection:
         # DuckDB takes a program without a file for a person at a terminal, and draws where the answer is printed.
         connection.execute("SET enable_progress_bar = false")
 
         def answers():
-            some = marts[rounds % 4 :: 4]  # all marts in four rounds
+            some = marts[(rounds + reader * 2) % 4 :: 4]  # all marts in two rounds of two readers
             return {mart: len(connection.execute(f'SELECT * FROM "{mart}"').fetchall()) for mart in some}
 
         def marked():
@@ -84,7 +84,8 @@ def test_readers_beside_a_writer_see_no_mixed_state_and_do_not_block(store):
     }
     command = [sys.executable, "-c", READER, str(store.root), json.dumps(marks), str(SECONDS)]
     readers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(READERS)
+        subprocess.Popen([*command, str(reader)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for reader in range(READERS)
     ]
     written = 0
     while any(reader.poll() is None for reader in readers):

@@ -17,6 +17,7 @@ from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.file_checksum import bytes_hash
 from prunescope.warehouse.storage.row_hash import RowsHash, rows_hash
 from prunescope.warehouse.tables import TABLES
+from tests.examples import examples
 from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
 
 TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
@@ -49,7 +50,7 @@ def bits(value):
 
 
 @given(ROWS, st.lists(st.integers(0, 12)), st.sampled_from(["zstd", "none", "lz4"]), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_neither_pieces_nor_file_nor_dictionary_change_the_hash(rows, cuts, compression, group):
     whole = table(rows)
     wanted = rows_hash(whole)
@@ -67,7 +68,7 @@ def test_neither_pieces_nor_file_nor_dictionary_change_the_hash(rows, cuts, comp
 
 
 @given(ROWS, ROWS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_different_rows_have_different_hashes(one, other):
     assert (rows_hash(table(one)) == rows_hash(table(other))) == (bits(one) == bits(other))
 
