@@ -14,6 +14,14 @@
 --   loss_high: Upper end of its 95 % interval, paired by answer [share]
 with
 
+correlated as (
+    select
+        *,
+        correlation_or_0(answers_covariance, answers_variance, answers_dense_variance) as correlation_of_scores
+    from score_pairs
+    where score_dense_low > guess
+),
+
 ratios as (
     select
         *,
@@ -24,10 +32,9 @@ ratios as (
             score_dense - guess,
             score_dense_low - guess,
             score_dense_high - guess,
-            correlation_or_0(answers_covariance, answers_variance, answers_dense_variance)
+            correlation_of_scores
         ) as kept
-    from score_pairs
-    where score_dense_low > guess
+    from correlated
 )
 
 select

@@ -68,30 +68,38 @@ create or replace macro wilson_interval(successes, trials) as case
     when trials > 0
         then
             list_transform(
-                [cast(-1.959963984540054 as double), cast(1.959963984540054 as double)],
-                -- Rounding must not move an end past 0 or 1.
-                lambda z: case
-                    when z < 0 and successes = 0 then 0
-                    when z > 0 and successes = trials then 1
-                    when z < 0 and successes <= 1
-                        then least(wilson_end(successes, trials, z), ln(1 / 0.95) * successes / trials)
-                    when z > 0 and trials - successes <= 1
-                        then
-                            greatest(
-                                wilson_end(successes, trials, z), 1 - ln(1 / 0.95) * (trials - successes) / trials
-                            )
-                    else wilson_end(successes, trials, z)
-                end
-            )
+                -- A lambda computes its arguments once, where a macro would repeat them.
+                [{ 'x': cast(successes as double), 'n': cast(trials as double) }],
+                lambda one: [
+                    -- Rounding must not move an end past 0 or 1.
+                    case
+                        when one.x = 0 then 0
+                        when one.x <= 1
+                            then least(wilson_end(one.x, one.n, -1.959963984540054), ln(1 / 0.95) * one.x / one.n)
+                        else wilson_end(one.x, one.n, -1.959963984540054)
+                    end,
+                    case
+                        when one.x = one.n then 1
+                        when one.n - one.x <= 1
+                            then
+                                greatest(
+                                    wilson_end(one.x, one.n, 1.959963984540054),
+                                    1 - ln(1 / 0.95) * (one.n - one.x) / one.n
+                                )
+                        else wilson_end(one.x, one.n, 1.959963984540054)
+                    end
+                ]
+            )[1]
 end;
 
 -- 95 % interval of the share of successes in trials that come in clusters, as [low, high]; an aggregate over clusters.
 -- Wilson's, with the trials replaced by their effective number: Korn and Graubard's (doi 10.2307/2528999), from the
 -- sandwich variance and Student's t. Where fewer than four clusters have a success, or a failure, the spread between
 -- clusters is hardly known, and only the clusters themselves count as trials.
-create or replace macro wilson_interval_over_clusters(successes, trials) as wilson_interval(
-    sum(successes) / sum(trials) * effective_trials(successes, trials), effective_trials(successes, trials)
-);
+create or replace macro wilson_interval_over_clusters(successes, trials) as list_transform(
+    [{ 'share': sum(successes) / sum(trials), 'n': effective_trials(successes, trials) }],
+    lambda one: wilson_interval(one.share * one.n, one.n)
+)[1];
 
 -- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
 -- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
@@ -190,29 +198,42 @@ create or replace macro t_probability(t, df) as 1 / (
 
 -- 95 % interval of the change of a share between two answers to the same questions, as [low, high]: (gained − lost) /
 -- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the
--- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %.
-create or replace macro interval_of_paired_change(lost, gained, pairs) as list_transform(
-    [
-        interval_of_difference(
-            gained / pairs,
-            wilson_interval(gained, pairs)[1],
-            wilson_interval(gained, pairs)[2],
-            lost / pairs,
-            wilson_interval(lost, pairs)[1],
-            wilson_interval(lost, pairs)[2],
-            -- A sample is not both.
-            case
-                when gained < pairs and lost < pairs
-                    then -sqrt((gained / pairs) * (lost / pairs) / ((1 - gained / pairs) * (1 - lost / pairs)))
-                else 0
-            end
-        )
-    ],
-    lambda ends: case
-        when coalesce(mcnemar_exact(lost, gained), 1) >= 0.05 then [least(ends[1], 0), greatest(ends[2], 0)]
-        else ends
-    end
-)[1];
+-- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %. NULL
+-- without a pair.
+create or replace macro interval_of_paired_change(lost, gained, pairs) as case
+    when pairs > 0
+        then
+            list_transform(
+                [
+                    {
+                        'lost': lost / pairs,
+                        'gained': gained / pairs,
+                        'of_lost': wilson_interval(lost, pairs),
+                        'of_gained': wilson_interval(gained, pairs),
+                        'p': coalesce(mcnemar_exact(lost, gained), 1)
+                    }
+                ],
+                lambda one: list_transform(
+                    [
+                        interval_of_difference(
+                            one.gained,
+                            one.of_gained[1],
+                            one.of_gained[2],
+                            one.lost,
+                            one.of_lost[1],
+                            one.of_lost[2],
+                            -- A sample is not both.
+                            case
+                                when one.gained < 1 and one.lost < 1
+                                    then -sqrt(one.gained * one.lost / ((1 - one.gained) * (1 - one.lost)))
+                                else 0
+                            end
+                        )
+                    ],
+                    lambda ends: case when one.p >= 0.05 then [least(ends[1], 0), greatest(ends[2], 0)] else ends end
+                )[1]
+            )[1]
+end;
 
 -- Two-sided exact McNemar test from the counts of the two discordant kinds: the probability of a split at least as
 -- uneven if both were equally likely. NULL where no pair is discordant.

@@ -13,6 +13,7 @@ from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from prunescope.warehouse.export.table_cells import printed
+from tests.sql import reference_intervals
 from tests.sql.built_tasks import paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.built_texts import text_token
 from tests.sql.warehouse_builder import Ask, Handmade, Row, rows_of
@@ -133,6 +134,18 @@ def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:
         "agreement": 1,
     }
     assert (means["agreement"]["score"], means["agreement"]["score_se"]) == (pytest.approx(0.95), pytest.approx(0.05))
+
+
+def test_a_score_of_nothing_has_the_error_that_wilsons_interval_ends_at(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense").variant("a")
+    for recipe, value in (("dense", 1.0), ("a", 0.0)):
+        for metric in ("exact_match", "agreement"):
+            task_score(warehouse, recipe, "sums", value, metric=metric, kind="generative", n=8, standard_error=0.0)
+    errors = {(row["recipe"], row["measure"]): row["score_se"] for row in ask(warehouse, "score_means")}
+
+    assert 1.96 * errors["a", "generative"] == pytest.approx(reference_intervals.wilson(0, 8)[1], rel=1e-4)
+    assert errors["dense", "generative"] == errors["a", "agreement"] == pytest.approx(errors["a", "generative"])
+    assert errors["dense", "agreement"] == 0
 
 
 def test_a_group_of_tasks_is_one_task_and_joins_its_published_number(ask: Ask) -> None:

@@ -6,7 +6,8 @@
 --   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
 --   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
 --   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
---   answered by writing. score_se is NULL where a task has no error.
+--   answered by writing. score_se is NULL where a task has no error. Where all of its answers are right, or none is, a
+--   standard error of 0 would be too small: its error is then the width of Wilson's interval over 1.96.
 -- reason: single view that keeps right answers apart from unchanged answers.
 -- columns:
 --   measure: non_generative, generative or agreement [label]
@@ -15,6 +16,18 @@
 --   n_tasks: Tasks, a group of the harness as one [tasks]
 with
 
+scores as (
+    select
+        *,
+        case
+            -- That the dense model agrees with itself is certain.
+            when score_se = 0 and score in (0, 1) and not (recipe = 'dense' and metric = 'agreement')
+                then (wilson_interval(score * n, n)[2] - wilson_interval(score * n, n)[1]) / 1.959963984540054
+            else score_se
+        end as error_at_edge
+    from scores_without_noise
+),
+
 tasks as (
     select
         scores.model,
@@ -22,8 +35,8 @@ tasks as (
         scores.task_group,
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
         avg(scores.score) as score,
-        case when count(scores.score_se) = count(*) then avg(scores.score_se) end as error
-    from scores_without_noise as scores
+        case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error
+    from scores
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
