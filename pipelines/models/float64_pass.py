@@ -22,7 +22,7 @@ _UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, Index
 
 @torch.inference_mode()
 def float64_norms(decoder: Decoder) -> Norms | None:
-    """Return the formulas of the norms inside and after the layers, for `in_float64`; None where the decoder computes in float32.
+    """Return the formulas of the norms inside and after the layers, for `in_float64`; None where it cannot be used.
 
     Float64 is for float32 weights on a CPU that are all in memory, and for architectures whose states of a probe
     stay the same up to rounding. Most implementations of RMSNorm compute in float32 whatever their input, so that the

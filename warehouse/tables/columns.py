@@ -86,14 +86,15 @@ OF_VARIANT = ForeignKey("variants", ("model", "recipe"))
 TASK = Column("task", LABEL, "Name of the task.")
 TASK_METRICS: dict[str, str] = {
     "accuracy": "the option whose whole text has the largest summed log-likelihood is correct",
-    "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes",
+    "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes (by their characters "
+    "where the harness's task has acc_norm alone)",
     "accuracy_letter": "the most likely option label is correct",
     "exact_match": "the answer extracted from the text, strictly in the form of the examples, is correct",
     "exact_match_lenient": "the same with lenient extraction",
     "pass_at_1": "the generated program passes its tests",
     "f1": "overlap of the generated words with those of the correct answer",
-    "agreement": "the answer (by whole texts of options, or leniently extracted from generated text) equals the dense "
-    "model's, over the samples that the dense model answers",
+    "agreement": "the answer (by whole texts of options, by letters where a task has no other scoring, or leniently "
+    "extracted from generated text) equals the dense model's, over the samples that the dense model answers",
     "word_perplexity": "perplexity per word, as the harness counts words",
     "byte_perplexity": "perplexity per byte of UTF-8",
     "token_perplexity": "perplexity per token",

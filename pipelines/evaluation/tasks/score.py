@@ -28,7 +28,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
-# Scorings whose answers are compared with the dense model's; `letter` repeats the same questions.
+# Scorings whose answers are compared with the dense model's; so are letters, where a task has no other scoring.
 _COMPARED = ("full_text", "greedy")
 
 
@@ -119,7 +119,7 @@ class TaskSession:
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, output in self._evaluated(list(together), recipe, progress, dense):
-                    if loaded.scoring in _COMPARED:
+                    if self._is_compared(loaded.name, loaded.scoring):
                         compared.append(common_columns(loaded, output))
                     scores.append(pl.DataFrame(list(score_rows(loaded, output)), schema_overrides=SCORE_SCHEMA))
                     samples.append(pl.DataFrame(list(sample_rows(loaded, output)), schema_overrides=SAMPLE_SCHEMA))
@@ -170,6 +170,10 @@ class TaskSession:
             for sample in samples
         }
 
+    def _is_compared(self, task: str, scoring: str) -> bool:
+        others = {loaded.scoring for loaded in self._tasks if loaded.name == task}
+        return scoring in _COMPARED or (scoring == "letter" and others == {"letter"})
+
     def _compared(self, scored: _UncomparedScores) -> TaskScores:
         """Add whether each answer equals the dense model's, and the share of equal answers."""
         own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
@@ -182,7 +186,9 @@ class TaskSession:
             )
             .select(SAMPLE_SCHEMA.names())
         )
-        counted = samples.filter(pl.col("scoring").is_in(_COMPARED))
+        of_letters = [loaded.name for loaded in self._tasks if self._is_compared(loaded.name, "letter")]
+        is_lettered = (pl.col("scoring") == "letter") & pl.col("task").is_in(of_letters)
+        counted = samples.filter(pl.col("scoring").is_in(_COMPARED) | is_lettered)
         agreement = counted.group_by("task", maintain_order=True).agg(
             value=pl.col("is_answer_same").mean(),
             standard_error=pl.col("is_answer_same").cast(pl.Float64).std() / pl.col("is_answer_same").count().sqrt(),

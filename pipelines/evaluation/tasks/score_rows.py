@@ -48,7 +48,8 @@ _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "
 # Our names of lm-eval's metrics, by scoring; all others keep their name after a prefix.
 _METRICS = {
     "letter": {"acc": "accuracy_letter"},
-    "full_text": {"acc": "accuracy", "acc_bytes": "accuracy_per_byte"},
+    # lm-eval's acc_norm counts characters: the same for options in ASCII.
+    "full_text": {"acc": "accuracy", "acc_bytes": "accuracy_per_byte", "acc_norm": "accuracy_per_byte"},
     "greedy": {"exact_match": "exact_match", "f1": "f1"},
     "rolling": {"word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity"},
 }
@@ -109,6 +110,8 @@ def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
         metric, _, by = key.partition(",")
         if not by or metric.endswith("_stderr") or metric in _LEFT_OUT:
             continue
+        if metric == "acc_norm" and (loaded.scoring == "letter" or f"acc_bytes,{by}" in output.results):
+            continue  # letters are equally long, and bytes are the same quantity
         values = [sample[metric] for sample in output.samples if sample["filter"] == by]
         is_higher_better = bool(loaded.task.higher_is_better().get(metric, True))
         yield row(_metric_name(loaded, metric, by, filters), metric, values, float(value), is_higher_better)

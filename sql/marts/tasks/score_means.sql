@@ -40,8 +40,8 @@ tasks as (
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
-        -- Metrics under the harness's own name need not be shares; these are.
-        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric in ('lm_eval/acc', 'lm_eval/acc_norm'))
+        -- Metrics under the harness's own name need not be shares; this one is.
+        and (not starts_with(scores.metric, 'lm_eval/') or scores.metric = 'lm_eval/acc')
     group by all
 )
 

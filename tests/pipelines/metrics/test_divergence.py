@@ -470,3 +470,16 @@ def test_columns_are_those_of_the_warehouse_in_name_order_type_and_range():
             assert values.dtype == column.type.to_pandas_dtype(), column.name
             assert column.minimum is None or (values >= column.minimum).all(), column.name
             assert column.maximum is None or (values <= column.maximum).all(), column.name
+
+
+def test_large_logits_keep_the_digits_of_tokens_far_below_the_top() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = OutputHead(torch.randn(400, 512, generator=generator))
+    # Logits of 150 and top tokens alone at p ≈ 1: the variance is that of tokens 15 to 30 below.
+    x = torch.randn(300, 512, generator=generator) * (150 / 512**0.5)
+    dx = torch.randn(300, 512, generator=generator) * (3 / 512**0.5)
+    found, true = divergence(x, dx, head, [1.0]), divergence_reference(x, dx, head, 1.0)
+    gaps = (x.double() @ head.weight.double().T).topk(2).values
+    is_far = (gaps[:, 0] - gaps[:, 1] > 15).numpy() & (true["var_p_dz"] >= 1e-8).numpy()
+    assert is_far.sum() >= 5
+    np.testing.assert_allclose(found["var_p_dz"][0][is_far], true["var_p_dz"].numpy()[is_far], rtol=5e-6)

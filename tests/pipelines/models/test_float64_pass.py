@@ -23,7 +23,8 @@ def decoder(tiny_folder: Path) -> Decoder:
 
 def test_layers_in_float64_give_the_streams_of_a_float64_model(decoder: Decoder) -> None:
     norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
-    assert norms is not None and len(norms) == 2 * len(decoder.layers) + 1
+    assert norms is not None
+    assert len(norms) == 2 * len(decoder.layers) + 1
     model = Llama64.load(decoder.folder)
     variant = prune(decoder, parse_recipe("magnitude-50"))
     changed = {name: model.weights[f"{name}.weight"] * mask for name, mask in variant.masks.items()}

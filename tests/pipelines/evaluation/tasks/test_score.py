@@ -5,6 +5,7 @@ import math
 import statistics
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -173,6 +174,39 @@ def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: TaskScor
         assert values(scored, task)["agreement"]["value"] == statistics.mean(same)
         assert values(scored, task)["agreement"]["n"] == len(same)
     assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
+
+
+LETTERS = """task: letters
+custom_dataset: !function prunescope.pipelines.evaluation.tasks.samples.rows
+dataset_kwargs: {{file: "{data}"}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{query}}}}\\nAnswer:"
+doc_to_choice: ["A", "B"]
+doc_to_target: gold
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def test_a_task_of_letters_alone_has_agreement(decoder: Decoder, pruned: Variant, tmp_path: Path) -> None:
+    data, path = tmp_path / "rows.jsonl", tmp_path / "letters.yaml"
+    data.write_text("\n".join(json.dumps({"query": f"{n}?", "choices": ["1", "2"], "gold": 0}) for n in range(6)))
+    path.write_text(LETTERS.format(data=data))
+    spec = TaskSpec(name="letters", definition=str(path), allow_functions=True)
+    session = TaskSession(decoder, "tiny", [spec])
+    dense, found = session.score("dense", Variant()), session.score(RECIPE, pruned)
+    pairs = zip(samples(found, "letters", "letter"), samples(dense, "letters", "letter"), strict=True)
+    same = [one["answer"] == other["answer"] for one, other in pairs]
+    assert values(found, "letters")["agreement"]["value"] == pytest.approx(statistics.mean(same))
+    assert values(found, "letters")["agreement"]["n"] == 6
+
+
+def test_accuracy_over_lengths_has_one_name() -> None:
+    loaded = SimpleNamespace(scoring="full_text", task=SimpleNamespace(OUTPUT_TYPE="multiple_choice"))
+    assert score_rows._metric_name(loaded, "acc_norm", "none", ["none"]) == "accuracy_per_byte"
+    assert score_rows._metric_name(loaded, "acc_bytes", "none", ["none"]) == "accuracy_per_byte"
 
 
 def test_the_dense_models_texts_draft_those_of_a_variant(

@@ -68,7 +68,7 @@ def compare_rows(
     tokens, at = dense.tokens[0].tolist(), list(dense.positions)
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
     with apply_variant(session.decoder, variant, skips=False):
-        capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, keep_calls=False)
+        capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, session._norms, keep_calls=False)
     shifts = _propagated_shifts(session.decoder, dense.capture, capture)
     compared = 0
     for sublayer in session.decoder.sublayers:
