@@ -145,7 +145,7 @@ class TraceSession:
         is_layered = prompt.prompt.id in self._layer_ids
         tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
         first = 0 if is_layered and measure.positions == "every" else start
-        capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=is_layered)
+        capture = self._run(tokens, len(prompt.ids), first, self._norms if is_layered else None, keep_calls=is_layered)
         if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
@@ -231,7 +231,7 @@ class TraceSession:
                     shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
                     shift = shifts[-1][self.decoder.layers[-1].mlp.label][start - dense.first :][selection]
                 else:
-                    captured = self._run(dense.tokens, start + 1, start, norms, keep_calls=False)
+                    captured = self._run(dense.tokens, start + 1, start, None, keep_calls=False)
                     shift = (OutputState.of(self.decoder, captured, selection).added - dense.output.added).float()
                 forced.append(shift)
                 progress.advance()

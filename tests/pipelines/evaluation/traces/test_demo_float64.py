@@ -7,12 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from prunescope.pipelines.evaluation.traces.trace_session import (
-    TraceSession,
-    _local_shifts,
-    _propagated_shifts,
-    _stream_after,
-)
+from prunescope.pipelines.evaluation.traces.activation_capture import stream_after
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts, _propagated_shifts
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
@@ -74,7 +70,7 @@ def compare_rows(
     for sublayer in session.decoder.sublayers:
         label = sublayer.label
         before, after = truth[label]
-        state = _stream_after(session.decoder, dense.capture, sublayer)
+        state = stream_after(session.decoder, dense.capture, sublayer)
         local = (
             _local_shifts(sublayer, variant, [(dense.capture, dense.first)])[0]
             if variant.changed(sublayer)

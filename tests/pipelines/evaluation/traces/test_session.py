@@ -341,10 +341,13 @@ def test_a_prompt_measured_at_the_output_alone_has_the_same_output(
     assert few["layer_transitions"].equals(whole["layer_transitions"].filter(pl.col("prompt_id") == "maths"))
     assert whole["layer_transitions"]["prompt_id"].n_unique() == 3
     for name in ("decoding_steps", "top_tokens", "option_subspace", "generations"):
-        numbers = [column for column in few[name].columns if few[name][column].dtype.is_float()]
+        floats = (pl.Float32, pl.Float64, pl.List(pl.Float64))
+        numbers = [column for column in few[name].columns if few[name][column].dtype in floats]
         assert few[name].drop(numbers).equals(whole[name].drop(numbers), null_equal=True)
         for column in numbers:
-            np.testing.assert_allclose(few[name][column], whole[name][column], rtol=1e-6, atol=1e-12, err_msg=column)
+            # At the output alone the layers compute in float32, layer by layer in float64.
+            own, same = (frame[name][column].explode() for frame in (few, whole))
+            np.testing.assert_allclose(own, same, rtol=1e-3, atol=1e-6, err_msg=column)
 
 
 def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder: Decoder) -> None:
