@@ -68,7 +68,8 @@ create or replace macro wilson_interval(successes, trials) as case
     when trials > 0
         then
             list_transform(
-                -- A lambda computes its arguments once, where a macro would repeat them.
+                -- A lambda computes its arguments once, where a macro would repeat them. It must not stand in another
+                -- lambda: DuckDB 2.0.1 then confuses the captured columns of different rows.
                 [{ 'x': cast(successes as double), 'n': cast(trials as double) }],
                 lambda one: [
                     -- Rounding must not move an end past 0 or 1.
@@ -96,10 +97,9 @@ end;
 -- Wilson's, with the trials replaced by their effective number: Korn and Graubard's (doi 10.2307/2528999), from the
 -- sandwich variance and Student's t. Where fewer than four clusters have a success, or a failure, the spread between
 -- clusters is hardly known, and only the clusters themselves count as trials.
-create or replace macro wilson_interval_over_clusters(successes, trials) as list_transform(
-    [{ 'share': sum(successes) / sum(trials), 'n': effective_trials(successes, trials) }],
-    lambda one: wilson_interval(one.share * one.n, one.n)
-)[1];
+create or replace macro wilson_interval_over_clusters(successes, trials) as wilson_interval(
+    sum(successes) / sum(trials) * effective_trials(successes, trials), effective_trials(successes, trials)
+);
 
 -- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
 -- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
@@ -200,40 +200,29 @@ create or replace macro t_probability(t, df) as 1 / (
 -- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the
 -- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %. NULL
 -- without a pair.
-create or replace macro interval_of_paired_change(lost, gained, pairs) as case
-    when pairs > 0
-        then
-            list_transform(
-                [
-                    {
-                        'lost': lost / pairs,
-                        'gained': gained / pairs,
-                        'of_lost': wilson_interval(lost, pairs),
-                        'of_gained': wilson_interval(gained, pairs),
-                        'p': coalesce(mcnemar_exact(lost, gained), 1)
-                    }
-                ],
-                lambda one: list_transform(
-                    [
-                        interval_of_difference(
-                            one.gained,
-                            one.of_gained[1],
-                            one.of_gained[2],
-                            one.lost,
-                            one.of_lost[1],
-                            one.of_lost[2],
-                            -- A sample is not both.
-                            case
-                                when one.gained < 1 and one.lost < 1
-                                    then -sqrt(one.gained * one.lost / ((1 - one.gained) * (1 - one.lost)))
-                                else 0
-                            end
-                        )
-                    ],
-                    lambda ends: case when one.p >= 0.05 then [least(ends[1], 0), greatest(ends[2], 0)] else ends end
-                )[1]
-            )[1]
-end;
+create or replace macro interval_of_paired_change(lost, gained, pairs) as list_transform(
+    [
+        interval_of_difference(
+            gained / pairs,
+            wilson_interval(gained, pairs)[1],
+            wilson_interval(gained, pairs)[2],
+            lost / pairs,
+            wilson_interval(lost, pairs)[1],
+            wilson_interval(lost, pairs)[2],
+            -- A sample is not both.
+            case
+                when gained < pairs and lost < pairs
+                    then -sqrt((gained / pairs) * (lost / pairs) / ((1 - gained / pairs) * (1 - lost / pairs)))
+                else 0
+            end
+        )
+    ],
+    lambda ends: case
+        when pairs = 0 then null
+        when coalesce(mcnemar_exact(lost, gained), 1) >= 0.05 then [least(ends[1], 0), greatest(ends[2], 0)]
+        else ends
+    end
+)[1];
 
 -- Two-sided exact McNemar test from the counts of the two discordant kinds: the probability of a split at least as
 -- uneven if both were equally likely. NULL where no pair is discordant.
