@@ -214,8 +214,8 @@ def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
         assert entry["verdict"] == verdict
         assert "of its most likely tokens" in entry["verdict_reason"]
         means = measured.execute(
-            "select avg(kl_dense_pruned_nats) from decoding_steps where recipe = ? and trajectory = 'free_running' "
-            "group by step order by step",
+            "select avg(kl_dense_pruned_nats) from decoding_at_reference "
+            "where recipe = ? and trajectory = 'free_running' group by step order by step",
             [recipe],
         ).fetchall()
         assert entry["spark"]["free"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
