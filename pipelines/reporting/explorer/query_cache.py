@@ -48,7 +48,9 @@ class QueryCache:
         query = STATEMENTS[key].sql
         if key in LARGE:
             text = (where["model"], where["recipe"], where["prompt_id"])
-            query = among(STATEMENTS[key], self._focused if text in self._focused else [text])
+            if text not in self._focused:
+                return self._ask(narrowed(STATEMENTS[key], where))
+            query = among(STATEMENTS[key], self._focused)
         by = (query, *where)
         if by not in self._parts:
             rows = self._ask(query) if key in LARGE else self.answer(query)

@@ -335,7 +335,10 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
     counts = "the counts of right answers of every two variants"
-    assert f"7 of 7 pages of variants; {counts}; 18 of 18 token views" in nothing["index"]["notes"][0]
+    assert (
+        f"7 of 7 pages of variants; {counts}; 3 of 3 pages of prompts; 18 of 18 token views"
+        in nothing["index"]["notes"][0]
+    )
 
 
 def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypatch) -> None:
@@ -512,21 +515,29 @@ def test_a_whole_report_runs_each_statement_once() -> None:
     assert len(asked) == 1
 
 
-def test_large_documents_are_queried_by_prompt_for_all_variants_at_once() -> None:
+def test_large_documents_are_queried_once_for_all_texts_in_focus_and_then_forgotten() -> None:
     asked: list[str] = []
 
     def ask(query: str) -> pl.DataFrame:
         asked.append(query)
-        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["p", "p"], "x": [1, 2]})
+        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["it's", "q"], "x": [1, 2]})
 
     frames = QueryCache(ask, is_whole=True)
-    for prompt in ("p", "q"):
-        found = [frames.of("layers", model="m", recipe=recipe, prompt_id=prompt) for recipe in ("a", "b", "c")]
-        assert [rows["x"].to_list() for rows in found] == [[1], [2], []]
-    assert [query[query.rindex(" where ") :] for query in asked] == [
-        " where model = 'm' and prompt_id = 'p'",
-        " where model = 'm' and prompt_id = 'q'",
+    texts = [("m", "a", "it's"), ("m", "b", "q"), ("m", "c", "q")]
+    for _ in range(2):
+        frames.focus(texts)
+        for _ in range(2):
+            found = [frames.of("layers", model=model, recipe=r, prompt_id=prompt) for model, r, prompt in texts]
+            assert [rows["x"].to_list() for rows in found] == [[1], [2], []]
+        frames.focus(())
+        assert not frames._parts
+    assert [query[query.rindex(" where ") :] for query in asked] == 2 * [
+        " where model in ('m') and recipe in ('a', 'b', 'c') and prompt_id in ('it''s', 'q') and "
+        "(model, recipe, prompt_id) in (('m', 'a', 'it''s'), ('m', 'b', 'q'), ('m', 'c', 'q'))"
     ]
+    frames.of("layers", model="m", recipe="a", prompt_id="q")
+    assert asked[-1].endswith(" where model = 'm' and recipe = 'a' and prompt_id = 'q'")
+    assert not frames._parts
 
 
 @pytest.fixture(scope="module")
