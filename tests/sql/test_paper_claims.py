@@ -181,8 +181,9 @@ def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask
         warehouse.model(model).variant("dense", model=model)
         for recipe in (f"r{index}" for index in range(recipes)):
             warehouse.variant(recipe, model=model)
-            warehouse.step(recipe, "q", 0, 1.0, model=model)
-            warehouse.step(recipe, "q", 0, free, trajectory="free_running", model=model)
+            for prompt in range(1 if model == "c" else 8):
+                warehouse.step(recipe, f"q{prompt}", 0, 1.0, model=model)
+                warehouse.step(recipe, f"q{prompt}", 0, free, trajectory="free_running", model=model)
             if model == "a":
                 for question in range(8):
                     warehouse.options(recipe, f"q{question}", [0.004, 0.003], [0.004, 0.003], model=model)
@@ -204,7 +205,8 @@ def test_a_claim_is_of_every_model_only_where_none_is_open(ask: Ask) -> None:
         warehouse.model(model).variant("dense", model=model)
         for recipe in (f"r{index}" for index in range(8)):
             warehouse.variant(recipe, model=model)
-            warehouse.step(recipe, "q", 0, 1.0, model=model)
-            warehouse.step(recipe, "q", 0, 2.0, trajectory="free_running", model=model)
+            for prompt in range(8):
+                warehouse.step(recipe, f"q{prompt}", 0, 1.0, model=model)
+                warehouse.step(recipe, f"q{prompt}", 0, 2.0, trajectory="free_running", model=model)
     (row,) = ask(warehouse, "q33_claims_by_model")
     assert (row["models_hold"], row["verdict"]) == ("a, b", "holds on every model")

@@ -128,8 +128,7 @@ def test_ties_are_all_nearest_whatever_their_names() -> None:
 
     assert {recipe: row["is_nearest"] for recipe, row in rows.items()} == {"a": True, "b": True, "far": False}
     assert {recipe: row["place"] for recipe, row in rows.items()} == {"a": 1, "b": 1, "far": 3}
-    assert rows["far"]["measure"] == "top1_change"
-    assert rows["far"]["difference_low"] > 0.6
+    assert rows["far"]["difference_low"] > rows["far"]["difference"] / 2
 
 
 def test_a_measure_in_which_all_variants_are_at_the_limit_does_not_rank_them() -> None:
@@ -139,7 +138,7 @@ def test_a_measure_in_which_all_variants_are_at_the_limit_does_not_rank_them() -
         prompted(warehouse, recipe, changes)
     rows = verdicts(warehouse)
 
-    assert {row["measure"] for row in rows.values()} == {"top1_change"}
+    assert "flipped_share" not in {row["measure"] for row in rows.values()}
     assert (rows["a"]["is_nearest"], rows["b"]["is_nearest"]) == (True, False)
 
 
