@@ -51,7 +51,12 @@ TABLE = Table(
         c.share("distinct_2", "Share of distinct 2-grams in the text, up to its end.", "distinct/all 2-grams"),
         Column("answer", pa.string(), "Answer that the study's pattern finds; NULL without one.", nullable=True),
         Column("gold", pa.string(), "Correct answer; NULL where the study names none.", nullable=True),
-        Column("is_correct", pa.bool_(), "Whether `answer` equals `gold`; NULL without `gold`.", nullable=True),
+        Column(
+            "is_correct",
+            pa.bool_(),
+            "Whether `answer` equals `gold`; NULL without `gold` or without a pattern.",
+            nullable=True,
+        ),
     ),
     partitioning="variant",
     preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),

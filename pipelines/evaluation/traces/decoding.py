@@ -339,6 +339,7 @@ def text_columns(
     written = tokens[:end]
     text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
     answer, gold = find_answer(prompt.prompt, text), prompt.prompt.gold
+    is_graded = gold is not None and prompt.prompt.answer_pattern is not None
     return {
         "prompt_id": prompt.prompt.id,
         "text": text,
@@ -351,7 +352,7 @@ def text_columns(
         "distinct_2": distinct_n(written, 2),
         "answer": answer,
         "gold": gold,
-        "is_correct": None if gold is None else answer == gold,
+        "is_correct": answer == gold if is_graded else None,
     }
 
 

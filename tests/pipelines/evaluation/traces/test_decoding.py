@@ -14,6 +14,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
     decode_greedily,
+    generation_row,
     logits_of,
     pruned_tokens,
     step_rows,
@@ -89,6 +90,19 @@ def test_step_rows_repeat_the_tokens_at_every_temperature_after_the_prompt(decod
     np.testing.assert_allclose(rows["repeat_rate_dense"][:STEPS], [0, 0, 0, 1 / 2, 2 / 3], rtol=1e-6)
     alone = [step_rows(decoder, pair_of(decoder), (temperature,)) for temperature in (0.5, 1.0)]
     assert rows.equals(pl.concat(alone))
+
+
+@pytest.mark.parametrize(
+    ("gold", "pattern", "is_correct"),
+    [("7", r"(7)", True), ("7", r"(8)", False), ("7", None, None), (None, r"(7)", None)],
+)
+def test_a_text_is_graded_where_gold_and_pattern_are_known(
+    decoder: Decoder, gold: str | None, pattern: str | None, is_correct: bool | None
+) -> None:
+    prompt = Prompt(id="p", kind="maths", text="?", gold=gold, answer_pattern=pattern)
+    tokens = tuple(decoder.tokenizer("7", add_special_tokens=False).input_ids)
+    row = generation_row(decoder, TokenizedPrompt(prompt, (5, 6), ()), tokens, tokens)
+    assert row["is_correct"] is is_correct
 
 
 @pytest.fixture
