@@ -80,12 +80,13 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
                 parameter.data = parameter.data.double()
         return _cast(args, torch.float64), _cast(kwargs, torch.float64)
 
-    def restore(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+    def restore(*_: object) -> None:
         while before:
             parameter, data = before.popitem()
             parameter.data = data
 
     with ExitStack() as stack:
+        stack.callback(restore)  # hooks do not run after Ctrl-C inside a layer
         for module, norm in norms.items():
             if "forward" not in vars(module):  # a drop behind a sandwich norm replaces the norm
                 stack.enter_context(other_forward(module, _exact(module, norm)))

@@ -45,6 +45,21 @@ def test_recorded_calls_are_float32_and_can_be_run_again(decoder: Decoder) -> No
         torch.testing.assert_close(again, capture.whole[sublayer.label], rtol=0, atol=1e-5)
 
 
+def test_an_interrupted_pass_leaves_weights_in_float32(decoder: Decoder) -> None:
+    norms = float64_norms(decoder)
+    assert norms is not None
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = decoder.layers[1].module.mlp.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt), in_float64(decoder, norms):
+        decoder.hidden(probe_tokens(decoder, 4))
+    handle.remove()
+    assert all(parameter.dtype == torch.float32 for parameter in decoder.model.parameters())
+    assert not any("forward" in vars(module) for module in decoder.model.modules())
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "falcon-sequential", "mixtral"])
 def test_other_architectures_compute_in_float64_too(architecture: str, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
