@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
@@ -88,10 +89,10 @@ class Workload:
         """Tokens of each prompt with its answer."""
         return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
 
-    @property
+    @cached_property  # a study may have ten thousand prompts
     def layered(self) -> list[int]:
         """Tokens of each prompt that is measured layer by layer, with its answer."""
-        chosen = self.study.layer_prompts
+        chosen = set(self.study.layer_prompts)
         pairs = zip(self.study.prompts, self.lengths, strict=False)
         return [length for prompt, length in pairs if prompt.id in chosen]
 
