@@ -62,11 +62,11 @@ def advise(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Judge which recipes a model tolerates, before any task is run: safe, non-generative only, or broken.
+    """Judge which recipes a model tolerates, before any task is run: safe, non-generative only, not safe, or broken.
 
-    Probes the model with a few short prompts under every recipe, unless that was done before. Predicts the losses in
-    tasks from other models of the warehouse that have scores; if there are too few, a rule of the paper decides, and
-    the output says so.
+    Probes the model with short prompts under every recipe, unless that was done before. Predicts the losses in tasks
+    from other models of the warehouse that have scores; if there are too few, the changes of the probes' most likely
+    tokens and options decide. Too little evidence is a verdict, too.
 
     For example:
 

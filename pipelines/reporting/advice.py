@@ -49,7 +49,7 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> A
 
 
 def _notes(rows: list[dict[str, Any]], predictions: pl.DataFrame, tolerance: float) -> list[str]:
-    notes = [RULE.replace("10 %", f"{tolerance:.0%}")]
+    notes = [RULE.replace("10 %", f"{100 * tolerance:g} %")]
     known = predictions.filter(pl.col("predicted_loss_high").is_not_null())
     if known.height:
         models, variants = (min(known[name].cast(pl.Int64).to_list()) for name in ("n_models", "n_variants"))

@@ -10,7 +10,9 @@ from prunescope.assets.cli.advise import _request
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import PROBE_TABLES
+from prunescope.pipelines.planning.power import verdict_power
 from prunescope.pipelines.reporting.advice import TOO_LITTLE
+from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, StudyFile, partitions, written_since
 
@@ -71,6 +73,12 @@ def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_ow
     assert (request.study, request.recipes) == ("advise", ("wanda-50",))
     assert "study demo, which computed smollm2-135m-instruct, asks 12 of the 30 questions" in aside
     assert _request("smollm2-135m-instruct", "demo", [], Store(tmp_path))[1] == ""
+
+
+def test_the_shipped_probes_are_enough_for_every_verdict() -> None:
+    writing, choosing = verdict_power(load_study("advise"), [])
+    assert "tolerated up to" in writing
+    assert "tolerated up to" in choosing
 
 
 def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:
