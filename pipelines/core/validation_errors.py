@@ -45,6 +45,10 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
             )
         case "tuple_type":
             message = "must be a list"
+        case "string_type":
+            message = "must be a text; put it into quotes"
+        case "model_type":
+            message = "must be keys with values; write `key: value`"
         case "literal_error":
             message = f"{first['input']!r} is none of {context['expected']}"
         case _:

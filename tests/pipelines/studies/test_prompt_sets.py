@@ -344,7 +344,7 @@ def test_wrong_input_names_file_line_field_and_fix(
         ({"id": "a", "ids": [1, True]}, "`prompts.0.ids.1`: "),
         ({"id": "a", "ids": "1, 2"}, "`prompts.0.ids`: must be a list"),
         ({"source": "open", "template": "/dev/zero"}, "study.yaml: `prompts.0.template`: /dev/zero: is a device"),
-        ({"source": "open", "id": 5}, "`prompts.0.id`: Input should be a valid string"),
+        ({"source": "open", "id": 5}, "`prompts.0.id`: must be a text; put it into quotes"),
         ({"id": "a", "ids": [-1]}, "`prompts.0.ids.0`: must be 0 or more"),
         ({"id": "a", "ids": [1], "system": "s"}, "`ids` are all tokens of the prompt; leave out `system`"),
         ({"id": "a", "turns": []}, "the prompt is empty"),
