@@ -197,14 +197,14 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
         [row] = _rows(
             connection,
             "SELECT list(DISTINCT scope ORDER BY scope) AS scopes, list(DISTINCT lens ORDER BY lens) AS lenses, "  # noqa: S608
-            "list(DISTINCT temperature ORDER BY temperature) AS temperatures "
+            "list(DISTINCT temperature ORDER BY temperature) AS temperatures, count(DISTINCT prompt_id) AS prompts "
             f"FROM layer_transitions {_OF_EXPORT}",
         )
         if row["scopes"]:
             temperatures = ", ".join(f"{temperature:g}" for temperature in row["temperatures"])
             text += (
-                f" Layers were measured in scope {_codes(row['scopes'])}, read through lens {_codes(row['lenses'])}, "
-                f"at T = {temperatures}."
+                f" Layers were measured (prompts: {row['prompts']}) in scope {_codes(row['scopes'])}, read through lens "
+                f"{_codes(row['lenses'])}, at T = {temperatures}."
             )
     prompts = _rows(
         connection,
