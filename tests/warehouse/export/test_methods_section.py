@@ -85,7 +85,7 @@ def test_the_section_has_seeds_versions_device_prompts_and_texts(warehouse: duck
         assert part in text
     assert "`noise-batch`) gives the floor that rounding sets" in text
     assert "SHA-256 of its settings and contents `cccccccccccc`" in text
-    assert "Layers were measured (prompts: 1) in scope" in text
+    assert "Layers were measured (prompts: 3) in scope" in text
     assert "Text `text_id 0`: 1 tokens scored in windows of 2 every 1" in text
     assert len(text.split()) < 500, "one page"
 
