@@ -68,7 +68,7 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
             )
         text = tokenizer.decode(list(ids))
         prompt = prompt if prompt.text else prompt.model_copy(update={"text": text})
-        is_header = False
+        adds_special_tokens, is_header = False, False
     else:
         text, adds_special_tokens, is_header = _in_template(prompt, study, tokenizer)
         ids = tuple(tokenizer(text, add_special_tokens=adds_special_tokens, verbose=False).input_ids)
@@ -82,12 +82,33 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
         )
     # A label follows a template's header directly, but running text after a space.
     is_header = is_header or text[-1:].isspace() or text.endswith(tuple(filter(None, tokenizer.all_special_tokens)))
-    separator = "" if is_header else " "
-    labels = [tokenizer(separator + option, add_special_tokens=False).input_ids for option in prompt.options]
+    labels = [
+        tokenizer(option, add_special_tokens=False).input_ids
+        if is_header
+        else _continuation(tokenizer, text, f" {option}", ids, adds_special_tokens)
+        for option in prompt.options
+    ]
     option_ids = tuple(label[0] for label in labels if label)
     if len(set(option_ids)) != len(prompt.options):
         raise InputError(f"{where}: options must begin with different tokens")
     return TokenizedPrompt(prompt, ids, option_ids)
+
+
+def _continuation(
+    tokenizer: Any,  # noqa: ANN401
+    text: str,
+    more: str,
+    ids: tuple[int, ...],
+    adds_special_tokens: bool,
+) -> list[int]:
+    """Return the tokens by which a longer text continues another one's `ids`.
+
+    Some SentencePiece tokenizers put a space before every text, so that ` A` alone begins with the token of a space.
+    """
+    whole: list[int] = tokenizer(text + more, add_special_tokens=adds_special_tokens, verbose=False).input_ids
+    if tuple(whole[: len(ids)]) == ids:
+        return whole[len(ids) :]
+    return list(tokenizer(more, add_special_tokens=False).input_ids)
 
 
 def _has_template(tokenizer: Any) -> bool:  # noqa: ANN401

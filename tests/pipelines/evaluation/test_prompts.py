@@ -136,3 +136,17 @@ def test_chat_needs_a_chat_template_and_one_that_keeps_the_system(base: Any) -> 
     deaf.chat_template = "{{ messages[-1].content }}"
     with pytest.raises(InputError, match="chat template leaves `system` out; put it into the text"):
         tokenized(deaf, "chat", text="Why?", system="Be brief.")
+
+
+def test_a_space_that_a_tokenizer_puts_before_every_text_is_no_part_of_a_label() -> None:
+    """As the legacy tokenizers of Llama 2 do."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"?": 0, "\u2581": 1, "\u2581Pick": 2, "\u2581A": 3, "\u2581B": 4}, "?"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("\u2581"), "merged_with_next")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?")
+    assert tokenizer(" A").input_ids == [1, 3]
+    found = tokenized(tokenizer, "plain", text="Pick", kind="choice", options=["A", "B"])
+    assert (found.ids, found.option_ids) == ((2,), (3, 4))
