@@ -203,8 +203,8 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
         if row["scopes"]:
             temperatures = ", ".join(f"{temperature:g}" for temperature in row["temperatures"])
             text += (
-                f" Layers were measured (prompts: {row['prompts']}) in scope {_codes(row['scopes'])}, read through lens "
-                f"{_codes(row['lenses'])}, at T = {temperatures}."
+                f" Layers were measured (prompts: {row['prompts']}) in scope {_codes(row['scopes'])}, read through "
+                f"lens {_codes(row['lenses'])}, at T = {temperatures}."
             )
     prompts = _rows(
         connection,

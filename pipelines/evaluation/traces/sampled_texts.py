@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
@@ -71,15 +71,13 @@ class _Piece:
         text: number of the text.
         first: first of the steps.
         tokens: tokens of the variant.
-        states: dense streams.
-        moves: shifts of them.
+        streams: streams of the variant, float64; a view, because all pieces wait in memory.
     """
 
     text: int
     first: int
     tokens: tuple[int, ...]
-    states: Float[Tensor, "steps width"]
-    moves: Float[Tensor, "steps width"]
+    streams: Float64[Tensor, "steps width"]
 
 
 class SamplingSession:
@@ -168,12 +166,10 @@ class SamplingSession:
         for number, (text, dense) in enumerate(zip(texts, self._dense, strict=True)):
             flip = first_flip(dense.tokens, text.tokens)
             steps = len(dense.tokens) if flip is None else flip + 1
-            own = dense.states.rows(slice(0, steps))
-            states, moves = own.streams().float(), own.shift_to(text.streams[:steps])
             for first in range(0, steps, PIECE_ROWS):
-                part = slice(first, first + PIECE_ROWS)
-                piece = _Piece(number, first, text.tokens[:steps][part], states[part], moves[part])
-                if pieces and sum(len(one.states) for one in pieces) + len(piece.states) > PIECE_ROWS:
+                part = slice(first, min(first + PIECE_ROWS, steps))
+                piece = _Piece(number, first, text.tokens[part], text.streams[part])
+                if pieces and sum(len(one.tokens) for one in pieces) + len(piece.tokens) > PIECE_ROWS:
                     yield pieces
                     pieces = []
                 pieces.append(piece)
@@ -183,7 +179,11 @@ class SamplingSession:
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
         """Return the rows of `sampled_steps` of some steps, without model and recipe."""
         spec, head = self._spec, self.decoder.head
-        streams, shifts = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("states", "moves"))
+        own = [
+            self._dense[piece.text].states.rows(slice(piece.first, piece.first + len(piece.tokens))) for piece in pieces
+        ]
+        streams = torch.cat([states.streams().float() for states in own])
+        shifts = torch.cat([states.shift_to(piece.streams) for states, piece in zip(own, pieces, strict=True)])
         states, moves = head.lens(streams, shifts, "normed")
         is_moved = bool(moves.any())
         measured = divergence(states, moves if is_moved else None, head, (spec.temperature,))
@@ -193,7 +193,7 @@ class SamplingSession:
         unions = [on_union(p, q) for p, q in zip(before, after, strict=True)]
         about = [
             (number, first + step)
-            for number, first, count in ((piece.text, piece.first, len(piece.states)) for piece in pieces)
+            for number, first, count in ((piece.text, piece.first, len(piece.tokens)) for piece in pieces)
             for step in range(count)
         ]
         texts = [number for number, _ in about]
