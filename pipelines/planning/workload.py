@@ -166,7 +166,7 @@ class Workload:
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [*self._decode("dense model decodes"), Cost("dense pass", "body", self._prompt_pass)]
+        costs = [*self._decode("dense model decodes", self._texts), Cost("dense pass", "body", self._exact_pass)]
         for lens in self.study.measure.lenses:
             costs += self._head(f"lens {lens}, dense side", groups * self.positions * self._sublayers)
         return costs
@@ -175,15 +175,14 @@ class Workload:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, costs = self.study.measure, []
         if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", self._prompt_pass))
+            costs.append(Cost("variant pass", "body", self._exact_pass))
         if recipe.changes_matrices and "local" in measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._layered_pass))
         if swaps := self._single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self._sublayers else 1.0
             costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
-        if "free_running" in measure.trajectories:
-            costs += self._decode("variant decodes")
+        costs += self._decode("variant decodes", self._texts)
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
@@ -263,14 +262,19 @@ class Workload:
         return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
 
     @property
-    def _prompt_pass(self) -> float:
-        """Floating-point operations of one pass over all prompts with their answers."""
-        return sum(self.forward(length) for length in self.lengths)
-
-    @property
     def _layered_pass(self) -> float:
         """Floating-point operations of one pass over the prompts that are measured layer by layer."""
         return sum(self.forward(length) for length in self.layered)
+
+    @property
+    def _exact_pass(self) -> float:
+        """The same in float64, which takes twice as long as float32; other types are not widened."""
+        return self._layered_pass * (2 if self.study.dtype == "float32" and not self.study.measure.cache else 1)
+
+    @property
+    def _texts(self) -> int:
+        """Texts of a prompt: teacher forced, and free running where that is measured."""
+        return 1 + ("free_running" in self.study.measure.trajectories)
 
     @property
     def _text_pass(self) -> float:
