@@ -236,12 +236,26 @@ options as (
         n_questions as n_units,
         'questions' as unit
     from question_losses
+),
+
+evidence_of_all as (
+    select * from tasks
+    union all by name
+    select * from predictions
+    union all by name
+    select * from tokens
+    union all by name
+    select * from options
 )
 
-select * from tasks
-union all by name
-select * from predictions
-union all by name
-select * from tokens
-union all by name
-select * from options
+select
+    model,
+    recipe,
+    kind,
+    evidence,
+    loss,
+    loss_low,
+    loss_high,
+    n_units,
+    unit
+from evidence_of_all
