@@ -175,14 +175,17 @@ class Workload:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, costs = self.study.measure, []
         if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", self._exact_pass))
+            costs.append(
+                Cost("variant pass", "body", self._layered_pass if recipe.method == "noise" else self._exact_pass)
+            )
         if recipe.changes_matrices and "local" in measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._layered_pass))
         if swaps := self._single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self._sublayers else 1.0
             costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
-        costs += self._decode("variant decodes", self._texts)
+        if self._texts > 1 or len(self.layered) < len(self.prompts):
+            costs += self._decode("variant decodes", self._texts)
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
@@ -268,8 +271,13 @@ class Workload:
 
     @property
     def _exact_pass(self) -> float:
-        """The same in float64, which takes twice as long as float32; other types are not widened."""
-        return self._layered_pass * (2 if self.study.dtype == "float32" and not self.study.measure.cache else 1)
+        """The same in float64, which takes twice as long as float32."""
+        return self._layered_pass * (2 if self._is_exact else 1)
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether these passes compute in float64: other types are not widened, nor passes token by token."""
+        return self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
     def _texts(self) -> int:
@@ -349,7 +357,8 @@ class Workload:
         tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
         # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
         state_positions = tokens if size == _FLOAT_BYTES else self.positions
-        states = state_positions * shape.width * (shape.layers + sublayers) * _FLOAT_BYTES
+        stream_positions = self.positions if self._is_exact else state_positions
+        states = (stream_positions * shape.layers + state_positions * sublayers) * shape.width * _FLOAT_BYTES
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         pruned = shape.prunable * size
         is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
@@ -361,10 +370,8 @@ class Workload:
         # Logits of both sides, z − max z, and a copy that a product may make.
         block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
         timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
-        decoded, steps_width = (
-            max(len(self.prompts), self.sampled_texts),
-            self.study.generation.new_tokens * shape.width,
-        )
+        decoded = max(self._texts * len(self.prompts), self.sampled_texts)
+        steps_width = self.study.generation.new_tokens * shape.width
         batch = min(decoded, BATCH_TEXTS)
         cached_tokens = max([batch * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
@@ -379,8 +386,9 @@ class Workload:
                 "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
                 "dense states of the prompts": states,
                 "dense calls of every sublayer": tokens * shape.width * sublayers * size,
-                # As the head reads them, their contributions and the decoded ones in float64; sampled ones in 4 bytes.
-                "final streams of the prompts": (20 * len(self.prompts) + 4 * self.sampled_texts) * steps_width,
+                # In float64, teacher forced and free running; sampled ones in 4 bytes.
+                "final streams of the prompts": (8 * self._texts * len(self.prompts) + 4 * self.sampled_texts)
+                * steps_width,
                 "final streams of the texts": text_states,
             },
             "calibrated": {
@@ -394,7 +402,9 @@ class Workload:
                 "weights in reverse order": self.layers_bytes if reverses else 0,
                 "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
                 "states of the variant": states,
-                "final streams of the variant": max(12 * len(self.prompts), 8 * self.sampled_texts) * steps_width,
+                "final streams of the variant": 8
+                * max(self._texts * len(self.prompts), self.sampled_texts)
+                * steps_width,
                 "logits of a batch of texts": 3 * batch * shape.vocabulary * _FLOAT_BYTES,
                 "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
             },
