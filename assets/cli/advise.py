@@ -62,11 +62,11 @@ def advise(
     warehouse: Warehouse = None,
     debug: Debug = False,
 ) -> None:
-    """Judge which recipes a model tolerates, before any task is run: safe, non-generative only, not safe, or broken.
+    """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
 
     Probes the model with short prompts under every recipe, unless that was done before. Predicts the losses in tasks
-    from other models of the warehouse that have scores; if there are too few, the changes of the probes' most likely
-    tokens and options decide. Too little evidence is a verdict, too.
+    from other models of the warehouse that have scores; if there are too few, changed tokens and options decide, and
+    the output says so.
 
     For example:
 

@@ -167,7 +167,7 @@ class Workload:
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [*self._decode("dense model decodes"), Cost("dense pass", "body", self._prompt_pass)]
+        costs = [*self._decode("dense model decodes", self._texts), Cost("dense pass", "body", self._exact_pass)]
         for lens in self.study.measure.lenses:
             costs += self._head(f"lens {lens}, dense side", groups * self.positions * self._sublayers)
         return costs
@@ -176,15 +176,17 @@ class Workload:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, costs = self.study.measure, []
         if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", self._prompt_pass))
+            costs.append(
+                Cost("variant pass", "body", self._layered_pass if recipe.method == "noise" else self._exact_pass)
+            )
         if recipe.changes_matrices and "local" in measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._layered_pass))
         if swaps := self._single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self._sublayers else 1.0
             costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
-        if "free_running" in measure.trajectories:
-            costs += self._decode("variant decodes")
+        if self._texts > 1 or len(self.layered) < len(self.prompts):
+            costs += self._decode("variant decodes", self._texts)
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
@@ -264,14 +266,24 @@ class Workload:
         return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
 
     @property
-    def _prompt_pass(self) -> float:
-        """Floating-point operations of one pass over all prompts with their answers."""
-        return sum(self.forward(length) for length in self.lengths)
-
-    @property
     def _layered_pass(self) -> float:
         """Floating-point operations of one pass over the prompts that are measured layer by layer."""
         return sum(self.forward(length) for length in self.layered)
+
+    @property
+    def _exact_pass(self) -> float:
+        """The same in float64, which takes twice as long as float32."""
+        return self._layered_pass * (2 if self._is_exact else 1)
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether these passes compute in float64: other types are not widened, nor passes token by token."""
+        return self.study.dtype == "float32" and not self.study.measure.cache
+
+    @property
+    def _texts(self) -> int:
+        """Texts of a prompt: teacher forced, and free running where that is measured."""
+        return 1 + ("free_running" in self.study.measure.trajectories)
 
     @property
     def _text_pass(self) -> float:
@@ -346,7 +358,8 @@ class Workload:
         tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
         # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
         state_positions = tokens if size == _FLOAT_BYTES else self.positions
-        states = state_positions * shape.width * (shape.layers + sublayers) * _FLOAT_BYTES
+        stream_positions = self.positions if self._is_exact else state_positions
+        states = (stream_positions * shape.layers + state_positions * sublayers) * shape.width * _FLOAT_BYTES
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         pruned = shape.prunable * size
         is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
@@ -358,10 +371,8 @@ class Workload:
         # Logits of both sides, z − max z, and a copy that a product may make.
         block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
         timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
-        decoded, steps_width = (
-            max(len(self.prompts), self.sampled_texts),
-            self.study.generation.new_tokens * shape.width,
-        )
+        decoded = max(self._texts * len(self.prompts), self.sampled_texts)
+        steps_width = self.study.generation.new_tokens * shape.width
         batch = min(decoded, BATCH_TEXTS)
         cached_tokens = max([batch * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
@@ -376,8 +387,9 @@ class Workload:
                 "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
                 "dense states of the prompts": states,
                 "dense calls of every sublayer": tokens * shape.width * sublayers * size,
-                # As the head reads them, their contributions and the decoded ones in float64; sampled ones in 4 bytes.
-                "final streams of the prompts": (20 * len(self.prompts) + 4 * self.sampled_texts) * steps_width,
+                # In float64, teacher forced and free running; sampled ones in 4 bytes.
+                "final streams of the prompts": (8 * self._texts * len(self.prompts) + 4 * self.sampled_texts)
+                * steps_width,
                 "final streams of the texts": text_states,
             },
             "calibrated": {
@@ -391,7 +403,9 @@ class Workload:
                 "weights in reverse order": self.layers_bytes if reverses else 0,
                 "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
                 "states of the variant": states,
-                "final streams of the variant": max(12 * len(self.prompts), 8 * self.sampled_texts) * steps_width,
+                "final streams of the variant": 8
+                * max(self._texts * len(self.prompts), self.sampled_texts)
+                * steps_width,
                 "logits of a batch of texts": 3 * batch * shape.vocabulary * _FLOAT_BYTES,
                 "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
             },

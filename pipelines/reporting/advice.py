@@ -23,9 +23,9 @@ RULE = (
     "safe: writing and choosing each lose at most 10 %, at the upper end of their 95 % intervals; broken: choosing "
     "loses half or more, at the lower end; non-generative only: one surely loses more than 10 %, and choosing surely "
     "less than half; not safe: one surely loses more than 10 %, and more is not known; else too little evidence. A "
-    "loss is that beyond the noise floor: of right answers, else of the dense model's own answers, else of the most "
-    f"likely tokens or options of the study's prompts. Fewer than {MIN_UNITS} answers, prompts or questions support no "
-    "verdict."
+    "loss is that beyond the noise floor, by the first that decides: right answers, the dense model's own answers, or "
+    f"the most likely tokens or options of the study's prompts. Fewer than {MIN_UNITS} answers, prompts or questions "
+    "support no verdict."
 )
 
 

@@ -1,5 +1,6 @@
--- Verdicts on recipes of one model for `prunescope advise`: those of variant_verdict for any tolerance, where predicted
--- losses stand in for tasks that were not scored. Parameters: model, recipes, tolerance.
+-- Verdicts on recipes of one model for `prunescope advise`: those of variant_verdict for any tolerance, where losses
+-- predicted from other models come after those of tasks and before tokens and options. Parameters: model, recipes,
+-- tolerance.
 -- grain: one row per recipe.
 -- inputs: verdict_evidence, variant_summary, loss_predictions
 with
@@ -15,9 +16,7 @@ rated as (
 ),
 
 chosen as (
-    select
-        *,
-        is_enough and is_loss_decided(kind, loss_low, loss_high, $3) as is_decided
+    select *
     from rated
     qualify row_number() over (
         partition by recipe, kind

@@ -7,7 +7,13 @@ select
     measure,
     kind,
     n_tasks,
+    n_answers,
     loss,
-    loss_se
+    loss_low,
+    loss_high,
+    noise_loss,
+    loss_beyond_noise,
+    loss_beyond_noise_low,
+    loss_beyond_noise_high
 from task_losses
 order by all

@@ -41,7 +41,7 @@ broken as (
         model,
         measure,
         unnest(['choosing_survives', 'writing_loses_more']) as claim,
-        unnest([choosing_answers, least(writing_answers, choosing_answers)]) as n,
+        least(writing_answers, choosing_answers) as n,
         unnest([choosing, writing - choosing]) as amount,
         unnest([
             [choosing_low, choosing_high],

@@ -43,12 +43,13 @@ select
     n_units,
     unit,
     is_enough,
+    -- A loss at the tolerance is decided by no number; else greatest skips what is not asked or is decided.
     case
-        when is_enough
+        when loss <> 0.1 and (loss_low is not null or n_units < verdict_min_units())
             then greatest(
+                if(n_units < verdict_min_units(), verdict_min_units(), null),
                 units_to_decide(loss, loss_low, loss_high, 0.1, n_units),
                 if(kind = 'choosing', units_to_decide(loss, loss_low, loss_high, 0.5, n_units), null)
             )
-        else greatest(verdict_min_units(), units_to_decide(loss, loss_low, loss_high, 0.1, n_units))
     end as units_needed
 from chosen

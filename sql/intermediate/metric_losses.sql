@@ -4,8 +4,7 @@
 -- inputs: score_pairs
 -- how to read: loss = 1 − (score − guess)/(dense score − guess). Its interval is that of a ratio of paired shares
 --   (interval_of_ratio). Metrics whose dense score is not above a guess by its whole interval have nothing to lose and
---   are excluded. The variances and the covariance are
---   those of score_pairs.
+--   are excluded. The variances and the covariance are those of score_pairs.
 -- reason: task_losses averages these and sets them against those of the noise floor on the same answers.
 -- columns:
 --   metric: Name of the score within its task

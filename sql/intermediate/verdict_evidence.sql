@@ -2,15 +2,15 @@
 -- grain: one row per pruned variant × kind × evidence.
 -- key: model, recipe, kind, evidence
 -- inputs: task_losses, loss_predictions, decoding_at_reference, options_at_reference, stg_decoding_steps,
---   stg_option_subspace, noise_variants
+--   stg_option_subspace, noise_variants, top1_changes
 -- how to read: a loss is that beyond the noise floor: the loss of the dense model computed in another way (bfloat16,
 --   other order of sums), the noise variant that loses most, is subtracted, paired by prompt, question or answer.
 --   score and agreement are the losses of task_losses. tokens: share of the teacher-forced tokens, up to the end, whose
 --   most likely token differs. options: share of the study's questions whose most likely option differs. prediction:
 --   that of loss_predictions with the narrowest interval, which holds for 9 of 10 variants; only `prunescope advise`
---   uses it. Intervals of tokens are the wider of Student's t over prompts (of the paired difference) and Wilson's over
---   clusters (of the share);
---   those of options are Wilson's over questions, with a floor Newcombe's of the paired difference.
+--   uses it. Intervals of tokens are, on each side, the wider of Student's t over prompts (of the paired difference)
+--   and Wilson's over clusters (of the share, top1_changes); those of options are Wilson's over questions, with a
+--   floor interval_of_difference of both shares as if independent, which is rather too wide.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule. The view is long because the
 --   evidence comes from four tables.
 -- columns:
@@ -135,8 +135,6 @@ token_sums as (
         recipe,
         count(*) as n_prompts,
         sum(changed - changed_by_noise) / sum(tokens) as loss,
-        sum(changed) / sum(tokens) as changed_share,
-        wilson_interval_over_clusters(changed, tokens) as by_clusters,
         half_width_over_clusters(influence) as by_prompts
     from weighed
     group by model, recipe
@@ -144,16 +142,20 @@ token_sums as (
 
 tokens as (
     select
-        model,
-        recipe,
+        token_sums.model,
+        token_sums.recipe,
         'writing' as kind,
         'tokens' as evidence,
-        loss,
-        loss - greatest(coalesce(by_prompts, 0), changed_share - by_clusters[1]) as loss_low,
-        loss + greatest(coalesce(by_prompts, 0), by_clusters[2] - changed_share) as loss_high,
-        n_prompts as n_units,
+        token_sums.loss,
+        token_sums.loss
+        - greatest(coalesce(token_sums.by_prompts, 0), changes.top1_change - changes.top1_change_low) as loss_low,
+        token_sums.loss
+        + greatest(coalesce(token_sums.by_prompts, 0), changes.top1_change_high - changes.top1_change) as loss_high,
+        token_sums.n_prompts as n_units,
         'prompts' as unit
     from token_sums
+    inner join top1_changes as changes
+        on token_sums.model = changes.model and token_sums.recipe = changes.recipe
 ),
 
 noise_options as (
@@ -193,7 +195,11 @@ question_sums as (
         count_if(not options.is_argmax_same) as changed,
         count_if(coalesce(noise_options.is_changed, false)) as changed_by_noise,
         wilson_interval(count_if(not options.is_argmax_same), count(*)) as ends,
-        wilson_interval(count_if(coalesce(noise_options.is_changed, false)), count(*)) as noise_ends
+        -- Noise that changes no choice corrects nothing, and adds no error.
+        case
+            when count_if(coalesce(noise_options.is_changed, false)) = 0 then [0.0, 0.0]
+            else wilson_interval(count_if(coalesce(noise_options.is_changed, false)), count(*))
+        end as noise_ends
     from options_at_reference as options
     left join option_floors
         on options.model = option_floors.model
@@ -206,11 +212,15 @@ question_sums as (
     group by options.model, options.recipe
 ),
 
-shares as (
+question_losses as (
     select
-        *,
-        changed / n_questions as changed_share,
-        changed_by_noise / n_questions as noise_share
+        model,
+        recipe,
+        n_questions,
+        (changed - changed_by_noise) / n_questions as loss,
+        interval_of_difference(
+            changed / n_questions, ends[1], ends[2], changed_by_noise / n_questions, noise_ends[1], noise_ends[2], 0
+        ) as ends
     from question_sums
 ),
 
@@ -220,22 +230,32 @@ options as (
         recipe,
         'choosing' as kind,
         'options' as evidence,
-        changed_share - noise_share as loss,
-        changed_share - noise_share
-        - sqrt(power(changed_share - ends[1], 2) + if(changed_by_noise = 0, 0, power(noise_ends[2] - noise_share, 2)))
-            as loss_low,
-        changed_share - noise_share
-        + sqrt(power(ends[2] - changed_share, 2) + if(changed_by_noise = 0, 0, power(noise_share - noise_ends[1], 2)))
-            as loss_high,
+        loss,
+        ends[1] as loss_low,
+        ends[2] as loss_high,
         n_questions as n_units,
         'questions' as unit
-    from shares
+    from question_losses
+),
+
+evidence_of_all as (
+    select * from tasks
+    union all by name
+    select * from predictions
+    union all by name
+    select * from tokens
+    union all by name
+    select * from options
 )
 
-select * from tasks
-union all by name
-select * from predictions
-union all by name
-select * from tokens
-union all by name
-select * from options
+select
+    model,
+    recipe,
+    kind,
+    evidence,
+    loss,
+    loss_low,
+    loss_high,
+    n_units,
+    unit
+from evidence_of_all

@@ -31,7 +31,8 @@ create or replace macro units_to_decide(loss, low, high, threshold, units) as ca
 end;
 
 -- Upper quantile of Student's t at which each of `others` one-sided comparisons with the best errs in 5 % / others
--- (Bonferroni): the normal quantile (Abramowitz and Stegun 26.2.23) and the Cornish-Fisher series of t around it.
+-- (Bonferroni): the normal quantile (Abramowitz and Stegun 26.2.23) and the Cornish-Fisher series of t around it, which
+-- is too small below 4 degrees of freedom.
 create or replace macro normal_upper_quantile(tail) as (
     sqrt(-2 * ln(tail))
     - (2.515517 + 0.802853 * sqrt(-2 * ln(tail)) + 0.010328 * (-2 * ln(tail)))

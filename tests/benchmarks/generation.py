@@ -54,13 +54,11 @@ def ours(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> 
     dense = decode_greedily(decoder, ids, STEPS)
     with apply_variant(decoder, variant):
         pruned = decode_greedily(decoder, ids, STEPS)
-    rows = 0
+    pairs = []
     for prompt, one, other in zip(prompts, dense, pruned, strict=True):
         move = (other.streams - one.streams).float()
-        pair = DensePrunedPair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens)
-        rows += len(step_rows(decoder, pair, (1.0,)))
-        rows += len(top_rows(decoder, pair, 10))
-    return rows
+        pairs.append(DensePrunedPair(prompt, "free_running", one.streams.float(), move, one.tokens, other.tokens))
+    return len(step_rows(decoder, pairs, (1.0,))) + len(top_rows(decoder, pairs, 10))
 
 
 def theirs(decoder: Decoder, variant: Variant, prompts: list[TokenizedPrompt]) -> None:

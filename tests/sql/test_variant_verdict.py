@@ -103,9 +103,32 @@ def test_the_same_on_few_prompts_is_too_little_evidence_and_says_how_many_would_
         questioned(warehouse, recipe, 0, 12)
     [row] = verdicts(warehouse).values()
 
-    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (TOO_LITTLE, "writing", "prompts")
+    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (
+        TOO_LITTLE,
+        "both",
+        "prompts and as many questions",
+    )
     # None of 12 prompts: up to z² / (12 + z²) = 0.242 of the tokens may change; 12 · (0.242 / 0.1)² = 71 would do.
     assert row["units_needed"] == 71
+
+
+def test_more_of_one_kind_is_asked_for_only_where_it_can_change_the_verdict() -> None:
+    warehouse = started("without questions", "lost", "at the tolerance")
+    for recipe, changed in (("dense", 0), ("without questions", 0), ("lost", 3), ("at the tolerance", 1)):
+        prompted(warehouse, recipe, [changed] * 12)
+        if recipe in {"dense", "lost"}:
+            questioned(warehouse, recipe, 0, 12)
+    rows = verdicts(warehouse)
+
+    assert {recipe: row["undecided"] for recipe, row in rows.items()} == {
+        "without questions": None,
+        "lost": "writing",
+        "at the tolerance": None,
+    }
+    assert rows["lost"]["units_needed"] == MIN_UNITS
+    with warehouse.opened() as connection:
+        needed = connection.sql("select units_needed from decisive_evidence where recipe = 'at the tolerance'")
+        assert needed.fetchall() == [(None,)], "no number of prompts tells a loss of 0.1 from 0.1"
 
 
 def test_one_prompt_says_neither_which_variant_is_safe_nor_which_is_nearest() -> None:

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder, TokenCache
@@ -38,27 +38,6 @@ class Capture:
     calls: dict[str, list[SublayerCall]] = field(default_factory=dict)
     whole: dict[str, States] = field(default_factory=dict)
     layer_calls: dict[int, Arguments] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class OutputState:
-    """Record of one pass at the output alone.
-
-    Attributes:
-        stream: residual stream behind the last layer, float32.
-        added: sum of all contributions in float64: that of a pruned pass minus that of the dense one is the shift of
-            the stream, without the cancellation of two streams, which are much longer than their difference.
-    """
-
-    stream: States
-    added: Float64[Tensor, "positions width"]
-
-    @classmethod
-    def of(cls, decoder: Decoder, capture: Capture, selection: slice) -> "OutputState":
-        """Return the output of a whole pass at some of its measured positions."""
-        stream = stream_after(decoder, capture, decoder.layers[-1].mlp)[selection]
-        added = sum(states[selection].double() for states in capture.added.values())
-        return cls(stream.clone(), cast(Tensor, added))
 
 
 def stream_after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> States:

@@ -1,7 +1,9 @@
 """Decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -214,7 +216,7 @@ class DensePrunedPair:
     streams: Float[Tensor, "steps width"]
     shifts: Float[Tensor, "steps width"]
     dense_tokens: tuple[int, ...]
-    pruned_tokens: tuple[int, ...]
+    pruned_tokens: tuple[int, ...] = ()
 
 
 @torch.inference_mode()
@@ -225,24 +227,29 @@ def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor
     return dense, dense + decoder.head.shift(states, moves)
 
 
-def step_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> pl.DataFrame:
-    """Return the rows of `decoding_steps` for one prompt and trajectory."""
-    steps = len(pair.dense_tokens)
-    states, moves = decoder.head.lens(pair.streams, pair.shifts, "normed")
-    measured = divergence(states, moves, decoder.head, temperatures)
-    about = pl.DataFrame(
-        {
-            "prompt_id": [pair.prompt.prompt.id] * steps,
-            "trajectory": [pair.trajectory] * steps,
-            "step": np.arange(steps, dtype=np.int32),
-            "position": np.arange(steps, dtype=np.int32) + len(pair.prompt.ids) - 1,
-            "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
-            "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
-            "token_text_dense": _texts(decoder, pair.dense_tokens),
-            "token_text_pruned": _texts(decoder, pair.pruned_tokens),
-            "repeat_rate_dense": repeat_rates(pair.dense_tokens),
-            "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
-        }
+def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: tuple[float, ...]) -> pl.DataFrame:
+    """Return the rows of `decoding_steps` of all pairs: many rows together make the head's product faster."""
+    streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
+    measured = divergence(*decoder.head.lens(streams, shifts, "normed"), decoder.head, temperatures)
+    texts = _Texts(decoder)
+    about = pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "prompt_id": [pair.prompt.prompt.id] * len(pair.dense_tokens),
+                    "trajectory": [pair.trajectory] * len(pair.dense_tokens),
+                    "step": np.arange(len(pair.dense_tokens), dtype=np.int32),
+                    "position": np.arange(len(pair.dense_tokens), dtype=np.int32) + len(pair.prompt.ids) - 1,
+                    "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
+                    "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
+                    "token_text_dense": texts.of(pair.dense_tokens),
+                    "token_text_pruned": texts.of(pair.pruned_tokens),
+                    "repeat_rate_dense": repeat_rates(pair.dense_tokens),
+                    "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
+                }
+            )
+            for pair in pairs
+        ]
     )
     return pl.concat(
         [
@@ -255,18 +262,22 @@ def step_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float
     )
 
 
-def pruned_tokens(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[int, ...]:
-    """Return the pruned side's most likely token of every step, computed block by block."""
-    blocks = zip(streams.split(STEPS_AT_ONCE), shifts.split(STEPS_AT_ONCE), strict=True)
-    return tuple(int(token) for block in blocks for token in logits_of(decoder, *block)[1].argmax(dim=-1))
+def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> pl.DataFrame:
+    """Return the rows of `top_tokens` of all pairs: both sides' most likely tokens, each with both sides' values.
 
-
-def top_rows(decoder: Decoder, pair: DensePrunedPair, count: int) -> pl.DataFrame:
-    """Return the rows of `top_tokens`: both sides' most likely tokens at every step, each with both sides' values."""
-    frames = []
-    for first in range(0, len(pair.streams), STEPS_AT_ONCE):
+    The rows of a side and rank are in the order of the pairs and their steps.
+    """
+    streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
+    lengths = [len(pair.streams) for pair in pairs]
+    about = {
+        "prompt_id": np.repeat([pair.prompt.prompt.id for pair in pairs], lengths),
+        "trajectory": np.repeat([pair.trajectory for pair in pairs], lengths),
+        "step": np.concatenate([np.arange(length) for length in lengths]),
+    }
+    texts, frames = _Texts(decoder), []
+    for first in range(0, len(streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
-        logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams[part], pair.shifts[part]), strict=True))
+        logits = dict(zip(("dense", "pruned"), logits_of(decoder, streams[part], shifts[part]), strict=True))
         # One row at a time, because a whole matrix in float64 would double the memory.
         totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
         for side, values in logits.items():
@@ -281,20 +292,32 @@ def top_rows(decoder: Decoder, pair: DensePrunedPair, count: int) -> pl.DataFram
             frames.append(
                 pl.DataFrame(
                     {
-                        "step": np.repeat(np.arange(first, first + steps), ranks),
+                        **{name: np.repeat(column[part], ranks) for name, column in about.items()},
                         "side": [side] * len(tokens),
                         "rank": np.tile(np.arange(1, ranks + 1), steps),
                         "token_id": tokens,
-                        "token_text": _texts(decoder, tokens),
+                        "token_text": texts.of(tokens),
                         **numbers,
                     }
                 )
             )
-    return pl.concat(frames).with_columns(prompt_id=pl.lit(pair.prompt.prompt.id), trajectory=pl.lit(pair.trajectory))
+    return pl.concat(frames)
 
 
-def _texts(decoder: Decoder, tokens: Sequence[int]) -> list[str]:
-    return [decoder.tokenizer.decode([token]) for token in tokens]
+def with_pruned_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame) -> list[DensePrunedPair]:
+    """Return the pairs with the pruned side's most likely tokens, which their rows of `top_tokens` name."""
+    tokens = iter(tops.filter(side="pruned", rank=1)["token_id"].to_list())
+    return [replace(pair, pruned_tokens=tuple(islice(tokens, len(pair.streams)))) for pair in pairs]
+
+
+class _Texts:
+    """Texts of single tokens; each token is decoded once."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decode = lru_cache(maxsize=None)(lambda token: decoder.tokenizer.decode([token]))
+
+    def of(self, tokens: Sequence[int]) -> list[str]:
+        return [self._decode(token) for token in tokens]
 
 
 def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:

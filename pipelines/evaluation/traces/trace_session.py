@@ -15,25 +15,19 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.activation_capture import (
-    Capture,
-    OutputState,
-    replay,
-    run_known,
-    stream_after,
-)
+from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.decoding import (
     GENERATION_SCHEMA,
     OPTION_SCHEMA,
     TOP_TOKEN_BYTES,
     DecodingResult,
     DensePrunedPair,
-    decode_greedily,
+    decode,
     generation_row,
     option_rows,
-    pruned_tokens,
     step_rows,
     top_rows,
+    with_pruned_tokens,
 )
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
@@ -56,14 +50,19 @@ class _DensePrompt:
     Attributes:
         prompt: the prompt.
         decoded: its greedy continuation.
+        forced: the same tokens, decoded in the rows in which a variant reads them.
         tokens: prompt and continuation, (1, length).
-        output: the output at the positions that predict a token of the continuation.
     """
 
     prompt: TokenizedPrompt
     decoded: DecodingResult
+    forced: DecodingResult
     tokens: Tensor
-    output: OutputState
+
+    @property
+    def streams(self) -> Tensor:
+        """The output at the positions that predict a token of the continuation, float32."""
+        return self.forced.streams.float()
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,27 @@ class _LayeredPrompt(_DensePrompt):
     """Dense side of one prompt that is measured layer by layer.
 
     Attributes:
+        decoder: the dense model.
         first: first measured position.
         capture: the pass over the tokens, with every sublayer's calls.
         full_pass: a pass over all tokens at once, for scope `isolated`; else the same as `capture`.
     """
 
+    decoder: Decoder
     first: int
     capture: Capture
     full_pass: Capture
+
+    @property
+    def predicting(self) -> slice:
+        """The measured positions that predict a token of the continuation."""
+        start = len(self.prompt.ids) - 1 - self.first
+        return slice(start, start + len(self.decoded.tokens))
+
+    @property
+    def streams(self) -> Tensor:
+        """The output at the positions that predict a token of the continuation, float32."""
+        return stream_after(self.decoder, self.capture, self.decoder.layers[-1].mlp)[self.predicting]
 
     @property
     def positions(self) -> range:
@@ -131,31 +143,55 @@ class TraceSession:
         self._thread_local = threading.local()
         self._isolation = IsolatedEffect(decoder)
 
-    def _decode(self, prompts: Sequence[TokenizedPrompt], least: Sequence[int] | None = None) -> list[DecodingResult]:
-        """Decode the prompts: to the study's length, or each to its end, though at least to that of the dense text."""
-        generation = self.study.generation
-        if generation.until == "length":
-            least = None
-        elif least is None:
-            least = [0] * len(prompts)
-        return decode_greedily(self.decoder, [prompt.ids for prompt in prompts], generation.new_tokens, least)
+    def _decode(
+        self, prompts: Sequence[TokenizedPrompt], known: Sequence[tuple[int, ...]] | None = None
+    ) -> list[tuple[DecodingResult, ...]]:
+        """Decode every prompt as two texts of one batch: teacher forced, and free running where that is measured.
 
-    def _dense(self, prompt: TokenizedPrompt, decoded: DecodingResult, progress: Progress) -> _DensePrompt:
+        Each text ends at the study's length, or at its own end, though not before the dense text does.
+
+        Args:
+            prompts: the prompts.
+            known: the dense texts, which the first text of each prompt repeats; None for the dense model itself, whose
+                first text repeats the second.
+        """
+        generation = self.study.generation
+        copies = 1 + ("free_running" in self.study.measure.trajectories)
+
+        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
+            chosen = logits.argmax(dim=-1)
+            rows = {text: row for row, text in enumerate(texts)}
+            for row, text in enumerate(texts):
+                prompt, copy = divmod(text, copies)
+                if copy == 0 and known is not None:
+                    chosen[row] = known[prompt][step]
+                elif copy == 0 and (free := rows.get(text + copies - 1)) is not None:
+                    chosen[row] = chosen[free]
+            return chosen
+
+        least = [0 if known is None else len(known[text // copies]) for text in range(copies * len(prompts))]
+        stops = None if generation.until == "length" else least
+        texts = decode(self.decoder, [prompt.ids for prompt in prompts], generation.new_tokens, choose, stops, copies)
+        return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]
+
+    def _dense(self, prompt: TokenizedPrompt, decoded: tuple[DecodingResult, ...], progress: Progress) -> _DensePrompt:
         measure, start = self.study.measure, len(prompt.ids) - 1
-        is_layered = prompt.prompt.id in self._layer_ids
-        tokens = torch.tensor([[*prompt.ids, *decoded.tokens]], device=self.decoder.device)
-        first = 0 if is_layered and measure.positions == "every" else start
-        capture = self._run(tokens, len(prompt.ids), first, self._norms if is_layered else None, keep_calls=is_layered)
-        if not all(bool(torch.isfinite(states).all()) for states in capture.added.values()):
+        forced, free = decoded[0], decoded[-1]
+        tokens = torch.tensor([[*prompt.ids, *free.tokens]], device=self.decoder.device)
+        states = [forced.streams]
+        dense = _DensePrompt(prompt, free, forced, tokens)
+        if prompt.prompt.id in self._layer_ids:
+            first = 0 if measure.positions == "every" else start
+            capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=True)
+            full_pass = capture
+            if "isolated" in measure.scopes and measure.cache:
+                full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
+            dense = _LayeredPrompt(prompt, free, forced, tokens, self.decoder, first, capture, full_pass)
+            states += capture.added.values()
+        if not all(bool(torch.isfinite(state).all()) for state in states):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
-        output = OutputState.of(self.decoder, capture, slice(start - first, start - first + len(decoded.tokens)))
-        if not is_layered:
-            return _DensePrompt(prompt, decoded, tokens, output)
-        full_pass = capture
-        if "isolated" in measure.scopes and measure.cache:
-            full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
-        return _LayeredPrompt(prompt, decoded, tokens, output, first, capture, full_pass)
+        return dense
 
     def _run(self, tokens: Tensor, prompt_length: int, first: int, norms: Norms | None, *, keep_calls: bool) -> Capture:
         by_token_from = prompt_length if self.study.measure.cache else None
@@ -192,7 +228,7 @@ class TraceSession:
             ComputationError: a variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._prompts) + 1))
+        progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._layered) + 1))
         moved, tables = {}, {}
         for recipe, variant in variants.items():
             moved[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
@@ -220,28 +256,28 @@ class TraceSession:
         """
         shifts: list[dict[str, Tensor]] = []
         forced: list[Tensor] = []
-        free: list[DecodingResult] | None = None
         norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
+        last = self.decoder.layers[-1].mlp.label
+        is_free = "free_running" in self.study.measure.trajectories
         with apply_variant(self.decoder, variant, skips=False):
-            for dense in self._prompts:
-                start = len(dense.prompt.ids) - 1
-                selection = slice(0, len(dense.decoded.tokens))
-                if isinstance(dense, _LayeredPrompt):
-                    captured = self._run(dense.tokens, start + 1, dense.first, norms, keep_calls=False)
-                    shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
-                    shift = shifts[-1][self.decoder.layers[-1].mlp.label][start - dense.first :][selection]
-                else:
-                    captured = self._run(dense.tokens, start + 1, start, None, keep_calls=False)
-                    shift = (OutputState.of(self.decoder, captured, selection).added - dense.output.added).float()
-                forced.append(shift)
-                progress.advance()
-            if "free_running" in self.study.measure.trajectories:
-                least = [len(dense.decoded.tokens) for dense in self._prompts]
-                free = self._decode([dense.prompt for dense in self._prompts], least)
+            decoded = list[tuple[DecodingResult, ...]]()
+            if is_free or len(self._layered) < len(self._prompts):
+                known = [dense.decoded.tokens for dense in self._prompts]
+                decoded = self._decode([dense.prompt for dense in self._prompts], known)
             progress.advance()
+            for index, dense in enumerate(self._prompts):
+                if isinstance(dense, _LayeredPrompt):
+                    captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, norms, keep_calls=False)
+                    shifts.append(_propagated_shifts(self.decoder, dense.capture, captured))
+                    forced.append(shifts[-1][last][dense.predicting])
+                    progress.advance()
+                else:
+                    own = decoded[index][0].streams[: len(dense.decoded.tokens)]
+                    forced.append((own - dense.forced.streams).float())
         found = (*forced, *(shift for by_label in shifts for shift in by_label.values()))
         if not all(bool(torch.isfinite(shift).all()) for shift in found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
+        free = [own[1] for own in decoded] if is_free else None
         return _VariantShifts(shifts, self._isolated(variant)), self._decoding(forced, free)
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
@@ -373,17 +409,23 @@ class TraceSession:
     def _decoding(self, shifts: Sequence[Tensor], free: Sequence[DecodingResult] | None) -> dict[str, pl.DataFrame]:
         """Return the tables of the output, from the shift and the variant's own continuation of every prompt."""
         measure, decoder = self.study.measure, self.decoder
-        steps, tops, generations, options = [], [], [], []
-        for index, (dense, shift) in enumerate(zip(self._prompts, shifts, strict=True)):
-            forced = self._forced_pair(dense, shift)
-            options += option_rows(decoder, forced, measure.temperatures)
-            pairs = [forced] if "teacher_forced" in measure.trajectories else []
-            if free is not None:
-                pairs.append(self._free_pair(dense, free[index]))
-                generations.append(generation_row(decoder, dense.prompt, free[index].tokens, dense.decoded.tokens))
-            for pair in pairs:
-                steps.append(step_rows(decoder, pair, measure.temperatures))
-                tops.append(top_rows(decoder, pair, measure.top_k))
+        pairs = [
+            DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
+            for dense, shift in zip(self._prompts, shifts, strict=True)
+        ]
+        options = [row for pair in pairs for row in option_rows(decoder, pair, measure.temperatures)]
+        steps, tops, generations = [], [], []
+        if "teacher_forced" in measure.trajectories:
+            tops.append(top_rows(decoder, pairs, measure.top_k))
+            steps.append(step_rows(decoder, with_pruned_tokens(pairs, tops[0]), measure.temperatures))
+        if free is not None:
+            pairs = [self._free_pair(*pair) for pair in zip(self._prompts, free, strict=True)]
+            tops.append(top_rows(decoder, pairs, measure.top_k))
+            steps.append(step_rows(decoder, pairs, measure.temperatures))
+            generations = [
+                generation_row(decoder, dense.prompt, own.tokens, dense.decoded.tokens)
+                for dense, own in zip(self._prompts, free, strict=True)
+            ]
         return {
             "decoding_steps": pl.concat(steps),
             "top_tokens": pl.concat(tops),
@@ -398,12 +440,6 @@ class TraceSession:
         move = (free.streams[:steps] - own.streams).float()
         tokens = free.tokens[:steps]
         return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, tokens)
-
-    def _forced_pair(self, dense: _DensePrompt, move: Tensor) -> DensePrunedPair:
-        """Pair both sides' output on the dense tokens, at the positions that predict a generated token."""
-        streams = dense.output.stream
-        tokens = pruned_tokens(self.decoder, streams, move)
-        return DensePrunedPair(dense.prompt, "teacher_forced", streams, move, dense.decoded.tokens, tokens)
 
 
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:

@@ -10,10 +10,10 @@ TITLE = "Score against how much was dropped"
 CAPTION = (
     "Mean score over the tasks of a kind, and the share of written answers that equal the dense model's, right or "
     "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 "
-    "standard errors over samples, within 0 to 1; an error of 0, as where all samples fail, shows none). Where several "
-    "variants drop the same number by the same rule, the line runs through their mean. Dashed and small: published "
-    "curves (means over the tasks of that kind, of any publication with at least three values of k), which are of "
-    "another model and other tasks, so compare the shape and not the height; the box below the chart hides them."
+    "standard errors over samples, within 0 to 1; an unknown error shows none). Where several variants drop the same "
+    "number by the same rule, the line runs through their mean. Dashed and small: published curves (means over the "
+    "tasks of that kind, of any publication with at least three values of k), which are of another model and other "
+    "tasks, so compare the shape and not the height; the box below the chart hides them."
 )
 
 KINDS = {

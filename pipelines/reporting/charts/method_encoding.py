@@ -20,7 +20,7 @@ SCORE_CAPTION = (
     "Scores are means over tasks; a task's score is the mean of its metrics without agreement with the dense model, "
     "which has a panel of its own; the last panel is the share of teacher-forced steps with the dense model's most "
     "likely token. Bars are 95 % intervals (1.96 standard errors, over samples or prompts) within 0 to 1; without a "
-    "bar, the error is unknown or 0, as where all samples fail."
+    "bar, the error is unknown or 0."
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]

@@ -20,7 +20,10 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 
 # Statement → displayed columns.
 TABLES: dict[str, tuple[str, ...]] = {
-    "losses": ("measure", "kind", "n_tasks", "loss", "loss_se"),
+    "losses": (
+        *("measure", "kind", "n_tasks", "n_answers", "loss", "loss_low", "loss_high", "noise_loss"),
+        *("loss_beyond_noise", "loss_beyond_noise_low", "loss_beyond_noise_high"),
+    ),
     "scores": ("task", "metric", "value", "standard_error", "value_dense", "standard_error_dense", "n"),
     "comparisons": (
         *("task", "metric", "n_samples", "accuracy_dense", "accuracy_pruned", "accuracy_change"),

@@ -59,8 +59,10 @@ def reason(row: _Row) -> str:
     parts = [_loss(row, kind) for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is not None]
     if not parts:
         return "nothing was measured that a verdict could rest on"
+    parts += [f"{kind} was not measured" for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is None]
     if row["undecided"] is not None:
-        parts.append(f"{row['undecided']} is open{_enough(row['units_needed'], row['unit_needed'])}")
+        subject = "writing and choosing are" if row["undecided"] == "both" else f"{row['undecided']} is"
+        parts.append(f"{subject} open{_enough(row['units_needed'], row['unit_needed'])}")
     if row["prompts"]:
         parts.append(f"{row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} loop")
     if row["is_below_noise"]:
@@ -100,7 +102,7 @@ def answers(frames: QueryCache, model: str) -> list[Answer]:
     if verdicts is None:
         return []
     retrieval = [] if losses is None else [_retrieval(model, losses)]
-    if retrieval and len(verdicts["recipes_open"] or ()) == verdicts["variants"]:
+    if retrieval and not verdicts["measured"]:
         return retrieval  # an encoder has neither texts nor choices
     collapses = _first(frames, "answers/collapse", model)
     return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
@@ -192,8 +194,8 @@ def _ranking(verdicts: _Row) -> str:
     ends = f"[{amount('amount_low')}, {amount('amount_high')}]"
     text = f"By {_MEASURES[verdicts['measure']]}, the least is {amount('amount')} {ends}"
     if verdicts["recipe_next"] is not None:
-        text += f", that of {label(verdicts['recipe_next'])}, the next, {amount('amount_next')}"
-    return text + " (paired, 95 % over all comparisons)."
+        text += f"; the next that can be told apart is {label(verdicts['recipe_next'])} with {amount('amount_next')}"
+    return text + (" (paired tests, 95 % over all comparisons)." if verdicts["variants"] > 1 else ".")
 
 
 def _retrieval(model: str, losses: _Row) -> Answer:

@@ -11,6 +11,7 @@ ranked as (
         ranking.amount_low,
         ranking.amount_high,
         ranking.is_nearest,
+        verdicts.verdict = 'too little evidence' and verdicts.units_needed is not null as is_answerable,
         row_number() over (
             partition by verdicts.model
             order by
@@ -34,17 +35,21 @@ select
     list(recipe order by place) filter (where verdict = 'not safe') as recipes_not_safe,
     list(recipe order by place) filter (where verdict = 'broken') as recipes_broken,
     list(recipe order by place) filter (where verdict = 'too little evidence') as recipes_open,
-    min(units_needed) filter (where verdict = 'too little evidence') as units_needed,
-    arg_min(unit_needed, units_needed) filter (where verdict = 'too little evidence') as unit_needed,
-    arg_min(recipe, units_needed) filter (where verdict = 'too little evidence') as recipe_needing,
+    -- Of equal numbers one variant's, always the same.
+    first(units_needed order by units_needed, place) filter (where is_answerable) as units_needed,
+    first(unit_needed order by units_needed, place) filter (where is_answerable) as unit_needed,
+    first(recipe order by units_needed, place) filter (where is_answerable) as recipe_needing,
     list(recipe order by amount, recipe) filter (where is_nearest) as nearest,
     any_value(measure) as measure,
     arg_min(amount, amount) as amount,
     arg_min(amount_low, amount) as amount_low,
     arg_min(amount_high, amount) as amount_high,
     min(amount) filter (where not is_nearest) as amount_next,
-    arg_min(recipe, amount) filter (where not is_nearest) as recipe_next,
-    count(*) filter (where evidence_writing in ('score', 'agreement')) as by_tasks
+    first(recipe order by amount, recipe) filter (where not is_nearest) as recipe_next,
+    count(*) filter (where evidence_writing is not null or evidence_choosing is not null) as measured,
+    count(*) filter (
+        where evidence_writing in ('score', 'agreement') or evidence_choosing in ('score', 'agreement')
+    ) as by_tasks
 from ranked
 group by model
 order by model

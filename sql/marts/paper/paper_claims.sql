@@ -17,11 +17,13 @@
 --   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
 --     nothing says how uncertain it is [as amount]
 --   threshold: what the amount is compared with [as amount]
---   verdict: holds or does not hold where the whole interval lies on one side of the threshold, else too little data
+--   verdict: holds or does not hold where the whole interval lies on one side of the threshold, and answers to tasks
+--     are at least verdict_min_units, else too little data
 -- how to read: losses are those of task_losses, above a guess and beyond the noise floor, paired by answer. The first
 --   two claims are about variants whose writing loses at least half; their intervals add the spread over variants
 --   (Student's t, NULL for one variant) and the error over answers, the latter taken as the same for all. n is the
---   smaller number of answers where two kinds of task are compared. For the theorems the amount is the correlation of
+--   smaller number of answers of the two kinds of task. Which variants these are follows from the measured loss, so
+--   that chance adds a little to the loss in writing. For the theorems the amount is the correlation of
 --   the logarithms of estimate and truth (paper_fits), averaged over methods, with its error over prompts (Student's t,
 --   after Fisher's transformation). softmax_amplifies is the share of sublayers, clustered by prompt, and the others
 --   are shares of questions or prompts, for which the claim holds in more than half of the variants, with Wilson's
@@ -75,6 +77,8 @@ select
     numbers.amount_high,
     claims.threshold,
     case
+        -- As for a verdict on a variant; an interval from fewer answers rests on hardly any that differ.
+        when numbers.units = 'answers' and numbers.n < verdict_min_units() then 'too little data'
         when (claims.is_more and numbers.amount_low > claims.threshold) then 'holds'
         when (not claims.is_more and numbers.amount_high < claims.threshold) then 'holds'
         when (claims.is_more and numbers.amount_high < claims.threshold) then 'does not hold'

@@ -1,7 +1,7 @@
 -- The damage of each variant to texts and choices, in six measures, each with its interval; more is worse.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
--- inputs: variant_summary, damage_influences, decoding_at_reference
+-- inputs: variant_summary, damage_influences, top1_changes
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
 --   prompt; for nats Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or where none deviates.
@@ -16,27 +16,6 @@
 --   amount_high: Upper end of its 95 % interval, Wilson's or Student's t over the units [share or nats]
 --   n_units: Number of prompts or questions [prompts or questions]
 with
-
-tokens as (
-    select
-        model,
-        recipe,
-        prompt_id,
-        count(*) as tokens,
-        count_if(not is_top1_same) as changed
-    from decoding_at_reference
-    where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id
-),
-
-changes as (
-    select
-        model,
-        recipe,
-        wilson_interval_over_clusters(changed, tokens) as ends
-    from tokens
-    group by model, recipe
-),
 
 measures as (
     -- Lists unnested in one select are expanded in parallel.
@@ -60,7 +39,7 @@ measures as (
             1 - totals.options_argmax_kept / nullif(totals.questions, 0)
         ]) as amount,
         unnest([
-            changes.ends,
+            [changes.top1_change_low, changes.top1_change_high],
             null,
             null,
             wilson_interval(totals.prompts_flipped, totals.prompts),
@@ -68,7 +47,7 @@ measures as (
             wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
         ]) as by_count
     from variant_summary as totals
-    left join changes
+    left join top1_changes as changes
         on totals.model = changes.model and totals.recipe = changes.recipe
 ),
 

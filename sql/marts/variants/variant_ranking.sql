@@ -6,7 +6,7 @@
 --   amounts over the variants. The difference is to the variant with the least damage, paired by prompt or question.
 --   The nearest variants are those whose difference is within the interval: one-sided Student's t over prompts, at 5 %
 --   in all comparisons with the best together (Bonferroni), so that the truly nearest is among them in 95 of 100
---   studies. Equal amounts are never ordered by name: all of them are nearest.
+--   studies; fewer than 5 units tell nothing apart. Equal amounts are never ordered by name: all of them are nearest.
 -- reason: a report names the nearest variant only where the measurements tell it apart.
 -- columns:
 --   measure: The measure of variant_damage that is compared [label]
@@ -91,7 +91,7 @@ errors as (
     select
         ranked.model,
         ranked.recipe,
-        count(*) as units,
+        count(own.influence - best.influence) as units,
         error_over_clusters(own.influence - best.influence) as error
     from ranked
     inner join influences as own
@@ -106,8 +106,8 @@ compared as (
     select
         ranked.*,
         ranked.amount - min(ranked.amount) over (partition by ranked.model) as difference,
-        -- In fewer than 5 units a deviation of 0 does not mean certainty.
-        if(errors.error > 0 or errors.units >= 5, errors.error, null)
+        -- Fewer than 5 units say too little of the spread, and the series of quantile_against_best is too short there.
+        if(errors.units >= 5, errors.error, null)
         * quantile_against_best(ranked.n_variants - 1, errors.units - 1) as half_width
     from ranked
     left join errors

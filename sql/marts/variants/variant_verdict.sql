@@ -22,10 +22,11 @@
 --   loss_choosing_low: Lower end of its 95 % interval; NULL where it is not known [share]
 --   loss_choosing_high: Upper end of it [share]
 --   n_choosing: Answers or questions that it rests on [units]
---   undecided: writing or choosing, where more of it would change the verdict; NULL without [label]
---   units_needed: Number of units of that evidence that would decide, with the same loss and spread; NULL where it is
---     not known [units]
---   unit_needed: answers, prompts or questions [label]
+--   undecided: writing, choosing or both, where more of it would change the verdict; NULL without, as where one kind
+--     was not measured and the other seems to be tolerated [label]
+--   units_needed: Number of units of that evidence, of both the larger, that would decide, with the same loss and
+--     spread; NULL where it is not known [units]
+--   unit_needed: answers, prompts or questions, or those of both kinds [label]
 --   kl_step0_nats_low: Lower end of its 95 % interval, Student's t over prompts [nats]
 --   kl_step0_nats_high: Upper end of it [nats]
 --   top1_change: Share of teacher-forced tokens whose most likely token differs [share] = 1 − top1_agreement
@@ -90,7 +91,10 @@ ruled as (
         variants.recipe,
         verdict_of(writing.low, writing.high, choosing.low, choosing.high, 0.1) as verdict,
         coalesce(not writing.is_decided, false) as is_writing_open,
-        coalesce(not choosing.is_decided, false) as is_choosing_open
+        coalesce(not choosing.is_decided, false) as is_choosing_open,
+        -- Whether more evidence of one kind is enough, because it is likely to show a loss, or the other is tolerated.
+        coalesce(writing.loss > 0.1 or choosing.high <= 0.1, false) as is_writing_enough,
+        coalesce(choosing.loss > 0.1 or writing.high <= 0.1, false) as is_choosing_enough
     from variant_summary as variants
     left join kinds as writing
         on variants.model = writing.model and variants.recipe = writing.recipe and writing.kind = 'writing'
@@ -107,8 +111,10 @@ judged as (
         case
             -- Where one kind is lost, only choosing can change the verdict.
             when verdict = 'not safe' and is_choosing_open then 'choosing'
-            when verdict = 'too little evidence' and is_writing_open then 'writing'
-            when verdict = 'too little evidence' and is_choosing_open then 'choosing'
+            when verdict <> 'too little evidence' then null
+            when is_writing_open and is_writing_enough then 'writing'
+            when is_choosing_open and is_choosing_enough then 'choosing'
+            when is_writing_open and is_choosing_open then 'both'
         end as undecided
     from ruled
 )
@@ -134,10 +140,14 @@ select
     case judged.undecided
         when 'writing' then writing.units_needed
         when 'choosing' then choosing.units_needed
+        -- greatest would skip a number that is not known.
+        when 'both' then if(writing.units_needed > choosing.units_needed, writing.units_needed, choosing.units_needed)
     end as units_needed,
     case judged.undecided
         when 'writing' then writing.unit
         when 'choosing' then choosing.unit
+        when 'both'
+            then if(writing.unit = choosing.unit, 'answers of each', writing.unit || ' and as many ' || choosing.unit)
     end as unit_needed,
     variants.kl_step0_nats,
     damages.kl_step0_nats_low,

@@ -68,11 +68,11 @@ def test_a_model_of_a_study_in_a_file_needs_that_file(warehouse: Path, capsys: C
 def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="demo"))
+    monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="variations"))
     request, aside = _request("smollm2-135m-instruct", None, ["wanda-50"], Store(tmp_path))
     assert (request.study, request.recipes) == ("advise", ("wanda-50",))
-    assert "study demo, which computed smollm2-135m-instruct, asks 12 of the 30 questions" in aside
-    assert _request("smollm2-135m-instruct", "demo", [], Store(tmp_path))[1] == ""
+    assert "study variations, which computed smollm2-135m-instruct, asks 1 of the 30 questions" in aside
+    assert _request("smollm2-135m-instruct", "variations", [], Store(tmp_path))[1] == ""
 
 
 def test_the_shipped_probes_are_enough_for_every_verdict() -> None:

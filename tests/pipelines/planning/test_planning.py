@@ -191,8 +191,9 @@ def test_decoding_reads_all_weights_for_every_token() -> None:
     costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
     assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
     assert amounts(costs, "body", "decodes: prompts") == load().forward(7, sequences=2)
-    assert amounts(costs, "body", "tokens") == 2 * STEPS * 2 * 960
-    assert amounts(costs, "head", "logits of") == 2 * STEPS * 2 * 50 * 8
+    # Two prompts, each read teacher forced and free running.
+    assert amounts(costs, "body", "tokens") == 4 * STEPS * 2 * 960
+    assert amounts(costs, "head", "logits of") == 4 * STEPS * 2 * 50 * 8
     assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
 
 
@@ -204,14 +205,14 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     assert work.positions == 3 * (STEPS + 1)
     (costs, few) = work.variant(recipe), work.memory(*alone("wanda-50"), 0)
     assert amounts(costs, "body", "dense context") == 3 * work.forward(5 + STEPS)
-    assert amounts(costs, "body", "variant pass") == 100 * work.forward(5 + STEPS)
-    # 100 texts are two batches, 200 sampled ones four.
+    assert amounts(costs, "body", "variant pass") == 2 * 3 * work.forward(5 + STEPS)  # in float64
+    # 200 texts are four batches, greedy or sampled.
     weights = STEPS * (960 * 4 + 50 * 8 * 4)
-    assert amounts(costs, "memory") == 2 * weights
+    assert amounts(costs, "memory") == 4 * weights
     assert amounts(work.sampling_variant(), "memory") == amounts(work.sampling_dense(), "memory") == 4 * weights
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS) * 8 * 2 * 4
-    assert held["final streams of the prompts"] == (20 * 100 + 4 * 200) * STEPS * 8
+    assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
     rows = {each.table: each.rows for each in work.variant_rows(recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 200 * STEPS)
     assert rows["decoding_steps"] == 100 * STEPS * 2
@@ -241,7 +242,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
     applied = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
     assert (applied["pruned weights"], applied["masks, a bit a weight"]) == (4 * 960, 120)
-    assert applied["key-value cache"] == 2 * 10 * 8 * 2 * 4
+    assert applied["key-value cache"] == 4 * 10 * 8 * 2 * 4
     assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
     traced = {each.item: each.bytes for each in load().memory(*alone("dense"), 0) if each.phase == "measured"}

@@ -16,9 +16,9 @@ from prunescope.pipelines.evaluation.traces.decoding import (
     decode_greedily,
     generation_row,
     logits_of,
-    pruned_tokens,
     step_rows,
     top_rows,
+    with_pruned_tokens,
 )
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
@@ -69,18 +69,20 @@ def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
         pair = replace(pair, streams=pair.streams.round(), shifts=pair.shifts.round())
     decoder = replace(decoder, output=replace(decoder.output, head=OutputHead(weight)))
     logits = dict(zip(("dense", "pruned"), logits_of(decoder, pair.streams, pair.shifts), strict=True))
-    found = top_rows(decoder, pair, 10).sort("side", "step", "rank")
+    found = top_rows(decoder, [pair], 10).sort("side", "step", "rank")
     expected = pl.DataFrame(slow_top_rows(decoder, logits, 10)).sort("side", "step", "rank")
     exact = [name for name in expected.columns if not name.startswith(("probability", "logit"))]
     assert found.select(exact).equals(expected.select(exact))
     for name in (f"{what}_{side}" for what in ("probability", "logit") for side in logits):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
-    tokens = pruned_tokens(decoder, pair.streams, pair.shifts)
-    assert list(tokens) == expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
+    best = expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
+    several = [pair, replace(pair, streams=pair.streams[:2], shifts=pair.shifts[:2]), pair]
+    tokens = [own.pruned_tokens for own in with_pruned_tokens(several, top_rows(decoder, several, 10))]
+    assert tokens == [tuple(best), tuple(best[:2]), tuple(best)]
 
 
 def test_step_rows_repeat_the_tokens_at_every_temperature_after_the_prompt(decoder: Decoder) -> None:
-    rows = step_rows(decoder, pair_of(decoder), (0.5, 1.0))
+    rows = step_rows(decoder, [pair_of(decoder)], (0.5, 1.0))
     assert rows["temperature"].to_list() == [0.5] * STEPS + [1.0] * STEPS
     assert rows["position"].to_list() == [2, 3, 4, 5, 6] * 2
     text = {token: decoder.tokenizer.decode([token]) for token in (8, 9)}
@@ -88,7 +90,7 @@ def test_step_rows_repeat_the_tokens_at_every_temperature_after_the_prompt(decod
         text[8]
     ]
     np.testing.assert_allclose(rows["repeat_rate_dense"][:STEPS], [0, 0, 0, 1 / 2, 2 / 3], rtol=1e-6)
-    alone = [step_rows(decoder, pair_of(decoder), (temperature,)) for temperature in (0.5, 1.0)]
+    alone = [step_rows(decoder, [pair_of(decoder)], (temperature,)) for temperature in (0.5, 1.0)]
     assert rows.equals(pl.concat(alone))
 
 

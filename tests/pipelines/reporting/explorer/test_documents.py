@@ -225,9 +225,9 @@ def test_the_three_questions_have_answers_with_valid_links(file) -> None:
     index = file["index"]
     answers = {answer["question"]: answer for answer in index["answers"]}
     safe, collapse, layers = answers.values()
-    # One question is not evidence about choosing.
-    assert safe["short"] == "Not known: too little was measured to judge any of 6 pruned variants."
-    assert safe["text"].startswith("Not judged: attn-drop-4")
+    # Three prompts are no evidence, and tell no variants apart.
+    assert safe["short"] == "Not known: too little evidence on any of 6 pruned variants."
+    assert safe["text"].startswith("Too little evidence: ")
     assert collapse["short"].startswith(
         "In wanda-2of4, the mildest (by KL at the first token) of 2 of 6 pruned variants that loop: prompt choice, from"
     )

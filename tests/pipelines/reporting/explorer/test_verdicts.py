@@ -78,10 +78,10 @@ def test_without_a_safe_variant_the_nearest_is_named_with_what_tells_it_apart():
         {"key": "verdicts", "where": {"model": "m", "recipe": "x"}},
     ]
     assert answer["text"].startswith(
-        "By the share of tokens whose most likely token changes, the least is 14 % [10 %, 18 %], that of y, the next, "
-        "39 % (paired, 95 % over all comparisons). x: writing loses 5 % [1, 9] of the dense model's right answers "
-        "above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 of 4 texts change, 1 "
-        "loop."
+        "By the share of tokens whose most likely token changes, the least is 14 % [10 %, 18 %]; the next that can be "
+        "told apart is y with 39 % (paired tests, 95 % over all comparisons). x: writing loses 5 % [1, 9] of the dense "
+        "model's right answers above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 "
+        "of 4 texts change, 1 loop."
     )
 
 
@@ -121,9 +121,13 @@ def test_a_long_list_is_cut_and_the_rest_counted():
           "undecided": "writing", "units_needed": 30, "unit_needed": "prompts"},
          "writing loses 5 % of its most likely tokens (1 prompt, too few); choosing loses 2 % [0, 4] of its choices "
          "(40 questions); writing is open: 30 prompts would do"),
+        ({"undecided": "both", "units_needed": 71, "unit_needed": "prompts and as many questions", "prompts": 0},
+         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); choosing loses 2 % "
+         "[0, 4] of its choices (40 questions); writing and choosing are open: 71 prompts and as many questions would "
+         "do"),
         ({"evidence_choosing": None, "undecided": "writing", "is_below_noise": True},
-         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); writing is open; "
-         "2 of 4 texts change, 1 loop; its median KL is not above that of rounding alone"),
+         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); choosing was not "
+         "measured; writing is open; 2 of 4 texts change, 1 loop; its median KL is not above that of rounding alone"),
     ],
 )  # fmt: skip
 def test_a_reason_states_only_measurements(changes, expected):
@@ -228,9 +232,11 @@ def test_an_encoder_has_only_the_question_about_retrieval():
         ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
         ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
     ]  # fmt: skip
-    unjudged = {"verdict": "too little evidence"}
+    unjudged = {"verdict": "too little evidence", "evidence_writing": None, "evidence_choosing": None}
     answers_of = answers_by_topic([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
     assert list(answers_of) == ["retrieval"]
+    measured = answers_by_topic([{"recipe": "few", "verdict": "too little evidence"}], q30_retrieval_loss=rows)
+    assert "safe" in measured, "a decoder that retrieves has too little evidence, not none"
     assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
         "The limit is a loss of a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). gone loses more. "

@@ -1,0 +1,42 @@
+-- The share of teacher-forced tokens whose most likely token each variant changes, with its interval.
+-- grain: one row per model × recipe without noise variants.
+-- key: model, recipe
+-- inputs: decoding_at_reference
+-- how to read: Wilson's interval with an effective number of tokens, because the tokens of a prompt are not
+--   independent.
+-- reason: single definition of this interval, for variant_damage and verdict_evidence.
+-- columns:
+--   top1_change: Share of tokens with another most likely token [share]
+--   top1_change_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
+--   top1_change_high: Upper end of its 95 % interval, Wilson's clustered by prompt [share]
+with
+
+prompts as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        count(*) as tokens,
+        count_if(not is_top1_same) as changed
+    from decoding_at_reference
+    where trajectory = 'teacher_forced'
+    group by model, recipe, prompt_id
+),
+
+totals as (
+    select
+        model,
+        recipe,
+        sum(changed) / sum(tokens) as top1_change,
+        wilson_interval_over_clusters(changed, tokens) as ends
+    from prompts
+    group by model, recipe
+)
+
+select
+    model,
+    recipe,
+    top1_change,
+    ends[1] as top1_change_low,
+    ends[2] as top1_change_high
+from totals
