@@ -124,6 +124,8 @@ def decode(
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
     """Return the texts of each batch; each text is alone where padding or the rows of a cache change its states."""
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
+    if copies < size:  # the texts of a prompt are in one batch: two of them may have to choose the same tokens
+        size -= size % copies
     texts = sorted(range(len(lengths) * copies), key=lambda text: lengths[text // copies])
     return [sorted(texts[start : start + size]) for start in range(0, len(texts), size)]
 

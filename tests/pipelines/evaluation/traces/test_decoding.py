@@ -13,6 +13,7 @@ from torch import Tensor
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
+    _batches,
     decode_greedily,
     generation_row,
     logits_of,
@@ -124,3 +125,10 @@ def test_equal_prompts_decode_bit_equal_and_modules_are_restored(decoder: Decode
     assert all(other.tokens == first.tokens and torch.equal(other.streams, first.streams) for other in others)
     assert all(torch.equal(a.streams, b.streams) for a, b in zip(again, [first, *others], strict=True))
     assert not any("forward" in vars(module) for module in decoder.model.modules())
+
+
+@pytest.mark.parametrize(("split", "copies", "expected"), [(1, 2, 64), (3, 2, 20), (3, 1, 21), (32, 3, 2), (64, 2, 1)])
+def test_the_texts_of_a_prompt_are_in_one_batch(decoder: Decoder, split: int, copies: int, expected: int) -> None:
+    batches = _batches(replace(decoder, split=split), [5] * 64, copies)
+    assert len(batches[0]) == expected
+    assert sorted(text for batch in batches for text in batch) == list(range(64 * copies))
