@@ -33,3 +33,5 @@ select
     is_answer_same as is_right
 from stg_task_samples
 where is_answer_same is not null and scoring in ('full_text', 'greedy', 'letter')
+-- Agreement is by whole texts of options where there are some: letters answer the same questions once more.
+qualify scoring <> 'letter' or count_if(scoring = 'full_text') over (partition by model, recipe, task) = 0

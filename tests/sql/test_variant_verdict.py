@@ -216,6 +216,21 @@ def test_a_task_that_the_dense_model_does_not_solve_beyond_a_guess_is_no_basis()
     assert row["evidence_choosing"] == "options"
 
 
+def test_letters_of_the_same_questions_are_no_further_answers() -> None:
+    """Sixteen questions, scored by whole options and by letters."""
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        prompted(warehouse, recipe, [0] * 2)
+        for index in range(16):
+            for scoring in ("full_text", "letter"):
+                is_same = recipe == "dense" or index < 12
+                task_sample(warehouse, recipe, "arc", f"s{index}", scoring=scoring, is_answer_same=is_same)
+        task_score(warehouse, recipe, "arc", 1 if recipe == "dense" else 0.75, metric="agreement", n=16)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["evidence_choosing"], row["n_choosing"], row["verdict"]) == ("agreement", 16, TOO_LITTLE)
+
+
 def test_right_answers_count_more_than_tokens_unless_they_leave_the_verdict_open() -> None:
     warehouse = started("kept", "lost", "open")
     for recipe, right, changes in (("dense", 90, 0), ("kept", 90, 3), ("lost", 20, 0), ("open", 80, 3)):
