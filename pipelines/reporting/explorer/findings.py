@@ -197,6 +197,19 @@ def _noise(row: _Row) -> str:
     )
 
 
+def _sampling(row: _Row) -> str:
+    sentence = (
+        f"Drawn with the same random numbers as the dense ones, {_of(row['texts_flipped'], row['texts'])} sampled "
+        f"texts part from them; the distributions let {number(row['flips_expected'])} expect. Those of "
+        f"{label(row['last_recipe'])} stay together longest: "
+    )
+    if row["last_step"] is None:
+        return f"{sentence}{_percent(row['last_equal_share'])} never part."
+    expected = row["last_step_expected"]
+    beside = "never in expectation" if expected is None else f"expected {number(expected)}"
+    return f"{sentence}half have parted by step {number(row['last_step'])} ({beside})."
+
+
 def _texts(row: _Row) -> str:
     ends = ("least", "most")[: min(row["variants"], 2)]
     perplexities = " to ".join(f"{number(row[f'{end}_ppl'])} ({label(row[f'{end}_recipe'])})" for end in ends)
@@ -233,6 +246,7 @@ _WRITERS: tuple[tuple[str, str, Callable[[_Row], str | None]], ...] = (
     ("Writing", "findings/first_token", _first_token),
     ("Writing", "findings/feedback", _feedback),
     ("Writing", "findings/noise", _noise),
+    ("Writing", "findings/sampling", _sampling),
     ("Choosing", "findings/options", _options),
     ("Reading", "findings/texts", _texts),
     ("Layers", "findings/amplification", _amplification),

@@ -53,6 +53,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "findings/first_token": MODEL,
     "findings/feedback": MODEL,
     "findings/noise": MODEL,
+    "findings/sampling": MODEL,
     "findings/options": MODEL,
     "findings/texts": ("model", "text_id"),
     "findings/amplification": ("model", "lens"),

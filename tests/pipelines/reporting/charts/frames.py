@@ -280,7 +280,21 @@ def paper_claims(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def q33_claims_by_model() -> pl.DataFrame:
+def sampling_summary(models=(MODEL,)) -> pl.DataFrame:
+    """Return sampled texts of two variants and a noise floor, which parts them least."""
+    rows = [
+        {"model": model, "recipe": recipe, "is_noise": recipe == "noise-batch", "texts": 16, "texts_flipped": flipped,
+         "flips_expected": flipped + 0.4, "first_flip_step_median": step, "first_flip_step_median_expected": expected,
+         "equal_share": 1 - flipped / 16}
+        for model in models
+        for recipe, flipped, step, expected in (
+            ("wanda-50", 16, 1.0, 1.5), ("attn-drop-4", 12, 5.0, 4.5), ("noise-batch", 1, None, None)
+        )
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def q33_claims_by_model(models=(MODEL,)) -> pl.DataFrame:
     texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
     return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
 
@@ -370,6 +384,7 @@ MARTS = (
     noise_variants,
     paper_claims,
     q33_claims_by_model,
+    sampling_summary,
     layer_summary,
     estimate_points,
     decoding_curve,

@@ -200,8 +200,6 @@ def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
         assert entry["numbers"]["prompts_collapsed"] == collapsed
     shown = {column["name"] for column in index["columns"]}
     assert "perplexity_0" in shown
-    # No task was scored.
-    assert "loss_writing" not in shown
     wholes = {column["of"] for column in index["columns"]} - {None}
     assert {"prompts", "prompts_graded"} <= wholes
     assert all(set(entry["numbers"]) == shown | wholes for entry in index["variants"])
