@@ -54,8 +54,8 @@ def test_flips_and_loops_are_counted_over_all_pruned_generations():
 def test_sampled_texts_part_where_the_distributions_say() -> None:
     together = "Drawn with the same random numbers as the dense ones,"
     assert the_one(sentences_of(), together) == (
-        f"{together} 28 of 32 sampled texts part from them; the distributions let 28.8 expect. Those of attn-drop-4 stay "
-        "together longest: half have parted by step 5.00 (expected 4.50)."
+        f"{together} 28 of 32 sampled texts part from them; the distributions let 28.8 expect. Those of attn-drop-4 "
+        "stay together longest: half have parted by step 5.00 (expected 4.50)."
     )
     never = pl.when(pl.col("recipe") == "wanda-50").then("first_flip_step_median").alias("first_flip_step_median")
     summary = frames.sampling_summary().with_columns(never)
