@@ -134,8 +134,11 @@ def test_a_damaged_file_is_named_at_opening_and_fails_only_its_readers(store, fi
             "FROM variants",
             "FROM decoding_steps",
             f"FROM decoding_steps WHERE recipe = '{recipe}'",
-            *(["FROM generations WHERE recipe = 'a'", "FROM decoding_at_reference", "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
-              if recipe != LONG else []),
+            *(
+                ["FROM generations WHERE recipe = 'a'", "FROM decoding_at_reference",
+                 "SELECT count(*) FROM token_trace WHERE recipe = 'a'"]
+                if recipe != LONG else []
+            ),
         ):  # fmt: skip
             assert connection.sql(query).fetchall(), query
         for query in (
