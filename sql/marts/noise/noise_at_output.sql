@@ -4,7 +4,8 @@
 -- inputs: stg_decoding_steps, stg_generations, noise_variants, dense_ends
 -- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps up to the end of the dense text.
 --   first_flip_step_min is the earliest step at which rounding makes a free-running text differ from the dense one,
---   NULL where it never does; prompts_flipped counts those texts. A pruned text that flips as early may do so by chance.
+--   NULL where it never does; prompts_flipped counts those texts. A pruned text that flips as early may do
+--   so by chance.
 -- reason: lower limit of what a measurement at the output can show.
 -- columns:
 --   steps: Teacher-forced steps, all prompts together [steps]
