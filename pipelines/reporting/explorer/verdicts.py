@@ -152,8 +152,8 @@ def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
             short = f"Not known: too little evidence on any of {of_all}"
         elif undecided:
             short = f"None of {of_all} is shown to generate safely"
-        short += f"; {_nearest(nearest)}." if nearest else "."
-    details = [_ranking(verdicts)] if nearest else []
+        short += f"; {_nearest(nearest)}." if nearest and variants > 1 else "."
+    details = [_ranking(verdicts)] if nearest and variants > 1 else []
     if nearest:
         sources.append(source("ranking", model=model))
     if len(nearest) == 1:

@@ -85,6 +85,12 @@ def test_without_a_safe_variant_the_nearest_is_named_with_what_tells_it_apart():
     )
 
 
+def test_a_single_variant_is_not_called_the_nearest():
+    answer = answers_by_topic([{"recipe": "x", "verdict": "broken"}], [{"recipe": "x", "is_nearest": True}])["safe"]
+    assert answer["short"] == "None of 1 pruned variant generates safely."
+    assert answer["text"].startswith("x: writing loses 5 % [1, 9]")
+
+
 def test_variants_that_cannot_be_told_apart_are_all_nearest():
     verdicts = [{"recipe": name, "verdict": "broken"} for name in "xyz"]
     ranking = [{"recipe": "y", "is_nearest": True}, {"recipe": "x", "amount": 0.15, "is_nearest": True}]
