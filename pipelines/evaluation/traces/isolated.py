@@ -14,8 +14,6 @@ from prunescope.pipelines.models.module_calls import Arguments, call_with_state,
 Batch = Float[Tensor, "entries positions width"]
 # eps to this power bounds the relative distance of results that differ by rounding: 1e-5 in float32, 3e-2 in bfloat16.
 _ROUNDING_POWER = 0.75
-# The same where the dense pass computed in float64: 3e-4, and 9e-2 in bfloat16.
-_REPEAT_POWER = 0.5
 
 
 class IsolatedEffect:
@@ -156,7 +154,7 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
-        if not _is_close(contribution[0], dense.whole[sublayer.label], _REPEAT_POWER):
+        if not _is_close(contribution[0], dense.whole[sublayer.label]):
             raise ComputationError(
                 f"{sublayer.name}: called again on the same stream, it gives another output; leave out scope isolated"
             )
@@ -171,6 +169,6 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     return all(_is_close(batched, torch.cat(parts)) for batched, parts in zip(together, alone, strict=True))
 
 
-def _is_close(result: Tensor, truth: Tensor, power: float = _ROUNDING_POWER) -> bool:
-    tolerance = torch.finfo(result.dtype).eps ** power
+def _is_close(result: Tensor, truth: Tensor) -> bool:
+    tolerance = torch.finfo(result.dtype).eps ** _ROUNDING_POWER
     return bool((result.double() - truth.double()).norm() <= tolerance * truth.double().norm())

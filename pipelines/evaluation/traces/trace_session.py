@@ -73,7 +73,7 @@ class _LayeredPrompt(_DensePrompt):
         decoder: the dense model.
         first: first measured position.
         capture: the pass over the tokens, with every sublayer's calls.
-        full_pass: a pass over all tokens at once, for scope `isolated`; else the same as `capture`.
+        full_pass: a pass over all tokens at once in the model's own type, for scope `isolated`; else `capture`.
     """
 
     decoder: Decoder
@@ -184,7 +184,8 @@ class TraceSession:
             first = 0 if measure.positions == "every" else start
             capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=True)
             full_pass = capture
-            if "isolated" in measure.scopes and measure.cache:
+            # Its calls are made again in the model's own type, and compared with this pass.
+            if "isolated" in measure.scopes and (measure.cache or self._norms is not None):
                 full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
             dense = _LayeredPrompt(prompt, free, forced, tokens, self.decoder, first, capture, full_pass)
             states += capture.added.values()
