@@ -16,11 +16,7 @@ from prunescope.assets.cli.study import Recipes, Replace, end, request_of
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from prunescope.assets.planning.work_plan import StudyRequest
-    from prunescope.pipelines.studies import Study
-    from prunescope.warehouse.storage.location import Place
     from prunescope.warehouse.storage.partition_store import Store
 
 STUDY = "advise"
@@ -74,9 +70,12 @@ def advise(
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
     """
+    import polars as pl
+
     from prunescope.assets.planning.steps import PROBE_TABLES
     from prunescope.assets.runs.study_run import run_study
     from prunescope.pipelines.reporting.advice import advise as judge
+    from prunescope.warehouse.catalogue.advised_verdicts import advised_verdicts, predicted_losses
     from prunescope.warehouse.storage.partition_store import Store
 
     format_name = chosen_format(format_, output)
@@ -87,8 +86,10 @@ def advise(
         log(f"{reason}; the prompts of study {STUDY} are probed instead, with results in {home}")
     with RichProgress() as bars:
         outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
-    verdicts, predictions = _verdicts(outcome.study, home, tolerance), _predictions(outcome.study, location)
-    advice = judge(verdicts, predictions, tolerance)
+    name = outcome.study.models[0].name
+    recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
+    verdicts = pl.DataFrame(advised_verdicts(home, name, recipes, tolerance))
+    advice = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
     columns = [column.name for column in advice.rows if format_name != "table" or column.null_count() < len(column)]
     emit(advice.rows.select(columns).to_arrow(), format_, output)
     for line in advice.notes:
@@ -106,7 +107,7 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
     Raises:
         InputError: that study is a file that the user must name, or has no prompts.
     """
-    from prunescope.pipelines.reporting.advice import MIN_UNITS
+    from prunescope.pipelines.core.verdict_rule import MIN_UNITS
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.tables import TABLES
 
@@ -129,25 +130,3 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
         source = store.read(TABLES["models"], model, None)["source"][0].as_py()
         model = f"{model}={source}"
     return request_of(chosen, [model], recipes), reason
-
-
-def _verdicts(study: "Study", location: "Place", tolerance: float) -> "pl.DataFrame":
-    import polars as pl
-
-    from prunescope.warehouse.catalogue.database import SQL, connect
-
-    recipes = [recipe.name for recipe in study.recipes if recipe.method not in {"dense", "noise"}]
-    statement = (SQL / "comparisons" / "advise.sql").read_text("utf-8")
-    with connect(location) as connection:
-        relation = connection.sql(statement, params=[study.models[0].name, recipes, tolerance])
-        return pl.DataFrame(relation.to_arrow_table())
-
-
-def _predictions(study: "Study", location: "Place") -> "pl.DataFrame":
-    import polars as pl
-
-    from prunescope.warehouse.catalogue.database import connect
-
-    with connect(location) as connection:
-        relation = connection.sql("from loss_predictions where model = ?", params=[study.models[0].name])
-        return pl.DataFrame(relation.to_arrow_table())

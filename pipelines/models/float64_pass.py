@@ -24,9 +24,9 @@ _UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, Index
 def float64_norms(decoder: Decoder) -> Norms | None:
     """Return the formulas of the norms inside and after the layers, for `in_float64`; None where it cannot be used.
 
-    Float64 is for float32 weights on a CPU, and for architectures whose states of a probe
-    stay the same up to rounding. Most implementations of RMSNorm compute in float32 whatever their input, so that the
-    norms are computed by their formulas.
+    A decoder computes in float64 if its weights are float32 on a CPU and its states of a probe stay the same up to
+    rounding. The formulas replace the norms, because most implementations of RMSNorm compute in float32 whatever their
+    input.
     """
     if decoder.device.type != "cpu" or decoder.dtype != torch.float32 or decoder.is_rounded:
         return None

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
 from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.studies import Study
 
-# As in sql/macros/verdict.sql and the view variant_verdict; a test compares them.
-MIN_UNITS, TOLERANCE = 30, 0.1
 _Z = 1.959963984540054
 # Standard deviation over prompts of the share of changed tokens where a tenth changes, as measured on
 # SmolLM2-135M-Instruct with texts of 24 tokens (study `demo`, attn-drop-4).

@@ -277,7 +277,7 @@ class Workload:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether these passes compute in float64: other types are not widened, nor passes token by token."""
+        """Float64 in these passes: the study has float32 weights and runs all tokens at once."""
         return self.study.dtype == "float32" and not self.study.measure.cache
 
     @property

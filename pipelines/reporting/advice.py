@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS
+
 SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN = "safe", "non-generative only", "not safe", "broken"
 TOO_LITTLE = "too little evidence"
 VERDICTS = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
-# As `verdict_min_units` of sql/macros/verdict.sql; a test compares them.
-MIN_UNITS = 30
 GENERATION, CHOICE = "generative", "non_generative"
 EVIDENCE = {
     "score": "the dense model's right answers above a guess",

@@ -31,7 +31,7 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
     Args:
         entries: what the YAML holds: a list of prompts, sets and names of sets, or one set.
         where: the study's file, for messages.
-        is_shipped: whether the study is the package's: its sets are then those of the package, whatever files are here.
+        is_shipped: whether the study is one of the package; its sets then come from the package, not from local files.
 
     Raises:
         InputError: an entry, a file or a record is wrong; names file, line, field and fix.

@@ -19,7 +19,6 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
     decode,
-    decode_greedily,
     step_rows,
     top_rows,
 )
@@ -32,6 +31,7 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import Prompt, load_study
+from tests.greedy_decoding import decode_greedily
 
 STEPS, REPEATS, PROMPTS = 64, 3, 64
 TEXTS = (

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.peak_memory import growth_bytes
-from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.forward_probe import distance
 from prunescope.pipelines.models.load import load_decoder
@@ -26,6 +25,7 @@ from prunescope.pipelines.pruning.calibration.statistics import calibration_toke
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from prunescope.pipelines.studies.memory_limits import parse_limits
+from tests.greedy_decoding import decode_greedily
 
 SPEC = CalibrationSpec(source="c4", sequences=8, length=512, documents="joined")
 NEW_TOKENS = 8

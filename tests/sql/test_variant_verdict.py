@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, MIN_UNITS, NOT_SAFE, SAFE, TOO_LITTLE
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS
+from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
 from tests.benchmarks.verdicts import judged, rates, simulated
 from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade, Row
@@ -161,7 +162,7 @@ def test_a_measure_in_which_all_variants_are_at_the_limit_does_not_rank_them() -
         prompted(warehouse, recipe, changes)
     rows = verdicts(warehouse)
 
-    assert "flipped_share" not in {row["measure"] for row in rows.values()}
+    assert {row["measure"] for row in rows.values()} == {"kl_step0_nats"}
     assert (rows["a"]["is_nearest"], rows["b"]["is_nearest"]) == (True, False)
 
 

@@ -77,13 +77,6 @@ class DecodingResult:
 Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]
 
 
-def decode_greedily(
-    decoder: Decoder, prompts: Sequence[tuple[int, ...]], steps: int, least: Sequence[int] | None = None
-) -> list[DecodingResult]:
-    """Decode all prompts greedily; equal logits go to the lower token id. Arguments as of `decode`."""
-    return decode(decoder, prompts, steps, lambda logits, texts, step: logits.argmax(dim=-1), least)  # noqa: ARG005
-
-
 @torch.inference_mode()
 def decode(
     decoder: Decoder,

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import polars as pl
 
-from prunescope.pipelines.reporting.advice import EVIDENCE, MIN_UNITS, RULE
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS
+from prunescope.pipelines.reporting.advice import EVIDENCE, RULE
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
 from prunescope.pipelines.reporting.explorer.findings import number

@@ -1,10 +1,10 @@
-"""What a plan says of its verdicts, against the SQL that gives them."""
+"""Tests of the losses that a plan can tell from the tolerance, against the SQL that gives the verdicts."""
 
 import pytest
 
-from prunescope.pipelines.planning.power import MIN_UNITS, SPREAD_OF_PROMPTS, TOLERANCE, verdict_power
+from prunescope.pipelines.core.verdict_rule import TOLERANCE
+from prunescope.pipelines.planning.power import SPREAD_OF_PROMPTS, verdict_power
 from prunescope.pipelines.planning.task_workload import TaskSize
-from prunescope.pipelines.reporting import advice
 from prunescope.pipelines.studies import Study
 from tests.sql.warehouse_builder import Handmade
 
@@ -45,7 +45,6 @@ def test_too_few_units_are_named_by_kind() -> None:
         f"writing: by 36 prompts a loss will be called tolerated up to {0.1 - margin:.1%} and lost from "
         f"{0.1 + margin:.1%} on"
     )
-    assert MIN_UNITS == advice.MIN_UNITS
 
 
 def test_few_answers_never_show_that_a_loss_is_tolerated() -> None:

@@ -9,7 +9,6 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.traces.activation_capture import run_known
-from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.metrics import cpu_matmul as quick
 from prunescope.pipelines.models.decoder import Decoder
@@ -20,6 +19,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
+from tests.greedy_decoding import decode_greedily
 from tests.tiny_models import save_tiny
 
 KINDS = ("bfloat16", "batch")

@@ -14,7 +14,6 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
     _batches,
-    decode_greedily,
     generation_row,
     logits_of,
     step_rows,
@@ -25,6 +24,7 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.studies import Prompt
+from tests.greedy_decoding import decode_greedily
 
 STEPS = 5
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.evaluation.traces.decoding import decode_greedily
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
@@ -20,6 +19,7 @@ from prunescope.pipelines.pruning.variant import Variant, masked
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from prunescope.warehouse.tables import TABLES
+from tests.greedy_decoding import decode_greedily
 from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
 from tests.tiny_models import ARCHITECTURES, SHORT_TEXT
 

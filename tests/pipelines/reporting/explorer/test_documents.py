@@ -199,7 +199,7 @@ def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
         assert entry["numbers"]["kl_step0_nats"] == pytest.approx(kl, rel=1e-5)
         assert entry["numbers"]["prompts_collapsed"] == collapsed
     shown = {column["name"] for column in index["columns"]}
-    assert "perplexity_0" in shown
+    assert {"perplexity_0", "loss_writing", "loss_choosing"} <= shown
     wholes = {column["of"] for column in index["columns"]} - {None}
     assert {"prompts", "prompts_graded"} <= wholes
     assert all(set(entry["numbers"]) == shown | wholes for entry in index["variants"])
