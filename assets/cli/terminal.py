@@ -17,7 +17,9 @@ from prunescope.assets.cli import terminal_prompts
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import (
+    Column,
     Index,
+    Number,
     VariantDocument,
     VariantEntry,
 )
@@ -146,6 +148,23 @@ def _legend() -> str:
     )
 
 
+def _with_intervals(index: Index, entry: VariantEntry) -> str:
+    """State the numbers of a variant that have a 95 % interval."""
+
+    def written(column: Column, value: Number) -> str:
+        return f"{100 * value:.1f}" if column["form"] == "percent" and value is not None else marks.written(value)
+
+    parts = []
+    for column in index["columns"]:
+        if (ends := entry["intervals"].get(column["name"])) is None:
+            continue
+        low, high = (None if end is None else written(column, end) for end in ends)
+        interval = f"[{low}, {high}]" if low and high else f"≥ {low}" if low else f"≤ {high}"
+        unit = ", %" if column["form"] == "percent" else ""
+        parts.append(f"{column['heading']}{unit}: {written(column, entry['numbers'][column['name']])} {interval}")
+    return f"With 95 % intervals: {'; '.join(parts)}."
+
+
 def show_variant(console: Console, index: Index, n: int, document: VariantDocument) -> None:
     """Print one variant: verdict, prompts, and the sublayers that cause most of the KL."""
     entry = index["variants"][n]
@@ -153,6 +172,8 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
     console.print(
         Text(": ").join([marks.verdict(entry), Text(prose(entry["verdict_reason"] or "reference of the others"))])
     )
+    if entry["intervals"]:
+        console.print(Text(_with_intervals(index, entry), "dim"))
     table = marks.table()
     for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL free", "parts at"):
         table.add_column(heading, justify="left" if heading in {"prompt", "answer", "parts at"} else "right")

@@ -20,7 +20,7 @@ sampled as (
         model,
         recipe,
         other_recipe,
-        1.96 * sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as margin
+        sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as se
     from matrices
     group by model, recipe, other_recipe
 )
@@ -39,8 +39,8 @@ select
     pairs.kl_difference_high_nats,
     pairs.jaccard_removed,
     pairs.expected_jaccard_removed,
-    within_0_and_1(pairs.jaccard_removed - sampled.margin) as jaccard_low,
-    within_0_and_1(pairs.jaccard_removed + sampled.margin) as jaccard_high
+    wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[1] as jaccard_low,
+    wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[2] as jaccard_high
 from q28_sensitivity_to_calibration as pairs
 left join sampled
     on

@@ -2,7 +2,8 @@
 -- grain: one row per model × recipe × kind, and one per model × kind × published value.
 -- inputs: paper_drops, stg_variants, score_means, stg_retrieval_scores, stg_paper_reference
 -- how to read: publication is NULL in rows of this warehouse; a published curve has at least three values of dropped,
---   and its rows name their source as recipe.
+--   and its rows name their source as recipe. low and high are the ends of 95 % intervals, of a retrieval
+--   score Student's t over queries.
 with
 
 drops as (
@@ -23,7 +24,8 @@ scored as (
         dropped,
         'non_generative' as kind,
         non_generative_score as score,
-        non_generative_score_se as score_se
+        non_generative_score_low as low,
+        non_generative_score_high as high
     from drops
 
     union all
@@ -36,7 +38,8 @@ scored as (
         dropped,
         'generative' as kind,
         generative_score as score,
-        generative_score_se as score_se
+        generative_score_low as low,
+        generative_score_high as high
     from drops
 
     union all
@@ -49,7 +52,8 @@ scored as (
         drops.dropped,
         score_means.measure as kind,
         score_means.score,
-        score_means.score_se
+        score_means.score_low as low,
+        score_means.score_high as high
     from drops
     inner join score_means
         on drops.model = score_means.model and drops.recipe = score_means.recipe
@@ -65,11 +69,14 @@ scored as (
         any_value(drops.dropped) as dropped,
         'retrieval' as kind,
         avg(stg_retrieval_scores.value) as score,
-        case
-            when
-                count(stg_retrieval_scores.standard_error) = count(*)
-                then sqrt(sum(stg_retrieval_scores.standard_error ** 2)) / count(*)
-        end as score_se
+        within_0_and_1(
+            avg(stg_retrieval_scores.value)
+            - half_width_of_scores(stg_retrieval_scores.standard_error, stg_retrieval_scores.n)
+        ) as low,
+        within_0_and_1(
+            avg(stg_retrieval_scores.value)
+            + half_width_of_scores(stg_retrieval_scores.standard_error, stg_retrieval_scores.n)
+        ) as high
     from drops
     inner join stg_retrieval_scores
         on drops.model = stg_retrieval_scores.model and drops.recipe = stg_retrieval_scores.recipe
@@ -129,7 +136,8 @@ select
     dropped,
     kind,
     score,
-    score_se,
+    low,
+    high,
     null as publication
 from measured
 
@@ -143,7 +151,8 @@ select
     published.dropped,
     published.kind,
     published.score,
-    null as score_se,
+    null as low,
+    null as high,
     published.publication
 from published
 inner join measured_kinds as kinds

@@ -40,22 +40,36 @@ shown as (
         recipe
     from named
     qualify row_number() over (partition by model order by recipe) <= 50
+),
+
+pairs as (
+    select
+        counts.model,
+        counts.recipe,
+        counts.other_recipe,
+        count(*) as matrices,
+        sum(coalesce(counts.jaccard_removed, 0) * counts.either_removed)
+        / sum(counts.either_removed) as jaccard_removed,
+        sqrt(sum((coalesce(counts.jaccard_removed_se, 0) * counts.either_removed) ** 2))
+        / sum(counts.either_removed) as se,
+        sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
+    from counts
+    semi join shown
+        on counts.model = shown.model and counts.recipe = shown.recipe
+    semi join shown as other_shown
+        on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
+    group by counts.model, counts.recipe, counts.other_recipe
+    having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
 )
 
 select
-    counts.model,
-    counts.recipe,
-    counts.other_recipe,
-    count(*) as matrices,
-    sum(coalesce(counts.jaccard_removed, 0) * counts.either_removed) / sum(counts.either_removed) as jaccard_removed,
-    sqrt(sum((coalesce(counts.jaccard_removed_se, 0) * counts.either_removed) ** 2))
-    / sum(counts.either_removed) as jaccard_removed_se,
-    sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
-from counts
-semi join shown
-    on counts.model = shown.model and counts.recipe = shown.recipe
-semi join shown as other_shown
-    on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
-group by counts.model, counts.recipe, counts.other_recipe
-having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
-order by counts.model, counts.recipe, counts.other_recipe
+    model,
+    recipe,
+    other_recipe,
+    matrices,
+    jaccard_removed,
+    wilson_interval_of_error(jaccard_removed, se, null)[1] as jaccard_low,
+    wilson_interval_of_error(jaccard_removed, se, null)[2] as jaccard_high,
+    jaccard_removed_expected
+from pairs
+order by model, recipe, other_recipe

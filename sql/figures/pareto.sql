@@ -8,7 +8,8 @@ select
     variant_summary.parameters_removed_share,
     variant_scores.measure,
     variant_scores.score,
-    variant_scores.score_se,
+    variant_scores.score_low as low,
+    variant_scores.score_high as high,
     variant_scores.n_tasks
 from variant_scores
 inner join variant_summary

@@ -30,7 +30,8 @@ select
     speedups.equal_sides,
     variant_scores.measure,
     variant_scores.score,
-    variant_scores.score_se,
+    variant_scores.score_low as low,
+    variant_scores.score_high as high,
     variant_scores.n_tasks,
     speedups.work,
     speedups.speedup

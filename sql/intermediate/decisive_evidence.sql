@@ -2,34 +2,41 @@
 -- grain: one row per pruned variant × kind with evidence.
 -- key: model, recipe, kind
 -- inputs: verdict_evidence
--- how to read: right answers are preferred to the dense model's own ones, and tasks to tokens and options. The first of
---   these that rests on verdict_min_units and whose interval decides about the tolerance of 0.1 is taken; else the
---   first that rests on enough units; else the first. units_needed is the number of units at which the interval would
---   no longer contain the threshold that it contains, if loss and spread stay as they are.
--- reason: single place that chooses between kinds of evidence, for variant_verdict and the report.
+-- how to read: decisive_evidence_of chooses, with a tolerance of 0.1. units_needed is the number of units at which the
+--   interval would no longer contain the threshold that it contains, if loss and spread stay as they are. Predictions
+--   are left to `prunescope advise`.
+-- reason: variant_verdict needs one loss of each kind, and the number of units that would decide.
 -- columns:
---   is_enough: Whether it rests on at least verdict_min_units units and has an interval
+--   low: Lower end of the interval, where it rests on at least verdict_min_units units [share]
+--   high: Upper end of it, likewise [share]
 --   units_needed: Number of such units that would decide; NULL where it is decided, or no number would [units]
 with
 
-rated as (
+decided as (
     select
-        *,
-        coalesce(n_units >= verdict_min_units() and loss_low is not null, false) as is_enough
+        model,
+        recipe,
+        kind,
+        decisive_evidence_of(kind, evidence, loss, loss_low, loss_high, n_units, unit, 0.1) as chosen
     from verdict_evidence
     where evidence <> 'prediction'
+    group by model, recipe, kind
 ),
 
 chosen as (
-    select *
-    from rated
-    qualify row_number() over (
-        partition by model, recipe, kind
-        order by
-            not (is_enough and is_loss_decided(kind, loss_low, loss_high, 0.1)),
-            not is_enough,
-            list_position(['score', 'agreement', 'tokens', 'options'], evidence)
-    ) = 1
+    select
+        decided.model,
+        decided.recipe,
+        decided.kind,
+        decided.chosen.evidence,
+        decided.chosen.loss,
+        decided.chosen.loss_low,
+        decided.chosen.loss_high,
+        decided.chosen.n_units,
+        decided.chosen.unit,
+        decided.chosen.low,
+        decided.chosen.high
+    from decided
 )
 
 select
@@ -42,7 +49,8 @@ select
     loss_high,
     n_units,
     unit,
-    is_enough,
+    low,
+    high,
     -- A loss at the tolerance is decided by no number; else greatest skips what is not asked or is decided.
     case
         when loss <> 0.1 and (loss_low is not null or n_units < verdict_min_units())

@@ -43,3 +43,9 @@ create or replace macro half_width_of_mean(total, size) as case
     when variance_over_clusters(total, size) > 0
         then t_quantile_975(count(total) - 1) * sqrt(variance_over_clusters(total, size))
 end;
+
+-- Half the width of the 95 % interval of a mean of scores that weigh alike, from the standard error and the number of
+-- queries of each; an aggregate. NULL where one has no error.
+create or replace macro half_width_of_scores(se, n) as case
+    when count(se) = count(*) then t_quantile_975(min(n) - 1) * sqrt(sum(se ** 2)) / count(*)
+end;

@@ -101,6 +101,16 @@ create or replace macro wilson_interval_over_clusters(successes, trials) as wils
     sum(successes) / sum(trials) * effective_trials(successes, trials), effective_trials(successes, trials)
 );
 
+-- 95 % interval of a share, or of another mean of values from 0 to 1, whose standard error is known, as [low, high]:
+-- Wilson's with as many trials as would have that error. An error of 0 is exact. At 0 and 1 no error says how many
+-- these are, so that the given trials count. NULL without an error.
+create or replace macro wilson_interval_of_error(share, se, trials) as case
+    when se = 0 then [cast(share as double), share]
+    when se > 0 and share in (0, 1) then wilson_interval(share * trials, trials)
+    when se > 0
+        then wilson_interval(share * share * (1 - share) / se ** 2, share * (1 - share) / se ** 2)
+end;
+
 -- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
 -- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
 create or replace macro covariance_of_outcomes(trials, one, other, together) as (
@@ -242,3 +252,20 @@ create or replace macro mcnemar_exact(one, other) as case
                 )
             )
 end;
+
+-- Place in ascending order, from 1, of the value at the lower end of a median's 95 % interval over n independent
+-- values; that at the upper end is as far from the other end, n + 1 − place. From the binomial distribution (the values
+-- that the sign test does not reject), so that it holds for any distribution, and for values that are only known to be
+-- late. NULL below 6 values, whose range covers the median in less than 95 % of studies.
+create or replace macro place_of_median_low(n) as list_max(
+    -- The place is near n / 2 − √n; the others need no test.
+    list_filter(
+        range(greatest(1, cast(n / 2.0 - 1.2 * sqrt(n) as bigint) - 2), n // 2 + 1),
+        lambda place: mcnemar_exact(place - 1, n - place + 1) <= 0.05
+    )
+);
+
+-- 95 % interval of the median of independent values, as [low, high], from their ascending list and place_of_median_low
+-- of their number, which must be a column: a lambda copies what its arguments are made of. Infinity may stand for
+-- values beyond the end of the measurement.
+create or replace macro interval_of_median(sorted, place) as [sorted[place], sorted[len(sorted) + 1 - place]];

@@ -20,6 +20,36 @@ create or replace macro is_loss_decided(kind, low, high, tolerance) as coalesce(
     false
 );
 
+-- Whether evidence can carry a verdict. The variants behind a prediction are of other models; loss_predictions refuses
+-- too few of them.
+create or replace macro is_evidence_enough(evidence, low, units) as coalesce(
+    low is not null and (evidence = 'prediction' or units >= verdict_min_units()), false
+);
+
+-- The evidence that decides about a variant's writing or choosing, as a struct; an aggregate over its evidence of that
+-- kind. Right answers are preferred to the dense model's own ones, tasks to predictions, and these to tokens and
+-- options. The first of them that is enough and decides is taken; else the first that is enough; else the first. `low`
+-- and `high` are the ends of the interval where it is enough, else NULL: those for verdict_of.
+create or replace macro decisive_evidence_of(
+    kind, evidence, loss, loss_low, loss_high, units, unit, tolerance
+) as arg_min(
+    struct_pack(
+        evidence := evidence,
+        loss := loss,
+        loss_low := loss_low,
+        loss_high := loss_high,
+        n_units := units,
+        unit := unit,
+        low := if(is_evidence_enough(evidence, loss_low, units), loss_low, null),
+        high := if(is_evidence_enough(evidence, loss_low, units), loss_high, null)
+    ),
+    row(
+        not (is_evidence_enough(evidence, loss_low, units) and is_loss_decided(kind, loss_low, loss_high, tolerance)),
+        not is_evidence_enough(evidence, loss_low, units),
+        list_position(['score', 'agreement', 'prediction', 'tokens', 'options'], evidence)
+    )
+);
+
 -- Number of units at which an interval around the same loss would not contain the threshold, because widths shrink with
 -- the root of the number; NULL where it does not contain it now, or the loss is the threshold.
 create or replace macro units_to_decide(loss, low, high, threshold, units) as case

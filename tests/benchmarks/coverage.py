@@ -143,6 +143,46 @@ class Simulation:
                 from (select avg(x) as mean, half_width_of_mean(x, 1.0) as half from rows group by study)"""
                 yield self.cell(name, n, f"lognormal {spread}" if spread else "normal", rows, query)
 
+    def growths(self) -> Iterator[Cell]:
+        """Yield cells of the mean over prompts of a difference of two skewed, correlated values."""
+        for n in self.sizes:
+            size = (min(self.studies, 400_000 // n), n)
+            shared = self.chance.normal(0, 0.5, size)
+            growth = np.exp(shared + self.chance.normal(0, 0.5, size)) - np.exp(shared - 0.5)
+            rows = pl.DataFrame({"study": np.repeat(np.arange(size[0]), n), "x": growth.ravel()})
+            truth = float(np.exp(0.25) - np.exp(0.125 - 0.5))
+            query = f"""
+            select {truth} as truth, [mean - half, mean + half] as ends
+            from (select avg(x) as mean, half_width_of_mean(x, 1.0) as half from rows group by study)"""
+            yield self.cell("mean of a skewed difference (t)", n, "lognormal", rows, query)
+
+    def medians(self) -> Iterator[Cell]:
+        """Yield cells of the median first flip, of which no value beyond the end of the texts is seen."""
+        for n in self.sizes:
+            for hazard, end in ((0.05, 1000), (0.05, 16), (0.05, 10), (0.5, 16)):
+                # The first step with half of all flips up to it; never, where the texts end before it.
+                median = int(np.ceil(np.log(0.5) / np.log(1 - hazard))) - 1
+                size = (min(self.studies, 400_000 // n), n)
+                steps = self.chance.geometric(hazard, size) - 1.0
+                rows = pl.DataFrame(
+                    {
+                        "study": np.repeat(np.arange(size[0]), n),
+                        "x": np.where(steps < end, steps, np.inf).ravel(),
+                        "truth": float(median) if median < end else np.inf,
+                    }
+                )
+                query = """
+                select truth, interval_of_median(sorted, place) as ends
+                from (
+                    select
+                        any_value(truth) as truth,
+                        list_sort(list(x)) as sorted,
+                        place_of_median_low(count(*)) as place
+                    from rows
+                    group by study
+                )"""
+                yield self.cell("median first flip", n, f"hazard {hazard}, {end} steps", rows, query)
+
     def cells(self) -> Iterator[Cell]:
         """Yield all cells."""
         yield from self.shares()
@@ -151,6 +191,8 @@ class Simulation:
         yield from self.changes()
         yield from self.losses()
         yield from self.means()
+        yield from self.growths()
+        yield from self.medians()
 
 
 def main() -> None:

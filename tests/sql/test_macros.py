@@ -287,3 +287,64 @@ def test_a_share_stays_within_its_bounds_and_unknown_stays_unknown(
     x: object, expected: float | None, connection: duckdb.DuckDBPyConnection
 ) -> None:
     assert value(connection, f"within_0_and_1({x}::double)") == expected
+
+
+def test_the_place_of_a_medians_interval_is_the_last_that_the_sign_test_rejects(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    for n in (0, 1, 5, 6, 7, 9, 20, 23, 24, 41, 100, 173, 500, 1001):
+        places = [k for k in range(1, n + 1) if 2 * stats.binom.cdf(k - 1, n, 0.5) <= 0.05]
+        assert value(connection, f"place_of_median_low({n})") == (max(places) if places else None), n
+
+
+def test_the_decisive_evidence_is_the_first_that_decides_then_the_first_that_is_enough(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    def chosen(*rows: tuple[str, float | None, float | None, int], kind: str = "writing") -> tuple[object, ...]:
+        connection.execute("create or replace temp table found (evidence text, low double, high double, n int)")
+        connection.executemany("insert into found values (?, ?, ?, ?)", rows)
+        [(one,)] = connection.execute(
+            f"select decisive_evidence_of('{kind}', evidence, 0.3, low, high, n, 'x', 0.1) from found"
+        ).fetchall()
+        return one["evidence"], one["low"], one["high"]
+
+    wide, lost, few = (0.0, 0.5, 40), (0.2, 0.5, 40), (0.2, 0.5, 29)
+    assert chosen(("options", *lost), ("tokens", *lost), ("score", *wide)) == ("tokens", 0.2, 0.5)
+    assert chosen(("tokens", *wide), ("agreement", *wide)) == ("agreement", 0.0, 0.5)
+    assert chosen(("tokens", *wide), ("score", *few)) == ("tokens", 0.0, 0.5)
+    assert chosen(("tokens", *few), ("score", *few)) == ("score", None, None)
+    assert chosen(("tokens", *wide), ("score", None, None, 40)) == ("tokens", 0.0, 0.5)
+    # The variants behind a prediction are of other models, so that fewer do; it goes before tokens, and after tasks.
+    assert chosen(("tokens", *lost), ("prediction", *few)) == ("prediction", 0.2, 0.5)
+    assert chosen(("prediction", *lost), ("agreement", *lost)) == ("agreement", 0.2, 0.5)
+    # A loss of 0.2 to 0.5 does not say whether half of choosing is gone.
+    assert chosen(("options", 0.2, 0.4, 40), ("score", *lost), kind="choosing") == ("options", 0.2, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "trials", "expected"),
+    [
+        # The error of 9 of 20 independent answers.
+        (0.45, math.sqrt(0.45 * 0.55 / 20), 5, reference_intervals.wilson(9, 20)),
+        (0.0, 0.1, 20, reference_intervals.wilson(0, 20)),
+        (1.0, 0.1, 20, reference_intervals.wilson(20, 20)),
+        (0.3, 0.0, 20, (0.3, 0.3)),
+        (1.0, 0.0, 20, (1.0, 1.0)),
+    ],
+)
+def test_a_share_of_known_error_has_wilsons_interval_of_as_many_trials(
+    connection: duckdb.DuckDBPyConnection, share: float, error: float, trials: int, expected: Interval
+) -> None:
+    ends = value(connection, f"wilson_interval_of_error({share}::double, {error!r}::double, {trials})")
+
+    assert ends == pytest.approx(expected)
+    assert value(connection, f"wilson_interval_of_error({share}::double, null, {trials})") is None
+
+
+def test_scores_of_several_data_sets_have_students_interval_of_the_fewest_queries(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    half = value(connection, "half_width_of_scores(x::double, y)", "(0.03, 12), (0.04, 50)")
+
+    assert half == pytest.approx(stats.t.ppf(0.975, 11) * 0.05 / 2, rel=1e-3)
+    assert value(connection, "half_width_of_scores(x::double, y)", "(0.03, 12), (null, 50)") is None

@@ -59,6 +59,11 @@ def change_of(recipe: str) -> tuple[float, np.ndarray]:
     return share, (changed - share * lengths) / lengths.sum()
 
 
+def growths(recipe: str) -> np.ndarray:
+    """Return the mean KL that reading its own tokens adds, by prompt."""
+    return np.array([2 * KLS[recipe][prompt, : steps_of(prompt)].mean() for prompt in range(PROMPTS)])
+
+
 def mean_kl(recipe: str) -> float:
     return np.concatenate([KLS[recipe][prompt, : steps_of(prompt)] for prompt in range(PROMPTS)]).mean()
 
@@ -78,6 +83,9 @@ def test_every_measure_equals_that_of_the_summary_as_a_damage(ask: Ask) -> None:
             "flipped_share": row["prompts_flipped"] / row["prompts"],
             "collapsed_share": row["prompts_collapsed"] / row["prompts"],
             "options_changed_share": 1 - row["options_argmax_kept"] / row["questions"],
+            "first_flip_step_median": row["first_flip_step_median"],
+            # A free-running step has three times the KL of the teacher-forced one.
+            "kl_growth_nats": growths("wanda-50").mean(),
         }
     )
     assert 0 < row["damage"]["options_changed_share"] < 1
@@ -123,6 +131,68 @@ def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
     assert row["amount"] == about(median)
     factor = np.exp((high - low) / 2 / median)
     assert (row["amount_low"], row["amount_high"]) == (about(median / factor), about(median * factor))
+
+
+def test_the_growth_of_the_kl_has_students_interval_over_prompts(ask: Ask) -> None:
+    (row,) = ask(measured(), "from variant_damage where recipe = 'wanda-50' and measure = 'kl_growth_nats'")
+    own = growths("wanda-50")
+    spread = half_width((own - own.mean()) / PROMPTS)
+
+    assert row["n_units"] == PROMPTS
+    assert (row["amount"], row["amount_low"], row["amount_high"]) == (
+        about(own.mean()),
+        about(own.mean() - spread),
+        about(own.mean() + spread),
+    )
+
+
+def test_steps_on_one_trajectory_alone_do_not_count_as_growth(ask: Ask) -> None:
+    warehouse = Handmade().variant("dense").variant("wanda-50")
+    for step in range(4):
+        warehouse.step("wanda-50", "p", step, 1 + step)
+        if step < 2:
+            warehouse.step("wanda-50", "p", step, 0.5 + step, trajectory="free_running")
+    warehouse.step("wanda-50", "forced alone", 0, 9)
+    (row,) = ask(warehouse, "from variant_damage where recipe = 'wanda-50' and measure = 'kl_growth_nats'")
+
+    assert (row["amount"], row["amount_low"], row["n_units"]) == (about(-0.5), None, 1)
+
+
+# By first flips, None for never: the median, and the ends that the sign test does not reject. Of 6 values only their
+# range covers the median in 95 % of studies, 1 − 2 / 2⁶; of 9 the second and the eighth do, 1 − 20 / 2⁹.
+@pytest.mark.parametrize(
+    ("flips", "expected"),
+    [
+        ([5, 1, 3, 2, 4], (3, None, None)),
+        ([6, 5, 1, 3, 2, 4], (3.5, 1, 6)),
+        ([9, 8, 7, 6, 5, 4, 3, 2, 1], (5, 2, 8)),
+        ([4, 3, None, 2, 1, 7, None, 6, 5], (5, 2, None)),
+        ([4, 3, None, 2, 1, None, None, None, None], (None, 2, None)),
+        ([7, 7, 7, 7, 7, 7], (7, 7, 7)),
+        ([1, *[None] * 8], None),
+        ([None] * 9, None),
+    ],
+)
+def test_a_median_first_flip_has_the_order_statistics_of_the_sign_test_and_no_end_beyond_the_texts(
+    ask: Ask, flips: list[int | None], expected: tuple[float | None, ...] | None
+) -> None:
+    warehouse = Handmade().variant("dense").variant("wanda-50")
+    for prompt, flip in enumerate(flips):
+        warehouse.generation("wanda-50", f"p{prompt}", flip=flip)
+    rows = ask(warehouse, "from variant_damage where recipe = 'wanda-50' and measure = 'first_flip_step_median'")
+
+    assert [(row["amount"], row["amount_low"], row["amount_high"]) for row in rows] == ([expected] if expected else [])
+
+
+def test_neither_the_ranking_nor_q27_compares_by_a_measure_whose_units_are_not_paired(ask: Ask) -> None:
+    warehouse = measured()
+    own = {row["measure"] for row in ask(warehouse, "from variant_damage where not is_comparable")}
+
+    assert own == {"kl_growth_nats", "first_flip_step_median"}
+    for view in ("variant_ranking", "q27_pruning_against_quantization"):
+        rows = ask(warehouse, f"from {view}")
+        assert rows
+        assert {row["measure"] for row in rows} & own == set()
 
 
 def test_deviations_of_prompts_from_a_measure_sum_to_zero(ask: Ask) -> None:
@@ -172,4 +242,6 @@ def test_one_prompt_carries_no_interval_of_nats_and_none_of_a_difference(ask: As
     assert {row["measure"] for row in damage if row["amount_low"] is None} == {
         "kl_step0_nats",
         "kl_free_running_median_nats",
+        "kl_growth_nats",
+        "first_flip_step_median",
     }

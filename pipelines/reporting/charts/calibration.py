@@ -11,7 +11,7 @@ CAPTION = (
     "teacher-forced KL of the second minus that of the first, paired by prompt and step, with its 95 % interval over "
     "prompts where there are at least five. Right, the number of weights that both remove over the number that at "
     "least one of them removes, and the expected value for two independent masks; the bar is the widest 95 % interval "
-    "that sampling the masks can cause (1.96 standard errors), mostly narrower than the point."
+    "that sampling the masks can cause (Wilson), mostly narrower than the point."
 )
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}

@@ -9,11 +9,11 @@ from prunescope.pipelines.reporting.charts.display_text import label
 TITLE = "Score against how much was dropped"
 CAPTION = (
     "Mean score over the tasks of a kind, and the share of written answers that equal the dense model's, right or "
-    "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (1.96 "
-    "standard errors over samples, within 0 to 1; an unknown error shows none). Where several variants drop the same "
-    "number by the same rule, the line runs through their mean. Dashed and small: published curves (means over the "
-    "tasks of that kind, of any publication with at least three values of k), which are of another model and other "
-    "tasks, so compare the shape and not the height; the box below the chart hides them."
+    "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (Wilson over "
+    "samples, of retrieval Student's t over queries; an unknown error shows none). Where several variants drop the "
+    "same number by the same rule, the line runs through their mean. Dashed and small: published curves (means over "
+    "the tasks of that kind, of any publication with at least three values of k), which are of another model and "
+    "other tasks, so compare the shape and not the height; the box below the chart hides them."
 )
 
 KINDS = {
@@ -43,7 +43,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     named = method_encoding.labelled(named, "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
-    curves = method_encoding.with_interval(_from_dense(named)).with_columns(
+    curves = _from_dense(named).with_columns(
         pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve")
     )
     marks = method_encoding.encodings(curves["method"])
@@ -69,7 +69,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
         measured.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
         measured.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
-        data=theme.rows(curves.drop("model", "kind", "score_se", "publication")),
+        data=theme.rows(curves.drop("model", "kind", "publication")),
     ).add_params(is_shown)
     dashed = [name for name in theme.names(curves, "series") if name != "measured"]
     return theme.themed(

@@ -14,8 +14,8 @@ CAPTION = (
     "Number of weights that both variants remove over the number that at least one removes (Jaccard), over all "
     "matrices, each sample of a matrix weighted by the weights that it represents: 1 is the same mask, 0 a disjoint "
     "one. The last number of a cell is the expected overlap of two independent masks of these sizes. Between them, "
-    "where it reaches the second decimal, is half the width of the widest 95 % interval that sampling can cause (1.96 "
-    "standard errors); the heading gives the largest. With more than 16 variants cells are small and show the overlap "
+    "where it reaches the second decimal, is half the width of the widest 95 % interval that sampling can cause "
+    "(Wilson); the heading gives the largest. With more than 16 variants cells are small and show the overlap "
     "alone; of more than 50 the first by name are shown. Variants that remove nothing are left out."
 )
 
@@ -28,8 +28,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     names = theme.distinct_labels(recipes)
     named = frame.with_columns(
         *(pl.col(column).cast(pl.String).replace_strict(names) for column in ("recipe", "other_recipe")),
-        margin=1.96 * pl.col("jaccard_removed_se"),
-    ).drop("model", "jaccard_removed_se")
+        margin=(pl.col("jaccard_high") - pl.col("jaccard_low")) / 2,
+    ).drop("model", "jaccard_low", "jaccard_high")
     order = list(names.values())
     is_numbered = len(order) <= MAX_NUMBERED
     x_axis, y_axis = alt.Axis(labelAngle=-40, domain=False, ticks=False), alt.Axis(domain=False, ticks=False)

@@ -19,8 +19,8 @@ SCORE_TITLES = {
 SCORE_CAPTION = (
     "Scores are means over tasks; a task's score is the mean of its metrics without agreement with the dense model, "
     "which has a panel of its own; the last panel is the share of teacher-forced steps with the dense model's most "
-    "likely token. Bars are 95 % intervals (1.96 standard errors, over samples or prompts) within 0 to 1; without a "
-    "bar, the error is unknown or 0."
+    "likely token. Bars are 95 % intervals (Wilson, over samples or prompts); without a bar, the error is unknown or "
+    "0."
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
@@ -71,14 +71,6 @@ def labelled(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return frame.with_columns(
         pl.col(column).cast(pl.String).replace_strict(theme.distinct_labels(frame[column].drop_nulls()), default=None)
         for column in columns
-    )
-
-
-def with_interval(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `low` and `high`, the 95 % interval of `score` by `score_se`; null without a standard error."""
-    return frame.with_columns(
-        (pl.col("score") + sign * 1.96 * pl.col("score_se")).clip(0, 1).alias(name)
-        for name, sign in (("low", -1), ("high", 1))
     )
 
 

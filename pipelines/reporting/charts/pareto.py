@@ -55,9 +55,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant removes parameters and was measured")
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
-    named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
-    )
+    named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
     points = pl.concat([named, labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
     x = alt.X(
@@ -97,7 +95,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         base.transform_filter("isValid(datum.label)")
         .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
         .encode(y=y, text=alt.Text("label:N")),
-        data=theme.rows(points.drop("model", "recipe", "measure", "score_se")),
+        data=theme.rows(points.drop("model", "recipe", "measure")),
     )
     return theme.themed(
         chart.properties(width=300, height=230)

@@ -25,9 +25,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     named = method_encoding.labelled(theme.with_variant(frame), "method").with_columns(
         pl.col("work").cast(pl.String).replace(WORK)
     )
-    named, order = method_encoding.panel_titles(
-        method_encoding.with_interval(named), "measure", method_encoding.SCORE_TITLES
-    )
+    named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
     marks = method_encoding.encodings(named["method"])
     equal = named["equal_sides"].fill_null(0.0)
     named = named.with_columns((1 - equal).alias("equal_low"), (1 + equal).alias("equal_high"))

@@ -84,6 +84,7 @@ class VariantEntry(TypedDict):
     sql: Source  # of the verdict
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]
+    intervals: dict[str, list[Number]]  # ends of 95 % intervals; None where nothing bounds a number
     spark: Sparkline
     kinds: list[KindSummary]
     traces: list[int]  # positions m of prompts with a document trace/<n>/<m>

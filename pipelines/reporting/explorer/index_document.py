@@ -54,6 +54,14 @@ COLUMNS: tuple[Column, ...] = (
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
     _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
     _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
+    _column(
+        "kl_growth_nats",
+        "KL, free − forced, nats",
+        f"mean {_KL} that reading its own tokens adds",
+        "number",
+        "damage",
+        is_detail=True,
+    ),
     _column("top1_agreement", "same top token", "tokens with the same most likely token, forced", "percent"),
     _column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
     _column(
@@ -208,6 +216,8 @@ def _numbers(
     for row in frames.all("ndcg").iter_rows(named=True):
         if (key := (row["model"], row["recipe"])) in values:
             values[key]["ndcg_at_10"] = row["ndcg_at_10"]
+    for row in frames.all("damage").filter(measure="kl_growth_nats").iter_rows(named=True):
+        values[row["model"], row["recipe"]]["kl_growth_nats"] = row["amount"]
     columns = list(COLUMNS)
     perplexity = frames.all("perplexity").with_columns(pl.col("text_id").cast(pl.String))
     texts = perplexity["text_id"].unique(maintain_order=True).to_list()
@@ -238,6 +248,10 @@ def _variants(
 ) -> list[VariantEntry]:
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
     sparks = _sparks(frames.all("sparks"))
+    intervals: dict[tuple[str, str], dict[str, list[float | None]]] = {}
+    for one in frames.all("damage").iter_rows(named=True):
+        if (ends := [number(one["amount_low"]), number(one["amount_high"])]) != [None, None]:
+            intervals.setdefault((one["model"], one["recipe"]), {})[one["measure"]] = ends
     kinds: dict[tuple[str, str], list[KindSummary]] = {}
     for texts in frames.all("kinds").iter_rows(named=True):
         kinds.setdefault((texts["model"], texts["recipe"]), []).append(_kind(texts))
@@ -257,6 +271,7 @@ def _variants(
                 "sql": source("verdicts", **where),
                 "where": where,
                 "numbers": values[key],
+                "intervals": intervals.get(key, {}),
                 "spark": sparks.get(key, {"forced": [], "free": []}),
                 "kinds": kinds.get(key, []),
                 "traces": sorted(traces.get(key, ())),

@@ -17,6 +17,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "written": VARIANT,
     "variants": VARIANT,
     "verdicts": VARIANT,
+    "damage": VARIANT,
     "ranking": VARIANT,
     "losses": VARIANT,
     "perplexity": VARIANT,

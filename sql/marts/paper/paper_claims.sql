@@ -79,10 +79,10 @@ select
     case
         -- As for a verdict on a variant; an interval from fewer answers rests on hardly any that differ.
         when numbers.units = 'answers' and numbers.n < verdict_min_units() then 'too little data'
-        when (claims.is_more and numbers.amount_low > claims.threshold) then 'holds'
-        when (not claims.is_more and numbers.amount_high < claims.threshold) then 'holds'
-        when (claims.is_more and numbers.amount_high < claims.threshold) then 'does not hold'
-        when (not claims.is_more and numbers.amount_low > claims.threshold) then 'does not hold'
+        when if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold)
+            then 'holds'
+        when if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold)
+            then 'does not hold'
         else 'too little data'
     end as verdict
 from claim_numbers as numbers

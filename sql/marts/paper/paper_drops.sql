@@ -6,8 +6,12 @@
 --   dropped: attention or MLP sublayers, or whole blocks, that are gone
 --   non_generative_score: mean score over the tasks answered by likelihood [share]
 --   non_generative_score_se: its standard error over samples [share]
+--   non_generative_score_low: lower end of its 95 % interval, as in score_means [share]
+--   non_generative_score_high: upper end of it [share]
 --   generative_score: mean score over the tasks answered by writing [share]
 --   generative_score_se: its standard error over samples [share]
+--   generative_score_low: lower end of its 95 % interval, as in score_means [share]
+--   generative_score_high: upper end of it [share]
 -- how to read: scores are those of score_means. NULL where no such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against the number of drops, as a table.
 select
@@ -28,8 +32,12 @@ select
     variants.top1_agreement_se,
     fixed.score as non_generative_score,
     fixed.score_se as non_generative_score_se,
+    fixed.score_low as non_generative_score_low,
+    fixed.score_high as non_generative_score_high,
     written.score as generative_score,
-    written.score_se as generative_score_se
+    written.score_se as generative_score_se,
+    written.score_low as generative_score_low,
+    written.score_high as generative_score_high
 from paper_variants as variants
 left join score_means as fixed
     on variants.model = fixed.model and variants.recipe = fixed.recipe and fixed.measure = 'non_generative'

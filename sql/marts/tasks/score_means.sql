@@ -13,6 +13,8 @@
 --   measure: non_generative, generative or agreement [label]
 --   score: Mean over tasks [share]
 --   score_se: Its standard error over samples [share]
+--   score_low: Lower end of its 95 % interval, Wilson's with as many answers as have that error [share]
+--   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one [tasks]
 with
 
@@ -35,7 +37,8 @@ tasks as (
         scores.task_group,
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
         avg(scores.score) as score,
-        case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error
+        case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error,
+        min(scores.n) as n
     from scores
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
@@ -43,14 +46,29 @@ tasks as (
         -- Metrics under the harness's own name need not be shares; this one is.
         and (not starts_with(scores.metric, 'lm_eval/') or scores.metric = 'lm_eval/acc')
     group by all
+),
+
+means as (
+    select
+        model,
+        recipe,
+        measure,
+        avg(score) as score,
+        case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
+        -- Of tasks that weigh alike, where all answers are right or none is.
+        count(*) ** 2 / sum(1.0 / n) as answers,
+        count(*) as n_tasks
+    from tasks
+    group by model, recipe, measure
 )
 
 select
     model,
     recipe,
     measure,
-    avg(score) as score,
-    case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
-    count(*) as n_tasks
-from tasks
-group by model, recipe, measure
+    score,
+    score_se,
+    wilson_interval_of_error(score, score_se, answers)[1] as score_low,
+    wilson_interval_of_error(score, score_se, answers)[2] as score_high,
+    n_tasks
+from means

@@ -1,4 +1,4 @@
--- The contribution of each prompt or question to each measure of variant_damage.
+-- The contribution of each prompt or question to each comparable measure of variant_damage.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
 -- inputs: decoding_at_reference, generations_without_noise, options_at_reference

@@ -29,7 +29,7 @@ measures as (
     from variant_summary as totals
     inner join variant_damage as damage
         on totals.model = damage.model and totals.recipe = damage.recipe
-    where totals.kl_teacher_forced_mean_nats is not null
+    where damage.is_comparable and totals.kl_teacher_forced_mean_nats is not null
 ),
 
 quantized as (

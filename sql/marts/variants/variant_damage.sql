@@ -1,20 +1,26 @@
--- The damage of each variant to texts and choices, in six measures, each with its interval; more is worse.
+-- The damage of each variant to texts and choices, in eight measures, each with its interval.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
--- inputs: variant_summary, damage_influences, top1_changes
+-- inputs: variant_summary, damage_influences, top1_changes, generations_without_noise, kl_growths
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
---   prompt; for nats Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or where none deviates.
---   They are not corrected for the number of variants. Noise variants are excluded.
+--   prompt; for nats Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or where none deviates;
+--   for the growth of the KL, which may be negative, the same on a linear scale. The median first flip has the order
+--   statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt that never
+--   flips counts as later than any step: where that is the median its amount is NULL, and so is an end, and
+--   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
+--   number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
---     kl_free_running_median_nats with each model on its own tokens; flipped_share and collapsed_share of prompts;
+--     kl_free_running_median_nats with each model on its own tokens; kl_growth_nats, the mean over prompts of KL free
+--     running minus teacher forced; flipped_share and collapsed_share of prompts; first_flip_step_median;
 --     options_changed_share of questions [label]
---   amount: The measure; more is worse [share or nats]
---   amount_low: Lower end of its 95 % interval, Wilson's or Student's t over the units [share or nats]
---   amount_high: Upper end of its 95 % interval, Wilson's or Student's t over the units [share or nats]
+--   amount: The measure [share, nats or step]
+--   amount_low: Lower end of its 95 % interval, Wilson's, Student's t or binomial over the units [share, nats or step]
+--   amount_high: Upper end of its 95 % interval, Wilson's, Student's t or binomial over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
+--   is_comparable: Whether more is worse, and damage_influences has the measure, so that it can compare variants
 with
 
 measures as (
@@ -78,6 +84,52 @@ ends as (
             and measures.recipe = spreads.recipe
             and measures.measure = spreads.measure
     where measures.amount is not null
+),
+
+comparable as (
+    select
+        model,
+        recipe,
+        measure,
+        amount,
+        coalesce(by_count, case when ends_with(measure, '_nats') then by_size end) as ends,
+        n_units
+    from ends
+),
+
+growths as (
+    select
+        model,
+        recipe,
+        avg(growth_nats) as amount,
+        half_width_of_mean(growth_nats, 1.0) as half_width,
+        count(*) as n_units
+    from kl_growths
+    group by model, recipe
+),
+
+first_flips as (
+    select
+        model,
+        recipe,
+        -- Infinity means "never".
+        list_sort(list(coalesce(cast(first_flip_step as double), cast('inf' as double)))) as steps,
+        place_of_median_low(count(*)) as place_low
+    from generations_without_noise
+    group by model, recipe
+),
+
+flip_intervals as (
+    select
+        totals.model,
+        totals.recipe,
+        totals.first_flip_step_median as amount,
+        nullif(interval_of_median(first_flips.steps, first_flips.place_low)[1], cast('inf' as double)) as amount_low,
+        nullif(interval_of_median(first_flips.steps, first_flips.place_low)[2], cast('inf' as double)) as amount_high,
+        len(first_flips.steps) as n_units
+    from variant_summary as totals
+    inner join first_flips
+        on totals.model = first_flips.model and totals.recipe = first_flips.recipe
 )
 
 select
@@ -85,8 +137,36 @@ select
     recipe,
     measure,
     amount,
-    coalesce(by_count, case when ends_with(measure, '_nats') then by_size end)[1] as amount_low,
-    coalesce(by_count, case when ends_with(measure, '_nats') then by_size end)[2] as amount_high,
-    n_units
-from ends
+    ends[1] as amount_low,
+    ends[2] as amount_high,
+    n_units,
+    true as is_comparable
+from comparable
+
+union all
+
+select
+    model,
+    recipe,
+    'kl_growth_nats' as measure,
+    amount,
+    amount - half_width as amount_low,
+    amount + half_width as amount_high,
+    n_units,
+    false as is_comparable
+from growths
+
+union all
+
+select
+    model,
+    recipe,
+    'first_flip_step_median' as measure,
+    amount,
+    amount_low,
+    amount_high,
+    n_units,
+    false as is_comparable
+from flip_intervals
+where amount is not null or amount_low is not null
 order by model, recipe, measure

@@ -29,7 +29,7 @@ measured as (
         amount_low,
         amount_high
     from variant_damage
-    where recipe <> 'dense' and amount_low is not null and amount_high is not null
+    where is_comparable and recipe <> 'dense' and amount_low is not null and amount_high is not null
 ),
 
 counts as (

@@ -79,9 +79,9 @@ kinds as (
         n_units,
         unit,
         units_needed,
-        if(is_enough, loss_low, null) as low,
-        if(is_enough, loss_high, null) as high,
-        is_enough and is_loss_decided(kind, loss_low, loss_high, 0.1) as is_decided
+        low,
+        high,
+        is_loss_decided(kind, low, high, 0.1) as is_decided
     from decisive_evidence
 ),
 

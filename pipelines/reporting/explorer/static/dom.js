@@ -106,6 +106,12 @@ function cellOf(column, { numbers }) {
   return cell(column, numbers[column.name], numbers[column.of]);
 }
 
+// The 95 % interval of a variant's number: both ends, or the one that is known.
+function intervalOf(column, { intervals }) {
+  const [low, high] = (intervals[column.name] ?? []).map((end) => isNumber(end) && cell(column, end));
+  return low && high ? `[${low}, ${high}]` : low ? `≥ ${low}` : high ? `≤ ${high}` : null;
+}
+
 const SHAPES = new Map([
   ["safe", "●"],
   ["non-generative only", "◐"],

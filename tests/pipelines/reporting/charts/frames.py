@@ -294,6 +294,25 @@ def sampling_summary(models=(MODEL,)) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def sampling_survival(models=(MODEL,), recipes=RECIPES, steps=12) -> pl.DataFrame:
+    """Return curves that fall by a constant hazard; the measured one scatters around the expected one."""
+    rows = []
+    for model in models:
+        for recipe in ("dense", *recipes):
+            rng, hazard = _rng(len(recipe)), 0.0 if recipe == "dense" else 0.02 * len(recipe)
+            for step in range(steps):
+                expected = (1 - hazard) ** (step + 1)
+                share = expected * (1 - 0.2 * hazard * rng.random())
+                ends = {
+                    f"{name}_{end}": min(1.0, max(0.0, value + side))
+                    for name, value, width in (("equal_share", share, 0.1), ("equal_share_expected", expected, 0.05))
+                    for end, side in (("low", -width), ("high", width))
+                }
+                rows.append({"model": model, "recipe": recipe, "step": step, "prompts": 6, "texts": 24,
+                             "equal_share": share, "equal_share_expected": expected} | ends)  # fmt: skip
+    return pl.DataFrame(rows)
+
+
 def q33_claims_by_model(models=(MODEL,)) -> pl.DataFrame:
     texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
     return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
@@ -385,6 +404,7 @@ MARTS = (
     paper_claims,
     q33_claims_by_model,
     sampling_summary,
+    sampling_survival,
     layer_summary,
     estimate_points,
     decoding_curve,

@@ -6,6 +6,7 @@
 import math
 from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 import pytest
 import vl_convert
@@ -17,6 +18,7 @@ from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fit
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames, variant_frames
 from tests.pipelines.reporting.charts.test_figures import rows_with
+from tests.sql import reference_intervals
 
 
 def drawn(name: str, **marts: pl.DataFrame) -> Any:
@@ -52,7 +54,9 @@ def test_drops_can_hide_the_published_curves():
 
 def test_drops_without_a_standard_error_draw_no_bar():
     drops = variant_frames.paper_drops().with_columns(
-        pl.lit(None, pl.Float64).alias(f"{kind}_score_se") for kind in ("generative", "non_generative")
+        pl.lit(None, pl.Float64).alias(f"{kind}_score_{end}")
+        for kind in ("generative", "non_generative")
+        for end in ("low", "high")
     )
     retrieval = variant_frames.stg_retrieval_scores().with_columns(standard_error=pl.lit(None, pl.Float64))
     chart = drawn("drops", paper_drops=drops, stg_retrieval_scores=retrieval)
@@ -64,7 +68,8 @@ def test_drops_average_a_retrieval_score_over_its_data_sets():
     rows = rows_with(drawn("drops"), "score")
     of = {row["dropped"]: row for row in rows if row["panel"].startswith("retrieval") and row["method"] == "mlp-drop"}
     assert of[0]["score"] == pytest.approx(0.45)
-    assert of[0]["high"] - of[0]["low"] == pytest.approx(2 * 1.96 * 0.02 * math.sqrt(2) / 2)
+    # 97.5 % quantile of Student's t with 49 degrees of freedom.
+    assert of[0]["high"] - of[0]["low"] == pytest.approx(2 * 2.009575 * 0.02 * math.sqrt(2) / 2, rel=1e-5)
 
 
 def test_a_layer_map_holds_the_medians_over_prompts():
@@ -292,8 +297,10 @@ def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():
         rows = [row for row in rows_with(drawn(name), "low") if row["panel"] == "mean score, answered by writing"]
         assert {row["variant"]: row["score"] for row in rows} == pytest.approx(scores)
         for row in rows:
-            assert row["low"] == pytest.approx(max(0, row["score"] - 1.96 * 0.05))
-            assert row["high"] == pytest.approx(row["score"] + 1.96 * 0.05)
+            # Wilson's, with as many answers as have the standard error of the task.
+            trials = row["score"] * (1 - row["score"]) / 0.05**2
+            low, high = reference_intervals.wilson(row["score"] * trials, trials)
+            assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_a_mean_over_tasks_needs_the_error_of_every_task():
@@ -420,16 +427,16 @@ def test_calibration_draws_the_uncertainty_of_overlaps():
     overlap = overlap.unique(["recipe", "layer"], maintain_order=True)
     chart = drawn("calibration", q28_sensitivity_to_calibration=pairs, mask_overlap=overlap)
     assert not rows_with(drawn("calibration", q28_sensitivity_to_calibration=pairs), "jaccard_low")
-    margins = {row["recipe"]: row["margin"] for row in frames.ask(
-        f"select recipe, 1.96 * jaccard_removed_se as margin from ({FIGURES['masks'].query})", mask_overlap=overlap
-    ).to_dicts()}  # fmt: skip
     bars = rows_with(chart, "jaccard_low")
-    assert len(bars) == len(margins) == 6
+    assert len(bars) == 6
     for row in bars:
-        margin = margins[row["pair"].split(" → ")[0]]
-        assert 0.01 < margin < 0.08
-        assert row["jaccard_low"] == pytest.approx(row["overlap"] - margin)
-        assert row["jaccard_high"] == pytest.approx(min(1, row["overlap"] + margin))
+        of = pl.col("recipe") == row["pair"].split(" → ")[0]
+        either = overlap.filter(of).select(pl.col("weights") / (1 + pl.col("jaccard_removed")))["weights"].to_numpy()
+        error = 0.04 * np.sqrt((either**2).sum()) / either.sum()
+        trials = row["overlap"] * (1 - row["overlap"]) / error**2
+        low, high = reference_intervals.wilson(row["overlap"] * trials, trials)
+        assert 0.01 < high - low < 0.16
+        assert (row["jaccard_low"], row["jaccard_high"]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_a_layer_map_states_its_number_of_prompts():
@@ -452,7 +459,10 @@ def test_masks_sum_unions_and_intersections_over_matrices():
     ]  # fmt: skip
     (row,) = rows_with(drawn("masks", mask_overlap=pl.DataFrame(rows)), "jaccard_removed")
     assert row["jaccard_removed"] == pytest.approx(50 / (50 + 60))
-    assert row["margin"] == pytest.approx(1.96 * math.hypot(0.1 * 50, 0.1 * 60) / 110)
+    share, error = 50 / 110, math.hypot(0.1 * 50, 0.1 * 60) / 110
+    trials = share * (1 - share) / error**2
+    low, high = reference_intervals.wilson(share * trials, trials)
+    assert row["margin"] == pytest.approx((high - low) / 2)
     assert row["jaccard_removed_expected"] == pytest.approx((25 + 3) / (75 + 57))
     assert row["matrices"] == 3
 
@@ -504,3 +514,30 @@ def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
     shown = {"dense", *recipes[10:]} if name == "flip_matrix" else set(recipes[:50])
     assert set(frame["recipe"]) | set(frame["other_recipe"]) == shown
     assert frame.height == (len(shown) * (len(shown) - 1) if name == "flip_matrix" else 50 * 49 // 2)
+
+
+def test_survival_draws_both_curves_with_their_intervals_until_no_text_is_equal():
+    recipe = frames.RECIPES[0]
+    curves = frames.sampling_survival(recipes=(recipe,)).with_columns(
+        equal_share_expected=pl.when(pl.col("step") < 8).then("equal_share_expected"),
+        equal_share_low=pl.when(pl.col("step") > 0).then("equal_share_low"),
+    )
+    own = curves.filter(recipe=recipe)
+    rows = rows_with(drawn("survival", sampling_survival=curves), "share")
+    measured = [row for row in rows if row["curve"] == "measured"]
+    expected = [row for row in rows if row["curve"] != "measured"]
+
+    assert {row["variant"] for row in rows} == {recipe}
+    assert [row["share"] for row in measured] == own["equal_share"].to_list()
+    assert [row["share"] for row in expected] == own["equal_share_expected"].drop_nulls().to_list()
+    assert [row.get("share_low") for row in measured] == own["equal_share_low"].to_list()
+    assert expected[0]["share_high"] == own["equal_share_expected_high"][0]
+
+
+def test_survival_of_long_texts_draws_few_steps_and_the_last_and_no_rounding_noise():
+    curves = frames.sampling_survival(recipes=("wanda-50", "noise-batch"), steps=300)
+    noise = pl.DataFrame({"model": [frames.MODEL], "recipe": ["noise-batch"]})
+    frame = frames.ask(FIGURES["survival"].query, sampling_survival=curves, noise_variants=noise)
+
+    assert set(frame["recipe"]) == {"wanda-50"}
+    assert frame["step"].to_list() == [*range(0, 300, 5), 299]

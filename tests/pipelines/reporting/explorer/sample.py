@@ -91,6 +91,7 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
     for n, entry in enumerate(index["variants"]):
         numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
         entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
+        entry["intervals"] = {name: [value, value] for name, value in numbers.items()}
     return found | {"index": index}
 
 
@@ -146,6 +147,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "sql": {"key": "verdicts", "where": {"model": model, "recipe": recipe}},
                 "where": {"model": model, "recipe": recipe},
                 "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
+                "intervals": {"kl": [kl / 2, kl * 2]} if n and kl else {},
                 "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
                 "kinds": [
                     {

@@ -675,6 +675,15 @@ def test_units_follow_the_numbers_of_a_variant_also_on_a_phone(opened, width):
     reader.width(1280)
 
 
+def test_a_number_of_a_variant_has_its_interval_beside_it(page):
+    page.show(f"/variant/{WANDA}")
+    kl = next(entry for entry in sample.documents()["index"]["variants"] if entry["id"].endswith("@wanda-50"))[
+        "numbers"
+    ]["kl"]
+    [tile] = [tile.text for tile in page.all(".numbers > div") if "[" in tile.text]
+    assert tile.split("\n")[-1].endswith(f"[{kl / 2:g}, {kl * 2:g}]")
+
+
 def test_two_variants_with_full_names_fit_a_phone(opened):
     reader = opened("numbers")
     reader.show(f"/compare/{WANDA}/{DROP}", 390)

@@ -24,6 +24,7 @@ from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents
 from prunescope.warehouse.catalogue.database import LAYERS, SQL
+from prunescope.warehouse.catalogue.materialized import Materialized
 from tests.sql import demo
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Handmade
@@ -33,8 +34,14 @@ VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for pat
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    """Return a function that runs each query once: most tests of a warehouse run the same ones."""
-    return cache(lambda query: pl.DataFrame(connection.sql(query).to_arrow_table()))
+    """Return a function that runs each query and computes each view once: most tests of a warehouse read the same."""
+    views = Materialized(connection)
+
+    def ask(query: str) -> pl.DataFrame:
+        views.prepare(query)
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
+
+    return cache(ask)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +210,27 @@ def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
     wholes = {column["of"] for column in index["columns"]} - {None}
     assert {"prompts", "prompts_graded"} <= wholes
     assert all(set(entry["numbers"]) == shown | wholes for entry in index["variants"])
+
+
+def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, measured) -> None:
+    index = file["index"]
+    names = {column["name"] for column in index["columns"]}
+    seen = set()
+    for recipe, measure, amount, low, high in measured.sql(
+        "select recipe, measure, amount, amount_low, amount_high from variant_damage"
+    ).fetchall():
+        entry = index["variants"][position(index, recipe)]
+        is_share = measure == "top1_change"
+        name = "top1_agreement" if is_share else measure
+        if name in names and (low, high) != (None, None):
+            seen.add(name)
+            ends = [1 - high, 1 - low] if is_share else [low, high]
+            assert entry["intervals"][name] == pytest.approx(ends, rel=1e-5)
+            assert entry["numbers"][name] == pytest.approx(1 - amount if is_share else amount, rel=1e-5)
+        else:
+            assert name not in entry["intervals"]
+    # Fewer than six prompts have no interval of a median first flip.
+    assert {"kl_step0_nats", "kl_growth_nats", "top1_agreement", "kl_free_running_median_nats"} == seen
 
 
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:

@@ -12,6 +12,7 @@ from prunescope.assets.cli import terminal, terminal_marks, terminal_prompts, te
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Index, Trace, VariantDocument
+from prunescope.pipelines.reporting.explorer.index_document import COLUMNS
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
 
@@ -106,6 +107,7 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
             "prompts_collapsed": 1,
             "prompts": 2,
         },
+        "intervals": {},
         "spark": {"forced": [0.0, 0.02, 0.5], "free": [0.0, 0.02, 11.0]},
         "kinds": [],
         "traces": [0],
@@ -246,6 +248,32 @@ def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> No
     assert gone.split() == ["gone", "?", "too", "little", "evidence", "··", "–", "–", "–"]
     assert any("✓ safe" in line for line in lines)
     assert screen.text().index("attn-drop-1 is.") < screen.text().index("wanda-50")
+
+
+def test_a_variant_states_its_numbers_with_intervals_and_the_one_end_that_is_known() -> None:
+    shown = index()
+    names = ("first_flip_step_median", "kl_free_running_median_nats", "top1_agreement", "prompts_collapsed")
+    columns = [column for column in COLUMNS if column["name"] in names]
+    one = entry(
+        "wanda-50",
+        "broken",
+        intervals={
+            "first_flip_step_median": [1.0, None],
+            "kl_free_running_median_nats": [2.5, 4.125],
+            "top1_agreement": [None, 0.5],
+        },
+    )
+    one["numbers"] |= {"first_flip_step_median": None, "top1_agreement": 0.25}
+    screen = Screen(200)
+    terminal.show_variant(screen.console, shown | {"columns": columns, "variants": [one] * 2}, 1, document())  # type: ignore[typeddict-item]
+
+    assert (
+        "With 95 % intervals: KL, free, nats: 3.2 [2.5, 4.1]; same top token, %: 25.0 ≤ 50.0; first flip, step: – ≥ 1."
+        in screen.text()
+    )
+    plain = Screen()
+    terminal.show_variant(plain.console, index(), 1, document())
+    assert "intervals" not in plain.text()
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -1,0 +1,26 @@
+-- Numbers of each variant with their 95 % intervals.
+-- grain: one row per model × recipe × number.
+-- inputs: variant_damage
+-- how to read: top1_agreement is 1 − top1_change; an end is NULL where nothing bounds it.
+select
+    model,
+    recipe,
+    measure,
+    amount,
+    amount_low,
+    amount_high
+from variant_damage
+where measure in ('kl_step0_nats', 'kl_free_running_median_nats', 'kl_growth_nats', 'first_flip_step_median')
+
+union all
+
+select
+    model,
+    recipe,
+    'top1_agreement' as measure,
+    1 - amount as amount,
+    1 - amount_high as amount_low,
+    1 - amount_low as amount_high
+from variant_damage
+where measure = 'top1_change'
+order by model, recipe, measure
