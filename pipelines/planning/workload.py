@@ -151,7 +151,7 @@ class Workload:
         for step in steps(recipe):
             if isinstance(step, LayerwiseRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.reads == "moments" else 1
-                gram += tokens * self._gram_size(step)
+                gram += tokens * sum(self._gram_sizes(step))
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
@@ -162,17 +162,22 @@ class Workload:
         ]
         return [cost for cost in costs if cost.amount]
 
-    def _gram_size(self, recipe: LayerwiseRecipe) -> float:
-        """Return how many numbers the Gram matrices that a recipe reads have in all layers together.
+    def _gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
+        """Return how many numbers the Gram matrices that a recipe reads have in each layer.
 
-        Three inputs of a layer are as wide as the stream, two of them in the attention; one is as the largest matrix.
+        Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
         """
         width, largest = self.shape.width, max(self.shape.largest_matrix)
         sizes = {"attn": 2 * width**2, "mlp": width**2 + largest**2}
-        treatments = (
-            (kind, recipe.treatment(f"{kind}.{layer}")) for layer in range(self.shape.layers) for kind in sizes
-        )
-        return float(sum(sizes[kind] for kind, each in treatments if each is not None and each.reads == "gram"))
+
+        def reads_gram(label: str) -> bool:
+            treatment = recipe.treatment(label)
+            return treatment is not None and treatment.reads == "gram"
+
+        return [
+            sum(size for kind, size in sizes.items() if reads_gram(f"{kind}.{layer}"))
+            for layer in range(self.shape.layers)
+        ]
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
@@ -385,9 +390,9 @@ class Workload:
         batch = min(decoded, BATCH_TEXTS)
         cached_tokens = max([batch * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
-        layerwise = [step for step in steps(recipe) if isinstance(step, LayerwiseRecipe)]
+        layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
         # Totals in float64, and those of one batch in float32.
-        gram = round(12 * max((self._gram_size(step) for step in layerwise), default=0) / shape.layers)
+        gram = 12 * max((size for step in layerwise for size in self._gram_sizes(step)), default=0)
         text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
         phases: dict[Phase, dict[str, int]] = {
             "always": {
