@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
@@ -88,8 +89,9 @@ def test_with_dense_predecessors_each_sublayer_is_that_of_its_treatment_alone(
 ) -> None:
     decoder = tiny_decoder(architecture)
     tokens = calibration_tokens(decoder.tokenizer, SPEC)
-    # Beside the tokens, the table has the moments that Wanda reads, in float32.
-    stats = calibrate(decoder, SPEC, "tiny").activation_stats if has_table else None
+    # Wanda reads the moments of the table where there is one: these are of the channels in the opposite order.
+    reversed_channels = pl.col("second_moment").list.reverse()
+    stats = calibrate(decoder, SPEC, "tiny").activation_stats.with_columns(reversed_channels) if has_table else None
     alone = {
         treatment: prune(decoder, with_dense(treatment), stats, tokens=tokens)
         for treatment in set(MIXTURE.values()) - {"drop"}
