@@ -29,6 +29,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 KNOWN = (
     "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
     "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed",
+    "mixed",
 )  # fmt: skip
 _FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 
