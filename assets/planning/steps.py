@@ -126,11 +126,21 @@ _ALL = (
         "Time the variant, alternating with the dense model.",
         study_fields=("speed",),
     ),
+    Step(
+        "search",
+        ("search_effects", "search_trials"),
+        code_versions.SEARCH,
+        "search",
+        "Search which treatment each sublayer gets so that a budget is reached at the lowest KL at the output.",
+        study_fields=("search",),
+        is_of_model=True,
+    ),
 )
 # In the order of the data flow.
 STEPS = {step.name: step for step in _ALL}
 
-MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model for table in step.tables)
+# The tables of a model that every study fills.
+MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model and not step.study_fields for table in step.tables)
 VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)
 TRACE_TABLES = STEPS["traces"].tables
 TASK_TABLES = STEPS["tasks"].tables
