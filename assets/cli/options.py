@@ -149,7 +149,7 @@ def absolute_model(model: str) -> str:
     return str(path.absolute()) if path.exists() else model
 
 
-def recipe_text(recipe: str) -> str:
+def inline_recipe(recipe: str) -> str:
     """Return a recipe's name or mapping, or the mapping in the YAML file that it names.
 
     Raises:

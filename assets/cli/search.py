@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _NONE = "--no-controls"
+# Shares that differ by less count as the same budget in the view `search_judgement`.
+_SLACK = 0.005
 # Measures of the view `search_judgement` and their words.
 _MEASURES = {
     "kl_texts": "KL {own} nats on held-back text",
@@ -132,6 +134,8 @@ def search(
     with RichProgress() as bars:
         outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
     failures = list(outcome.failures)
+    if not outcome.computed and not failures:
+        log("everything is current; nothing was searched")
     for spec in outcome.study.models:
         rows = _results(outcome.study, location, spec.name)
         if not rows:
@@ -141,7 +145,8 @@ def search(
         _print_recipes([recipe for recipe, row in zip(recipes, rows, strict=True) if _is_own(row)], output)
         if no_judge:
             continue
-        judged = _judging(request, outcome.study, location, spec.name, recipes)
+        shares = [_judged_share(row) for row in rows if _is_own(row)]
+        judged = _judging(request, outcome.study, location, spec.name, recipes, shares)
         with RichProgress() as bars:
             failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
         _print_judgement(rows, location, spec.name)
@@ -240,16 +245,26 @@ def _print_recipes(recipes: Sequence[dict[str, Any]], output: Path | None) -> No
         log(f"run it with `prunescope run STUDY --recipe {path}`")
 
 
+def _judged_share(row: dict[str, Any]) -> float:
+    """Return the share for published recipes: the target, or what the result removes if that is clearly more."""
+    return float(row["removed"] if row["removed"] > row["remove"] + _SLACK else row["remove"])
+
+
 def _judging(
-    request: "StudyRequest", study: "Study", location: "Place", model: str, recipes: Sequence[dict[str, Any]]
+    request: "StudyRequest",
+    study: "Study",
+    location: "Place",
+    model: str,
+    recipes: Sequence[dict[str, Any]],
+    shares: Sequence[float],
 ) -> "StudyRequest":
-    """Return the request of the found recipes, and of published ones at the same shares, on the study's own data."""
+    """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
 
     if study.search is None:
         raise ValueError("a search is requested")
     sizes = _sizes(location, model, study.search.budget)
-    published = [name for share in study.search.remove for name in published_recipes(sizes, share, study.search.budget)]
+    published = [name for share in shares for name in published_recipes(sizes, share, study.search.budget)]
     # A control that found the same allocation is the same variant.
     own = {json.dumps([recipe["predecessors"], recipe["treatments"]]): recipe for recipe in reversed(recipes)}
     names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]

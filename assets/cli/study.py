@@ -19,7 +19,7 @@ from prunescope.assets.cli.options import (
     Warehouse,
     absolute_model,
     absolute_study,
-    recipe_text,
+    inline_recipe,
     root,
 )
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
@@ -235,7 +235,7 @@ def request_of(study: str, models: list[str], recipes: list[str], allow_code_exe
 
     known = {model.name for model in load_study(study).models}
     sources = tuple(model if model in known else absolute_model(model) for model in models)
-    return StudyRequest(absolute_study(study), sources, tuple(map(recipe_text, recipes)), allow_code_execution)
+    return StudyRequest(absolute_study(study), sources, tuple(map(inline_recipe, recipes)), allow_code_execution)
 
 
 def end(context: typer.Context, failures: "Sequence[Failure]") -> None:

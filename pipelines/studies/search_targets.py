@@ -42,7 +42,7 @@ def _require_treatment(name: str) -> None:
     if name in DROPS:
         return
     try:
-        MixedRecipe(name="menu", treatments={"mlp.0": name})  # type: ignore[dict-item] (parsed by its validator)
+        MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})
     except ValidationError as error:
         reason = first_problem(error)[1].removeprefix("mlp.0: ")
         raise ValueError(f"`search.menu`: {name}: {reason}") from None

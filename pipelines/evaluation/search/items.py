@@ -1,6 +1,6 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from the windows that calibrate recipes; prompts from the shipped
+Text windows come from the calibration corpus, apart from what calibrates recipes or is measured by the study; prompts from the shipped
 sets, apart from those of the study, each with the dense model's greedy continuation.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
+from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.evaluation.traces.decoding import decode
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
@@ -45,15 +46,19 @@ class Item:
 
 
 def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:
-    """Return windows of the calibration corpus that no calibration window of the study overlaps in text.
+    """Return windows of the calibration corpus that overlap no calibration window and no text of the study.
 
     Raises:
         InputError: the corpus is too short for them.
     """
     spec = study.calibration
+    texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
+    seen = [calibration_tokens(decoder.tokenizer, spec), *(text.windows for text in texts)]
     used = {
         tuple(row)
-        for row in calibration_tokens(decoder.tokenizer, spec).unfold(1, _UNMEASURED, 1).flatten(0, 1).tolist()
+        for windows in seen
+        if windows.shape[1] >= _UNMEASURED
+        for row in windows.unfold(1, _UNMEASURED, 1).flatten(0, 1).tolist()
     }
     items: list[Item] = []
     for attempt in range(1, 9):
@@ -69,7 +74,7 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
             return items
     raise InputError(
         f"search: the calibration source {spec.source} has {len(items)} windows of {length} tokens beside those that "
-        f"calibrate recipes, and {count} are needed; lower `search.texts` or give a longer `calibration.source`"
+        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer `calibration.source`"
     )
 
 
