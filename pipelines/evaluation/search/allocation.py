@@ -146,7 +146,7 @@ def descend(
 
 
 def fitted_strength(choices: Sequence[Choice], measured: Sequence[float], costs: Numbers, overlap: Numbers) -> float:
-    """Return the strength of the overlap that fits measured choices best, by least squares of the relative residuals."""
+    """Return the strength of the overlap that fits measured choices, by least squares of the relative residuals."""
     sums = np.array([predicted(choice, costs, overlap, 0.0) for choice in choices])
     cross = np.array([predicted(choice, costs, overlap, 1.0) for choice in choices]) - sums
     residual, weight = np.array(measured) - sums, 1 / np.maximum(np.array(measured), np.finfo(float).tiny)

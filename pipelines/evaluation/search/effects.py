@@ -135,27 +135,26 @@ class EffectEngine:
         firsts = {label: index for index, (label, _) in reversed(list(enumerate(swaps)))}
         reference = np.array([firsts[label] for label, _ in swaps])
         kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
-        grams = [torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2)]
+        logits, inputs = (torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2))
         active = np.arange(len(swaps))
         progress.start(f"effects of {len(swaps)} treatments", len(own))
         for start in range(0, len(own), BATCH_ITEMS):
             batch = own[start : start + BATCH_ITEMS]
-            for place, (item, result) in enumerate(
-                zip(batch, self._measured(batch, [swaps[index] for index in active], context or {}, start), strict=True)
-            ):
-                kl[start + place, active], cosines[start + place, active] = result[:2]
+            results = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
+            for place, (nats, cosine, at_draws, states) in enumerate(results, start):
+                kl[place, active], cosines[place, active] = nats, cosine
                 if start == 0:  # of all swaps, on the same items
-                    for gram, moves in zip(grams, result[2:], strict=True):
-                        gram += (moves @ moves.T).double()
+                    logits += (at_draws @ at_draws.T).double()
+                    inputs += (states @ states.T).double()
                 progress.advance()
             stop = start + len(batch)
-            active = (
-                active
-                if context
-                else np.array([i for i in active if not _is_known(kl[:stop, i], kl[:stop, reference[i]], i, reference)])
-            )
+            if not context:
+                known = [
+                    _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
+                ]
+                active = active[~np.array(known)]
         progress.done()
-        return Effects(tuple(swaps), kl, cosines, *(_correlation(gram) for gram in grams), reference)
+        return Effects(tuple(swaps), kl, cosines, _correlation(logits), _correlation(inputs), reference)
 
     def _measured(
         self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int
@@ -226,10 +225,8 @@ class EffectEngine:
         return np.array(kl), np.array(cosines), torch.stack(at_draws), torch.stack(states)
 
 
-def _is_known(values: Means, reference: Means, index: int, references: NDArray[np.int64]) -> bool:
+def _is_known(values: Means, reference: Means) -> bool:
     """Return whether the ratio of a swap to its reference is known to a tenth."""
-    if references[index] == index:
-        return False
     ratio, error = ratio_to(values, reference)
     return bool(stats.t.ppf(0.975, max(1, len(values) - 1)) * error <= _ENOUGH * ratio)
 

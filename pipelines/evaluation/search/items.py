@@ -101,4 +101,4 @@ def padded(items: Sequence[Item], device: torch.device) -> Int[Tensor, "items le
 def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
     """Return both kinds in turn, so that any first part of the list has both."""
     both = [item for pair in zip(texts, prompts, strict=False) for item in pair]
-    return both + [*texts[len(prompts) :], *prompts[len(texts) :]]
+    return [*both, *texts[len(prompts) :], *prompts[len(texts) :]]

@@ -7,7 +7,6 @@ put together without pruning again.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -17,7 +16,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MatrixRecipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
 
 KEEP, DROP = "keep", "drop"
 # Checkpoints store weights in 16 bits, whatever the type in which a study computes.
@@ -70,7 +69,9 @@ class Menu:
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        recipes: list[Recipe] = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        # By treatment: what it shares with others that differ in sparsity alone.
+        self.families = {recipe.name: family for recipe in recipes if (family := _family(recipe)) is not None}
         self._variants: dict[str, Variant] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -141,6 +142,13 @@ def _recipe(name: str) -> MatrixRecipe:
     return recipe.model_copy(update={"predecessors": "dense"})
 
 
+def _family(recipe: Recipe) -> str | None:
+    """Return the parameters of an unstructured mask beside its sparsity; None for another recipe."""
+    if not isinstance(recipe, MaskingRecipe) or recipe.sparsity is None:
+        return None
+    return recipe.model_copy(update={"sparsity": None}).parameters_json
+
+
 def _bytes(change: WeightDelta) -> int:
     """Return the bytes of a changed matrix: a packed mask where there is one, and its remaining values or codes."""
     outputs, inputs = change.shape
@@ -148,5 +156,5 @@ def _bytes(change: WeightDelta) -> int:
     mask = 0 if change.bits is None else change.bits.numel()
     if change.codes is None:
         return mask + kept * WEIGHT_BYTES
-    scales = cast(int, change.codes.scales.numel()) * 2 * WEIGHT_BYTES
+    scales = change.codes.scales.numel() * 2 * WEIGHT_BYTES
     return mask + math.ceil(kept * change.codes.bits / 8) + scales
