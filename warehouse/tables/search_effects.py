@@ -55,5 +55,4 @@ TABLE = Table(
         ),
         Invariant("has_one_value_per_item", "len(item_kl) = n_items"),
     ),
-    example="select * from stg_search_effects where treatment = 'drop' order by kl_dense_pruned_nats",
 )

@@ -104,5 +104,4 @@ TABLE = Table(
         Invariant("parent_comes_first", "parent < trial"),
         Invariant("only_a_result_has_a_recipe", "is_result or recipe is null"),
     ),
-    example="select * from search_path where strategy = 'searched'",
 )

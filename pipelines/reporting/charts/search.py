@@ -1,5 +1,6 @@
 """Removed share against KL of searched and published recipes, and the results of a search beside its controls."""
 
+import math
 from typing import Any
 
 import altair as alt
@@ -22,30 +23,34 @@ _SHAPES = {"searched": "circle", "hidden": "triangle-up", "random": "cross", "gr
 _SIZE = {"width": 330, "height": 260}
 _HEADINGS = {"texts": "on held-back text", "prompts": "on prompts, teacher forced"}
 # Named points of one series closer than both shares of the panel would overlap.
-_MIN_DISTANCE = (0.22, 0.05)
+_MIN_DISTANCE = (0.25, 0.05)
 
 
 def _named(frame: pl.DataFrame) -> pl.DataFrame:
     """Add `name` to the points that have room for one: mixed variants first, then those of lower KL."""
-    width = float(frame["removed_share"].max() or 1)  # type: ignore[arg-type]
-    low, high = theme.extent(frame["nats"].log10())
-    height = (high - low) or 1.0
+    width = 1.25 * float(frame["removed_share"].max() or 1)  # type: ignore[arg-type]
+    low, high = _extent(frame)
+    height = math.ceil(math.log10(high)) - math.floor(math.log10(low)) or 1
     taken: list[tuple[float, float]] = []
     names: list[str | None] = [None] * frame.height
     order = frame.with_row_index("row").sort(pl.col("method") != "mixed", "nats", "row")
-    for row, x, nats, variant in order.select("row", "removed_share", pl.col("nats").log10(), "variant").iter_rows():
-        point = (x / width, nats / height)
-        if all(abs(point[0] - a) > _MIN_DISTANCE[0] or abs(point[1] - b) > _MIN_DISTANCE[1] for a, b in taken):
-            taken.append(point)
+    for row, share, nats, variant in order.select("row", "removed_share", "nats", "variant").iter_rows():
+        x, y = share / width, math.log10(nats) / height
+        if all(abs(x - a) > _MIN_DISTANCE[0] or abs(y - b) > _MIN_DISTANCE[1] for a, b in taken):
+            taken.append((x, y))
             names[row] = variant
     return frame.with_columns(pl.Series("name", names, pl.String))
 
 
+def _extent(frame: pl.DataFrame) -> tuple[float, float]:
+    """Return the smallest and the largest value of points and bars."""
+    bars = frame.filter(theme.has_logarithm("low"), theme.has_logarithm("high"))
+    return theme.extent(frame["nats"], bars["low"], bars["high"])
+
+
 def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any], series: list[str]) -> theme.AnyChart:
     """Draw lines with points, names and bars; the axis of KL ends at powers of ten around points and bars."""
-    bars = frame.filter(theme.has_logarithm("low"), theme.has_logarithm("high"))
-    low, high = theme.extent(frame["nats"], bars["low"], bars["high"])
-    scale, axis = theme.decades(low, high)
+    scale, axis = theme.decades(*_extent(frame))
 
     def nats(column: str) -> alt.Y:
         return alt.Y(f"{column}:Q", title="nats", scale=scale, axis=axis)
@@ -83,7 +88,7 @@ def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any
             .mark_text(align="left", dx=7, dy=-5, fontSize=10, limit=130)
             .encode(y=nats("nats"), text=alt.Text("name:N"))
         )
-    if bars.is_empty():
+    if frame.filter(theme.has_logarithm("low"), theme.has_logarithm("high")).is_empty():
         # Vega warns about a layer in which no row is left.
         del layers[1]
     return alt.layer(*layers, data=theme.rows(frame)).properties(

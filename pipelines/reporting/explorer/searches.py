@@ -59,8 +59,8 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
     if row["first_flip_step"] is not None:
         text += (
-            f" In the median its text keeps the first {number(row['first_flip_step'])} tokens of the dense one, that "
-            f"of {other} the first {number(row['other_first_flip_step'])}."
+            f" In the median its text leaves the dense one at step {row['first_flip_step']:g}, that of {other} at step "
+            f"{row['other_first_flip_step']:g}."
         )
     return text
 

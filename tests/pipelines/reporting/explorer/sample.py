@@ -108,7 +108,9 @@ def with_search() -> dict[str, Any]:
             "sql": {"key": "all", "where": {}},
         },
     }
-    return found | {"index": found["index"] | {"searches": [entry]}}
+    own = [figure_entry(FIGURES[name.removeprefix("figures/")]) | {"sql": "figures/tokens"} for name in SEARCH_FIGURES]
+    figures = found["index"]["figures"] + own
+    return found | {"index": found["index"] | {"searches": [entry], "figures": figures}}
 
 
 def with_long_answers() -> dict[str, Any]:

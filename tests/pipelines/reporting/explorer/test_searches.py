@@ -39,8 +39,8 @@ def test_a_result_is_set_against_the_best_published_recipe_on_other_data() -> No
     assert sentence(ROW) == (
         "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on held-back text, where "
         "the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
-        "−0.140], in favour of the search. In the median its text keeps the first 12.0 tokens of the dense one, that "
-        "of sparsegpt-20 the first 4.00."
+        "−0.140], in favour of the search. In the median its text leaves the dense one at step 12, that of "
+        "sparsegpt-20 at step 4."
     )
 
 
