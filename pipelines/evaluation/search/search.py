@@ -284,8 +284,6 @@ class Search:
         half = stats.t.ppf(0.975, np.maximum(1, seen.sum(axis=0) - 1)) * errors
         by_option = {
             "kl_dense_pruned_nats": self._by_option(effects, means),
-            "kl_low": self._by_option(effects, np.maximum(0, means - half)),
-            "kl_high": self._by_option(effects, means + half),
             "one_minus_cos_h": self._by_option(effects, effects.mean(effects.one_minus_cos)[0]),
         }
         rows = []
@@ -301,7 +299,10 @@ class Search:
                 "bytes_removed": option.bytes,
                 "milliseconds_removed": option.milliseconds,
             }
-            values = {name: float(of[index]) for name, of in by_option.items()}
+            values: dict[str, float | None] = {name: float(of[index]) for name, of in by_option.items()}
+            # A value on the curve has no interval of its own.
+            values["kl_low"] = None if column is None else max(0.0, float(means[column] - half[column]))
+            values["kl_high"] = None if column is None else float(means[column] + half[column])
             rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
         return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
 

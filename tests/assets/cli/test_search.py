@@ -120,9 +120,12 @@ def test_another_share_is_added_and_another_menu_is_another_search(
 ) -> None:
     before = trials(searched)
     search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
+    # A menu with a sparsity that is not measured but lies on the curve of the others.
+    ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
+    search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
-    assert both["search"].n_unique() == 2
+    assert both["search"].n_unique() == 3
     search(capsys, study, searched, "--no-judge", "--remove", "30%", "--remove", "0.2")
     own = trials(searched).filter(search=before["search"][0])
     assert own.filter(remove=0.2).equals(before)
