@@ -9,7 +9,7 @@ from prunescope.pipelines.evaluation.search.menu import KEEP, Menu, Option
 
 Numbers = NDArray[np.float64]
 # Sparsities of one method that are measured in a sublayer; the others lie on the curve through them.
-ANCHORS = 4
+ANCHORS = 3
 
 
 def measured_options(menu: Menu) -> list[int]:

@@ -30,7 +30,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 
 # Items after which a treatment may stop, and the half-width of its ratio's 95 % interval at which it does.
 BATCH_ITEMS = 4
-_ENOUGH = 0.1
+_ENOUGH = 0.25
 # Tokens drawn from the dense softmax of each position, for the covariances of logit shifts.
 _DRAWS = 16
 # Bytes of final shifts in memory.
@@ -115,7 +115,7 @@ class EffectEngine:
         """Measure swaps one at a time: each replaces its sublayer's treatment, the rest stays as in the context.
 
         A sublayer's first swap is its reference and is measured on all items. Another one stops at the batch after
-        which the 95 % interval of its ratio to the reference is within a tenth of the ratio: treatments of a sublayer
+        which the 95 % interval of its ratio to the reference is within a quarter of the ratio: treatments of a sublayer
         err on the same tokens, so that few items tell how they compare. In a context all are measured on all items,
         because their differences are small against the context's own effect.
 
@@ -226,7 +226,7 @@ class EffectEngine:
 
 
 def _is_known(values: Means, reference: Means) -> bool:
-    """Return whether the ratio of a swap to its reference is known to a tenth."""
+    """Return whether the ratio of a swap to its reference is known to a quarter."""
     ratio, error = ratio_to(values, reference)
     return bool(stats.t.ppf(0.975, max(1, len(values) - 1)) * error <= _ENOUGH * ratio)
 
