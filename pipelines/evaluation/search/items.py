@@ -1,7 +1,7 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from what calibrates recipes or is measured by the study; prompts from the shipped
-sets, apart from those of the study, each with the dense model's greedy continuation.
+Text windows come from the calibration corpus, apart from the windows that calibrate recipes and from the study's texts;
+prompts from the shipped sets, apart from those of the study, each with the dense model's greedy continuation.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,8 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
             return items
     raise InputError(
         f"search: the calibration source {spec.source} has {len(items)} windows of {length} tokens beside those that "
-        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer `calibration.source`"
+        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer "
+        "`calibration.source`"
     )
 
 
