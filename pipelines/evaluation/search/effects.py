@@ -140,22 +140,19 @@ class EffectEngine:
         progress.start(f"effects of {len(swaps)} treatments", len(own))
         for start in range(0, len(own), BATCH_ITEMS):
             batch = own[start : start + BATCH_ITEMS]
-            for place, (item, result) in enumerate(
-                zip(batch, self._measured(batch, [swaps[index] for index in active], context or {}, start), strict=True)
-            ):
+            of_items = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
+            for place, result in enumerate(of_items):
                 kl[start + place, active], cosines[start + place, active] = result[:2]
                 if start == 0:  # of all swaps, on the same items
-                    for gram, moves in zip(grams, result[2:], strict=True):
-                        gram += (moves @ moves.T).double()
+                    grams = [gram + (moves @ moves.T).double() for gram, moves in zip(grams, result[2:], strict=True)]
                 progress.advance()
             stop = start + len(batch)
-            active = (
-                active
-                if context
-                else np.array([i for i in active if not _is_known(kl[:stop, i], kl[:stop, reference[i]], i, reference)])
-            )
+            if not context:
+                active = np.array(
+                    [i for i in active.tolist() if not _is_known(kl[:stop, i], kl[:stop, reference[i]], i, reference)]
+                )
         progress.done()
-        return Effects(tuple(swaps), kl, cosines, *(_correlation(gram) for gram in grams), reference)
+        return Effects(tuple(swaps), kl, cosines, _correlation(grams[0]), _correlation(grams[1]), reference)
 
     def _measured(
         self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int

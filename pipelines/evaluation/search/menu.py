@@ -7,7 +7,6 @@ put together without pruning again.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -17,7 +16,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MatrixRecipe, parse_recipe
+from prunescope.pipelines.recipes import MatrixRecipe, Recipe, parse_recipe
 
 KEEP, DROP = "keep", "drop"
 # Checkpoints store weights in 16 bits, whatever the type in which a study computes.
@@ -70,7 +69,7 @@ class Menu:
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        recipes: list[Recipe] = [_recipe(name) for name in treatments if not name.endswith(DROP)]
         self._variants: dict[str, Variant] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -131,7 +130,7 @@ class Menu:
         return Variant(LazyMapping(chosen, lambda name: chosen[name][name]), dropped=dropped)
 
 
-def _recipe(name: str) -> MatrixRecipe:
+def _recipe(name: str) -> Recipe:
     recipe = parse_recipe(name)
     if not isinstance(recipe, MatrixRecipe):
         raise InputError(
@@ -147,6 +146,7 @@ def _bytes(change: WeightDelta) -> int:
     kept = outputs * inputs if change.mask is None else int(change.mask.sum())
     mask = 0 if change.bits is None else change.bits.numel()
     if change.codes is None:
-        return mask + kept * WEIGHT_BYTES
-    scales = cast(int, change.codes.scales.numel()) * 2 * WEIGHT_BYTES
+        # With few zeros the mask takes more than they save, and the file has the whole matrix.
+        return min(mask + kept * WEIGHT_BYTES, outputs * inputs * WEIGHT_BYTES)
+    scales = change.codes.scales.numel() * 2 * WEIGHT_BYTES
     return mask + math.ceil(kept * change.codes.bits / 8) + scales
