@@ -88,11 +88,9 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
     for attempt in range(1, 9):
         drawn = spec.model_copy(update={"sequences": 4 * count, "length": length, "seed": seed + 7919 * attempt})
         for window in calibration_tokens(decoder.tokenizer, drawn).tolist():
-            pieces = {
-                tuple(window[start : start + _UNMEASURED]) for start in range(0, length - _UNMEASURED, _UNMEASURED)
-            }
-            if not pieces & used and len(items) < count:
-                used |= {tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED)}
+            every = [tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED + 1)]
+            if used.isdisjoint(every[::_UNMEASURED]) and len(items) < count:
+                used.update(every)
                 items.append(Item(f"text-{len(items)}", tuple(window), _UNMEASURED))
         if len(items) == count:
             return items

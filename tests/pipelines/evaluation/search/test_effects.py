@@ -89,7 +89,9 @@ def test_shifts_that_cancel_have_an_overlap_of_minus_one_and_their_pair_the_kl_o
         assert pair == pytest.approx(costs[[first, second]].sum() + cross, rel=0.15), (first, second)
 
 
-def test_overlaps_do_not_depend_on_the_other_swaps_and_repeat_for_a_seed(tiny_decoder: Callable[[str], Decoder]) -> None:
+def test_overlaps_do_not_depend_on_the_other_swaps_and_repeat_for_a_seed(
+    tiny_decoder: Callable[[str], Decoder],
+) -> None:
     decoder = tiny_decoder("llama")
     own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
     swaps = swaps_of(own)

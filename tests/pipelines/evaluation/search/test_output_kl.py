@@ -27,9 +27,7 @@ HEADS = {
 
 def reference(streams: Tensor, shift: Tensor, head: OutputHead) -> Tensor:
     before, after = streams.double(), streams.double() + shift.double()
-    log_p, log_q = (
-        torch.log_softmax(logits_reference(norm_reference(h, head), head), dim=-1) for h in (before, after)
-    )
+    log_p, log_q = (torch.log_softmax(logits_reference(norm_reference(h, head), head), dim=-1) for h in (before, after))
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 

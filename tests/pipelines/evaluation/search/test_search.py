@@ -142,9 +142,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_other_random_allocati
     for name in ("effects", "trials"):
         first, second = (getattr(result, name).drop("seconds") for result in (found, again))
         assert first.equals(second, null_equal=True), name
-    drawn = [
-        result.trials.filter(pl.col("move") == "random")["treatments_json"].to_list() for result in (found, other)
-    ]
+    drawn = [result.trials.filter(pl.col("move") == "random")["treatments_json"].to_list() for result in (found, other)]
     assert set(drawn[0]).isdisjoint(drawn[1])
 
 
