@@ -18,6 +18,12 @@ Choice = NDArray[np.int64]
 # Relative distance of the target within which a removal counts as reached: sums of floats round.
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 200
+# Relative gap at which an allocation counts as the optimum, and the time after which the best one so far is taken; costs
+# are measured to some per cent.
+_GAP = 1e-9
+_SECONDS = 20.0
+# Cross terms as a share of the KL from which on measurements decide the strength of the overlap.
+_PRIOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def cheapest(
     allowed: NDArray[np.bool_] | None = None,
     changes: tuple[Choice, int] | None = None,
 ) -> Choice:
-    """Return the option of each sublayer that removes the target at the lowest sum of costs, exactly (HiGHS).
+    """Return the option of each sublayer that removes the target at the lowest sum of costs, by HiGHS.
 
     Args:
         problem: the options.
@@ -87,7 +93,7 @@ def cheapest(
         integrality=np.ones(count),
         bounds=Bounds(0, upper),
         constraints=constraints,
-        options={"mip_rel_gap": 0.0},
+        options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
     )
     if result.status == 2:  # infeasible
         raise InputError(f"the menu cannot remove {target:,.0f}; it removes at most {problem.most:,.0f}")
@@ -146,12 +152,16 @@ def descend(
 
 
 def fitted_strength(choices: Sequence[Choice], measured: Sequence[float], costs: Numbers, overlap: Numbers) -> float:
-    """Return the strength of the overlap that fits measured choices, by least squares of the relative residuals."""
+    """Return the strength of the overlap that fits measured choices best, by least squares of relative residuals.
+
+    Choices of which hardly any shifts overlap say nothing of it; it then stays at 1, its value for small shifts. As a
+    prior around 1 it counts like one measurement whose cross terms are a tenth of its KL.
+    """
     sums = np.array([predicted(choice, costs, overlap, 0.0) for choice in choices])
     cross = np.array([predicted(choice, costs, overlap, 1.0) for choice in choices]) - sums
     residual, weight = np.array(measured) - sums, 1 / np.maximum(np.array(measured), np.finfo(float).tiny)
-    denominator = float(((cross * weight) ** 2).sum())
-    return float((residual * cross * weight**2).sum() / denominator) if denominator > 0 else 0.0
+    known = float(((cross * weight) ** 2).sum())
+    return (float((residual * cross * weight**2).sum()) + _PRIOR**2) / (known + _PRIOR**2)
 
 
 def random_choice(problem: Problem, target: float, generator: np.random.Generator) -> Choice:
