@@ -1,7 +1,7 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from the windows that calibrate recipes and from the study's texts;
-prompts from the shipped sets, apart from those of the study, each with the dense model's greedy continuation; samples of
+Text windows come from the calibration corpus, apart from the windows that calibrate recipes and the texts of the study;
+prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
 a task, with their right answers, from those that the study does not score, where it leaves some.
 """
 
