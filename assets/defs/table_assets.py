@@ -52,7 +52,7 @@ def _spec(step: Step, table: str) -> AssetSpec:
     upstream = {
         "models": [],
         "calibration": [AssetKey("models")],
-        "search": [*map(AssetKey, MODEL_TABLES)],
+        "search": [AssetKey("models"), AssetKey("activation_stats")],
         "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
     }
     return AssetSpec(

@@ -76,6 +76,8 @@ def check_outline(
             require_context(spec, context, key)
             calibration_tokens(tokenizer, spec)
     _check_recipes(study, outline)
+    if study.search is not None and study.search.length > context:
+        raise InputError(f"`search.length` {study.search.length} is over the model's {context} tokens; lower it")
     for data_set in study.retrieval:
         require_fits(data_set, context)
     return prompts, texts, [retrieval_size(data_set, tokenizer) for data_set in study.retrieval]

@@ -12,6 +12,8 @@ from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
 Batch = Float[Tensor, "entries positions width"]
+# The label of a sublayer, and the name of what replaces it: several swaps of one sublayer are entries of their own.
+Swap = tuple[str, str]
 # eps to this power bounds the relative distance of results that differ by rounding: 1e-5 in float32, 3e-2 in bfloat16.
 _ROUNDING_POWER = 0.75
 
@@ -45,66 +47,67 @@ class IsolatedEffect:
         self._can_batch: dict[int, bool] = {}
 
     @torch.inference_mode()
-    def shifts(self, dense: Capture, moved: Mapping[str, States]) -> dict[str, States]:
+    def shifts(self, dense: Capture, moved: Mapping[Swap, States]) -> dict[Swap, States]:
         """Return the shift of the final residual stream that each swapped sublayer causes on its own.
 
         Args:
             dense: a pass over all tokens at once that kept its calls.
-            moved: local shift of each swapped sublayer at all positions, by label: its contribution in the dense
-                context minus the dense one.
+            moved: local shift of each swapped sublayer at all positions: its contribution in the dense context minus
+                the dense one.
 
         Returns:
-            By label, at all positions, before the final norm, float32; exactly zero where the local shift is.
+            By swap, at all positions, before the final norm, float32; exactly zero where the local shift is.
 
         Raises:
             ValueError: the pass has no calls of layers, or a label is not one of the decoder's.
             ComputationError: a layer called again on the dense stream gives another contribution.
         """
-        unknown = sorted(set(moved) - {sublayer.label for sublayer in self._decoder.sublayers})
+        unknown = sorted({label for label, _ in moved} - {sublayer.label for sublayer in self._decoder.sublayers})
         if unknown or not dense.layer_calls:
             raise ValueError(f"no sublayer {unknown[0]}" if unknown else "a pass over all tokens at once is needed")
-        shifts: dict[str, Tensor] = {}  # of the stream, float64
+        order: list[Swap] = []
+        shifts = torch.empty(0)  # of the stream, (entries, positions, width), float64
         for index, layer in enumerate(self._decoder.layers):
-            swapped = {
-                sublayer.label: moved[sublayer.label].double()
-                for sublayer in layer.sublayers
-                if sublayer.label in moved and bool(moved[sublayer.label].any())
-            }
+            labels = {sublayer.label for sublayer in layer.sublayers}
+            swapped = [swap for swap, move in moved.items() if swap[0] in labels and bool(move.any())]
             # A swapped attention of a sequential layer changes the MLP's input; all other swaps act after the layer.
-            inside = {} if layer.is_parallel else {k: v for k, v in swapped.items() if k == layer.attn.label}
-            if shifts or inside:
-                shifts = self._through(index, dense, shifts | inside)
-            shifts = swapped | shifts
-        return {label: shifts.get(label, torch.zeros_like(local)).float() for label, local in moved.items()}
+            inside = [] if layer.is_parallel else [swap for swap in swapped if swap[0] == layer.attn.label]
+            if order or inside:
+                stacked = [shifts] if order else []
+                before = torch.cat([*stacked, *(moved[swap].double()[None] for swap in inside)])
+                shifts = self._through(index, dense, before, len(order))
+            behind = [moved[swap].double()[None] for swap in swapped if swap not in inside]
+            shifts = torch.cat([*([shifts] if order or inside else []), *behind]) if behind else shifts
+            order += [*inside, *(swap for swap in swapped if swap not in inside)]
+        final = dict(zip(order, shifts.float(), strict=True)) if order else {}
+        return {swap: final.get(swap, torch.zeros_like(move)) for swap, move in moved.items()}
 
-    def _through(self, index: int, dense: Capture, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the shifts after a layer from those before it, and from that of the layer's own attention."""
+    def _through(
+        self, index: int, dense: Capture, shifts: Float[Tensor, "entries positions width"], outside: int
+    ) -> Float[Tensor, "entries positions width"]:
+        """Return the shifts after a layer; those from number `outside` on are of its own attention's contribution."""
         layer, call = self._decoder.layers[index], dense.layer_calls[index]
         if index not in self._can_batch:
             self._can_batch[index] = _can_batch(layer, call, dense)
         stream = stream_of(*call)
         size = max(1, self._rows // stream.shape[1] - 1)
-        after, labels = {}, list(shifts)
-        for start in range(0, len(labels), size):
-            chunk = labels[start : start + size]
-            swap = {
-                entry: shifts[label].to(stream.dtype)
-                for entry, label in enumerate(chunk, start=1)
-                if label == layer.attn.label
-            }
+        after = []
+        for start in range(0, len(shifts), size):
+            chunk = shifts[start : start + size]
+            before = max(0, min(outside - start, len(chunk)))  # entries whose stream in front of the layer is moved
             streams = torch.cat(
-                [stream]
-                + [
-                    stream if entry in swap else (stream.double() + shifts[label]).to(stream.dtype)
-                    for entry, label in enumerate(chunk, start=1)
+                [
+                    stream,
+                    (stream.double() + chunk[:before]).to(stream.dtype),
+                    stream.expand(len(chunk) - before, -1, -1),
                 ]
             )
-            attn, mlp = self._added(index, call, streams, swap)
-            for entry, label in enumerate(chunk, start=1):
-                after[label] = shifts[label] + (mlp[entry].double() - mlp[0].double())
-                if entry not in swap:
-                    after[label] += attn[entry].double() - attn[0].double()
-        return after
+            own = {entry + 1: chunk[entry].to(stream.dtype) for entry in range(before, len(chunk))}
+            attn, mlp = self._added(index, call, streams, own)
+            moves = chunk + (mlp[1:].double() - mlp[0].double())
+            moves[:before] += attn[1 : before + 1].double() - attn[0].double()
+            after.append(moves)
+        return torch.cat(after)
 
     def _added(self, index: int, call: Arguments, streams: Batch, swap: dict[int, Tensor]) -> tuple[Batch, Batch]:
         layer = self._decoder.layers[index]

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int, Int32
-from torch import Tensor, nn
+from jaxtyping import Float, Float64, Int32
+from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
-from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.evaluation.traces.final_streams import final_streams
 from prunescope.pipelines.metrics.divergence import TARGET_NAMES, divergence
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import hooks, state_argument
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
@@ -160,7 +159,8 @@ class TextSession:
     def _streams(self, text: TokenizedText, name: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
         """Yield the final streams that predict the scored tokens, some windows at a time."""
         for windows in text.windows.split(max(1, self.decoder.at_once(PASS_TOKENS) // text.text.context)):
-            streams = _final_streams(self.decoder, windows.to(self.decoder.device), text.text.scored)
+            reads = slice(-text.text.scored - 1, -1)
+            streams = final_streams(self.decoder, windows.to(self.decoder.device), reads).flatten(end_dim=1)
             if not bool(torch.isfinite(streams).all()):
                 raise ComputationError(f"{name}: NaN or infinite states on text {text.text.id!r}")
             yield streams
@@ -201,30 +201,3 @@ class TextSession:
         frame = pl.DataFrame(about | columns, schema_overrides=SCHEMA)
         constants = {name: pl.lit(value, dtype=SCHEMA[name]) for name, value in names.items()}
         return frame.with_columns(**constants).select(SCHEMA.names())
-
-
-@torch.inference_mode()
-def _final_streams(
-    decoder: Decoder, windows: Int[Tensor, "windows context"], scored: int
-) -> Float64[Tensor, "rows width"]:
-    """Return the residual stream that predicts each of a window's last `scored` tokens.
-
-    As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
-    reads where the model computes in fewer bits.
-    """
-    reads = slice(-scored - 1, -1)
-    total: list[Tensor] = []
-
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        state = state_argument(args, kwargs)
-        if state is not None:
-            total[:] = [state[:, reads].double()]
-
-    def add(added: Tensor) -> None:
-        total[0] += added[:, reads].to(total[0].device)
-
-    summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
-    first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module
-    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
-        decoder.hidden(windows)
-    return total[0].flatten(end_dim=1)

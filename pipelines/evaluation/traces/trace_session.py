@@ -290,8 +290,9 @@ class TraceSession:
         local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
         isolated = []
         for index, dense in enumerate(self._layered):
-            shifts = self._isolation.shifts(dense.full_pass, {label: moved[index] for label, moved in local.items()})
-            isolated.append({label: shift[dense.first :] for label, shift in shifts.items()})
+            moves = {(label, "pruned"): moved[index] for label, moved in local.items()}
+            shifts = self._isolation.shifts(dense.full_pass, moves)
+            isolated.append({label: shift[dense.first :] for (label, _), shift in shifts.items()})
         return isolated
 
     def _transitions(

@@ -68,6 +68,12 @@ def final_stream(decoder: Decoder, tokens: Tensor) -> Tensor:
     return streams[0]
 
 
+def isolated(effect: IsolatedEffect, dense: Capture, moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Swap every sublayer once."""
+    shifts = effect.shifts(dense, {(label, "pruned"): move for label, move in moved.items()})
+    return {label: shift for (label, _), shift in shifts.items()}
+
+
 def truths(decoder: Decoder, tokens: Tensor, variant: Variant) -> dict[str, Tensor]:
     """Return, by sublayer, the final stream of a float64 model with that sublayer changed, minus the dense one's."""
     before = final_stream(in_float64(decoder), tokens)
@@ -94,7 +100,7 @@ def assert_equal(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], allow
 def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(decoder: Decoder, length: int) -> None:
     tokens, variant = TOKENS[:, :length], masks_of(decoder)
     dense = dense_pass(decoder, tokens)
-    found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
+    found = isolated(IsolatedEffect(decoder), dense, local_shifts(decoder, dense, variant))
     assert_equal(found, truths(decoder, tokens, variant))
 
 
@@ -103,14 +109,14 @@ def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dro
     """Drop some sublayers and mask the others of the same layers."""
     variant = replace(masks_of(decoder), dropped=dropped)
     dense = dense_pass(decoder, TOKENS)
-    found = IsolatedEffect(decoder).shifts(dense, local_shifts(decoder, dense, variant))
+    found = isolated(IsolatedEffect(decoder), dense, local_shifts(decoder, dense, variant))
     assert_equal(found, truths(decoder, TOKENS, variant))
 
 
 def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder) -> None:
     dense = dense_pass(one_of_few, TOKENS)
     moved = local_shifts(one_of_few, dense, masks_of(one_of_few))
-    found = IsolatedEffect(one_of_few).shifts(dense, moved)
+    found = isolated(IsolatedEffect(one_of_few), dense, moved)
     top = one_of_few.layers[-1]
     assert torch.equal(found[top.mlp.label], moved[top.mlp.label])
     assert torch.equal(found[top.attn.label], moved[top.attn.label]) == top.is_parallel
@@ -123,16 +129,16 @@ def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_
         with apply_variant(one_of_few, only):
             pruned = dense_pass(one_of_few, TOKENS)
         propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in one_of_few.sublayers)
-        found = IsolatedEffect(one_of_few).shifts(dense, local_shifts(one_of_few, dense, only))
+        found = isolated(IsolatedEffect(one_of_few), dense, local_shifts(one_of_few, dense, only))
         assert_equal(found, {sublayer.label: propagated})
 
 
 def test_chunks_of_any_size_give_equal_shifts_and_leave_no_hooks(one_of_few: Decoder) -> None:
     dense = dense_pass(one_of_few, TOKENS)
     moved = local_shifts(one_of_few, dense, masks_of(one_of_few))
-    whole = IsolatedEffect(one_of_few).shifts(dense, moved)
+    whole = isolated(IsolatedEffect(one_of_few), dense, moved)
     for rows in (1, 60):
-        found = IsolatedEffect(one_of_few, rows).shifts(dense, moved)
+        found = isolated(IsolatedEffect(one_of_few, rows), dense, moved)
         for label, shift in whole.items():
             torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
     assert not any(module._forward_hooks for module in one_of_few.model.modules())
@@ -147,7 +153,7 @@ def test_an_unchanged_sublayer_has_exactly_zero_beside_changed_ones(llama: Decod
     dense = dense_pass(llama, TOKENS)
     moved = local_shifts(llama, dense, masks_of(llama))
     still = moved | {"attn.1": torch.zeros_like(moved["attn.1"])}
-    found = IsolatedEffect(llama).shifts(dense, still)
+    found = isolated(IsolatedEffect(llama), dense, still)
     assert not found["attn.1"].any()
     assert all(found[label].any() for label in moved if label != "attn.1")
 
@@ -157,14 +163,14 @@ def test_a_shift_below_the_models_rounding_is_preserved(llama: Decoder) -> None:
     for tokens in (TOKENS, TOKENS[:, :1]):
         dense = dense_pass(llama, tokens)
         moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}
-        for label, shift in IsolatedEffect(llama).shifts(dense, moved).items():
+        for label, shift in isolated(IsolatedEffect(llama), dense, moved).items():
             assert torch.equal(shift, moved[label]), label
 
 
 def test_alibi_per_entry_and_head_cannot_be_batched(tiny_decoder: Callable[[str], Decoder]) -> None:
     decoder = tiny_decoder("bloom")
     dense, isolation = dense_pass(decoder, TOKENS), IsolatedEffect(decoder)
-    isolation.shifts(dense, local_shifts(decoder, dense, masks_of(decoder)))
+    isolated(isolation, dense, local_shifts(decoder, dense, masks_of(decoder)))
     assert isolation._can_batch == {0: False, 1: False, 2: False}
 
 
@@ -185,14 +191,14 @@ class OneByOne(torch.nn.Module):
 def test_a_layer_that_cannot_be_batched_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
     variant = masks_of(llama)
     dense = dense_pass(llama, TOKENS)
-    expected = IsolatedEffect(llama).shifts(dense, local_shifts(llama, dense, variant))
+    expected = isolated(IsolatedEffect(llama), dense, local_shifts(llama, dense, variant))
     stack = llama.trunk.layers
     stack[1] = OneByOne(stack[1], refuses=refuses)
     stack[1].attention_type = "full_attention"
     layers = (llama.layers[0], replace(llama.layers[1], module=stack[1]), llama.layers[2])
     odd = replace(llama, layers=layers)
     dense = dense_pass(odd, TOKENS)
-    found = IsolatedEffect(odd).shifts(dense, local_shifts(odd, dense, variant))
+    found = isolated(IsolatedEffect(odd), dense, local_shifts(odd, dense, variant))
     for label, shift in expected.items():
         torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
 
@@ -202,23 +208,23 @@ def test_a_nondeterministic_layer_is_refused_by_name(llama: Decoder) -> None:
     moved = local_shifts(llama, dense, masks_of(llama))
     dense.whole["mlp.1"] = dense.whole["mlp.1"] * 1.01
     with pytest.raises(ComputationError, match=r"model\.layers\.1\.mlp: called again"):
-        IsolatedEffect(llama).shifts(dense, moved)
+        isolated(IsolatedEffect(llama), dense, moved)
 
 
 def test_a_repeat_that_is_off_by_more_than_rounding_is_refused(llama: Decoder) -> None:
     dense = dense_pass(llama, TOKENS)
     dense.whole["mlp.1"] = dense.whole["mlp.1"] * (1 + 2e-5)
     with pytest.raises(ComputationError, match="called again on the same stream"):
-        IsolatedEffect(llama).shifts(dense, local_shifts(llama, dense, masks_of(llama)))
+        isolated(IsolatedEffect(llama), dense, local_shifts(llama, dense, masks_of(llama)))
 
 
 def test_passes_through_a_cache_and_unknown_sublayers_are_refused(llama: Decoder) -> None:
     cached = run_known(llama, TOKENS, 0, by_token_from=5, keep_calls=True)
     moved = {"mlp.1": torch.ones_like(cached.whole["mlp.1"])}
     with pytest.raises(ValueError, match="all tokens at once"):
-        IsolatedEffect(llama).shifts(cached, moved)
+        isolated(IsolatedEffect(llama), cached, moved)
     with pytest.raises(ValueError, match=r"no sublayer mlp\.9"):
-        IsolatedEffect(llama).shifts(dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
+        isolated(IsolatedEffect(llama), dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
 
 
 def test_measured_positions_are_the_end_of_the_whole_contributions(llama: Decoder) -> None:

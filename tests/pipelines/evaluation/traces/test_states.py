@@ -17,7 +17,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.pipelines.evaluation.traces.test_isolated import TOKENS, dense_pass, local_shifts, masks_of
+from tests.pipelines.evaluation.traces.test_isolated import TOKENS, dense_pass, isolated, local_shifts, masks_of
 from tests.warehouse.conftest import provenance_of
 
 TABLE = TABLES["hidden_states"]
@@ -41,14 +41,14 @@ def live(tiny_folder: Path) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
     decoder = load_decoder(tiny_folder)
     dense = dense_pass(decoder, TOKENS)
     local = local_shifts(decoder, dense, masks_of(decoder))
-    isolated = IsolatedEffect(decoder).shifts(dense, local)
+    alone = isolated(IsolatedEffect(decoder), dense, local)
     states = {}
     for layer in decoder.layers:
         stream = dense.streams[layer.attn.layer]
         for sublayer in (layer.attn, layer.mlp):
             stream = stream + dense.whole[sublayer.label]
             states[sublayer.label] = {
-                "dense": stream, "local": local[sublayer.label], "isolated": isolated[sublayer.label]
+                "dense": stream, "local": local[sublayer.label], "isolated": alone[sublayer.label]
             }  # fmt: skip
     return decoder, states
 

@@ -1,0 +1,251 @@
+"""Effects of single treatments at the output, in the context of the dense model or of an allocation.
+
+All treatments of all sublayers share the passes of their context: a treatment costs its sublayer's output on the
+context's inputs, and the layers above.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.search.items import Item
+from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
+from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, Swap
+from prunescope.pipelines.metrics.output_head import OutputHead
+from prunescope.pipelines.metrics.vector_metrics import space_metrics
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import apply_variant
+
+# Items after which a treatment may stop, and the half-width of its ratio's 95 % interval at which it does.
+BATCH_ITEMS = 4
+_ENOUGH = 0.25
+# Tokens drawn from the dense softmax of each position, for the covariances of logit shifts.
+_DRAWS = 16
+# Bytes of final shifts in memory.
+_MAX_SHIFT_BYTES = 2**30
+Means = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects of swaps, each alone.
+
+    Attributes:
+        swaps: sublayer and treatment.
+        kl: KL(dense ‖ pruned) in nats, mean over an item's positions, (items, swaps); NaN where a swap was not
+            measured because its ratio to its sublayer's reference was known well enough.
+        one_minus_cos: of the head's input, in the same form.
+        kl_overlap: correlations of the logit shifts under the dense softmax, (swaps, swaps).
+        cos_overlap: correlations of the shifts of the head's input.
+        reference: for each swap the number of its sublayer's reference, which is measured on all items.
+    """
+
+    swaps: tuple[Swap, ...]
+    kl: Means
+    one_minus_cos: Means
+    kl_overlap: Means
+    cos_overlap: Means
+    reference: NDArray[np.int64]
+
+    def mean(self, values: Means) -> tuple[Means, Means]:
+        """Return mean and standard error of each swap over all items, by its ratio to its reference.
+
+        Args:
+            values: `kl` or `one_minus_cos`.
+        """
+        means, errors = np.empty(len(self.swaps)), np.empty(len(self.swaps))
+        for index, other in enumerate(self.reference):
+            whole, own = values[:, other], values[:, index]
+            seen = np.isfinite(own)
+            ratio, error = ratio_to(own[seen], whole[seen])
+            whole_error = whole.std(ddof=1) / np.sqrt(len(whole)) if len(whole) > 1 else 0.0
+            means[index] = ratio * whole.mean()
+            errors[index] = np.hypot(ratio * whole_error, 0.0 if seen.all() else error * whole.mean())
+            if seen.all():
+                means[index] = own.mean()
+                errors[index] = own.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else 0.0
+        return means, errors
+
+
+def ratio_to(values: Means, reference: Means) -> tuple[float, float]:
+    """Return the ratio of two paired means and its standard error by the delta method; 0 for a reference of zeros."""
+    mean = float(reference.mean())
+    if mean <= 0:
+        return 0.0, 0.0
+    ratio = float(values.mean()) / mean
+    if len(values) < 2:
+        return ratio, np.inf
+    residual = values - ratio * reference
+    return ratio, float(residual.std(ddof=1) / np.sqrt(len(values)) / mean)
+
+
+class EffectEngine:
+    """Measurement of effects on a list of items.
+
+    Args:
+        decoder: the dense model.
+        menu: treatments and their weights.
+        items: what is measured.
+        seed: of the draws for the overlaps.
+    """
+
+    def __init__(self, decoder: Decoder, menu: Menu, items: Sequence[Item], seed: int = 0) -> None:
+        self._decoder, self._menu, self._items, self._seed = decoder, menu, list(items), seed
+        self._isolation = IsolatedEffect(decoder)
+
+    def measure(
+        self,
+        swaps: Sequence[Swap],
+        context: Allocation | None = None,
+        items: int | None = None,
+        progress: Progress = SILENT,
+    ) -> Effects:
+        """Measure swaps one at a time: each replaces its sublayer's treatment, the rest stays as in the context.
+
+        A sublayer's first swap is its reference and is measured on all items. Another one stops at the batch after
+        which the 95 % interval of its ratio to the reference is within a quarter of the ratio: treatments of a sublayer
+        err on the same tokens, so that few items tell how they compare. In a context all are measured on all items,
+        because their differences are small against the context's own effect.
+
+        Args:
+            swaps: sublayer and treatment, a sublayer's reference first.
+            context: the allocation around them; None is the dense model.
+            items: only the first so many.
+            progress: one step an item.
+
+        Returns:
+            Effects against the dense model; in a context they include the context's own.
+
+        Raises:
+            ComputationError: a swap gives NaN or infinite states.
+        """
+        own = self._items[:items]
+        firsts = {label: index for index, (label, _) in reversed(list(enumerate(swaps)))}
+        reference = np.array([firsts[label] for label, _ in swaps])
+        kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
+        logits, inputs = (torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2))
+        active = np.arange(len(swaps))
+        progress.start(f"effects of {len(swaps)} treatments", len(own))
+        for start in range(0, len(own), BATCH_ITEMS):
+            batch = own[start : start + BATCH_ITEMS]
+            results = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
+            for place, (nats, cosine, at_draws, states) in enumerate(results, start):
+                kl[place, active], cosines[place, active] = nats, cosine
+                if start == 0:  # of all swaps, on the same items
+                    logits += (at_draws @ at_draws.T).double()
+                    inputs += (states @ states.T).double()
+                progress.advance()
+            stop = start + len(batch)
+            if not context:
+                known = [
+                    _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
+                ]
+                active = active[~np.array(known)]
+        progress.done()
+        return Effects(tuple(swaps), kl, cosines, _correlation(logits), _correlation(inputs), reference)
+
+    def _measured(
+        self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int
+    ) -> Iterator[tuple[Means, Means, Tensor, Tensor]]:
+        """Yield each item's KL and cosine defects by swap, and the swaps' shifts of drawn logits and of the state."""
+        dense = around = [self._pass(item) for item in items]
+        if context:
+            with self._applied(context):
+                around = [self._pass(item) for item in items]
+        local = {swap: self._local_shifts(swap, around, context) for swap in swaps}
+        with self._applied(context):
+            for index, (item, own, outer) in enumerate(zip(items, dense, around, strict=True)):
+                output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
+                offset = self._final(outer).double() - self._final(own).double()
+                directions = _drawn_directions(output, self._decoder.head, self._seed + first + index)
+                moves = {swap: shifts[index] for swap, shifts in local.items()}
+                yield self._at_output(item, output, outer, offset, directions, moves)
+
+    def _applied(self, context: Allocation) -> AbstractContextManager[None]:
+        # Modules of dropped sublayers run, because hooks read their inputs.
+        return apply_variant(self._decoder, self._menu.variant(context), skips=False) if context else nullcontext()
+
+    def _pass(self, item: Item) -> Capture:
+        tokens = torch.tensor([item.tokens], device=self._decoder.device)
+        return run_known(self._decoder, tokens, 0, by_token_from=None, keep_calls=True)
+
+    def _final(self, capture: Capture) -> Tensor:
+        return stream_after(self._decoder, capture, self._decoder.layers[-1].mlp)
+
+    def _local_shifts(self, swap: Swap, around: Sequence[Capture], context: Allocation) -> list[Tensor]:
+        """Return the difference that a swap makes to its sublayer's contribution on the context's inputs."""
+        label, treatment = swap
+        sublayer = self._menu.sublayers[label]
+        wholes = [capture.whole[label] for capture in around]
+        if treatment == context.get(label, KEEP):
+            return [torch.zeros_like(whole) for whole in wholes]
+        before = [torch.zeros_like(whole) for whole in wholes] if context.get(label) == DROP else wholes
+        if treatment == DROP:
+            return [-own for own in before]
+        with sublayer.on_device():
+            weights = Variant(self._menu.weights(label, treatment)).weights(sublayer)
+            after = [replay(sublayer, capture.calls[label], weights, 0) for capture in around]
+        return [new.to(own.device) - own for new, own in zip(after, before, strict=True)]
+
+    def _at_output(
+        self,
+        item: Item,
+        output: DenseOutput,
+        around: Capture,
+        offset: Tensor,
+        directions: Tensor,
+        moves: Mapping[Swap, Tensor],
+    ) -> tuple[Means, Means, Tensor, Tensor]:
+        swaps = list(moves)
+        group = max(1, _MAX_SHIFT_BYTES // (16 * len(item.tokens) * self._decoder.width))
+        length = output.states.norm(dim=-1, keepdim=True)
+        kl, cosines, at_draws, states = [], [], [], []
+        for start in range(0, len(swaps), group):
+            final = self._isolation.shifts(around, {swap: moves[swap] for swap in swaps[start : start + group]})
+            for swap, moved in final.items():
+                nats, move = output.kl((offset + moved.double())[item.measured])
+                if not bool(torch.isfinite(nats).all()):
+                    raise ComputationError(f"search: {swap[0]} with {swap[1]}: NaN or infinite states")
+                kl.append(float(nats.mean()))
+                cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
+                at_draws.append((directions @ move[:, :, None]).flatten())
+                states.append((move / length).flatten())
+        return np.array(kl), np.array(cosines), torch.stack(at_draws), torch.stack(states)
+
+
+def _is_known(values: Means, reference: Means) -> bool:
+    """Return whether the ratio of a swap to its reference is known to a quarter."""
+    ratio, error = ratio_to(values, reference)
+    return bool(stats.t.ppf(0.975, max(1, len(values) - 1)) * error <= _ENOUGH * ratio)
+
+
+def _correlation(gram: Tensor) -> Means:
+    size = gram.diagonal().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    correlation: Means = (gram / size / size[:, None]).numpy()
+    return correlation
+
+
+def _drawn_directions(output: DenseOutput, head: OutputHead, seed: int) -> Float[Tensor, "rows draws width"]:
+    """Return w_y − E_p[w] for tokens y drawn from the dense softmax p of each row, with w the rows of the head.
+
+    The mean over y of (w_y − E_p[w])·a times (w_y − E_p[w])·b is the covariance of the logit shifts W a and W b under
+    p; the KL of a shift is half its variance, to second order (2603.24652, Theorem 3).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weight, directions = head.weight.detach().float(), []
+    for block in output.blocks:
+        drawn = torch.multinomial(block.p.cpu(), _DRAWS, replacement=True, generator=generator)
+        directions.append(weight[drawn.to(weight.device)] - (block.p @ weight)[:, None])
+    return torch.cat(directions)

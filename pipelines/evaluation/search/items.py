@@ -1,0 +1,162 @@
+"""Items of a search: the texts on which effects and allocations are measured; the study never measures these.
+
+Text windows come from the calibration corpus, apart from the windows that calibrate recipes and the texts of the study;
+prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
+a task, with their right answers, from those that the study does not score, where it leaves some.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
+from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
+from prunescope.pipelines.evaluation.traces.decoding import decode
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.search_spec import SearchSpec
+
+# Tokens at the start of a window that are read and not measured: they have next to no context.
+_UNMEASURED = 8
+
+
+@dataclass(frozen=True)
+class Item:
+    """One text of a search.
+
+    Attributes:
+        id: name in the tables.
+        tokens: token ids, without those after the last measured position.
+        first: first measured position; all later ones are measured.
+        prompt: number of tokens that were given, for free-running objectives; None for a window of text.
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    first: int
+    prompt: int | None = None
+
+    @property
+    def measured(self) -> slice:
+        """The measured positions."""
+        return slice(self.first, len(self.tokens))
+
+
+def search_items(
+    decoder: Decoder, study: Study, unasked: Study, spec: SearchSpec, progress: Progress = SILENT
+) -> list[Item]:
+    """Return the items of a search's objective: of a task, prompts alone (`free-kl`), or texts and prompts in turn.
+
+    Args:
+        decoder: the dense model.
+        study: the study.
+        unasked: the same with the prompts of the search in place of its own.
+        spec: objective and numbers of items.
+        progress: one step a generated answer of a task.
+
+    Raises:
+        InputError: the objective has no items: it names a task that the study lacks, or needs prompts.
+    """
+    kind, _, task = spec.objective.partition(":")
+    if kind == "task":
+        return task_items(decoder, study, task, spec.texts + spec.prompts, progress)
+    prompts = prompt_items(decoder, unasked)
+    if kind != "free-kl":
+        return interleaved(text_items(decoder, study, spec.texts, spec.length, spec.seed), prompts)
+    if not prompts:
+        raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
+    return prompts
+
+
+def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:
+    """Return windows of the calibration corpus that overlap no calibration window and no text of the study.
+
+    Raises:
+        InputError: the corpus is too short for them.
+    """
+    spec = study.calibration
+    texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
+    seen = [calibration_tokens(decoder.tokenizer, spec), *(text.windows for text in texts)]
+    used = {
+        tuple(row)
+        for windows in seen
+        if windows.shape[1] >= _UNMEASURED
+        for row in windows.unfold(1, _UNMEASURED, 1).flatten(0, 1).tolist()
+    }
+    items: list[Item] = []
+    for attempt in range(1, 9):
+        drawn = spec.model_copy(update={"sequences": 4 * count, "length": length, "seed": seed + 7919 * attempt})
+        for window in calibration_tokens(decoder.tokenizer, drawn).tolist():
+            every = [tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED + 1)]
+            if used.isdisjoint(every[::_UNMEASURED]) and len(items) < count:
+                used.update(every)
+                items.append(Item(f"text-{len(items)}", tuple(window), _UNMEASURED))
+        if len(items) == count:
+            return items
+    raise InputError(
+        f"search: the calibration source {spec.source} has {len(items)} windows of {length} tokens beside those that "
+        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer "
+        "`calibration.source`"
+    )
+
+
+def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
+    """Return a study's prompts, each with the dense model's greedy continuation, measured at the continuation."""
+    prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
+    if not prompts:
+        return []
+    steps = study.generation.new_tokens
+    decoded = decode(decoder, [each.ids for each in prompts], steps, lambda z, *_: z.argmax(dim=-1), [0] * len(prompts))
+    return [
+        # The last token is predicted and not read.
+        Item(each.prompt.id, (*each.ids, *own.tokens[:-1]), len(each.ids) - 1, len(each.ids))
+        for each, own in zip(prompts, decoded, strict=True)
+    ]
+
+
+def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: Progress = SILENT) -> list[Item]:
+    """Return samples of one of the study's tasks, measured at the tokens of their right answers.
+
+    They are samples behind those that the study scores. Where the study scores all of its data, they are of the last
+    half and **overlap** with what the study's own scores rest on; the progress says so, and the items are named
+    `TASK-SAMPLE` by the `sample_id` of `task_samples`.
+
+    Args:
+        decoder: the dense model; its own greedy answers are the right ones of a task that generates text.
+        study: its tasks.
+        name: of the task.
+        count: maximum number of samples.
+        progress: one step a generated answer.
+
+    Raises:
+        InputError: the study has no such task, or it has no right answers.
+    """
+    spec = next((spec for spec in study.tasks if spec.name == name), None)
+    if spec is None:
+        own = ", ".join(spec.name for spec in study.tasks) or "none"
+        raise InputError(f"search: objective task:{name}: the study has no task {name!r}; its tasks are {own}")
+    # It imports lm-eval, which other objectives do not need.
+    from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
+
+    return [
+        Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
+        for each in right_answers(decoder, spec, count, progress)
+    ]
+
+
+def padded(items: Sequence[Item], device: torch.device) -> Int[Tensor, "items length"]:
+    """Return items as one batch, padded on the right, which changes no earlier position of a causal model."""
+    longest = max(len(item.tokens) for item in items)
+    return torch.tensor([[*item.tokens, *[0] * (longest - len(item.tokens))] for item in items], device=device)
+
+
+def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
+    """Return both kinds in turn, so that any first part of the list has both."""
+    both = [item for pair in zip(texts, prompts, strict=False) for item in pair]
+    return [*both, *texts[len(prompts) :], *prompts[len(texts) :]]

@@ -1,0 +1,161 @@
+"""Menu of a search: the treatments of each sublayer, what each removes, and the variants of whole allocations.
+
+A treatment's weights come from one pass of the calibration tokens through the dense model, so that any allocation is
+put together without pruning again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.pruning.apply import prune_all
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
+
+KEEP, DROP = "keep", "drop"
+# Checkpoints store weights in 16 bits, whatever the type in which a study computes.
+WEIGHT_BYTES = 2
+# What is done to each sublayer, by label; sublayers that are not listed are kept.
+Allocation = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One treatment of one sublayer.
+
+    Attributes:
+        sublayer: its label.
+        treatment: `keep`, `drop` or the name of a recipe.
+        parameters: weights that it removes.
+        bytes: bytes that it saves in a file with packed masks and codes.
+        milliseconds: time of a decoding step that it saves; None where it was not measured.
+    """
+
+    sublayer: str
+    treatment: str
+    parameters: int
+    bytes: int
+    milliseconds: float | None = None
+
+
+class Menu:
+    """The treatments of every sublayer of a model.
+
+    Args:
+        decoder: the dense model.
+        treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always there.
+        statistics: calibration tokens, and where to store finished layers.
+        step_milliseconds: time that each sublayer takes in a decoding step, by label; None where it is not the budget.
+        progress: one step a layer.
+
+    Raises:
+        InputError: a treatment is unknown or changes no matrices, or a recipe does not fit the model.
+        ComputationError: a recipe's arithmetic failed.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        treatments: Sequence[str],
+        statistics: Statistics,
+        step_milliseconds: Mapping[str, float] | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
+        self._step_milliseconds = step_milliseconds
+        recipes: list[Recipe] = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        # By treatment: what it shares with others that differ in sparsity alone.
+        self.families = {recipe.name: family for recipe in recipes if (family := _family(recipe)) is not None}
+        self._variants: dict[str, Variant] = {}
+        for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
+            if not isinstance(pruned, Variant):
+                raise pruned
+            self._variants[name] = pruned
+        self.options: tuple[Option, ...] = tuple(
+            option
+            for label, sublayer in self.sublayers.items()
+            for option in self._options(label, sublayer, treatments, step_milliseconds)
+        )
+
+    def _options(
+        self,
+        label: str,
+        sublayer: Sublayer,
+        treatments: Sequence[str],
+        step_milliseconds: Mapping[str, float] | None,
+    ) -> list[Option]:
+        size = sum(matrix.size for matrix in sublayer.matrices.values())
+        saved = None if step_milliseconds is None else 0.0
+        options = [Option(label, KEEP, 0, 0, saved)]
+        if {DROP, f"{sublayer.kind}-{DROP}"} & set(treatments):
+            time = None if step_milliseconds is None else step_milliseconds[label]
+            options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
+        for name, variant in self._variants.items():
+            changes = {each: variant.changes[each] for each in sublayer.matrices if each in variant.changes}
+            if changes:
+                masked = sum(0 if change.mask is None else int((~change.mask).sum()) for change in changes.values())
+                kept = sum(_bytes(change) for change in changes.values())
+                before = sum(sublayer.matrices[each].size for each in changes) * WEIGHT_BYTES
+                options.append(Option(label, name, masked, before - kept, saved))
+        return options
+
+    def total(self, budget: str) -> float:
+        """Return the layers' weights, bytes or milliseconds of a decoding step, of which shares are removed."""
+        if budget == "milliseconds":
+            return sum((self._step_milliseconds or {}).values())
+        size = sum(matrix.size for sublayer in self.sublayers.values() for matrix in sublayer.matrices.values())
+        return float(size * (WEIGHT_BYTES if budget == "bytes" else 1))
+
+    def weights(self, sublayer: str, treatment: str) -> Mapping[str, WeightDelta]:
+        """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name."""
+        if treatment == KEEP:
+            return {}
+        changes = self._variants[treatment].changes
+        return {name: changes[name] for name in self.sublayers[sublayer].matrices if name in changes}
+
+    def variant(self, allocation: Allocation) -> Variant:
+        """Return the variant of an allocation; its weights are read when they are used."""
+        chosen = {
+            name: self._variants[treatment].changes
+            for label, treatment in allocation.items()
+            if treatment not in {KEEP, DROP}
+            for name in self.sublayers[label].matrices
+            if name in self._variants[treatment].changes
+        }
+        dropped = tuple(label for label, treatment in allocation.items() if treatment == DROP)
+        return Variant(LazyMapping(chosen, lambda name: chosen[name][name]), dropped=dropped)
+
+
+def _recipe(name: str) -> Recipe:
+    recipe = parse_recipe(name)
+    if not isinstance(recipe, MatrixRecipe):
+        raise InputError(
+            f"search: menu: {name} changes no matrices of its own; give recipes such as wanda-50, sparsegpt-2of4 or "
+            "rtn-4bit, and drop, attn-drop or mlp-drop"
+        )
+    return recipe.model_copy(update={"predecessors": "dense"})
+
+
+def _family(recipe: Recipe) -> str | None:
+    """Return the parameters of an unstructured mask beside its sparsity; None for another recipe."""
+    if not isinstance(recipe, MaskingRecipe) or recipe.sparsity is None:
+        return None
+    return recipe.model_copy(update={"sparsity": None}).parameters_json
+
+
+def _bytes(change: WeightDelta) -> int:
+    """Return the bytes of a changed matrix: a packed mask where there is one, and its remaining values or codes."""
+    outputs, inputs = change.shape
+    kept = outputs * inputs if change.mask is None else int(change.mask.sum())
+    mask = 0 if change.bits is None else change.bits.numel()
+    if change.codes is None:
+        # With few zeros the mask takes more than they save, and the file has the whole matrix.
+        return min(mask + kept * WEIGHT_BYTES, outputs * inputs * WEIGHT_BYTES)
+    scales = change.codes.scales.numel() * 2 * WEIGHT_BYTES
+    return mask + math.ceil(kept * change.codes.bits / 8) + scales

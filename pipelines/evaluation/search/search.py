@@ -1,0 +1,310 @@
+"""A whole search: effects of single treatments, trials of every strategy at every target, and their tables."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.search.allocation import Numbers, Problem, greedy_choice, random_choice
+from prunescope.pipelines.evaluation.search.curves import completed, measured_options, stand_in
+from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
+from prunescope.pipelines.evaluation.search.items import Item
+from prunescope.pipelines.evaluation.search.journal import Journal
+from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
+from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, treatments_json
+from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
+from prunescope.pipelines.evaluation.traces.isolated import Swap
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.studies.search_spec import SearchSpec
+
+# Prunes an allocation again, each sublayer on the inputs that the pruned layers before it give.
+Refit = Callable[[Allocation], Variant]
+# Items on which exchanges are proposed; they are judged on all.
+CONTEXT_ITEMS = 8
+_ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
+_EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "layer": pl.Int16,
+    "sublayer": pl.String,
+    "treatment": pl.String,
+    "parameters_removed": pl.Int64,
+    "bytes_removed": pl.Int64,
+    "milliseconds_removed": pl.Float64,
+    "kl_dense_pruned_nats": pl.Float64,
+    "kl_low": pl.Float64,
+    "kl_high": pl.Float64,
+    "one_minus_cos_h": pl.Float64,
+    "n_items": pl.Int32,
+    "item_kl": pl.List(pl.Float32),
+    "seconds": pl.Float64,
+}
+EFFECT_SCHEMA = pl.Schema(_EFFECT_TYPES)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Rows of `search_effects` and `search_trials`, without the columns that name model and search."""
+
+    effects: pl.DataFrame
+    trials: pl.DataFrame
+
+
+class Search:
+    """A search on one model.
+
+    Args:
+        decoder: the dense model.
+        spec: targets, objective, budget and strategies.
+        menu: the treatments.
+        items: what is measured.
+        refit: prunes an allocation again; None leaves that out.
+        journal: stores finished measurements.
+        progress: receives the progress of each measurement.
+
+    Raises:
+        InputError: the menu cannot reach the largest target.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        spec: SearchSpec,
+        menu: Menu,
+        items: Sequence[Item],
+        refit: Refit | None,
+        journal: Journal,
+        progress: Progress = SILENT,
+    ) -> None:
+        self._decoder, self._spec, self._menu, self._items = decoder, spec, menu, list(items)
+        self._refit, self._journal, self._progress = refit, journal, progress
+        self._engine = EffectEngine(decoder, menu, items, spec.seed)
+        self._problem = Problem(
+            np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
+            np.array([float(getattr(option, spec.budget) or 0) for option in menu.options]),
+        )
+        self._total = menu.total(spec.budget)
+        for share in spec.remove:
+            if self._problem.most < share * self._total:
+                raise InputError(
+                    f"search: the menu removes at most {self._problem.most / self._total:.1%} of the {spec.budget}, "
+                    f"and {share:.1%} are asked for; add treatments that remove more, or lower `remove`"
+                )
+        self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
+        self._trials: list[Trial] = []
+        self._deadline = 0.0
+
+    def run(self) -> SearchResult:
+        """Measure the effects, then the trials of each strategy at each target; `searched` comes first.
+
+        When the time is over, the trials so far are the result: each strategy returns its best allocation, and those
+        that have none are left out.
+        """
+        self._deadline = time.monotonic() + 60 * self._spec.minutes
+        swaps = self._ordered_swaps()
+        started = time.monotonic()
+        effects = self._effects(swaps, {}, None)
+        seconds = (time.monotonic() - started) / len(swaps)
+        for strategy in ("searched", *self._spec.controls):
+            for share in sorted(self._spec.remove):
+                self._run(strategy, share, effects)
+        rows = frame([trial.row([item.id for item in self._items]) for trial in self._trials])
+        return SearchResult(self._effect_rows(effects, seconds), rows)
+
+    def _ordered_swaps(self) -> list[Swap]:
+        """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
+        by_sublayer: dict[str, list[int]] = {}
+        for index in measured_options(self._menu):
+            by_sublayer.setdefault(self._menu.options[index].sublayer, []).append(index)
+        swaps = []
+        for own in by_sublayer.values():
+            own.sort(key=lambda index: self._menu.options[index].parameters)
+            middle = own.pop(len(own) // 2)
+            swaps += [self._swap(index) for index in (middle, *own)]
+        return swaps
+
+    def _swap(self, index: int) -> Swap:
+        option = self._menu.options[index]
+        return option.sublayer, option.treatment
+
+    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int | None) -> Effects:
+        """Return effects from the journal, or measure them."""
+
+        def measure() -> dict[str, NDArray[Any]]:
+            found = self._engine.measure(swaps, context, items, self._progress)
+            return {name: getattr(found, name) for name in _ARRAYS}
+
+        key = ["effects", list(swaps), treatments_json(context), items]
+        return Effects(swaps=tuple(swaps), **self._journal.remember(key, measure))
+
+    def _run(self, name: str, share: float, effects: Effects) -> None:
+        """Run one strategy at one target and mark its result."""
+        first = len(self._trials)
+        with suppress(Expired):
+            if name in {"searched", "hidden"}:
+                self._strategy(name, share, effects).run(self._of(name))
+            else:
+                self._baseline(name, share, effects)
+            if self._refit is not None:
+                best = self._trials[self._accepted(first)[-1]]
+                self._measure(name, share, "refit", best.allocation, None, best)
+        if places := self._accepted(first):
+            best = self._trials[places[-1]]
+            digest = hashlib.sha256(f"{best.predecessors}{treatments_json(best.allocation)}".encode()).hexdigest()
+            label = "mixed" if name == "searched" else f"mixed-{name}"
+            self._trials[places[-1]] = replace(best, is_result=True, recipe=f"{label}-{100 * share:g}-{digest[:6]}")
+
+    def _accepted(self, first: int) -> list[int]:
+        """Return the places of the accepted trials from some place on."""
+        return [place for place in range(first, len(self._trials)) if self._trials[place].is_accepted]
+
+    def _of(self, strategy: str) -> list[Trial]:
+        """Return a strategy's trials with the menu's own weights."""
+        return [trial for trial in self._trials if trial.strategy == strategy and trial.predecessors == "dense"]
+
+    def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
+        values = effects.one_minus_cos if name == "hidden" else effects.kl
+        overlap = effects.cos_overlap if name == "hidden" else effects.kl_overlap
+        return Strategy(
+            self._menu,
+            self._problem,
+            share * self._total,
+            self._by_option(effects, effects.mean(values)[0]),
+            self._by_options(effects, overlap),
+            lambda move, allocation, expected, parent: self._measure(name, share, move, allocation, expected, parent),
+            lambda allocation, options: self._in_context(name, allocation, options),
+            self._spec.measurements,
+        )
+
+    def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
+        """Return effects of all options from those of the swaps."""
+        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
+        return completed(self._menu, {place[swap]: float(own) for swap, own in zip(effects.swaps, values, strict=True)})
+
+    def _by_options(self, effects: Effects, overlap: Numbers) -> Numbers:
+        """Return the correlations of all pairs of options: those of the swaps that are most like them; 0 for keep."""
+        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
+        number = {place[swap]: column for column, swap in enumerate(effects.swaps)}
+        like = [-1 if other is None else number[other] for other in stand_in(self._menu, list(number))]
+        bordered = np.pad(overlap, (0, 1))  # the last row and column are those of keep
+        return bordered[np.ix_(like, like)]
+
+    def _in_context(self, name: str, allocation: Allocation, options: Sequence[int]) -> Numbers:
+        """Return the objective inside an allocation of some options less that of the allocation; NaN for the others."""
+        self._require_time()
+        first = self._menu.options[options[0]].sublayer
+        swaps = [(first, allocation.get(first, KEEP)), *map(self._swap, options)]  # the first one changes nothing
+        effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
+        means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
+        found = np.full(len(self._menu.options), np.nan)
+        found[list(options)] = means[1:] - means[0]
+        return found
+
+    def _baseline(self, name: str, share: float, effects: Effects) -> None:
+        """Spend as many measurements as `searched` did on random allocations, or on the steps of a greedy removal."""
+        target, count = share * self._total, max(1, sum(t.remove == share for t in self._of("searched")))
+        costs = self._by_option(effects, effects.mean(effects.kl)[0])
+        generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
+        for step in range(1, count + 1):
+            goal = target if name == "random" else target * step / count
+            choice = (
+                random_choice(self._problem, goal, generator)
+                if name == "random"
+                else greedy_choice(self._problem, costs, goal)
+            )
+            best = next((trial for trial in reversed(self._trials) if _is_best(trial, name, share)), None)
+            allocation = {self._menu.options[index].sublayer: self._menu.options[index].treatment for index in choice}
+            self._measure(name, share, name, allocation, None if name == "random" else float(costs[choice].sum()), best)
+
+    def _measure(
+        self, name: str, share: float, move: str, allocation: Allocation, expected: float | None, parent: Trial | None
+    ) -> Trial:
+        """Measure an allocation on all items and append the trial.
+
+        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of random
+        allocations the lower mean is, and every step of a greedy removal.
+        """
+        self._require_time()
+        started = time.monotonic()
+        self._progress.start(f"{name} {share:.0%}: {move}", 1)
+        measured = self._journal.remember(
+            ["trial", treatments_json(allocation), move == "refit"], lambda: self._measured(allocation, move == "refit")
+        )
+        self._progress.done()
+        removed = sum(
+            float(self._problem.removed[index])
+            for index, option in enumerate(self._menu.options)
+            if allocation.get(option.sublayer, KEEP) == option.treatment
+        )
+        trial = Trial(
+            len(self._trials),
+            name,
+            move,
+            share,
+            removed / self._total,
+            "pruned" if move == "refit" else "dense",
+            allocation,
+            expected,
+            measured["kl"],
+            measured["one_minus_cos"],
+            parent,
+            time.monotonic() - started,
+        )
+        difference = None if parent is None else interval(trial.objective - parent.objective)
+        level = 1 if name == "random" or move == "refit" else 2
+        is_accepted = (name == "greedy" and move != "refit") or difference is None or difference[level] < 0
+        self._trials.append(replace(trial, is_accepted=is_accepted))
+        return self._trials[-1]
+
+    def _measured(self, allocation: Allocation, refits: bool) -> dict[str, Numbers]:
+        self._whole = self._whole or measurement_of(self._spec.objective, self._decoder, self._items)
+        variant = self._refit(allocation) if refits and self._refit else self._menu.variant(allocation)
+        kl, cosines = self._whole.measure(variant)
+        return {"kl": kl, "one_minus_cos": cosines}
+
+    def _require_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise Expired
+
+    def _effect_rows(self, effects: Effects, seconds: float) -> pl.DataFrame:
+        """Return the rows of `search_effects`; those of unmeasured options lie on their sublayer's curve."""
+        means, errors = effects.mean(effects.kl)
+        number = {swap: column for column, swap in enumerate(effects.swaps)}
+        seen = np.isfinite(effects.kl)
+        half = stats.t.ppf(0.975, np.maximum(1, seen.sum(axis=0) - 1)) * errors
+        by_option = {
+            "kl_dense_pruned_nats": self._by_option(effects, means),
+            "one_minus_cos_h": self._by_option(effects, effects.mean(effects.one_minus_cos)[0]),
+        }
+        rows = []
+        for index, option in enumerate(self._menu.options):
+            if option.treatment == KEEP:
+                continue
+            column = number.get(self._swap(index))
+            own = [] if column is None else effects.kl[seen[:, column], column].tolist()
+            sublayer = self._menu.sublayers[option.sublayer]
+            about = {"layer": sublayer.layer, "sublayer": sublayer.kind, "treatment": option.treatment}
+            removed = {
+                "parameters_removed": option.parameters,
+                "bytes_removed": option.bytes,
+                "milliseconds_removed": option.milliseconds,
+            }
+            values: dict[str, float | None] = {name: float(of[index]) for name, of in by_option.items()}
+            # A value on the curve has no interval of its own.
+            values["kl_low"] = None if column is None else max(0.0, float(means[column] - half[column]))
+            values["kl_high"] = None if column is None else float(means[column] + half[column])
+            rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
+        return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
+
+
+def _is_best(trial: Trial, strategy: str, share: float) -> bool:
+    return trial.strategy == strategy and trial.remove == share and trial.is_accepted

@@ -1,0 +1,145 @@
+"""Strategies of a search: how the next allocations are proposed, measured and accepted.
+
+`searched` minimises the KL at the output and `hidden`, its control, 1 − cos of the final hidden states, by the same
+steps; `random` and `greedy` spend the same number of measurements.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunescope.pipelines.evaluation.search.allocation import (
+    Choice,
+    Numbers,
+    Problem,
+    cheapest,
+    descend,
+    fitted_strength,
+    predicted,
+)
+from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.trials import Trial
+
+# Rounds of fitting the overlap and solving again.
+_MAX_FITS = 3
+# Options that are measured inside an allocation, of those that remove more and of those that remove less.
+_CANDIDATES = 20
+# Share of the changes of a round that is tried when all of them together made it worse.
+_SHRINK = 4
+
+
+class Expired(Exception):  # noqa: N818 (no error)
+    """The time of the search is over."""
+
+
+# Measures an allocation: move, allocation, predicted objective and parent.
+MeasureTrial = Callable[[str, Allocation, float | None, Trial | None], Trial]
+# Objective inside an allocation of some options less that of the allocation; NaN for the others.
+MeasureContext = Callable[[Allocation, Sequence[int]], Numbers]
+
+
+@dataclass
+class Strategy:
+    """The steps of `searched` and `hidden` towards one target.
+
+    Attributes:
+        menu: options in the order of the numbers below.
+        problem: what each removes.
+        target: to be removed, in the budget's unit.
+        costs: objective of each option alone.
+        overlap: correlations of the options' shifts.
+        measure: measures an allocation.
+        in_context: measures single swaps.
+        measurements: trials beside the first.
+    """
+
+    menu: Menu
+    problem: Problem
+    target: float
+    costs: Numbers
+    overlap: Numbers
+    measure: MeasureTrial
+    in_context: MeasureContext
+    measurements: int
+
+    def run(self, known: Sequence[Trial] = ()) -> None:
+        """Make the trials.
+
+        Args:
+            known: earlier trials of the strategy at other targets, to fit the overlap to.
+
+        Raises:
+            Expired: the time of the search is over.
+        """
+        choice = cheapest(self.problem, self.costs, self.target)
+        best = self.measure("sum", self._allocation(choice), float(self.costs[choice].sum()), None)
+        measured, left = [*known, best], self.measurements
+        for _ in range(min(_MAX_FITS, left)):
+            choices = [self._choice(trial.allocation) for trial in measured]
+            objectives = [float(trial.objective.mean()) for trial in measured]
+            # Between no overlap and that of the second order; a fit to few trials can lie far outside.
+            strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
+            current = self._choice(best.allocation)
+            choice = descend(self.problem, self.costs, self.overlap, strength, self.target, current)
+            if any((choice == other).all() for other in choices):
+                break
+            expected = predicted(choice, self.costs, self.overlap, strength)
+            trial = self.measure("interaction", self._allocation(choice), expected, best)
+            left -= 1
+            measured.append(trial)
+            if not trial.is_accepted:
+                break
+            best = trial
+        while left > 0:
+            better, spent = self._exchange(best, left)
+            left -= spent
+            if better is None:
+                break
+            best = better
+
+    def _exchange(self, best: Trial, left: int) -> tuple[Trial | None, int]:
+        """Exchange treatments by their effects inside the best allocation; return the trial that is better, if any."""
+        current = self._choice(best.allocation)
+        options = self._neighbours(current)
+        total = float(best.objective.mean())
+        costs = self.in_context(best.allocation, options)
+        costs[current] = 0
+        allowed = np.isfinite(costs)
+        costs = np.where(allowed, costs, 0)
+        most, spent = len(current), 0
+        while spent < left and most > 0:
+            choice = cheapest(self.problem, costs, self.target, allowed, (current, most))
+            changes = int((choice != current).sum())
+            if not changes or costs[choice].sum() >= 0:
+                break
+            trial = self.measure("exchange", self._allocation(choice), total + float(costs[choice].sum()), best)
+            spent += 1
+            if trial.is_accepted:
+                return trial, spent
+            most = changes // _SHRINK
+        return None, spent
+
+    def _neighbours(self, current: Choice) -> list[int]:
+        """Return the options next to the current ones in what they remove, those that seem to pay most.
+
+        Half of them remove more, at the lowest cost for each unit, and half remove less, at the largest gain.
+        """
+        more, less = list[tuple[float, int]](), list[tuple[float, int]]()
+        for group, now in enumerate(current):
+            own = np.flatnonzero(self.problem.group == group)
+            own = own[np.argsort(self.problem.removed[own], kind="stable")]
+            place = int(np.flatnonzero(own == now)[0])
+            for side, option in ((more, own[place + 1 : place + 2]), (less, own[max(0, place - 1) : place])):
+                for other in option:
+                    change = float(self.problem.removed[other] - self.problem.removed[now])
+                    side.append((float(self.costs[other] - self.costs[now]) / (change or 1.0), int(other)))
+        cheap, dear = sorted(more)[:_CANDIDATES], sorted(less, reverse=True)[:_CANDIDATES]
+        return sorted(option for _, option in (*cheap, *dear))
+
+    def _choice(self, allocation: Allocation) -> Choice:
+        places = {(option.sublayer, option.treatment): index for index, option in enumerate(self.menu.options)}
+        return np.array([places[label, allocation.get(label, KEEP)] for label in self.menu.sublayers])
+
+    def _allocation(self, choice: Choice) -> dict[str, str]:
+        return {self.menu.options[index].sublayer: self.menu.options[index].treatment for index in choice}

@@ -1,0 +1,144 @@
+"""Trials of a search: one measured allocation each, as rows of `search_trials`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation
+
+Numbers = NDArray[np.float64]
+_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "trial": pl.Int32,
+    "parent": pl.Int32,
+    "strategy": pl.String,
+    "move": pl.String,
+    "remove": pl.Float64,
+    "removed": pl.Float64,
+    "predecessors": pl.String,
+    "treatments_json": pl.String,
+    "exchange": pl.String,
+    "predicted_nats": pl.Float64,
+    "measured_nats": pl.Float64,
+    "measured_low": pl.Float64,
+    "measured_high": pl.Float64,
+    "difference_nats": pl.Float64,
+    "difference_low": pl.Float64,
+    "difference_high": pl.Float64,
+    "n_items": pl.Int32,
+    "item_ids": pl.List(pl.String),
+    "item_nats": pl.List(pl.Float32),
+    "is_accepted": pl.Boolean,
+    "is_result": pl.Boolean,
+    "recipe": pl.String,
+    "seconds": pl.Float64,
+}
+SCHEMA = pl.Schema(_TYPES)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured allocation.
+
+    Attributes:
+        number: from 0, in order.
+        strategy: `searched`, `hidden`, `random` or `greedy`.
+        move: how it was proposed: `sum`, `interaction`, `exchange`, `refit`, `random` or `greedy`.
+        remove: the target share.
+        removed: the share that it removes.
+        predecessors: `dense`: weights of the menu; `pruned`: pruned again on the inputs that the pruned layers give.
+        allocation: what is done to each sublayer.
+        predicted: objective that the strategy predicted; None where it predicts none.
+        nats: KL of each item.
+        cosines: 1 − cos of the head's input of each item.
+        parent: the trial that it changes.
+        seconds: to prune and measure it.
+        is_accepted: whether it was the best of its strategy and target so far.
+        is_result: whether the search returns it for its strategy and target.
+        recipe: name of its recipe.
+    """
+
+    number: int
+    strategy: str
+    move: str
+    remove: float
+    removed: float
+    predecessors: str
+    allocation: Allocation
+    predicted: float | None
+    nats: Numbers
+    cosines: Numbers
+    parent: "Trial | None" = None
+    seconds: float = 0.0
+    is_accepted: bool = False
+    is_result: bool = False
+    recipe: str | None = None
+
+    @property
+    def objective(self) -> Numbers:
+        """What its strategy minimises, by item."""
+        return self.cosines if self.strategy == "hidden" else self.nats
+
+    def row(self, item_ids: list[str]) -> dict[str, object]:
+        """Return its row."""
+        low, mean, high = interval(self.nats)
+        difference = (None, None, None) if self.parent is None else interval(self.nats - self.parent.nats)
+        return {
+            "trial": self.number,
+            "parent": None if self.parent is None else self.parent.number,
+            "strategy": self.strategy,
+            "move": self.move,
+            "remove": self.remove,
+            "removed": self.removed,
+            "predecessors": self.predecessors,
+            "treatments_json": treatments_json(self.allocation),
+            "exchange": None if self.parent is None else exchange(self.parent.allocation, self.allocation),
+            "predicted_nats": None if self.strategy == "hidden" else self.predicted,
+            "measured_nats": mean,
+            "measured_low": low,
+            "measured_high": high,
+            "difference_low": difference[0],
+            "difference_nats": difference[1],
+            "difference_high": difference[2],
+            "n_items": len(item_ids),
+            "item_ids": item_ids,
+            "item_nats": self.nats.tolist(),
+            "is_accepted": self.is_accepted,
+            "is_result": self.is_result,
+            "recipe": self.recipe,
+            "seconds": self.seconds,
+        }
+
+
+def interval(values: Numbers) -> tuple[float, float, float]:
+    """Return low end, mean and high end of the 95 % interval of a mean over items, by Student's t."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, mean, mean
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean - half, mean, mean + half
+
+
+def treatments_json(allocation: Allocation) -> str:
+    """Return an allocation as JSON with sorted keys, without the sublayers that are kept."""
+    return json.dumps({label: each for label, each in allocation.items() if each != KEEP}, sort_keys=True)
+
+
+def exchange(before: Allocation, after: Allocation) -> str | None:
+    """Return what differs, such as `mlp.3: sparsegpt-30 → drop`; None if nothing does."""
+    labels = sorted({*before, *after}, key=lambda label: (int(label.rpartition(".")[2]), label))
+    changes = [
+        f"{label}: {before.get(label, KEEP)} → {after.get(label, KEEP)}"
+        for label in labels
+        if before.get(label, KEEP) != after.get(label, KEEP)
+    ]
+    return "; ".join(changes) or None
+
+
+def frame(rows: list[Mapping[str, object]]) -> pl.DataFrame:
+    """Return rows as a frame."""
+    return pl.DataFrame(rows, schema=SCHEMA)

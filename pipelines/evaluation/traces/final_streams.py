@@ -1,0 +1,42 @@
+"""Final residual streams of whole passes, in float64; what is measured on them belongs to the callers."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor, nn
+
+from prunescope.pipelines.metrics.cpu_matmul import quick_linears
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import hooks, state_argument
+
+
+@torch.inference_mode()
+def final_streams(
+    decoder: Decoder, tokens: Int[Tensor, "texts length"], reads: slice
+) -> Float64[Tensor, "texts reads width"]:
+    """Return the residual stream before the final norm at some positions, with the decoder's current weights.
+
+    As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
+    reads where the model computes in fewer bits.
+
+    Args:
+        decoder: dense, or with a variant applied.
+        tokens: texts of one length.
+        reads: the positions.
+    """
+    total: list[Tensor] = []
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        state = state_argument(args, kwargs)
+        if state is not None:
+            total[:] = [state[:, reads].double()]
+
+    def add(added: Tensor) -> None:
+        total[0] += added[:, reads].to(total[0].device)
+
+    summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
+    first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module
+    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
+        decoder.hidden(tokens)
+    return total[0]

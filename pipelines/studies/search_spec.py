@@ -1,0 +1,83 @@
+"""Settings of a search for the treatment of every sublayer. No torch here."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
+from prunescope.pipelines.recipes import MatrixRecipe, parse_recipe
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+DROPS = ("drop", "attn-drop", "mlp-drop")
+# Steps of about a fifth: the best shares of sublayers differ by less than a factor of two from the whole's.
+MENU = (*(f"sparsegpt-{percent}" for percent in (4, 6, 8, 10, 12, 15, 18, 22, 26, 31, 37, 44, 52, 60, 70)), "drop")
+
+
+class SearchSpec(FrozenModel):
+    """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
+
+    Attributes:
+        remove: shares of the layers' weights (or bytes, or time) to remove; each gets an allocation of its own.
+        menu: treatments of a sublayer beside keeping it: names of recipes that change matrices, and `drop`, or
+            `attn-drop` and `mlp-drop` for one kind alone.
+        objective: `kl` of every token with the dense text before it; `free-kl`, where each model reads its own
+            text, for whole allocations; `task:NAME`, the KL at the tokens of the answers to a task of the study.
+        budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
+            and codes; `milliseconds` of a decoding step, which only drops save.
+        minutes: after which no further trial begins.
+        texts: windows of the calibration corpus to measure on.
+        length: tokens of a window.
+        prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
+        new_tokens: tokens of the dense model's continuation of each prompt.
+        measurements: trials of each strategy at each share, beside the first.
+        controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states;
+            `random` allocations; `greedy` removal.
+        seed: of texts, prompts and random allocations.
+    """
+
+    remove: tuple[Share, ...] = Field(min_length=1)
+    menu: tuple[str, ...] = Field(default=MENU, min_length=1)
+    objective: Annotated[str, Field(pattern=r"^(kl|free-kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
+    budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
+    minutes: float = Field(default=20, gt=0, le=100_000)
+    texts: int = Field(default=12, ge=2, le=1_000)
+    length: int = Field(default=64, ge=16, le=MAX_TOKENS)
+    prompts: int = Field(default=12, ge=0, le=300)
+    new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
+    measurements: int = Field(default=8, ge=1, le=1_000)
+    controls: tuple[Literal["hidden", "random", "greedy"], ...] = ("hidden", "random", "greedy")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("remove", "menu", "controls")
+    @classmethod
+    def _are_unique(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("a value is listed twice")
+        return values
+
+    @field_validator("menu")
+    @classmethod
+    def _are_treatments(cls, menu: tuple[str, ...]) -> tuple[str, ...]:
+        for name in menu:
+            if name not in DROPS and not isinstance(parse_recipe(name), MatrixRecipe):
+                raise ValueError(
+                    f"{name!r} is no treatment of a single sublayer; give recipes that change matrices, such as "
+                    "sparsegpt-50, wanda-2of4 or rtn-4bit, and drop, attn-drop or mlp-drop"
+                )
+        return menu
+
+    @property
+    def effects_hash(self) -> str:
+        """Return the hash of what the effects of treatments depend on, beside the model and its calibration."""
+        return _hash(self.model_dump(exclude={"remove", "minutes", "measurements", "controls", "budget"}))
+
+    @property
+    def settings_hash(self) -> str:
+        """Return the hash of what the trials depend on, beside the model and its calibration."""
+        return _hash(self.model_dump(exclude={"remove", "minutes"}))
+
+
+def _hash(settings: object) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
