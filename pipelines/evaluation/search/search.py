@@ -154,7 +154,8 @@ class Search:
                 self._strategy(name, share, effects).run(self._of(name))
             else:
                 self._baseline(name, share, effects)
-            if self._refit is not None:
+            # It takes as long as all other trials together and changes the KL by 2 %: not worth it for the controls.
+            if self._refit is not None and name == "searched":
                 best = self._trials[self._accepted(first)[-1]]
                 self._measure(name, share, "refit", best.allocation, None, best)
         if places := self._accepted(first):
