@@ -40,7 +40,7 @@ class ShiftSums:
 
     Attributes:
         rows: sums of `fused_kernels.SHIFT`, (n,).
-        moves: sums of `fused_kernels.MOVE`, (T, n).
+        moves: sums of `fused_kernels.P_SPACE_SUMS`, (T, n).
         ids: the pruned side's most likely tokens, (n, k).
         dz: Δz at tokens (n, k) of every row.
     """
@@ -119,12 +119,14 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
       error of each sum is that of its terms. s carries the rounding of Δz and about 1e-7 |c|; an error ε that all s
       share changes the first three by ε² only, because Σp = Σq = 1.
     - The moments of c are taken about a rounded mean, and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
-      κ₄ likewise, so an error in the mean cancels.
+      κ₄ likewise, so an error in the mean cancels. The other weights have means and moments of their own.
     """
     moves, rows = shift.moves, shift.rows
     squared = np.square(dense.inverse)
     p_variance = np.maximum(moves["c2"] - moves["c"] ** 2, 0)
-    r_variance = np.maximum(moves["r2"] - moves["r"] ** 2, 0)
+    r_variance, q_variance, rq_variance = (
+        np.maximum(moves[f"{name}2"] - moves[name] ** 2, 0) for name in ("r", "q", "rq")
+    )
     third = moves["c3"] - 3 * moves["c"] * moves["c2"] + 2 * moves["c"] ** 3
     fourth = moves["c4"] - 4 * moves["c"] * moves["c3"] + 6 * moves["c"] ** 2 * moves["c2"] - 3 * moves["c"] ** 4
     p_squares = dense.softmaxes["p_squares"]
@@ -145,6 +147,8 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
         "t2_p": r_variance / 2,
         "var_p_dz": p_variance / squared,
         "t3_kl_nats": p_variance / 2,
+        "var_rq_dz": rq_variance / squared,
+        "var_q_dz": q_variance / squared,
         "kappa3_term_nats": third / 6,
         "kappa4_term_nats": (fourth - 3 * p_variance**2) / 24,
         "kl_dense_pruned_nats": moves["kl_dense_pruned"],
@@ -199,8 +203,10 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reac
     noise_and_value = [
         (2 * scaled * moves["c_size"], moves["c2"]),
         (2 * scaled * moves["r_size"], moves["r2"]),
+        (2 * scaled * moves["q_size"], moves["q2"]),
+        (2 * scaled * moves["rq_size"], moves["rq2"]),
         (2 * scaled * moves["variation"], moves["kl_dense_pruned"]),
-        (scaled * moves["q_size"], moves["kl_pruned_dense"]),
+        (scaled * moves["s_size"], moves["kl_pruned_dense"]),
     ]
     is_lost = product_noise * np.sqrt(dense.rows["z_squares"] / dense.size) * dense.inverse > tolerance / 10
     is_lost &= ~is_exact & (np.maximum(moves["c2"], moves["kl_pruned_dense"]) > floor)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_GROWTH, P_SPACE_SUMS, SHIFT
+from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, SHIFT
 from prunescope.pipelines.metrics.ranking import rank_of, top_ids
 
 Sums = dict[str, Tensor]
@@ -94,19 +94,17 @@ def _move(
     weight: Tensor, softmax: Sums, dz: Tensor, temperature: float, highest: Tensor, top: Tensor, after: Tensor
 ) -> Sums:
     normalizer = 1 + softmax["tail"]
-    mean = (total(weight * dz) / normalizer).to(dz)
-    r = weight.square()
-    r_normalizer = normalizer.square() * softmax["p_squares"]
-    r_mean = (total(r * dz) / r_normalizer).to(dz)
     q = (after / temperature).exp()
     tail = total(q.scatter(1, top, 0))
     q_gap = total(q * after) / (1 + tail)
-    c, d = (dz - mean[:, None]) / temperature, (dz - r_mean[:, None]) / temperature
-    wc, wd = weight * c, r * d
-    is_near = (dz.amax(-1) - mean) / temperature <= MAX_CENTRED
+    mean, c, of_p = _moments(weight, normalizer, dz, temperature)
+    of_r = _moments(weight.square(), normalizer.square() * softmax["p_squares"], dz, temperature)[2]
+    of_q = _moments(q, 1 + tail, dz, temperature)[2]
+    of_rq = _moments(q.square(), 1 + total(q.square().scatter(1, top, 0)), dz, temperature)[2]
     growth = total(weight * c.clamp(max=80).expm1()) / normalizer
     direct = tail.log1p() - softmax["tail"].log1p() + (highest - mean.double()) / temperature
-    log_growth = torch.where(is_near & (growth < MAX_GROWTH), growth.log1p(), direct)
+    is_small = (direct < MAX_LOG_GROWTH) & ((dz.amax(-1) - mean) / temperature <= MAX_CENTRED)
+    log_growth = torch.where(is_small, growth.log1p(), direct)
     p, q = weight / normalizer.to(dz)[:, None], q / (1 + tail).to(dz)[:, None]
     exact_centre = mean.double() + log_growth * temperature
     centre = exact_centre.to(dz)
@@ -128,25 +126,32 @@ def _move(
         "mean": mean.double(),
         "log_growth": log_growth,
         "log_growth_direct": direct,
-        "c": total(wc) / normalizer,
-        "c2": total(wc * c) / normalizer,
-        "c3": total(wc * c.square()) / normalizer,
-        "c4": total(wc * c.square() * c) / normalizer,
-        "c_size": total(wc.abs()) / normalizer,
-        "r": total(wd) / r_normalizer,
-        "r2": total(wd * d) / r_normalizer,
-        "r_size": total(wd.abs()) / r_normalizer,
+        "c3": total(weight * c * c.square()) / normalizer,
+        "c4": total(weight * c * c.square() * c) / normalizer,
+        **{
+            f"{name}{kind}": value
+            for name, own in (("c", of_p), ("r", of_r), ("q", of_q), ("rq", of_rq))
+            for kind, value in own.items()
+        },
         "kl_dense_pruned": total(larger * torch.where(grows, b, a)),
         "kl_pruned_dense": total(larger * torch.where(grows, a, b)),
         "js": total(larger * js) / 2,
         "variation": total(dp.abs()) / 2,
-        "q_size": total(q * t),
+        "s_size": total(q * t),
         "p_dp": p_dp,
         "dp_across": total((dp - dp_along[:, None] * p).square()),
         "tail": tail,
         "gap": q_gap,
     }
     return {name: sums[name] for name in P_SPACE_SUMS.names or ()}
+
+
+def _moments(weight: Tensor, normalizer: Tensor, dz: Tensor, temperature: float) -> tuple[Tensor, Tensor, Sums]:
+    """Return a weighted mean of Δz, c = (Δz − mean)/T, and the weighted means of c, c² and |c|."""
+    mean = (total(weight * dz) / normalizer).to(dz)
+    c = (dz - mean[:, None]) / temperature
+    wc = weight * c
+    return mean, c, {"": total(wc) / normalizer, "2": total(wc * c) / normalizer, "_size": total(wc.abs()) / normalizer}
 
 
 def _phi(x: Tensor) -> Tensor:

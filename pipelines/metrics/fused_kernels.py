@@ -27,8 +27,8 @@ P_SPACE_SUMS = np.dtype(
         (name, np.float64)
         for name in (
             *("mean", "log_growth", "log_growth_direct"),
-            *("c", "c2", "c3", "c4", "c_size", "r", "r2", "r_size"),
-            *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "q_size", "p_dp", "dp_across", "tail", "gap"),
+            *("c", "c2", "c3", "c4", "c_size", "r", "r2", "r_size", "q", "q2", "q_size", "rq", "rq2", "rq_size"),
+            *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "s_size", "p_dp", "dp_across", "tail", "gap"),
         )
     ]
 )
@@ -36,8 +36,8 @@ TOP = 10
 # Bound of a row's centred shift c, so that products with exp(c) do not overflow in float32.
 MAX_CENTRED = 60.0
 # Below it log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values; above it from the two
-# normalizers, each accurate to 1e-7, because the rounding of a large c would dominate.
-MAX_GROWTH = 0.1
+# normalizers, each accurate to 1e-7, because the rounding of a large c would dominate and a sum is saved.
+MAX_LOG_GROWTH = 0.01
 # Maximum tokens of a row that are recomputed in float64: in every row, and in one with large logits.
 FEW_EXACT, MAX_EXACT = 48, 4096
 # Extra numbers at the end of a row in scratch, for one token at its front and because the last lanes are written whole.
@@ -276,15 +276,6 @@ def _largest(values: _F) -> _F:
 
 
 @_part
-def _smallest(values: _F) -> _F:
-    _wide()
-    largest = -values[0]
-    for i in range(len(values)):
-        largest = _larger(-values[i], largest)
-    return -largest
-
-
-@_part
 def _rank(values: _F, token: int) -> int:
     """Return a token's rank: 1 + those above it + those equal to it with a lower id."""
     _wide()
@@ -512,7 +503,7 @@ def shift_rows(
         scratch: float32 (6, V + SLACK).
         shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
             z − max z of the pruned side's first token, two ranks.
-        moves: out, MOVE (T, n).
+        moves: out, P_SPACE_SUMS (T, n).
         moved_ids: out, the pruned side's most likely tokens (n, k).
     """
     _wide()
@@ -525,7 +516,7 @@ def shift_rows(
             after[i] = gap[row, i] + dz[row, i]
         if rows[row].reach > 0:
             _refine(gap[row], dz[row], rows[row], states[0][row], states[1][row], head, chosen, after)
-        _logit_shift_sums(z[row], dz[row], rows[row], shifts[row])
+        farthest, nearest = _logit_shift_sums(z[row], dz[row], rows[row], shifts[row])
         _top(after, moved_ids[row], best)
         top = moved_ids[row, 0]
         highest = after[top]
@@ -537,8 +528,7 @@ def shift_rows(
             for t in range(len(inverse)):
                 _unchanged(softmaxes[t, row], moves[t, row])
             continue
-        farthest = _largest(dz[row])
-        spread = np.float64(farthest) - np.float64(_smallest(dz[row]))
+        spread = np.float64(farthest) - np.float64(nearest)
         # The pruned side's top token comes first; −inf excludes it from the copy of the others.
         packed[0][0], packed[2][0] = gap[row, top], dz[row, top]
         gap[row, top] = after[top] = -np.inf
@@ -580,13 +570,18 @@ def _unchanged(dense, out) -> None:
     """Fill the sums of a row with a shift of zero: the pruned side equals the dense one, bit for bit."""
     out.mean = out.log_growth = out.log_growth_direct = 0
     out.c = out.c2 = out.c3 = out.c4 = out.c_size = out.r = out.r2 = out.r_size = 0
-    out.kl_dense_pruned = out.kl_pruned_dense = out.js = out.variation = out.q_size = out.p_dp = out.dp_across = 0
+    out.q = out.q2 = out.q_size = out.rq = out.rq2 = out.rq_size = 0
+    out.kl_dense_pruned = out.kl_pruned_dense = out.js = out.variation = out.s_size = out.p_dp = out.dp_across = 0
     out.tail, out.gap = dense.tail, dense.gap
 
 
 @_part
-def _logit_shift_sums(z, dz, dense, out) -> None:
-    """Compute the geometry of z and the plain variance of Δz; the orthogonal part and the variance element-wise."""
+def _logit_shift_sums(z, dz, dense, out) -> tuple[_F, _F]:
+    """Compute the geometry of z and the plain variance of Δz; the orthogonal part and the variance element-wise.
+
+    Returns:
+        The largest and the smallest Δz.
+    """
     _wide()
     size = len(z)
     total = squares = product = 0.0
@@ -606,6 +601,7 @@ def _logit_shift_sums(z, dz, dense, out) -> None:
     along = product / dense.z_squares if dense.z_squares > 0 else np.nan
     mean32, along32 = _F(mean), _F(along)
     variance = across = 0.0
+    largest, negated = dz[0], -dz[0]
     for start in range(0, size, _CHUNK):
         zs, moves = z[start : start + _CHUNK], dz[start : start + _CHUNK]
         s0 = s1 = _F(0)
@@ -614,6 +610,8 @@ def _logit_shift_sums(z, dz, dense, out) -> None:
             rest = _without(moves[i], along32, zs[i])
             s0 += c * c
             s1 += rest * rest
+            largest = _larger(moves[i], largest)
+            negated = _larger(-moves[i], negated)
         variance += s0
         across += s1
     out.dz_squares = squares
@@ -621,6 +619,7 @@ def _logit_shift_sums(z, dz, dense, out) -> None:
     # Subtract the part along z that the rounding of `along` to float32 leaves.
     out.across = max(across - (along - np.float64(along32)) ** 2 * dense.z_squares, 0.0)
     out.variance = max(variance / size - (mean - np.float64(mean32)) ** 2, 0.0)
+    return largest, -negated
 
 
 @_part
@@ -634,54 +633,61 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
         factor: 1/T.
         highest: max(z + Δz) − max z.
         farthest: max Δz.
-        out: MOVE.
+        out: P_SPACE_SUMS.
     """
     _wide()
     g, a, dz, p, q = tokens
     whole = 1 + dense.tail
-    # The weighted means.
-    p_dz = r_dz = 0.0
+    # The weights and their means of Δz. The top token's 1 is added to the sums under q at the end.
+    a[0] = _F(-1e20)
+    p_dz = r_dz = tail = q_gap = q_squares = q_dz = rq_dz = 0.0
     for start in range(0, len(g), _CHUNK):
         end = min(start + _CHUNK, len(g))
-        gs, moves, ps = g[start:end], dz[start:end], p[start:end]
-        s0 = s1 = _F(0)
+        gs, own, moves, ps, qs = g[start:end], a[start:end], dz[start:end], p[start:end], q[start:end]
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = _F(0)
         for i in range(len(gs)):
             weight = _exp(_times(gs[i], factor))
             ps[i] = weight
-            s0 += weight * moves[i]
-            s1 += weight * weight * moves[i]
+            part = weight * moves[i]
+            s0 += part
+            s1 += weight * part
+            weight = _exp(_times(own[i], factor))
+            qs[i] = weight
+            s2 += weight
+            s3 += weight * own[i]
+            s4 += weight * weight
+            part = weight * moves[i]
+            s5 += part
+            s6 += weight * part
         p_dz += s0
         r_dz += s1
-    # q with its own normalizer, to which the top token's 1 is added at the end.
-    a[0] = _F(-1e20)
-    tail = q_gap = 0.0
-    for start in range(0, len(g), _CHUNK):
-        end = min(start + _CHUNK, len(g))
-        gs, qs = a[start:end], q[start:end]
-        s0 = s1 = _F(0)
-        for i in range(len(gs)):
-            weight = _exp(_times(gs[i], factor))
-            qs[i] = weight
-            s0 += weight
-            s1 += weight * gs[i]
-        tail += s0
-        q_gap += s1
+        tail += s2
+        q_gap += s3
+        q_squares += s4
+        q_dz += s5
+        rq_dz += s6
     q[0] = 1
+    q_whole, rq_whole = 1 + tail, 1 + q_squares
     mean, r_mean = p_dz / whole, r_dz / (whole * whole * dense.p_squares)
     mean32, r_mean32 = _F(mean), _F(r_mean)
-    is_near = (np.float64(farthest) - mean) * factor <= MAX_CENTRED
+    q_mean32, rq_mean32 = _F((q_dz + dz[0]) / q_whole), _F((rq_dz + dz[0]) / rq_whole)
+    # log E_p exp(c) from the two normalizers; below the bound it is computed below from E_p[exp(c) − 1].
+    direct = math.log1p(tail) - math.log1p(dense.tail) + (np.float64(highest) - mean32) * factor
+    is_small = direct < MAX_LOG_GROWTH and (np.float64(farthest) - mean) * factor <= MAX_CENTRED
     # exp(c) of a token is `grown` times its q/p, without their normalizers.
-    grown = _F(math.exp((np.float64(highest) - mean32) * factor)) if is_near else _F(0)
-    # Moments of c = (Δz − mean)/T under p and under r, and E_p[exp(c) − 1].
+    grown = _F(math.exp((np.float64(highest) - mean32) * factor)) if is_small else _F(0)
+    # Moments of c = (Δz − mean)/T under p and E_p[exp(c) − 1]; moments of Δz − mean under r, q and r of q.
     c1 = c2 = c3 = c4 = size_c = r1 = r2 = size_r = growth = 0.0
+    q1 = q2 = size_q = rq1 = rq2 = size_rq = 0.0
     for start in range(0, len(g), _CHUNK):
         end = min(start + _CHUNK, len(g))
         moves, ps, qs = dz[start:end], p[start:end], q[start:end]
         s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = _F(0)
+        t1 = t2 = t3 = t4 = t5 = t6 = _F(0)
         for i in range(len(ps)):
             weight = ps[i]
             c = _centred(moves[i], mean32, factor)
-            d = _centred(moves[i], r_mean32, factor)
+            d = moves[i] - r_mean32
             wc = weight * c
             wd = weight * weight * d
             cc = c * c
@@ -693,7 +699,19 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
             s6 += wd
             s7 += wd * d
             s8 += abs(wd)
-            s9 += weight * (c + _phi(c)) if abs(c) < _SMALL else qs[i] * grown - weight
+            if is_small:
+                s9 += weight * (c + _phi(c)) if abs(c) < _SMALL else qs[i] * grown - weight
+            weight = qs[i]
+            c = moves[i] - q_mean32
+            d = moves[i] - rq_mean32
+            wc = weight * c
+            wd = weight * weight * d
+            t1 += wc
+            t2 += wc * c
+            t3 += abs(wc)
+            t4 += wd
+            t5 += wd * d
+            t6 += abs(wd)
         c1 += s1
         c2 += s2
         c3 += s3
@@ -703,20 +721,27 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
         r2 += s7
         size_r += s8
         growth += s9
+        q1 += t1
+        q2 += t2
+        size_q += t3
+        rq1 += t4
+        rq2 += t5
+        size_rq += t6
     r_whole = whole * whole * dense.p_squares
     out.mean = mean32
     out.c, out.c2, out.c3, out.c4, out.c_size = c1 / whole, c2 / whole, c3 / whole, c4 / whole, size_c / whole
-    out.r, out.r2, out.r_size = r1 / r_whole, r2 / r_whole, size_r / r_whole
-    # log E_p exp(c): from the pass above, and from the two normalizers (less accurate, but never out of range).
-    direct = math.log1p(tail) - math.log1p(dense.tail) + (np.float64(highest) - mean32) * factor
-    log_growth = math.log1p(growth / whole) if is_near and growth / whole < MAX_GROWTH else direct
+    scale = np.float64(factor)
+    out.r, out.r2, out.r_size = r1 * scale / r_whole, r2 * scale**2 / r_whole, size_r * scale / r_whole
+    out.q, out.q2, out.q_size = q1 * scale / q_whole, q2 * scale**2 / q_whole, size_q * scale / q_whole
+    out.rq, out.rq2, out.rq_size = rq1 * scale / rq_whole, rq2 * scale**2 / rq_whole, size_rq * scale / rq_whole
+    log_growth = math.log1p(growth / whole) if is_small else direct
     out.log_growth, out.log_growth_direct = log_growth, direct
     # s = (Δz − centre)/T − rest with the centre near the Δz of the tokens with most of q, whose s are then exact.
     whole_centre = np.float64(mean32) + log_growth / factor
     centre = _F(whole_centre)
     rest = _F((whole_centre - np.float64(centre)) * factor)
-    p_one, q_one = _F(1 / whole), _F(1 / (1 + tail))
-    kl_pq = kl_qp = js = variation = size_q = p_dp = 0.0
+    p_one, q_one = _F(1 / whole), _F(1 / q_whole)
+    kl_pq = kl_qp = js = variation = size_s = p_dp = 0.0
     for start in range(0, len(g), _CHUNK):
         end = min(start + _CHUNK, len(g))
         moves, ps, qs = dz[start:end], p[start:end], q[start:end]
@@ -736,7 +761,7 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
         kl_qp += s1
         js += s2
         variation += s3
-        size_q += s4
+        size_s += s4
         p_dp += s5
     along = _F(p_dp / dense.p_squares)
     across = 0.0
@@ -749,9 +774,9 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
             s0 += part * part
         across += s0
     out.kl_dense_pruned, out.kl_pruned_dense, out.js = kl_pq, kl_qp, js
-    out.variation, out.q_size = variation / 2, size_q
+    out.variation, out.s_size = variation / 2, size_s
     out.p_dp, out.dp_across = p_dp, across
-    out.tail, out.gap = tail, q_gap / (1 + tail)
+    out.tail, out.gap = tail, q_gap / q_whole
 
 
 @_sums

@@ -92,6 +92,8 @@ def divergence_reference(
         "t2_p": variance(r) / (2 * temperature**2),
         "var_p_dz": variance(p),
         "t3_kl_nats": variance(p) / (2 * temperature**2),
+        "var_rq_dz": variance(q**2 / (q**2).sum(-1, keepdim=True)),
+        "var_q_dz": variance(q),
         "kappa3_term_nats": moment(3) / 6,
         "kappa4_term_nats": (moment(4) - 3 * moment(2) ** 2) / 24,
         "kl_dense_pruned_nats": kl(log_p, log_q),

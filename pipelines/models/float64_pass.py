@@ -1,6 +1,6 @@
 """Passes of a float32 decoder whose layers compute in float64, one layer's weights at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -14,6 +14,7 @@ from prunescope.pipelines.metrics.output_head import FinalNorm, find_final_norm
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import Arguments, hooks, other_forward
+from prunescope.pipelines.models.sublayer import Sublayer
 
 Norms = Mapping[nn.Module, FinalNorm]
 # Errors of modules that mix types in their own code.
@@ -65,33 +66,18 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
         decoder: with float32 weights on a CPU, dense or with a variant applied.
         norms: of `float64_norms`.
     """
-    before: dict[nn.Parameter, Tensor] = {}
-    linears = {
-        module.weight: module
-        for layer in decoder.layers
-        for module in layer.module.modules()
-        if type(module) is nn.Linear and "forward" not in vars(module)
-    }
-
-    def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        for parameter in module.parameters():
-            if parameter.dtype == torch.float32 and parameter not in linears:
-                before.setdefault(parameter, parameter.data)
-                parameter.data = parameter.data.double()
-        return _cast(args, torch.float64), _cast(kwargs, torch.float64)
-
-    def restore(*_: object) -> None:
-        while before:
-            parameter, data = before.popitem()
-            parameter.data = data
-
+    inside = (module for layer in decoder.layers for module in layer.module.modules())
     with ExitStack() as stack:
-        stack.callback(restore)  # hooks do not run after Ctrl-C inside a layer
-        for module, norm in norms.items():
-            if "forward" not in vars(module):  # a drop behind a sandwich norm replaces the norm
-                stack.enter_context(other_forward(module, _exact(module, norm)))
-        for linear in linears.values():
-            stack.enter_context(other_forward(linear, _linear(linear)))
+        converted = stack.enter_context(_exact_forwards([*norms, *inside], norms))
+        widened = stack.enter_context(ExitStack())  # hooks do not run after Ctrl-C inside a layer
+
+        def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+            widened.enter_context(_widened(each for each in module.parameters() if each not in converted))
+            return _cast(args, torch.float64), _cast(kwargs, torch.float64)
+
+        def restore(*_: object) -> None:
+            widened.close()
+
         handles = []
         for layer in decoder.layers:
             handles.append(layer.module.register_forward_pre_hook(widen, with_kwargs=True))
@@ -101,9 +87,53 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
         yield
 
 
-def narrowed(call: Arguments) -> Arguments:
-    """Return recorded arguments with float32 in place of float64."""
-    return _cast(call[0], torch.float32), _cast(call[1], torch.float32)
+@contextmanager
+def sublayer_in_float64(sublayer: Sublayer, norms: Norms) -> Iterator[None]:
+    """Let one sublayer compute in float64, with the weights that it has now, on arguments of an `in_float64` pass.
+
+    Several threads may do so with different sublayers.
+
+    Args:
+        sublayer: of a decoder with float32 weights on a CPU.
+        norms: of `float64_norms`.
+    """
+    tops = [module for part in sublayer.parts for module in part.chain]
+    with (
+        _exact_forwards((module for top in tops for module in top.modules()), norms) as converted,
+        _widened(each for top in tops for each in top.parameters() if each not in converted),
+    ):
+        yield
+
+
+@contextmanager
+def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[Tensor]]:
+    """Let norms and linear modules compute in float64; yield the weights that their products convert in blocks."""
+    converted = set[Tensor]()
+    with ExitStack() as stack:
+        for module in modules:
+            if "forward" in vars(module):  # a drop behind a sandwich norm replaces the norm
+                continue
+            if module in norms:
+                stack.enter_context(other_forward(module, _exact(module, norms[module])))
+            elif type(module) is nn.Linear:
+                stack.enter_context(other_forward(module, _linear(module)))
+                converted.add(module.weight)
+        yield converted
+
+
+@contextmanager
+def _widened(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Temporarily convert float32 parameters to float64."""
+    before: dict[nn.Parameter, Tensor] = {}
+    try:
+        for parameter in parameters:
+            if parameter.dtype == torch.float32:
+                before[parameter] = parameter.data
+                parameter.data = parameter.data.double()
+        yield
+    finally:
+        for parameter, data in before.items():
+            parameter.data = data
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)

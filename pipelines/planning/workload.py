@@ -194,7 +194,7 @@ class Workload:
                 Cost("variant pass", "body", self._layered_pass if recipe.method == "noise" else self._exact_pass)
             )
         if recipe.changes_matrices and "local" in measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", self._layered_pass))
+            costs.append(Cost("sublayers in the dense context", "body", self._exact_pass))
         if swaps := self._single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self._sublayers else 1.0
@@ -370,10 +370,13 @@ class Workload:
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
         tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
-        # A kept state in float32 is a view of the whole sequence; in another type, a copy of the measured positions.
+        # What is kept in the type of the pass is a view of the whole sequence; else a copy of the measured positions.
         state_positions = tokens if size == _FLOAT_BYTES else self.positions
         stream_positions = self.positions if self._is_exact else state_positions
-        states = (stream_positions * shape.layers + state_positions * sublayers) * shape.width * _FLOAT_BYTES
+        pass_size = 8 if self._is_exact else size
+        states = shape.width * (
+            stream_positions * shape.layers * _FLOAT_BYTES + state_positions * sublayers * max(pass_size, _FLOAT_BYTES)
+        )
         masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
         pruned = shape.prunable * size
         is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
@@ -400,7 +403,7 @@ class Workload:
                 **self._weights(),
                 "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
                 "dense states of the prompts": states,
-                "dense calls of every sublayer": tokens * shape.width * sublayers * size,
+                "dense calls of every sublayer": tokens * shape.width * sublayers * pass_size,
                 # In float64, teacher forced and free running; sampled ones in 4 bytes.
                 "final streams of the prompts": (8 * self._texts * len(self.prompts) + 4 * self.sampled_texts)
                 * steps_width,

@@ -27,7 +27,10 @@ select
     transitions.var_r_dz,
     transitions.var_p_dz,
     transitions.t3_kl_nats,
-    transitions.kl_dense_pruned_nats
+    transitions.var_rq_dz,
+    transitions.var_q_dz,
+    transitions.kl_dense_pruned_nats,
+    transitions.kl_pruned_dense_nats
 from stg_layer_transitions as transitions
 inner join reference_temperature
     on

@@ -48,6 +48,8 @@ select
     t2_p,
     var_p_dz,
     t3_kl_nats,
+    var_rq_dz,
+    var_q_dz,
     kappa3_term_nats,
     kappa4_term_nats,
     kl_dense_pruned_nats,

@@ -1,7 +1,7 @@
 -- The dense model compared with itself differs by exactly 0, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens
--- reason: every measure must give exactly 0 here, whatever the model.
+-- reason: every measure must give exactly 0 here, whatever the model; a column that the rows' version lacked is NULL.
 with
 
 layers as (
@@ -24,6 +24,8 @@ layers as (
             and var_uniform_dz = 0
             and var_p_dz = 0
             and var_r_dz = 0
+            and coalesce(var_q_dz, 0) = 0
+            and coalesce(var_rq_dz, 0) = 0
             and kl_dense_pruned_nats = 0
             and kl_pruned_dense_nats = 0
             and js_nats = 0
@@ -52,6 +54,8 @@ outputs as (
             and var_uniform_dz = 0
             and var_p_dz = 0
             and var_r_dz = 0
+            and coalesce(var_q_dz, 0) = 0
+            and coalesce(var_rq_dz, 0) = 0
             and kl_dense_pruned_nats = 0
             and kl_pruned_dense_nats = 0
             and js_nats = 0

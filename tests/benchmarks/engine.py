@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.thread_map import in_parallel
-from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts, _stream_after
+from prunescope.pipelines.evaluation.traces.activation_capture import stream_after
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
 from prunescope.pipelines.metrics.output_head import OutputHead
@@ -177,8 +178,9 @@ def peak_mib(tokens: int) -> float:
     """Return the peak memory of a process that measures so many rows of one sublayer, less the rows themselves."""
     script = (
         "import resource, torch; from prunescope.pipelines.metrics.divergence import divergence; "
-        "from prunescope.pipelines.metrics.output_head import Head; torch.manual_seed(0); torch.set_num_threads(1); "
-        f"head = Head(torch.randn({VOCABULARY}, {WIDTH}) * 0.1); x = torch.randn({tokens}, {WIDTH}); "
+        "from prunescope.pipelines.metrics.output_head import OutputHead; torch.manual_seed(0); "
+        "torch.set_num_threads(1); "
+        f"head = OutputHead(torch.randn({VOCABULARY}, {WIDTH}) * 0.1); x = torch.randn({tokens}, {WIDTH}); "
         "found = divergence(x, x * 0.1, head, [1.0]); "
         "rows = sum(v.nbytes for v in found.values()) + 2 * x.nbytes; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - rows / 2**20)"
@@ -222,7 +224,7 @@ def main() -> None:
         (dense_prompt,) = sessions[0]._prompts
         pairs = [
             (
-                _stream_after(decoder, dense_prompt.capture, sublayer),
+                stream_after(decoder, dense_prompt.capture, sublayer),
                 _local_shifts(sublayer, variant, [(dense_prompt.capture, dense_prompt.first)])[0],
             )
             for sublayer in decoder.sublayers

@@ -245,6 +245,8 @@ def _divergence(
         "t2_p": variance_r / 2,
         "var_p_dz": variance,
         "t3_kl_nats": variance / 2,
+        "var_rq_dz": variance_r * np.exp(noise(0.1)),
+        "var_q_dz": variance * np.exp(noise(0.1)),
         "kappa3_term_nats": variance * noise(0.1),
         "kappa4_term_nats": variance * noise(0.03),
         "kl_dense_pruned_nats": kl,

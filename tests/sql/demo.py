@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import duckdb
-import polars as pl
+import pyarrow.parquet as pq
 
 from prunescope.warehouse.catalogue import database
+from prunescope.warehouse.schema.migrations import upgraded
 from prunescope.warehouse.tables import TABLES
 from tests.sql.warehouse_builder import Memory
 
@@ -37,15 +38,10 @@ def opened() -> duckdb.DuckDBPyConnection:
     """Open the catalogue on the stored rows, in memory."""
     memory = Memory()
     for name in KEPT:
-        memory.fill_table(TABLES[name], _rows(name), checked=False)
+        # A column that came after the rows were measured is NULL.
+        rows = upgraded(TABLES[name], pq.read_table(FOLDER / f"{name}.parquet"))
+        memory.fill_table(TABLES[name], rows, checked=False)
     return memory.connection
-
-
-def _rows(name: str) -> pl.DataFrame:
-    table, rows = TABLES[name], pl.read_parquet(FOLDER / f"{name}.parquet")
-    # A column that came after the rows were measured is NULL.
-    rows = rows.with_columns(pl.lit(None).alias(column.name) for column in table.columns if column.name not in rows)
-    return rows.select(column.name for column in table.columns)
 
 
 def take(root: Path) -> None:

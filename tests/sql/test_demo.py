@@ -137,6 +137,14 @@ def test_q10_the_weighted_variance_follows_the_divergence_better_than_the_unifor
     assert (rows["pearson_log10_var_p_kl"] > rows["pearson_log10_var_uniform_kl"]).all()
 
 
+def test_q10_has_no_figure_of_pruned_weights_for_rows_of_a_version_without_them(
+    measured: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = of(measured, "q10")
+    without = {name for name in rows.columns if rows[name].is_null().all()}
+    assert without == {name for name in rows.columns if name.startswith("q_") or "_q_" in name or "_rq_" in name}
+
+
 def test_q11_at_the_first_flip_both_models_disagree_about_one_choice(measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, "q11", "first_flip_step is not null")
 

@@ -389,3 +389,24 @@ def test_q10_says_which_weighting_follows_the_divergence(ask: Ask) -> None:
     assert (row["pearson_log10_var_p_kl"], row["pearson_log10_var_r_cos_p"]) == (about(1.0), about(1.0))
     assert row["pearson_log10_var_uniform_kl"] == about(stats.pearsonr(*log).statistic)
     assert row["pearson_log10_var_uniform_cos_p"] == about(stats.pearsonr(*log).statistic)
+
+
+def test_q10_compares_dense_and_pruned_weights_with_both_directions_of_the_kl(ask: Ask) -> None:
+    chance = np.random.default_rng(2)
+    kl, reverse, var_q, var_rq = (chance.uniform(0.1, 1, 12) for _ in range(4))
+    temperature, warehouse = 0.5, Handmade()
+    for step, values in enumerate(zip(kl, reverse, var_q, var_rq, strict=True)):
+        warehouse.step(RECIPE, "p", step, temperature=temperature).transition(
+            RECIPE, "p", step, values[0], temperature=temperature, kl_pruned_dense_nats=values[1],
+            var_p_dz=values[0], var_q_dz=values[2], var_rq_dz=values[3], one_minus_cos_p=values[1],
+        )  # fmt: skip
+    (row,) = ask(warehouse, "q10_weighting_of_the_variance")
+    estimates = {"p": kl / (2 * temperature**2), "q": var_q / (2 * temperature**2)}
+
+    assert row["q_over_p_median"] == about(np.median(var_q / kl))
+    for weight, estimate in estimates.items():
+        for name, truth in (("kl", kl), ("kl_pruned_dense", reverse)):
+            assert row[f"{weight}_estimate_over_{name}_median"] == about(np.median(estimate / truth))
+            correlation = stats.pearsonr(np.log10(estimate), np.log10(truth)).statistic
+            assert row[f"pearson_log10_var_{weight}_{name}"] == about(correlation)
+    assert row["pearson_log10_var_rq_cos_p"] == about(stats.pearsonr(np.log10(var_rq), np.log10(reverse)).statistic)

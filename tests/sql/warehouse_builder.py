@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.materialized import Materialized
@@ -370,15 +371,16 @@ class Memory:
         if footers:
             self.connection.execute(f"insert into {FOOTERS} values {places}", footers)
 
-    def fill_table(self, table: Table, rows: Sequence[Row] | pl.DataFrame, *, checked: bool = True) -> None:
-        """Replace the rows of one table."""
+    def fill_table(self, table: Table, rows: Sequence[Row] | pl.DataFrame | pa.Table, *, checked: bool = True) -> None:
+        """Replace the rows of one table; an Arrow table has its columns already, and may have NULL in any."""
         place = f"files.{quoted(f'{table.name}_files')}"
         if table.name in self._filled:
             self.connection.execute(f"truncate {place}")
             self._filled.remove(table.name)
         if len(rows):
             self._filled.add(table.name)
-            arrow = to_arrow(table, rows if isinstance(rows, pl.DataFrame) else frame_of(table, rows))
+            frame = rows if isinstance(rows, pl.DataFrame | pa.Table) else frame_of(table, rows)
+            arrow = frame if isinstance(frame, pa.Table) else to_arrow(table, frame)
             assert not checked or checks.violations(table, arrow) == []
             self.connection.register("rows_to_insert", checks._widened(arrow))
             self.connection.execute(f"insert into {place} by name from rows_to_insert")
@@ -419,6 +421,8 @@ def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **gi
         "one_minus_cos_z": min(kl / 100, 1.0),
         "one_minus_cos_p": min(kl / 10, 1.0),
         "var_p_dz": 2 * temperature**2 * kl,
+        "var_q_dz": 2 * temperature**2 * kl,
+        "var_rq_dz": 2 * temperature**2 * min(kl / 10, 1.0),
         "var_uniform_dz": kl,
         "kl_dense_pruned_nats": kl,
         "kl_pruned_dense_nats": kl,

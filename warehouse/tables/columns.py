@@ -190,6 +190,18 @@ _DIVERGENCE: tuple[Column, ...] = (
     amount("t2_p", "Second-order estimate of one_minus_cos_p.", "1 - cosine", "Var_r(Δz)/(2T²)", T2),
     amount("var_p_dz", "Variance of the logit shift weighted by the dense p.", "logit²", "Var_p(Δz)", T3),
     amount("t3_kl_nats", "Second-order estimate of kl_dense_pruned_nats.", "nats", "Var_p(Δz)/(2T²)", T3),
+    amount(
+        "var_rq_dz",
+        "Variance of the logit shift weighted by q²/‖q‖² of the pruned q, as the paper's published script logs it.",
+        "logit²",
+        "Var_rq(Δz), rq = q²/‖q‖²",
+    ),
+    amount(
+        "var_q_dz",
+        "Variance of the logit shift weighted by the pruned q, as the paper's published script logs it.",
+        "logit²",
+        "Var_q(Δz)",
+    ),
     signed(
         "kappa3_term_nats",
         "Third-order term of kl_dense_pruned_nats beyond t3_kl_nats, signed.",
@@ -240,7 +252,7 @@ _COSTS = {
         "d numbers in float64": "norm_h norm_dh one_minus_cos_h par_rel_h orth_rel_h t1_h",
         "two passes over z and Δz": "norm_z norm_dz one_minus_cos_z par_rel_z orth_rel_z t1_z var_uniform_dz",
         "one pass a temperature, shared by all moments": (
-            "var_r_dz t2_p var_p_dz t3_kl_nats kappa3_term_nats kappa4_term_nats"
+            "var_r_dz t2_p var_p_dz t3_kl_nats var_rq_dz var_q_dz kappa3_term_nats kappa4_term_nats"
         ),
         "one exp and one logarithm a token and temperature, shared by all divergences": (
             "norm_dp one_minus_cos_p par_rel_p orth_rel_p "
@@ -259,13 +271,14 @@ _COSTS = {
 }
 
 DIVERGENCE: tuple[Column, ...] = tuple(replace(column, cost=_COSTS[column.name]) for column in _DIVERGENCE)
-# Columns that the first version of the tables of prompts lacked.
-_LATER = (
-    *("kappa3_term_nats", "kappa4_term_nats", "identity_residual_nats"),
-    *("topk10_overlap", "p_pruned_top1_dense", "p_pruned_top1_pruned"),
-)
-DIVERGENCE_SINCE_2: tuple[Column, ...] = tuple(
-    replace(column, since=2) if column.name in _LATER else column for column in DIVERGENCE
+# Versions of the tables of prompts that added columns.
+_SINCE = {
+    **dict.fromkeys(("kappa3_term_nats", "kappa4_term_nats", "identity_residual_nats"), 2),
+    **dict.fromkeys(("topk10_overlap", "p_pruned_top1_dense", "p_pruned_top1_pruned"), 2),
+    **dict.fromkeys(("var_rq_dz", "var_q_dz"), 3),
+}
+DIVERGENCE_OF_PROMPTS: tuple[Column, ...] = tuple(
+    replace(column, since=_SINCE.get(column.name, 1)) for column in DIVERGENCE
 )
 DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     replace(
@@ -275,7 +288,7 @@ DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     )
     if (side := {"margin_dense": "Dense", "margin_pruned": "Pruned"}.get(column.name))
     else column
-    for column in DIVERGENCE_SINCE_2
+    for column in DIVERGENCE_OF_PROMPTS
 )
 DIVERGENCE_NAMES: tuple[str, ...] = tuple(column.name for column in DIVERGENCE)
 

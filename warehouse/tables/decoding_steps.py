@@ -37,11 +37,11 @@ TABLE = Table(
             )
             for side in ("dense", "pruned")
         ),
-        *c.DIVERGENCE_SINCE_2,
+        *c.DIVERGENCE_OF_PROMPTS,
     ),
     partitioning="variant",
     preview_columns=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
-    version=2,
+    version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
 )

@@ -49,7 +49,7 @@ TABLE = Table(
     partitioning="variant",
     preview_columns=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
     references=(c.OF_VARIANT,),
-    version=2,
+    version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
     example=_EXAMPLE,
 )

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder, TokenCache
-from prunescope.pipelines.models.float64_pass import Norms, in_float64, narrowed
+from prunescope.pipelines.models.float64_pass import Norms, in_float64, sublayer_in_float64
 from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, state_argument
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.pruning.variant_patching import swap_weights
@@ -24,15 +24,19 @@ class Capture:
     """Record of one pass over a sequence.
 
     Attributes:
-        streams: residual stream entering each layer, at the measured positions, by layer.
-        added: contribution of each sublayer to the stream at the measured positions, by label, float32.
+        norms: of `float64_norms` where the layers computed in float64, else None.
+        streams: residual stream entering each layer, at the measured positions, by layer, float32.
+        added: contribution of each sublayer to the stream at the measured positions, by label; float64 where the layers
+            computed in it, so that a difference of two passes keeps its digits, else float32.
         calls: arguments of each sublayer, one entry a chunk, by label; empty unless requested.
         whole: contribution of each sublayer at every position, by label; kept with the calls. `added` is a view of it:
-            positions × width × sublayers × 4 bytes in all.
-        layer_calls: arguments of each layer, by layer; kept with the calls of a pass over all tokens at once. After a
-            pass through a cache the cache holds later tokens' keys, so that no layer could be called again.
+            positions × width × sublayers × 4 or 8 bytes in all.
+        layer_calls: arguments of each layer, by layer; kept with the calls of a pass over all tokens at once in the
+            model's own type. After a pass through a cache the cache holds later tokens' keys, so that no layer could be
+            called again.
     """
 
+    norms: Norms | None = None
     streams: dict[int, States] = field(default_factory=dict)
     added: dict[str, States] = field(default_factory=dict)
     calls: dict[str, list[SublayerCall]] = field(default_factory=dict)
@@ -41,12 +45,12 @@ class Capture:
 
 
 def stream_after(decoder: Decoder, capture: Capture, sublayer: Sublayer) -> States:
-    """Return the residual stream after a sublayer; in a parallel layer both sublayers share this point."""
+    """Return the residual stream after a sublayer, float32; in a parallel layer both sublayers share this point."""
     layer = decoder.layers[sublayer.layer]
     stream = capture.streams[sublayer.layer] + capture.added[layer.attn.label]
     if sublayer.kind == "mlp" or layer.is_parallel:
         stream = stream + capture.added[layer.mlp.label]
-    return stream
+    return stream.float()
 
 
 def run_known(
@@ -69,10 +73,9 @@ def run_known(
         by_token_from: None runs all tokens at once; else the tokens before this index run at once and the others one
             by one, through a key-value cache.
         keep_calls: whether to keep arguments and whole contributions, for `replay` and for `isolated`.
-        norms: of `float64_norms`, to compute the layers in float64; None for the decoder's own type. What is kept is
-            float32 either way.
+        norms: of `float64_norms`, to compute the layers in float64; None for the decoder's own type.
     """
-    capture = Capture()
+    capture = Capture(norms)
     streams: dict[int, list[Tensor]] = defaultdict(list)
     added: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -81,8 +84,8 @@ def run_known(
             state = state_argument(args, kwargs)
             if state is not None:
                 streams[index].append(state)
-            if keep_calls and by_token_from is None:
-                capture.layer_calls[index] = narrowed((args, kwargs)) if norms is not None else (args, kwargs)
+            if keep_calls and by_token_from is None and norms is None:
+                capture.layer_calls[index] = args, kwargs
 
         return hook
 
@@ -106,17 +109,15 @@ def run_known(
             handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
         stack.enter_context(hooks(*handles))
         _run(decoder, tokens, by_token_from)
-    for label, calls in capture.calls.items() if norms is not None else ():
-        capture.calls[label] = [replace(call, parts=tuple(map(narrowed, call.parts))) for call in calls]
     for index, parts in streams.items():
         capture.streams[index] = torch.cat(parts, dim=1)[0, first:].float()
     for label, parts in added.items():
         states = torch.cat(parts, dim=1)[0]
+        if norms is None:
+            states = states.float()
         if keep_calls:
-            capture.whole[label] = states.float()
-            capture.added[label] = capture.whole[label][first:]
-        else:
-            capture.added[label] = states[first:].float()
+            capture.whole[label] = states
+        capture.added[label] = states[first:]
     if decoder.is_rounded:
         _add_rounding(decoder, capture)
     return capture
@@ -145,14 +146,31 @@ def _add_rounding(decoder: Decoder, capture: Capture) -> None:
 
 
 @torch.inference_mode()
-def replay(sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, Tensor], first: int) -> States:
+def replay(
+    sublayer: Sublayer,
+    calls: list[SublayerCall],
+    weights: Mapping[str, Tensor],
+    first: int,
+    norms: Norms | None = None,
+) -> States:
     """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
 
     An attention that ran through a cache gets a new cache, filled by its own keys and values: with the dense one,
     every step after the first would be wrong.
+
+    Args:
+        sublayer: the sublayer.
+        calls: its calls in the dense pass.
+        weights: the other weights, as `swap_weights` takes them.
+        first: first position to return.
+        norms: those of the dense pass.
+
+    Returns:
+        (positions, width), of the type of the dense pass's contributions.
     """
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
     own = None if dense is None else dense.fresh()
-    with swap_weights([sublayer], weights):
+    with swap_weights([sublayer], weights), nullcontext() if norms is None else sublayer_in_float64(sublayer, norms):
         parts = [sublayer.recompute(call, own) for call in calls]
-    return torch.cat(parts, dim=1)[0, first:].float()
+    states = torch.cat(parts, dim=1)[0, first:]
+    return states.float() if norms is None else states

@@ -451,14 +451,17 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
         sublayer: a sublayer that the variant changes.
         variant: the variant.
         passes: dense passes, each with the first position to return.
+
+    Returns:
+        Float32 shifts, subtracted in the type of the pass.
     """
+    wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
     if sublayer.label in variant.dropped:
-        return [-dense.whole[sublayer.label][first:] for dense, first in passes]
+        return [-whole.float() for whole in wholes]
     with sublayer.on_device():
         weights = variant.weights(sublayer)
-        added = [replay(sublayer, dense.calls[sublayer.label], weights, first) for dense, first in passes]
-    wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
-    return [own.to(whole.device) - whole for own, whole in zip(added, wholes, strict=True)]
+        added = [replay(sublayer, dense.calls[sublayer.label], weights, first, dense.norms) for dense, first in passes]
+    return [(own.to(whole.device) - whole).float() for own, whole in zip(added, wholes, strict=True)]
 
 
 def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:

@@ -26,7 +26,10 @@ select
     cast(transitions.var_uniform_dz as double) as var_uniform_dz,
     cast(transitions.var_p_dz as double) as var_p_dz,
     cast(transitions.var_r_dz as double) as var_r_dz,
+    cast(transitions.var_q_dz as double) as var_q_dz,
+    cast(transitions.var_rq_dz as double) as var_rq_dz,
     cast(transitions.one_minus_cos_p as double) as one_minus_cos_p,
-    cast(transitions.kl_dense_pruned_nats as double) as kl_dense_pruned_nats
+    cast(transitions.kl_dense_pruned_nats as double) as kl_dense_pruned_nats,
+    cast(transitions.kl_pruned_dense_nats as double) as kl_pruned_dense_nats
 from transitions_at_reference as transitions
 where transitions.recipe <> 'dense' and (transitions.is_changed or transitions.scope = 'propagated')

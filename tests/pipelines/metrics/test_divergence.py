@@ -172,10 +172,24 @@ def test_two_tokens_follow_the_closed_forms_from_tiny_to_enormous_shifts(shift):
     assert measured["total_variation"][0, 0] == pytest.approx(math.tanh(s) / 2, rel=1e-5, abs=0)
     assert measured["var_p_dz"][0, 0] == pytest.approx(s**2, rel=1e-5, abs=0)
     q = 1 / (1 + math.exp(-2 * s))
+    # Two values 2s apart with weights w and 1 − w have the variance 4 s² w (1 − w).
+    tail = math.exp(-2 * s)
+    for name, ratio in (("var_q_dz", tail), ("var_rq_dz", tail**2)):
+        assert measured[name][0, 0] == pytest.approx(4 * s**2 * ratio / (1 + ratio) ** 2, rel=1e-4, abs=1e-30), name
     js = sum(rel_entr(a, (a + b) / 2) + rel_entr(b, (a + b) / 2) for a, b in ((0.5, q), (0.5, 1 - q))) / 2
     assert measured["js_nats"][0, 0] == pytest.approx(js if s > 1e-3 else s**2 / 8, rel=1e-4, abs=0)
     cosine = 1 / math.sqrt(1 + math.tanh(s) ** 2)
     assert measured["one_minus_cos_p"][0, 0] == pytest.approx(1 - cosine if s > 1e-3 else s**2 / 2, rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("lift", [0.0, 512.0])
+@pytest.mark.parametrize("apart", [2.0**-10, 1.0, 8.0])
+def test_variances_under_the_pruned_weights_count_tokens_that_the_dense_weights_do_not(apart: float, lift: float):
+    # All of p is on the first token, all of q on two others, whose shifts are close beside that of the first.
+    z, dz = torch.tensor([[30.0, 0.0, 0.0]]), torch.tensor([[0.0, 128.0, 128.0 + apart]]) + lift
+    measured = divergence(z, dz, identity_head(3), [1.0])
+    for name, ratio in (("var_q_dz", math.exp(-apart)), ("var_rq_dz", math.exp(-2 * apart))):
+        assert measured[name][0, 0] == pytest.approx(apart**2 * ratio / (1 + ratio) ** 2, rel=1e-5, abs=0), name
 
 
 @pytest.mark.parametrize("shift", [7e3, 2.3e4, 1e5])
@@ -224,6 +238,10 @@ def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temp
         "kl_dense_pruned_nats": "kl_pruned_dense_nats",
         "kl_pruned_dense_nats": "kl_dense_pruned_nats",
         "js_nats": "js_nats",
+        "var_q_dz": "var_p_dz",
+        "var_p_dz": "var_q_dz",
+        "var_rq_dz": "var_r_dz",
+        "var_r_dz": "var_rq_dz",
         "total_variation": "total_variation",
         "one_minus_cos_p": "one_minus_cos_p",
         "one_minus_cos_z": "one_minus_cos_z",

@@ -124,6 +124,7 @@ def measures64(h: torch.Tensor, h2: torch.Tensor, head: torch.Tensor, temperatur
     result["t1_h"] = result["orth_rel_h"] ** 2 / 2
     result["t1_z"] = result["orth_rel_z"] ** 2 / 2
     result["var_p_dz"], result["var_r_dz"] = variance(p), variance(p * p)
+    result["var_q_dz"], result["var_rq_dz"] = variance(q), variance(q * q)
     result["var_uniform_dz"] = variance(torch.ones_like(p))
     result["t2_p"] = result["var_r_dz"] / (2 * temperature**2)
     result["t3_kl_nats"] = result["var_p_dz"] / (2 * temperature**2)

@@ -193,7 +193,7 @@ def assert_close(rows: pl.DataFrame, truth: dict[str, np.ndarray], where: str, l
         elif column.startswith("margin"):
             # A difference of two float32 logits, each with an error of its own size.
             scale = scale + 1e-2 * truth["largest_logit"][counted]
-        elif not column.endswith(("_h", "_z", "_dh", "_dz")) or column.startswith(("var_p", "var_r")):
+        elif not column.endswith(("_h", "_z", "_dh", "_dz")) or column.startswith(("var_p", "var_q", "var_r")):
             scale = scale * (1 + 4 * logit_error / 1e-3 * truth["largest_logit"][counted])
         error = np.abs(found[counted] - values[counted]) / scale
         worst = f"off by {error.max():.1e} of {values[counted][error.argmax()]:.3e}" if len(error) else ""
@@ -213,7 +213,8 @@ def test_the_dense_model_against_itself_is_exactly_zero(
         for column in (
             *(f"norm_d{s}" for s in "hzp"), *(f"one_minus_cos_{s}" for s in "hzp"), *(f"orth_rel_{s}" for s in "hzp"),
             *(f"par_rel_{s}" for s in "hzp"), "t1_h", "t1_z", "t2_p", "t3_kl_nats", "var_p_dz", "var_r_dz",
-            "var_uniform_dz", "kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation",
+            "var_q_dz", "var_rq_dz", "var_uniform_dz", "kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats",
+            "total_variation",
         ):  # fmt: skip
             assert (frame[column] == 0).all(), f"{name}.{column}"
         assert frame["is_top1_same"].all()
