@@ -9,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -17,6 +19,7 @@ from prunescope.pipelines.evaluation.search.items import Item, interleaved, prom
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.search import Refit, Search
+from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune_all
@@ -82,13 +85,14 @@ def run_search(
     spec = spec.model_copy(update={"remove": missing})
     items = search_items(decoder, study, spec)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
+    journal = Journal(folder / "journal", key.search)
     search = Search(
         decoder,
         spec,
-        Menu(decoder, spec.menu, inside, progress=progress),
+        Menu(decoder, spec.menu, inside, _milliseconds(decoder, spec, journal), progress),
         items,
         _refit(decoder, replace(statistics, unfinished=Unfinished(folder / "refit", key.weight_hash)), progress),
-        Journal(folder / "journal", key.search),
+        journal,
         progress,
     )
     result = search.run()
@@ -133,6 +137,17 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
             tokenize_prompts(one, decoder.tokenizer, decoder.context_length)
             drawn = drawn.model_copy(update={"prompts": (*drawn.prompts, prompt)})
     return drawn
+
+
+def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[str, float] | None:
+    """Return the time of each sublayer in a decoding step, measured once a search; None where it is not the budget."""
+    if spec.budget != "milliseconds":
+        return None
+
+    def measure() -> dict[str, NDArray[np.float64]]:
+        return {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
+
+    return {label: float(own) for label, own in journal.remember(["milliseconds"], measure).items()}
 
 
 def _refit(decoder: Decoder, statistics: Statistics, progress: Progress) -> Refit:
