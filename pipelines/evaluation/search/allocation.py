@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -18,6 +18,10 @@ Choice = NDArray[np.int64]
 # Relative distance of the target within which a removal counts as reached: sums of floats round.
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 200
+# Cross terms as a share of the KL from which on measurements decide the strength of the overlap.
+_PRIOR = 0.1
+# Partial choices that are kept to find a good choice, and to find the best one.
+_NARROW, _WIDE = 500, 20_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,13 @@ def cheapest(
     allowed: NDArray[np.bool_] | None = None,
     changes: tuple[Choice, int] | None = None,
 ) -> Choice:
-    """Return the option of each sublayer that removes the target at the lowest sum of costs, exactly (HiGHS).
+    """Return the option of each sublayer that removes the target at the lowest sum of costs.
+
+    Dynamic programming over the sublayers keeps the partial choices that no other one surpasses and whose bound, by
+    the Lagrangian relaxation of the target, is below the cost of a known choice. The result is exact as long as these
+    are at most `_WIDE`; else it is at most the gap between the best bound and its own cost away, which with tens of
+    sublayers is far below the error of measured costs. HiGHS's integer solver was slower on such problems (a minute
+    for 60 sublayers of 9 options) and its tolerances, 1e-6 of the target and of the largest cost, too wide.
 
     Args:
         problem: the options.
@@ -67,34 +77,126 @@ def cheapest(
 
     Raises:
         InputError: the allowed options cannot remove so much.
-        ComputationError: the solver gave up.
     """
-    count = len(problem.group)
-    upper = np.ones(count) if allowed is None else allowed.astype(float)
-    # In units of the target, so that the solver's tolerances are relative ones.
-    scale = max(target, 1.0)
-    one_each = coo_array((np.ones(count), (problem.group, np.arange(count))), (problem.groups, count))
-    constraints = [
-        LinearConstraint(one_each, 1, 1),
-        LinearConstraint(problem.removed[None] / scale, (1 - _ROUNDING) * target / scale, np.inf),
-    ]
-    if changes is not None:
-        stays = np.zeros(count)
-        stays[changes[0]] = 1
-        constraints.append(LinearConstraint(stays[None], problem.groups - changes[1], np.inf))
-    result = milp(
-        costs / max(float(np.abs(costs).max()), np.finfo(float).tiny),
-        integrality=np.ones(count),
-        bounds=Bounds(0, upper),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0},
-    )
-    if result.status == 2:  # infeasible
+    is_open = np.ones(len(costs), dtype=bool) if allowed is None else allowed.copy()
+    is_change = np.ones(len(costs), dtype=bool)
+    is_change[[] if changes is None else changes[0]] = False
+    limits = _Limits(problem, is_change, problem.groups if changes is None else changes[1], target)
+    best, cost = None, np.inf
+    for width in (_NARROW, _NARROW, _WIDE):
+        extra, bound = _relaxed(limits, costs, is_open)
+        gap = cost - bound + 1e-12 * abs(bound)
+        found = _walk(limits, costs, extra, is_open & (extra <= gap), gap, width)
+        if found is not None and costs[found].sum() < cost:
+            best, cost = found, float(costs[found].sum())
+        is_open &= extra <= cost - bound + 1e-12 * abs(bound)
+    if best is None:
         raise InputError(f"the menu cannot remove {target:,.0f}; it removes at most {problem.most:,.0f}")
-    if result.x is None:
-        raise ComputationError(f"the allocation was not solved: {result.message}")
-    chosen = np.flatnonzero(result.x > 0.5)
-    return chosen[np.argsort(problem.group[chosen])]
+    return best
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a choice must keep.
+
+    Attributes:
+        problem: the options.
+        is_change: whether an option counts as a change.
+        changes: at most so many of them.
+        target: to be removed.
+    """
+
+    problem: Problem
+    is_change: NDArray[np.bool_]
+    changes: int
+    target: float
+
+    @property
+    def least(self) -> float:
+        """The removal at which the target counts as reached."""
+        return (1 - _ROUNDING) * self.target
+
+
+def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tuple[Numbers, float]:
+    """Return what each option adds to a lower bound of all choices' costs, and that bound, by Lagrange multipliers.
+
+    Any multipliers that are not negative give a bound; those of the linear program give the highest.
+    """
+    problem, options = limits.problem, np.flatnonzero(is_open)
+    unit, scale = max(limits.target, 1.0), max(float(np.abs(costs[options]).max(initial=0)), np.finfo(float).tiny)
+    one_each = coo_array((np.ones(len(options)), (problem.group[options], np.arange(len(options)))))
+    solved = linprog(
+        costs[options] / scale,
+        A_ub=np.stack([-problem.removed[options] / unit, limits.is_change[options].astype(float)]),
+        b_ub=[-limits.least / unit, limits.changes],
+        A_eq=one_each,
+        b_eq=np.ones(problem.groups),
+    )
+    if solved.status == 2:  # infeasible
+        raise InputError(f"the menu cannot remove {limits.target:,.0f}; it removes at most {problem.most:,.0f}")
+    if solved.status != 0:
+        raise ComputationError(f"the allocation was not solved: {solved.message}")
+    price, toll = np.maximum(-solved.ineqlin.marginals * scale, 0) / (unit, 1)
+    reduced = costs - price * problem.removed + toll * limits.is_change
+    lowest = np.full(problem.groups, np.inf)
+    np.minimum.at(lowest, problem.group[options], reduced[options])
+    bound = float(lowest.sum() + price * limits.least - toll * limits.changes)
+    return reduced - lowest[problem.group], bound
+
+
+def _walk(
+    limits: _Limits, costs: Numbers, extra: Numbers, is_open: NDArray[np.bool_], gap: float, width: int
+) -> Choice | None:
+    """Return the cheapest choice of those whose extras sum to the gap at most; None if there is none.
+
+    Args:
+        limits: what a choice must keep.
+        costs: of each option.
+        extra: what each adds to the bound.
+        is_open: options to choose from.
+        gap: between the bound and the cost of a known choice.
+        width: partial choices to keep, those with the lowest extras.
+    """
+    problem = limits.problem
+    ladders = [np.flatnonzero(is_open & (problem.group == group)) for group in range(problem.groups)]
+    if not all(len(own) for own in ladders):
+        return None
+    ahead = np.cumsum([problem.removed[own].max() for own in reversed(ladders)])[::-1] - [
+        problem.removed[own].max() for own in ladders
+    ]
+    removed, cost, extras, changes = np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1, dtype=int)
+    steps = list[tuple[Choice, Choice]]()  # the earlier partial choice and the option that each adds
+    for own, most in zip(ladders, ahead, strict=True):
+        before, option = (part.ravel() for part in np.meshgrid(np.arange(len(cost)), own, indexing="ij"))
+        sums = (
+            removed[before] + problem.removed[option],
+            cost[before] + costs[option],
+            extras[before] + extra[option],
+            changes[before] + limits.is_change[option],
+        )
+        kept = np.flatnonzero((sums[2] <= gap) & (sums[0] + most >= limits.least) & (sums[3] <= limits.changes))
+        kept = kept[_unsurpassed(sums[0][kept], sums[1][kept], sums[3][kept])]
+        if len(kept) > width:
+            kept = kept[np.argpartition(sums[2][kept], width)[:width]]
+        if not len(kept):
+            return None
+        removed, cost, extras, changes = (part[kept] for part in sums)
+        steps.append((before[kept], option[kept]))
+    place = int(cost.argmin())
+    choice = []
+    for before, option in reversed(steps):
+        choice.append(option[place])
+        place = before[place]
+    return np.array(choice[::-1])
+
+
+def _unsurpassed(removed: Numbers, cost: Numbers, changes: Choice) -> Choice:
+    """Return the numbers of the partial choices that cost less than all with as many changes that remove as much."""
+    order = np.lexsort((cost, -removed, changes))
+    # Lowered from one number of changes to the next, so that one running minimum serves all.
+    lowered = cost[order] - changes[order] * (1 + np.ptp(cost) if len(cost) else 0)
+    earlier = np.concatenate([[np.inf], np.minimum.accumulate(lowered)[:-1]]) if len(cost) else lowered
+    return order[lowered < earlier]
 
 
 def predicted(choice: Choice, costs: Numbers, overlap: Numbers, strength: float) -> float:
@@ -146,12 +248,16 @@ def descend(
 
 
 def fitted_strength(choices: Sequence[Choice], measured: Sequence[float], costs: Numbers, overlap: Numbers) -> float:
-    """Return the strength of the overlap that fits measured choices, by least squares of the relative residuals."""
+    """Return the strength of the overlap that fits measured choices best, by least squares of relative residuals.
+
+    Choices of which hardly any shifts overlap say nothing of it; it then stays at 1, its value for small shifts. As a
+    prior around 1 it counts like one measurement whose cross terms are a tenth of its KL.
+    """
     sums = np.array([predicted(choice, costs, overlap, 0.0) for choice in choices])
     cross = np.array([predicted(choice, costs, overlap, 1.0) for choice in choices]) - sums
     residual, weight = np.array(measured) - sums, 1 / np.maximum(np.array(measured), np.finfo(float).tiny)
-    denominator = float(((cross * weight) ** 2).sum())
-    return float((residual * cross * weight**2).sum() / denominator) if denominator > 0 else 0.0
+    known = float(((cross * weight) ** 2).sum())
+    return (float((residual * cross * weight**2).sum()) + _PRIOR**2) / (known + _PRIOR**2)
 
 
 def random_choice(problem: Problem, target: float, generator: np.random.Generator) -> Choice:

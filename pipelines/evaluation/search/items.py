@@ -1,7 +1,8 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from the windows that calibrate recipes and from the study's texts;
-prompts from the shipped sets, apart from those of the study, each with the dense model's greedy continuation.
+Text windows come from the calibration corpus, apart from the windows that calibrate recipes and the texts of the study;
+prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
+a task, with their right answers, from those that the study does not score, where it leaves some.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.evaluation.traces.decoding import decode
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.search_spec import SearchSpec
 
 # Tokens at the start of a window that are read and not measured: they have next to no context.
 _UNMEASURED = 8
@@ -45,6 +48,32 @@ class Item:
         return slice(self.first, len(self.tokens))
 
 
+def search_items(
+    decoder: Decoder, study: Study, unasked: Study, spec: SearchSpec, progress: Progress = SILENT
+) -> list[Item]:
+    """Return the items of a search's objective: of a task, prompts alone (`free-kl`), or texts and prompts in turn.
+
+    Args:
+        decoder: the dense model.
+        study: the study.
+        unasked: the same with the prompts of the search in place of its own.
+        spec: objective and numbers of items.
+        progress: one step a generated answer of a task.
+
+    Raises:
+        InputError: the objective has no items: it names a task that the study lacks, or needs prompts.
+    """
+    kind, _, task = spec.objective.partition(":")
+    if kind == "task":
+        return task_items(decoder, study, task, spec.texts + spec.prompts, progress)
+    prompts = prompt_items(decoder, unasked)
+    if kind != "free-kl":
+        return interleaved(text_items(decoder, study, spec.texts, spec.length, spec.seed), prompts)
+    if not prompts:
+        raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
+    return prompts
+
+
 def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:
     """Return windows of the calibration corpus that overlap no calibration window and no text of the study.
 
@@ -64,11 +93,9 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
     for attempt in range(1, 9):
         drawn = spec.model_copy(update={"sequences": 4 * count, "length": length, "seed": seed + 7919 * attempt})
         for window in calibration_tokens(decoder.tokenizer, drawn).tolist():
-            pieces = {
-                tuple(window[start : start + _UNMEASURED]) for start in range(0, length - _UNMEASURED, _UNMEASURED)
-            }
-            if not pieces & used and len(items) < count:
-                used |= {tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED)}
+            every = [tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED + 1)]
+            if used.isdisjoint(every[::_UNMEASURED]) and len(items) < count:
+                used.update(every)
                 items.append(Item(f"text-{len(items)}", tuple(window), _UNMEASURED))
         if len(items) == count:
             return items
@@ -90,6 +117,36 @@ def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
         # The last token is predicted and not read.
         Item(each.prompt.id, (*each.ids, *own.tokens[:-1]), len(each.ids) - 1, len(each.ids))
         for each, own in zip(prompts, decoded, strict=True)
+    ]
+
+
+def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: Progress = SILENT) -> list[Item]:
+    """Return samples of one of the study's tasks, measured at the tokens of their right answers.
+
+    They are samples behind those that the study scores. Where the study scores all of its data, they are of the last
+    half and **overlap** with what the study's own scores rest on; the progress says so, and the items are named
+    `TASK-SAMPLE` by the `sample_id` of `task_samples`.
+
+    Args:
+        decoder: the dense model; its own greedy answers are the right ones of a task that generates text.
+        study: its tasks.
+        name: of the task.
+        count: maximum number of samples.
+        progress: one step a generated answer.
+
+    Raises:
+        InputError: the study has no such task, or it has no right answers.
+    """
+    spec = next((spec for spec in study.tasks if spec.name == name), None)
+    if spec is None:
+        own = ", ".join(spec.name for spec in study.tasks) or "none"
+        raise InputError(f"search: objective task:{name}: the study has no task {name!r}; its tasks are {own}")
+    # It imports lm-eval, which other objectives do not need.
+    from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
+
+    return [
+        Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
+        for each in right_answers(decoder, spec, count, progress)
     ]
 
 

@@ -37,13 +37,14 @@ class Journal:
             return measure()
         name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
         file = self._folder / f"{name[:32]}.npz"
-        with suppress(OSError, ValueError, BadZipFile), np.load(file, allow_pickle=False) as stored:
+        damaged = (OSError, ValueError, EOFError, BadZipFile)
+        with suppress(*damaged), file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return dict(stored)
         arrays = measure()
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
         with temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, **dict[str, Any](arrays))
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)

@@ -132,7 +132,7 @@ class Menu:
         return Variant(LazyMapping(chosen, lambda name: chosen[name][name]), dropped=dropped)
 
 
-def _recipe(name: str) -> MatrixRecipe:
+def _recipe(name: str) -> Recipe:
     recipe = parse_recipe(name)
     if not isinstance(recipe, MatrixRecipe):
         raise InputError(
@@ -155,6 +155,7 @@ def _bytes(change: WeightDelta) -> int:
     kept = outputs * inputs if change.mask is None else int(change.mask.sum())
     mask = 0 if change.bits is None else change.bits.numel()
     if change.codes is None:
-        return mask + kept * WEIGHT_BYTES
+        # With few zeros the mask takes more than they save, and the file has the whole matrix.
+        return min(mask + kept * WEIGHT_BYTES, outputs * inputs * WEIGHT_BYTES)
     scales = change.codes.scales.numel() * 2 * WEIGHT_BYTES
     return mask + math.ceil(kept * change.codes.bits / 8) + scales

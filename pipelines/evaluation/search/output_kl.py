@@ -62,8 +62,11 @@ class DenseOutput:
         if block.raw is not None:
             dz = self._head.capped_shift(block.raw, dz, out=dz)
         dz -= (block.p * dz).sum(dim=-1, keepdim=True)
-        if float(dz.max()) < _LARGEST:
-            excess = torch.expm1(dz).sub_(dz).mul_(block.p).sum(dim=-1, dtype=torch.float64)
-            return excess.clamp_(min=0).log1p_()
-        log_q = torch.log_softmax(block.log_p + dz, dim=-1)
-        return (block.p * (block.log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
+        excess = torch.expm1(dz).sub_(dz).mul_(block.p).sum(dim=-1, dtype=torch.float64)
+        kl = excess.clamp_(min=0).log1p_()
+        large = ~(dz.amax(dim=-1) < _LARGEST)  # NaN too
+        if bool(large.any()):
+            log_p = block.log_p[large]
+            log_q = torch.log_softmax(log_p + dz[large], dim=-1)
+            kl[large] = (block.p[large] * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
+        return kl

@@ -22,7 +22,7 @@ from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, treatments_json
-from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
+from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
@@ -33,23 +33,22 @@ Refit = Callable[[Allocation], Variant]
 # Items on which exchanges are proposed; they are judged on all.
 CONTEXT_ITEMS = 8
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
-EFFECT_SCHEMA = pl.Schema(
-    {
-        "layer": pl.Int16,
-        "sublayer": pl.String,
-        "treatment": pl.String,
-        "parameters_removed": pl.Int64,
-        "bytes_removed": pl.Int64,
-        "milliseconds_removed": pl.Float64,
-        "kl_dense_pruned_nats": pl.Float64,
-        "kl_low": pl.Float64,
-        "kl_high": pl.Float64,
-        "one_minus_cos_h": pl.Float64,
-        "n_items": pl.Int32,
-        "item_kl": pl.List(pl.Float32),
-        "seconds": pl.Float64,
-    }
-)
+_EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "layer": pl.Int16,
+    "sublayer": pl.String,
+    "treatment": pl.String,
+    "parameters_removed": pl.Int64,
+    "bytes_removed": pl.Int64,
+    "milliseconds_removed": pl.Float64,
+    "kl_dense_pruned_nats": pl.Float64,
+    "kl_low": pl.Float64,
+    "kl_high": pl.Float64,
+    "one_minus_cos_h": pl.Float64,
+    "n_items": pl.Int32,
+    "item_kl": pl.List(pl.Float32),
+    "seconds": pl.Float64,
+}
+EFFECT_SCHEMA = pl.Schema(_EFFECT_TYPES)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Search:
                     f"search: the menu removes at most {self._problem.most / self._total:.1%} of the {spec.budget}, "
                     f"and {share:.1%} are asked for; add treatments that remove more, or lower `remove`"
                 )
-        self._whole: WholeMeasurement | None = None
+        self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
         self._trials: list[Trial] = []
         self._deadline = 0.0
 
@@ -267,7 +266,7 @@ class Search:
         return self._trials[-1]
 
     def _measured(self, allocation: Allocation, refits: bool) -> dict[str, Numbers]:
-        self._whole = self._whole or WholeMeasurement(self._decoder, self._items)
+        self._whole = self._whole or measurement_of(self._spec.objective, self._decoder, self._items)
         variant = self._refit(allocation) if refits and self._refit else self._menu.variant(allocation)
         kl, cosines = self._whole.measure(variant)
         return {"kl": kl, "one_minus_cos": cosines}

@@ -12,33 +12,32 @@ from scipy import stats
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation
 
 Numbers = NDArray[np.float64]
-SCHEMA = pl.Schema(
-    {
-        "trial": pl.Int32,
-        "parent": pl.Int32,
-        "strategy": pl.String,
-        "move": pl.String,
-        "remove": pl.Float64,
-        "removed": pl.Float64,
-        "predecessors": pl.String,
-        "treatments_json": pl.String,
-        "exchange": pl.String,
-        "predicted_nats": pl.Float64,
-        "measured_nats": pl.Float64,
-        "measured_low": pl.Float64,
-        "measured_high": pl.Float64,
-        "difference_nats": pl.Float64,
-        "difference_low": pl.Float64,
-        "difference_high": pl.Float64,
-        "n_items": pl.Int32,
-        "item_ids": pl.List(pl.String),
-        "item_nats": pl.List(pl.Float32),
-        "is_accepted": pl.Boolean,
-        "is_result": pl.Boolean,
-        "recipe": pl.String,
-        "seconds": pl.Float64,
-    }
-)
+_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "trial": pl.Int32,
+    "parent": pl.Int32,
+    "strategy": pl.String,
+    "move": pl.String,
+    "remove": pl.Float64,
+    "removed": pl.Float64,
+    "predecessors": pl.String,
+    "treatments_json": pl.String,
+    "exchange": pl.String,
+    "predicted_nats": pl.Float64,
+    "measured_nats": pl.Float64,
+    "measured_low": pl.Float64,
+    "measured_high": pl.Float64,
+    "difference_nats": pl.Float64,
+    "difference_low": pl.Float64,
+    "difference_high": pl.Float64,
+    "n_items": pl.Int32,
+    "item_ids": pl.List(pl.String),
+    "item_nats": pl.List(pl.Float32),
+    "is_accepted": pl.Boolean,
+    "is_result": pl.Boolean,
+    "recipe": pl.String,
+    "seconds": pl.Float64,
+}
+SCHEMA = pl.Schema(_TYPES)
 
 
 @dataclass(frozen=True)

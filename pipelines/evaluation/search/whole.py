@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.search.items import Item, padded
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
+from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode
 from prunescope.pipelines.evaluation.traces.final_streams import final_streams
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
@@ -47,17 +49,7 @@ class WholeMeasurement:
         """
         with apply_variant(self._decoder, variant):
             pruned = self._streams()
-        kl, cosines = np.empty(len(self._items)), np.empty(len(self._items))
-        for index, (own, dense) in enumerate(zip(pruned, self._dense, strict=True)):
-            output = DenseOutput(dense, self._decoder.head)
-            nats, move = output.kl(own - dense)
-            kl[index] = float(nats.mean())
-            cosines[index] = float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean())
-        if not np.isfinite(kl).all():
-            raise ComputationError(
-                f"search: NaN or infinite states on item {self._items[int(np.argmin(np.isfinite(kl)))].id}"
-            )
-        return kl, cosines
+        return _compared(self._decoder, self._items, self._dense, pruned)
 
     def _streams(self) -> list[Tensor]:
         """Return every item's final streams at its measured positions, float64."""
@@ -67,3 +59,63 @@ class WholeMeasurement:
             final = final_streams(self._decoder, padded(items, self._decoder.device), slice(None))
             streams |= {index: own[item.measured] for index, item, own in zip(batch, items, final, strict=True)}
         return [streams[index] for index in range(len(self._items))]
+
+
+class FreeRunningMeasurement:
+    """The dense model's greedy answers to a search's prompts; each variant decodes its own, one pass a token.
+
+    Args:
+        decoder: the dense model.
+        items: prompts.
+
+    Raises:
+        InputError: an item is no prompt.
+    """
+
+    def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
+        if any(item.prompt is None for item in items):
+            raise InputError("search: objective free-kl measures prompts alone, which both models continue")
+        self._decoder, self._items = decoder, items
+        self._steps = max(len(item.tokens) - item.first for item in items)
+        self._dense = self._decoded([0] * len(items))
+
+    def measure(self, variant: Variant) -> tuple[Means, Means]:
+        """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's steps.
+
+        Step t of the dense answer is compared with step t of the pruned model's own, up to the dense one's end.
+
+        Raises:
+            ComputationError: the variant's states are NaN or infinite.
+        """
+        lengths = [len(own.tokens) for own in self._dense]
+        with apply_variant(self._decoder, variant):
+            pruned = self._decoded(lengths)
+        streams = [own.streams[:length] for own, length in zip(pruned, lengths, strict=True)]
+        return _compared(self._decoder, self._items, [own.streams for own in self._dense], streams)
+
+    def _decoded(self, least: Sequence[int]) -> list[DecodingResult]:
+        prompts = [item.tokens[: item.prompt] for item in self._items]
+        return decode(self._decoder, prompts, self._steps, lambda logits, *_: logits.argmax(dim=-1), least)
+
+
+def measurement_of(
+    objective: str, decoder: Decoder, items: Sequence[Item]
+) -> WholeMeasurement | FreeRunningMeasurement:
+    """Return the measurement of whole allocations under an objective of `SearchSpec`."""
+    return (FreeRunningMeasurement if objective == "free-kl" else WholeMeasurement)(decoder, items)
+
+
+@torch.inference_mode()
+def _compared(
+    decoder: Decoder, items: Sequence[Item], dense: Sequence[Tensor], pruned: Sequence[Tensor]
+) -> tuple[Means, Means]:
+    """Return both means of each item from its streams of both sides, (positions, width), float64."""
+    kl, cosines = np.empty(len(items)), np.empty(len(items))
+    for index, (before, after) in enumerate(zip(dense, pruned, strict=True)):
+        output = DenseOutput(before, decoder.head)
+        nats, move = output.kl(after - before)
+        kl[index] = float(nats.mean())
+        cosines[index] = float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean())
+    if not np.isfinite(kl).all():
+        raise ComputationError(f"search: NaN or infinite states on item {items[int(np.argmin(np.isfinite(kl)))].id}")
+    return kl, cosines

@@ -188,15 +188,8 @@ def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
 
 def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
     task, doc = loaded.task, sample["doc"]
-    target = sample["target"]
-    target_index: int | None = 0
-    if task.OUTPUT_TYPE == "loglikelihood":
-        options, question = [str(target)], task.doc_to_text(doc)
-    else:
-        options = [str(option) for option in task.doc_to_choice(doc)]
-        right = task.doc_to_text(doc) if task.multiple_input else target
-        question = sample["arguments"][0][0] if task.multiple_input else task.doc_to_text(doc)
-        target_index = _option_index(right, options)
+    options, target_index = options_of(loaded, doc)
+    question = sample["arguments"][0][0] if task.multiple_input else task.doc_to_text(doc)
     # The likelihoods without the question may follow the options' own.
     likelihoods = [float(response[0]) for response in sample["filtered_resps"][: len(options)]]
     sizes = [max(1, len(option.encode())) for option in options]
@@ -212,6 +205,15 @@ def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
         "option_log_likelihoods_per_byte": [value / size for value, size in zip(likelihoods, sizes, strict=True)],
         "target_index": target_index,
     }
+
+
+def options_of(loaded: LoadedTask, doc: Mapping[str, Any]) -> tuple[list[str], int | None]:
+    """Return the compared texts of a sample and the index of the right one, None where none is right."""
+    task, target = loaded.task, loaded.task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return [str(target)], 0
+    options = [str(option) for option in task.doc_to_choice(doc)]
+    return options, _option_index(task.doc_to_text(doc) if task.multiple_input else target, options)
 
 
 def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (of the task's own type)

@@ -1,0 +1,127 @@
+"""Token ids of a task's contexts with their right answers, as lm-eval's model reads them; nothing is scored here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from typing import Any
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import Likelihood, Request, VariantLM, written_key
+from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
+from prunescope.pipelines.evaluation.tasks.score_rows import options_of
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class RightAnswer:
+    """One sample of a task.
+
+    Attributes:
+        task: its name in the tables.
+        sample_id: number of the sample, as in `task_samples`.
+        tokens: context and answer without its last token, cut from the left to the model's context.
+        length: tokens of the answer; the last so many positions predict it.
+    """
+
+    task: str
+    sample_id: str
+    tokens: tuple[int, ...]
+    length: int
+
+
+class _Reader(VariantLM):
+    """A model that keeps the token ids of likelihood requests and runs nothing for them."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder)
+        self.read: list[Request] = []
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool = True,  # noqa: ARG002 (lm-eval's signature)
+        override_bs: int | None = None,  # noqa: ARG002
+    ) -> list[Likelihood]:
+        self.read = list(requests)
+        return [(0.0, False)] * len(requests)
+
+
+def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progress = SILENT) -> list[RightAnswer]:
+    """Return samples of a task with their right answers, those first that the study does not score.
+
+    Samples after the first `samples` of the study are taken. Where there are none, those of the last half of the data
+    are, which the study scores too; the progress then says so. A group's tasks take turns. The right answer of a task
+    with options is the text of the right one (its letter only where the task compares nothing else), and that of a
+    task that generates text the dense model's own greedy answer.
+
+    Args:
+        decoder: the dense model.
+        spec: the study's entry.
+        count: maximum number of samples.
+        progress: one step a generated answer.
+
+    Raises:
+        InputError: the task cannot be loaded, scores whole texts, or has no right answers.
+    """
+    loaded = load_tasks([spec])
+    by_name = {task.name: task for task in loaded} | {task.name: task for task in loaded if task.scoring != "letter"}
+    if rolling := next((task.name for task in loaded if task.scoring == "rolling"), None):
+        raise InputError(f"search: task {rolling} asks no questions; objective `kl` measures texts")
+    sizes = {name: len(task.task.eval_docs) for name, task in by_name.items()}
+    firsts = {name: sizes[name] if spec.samples is None else spec.samples for name in by_name}
+    is_scored = any(firsts[name] == sizes[name] for name in by_name)
+    of_task = [
+        [
+            (name, sample)
+            for sample in range(firsts[name] if firsts[name] < sizes[name] else sizes[name] // 2, sizes[name])
+        ]
+        for name in by_name
+    ]
+    in_turn = (pair for pair in chain.from_iterable(zip_longest(*of_task)) if pair is not None)
+    chosen = list(islice(in_turn, count))
+    progress.start(f"answers of task {spec.name}" + (" (the study scores these samples too)" if is_scored else ""), 1)
+    reader = _Reader(decoder)
+    found = [
+        answer
+        for name, task in by_name.items()
+        for answer in _answers(reader, task, [sample for own, sample in chosen if own == name])
+    ]
+    progress.done()
+    if not found:
+        raise InputError(f"search: task {spec.name}: no sample has a right answer within the model's context")
+    return found
+
+
+def _answers(reader: _Reader, loaded: LoadedTask, samples: Sequence[int]) -> Iterator[RightAnswer]:
+    if not samples:
+        return
+    loaded.task.set_fewshot_seed(loaded.spec.seed)
+    with quiet():
+        loaded.task.build_all_requests(samples=list(samples))
+    # lm-eval numbers the chosen samples from 0.
+    for number, sample in enumerate(samples):
+        requests = [request for request in loaded.task.instances if request.doc_id == number]
+        pair = _generated(reader, requests[0]) if loaded.scoring == "greedy" else _right(reader, loaded, requests)
+        if pair is None:
+            continue
+        context, answer = pair
+        tokens = (*context, *answer)[-(reader.max_length + 1) : -1]
+        if 0 < len(answer) <= len(tokens):
+            yield RightAnswer(loaded.name, str(sample), tokens, len(answer))
+
+
+def _generated(reader: _Reader, request: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401 (lm-eval's)
+    reader.generate_until([request])
+    context = reader.tok_batch_encode([request.args[0]])[0][0].tolist() or [reader.prefix_token_id]
+    return tuple(context), reader.written[written_key(request.args)].tokens
+
+
+def _right(reader: _Reader, loaded: LoadedTask, requests: Sequence[Any]) -> tuple[list[int], list[int]] | None:
+    right = options_of(loaded, requests[0].doc)[1]
+    if right is None:
+        return None
+    reader.loglikelihood([requests[right]])
+    _, context, answer = reader.read[0]
+    return context, answer

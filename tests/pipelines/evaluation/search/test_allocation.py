@@ -1,0 +1,189 @@
+"""Allocations against brute force over all choices, on small random instances with ties and zero sizes."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.search.allocation import (
+    Choice,
+    Numbers,
+    Problem,
+    cheapest,
+    descend,
+    fitted_strength,
+    greedy_choice,
+    predicted,
+    random_choice,
+)
+
+SEEDS = range(100)
+
+
+def instance(seed: int) -> tuple[Problem, Numbers, float]:
+    """Return options, costs and a target: one to four options a sublayer, many sizes and costs equal or zero."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(1, 5, 6)
+    group = np.repeat(np.arange(6), counts)
+    removed = generator.integers(0, 6, len(group)).astype(float) * generator.choice([1.0, 1e7])
+    costs = generator.choice([0, 0.5, 1, 2], len(group)) if seed % 2 else generator.exponential(size=len(group))
+    costs = costs * generator.choice([1e-6, 1.0], len(group)) + (seed % 3 == 0) * 1e-7 * generator.random(len(group))
+    problem = Problem(group, removed)
+    return problem, costs, float(np.floor(generator.uniform(0, 1.02) * problem.most))
+
+
+def choices_of(problem: Problem) -> list[Choice]:
+    own = [np.flatnonzero(problem.group == group) for group in range(problem.groups)]
+    return [np.array(choice) for choice in itertools.product(*own)]
+
+
+def overlap_of(problem: Problem, seed: int) -> Numbers:
+    shifts = np.random.default_rng([seed, 1]).normal(size=(len(problem.group), 4))
+    shifts /= np.linalg.norm(shifts, axis=1, keepdims=True)
+    overlap: Numbers = shifts @ shifts.T
+    return overlap
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_cheapest_choice_is_that_of_brute_force(seed: int) -> None:
+    problem, costs, target = instance(seed)
+    reaching = [float(costs[choice].sum()) for choice in choices_of(problem) if problem.total(choice) >= target]
+    if not reaching:
+        with pytest.raises(InputError, match="cannot remove"):
+            cheapest(problem, costs, target)
+        return
+    found = cheapest(problem, costs, target)
+    assert problem.group[found].tolist() == list(range(problem.groups))
+    assert problem.total(found) >= target
+    assert costs[found].sum() == pytest.approx(min(reaching), rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_cheapest_of_few_changes_among_allowed_options_is_that_of_brute_force(seed: int) -> None:
+    problem, costs, target = instance(seed)
+    generator = np.random.default_rng([seed, 2])
+    every = choices_of(problem)
+    current = every[generator.integers(len(every))]
+    costs = costs - costs[current][problem.group]  # of both signs, and zero where nothing changes
+    allowed = generator.random(len(costs)) < 0.7
+    allowed[current] = True
+    target, changes = min(target, problem.total(current)), int(generator.integers(0, 4))
+    reaching = [
+        float(costs[choice].sum())
+        for choice in every
+        if allowed[choice].all() and problem.total(choice) >= target and (choice != current).sum() <= changes
+    ]
+    found = cheapest(problem, costs, target, allowed, (current, changes))
+    assert allowed[found].all()
+    assert (found != current).sum() <= changes
+    assert problem.total(found) >= target
+    assert costs[found].sum() == pytest.approx(min(reaching), rel=1e-9, abs=1e-15)
+
+
+def test_a_target_is_not_missed_by_a_single_weight_of_many() -> None:
+    problem = Problem(np.array([0, 0, 0, 1]), np.array([0, 1e9 - 1, 1e9, 0]))
+    assert cheapest(problem, np.array([0, 1.0, 2.0, 0]), 1e9).tolist() == [2, 3]
+
+
+def test_one_option_that_costs_far_more_than_all_others_leaves_these_exact() -> None:
+    problem = Problem(np.repeat(np.arange(3), 3), np.tile([0.0, 1, 2], 3))
+    costs = np.array([0, 1e-7, 50, 0, 3e-7, 4e-7, 0, 2e-7, 9e-7])
+    assert cheapest(problem, costs, 3).tolist() == [1, 5, 6]
+
+
+def test_sixty_sublayers_of_nine_options_that_differ_by_a_few_weights_are_within_the_best_bound() -> None:
+    generator = np.random.default_rng(0)
+    shares = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1])
+    sizes = np.tile([884_736.0, 2_654_208.0], 30)[:, None]
+    removed = sizes * shares + generator.integers(-3, 4, (60, 9)) * ((shares > 0) & (shares < 1))
+    costs = np.exp(generator.normal(0, 1.5, (60, 1))) * (np.exp(6 * shares) - 1)
+    problem, target = Problem(np.repeat(np.arange(60), 9), removed.ravel()), 0.4 * sizes.sum()
+    found = cheapest(problem, costs.ravel(), target)
+    assert problem.total(found) >= target
+    bound = max(  # of the Lagrangian relaxation, at some prices
+        (costs - price * removed).min(axis=1).sum() + price * target for price in np.geomspace(1e-8, 1e-3, 2000)
+    )
+    assert bound <= costs.ravel()[found].sum() <= 1.005 * bound
+
+
+def test_descent_reaches_the_target_never_ends_above_its_start_and_mostly_at_the_best_choice() -> None:
+    best = 0
+    for seed in SEEDS:
+        problem, costs, target = instance(seed)
+        target, overlap = min(target, problem.most), overlap_of(problem, seed)
+        start = cheapest(problem, costs, target)
+        found = descend(problem, costs, overlap, 1.0, target, start)
+        assert problem.group[found].tolist() == list(range(problem.groups))
+        assert problem.total(found) >= target
+        cost = predicted(found, costs, overlap, 1.0)
+        assert cost <= predicted(start, costs, overlap, 1.0) + 1e-12
+        every = np.array([choice for choice in choices_of(problem) if problem.total(choice) >= target])
+        pairs = np.sqrt(costs * costs[:, None]) * overlap
+        lowest = pairs[every[:, :, None], every[:, None]].sum(axis=(1, 2)).min()
+        assert cost >= lowest - 1e-12
+        best += cost <= lowest + 1e-12
+    assert best >= 90, best
+
+
+def test_descent_without_overlap_finds_no_better_than_the_cheapest_choice() -> None:
+    for seed in range(20):
+        problem, costs, target = instance(seed)
+        start = cheapest(problem, costs, min(target, problem.most))
+        found = descend(problem, costs, overlap_of(problem, seed), 0.0, min(target, problem.most), start)
+        assert costs[found].sum() == pytest.approx(costs[start].sum(), rel=1e-9, abs=1e-12)
+
+
+def test_the_prediction_of_shifts_that_are_known_is_half_the_variance_of_their_sum() -> None:
+    shifts = np.random.default_rng(0).normal(size=(5, 1000))
+    shifts -= shifts.mean(axis=1, keepdims=True)
+    costs, choice = (shifts**2).mean(axis=1) / 2, np.array([0, 2, 4])
+    found = predicted(choice, costs, np.corrcoef(shifts), 1.0)
+    assert found == pytest.approx((shifts[choice].sum(axis=0) ** 2).mean() / 2)
+    assert predicted(choice, costs, np.corrcoef(shifts), 0.0) == pytest.approx(costs[choice].sum())
+
+
+@pytest.mark.parametrize("strength", [-0.3, 0.0, 0.6])
+def test_the_strength_of_measurements_that_the_form_predicts_is_found_again(strength: float) -> None:
+    problem, costs, _ = instance(2)
+    overlap = overlap_of(problem, 2)
+    choices = choices_of(problem)[:5]
+    measured = [predicted(choice, costs, overlap, strength) for choice in choices]
+    assert fitted_strength(choices, measured, costs, overlap) == pytest.approx(strength, abs=0.05)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1e-3, -1e-3])
+def test_choices_that_hardly_overlap_leave_the_strength_at_its_value_for_small_shifts(overlap: float) -> None:
+    correlation = np.array([[1, overlap], [overlap, 1]])
+    found = fitted_strength([np.array([0, 1])], [1.02], np.array([0.5, 0.5]), correlation)
+    assert found == pytest.approx(1, abs=0.01)
+
+
+def test_random_choices_reach_the_target_with_no_step_to_spare_and_differ_by_seed() -> None:
+    for seed in SEEDS:
+        problem, _, target = instance(seed)
+        target = min(target, problem.most)
+        found = random_choice(problem, target, np.random.default_rng(seed))
+        assert problem.group[found].tolist() == list(range(problem.groups))
+        assert problem.total(found) >= target
+        for group, option in enumerate(found):
+            own = np.sort(problem.removed[problem.group == group])
+            below = own[own < problem.removed[option]]
+            if len(below):
+                assert problem.total(found) - problem.removed[option] + below.max() < target
+        again = random_choice(problem, target, np.random.default_rng(seed))
+        assert found.tolist() == again.tolist()
+    problem = Problem(np.repeat(np.arange(6), 4), np.tile([0.0, 1, 2, 3], 6))
+    drawn = {tuple(random_choice(problem, problem.most / 2, np.random.default_rng(seed))) for seed in range(20)}
+    assert len(drawn) > 10
+
+
+def test_the_greedy_choice_reaches_every_target_and_takes_the_lowest_cost_for_each_unit_first() -> None:
+    for seed in SEEDS:
+        problem, costs, target = instance(seed)
+        target = min(target, problem.most)
+        found = greedy_choice(problem, costs, target)
+        assert problem.group[found].tolist() == list(range(problem.groups))
+        assert problem.total(found) >= target
+    problem = Problem(np.array([0, 0, 1, 1]), np.array([0.0, 4, 0, 2]))
+    assert greedy_choice(problem, np.array([0, 1.0, 0, 0.6]), 2).tolist() == [1, 2]

@@ -1,0 +1,261 @@
+"""Whole searches on tiny models: targets, results, repeats, deadlines, resumption, and a planted optimum."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.search import search as search_module
+from prunescope.pipelines.evaluation.search.effects import EffectEngine
+from prunescope.pipelines.evaluation.search.items import Item, prompt_items
+from prunescope.pipelines.evaluation.search.journal import Journal
+from prunescope.pipelines.evaluation.search.menu import Menu
+from prunescope.pipelines.evaluation.search.search import Search, SearchResult
+from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.search_spec import SearchSpec
+from tests.pipelines.evaluation.search.engine import items_of, menu_of
+from tests.pipelines.evaluation.search.planted import cancelling_decoder
+
+TREATMENTS = ("magnitude-20", "magnitude-40", "magnitude-60", "drop")
+SPEC = SearchSpec(remove=(0.2, 0.35), menu=TREATMENTS, measurements=4)
+Build = Callable[..., Search]
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder("llama")
+
+
+@pytest.fixture(scope="module")
+def menu(decoder: Decoder) -> Menu:
+    return menu_of(decoder, *TREATMENTS)
+
+
+@pytest.fixture(scope="module")
+def build(decoder: Decoder, menu: Menu) -> Build:
+    def searching(spec: SearchSpec = SPEC, folder: Path | None = None, items: list[Item] | None = None) -> Search:
+        # Pruned again with the menu's own weights: the same variant.
+        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), menu.variant, Journal(folder, "a"))
+
+    return searching
+
+
+@pytest.fixture(scope="module")
+def found(build: Build) -> SearchResult:
+    return build().run()
+
+
+def results(trials: pl.DataFrame) -> dict[tuple[str, float], dict[str, Any]]:
+    return {(row["strategy"], row["remove"]): row for row in trials.filter("is_result").iter_rows(named=True)}
+
+
+def test_the_effects_are_one_row_a_sublayer_and_treatment(found: SearchResult, menu: Menu) -> None:
+    keys = set(found.effects.select("layer", "sublayer", "treatment").iter_rows())
+    assert keys == {(layer, kind, name) for layer in range(3) for kind in ("attn", "mlp") for name in TREATMENTS}
+    assert found.effects.height == len(keys)
+    for row in found.effects.iter_rows(named=True):
+        assert row["kl_low"] <= row["kl_dense_pruned_nats"] <= row["kl_high"]
+        assert len(row["item_kl"]) == row["n_items"] <= 5
+        removed = 1 if row["treatment"] == "drop" else int(row["treatment"][-2:]) / 100
+        size = 12_288 if row["sublayer"] == "attn" else 18_432
+        assert row["parameters_removed"] == pytest.approx(removed * size, rel=1e-2)
+
+
+def test_every_strategy_has_one_result_for_each_target_and_a_recipe_of_its_own(found: SearchResult) -> None:
+    of = results(found.trials)
+    assert found.trials["is_result"].sum() == len(of) == 8
+    assert of.keys() == {(name, share) for name in ("searched", "hidden", "random", "greedy") for share in (0.2, 0.35)}
+    recipes = [row["recipe"] for row in of.values()]
+    assert found.trials["recipe"].drop_nulls().to_list() == recipes
+    assert all(row["recipe"].startswith("mixed-2") or row["recipe"].startswith("mixed-") for row in of.values())
+    assert len(set(recipes)) == 8
+
+
+def test_every_result_and_all_trials_but_the_steps_of_the_greedy_removal_reach_their_target(
+    found: SearchResult, menu: Menu
+) -> None:
+    whole = found.trials.filter((pl.col("strategy") != "greedy") | pl.col("is_result"))
+    assert (whole["removed"] >= whole["remove"] * (1 - 1e-12)).all()
+    sizes = {(option.sublayer, option.treatment): option.parameters for option in menu.options}
+    for row in found.trials.iter_rows(named=True):
+        removed = sum(sizes[swap] for swap in json.loads(row["treatments_json"]).items())
+        assert row["removed"] == pytest.approx(removed / 92_160)
+
+
+def test_a_trial_measures_its_whole_allocation_and_its_difference_to_its_parent(
+    found: SearchResult, decoder: Decoder, menu: Menu
+) -> None:
+    whole = WholeMeasurement(decoder, items_of(decoder, 5, 30))
+    rows = found.trials.rows(named=True)
+    assert [row["trial"] for row in rows] == list(range(len(rows)))
+    for row in rows:
+        kl = whole.measure(menu.variant(json.loads(row["treatments_json"])))[0]
+        assert row["item_nats"] == pytest.approx(kl, rel=1e-5)
+        assert row["measured_nats"] == pytest.approx(kl.mean())
+        assert row["item_ids"] == [f"text-{index}" for index in range(5)]
+        if row["parent"] is not None:
+            parent = rows[row["parent"]]
+            assert parent["trial"] < row["trial"]
+            assert (parent["strategy"], parent["remove"]) == (row["strategy"], row["remove"])
+            assert row["difference_nats"] == pytest.approx(row["measured_nats"] - parent["measured_nats"], abs=1e-9)
+
+
+def test_a_result_is_the_last_accepted_trial_and_for_the_objective_the_lowest(found: SearchResult) -> None:
+    for (strategy, share), row in results(found.trials).items():
+        own = found.trials.filter(pl.col("strategy") == strategy, pl.col("remove") == share)
+        assert row["trial"] == own.filter("is_accepted")["trial"].max()
+        if strategy in {"searched", "random"}:
+            accepted = own.filter("is_accepted")["measured_nats"]
+            assert row["measured_nats"] == accepted.min()
+            assert accepted.is_sorted(descending=True)
+
+
+def test_the_search_is_no_worse_than_its_first_guess_and_than_random_allocations(found: SearchResult) -> None:
+    of = results(found.trials)
+    for share in (0.2, 0.35):
+        first = found.trials.filter(pl.col("strategy") == "searched", pl.col("remove") == share)[0]
+        assert first["move"].item() == "sum"
+        assert of["searched", share]["measured_nats"] <= first["measured_nats"].item()
+        assert of["searched", share]["measured_nats"] < of["random", share]["measured_nats"]
+
+
+def test_controls_spend_as_many_measurements_as_the_search(found: SearchResult) -> None:
+    counted = found.trials.filter(pl.col("move") != "refit").group_by("remove", "strategy").len()
+    for share in (0.2, 0.35):
+        own = dict(counted.filter(pl.col("remove") == share).select("strategy", "len").iter_rows())
+        assert 1 <= own["searched"] <= 5
+        assert own["hidden"] <= 5
+        assert abs(own["random"] - own["searched"]) <= 1
+        assert own["greedy"] == own["random"]
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_one_other_random_allocations(
+    found: SearchResult, build: Build
+) -> None:
+    again, other = build().run(), build(SPEC.model_copy(update={"seed": 1})).run()
+    for name in ("effects", "trials"):
+        first, second = (getattr(result, name).drop("seconds") for result in (found, again))
+        assert first.equals(second, null_equal=True), name
+    drawn = [result.trials.filter(pl.col("move") == "random")["treatments_json"].to_list() for result in (found, other)]
+    assert set(drawn[0]).isdisjoint(drawn[1])
+
+
+def test_a_search_without_time_has_its_effects_and_no_trial(build: Build) -> None:
+    result = build(SPEC.model_copy(update={"minutes": 1e-9})).run()
+    assert result.effects.height == 24
+    assert result.trials.height == 0
+
+
+def test_a_search_whose_time_ends_after_some_trials_returns_the_best_of_these(
+    build: Build, found: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading of the clock is one second later than the one before."""
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: next(seconds))
+    result = build(SPEC.model_copy(update={"minutes": 0.25})).run()
+    assert 1 <= result.trials.height < found.trials.height
+    assert results(result.trials).keys() <= {("searched", 0.2), ("searched", 0.35)}
+    assert result.trials["is_result"].sum() == result.trials["remove"].n_unique()
+    columns = ["strategy", "move", "remove", "treatments_json", "item_nats"]
+    assert result.trials.select(columns).equals(found.trials.select(columns).head(result.trials.height))
+
+
+def test_a_resumed_search_measures_nothing_again(
+    build: Build, found: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(folder=tmp_path).run()
+
+    def measured(*_: object) -> None:
+        pytest.fail("a measurement of the journal was made again")
+
+    monkeypatch.setattr(EffectEngine, "measure", measured)
+    monkeypatch.setattr(WholeMeasurement, "__init__", measured)
+    again = build(folder=tmp_path).run()
+    for name in ("effects", "trials"):
+        for result in (first, again):
+            rows = getattr(result, name).drop("seconds")
+            assert rows.equals(getattr(found, name).drop("seconds"), null_equal=True), name
+
+
+def test_a_killed_search_goes_on_where_it_was(
+    build: Build, found: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = WholeMeasurement.measure, list[object]()
+
+    def killed(self: WholeMeasurement, variant: object) -> object:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(variant)
+        return measure(self, variant)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeMeasurement, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(folder=tmp_path).run()
+    stored = len(list(tmp_path.iterdir()))
+    assert stored >= 4
+    result = build(folder=tmp_path).run()
+    assert result.trials.drop("seconds").equals(found.trials.drop("seconds"), null_equal=True)
+
+
+def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measured(decoder: Decoder) -> None:
+    spec = SearchSpec(remove=(0.2, 0.8), menu=("magnitude-40",))
+    with pytest.raises(InputError, match=r"removes at most 40\.0% of the parameters, and 80\.0% are asked for"):
+        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), None, Journal(None))
+
+
+def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder) -> None:
+    from prunescope.pipelines.pruning.pruning_inputs import Statistics
+
+    times = {sublayer.label: 1.0 + sublayer.layer for sublayer in decoder.sublayers}
+    menu = Menu(decoder, ("magnitude-60", "rtn-4bit", "drop"), Statistics(), times)
+    assert menu.total("milliseconds") == 12
+    for budget in ("bytes", "milliseconds"):
+        spec = SearchSpec(remove=(0.3,), menu=("magnitude-60", "rtn-4bit", "drop"), budget=budget, controls=("random",))
+        found = Search(decoder, spec, menu, items_of(decoder), None, Journal(None)).run()
+        assert (found.trials["removed"] >= 0.3 * (1 - 1e-12)).all()
+        for row in found.trials.filter(pl.col("budget") == budget if "budget" in found.trials.columns else True).rows(
+            named=True
+        ):
+            drops = [label for label, name in json.loads(row["treatments_json"]).items() if name == "drop"]
+            if budget == "milliseconds":
+                assert row["removed"] == pytest.approx(sum(times[label] for label in drops) / 12)
+
+
+def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_others(tmp_path: Path) -> None:
+    """Three of eight sublayers must go: the attention that adds nothing and two MLPs."""
+    decoder = cancelling_decoder(tmp_path)
+    spec = SearchSpec(remove=(0.53,), menu=("drop",), measurements=8, controls=())
+    search = Search(decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), None, Journal(None))
+    trials = search.run().trials
+    first, (best,) = trials.row(0, named=True), trials.filter("is_result").rows(named=True)
+    assert "mlp.2" in json.loads(first["treatments_json"])
+    assert json.loads(best["treatments_json"]) == {"attn.1": "drop", "mlp.0": "drop", "mlp.1": "drop"}
+    assert best["measured_nats"] < first["measured_nats"] / 5
+
+
+def test_a_search_for_texts_that_run_freely_measures_each_allocation_on_its_own_text(
+    decoder: Decoder, menu: Menu, build: Build
+) -> None:
+    study = Study.model_validate(
+        {
+            "name": "own",
+            "models": [{"name": "tiny", "source": "tiny"}],
+            "recipes": ["dense"],
+            "prompts": [{"id": each, "kind": "open", "text": each} for each in ("assert", "if", "while")],
+            "generation": {"new_tokens": 8},
+        }
+    )
+    items = prompt_items(decoder, study)
+    spec = SPEC.model_copy(update={"objective": "free-kl", "controls": (), "remove": (0.2,)})
+    trials = build(spec, items=items).run().trials
+    whole = FreeRunningMeasurement(decoder, items)
+    for row in trials.iter_rows(named=True):
+        kl, _ = whole.measure(menu.variant(json.loads(row["treatments_json"])))
+        assert row["item_nats"] == pytest.approx(kl, rel=1e-5)
