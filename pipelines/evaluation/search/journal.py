@@ -43,9 +43,9 @@ class Journal:
         arrays = measure()
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **dict[str, Any](arrays))
-            stream.flush()
-            os.fsync(stream.fileno())
+        with temporary.open("wb") as target:
+            np.savez(target, **dict[str, Any](arrays))
+            target.flush()
+            os.fsync(target.fileno())
         temporary.replace(file)
         return arrays

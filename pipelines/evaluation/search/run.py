@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.search.items import Item, interleaved, prompt_items, text_items
+from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.search import Refit, Search
@@ -79,11 +80,12 @@ def run_search(
     if spec is None:
         raise ValueError(f"study {study.name} has no `search`")
     known = earlier["search_trials"]
-    found = set() if known.is_empty() else set(known.filter(search=key.search, is_result=True)["remove"])
+    own = {"search": key.search, "strategy": "searched", "is_result": True}
+    found = set() if known.is_empty() else set(known.filter(**own)["remove"])
     if not (missing := tuple(share for share in spec.remove if share not in found)):
         return {table: earlier[table] for table in TABLES}
     spec = spec.model_copy(update={"remove": missing})
-    items = search_items(decoder, study, spec)
+    items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
     journal = Journal(folder / "journal", key.search)
     search = Search(
@@ -110,12 +112,6 @@ def run_search(
     }
 
 
-def search_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
-    """Return the items of a search: windows of the calibration text and prompts that the study does not ask."""
-    texts = text_items(decoder, study, spec.texts, spec.length, spec.seed)
-    return interleaved(texts, prompt_items(decoder, unasked(decoder, study, spec)))
-
-
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
     """Return the study with prompts of the shipped sets that it does not ask in place of its own.
 
@@ -125,8 +121,9 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
         spec: number of prompts, seed of their draw, and length of their answers.
     """
     asked = {prompt.text.strip() for prompt in study.prompts}
-    shipped = resolve_prompts(list(KINDS), "search", is_shipped=True)
-    left = [each for each in shipped if isinstance(each, Prompt) and each.text.strip() not in asked]  # type: ignore[attr-defined]
+    # The shipped sets have the names of the kinds.
+    shipped = cast(list[Prompt], resolve_prompts(list(KINDS), "search", is_shipped=True))
+    left = [prompt for prompt in shipped if prompt.text.strip() not in asked]
     random.Random(spec.seed).shuffle(left)  # noqa: S311 (no secret)
     drawn = study.model_copy(update={"generation": GenerationSpec(new_tokens=spec.new_tokens), "prompts": ()})
     for prompt in left:

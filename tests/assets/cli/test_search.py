@@ -128,6 +128,7 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     # A menu with a sparsity that is not measured but lies on the curve of the others.
     ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
+    search(capsys, study, searched, "--no-judge", "--objective", "free-kl", "--control", "random")
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", "drop", "--budget", "milliseconds")
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
@@ -136,7 +137,8 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
-    assert both["search"].n_unique() == 4
+    assert both["search"].n_unique() == 5
+    assert set(both["objective"]) == {"kl", "free-kl"}
     search(capsys, study, searched, "--no-judge", "--remove", "30%", "--remove", "0.2")
     own = trials(searched).filter(search=before["search"][0])
     assert own.filter(remove=0.2).equals(before)
