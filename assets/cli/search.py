@@ -141,12 +141,10 @@ def search(
         if not rows:
             continue
         _print_results(rows)
-        recipes = [_recipe(row) for row in rows]
-        _print_recipes([recipe for recipe, row in zip(recipes, rows, strict=True) if _is_own(row)], output)
+        _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
         if no_judge:
             continue
-        shares = [_judged_share(row) for row in rows if _is_own(row)]
-        judged = _judging(request, outcome.study, location, spec.name, recipes, shares)
+        judged = _judging(request, outcome.study, location, spec.name, rows)
         with RichProgress() as bars:
             failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
         _print_judgement(rows, location, spec.name)
@@ -255,34 +253,51 @@ def _judging(
     study: "Study",
     location: "Place",
     model: str,
-    recipes: Sequence[dict[str, Any]],
-    shares: Sequence[float],
+    rows: Sequence[dict[str, Any]],
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
 
     if study.search is None:
         raise ValueError("a search is requested")
-    sizes = _sizes(location, model, study.search.budget)
-    published = [name for share in shares for name in published_recipes(sizes, share, study.search.budget)]
+    recipes, search = list(map(_recipe, rows)), str(rows[0]["search"])
+    shares = [_judged_share(row) for row in rows if _is_own(row)]
+    budget = study.search.budget
+    sizes = _weights(location, model)
+    if budget == "milliseconds":
+        times = _milliseconds(location, model, search)
+        if times.keys() < sizes.keys():
+            log("the menu drops no sublayer of one kind, whose time was not measured: no published drop is judged")
+            shares = []
+        sizes = times
+    published = [name for share in shares for name in published_recipes(sizes, share, budget)]
     # A control that found the same allocation is the same variant.
     own = {json.dumps([recipe["predecessors"], recipe["treatments"]]): recipe for recipe in reversed(recipes)}
     names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
 
-def _sizes(location: "Place", model: str, budget: str) -> dict[str, float]:
-    """Return the weights of each sublayer, or its milliseconds where they are the budget."""
+def _weights(location: "Place", model: str) -> dict[str, float]:
+    """Return the weights of each sublayer, by label."""
+    query = f"""
+        SELECT sublayer || '.' || layer, sum(CAST(in_features AS DOUBLE) * out_features) FROM activation_stats
+        WHERE model = {literal(model)} GROUP BY sublayer, layer
+    """  # noqa: S608 - literals are quoted
+    return _pairs(location, query)
+
+
+def _milliseconds(location: "Place", model: str, search: str) -> dict[str, float]:
+    """Return the time of each sublayer that a search drops, by label."""
+    query = f"""
+        SELECT sublayer || '.' || layer, milliseconds_removed FROM search_effects
+        WHERE model = {literal(model)} AND search = {literal(search)} AND treatment = 'drop'
+    """  # noqa: S608 - literals are quoted
+    return _pairs(location, query)
+
+
+def _pairs(location: "Place", query: str) -> dict[str, float]:
     from prunescope.warehouse.catalogue.database import connected
 
-    amount, table = (
-        ("max(milliseconds_removed)", "search_effects")
-        if budget == "milliseconds"
-        else ("sum(CAST(in_features AS DOUBLE) * out_features)", "activation_stats")
-    )
-    query = f"""
-        SELECT sublayer || '.' || layer, {amount} FROM {table} WHERE model = {literal(model)} GROUP BY sublayer, layer
-    """  # noqa: S608 - literals are quoted
     with connected(location) as connection:
         return dict(connection.sql(query).fetchall())
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.search.items import Item, interleaved, prompt_items, text_items
+from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.search import Refit, Search
+from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune_all
@@ -76,19 +80,21 @@ def run_search(
     if spec is None:
         raise ValueError(f"study {study.name} has no `search`")
     known = earlier["search_trials"]
-    found = set() if known.is_empty() else set(known.filter(search=key.search, is_result=True)["remove"])
+    own = {"search": key.search, "strategy": "searched", "is_result": True}
+    found = set() if known.is_empty() else set(known.filter(**own)["remove"])
     if not (missing := tuple(share for share in spec.remove if share not in found)):
         return {table: earlier[table] for table in TABLES}
     spec = spec.model_copy(update={"remove": missing})
-    items = search_items(decoder, study, spec)
+    items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
+    journal = Journal(folder / "journal", key.search)
     search = Search(
         decoder,
         spec,
-        Menu(decoder, spec.menu, inside, progress=progress),
+        Menu(decoder, spec.menu, inside, _milliseconds(decoder, spec, journal), progress),
         items,
         _refit(decoder, replace(statistics, unfinished=Unfinished(folder / "refit", key.weight_hash)), progress),
-        Journal(folder / "journal", key.search),
+        journal,
         progress,
     )
     result = search.run()
@@ -106,12 +112,6 @@ def run_search(
     }
 
 
-def search_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
-    """Return the items of a search: windows of the calibration text and prompts that the study does not ask."""
-    texts = text_items(decoder, study, spec.texts, spec.length, spec.seed)
-    return interleaved(texts, prompt_items(decoder, unasked(decoder, study, spec)))
-
-
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
     """Return the study with prompts of the shipped sets that it does not ask in place of its own.
 
@@ -121,8 +121,9 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
         spec: number of prompts, seed of their draw, and length of their answers.
     """
     asked = {prompt.text.strip() for prompt in study.prompts}
-    shipped = resolve_prompts(list(KINDS), "search", is_shipped=True)
-    left = [each for each in shipped if isinstance(each, Prompt) and each.text.strip() not in asked]  # type: ignore[attr-defined]
+    # The shipped sets have the names of the kinds.
+    shipped = cast(list[Prompt], resolve_prompts(list(KINDS), "search", is_shipped=True))
+    left = [prompt for prompt in shipped if prompt.text.strip() not in asked]
     random.Random(spec.seed).shuffle(left)  # noqa: S311 (no secret)
     drawn = study.model_copy(update={"generation": GenerationSpec(new_tokens=spec.new_tokens), "prompts": ()})
     for prompt in left:
@@ -133,6 +134,17 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
             tokenize_prompts(one, decoder.tokenizer, decoder.context_length)
             drawn = drawn.model_copy(update={"prompts": (*drawn.prompts, prompt)})
     return drawn
+
+
+def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[str, float] | None:
+    """Return the time of each sublayer in a decoding step, measured once a search; None where it is not the budget."""
+    if spec.budget != "milliseconds":
+        return None
+
+    def measure() -> dict[str, NDArray[np.float64]]:
+        return {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
+
+    return {label: float(own) for label, own in journal.remember(["milliseconds"], measure).items()}
 
 
 def _refit(decoder: Decoder, statistics: Statistics, progress: Progress) -> Refit:

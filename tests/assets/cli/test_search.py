@@ -15,6 +15,7 @@ import yaml
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.search import _milliseconds, _weights
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
@@ -127,9 +128,17 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     # A menu with a sparsity that is not measured but lies on the curve of the others.
     ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
+    search(capsys, study, searched, "--no-judge", "--objective", "free-kl", "--control", "random")
+    search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", "drop", "--budget", "milliseconds")
+    times = trials(searched).filter(budget="milliseconds")
+    assert (times["removed"] >= 0.2).all()
+    saved = _milliseconds(searched, "tiny-a", times["search"][0])
+    assert saved.keys() == _weights(searched, "tiny-a").keys()
+    assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
-    assert both["search"].n_unique() == 3
+    assert both["search"].n_unique() == 5
+    assert set(both["objective"]) == {"kl", "free-kl"}
     search(capsys, study, searched, "--no-judge", "--remove", "30%", "--remove", "0.2")
     own = trials(searched).filter(search=before["search"][0])
     assert own.filter(remove=0.2).equals(before)
