@@ -15,7 +15,7 @@ from pydantic import Field
 from prunescope.assets import settings
 from prunescope.assets.defs.engine_resource import RayConfig
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.planning.steps import MODEL_TABLES, VARIANT_TABLES
+from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.study_run import run_study
@@ -46,7 +46,7 @@ def whole_study(
         settings.cache_folder(),
         LogListener(context.log),
         replace=config.replace,
-        tables=None if config.answers else {*MODEL_TABLES, *VARIANT_TABLES},
+        tables=None if config.answers else set(CODE_VERSIONS),
         computes_here=False,
         cluster=cluster.without_dagster() if cluster else None,
         launched_by=_launcher(context.run_tags),

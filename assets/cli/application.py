@@ -22,6 +22,7 @@ from prunescope.assets.cli import (
     maintenance,
     publication,
     querying,
+    search,
     serve,
     study,
     watch,
@@ -77,7 +78,7 @@ def prunescope(
 
 # In this order `--help` lists them.
 for command in (
-    *(study.run, study.plan),
+    *(study.run, study.plan, search.search),
     *(watch.watch, watch.add_model, watch.remove_model),
     advise.advise,
     *(querying.recipes, querying.sql, querying.questions, querying.question),

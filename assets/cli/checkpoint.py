@@ -10,7 +10,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Warehouse, root, variant_names
+from prunescope.assets.cli.options import Debug, Warehouse, inline_recipe, root, variant_names
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -140,7 +140,7 @@ def prune(
             "--recipe",
             "-r",
             metavar="RECIPE",
-            help="A name that `prunescope recipes` lists.",
+            help="A name that `prunescope recipes` lists, or the path of a .yaml file with a recipe.",
             autocompletion=completion.recipes,
         ),
     ],
@@ -192,7 +192,7 @@ def prune(
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
-    parsed = parse_recipe(recipe)
+    parsed = parse_recipe(inline_recipe(recipe))
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
     spec = _calibration(

@@ -1,5 +1,6 @@
 """Options that several commands share; `--warehouse` and `--debug` may also precede the command."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -146,6 +147,22 @@ def absolute_model(model: str) -> str:
         raise InputError("model '': names no model; give a folder, a .gguf file or a hub id")
     path = local_path(model, "model")
     return str(path.absolute()) if path.exists() else model
+
+
+def inline_recipe(recipe: str) -> str:
+    """Return a recipe's name or mapping, or the mapping in the YAML file that it names.
+
+    Raises:
+        InputError: the file cannot be read, or holds no mapping.
+    """
+    if not recipe.endswith((".yaml", ".yml")):
+        return recipe
+    from prunescope.pipelines.core.safe_yaml import read_yaml
+
+    fields = read_yaml(Path(recipe).expanduser(), "recipe")
+    if not isinstance(fields, dict):
+        raise InputError(f"recipe {recipe}: not a mapping of `name`, `method` and parameters")
+    return json.dumps(fields)
 
 
 def absolute_study(study: str) -> str:

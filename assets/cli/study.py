@@ -19,6 +19,7 @@ from prunescope.assets.cli.options import (
     Warehouse,
     absolute_model,
     absolute_study,
+    inline_recipe,
     root,
 )
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
@@ -67,8 +68,8 @@ Recipes = Annotated[
         "-r",
         metavar="RECIPE",
         autocompletion=completion.recipes,
-        help="Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +, or "
-        "`{name: mine, method: wanda, sparsity: 0.6}`. Repeatable.",
+        help="Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +, "
+        "`{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping. Repeatable.",
     ),
 ]
 
@@ -234,7 +235,7 @@ def request_of(study: str, models: list[str], recipes: list[str], allow_code_exe
 
     known = {model.name for model in load_study(study).models}
     sources = tuple(model if model in known else absolute_model(model) for model in models)
-    return StudyRequest(absolute_study(study), sources, tuple(recipes), allow_code_execution)
+    return StudyRequest(absolute_study(study), sources, tuple(map(inline_recipe, recipes)), allow_code_execution)
 
 
 def end(context: typer.Context, failures: "Sequence[Failure]") -> None:

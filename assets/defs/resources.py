@@ -47,6 +47,7 @@ class StudyResource(ConfigurableResource):
         default=False, description="Whether programs that variants write for tasks may run, in a sandbox."
     )
     added: list[str] = Field(default=[], description="Models in addition to the study's, written like `models`.")
+    search: str = Field(default="", description="Keys that replace those of the study's `search`, as JSON.")
 
     @staticmethod
     def config_of(request: StudyRequest) -> dict[str, object]:
@@ -57,14 +58,15 @@ class StudyResource(ConfigurableResource):
             "recipes": list(request.recipes),
             "allow_code_execution": request.allow_code_execution,
             "added": list(request.added),
+            "search": request.search,
         }
 
     @classmethod
     def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
         """Return the request in a run's configuration; None where that names no study."""
         config = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
-        options = (tuple(config.models), tuple(config.recipes), config.allow_code_execution, tuple(config.added))
-        return StudyRequest(config.study, *options) if config.study else None
+        lists = (tuple(config.models), tuple(config.recipes), config.allow_code_execution, tuple(config.added))
+        return StudyRequest(config.study, *lists, config.search) if config.study else None
 
     def request(
         self,
@@ -91,6 +93,7 @@ class StudyResource(ConfigurableResource):
             recipes=tuple(self.recipes) or base.recipes,
             allow_code_execution=self.allow_code_execution,
             added=(*base.added, *self.added),
+            search=self.search or base.search,
         )
 
 

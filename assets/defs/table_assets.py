@@ -52,6 +52,7 @@ def _spec(step: Step, table: str) -> AssetSpec:
     upstream = {
         "models": [],
         "calibration": [AssetKey("models")],
+        "search": [AssetKey("models"), AssetKey("activation_stats")],
         "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
     }
     return AssetSpec(
@@ -64,5 +65,5 @@ def _spec(step: Step, table: str) -> AssetSpec:
         automation_condition=Outdated(),
         metadata=table_metadata(TABLES[table]),
         # A study may request no table of this step.
-        skippable=not step.is_of_model,
+        skippable=not step.is_of_model or bool(step.study_fields),
     )

@@ -17,10 +17,11 @@ from prunescope.assets.execution.partition_preview import command, origin, previ
 from prunescope.assets.execution.task import ComputeTask, TaskResult
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
-from prunescope.assets.planning.steps import CODE_VERSIONS, variant_tables
+from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
+from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.quality.plausibility_checks import measured
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, fingerprint
@@ -76,8 +77,8 @@ class PartitionContext:
         return self.recipe
 
     def requires(self, tables: Iterable[str]) -> bool:
-        """Return whether the study fills these tables; others may belong to another study of the variant."""
-        return set(tables) <= set(variant_tables(self.study))
+        """Return whether the study fills these tables; others may belong to another study of the partition."""
+        return set(tables) <= set(partition_tables(self.study, self.recipe))
 
     @property
     def variant_file(self) -> str:
@@ -106,6 +107,14 @@ class PartitionContext:
     def read(self, table: str) -> pl.DataFrame:
         """Read the model's rows of a table with one partition per model."""
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
+
+    def written(self, table: str) -> pl.DataFrame:
+        """Read the model's rows as `read`; no columns where there is no partition or it is damaged."""
+        try:
+            exists = self.store.provenance(TABLES[table], self.model, None) is not None
+            return self.read(table) if exists else pl.DataFrame()
+        except DamagedFileError:
+            return pl.DataFrame()
 
     def of_dense(self, table: str) -> pl.DataFrame | None:
         """Read the dense model's rows of a table with one partition per variant; None unless they are current."""

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from prunescope.assets.execution.error_transport import is_out_of_memory
 from prunescope.assets.execution.model_cache import MAX_BATCH, ModelCache
 from prunescope.assets.execution.partition_context import PartitionContext
-from prunescope.assets.execution.stored_statistics import statistics_of
+from prunescope.assets.execution.stored_statistics import statistics_of, statistics_of_search
 from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.planning.fingerprints import search_id
 from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.recipes import Recipe
 from prunescope.warehouse.core.formats import render
+from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 if TYPE_CHECKING:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
@@ -103,7 +105,7 @@ def _batch_size(step: str) -> tuple[int, str]:
 
 def _results(task: ComputeTask, cache: ModelCache) -> Results:
     context, step = PartitionContext.of(task), STEPS[task.step]
-    if not step.is_of_model and not context.requires(step.tables):
+    if not context.requires(step.tables):
         yield from (TaskResult(table, is_skipped=True) for table in step.tables)
     else:
         yield from _FUNCTIONS[task.step](task, context, cache)
@@ -224,6 +226,24 @@ def _speed(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Resu
     yield context.write(SPEED_TABLE, rows, time.perf_counter() - started, str(decoder.device))
 
 
+def _search(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
+    from prunescope.pipelines.evaluation.search.run import SearchKey, run_search
+    from prunescope.pipelines.pruning.layer_checkpoints import discard
+
+    started, identity = time.perf_counter(), context.dense.identity
+    key = SearchKey(context.model, search_id(context.study, identity), identity.weight_hash)
+    decoder, tokens = cache.decoder(context.dense, context.study), cache.tokens(context.dense, context.study)
+    statistics = statistics_of_search(context, tokens)
+    earlier = {table: context.written(table) for table in STEPS["search"].tables}
+    folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
+    with translate_os_errors(folder):
+        tables = run_search(decoder, context.study, key, statistics, folder, earlier, cache.progress)
+    seconds = time.perf_counter() - started
+    for table in STEPS["search"].tables:
+        yield context.write(table, tables[table], seconds, str(decoder.device))
+    discard(folder)
+
+
 _FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Results]] = {
     "models": _models,
     "calibration": _calibration,
@@ -235,4 +255,5 @@ _FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Resu
     "tasks": _tasks,
     "retrieval": _retrieval,
     "speed": _speed,
+    "search": _search,
 }

@@ -62,6 +62,19 @@ def statistics_of(
     )
 
 
+def statistics_of_search(context: PartitionContext, tokens: "Tensor") -> "Statistics":
+    """Collect the statistics that the treatments of a search need, with the study's calibration.
+
+    Raises:
+        WarehouseError: a table of the model is missing or damaged.
+    """
+    from prunescope.pipelines.pruning.calibration.statistics import calibration_dtype
+    from prunescope.pipelines.pruning.pruning_inputs import Statistics
+
+    dtype = calibration_dtype(context.study.calibration)
+    return Statistics(context.read("activation_stats"), tokens=tokens, dtype=dtype)
+
+
 def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
     """Return the longest drop order among the model's variants of the same method, with any number of drops."""
     if not isinstance(recipe, DepthRecipe) or recipe.by not in {"iterative", "greedy"}:

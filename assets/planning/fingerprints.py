@@ -4,12 +4,20 @@ A changed recipe parameter changes that variant only, a changed prompt the trace
 texts only, a changed view nothing.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from prunescope.assets.planning.steps import CODE_VERSIONS, MASK_TABLE, MODEL_TABLES, SPEED_TABLE, STEP_OF_TABLE
+from prunescope.assets.planning.steps import (
+    CODE_VERSIONS,
+    MASK_TABLE,
+    MODEL_TABLES,
+    SEARCH_TABLES,
+    SPEED_TABLE,
+    STEP_OF_TABLE,
+)
 from prunescope.assets.settings import cache_folder
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.progress import Progress
@@ -54,7 +62,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     """Return all inputs of a partition's rows, by name.
 
     Args:
-        table: one of MODEL_TABLES (without recipe) or VARIANT_TABLES (with one).
+        table: one of MODEL_TABLES or SEARCH_TABLES (without recipe) or VARIANT_TABLES (with one).
         study: prompts, texts, tasks, retrieval, speed, calibration and measurement settings.
         identity: the dense model.
         recipe: the recipe of a variant.
@@ -63,8 +71,9 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     tokenizer = {"tokenizer_hash": identity.tokenizer_hash}
     if table == "models":
         return found | tokenizer
-    if table in MODEL_TABLES:
-        return found | tokenizer | {"calibration_hash": calibration_hash(study.calibration)}
+    if table in {*MODEL_TABLES, *SEARCH_TABLES}:
+        calibration = {"calibration_hash": calibration_hash(study.calibration)}
+        return found | tokenizer | calibration | (_search_inputs(study) if table in SEARCH_TABLES else {})
     if recipe is None:
         raise ValueError(f"table {table} has one partition per variant: a recipe is needed")
     if table == "variants":
@@ -100,6 +109,12 @@ def accepted(table: str, study: Study, identity: ModelIdentity, recipe: Recipe |
         yield expected(table, study.model_copy(update={"allow_code_execution": True}), identity, recipe)
 
 
+def search_id(study: Study, identity: ModelIdentity) -> str:
+    """Return the id of a study's search on a model, which is the same for all targets."""
+    found = inputs(SEARCH_TABLES[0], study, identity, None)
+    return fingerprint({name: value for name, value in found.items() if name != "remove"})[:8]
+
+
 def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:
     """Return the path of a variant's masks in the warehouse.
 
@@ -121,6 +136,21 @@ def _speed_inputs(study: Study) -> dict[str, str]:
     libraries = f"torch {version('torch')}, transformers {version('transformers')}"
     machine = {"device": study.device, "hardware": hardware(), "libraries": libraries}
     return {"speed_hash": fingerprint({spec.what: spec.hash for spec in study.speed})} | machine
+
+
+def _search_inputs(study: Study) -> dict[str, str]:
+    """Return the settings of a search, and what its items are drawn from and apart from."""
+    if study.search is None:
+        return {}
+    found = {
+        "search_hash": study.search.settings_hash,
+        "remove": json.dumps(sorted(study.search.remove)),
+        "prompts_hash": study.prompts_hash,
+        "texts_hash": texts_hash(study.texts),
+        "device": study.device if study.search.budget == "milliseconds" else "",
+    }
+    task = study.search.objective.removeprefix("task:")
+    return found | _task_inputs(study.model_copy(update={"tasks": tuple(t for t in study.tasks if t.name == task)}))
 
 
 def texts_hash(texts: Sequence[TextSpec]) -> str:

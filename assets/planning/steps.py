@@ -126,11 +126,22 @@ _ALL = (
         "Time the variant, alternating with the dense model.",
         study_fields=("speed",),
     ),
+    Step(
+        "search",
+        ("search_effects", "search_trials"),
+        code_versions.SEARCH,
+        "search",
+        "Search which treatment each sublayer gets so that a budget is reached at the lowest KL at the output.",
+        study_fields=("search",),
+        is_of_model=True,
+    ),
 )
 # In the order of the data flow.
 STEPS = {step.name: step for step in _ALL}
 
-MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model for table in step.tables)
+# The tables of a model that every study fills; a search is computed after the variants.
+MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model and not step.study_fields for table in step.tables)
+SEARCH_TABLES = STEPS["search"].tables
 VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)
 TRACE_TABLES = STEPS["traces"].tables
 TASK_TABLES = STEPS["tasks"].tables
@@ -148,11 +159,18 @@ def steps_writing(tables: Collection[str]) -> list[Step]:
 
 def variant_tables(study: Study) -> tuple[str, ...]:
     """Return the tables of variants that a study fills; it leaves the others as they are."""
-    return tuple(
-        table for step in _ALL if not step.is_of_model and step.is_requested_by(study) for table in step.tables
-    )
+    return _tables(study, is_of_model=False)
 
 
 def partition_tables(study: Study, recipe: Recipe | str | None) -> tuple[str, ...]:
     """Return the tables that a study fills for a model (no recipe) or for a variant."""
-    return MODEL_TABLES if recipe is None else variant_tables(study)
+    return _tables(study, is_of_model=recipe is None)
+
+
+def _tables(study: Study, *, is_of_model: bool) -> tuple[str, ...]:
+    return tuple(
+        table
+        for step in _ALL
+        if step.is_of_model == is_of_model and step.is_requested_by(study)
+        for table in step.tables
+    )

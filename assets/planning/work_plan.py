@@ -3,6 +3,8 @@
 Without torch and Dagster, so that a run with nothing to do ends fast.
 """
 
+import dataclasses
+import json
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 from prunescope.assets import settings
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, accepted, find_model, variant_file
-from prunescope.assets.planning.steps import partition_tables
+from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.recipes import Recipe
@@ -34,6 +36,7 @@ class StudyRequest:
         recipes: recipes that replace the study's; empty keeps the study's.
         allow_code_execution: whether programs that variants write for tasks may run.
         added: models in addition to the study's; study name and report stay the same.
+        search: keys that replace those of the study's `search`, as JSON; empty keeps it.
     """
 
     study: str
@@ -41,11 +44,14 @@ class StudyRequest:
     recipes: tuple[str, ...] = ()
     allow_code_execution: bool = False
     added: tuple[str, ...] = ()
+    search: str = ""
 
     def load(self) -> Study:
         """Load and check the study; raise InputError where it is not valid."""
         study = load_study(self.study)
         # `replaced` always keeps `dense`, the reference of every other variant.
+        if self.search:
+            study = study.searching(json.loads(self.search))
         chosen = study.replaced(list(self.models), list(self.recipes) or [recipe.name for recipe in study.recipes])
         return chosen.extended(self.added).model_copy(update={"allow_code_execution": self.allow_code_execution})
 
@@ -65,8 +71,15 @@ class PartitionWork:
 
     @property
     def name(self) -> str:
-        """Return `model` or `model@recipe`."""
-        return f"{self.model}@{self.recipe.name}" if self.recipe else self.model
+        """Return `model`, `model search` or `model@recipe`."""
+        if self.recipe is not None:
+            return f"{self.model}@{self.recipe.name}"
+        return f"{self.model} search" if self.is_search else self.model
+
+    @property
+    def is_search(self) -> bool:
+        """Return whether all of its tables are a search's."""
+        return bool(self.tables) and set(self.tables) <= set(SEARCH_TABLES)
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,9 @@ class Plan:
     """All work of a study.
 
     Attributes:
-        models: model partitions with stale tables.
+        models: model partitions with stale tables, without those of searches.
         variants: variant partitions with stale tables, grouped by model.
+        searches: model partitions with stale tables of searches, which no variant depends on.
         is_report_stale: whether to write the report again; true where any partition is computed, false where no report
             was requested.
         unread: number of current partitions that were kept without reading them, as on an object store.
@@ -84,13 +98,19 @@ class Plan:
     study: Study
     models: Sequence[PartitionWork] = field(default=())
     variants: Sequence[PartitionWork] = field(default=())
+    searches: Sequence[PartitionWork] = field(default=())
     is_report_stale: bool = False
     unread: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
-        return not (self.models or self.variants or self.is_report_stale)
+        return not (self.has_partitions or self.is_report_stale)
+
+    @property
+    def has_partitions(self) -> bool:
+        """Return whether there are partitions to compute."""
+        return bool(self.models or self.variants or self.searches)
 
 
 def make_plan(
@@ -135,8 +155,9 @@ def make_plan(
         )
     return Plan(
         study,
-        [work for work in works if work.recipe is None],
+        [work for work in works if work.recipe is None and not work.is_search],
         [work for work in works if work.recipe is not None],
+        [work for work in works if work.is_search],
         is_report_stale,
         len(files.unread),
     )
@@ -151,10 +172,14 @@ def model_work(
     replace: bool = False,
     tables: Collection[str] | None = None,
 ) -> list[PartitionWork]:
-    """Return the work of a model and of its variants, current ones included; arguments and errors as `make_plan`."""
-    return [
+    """Return the work of a model, its variants and its search, current ones included; arguments as `make_plan`."""
+    works = [
         _work(study, store, dense, recipe, files, replace=replace, tables=tables) for recipe in (None, *study.recipes)
     ]
+    own = works[0]
+    search = tuple(table for table in own.tables if table in SEARCH_TABLES)
+    works[0] = dataclasses.replace(own, tables=tuple(table for table in own.tables if table not in search))
+    return [*works, dataclasses.replace(own, tables=search)] if search else works
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
@@ -181,7 +206,8 @@ def _work(
         if table == "variants" and recipe is not None:
             is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not is_current:
-            if not replace and not files.is_damaged(path):
+            # A search keeps the rows of other studies' searches.
+            if not replace and table not in SEARCH_TABLES and not files.is_damaged(path):
                 _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
     return PartitionWork(dense.spec.name, recipe, tuple(stale))

@@ -15,6 +15,7 @@ from prunescope.assets.planning.steps import (
     MODEL_TABLES,
     RETRIEVAL_TABLES,
     SAMPLED_TABLES,
+    SEARCH_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
@@ -73,7 +74,7 @@ class ModelEstimate:
         shared: work that all variants share, and that of the model's own tables, by step.
         costs: work of each variant that has tables to compute, by step.
         memory: memory of each such variant.
-        rows: rows of each partition that would be written; the model's own under None.
+        rows: rows of each partition that would be written, by its name, without those of a search.
         machine: measured speeds; None where nothing is to be computed.
         available: free bytes; None where the system does not report them, or nothing is to be computed.
         uncounted: tasks whose samples a run would download.
@@ -82,6 +83,7 @@ class ModelEstimate:
         device: the device, as the study's `memory` calls it.
         refused: recipes that a run would refuse once it has found the layers, and why.
         power: which losses the verdicts will be able to tell apart.
+        search_minutes: after which the search begins no further trial; 0 without a search to run.
     """
 
     model: str
@@ -92,7 +94,7 @@ class ModelEstimate:
     shared: Steps = field(default_factory=dict)
     costs: Mapping[str, Steps] = field(default_factory=dict)
     memory: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
-    rows: Mapping[str | None, Sequence[RowCount]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[RowCount]] = field(default_factory=dict)
     machine: "Machine | None" = None
     available: int | None = None
     uncounted: Sequence[str] = ()
@@ -101,6 +103,7 @@ class ModelEstimate:
     device: str = "cpu"
     refused: Sequence[str] = ()
     power: Sequence[str] = ()
+    search_minutes: float = 0
 
     @property
     def all_costs(self) -> list[Cost]:
@@ -138,6 +141,7 @@ def estimate_model(
             works = model_work(study, store, find_model(study, name, cache, progress), files, replace=replace)
     else:  # without the weights no partition can be known to be current
         works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
+        works += [PartitionWork(name, None, SEARCH_TABLES)] if study.search else []
     to_compute = {table for work in works for table in work.tables}
     if not to_compute:
         return ModelEstimate(name, is_whole, missing_data, tables, works)
@@ -205,7 +209,7 @@ def estimate_model(
         memory={
             recipe.name: load.memory(recipe, group_of.get(recipe.name, [recipe]), process) for recipe, _ in variants
         },
-        rows={work.recipe and work.recipe.name: _rows(load, work) for work in works if work.tables},
+        rows={work.name: _rows(load, work) for work in works if work.tables and not work.is_search},
         machine=machine,
         available=available_bytes(device),
         movable=0 if study.speed else load.layers_bytes if resident is None else min(resident, load.layers_bytes),
@@ -214,6 +218,7 @@ def estimate_model(
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
         power=verdict_power(study, tasks) if prompts or tasks else (),
+        search_minutes=study.search.minutes if study.search and any(work.is_search for work in works) else 0,
     )
 
 
@@ -249,11 +254,13 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
     for work in found.works:
         recipe = work.recipe.name if work.recipe else None
         common = {"section": "partitions", "model": found.model, "recipe": recipe}
-        tables = MODEL_TABLES if recipe is None else found.tables
+        tables = () if work.is_search else MODEL_TABLES if recipe is None else found.tables
         if reused := [name for name in tables if name not in work.tables]:
             yield common | {"when": "reused", "item": ", ".join(reused)}
-        if work.tables:
-            counts = found.rows[recipe]
+        if work.is_search:
+            yield common | {"when": "computed", "item": ", ".join(work.tables)}
+        elif work.tables:
+            counts = found.rows[work.name]
             costs = [cost for step in found.costs.get(recipe or "", {}).values() for cost in step]
             yield common | {
                 "when": "computed",
@@ -314,6 +321,8 @@ def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
 
 
 def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[str, bool]]:
+    if found.search_minutes:
+        yield f"not counted is the search, which begins no trial after {found.search_minutes:g} min", False
     if found.uncounted:
         yield f"not counted are tasks whose samples `run` fetches: {', '.join(found.uncounted)}", False
     yield (

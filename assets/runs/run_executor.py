@@ -109,7 +109,8 @@ class _Runs:
     def run_all(self) -> None:
         """Publish the recipes, then compute model by model, so that each is loaded once, then the answers."""
         study = self.plan.study
-        self.listener.planned(len(self.plan.models) + len(self.plan.variants) + self.plan.is_report_stale)
+        works = (*self.plan.models, *self.plan.variants, *self.plan.searches)
+        self.listener.planned(len(works) + self.plan.is_report_stale)
         register(self.instance, MODELS, [model.name for model in study.models])
         register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
         versions = published_recipes(self.instance, [recipe.name for recipe in study.recipes])
@@ -123,6 +124,9 @@ class _Runs:
                 own = [work for work in self.plan.models if work.model == model.name]
                 if all(self._model(work) for work in own):
                     self._variants([work for work in self.plan.variants if work.model == model.name])
+                    for work in self.plan.searches:
+                        if work.model == model.name:
+                            self._model(work)
         MODEL_CACHE.release()
         if self.plan.is_report_stale and study_partitions(self.store, study):
             self._answers()
@@ -149,7 +153,8 @@ class _Runs:
                 self._variant(work, (SPEED_TABLE,), (), is_last=True)
 
     def _model(self, work: PartitionWork) -> bool:
-        return self._run("model_tables", work.name, work.model, _keys(work.tables))
+        job = "search_tables" if work.is_search else "model_tables"
+        return self._run(job, work.name, work.model, _keys(work.tables))
 
     def _variants(self, works: list[PartitionWork]) -> None:
         """Prune all variants of a model, then measure them; batches share the work of the dense model."""

@@ -203,7 +203,7 @@ def _measured_seconds(study: Study, store: Store, cache: Path, progress: Progres
             continue
         with VerifiedFiles(store.root, cache) as files:
             works = model_work(study, store, find_model(study, spec.name, cache, progress), files, replace=True)
-        for work in works:
+        for work in (work for work in works if not work.is_search):
             name = work.recipe.name if work.recipe else None
             current = set(partition_tables(study, name)) - set(work.tables)
             for step in STEPS.values():

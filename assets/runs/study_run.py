@@ -70,7 +70,7 @@ def run_study(
     with writer_lock(store.local(cache), listener.waiting, store.url):
         # Planned again, because the process that held the lock may have computed the same.
         plan = planned()
-        if plan.models or plan.variants:
+        if plan.has_partitions:
             from prunescope.pipelines.planning.preflight import check_study
 
             # Tasks and retrieval are neither fetched nor checked if their tables were not requested.

@@ -18,7 +18,7 @@ from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, retrieval_size
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
-from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
 from prunescope.pipelines.studies import Study
 
 
@@ -76,6 +76,8 @@ def check_outline(
             require_context(spec, context, key)
             calibration_tokens(tokenizer, spec)
     _check_recipes(study, outline)
+    if study.search is not None and study.search.length > context:
+        raise InputError(f"`search.length` {study.search.length} is over the model's {context} tokens; lower it")
     for data_set in study.retrieval:
         require_fits(data_set, context)
     return prompts, texts, [retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
@@ -113,6 +115,10 @@ def _check_recipes(study: Study, outline: MetaModel) -> None:
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, DepthRecipe):
             recipe.units(layers)
+        if isinstance(recipe, MixedRecipe):
+            recipe.require_sublayers(layers)
+            if recipe.drops is not None:
+                recipe.drops.units(layers)
         if isinstance(recipe, MaskingRecipe) and isinstance(recipe.ratios, tuple) and len(recipe.ratios) != layers:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
         # A recipe with `modules` is checked later, when the layers are known and its matrices with them.

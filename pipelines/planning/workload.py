@@ -14,7 +14,7 @@ from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
-from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, NoiseRecipe, Recipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, NoiseRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
 if TYPE_CHECKING:  # imports lm-eval, which takes seconds
@@ -119,6 +119,8 @@ class Workload:
 
     def changed_sublayers(self, recipe: Recipe) -> int:
         """Return how many sublayers a recipe drops or changes the weights of."""
+        if isinstance(recipe, MixedRecipe):
+            return len(recipe.treatments)
         if recipe.changes_matrices:
             return self._sublayers
         return sum(
@@ -147,9 +149,9 @@ class Workload:
         # The model's tables hold statistics of the study's calibration; a recipe with its own measures what it needs.
         passes, gram = float(bool(recipe.calibration and recipe.needs)), 0.0
         for step in steps(recipe):
-            if isinstance(step, MatrixRecipe) and step.reads != "nothing":
-                passes += 2 if step.predecessors == "pruned" else 0 if step.needs else 1
-                gram += tokens * self._gram_size if step.reads == "gram" else 0
+            if isinstance(step, LayerwiseRecipe) and step.reads != "nothing":
+                passes += 2 if step.predecessors == "pruned" else 0 if step.reads == "moments" else 1
+                gram += tokens * sum(self._gram_sizes(step))
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
@@ -160,10 +162,22 @@ class Workload:
         ]
         return [cost for cost in costs if cost.amount]
 
-    @property
-    def _gram_size(self) -> float:
-        """Numbers in the Gram matrices of all layers: three inputs as wide as the stream, one as the largest matrix."""
-        return float(self.shape.layers * (3 * self.shape.width**2 + max(self.shape.largest_matrix) ** 2))
+    def _gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
+        """Return how many numbers the Gram matrices that a recipe reads have in each layer.
+
+        Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
+        """
+        width, largest = self.shape.width, max(self.shape.largest_matrix)
+        sizes = {"attn": 2 * width**2, "mlp": width**2 + largest**2}
+
+        def reads_gram(label: str) -> bool:
+            treatment = recipe.treatment(label)
+            return treatment is not None and treatment.reads == "gram"
+
+        return [
+            sum(size for kind, size in sizes.items() if reads_gram(f"{kind}.{layer}"))
+            for layer in range(self.shape.layers)
+        ]
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
@@ -376,9 +390,9 @@ class Workload:
         batch = min(decoded, BATCH_TEXTS)
         cached_tokens = max([batch * longest, *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
-        reads_gram = any(isinstance(step, MatrixRecipe) and step.reads == "gram" for step in steps(recipe))
+        layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
         # Totals in float64, and those of one batch in float32.
-        gram = round(12 * self._gram_size / shape.layers) if reads_gram else 0
+        gram = 12 * max((size for step in layerwise for size in self._gram_sizes(step)), default=0)
         text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
         phases: dict[Phase, dict[str, int]] = {
             "always": {
@@ -473,7 +487,7 @@ class Workload:
         # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
         states = self.positions * (self._sublayers if is_dense else shifted)
         choices = sum(bool(prompt.options) for prompt in self.study.prompts)
-        masks = any(isinstance(step, MatrixRecipe) for step in steps(recipe))
+        masks = any(isinstance(step, LayerwiseRecipe) and step.changes_matrices for step in steps(recipe))
         sampled = min(shape.prunable, shape.modules * MAX_SAMPLED) // 8
         return [
             RowCount("variants", 1),

@@ -16,6 +16,7 @@ from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_la
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.methods.external import external
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
+from prunescope.pipelines.pruning.mixture import require_effects, without_dropped
 from prunescope.pipelines.pruning.module_selection import require_matches
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files
 from prunescope.pipelines.pruning.structure import prune_units
@@ -25,11 +26,15 @@ from prunescope.pipelines.recipes import (
     DenseRecipe,
     DepthRecipe,
     ExternalRecipe,
+    LayerwiseRecipe,
+    MaskingRecipe,
     MatrixRecipe,
+    MixedRecipe,
     NoiseRecipe,
     Recipe,
     SingleRecipe,
     StructuredRecipe,
+    shares_passes,
     steps,
 )
 
@@ -64,11 +69,11 @@ def prune_all(
     Returns:
         The variant or the error by recipe name; a failed recipe does not stop the others.
     """
-    matrix_recipes = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe)]
-    results = _prune_matrices(decoder, matrix_recipes, statistics, Variant(), Variant(), progress)
+    together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
+    results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
     probe: _Probe | None = None
     for recipe in recipes:
-        if not isinstance(recipe, MatrixRecipe):
+        if recipe.name not in results:
             try:
                 results[recipe.name] = _apply_steps(decoder, recipe, statistics, progress)
             except (InputError, ComputationError) as failure:
@@ -119,14 +124,30 @@ def _apply_step(
         case StructuredRecipe():
             stats, tokens = statistics.activation_stats, statistics.tokens
             return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
-        case MatrixRecipe():
-            results = _prune_matrices(decoder, [recipe], statistics, base, origin, progress)
-            return _require_variant(results[recipe.name])
+        case MatrixRecipe() | MixedRecipe():
+            return _apply_layerwise(decoder, recipe, statistics, base, origin, progress)
+
+
+def _apply_layerwise(
+    decoder: Decoder,
+    recipe: LayerwiseRecipe,
+    statistics: Statistics,
+    base: Variant,
+    origin: Variant,
+    progress: Progress,
+) -> Variant:
+    # Inputs of matrices are those without the dropped sublayers, unless the predecessors are dense.
+    if isinstance(recipe, MixedRecipe) and (recipe.predecessors == "pruned" or not recipe.changes_matrices):
+        base = without_dropped(decoder, recipe, base)
+    if not recipe.changes_matrices:
+        return base
+    results = _prune_matrices(decoder, [recipe], statistics, base, origin, progress)
+    return _require_variant(results[recipe.name])
 
 
 def _prune_matrices(
     decoder: Decoder,
-    recipes: Sequence[MatrixRecipe],
+    recipes: Sequence[LayerwiseRecipe],
     statistics: Statistics,
     base: Variant,
     origin: Variant,
@@ -142,25 +163,53 @@ def _prune_matrices(
             results[recipe.name] = failure
     if jobs:
         variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
-        results |= {job.recipe.name: variant for job, variant in zip(jobs, variants, strict=True)}
+        results |= {
+            job.recipe.name: _completed(decoder, job.recipe, variant)
+            for job, variant in zip(jobs, variants, strict=True)
+        }
     return results
 
 
-def _job(decoder: Decoder, recipe: MatrixRecipe, statistics: Statistics, base: Variant, origin: Variant) -> PruningJob:
-    unread = next((name for sublayer in decoder.sublayers for name in sublayer.unread), None)
+def _completed(decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure) -> Variant | Failure:
+    """Return a variant with changed matrices without the sublayers that its recipe drops, or the error."""
+    if isinstance(recipe, MatrixRecipe) or not isinstance(result, Variant):
+        return result
+    try:
+        require_effects(decoder, recipe, result)
+        return without_dropped(decoder, recipe, result)
+    except (InputError, ComputationError) as failure:
+        return failure
+
+
+def _job(
+    decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant, origin: Variant
+) -> PruningJob:
+    if isinstance(recipe, MixedRecipe):
+        recipe.require_sublayers(len(decoder.layers))
+    changed = (sublayer for sublayer in decoder.sublayers if recipe.treatment(sublayer.label) is not None)
+    unread = next((name for sublayer in changed for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
-    moments = None
-    if recipe.reads == "moments" and recipe.predecessors == "dense" and base.is_dense:
-        moments = known_moments(recipe, statistics)
-    if recipe.reads != "nothing" and moments is None and statistics.tokens is None:
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    require_matches(decoder, recipe)
-    sparsities = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
+    moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
+    sparsities = _sparsities(decoder, recipe, statistics, base)
     job = PruningJob(recipe, sparsities, moments, origin=origin)
+    if job.needs_forward and statistics.tokens is None:
+        raise InputError(f"recipe {recipe.name} needs calibration tokens")
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
+
+
+def _sparsities(
+    decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant
+) -> dict[str, float | None]:
+    """Return the share of weights to set to zero in each changed sublayer, by label; None if there is none."""
+    if isinstance(recipe, MixedRecipe):
+        treatments = recipe.matrix_recipes.items()
+        return {label: each.sparsity if isinstance(each, MaskingRecipe) else None for label, each in treatments}
+    require_matches(decoder, recipe)
+    by_layer = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
+    return {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
 
 
 class _Probe:

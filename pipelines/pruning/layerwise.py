@@ -6,7 +6,7 @@ Only one layer's statistics are in memory at a time.
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
@@ -25,7 +25,7 @@ from prunescope.pipelines.pruning.module_selection import chosen_matrices
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_to_layer, swap_outer_parameters
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
-from prunescope.pipelines.recipes import MatrixRecipe
+from prunescope.pipelines.recipes import LayerwiseRecipe, MatrixRecipe
 
 # The result of a recipe that gives no variant.
 Failure = InputError | ComputationError
@@ -37,14 +37,14 @@ class PruningJob:
 
     Attributes:
         recipe: the recipe.
-        sparsities: of each layer; None where the recipe has no sparsity.
-        moments: inputs by matrix name, if they are known without a run of the model; then the model is not run.
+        sparsities: of the changed sublayers, by label; None where the recipe has no sparsity.
+        moments: inputs by matrix name, if they are known without a run of the model; it runs for Gram matrices only.
         files: where finished layers are stored; None keeps the changes in memory.
         origin: the weights that methods treat as dense: a checkpoint at the start of the composition, or the model.
     """
 
-    recipe: MatrixRecipe
-    sparsities: Sequence[float | None]
+    recipe: LayerwiseRecipe
+    sparsities: Mapping[str, float | None]
     moments: Mapping[str, ActivationMoments] | None = None
     files: LayerFiles | None = None
     origin: Variant = field(default_factory=Variant)
@@ -52,7 +52,11 @@ class PruningJob:
     @property
     def needs_forward(self) -> bool:
         """Return whether the model has to run on the tokens for it."""
-        return self.recipe.reads != "nothing" and self.moments is None
+        return self.is_measured(self.recipe)
+
+    def is_measured(self, recipe: LayerwiseRecipe) -> bool:
+        """Return whether what a recipe or treatment reads has to be measured."""
+        return recipe.reads == "gram" or (recipe.reads == "moments" and self.moments is None)
 
 
 @torch.inference_mode()
@@ -98,19 +102,37 @@ def prune_layers(
     return [run.result(base) for run in runs]
 
 
+class _Target(NamedTuple):
+    """A matrix to change, the recipe that changes it, and the share of its weights to set to zero."""
+
+    matrix: Matrix
+    recipe: MatrixRecipe
+    sparsity: float | None
+
+
+def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]:
+    """Return a layer's matrices that a job changes, by name; those of dropped sublayers are left out."""
+    return {
+        name: _Target(matrix, recipe, job.sparsities[sublayer.label])
+        for sublayer in layer.sublayers
+        if sublayer.label not in base.dropped and (recipe := job.recipe.treatment(sublayer.label)) is not None
+        for name, matrix in chosen_matrices(sublayer, recipe).items()
+    }
+
+
 class _JobRun:
     """A job and its results so far.
 
     Attributes:
         job: the job.
-        chosen: the matrices to change, by layer.
+        targets: the matrices to change, by layer.
         failure: the error that ended the run.
         latest: the changes in the latest layer.
     """
 
     def __init__(self, decoder: Decoder, job: PruningJob, base: Variant) -> None:
         self.job = job
-        self.chosen = [chosen_matrices(layer, job.recipe, base.dropped) for layer in decoder.layers]
+        self.targets = [_targets(layer, job, base) for layer in decoder.layers]
         self.failure: Failure | None = None
         self.latest: Mapping[str, WeightDelta] = {}
         self._changes: dict[str, WeightDelta] = {}
@@ -118,15 +140,20 @@ class _JobRun:
         self._facts: dict[str, Any] = deepcopy(dict(base.facts))
         self._stored_layers = 0
         if job.files is not None:
-            while self._stored_layers < len(self.chosen) and job.files.read(self._stored_layers) is not None:
+            while self._stored_layers < len(self.targets) and job.files.read(self._stored_layers) is not None:
                 self._stored_layers += 1
 
     def is_stored(self, index: int) -> bool:
         """Return whether an earlier run has stored this layer."""
         return index < self._stored_layers
 
+    def unmeasured(self, index: int) -> dict[str, _Target]:
+        """Return the matrices of a layer whose inputs are still to be measured, by name."""
+        targets = {} if self.is_stored(index) else self.targets[index]
+        return {name: target for name, target in targets.items() if self.job.is_measured(target.recipe)}
+
     def change_layer(
-        self, index: int, base: Variant, dense: Mapping[str, Tensor], inputs: Mapping[str, ActivationMoments]
+        self, index: int, base: Variant, dense: Mapping[str, Tensor], measured: Mapping[str, ActivationMoments]
     ) -> None:
         """Change a layer's matrices, which currently have the base's weights, or read their stored changes."""
         files = self.job.files
@@ -134,16 +161,17 @@ class _JobRun:
             self.latest, self._facts = stored
             self._names.append(list(self.latest))
             return
-        sparsity, changes = self.job.sparsities[index], dict[str, WeightDelta]()
+        changes = dict[str, WeightDelta]()
         try:
-            for name, matrix in self.chosen[index].items():
+            for name, (matrix, recipe, sparsity) in self.targets[index].items():
+                inputs = measured if self.job.is_measured(recipe) else self.job.moments or {}
                 before, origin = base.changes.get(name), self.job.origin.changes.get(name)
                 mask = None if before is None else before.mask
                 target = dense[name] if origin is None else origin.weight(dense[name])
                 context = MatrixContext(
                     name, index, matrix.weight, target, mask, inputs.get(name), sparsity, self._facts
                 )
-                change = change_of(context, self.job.recipe)
+                change = change_of(context, recipe)
                 if change is not None:
                     changes[name] = change if before is None else before.then(change, dense[name])
         except (InputError, ComputationError) as failure:
@@ -188,16 +216,15 @@ class _Group:
     @property
     def is_finished(self) -> bool:
         """Return whether earlier runs have stored all layers."""
-        return all(run.is_stored(len(run.chosen) - 1) for run in self.runs)
+        return all(run.is_stored(len(run.targets) - 1) for run in self.runs)
 
-    @property
-    def reads_gram(self) -> bool:
-        """Return whether a job reads Gram matrices."""
-        return any(run.job.recipe.reads == "gram" for run in self.runs)
+    def unmeasured(self, index: int) -> list[tuple[str, _Target]]:
+        """Return the matrices of a layer whose inputs are still to be measured, for each job, with their names."""
+        return [item for run in self.runs for item in run.unmeasured(index).items()]
 
-    def unfinished(self, index: int) -> dict[str, Matrix]:
-        """Return the matrices of a layer that are still to be changed."""
-        return {name: m for run in self.runs if not run.is_stored(index) for name, m in run.chosen[index].items()}
+    def reads_after(self, index: int) -> bool:
+        """Return whether inputs of a later layer are still to be measured."""
+        return any(self.unmeasured(later) for later in range(index + 1, len(self._runs[0].targets)))
 
 
 def _grouped(runs: list[_JobRun]) -> list[_Group]:
@@ -209,36 +236,37 @@ def _grouped(runs: list[_JobRun]) -> list[_Group]:
 
 
 def _prune_layer(decoder: Decoder, index: int, groups: list[_Group], base: Variant, streams: Streams | None) -> None:
-    layer, is_last = decoder.layers[index], index + 1 == len(decoder.layers)
+    layer = decoder.layers[index]
     dense = {name: matrix.weight for sublayer in layer.sublayers for name, matrix in sublayer.matrices.items()}
     measuring = [group for group in groups if group.states is not None and group.runs]
-    inputs: Mapping[str, ActivationMoments] = {}
+    measured: Mapping[str, ActivationMoments] = {}
     for group in groups:
         with apply_to_layer(layer, base):
             # Before the first layer nothing is pruned, so the first group measures for all.
             if group in measuring and (index > 0 or group is measuring[0]):
-                inputs = _measured(streams, index, group, measuring if index == 0 else [group], is_last=is_last)
+                measured = _measured(streams, index, group, measuring if index == 0 else [group])
             for run in group.runs:
-                run.change_layer(index, base, dense, inputs if group.needs_forward else run.job.moments or {})
-        if streams and group.states is not None and group.runs and group.sees_pruned and not is_last:
+                run.change_layer(index, base, dense, measured)
+        if streams and group.states is not None and group.sees_pruned and group.reads_after(index):
             pruned = Variant(overlay(group.runs[0].latest, base.changes), base.parameters, base.dropped)
             with apply_to_layer(layer, pruned):
                 streams.advance(index, group.states)
 
 
 def _measured(
-    streams: Streams | None, index: int, group: _Group, readers: Sequence[_Group], *, is_last: bool
+    streams: Streams | None, index: int, group: _Group, readers: Sequence[_Group]
 ) -> Mapping[str, ActivationMoments]:
     """Return the inputs of a layer's matrices; the same pass advances a group with dense predecessors."""
     if streams is None or group.states is None:
         return {}
+    targets = [item for reader in readers for item in reader.unmeasured(index)]
     try:
         return streams.measure(
             index,
             group.states,
-            {name: matrix for reader in readers for name, matrix in reader.unfinished(index).items()},
-            with_gram=any(reader.reads_gram for reader in readers),
-            advances=not group.sees_pruned and not is_last,
+            {name: target.matrix for name, target in targets},
+            grams={name for name, target in targets if target.recipe.reads == "gram"},
+            advances=not group.sees_pruned and group.reads_after(index),
         )
     except ComputationError as failure:
         for reader in readers:

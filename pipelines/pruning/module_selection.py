@@ -1,22 +1,21 @@
 """Selection of the matrices that a recipe prunes, and names of parameters by layer."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.recipes import MatrixRecipe
 
 
-def chosen_matrices(layer: Layer, recipe: MatrixRecipe, dropped: Collection[str] = ()) -> dict[str, Matrix]:
-    """Return the matrices of a layer that match the recipe's `modules` and are not in dropped sublayers, by name."""
+def chosen_matrices(sublayer: Sublayer, recipe: MatrixRecipe) -> dict[str, Matrix]:
+    """Return the matrices of a sublayer that match the recipe's `modules`, by name."""
     return {
         name: matrix
-        for sublayer in layer.sublayers
-        if sublayer.label not in dropped
         for name, matrix in sublayer.matrices.items()
         if not recipe.modules or any(_matches(pattern, sublayer.kind, name) for pattern in recipe.modules)
     }

@@ -19,7 +19,7 @@ from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.pipelines.pruning.layerwise import PruningJob
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import MatrixRecipe
+from prunescope.pipelines.recipes import LayerwiseRecipe
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Unfinished:
     weight_hash: str
 
 
-def known_moments(recipe: MatrixRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
+def known_moments(recipe: LayerwiseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
     """Return the inputs of all matrices from `activation_stats`; None without that table.
 
     Raises:
@@ -91,7 +91,7 @@ def layer_files(
         "layers": len(decoder.layers),
         "base": base.hash,
         "origin": job.origin.hash,
-        "sparsities": list(job.sparsities),
+        "sparsities": dict(job.sparsities),
         "tokens": "" if tokens is None else tokens_hash(tokens),
         "dtype": str(statistics.dtype),
         "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),

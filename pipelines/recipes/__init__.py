@@ -6,7 +6,7 @@ A new recipe needs a class in a module of this folder, an entry in `SingleRecipe
 
 import re
 from difflib import get_close_matches
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeGuard, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixR
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
+from prunescope.pipelines.recipes.mixed import MixedRecipe
 from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, QuantizationRecipe
 from prunescope.pipelines.recipes.structure import Flap, Heads, Neurons, StructuredRecipe
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
@@ -37,9 +38,11 @@ __all__ = [
     "ExternalRecipe",
     "Flap",
     "Heads",
+    "LayerwiseRecipe",
     "Magnitude",
     "MaskingRecipe",
     "MatrixRecipe",
+    "MixedRecipe",
     "Neurons",
     "NoiseKind",
     "NoiseRecipe",
@@ -56,8 +59,12 @@ __all__ = [
 _Weights = Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT
 _Quantization = RTN | GPTQ | AWQ
 _Structure = Neurons | Heads | Flap
-SingleRecipe = DenseRecipe | _Weights | _Quantization | _Structure | DepthRecipe | ExternalRecipe | NoiseRecipe
+SingleRecipe = (
+    DenseRecipe | _Weights | _Quantization | _Structure | DepthRecipe | MixedRecipe | ExternalRecipe | NoiseRecipe
+)
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
+# Recipes that change matrices layer by layer.
+LayerwiseRecipe = MatrixRecipe | MixedRecipe
 _NEEDS_A_MASK = "improves an earlier mask; write it after one, as in wanda-50+dsnot"
 
 
@@ -65,7 +72,7 @@ class ComposedRecipe(BaseRecipe):
     """A sequence of recipes, each applied to the result of the earlier ones (`attn-drop-4+wanda-50`).
 
     Attributes:
-        parts: the recipes in order; they cannot be `dense`, noise or compositions.
+        parts: the recipes in order; they cannot be `dense`, noise, mixtures or compositions.
     """
 
     method: Literal["composed"] = "composed"
@@ -85,6 +92,10 @@ class ComposedRecipe(BaseRecipe):
         for part in self.parts:
             if isinstance(part, (DenseRecipe, NoiseRecipe)):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
+            if isinstance(part, MixedRecipe):
+                raise ValueError(  # noqa: TRY004 (pydantic reads ValueError)
+                    f"{part.name} is a mixture of recipes already; it cannot be part of a composition"
+                )
             if part.calibration is not None:
                 raise ValueError(f"{part.name} has a `calibration` of its own; set it next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
@@ -131,9 +142,9 @@ def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | Compo
 Recipe = Annotated[SingleRecipe | ComposedRecipe, Field(discriminator="method"), AfterValidator(_stands_alone)]
 
 
-def shares_passes(recipe: Recipe) -> bool:
+def shares_passes(recipe: Recipe) -> TypeGuard[LayerwiseRecipe]:
     """Return whether a recipe reads inputs with dense predecessors, so that one pass serves all such recipes."""
-    return isinstance(recipe, MatrixRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
+    return isinstance(recipe, LayerwiseRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input_in_errors=True))
@@ -172,6 +183,10 @@ def _spelled(name: str, text: str) -> dict[str, object]:
         raise InputError(f"recipe {text!r}: a `+` must be between two recipes")
     if name == "external":
         raise InputError("recipe 'external' is written `{name: mine, method: external, source: ./their-model}`")
+    if name == "mixed":
+        raise InputError(
+            "recipe 'mixed' is written `{name: mine, method: mixed, treatments: {attn.3: wanda-50, mlp.5: drop}}`"
+        )
     like = get_close_matches(name.lower(), [form for form, _ in FORMS], n=3)
     hint = f"did you mean {' or '.join(like)}? " if like else ""
     if "-" in name and like and name.split("-", maxsplit=1)[0] == like[0].split("-")[0]:

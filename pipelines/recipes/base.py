@@ -31,6 +31,8 @@ class BaseRecipe(BaseModel):
     # The pattern of names that spell this recipe, and examples with their meanings.
     SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # The meaning of a recipe that no name spells.
+    MAPPING_MEANING: ClassVar[str] = ""
 
     name: NAME
     method: str
@@ -99,9 +101,18 @@ class MatrixRecipe(BaseRecipe):
         return True
 
     @property
+    def reads_table(self) -> bool:
+        """Return whether its moments are those of the dense model's table, which spares it a pass over the tokens."""
+        return self.reads == "moments" and self.predecessors == "dense"
+
+    @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Return the table that replaces a pass over the tokens: it has the moments with dense predecessors."""
-        return ("activation_stats",) if self.reads == "moments" and self.predecessors == "dense" else ()
+        """Return the table that replaces a pass over the tokens."""
+        return ("activation_stats",) if self.reads_table else ()
+
+    def treatment(self, label: str) -> "MatrixRecipe":  # noqa: ARG002 (that of a mixed recipe depends on it)
+        """Return the recipe itself, which changes the matrices of every sublayer."""
+        return self
 
     @property
     def is_calibrated(self) -> bool:

@@ -20,7 +20,7 @@ class ExternalRecipe(BaseRecipe):
             which then computes the logits of both.
     """
 
-    EXAMPLES: ClassVar = ()
+    MAPPING_MEANING: ClassVar[str] = "a checkpoint made elsewhere"
 
     method: Literal["external"] = "external"
     source: SOURCE

@@ -23,7 +23,7 @@ def recipe_forms() -> list[dict[str, str]]:
             "method": _methods(kind)[0] if len(_methods(kind)) == 1 else steps(parse_recipe(form))[-1].method,
         }
         for kind in KINDS
-        for form, meaning in (kind.EXAMPLES or (("in a study's YAML only", "a checkpoint made elsewhere"),))
+        for form, meaning in (kind.EXAMPLES or (("as a mapping only", kind.MAPPING_MEANING),))
     ]
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -30,6 +30,8 @@ from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
 from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
 from prunescope.pipelines.studies.prompts import Prompt as Prompt
 from prunescope.pipelines.studies.prompts import require_template
+from prunescope.pipelines.studies.search_spec import SearchSpec
+from prunescope.pipelines.studies.search_targets import require_reachable
 
 FOLDER = Path(__file__).parent
 
@@ -168,10 +170,10 @@ class Study(FrozenModel):
     """A study's YAML file.
 
     `noise` adds noise floors to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
-    bfloat16) and with another order of sums. `template` is that of prompts without one of their own: `chat` (the
-    model's), `plain` (none) or the text of a Jinja template; None is `chat` for a model with a chat template, else
-    `plain`. In YAML a Jinja template is the path of its file, and `prompts` may hold sets (`PromptSet`), which
-    `load_study` replaces by their prompts.
+    bfloat16) and with another order of sums. `search` looks for the treatment of every sublayer. `template` is that of
+    prompts without one of their own: `chat` (the model's), `plain` (none) or the text of a Jinja template; None is
+    `chat` for a model with a chat template, else `plain`. In YAML a Jinja template is the path of its file, and
+    `prompts` may hold sets (`PromptSet`), which `load_study` replaces by their prompts.
     """
 
     name: NAME
@@ -191,6 +193,7 @@ class Study(FrozenModel):
     generation: GenerationSpec = GenerationSpec()
     decoding: DecodingSpec | None = None
     measure: MeasureSpec = MeasureSpec()
+    search: SearchSpec | None = None
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     # Bytes of layers on each device; other layers are read from disk when they run. It changes no result.
     memory: dict[LayerDevice, Size] | None = None
@@ -268,6 +271,12 @@ class Study(FrozenModel):
             raise ValueError("`decoding` samples texts of `prompts`; name some, or leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Self:
+        if self.search is not None:
+            require_reachable(self.search, [task.name for task in self.tasks])
+        return self
+
     @property
     def prompts_hash(self) -> str:
         """Return the SHA-256 of all prompts with their templates, wherever they come from."""
@@ -341,6 +350,18 @@ class Study(FrozenModel):
         names = [*(model.name for model in other.models), *(recipe.name for recipe in other.recipes)]
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
         return other.model_copy(update={"subset": digest[:8]})
+
+    def searching(self, keys: Mapping[str, object]) -> "Study":
+        """Return the study with some keys of `search` replaced, or with a `search` of these keys where it has none.
+
+        Raises:
+            InputError: a value is wrong; the message names the key.
+        """
+        fields = self.model_dump() | {"recipes": self.recipes}  # a dump does not record which keys were left out
+        fields["search"] = {**(fields["search"] or {}), **keys}
+        return _validated(fields, f"study {self.name}").model_copy(
+            update={"subset": self.subset, "allow_code_execution": self.allow_code_execution}
+        )
 
     def extended(self, models: Sequence[str]) -> "Study":
         """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name, and so its report, stays the same.

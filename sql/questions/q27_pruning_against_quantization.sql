@@ -6,11 +6,12 @@
 --   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
 --   (KL 0, nothing changed) is the first point of every line; NULL beyond the largest KL, because nothing is
 --   extrapolated. In every measure more is worse; difference above 0 says that pruning does more damage. A variant that
---   prunes and quantizes, such as a composition with a method of quantization, is on neither side. An imported
---   checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero; where it also
---   changes other weights it is on neither, because rounding makes zeros too. A measure that was not taken has no row.
---   The interval of the difference is paired: both sides read the same prompts or questions, and what these have in
---   common cancels. It takes the KLs as exact, and is NULL below 5 prompts or questions and where none deviates.
+--   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side.
+--   An imported checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero;
+--   where it also changes other weights it is on neither, because rounding makes zeros too. A measure that was not
+--   taken has no row. The interval of the difference is paired: both sides read the same prompts or questions, and what
+--   these have in common cancels. It takes the KLs as exact, and is NULL below 5 prompts or questions and where none
+--   deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is compared with, such as gptq [label]

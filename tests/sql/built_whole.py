@@ -3,6 +3,7 @@
 import numpy as np
 
 from prunescope.warehouse.tables import TABLES
+from tests.sql.built_searches import whole_search
 from tests.sql.built_tasks import mask_sample, paper_reference, retrieval_score, speed, task_sample, task_score
 from tests.sql.built_texts import sampled_text, text_token
 from tests.sql.warehouse_builder import LAYERS, Handmade
@@ -12,7 +13,7 @@ STEPS = 4
 
 
 def whole_warehouse() -> Handmade:
-    """Build a model with its dense variant, six recipes and a noise floor, measured in every way."""
+    """Build a model with its dense variant, seven recipes and a noise floor, measured in every way, and a search."""
     warehouse = Handmade().model().variant("dense")
     warehouse.variant("wanda-50", sparsity=0.5, removed=0.4)
     warehouse.variant("wanda-2of4", sparsity=0.5, removed=0.4, keep=2, block=4)
@@ -24,6 +25,8 @@ def whole_warehouse() -> Handmade:
     for recipe, calibration in (("wanda-50", "help"), ("wanda-50-c4", "c4")):
         warehouse.where("variants", recipe=recipe)[0].update(recipe_hash="wanda-50", calibration_hash=calibration)
     warehouse.variant("noise-bfloat16", method="noise", kind="bfloat16")
+    warehouse.variant("mixed-40", method="mixed", removed=0.4)
+    whole_search(warehouse, "mixed-40")
     for seed, row in enumerate(list(warehouse.rows["variants"])):
         chance = np.random.default_rng(seed)
         _measure(warehouse, row["recipe"], row["sublayers_dropped"], chance)
@@ -135,7 +138,7 @@ def _measure_layers(
 ) -> None:
     for layer in range(LAYERS):
         for sublayer in ("attn", "mlp"):
-            is_changed = recipe.startswith("wanda") or f"{sublayer}.{layer}" in dropped
+            is_changed = recipe.startswith(("wanda", "mixed")) or f"{sublayer}.{layer}" in dropped
             for lens in ("raw", "normed"):
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0

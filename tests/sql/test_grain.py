@@ -27,6 +27,7 @@ SPACES_MOVED = " + ".join(f"count_if(orth_rel_{space} > 0 or par_rel_{space} <> 
 READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 
 # A count over the view, and the same count over the stored rows below it.
+WEIGHTS_REMOVED = f"{PRUNED} and recipe not like 'rtn%'"
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
     "first_divergent_layer": (
@@ -57,6 +58,27 @@ COUNTS = {
         "sum(flips)",
         "(select count(first_flip_step) from sampled_generations)",
     ),
+    "search_treatments": ("count(*)", "(select sum(n_treated) from stg_search_trials)"),
+    "search_front": ("sum(n_trials)", "(select count(*) from search_trials)"),
+    "search_path": ("count(*)", "(select count(*) from search_trials)"),
+    "search_interaction": ("count(*)", "(select count(*) from search_trials)"),
+    "search_allocation": (
+        "count(*)",
+        "(select count(*) from search_trials where is_result) * (select count(distinct (layer, sublayer))"
+        " from search_effects)",
+    ),
+    "search_units": (
+        "sum(size)",
+        f"(select 2 * count(*) from text_tokens where {WEIGHTS_REMOVED}) + (select count(*) from decoding_steps"
+        f" where {AT_REFERENCE} and {FORCED} and {WEIGHTS_REMOVED})"
+        f" + (select count(*) from generations where {WEIGHTS_REMOVED})",
+    ),
+    "search_variants": ("count(*)", f"(select 2 * count(*) from variants where {WEIGHTS_REMOVED})"),
+    "q35_choosing_by_p_against_controls": (
+        "count(*)",
+        "(select count(*) from search_trials where is_result and strategy <> 'searched')",
+    ),
+    "q36_do_effects_add": ("sum(n_allocations)", "(select count(*) from search_trials)"),
     "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
     "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
     "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),

@@ -72,13 +72,23 @@ def test_patterns_stand_side_by_side_with_their_own_errors(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense")
     for recipe, method, pattern in (
         *(("w", "wanda", None), ("w24", "wanda", (2, 4)), ("w48", "wanda", (4, 8)), ("w24b", "wanda", (2, 4))),
-        *(("m", "magnitude", None), ("n", "neurons", "share"), ("c", "composed", None)),
+        *(("m", "magnitude", None), ("n", "neurons", "share"), ("c", "composed", None), ("x", "mixed", None)),
     ):
         given = (
             {"share": 0.5} if pattern == "share" else dict(zip(("keep", "block"), pattern or (None, None), strict=True))
         )
         warehouse.variant(recipe, method=method, sparsity=0.5, **given)
-    for recipe, kl in (("dense", 0), ("w", 1), ("w24", 4), ("w24b", 3), ("w48", 2), ("m", 5), ("n", 9), ("c", 9)):
+    for recipe, kl in (
+        ("dense", 0),
+        ("w", 1),
+        ("w24", 4),
+        ("w24b", 3),
+        ("w48", 2),
+        ("m", 5),
+        ("n", 9),
+        ("c", 9),
+        ("x", 9),
+    ):
         for prompt, factor in (("p", 0.5), ("q", 1.5)):
             warehouse.step(recipe, prompt, 0, kl * factor)
     found = by(ask(warehouse, "paper_patterns"), "method")

@@ -141,17 +141,20 @@ def test_q27_takes_the_mean_of_quantized_variants_with_the_same_kl(ask: Ask) -> 
     assert row["difference"] == -0.125
 
 
-def test_q27_counts_a_composition_as_pruning_only_where_no_part_quantizes(ask: Ask) -> None:
+def test_q27_counts_a_composition_or_mixture_as_pruning_only_where_no_part_quantizes(ask: Ask) -> None:
     warehouse = compressed(wanda_50=1.0, gptq_4=4.0)
-    for text in ("wanda-50+gptq-4bit", "attn-drop-1+wanda-50"):
-        recipe = parse_recipe(text)
-        warehouse.variant(text, method=recipe.method, removed=0.5)
-        warehouse.where("variants", recipe=text)[0]["parameters_json"] = recipe.parameters_json
+    mixtures = (
+        "{name: mixed-pruned, method: mixed, treatments: {attn.0: drop, mlp.0: wanda-50}}",
+        "{name: mixed-rounded, method: mixed, treatments: {attn.0: drop, mlp.0: wanda-50, mlp.1: rtn-4bit}}",
+    )
+    for recipe in map(parse_recipe, ("wanda-50+gptq-4bit", "attn-drop-1+wanda-50", *mixtures)):
+        warehouse.variant(recipe.name, method=recipe.method, removed=0.5)
+        warehouse.where("variants", recipe=recipe.name)[0]["parameters_json"] = recipe.parameters_json
         for step in range(4):
-            warehouse.step(text, "p", step, 2.0)
+            warehouse.step(recipe.name, "p", step, 2.0)
     rows = ask(warehouse, "q27_pruning_against_quantization")
 
-    assert {row["recipe"] for row in rows} == {"attn-drop-1+wanda-50", RECIPE}
+    assert {row["recipe"] for row in rows} == {"attn-drop-1+wanda-50", "mixed-pruned", RECIPE}
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 

@@ -72,6 +72,13 @@ _FITTING: dict[str, dict[str, list[object]]] = {
         "target_index": [0, 0, None],
         "tokens_generated": _OF_TEXT,
     },
+    "search_effects": {"n_items": [1, 1, 1]},
+    "search_trials": {
+        "parent": [None, 0, 1],
+        "difference_nats": [None, 0.0, 0.0],
+        "n_items": [1, 1, 1],
+        "treatments_json": ["{}", '{"attn.0": "drop"}', '{"attn.0": "drop", "mlp.1": "wanda-50"}'],
+    },
     "paper_reference": {"dropped": [0, 0, 0]},
 }
 

@@ -197,7 +197,13 @@ class Store:
             )
         arrow = to_arrow(table, rows)
         for name, own in (("model", model), ("recipe", recipe)):
-            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {own}):
+            # A table with one file per model may name recipes in its rows.
+            is_partition = name == "model" or table.partitioning == "variant"
+            if (
+                is_partition
+                and name in arrow.column_names
+                and (others := set(arrow[name].unique().to_pylist()) - {own})
+            ):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {own!r}")
         self._refuse_other_name(table, path, model, recipe)
         violations = tuple(checks.violations(table, arrow))

@@ -19,6 +19,8 @@ from prunescope.warehouse.tables import (
     retrieval_scores,
     sampled_generations,
     sampled_steps,
+    search_effects,
+    search_trials,
     speed,
     task_samples,
     task_scores,
@@ -31,6 +33,7 @@ _MODULES = (
     *(models, activation_stats, block_influence, variants, mask_samples),
     *(layer_transitions, decoding_steps, top_tokens, option_subspace, generations, text_tokens, hidden_states),
     *(sampled_generations, sampled_steps),
+    *(search_effects, search_trials),
     *(task_scores, task_samples, retrieval_scores, retrieval_queries, retrieval_embeddings, speed, paper_reference),
 )
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}

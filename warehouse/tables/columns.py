@@ -38,6 +38,20 @@ def cosine_defect(name: str, doc: str, formula: str = "", source: str = "", *, s
     return amount(name, doc, "1 - cosine", formula, source, maximum=2.000001, since=since)
 
 
+def interval(name: str, mean: str) -> tuple[Column, Column]:
+    """Return both ends of the 95 % interval of a mean over items, which is known from two items on."""
+    return tuple(
+        Column(
+            f"{name}_{end}",
+            METRIC,
+            f"{side} end of the 95 % interval of {mean}, Student's t over items; NULL where it is not known.",
+            "nats",
+            nullable=True,
+        )
+        for end, side in (("low", "Lower"), ("high", "Upper"))
+    )  # type: ignore[return-value]
+
+
 def rank(name: str, doc: str) -> Column:
     """Return a column of ranks from 1."""
     return Column(name, pa.int32(), doc, "rank", minimum=1)
@@ -56,6 +70,13 @@ STEP = Column(
 SAMPLE = Column("sample", pa.int32(), "Number of the sampled text, from 0.", minimum=0)
 LAYER = Column("layer", pa.int16(), "Decoder layer, from 0.", minimum=0)
 SUBLAYER = Column("sublayer", LABEL, "Part of the layer.", values=("attn", "mlp"))
+SEARCH = Column(
+    "search",
+    LABEL,
+    "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, budget "
+    "and seed.",
+)
+SECONDS = Column("seconds", METRIC, "Time to compute the row.", "s", minimum=0, is_timing=True)
 SCOPE = Column(
     "scope",
     LABEL,

@@ -18,7 +18,8 @@ TABLE = Table(
         Column(
             "method",
             c.LABEL,
-            "Family of the recipe, such as wanda, attn-drop, gptq, external or noise; composed for a sequence.",
+            "Family of the recipe, such as wanda, attn-drop, gptq, external or noise; composed for a sequence, mixed "
+            "for a recipe of its own for each sublayer.",
         ),
         Column("parameters_json", pa.string(), "All parameters of the recipe, as JSON with sorted keys."),
         Column("recipe_hash", pa.string(), "SHA-256 of the parameters."),

@@ -48,11 +48,13 @@ class RaySchedule:
         for model in self.plan.study.models:
             if model.name not in stale:
                 self._add_variants(model.name)
+                self._add_search(model.name)
         while not self.pool.is_idle:
             work, tables = self._running.pop(self.pool.next_done().name)
             if work.recipe is None:
-                if self.record(work, tables, True):
+                if self.record(work, tables, True) and not work.is_search:
                     self._add_variants(work.model)
+                    self._add_search(work.model)
             elif tables == _MASKS:
                 self._after_pruning(work)
             else:
@@ -68,6 +70,11 @@ class RaySchedule:
                 self._add(work, _MASKS)
             else:
                 self._add_measurements(work)
+
+    def _add_search(self, model: str) -> None:
+        for work in self.plan.searches:
+            if work.model == model:
+                self._add(work, work.tables)
 
     def _after_pruning(self, work: PartitionWork) -> None:
         if self.record(work, _MASKS, work.tables == _MASKS):

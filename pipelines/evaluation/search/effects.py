@@ -30,7 +30,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 
 # Items after which a treatment may stop, and the half-width of its ratio's 95 % interval at which it does.
 BATCH_ITEMS = 4
-_ENOUGH = 0.1
+_ENOUGH = 0.25
 # Tokens drawn from the dense softmax of each position, for the covariances of logit shifts.
 _DRAWS = 16
 # Bytes of final shifts in memory.
@@ -115,7 +115,7 @@ class EffectEngine:
         """Measure swaps one at a time: each replaces its sublayer's treatment, the rest stays as in the context.
 
         A sublayer's first swap is its reference and is measured on all items. Another one stops at the batch after
-        which the 95 % interval of its ratio to the reference is within a tenth of the ratio: treatments of a sublayer
+        which the 95 % interval of its ratio to the reference is within a quarter of the ratio: treatments of a sublayer
         err on the same tokens, so that few items tell how they compare. In a context all are measured on all items,
         because their differences are small against the context's own effect.
 
@@ -135,24 +135,26 @@ class EffectEngine:
         firsts = {label: index for index, (label, _) in reversed(list(enumerate(swaps)))}
         reference = np.array([firsts[label] for label, _ in swaps])
         kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
-        grams = [torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2)]
+        logits, inputs = (torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2))
         active = np.arange(len(swaps))
         progress.start(f"effects of {len(swaps)} treatments", len(own))
         for start in range(0, len(own), BATCH_ITEMS):
             batch = own[start : start + BATCH_ITEMS]
-            of_items = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
-            for place, result in enumerate(of_items):
-                kl[start + place, active], cosines[start + place, active] = result[:2]
+            results = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
+            for place, (nats, cosine, at_draws, states) in enumerate(results, start):
+                kl[place, active], cosines[place, active] = nats, cosine
                 if start == 0:  # of all swaps, on the same items
-                    grams = [gram + (moves @ moves.T).double() for gram, moves in zip(grams, result[2:], strict=True)]
+                    logits += (at_draws @ at_draws.T).double()
+                    inputs += (states @ states.T).double()
                 progress.advance()
             stop = start + len(batch)
             if not context:
-                active = np.array(
-                    [i for i in active.tolist() if not _is_known(kl[:stop, i], kl[:stop, reference[i]], i, reference)]
-                )
+                known = [
+                    _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
+                ]
+                active = active[~np.array(known)]
         progress.done()
-        return Effects(tuple(swaps), kl, cosines, _correlation(grams[0]), _correlation(grams[1]), reference)
+        return Effects(tuple(swaps), kl, cosines, _correlation(logits), _correlation(inputs), reference)
 
     def _measured(
         self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int
@@ -222,10 +224,8 @@ class EffectEngine:
         return np.array(kl), np.array(cosines), torch.stack(at_draws), torch.stack(states)
 
 
-def _is_known(values: Means, reference: Means, index: int, references: NDArray[np.int64]) -> bool:
-    """Return whether the ratio of a swap to its reference is known to a tenth."""
-    if references[index] == index:
-        return False
+def _is_known(values: Means, reference: Means) -> bool:
+    """Return whether the ratio of a swap to its reference is known to a quarter."""
     ratio, error = ratio_to(values, reference)
     return bool(stats.t.ppf(0.975, max(1, len(values) - 1)) * error <= _ENOUGH * ratio)
 

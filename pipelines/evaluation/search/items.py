@@ -1,8 +1,8 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from the windows that calibrate recipes; prompts from the shipped
-sets, apart from those of the study, each with the dense model's greedy continuation; samples of a task, with their
-right answers, from those that the study does not score, where it leaves some.
+Text windows come from the calibration corpus, apart from the windows that calibrate recipes and the texts of the study;
+prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
+a task, with their right answers, from those that the study does not score, where it leaves some.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
+from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.evaluation.traces.decoding import decode
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
@@ -74,15 +75,19 @@ def search_items(
 
 
 def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:
-    """Return windows of the calibration corpus that no calibration window of the study overlaps in text.
+    """Return windows of the calibration corpus that overlap no calibration window and no text of the study.
 
     Raises:
         InputError: the corpus is too short for them.
     """
     spec = study.calibration
+    texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
+    seen = [calibration_tokens(decoder.tokenizer, spec), *(text.windows for text in texts)]
     used = {
         tuple(row)
-        for row in calibration_tokens(decoder.tokenizer, spec).unfold(1, _UNMEASURED, 1).flatten(0, 1).tolist()
+        for windows in seen
+        if windows.shape[1] >= _UNMEASURED
+        for row in windows.unfold(1, _UNMEASURED, 1).flatten(0, 1).tolist()
     }
     items: list[Item] = []
     for attempt in range(1, 9):
@@ -96,7 +101,8 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
             return items
     raise InputError(
         f"search: the calibration source {spec.source} has {len(items)} windows of {length} tokens beside those that "
-        f"calibrate recipes, and {count} are needed; lower `search.texts` or give a longer `calibration.source`"
+        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer "
+        "`calibration.source`"
     )
 
 

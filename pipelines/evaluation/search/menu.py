@@ -16,7 +16,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
 
 KEEP, DROP = "keep", "drop"
 # Checkpoints store weights in 16 bits, whatever the type in which a study computes.
@@ -70,6 +70,8 @@ class Menu:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
         recipes: list[Recipe] = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        # By treatment: what it shares with others that differ in sparsity alone.
+        self.families = {recipe.name: family for recipe in recipes if (family := _family(recipe)) is not None}
         self._variants: dict[str, Variant] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -138,6 +140,13 @@ def _recipe(name: str) -> Recipe:
             "rtn-4bit, and drop, attn-drop or mlp-drop"
         )
     return recipe.model_copy(update={"predecessors": "dense"})
+
+
+def _family(recipe: Recipe) -> str | None:
+    """Return the parameters of an unstructured mask beside its sparsity; None for another recipe."""
+    if not isinstance(recipe, MaskingRecipe) or recipe.sparsity is None:
+        return None
+    return recipe.model_copy(update={"sparsity": None}).parameters_json
 
 
 def _bytes(change: WeightDelta) -> int:

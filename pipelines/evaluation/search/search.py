@@ -15,6 +15,7 @@ from scipy import stats
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.allocation import Numbers, Problem, greedy_choice, random_choice
+from prunescope.pipelines.evaluation.search.curves import completed, measured_options, stand_in
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
@@ -120,14 +121,20 @@ class Search:
         return SearchResult(self._effect_rows(effects, seconds), rows)
 
     def _ordered_swaps(self) -> list[Swap]:
-        """Return all swaps; a sublayer's first is the one in the middle of what they remove, the reference."""
+        """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
+        by_sublayer: dict[str, list[int]] = {}
+        for index in measured_options(self._menu):
+            by_sublayer.setdefault(self._menu.options[index].sublayer, []).append(index)
         swaps = []
-        for label in self._menu.sublayers:
-            own = [option for option in self._menu.options if option.sublayer == label and option.treatment != KEEP]
-            own.sort(key=lambda option: (option.parameters, option.treatment))
+        for own in by_sublayer.values():
+            own.sort(key=lambda index: self._menu.options[index].parameters)
             middle = own.pop(len(own) // 2)
-            swaps += [(label, option.treatment) for option in (middle, *own)]
+            swaps += [self._swap(index) for index in (middle, *own)]
         return swaps
+
+    def _swap(self, index: int) -> Swap:
+        option = self._menu.options[index]
+        return option.sublayer, option.treatment
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int | None) -> Effects:
         """Return effects from the journal, or measure them."""
@@ -147,15 +154,18 @@ class Search:
                 self._strategy(name, share, effects).run(self._of(name))
             else:
                 self._baseline(name, share, effects)
-            accepted = [trial for trial in self._trials[first:] if trial.is_accepted]
             if self._refit is not None:
-                self._measure(name, share, "refit", accepted[-1].allocation, None, accepted[-1])
-        places = [place for place in range(first, len(self._trials)) if self._trials[place].is_accepted]
-        if places:
+                best = self._trials[self._accepted(first)[-1]]
+                self._measure(name, share, "refit", best.allocation, None, best)
+        if places := self._accepted(first):
             best = self._trials[places[-1]]
             digest = hashlib.sha256(f"{best.predecessors}{treatments_json(best.allocation)}".encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
             self._trials[places[-1]] = replace(best, is_result=True, recipe=f"{label}-{100 * share:g}-{digest[:6]}")
+
+    def _accepted(self, first: int) -> list[int]:
+        """Return the places of the accepted trials from some place on."""
+        return [place for place in range(first, len(self._trials)) if self._trials[place].is_accepted]
 
     def _of(self, strategy: str) -> list[Trial]:
         """Return a strategy's trials with the menu's own weights."""
@@ -176,33 +186,27 @@ class Search:
         )
 
     def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
-        """Return numbers of swaps as numbers of the menu's options; 0 for keeping a sublayer."""
-        place = {swap: index for index, swap in enumerate(effects.swaps)}
-        found = np.zeros(len(self._menu.options))
-        for index, option in enumerate(self._menu.options):
-            if (swap := (option.sublayer, option.treatment)) in place:
-                found[index] = values[place[swap]]
-        return found
+        """Return effects of all options from those of the swaps."""
+        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
+        return completed(self._menu, {place[swap]: float(own) for swap, own in zip(effects.swaps, values, strict=True)})
 
     def _by_options(self, effects: Effects, overlap: Numbers) -> Numbers:
-        rows = np.stack([self._by_option(effects, row) for row in overlap])
-        return np.stack([self._by_option(effects, column) for column in rows.T])
+        """Return the correlations of all pairs of options: those of the swaps that are most like them; 0 for keep."""
+        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
+        number = {place[swap]: column for column, swap in enumerate(effects.swaps)}
+        like = [-1 if other is None else number[other] for other in stand_in(self._menu, list(number))]
+        bordered = np.pad(overlap, (0, 1))  # the last row and column are those of keep
+        return bordered[np.ix_(like, like)]
 
     def _in_context(self, name: str, allocation: Allocation, options: Sequence[int]) -> Numbers:
         """Return the objective inside an allocation of some options less that of the allocation; NaN for the others."""
         self._require_time()
-        current = {
-            (label, allocation.get(label, KEEP)): None
-            for label in (self._menu.options[index].sublayer for index in options)
-        }
-        others = [(self._menu.options[index].sublayer, self._menu.options[index].treatment) for index in options]
-        effects = self._effects([*current, *others], allocation, CONTEXT_ITEMS)
-        values = effects.one_minus_cos if name == "hidden" else effects.kl
-        means = effects.mean(values)[0]
-        own = dict(zip(effects.swaps, means, strict=True))
+        first = self._menu.options[options[0]].sublayer
+        swaps = [(first, allocation.get(first, KEEP)), *map(self._swap, options)]  # the first one changes nothing
+        effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
+        means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
         found = np.full(len(self._menu.options), np.nan)
-        for index, swap in zip(options, others, strict=True):
-            found[index] = own[swap] - own[swap[0], allocation.get(swap[0], KEEP)]
+        found[list(options)] = means[1:] - means[0]
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
@@ -272,32 +276,33 @@ class Search:
             raise Expired
 
     def _effect_rows(self, effects: Effects, seconds: float) -> pl.DataFrame:
-        """Return the rows of `search_effects`."""
-        options = {(option.sublayer, option.treatment): option for option in self._menu.options}
+        """Return the rows of `search_effects`; those of unmeasured options lie on their sublayer's curve."""
         means, errors = effects.mean(effects.kl)
-        cosines, _ = effects.mean(effects.one_minus_cos)
+        number = {swap: column for column, swap in enumerate(effects.swaps)}
+        seen = np.isfinite(effects.kl)
+        half = stats.t.ppf(0.975, np.maximum(1, seen.sum(axis=0) - 1)) * errors
+        by_option = {
+            "kl_dense_pruned_nats": self._by_option(effects, means),
+            "one_minus_cos_h": self._by_option(effects, effects.mean(effects.one_minus_cos)[0]),
+        }
         rows = []
-        for index, swap in enumerate(effects.swaps):
-            own = effects.kl[np.isfinite(effects.kl[:, index]), index]
-            half = float(stats.t.ppf(0.975, max(1, len(own) - 1)) * errors[index])
-            option, sublayer = options[swap], self._menu.sublayers[swap[0]]
-            rows.append(
-                {
-                    "layer": sublayer.layer,
-                    "sublayer": sublayer.kind,
-                    "treatment": swap[1],
-                    "parameters_removed": option.parameters,
-                    "bytes_removed": option.bytes,
-                    "milliseconds_removed": option.milliseconds,
-                    "kl_dense_pruned_nats": means[index],
-                    "kl_low": max(0.0, means[index] - half),
-                    "kl_high": means[index] + half,
-                    "one_minus_cos_h": cosines[index],
-                    "n_items": len(own),
-                    "item_kl": own.tolist(),
-                    "seconds": seconds,
-                }
-            )
+        for index, option in enumerate(self._menu.options):
+            if option.treatment == KEEP:
+                continue
+            column = number.get(self._swap(index))
+            own = [] if column is None else effects.kl[seen[:, column], column].tolist()
+            sublayer = self._menu.sublayers[option.sublayer]
+            about = {"layer": sublayer.layer, "sublayer": sublayer.kind, "treatment": option.treatment}
+            removed = {
+                "parameters_removed": option.parameters,
+                "bytes_removed": option.bytes,
+                "milliseconds_removed": option.milliseconds,
+            }
+            values: dict[str, float | None] = {name: float(of[index]) for name, of in by_option.items()}
+            # A value on the curve has no interval of its own.
+            values["kl_low"] = None if column is None else max(0.0, float(means[column] - half[column]))
+            values["kl_high"] = None if column is None else float(means[column] + half[column])
+            rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
         return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
 
 

@@ -78,7 +78,8 @@ class Strategy:
         for _ in range(min(_MAX_FITS, left)):
             choices = [self._choice(trial.allocation) for trial in measured]
             objectives = [float(trial.objective.mean()) for trial in measured]
-            strength = fitted_strength(choices, objectives, self.costs, self.overlap)
+            # Between no overlap and that of the second order; a fit to few trials can lie far outside.
+            strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
             current = self._choice(best.allocation)
             choice = descend(self.problem, self.costs, self.overlap, strength, self.target, current)
             if any((choice == other).all() for other in choices):
@@ -87,7 +88,9 @@ class Strategy:
             trial = self.measure("interaction", self._allocation(choice), expected, best)
             left -= 1
             measured.append(trial)
-            best = trial if trial.is_accepted else best
+            if not trial.is_accepted:
+                break
+            best = trial
         while left > 0:
             better, spent = self._exchange(best, left)
             left -= spent

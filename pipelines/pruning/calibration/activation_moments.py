@@ -1,7 +1,7 @@
 """Moments and Gram matrices of the inputs of weight matrices, collected while a model runs."""
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -106,17 +106,22 @@ class InputRecorder:
 
     Args:
         matrices: the matrices by name.
-        with_gram: whether to compute Gram matrices.
+        grams: names of the matrices of whose inputs to compute Gram matrices.
         with_tails: whether to compute fourth moments and largest inputs.
         stops: whether `observe` raises StopForwardError once a batch has shown all inputs. The first batch shows how
             often each matrix is used; if it does not use all of them (experts), every batch runs to its end.
     """
 
     def __init__(
-        self, matrices: Mapping[str, Matrix], *, with_gram: bool = False, with_tails: bool = False, stops: bool = False
+        self,
+        matrices: Mapping[str, Matrix],
+        *,
+        grams: Collection[str] = (),
+        with_tails: bool = False,
+        stops: bool = False,
     ) -> None:
         self._by_address = {matrix.address: matrix for matrix in matrices.values()}
-        self._with_gram, self._with_tails, self._stops = with_gram, with_tails, stops
+        self._grams, self._with_tails, self._stops = {*grams}, with_tails, stops
         # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
         self._readers: dict[int, list[str]] = {}
         self._rows: dict[int, Tensor] = {}
@@ -149,7 +154,8 @@ class InputRecorder:
             rows = self._rows[key]
             if rows.numel():
                 group = self._groups.setdefault(tuple(names), ActivationMoments(rows.shape[-1]))
-                group.update(rows, with_gram=self._with_gram, with_tails=self._with_tails)
+                with_gram = not self._grams.isdisjoint(names)
+                group.update(rows, with_gram=with_gram, with_tails=self._with_tails)
         if self._stops and not self._expected:
             self._expected = Counter(name for names in self._readers.values() for name in names)
             self._stops = len(self._expected) == len(self._by_address)

@@ -1,6 +1,6 @@
 """Layer-by-layer forward passes: the residual streams of all tokens move through one layer at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -74,7 +74,7 @@ class Streams:
         states: States,
         matrices: Mapping[str, Matrix],
         *,
-        with_gram: bool = False,
+        grams: Collection[str] = (),
         with_tails: bool = False,
         advances: bool = False,
     ) -> dict[str, ActivationMoments]:
@@ -84,7 +84,7 @@ class Streams:
             index: the layer's index.
             states: the streams in front of it.
             matrices: some of its matrices.
-            with_gram: whether to compute Gram matrices.
+            grams: names of the matrices of whose inputs to compute Gram matrices.
             with_tails: whether to compute fourth moments and largest inputs.
             advances: whether to replace the streams by the layer's output; if not, a batch may stop early.
 
@@ -95,7 +95,7 @@ class Streams:
             return {}
         module = self._modules[index]
         with on_device(module), cast_parameters(module.parameters(), self._dtype):
-            recorder = InputRecorder(matrices, with_gram=with_gram, with_tails=with_tails, stops=not advances)
+            recorder = InputRecorder(matrices, grams=grams, with_tails=with_tails, stops=not advances)
             for batch in range(len(states)):
                 with suppress(StopForwardError), Products(recorder.observe):
                     after = self._run(index, batch, states[batch])

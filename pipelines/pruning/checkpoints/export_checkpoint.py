@@ -56,6 +56,7 @@ def export(
     dtype = stored_dtype(decoder.folder)
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=1)
     unrounded = _variant_logits(decoder, variant, probe)
+    quantized = sum(change.codes is not None for change in variant.changes.values())
     variant = as_stored(decoder, variant, dtype)
     expected = _variant_logits(decoder, variant, probe)
     weights = MaterializedWeights(decoder, variant)
@@ -67,7 +68,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (*form.notes, *_type_notes(decoder, dtype))
+        notes = (*form.notes, *_quantization_notes(quantized, dtype), *_type_notes(decoder, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if (embedded := embedded_model(about.source)) is not None and embedded.notice:
@@ -160,6 +161,11 @@ def _stored(
     stored = tensor.to(dtype)
     # A parameter that a 16-bit checkpoint stores in 32 bits stays in 32 bits.
     return stored if weights.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
+
+
+def _quantization_notes(matrices: int, dtype: torch.dtype) -> Iterator[str]:
+    if matrices:
+        yield f"The weights of {matrices} quantized matrices are stored dequantized, in {_name(dtype)}."
 
 
 def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:

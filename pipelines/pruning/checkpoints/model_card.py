@@ -1,7 +1,7 @@
 """The model card of an exported variant."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
     facts = [
         ("Dense model", f"{base} (SHA-256 of its files {about.weight_hash[:16]}…)"),
         ("Recipe", f"`{about.recipe}` ({about.method})"),
+        *_treatments(about),
         ("Weights set to zero", f"{masked:,} of {prunable:,} in the layers' matrices ({masked / prunable:.2%})"),
         ("Sublayers dropped", ", ".join(variant.dropped) or "none"),
         ("Parameters", f"{exported.parameters:,} of the dense model's {dense:,}"),
@@ -78,6 +79,18 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
     if about.scores and exported.rounded:
         lines.append("The measures above are the unrounded variant's.")
     return "\n".join(lines) + "\n"
+
+
+def _treatments(about: About) -> Iterator[tuple[str, str]]:
+    """Yield the treatments of a mixed recipe, each with its sublayers."""
+    treatments = json.loads(about.parameters_json).get("treatments", {})
+    labels: dict[str, list[str]] = {}
+    for label in sorted(treatments, key=lambda label: int(label.partition(".")[2])):
+        treatment = treatments[label]
+        labels.setdefault(treatment if isinstance(treatment, str) else treatment["method"], []).append(label)
+    if labels:
+        listed = (f"{treatment} of {', '.join(each)}" for treatment, each in labels.items())
+        yield "Treatments", f"{'; '.join(listed)}; the other sublayers are dense"
 
 
 def public_source(source: str) -> str:

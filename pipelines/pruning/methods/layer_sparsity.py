@@ -51,7 +51,8 @@ def _owl(
     counts = []
     for layer in decoder.layers:
         reached = []
-        for name, matrix in chosen_matrices(layer, recipe, dropped).items():
+        kept = (sublayer for sublayer in layer.sublayers if sublayer.label not in dropped)
+        for name, matrix in (item for sublayer in kept for item in chosen_matrices(sublayer, recipe).items()):
             if name in moments:
                 reached.append(matrix)
             elif recipe.unreached != "dense":

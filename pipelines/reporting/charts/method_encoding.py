@@ -28,7 +28,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 # often come first, each with a colour of its own. Append new methods at the end, so that the others keep their slots.
 KNOWN = (
     "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
-    "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed",
+    "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed", "mixed",
 )  # fmt: skip
 _FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 

@@ -27,6 +27,8 @@ from prunescope.pipelines.reporting.charts import (
     options,
     pareto,
     quantization,
+    search,
+    search_allocation,
     spaces,
     speed,
     spikes,
@@ -44,9 +46,23 @@ MAX_BYTES = 2_000_000
 # Altair's debug mode is global to the process.
 _DRAWING = Lock()
 # Names of the parts of a figure in headings, by column of `per`.
-_PARTS = {"model": "{}", "lens": "lens {}", "prompt_id": "prompt {}", "quantization": "{}", "metric": "{}"}
+_PARTS = {
+    "model": "{}",
+    "lens": "lens {}",
+    "prompt_id": "prompt {}",
+    "quantization": "{}",
+    "metric": "{}",
+    "search": "search {}",
+}
 # Names of the panels of a page in captions, by `page_by`.
-_PAGED = {"recipe": "variants", "task": "tasks", "measure": "measures", "kind": "kinds of task"}
+_PAGED = {
+    "recipe": "variants",
+    "task": "tasks",
+    "measure": "measures",
+    "kind": "kinds of task",
+    "panel": "panels",
+    "remove": "targets",
+}
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,8 @@ FIGURES: dict[str, Figure] = {
         _figure("calibration", calibration, "model"),
         _figure("masks", masks, "model", page_by=None),
         _figure("speed", speed, "model", page_by="measure"),
+        _figure("search", search, "model", page_by="panel"),
+        _figure("search_allocation", search_allocation, "model", "search", page_by="remove"),
     )
 }
 

@@ -160,6 +160,21 @@ class Fact(TypedDict):
     text: str  # may have several lines
 
 
+class SearchResult(TypedDict):
+    """What a search found for one budget, in a sentence."""
+
+    text: str
+    sql: Source
+
+
+class SearchEntry(TypedDict):
+    """The searches of one model."""
+
+    model: str
+    results: list[SearchResult]
+    table: "Table"  # the sublayers by treatment, of each result
+
+
 class Index(TypedDict):
     """Document `index`: the content of the overview."""
 
@@ -177,6 +192,7 @@ class Index(TypedDict):
     claims: list[Claim]
     claims_by_model: list[SharedClaim]  # empty where there is one model
     findings: list[FindingEntry]
+    searches: list[SearchEntry]  # empty where no search has a result
     figures: list[FigureEntry]  # figures without data last
     figures_without_data: list[str]  # names; empty on a live page, which draws figures on request
     facts: list[Fact]

@@ -25,6 +25,7 @@ from prunescope.pipelines.reporting.explorer.findings import findings
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
+from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
 
 # Texts with a perplexity column.
@@ -134,6 +135,7 @@ def index(
             )
             for finding in findings({key: frames.all(key) for key in FINDINGS}, models)
         ],
+        "searches": searches(frames, models),
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],
         "facts": list(summary.facts),

@@ -42,6 +42,8 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "speed": VARIANT,
     "claims": ("model", "claim", "measure"),
     "claims_by_model": ("claim", "measure"),
+    "search/results": ("model", "search", "trial"),
+    "search/allocation": MODEL,
     "answers/safe": MODEL,
     "answers/retrieval": MODEL,
     "answers/collapse": MODEL,

@@ -48,7 +48,7 @@ _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 # Pairs get this share of the remaining size at most, because readers open texts more often.
 _PAIRS_SHARE = 0.25
 # Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
-_LISTS = ("variants", "prompts", "answers", "claims", "findings", "facts")
+_LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "facts")
 _LIST_BYTES = 1_500_000
 # Token views that share one query each for their tokens and layers.
 TRACE_BATCH_SIZE = 96

@@ -100,7 +100,9 @@ not_only_pruned as (
     from stg_variants
     where
         list_has_any(
-            json_extract_string(try_cast(parameters_json as json), '$.parts[*].method'), ['rtn', 'gptq', 'awq']
+            json_extract_string(try_cast(parameters_json as json), '$.parts[*].method')
+            || json_extract_string(try_cast(parameters_json as json), '$.treatments.*.method'),
+            ['rtn', 'gptq', 'awq']
         )
         or (method = 'external' and weights_updated > 0 and sublayers_dropped_count = 0)
 ),

@@ -5,8 +5,9 @@
 -- columns:
 --   pattern: kept:block, such as 2:4, or `unstructured`
 --   sparsity_percent: sparsity in whole per cent [%]
--- how to read: pruned neurons and heads are no pattern of weights and are excluded, and so are noise variants and
---   compositions, where it is not known which part made the zeros.
+-- how to read: pruned neurons and heads are no pattern of weights and are excluded, and so are noise variants, mixed
+--   recipes, whose sublayers may have several patterns, and compositions, where it is not known which part made the
+--   zeros.
 -- reason: single definition of a sparsity pattern.
 select
     model,
@@ -24,5 +25,5 @@ from stg_variants
 where
     sparsity > 0
     and not is_noise
-    and method <> 'composed'
+    and method not in ('composed', 'mixed')
     and json_extract(try_cast(parameters_json as json), '$.share') is null

@@ -68,6 +68,37 @@ def test_the_card_names_a_dropped_sublayer(warehouse: Path, tmp_path: Path) -> N
     assert "with zeros in their last matrices" in front_matter(tmp_path / "out")[1]
 
 
+def test_a_mixture_becomes_a_folder_with_its_treatments_dequantized(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe = (
+        "{name: mine, method: mixed, treatments: {attn.0: sparsegpt-30, mlp.0: drop, attn.1: wanda-2of4, "
+        "mlp.1: drop, attn.2: rtn-4bit}}"
+    )
+    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
+    text = front_matter(out)[1]
+    assert "| Recipe | `mine` (mixed) |" in text
+    assert (
+        "| Treatments | sparsegpt of attn.0; drop of mlp.0, mlp.1; wanda of attn.1; rtn of attn.2; "
+        "the other sublayers are dense |"
+    ) in text
+    assert "The weights of 4 quantized matrices are stored dequantized, in float32." in text
+    assert '"mlp.1": "drop"' in text
+    weights = {
+        name: float((p == 0).float().mean()) for name, p in AutoModelForCausalLM.from_pretrained(out).named_parameters()
+    }
+    assert weights["model.layers.0.self_attn.q_proj.weight"] == pytest.approx(0.3, abs=0.01)
+    assert weights["model.layers.1.self_attn.q_proj.weight"] == 0.5
+    assert weights["model.layers.0.mlp.down_proj.weight"] == 1
+    assert weights["model.layers.2.mlp.down_proj.weight"] == 0
+    rows = AutoModelForCausalLM.from_pretrained(out).model.layers[2].self_attn.q_proj.weight
+    assert max(len(row.unique()) for row in rows) <= 16
+    # A sublayer that the model lacks leaves no folder.
+    missing = "{name: mine, method: mixed, treatments: {attn.0: rtn-4bit, mlp.7: drop}}"
+    assert command("prune", tiny_folder, "-r", missing, "-o", tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_prune_needs_no_warehouse_and_calibrates_where_needed(
     tiny_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -21,7 +21,8 @@ from tests.assets.tiny_study import StudyFile, rows
 from tests.tiny_models import SHORT_TEXT
 
 SHARED = {"source": SHORT_TEXT, "sequences": 2, "length": 32}
-# Every way to read the tokens: behind pruned layers, the model's moments, a shared pass, the model's influences, parts.
+# Every way to read the tokens: behind pruned layers, the model's moments, a shared pass, the model's influences, parts,
+# treatments that read each of these or nothing.
 KINDS: dict[str, dict[str, object]] = {
     "wanda": {"method": "wanda", "sparsity": 0.5},
     "moments": {"method": "wanda", "sparsity": 0.5, "predecessors": "dense"},
@@ -29,6 +30,11 @@ KINDS: dict[str, dict[str, object]] = {
     "owl": {"method": "magnitude", "sparsity": 0.5, "ratios": "owl"},
     "drop": {"method": "attn-drop", "count": 1},
     "both": {"method": "composed", "parts": ["attn-drop-1", "wanda-50"]},
+    "mixed": {
+        "method": "mixed",
+        "treatments": {"attn.0": "wanda-50", "mlp.1": "drop", "mlp.2": "sparsegpt-30", "attn.2": "rtn-4bit"},
+        "predecessors": "dense",
+    },
 }
 
 

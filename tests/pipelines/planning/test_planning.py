@@ -164,6 +164,43 @@ def test_single_swaps_cost_the_layers_above_them() -> None:
         assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
 
 
+def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
+    tokens = study().calibration.sequences * study().calibration.length
+    whole = load().forward(study().calibration.length, study().calibration.sequences)
+
+    def mixture(treatments: str, predecessors: str = "pruned") -> Recipe:
+        fields = f"{{name: m, method: mixed, predecessors: {predecessors}, treatments: {{{treatments}}}}}"
+        return parse_recipe(fields)
+
+    both = "attn.0: sparsegpt-30, mlp.0: drop, attn.1: wanda-50, mlp.1: gptq-4bit"
+    # Two inputs of an attention are 8 wide; those of an MLP 8 and 12.
+    for treatments, predecessors, passes, grams in (
+        ("attn.0: sparsegpt-30, attn.1: wanda-50", "pruned", 2, 2 * 8**2),
+        (both, "pruned", 2, 2 * 8**2 + 8**2 + 12**2),
+        (both, "dense", 1, 2 * 8**2 + 8**2 + 12**2),
+        ("attn.0: wanda-50, mlp.0: rtn-4bit", "dense", 0, 0),
+        ("attn.0: drop, mlp.0: rtn-4bit", "pruned", 0, 0),
+    ):
+        costs = load().pruning(mixture(treatments, predecessors))
+        assert amounts(costs, "body", "through variants") == passes * whole, treatments
+        assert amounts(costs, "body", "Gram") == tokens * grams, treatments
+    one, all_alike = mixture("mlp.1: sparsegpt-30"), parse_recipe("sparsegpt-30")
+    held = {
+        recipe.name: {each.item: each.bytes for each in load().memory(recipe, [recipe], 0)}
+        for recipe in (one, all_alike, mixture("attn.1: drop").model_copy(update={"name": "dropped"}))
+    }
+    # A layer at a time, in float64 and float32.
+    assert held["m"]["Gram matrices of a layer"] == 12 * (8**2 + 12**2)
+    assert held["sparsegpt-30"]["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
+    assert held["dropped"]["Gram matrices of a layer"] == held["dropped"]["masks, a bit a weight"] == 0
+    scopes = ("isolated",)
+    assert amounts(load(scopes=scopes).variant(mixture(both)), "body", "single swaps") == amounts(
+        load(scopes=scopes).variant(all_alike), "body", "single swaps"
+    )
+    two = load(scopes=scopes).variant(mixture("attn.0: drop, mlp.1: rtn-4bit"))
+    assert amounts(two, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * 2 * 2 * 50 * 8
+
+
 def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
     assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)

@@ -5,7 +5,15 @@ from typing import get_args
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.recipes import FORMS, KINDS, DenseRecipe, ExternalRecipe, NoiseRecipe, parse_recipe
+from prunescope.pipelines.recipes import (
+    FORMS,
+    KINDS,
+    DenseRecipe,
+    ExternalRecipe,
+    MixedRecipe,
+    NoiseRecipe,
+    parse_recipe,
+)
 from prunescope.pipelines.recipes.listing import recipe_forms, recipe_parameters
 
 
@@ -19,11 +27,11 @@ def test_every_parameter_of_every_method_has_a_meaning(kind: type) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_recipe_names_its_source(kind: type) -> None:
     (source,) = {row["source"] for row in recipe_forms() if row["form"] in dict(kind.EXAMPLES)} or {""}
-    assert bool(source) == (kind not in {DenseRecipe, NoiseRecipe, ExternalRecipe})
+    assert bool(source) == (kind not in {DenseRecipe, NoiseRecipe, ExternalRecipe, MixedRecipe})
 
 
 def test_every_form_is_listed_and_parses_to_its_own_method() -> None:
-    rows = [row for row in recipe_forms() if row["method"] != "external"]
+    rows = [row for row in recipe_forms() if row["method"] not in {"external", "mixed"}]
     assert [row["form"] for row in rows] == [form for form, _ in FORMS]
     for row in rows:
         recipe = parse_recipe(row["form"])

@@ -169,7 +169,7 @@ def test_gram_matrices_equal_float64_and_moments_do_not_depend_on_them(decoder: 
     seen: list[torch.Tensor] = []
     down = decoder.layers[0].mlp.mixers[0].down_proj
     handle = down.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
-    found = streams.measure(0, streams.begin(), matrices, with_gram=True, advances=True)
+    found = streams.measure(0, streams.begin(), matrices, grams=matrices, advances=True)
     handle.remove()
     without = streams.measure(0, streams.begin(), matrices)
     (name,) = (name for name in matrices if name.endswith("down_proj"))

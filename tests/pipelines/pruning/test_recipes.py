@@ -4,7 +4,15 @@ import pytest
 from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.recipes import FORMS, DepthRecipe, Magnitude, Wanda, parse_recipe
+from prunescope.pipelines.recipes import (
+    FORMS,
+    DepthRecipe,
+    Magnitude,
+    MixedRecipe,
+    Wanda,
+    parse_recipe,
+    shares_passes,
+)
 
 
 @pytest.mark.parametrize("form", [form for form, _ in FORMS])
@@ -71,6 +79,86 @@ def test_parts_of_a_composition_are_names_or_mappings_without_one() -> None:
     spelled = parse_recipe("wanda-50+dsnot")
     written = parse_recipe("{name: mine, method: composed, parts: [wanda-50, {method: dsnot}]}")
     assert written.hash == spelled.hash
+
+
+MIXED = "{name: mine, method: mixed, treatments: "
+
+
+def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
+    first = parse_recipe(MIXED + "{mlp.10: drop, attn.2: wanda-2of4, mlp.2: rtn-4bit}}")
+    other = parse_recipe(
+        "{name: other, method: mixed, predecessors: pruned, treatments: {attn.2: {method: wanda, keep: 2, block: 4}, "
+        "mlp.2: {name: mine, method: rtn, bits: 4}, mlp.10: drop}}"
+    )
+    assert first.hash == other.hash
+    assert isinstance(first, MixedRecipe)
+    assert [*first.treatments] == ["attn.2", "mlp.2", "mlp.10"]
+    assert parse_recipe(first.model_dump_json()) == first
+    dense = parse_recipe(MIXED + "{mlp.10: drop, attn.2: wanda-2of4, mlp.2: rtn-4bit}, predecessors: dense}")
+    assert isinstance(dense, MixedRecipe)
+    assert {each.predecessors for each in dense.matrix_recipes.values()} == {"dense"}
+    assert dense.hash != first.hash
+    # Recipes themselves may be treatments, whatever predecessors they have by default.
+    given = MixedRecipe(name="mine", predecessors="dense", treatments={"attn.2": Wanda(name="w", keep=2, block=4)})
+    assert given.treatments["attn.2"].hash == dense.treatments["attn.2"].hash
+
+
+def test_a_mixture_needs_what_its_treatments_need() -> None:
+    for treatments, predecessors, reads, needs, shares in (
+        ("{attn.0: drop, mlp.0: rtn-4bit}", "dense", "nothing", (), False),
+        ("{attn.0: wanda-50, mlp.0: rtn-4bit}", "pruned", "moments", (), False),
+        ("{attn.0: wanda-50, mlp.0: rtn-4bit}", "dense", "moments", ("activation_stats",), True),
+        ("{attn.0: wanda-50, mlp.0: gptq-4bit}", "dense", "gram", ("activation_stats",), True),
+        ("{attn.0: sparsegpt-50, mlp.0: gptq-4bit}", "dense", "gram", (), True),
+    ):
+        recipe = parse_recipe(f"{MIXED}{treatments}, predecessors: {predecessors}}}")
+        assert isinstance(recipe, MixedRecipe)
+        assert (recipe.reads, recipe.needs, shares_passes(recipe)) == (reads, needs, shares), treatments
+        assert recipe.is_calibrated == (reads != "nothing")
+    assert not parse_recipe(MIXED + "{attn.0: drop}}").changes_matrices
+
+
+@pytest.mark.parametrize(
+    ("treatments", "message"),
+    [
+        ("{}", "`treatments` must give sublayers their treatments"),
+        ("[attn.0]", "`treatments` must give sublayers their treatments"),
+        ("{block.0: drop}", r"'block\.0' is no sublayer; write attn\.N or mlp\.N"),
+        ("{attn.01: drop}", r"'attn\.01' is no sublayer"),
+        ("{attn.0: wnda-50}", r"attn\.0: 'wnda-50' is no treatment \(did you mean wanda-50\?\)"),
+        ("{attn.0: dsnot}", r"attn\.0: 'dsnot' is no treatment"),
+        ("{attn.0: heads-25}", r"attn\.0: 'heads-25' is no treatment"),
+        ("{attn.0: attn-drop-1}", r"attn\.0: 'attn-drop-1' is no treatment"),
+        ("{attn.0: wanda-50+dsnot}", r"attn\.0: 'wanda-50\+dsnot' is no treatment"),
+        ("{attn.0: {method: neurons, share: 0.5}}", r"attn\.0: `method` 'neurons' is none of 'magnitude'"),
+        ("{attn.0: {sparsity: 0.5}}", r"attn\.0: .* is no treatment; .* or its `method` and parameters"),
+        ("{attn.0: }", r"attn\.0: None is no treatment"),
+        ("{attn.0: wanda-50-owl}", r"attn\.0: `ratios` are shares per layer"),
+        ("{attn.0: admm}", r"attn\.0: admm has no earlier mask here"),
+        ("{attn.0: {method: wanda, sparsity: 2}}", r"attn\.0: `sparsity` must be below 1"),
+        ("{attn.0: {method: wanda, sparsity: 0.5, modulez: [a]}}", r"attn\.0: `modulez` is no key here; did you mean"),
+        ("{attn.0: {method: wanda, sparsity: 0.5, modules: [mlp]}}", r"attn\.0: a treatment is of the whole sublayer"),
+        (
+            "{attn.0: {method: wanda, sparsity: 0.5, calibration: {seed: 1}}}",
+            r"attn\.0: `calibration` is the same for all treatments",
+        ),
+        (
+            "{attn.0: {method: wanda, sparsity: 0.5, predecessors: dense}}",
+            r"attn\.0: `predecessors` is the same for all treatments",
+        ),
+    ],
+)
+def test_a_wrong_treatment_is_refused_with_its_sublayer(treatments: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        parse_recipe(f"{MIXED}{treatments}}}")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mixture_has_no_short_name_and_is_no_part_of_a_composition() -> None:
+    with pytest.raises(InputError, match=r"written `\{name: mine, method: mixed, treatments: \{attn\.3: wanda-50"):
+        parse_recipe("mixed")
+    with pytest.raises(InputError, match="mixed is a mixture of recipes already; it cannot be part"):
+        parse_recipe("{name: c, method: composed, parts: [wanda-50, {method: mixed, treatments: {attn.0: drop}}]}")
 
 
 @pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])

@@ -14,19 +14,25 @@ function runVega() {
   return vega;
 }
 
-async function figuresPage(chosen) {
-  const list = index.figures;
-  if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
-  const shown = list.filter((figure) => chosen === undefined || figure.name === chosen);
+// One place for the charts of each figure, drawn when it comes into view.
+function lazyCharts(names) {
   const seen = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
     seen.unobserve(target);
     drawFigure(target);
   }), { rootMargin: "300px" });
-  const sections = shown.map((figure) => {
-    const charts = el("div", { class: "charts", "data-figure": figure.name }, el("p", { class: "hint" }, "Drawing …"));
+  return names.map((key) => {
+    const charts = el("div", { class: "charts", "data-figure": key }, el("p", { class: "hint" }, "Drawing …"));
     seen.observe(charts);
-    return el("figure", { class: "big" }, chosen === undefined && heading(2, link(figure.title, "figures", figure.name), figure.sql), charts, el("figcaption", null, figure.caption));
+    return charts;
   });
+}
+
+async function figuresPage(chosen) {
+  const list = index.figures;
+  if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
+  const shown = list.filter((figure) => chosen === undefined || figure.name === chosen);
+  const places = lazyCharts(shown.map((figure) => figure.name));
+  const sections = shown.map((figure, place) => el("figure", { class: "big" }, chosen === undefined && heading(2, link(figure.title, "figures", figure.name), figure.sql), places[place], el("figcaption", null, figure.caption)));
   const at = list.findIndex((figure) => figure.name === chosen);
   return [
     chosen === undefined ? heading(1, "Figures") : heading(1, list[at].title, list[at].sql),

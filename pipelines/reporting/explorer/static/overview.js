@@ -1,7 +1,7 @@
 // The first page: answers, variants, the paper's claims, findings, figures, provenance.
 
 function overview() {
-  const { answers, claims, claims_by_model: shared, findings, figures, figures_without_data: bare } = index;
+  const { answers, claims, claims_by_model: shared, findings, searches, figures, figures_without_data: bare } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
     el("p", { class: "lead" }, `Each variant is a pruned model, compared with the dense model token by token: hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats. “Forced”: the variant reads the dense tokens; “free”: it reads its own.`),
@@ -10,12 +10,24 @@ function overview() {
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
+    searches.length > 0 && el("section", { class: "search" }, heading(2, "Search"), searches.map(searchOf), figures.filter(({ name: key }) => key.startsWith("search")).map((figure) => [el("h3", null, link(figure.title, "figures", figure.name)), lazyCharts([figure.name])])),
     el("section", null, heading(2, "Prompts", "prompts"), byKind(), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
       bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
   ];
 }
+
+// The results of one model's searches; the figures below are of all models.
+function searchOf({ model, results, table }) {
+  return [
+    index.models.length > 1 && el("h3", null, name(model)),
+    el("ul", { class: "findings" }, results.map((one) => el("li", null, one.text, " ", sqlLink(one.sql, one.text)))),
+    el("details", null, el("summary", null, table.title, " ", sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: table.columns.map((column) => SEARCH_HEADINGS[column] ?? column), rows: table.rows, limit: 14, isCards: true, show: (value) => number(value, 3) })),
+  ];
+}
+
+const SEARCH_HEADINGS = { remove: "share to remove", effects_sum_nats: "their effects alone, summed, nats", sublayer_names: "which" };
 
 function answerCard(answer) {
   return el(

@@ -239,6 +239,42 @@ def stg_layer_transitions(models=(MODEL,), recipes=RECIPES, layers=LAYERS, promp
     return pl.DataFrame(rows)
 
 
+def search_variants(models=(MODEL,), recipes=()) -> pl.DataFrame:
+    """Return published recipes of three methods and searched ones at equal budgets, on texts and on prompts."""
+    return pl.DataFrame(
+        [{"model": model, "recipe": f"{method}-{percent}", "method": method, "removed_share": percent / 100,
+          "is_published": method != "mixed", "strategy": "searched" if method == "mixed" else None,
+          "measured_on": measured_on, "kl_mean_nats": kl, "kl_low": kl / 1.15, "kl_high": kl * 1.15, "n_units": 12}
+         for model in models for method, harm in (("mixed", 1.0), ("sparsegpt", 1.6), ("wanda", 2.4), ("attn-drop", 4))
+         for percent in (10, 20, 30) for measured_on, factor in (("prompts", 1.3), ("texts", 1.0))
+         for kl in [factor * harm * 0.003 * math.exp(0.13 * percent)]]
+    )  # fmt: skip
+
+
+def search_front(models=(MODEL,), recipes=()) -> pl.DataFrame:
+    """Return the results of four strategies at three targets."""
+    return pl.DataFrame(
+        [{"model": model, "search": "0a1b2c3d", "strategy": strategy, "remove": remove, "objective": "kl",
+          "budget": "parameters", "removed": remove + 0.002, "recipe": f"mixed-{remove}" if place == 0 else None,
+          "measured_nats": nats, "measured_low": 0.8 * nats, "measured_high": 1.2 * nats, "n_items": 8}
+         for model in models for place, strategy in enumerate(("searched", "hidden", "random", "greedy"))
+         for remove in (0.1, 0.2, 0.3) for nats in [0.004 * (1 + place) * math.exp(12 * remove)]]
+    )  # fmt: skip
+
+
+def search_allocation(models=(MODEL,), recipes=(), layers=LAYERS) -> pl.DataFrame:
+    """Return two results, in which every sublayer gets one of four treatments or is kept."""
+    shares = {"keep": 0.0, "rtn-4bit": 0.0, "sparsegpt-30": 0.3, "wanda-2of4": 0.5, "drop": 1.0}
+    return pl.DataFrame(
+        [{"model": model, "search": "0a1b2c3d", "strategy": strategy, "remove": remove, "layer": layer,
+          "sublayer": sublayer, "treatment": treatment, "removed_share": shares[treatment],
+          "effect_nats": 0.1 * shares[treatment]}
+         for model in models for strategy in ("searched", "hidden") for remove in (0.2, 0.3)
+         for layer in range(layers) for sublayer in ("attn", "mlp")
+         for treatment in [list(shares)[int(4.99 * _chance(strategy, remove, layer, sublayer))]]]
+    )  # fmt: skip
+
+
 MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     paper_drops,
     stg_variants,
@@ -256,6 +292,9 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     q01_spike_predictors,
     decoding_at_reference,
     stg_layer_transitions,
+    search_variants,
+    search_front,
+    search_allocation,
 )
 
 

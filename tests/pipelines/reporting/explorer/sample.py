@@ -26,6 +26,7 @@ from tests.pipelines.reporting.charts import frames
 
 MODEL = "tiny"
 STEPS, LAYERS = 6, 3
+SEARCH_FIGURES = ("figures/search", "figures/search_allocation")
 PLACES = [f"{layer} {sublayer}" for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
 DENSE = [" The", " sky", "\n", " is", " blue", "."]
 PRUNED = [" The", " sky", "\n", " is", " red", " red"]
@@ -92,6 +93,24 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
         numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
         entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
     return found | {"index": index}
+
+
+def with_search() -> dict[str, Any]:
+    """Return the usual study with two results of a search, their table and their figures."""
+    found = documents() | {name: _figure(name.removeprefix("figures/"), {}) for name in SEARCH_FIGURES}
+    entry = {
+        "model": label(MODEL),
+        "results": [{"text": f"Result {n} removes weights.", "sql": {"key": "all", "where": {}}} for n in (1, 2)],
+        "table": {
+            "title": "The sublayers that get each treatment",
+            "columns": ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
+            "rows": [[0.2, "keep", 2, 0.0, "attn.0 mlp.0"], [0.2, "drop", 1, 0.25, "attn.1"]],
+            "sql": {"key": "all", "where": {}},
+        },
+    }
+    own = [figure_entry(FIGURES[name.removeprefix("figures/")]) | {"sql": "figures/tokens"} for name in SEARCH_FIGURES]
+    figures = found["index"]["figures"] + own
+    return found | {"index": found["index"] | {"searches": [entry], "figures": figures}}
 
 
 def with_long_answers() -> dict[str, Any]:
@@ -256,6 +275,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             }
             for _ in range(2)
         ],
+        "searches": [],
         "figures_without_data": [],
         "figures": [
             {

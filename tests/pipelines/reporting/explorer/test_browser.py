@@ -44,6 +44,7 @@ def urls(tmp_path_factory):
         "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
     }
     studies["kinds"] = sample.with_kinds()
+    studies["search"] = sample.with_search()
     for name, documents in studies.items():
         path = folder / f"{name}.html"
         path.write_text(render(documents, live=False), encoding="utf-8")
@@ -562,6 +563,23 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     reader.js("scrollTo(0, document.body.scrollHeight)")
     reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
     reader.scheme("light")
+    assert reader.complaints() == []
+
+
+def test_a_search_shows_its_results_its_allocation_and_both_figures_and_others_have_no_section(opened):
+    reader = opened("usual")
+    reader.show("/")
+    assert not reader.all("section.search")
+    reader = opened("search")
+    reader.show("/")
+    assert [one.text.split(".")[0] for one in reader.all("section.search li")] == [
+        "Result 1 removes weights",
+        "Result 2 removes weights",
+    ]
+    reader.one("section.search summary").click()
+    assert "attn.0 mlp.0" in reader.one("section.search table").text
+    reader.js("document.querySelector('section.search').scrollIntoView(false)")
+    reader.wait(lambda: len(reader.all("section.search .chart[data-drawn]")) == 2)
     assert reader.complaints() == []
 
 

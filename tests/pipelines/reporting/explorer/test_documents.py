@@ -164,7 +164,7 @@ def spellings(value: object) -> set[str]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return set()
     shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}
-    return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
+    return {spelled(value), spelled(abs(value)), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
 
 
 @pytest.mark.parametrize("warehouse", ["ask", "by_hand"])
@@ -174,6 +174,7 @@ def test_every_number_of_a_sentence_is_in_the_rows_of_its_sql(request, warehouse
     assert index["title"] == "demo"  # a study need not have a title, a page needs one
     sentences = [(finding["text"], [finding["sql"]]) for finding in index["findings"]]
     sentences += [(f"{answer['short']} {answer['text']}", answer["sql"]) for answer in index["answers"]]
+    sentences += [(result["text"], [result["sql"]]) for entry in index["searches"] for result in entry["results"]]
     assert len(sentences) > 12
     checked = 0
     for text, sources in sentences:

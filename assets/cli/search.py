@@ -1,0 +1,329 @@
+"""`prunescope search`: which treatment each sublayer gets for a budget, judged beside published recipes."""
+
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace as with_fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunescope.assets import settings
+from prunescope.assets.cli.options import Debug, Warehouse, root
+from prunescope.assets.cli.output import emit, log, put, write_file
+from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
+from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.quoting import literal
+
+if TYPE_CHECKING:
+    from prunescope.assets.planning.work_plan import StudyRequest
+    from prunescope.pipelines.studies import Study
+    from prunescope.warehouse.storage.location import Place
+
+_NONE = "--no-controls"
+# Shares that differ by less count as the same budget in the view `search_judgement`.
+_SLACK = 0.005
+# Measures of the view `search_judgement` and their words.
+_MEASURES = {
+    "kl_texts": "KL {own} nats on held-back text",
+    "kl_prompts": "KL {own} nats on the study's prompts",
+    "first_flip_step": "first other token at step {own}",
+}
+
+
+def search(
+    context: typer.Context,
+    study: StudyName,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remove",
+            metavar="SHARE",
+            help="Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`). Repeatable; each share gets "
+            "an allocation of its own.",
+        ),
+    ] = None,
+    model: Models = None,
+    menu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Treatments of a sublayer beside keeping it: recipes of weights or bits, and drop, attn-drop or "
+            "mlp-drop (default: sparsegpt-10 to sparsegpt-70, drop).",
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What is minimised: kl of every token, free-kl of texts that each model writes itself, or task:NAME, "
+            "the KL at the answers to a task of the study (default: kl).",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="Unit of the share: parameters of the layers' matrices, bytes, or milliseconds of a decoding step "
+            "(default: parameters).",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="N", help="No trial begins after so many minutes (default: 20).")
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Strategies to compare with: hidden, the same search by 1 − cos of the hidden states; random; greedy "
+            "(default: all).",
+        ),
+    ] = None,
+    no_controls: Annotated[bool, typer.Option(_NONE, help="Leave all of them out.")] = False,
+    no_judge: Annotated[
+        bool, typer.Option("--no-judge", help="Leave out the comparison with published recipes on other data.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write each recipe to a file here instead of standard output."
+        ),
+    ] = None,
+    replace: Replace = False,
+    allow_code_execution: AllowCode = False,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
+
+    Measures every treatment of every sublayer alone, solves for the best allocation, then measures and exchanges. Its
+    data are windows of the calibration text and prompts that the study does not ask. Then the found recipes run beside
+    published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
+    command continues where the search stopped.
+
+    The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
+
+    For example:
+
+    - `prunescope search demo --remove 20%`
+    - `prunescope search my-study.yaml --remove 20% --remove 30% --menu sparsegpt-2of4,drop --minutes 60 -o recipes`
+    """
+    from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
+    from prunescope.assets.runs.study_run import run_study
+
+    if control is not None and no_controls:
+        raise InputError(f"--control and {_NONE} contradict each other; leave one of them out")
+    if output is not None and output.expanduser().exists() and not output.expanduser().is_dir():
+        raise InputError(f"-o {output}: that is a file; name a folder")
+    keys = {
+        "remove": [_share(text) for text in remove] if remove else None,
+        "menu": _names(menu, "--menu"),
+        "objective": objective,
+        "budget": budget,
+        "minutes": minutes,
+        "controls": [] if no_controls else _names(control, "--control"),
+    }
+    request = request_of(study, model or [], [], allow_code_execution)
+    request = with_fields(request, search=json.dumps({key: value for key, value in keys.items() if value is not None}))
+    if not remove and request_of(study, [], []).load().search is None:
+        raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
+    location, tables = root(context), (*MODEL_TABLES, *SEARCH_TABLES)
+    with RichProgress() as bars:
+        outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
+    failures = list(outcome.failures)
+    if not outcome.computed and not failures:
+        log("everything is current; nothing was searched")
+    for spec in outcome.study.models:
+        rows = _results(outcome.study, location, spec.name)
+        if not rows:
+            continue
+        _print_results(rows)
+        recipes = [_recipe(row) for row in rows]
+        _print_recipes([recipe for recipe, row in zip(recipes, rows, strict=True) if _is_own(row)], output)
+        if no_judge:
+            continue
+        shares = [_judged_share(row) for row in rows if _is_own(row)]
+        judged = _judging(request, outcome.study, location, spec.name, recipes, shares)
+        with RichProgress() as bars:
+            failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
+        _print_judgement(rows, location, spec.name)
+    end(context, failures)
+
+
+def _share(text: str) -> float:
+    """Parse a share: a number below 1, a per cent, or a number from 1 on, which is one."""
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError:
+        number = -1.0
+    share = number if number < 1 and not text.strip().endswith("%") else number / 100
+    if not 0 < share < 1:
+        raise InputError(f"--remove {text!r}: no share; give 20%, 20 or 0.2, above 0 and below 100 %")
+    return share
+
+
+def _names(text: str | None, flag: str) -> list[str] | None:
+    """Split a list at its commas.
+
+    Raises:
+        InputError: it is empty.
+    """
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError(f"{flag} {text!r}: names nothing; separate names by commas")
+    return names
+
+
+def _results(study: "Study", location: "Place", model: str) -> list[dict[str, Any]]:
+    """Return the results of a study's search on a model, those of each target and strategy; none where it failed."""
+    from prunescope.assets.planning.fingerprints import find_model, search_id
+    from prunescope.pipelines.core.progress import SILENT
+    from prunescope.warehouse.catalogue.database import connected
+
+    if study.search is None:
+        raise ValueError("a search is requested")
+    identity = find_model(study, model, settings.cache_folder(), SILENT).identity
+    shares = ", ".join(map(str, study.search.remove))
+    query = f"""
+        SELECT front.*, trials.treatments_json
+        FROM search_front AS front INNER JOIN search_trials AS trials USING (model, search, trial)
+        WHERE front.model = {literal(model)} AND front.search = {literal(search_id(study, identity))}
+            AND front.remove IN ({shares})
+        ORDER BY front.remove, front.strategy <> 'searched', front.strategy
+    """  # noqa: S608 - literals are quoted
+    with connected(location) as connection:
+        return connection.sql(query).to_arrow_table().to_pylist()
+
+
+def _is_own(row: dict[str, Any]) -> bool:
+    """Return whether a result is the search's own, not a control's."""
+    return bool(row["strategy"] == "searched")
+
+
+def _print_results(rows: Sequence[dict[str, Any]]) -> None:
+    import pyarrow as pa
+
+    columns = {
+        **{name: [row[name] for row in rows] for name in ("strategy", "recipe")},
+        "target": [f"{row['remove']:.1%}" for row in rows],
+        "removed": [f"{row['removed']:.2%}" for row in rows],
+        "predicted_nats": [_number(row["predicted_nats"]) for row in rows],
+        "measured_nats": [_interval(row, "measured_nats", "measured_low", "measured_high") for row in rows],
+        "trials": [row["n_trials"] for row in rows],
+    }
+    emit(pa.table(columns))
+
+
+def _recipe(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a result as an entry of a study's `recipes`."""
+    treatments = json.loads(row["treatments_json"])
+    ordered = sorted(treatments, key=lambda label: (int(label.partition(".")[2]), label))
+    return {
+        "name": row["recipe"],
+        "method": "mixed",
+        "predecessors": row["predecessors"],
+        "treatments": {label: treatments[label] for label in ordered},
+    }
+
+
+def _print_recipes(recipes: Sequence[dict[str, Any]], output: Path | None) -> None:
+    """Write each recipe to a file of its name, or print all as entries of a study's `recipes`."""
+    import yaml
+
+    if output is None:
+        put(yaml.safe_dump(list(recipes), sort_keys=False).rstrip())
+        return
+    output.expanduser().mkdir(parents=True, exist_ok=True)
+    for recipe in recipes:
+        path = output / f"{recipe['name']}.yaml"
+        write_file(path, yaml.safe_dump(recipe, sort_keys=False).encode())
+        log(f"run it with `prunescope run STUDY --recipe {path}`")
+
+
+def _judged_share(row: dict[str, Any]) -> float:
+    """Return the share for published recipes: the target, or what the result removes if that is clearly more."""
+    return float(row["removed"] if row["removed"] > row["remove"] + _SLACK else row["remove"])
+
+
+def _judging(
+    request: "StudyRequest",
+    study: "Study",
+    location: "Place",
+    model: str,
+    recipes: Sequence[dict[str, Any]],
+    shares: Sequence[float],
+) -> "StudyRequest":
+    """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
+    from prunescope.pipelines.evaluation.search.published import published_recipes
+
+    if study.search is None:
+        raise ValueError("a search is requested")
+    sizes = _sizes(location, model, study.search.budget)
+    published = [name for share in shares for name in published_recipes(sizes, share, study.search.budget)]
+    # A control that found the same allocation is the same variant.
+    own = {json.dumps([recipe["predecessors"], recipe["treatments"]]): recipe for recipe in reversed(recipes)}
+    names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]
+    return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
+
+
+def _sizes(location: "Place", model: str, budget: str) -> dict[str, float]:
+    """Return the weights of each sublayer, or its milliseconds where they are the budget."""
+    from prunescope.warehouse.catalogue.database import connected
+
+    amount, table = (
+        ("max(milliseconds_removed)", "search_effects")
+        if budget == "milliseconds"
+        else ("sum(CAST(in_features AS DOUBLE) * out_features)", "activation_stats")
+    )
+    query = f"""
+        SELECT sublayer || '.' || layer, {amount} FROM {table} WHERE model = {literal(model)} GROUP BY sublayer, layer
+    """  # noqa: S608 - literals are quoted
+    with connected(location) as connection:
+        return dict(connection.sql(query).fetchall())
+
+
+def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str) -> None:
+    """Print one sentence for each own result: what it does on other data beside the best published recipe."""
+    from prunescope.warehouse.catalogue.database import connected
+
+    with connected(location) as connection:
+        for row in (row for row in rows if _is_own(row)):
+            query = f"""
+                SELECT * FROM search_judgement
+                WHERE model = {literal(model)} AND recipe = {literal(row["recipe"])} AND is_best_published
+                ORDER BY measure, other_recipe
+            """  # noqa: S608 - literals are quoted
+            best = {found["measure"]: found for found in connection.sql(query).to_arrow_table().to_pylist()}
+            put(_sentence(row, best))
+
+
+def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
+    start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
+    clauses = [_clause(words, best[measure]) for measure, words in _MEASURES.items() if measure in best]
+    return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}; no published recipe was measured beside it."
+
+
+def _clause(words: str, found: dict[str, Any]) -> str:
+    own = words.format(own=_interval(found, "amount", "amount_low", "amount_high"))
+    other = _interval(found, "other_amount", "other_low", "other_high")
+    difference = _interval(found, "difference", "difference_low", "difference_high")
+    verdict = {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]
+    return (
+        f"{own} where the best published recipe, {found['other_recipe']}, has {other} "
+        f"(difference {difference}: {verdict})"
+    )
+
+
+def _interval(row: dict[str, Any], mean: str, low: str, high: str) -> str:
+    if row[low] is None or row[high] is None:
+        return _number(row[mean])
+    return f"{_number(row[mean])} [{_number(row[low])}, {_number(row[high])}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}".replace("-", "−").replace("e−", "e-")

@@ -1,0 +1,100 @@
+"""Published recipes at the budget of a search, to judge its results by. No torch here."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+from prunescope.pipelines.recipes import MaskingRecipe
+
+# A mask takes a bit a weight, where a weight takes 16.
+_MASK_SHARE = 1 / 16
+# Scale and zero point in 16 bits each for every 128 codes.
+_SCALE_BITS = 32 / 128
+_MAX_BITS = 8
+_OWL_LAMBDA = float(MaskingRecipe.model_fields["owl_lambda"].default)
+
+
+def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> list[str]:
+    """Return published recipes that remove at least a share, and next to no more where their form allows it.
+
+    Wanda, also with OWL's layer sparsities, and SparseGPT in all layers; the smallest drop of attention, MLP or whole
+    blocks that suffices; and drops of attention for about half of the share with SparseGPT for the rest. By bytes also
+    GPTQ. Of milliseconds only drops.
+
+    Args:
+        sizes: weights or milliseconds of each sublayer, by label.
+        share: of their sum to remove.
+        budget: `parameters`, `bytes` or `milliseconds`.
+
+    Returns:
+        Names or mappings, as `parse_recipe` reads them.
+    """
+    return [*_masks(share, budget), *_drops(sizes, share), *_composed(sizes, share, budget), *_codes(share, budget)]
+
+
+def _masks(share: float, budget: str) -> Iterator[str]:
+    sparsity = _sparsity(share, budget)
+    if sparsity is None:
+        return
+    yield _spelled("wanda", sparsity)
+    yield _spelled("sparsegpt", sparsity)
+    if min(sparsity, 1 - sparsity) > _OWL_LAMBDA:
+        yield _spelled("wanda", sparsity, "-owl")
+
+
+def _drops(sizes: Mapping[str, float], share: float) -> Iterator[str]:
+    total = sum(sizes.values())
+    for method, units in _units(sizes).items():
+        count = next((count for count in range(1, len(units)) if sum(units[:count]) >= share * total * (1 - 1e-12)), 0)
+        if count:
+            yield f"{method}-drop-{count}"
+
+
+def _composed(sizes: Mapping[str, float], share: float, budget: str) -> Iterator[str]:
+    total, units = sum(sizes.values()), _units(sizes)["attn"]
+    count = max((count for count in range(len(units)) if sum(units[:count]) <= share * total / 2), default=0)
+    left = total - sum(units[:count])
+    sparsity = _sparsity((share * total - (total - left)) / left, budget)
+    if count and sparsity is not None:
+        yield (
+            f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}"
+            if sparsity >= 0.01
+            else json.dumps(
+                {
+                    "name": f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}",
+                    "method": "composed",
+                    "parts": [f"attn-drop-{count}", {"method": "sparsegpt", "sparsity": sparsity}],
+                }
+            )
+        )
+
+
+def _codes(share: float, budget: str) -> Iterator[str]:
+    bits = min(_MAX_BITS, math.floor(16 * (1 - share) - _SCALE_BITS))
+    if budget == "bytes" and bits >= 2:
+        yield f"gptq-{bits}bit"
+
+
+def _units(sizes: Mapping[str, float]) -> dict[str, list[float]]:
+    """Return the sizes of units that are dropped, the smallest first: which ones go depends on their influence."""
+    layers: dict[str, dict[str, float]] = {"attn": {}, "mlp": {}, "block": {}}
+    for label, size in sizes.items():
+        kind, _, layer = label.partition(".")
+        layers[kind][layer] = size
+        layers["block"][layer] = layers["block"].get(layer, 0) + size
+    return {kind: sorted(own.values()) for kind, own in layers.items()}
+
+
+def _sparsity(share: float, budget: str) -> float | None:
+    """Return the sparsity in hundredths of a per cent that removes a share; None where none does."""
+    if budget == "milliseconds":
+        return None
+    sparsity = math.ceil(1e4 * (share + (_MASK_SHARE if budget == "bytes" else 0)) - 1e-6) / 1e4
+    return sparsity if 0 < sparsity < 1 else None
+
+
+def _spelled(method: str, sparsity: float, ending: str = "") -> str:
+    name = f"{method}-{100 * sparsity:g}{ending}"
+    if sparsity >= 0.01:
+        return name
+    return json.dumps({"name": name, "method": method, "sparsity": sparsity})

@@ -1,0 +1,170 @@
+"""The recipe that gives each sublayer a treatment of its own. No torch here."""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.depth import DepthRecipe
+from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN
+from prunescope.pipelines.recipes.weights import ADMM, RIA, Magnitude, SparseGPT, Wanda
+
+_Matrices = Magnitude | Wanda | RIA | SparseGPT | ADMM | RTN | GPTQ | AWQ
+_KINDS: tuple[type[_Matrices], ...] = get_args(_Matrices)
+_ADAPTER: TypeAdapter[_Matrices] = TypeAdapter(Annotated[_Matrices, Field(discriminator="method")])
+_FORMS = ["drop", *(form for kind in _KINDS for form, _ in kind.EXAMPLES if "+" not in form)]
+_LABEL = re.compile(r"(attn|mlp)\.(0|[1-9]\d{0,4})")
+_TREATMENT = (
+    "a treatment is `drop`, or a recipe of weights or bits that needs no earlier one: its name, such as wanda-50 or "
+    "rtn-4bit, or its `method` and parameters"
+)
+
+
+class MixedRecipe(BaseRecipe):
+    """A treatment for each listed sublayer; the others stay as they are.
+
+    Dropped sublayers are removed first; then one pass from the first layer to the last changes the matrices of each
+    sublayer by its own recipe.
+
+    Attributes:
+        predecessors: state of the earlier sublayers while a layer's inputs are measured: `pruned`, treated as listed
+            (and dropped ones left out), or `dense`; of all treatments.
+        treatments: by sublayer, such as `attn.3`, `drop` or a recipe of weights or bits by its name or parameters; no
+            `modules`, no `ratios`, and no recipe that needs an earlier mask.
+    """
+
+    MAPPING_MEANING: ClassVar[str] = "each sublayer by its own recipe, or dropped: `treatments: {attn.3: wanda-50, …}`"
+
+    method: Literal["mixed"] = "mixed"
+    predecessors: Literal["pruned", "dense"] = "pruned"
+    treatments: dict[str, Literal["drop"] | Annotated[_Matrices, Field(discriminator="method")]]
+
+    @field_validator("treatments", mode="before")
+    @classmethod
+    def _names_and_mappings(cls, treatments: object, info: ValidationInfo) -> object:
+        """Parse names, complete mappings, and sort the sublayers from the first layer to the last."""
+        if not isinstance(treatments, Mapping) or not treatments:
+            raise ValueError("must give sublayers their treatments, such as {attn.3: wanda-50, mlp.5: drop}")
+        wrong = next((key for key in treatments if not (isinstance(key, str) and _LABEL.fullmatch(key))), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is no sublayer; write attn.N or mlp.N with a layer N from 0")
+        predecessors = info.data.get("predecessors", "pruned")
+        return {label: _parsed(label, treatments[label], predecessors) for label in sorted(treatments, key=_position)}
+
+    def treatment(self, label: str) -> MatrixRecipe | None:
+        """Return the recipe that changes the matrices of a sublayer; None if it is dropped or stays as it is."""
+        return self.matrix_recipes.get(label)
+
+    @property
+    def matrix_recipes(self) -> dict[str, MatrixRecipe]:
+        """Return the recipes that change matrices, by sublayer."""
+        return {label: recipe for label, recipe in self.treatments.items() if isinstance(recipe, MatrixRecipe)}
+
+    @property
+    def drops(self) -> DepthRecipe | None:
+        """Return the recipe that drops the sublayers that are to be dropped; None if there are none."""
+        labels = [label for label, treatment in self.treatments.items() if treatment == "drop"]
+        if not labels:
+            return None
+        return DepthRecipe(name=self.name, method="attn+mlp-drop", by="given", count=len(labels), sublayers=(*labels,))
+
+    @property
+    def reads(self) -> Reads:
+        """Return the most statistics of inputs that a treatment reads."""
+        read = {recipe.reads for recipe in self.matrix_recipes.values()}
+        return "gram" if "gram" in read else "moments" if "moments" in read else "nothing"
+
+    @property
+    def reads_table(self) -> bool:
+        """Return whether a treatment reads moments from the dense model's table."""
+        return any(recipe.reads_table for recipe in self.matrix_recipes.values())
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Return the tables that its treatments need."""
+        return tuple(dict.fromkeys(need for recipe in self.matrix_recipes.values() for need in recipe.needs))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Return whether a treatment depends on the calibration tokens."""
+        return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
+
+    @property
+    def changes_matrices(self) -> bool:
+        """Return whether a treatment changes weights of matrices."""
+        return bool(self.matrix_recipes)
+
+    def require_sublayers(self, layers: int) -> None:
+        """Refuse a sublayer that a model does not have.
+
+        Args:
+            layers: number of layers of the model.
+
+        Raises:
+            InputError: there is one; the message names it.
+        """
+        unknown = next((label for label in self.treatments if _position(label)[0] >= layers), None)
+        if unknown is not None:
+            raise InputError(f"recipe {self.name}: the model has no {unknown}, only attn.0 to mlp.{layers - 1}")
+
+
+def _position(label: str) -> tuple[int, str]:
+    kind, _, layer = label.partition(".")
+    return int(layer), kind
+
+
+def _parsed(label: str, given: object, predecessors: str) -> object:
+    """Return `drop`, or the recipe that a name or mapping stands for.
+
+    Raises:
+        ValueError: it is neither, or no treatment of one sublayer; the message begins with the label.
+    """
+    if given == "drop":
+        return given
+    if isinstance(given, MatrixRecipe):
+        given = {"method": given.method, **given.model_dump(exclude_unset=True)}
+    fields = _spelled(label, given)
+    if fields.get("predecessors", predecessors) != predecessors:
+        raise ValueError(f"{label}: `predecessors` is the same for all treatments; set it next to `treatments`")
+    try:
+        recipe = _ADAPTER.validate_python(fields | {"predecessors": predecessors})
+    except ValidationError as error:
+        methods = {get_args(kind.model_fields["method"].annotation)[0]: kind for kind in _KINDS}
+        location, message = first_problem(error, methods.get(str(fields.get("method"))))
+        key = ".".join(str(part) for part in location[1:])  # the first part is the method
+        raise ValueError(f"{label}: {f'`{key}` ' if key else ''}{message}") from error
+    return _require_alone(label, recipe)
+
+
+def _spelled(label: str, given: object) -> dict[str, object]:
+    """Return the fields of a recipe, which has the name of its method if it has none of its own."""
+    if isinstance(given, Mapping) and "method" in given:
+        return {"name": given["method"], **given}
+    for kind in _KINDS:
+        if isinstance(given, str) and (match := kind.SPELLING.fullmatch(given)):
+            return {"name": given, **kind.spelled(match)}
+    like = get_close_matches(str(given).lower(), _FORMS, n=1)
+    hint = f" (did you mean {like[0]}?)" if like else ""
+    raise ValueError(f"{label}: {given!r} is no treatment{hint}; {_TREATMENT}")
+
+
+def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
+    """Return a recipe that can be the treatment of one sublayer.
+
+    Raises:
+        ValueError: it has parameters that make no sense there.
+    """
+    if recipe.calibration is not None:
+        raise ValueError(f"{label}: `calibration` is the same for all treatments; set it next to `treatments`")
+    if recipe.modules:
+        raise ValueError(f"{label}: a treatment is of the whole sublayer; leave `modules` out")
+    if isinstance(recipe, MaskingRecipe) and recipe.ratios != "uniform":
+        raise ValueError(f"{label}: `ratios` are shares per layer; give the `sparsity` of this sublayer")
+    if isinstance(recipe, ADMM) and recipe.sparsity is None and recipe.keep is None:
+        raise ValueError(f"{label}: admm has no earlier mask here; give `sparsity`, or `keep` and `block` (N:M)")
+    return recipe

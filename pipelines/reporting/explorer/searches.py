@@ -1,0 +1,95 @@
+"""Section of the overview on searches: a sentence per result, and the sublayers that get each treatment."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from prunescope.pipelines.reporting.charts.display_text import label, prose
+from prunescope.pipelines.reporting.explorer.document_types import SearchEntry, Table
+from prunescope.pipelines.reporting.explorer.findings import number
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, table_rows
+from prunescope.pipelines.reporting.explorer.verdicts import source
+
+RESULTS, ALLOCATION = "search/results", "search/allocation"
+_BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
+# Longest list of sublayers in a cell of the table.
+_CELL = 1_000
+
+
+def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
+    """Return the results of the searches of each model with their tables, in the order of the models."""
+    results, allocations = frames.all(RESULTS), frames.all(ALLOCATION)
+    return [
+        {
+            "model": label(model, 200),
+            "results": [
+                {
+                    "text": prose(sentence(row)),
+                    "sql": source(RESULTS, **{name: str(row[name]) for name in STATEMENTS[RESULTS].narrow}),
+                }
+                for row in own.iter_rows(named=True)
+            ],
+            "table": _table(allocations.filter(pl.col("model").cast(pl.String) == model), model),
+        }
+        for model in models
+        if not (own := results.filter(pl.col("model").cast(pl.String) == model)).is_empty()
+    ]
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Return what one result removes and costs: against the best published recipe, else on the search's own items."""
+    what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
+    if row["kl_nats"] is None:
+        return (
+            f"{what} {_percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
+            f"is {_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats on the "
+            f"{row['n_items']} items of the search. It is not judged on other data against a published recipe of this "
+            "budget."
+        )
+    other = label(row["other_recipe"])
+    where = "held-back text" if row["measure"] == "kl_texts" else "the study's prompts"
+    text = (
+        f"{what} {_percent(row['removed_share'])} of the layers' weights: KL "
+        f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "
+        f"{other}, has {_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} at "
+        f"{_percent(row['other_removed_share'])}; difference "
+        f"{_bounded(row['difference'], row['difference_low'], row['difference_high'])}, {_meaning(row)}."
+    )
+    if row["first_flip_step"] is not None:
+        text += (
+            f" In the median its text leaves the dense one at step {row['first_flip_step']:g}, that of {other} at step "
+            f"{row['other_first_flip_step']:g}."
+        )
+    return text
+
+
+def _meaning(row: Mapping[str, Any]) -> str:
+    low, high = row["difference_low"], row["difference_high"]
+    if low is None or high is None:
+        return "with too little data for an interval"
+    if low <= 0 <= high:
+        return "which shows no difference"
+    return "in favour of the search" if high < 0 else "in favour of the published recipe"
+
+
+def _bounded(value: float, low: float | None, high: float | None) -> str:
+    bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
+    return f"{number(value)}{bounds}".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _table(frame: pl.DataFrame, model: str) -> Table:
+    columns = ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"]
+    # The searches of a model are told apart where there are several.
+    columns = ["search", *columns] if frame["search"].n_unique() > 1 else columns
+    return {
+        "title": STATEMENTS[ALLOCATION].title,
+        "columns": columns,
+        "rows": table_rows(frame, columns, lambda text: prose(text, _CELL)),
+        "sql": source(ALLOCATION, model=model),
+    }

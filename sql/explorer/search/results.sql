@@ -1,0 +1,52 @@
+-- What each search found, and the best published variant that removes as many weights
+-- grain: one row per model × search × target with a result of the strategy searched.
+-- inputs: search_front, search_judgement
+with
+
+-- KL on texts where any was measured, else on prompts.
+judged as (
+    select *
+    from search_judgement
+    where is_best_published and measure in ('kl_texts', 'kl_prompts')
+    qualify row_number() over (partition by model, recipe order by measure <> 'kl_texts', other_recipe) = 1
+)
+
+select
+    front.model,
+    front.search,
+    front.trial,
+    front.remove,
+    front.removed,
+    front.budget,
+    front.recipe,
+    front.n_treated,
+    front.measured_nats,
+    front.measured_low,
+    front.measured_high,
+    front.n_items,
+    judged.measure,
+    judged.removed_share,
+    judged.amount as kl_nats,
+    judged.amount_low as kl_low,
+    judged.amount_high as kl_high,
+    judged.other_recipe,
+    judged.other_removed_share,
+    judged.other_amount as other_kl_nats,
+    judged.other_low as other_kl_low,
+    judged.other_high as other_kl_high,
+    judged.difference,
+    judged.difference_low,
+    judged.difference_high,
+    flips.amount as first_flip_step,
+    flips.other_amount as other_first_flip_step
+from search_front as front
+left join judged
+    on front.model = judged.model and front.recipe = judged.recipe
+left join search_judgement as flips
+    on
+        judged.model = flips.model
+        and judged.recipe = flips.recipe
+        and judged.other_recipe = flips.other_recipe
+        and flips.measure = 'first_flip_step'
+where front.strategy = 'searched'
+order by front.model, front.search, front.remove

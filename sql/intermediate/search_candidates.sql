@@ -1,0 +1,46 @@
+-- The variants between which a search is judged: all that remove weights, of models with a mixed recipe.
+-- grain: one row per model × recipe.
+-- key: model, recipe
+-- inputs: pruned_variants, stg_variants, stg_search_trials
+-- how to read: a mixed recipe that was written by hand has no strategy. Quantization alone removes no weight and has no
+--   row. A drop also removes parameters that are no weights of matrices, so that removed_share may exceed 1 a little.
+-- reason: single definition of the budget at which recipes are compared, and of what counts as published.
+-- columns:
+--   recipe: Name of the recipe
+--   removed_share: Removed parameters over the weights of all linear modules inside the layers [share] =
+--     parameters_removed/weights_prunable
+--   is_published: Whether the recipe is none of a search's mixed ones
+--   strategy: Strategy of the search that found it; NULL for other recipes [label]
+with
+
+found as (
+    select
+        model,
+        recipe,
+        min(strategy) as strategy
+    from stg_search_trials
+    where recipe is not null
+    group by model, recipe
+),
+
+searched_models as (
+    select distinct model
+    from stg_variants
+    where method = 'mixed'
+)
+
+select
+    pruned.model,
+    pruned.recipe,
+    pruned.method,
+    variants.parameters_removed / variants.weights_prunable as removed_share,
+    pruned.method <> 'mixed' as is_published,
+    found.strategy
+from pruned_variants as pruned
+semi join searched_models
+    on pruned.model = searched_models.model
+inner join stg_variants as variants
+    on pruned.model = variants.model and pruned.recipe = variants.recipe
+left join found
+    on pruned.model = found.model and pruned.recipe = found.recipe
+where variants.parameters_removed > 0

@@ -1,0 +1,50 @@
+-- The allocations of a search as rows: each treated sublayer of each trial with its treatment and its effect alone.
+-- grain: one row per model × search × trial × treated sublayer.
+-- key: model, search, trial, place
+-- inputs: stg_search_trials, stg_search_effects
+-- how to read: the effect columns are NULL where the treatment was not measured alone. Kept sublayers have no row.
+-- reason: single place that reads the allocations' JSON, for search_allocation and search_interaction.
+-- columns:
+--   place: Sublayer, such as attn.3 [label]
+--   effect_nats: KL divergence with this treatment alone [nats]
+--   effect_low: Lower end of its 95 % interval, Student's t over items [nats]
+--   effect_high: Upper end of it [nats]
+with
+
+listed as (
+    select
+        model,
+        search,
+        trial,
+        try_cast(treatments_json as json) as treatments,
+        unnest(json_keys(try_cast(treatments_json as json))) as place
+    from stg_search_trials
+),
+
+treated as (
+    select
+        model,
+        search,
+        trial,
+        place,
+        json_extract_string(treatments, '$."' || place || '"') as treatment
+    from listed
+)
+
+select
+    treated.model,
+    treated.search,
+    treated.trial,
+    treated.place,
+    treated.treatment,
+    effects.parameters_removed,
+    effects.kl_dense_pruned_nats as effect_nats,
+    effects.kl_low as effect_low,
+    effects.kl_high as effect_high
+from treated
+left join stg_search_effects as effects
+    on
+        treated.model = effects.model
+        and treated.search = effects.search
+        and treated.place = effects.place
+        and treated.treatment = effects.treatment

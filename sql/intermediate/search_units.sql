@@ -1,0 +1,95 @@
+-- The damage of each candidate on each independent unit, a window of a text or a prompt, as a total and a size.
+-- grain: one row per model × recipe × measure × unit.
+-- key: model, recipe, measure, unit
+-- inputs: search_candidates, text_token_losses, decoding_at_reference, stg_generations
+-- how to read: a measure's mean is the sum of totals over the sum of sizes; first_flip_step has one text a prompt. A
+--   text that never leaves the dense one counts with the length of the dense text.
+-- reason: differences between candidates are paired by unit.
+-- columns:
+--   recipe: Name of the recipe
+--   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; first_flip_step of
+--     free-running texts [label]
+--   unit: Window of a text under its conditions, or prompt [label]
+--   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; or the step [nats or steps]
+--   size: Number of tokens or steps in the sum; 1 for a first flip
+with
+
+on_texts as (
+    select
+        losses.model,
+        losses.recipe,
+        concat_ws(' ', losses.text_id, losses.text_hash, losses.context, losses.stride, losses.window_id) as unit,
+        sum(losses.kl) as kl_nats,
+        sum(losses.nll_pruned) as nll_nats,
+        count(*) as tokens
+    from text_token_losses as losses
+    semi join search_candidates as candidates
+        on losses.model = candidates.model and losses.recipe = candidates.recipe
+    group by
+        losses.model,
+        losses.recipe,
+        losses.text_id,
+        losses.text_hash,
+        losses.context,
+        losses.stride,
+        losses.window_id
+),
+
+dense_lengths as (
+    select
+        model,
+        prompt_id,
+        coalesce(end_step + 1, len(token_ids)) as steps
+    from stg_generations
+    where recipe = 'dense'
+)
+
+select
+    model,
+    recipe,
+    'kl_texts' as measure,
+    unit,
+    kl_nats as total,
+    tokens as size
+from on_texts
+
+union all
+
+select
+    model,
+    recipe,
+    'perplexity' as measure,
+    unit,
+    nll_nats as total,
+    tokens as size
+from on_texts
+
+union all
+
+select
+    steps.model,
+    steps.recipe,
+    'kl_prompts' as measure,
+    steps.prompt_id as unit,
+    sum(cast(steps.kl_dense_pruned_nats as double)) as total,
+    count(*) as size
+from decoding_at_reference as steps
+semi join search_candidates as candidates
+    on steps.model = candidates.model and steps.recipe = candidates.recipe
+where steps.trajectory = 'teacher_forced'
+group by steps.model, steps.recipe, steps.prompt_id
+
+union all
+
+select
+    generations.model,
+    generations.recipe,
+    'first_flip_step' as measure,
+    generations.prompt_id as unit,
+    cast(coalesce(generations.first_flip_step, dense_lengths.steps) as double) as total,
+    1 as size
+from stg_generations as generations
+semi join search_candidates as candidates
+    on generations.model = candidates.model and generations.recipe = candidates.recipe
+inner join dense_lengths
+    on generations.model = dense_lengths.model and generations.prompt_id = dense_lengths.prompt_id

@@ -1,0 +1,53 @@
+-- The allocation that each search returns for each strategy and budget, as predicted and as measured.
+-- grain: one row per model × search × strategy × target with a result.
+-- key: model, search, strategy, remove
+-- inputs: stg_search_trials
+-- how to read: measured on the search's own items, from which the allocation was chosen; search_judgement has the
+--   recipe on other data. n_trials and seconds count all trials of the strategy and target; the seconds of effects
+--   alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
+-- reason: the front is what a search is run for.
+-- columns:
+--   n_trials: Trials of the strategy for this target [trials]
+--   seconds: Time of these trials [s]
+with
+
+spent as (
+    select
+        model,
+        search,
+        strategy,
+        remove,
+        count(*) as n_trials,
+        sum(seconds) as seconds
+    from stg_search_trials
+    group by model, search, strategy, remove
+)
+
+select
+    results.model,
+    results.search,
+    results.strategy,
+    results.remove,
+    results.objective,
+    results.budget,
+    results.predecessors,
+    results.trial,
+    results.recipe,
+    results.removed,
+    results.n_treated,
+    results.predicted_nats,
+    results.measured_nats,
+    results.measured_low,
+    results.measured_high,
+    results.n_items,
+    spent.n_trials,
+    spent.seconds
+from stg_search_trials as results
+inner join spent
+    on
+        results.model = spent.model
+        and results.search = spent.search
+        and results.strategy = spent.strategy
+        and results.remove = spent.remove
+where results.is_result
+order by results.model, results.search, results.strategy, results.remove

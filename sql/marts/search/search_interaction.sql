@@ -1,0 +1,46 @@
+-- The effects of single treatments, summed, against the measured objective of the allocation that has them all.
+-- grain: one row per model × search × trial whose objective is the KL and whose treatments were all measured alone.
+-- key: model, search, trial
+-- inputs: stg_search_trials, search_treatments
+-- how to read: ratio 1: the effects add up; above 1 the treatments together do more damage than the sum, below 1 less.
+--   Allocations of one treatment show what else differs, such as the items. Trials that differ in one exchange are
+--   alike, and are not independent.
+-- reason: a search that adds effects up is only as good as this sum.
+-- columns:
+--   effects_sum_nats: Sum of the effects alone [nats]
+--   largest_nats: Largest of them [nats]
+--   ratio: Measured objective over the sum; NULL where the sum is 0 [ratio] = measured_nats/effects_sum_nats
+with
+
+sums as (
+    select
+        model,
+        search,
+        trial,
+        sum(effect_nats) as effects_sum_nats,
+        max(effect_nats) as largest_nats
+    from search_treatments
+    group by model, search, trial
+    having count(effect_nats) = count(*)
+)
+
+select
+    trials.model,
+    trials.search,
+    trials.trial,
+    trials.strategy,
+    trials.move,
+    trials.remove,
+    trials.n_treated,
+    sums.effects_sum_nats,
+    sums.largest_nats,
+    trials.predicted_nats,
+    trials.measured_nats,
+    trials.measured_low,
+    trials.measured_high,
+    trials.measured_nats / nullif(sums.effects_sum_nats, 0) as ratio
+from stg_search_trials as trials
+inner join sums
+    on trials.model = sums.model and trials.search = sums.search and trials.trial = sums.trial
+where trials.objective = 'kl'
+order by trials.model, trials.search, trials.trial

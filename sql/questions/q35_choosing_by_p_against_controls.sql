@@ -1,0 +1,108 @@
+-- Does choosing by p beat choosing by h, random, and greedy?
+-- grain: one row per model × search × target × control with a result beside the searched one.
+-- key: model, search, remove, control
+-- inputs: search_front, stg_search_trials
+-- how to read: measured objective of the searched result minus that of the control, paired over their common items:
+--   below 0 choosing by p does less damage. hidden is the same search with effects on 1 − cos h; random is the best of
+--   n_trials_control allocations. All results are measured on the items that the searched one was chosen by, which
+--   favours it a little; search_judgement compares recipes on other data. The interval is Student's t over items; NULL
+--   below two items or where none deviates.
+-- reason: says whether the output distribution chooses better than the hidden states, or than no choice at all.
+-- columns:
+--   control: Strategy of the other result: hidden, random or greedy [label]
+--   removed_control: Share that it removes [share]
+--   searched_nats: Objective of the searched result over the common items [nats]
+--   control_nats: Objective of the control over the common items [nats]
+--   difference_nats: Searched minus control [nats] = searched_nats − control_nats
+--   difference_low: Lower end of its 95 % interval, paired over items [nats]
+--   difference_high: Upper end of it [nats]
+--   n_items: Items on which both were measured [items]
+--   n_trials: Trials of the search for this target [trials]
+--   n_trials_control: Trials of the control for this target [trials]
+--   verdict: beats the control, loses to the control, no difference shown, or not known without an interval [label]
+with
+
+items as (
+    select
+        front.model,
+        front.search,
+        front.strategy,
+        front.remove,
+        unnest(trials.item_ids) as item,
+        cast(unnest(trials.item_nats) as double) as nats
+    from search_front as front
+    inner join stg_search_trials as trials
+        on front.model = trials.model and front.search = trials.search and front.trial = trials.trial
+),
+
+paired as (
+    select
+        own.model,
+        own.search,
+        own.remove,
+        control.strategy as control,
+        own.nats,
+        control.nats as control_nats
+    from items as own
+    inner join items as control
+        on
+            own.model = control.model
+            and own.search = control.search
+            and own.remove = control.remove
+            and own.item = control.item
+            and control.strategy <> 'searched'
+    where own.strategy = 'searched'
+),
+
+compared as (
+    select
+        model,
+        search,
+        remove,
+        control,
+        avg(nats) as searched_nats,
+        avg(control_nats) as control_nats,
+        avg(nats - control_nats) as difference_nats,
+        half_width_of_mean(nats - control_nats, 1) as half_width,
+        count(*) as n_items
+    from paired
+    group by model, search, remove, control
+)
+
+select
+    compared.model,
+    compared.search,
+    compared.remove,
+    compared.control,
+    own.objective,
+    own.budget,
+    own.removed,
+    control.removed as removed_control,
+    compared.searched_nats,
+    compared.control_nats,
+    compared.difference_nats,
+    compared.difference_nats - compared.half_width as difference_low,
+    compared.difference_nats + compared.half_width as difference_high,
+    compared.n_items,
+    own.n_trials,
+    control.n_trials as n_trials_control,
+    case
+        when compared.half_width is null then 'not known'
+        when compared.difference_nats + compared.half_width < 0 then 'beats the control'
+        when compared.difference_nats - compared.half_width > 0 then 'loses to the control'
+        else 'no difference shown'
+    end as verdict
+from compared
+inner join search_front as own
+    on
+        compared.model = own.model
+        and compared.search = own.search
+        and compared.remove = own.remove
+        and own.strategy = 'searched'
+inner join search_front as control
+    on
+        compared.model = control.model
+        and compared.search = control.search
+        and compared.remove = control.remove
+        and compared.control = control.strategy
+order by compared.model, compared.search, compared.remove, compared.control

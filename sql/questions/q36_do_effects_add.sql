@@ -1,0 +1,31 @@
+-- Do effects of single treatments add?
+-- grain: one row per model × search × strategy with an allocation whose treatments were all measured alone.
+-- key: model, search, strategy
+-- inputs: search_interaction
+-- how to read: ratio is the measured KL of an allocation over the sum of its treatments' effects alone: 1 where they
+--   add, above 1 where together they do more damage, below 1 where less. log_correlation says whether the sum orders
+--   allocations as the measurement does, whatever the ratio; NULL below 10 allocations. Allocations with at least two
+--   treatments count. Allocations of one strategy are alike, so that an interval over them would be too narrow and none
+--   is given; random ones are the most different.
+-- reason: a search over sums of effects relies on it.
+-- columns:
+--   n_allocations: Allocations with at least two treatments [trials]
+--   ratio_p10: 10th percentile of the ratio [ratio]
+--   ratio_median: Median of the ratio [ratio]
+--   ratio_p90: 90th percentile of the ratio [ratio]
+--   above_sum_share: Share of allocations with a ratio above 1 [share]
+--   log_correlation: Correlation of the logarithms of sum and measurement; NULL below 10 [-1 to 1]
+select
+    model,
+    search,
+    strategy,
+    count(*) as n_allocations,
+    quantile_cont(ratio, 0.1) as ratio_p10,
+    median(ratio) as ratio_median,
+    quantile_cont(ratio, 0.9) as ratio_p90,
+    count_if(ratio > 1) / count(ratio) as above_sum_share,
+    correlation(log10_positive(measured_nats), log10_positive(effects_sum_nats)) as log_correlation
+from search_interaction
+where n_treated >= 2 and ratio is not null
+group by model, search, strategy
+order by model, search, strategy

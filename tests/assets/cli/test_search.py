@@ -1,0 +1,288 @@
+"""`prunescope search`: a tiny model from the command line to tables, recipes and a judgement; kills and full disks."""
+
+import errno
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from prunescope.assets.cli.application import run
+from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.study import request_of
+from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.planning.fingerprints import expected, find_model, search_id
+from prunescope.assets.planning.steps import SEARCH_TABLES
+from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfinished_folder
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.evaluation.search.published import published_recipes
+from prunescope.pipelines.recipes import MixedRecipe
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
+from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
+from tests.canary_secrets import MARK
+
+Capture = pytest.CaptureFixture[str]
+SEARCH = {
+    **{"remove": [0.2], "menu": ["magnitude-30", "wanda-50", "drop"], "texts": 3, "length": 32},
+    **{"prompts": 2, "new_tokens": 3, "measurements": 2},
+}
+KEYS: dict[str, Any] = {
+    **{"recipes": ["dense"], "tasks": [], "prompts": [{"id": "open", "text": "Why is the sky blue?"}]},
+    **{"measure": {"scopes": ["propagated"], "lenses": ["raw"]}, "search": SEARCH},
+}
+PATIENCE = 240.0
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFile:
+    without_answers(monkeypatch)
+    return StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=dict(KEYS))
+
+
+@pytest.fixture(scope="module")
+def searched_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Path:
+    """Search from nothing, with the recipes in a folder."""
+    folder = tmp_path_factory.mktemp("searched")
+    study = StudyFile(folder / "tiny.yaml", tiny_folder, keys=dict(KEYS))
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        without_answers(patch)
+        options = ["--no-judge", "--warehouse", str(folder / "warehouse"), "-o", str(folder / "recipes")]
+        assert run(["search", str(study.path), *options], Globals()) == 0
+    return folder
+
+
+@pytest.fixture
+def searched(tmp_path: Path, searched_once: Path) -> Path:
+    """Copy its warehouse for one test to change."""
+    return shutil.copytree(searched_once / "warehouse", tmp_path / "warehouse")
+
+
+def search(capsys: Capture, study: StudyFile, warehouse: Path, *options: str, code: int = 0) -> tuple[str, str]:
+    with one_thread():
+        found = run(["search", str(study.path), "--warehouse", str(warehouse), *options], Globals())
+    shown = capsys.readouterr()
+    assert found == code, shown.err
+    return shown.out, shown.err
+
+
+def trials(warehouse: Path) -> pl.DataFrame:
+    return pl.DataFrame(Store(warehouse).read(TABLES["search_trials"], "tiny-a", None)).with_columns(
+        pl.col(pl.Categorical).cast(pl.String)
+    )
+
+
+def unfinished(warehouse: Path) -> list[Path]:
+    return sorted(unfinished_folder(Store(warehouse), "tiny-a").rglob("*.npz"))
+
+
+def test_a_search_fills_both_tables_with_a_result_of_every_strategy(searched: Path, study: StudyFile) -> None:
+    found, effects = trials(searched), rows(searched)["search_effects/model=tiny-a/part.parquet"]
+    results = found.filter("is_result")
+    assert set(results["strategy"]) == {"searched", "hidden", "random", "greedy"}
+    assert (results["removed"] >= 0.2).all()
+    assert len(effects) == 3 * 2 * len(SEARCH["menu"])  # layers, sublayers, treatments
+    assert set(found["search"]) == set(effects["search"].to_pylist())
+    assert set(found["item_ids"][0]) >= {"text-0", "text-1", "text-2"}
+    assert unfinished(searched) == []
+    assert run(["verify", "--warehouse", str(searched)], Globals()) == 0
+
+
+def test_a_recipe_file_is_the_allocation_of_the_result(
+    searched_once: Path, searched: Path, study: StudyFile, capsys: Capture
+) -> None:
+    [file] = (searched_once / "recipes").iterdir()
+    result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
+    entry = yaml.safe_load(file.read_text())
+    assert file.stem == entry["name"] == result["recipe"]
+    assert entry["treatments"] == json.loads(result["treatments_json"])
+
+    recipe = request_of(str(study.path), [], [str(file)]).load().recipe(entry["name"])
+    assert isinstance(recipe, MixedRecipe)
+    assert recipe.predecessors == result["predecessors"]
+    # As an entry of the study's own recipes, and printed where no folder is given.
+    out, told = search(capsys, study, searched, "--no-judge", "--remove", "20")
+    printed = yaml.safe_load(out[out.index("- name:") :])
+    assert printed == [entry]
+    study.write(recipes=["dense", *printed])
+    assert request_of(str(study.path), [], []).load().recipe(entry["name"]).hash == recipe.hash
+    assert "everything is current" in told
+
+
+def test_another_share_is_added_and_another_menu_is_another_search(
+    searched: Path, study: StudyFile, capsys: Capture
+) -> None:
+    before = trials(searched)
+    search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
+    # A menu with a sparsity that is not measured but lies on the curve of the others.
+    ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
+    search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
+    both = trials(searched)
+    assert both.filter(search=before["search"][0]).equals(before)
+    assert both["search"].n_unique() == 3
+    search(capsys, study, searched, "--no-judge", "--remove", "30%", "--remove", "0.2")
+    own = trials(searched).filter(search=before["search"][0])
+    assert own.filter(remove=0.2).equals(before)
+    assert set(own.filter("is_result")["remove"]) == {0.2, 0.3}
+    assert own["trial"].to_list() == list(range(len(own)))
+    later = own.filter(remove=0.3)
+    assert (later["parent"].drop_nulls() > before["trial"].max()).all()
+    # Back to the study's own share: nothing is measured again.
+    stamp = trials(searched)
+    search(capsys, study, searched, "--no-judge")
+    assert trials(searched).equals(stamp)
+
+
+def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data(
+    searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(*arguments: Any) -> list[str]:
+        return [name for name in published_recipes(*arguments) if name.startswith(("sparsegpt", "block"))]
+
+    monkeypatch.setattr("prunescope.pipelines.evaluation.search.published.published_recipes", few)
+    out, _ = search(capsys, study, searched)
+    result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
+    sentence = out.splitlines()[-1]
+    assert sentence.startswith(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters: KL ")
+    assert "nats on held-back text where the best published recipe, " in sentence
+    variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
+    percent = f"{100 * result['removed']:.4g}" if result["removed"] > 0.205 else "20"
+    assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
+    assert MARK.decode() not in out
+
+
+def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
+    def planned() -> set[str]:
+        plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), cache, SILENT)
+        return {table for work in (*plan.models, *plan.searches) for table in work.tables}
+
+    assert planned() == set()
+    study.write(search=SEARCH | {"remove": [0.3]})
+    assert planned() == set(SEARCH_TABLES)
+    assert run(["plan", str(study.path), "--warehouse", str(searched)], Globals()) == 0
+    shown = capsys.readouterr()
+    assert "search_effects, search_trials" in shown.out
+    assert "not counted is the search, which begins no trial after 20 min" in " ".join(shown.err.split())
+    study.keys.pop("search")
+    study.write()
+    assert planned() == set()
+    # A run of the interface may still name the partition.
+    task = ComputeTask("search", StudyRequest(str(study.path)), str(searched), "tiny-a")
+    assert [(result.table, result.is_skipped) for result in compute(task, ModelCache())] == [
+        (table, True) for table in SEARCH_TABLES
+    ]
+
+
+def test_a_killed_search_measures_only_what_is_missing(
+    searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = tmp_path / "killed"
+    running, deadline = Running(study, warehouse, "search", "--no-judge"), time.monotonic() + PATIENCE
+    while len(unfinished(warehouse)) < 3:
+        assert running.code(0.002) is None, running.told()
+        assert time.monotonic() < deadline
+    running.send(signal.SIGKILL)
+    assert running.code(PATIENCE) == -signal.SIGKILL
+    stored = {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}
+    assert not list((warehouse / "search_trials").rglob("*.parquet"))
+
+    monkeypatch.setattr("prunescope.pipelines.pruning.layer_checkpoints.discard", lambda folder: None)
+    search(capsys, study, warehouse, "--no-judge")
+    assert stored.items() <= {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}.items()
+    name = "search_trials/model=tiny-a/part.parquet"
+    assert rows(warehouse)[name].equals(rows(searched_once / "warehouse")[name])
+
+
+def test_a_full_disk_or_too_short_a_time_ends_in_one_line_and_loses_nothing(
+    searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse, save, saved = tmp_path / "full", np.savez, []
+
+    def full(*arguments: Any, **arrays: Any) -> None:
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved.append(save(*arguments, **arrays))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        _, told = search(capsys, study, warehouse, "--no-judge", code=2)
+    assert "the disk is full: free some space" in told.splitlines()[-1]
+    assert len(kept := unfinished(warehouse)) == 2
+
+    _, told = search(capsys, study, warehouse, "--no-judge", "--minutes", "0.000001", code=1)
+    assert "minutes were over before an allocation that removes 20.0% was measured; give more" in told
+    assert unfinished(warehouse) == kept
+    search(capsys, study, warehouse, "--no-judge")
+    assert trials(warehouse).drop("seconds").equals(trials(searched_once / "warehouse").drop("seconds"))
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["--remove", "0"], "--remove '0': no share; give 20%, 20 or 0.2, above 0 and below 100 %"),
+    (["--remove", "100%"], "--remove '100%': no share"),
+    (["--remove", "a fifth"], "--remove 'a fifth': no share"),
+    (["--remove", "nan"], "--remove 'nan': no share"),
+    (["--remove", "20", "--remove", "0.2"], "`search.remove`: a value is listed twice"),
+    (["--menu", " , "], "--menu ' , ': names nothing"),
+    (["--menu", "lottery-50"], "unknown recipe 'lottery-50'"),
+    (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
+    (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
+    (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),
+    (["--objective", "task:none"], "`search.objective` is of task 'none', but the study's `tasks` are none"),
+    (["--objective", "loss"], "`search.objective`"),
+    (["--budget", "milliseconds", "--menu", "magnitude-30"], "is milliseconds, which only drops save; add drop"),
+    (["--control", "hidden", "--no-controls"], "--control and --no-controls contradict each other"),
+    (["--control", "lucky"], "`search.controls.0`: 'lucky' is none of 'hidden', 'random' or 'greedy'"),
+    (["-o", "tiny.yaml"], "-o tiny.yaml: that is a file; name a folder"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=[" ".join(options) for options, _ in WRONG])
+def test_wrong_input_is_one_line(
+    options: list[str], message: str, study: StudyFile, searched_once: Path, capsys: Capture
+) -> None:
+    _, told = search(capsys, study, searched_once / "warehouse", "--no-judge", *options, code=2)
+    assert message in told.splitlines()[-1]
+    assert "Traceback" not in told
+
+
+def test_without_a_share_anywhere_the_command_asks_for_one(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    study.keys.pop("search")
+    study.write()
+    _, told = search(capsys, study, tmp_path / "none", code=2)
+    assert told == ("error: --remove is missing, and the study has no `search`; give a share, such as --remove 20%\n")
+
+
+def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: StudyFile, cache: Path) -> None:
+    def versions(**changes: Any) -> tuple[str, str]:
+        before = dict(study.keys)
+        study.write(**changes)
+        loaded: Study = request_of(str(study.path), [], []).load()
+        study.keys = before
+        identity = find_model(loaded, "tiny-a", cache, SILENT).identity
+        return expected("search_trials", loaded, identity, None), search_id(loaded, identity)
+
+    now = versions()
+    assert versions(recipes=["dense", "wanda-50"], measure={"top_k": 3}) == now
+    assert versions(search=SEARCH | {"minutes": 3}) == now
+    further = versions(search=SEARCH | {"remove": [0.2, 0.3]})
+    assert further[0] != now[0]
+    assert further[1] == now[1]
+    for changes in (
+        {"search": SEARCH | {"menu": ["magnitude-30", "drop"]}},
+        {"search": SEARCH | {"seed": 1}},
+        {"search": SEARCH | {"budget": "bytes"}},
+        {"prompts": [{"id": "open", "text": "Why is grass green?"}]},
+        {"texts": []},
+        {"calibration": {"source": "embedded", "sequences": 2, "length": 32}},
+    ):
+        assert not set(versions(**changes)) & set(now)

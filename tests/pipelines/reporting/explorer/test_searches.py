@@ -1,0 +1,95 @@
+"""Tests of the section on searches: its sentences hold the numbers of their row, and it is there only with results."""
+
+from typing import Any
+
+import pytest
+
+from prunescope.assets.publishing.explorer_data import asking
+from prunescope.pipelines.reporting.explorer.searches import sentence
+from prunescope.pipelines.reporting.explorer.study_documents import Documents
+from tests.sql.built_whole import crowded_warehouse, whole_warehouse
+
+ROW: dict[str, Any] = {
+    "recipe": "mixed-20-1a2b3c",
+    "removed": 0.2004,
+    "budget": "parameters",
+    "measured_nats": 0.15,
+    "measured_low": 0.12,
+    "measured_high": 0.18,
+    "n_items": 24,
+    "measure": "kl_texts",
+    "removed_share": 0.2,
+    "kl_nats": 0.21,
+    "kl_low": 0.19,
+    "kl_high": 0.24,
+    "other_recipe": "sparsegpt-20",
+    "other_removed_share": 0.205,
+    "other_kl_nats": 0.38,
+    "other_kl_low": 0.33,
+    "other_kl_high": 0.43,
+    "difference": -0.17,
+    "difference_low": -0.2,
+    "difference_high": -0.14,
+    "first_flip_step": 12.0,
+    "other_first_flip_step": 4.0,
+}
+
+
+def test_a_result_is_set_against_the_best_published_recipe_on_other_data() -> None:
+    assert sentence(ROW) == (
+        "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on held-back text, where "
+        "the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
+        "−0.140], in favour of the search. In the median its text leaves the dense one at step 12, that of "
+        "sparsegpt-20 at step 4."
+    )
+
+
+def test_a_result_without_a_judgement_speaks_of_its_own_items() -> None:
+    assert sentence(ROW | {"kl_nats": None, "budget": "bytes"}) == (
+        "mixed-20-1a2b3c removes 20.0 % of the layers' bytes: its objective is 0.150 [0.120, 0.180] nats on the 24 "
+        "items of the search. It is not judged on other data against a published recipe of this budget."
+    )
+    assert sentence(ROW | {"kl_nats": None, "recipe": None}).startswith("The search removes 20.0 %")
+
+
+@pytest.mark.parametrize(
+    ("ends", "meaning"),
+    [
+        ((-0.2, 0.01), "which shows no difference"),
+        ((0.1, 0.2), "in favour of the published recipe"),
+        ((None, None), "with too little data for an interval"),
+    ],
+)
+def test_a_difference_is_called_one_only_beyond_its_interval(ends: tuple[Any, Any], meaning: str) -> None:
+    low, high = ends
+    assert f", {meaning}." in sentence(ROW | {"difference_low": low, "difference_high": high})
+
+
+def test_prompts_stand_in_where_no_text_was_measured() -> None:
+    said = sentence(ROW | {"measure": "kl_prompts", "first_flip_step": None, "kl_low": None, "kl_high": None})
+    assert "KL 0.210 nats on the study's prompts, where" in said
+    assert "In the median" not in said
+
+
+def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers() -> None:
+    warehouse = crowded_warehouse()
+    for table in ("search_effects", "search_trials"):
+        warehouse.rows[table] = [row for row in warehouse.rows[table] if row["model"] == "tiny"]
+    with warehouse.opened() as connection:
+        (entry,) = Documents(asking(connection), "demo").build("index")["searches"]
+    assert entry["model"] == "tiny"
+    assert [result["sql"]["where"] for result in entry["results"]] == [
+        {"model": "tiny", "search": "0a1b2c3d", "trial": "1"}
+    ]
+    rows = [dict(zip(entry["table"]["columns"], row, strict=True)) for row in entry["table"]["rows"]]
+    assert [(row["treatment"], row["sublayers"], row["sublayer_names"]) for row in rows] == [
+        ("keep", 2, "attn.0 attn.1"),
+        ("wanda-50", 2, "mlp.0 mlp.1"),
+    ]
+
+
+def test_a_study_without_a_search_has_no_section() -> None:
+    warehouse = whole_warehouse()
+    warehouse.rows["search_trials"] = []
+    with warehouse.opened() as connection:
+        assert Documents(asking(connection), "demo").build("index")["searches"] == []

@@ -1,0 +1,136 @@
+"""Rows of a search written by hand, for `warehouse_builder`."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tests.sql.warehouse_builder import LAYERS, MODEL, Handmade, Row
+
+WEIGHTS = {"attn": 100, "mlp": 400}
+MENU = ("drop", "wanda-50")
+SEARCH = "0a1b2c3d"
+
+
+def search_effect(
+    warehouse: Handmade,
+    place: str,
+    treatment: str,
+    item_kl: Sequence[float],
+    *,
+    removed: int = 50,
+    search: str = SEARCH,
+    model: str = MODEL,
+) -> None:
+    """Add a row of `search_effects` from the KL of every item; the interval is 0.01 to both sides."""
+    sublayer, layer = place.split(".")
+    kl = float(np.mean(item_kl))
+    warehouse.add(
+        "search_effects",
+        model=model,
+        search=search,
+        layer=int(layer),
+        sublayer=sublayer,
+        treatment=treatment,
+        parameters_removed=removed,
+        bytes_removed=4 * removed,
+        milliseconds_removed=None,
+        kl_dense_pruned_nats=kl,
+        kl_low=kl - 0.01,
+        kl_high=kl + 0.01,
+        one_minus_cos_h=min(kl / 100, 1.0),
+        n_items=len(item_kl),
+        item_kl=list(item_kl),
+        seconds=0.5,
+    )
+
+
+def search_trial(
+    warehouse: Handmade,
+    trial: int,
+    treatments: Mapping[str, str],
+    item_nats: Sequence[float],
+    *,
+    strategy: str = "searched",
+    remove: float = 0.4,
+    search: str = SEARCH,
+    model: str = MODEL,
+    **given: object,
+) -> None:
+    """Add a row of `search_trials` from the objective of every item; the interval is 0.01 to both sides."""
+    measured = float(np.mean(item_nats))
+    row: Row = {
+        "model": model,
+        "search": search,
+        "trial": trial,
+        "parent": None,
+        "strategy": strategy,
+        "move": strategy if strategy in {"random", "greedy"} else "sum",
+        "objective": "kl",
+        "budget": "parameters",
+        "remove": remove,
+        "removed": remove,
+        "predecessors": "dense",
+        "treatments_json": json.dumps(dict(treatments), sort_keys=True),
+        "exchange": None,
+        "predicted_nats": measured,
+        "measured_nats": measured,
+        "measured_low": measured - 0.01,
+        "measured_high": measured + 0.01,
+        "difference_nats": None,
+        "difference_low": None,
+        "difference_high": None,
+        "n_items": len(item_nats),
+        "item_ids": [f"i{index}" for index in range(len(item_nats))],
+        "item_nats": list(item_nats),
+        "is_accepted": True,
+        "is_result": False,
+        "recipe": None,
+        "seconds": 2.0,
+    }
+    warehouse.add("search_trials", **(row | given))
+
+
+def sizes(warehouse: Handmade, model: str = MODEL) -> None:
+    """Add one matrix of 100 weights to every attention and one of 400 to every MLP, in `activation_stats`."""
+    for layer in range(LAYERS):
+        for sublayer, weights in WEIGHTS.items():
+            warehouse.add(
+                "activation_stats",
+                model=model,
+                module=f"layers.{layer}.{sublayer}",
+                layer=layer,
+                sublayer=sublayer,
+                in_features=10,
+                out_features=weights // 10,
+                tokens=8,
+                mean=[0.0] * 10,
+                second_moment=[1.0] * 10,
+                rms=1.0,
+                kurtosis=3.0,
+                max_abs=2.0,
+                outlier_channels=0,
+                calibration_hash="help",
+            )
+
+
+def whole_search(warehouse: Handmade, recipe: str) -> None:
+    """Add a search with two trials of every strategy; the last one of each is its result, of the searched `recipe`."""
+    chance = np.random.default_rng(5)
+    sizes(warehouse)
+    for place in (f"{sublayer}.{layer}" for layer in range(LAYERS) for sublayer in WEIGHTS):
+        for treatment in MENU:
+            weights = WEIGHTS[place.split(".")[0]] // (1 if treatment == "drop" else 2)
+            search_effect(warehouse, place, treatment, list(chance.uniform(0.1, 1, 3)), removed=weights)
+    trial = 0
+    for strategy in ("searched", "hidden", "random", "greedy"):
+        for parent, treatments in (
+            (None, {"attn.0": "drop", "mlp.1": "wanda-50"}),
+            (trial, {"mlp.0": "wanda-50", "mlp.1": "wanda-50"}),
+        ):
+            is_last = parent is not None
+            given: Row = {"is_result": is_last, "recipe": recipe if is_last and strategy == "searched" else None}
+            if is_last:
+                given |= {"parent": parent, "difference_nats": -0.1, "difference_low": -0.2, "difference_high": 0.1}
+            search_trial(warehouse, trial, treatments, list(chance.uniform(0.2, 2, 3)), strategy=strategy, **given)
+            trial += 1

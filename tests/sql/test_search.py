@@ -1,0 +1,257 @@
+"""The marts and questions of a search against numbers worked out in numpy and scipy, and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.sql.built_searches import search_effect, search_trial, sizes
+from tests.sql.built_texts import text_token
+from tests.sql.warehouse_builder import Ask, Handmade, Row
+
+WINDOWS, TOKENS = 9, 3
+CHANCE = np.random.default_rng(11)
+SIZES = {"mixed-40": 0.2, "sparsegpt-40": 0.3, "wanda-40": 0.6, "wanda-45": 0.5}
+KLS = {
+    recipe: (size * CHANCE.lognormal(0, 0.5, (WINDOWS, TOKENS))).astype(np.float32).astype(float)
+    for recipe, size in SIZES.items()
+}
+# Float32 columns and a series for Student's t.
+CLOSE = {"rel": 1e-3}
+
+
+def half_width(influences: np.ndarray) -> float:
+    """Return the half-width by Student's t over clusters of equal size."""
+    n = len(influences)
+    return float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * (influences**2).sum()))
+
+
+def judged(removed: dict[str, float] | None = None) -> Handmade:
+    """Build a mixed variant and published ones on nine windows of a text and nine prompts of two steps."""
+    warehouse = Handmade().model().variant("dense")
+    shares = {"mixed-40": 0.4, "sparsegpt-40": 0.395, "wanda-40": 0.4, "wanda-45": 0.45} | (removed or {})
+    for recipe, share in shares.items():
+        warehouse.variant(recipe, method=recipe.split("-")[0], removed=share)
+    for prompt in range(WINDOWS):
+        # Every other dense text ends at step 9, the others at the length of 20 tokens.
+        ends = {"end_step": 9} if prompt % 2 else {}
+        warehouse.generation("dense", f"p{prompt}", token_ids=[7] * 20, **ends)
+        for recipe in shares:
+            kls = KLS[recipe][prompt]
+            for token, kl in enumerate(kls):
+                position = prompt * TOKENS + token + 1
+                text_token(warehouse, recipe, position, kl, window=prompt, p_pruned=0.5 * float(np.exp(-kl)))
+            for step in range(2):
+                warehouse.step(recipe, f"p{prompt}", step, kls[step])
+            warehouse.generation(recipe, f"p{prompt}", flip=flip_of(recipe, prompt), token_ids=[7] * 20)
+    return warehouse
+
+
+def flip_of(recipe: str, prompt: int) -> int | None:
+    """Return a step that is later the smaller the KL is; None where the text never leaves the dense one."""
+    step = int(3 / KLS[recipe][prompt, 0])
+    return None if step >= (10 if prompt % 2 else 20) else step
+
+
+def kept(recipe: str) -> np.ndarray:
+    """Return the number of steps before each text leaves the dense one, at most the length of the dense text."""
+    steps = [flip_of(recipe, prompt) for prompt in range(WINDOWS)]
+    return np.array([(10 if p % 2 else 20) if step is None else step for p, step in enumerate(steps)], dtype=float)
+
+
+def judgement(ask: Ask, warehouse: Handmade, measure: str) -> dict[str, Row]:
+    rows = ask(warehouse, f"select * from search_judgement where measure = '{measure}'")
+    return {row["other_recipe"]: row for row in rows}
+
+
+@pytest.mark.parametrize(("measure", "tokens"), [("kl_texts", TOKENS), ("kl_prompts", 2)])
+def test_a_difference_of_kl_is_paired_by_window_or_prompt(ask: Ask, measure: str, tokens: int) -> None:
+    row = judgement(ask, judged(), measure)["wanda-40"]
+    own, other = (KLS[recipe][:, :tokens].mean(1) for recipe in ("mixed-40", "wanda-40"))
+    spread = half_width((own - other - (own - other).mean()) / WINDOWS)
+
+    assert row["n_units"] == WINDOWS
+    assert (row["amount"], row["other_amount"]) == (pytest.approx(own.mean()), pytest.approx(other.mean()))
+    assert row["difference"] == pytest.approx(own.mean() - other.mean())
+    assert row["difference_low"] == pytest.approx(own.mean() - other.mean() - spread, **CLOSE)
+    assert row["difference_high"] == pytest.approx(own.mean() - other.mean() + spread, **CLOSE)
+    factor = np.exp(half_width((own - own.mean()) / WINDOWS) / own.mean())
+    ends = (pytest.approx(own.mean() / factor, **CLOSE), pytest.approx(own.mean() * factor, **CLOSE))
+    assert (row["amount_low"], row["amount_high"]) == ends
+    assert row["is_better"]
+
+
+def test_perplexities_have_the_interval_of_their_logarithm_and_a_linearised_difference(ask: Ask) -> None:
+    row = judgement(ask, judged(), "perplexity")["wanda-40"]
+    # The loss on the target is ln 2 plus the KL, as the rows are built.
+    own, other = (np.log(2) + KLS[recipe].mean(1) for recipe in ("mixed-40", "wanda-40"))
+    deviations = [np.exp(loss.mean()) * (loss - loss.mean()) / WINDOWS for loss in (own, other)]
+    spread = half_width(deviations[0] - deviations[1])
+    difference = np.exp(own.mean()) - np.exp(other.mean())
+
+    assert row["amount"] == pytest.approx(np.exp(own.mean()))
+    low = np.exp(own.mean() - half_width((own - own.mean()) / WINDOWS))
+    assert row["amount_low"] == pytest.approx(low, **CLOSE)
+    assert (row["difference"], row["difference_low"]) == (
+        pytest.approx(difference),
+        pytest.approx(difference - spread, **CLOSE),
+    )
+
+
+def test_a_text_that_never_leaves_the_dense_one_counts_with_its_length_in_the_median(ask: Ask) -> None:
+    row = judgement(ask, judged(), "first_flip_step")["wanda-40"]
+    sides = [kept(recipe) for recipe in ("mixed-40", "wanda-40")]
+    assert any(flip_of("mixed-40", prompt) is None for prompt in range(WINDOWS))
+    ends, influences = [], []
+    for steps in sides:
+        above = (steps > np.median(steps)) + (steps == np.median(steps)) / 2
+        deviations = (above - above.mean()) / WINDOWS
+        share = half_width(deviations)
+        ordered = np.sort(steps)
+        ends.append(
+            [ordered[int(np.floor((0.5 - share) * WINDOWS))], ordered[int(np.ceil((0.5 + share) * WINDOWS)) - 1]]
+        )
+        influences.append(deviations * (ends[-1][1] - ends[-1][0]) / (2 * share))
+    difference = np.median(sides[0]) - np.median(sides[1])
+    spread = half_width(influences[0] - influences[1])
+
+    assert (row["amount"], row["other_amount"]) == tuple(np.median(sides, axis=1))
+    assert [row["amount_low"], row["amount_high"]] == ends[0]
+    assert row["difference"] == difference > 0
+    assert row["difference_high"] == pytest.approx(difference + spread, **CLOSE)
+    assert row["is_better"] == (True if difference > spread else None)
+
+
+def test_others_remove_as_much_up_to_half_a_percentage_point(ask: Ask) -> None:
+    assert set(judgement(ask, judged(), "kl_texts")) == {"sparsegpt-40", "wanda-40", "wanda-45"}
+    fewer = judged({"sparsegpt-40": 0.394})
+    assert set(judgement(ask, fewer, "kl_texts")) == {"wanda-40", "wanda-45"}
+    assert {row["recipe"] for row in ask(fewer, "search_variants")} == {
+        "mixed-40",
+        "sparsegpt-40",
+        "wanda-40",
+        "wanda-45",
+    }
+
+
+def test_the_best_published_variant_is_named_and_other_mixed_ones_never_are(ask: Ask) -> None:
+    warehouse = judged()
+    warehouse.variant("mixed-better", method="mixed", removed=0.4)
+    for window in range(WINDOWS):
+        text_token(warehouse, "mixed-better", window * TOKENS + 1, 1e-3, window=window)
+    rows = ask(warehouse, "select * from search_judgement where measure = 'kl_texts' and recipe = 'mixed-40'")
+    assert {row["other_recipe"] for row in rows if row["is_best_published"]} == {"sparsegpt-40"}
+    # Windows of another number of tokens are no pair.
+    assert "mixed-better" not in {row["other_recipe"] for row in rows}
+    (answer,) = ask(warehouse, "select * from q34_output_kl_against_published where measure = 'kl_texts'")
+    differences = {row["other_recipe"]: row["is_better"] for row in rows}
+    assert (answer["recipe"], answer["best_recipe"], answer["n_published"]) == ("mixed-40", "sparsegpt-40", 3)
+    assert (answer["n_better"], answer["n_worse"]) == (sum(map(bool, differences.values())), 0)
+    assert answer["verdict"] == ("beats the best" if differences["sparsegpt-40"] else "no difference shown")
+
+
+def test_a_model_without_a_mixed_recipe_is_not_judged(ask: Ask) -> None:
+    warehouse = judged()
+    for row in warehouse.where("variants", recipe="mixed-40"):
+        row["method"] = "wanda"
+    assert ask(warehouse, "search_judgement") == []
+    assert ask(warehouse, "search_variants") == []
+
+
+def test_one_window_carries_no_interval(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense")
+    for recipe, kl in (("mixed-40", 0.1), ("wanda-40", 0.5)):
+        warehouse.variant(recipe, method=recipe.split("-")[0], removed=0.4)
+        text_token(warehouse, recipe, 1, kl)
+    row = judgement(ask, warehouse, "kl_texts")["wanda-40"]
+    assert row["difference"] == pytest.approx(-0.4)
+    assert {row[name] for name in ("amount_low", "difference_low", "difference_high", "is_better")} == {None}
+    assert ask(warehouse, "select verdict from q34_output_kl_against_published")[0] == {"verdict": "not known"}
+
+
+def searched() -> Handmade:
+    """Build a search with two accepted trials, a rejected one, a control, and effects of five treatments."""
+    warehouse = Handmade().model()
+    sizes(warehouse)
+    for place, treatment, kl, removed in (
+        ("attn.0", "drop", [0.1, 0.3], 104),
+        ("attn.0", "wanda-50", [0.05, 0.05], 50),
+        ("mlp.0", "wanda-50", [0.2, 0.2], 200),
+        ("mlp.1", "wanda-50", [0.5, 0.7], 200),
+        ("attn.1", "drop", [1.0, 2.0], 100),
+    ):
+        search_effect(warehouse, place, treatment, kl, removed=removed)
+    search_trial(warehouse, 0, {"attn.0": "drop", "mlp.1": "wanda-50"}, [1.0, 1.4])
+    better = {"attn.0": "drop", "mlp.0": "wanda-50"}
+    search_trial(warehouse, 1, better, [0.5, 0.7], parent=0, is_result=True, recipe="mixed-40-abc")
+    search_trial(warehouse, 2, {"attn.0": "wanda-50", "mlp.0": "wanda-50"}, [0.1], parent=1, is_accepted=False)
+    search_trial(
+        warehouse, 3, {"attn.1": "drop", "mlp.1": "rtn-4bit"}, [0.9, 0.8, 5.0], strategy="hidden", is_result=True
+    )
+    return warehouse
+
+
+def test_the_front_has_each_result_with_the_trials_and_seconds_of_its_strategy(ask: Ask) -> None:
+    rows = {row["strategy"]: row for row in ask(searched(), "search_front")}
+    assert {name: (row["trial"], row["n_trials"], row["seconds"]) for name, row in rows.items()} == {
+        "searched": (1, 3, 6.0),
+        "hidden": (3, 1, 2.0),
+    }
+    assert rows["searched"]["measured_nats"] == pytest.approx(0.6)
+
+
+def test_an_allocation_lists_kept_sublayers_and_the_removed_share_of_each(ask: Ask) -> None:
+    rows = ask(searched(), "select * from search_allocation where strategy = 'searched'")
+    found = {(row["sublayer"], row["layer"]): (row["treatment"], row["removed_share"]) for row in rows}
+    # A drop also removes four parameters that are no weights of matrices.
+    assert found == {
+        ("attn", 0): ("drop", 1.0),
+        ("mlp", 0): ("wanda-50", 0.5),
+        ("attn", 1): ("keep", 0.0),
+        ("mlp", 1): ("keep", 0.0),
+    }
+    effects = {row["treatment"]: row["effect_nats"] for row in rows}
+    assert effects == pytest.approx({"drop": 0.2, "wanda-50": 0.2, "keep": 0.0})
+    (unmeasured,) = ask(searched(), "select * from search_allocation where treatment = 'rtn-4bit'")
+    assert (unmeasured["effect_nats"], unmeasured["parameters_removed"], unmeasured["removed_share"]) == (None,) * 3
+
+
+def test_a_path_keeps_the_last_accepted_trial_and_adds_seconds_up(ask: Ask) -> None:
+    rows = ask(searched(), "select * from search_path where strategy = 'searched'")
+    assert [(row["place_in_strategy"], row["cumulative_seconds"], row["best_trial"]) for row in rows] == [
+        (1, 2.0, 0),
+        (2, 4.0, 1),
+        (3, 6.0, 1),
+    ]
+    # The rejected trial is smaller on its one item.
+    assert [row["best_nats"] for row in rows] == pytest.approx([1.2, 0.6, 0.6])
+
+
+def test_an_interaction_is_measured_over_the_sum_of_effects_alone(ask: Ask) -> None:
+    rows = {row["trial"]: row for row in ask(searched(), "search_interaction")}
+    # One treatment of trial 3 was not measured alone.
+    assert {trial: row["effects_sum_nats"] for trial, row in rows.items()} == pytest.approx({0: 0.8, 1: 0.4, 2: 0.25})
+    assert rows[0]["ratio"] == pytest.approx(1.2 / 0.8)
+    assert rows[0]["largest_nats"] == pytest.approx(0.6)
+    (answer,) = ask(searched(), "q36_do_effects_add")
+    assert (answer["n_allocations"], answer["log_correlation"]) == (3, None)
+    assert answer["ratio_median"] == pytest.approx(1.5)
+    assert answer["above_sum_share"] == pytest.approx(2 / 3)
+
+
+def test_controls_are_paired_over_common_items(ask: Ask) -> None:
+    (row,) = ask(searched(), "q35_choosing_by_p_against_controls")
+    differences = np.array([0.5 - 0.9, 0.7 - 0.8])
+    assert (row["control"], row["n_items"]) == ("hidden", 2)
+    assert (row["searched_nats"], row["control_nats"]) == (pytest.approx(0.6), pytest.approx(0.85))
+    assert row["difference_nats"] == pytest.approx(-0.25)
+    spread = half_width((differences - differences.mean()) / 2)
+    assert row["difference_high"] == pytest.approx(-0.25 + spread, **CLOSE)
+    assert row["verdict"] == "no difference shown"
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(1.0, "beats the control"), (-0.3, "loses to the control")])
+def test_a_control_is_beaten_where_the_interval_excludes_zero(ask: Ask, shift: float, verdict: str) -> None:
+    warehouse = searched()
+    search_trial(warehouse, 4, {}, [0.5 + shift, 0.71 + shift], strategy="random", is_result=True)
+    rows = {row["control"]: row["verdict"] for row in ask(warehouse, "q35_choosing_by_p_against_controls")}
+    assert rows["random"] == verdict

@@ -1,0 +1,64 @@
+"""Effect of each treatment of one sublayer alone, on the items of a search; everything else stays dense.
+
+A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured.
+"""
+
+import pyarrow as pa
+
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
+
+TABLE = Table(
+    name="search_effects",
+    grain="One row per model × search × sublayer × treatment.",
+    key=("model", "search", "layer", "sublayer", "treatment"),
+    columns=(
+        c.MODEL,
+        c.SEARCH,
+        c.LAYER,
+        c.SUBLAYER,
+        Column("treatment", c.LABEL, "Treatment of the sublayer: `drop`, or the name of a recipe for its matrices."),
+        Column("parameters_removed", pa.int64(), "Weights that the treatment removes.", "weights", minimum=0),
+        Column("bytes_removed", pa.int64(), "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
+        Column(
+            "milliseconds_removed",
+            c.METRIC,
+            "Time that the treatment saves in the sublayer; NULL where it was not timed.",
+            "ms",
+            nullable=True,
+            is_timing=True,
+        ),
+        c.amount(
+            "kl_dense_pruned_nats",
+            "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
+            "over an item's tokens.",
+            "nats",
+            "KL(p‖q)",
+        ),
+        *c.interval("kl", "kl_dense_pruned_nats"),
+        c.cosine_defect(
+            "one_minus_cos_h",
+            "Mean cosine defect of the head's input (after the final norm) with this treatment alone.",
+            "1 − cos(h, h+Δh)",
+        ),
+        Column(
+            "n_items",
+            pa.int32(),
+            "Items that it was measured on; 0 where it lies on the curve of other sparsities of its method.",
+            "items",
+            minimum=0,
+        ),
+        Column("item_kl", c.FLOATS, "Mean KL divergence of each measured item, in order.", "nats", "KL(p‖q)"),
+        c.SECONDS,
+    ),
+    partitioning="model",
+    preview_columns=("parameters_removed", "kl_dense_pruned_nats", "kl_low", "kl_high"),
+    references=(c.OF_MODEL,),
+    invariants=(
+        Invariant(
+            "mean_is_within_its_interval",
+            "kl_low <= kl_dense_pruned_nats and kl_dense_pruned_nats <= kl_high",
+        ),
+        Invariant("has_one_value_per_item", "len(item_kl) = n_items"),
+    ),
+)

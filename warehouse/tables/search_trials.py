@@ -1,0 +1,107 @@
+"""Allocations that a search measured: which sublayer gets which treatment, as predicted and as measured.
+
+The objective is measured on the search's own items. How a found recipe does on other data follows from its rows as an
+ordinary variant (`search_judgement`).
+"""
+
+import pyarrow as pa
+
+from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.tables import columns as c
+
+
+def _nats(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> Column:
+    return Column(name, c.METRIC, doc, "nats", formula, nullable=nullable)
+
+
+def _share(name: str, doc: str, formula: str = "") -> Column:
+    return Column(name, pa.float64(), doc, "share", formula, minimum=0, maximum=1)
+
+
+TABLE = Table(
+    name="search_trials",
+    grain="One row per model × search × trial, which is one measured allocation.",
+    key=("model", "search", "trial"),
+    columns=(
+        c.MODEL,
+        c.SEARCH,
+        Column("trial", pa.int32(), "Number of the trial in its search, from 0 in the order of time.", minimum=0),
+        Column(
+            "parent",
+            pa.int32(),
+            "Trial that this one was changed from; NULL for one that begins anew.",
+            nullable=True,
+            minimum=0,
+        ),
+        Column(
+            "strategy",
+            c.LABEL,
+            "What chooses the allocation: `searched` the effects on KL at the output; `hidden` the same with effects "
+            "on 1 − cos h (control); `random` chance; `greedy` one step after another.",
+            values=("searched", "hidden", "random", "greedy"),
+        ),
+        Column(
+            "move",
+            c.LABEL,
+            "What led to the allocation: `sum` the smallest sum of effects alone, `interaction` the same with measured "
+            "corrections, `exchange` a swap of two treatments of the parent, `refit` the parent's treatments fitted "
+            "again, `random` or `greedy`.",
+            values=("sum", "interaction", "exchange", "refit", "random", "greedy"),
+        ),
+        Column("objective", c.LABEL, "What is minimised: `kl`, `free-kl` (free running) or `task:NAME`."),
+        Column("budget", c.LABEL, "What the target counts.", values=("parameters", "bytes", "milliseconds")),
+        _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),
+        _share("removed", "Share that the allocation removes of the layers' weights, bytes or milliseconds."),
+        Column(
+            "predecessors",
+            c.LABEL,
+            "State of the earlier layers while a sublayer is treated: `pruned` or `dense`.",
+            values=("dense", "pruned"),
+        ),
+        Column(
+            "treatments_json",
+            pa.string(),
+            "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones.",
+        ),
+        Column(
+            "exchange",
+            pa.string(),
+            "Change of the parent, such as `mlp.3: sparsegpt-30 → drop`; NULL without one.",
+            nullable=True,
+        ),
+        _nats("predicted_nats", "Predicted objective; NULL where nothing was predicted.", nullable=True),
+        _nats("measured_nats", "Measured objective, mean over items."),
+        *c.interval("measured", "measured_nats"),
+        _nats(
+            "difference_nats",
+            "Measured objective minus that of the parent, paired over their common items; NULL without a parent.",
+            "measured − measured of the parent",
+            nullable=True,
+        ),
+        *c.interval("difference", "difference_nats"),
+        Column("n_items", pa.int32(), "Items that it was measured on.", "items", minimum=1),
+        Column("item_ids", pa.list_(pa.string()), "Names of these items, in order."),
+        Column("item_nats", c.FLOATS, "Measured objective of each of these items, in order.", "nats"),
+        Column("is_accepted", pa.bool_(), "Whether the allocation became the current best of its strategy and target."),
+        Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
+        Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
+        c.SECONDS,
+    ),
+    partitioning="model",
+    preview_columns=("strategy", "remove", "measured_nats", "is_result", "recipe"),
+    references=(c.OF_MODEL,),
+    invariants=(
+        Invariant(
+            "measured_is_within_its_interval",
+            "measured_low <= measured_nats and measured_nats <= measured_high",
+        ),
+        Invariant(
+            "difference_is_within_its_interval",
+            "difference_low <= difference_nats and difference_nats <= difference_high",
+        ),
+        Invariant("has_one_value_per_item", "len(item_ids) = n_items and len(item_nats) = n_items"),
+        Invariant("begins_anew_without_a_difference", "parent is not null or difference_nats is null"),
+        Invariant("parent_comes_first", "parent < trial"),
+        Invariant("only_a_result_has_a_recipe", "is_result or recipe is null"),
+    ),
+)
