@@ -188,10 +188,9 @@ class EffectEngine:
         """Return the difference that a swap makes to its sublayer's contribution on the context's inputs."""
         label, treatment = swap
         sublayer = self._menu.sublayers[label]
-        wholes = [capture.whole[label] for capture in around]
+        before = [capture.whole[label] for capture in around]  # zero where the context drops it
         if treatment == context.get(label, KEEP):
-            return [torch.zeros_like(whole) for whole in wholes]
-        before = [torch.zeros_like(whole) for whole in wholes] if context.get(label) == DROP else wholes
+            return [torch.zeros_like(own) for own in before]
         if treatment == DROP:
             return [-own for own in before]
         with sublayer.on_device():

@@ -38,14 +38,14 @@ class Journal:
         name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
         file = self._folder / f"{name[:32]}.npz"
         damaged = (OSError, ValueError, EOFError, BadZipFile)
-        with suppress(*damaged), file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with suppress(*damaged), file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return dict(stored)
         arrays = measure()
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        with temporary.open("wb") as target:
-            np.savez(target, **dict[str, Any](arrays))
-            target.flush()
-            os.fsync(target.fileno())
+        with temporary.open("wb") as stream:
+            np.savez(stream, **dict[str, Any](arrays))
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(file)
         return arrays

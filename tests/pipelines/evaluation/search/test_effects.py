@@ -12,7 +12,9 @@ from prunescope.pipelines.evaluation.search import effects as effects_module
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects, ratio_to
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.menu import KEEP, Menu
+from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from tests.pipelines.evaluation.search.engine import items_of, menu_of, swaps_of
@@ -87,6 +89,23 @@ def test_shifts_that_cancel_have_an_overlap_of_minus_one_and_their_pair_the_kl_o
         cross = 2 * found.kl_overlap[first, second] * np.sqrt(costs[first] * costs[second])
         # The overlap rests on sixteen drawn tokens a position.
         assert pair == pytest.approx(costs[[first, second]].sum() + cross, rel=0.15), (first, second)
+
+
+def test_drawn_tokens_give_the_covariances_of_logit_shifts_under_the_dense_softmax() -> None:
+    """All tokens share most of their weight row, which moves no probability."""
+    generator = torch.Generator().manual_seed(0)
+    weight, streams, first, second = (torch.randn(rows, 16, generator=generator) for rows in (90, 600, 600, 600))
+    head = OutputHead(weight + 4)
+    second += first
+    output = DenseOutput(streams, head)
+    directions = effects_module._drawn_directions(output, head, 0)
+    drawn = [(directions @ move[:, :, None])[..., 0] for move in (first, second)]
+    p = torch.softmax(head.logits(streams).double(), dim=-1)
+    dz = [(move @ head.weight.T).double() for move in (first, second)]
+    centred = [z - (p * z).sum(dim=-1, keepdim=True) for z in dz]
+    for one, other in ((0, 0), (0, 1), (1, 1)):
+        truth = float((p * centred[one] * centred[other]).sum(dim=-1).mean())
+        assert float((drawn[one] * drawn[other]).mean()) == pytest.approx(truth, rel=0.1)
 
 
 def test_overlaps_do_not_depend_on_the_other_swaps_and_repeat_for_a_seed(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -170,6 +171,10 @@ def test_a_resumed_search_measures_nothing_again(
     build: Build, found: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(folder=tmp_path).run()
+
+    stored = [set(np.load(file).files) for file in tmp_path.iterdir()]
+    measured_once = {(row["treatments_json"], row["move"] == "refit") for row in first.trials.rows(named=True)}
+    assert stored.count({"kl", "one_minus_cos"}) == len(measured_once) < first.trials.height
 
     def measured(*_: object) -> None:
         pytest.fail("a measurement of the journal was made again")

@@ -94,7 +94,9 @@ def test_the_first_step_of_both_objectives_is_the_same(decoder: Decoder, variant
 def test_texts_of_the_dense_model_itself_have_no_kl(decoder: Decoder) -> None:
     items = prompt_items(decoder, free_study())
     for objective in ("kl", "free-kl", "task:own"):
-        kl, cosines = measurement_of(objective, decoder, items).measure(Variant())
+        measurement = measurement_of(objective, decoder, items)
+        assert isinstance(measurement, FreeRunningMeasurement if objective == "free-kl" else WholeMeasurement)
+        kl, cosines = measurement.measure(Variant())
         assert not kl.any()
         assert not cosines.any()
 
