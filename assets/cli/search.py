@@ -52,7 +52,7 @@ def search(
         typer.Option(
             metavar="A,B,C",
             help="Treatments of a sublayer beside keeping it: recipes of weights or bits, and drop, attn-drop or "
-            "mlp-drop (default: sparsegpt-10 to sparsegpt-70, drop).",
+            "mlp-drop (default: sparsegpt-4 to sparsegpt-70, drop).",
         ),
     ] = None,
     objective: Annotated[
@@ -224,7 +224,7 @@ def _recipe(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": row["recipe"],
         "method": "mixed",
-        "predecessors": row["predecessors"],
+        "predecessors": "dense",
         "treatments": {label: treatments[label] for label in ordered},
     }
 
@@ -272,7 +272,7 @@ def _judging(
         sizes = times
     published = [name for share in shares for name in published_recipes(sizes, share, budget)]
     # A control that found the same allocation is the same variant.
-    own = {json.dumps([recipe["predecessors"], recipe["treatments"]]): recipe for recipe in reversed(recipes)}
+    own = {json.dumps(recipe["treatments"]): recipe for recipe in reversed(recipes)}
     names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
@@ -319,6 +319,8 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
 
 def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
+    if row["budget"] != "parameters":
+        start += ", compared at equal weights"
     clauses = [_clause(words, best[measure]) for measure, words in _MEASURES.items() if measure in best]
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}; no published recipe was measured beside it."
 

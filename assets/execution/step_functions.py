@@ -237,11 +237,12 @@ def _search(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Res
     earlier = {table: context.written(table) for table in STEPS["search"].tables}
     folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
     with translate_os_errors(folder):
-        tables = run_search(decoder, context.study, key, statistics, folder, earlier, cache.progress)
+        tables, is_complete = run_search(decoder, context.study, key, statistics, folder, earlier, cache.progress)
     seconds = time.perf_counter() - started
     for table in STEPS["search"].tables:
         yield context.write(table, tables[table], seconds, str(decoder.device))
-    discard(folder)
+    if is_complete:
+        discard(folder)
 
 
 _FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Results]] = {

@@ -110,9 +110,9 @@ def accepted(table: str, study: Study, identity: ModelIdentity, recipe: Recipe |
 
 
 def search_id(study: Study, identity: ModelIdentity) -> str:
-    """Return the id of a study's search on a model, which is the same for all targets."""
+    """Return the id of a study's search on a model, which is the same for all targets and times."""
     found = inputs(SEARCH_TABLES[0], study, identity, None)
-    return fingerprint({name: value for name, value in found.items() if name != "remove"})[:8]
+    return fingerprint({name: value for name, value in found.items() if name not in {"remove", "minutes"}})[:8]
 
 
 def variant_file(study: Study, dense: DenseModel, recipe: Recipe) -> str:
@@ -143,8 +143,10 @@ def _search_inputs(study: Study) -> dict[str, str]:
     if study.search is None:
         return {}
     found = {
+        "pruning_code": f"{CODE_VERSIONS['variants']} {CODE_VERSIONS['activation_stats']}",
         "search_hash": study.search.settings_hash,
         "remove": json.dumps(sorted(study.search.remove)),
+        "minutes": str(study.search.minutes),
         "prompts_hash": study.prompts_hash,
         "texts_hash": texts_hash(study.texts),
         "device": study.device if study.search.budget == "milliseconds" else "",

@@ -69,11 +69,6 @@ class SearchSpec(FrozenModel):
         return menu
 
     @property
-    def effects_hash(self) -> str:
-        """Return the hash of what the effects of treatments depend on, beside the model and its calibration."""
-        return _hash(self.model_dump(exclude={"remove", "minutes", "measurements", "controls", "budget"}))
-
-    @property
     def settings_hash(self) -> str:
         """Return the hash of what the trials depend on, beside the model and its calibration."""
         return _hash(self.model_dump(exclude={"remove", "minutes"}))

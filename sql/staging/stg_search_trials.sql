@@ -16,7 +16,6 @@ select
     budget,
     remove,
     removed,
-    predecessors,
     treatments_json,
     exchange,
     predicted_nats,

@@ -70,7 +70,6 @@ def search_trial(
         "budget": "parameters",
         "remove": remove,
         "removed": remove,
-        "predecessors": "dense",
         "treatments_json": json.dumps(dict(treatments), sort_keys=True),
         "exchange": None,
         "predicted_nats": measured,

@@ -44,20 +44,13 @@ TABLE = Table(
             "move",
             c.LABEL,
             "What led to the allocation: `sum` the smallest sum of effects alone, `interaction` the same with measured "
-            "corrections, `exchange` a swap of two treatments of the parent, `refit` the parent's treatments fitted "
-            "again, `random` or `greedy`.",
-            values=("sum", "interaction", "exchange", "refit", "random", "greedy"),
+            "corrections, `exchange` swaps of the parent's treatments, `random` or `greedy`.",
+            values=("sum", "interaction", "exchange", "random", "greedy"),
         ),
         Column("objective", c.LABEL, "What is minimised: `kl`, `free-kl` (free running) or `task:NAME`."),
         Column("budget", c.LABEL, "What the target counts.", values=("parameters", "bytes", "milliseconds")),
         _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),
         _share("removed", "Share that the allocation removes of the layers' weights, bytes or milliseconds."),
-        Column(
-            "predecessors",
-            c.LABEL,
-            "State of the earlier layers while a sublayer is treated: `pruned` or `dense`.",
-            values=("dense", "pruned"),
-        ),
         Column(
             "treatments_json",
             pa.string(),
@@ -82,7 +75,11 @@ TABLE = Table(
         Column("n_items", pa.int32(), "Items that it was measured on.", "items", minimum=1),
         Column("item_ids", pa.list_(pa.string()), "Names of these items, in order."),
         Column("item_nats", c.FLOATS, "Measured objective of each of these items, in order.", "nats"),
-        Column("is_accepted", pa.bool_(), "Whether the allocation became the current best of its strategy and target."),
+        Column(
+            "is_accepted",
+            pa.bool_(),
+            "Whether the allocation became the current best of its strategy and target; each step of `greedy` does.",
+        ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
         c.SECONDS,

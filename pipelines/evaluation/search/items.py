@@ -65,13 +65,19 @@ def search_items(
     """
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
-        return task_items(decoder, study, task, spec.texts + spec.prompts, progress)
-    prompts = prompt_items(decoder, unasked)
-    if kind != "free-kl":
-        return interleaved(text_items(decoder, study, spec.texts, spec.length, spec.seed), prompts)
-    if not prompts:
-        raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
-    return prompts
+        items = task_items(decoder, study, task, spec.texts + spec.prompts, progress)
+    else:
+        items = prompt_items(decoder, unasked)
+        if kind != "free-kl":
+            items = interleaved(text_items(decoder, study, spec.texts, spec.length, spec.seed), items)
+        elif not items:
+            raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
+    if len(items) < 2:
+        raise InputError(
+            f"search: {len(items)} texts to measure on, of 2 that intervals need; raise `texts` or `prompts`, or leave more "
+            "samples of the task unscored"
+        )
+    return items
 
 
 def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:

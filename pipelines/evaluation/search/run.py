@@ -1,4 +1,4 @@
-"""Assembly of a search on one model: its items, menu, refits and journal, and the rows of its tables.
+"""Assembly of a search on one model: its items, menu and journal, and the rows of its tables.
 
 The strategies are those of `search`; nothing is read from or written to the warehouse here.
 """
@@ -18,15 +18,12 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
-from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
-from prunescope.pipelines.evaluation.search.search import Refit, Search
+from prunescope.pipelines.evaluation.search.menu import Menu
+from prunescope.pipelines.evaluation.search.search import Search
 from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
-from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import GenerationSpec, Study
 from prunescope.pipelines.studies.prompt_sets import resolve_prompts
 from prunescope.pipelines.studies.prompts import KINDS, Prompt
@@ -58,8 +55,12 @@ def run_search(
     folder: Path,
     earlier: Mapping[str, pl.DataFrame],
     progress: Progress = SILENT,
-) -> dict[str, pl.DataFrame]:
-    """Search for the study's targets and return all rows of both tables.
+) -> tuple[dict[str, pl.DataFrame], bool]:
+    """Search for the study's targets.
+
+    Returns:
+        All rows of both tables, and whether every strategy ended before the time did; if not, the same call with more
+        minutes goes on, as long as the folder is there.
 
     Args:
         decoder: the dense model.
@@ -80,10 +81,13 @@ def run_search(
     if spec is None:
         raise ValueError(f"study {study.name} has no `search`")
     known = earlier["search_trials"]
+    effects = earlier["search_effects"]
     own = {"search": key.search, "strategy": "searched", "is_result": True}
-    found = set() if known.is_empty() else set(known.filter(**own)["remove"])
+    # Measurements that are still there belong to a search that was killed or whose time was over: it goes on.
+    is_ended = not (known.is_empty() or effects.is_empty() or (folder / "journal").exists())
+    found = set(known.filter(**own)["remove"]) if is_ended and key.search in effects["search"] else set()
     if not (missing := tuple(share for share in spec.remove if share not in found)):
-        return {table: earlier[table] for table in TABLES}
+        return {table: earlier[table] for table in TABLES}, True
     spec = spec.model_copy(update={"remove": missing})
     items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
@@ -93,7 +97,6 @@ def run_search(
         spec,
         Menu(decoder, spec.menu, inside, _milliseconds(decoder, spec, journal), progress),
         items,
-        _refit(decoder, replace(statistics, unfinished=Unfinished(folder / "refit", key.weight_hash)), progress),
         journal,
         progress,
     )
@@ -104,12 +107,13 @@ def run_search(
             f"search: {spec.minutes:g} minutes were over before an allocation that removes {late[0]:.1%} was measured; "
             "give more `minutes` (--minutes) and run it again: what was measured is kept"
         )
-    return {
-        "search_effects": _appended(earlier["search_effects"], _named(result.effects, key, {}), key, missing),
+    tables = {
+        "search_effects": _appended(effects, _named(result.effects, key, {}), key, missing),
         "search_trials": _appended(
             known, _named(result.trials, key, {"objective": spec.objective, "budget": spec.budget}), key, missing
         ),
     }
+    return tables, result.is_complete
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
@@ -145,18 +149,6 @@ def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[
         return {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
 
     return {label: float(own) for label, own in journal.remember(["milliseconds"], measure).items()}
-
-
-def _refit(decoder: Decoder, statistics: Statistics, progress: Progress) -> Refit:
-    def refit(allocation: Allocation) -> Variant:
-        treatments = {label: treatment for label, treatment in allocation.items() if treatment != KEEP}
-        recipe = MixedRecipe.model_validate({"name": "refit", "treatments": treatments})
-        variant = prune_all(decoder, [recipe], statistics, progress)[recipe.name]
-        if not isinstance(variant, Variant):
-            raise variant
-        return variant
-
-    return refit
 
 
 def _named(rows: pl.DataFrame, key: SearchKey, columns: Mapping[str, str]) -> pl.DataFrame:

@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +24,8 @@ from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.studies.search_spec import SearchSpec
 
-# Prunes an allocation again, each sublayer on the inputs that the pruned layers before it give.
-Refit = Callable[[Allocation], Variant]
 # Items on which exchanges are proposed; they are judged on all.
 CONTEXT_ITEMS = 8
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
@@ -53,10 +49,17 @@ EFFECT_SCHEMA = pl.Schema(_EFFECT_TYPES)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Rows of `search_effects` and `search_trials`, without the columns that name model and search."""
+    """Rows of `search_effects` and `search_trials`, without the columns that name model and search.
+
+    Attributes:
+        effects: of single treatments.
+        trials: in order.
+        is_complete: whether every strategy ended before the time did.
+    """
 
     effects: pl.DataFrame
     trials: pl.DataFrame
+    is_complete: bool
 
 
 class Search:
@@ -67,7 +70,6 @@ class Search:
         spec: targets, objective, budget and strategies.
         menu: the treatments.
         items: what is measured.
-        refit: prunes an allocation again; None leaves that out.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.
 
@@ -81,12 +83,11 @@ class Search:
         spec: SearchSpec,
         menu: Menu,
         items: Sequence[Item],
-        refit: Refit | None,
         journal: Journal,
         progress: Progress = SILENT,
     ) -> None:
         self._decoder, self._spec, self._menu, self._items = decoder, spec, menu, list(items)
-        self._refit, self._journal, self._progress = refit, journal, progress
+        self._journal, self._progress = journal, progress
         self._engine = EffectEngine(decoder, menu, items, spec.seed)
         self._problem = Problem(
             np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
@@ -111,14 +112,13 @@ class Search:
         """
         self._deadline = time.monotonic() + 60 * self._spec.minutes
         swaps = self._ordered_swaps()
-        started = time.monotonic()
-        effects = self._effects(swaps, {}, None)
-        seconds = (time.monotonic() - started) / len(swaps)
+        effects, seconds = self._effects(swaps, {}, None)
+        is_complete = True
         for strategy in ("searched", *self._spec.controls):
             for share in sorted(self._spec.remove):
-                self._run(strategy, share, effects)
+                is_complete &= self._run(strategy, share, effects)
         rows = frame([trial.row([item.id for item in self._items]) for trial in self._trials])
-        return SearchResult(self._effect_rows(effects, seconds), rows)
+        return SearchResult(self._effect_rows(effects, seconds / len(swaps)), rows, is_complete)
 
     def _ordered_swaps(self) -> list[Swap]:
         """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
@@ -136,41 +136,41 @@ class Search:
         option = self._menu.options[index]
         return option.sublayer, option.treatment
 
-    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int | None) -> Effects:
-        """Return effects from the journal, or measure them."""
+    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int | None) -> tuple[Effects, float]:
+        """Return effects and the seconds that they took, from the journal or measured now."""
 
         def measure() -> dict[str, NDArray[Any]]:
+            started = time.monotonic()
             found = self._engine.measure(swaps, context, items, self._progress)
-            return {name: getattr(found, name) for name in _ARRAYS}
+            arrays = {name: getattr(found, name) for name in _ARRAYS}
+            return arrays | {"seconds": np.array(time.monotonic() - started)}
 
-        key = ["effects", list(swaps), treatments_json(context), items]
-        return Effects(swaps=tuple(swaps), **self._journal.remember(key, measure))
+        stored = self._journal.remember(["effects", list(swaps), treatments_json(context), items], measure)
+        return Effects(swaps=tuple(swaps), **{name: stored[name] for name in _ARRAYS}), float(stored["seconds"])
 
-    def _run(self, name: str, share: float, effects: Effects) -> None:
-        """Run one strategy at one target and mark its result."""
-        first = len(self._trials)
-        with suppress(Expired):
+    def _run(self, name: str, share: float, effects: Effects) -> bool:
+        """Run one strategy at one target and mark its result; return whether it ended before the time did."""
+        first, is_complete = len(self._trials), True
+        try:
             if name in {"searched", "hidden"}:
-                self._strategy(name, share, effects).run(self._of(name))
+                self._strategy(name, share, effects).run()
             else:
                 self._baseline(name, share, effects)
-            # It takes as long as all other trials together and changes the KL by 2 %: not worth it for the controls.
-            if self._refit is not None and name == "searched":
-                best = self._trials[self._accepted(first)[-1]]
-                self._measure(name, share, "refit", best.allocation, None, best)
-        if places := self._accepted(first):
+        except Expired:
+            is_complete = False
+        own = range(first, len(self._trials))
+        # The steps of a greedy removal before the last one remove less than the target.
+        places = [place for place in own if self._trials[place].is_accepted and self._reaches(self._trials[place])]
+        if places:
             best = self._trials[places[-1]]
-            digest = hashlib.sha256(f"{best.predecessors}{treatments_json(best.allocation)}".encode()).hexdigest()
+            digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
             self._trials[places[-1]] = replace(best, is_result=True, recipe=f"{label}-{100 * share:g}-{digest[:6]}")
+        return is_complete
 
-    def _accepted(self, first: int) -> list[int]:
-        """Return the places of the accepted trials from some place on."""
-        return [place for place in range(first, len(self._trials)) if self._trials[place].is_accepted]
-
-    def _of(self, strategy: str) -> list[Trial]:
-        """Return a strategy's trials with the menu's own weights."""
-        return [trial for trial in self._trials if trial.strategy == strategy and trial.predecessors == "dense"]
+    @staticmethod
+    def _reaches(trial: Trial) -> bool:
+        return trial.removed >= trial.remove * (1 - 1e-9)
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
         values = effects.one_minus_cos if name == "hidden" else effects.kl
@@ -204,7 +204,7 @@ class Search:
         self._require_time()
         first = self._menu.options[options[0]].sublayer
         swaps = [(first, allocation.get(first, KEEP)), *map(self._swap, options)]  # the first one changes nothing
-        effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
+        effects, _ = self._effects(swaps, allocation, CONTEXT_ITEMS)
         means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
         found = np.full(len(self._menu.options), np.nan)
         found[list(options)] = means[1:] - means[0]
@@ -212,7 +212,10 @@ class Search:
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
         """Spend as many measurements as `searched` did on random allocations, or on the steps of a greedy removal."""
-        target, count = share * self._total, max(1, sum(t.remove == share for t in self._of("searched")))
+        target, count = (
+            share * self._total,
+            max(1, sum((t.strategy, t.remove) == ("searched", share) for t in self._trials)),
+        )
         costs = self._by_option(effects, effects.mean(effects.kl)[0])
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
@@ -235,11 +238,8 @@ class Search:
         allocations the lower mean is, and every step of a greedy removal.
         """
         self._require_time()
-        started = time.monotonic()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
-        measured = self._journal.remember(
-            ["trial", treatments_json(allocation), move == "refit"], lambda: self._measured(allocation, move == "refit")
-        )
+        measured = self._journal.remember(["trial", treatments_json(allocation)], lambda: self._measured(allocation))
         self._progress.done()
         removed = sum(
             float(self._problem.removed[index])
@@ -252,25 +252,23 @@ class Search:
             move,
             share,
             removed / self._total,
-            "pruned" if move == "refit" else "dense",
             allocation,
             expected,
             measured["kl"],
             measured["one_minus_cos"],
             parent,
-            time.monotonic() - started,
+            float(measured["seconds"]),
         )
         difference = None if parent is None else interval(trial.objective - parent.objective)
-        level = 1 if name == "random" or move == "refit" else 2
-        is_accepted = (name == "greedy" and move != "refit") or difference is None or difference[level] < 0
+        is_accepted = name == "greedy" or difference is None or difference[1 if name == "random" else 2] < 0
         self._trials.append(replace(trial, is_accepted=is_accepted))
         return self._trials[-1]
 
-    def _measured(self, allocation: Allocation, refits: bool) -> dict[str, Numbers]:
+    def _measured(self, allocation: Allocation) -> dict[str, Numbers]:
+        started = time.monotonic()
         self._whole = self._whole or measurement_of(self._spec.objective, self._decoder, self._items)
-        variant = self._refit(allocation) if refits and self._refit else self._menu.variant(allocation)
-        kl, cosines = self._whole.measure(variant)
-        return {"kl": kl, "one_minus_cos": cosines}
+        kl, cosines = self._whole.measure(self._menu.variant(allocation))
+        return {"kl": kl, "one_minus_cos": cosines, "seconds": np.array(time.monotonic() - started)}
 
     def _require_time(self) -> None:
         if time.monotonic() > self._deadline:

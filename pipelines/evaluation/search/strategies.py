@@ -63,18 +63,15 @@ class Strategy:
     in_context: MeasureContext
     measurements: int
 
-    def run(self, known: Sequence[Trial] = ()) -> None:
+    def run(self) -> None:
         """Make the trials.
-
-        Args:
-            known: earlier trials of the strategy at other targets, to fit the overlap to.
 
         Raises:
             Expired: the time of the search is over.
         """
         choice = cheapest(self.problem, self.costs, self.target)
         best = self.measure("sum", self._allocation(choice), float(self.costs[choice].sum()), None)
-        measured, left = [*known, best], self.measurements
+        measured, left = [best], self.measurements
         for _ in range(min(_MAX_FITS, left)):
             choices = [self._choice(trial.allocation) for trial in measured]
             objectives = [float(trial.objective.mean()) for trial in measured]
@@ -123,17 +120,18 @@ class Strategy:
     def _neighbours(self, current: Choice) -> list[int]:
         """Return the options next to the current ones in what they remove, those that seem to pay most.
 
-        Half of them remove more, at the lowest cost for each unit, and half remove less, at the largest gain.
+        Half of them remove more, at the lowest cost for each unit, and half remove less, at the largest gain. Of
+        options that remove the same the cheapest is taken.
         """
         more, less = list[tuple[float, int]](), list[tuple[float, int]]()
         for group, now in enumerate(current):
             own = np.flatnonzero(self.problem.group == group)
-            own = own[np.argsort(self.problem.removed[own], kind="stable")]
-            place = int(np.flatnonzero(own == now)[0])
-            for side, option in ((more, own[place + 1 : place + 2]), (less, own[max(0, place - 1) : place])):
-                for other in option:
-                    change = float(self.problem.removed[other] - self.problem.removed[now])
-                    side.append((float(self.costs[other] - self.costs[now]) / (change or 1.0), int(other)))
+            change = self.problem.removed[own] - self.problem.removed[now]
+            for side, is_further in ((more, change > 0), (less, change < 0)):
+                if is_further.any():
+                    nearest = np.lexsort((self.costs[own[is_further]], np.abs(change[is_further])))[0]
+                    other, step = int(own[is_further][nearest]), float(change[is_further][nearest])
+                    side.append((float(self.costs[other] - self.costs[now]) / step, other))
         cheap, dear = sorted(more)[:_CANDIDATES], sorted(less, reverse=True)[:_CANDIDATES]
         return sorted(option for _, option in (*cheap, *dear))
 

@@ -19,7 +19,6 @@ _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "move": pl.String,
     "remove": pl.Float64,
     "removed": pl.Float64,
-    "predecessors": pl.String,
     "treatments_json": pl.String,
     "exchange": pl.String,
     "predicted_nats": pl.Float64,
@@ -47,10 +46,9 @@ class Trial:
     Attributes:
         number: from 0, in order.
         strategy: `searched`, `hidden`, `random` or `greedy`.
-        move: how it was proposed: `sum`, `interaction`, `exchange`, `refit`, `random` or `greedy`.
+        move: how it was proposed: `sum`, `interaction`, `exchange`, `random` or `greedy`.
         remove: the target share.
         removed: the share that it removes.
-        predecessors: `dense`: weights of the menu; `pruned`: pruned again on the inputs that the pruned layers give.
         allocation: what is done to each sublayer.
         predicted: objective that the strategy predicted; None where it predicts none.
         nats: KL of each item.
@@ -67,7 +65,6 @@ class Trial:
     move: str
     remove: float
     removed: float
-    predecessors: str
     allocation: Allocation
     predicted: float | None
     nats: Numbers
@@ -94,7 +91,6 @@ class Trial:
             "move": self.move,
             "remove": self.remove,
             "removed": self.removed,
-            "predecessors": self.predecessors,
             "treatments_json": treatments_json(self.allocation),
             "exchange": None if self.parent is None else exchange(self.parent.allocation, self.allocation),
             "predicted_nats": None if self.strategy == "hidden" else self.predicted,

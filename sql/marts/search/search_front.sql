@@ -30,7 +30,6 @@ select
     results.remove,
     results.objective,
     results.budget,
-    results.predecessors,
     results.trial,
     results.recipe,
     results.removed,

@@ -1,9 +1,10 @@
--- Each mixed variant against every other variant that removes as many weights, on data that the search never saw.
+-- Each mixed variant against every other variant that removes as many weights, on the study's own data.
 -- grain: one row per mixed variant × other variant × measure that both have.
 -- key: model, recipe, other_recipe, measure
 -- inputs: search_candidates, search_units
--- how to read: others remove at most 0.5 percentage points less of the layers' weights, or more. Both sides are over
---   the windows or prompts that both were measured on. difference is the mixed variant minus the other one, paired by
+-- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
+--   0.5 percentage points less of the layers' weights, or more. Both sides are over the windows or prompts that both
+--   were measured on. difference is the mixed variant minus the other one, paired by
 --   window or prompt, so that what these have in common cancels: below 0 the mixed variant does less damage, but above
 --   0 where measure is first_flip_step. Intervals are Student's t over windows or prompts: of KL on a logarithmic
 --   scale, of a perplexity that of its logarithm, of a median Woodruff's; NULL below two units, where none deviates,

@@ -2,9 +2,8 @@
 -- grain: one row per model × search × trial.
 -- key: model, search, trial
 -- inputs: stg_search_trials
--- how to read: within a strategy and target. best_nats is the measured objective of the last accepted trial; trials
---   that are rejected early are measured on few items, so that their means do not compare. NULL before the first
---   accepted one. Means that were measured on different numbers of items may go up from one accepted trial to the next.
+-- how to read: within a strategy and target. best_nats is the measured objective of the last accepted trial, NULL
+--   before the first. Each step of greedy is accepted and removes more than the one before, so that its means go up.
 -- reason: says whether more time would have helped, and which moves found improvements.
 -- columns:
 --   place_in_strategy: Number of the trial within its strategy and target, from 1 [trials]

@@ -110,7 +110,7 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
 
     recipe = request_of(str(study.path), [], [str(file)]).load().recipe(entry["name"])
     assert isinstance(recipe, MixedRecipe)
-    assert recipe.predecessors == result["predecessors"]
+    assert recipe.predecessors == "dense"
     # As an entry of the study's own recipes, and printed where no folder is given.
     out, told = search(capsys, study, searched, "--no-judge", "--remove", "20")
     printed = yaml.safe_load(out[out.index("- name:") :])

@@ -41,8 +41,7 @@ def menu(decoder: Decoder) -> Menu:
 @pytest.fixture(scope="module")
 def build(decoder: Decoder, menu: Menu) -> Build:
     def searching(spec: SearchSpec = SPEC, folder: Path | None = None, items: list[Item] | None = None) -> Search:
-        # Pruned again with the menu's own weights: the same variant.
-        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), menu.variant, Journal(folder, "a"))
+        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), Journal(folder, "a"))
 
     return searching
 
@@ -127,7 +126,7 @@ def test_the_search_is_no_worse_than_its_first_guess_and_than_random_allocations
 
 
 def test_controls_spend_as_many_measurements_as_the_search(found: SearchResult) -> None:
-    counted = found.trials.filter(pl.col("move") != "refit").group_by("remove", "strategy").len()
+    counted = found.trials.group_by("remove", "strategy").len()
     for share in (0.2, 0.35):
         own = dict(counted.filter(pl.col("remove") == share).select("strategy", "len").iter_rows())
         assert 1 <= own["searched"] <= 5
@@ -173,8 +172,8 @@ def test_a_resumed_search_measures_nothing_again(
     first = build(folder=tmp_path).run()
 
     stored = [set(np.load(file).files) for file in tmp_path.iterdir()]
-    measured_once = {(row["treatments_json"], row["move"] == "refit") for row in first.trials.rows(named=True)}
-    assert stored.count({"kl", "one_minus_cos"}) == len(measured_once) < first.trials.height
+    measured_once = set(first.trials["treatments_json"])
+    assert stored.count({"kl", "one_minus_cos", "seconds"}) == len(measured_once) < first.trials.height
 
     def measured(*_: object) -> None:
         pytest.fail("a measurement of the journal was made again")
@@ -212,7 +211,7 @@ def test_a_killed_search_goes_on_where_it_was(
 def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measured(decoder: Decoder) -> None:
     spec = SearchSpec(remove=(0.2, 0.8), menu=("magnitude-40",))
     with pytest.raises(InputError, match=r"removes at most 40\.0% of the parameters, and 80\.0% are asked for"):
-        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), None, Journal(None))
+        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), Journal(None))
 
 
 def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder) -> None:
@@ -223,7 +222,7 @@ def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder) -> None:
     assert menu.total("milliseconds") == 12
     for budget in ("bytes", "milliseconds"):
         spec = SearchSpec(remove=(0.3,), menu=("magnitude-60", "rtn-4bit", "drop"), budget=budget, controls=("random",))
-        found = Search(decoder, spec, menu, items_of(decoder), None, Journal(None)).run()
+        found = Search(decoder, spec, menu, items_of(decoder), Journal(None)).run()
         assert (found.trials["removed"] >= 0.3 * (1 - 1e-12)).all()
         for row in found.trials.filter(pl.col("budget") == budget if "budget" in found.trials.columns else True).rows(
             named=True
@@ -237,7 +236,7 @@ def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_o
     """Three of eight sublayers must go: the attention that adds nothing and two MLPs."""
     decoder = cancelling_decoder(tmp_path)
     spec = SearchSpec(remove=(0.53,), menu=("drop",), measurements=8, controls=())
-    search = Search(decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), None, Journal(None))
+    search = Search(decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), Journal(None))
     trials = search.run().trials
     first, (best,) = trials.row(0, named=True), trials.filter("is_result").rows(named=True)
     assert "mlp.2" in json.loads(first["treatments_json"])
