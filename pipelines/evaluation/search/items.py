@@ -74,8 +74,8 @@ def search_items(
             raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
     if len(items) < 2:
         raise InputError(
-            f"search: {len(items)} texts to measure on, of 2 that intervals need; raise `texts` or `prompts`, or leave more "
-            "samples of the task unscored"
+            f"search: {len(items)} texts to measure on, of 2 that intervals need; raise `texts` or `prompts`, or leave "
+            "more samples of the task unscored"
         )
     return items
 
