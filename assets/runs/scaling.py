@@ -134,7 +134,8 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
         estimates = estimate(study, Store(empty), cache, progress)
     measured = _measured_seconds(study, store, cache, progress)
     steps = [*_load(study, cache, progress, measured), *_computation(estimates, measured)]
-    rows = [found.rows[recipe.name] for found in estimates for recipe in study.recipes if recipe.name in found.rows]
+    names = [f"{found.model}@{recipe.name}" for found in estimates for recipe in study.recipes]
+    rows = [found.rows[name] for found in estimates for name in names if name in found.rows]
     size = round(fmean(bytes_of(counts) for counts in rows))
     records = fmean(sum(count.rows for count in counts if count.table == "layer_transitions") for counts in rows)
     steps += [*_bookkeeping(study), *_storage(study, size, store.local(cache))]

@@ -116,6 +116,7 @@ def test_a_new_recipe_is_requested_once_and_alone(watched: WatchedWarehouse, stu
         "recipes": ["mlp-drop-1"],
         "allow_code_execution": False,
         "added": [],
+        "search": "",
     }
     assert request.run_config["ops"] == {"whole_study": {"config": {"answers": False}}}
     assert request.tags == {WATCH_TAG: "missing", STUDY_TAG: "tiny", MODEL_TAG: "tiny-a"}
@@ -304,6 +305,7 @@ def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, stu
         "recipes": [],
         "allow_code_execution": False,
         "added": [],
+        "search": "",
     }
     assert "ops" not in request.run_config, "the answers are part of it"
 

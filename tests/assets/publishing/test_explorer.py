@@ -27,7 +27,7 @@ from tests.sql.built_whole import whole_warehouse
 FIGURE = FIGURES["options"]
 # The command takes its time for each of the 21 pairs.
 EVERY = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
-RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4"}
+RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4", "mixed-40"}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_pairs_take_at_most_a_quarter_of_a_file(
     found = documents("whole", connection).within(room + pairs)
     assert 0 < sum(sizes[name] for name in found if name.startswith("pair/")) <= pairs / 4
     assert any(name.startswith("trace/") for name in found)
-    assert "of 21 paired comparisons" in found["index"]["notes"][0]
+    assert "of 28 paired comparisons" in found["index"]["notes"][0]
 
 
 @pytest.mark.parametrize("is_written_meanwhile", [False, True])
