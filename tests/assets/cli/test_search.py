@@ -282,10 +282,10 @@ def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: 
 
     now = versions()
     assert versions(recipes=["dense", "wanda-50"], measure={"top_k": 3}) == now
-    assert versions(search=SEARCH | {"minutes": 3}) == now
-    further = versions(search=SEARCH | {"remove": [0.2, 0.3]})
-    assert further[0] != now[0]
-    assert further[1] == now[1]
+    for more in ({"minutes": 3}, {"remove": [0.2, 0.3]}):  # the same search goes on
+        further = versions(search=SEARCH | more)
+        assert further[0] != now[0]
+        assert further[1] == now[1]
     for changes in (
         {"search": SEARCH | {"menu": ["magnitude-30", "drop"]}},
         {"search": SEARCH | {"seed": 1}},
