@@ -38,7 +38,7 @@ SERVER = [
 _ELSEWHERE = {*steps.RETRIEVAL_TABLES, *steps.SAMPLED_TABLES, steps.SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in steps.VARIANT_TABLES if table not in _ELSEWHERE)
 # Answers over a model's searches alone, which no variant makes stale.
-_OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "figures/search_allocation"}
+_OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "figures/allocation"}
 # Assets over the variants of the whole warehouse.
 ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"} - _OF_SEARCHES
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]

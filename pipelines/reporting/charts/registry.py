@@ -14,6 +14,7 @@ from altair.utils.schemapi import debug_mode
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.reporting.charts import (
+    allocation,
     amplification,
     calibration,
     drops,
@@ -28,7 +29,6 @@ from prunescope.pipelines.reporting.charts import (
     pareto,
     quantization,
     search,
-    search_allocation,
     spaces,
     speed,
     spikes,
@@ -204,7 +204,7 @@ FIGURES: dict[str, Figure] = {
         _figure("masks", masks, "model", page_by=None),
         _figure("speed", speed, "model", page_by="measure"),
         _figure("search", search, "model", page_by="panel"),
-        _figure("search_allocation", search_allocation, "model", "search", page_by="remove"),
+        _figure("allocation", allocation, "model", "search", page_by="remove"),
     )
 }
 

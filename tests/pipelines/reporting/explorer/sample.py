@@ -26,7 +26,7 @@ from tests.pipelines.reporting.charts import frames
 
 MODEL = "tiny"
 STEPS, LAYERS = 6, 3
-SEARCH_FIGURES = ("figures/search", "figures/search_allocation")
+SEARCH_FIGURES = ("figures/search", "figures/allocation")
 PLACES = [f"{layer} {sublayer}" for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
 DENSE = [" The", " sky", "\n", " is", " blue", "."]
 PRUNED = [" The", " sky", "\n", " is", " red", " red"]
