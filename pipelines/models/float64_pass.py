@@ -26,8 +26,8 @@ def float64_norms(decoder: Decoder) -> Norms | None:
     """Return the formulas of the norms inside and after the layers, for `in_float64`; None where it cannot be used.
 
     A decoder computes in float64 if its weights are float32 on a CPU and its states of a probe stay the same up to
-    rounding. The formulas replace the norms, because most implementations of RMSNorm compute in float32 whatever their
-    input.
+    rounding. The formulas replace the norms, because most implementations of RMSNorm compute in float32 even
+    on float64 input.
     """
     if decoder.device.type != "cpu" or decoder.dtype != torch.float32 or decoder.is_rounded:
         return None

@@ -1,7 +1,7 @@
 -- The dense model compared with itself differs by exactly 0, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens
--- reason: every measure must give exactly 0 here, whatever the model; a column that the rows' version lacked is NULL.
+-- reason: every measure must give exactly 0 here for any model; a column that the rows' version lacked is NULL.
 with
 
 layers as (

@@ -97,7 +97,7 @@ def cheapest(
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a choice must keep.
+    """Limits of a choice: what it removes at least, and how many sublayers it may change.
 
     Attributes:
         problem: the options.
@@ -150,7 +150,7 @@ def _walk(
     """Return the cheapest choice of those whose extras sum to the gap at most; None if there is none.
 
     Args:
-        limits: what a choice must keep.
+        limits: of the choice.
         costs: of each option.
         extra: what each adds to the bound.
         is_open: options to choose from.

@@ -19,7 +19,7 @@ from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
 
 KEEP, DROP = "keep", "drop"
-# Checkpoints store weights in 16 bits, whatever the type in which a study computes.
+# Checkpoints store weights in 16 bits, even where a study computes in 32.
 WEIGHT_BYTES = 2
 # What is done to each sublayer, by label; sublayers that are not listed are kept.
 Allocation = Mapping[str, str]

@@ -77,7 +77,7 @@ class Trial:
 
     @property
     def objective(self) -> Numbers:
-        """What its strategy minimises, by item."""
+        """Objective of its strategy, by item."""
         return self.cosines if self.strategy == "hidden" else self.nats
 
     def row(self, item_ids: list[str]) -> dict[str, object]:

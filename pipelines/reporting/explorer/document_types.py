@@ -162,7 +162,7 @@ class Fact(TypedDict):
 
 
 class SearchResult(TypedDict):
-    """What a search found for one budget, in a sentence."""
+    """Result of a search for one budget, in a sentence."""
 
     text: str
     sql: Source

@@ -98,7 +98,7 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
     assert isinstance(dense, MixedRecipe)
     assert {each.predecessors for each in dense.matrix_recipes.values()} == {"dense"}
     assert dense.hash != first.hash
-    # Recipes themselves may be treatments, whatever predecessors they have by default.
+    # A treatment may also be a recipe, whose own predecessors are replaced.
     given = MixedRecipe(name="mine", predecessors="dense", treatments={"attn.2": Wanda(name="w", keep=2, block=4)})
     assert given.treatments["attn.2"].hash == dense.treatments["attn.2"].hash
 
