@@ -59,8 +59,8 @@ def search(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What is minimised: kl of every token, free-kl of texts that each model writes itself, or task:NAME, "
-            "the KL at the answers to a task of the study (default: kl).",
+            help="Quantity to minimise: kl of every token, free-kl of texts that each model writes itself, or "
+            "task:NAME, the KL at the answers to a task of the study (default: kl).",
         ),
     ] = None,
     budget: Annotated[
@@ -142,7 +142,8 @@ def search(
             continue
         _print_results(rows)
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
-        if no_judge:
+        # The run below would search again where this one failed.
+        if no_judge or f"{spec.name} search" in {failure.name for failure in outcome.failures}:
             continue
         judged = _judging(request, outcome.study, location, spec.name, rows)
         with RichProgress() as bars:

@@ -148,6 +148,7 @@ def _search_inputs(study: Study) -> dict[str, str]:
         "remove": json.dumps(sorted(study.search.remove)),
         "minutes": str(study.search.minutes),
         "prompts_hash": study.prompts_hash,
+        "template": study.template or "",  # of the search's own prompts
         "texts_hash": texts_hash(study.texts),
         "device": study.device if study.search.budget == "milliseconds" else "",
     }

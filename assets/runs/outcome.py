@@ -35,7 +35,7 @@ class Failure:
     """A partition that could not be computed.
 
     Attributes:
-        name: `model`, `model@recipe` or the report.
+        name: `model`, `model search`, `model@recipe` or the report.
         message: the error and how to fix it.
         is_input: whether the user's input caused the error.
     """

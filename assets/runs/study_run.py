@@ -75,7 +75,12 @@ def run_study(
 
             # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
             requested = set(tables or VARIANT_TABLES)
-            unused = {name: () for name in ("tasks", "retrieval") if not requested & set(STEPS[name].tables)}
+            unused: dict[str, object] = {
+                name: () for name in ("tasks", "retrieval") if not requested & set(STEPS[name].tables)
+            }
+            if "tasks" in unused and study.search is not None and requested & set(STEPS["search"].tables):
+                # A search may measure the answers to one of them.
+                unused["tasks"] = tuple(task for task in study.tasks if study.search.objective == f"task:{task.name}")
             checked = study.model_copy(update=unused)
             refused.check(lambda name: check_study(checked, find_model(study, name, cache, listener).folder))
             plan = planned()

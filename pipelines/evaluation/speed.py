@@ -162,18 +162,18 @@ def run(decoder: Decoder, prompts: Int[Tensor, "batch length"], new_tokens: int,
     """
     head = cast(Any, decoder.model).get_output_embeddings()
     cache = decoder.new_cache()
-    start = _now(clock, decoder.device)
+    start = now(clock, decoder.device)
     states = decoder.hidden(prompts, cache)
-    prefill = _now(clock, decoder.device)
+    prefill = now(clock, decoder.device)
     tokens = head(states[:, -1]).argmax(dim=-1, keepdim=True)
-    first = _now(clock, decoder.device)
+    first = now(clock, decoder.device)
     for _ in range(new_tokens - 1):
         tokens = head(decoder.hidden(tokens, cache)[:, -1]).argmax(dim=-1, keepdim=True)
-    last = _now(clock, decoder.device)
+    last = now(clock, decoder.device)
     return Run(prefill - start, first - start, last - start)
 
 
-def _now(clock: Clock, device: torch.device) -> float:
+def now(clock: Clock, device: torch.device) -> float:
     """Return the time at which the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

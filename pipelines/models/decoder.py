@@ -255,6 +255,11 @@ def padded_left(
     return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
 
 
+def padded_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows tokens"]:
+    """Return texts of any lengths as one batch with zeros behind them, which change no state of a causal model."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
 def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 tokens"]:
     """Return random tokens on the decoder's device, at most as many as its context holds."""
     generator = torch.Generator().manual_seed(seed)

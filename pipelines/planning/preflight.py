@@ -61,7 +61,7 @@ def check_outline(
     """
     check_device(study.device, study.memory)
     tokenizer, context = outline.tokenizer, outline.context_length
-    needs_head = [key for key in ("prompts", "texts", "tasks", "speed") if getattr(study, key)]
+    needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
             f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "

@@ -291,7 +291,7 @@ class Workload:
 
     @property
     def _is_exact(self) -> bool:
-        """Float64 in these passes: the study has float32 weights and runs all tokens at once."""
+        """Whether these passes compute in float64: of float32 weights, with all tokens at once."""
         return self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
@@ -370,7 +370,7 @@ class Workload:
         """
         shape, measure, size = self.shape, self.study.measure, self.item_size
         tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
-        # What is kept in the type of the pass is a view of the whole sequence; else a copy of the measured positions.
+        # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
         state_positions = tokens if size == _FLOAT_BYTES else self.positions
         stream_positions = self.positions if self._is_exact else state_positions
         pass_size = 8 if self._is_exact else size
@@ -431,7 +431,7 @@ class Workload:
                 "shifts of the stream": len(group) * self.positions * shape.width * sublayers * _FLOAT_BYTES,
                 "pruned weights": self.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
                 "shifts of the texts": text_states,
-                "shifts of single swaps, in float64": longest * shape.width * self._single_swaps(recipe) * 8,
+                "shifts of single swaps, in float64": longest * shape.width * self._single_swaps(recipe) * 16,
                 "logits of a block": self.workers * block,
                 "rows of the variants": len(group) * self.bytes_a_variant,
             },

@@ -1,7 +1,6 @@
 """Checkpoints of an unfinished pruning run, one file per layer, so that a killed run resumes at the next layer."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from prunescope.pipelines.core.synced_write import write_synced
 from prunescope.pipelines.pruning.variant import stored_changes
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
@@ -28,7 +28,6 @@ class LayerFiles:
 
     def write(self, layer: int, changes: Mapping[str, WeightDelta], facts: Mapping[str, Any]) -> None:
         """Store a layer's changes and the facts up to it, atomically."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         metadata = {
             "fingerprint": self._fingerprint,
             "layer": str(layer),
@@ -40,17 +39,7 @@ class LayerFiles:
             for name, change in changes.items()
             for key, tensor in change.tensors.items()
         }
-        file = self._file(layer)
-        temporary = file.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata=metadata)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_synced(self._file(layer), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self, layer: int) -> tuple[Mapping[str, WeightDelta], dict[str, Any]] | None:
         """Return a finished layer's changes, mapped into memory, and the facts; None without a file of this run."""
@@ -89,5 +78,5 @@ def overlay(later: Mapping[str, WeightDelta], earlier: Mapping[str, WeightDelta]
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of layer files once the variant's own file is written."""
+    """Remove a folder of unfinished work once its results are written."""
     shutil.rmtree(folder, ignore_errors=True)

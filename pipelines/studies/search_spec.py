@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
-from prunescope.pipelines.recipes import MatrixRecipe, parse_recipe
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
@@ -56,17 +55,6 @@ class SearchSpec(FrozenModel):
         if len(set(values)) != len(values):
             raise ValueError("a value is listed twice")
         return values
-
-    @field_validator("menu")
-    @classmethod
-    def _are_treatments(cls, menu: tuple[str, ...]) -> tuple[str, ...]:
-        for name in menu:
-            if name not in DROPS and not isinstance(parse_recipe(name), MatrixRecipe):
-                raise ValueError(
-                    f"{name!r} is no treatment of a single sublayer; give recipes that change matrices, such as "
-                    "sparsegpt-50, wanda-2of4 or rtn-4bit, and drop, attn-drop or mlp-drop"
-                )
-        return menu
 
     @property
     def settings_hash(self) -> str:

@@ -73,8 +73,8 @@ SUBLAYER = Column("sublayer", LABEL, "Part of the layer.", values=("attn", "mlp"
 SEARCH = Column(
     "search",
     LABEL,
-    "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, budget "
-    "and seed.",
+    "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, "
+    "budget, controls, number of trials and seed.",
 )
 SECONDS = Column("seconds", METRIC, "Time to compute the row.", "s", minimum=0, is_timing=True)
 SCOPE = Column(

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
@@ -20,6 +19,7 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
+from prunescope.pipelines.evaluation.search.trials import half_width, standard_error
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, Swap
 from prunescope.pipelines.metrics.output_head import OutputHead
@@ -47,8 +47,8 @@ class Effects:
         kl: KL(dense ‖ pruned) in nats, mean over an item's positions, (items, swaps); NaN where a swap was not
             measured because its ratio to its sublayer's reference was known well enough.
         one_minus_cos: of the head's input, in the same form.
-        kl_overlap: correlations of the logit shifts under the dense softmax, (swaps, swaps).
-        cos_overlap: correlations of the shifts of the head's input.
+        kl_overlap: correlations of the logit shifts under the dense softmax, (swaps, swaps); 0 inside an allocation.
+        cos_overlap: correlations of the shifts of the head's input; 0 inside an allocation.
         reference: for each swap the number of its sublayer's reference, which is measured on all items.
     """
 
@@ -69,26 +69,22 @@ class Effects:
         for index, other in enumerate(self.reference):
             whole, own = values[:, other], values[:, index]
             seen = np.isfinite(own)
-            ratio, error = ratio_to(own[seen], whole[seen])
-            whole_error = whole.std(ddof=1) / np.sqrt(len(whole)) if len(whole) > 1 else 0.0
-            means[index] = ratio * whole.mean()
-            errors[index] = np.hypot(ratio * whole_error, 0.0 if seen.all() else error * whole.mean())
             if seen.all():
-                means[index] = own.mean()
-                errors[index] = own.std(ddof=1) / np.sqrt(len(own)) if len(own) > 1 else 0.0
+                means[index], errors[index] = own.mean(), standard_error(own)
+                continue
+            ratio, error = ratio_to(own[seen], whole[seen])
+            means[index] = ratio * whole.mean()
+            errors[index] = np.hypot(ratio * standard_error(whole), error * whole.mean())
         return means, errors
 
 
 def ratio_to(values: Means, reference: Means) -> tuple[float, float]:
-    """Return the ratio of two paired means and its standard error by the delta method; 0 for a reference of zeros."""
+    """Return the ratio of two paired means and its standard error by the delta method; NaN for a reference of zeros."""
     mean = float(reference.mean())
     if mean <= 0:
-        return 0.0, 0.0
+        return np.nan, np.nan
     ratio = float(values.mean()) / mean
-    if len(values) < 2:
-        return ratio, np.inf
-    residual = values - ratio * reference
-    return ratio, float(residual.std(ddof=1) / np.sqrt(len(values)) / mean)
+    return ratio, standard_error(values - ratio * reference) / mean
 
 
 class EffectEngine:
@@ -97,7 +93,7 @@ class EffectEngine:
     Args:
         decoder: the dense model.
         menu: treatments and their weights.
-        items: what is measured.
+        items: the texts to measure on.
         seed: of the draws for the overlaps.
     """
 
@@ -141,11 +137,11 @@ class EffectEngine:
         for start in range(0, len(own), BATCH_ITEMS):
             batch = own[start : start + BATCH_ITEMS]
             results = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
-            for place, (nats, cosine, at_draws, states) in enumerate(results, start):
+            for place, (nats, cosine, shifts) in enumerate(results, start):
                 kl[place, active], cosines[place, active] = nats, cosine
-                if start == 0:  # of all swaps, on the same items
-                    logits += (at_draws @ at_draws.T).double()
-                    inputs += (states @ states.T).double()
+                if shifts is not None:
+                    logits += (shifts[0] @ shifts[0].T).double()
+                    inputs += (shifts[1] @ shifts[1].T).double()
                 progress.advance()
             stop = start + len(batch)
             if not context:
@@ -158,8 +154,11 @@ class EffectEngine:
 
     def _measured(
         self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int
-    ) -> Iterator[tuple[Means, Means, Tensor, Tensor]]:
-        """Yield each item's KL and cosine defects by swap, and the swaps' shifts of drawn logits and of the state."""
+    ) -> Iterator[tuple[Means, Means, tuple[Tensor, Tensor] | None]]:
+        """Yield each item's KL and cosine defects by swap, and the swaps' shifts of drawn logits and of the state.
+
+        The shifts are those of the first items in the dense context, on which all swaps are measured; else None.
+        """
         dense = around = [self._pass(item) for item in items]
         if context:
             with self._applied(context):
@@ -169,7 +168,9 @@ class EffectEngine:
             for index, (item, own, outer) in enumerate(zip(items, dense, around, strict=True)):
                 output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
                 offset = self._final(outer).double() - self._final(own).double()
-                directions = _drawn_directions(output, self._decoder.head, self._seed + first + index)
+                directions = None
+                if first == 0 and not context:
+                    directions = _drawn_directions(output, self._decoder.head, self._seed + index)
                 moves = {swap: shifts[index] for swap, shifts in local.items()}
                 yield self._at_output(item, output, outer, offset, directions, moves)
 
@@ -204,9 +205,9 @@ class EffectEngine:
         output: DenseOutput,
         around: Capture,
         offset: Tensor,
-        directions: Tensor,
+        directions: Tensor | None,
         moves: Mapping[Swap, Tensor],
-    ) -> tuple[Means, Means, Tensor, Tensor]:
+    ) -> tuple[Means, Means, tuple[Tensor, Tensor] | None]:
         swaps = list(moves)
         group = max(1, _MAX_SHIFT_BYTES // (16 * len(item.tokens) * self._decoder.width))
         length = output.states.norm(dim=-1, keepdim=True)
@@ -219,15 +220,19 @@ class EffectEngine:
                     raise ComputationError(f"search: {swap[0]} with {swap[1]}: NaN or infinite states")
                 kl.append(float(nats.mean()))
                 cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
-                at_draws.append((directions @ move[:, :, None]).flatten())
-                states.append((move / length).flatten())
-        return np.array(kl), np.array(cosines), torch.stack(at_draws), torch.stack(states)
+                if directions is not None:
+                    at_draws.append((directions @ move[:, :, None]).flatten())
+                    states.append((move / length).flatten())
+        shifts = None if directions is None else (torch.stack(at_draws), torch.stack(states))
+        return np.array(kl), np.array(cosines), shifts
 
 
 def _is_known(values: Means, reference: Means) -> bool:
-    """Return whether the ratio of a swap to its reference is known to a quarter."""
+    """Return whether the ratio of a swap to its reference is known to a quarter; never without a ratio."""
+    if len(values) < 2:
+        return False
     ratio, error = ratio_to(values, reference)
-    return bool(stats.t.ppf(0.975, max(1, len(values) - 1)) * error <= _ENOUGH * ratio)
+    return bool(half_width(error, len(values)) <= _ENOUGH * ratio)
 
 
 def _correlation(gram: Tensor) -> Means:

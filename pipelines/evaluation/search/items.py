@@ -8,10 +8,6 @@ a task, with their right answers, from those that the study does not score, wher
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
@@ -34,13 +30,11 @@ class Item:
         id: name in the tables.
         tokens: token ids, without those after the last measured position.
         first: first measured position; all later ones are measured.
-        prompt: number of tokens that were given, for free-running objectives; None for a window of text.
     """
 
     id: str
     tokens: tuple[int, ...]
     first: int
-    prompt: int | None = None
 
     @property
     def measured(self) -> slice:
@@ -58,7 +52,7 @@ def search_items(
         study: the study.
         unasked: the same with the prompts of the search in place of its own.
         spec: objective and numbers of items.
-        progress: one step a generated answer of a task.
+        progress: one step for the answers of a task.
 
     Raises:
         InputError: the objective has no items: it names a task that the study lacks, or needs prompts.
@@ -121,7 +115,7 @@ def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
     decoded = decode(decoder, [each.ids for each in prompts], steps, lambda z, *_: z.argmax(dim=-1), [0] * len(prompts))
     return [
         # The last token is predicted and not read.
-        Item(each.prompt.id, (*each.ids, *own.tokens[:-1]), len(each.ids) - 1, len(each.ids))
+        Item(each.prompt.id, (*each.ids, *own.tokens[:-1]), len(each.ids) - 1)
         for each, own in zip(prompts, decoded, strict=True)
     ]
 
@@ -138,7 +132,7 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
         study: its tasks.
         name: of the task.
         count: maximum number of samples.
-        progress: one step a generated answer.
+        progress: one step in all.
 
     Raises:
         InputError: the study has no such task, or it has no right answers.
@@ -154,12 +148,6 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
         Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
         for each in right_answers(decoder, spec, count, progress)
     ]
-
-
-def padded(items: Sequence[Item], device: torch.device) -> Int[Tensor, "items length"]:
-    """Return items as one batch, padded on the right, which changes no earlier position of a causal model."""
-    longest = max(len(item.tokens) for item in items)
-    return torch.tensor([[*item.tokens, *[0] * (longest - len(item.tokens))] for item in items], device=device)
 
 
 def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:

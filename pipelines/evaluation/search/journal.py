@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from prunescope.pipelines.core.synced_write import write_synced
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -19,11 +20,11 @@ class Journal:
     """Arrays of finished measurements, one file each.
 
     Args:
-        folder: created with the first measurement; None keeps nothing.
+        folder: created with the first measurement.
         fingerprint: of everything that measurements depend on beside their keys.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: str = "") -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
 
     def remember(self, key: object, measure: Callable[[], Arrays]) -> Arrays:
@@ -32,20 +33,20 @@ class Journal:
         Args:
             key: of the measurement, as JSON knows it.
             measure: measures; its names and arrays are stored whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be read or written.
         """
-        if self._folder is None:
-            return measure()
         name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
         file = self._folder / f"{name[:32]}.npz"
-        damaged = (OSError, ValueError, EOFError, BadZipFile)
-        with suppress(*damaged), file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        damaged = (ValueError, EOFError, BadZipFile)
+        with suppress(FileNotFoundError, *damaged), file.open("rb") as opened, np.load(opened) as stored:
             return dict(stored)
         arrays = measure()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **dict[str, Any](arrays))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as stream:
+                np.savez(stream, **dict[str, Any](arrays))
+
+        write_synced(file, write)
         return arrays

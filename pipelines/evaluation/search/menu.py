@@ -7,8 +7,11 @@ put together without pruning again.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from prunescope.pipelines.core.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -17,11 +20,12 @@ from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.studies.search_spec import DROPS
 
 KEEP, DROP = "keep", "drop"
 # Checkpoints store weights in 16 bits, even where a study computes in 32.
 WEIGHT_BYTES = 2
-# What is done to each sublayer, by label; sublayers that are not listed are kept.
+# Treatment of each sublayer, by label; sublayers that are not listed are kept.
 Allocation = Mapping[str, str]
 
 
@@ -55,7 +59,7 @@ class Menu:
         progress: one step a layer.
 
     Raises:
-        InputError: a treatment is unknown or changes no matrices, or a recipe does not fit the model.
+        InputError: a recipe does not fit the model.
         ComputationError: a recipe's arithmetic failed.
     """
 
@@ -69,7 +73,7 @@ class Menu:
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes: list[Recipe] = [_recipe(name) for name in treatments if not name.endswith(DROP)]
+        recipes: list[Recipe] = [_recipe(name) for name in treatments if name not in DROPS]
         # By treatment: what it shares with others that differ in sparsity alone.
         self.families = {recipe.name: family for recipe in recipes if (family := _family(recipe)) is not None}
         self._variants: dict[str, Variant] = {}
@@ -80,16 +84,11 @@ class Menu:
         self.options: tuple[Option, ...] = tuple(
             option
             for label, sublayer in self.sublayers.items()
-            for option in self._options(label, sublayer, treatments, step_milliseconds)
+            for option in self._options(label, sublayer, treatments)
         )
 
-    def _options(
-        self,
-        label: str,
-        sublayer: Sublayer,
-        treatments: Sequence[str],
-        step_milliseconds: Mapping[str, float] | None,
-    ) -> list[Option]:
+    def _options(self, label: str, sublayer: Sublayer, treatments: Sequence[str]) -> list[Option]:
+        step_milliseconds = self._step_milliseconds
         size = sum(matrix.size for matrix in sublayer.matrices.values())
         saved = None if step_milliseconds is None else 0.0
         options = [Option(label, KEEP, 0, 0, saved)]
@@ -104,6 +103,19 @@ class Menu:
                 before = sum(sublayer.matrices[each].size for each in changes) * WEIGHT_BYTES
                 options.append(Option(label, name, masked, before - kept, saved))
         return options
+
+    @cached_property
+    def places(self) -> dict[tuple[str, str], int]:
+        """The number of each option, by sublayer and treatment."""
+        return {(option.sublayer, option.treatment): index for index, option in enumerate(self.options)}
+
+    def choice(self, allocation: Allocation) -> NDArray[np.int64]:
+        """Return the numbers of an allocation's options, one a sublayer."""
+        return np.array([self.places[label, allocation.get(label, KEEP)] for label in self.sublayers])
+
+    def allocation(self, choice: NDArray[np.int64]) -> dict[str, str]:
+        """Return the allocation of some options' numbers."""
+        return {self.options[index].sublayer: self.options[index].treatment for index in choice}
 
     def total(self, budget: str) -> float:
         """Return the layers' weights, bytes or milliseconds of a decoding step, of which shares are removed."""
@@ -135,10 +147,7 @@ class Menu:
 def _recipe(name: str) -> Recipe:
     recipe = parse_recipe(name)
     if not isinstance(recipe, MatrixRecipe):
-        raise InputError(
-            f"search: menu: {name} changes no matrices of its own; give recipes such as wanda-50, sparsegpt-2of4 or "
-            "rtn-4bit, and drop, attn-drop or mlp-drop"
-        )
+        raise TypeError(f"{name} changes no matrices; studies refuse it")
     return recipe.model_copy(update={"predecessors": "dense"})
 
 

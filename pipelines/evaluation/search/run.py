@@ -4,8 +4,8 @@ The strategies are those of `search`; nothing is read from or written to the war
 """
 
 import random
+import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
@@ -28,8 +28,6 @@ from prunescope.pipelines.studies import GenerationSpec, Study
 from prunescope.pipelines.studies.prompt_sets import resolve_prompts
 from prunescope.pipelines.studies.prompts import KINDS, Prompt
 from prunescope.pipelines.studies.search_spec import SearchSpec
-
-TABLES = ("search_effects", "search_trials")
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,6 @@ def run_search(
 ) -> tuple[dict[str, pl.DataFrame], bool]:
     """Search for the study's targets.
 
-    Returns:
-        All rows of both tables, and whether every strategy ended before the time did; if not, the same call with more
-        minutes goes on, as long as the folder is there.
-
     Args:
         decoder: the dense model.
         study: its `search`, calibration, prompts and tasks.
@@ -71,6 +65,10 @@ def run_search(
         earlier: rows of the model's searches so far, by table, without columns where there are none. Rows of other
             searches stay, and so do those of this search at other targets; targets that it has are not searched again.
         progress: receives the progress of each measurement.
+
+    Returns:
+        All rows of both tables, and whether every strategy ended before the time did; if not, the same call with more
+        minutes goes on, as long as the folder is there.
 
     Raises:
         InputError: the menu cannot reach a target, or items are missing.
@@ -87,7 +85,7 @@ def run_search(
     is_ended = not (known.is_empty() or effects.is_empty() or (folder / "journal").exists())
     found = set(known.filter(**own)["remove"]) if is_ended and key.search in effects["search"] else set()
     if not (missing := tuple(share for share in spec.remove if share not in found)):
-        return {table: earlier[table] for table in TABLES}, True
+        return dict(earlier), True
     spec = spec.model_copy(update={"remove": missing})
     items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
@@ -134,8 +132,8 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
         if len(drawn.prompts) == spec.prompts:
             break
         one = drawn.model_copy(update={"prompts": (prompt,)})
-        with suppress(InputError):  # it is too long
-            tokenize_prompts(one, decoder.tokenizer, decoder.context_length)
+        (tokenized,) = tokenize_prompts(one, decoder.tokenizer, sys.maxsize)
+        if len(tokenized.ids) + spec.new_tokens <= decoder.context_length:
             drawn = drawn.model_copy(update={"prompts": (*drawn.prompts, prompt)})
     return drawn
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -20,7 +19,7 @@ from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
-from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, treatments_json
+from prunescope.pipelines.evaluation.search.trials import Trial, frame, half_width, interval, treatments_json
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
@@ -69,7 +68,7 @@ class Search:
         decoder: the dense model.
         spec: targets, objective, budget and strategies.
         menu: the treatments.
-        items: what is measured.
+        items: the texts to measure on.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.
 
@@ -188,13 +187,12 @@ class Search:
 
     def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
         """Return effects of all options from those of the swaps."""
-        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
-        return completed(self._menu, {place[swap]: float(own) for swap, own in zip(effects.swaps, values, strict=True)})
+        pairs = zip(effects.swaps, values, strict=True)
+        return completed(self._menu, {self._menu.places[swap]: float(own) for swap, own in pairs})
 
     def _by_options(self, effects: Effects, overlap: Numbers) -> Numbers:
         """Return the correlations of all pairs of options: those of the swaps that are most like them; 0 for keep."""
-        place = {(option.sublayer, option.treatment): index for index, option in enumerate(self._menu.options)}
-        number = {place[swap]: column for column, swap in enumerate(effects.swaps)}
+        number = {self._menu.places[swap]: column for column, swap in enumerate(effects.swaps)}
         like = [-1 if other is None else number[other] for other in stand_in(self._menu, list(number))]
         bordered = np.pad(overlap, (0, 1))  # the last row and column are those of keep
         return bordered[np.ix_(like, like)]
@@ -211,11 +209,9 @@ class Search:
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
-        """Spend as many measurements as `searched` did on random allocations, or on the steps of a greedy removal."""
-        target, count = (
-            share * self._total,
-            max(1, sum((t.strategy, t.remove) == ("searched", share) for t in self._trials)),
-        )
+        """Spend as many trials as `searched` did on random allocations, or on the steps of a greedy removal."""
+        target = share * self._total
+        count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         costs = self._by_option(effects, effects.mean(effects.kl)[0])
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
@@ -226,8 +222,8 @@ class Search:
                 else greedy_choice(self._problem, costs, goal)
             )
             best = next((trial for trial in reversed(self._trials) if _is_best(trial, name, share)), None)
-            allocation = {self._menu.options[index].sublayer: self._menu.options[index].treatment for index in choice}
-            self._measure(name, share, name, allocation, None if name == "random" else float(costs[choice].sum()), best)
+            expected = None if name == "random" else float(costs[choice].sum())
+            self._measure(name, share, name, self._menu.allocation(choice), expected, best)
 
     def _measure(
         self, name: str, share: float, move: str, allocation: Allocation, expected: float | None, parent: Trial | None
@@ -241,17 +237,12 @@ class Search:
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
         measured = self._journal.remember(["trial", treatments_json(allocation)], lambda: self._measured(allocation))
         self._progress.done()
-        removed = sum(
-            float(self._problem.removed[index])
-            for index, option in enumerate(self._menu.options)
-            if allocation.get(option.sublayer, KEEP) == option.treatment
-        )
         trial = Trial(
             len(self._trials),
             name,
             move,
             share,
-            removed / self._total,
+            self._problem.total(self._menu.choice(allocation)) / self._total,
             allocation,
             expected,
             measured["kl"],
@@ -279,7 +270,9 @@ class Search:
         means, errors = effects.mean(effects.kl)
         number = {swap: column for column, swap in enumerate(effects.swaps)}
         seen = np.isfinite(effects.kl)
-        half = stats.t.ppf(0.975, np.maximum(1, seen.sum(axis=0) - 1)) * errors
+        half = [
+            half_width(error, items) for error, items in zip(errors.tolist(), seen.sum(axis=0).tolist(), strict=True)
+        ]
         by_option = {
             "kl_dense_pruned_nats": self._by_option(effects, means),
             "one_minus_cos_h": self._by_option(effects, effects.mean(effects.one_minus_cos)[0]),

@@ -5,7 +5,7 @@ Whole variants are timed by `prunescope.pipelines.evaluation.speed`.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.speed import Clock, now
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -25,11 +26,11 @@ _STEPS, _WARM_UPS = 31, 3
 
 
 @torch.inference_mode()
-def step_milliseconds(decoder: Decoder, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+def step_milliseconds(decoder: Decoder, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Return each sublayer's median time in decoding steps of one text of 128 tokens and more, by label.
 
-    All sublayers are timed in the same steps, so that a drift of the machine affects them alike. What the layer adds,
-    its norms and sums, is left out.
+    All sublayers are timed in the same steps, so that a drift of the machine affects them alike. The
+    layer's own norms and sums are left out.
 
     Args:
         decoder: the dense model.
@@ -50,28 +51,29 @@ def step_milliseconds(decoder: Decoder, clock: Callable[[], float] = time.perf_c
     decoder.hidden(tokens[:, :-steps], cache)
     seconds: defaultdict[str, list[float]] = defaultdict(list)
 
-    def now() -> float:
-        if decoder.device.type == "cuda":
-            torch.cuda.synchronize(decoder.device)
-        return clock()
-
     for token in tokens[:, -steps:].split(1, dim=1):
         step: defaultdict[str, float] = defaultdict(float)
-        with hooks(*(handle for each in decoder.sublayers for handle in _timers(each, step, now))):
+        with hooks(
+            *(
+                handle
+                for each in decoder.sublayers
+                for handle in _timers(each, step, partial(now, clock, decoder.device))
+            )
+        ):
             decoder.hidden(token, cache)
         for label, taken in step.items():
             seconds[label].append(taken)
     return {label: 1000 * median(taken[_WARM_UPS:]) for label, taken in seconds.items()}
 
 
-def _timers(sublayer: Sublayer, step: defaultdict[str, float], now: Callable[[], float]) -> list[RemovableHandle]:
+def _timers(sublayer: Sublayer, step: defaultdict[str, float], clock: Clock) -> list[RemovableHandle]:
     """Register hooks that add the seconds of the sublayer's modules to its entry."""
 
     def begin(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
-        step[sublayer.label] -= now()
+        step[sublayer.label] -= clock()
 
     def end(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-        step[sublayer.label] += now()
+        step[sublayer.label] += clock()
 
     return [
         handle

@@ -18,14 +18,14 @@ from prunescope.pipelines.evaluation.search.allocation import (
     fitted_strength,
     predicted,
 )
-from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.menu import Allocation, Menu
 from prunescope.pipelines.evaluation.search.trials import Trial
 
 # Rounds of fitting the overlap and solving again.
 _MAX_FITS = 3
 # Options that are measured inside an allocation, of those that remove more and of those that remove less.
 _CANDIDATES = 20
-# Share of the changes of a round that is tried when all of them together made it worse.
+# Divisor of the number of changes for the next try, after all of them together made it worse.
 _SHRINK = 4
 
 
@@ -70,19 +70,19 @@ class Strategy:
             Expired: the time of the search is over.
         """
         choice = cheapest(self.problem, self.costs, self.target)
-        best = self.measure("sum", self._allocation(choice), float(self.costs[choice].sum()), None)
+        best = self.measure("sum", self.menu.allocation(choice), float(self.costs[choice].sum()), None)
         measured, left = [best], self.measurements
         for _ in range(min(_MAX_FITS, left)):
-            choices = [self._choice(trial.allocation) for trial in measured]
+            choices = [self.menu.choice(trial.allocation) for trial in measured]
             objectives = [float(trial.objective.mean()) for trial in measured]
             # Between no overlap and that of the second order; a fit to few trials can lie far outside.
             strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
-            current = self._choice(best.allocation)
+            current = self.menu.choice(best.allocation)
             choice = descend(self.problem, self.costs, self.overlap, strength, self.target, current)
             if any((choice == other).all() for other in choices):
                 break
             expected = predicted(choice, self.costs, self.overlap, strength)
-            trial = self.measure("interaction", self._allocation(choice), expected, best)
+            trial = self.measure("interaction", self.menu.allocation(choice), expected, best)
             left -= 1
             measured.append(trial)
             if not trial.is_accepted:
@@ -97,7 +97,7 @@ class Strategy:
 
     def _exchange(self, best: Trial, left: int) -> tuple[Trial | None, int]:
         """Exchange treatments by their effects inside the best allocation; return the trial that is better, if any."""
-        current = self._choice(best.allocation)
+        current = self.menu.choice(best.allocation)
         options = self._neighbours(current)
         total = float(best.objective.mean())
         costs = self.in_context(best.allocation, options)
@@ -110,7 +110,7 @@ class Strategy:
             changes = int((choice != current).sum())
             if not changes or costs[choice].sum() >= 0:
                 break
-            trial = self.measure("exchange", self._allocation(choice), total + float(costs[choice].sum()), best)
+            trial = self.measure("exchange", self.menu.allocation(choice), total + float(costs[choice].sum()), best)
             spent += 1
             if trial.is_accepted:
                 return trial, spent
@@ -134,10 +134,3 @@ class Strategy:
                     side.append((float(self.costs[other] - self.costs[now]) / step, other))
         cheap, dear = sorted(more)[:_CANDIDATES], sorted(less, reverse=True)[:_CANDIDATES]
         return sorted(option for _, option in (*cheap, *dear))
-
-    def _choice(self, allocation: Allocation) -> Choice:
-        places = {(option.sublayer, option.treatment): index for index, option in enumerate(self.menu.options)}
-        return np.array([places[label, allocation.get(label, KEEP)] for label in self.menu.sublayers])
-
-    def _allocation(self, choice: Choice) -> dict[str, str]:
-        return {self.menu.options[index].sublayer: self.menu.options[index].treatment for index in choice}

@@ -112,11 +112,18 @@ class Trial:
 
 def interval(values: Numbers) -> tuple[float, float, float]:
     """Return low end, mean and high end of the 95 % interval of a mean over items, by Student's t."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, mean, mean
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    mean, half = float(values.mean()), half_width(standard_error(values), len(values))
     return mean - half, mean, mean + half
+
+
+def standard_error(values: Numbers) -> float:
+    """Return the standard error of the mean of two values or more."""
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def half_width(error: float, items: int) -> float:
+    """Return half the width of a 95 % interval from a standard error over two items or more, by Student's t."""
+    return float(stats.t.ppf(0.975, items - 1) * error)
 
 
 def treatments_json(allocation: Allocation) -> str:

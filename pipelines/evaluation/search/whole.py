@@ -7,13 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.evaluation.search.items import Item, padded
+from prunescope.pipelines.core.batching import batched
+from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode
 from prunescope.pipelines.evaluation.traces.final_streams import final_streams
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
-from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.decoder import Decoder, padded_right
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
@@ -27,18 +28,14 @@ class WholeMeasurement:
 
     Args:
         decoder: the dense model.
-        items: what is measured.
+        items: the texts to measure on.
     """
 
     def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
         self._decoder, self._items = decoder, items
-        order = sorted(range(len(items)), key=lambda index: len(items[index].tokens))
-        self._batches: list[list[int]] = [[]]
-        for index in order:
-            longest = len(items[index].tokens)
-            if (len(self._batches[-1]) + 1) * longest > decoder.at_once(_PASS_TOKENS) and self._batches[-1]:
-                self._batches.append([])
-            self._batches[-1].append(index)
+        lengths, limit = [len(item.tokens) for item in items], decoder.at_once(_PASS_TOKENS)
+        by_length = sorted(range(len(items)), key=lengths.__getitem__)
+        self._batches = list(batched(by_length, lambda batch, index: (len(batch) + 1) * lengths[index] <= limit))
         self._dense = self._streams()
 
     def measure(self, variant: Variant) -> tuple[Means, Means]:
@@ -56,7 +53,8 @@ class WholeMeasurement:
         streams: dict[int, Tensor] = {}
         for batch in self._batches:
             items = [self._items[index] for index in batch]
-            final = final_streams(self._decoder, padded(items, self._decoder.device), slice(None))
+            tokens = padded_right([item.tokens for item in items]).to(self._decoder.device)
+            final = final_streams(self._decoder, tokens, slice(None))
             streams |= {index: own[item.measured] for index, item, own in zip(batch, items, final, strict=True)}
         return [streams[index] for index in range(len(self._items))]
 
@@ -66,15 +64,10 @@ class FreeRunningMeasurement:
 
     Args:
         decoder: the dense model.
-        items: prompts.
-
-    Raises:
-        InputError: an item is no prompt.
+        items: prompts with the dense model's answers.
     """
 
     def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
-        if any(item.prompt is None for item in items):
-            raise InputError("search: objective free-kl measures prompts alone, which both models continue")
         self._decoder, self._items = decoder, items
         self._steps = max(len(item.tokens) - item.first for item in items)
         self._dense = self._decoded([0] * len(items))
@@ -94,7 +87,7 @@ class FreeRunningMeasurement:
         return _compared(self._decoder, self._items, [own.streams for own in self._dense], streams)
 
     def _decoded(self, least: Sequence[int]) -> list[DecodingResult]:
-        prompts = [item.tokens[: item.prompt] for item in self._items]
+        prompts = [item.tokens[: item.first + 1] for item in self._items]
         return decode(self._decoder, prompts, self._steps, lambda logits, *_: logits.argmax(dim=-1), least)
 
 

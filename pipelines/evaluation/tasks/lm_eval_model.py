@@ -23,7 +23,7 @@ from prunescope.pipelines.evaluation.tasks.batched_generation import Generation,
 from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
-from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
+from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
 from prunescope.pipelines.models.forward_probe import is_close
 
@@ -73,7 +73,7 @@ class _Group:
 
     @property
     def is_long(self) -> bool:
-        """Scoring of a continuation in float64."""
+        """Whether a continuation is scored in float64."""
         return any(len(tokens) in LONG for row in self.rows for *_, tokens in row.scored)
 
     @property
@@ -217,7 +217,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     def _run_whole(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
         """Run rows in one pass, padded on the right, which causal models never read."""
         rows = [row for group in groups for row in group.rows]
-        states = self.decoder.hidden(_padded([row.fed for row in rows]).to(self.decoder.device))
+        states = self.decoder.hidden(padded_right([row.fed for row in rows]).to(self.decoder.device))
         yield states, [read for index, row in enumerate(rows) for read in _reads(row, index)]
 
     def _run_shared(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
@@ -249,7 +249,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             sources = torch.tensor([index for index, _ in ends], device=device)
             # Of the cache's methods only this one repeats rows of recurrent states too.
             own.reorder_cache(cast(torch.LongTensor, sources))
-            tokens = _padded([row.fed[groups[index].shared :] for index, row in ends])
+            tokens = padded_right([row.fed[groups[index].shared :] for index, row in ends])
             # Padding on the right is never read, but it must not count as a position either.
             lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
             is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
@@ -311,10 +311,6 @@ def _reads(row: _Row, index: int) -> list[Read]:
         for request, first, tokens in row.scored
         for step, token in enumerate(tokens)
     ]
-
-
-def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "rows tokens"]:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:

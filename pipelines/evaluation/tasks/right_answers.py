@@ -60,7 +60,7 @@ def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progre
         decoder: the dense model.
         spec: the study's entry.
         count: maximum number of samples.
-        progress: one step a generated answer.
+        progress: one step in all.
 
     Raises:
         InputError: the task cannot be loaded, scores whole texts, or has no right answers.

@@ -31,7 +31,8 @@ class IsolatedEffect:
     as a contribution), the same as in a run of the whole pruned model.
 
     If every sublayer is changed, a prompt costs about half as many whole passes as there are sublayers. Memory:
-    positions × width × changed sublayers × 8 bytes for the shifts, and one layer's activations of `rows` tokens.
+    positions × width × swaps × 16 bytes for the shifts before and after a layer, and one layer's activations of `rows`
+    tokens.
 
     Not thread-safe: the decoder's modules have hooks during a run.
 
@@ -91,7 +92,7 @@ class IsolatedEffect:
             self._can_batch[index] = _can_batch(layer, call, dense)
         stream = stream_of(*call)
         size = max(1, self._rows // stream.shape[1] - 1)
-        after = []
+        after = torch.empty_like(shifts)
         for start in range(0, len(shifts), size):
             chunk = shifts[start : start + size]
             before = max(0, min(outside - start, len(chunk)))  # entries whose stream in front of the layer is moved
@@ -106,8 +107,8 @@ class IsolatedEffect:
             attn, mlp = self._added(index, call, streams, own)
             moves = chunk + (mlp[1:].double() - mlp[0].double())
             moves[:before] += attn[1 : before + 1].double() - attn[0].double()
-            after.append(moves)
-        return torch.cat(after)
+            after[start : start + size] = moves
+        return after
 
     def _added(self, index: int, call: Arguments, streams: Batch, swap: dict[int, Tensor]) -> tuple[Batch, Batch]:
         layer = self._decoder.layers[index]
