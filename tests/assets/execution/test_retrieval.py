@@ -110,12 +110,13 @@ def test_a_changed_judgement_outdates_retrieval_only(found: Path, tmp_path: Path
         ("texts", {"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}),
         ("tasks", {"name": "openbookqa", "samples": 2}),
         ("speed", {"length": 8}),
+        ("search", {"remove": [0.2]}),
     ],
 )
 def test_a_model_without_a_head_is_refused_what_needs_one_before_anything_runs(
     tmp_path: Path, model: Path, capsys: Capture, key: str, asked: dict[str, object]
 ) -> None:
-    study = written(tmp_path, model, **{key: [asked]})
+    study = written(tmp_path, model, **{key: asked if key == "search" else [asked]})
     assert run(["run", str(study), "--warehouse", str(tmp_path / "w")], Globals()) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert f"study found: BertModel has no LM head; `{key}` cannot be measured on it" in told

@@ -12,6 +12,7 @@ from prunescope.assets.planning.steps import (
     MODEL_TABLES,
     RETRIEVAL_TABLES,
     SAMPLED_TABLES,
+    SEARCH_TABLES,
     SPEED_TABLE,
     TASK_TABLES,
     TEXT_TABLE,
@@ -246,3 +247,27 @@ def test_other_files_of_an_external_checkpoint_outdate_its_variant_only(
     first = versions(load(study))
     gguf.write_bytes(b"other bytes")
     assert changed(first, versions(load(study))) == of(VARIANT_TABLES, "theirs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_outdated"),
+    [
+        ({"search": {"remove": [0.3]}}, True),
+        ({"search": {"remove": [0.2], "seed": 1}}, True),
+        ({"template": "plain"}, True),  # of the search's own prompts
+        ({"texts": []}, True),  # windows are drawn apart from them
+        ({"tasks": []}, False),
+        ({"recipes": ["dense"]}, False),
+        ({"device": "cpu"}, False),
+    ],
+)
+def test_a_search_depends_on_its_settings_and_on_what_its_items_are_drawn_from(
+    study: StudyFile, changes: dict[str, object], is_outdated: bool
+) -> None:
+    def version() -> str:
+        return expected(SEARCH_TABLES[0], load(study), IDENTITY, None)
+
+    study.write(template="chat", search={"remove": [0.2]})
+    before = version()
+    study.write(**changes)
+    assert (version() != before) == is_outdated

@@ -10,14 +10,13 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search.items import (
     Item,
     interleaved,
-    padded,
     prompt_items,
     search_items,
     task_items,
     text_items,
 )
 from prunescope.pipelines.evaluation.traces.decoding import decode
-from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.decoder import Decoder, padded_right
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
@@ -63,7 +62,7 @@ def test_no_text_has_a_passage_of_a_calibration_window_or_of_another_text(decode
     assert calibration.isdisjoint(own)
     assert len(set(own)) == len(own)
     assert [item.id for item in items] == [f"text-{index}" for index in range(20)]
-    assert all(len(item.tokens) == length and item.first == 8 and item.prompt is None for item in items)
+    assert all(len(item.tokens) == length and item.first == 8 for item in items)
 
 
 def test_texts_repeat_for_a_seed_and_differ_for_another(decoder: Decoder) -> None:
@@ -85,10 +84,10 @@ def test_prompts_are_measured_where_the_dense_continuation_is_predicted(decoder:
     items = prompt_items(decoder, study)
     assert [item.id for item in items] == ["if", "while", "for"]
     for item in items:
-        assert item.prompt is not None
-        (own,) = decode(decoder, [item.tokens[: item.prompt]], 6, lambda z, *_: z.argmax(dim=-1), [0])
-        assert item.tokens[item.prompt :] == own.tokens[:-1]
-        assert item.first == item.prompt - 1
+        prompt = item.tokens[: item.first + 1]
+        assert f"{item.id * 5}" in decoder.tokenizer.decode(prompt)
+        (own,) = decode(decoder, [prompt], 6, lambda z, *_: z.argmax(dim=-1), [0])
+        assert item.tokens[len(prompt) :] == own.tokens[:-1]
         assert len(range(*item.measured.indices(len(item.tokens)))) == len(own.tokens)
 
 
@@ -104,9 +103,8 @@ def test_both_kinds_alternate_and_the_rest_follows() -> None:
     assert [item.id for item in interleaved(prompts, texts)] == ["p0", "t0", "p1", "t1", "p2", "p3"]
 
 
-def test_items_are_padded_to_the_longest(decoder: Decoder) -> None:
-    batch = padded([Item("a", (5, 6, 7), 0), Item("b", (8,), 0)], decoder.device)
-    assert batch.tolist() == [[5, 6, 7], [8, 0, 0]]
+def test_texts_are_padded_to_the_longest() -> None:
+    assert padded_right([(5, 6, 7), (8,)]).tolist() == [[5, 6, 7], [8, 0, 0]]
 
 
 def search_of(**changes: object) -> SearchSpec:

@@ -41,7 +41,7 @@ def test_keys_and_fingerprints_separate_measurements(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 10, 300, -1])
 def test_a_file_that_was_cut_short_is_measured_again(tmp_path: Path, length: int) -> None:
-    measure, journal = Measurement(), Journal(tmp_path)
+    measure, journal = Measurement(), Journal(tmp_path, "a")
     journal.remember("key", measure)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:length])
@@ -52,7 +52,7 @@ def test_a_file_that_was_cut_short_is_measured_again(tmp_path: Path, length: int
 
 
 def test_a_temporary_file_of_a_killed_process_is_no_measurement(tmp_path: Path) -> None:
-    measure, journal = Measurement(), Journal(tmp_path)
+    measure, journal = Measurement(), Journal(tmp_path, "a")
     journal.remember("key", measure)
     (file,) = tmp_path.iterdir()
     file.rename(file.with_suffix(".tmp"))
@@ -66,12 +66,16 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Journal(tmp_path / "new").remember("key", fails)
+        Journal(tmp_path / "new", "a").remember("key", fails)
     assert not (tmp_path / "new").exists()
 
 
-def test_without_a_folder_everything_is_measured() -> None:
-    measure, journal = Measurement(), Journal(None)
+def test_a_journal_that_cannot_be_read_is_an_error_and_no_measurement(tmp_path: Path) -> None:
+    measure, journal = Measurement(), Journal(tmp_path, "a")
     journal.remember("key", measure)
-    journal.remember("key", measure)
-    assert measure.calls == 2
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        journal.remember("key", measure)
+    assert measure.calls == 1

@@ -39,9 +39,10 @@ def menu(decoder: Decoder) -> Menu:
 
 
 @pytest.fixture(scope="module")
-def build(decoder: Decoder, menu: Menu) -> Build:
+def build(decoder: Decoder, menu: Menu, tmp_path_factory: pytest.TempPathFactory) -> Build:
     def searching(spec: SearchSpec = SPEC, folder: Path | None = None, items: list[Item] | None = None) -> Search:
-        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), Journal(folder, "a"))
+        journal = Journal(folder or tmp_path_factory.mktemp("journal"), "a")
+        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), journal)
 
     return searching
 
@@ -208,13 +209,16 @@ def test_a_killed_search_goes_on_where_it_was(
     assert result.trials.drop("seconds").equals(found.trials.drop("seconds"), null_equal=True)
 
 
-def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measured(decoder: Decoder) -> None:
+def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measured(
+    decoder: Decoder, tmp_path: Path
+) -> None:
     spec = SearchSpec(remove=(0.2, 0.8), menu=("magnitude-40",))
     with pytest.raises(InputError, match=r"removes at most 40\.0% of the parameters, and 80\.0% are asked for"):
-        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), Journal(None))
+        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), Journal(tmp_path, "a"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder) -> None:
+def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder, tmp_path: Path) -> None:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
     times = {sublayer.label: 1.0 + sublayer.layer for sublayer in decoder.sublayers}
@@ -222,11 +226,9 @@ def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder) -> None:
     assert menu.total("milliseconds") == 12
     for budget in ("bytes", "milliseconds"):
         spec = SearchSpec(remove=(0.3,), menu=("magnitude-60", "rtn-4bit", "drop"), budget=budget, controls=("random",))
-        found = Search(decoder, spec, menu, items_of(decoder), Journal(None)).run()
+        found = Search(decoder, spec, menu, items_of(decoder), Journal(tmp_path / budget, "a")).run()
         assert (found.trials["removed"] >= 0.3 * (1 - 1e-12)).all()
-        for row in found.trials.filter(pl.col("budget") == budget if "budget" in found.trials.columns else True).rows(
-            named=True
-        ):
+        for row in found.trials.rows(named=True):
             drops = [label for label, name in json.loads(row["treatments_json"]).items() if name == "drop"]
             if budget == "milliseconds":
                 assert row["removed"] == pytest.approx(sum(times[label] for label in drops) / 12)
@@ -236,7 +238,9 @@ def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_o
     """Three of eight sublayers must go: the attention that adds nothing and two MLPs."""
     decoder = cancelling_decoder(tmp_path)
     spec = SearchSpec(remove=(0.53,), menu=("drop",), measurements=8, controls=())
-    search = Search(decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), Journal(None))
+    search = Search(
+        decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), Journal(tmp_path / "journal", "a")
+    )
     trials = search.run().trials
     first, (best,) = trials.row(0, named=True), trials.filter("is_result").rows(named=True)
     assert "mlp.2" in json.loads(first["treatments_json"])

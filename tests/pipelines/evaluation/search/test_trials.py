@@ -16,9 +16,8 @@ def test_the_interval_of_a_mean_is_students(count: int) -> None:
     assert mean == values.mean()
 
 
-def test_equal_values_and_a_single_one_have_an_interval_of_no_width() -> None:
+def test_equal_values_have_an_interval_of_no_width() -> None:
     assert interval(np.full(5, 0.25)) == (0.25, 0.25, 0.25)
-    assert interval(np.array([0.25])) == (0.25, 0.25, 0.25)
 
 
 def test_an_allocation_is_text_with_sorted_keys_and_without_what_is_kept() -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.search import whole as whole_module
 from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
@@ -82,10 +82,7 @@ def test_free_running_kls_are_those_of_the_studys_own_steps(decoder: Decoder, va
 
 
 def test_the_first_step_of_both_objectives_is_the_same(decoder: Decoder, variant: Variant) -> None:
-    items = [
-        Item(item.id, item.tokens[: item.prompt], item.first, item.prompt)
-        for item in prompt_items(decoder, free_study())
-    ]
+    items = [Item(item.id, item.tokens[: item.first + 1], item.first) for item in prompt_items(decoder, free_study())]
     free, forced = (measurement_of(name, decoder, items).measure(variant) for name in ("free-kl", "kl"))
     assert free[0] == pytest.approx(forced[0], rel=1e-3)
     assert free[1] == pytest.approx(forced[1], rel=1e-3)
@@ -99,11 +96,6 @@ def test_texts_of_the_dense_model_itself_have_no_kl(decoder: Decoder) -> None:
         kl, cosines = measurement.measure(Variant())
         assert not kl.any()
         assert not cosines.any()
-
-
-def test_only_prompts_can_be_continued(decoder: Decoder) -> None:
-    with pytest.raises(InputError, match="free-kl measures prompts alone"):
-        FreeRunningMeasurement(decoder, items_of(decoder))
 
 
 def test_a_model_whose_states_are_nan_is_refused_with_the_item(decoder: Decoder) -> None:

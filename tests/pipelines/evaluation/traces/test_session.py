@@ -348,7 +348,9 @@ def test_a_prompt_measured_at_the_output_alone_has_the_same_output(
         for column in numbers:
             # At the output alone the layers compute in float32, layer by layer in float64.
             own, same = (frame[name][column].explode() for frame in (few, whole))
-            np.testing.assert_allclose(own, same, rtol=1e-5, atol=2.5e-6, err_msg=column)
+            # A margin is a difference of two float32 logits, whose last digit is 1e-6.
+            atol = 2.5e-6 if column.startswith("margin") else 1e-6
+            np.testing.assert_allclose(own, same, rtol=1e-5, atol=atol, err_msg=column)
 
 
 def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder: Decoder) -> None:
