@@ -16,7 +16,6 @@ from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
 from prunescope.pipelines.core.errors import InputError
-from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
     from prunescope.assets.planning.work_plan import StudyRequest
@@ -24,13 +23,11 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _NONE = "--no-controls"
-# Shares that differ by less count as the same budget in the view `search_judgement`.
-_SLACK = 0.005
 # Measures of the view `search_judgement` and their words.
 _MEASURES = {
     "kl_texts": "KL {own} nats on held-back text",
     "kl_prompts": "KL {own} nats on the study's prompts",
-    "first_flip_step": "first other token at step {own}",
+    "same_steps": "{own} steps in common with the dense text",
 }
 
 
@@ -182,21 +179,12 @@ def _results(study: "Study", location: "Place", model: str) -> list[dict[str, An
     """Return the results of a study's search on a model, those of each target and strategy; none where it failed."""
     from prunescope.assets.planning.fingerprints import find_model, search_id
     from prunescope.pipelines.core.progress import SILENT
-    from prunescope.warehouse.catalogue.database import connected
+    from prunescope.warehouse.catalogue.search_results import search_results
 
     if study.search is None:
         raise ValueError("a search is requested")
     identity = find_model(study, model, settings.cache_folder(), SILENT).identity
-    shares = ", ".join(map(str, study.search.remove))
-    query = f"""
-        SELECT front.*, trials.treatments_json
-        FROM search_front AS front INNER JOIN search_trials AS trials USING (model, search, trial)
-        WHERE front.model = {literal(model)} AND front.search = {literal(search_id(study, identity))}
-            AND front.remove IN ({shares})
-        ORDER BY front.remove, front.strategy <> 'searched', front.strategy
-    """  # noqa: S608 - literals are quoted
-    with connected(location) as connection:
-        return connection.sql(query).to_arrow_table().to_pylist()
+    return search_results(location, model, search_id(study, identity), study.search.remove).to_pylist()
 
 
 def _is_own(row: dict[str, Any]) -> bool:
@@ -244,11 +232,6 @@ def _print_recipes(recipes: Sequence[dict[str, Any]], output: Path | None) -> No
         log(f"run it with `prunescope run STUDY --recipe {path}`")
 
 
-def _judged_share(row: dict[str, Any]) -> float:
-    """Return the share for published recipes: the target, or what the result removes if that is clearly more."""
-    return float(row["removed"] if row["removed"] > row["remove"] + _SLACK else row["remove"])
-
-
 def _judging(
     request: "StudyRequest",
     study: "Study",
@@ -258,15 +241,15 @@ def _judging(
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
+    from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
 
     if study.search is None:
         raise ValueError("a search is requested")
-    recipes, search = list(map(_recipe, rows)), str(rows[0]["search"])
-    shares = [_judged_share(row) for row in rows if _is_own(row)]
-    budget = study.search.budget
-    sizes = _weights(location, model)
+    recipes, budget = list(map(_recipe, rows)), study.search.budget
+    shares = [row["share_to_match"] for row in rows if _is_own(row)]
+    sizes = sublayer_weights(location, model)
     if budget == "milliseconds":
-        times = _milliseconds(location, model, search)
+        times = sublayer_milliseconds(location, model, rows[0]["search"])
         if times.keys() < sizes.keys():
             log("the menu drops no sublayer of one kind, whose time was not measured: no published drop is judged")
             shares = []
@@ -278,50 +261,19 @@ def _judging(
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
 
-def _weights(location: "Place", model: str) -> dict[str, float]:
-    """Return the weights of each sublayer, by label."""
-    query = f"""
-        SELECT sublayer || '.' || layer, sum(CAST(in_features AS DOUBLE) * out_features) FROM activation_stats
-        WHERE model = {literal(model)} GROUP BY sublayer, layer
-    """  # noqa: S608 - literals are quoted
-    return _pairs(location, query)
-
-
-def _milliseconds(location: "Place", model: str, search: str) -> dict[str, float]:
-    """Return the time of each sublayer that a search drops, by label."""
-    query = f"""
-        SELECT sublayer || '.' || layer, milliseconds_removed FROM search_effects
-        WHERE model = {literal(model)} AND search = {literal(search)} AND treatment = 'drop'
-    """  # noqa: S608 - literals are quoted
-    return _pairs(location, query)
-
-
-def _pairs(location: "Place", query: str) -> dict[str, float]:
-    from prunescope.warehouse.catalogue.database import connected
-
-    with connected(location) as connection:
-        return dict(connection.sql(query).fetchall())
-
-
 def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str) -> None:
-    """Print one sentence for each own result: what it does on other data beside the best published recipe."""
-    from prunescope.warehouse.catalogue.database import connected
+    """Print one sentence for each own result: what it does on the study's own data beside the best published recipe."""
+    from prunescope.warehouse.catalogue.search_results import best_published
 
-    with connected(location) as connection:
-        for row in (row for row in rows if _is_own(row)):
-            query = f"""
-                SELECT * FROM search_judgement
-                WHERE model = {literal(model)} AND recipe = {literal(row["recipe"])} AND is_best_published
-                ORDER BY measure, other_recipe
-            """  # noqa: S608 - literals are quoted
-            best = {found["measure"]: found for found in connection.sql(query).to_arrow_table().to_pylist()}
-            put(_sentence(row, best))
+    for row in filter(_is_own, rows):
+        best = best_published(location, model, row["recipe"]).to_pylist()
+        put(_sentence(row, {found["measure"]: found for found in best}))
 
 
 def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
     if row["budget"] != "parameters":
-        start += ", compared at equal weights"
+        return f"{start}; recipes are compared by removed weights only, and `search_variants` has the KL of each."
     clauses = [_clause(words, best[measure]) for measure, words in _MEASURES.items() if measure in best]
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}; no published recipe was measured beside it."
 

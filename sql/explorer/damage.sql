@@ -1,7 +1,21 @@
 -- Numbers of each variant with their 95 % intervals.
 -- grain: one row per model × recipe × number.
 -- inputs: variant_damage
--- how to read: top1_agreement is 1 − top1_change; an end is NULL where nothing bounds it.
+-- how to read: top1_agreement is 1 − top1_change; an end is NULL where nothing bounds it. The dense variant has no
+--   intervals, because its damage is 0 by definition.
+with
+
+bounded as (
+    select
+        model,
+        recipe,
+        measure,
+        amount,
+        if(recipe = 'dense', null, amount_low) as amount_low,
+        if(recipe = 'dense', null, amount_high) as amount_high
+    from variant_damage
+)
+
 select
     model,
     recipe,
@@ -9,7 +23,7 @@ select
     amount,
     amount_low,
     amount_high
-from variant_damage
+from bounded
 where measure in ('kl_step0_nats', 'kl_free_running_median_nats', 'kl_growth_nats', 'first_flip_step_median')
 
 union all
@@ -21,6 +35,6 @@ select
     1 - amount as amount,
     1 - amount_high as amount_low,
     1 - amount_low as amount_high
-from variant_damage
+from bounded
 where measure = 'top1_change'
 order by model, recipe, measure

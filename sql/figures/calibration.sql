@@ -1,27 +1,19 @@
 -- Pairs of variants whose recipes differ in calibration tokens or seed: difference of KL, and overlap of the masks.
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap, q28_sensitivity_to_calibration
--- how to read: the interval of the overlap comes from sampling the masks: in each matrix |A ∪ B| = (|A| + |B|)/(1 + j),
---   by which its sampling error is weighted.
+-- how to read: the interval of the overlap comes from sampling the masks; the error of each matrix is weighted with the
+--   weights that either mask removes.
 with
-
-matrices as (
-    select
-        model,
-        recipe,
-        other_recipe,
-        coalesce(jaccard_removed_se, 0) as se,
-        weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed
-    from mask_overlap
-),
 
 sampled as (
     select
         model,
         recipe,
         other_recipe,
-        sqrt(sum((se * either_removed) ** 2)) / nullif(sum(either_removed), 0) as se
-    from matrices
+        error_of_weighted_mean(
+            jaccard_removed_se, weights_of_either(weights, removed_share, other_removed_share, jaccard_removed)
+        ) as se
+    from mask_overlap
     group by model, recipe, other_recipe
 )
 

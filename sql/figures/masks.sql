@@ -1,7 +1,7 @@
 -- Overlap of the masks of every two of at most 50 variants, and that of independent masks of these sizes.
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap
--- how to read: in each matrix |A ∪ B| = (|A| + |B|)/(1 + j); the sums over matrices give one j.
+-- how to read: the overlap of each matrix is weighted with the weights that either mask removes.
 with
 
 counts as (
@@ -12,7 +12,7 @@ counts as (
         weights,
         removed_share,
         other_removed_share,
-        weights * (removed_share + other_removed_share) / (1 + coalesce(jaccard_removed, 0)) as either_removed,
+        weights_of_either(weights, removed_share, other_removed_share, jaccard_removed) as either_removed,
         jaccard_removed,
         jaccard_removed_se,
         weights * removed_share * other_removed_share as both_expected,
@@ -50,8 +50,7 @@ pairs as (
         count(*) as matrices,
         sum(coalesce(counts.jaccard_removed, 0) * counts.either_removed)
         / sum(counts.either_removed) as jaccard_removed,
-        sqrt(sum((coalesce(counts.jaccard_removed_se, 0) * counts.either_removed) ** 2))
-        / sum(counts.either_removed) as se,
+        error_of_weighted_mean(counts.jaccard_removed_se, counts.either_removed) as se,
         sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
     from counts
     semi join shown

@@ -1,6 +1,7 @@
--- KL on held-back data of searched and published recipes, and the measured objective of the results of searches.
+-- KL of mixed and published variants on the study's own data, and the measured objective of the results of searches.
 -- grain: one row per model × panel × variant, or result of a strategy.
 -- inputs: search_variants, search_front
+-- how to read: method names the control that chose a mixed variant, such as mixed, hidden.
 with
 
 judged as (
@@ -8,7 +9,7 @@ judged as (
         model,
         'judged' as panel,
         recipe,
-        method,
+        concat_ws(', ', method, nullif(strategy, 'searched')) as method,
         strategy,
         '' as search_id,
         removed_share,

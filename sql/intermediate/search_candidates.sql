@@ -2,25 +2,33 @@
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: pruned_variants, stg_variants, stg_search_trials
--- how to read: a mixed recipe that was written by hand has no strategy. Quantization alone removes no weight and has no
---   row. A drop also removes parameters that are no weights of matrices, so that removed_share may exceed 1 a little.
+-- how to read: a mixed recipe that was written by hand has no strategy and no budget. Quantization alone removes no
+--   weight and has no row. A drop also removes parameters that are no weights of matrices, so that removed_share may
+--   exceed 1 a little.
 -- reason: single definition of the budget at which recipes are compared, and of what counts as published.
 -- columns:
 --   recipe: Name of the recipe
 --   removed_share: Removed parameters over the weights of all linear modules inside the layers [share] =
 --     parameters_removed/weights_prunable
---   is_published: Whether the recipe is none of a search's mixed ones
---   strategy: Strategy of the search that found it; NULL for other recipes [label]
+--   is_published: Whether the recipe is no mixed one
+--   strategy: Strategy that chose it, searched before a control; NULL for recipes of no search [label]
+--   budget: Unit of the target of that search, parameters before others; NULL likewise [label]
 with
 
 found as (
     select
         model,
         recipe,
-        min(strategy) as strategy
+        strategy,
+        budget
     from stg_search_trials
     where recipe is not null
-    group by model, recipe
+    -- Several searches and strategies may choose the same allocation.
+    qualify
+        row_number() over (
+            partition by model, recipe
+            order by strategy <> 'searched', budget <> 'parameters', strategy, budget
+        ) = 1
 ),
 
 searched_models as (
@@ -35,7 +43,8 @@ select
     pruned.method,
     variants.parameters_removed / variants.weights_prunable as removed_share,
     pruned.method <> 'mixed' as is_published,
-    found.strategy
+    found.strategy,
+    found.budget
 from pruned_variants as pruned
 semi join searched_models
     on pruned.model = searched_models.model

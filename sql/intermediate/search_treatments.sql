@@ -1,14 +1,15 @@
--- The allocations of a search as rows: each treated sublayer of each trial with its treatment and its effect alone.
+-- The allocations of a search as rows: each treated sublayer of each trial with its treatment and the effect of that
+-- treatment alone.
 -- grain: one row per model × search × trial × treated sublayer.
 -- key: model, search, trial, place
 -- inputs: stg_search_trials, stg_search_effects
--- how to read: the effect columns are NULL where the treatment was not measured alone. Kept sublayers have no row.
+-- how to read: effects are measured or, where n_items is 0, interpolated; NULL where the search has none of this
+--   treatment. Kept sublayers have no row.
 -- reason: single place that reads the allocations' JSON, for search_allocation and search_interaction.
 -- columns:
 --   place: Sublayer, such as attn.3 [label]
 --   effect_nats: KL divergence with this treatment alone [nats]
---   effect_low: Lower end of its 95 % interval, Student's t over items [nats]
---   effect_high: Upper end of it [nats]
+--   n_items: Items that the effect was measured on; 0 where it is interpolated [items]
 with
 
 listed as (
@@ -39,8 +40,7 @@ select
     treated.treatment,
     effects.parameters_removed,
     effects.kl_dense_pruned_nats as effect_nats,
-    effects.kl_low as effect_low,
-    effects.kl_high as effect_high
+    effects.n_items
 from treated
 left join stg_search_effects as effects
     on

@@ -2,16 +2,17 @@
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
 -- inputs: search_candidates, text_token_losses, decoding_at_reference, stg_generations
--- how to read: a measure's mean is the sum of totals over the sum of sizes; first_flip_step has one text a prompt. A
---   text that never leaves the dense one counts with the length of the dense text.
+-- how to read: a measure's mean is the sum of totals over the sum of sizes. A free-running text that equals the dense
+--   one to its end has all of its steps in common with it.
 -- reason: differences between candidates are paired by unit.
 -- columns:
 --   recipe: Name of the recipe
---   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; first_flip_step of
+--   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; same_steps over
 --     free-running texts [label]
 --   unit: Window of a text under its conditions, or prompt [label]
---   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; or the step [nats or steps]
---   size: Number of tokens or steps in the sum; 1 for a first flip
+--   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the number of
+--     steps before the first other token [nats or steps]
+--   size: Number of tokens or steps in the sum; 1, for the text, of same_steps
 with
 
 on_texts as (
@@ -84,7 +85,7 @@ union all
 select
     generations.model,
     generations.recipe,
-    'first_flip_step' as measure,
+    'same_steps' as measure,
     generations.prompt_id as unit,
     cast(coalesce(generations.first_flip_step, dense_lengths.steps) as double) as total,
     1 as size

@@ -44,6 +44,11 @@ create or replace macro sum_below(a, x, grp) as (
 -- Standard error of the mean of independent values; NULL below two.
 create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 
+-- Standard error of a weighted mean of independent values from theirs, where NULL counts as 0; NULL without a weight.
+create or replace macro error_of_weighted_mean(se, weight) as (
+    sqrt(sum((coalesce(se, 0) * weight) ** 2)) / nullif(sum(weight), 0)
+);
+
 -- Standard error of a difference from those of both sides and the covariance of their means.
 create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
     -- Where both sides move together exactly, rounding must not give the root of a negative number.

@@ -1,23 +1,24 @@
--- Does choosing by p beat choosing by h, random, and greedy?
--- grain: one row per model × search × target × control with a result beside the searched one.
+-- Does choosing by KL at the output beat choosing by hidden states, at random, or step by step?
+-- grain: one row per model × search × target × control with a result beside that of searched.
 -- key: model, search, remove, control
 -- inputs: search_front, stg_search_trials
--- how to read: measured objective of the searched result minus that of the control, paired over their common items:
---   below 0 choosing by p does less damage. hidden is the same search with effects on 1 − cos h; random is the best of
---   n_trials_control allocations. All results are measured on the items that the searched one was chosen by, which
---   favours it a little; search_judgement compares recipes on other data. The interval is Student's t over items; NULL
---   below two items or where none deviates.
--- reason: says whether the output distribution chooses better than the hidden states, or than no choice at all.
+-- how to read: measured objective of the result of searched minus that of the control, paired over their common items:
+--   below 0 choosing by KL at the output does less damage. hidden is the same search by 1 − cos of the final hidden
+--   states; random takes the best of n_trials_control random allocations; greedy removes a little more in each trial,
+--   by the smallest effects alone. All are measured on the items by which the result of searched was chosen, which
+--   favours it a little; search_judgement compares recipes on the study's own data. The interval is Student's t over
+--   items; NULL below two items or where none deviates.
+-- reason: says whether KL at the output chooses better than the hidden states, and better than chance.
 -- columns:
 --   control: Strategy of the other result: hidden, random or greedy [label]
 --   removed_control: Share that it removes [share]
---   searched_nats: Objective of the searched result over the common items [nats]
---   control_nats: Objective of the control over the common items [nats]
+--   searched_nats: Objective of the result of searched over the common items [nats]
+--   control_nats: Objective of the result of the control over the common items [nats]
 --   difference_nats: Searched minus control [nats] = searched_nats − control_nats
 --   difference_low: Lower end of its 95 % interval, paired over items [nats]
 --   difference_high: Upper end of it [nats]
 --   n_items: Items on which both were measured [items]
---   n_trials: Trials of the search for this target [trials]
+--   n_trials: Trials of searched for this target [trials]
 --   n_trials_control: Trials of the control for this target [trials]
 --   verdict: beats the control, loses to the control, no difference shown, or not known without an interval [label]
 with
@@ -86,12 +87,11 @@ select
     compared.n_items,
     own.n_trials,
     control.n_trials as n_trials_control,
-    case
-        when compared.half_width is null then 'not known'
-        when compared.difference_nats + compared.half_width < 0 then 'beats the control'
-        when compared.difference_nats - compared.half_width > 0 then 'loses to the control'
-        else 'no difference shown'
-    end as verdict
+    comparison_verdict(
+        compared.half_width,
+        case when abs(compared.difference_nats) > compared.half_width then compared.difference_nats < 0 end,
+        'the control'
+    ) as verdict
 from compared
 inner join search_front as own
     on

@@ -1,7 +1,7 @@
 -- The parent of a trial is an earlier trial of the same search.
 -- grain: one row per trial without its parent.
 -- inputs: stg_search_trials
--- reason: a path from trial to trial must not break off or run in a circle.
+-- reason: from every trial, the parents lead back to one without a parent.
 select
     trials.model,
     trials.search,

@@ -1,18 +1,27 @@
--- The mean of an effect and of a trial is the mean of its items.
+-- The mean of a trial, and of an effect that was measured on every item of its search, is the mean over its items.
 -- grain: one row per effect or trial that disagrees.
 -- inputs: stg_search_effects, stg_search_trials
+-- how to read: an effect that was measured on fewer items has its ratio to another treatment of its sublayer times the
+--   mean of that one, and one without items lies on a curve: neither is a mean over its own items.
 -- reason: differences are paired over the lists of items, and must be about the stored means.
 with
 
-means as (
+complete_effects as (
     select
-        'search_effects' as table_name,
         model,
         search,
         place || ' ' || treatment as what,
         kl_dense_pruned_nats as mean_nats,
         list_avg(item_kl) as of_items
     from stg_search_effects
+    qualify n_items = max(n_items) over (partition by model, search)
+),
+
+means as (
+    select
+        'search_effects' as table_name,
+        *
+    from complete_effects
 
     union all
 

@@ -18,13 +18,18 @@ def search_effect(
     treatment: str,
     item_kl: Sequence[float],
     *,
+    kl: float | None = None,
     removed: int = 50,
     search: str = SEARCH,
     model: str = MODEL,
 ) -> None:
-    """Add a row of `search_effects` from the KL of every item; the interval is 0.01 to both sides."""
+    """Add a row of `search_effects` from the KL of every item; the interval is 0.01 to both sides.
+
+    Args:
+        kl: the effect where it is not the mean over the items, as it is not of a treatment measured on some or none.
+    """
     sublayer, layer = place.split(".")
-    kl = float(np.mean(item_kl))
+    kl = float(np.mean(item_kl)) if kl is None else kl
     warehouse.add(
         "search_effects",
         model=model,
@@ -36,8 +41,8 @@ def search_effect(
         bytes_removed=4 * removed,
         milliseconds_removed=None,
         kl_dense_pruned_nats=kl,
-        kl_low=kl - 0.01,
-        kl_high=kl + 0.01,
+        kl_low=kl - 0.01 if item_kl else None,
+        kl_high=kl + 0.01 if item_kl else None,
         one_minus_cos_h=min(kl / 100, 1.0),
         n_items=len(item_kl),
         item_kl=list(item_kl),

@@ -7,6 +7,7 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.tables import TABLES
+from tests.sql.built_searches import search_effect
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Handmade, Memory, Row, rows_of
 
@@ -125,6 +126,17 @@ def test_a_tie_turned_by_rounding_raises_no_alarm() -> None:
     memory = Memory()
     memory.fill(warehouse)
 
+    assert failures(memory) == {}
+
+
+def test_an_effect_that_was_measured_on_fewer_items_or_interpolated_is_no_mean_over_its_items() -> None:
+    warehouse = Handmade().model()
+    # On its two items the second treatment costs half of the first: half of the mean of the first over all four.
+    search_effect(warehouse, "mlp.0", "drop", [0.2, 0.4, 0.8, 1.0])
+    search_effect(warehouse, "mlp.0", "wanda-50", [0.1, 0.2], kl=0.3)
+    search_effect(warehouse, "mlp.0", "wanda-30", [], kl=0.1)
+    memory = Memory()
+    memory.fill(warehouse)
     assert failures(memory) == {}
 
 

@@ -1,9 +1,12 @@
 """The marts and questions of a search against numbers worked out in numpy and scipy, and by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.built_searches import search_effect, search_trial, sizes
 from tests.sql.built_texts import text_token
 from tests.sql.warehouse_builder import Ask, Handmade, Row
@@ -97,28 +100,21 @@ def test_perplexities_have_the_interval_of_their_logarithm_and_a_linearised_diff
     )
 
 
-def test_a_text_that_never_leaves_the_dense_one_counts_with_its_length_in_the_median(ask: Ask) -> None:
-    row = judgement(ask, judged(), "first_flip_step")["wanda-40"]
-    sides = [kept(recipe) for recipe in ("mixed-40", "wanda-40")]
+def test_texts_are_compared_by_the_steps_that_they_have_in_common_with_the_dense_one(ask: Ask) -> None:
+    row = judgement(ask, judged(), "same_steps")["wanda-40"]
+    own, other = kept("mixed-40"), kept("wanda-40")
     assert any(flip_of("mixed-40", prompt) is None for prompt in range(WINDOWS))
-    ends, influences = [], []
-    for steps in sides:
-        above = (steps > np.median(steps)) + (steps == np.median(steps)) / 2
-        deviations = (above - above.mean()) / WINDOWS
-        share = half_width(deviations)
-        ordered = np.sort(steps)
-        ends.append(
-            [ordered[int(np.floor((0.5 - share) * WINDOWS))], ordered[int(np.ceil((0.5 + share) * WINDOWS)) - 1]]
-        )
-        influences.append(deviations * (ends[-1][1] - ends[-1][0]) / (2 * share))
-    difference = np.median(sides[0]) - np.median(sides[1])
-    spread = half_width(influences[0] - influences[1])
+    spread = half_width((own - other - (own - other).mean()) / WINDOWS)
 
-    assert (row["amount"], row["other_amount"]) == tuple(np.median(sides, axis=1))
-    assert [row["amount_low"], row["amount_high"]] == ends[0]
-    assert row["difference"] == difference > 0
-    assert row["difference_high"] == pytest.approx(difference + spread, **CLOSE)
-    assert row["is_better"] == (True if difference > spread else None)
+    assert (row["amount"], row["other_amount"]) == (pytest.approx(own.mean()), pytest.approx(other.mean()))
+    factor = np.exp(half_width((own - own.mean()) / WINDOWS) / own.mean())
+    ends = (pytest.approx(own.mean() / factor, **CLOSE), pytest.approx(own.mean() * factor, **CLOSE))
+    assert (row["amount_low"], row["amount_high"]) == ends
+    assert row["difference"] == pytest.approx((own - other).mean())
+    assert row["difference_low"] == pytest.approx((own - other).mean() - spread, **CLOSE)
+    # More steps in common are better.
+    assert row["difference_low"] > 0
+    assert row["is_better"]
 
 
 def test_others_remove_as_much_up_to_half_a_percentage_point(ask: Ask) -> None:
@@ -133,20 +129,99 @@ def test_others_remove_as_much_up_to_half_a_percentage_point(ask: Ask) -> None:
     }
 
 
-def test_the_best_published_variant_is_named_and_other_mixed_ones_never_are(ask: Ask) -> None:
+def on_windows(**kls: list[float]) -> Handmade:
+    """Build variants that remove 40 %, with the KL of the one token of each window; mixed-40 is a search's result."""
+    warehouse = Handmade().model().variant("dense")
+    for name, values in kls.items():
+        recipe = f"{name}-40"
+        warehouse.variant(recipe, method=name, removed=0.4)
+        for window, kl in enumerate(values):
+            text_token(warehouse, recipe, window + 1, kl, window=window)
+    search_trial(warehouse, 0, {"mlp.0": "drop"}, [0.1, 0.2], is_result=True, recipe="mixed-40")
+    return warehouse
+
+
+AGAINST_PUBLISHED = "select * from q34_output_kl_against_published where measure = 'kl_texts'"
+# Mean of 0.2, 0.4, 0.2, 0.4 is 0.3; its error √(4/3 · 0.1²/4) = 0.0577; Student's t of three degrees is 3.1824.
+LOW, MIDDLE, HIGH = [0.2, 0.4, 0.2, 0.4], [0.4, 0.6, 0.4, 0.6], [0.6, 0.8, 0.6, 0.8]
+
+
+def test_a_search_that_does_less_damage_on_every_window_beats_the_best(ask: Ask) -> None:
+    own = np.array([1.0, 1.1, 1.2, 1.3])
+    warehouse = on_windows(mixed=list(own), wanda=list(own + MIDDLE), sparsegpt=list(own + LOW), ria=list(own + HIGH))
+    (answer,) = ask(warehouse, AGAINST_PUBLISHED)
+    assert (answer["recipe"], answer["best_recipe"], answer["verdict"]) == (
+        "mixed-40",
+        "sparsegpt-40",
+        "beats the best",
+    )
+    assert (answer["n_published"], answer["n_better"], answer["n_worse"], answer["n_units"]) == (3, 3, 0, 4)
+    assert (answer["amount"], answer["best_amount"]) == (pytest.approx(1.15), pytest.approx(1.45))
+    assert answer["difference"] == pytest.approx(-0.3)
+    assert answer["difference_low"] == pytest.approx(-0.4837, abs=1e-4)
+    assert answer["difference_high"] == pytest.approx(-0.1163, abs=1e-4)
+
+
+def test_a_search_that_does_more_damage_on_every_window_loses_to_the_best(ask: Ask) -> None:
+    own = np.array([1.0, 1.1, 1.2, 1.3])
+    warehouse = on_windows(mixed=list(own), wanda=list(own - MIDDLE), sparsegpt=list(own - LOW), ria=list(own - HIGH))
+    (answer,) = ask(warehouse, AGAINST_PUBLISHED)
+    assert (answer["best_recipe"], answer["verdict"]) == ("ria-40", "loses to the best")
+    assert (answer["n_published"], answer["n_better"], answer["n_worse"]) == (3, 0, 3)
+    assert answer["difference"] == pytest.approx(0.7)
+    assert answer["difference_low"] == pytest.approx(0.5163, abs=1e-4)
+    assert answer["difference_high"] == pytest.approx(0.8837, abs=1e-4)
+
+
+def test_the_best_published_variant_is_the_hardest_to_beat_on_common_windows(ask: Ask) -> None:
+    # wanda has the lower mean, 0.2, but on its two windows, which are easy, the mixed variant is better.
+    warehouse = on_windows(
+        mixed=[0.1, 0.2, 0.9, 1.0], wanda=[0.15, 0.25], sparsegpt=[0.1, 0.19, 0.88, 1.0], ria=[0.1, 0.19, 0.88, 1.0]
+    )
+    rows = judgement(ask, warehouse, "kl_texts")
+    assert {name: row["n_units"] for name, row in rows.items()} == {"wanda-40": 2, "sparsegpt-40": 4, "ria-40": 4}
+    # The first by name of equal ones.
+    assert [name for name, row in rows.items() if row["is_best_published"]] == ["ria-40"]
+    (answer,) = ask(warehouse, AGAINST_PUBLISHED)
+    assert (answer["best_recipe"], answer["verdict"]) == ("ria-40", "no difference shown")
+
+
+def test_other_mixed_variants_and_windows_of_other_lengths_are_no_published_pair(ask: Ask) -> None:
     warehouse = judged()
     warehouse.variant("mixed-better", method="mixed", removed=0.4)
     for window in range(WINDOWS):
         text_token(warehouse, "mixed-better", window * TOKENS + 1, 1e-3, window=window)
-    rows = ask(warehouse, "select * from search_judgement where measure = 'kl_texts' and recipe = 'mixed-40'")
+        warehouse.step("mixed-better", f"p{window}", 0, 1e-3).step("mixed-better", f"p{window}", 1, 1e-3)
+    rows = ask(warehouse, "select * from search_judgement where recipe = 'mixed-40'")
+    by_measure = {(row["measure"], row["other_recipe"]): row for row in rows}
+    assert ("kl_texts", "mixed-better") not in by_measure
+    other = by_measure["kl_prompts", "mixed-better"]
+    assert (other["is_published"], other["is_best_published"]) == (False, False)
     assert {row["other_recipe"] for row in rows if row["is_best_published"]} == {"sparsegpt-40"}
-    # Windows of another number of tokens are no pair.
-    assert "mixed-better" not in {row["other_recipe"] for row in rows}
-    (answer,) = ask(warehouse, "select * from q34_output_kl_against_published where measure = 'kl_texts'")
-    differences = {row["other_recipe"]: row["is_better"] for row in rows}
-    assert (answer["recipe"], answer["best_recipe"], answer["n_published"]) == ("mixed-40", "sparsegpt-40", 3)
-    assert (answer["n_better"], answer["n_worse"]) == (sum(map(bool, differences.values())), 0)
-    assert answer["verdict"] == ("beats the best" if differences["sparsegpt-40"] else "no difference shown")
+
+
+def test_a_recipe_of_a_control_is_not_the_search_s_own_unless_the_search_found_it_too(ask: Ask) -> None:
+    warehouse = on_windows(mixed=[0.1, 0.2], wanda=[0.5, 0.7])
+    warehouse.rows["search_trials"][0]["strategy"] = "hidden"
+    assert {row["strategy"] for row in ask(warehouse, "search_judgement")} == {"hidden"}
+    assert ask(warehouse, AGAINST_PUBLISHED) == []
+    figure = ask(warehouse, (SQL / "figures" / "search.sql").read_text())
+    assert {row["method"] for row in figure if row["panel"] == "judged"} == {"mixed, hidden", "wanda"}
+
+    search_trial(warehouse, 1, {"mlp.0": "drop"}, [0.1], is_result=True, recipe="mixed-40", search="another")
+    assert {row["strategy"] for row in ask(warehouse, "search_judgement")} == {"searched"}
+    assert len(ask(warehouse, AGAINST_PUBLISHED)) == 1
+    figure = ask(warehouse, (SQL / "figures" / "search.sql").read_text())
+    assert {row["method"] for row in figure if row["panel"] == "judged"} == {"mixed", "wanda"}
+
+
+def test_a_recipe_for_a_budget_of_bytes_is_not_compared_by_weights(ask: Ask) -> None:
+    warehouse = on_windows(mixed=[0.1, 0.2], wanda=[0.5, 0.7])
+    results = (SQL / "explorer" / "search" / "results.sql").read_text()
+    assert ask(warehouse, results)[0]["other_recipe"] == "wanda-40"
+    warehouse.rows["search_trials"][0]["budget"] = "bytes"
+    assert ask(warehouse, AGAINST_PUBLISHED) == []
+    assert ask(warehouse, results)[0]["other_recipe"] is None
 
 
 def test_a_model_without_a_mixed_recipe_is_not_judged(ask: Ask) -> None:
@@ -162,6 +237,7 @@ def test_one_window_carries_no_interval(ask: Ask) -> None:
     for recipe, kl in (("mixed-40", 0.1), ("wanda-40", 0.5)):
         warehouse.variant(recipe, method=recipe.split("-")[0], removed=0.4)
         text_token(warehouse, recipe, 1, kl)
+    search_trial(warehouse, 0, {"mlp.0": "drop"}, [0.1], is_result=True, recipe="mixed-40")
     row = judgement(ask, warehouse, "kl_texts")["wanda-40"]
     assert row["difference"] == pytest.approx(-0.4)
     assert {row[name] for name in ("amount_low", "difference_low", "difference_high", "is_better")} == {None}
@@ -169,17 +245,17 @@ def test_one_window_carries_no_interval(ask: Ask) -> None:
 
 
 def searched() -> Handmade:
-    """Build a search with two accepted trials, a rejected one, a control, and effects of five treatments."""
+    """Build two accepted trials, a rejected one and a control, and effects of five treatments, one interpolated."""
     warehouse = Handmade().model()
     sizes(warehouse)
     for place, treatment, kl, removed in (
         ("attn.0", "drop", [0.1, 0.3], 104),
         ("attn.0", "wanda-50", [0.05, 0.05], 50),
-        ("mlp.0", "wanda-50", [0.2, 0.2], 200),
         ("mlp.1", "wanda-50", [0.5, 0.7], 200),
         ("attn.1", "drop", [1.0, 2.0], 100),
     ):
         search_effect(warehouse, place, treatment, kl, removed=removed)
+    search_effect(warehouse, "mlp.0", "wanda-50", [], kl=0.2, removed=200)
     search_trial(warehouse, 0, {"attn.0": "drop", "mlp.1": "wanda-50"}, [1.0, 1.4])
     better = {"attn.0": "drop", "mlp.0": "wanda-50"}
     search_trial(warehouse, 1, better, [0.5, 0.7], parent=0, is_result=True, recipe="mixed-40-abc")
@@ -197,6 +273,17 @@ def test_the_front_has_each_result_with_the_trials_and_seconds_of_its_strategy(a
         "hidden": (3, 1, 2.0),
     }
     assert rows["searched"]["measured_nats"] == pytest.approx(0.6)
+    assert json.loads(rows["searched"]["treatments_json"]) == {"attn.0": "drop", "mlp.0": "wanda-50"}
+
+
+@pytest.mark.parametrize(("removed", "share"), [(0.4, 0.4), (0.4049, 0.4), (0.41, 0.41)])
+def test_published_recipes_match_the_target_unless_the_result_removes_clearly_more(
+    ask: Ask, removed: float, share: float
+) -> None:
+    warehouse = Handmade().model()
+    search_trial(warehouse, 0, {"mlp.0": "drop"}, [0.1, 0.2], removed=removed, is_result=True)
+    (row,) = ask(warehouse, "search_front")
+    assert row["share_to_match"] == pytest.approx(share)
 
 
 def test_an_allocation_lists_kept_sublayers_and_the_removed_share_of_each(ask: Ask) -> None:
@@ -231,7 +318,7 @@ def test_an_interaction_is_measured_over_the_sum_of_effects_alone(ask: Ask) -> N
     # One treatment of trial 3 was not measured alone.
     assert {trial: row["effects_sum_nats"] for trial, row in rows.items()} == pytest.approx({0: 0.8, 1: 0.4, 2: 0.25})
     assert rows[0]["ratio"] == pytest.approx(1.2 / 0.8)
-    assert rows[0]["largest_nats"] == pytest.approx(0.6)
+    assert {trial: row["n_interpolated"] for trial, row in rows.items()} == {0: 0, 1: 1, 2: 1}
     (answer,) = ask(searched(), "q36_do_effects_add")
     assert (answer["n_allocations"], answer["log_correlation"]) == (3, None)
     assert answer["ratio_median"] == pytest.approx(1.5)

@@ -1,6 +1,8 @@
 """Effect of each treatment of one sublayer alone, on the items of a search; everything else stays dense.
 
-A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured.
+A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured. A
+treatment is measured on all items, on the first few if its ratio to another treatment of its sublayer is then known
+well enough, or on none if other sparsities of its method tell its effect.
 """
 
 import pyarrow as pa
@@ -31,20 +33,27 @@ TABLE = Table(
         c.amount(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
-            "over an item's tokens.",
+            "over an item's tokens. Measured on fewer items than others of its search: the ratio of its mean to that "
+            "of its sublayer's first treatment over these items, times the mean of the latter over all items. With "
+            "n_items 0: interpolated between other sparsities of its method, on logarithmic scales.",
             "nats",
             "KL(p‖q)",
         ),
-        *c.interval("kl", "kl_dense_pruned_nats"),
+        *c.interval(
+            "kl",
+            "kl_dense_pruned_nats (of a ratio by the delta method, with as many degrees of freedom as the measured "
+            "items give)",
+        ),
         c.cosine_defect(
             "one_minus_cos_h",
-            "Mean cosine defect of the head's input (after the final norm) with this treatment alone.",
+            "Mean cosine defect of the head's input (after the final norm) with this treatment alone; by the same "
+            "ratio or interpolation as the KL where it was not measured on all items.",
             "1 − cos(h, h+Δh)",
         ),
         Column(
             "n_items",
             pa.int32(),
-            "Items that it was measured on; 0 where it lies on the curve of other sparsities of its method.",
+            "Items that it was measured on, the first ones of the search; 0 where its effect is interpolated.",
             "items",
             minimum=0,
         ),

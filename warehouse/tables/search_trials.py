@@ -1,7 +1,7 @@
 """Allocations that a search measured: which sublayer gets which treatment, as predicted and as measured.
 
-The objective is measured on the search's own items. How a found recipe does on other data follows from its rows as an
-ordinary variant (`search_judgement`).
+The objective is measured on the search's own items. `search_judgement` compares a found recipe, as an ordinary variant,
+with others on the study's own data.
 """
 
 import pyarrow as pa
@@ -36,19 +36,25 @@ TABLE = Table(
         Column(
             "strategy",
             c.LABEL,
-            "What chooses the allocation: `searched` the effects on KL at the output; `hidden` the same with effects "
-            "on 1 − cos h (control); `random` chance; `greedy` one step after another.",
+            "Strategy that chose the allocation: `searched` by KL at the output, and the controls `hidden` in the same "
+            "way by 1 − cos h, `random` by chance, and `greedy` step by step by the smallest effects.",
             values=("searched", "hidden", "random", "greedy"),
         ),
         Column(
             "move",
             c.LABEL,
-            "What led to the allocation: `sum` the smallest sum of effects alone, `interaction` the same with measured "
-            "corrections, `exchange` swaps of the parent's treatments, `random` or `greedy`.",
+            "Origin of the allocation: `sum`, the smallest sum of effects alone; `interaction`, the same with "
+            "interactions fitted to the measured trials; `exchange`, changed treatments of the parent; `random`; "
+            "`greedy`.",
             values=("sum", "interaction", "exchange", "random", "greedy"),
         ),
-        Column("objective", c.LABEL, "What is minimised: `kl`, `free-kl` (free running) or `task:NAME`."),
-        Column("budget", c.LABEL, "What the target counts.", values=("parameters", "bytes", "milliseconds")),
+        Column(
+            "objective",
+            c.LABEL,
+            "Minimised quantity, measured in every trial: KL on given tokens (`kl`), on tokens that each model writes "
+            "(`free-kl`) or at the answers to a task (`task:NAME`).",
+        ),
+        Column("budget", c.LABEL, "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
         _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),
         _share("removed", "Share that the allocation removes of the layers' weights, bytes or milliseconds."),
         Column(
@@ -78,7 +84,9 @@ TABLE = Table(
         Column(
             "is_accepted",
             pa.bool_(),
-            "Whether the allocation became the current best of its strategy and target; each step of `greedy` does.",
+            "Whether the allocation became the current best of its strategy and target: the first one; one that is "
+            "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of `random`, "
+            "one with a lower mean; each one of `greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

@@ -10,12 +10,12 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Searched recipes against published ones at equal budget"
 CAPTION = (
-    "Left, mean KL(dense ‖ pruned) per token on data that the search never saw, against the share of the layers' "
-    "weights that a variant removes; lines join the variants of one method, and mixed is the searched allocation. "
-    "Right, the measured objective of what each strategy returns on the search's own items: searched chooses by KL at "
-    "the output, hidden by 1 − cos h, random by chance, greedy step by step. Bars are 95 % intervals over windows or "
-    "prompts on the left and over items on the right; without a bar, the interval is not known. Differences of two "
-    "points are paired and more certain than the bars: q34 and q35 have them."
+    "Left, mean KL(dense ‖ pruned) per token on the study's own data, against the share of the layers' weights that a "
+    "variant removes; lines join the variants of one method. mixed is an allocation of a search or of a study; if a "
+    "control chose it, the control's name follows. Right, the measured objective of what each strategy returns on the "
+    "search's own items: searched chooses by KL at the output, hidden by 1 − cos h, random by chance, greedy step by "
+    "step. Bars are 95 % intervals over windows or prompts on the left and over items on the right; without a bar, the "
+    "interval is not known. Differences of two points are paired and more certain than the bars: q34 and q35 have them."
 )
 
 _COLORS = {"searched": theme.BLUE, "hidden": theme.VERMILLION, "random": theme.GREY, "greedy": theme.ORANGE}

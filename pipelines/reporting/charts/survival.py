@@ -10,9 +10,9 @@ CAPTION = (
     "Share of sampled texts that equal the dense model's text of the same random numbers up to and including each "
     "step, as measured, and as expected from the two distributions of every step (the chance that the same random "
     "number draws another token, which is at least their total variation). Bands are 95 % intervals over prompts "
-    "(Student's t; Wilson where all texts or none are equal), without which there is no band. Both curves must agree "
-    "within them, because the expected one rests on the same texts. It ends where no text is equal any more. Of a "
-    "model with more than 64 steps at most 64, and the last, are drawn."
+    "(Student's t; Wilson where all texts or none are equal), without which there is no band. The expected curve "
+    "rests on the same texts, so that it differs from the measured one by chance alone; it ends where no text is equal "
+    "any more. Of a model with more than 64 steps at most 64, and the last, are drawn."
 )
 
 CURVES = {"equal_share": "measured", "equal_share_expected": "expected from the distributions"}

@@ -39,14 +39,14 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Return what one result removes and costs: against the best published recipe, else on the search's own items."""
+    """Return what one result removes and costs: against the best published recipe, else on the search's items."""
     what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
     if row["kl_nats"] is None:
         return (
             f"{what} {_percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
             f"is {_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats on the "
-            f"{row['n_items']} items of the search. It is not judged on other data against a published recipe of this "
-            "budget."
+            f"{row['n_items']} items of the search. The study's own data do not compare it with a published recipe of "
+            "this budget."
         )
     other = label(row["other_recipe"])
     where = "held-back text" if row["measure"] == "kl_texts" else "the study's prompts"
@@ -57,10 +57,10 @@ def sentence(row: Mapping[str, Any]) -> str:
         f"{_percent(row['other_removed_share'])}; difference "
         f"{_bounded(row['difference'], row['difference_low'], row['difference_high'])}, {_meaning(row)}."
     )
-    if row["first_flip_step"] is not None:
+    if row["same_steps"] is not None:
         text += (
-            f" In the median its text leaves the dense one at step {row['first_flip_step']:g}, that of {other} at step "
-            f"{row['other_first_flip_step']:g}."
+            f" On average its text has {number(row['same_steps'])} steps in common with the dense one, that of {other} "
+            f"{number(row['other_same_steps'])}."
         )
     return text
 

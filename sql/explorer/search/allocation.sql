@@ -1,4 +1,4 @@
--- The sublayers that get each treatment in the results of searches
+-- The sublayers that get each treatment in the results of searches.
 -- grain: one row per model × search × target × treatment of the strategy searched.
 -- inputs: search_allocation
 select

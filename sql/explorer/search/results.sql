@@ -1,25 +1,23 @@
--- What each search found, and the best published variant that removes as many weights
+-- What each search found, and the best published variant that removes as many weights.
 -- grain: one row per model × search × target with a result of the strategy searched.
 -- inputs: search_front, search_judgement
 with
 
--- KL on texts where any was measured, else on prompts.
+-- KL on texts where any was measured, else on prompts. The comparison is at equal weights.
 judged as (
     select *
     from search_judgement
-    where is_best_published and measure in ('kl_texts', 'kl_prompts')
-    qualify row_number() over (partition by model, recipe order by measure <> 'kl_texts', other_recipe) = 1
+    where is_best_published and budget = 'parameters' and measure in ('kl_texts', 'kl_prompts')
+    qualify row_number() over (partition by model, recipe order by measure <> 'kl_texts') = 1
 )
 
 select
     front.model,
     front.search,
     front.trial,
-    front.remove,
     front.removed,
     front.budget,
     front.recipe,
-    front.n_treated,
     front.measured_nats,
     front.measured_low,
     front.measured_high,
@@ -37,16 +35,16 @@ select
     judged.difference,
     judged.difference_low,
     judged.difference_high,
-    flips.amount as first_flip_step,
-    flips.other_amount as other_first_flip_step
+    texts.amount as same_steps,
+    texts.other_amount as other_same_steps
 from search_front as front
 left join judged
     on front.model = judged.model and front.recipe = judged.recipe
-left join search_judgement as flips
+left join search_judgement as texts
     on
-        judged.model = flips.model
-        and judged.recipe = flips.recipe
-        and judged.other_recipe = flips.other_recipe
-        and flips.measure = 'first_flip_step'
+        judged.model = texts.model
+        and judged.recipe = texts.recipe
+        and judged.other_recipe = texts.other_recipe
+        and texts.measure = 'same_steps'
 where front.strategy = 'searched'
 order by front.model, front.search, front.remove

@@ -1,18 +1,16 @@
--- The treatment of every sublayer in each result of a search, kept sublayers too, with its effect alone.
+-- The treatment of every sublayer, kept ones too, in each result of a search, with the effect of the treatment alone.
 -- grain: one row per model × search × strategy × target × sublayer.
 -- key: model, search, strategy, remove, layer, sublayer
 -- inputs: search_front, search_treatments, stg_search_effects, stg_activation_stats
--- how to read: keep is no treatment: its effect is 0 by definition. An effect alone has every other sublayer dense;
---   search_interaction says how far effects add up. The sublayers are those whose effects the search measured.
+-- how to read: keep is no treatment, and its effect is 0 by definition. In an effect alone every other sublayer is
+--   dense; search_interaction says how far effects add up. The sublayers are those with effects in search_effects.
 --   removed_share is NULL where the sizes of the model's matrices are not known.
--- reason: shows what an allocation found by output KL does to the model, layer by layer.
+-- reason: shows what a search does to a model, layer by layer.
 -- columns:
 --   treatment: Treatment of the sublayer; keep where it has none [label]
 --   parameters_removed: Weights that the treatment removes [weights]
 --   removed_share: Share of the sublayer's weights that it removes [share] = parameters_removed/weights of the sublayer
---   effect_nats: KL divergence with this treatment alone; NULL where it was not measured [nats]
---   effect_low: Lower end of its 95 % interval, Student's t over items [nats]
---   effect_high: Upper end of it [nats]
+--   effect_nats: KL divergence with this treatment alone, measured or interpolated; NULL where neither [nats]
 with
 
 sublayers as (
@@ -48,9 +46,7 @@ select
     within_0_and_1(
         case when treatments.place is null then 0 else treatments.parameters_removed end / sizes.weights
     ) as removed_share,
-    case when treatments.place is null then 0 else treatments.effect_nats end as effect_nats,
-    case when treatments.place is null then 0 else treatments.effect_low end as effect_low,
-    case when treatments.place is null then 0 else treatments.effect_high end as effect_high
+    case when treatments.place is null then 0 else treatments.effect_nats end as effect_nats
 from search_front as front
 inner join sublayers
     on front.model = sublayers.model and front.search = sublayers.search

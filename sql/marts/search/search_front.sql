@@ -1,12 +1,14 @@
--- The allocation that each search returns for each strategy and budget, as predicted and as measured.
+-- The allocation that each search returns for each strategy and target, as predicted and as measured.
 -- grain: one row per model × search × strategy × target with a result.
 -- key: model, search, strategy, remove
 -- inputs: stg_search_trials
--- how to read: measured on the search's own items, from which the allocation was chosen; search_judgement has the
---   recipe on other data. n_trials and seconds count all trials of the strategy and target; the seconds of effects
---   alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
--- reason: the front is what a search is run for.
+-- how to read: measured on the search's own items, by which the allocation was chosen; search_judgement has its recipe
+--   on the study's own data. n_trials and seconds count all trials of the strategy and target; the seconds of measuring
+--   effects alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
+-- reason: the results of a search in one place.
 -- columns:
+--   share_to_match: Share for the published recipes beside it: the target, or what the allocation removes where a
+--     recipe of the target would not count as of its budget (search_judgement) [share]
 --   n_trials: Trials of the strategy for this target [trials]
 --   seconds: Time of these trials [s]
 with
@@ -32,7 +34,9 @@ select
     results.budget,
     results.trial,
     results.recipe,
+    results.treatments_json,
     results.removed,
+    if(results.removed > results.remove + budget_slack(), results.removed, results.remove) as share_to_match,
     results.n_treated,
     results.predicted_nats,
     results.measured_nats,

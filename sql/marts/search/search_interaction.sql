@@ -1,14 +1,15 @@
--- The effects of single treatments, summed, against the measured objective of the allocation that has them all.
--- grain: one row per model × search × trial whose objective is the KL and whose treatments were all measured alone.
+-- The sum of the effects of single treatments beside the measured KL of the allocation that has them all.
+-- grain: one row per model × search × trial whose objective is the KL and whose treatments all have an effect alone.
 -- key: model, search, trial
 -- inputs: stg_search_trials, search_treatments
--- how to read: ratio 1: the effects add up; above 1 the treatments together do more damage than the sum, below 1 less.
---   Allocations of one treatment show what else differs, such as the items. Trials that differ in one exchange are
---   alike, and are not independent.
+-- how to read: ratio is 1 where effects add up, above 1 where the treatments together do more damage than the sum,
+--   below 1 where less. Of the effects n_interpolated were not measured but interpolated between other sparsities of
+--   the method. Allocations of one treatment show what else differs, such as the items. Trials that differ in one
+--   exchange are alike, and are not independent.
 -- reason: a search that adds effects up is only as good as this sum.
 -- columns:
 --   effects_sum_nats: Sum of the effects alone [nats]
---   largest_nats: Largest of them [nats]
+--   n_interpolated: Effects in the sum that were interpolated [sublayers]
 --   ratio: Measured objective over the sum; NULL where the sum is 0 [ratio] = measured_nats/effects_sum_nats
 with
 
@@ -18,7 +19,7 @@ sums as (
         search,
         trial,
         sum(effect_nats) as effects_sum_nats,
-        max(effect_nats) as largest_nats
+        cast(count_if(n_items = 0) as integer) as n_interpolated
     from search_treatments
     group by model, search, trial
     having count(effect_nats) = count(*)
@@ -33,7 +34,7 @@ select
     trials.remove,
     trials.n_treated,
     sums.effects_sum_nats,
-    sums.largest_nats,
+    sums.n_interpolated,
     trials.predicted_nats,
     trials.measured_nats,
     trials.measured_low,

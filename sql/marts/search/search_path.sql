@@ -1,13 +1,14 @@
--- The best allocation so far after each trial of a search, by number of trials and by time.
+-- The trials of a search in their order, each with the current best allocation of its strategy and target.
 -- grain: one row per model × search × trial.
 -- key: model, search, trial
 -- inputs: stg_search_trials
--- how to read: within a strategy and target. best_nats is the measured objective of the last accepted trial, NULL
---   before the first. Each step of greedy is accepted and removes more than the one before, so that its means go up.
+-- how to read: the current best is the last accepted trial of the strategy and target, this one included. hidden
+--   accepts by 1 − cos h, so that its best_nats may go up; so does that of greedy, which accepts every trial and
+--   removes more in each. Plot best_nats against place_in_strategy or cumulative_seconds.
 -- reason: says whether more time would have helped, and which moves found improvements.
 -- columns:
 --   place_in_strategy: Number of the trial within its strategy and target, from 1 [trials]
---   cumulative_seconds: Time of the strategy's trials for this target, up to and with this one [s]
+--   cumulative_seconds: Time of the trials of the strategy and target up to and including this one [s]
 --   best_trial: Last accepted trial; NULL before the first
 --   best_nats: Measured objective of that trial [nats]
 select

@@ -1,10 +1,11 @@
--- The removed share and the KL on data that no search saw, of every variant that a search is compared with.
+-- The removed share and the KL on the study's own data, of mixed variants and of all that they are compared with.
 -- grain: one row per model × recipe × kind of data.
 -- key: model, recipe, measured_on
 -- inputs: search_candidates, search_units
 -- how to read: mean KL(dense‖pruned) per token, teacher forced: on texts at T = 1, on prompts at the reference
 --   temperature. The interval is Student's t over windows or prompts on a logarithmic scale; NULL below two of them or
---   where none deviates. search_judgement has the paired differences.
+--   where none deviates. The study that searched measures nothing that its search saw; another study may.
+--   search_judgement has the paired differences.
 -- reason: the front of a search beside those of the published recipes.
 -- columns:
 --   measured_on: texts or prompts [label]
@@ -32,7 +33,6 @@ select
     candidates.recipe,
     candidates.method,
     candidates.removed_share,
-    candidates.is_published,
     candidates.strategy,
     case means.measure when 'kl_texts' then 'texts' else 'prompts' end as measured_on,
     means.kl_mean_nats,

@@ -15,7 +15,7 @@ import yaml
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.search import _milliseconds, _weights
+from prunescope.assets.cli.search import _sentence
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
@@ -27,6 +27,7 @@ from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
+from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
@@ -132,8 +133,8 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", "drop", "--budget", "milliseconds")
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
-    saved = _milliseconds(searched, "tiny-a", times["search"][0])
-    assert saved.keys() == _weights(searched, "tiny-a").keys()
+    saved = sublayer_milliseconds(searched, "tiny-a", times["search"][0])
+    assert saved.keys() == sublayer_weights(searched, "tiny-a").keys()
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
@@ -168,6 +169,25 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     percent = f"{100 * result['removed']:.4g}" if result["removed"] > 0.205 else "20"
     assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
     assert MARK.decode() not in out
+
+
+def test_a_sentence_names_the_hardest_published_recipe_by_each_measure_at_equal_weights() -> None:
+    kl = {"other_recipe": "wanda-20", "amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
+    kl |= {"other_amount": 0.38, "other_low": None, "other_high": None}
+    kl |= {"difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
+    steps = kl | {"other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None, "is_better": None}
+    result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": "parameters"}
+    assert _sentence(result, {"same_steps": steps, "kl_texts": kl}) == (
+        "mixed-20-1a2b3c removes 20.0% of the layers' parameters: KL 0.21 [0.19, 0.24] nats on held-back text where "
+        "the best published recipe, wanda-20, has 0.38 (difference −0.17 [−0.2, −0.14]: better); 12 steps in common "
+        "with the dense text where the best published recipe, sparsegpt-20, has 0.38 (difference −0.17 [−0.2, −0.14]: "
+        "no difference shown)."
+    )
+    assert _sentence(result | {"budget": "bytes"}, {"kl_texts": kl}) == (
+        "mixed-20-1a2b3c removes 20.0% of the layers' bytes; recipes are compared by removed weights only, and "
+        "`search_variants` has the KL of each."
+    )
+    assert _sentence(result, {}).endswith("; no published recipe was measured beside it.")
 
 
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
@@ -242,7 +262,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--remove", "nan"], "--remove 'nan': no share"),
     (["--remove", "20", "--remove", "0.2"], "`search.remove`: a value is listed twice"),
     (["--menu", " , "], "--menu ' , ': names nothing"),
-    (["--menu", "lottery-50"], "'lottery-50' is no treatment"),
+    (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is no treatment"),
     (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
     (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
     (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),

@@ -227,7 +227,7 @@ KNOWN = {
     "sampled_generations": (1, "248dff6b3864"),
     "sampled_steps": (1, "d278f876a0da"),
     "search_effects": (1, "adf9dd979ff3"),
-    "search_trials": (1, "bbdd8490c1e6"),
+    "search_trials": (1, "be0e1dd32c84"),
     "task_scores": (2, "721f43c46c81"),
     "task_samples": (1, "20d9511afa25"),
     "retrieval_scores": (1, "08113d352c9a"),

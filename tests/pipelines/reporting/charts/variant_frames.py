@@ -246,7 +246,7 @@ def search_variants(models=(MODEL,), recipes=()) -> pl.DataFrame:
     """Return published recipes of three methods and searched ones at equal budgets, on texts and on prompts."""
     return pl.DataFrame(
         [{"model": model, "recipe": f"{method}-{percent}", "method": method, "removed_share": percent / 100,
-          "is_published": method != "mixed", "strategy": "searched" if method == "mixed" else None,
+          "strategy": "searched" if method == "mixed" else None,
           "measured_on": measured_on, "kl_mean_nats": kl, "kl_low": kl / 1.15, "kl_high": kl * 1.15, "n_units": 12}
          for model in models for method, harm in (("mixed", 1.0), ("sparsegpt", 1.6), ("wanda", 2.4), ("attn-drop", 4))
          for percent in (10, 20, 30) for measured_on, factor in (("prompts", 1.3), ("texts", 1.0))

@@ -171,7 +171,7 @@ def spellings(value: object) -> set[str]:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return set()
     shares = {f"{100 * value:.{digits}f}" for digits in (0, 1)}
-    return {spelled(value), spelled(abs(value)), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
+    return {spelled(value), f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}"} | shares
 
 
 @pytest.mark.parametrize("warehouse", ["ask", "by_hand"])
@@ -192,8 +192,8 @@ def test_every_number_of_a_sentence_is_in_the_rows_of_its_sql(request, warehouse
         for name in sorted((name for name in names if isinstance(name, str)), key=len, reverse=True):
             said = said.replace(name, "")
         known = set().union(*map(spellings, values))
-        for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", said):
-            assert number.rstrip(",") in known, (number, text)
+        for number in re.findall(r"[−-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", said):
+            assert number.rstrip(",").replace("−", "-") in known, (number, text)
             checked += 1
     assert checked > 40
 
@@ -223,7 +223,8 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
         entry = index["variants"][position(index, recipe)]
         is_share = measure == "top1_change"
         name = "top1_agreement" if is_share else measure
-        if name in names and (low, high) != (None, None):
+        # The damage of the dense variant is 0 by definition.
+        if name in names and recipe != "dense" and (low, high) != (None, None):
             seen.add(name)
             ends = [1 - high, 1 - low] if is_share else [low, high]
             assert entry["intervals"][name] == pytest.approx(ends, rel=1e-5)

@@ -30,8 +30,8 @@ ROW: dict[str, Any] = {
     "difference": -0.17,
     "difference_low": -0.2,
     "difference_high": -0.14,
-    "first_flip_step": 12.0,
-    "other_first_flip_step": 4.0,
+    "same_steps": 12.0,
+    "other_same_steps": 4.25,
 }
 
 
@@ -39,15 +39,15 @@ def test_a_result_is_set_against_the_best_published_recipe_on_other_data() -> No
     assert sentence(ROW) == (
         "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on held-back text, where "
         "the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
-        "−0.140], in favour of the search. In the median its text leaves the dense one at step 12, that of "
-        "sparsegpt-20 at step 4."
+        "−0.140], in favour of the search. On average its text has 12.0 steps in common with the dense one, that of "
+        "sparsegpt-20 4.25."
     )
 
 
 def test_a_result_without_a_judgement_speaks_of_its_own_items() -> None:
     assert sentence(ROW | {"kl_nats": None, "budget": "bytes"}) == (
         "mixed-20-1a2b3c removes 20.0 % of the layers' bytes: its objective is 0.150 [0.120, 0.180] nats on the 24 "
-        "items of the search. It is not judged on other data against a published recipe of this budget."
+        "items of the search. The study's own data do not compare it with a published recipe of this budget."
     )
     assert sentence(ROW | {"kl_nats": None, "recipe": None}).startswith("The search removes 20.0 %")
 
@@ -66,9 +66,9 @@ def test_a_difference_is_called_one_only_beyond_its_interval(ends: tuple[Any, An
 
 
 def test_prompts_stand_in_where_no_text_was_measured() -> None:
-    said = sentence(ROW | {"measure": "kl_prompts", "first_flip_step": None, "kl_low": None, "kl_high": None})
+    said = sentence(ROW | {"measure": "kl_prompts", "same_steps": None, "kl_low": None, "kl_high": None})
     assert "KL 0.210 nats on the study's prompts, where" in said
-    assert "In the median" not in said
+    assert "On average" not in said
 
 
 def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers() -> None:
