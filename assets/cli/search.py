@@ -272,8 +272,8 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
 
 def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
-    if row["budget"] != "parameters":
-        return f"{start}; recipes are compared by removed weights only, and `search_variants` has the KL of each."
+    if row["budget"] == "milliseconds":
+        return f"{start}; recipes are not compared by time, but `search_variants` has the KL of each."
     clauses = [_clause(words, best[measure]) for measure, words in _MEASURES.items() if measure in best]
     return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}; no published recipe was measured beside it."
 

@@ -9,6 +9,7 @@ import polars as pl
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.weight_delta import WEIGHT_BYTES
 from prunescope.pipelines.recipes import Recipe
 
 
@@ -30,6 +31,7 @@ def variant_row(
         key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
     }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
+    saved_bytes = sum(_saved_bytes(variant, sublayer) for sublayer in sublayers)
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(
         {
@@ -44,6 +46,7 @@ def variant_row(
             "sparsity": [masked / prunable],
             "parameters_removed": [masked + dropped],
             "parameters_removed_share": [(masked + dropped) / total],
+            "bytes_removed": [saved_bytes],
             "sublayers_dropped": [list(variant.dropped)],
             "drop_order": [list(variant.facts.get("drop_order", []))],
             "drop_scores": [list(variant.facts.get("drop_scores", []))],
@@ -79,6 +82,13 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
             moved = change.weight(dense) != dense
             others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
     return zeros, others
+
+
+def _saved_bytes(variant: Variant, sublayer: Sublayer) -> int:
+    """Return the bytes that a variant saves in a sublayer's matrices."""
+    if sublayer.label in variant.dropped:
+        return WEIGHT_BYTES * sum(matrix.size for matrix in sublayer.matrices.values())
+    return sum(variant.changes[name].saved_bytes for name in sublayer.matrices if name in variant.changes)
 
 
 def peak_memory_bytes() -> int:

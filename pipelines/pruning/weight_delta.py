@@ -1,5 +1,6 @@
 """The change of one weight matrix by a recipe: stored compactly, restored bit for bit."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from prunescope.pipelines.pruning.masks import Mask
 
 # The integer type of each element size, in bytes.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Checkpoints store weights in 16 bits, even where a study computes in 32.
+WEIGHT_BYTES = 2
 
 Weight = Float[Tensor, "out in"]
 _Value = TypeVar("_Value")
@@ -164,6 +167,18 @@ class WeightDelta:
             return replace(self, bits=later.bits)
         mask = later.mask
         return self if mask is None else WeightDelta.valued(self.weight(dense), mask)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that it saves in a 16-bit checkpoint with packed masks and codes; below 0 where codes take more."""
+        size = self.shape[0] * self.shape[1]
+        kept = size if (mask := self.mask) is None else int(mask.sum())
+        packed = 0 if self.bits is None else self.bits.numel()
+        if self.codes is None:
+            # With few zeros the mask takes more than they save, and the file has the whole matrix.
+            return max(0, (size - kept) * WEIGHT_BYTES - packed)
+        scales = self.codes.scales.numel() * 2 * WEIGHT_BYTES
+        return size * WEIGHT_BYTES - packed - math.ceil(kept * self.codes.bits / 8) - scales
 
     @property
     def tensors(self) -> dict[str, Tensor]:

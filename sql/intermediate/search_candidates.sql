@@ -1,15 +1,16 @@
--- The variants between which a search is judged: all that remove weights, of models with a mixed recipe.
+-- The variants between which a search is judged: all that remove weights or bytes, of models with a mixed recipe.
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: pruned_variants, stg_variants, stg_search_trials
--- how to read: a mixed recipe that was written by hand has no strategy and no budget. Quantization alone removes no
---   weight and has no row. A drop also removes parameters that are no weights of matrices, so that removed_share may
---   exceed 1 a little.
+-- how to read: a mixed recipe that was written by hand has no strategy and no budget. A drop also removes
+--   parameters that are no weights of matrices, so that removed_share may exceed 1 a little.
 -- reason: single definition of the budget at which recipes are compared, and of what counts as published.
 -- columns:
 --   recipe: Name of the recipe
 --   removed_share: Removed parameters over the weights of all linear modules inside the layers [share] =
 --     parameters_removed/weights_prunable
+--   bytes_share: Saved bytes over those of the same modules in 16 bits; NULL for variants of earlier versions [share] =
+--     bytes_removed/(2·weights_prunable)
 --   is_published: Whether the recipe is no mixed one
 --   strategy: Strategy that chose it, searched before a control; NULL for recipes of no search [label]
 --   budget: Unit of the target of that search, parameters before others; NULL likewise [label]
@@ -42,6 +43,7 @@ select
     pruned.recipe,
     pruned.method,
     variants.parameters_removed / variants.weights_prunable as removed_share,
+    variants.bytes_removed / (2 * variants.weights_prunable) as bytes_share,
     pruned.method <> 'mixed' as is_published,
     found.strategy,
     found.budget
@@ -52,4 +54,4 @@ inner join stg_variants as variants
     on pruned.model = variants.model and pruned.recipe = variants.recipe
 left join found
     on pruned.model = found.model and pruned.recipe = found.recipe
-where variants.parameters_removed > 0
+where variants.parameters_removed > 0 or variants.bytes_removed > 0

@@ -1,17 +1,18 @@
--- Does choosing by KL at the output beat published recipes that remove as many weights?
+-- Does choosing by KL at the output beat published recipes of the same budget?
 -- grain: one row per mixed variant of the strategy searched × measure with a published variant at its budget.
 -- key: model, recipe, measure
 -- inputs: search_judgement
 -- how to read: published variants count that remove as many of the layers' weights, or up to 0.5 percentage points
---   less; searches whose budget is bytes or milliseconds are left out. All are measured on the study's own data.
---   difference is mixed minus published, paired by window or prompt: below 0 the mixed variant does less damage, but
---   above 0 where measure is same_steps. An interval that includes 0 shows no difference. The best published variant is
---   the one with the least favourable difference to the mixed one, chosen by the same data, in its own favour. n_better
---   and n_worse count published variants whose interval excludes 0; they are not corrected for their number.
+--   less; of their bytes where that is the budget. Searches whose budget is milliseconds are left out. All are measured
+--   on the study's own data. difference is mixed minus published, paired by window or prompt: below 0 the mixed variant
+--   does less damage, but above 0 where measure is same_steps. An interval that includes 0 shows no difference. The
+--   best published variant is the one with the least favourable difference to the mixed one, chosen by the same data,
+--   in its own favour. n_better and n_worse count published variants whose interval excludes 0; they are not corrected
+--   for their number.
 -- reason: the lead question of the search.
 -- columns:
 --   best_recipe: Published variant with the least favourable difference to the mixed one
---   best_removed_share: Share of the layers' weights that it removes [share]
+--   best_removed_share: Share of the layers' weights, or bytes, that it removes [share]
 --   best_amount: Its measure [nats, tokens or steps]
 --   best_low: Lower end of its 95 % interval [nats, tokens or steps]
 --   best_high: Upper end of it [nats, tokens or steps]
@@ -23,6 +24,7 @@ select
     model,
     recipe,
     measure,
+    budget,
     removed_share,
     other_recipe as best_recipe,
     other_removed_share as best_removed_share,
@@ -41,7 +43,7 @@ select
     cast(count_if(not is_better) over of_measure as bigint) as n_worse,
     comparison_verdict(difference_low, is_better, 'the best') as verdict
 from search_judgement
-where is_published and strategy = 'searched' and budget = 'parameters'
+where is_published and strategy = 'searched' and budget <> 'milliseconds'
 window of_measure as (partition by model, recipe, measure)
 qualify is_best_published
-order by model, removed_share, recipe, measure
+order by model asc, budget desc, removed_share asc, recipe asc, measure asc

@@ -20,6 +20,7 @@ select
     sparsity,
     parameters_removed,
     parameters_removed_share,
+    bytes_removed,
     sublayers_dropped,
     drop_order,
     drop_scores,

@@ -215,11 +215,24 @@ def test_a_recipe_of_a_control_is_not_the_search_s_own_unless_the_search_found_i
     assert {row["method"] for row in figure if row["panel"] == "judged"} == {"mixed", "wanda"}
 
 
-def test_a_recipe_for_a_budget_of_bytes_is_not_compared_by_weights(ask: Ask) -> None:
-    warehouse = on_windows(mixed=[0.1, 0.2], wanda=[0.5, 0.7])
+def test_a_recipe_for_a_budget_of_bytes_is_compared_at_equal_bytes_and_one_for_time_is_not_compared(ask: Ask) -> None:
+    warehouse = on_windows(mixed=[0.1, 0.2], wanda=[0.5, 0.7], gptq=[0.15, 0.26])
+    for recipe, removed, saved in (("mixed-40", 0.3, 0.5), ("wanda-40", 0.4, 0.3), ("gptq-40", 0, 0.7)):
+        (row,) = warehouse.where("variants", recipe=recipe)
+        row |= {"parameters_removed": 1000 * removed, "bytes_removed": 2000 * saved}
     results = (SQL / "explorer" / "search" / "results.sql").read_text()
+    assert set(judgement(ask, warehouse, "kl_texts")) == {"wanda-40"}
     assert ask(warehouse, results)[0]["other_recipe"] == "wanda-40"
+
     warehouse.rows["search_trials"][0]["budget"] = "bytes"
+    assert set(judgement(ask, warehouse, "kl_texts")) == {"gptq-40"}
+    (answer,) = ask(warehouse, AGAINST_PUBLISHED)
+    assert (answer["budget"], answer["removed_share"], answer["best_removed_share"]) == ("bytes", 0.5, 0.7)
+    assert ask(warehouse, results)[0]["other_recipe"] == "gptq-40"
+    # Codes alone remove no weight.
+    assert {row["recipe"] for row in ask(warehouse, "search_variants")} == {"mixed-40", "wanda-40"}
+
+    warehouse.rows["search_trials"][0]["budget"] = "milliseconds"
     assert ask(warehouse, AGAINST_PUBLISHED) == []
     assert ask(warehouse, results)[0]["other_recipe"] is None
 

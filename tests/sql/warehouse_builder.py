@@ -68,11 +68,12 @@ class Handmade:
         method: str = "wanda",
         sparsity: float = 0.0,
         removed: float = 0.0,
+        saved: float | None = None,
         dropped: Sequence[str] = (),
         model: str = MODEL,
         **parameters: object,
     ) -> Self:
-        """Add a row of `variants`; further arguments are the recipe's parameters."""
+        """Add a row of `variants`; `saved` is its share of bytes, and further arguments are the recipe's parameters."""
         return self.add(
             "variants",
             model=model,
@@ -85,6 +86,7 @@ class Handmade:
             sparsity=sparsity,
             parameters_removed=round(1000 * removed),
             parameters_removed_share=removed,
+            bytes_removed=round(2000 * (removed if saved is None else saved)),
             weights_updated=0,
             sublayers_dropped=list(dropped),
             drop_order=[],

@@ -35,6 +35,14 @@ TABLE = Table(
         c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
         Column("parameters_removed", pa.int64(), "Masked weights and all parameters of dropped sublayers.", minimum=0),
         c.share("parameters_removed_share", "Removed parameters over all parameters of the model."),
+        Column(
+            "bytes_removed",
+            pa.int64(),
+            "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices; below 0 where "
+            "codes take more.",
+            "bytes",
+            since=4,
+        ),
         Column("sublayers_dropped", pa.list_(pa.string()), "Dropped sublayers, such as `attn.3`."),
         Column(
             "drop_order",
@@ -73,7 +81,7 @@ TABLE = Table(
         "peak_memory_bytes",
     ),
     references=(c.OF_MODEL,),
-    version=3,
+    version=4,
     migrations=(
         # In version 1 a variant could change only masks.
         Migration(

@@ -4,7 +4,6 @@ A treatment's weights come from one pass of the calibration tokens through the d
 put together without pruning again.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +17,11 @@ from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
+from prunescope.pipelines.pruning.weight_delta import WEIGHT_BYTES, LazyMapping, WeightDelta
 from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
 from prunescope.pipelines.studies.search_spec import DROPS
 
 KEEP, DROP = "keep", "drop"
-# Checkpoints store weights in 16 bits, even where a study computes in 32.
-WEIGHT_BYTES = 2
 # Treatment of each sublayer, by label; sublayers that are not listed are kept.
 Allocation = Mapping[str, str]
 
@@ -99,9 +96,8 @@ class Menu:
             changes = {each: variant.changes[each] for each in sublayer.matrices if each in variant.changes}
             if changes:
                 masked = sum(0 if change.mask is None else int((~change.mask).sum()) for change in changes.values())
-                kept = sum(_bytes(change) for change in changes.values())
-                before = sum(sublayer.matrices[each].size for each in changes) * WEIGHT_BYTES
-                options.append(Option(label, name, masked, before - kept, saved))
+                saved_bytes = sum(change.saved_bytes for change in changes.values())
+                options.append(Option(label, name, masked, saved_bytes, saved))
         return options
 
     @cached_property
@@ -156,15 +152,3 @@ def _family(recipe: Recipe) -> str | None:
     if not isinstance(recipe, MaskingRecipe) or recipe.sparsity is None:
         return None
     return recipe.model_copy(update={"sparsity": None}).parameters_json
-
-
-def _bytes(change: WeightDelta) -> int:
-    """Return the bytes of a changed matrix: a packed mask where there is one, and its remaining values or codes."""
-    outputs, inputs = change.shape
-    kept = outputs * inputs if change.mask is None else int(change.mask.sum())
-    mask = 0 if change.bits is None else change.bits.numel()
-    if change.codes is None:
-        # With few zeros the mask takes more than they save, and the file has the whole matrix.
-        return min(mask + kept * WEIGHT_BYTES, outputs * inputs * WEIGHT_BYTES)
-    scales = change.codes.scales.numel() * 2 * WEIGHT_BYTES
-    return mask + math.ceil(kept * change.codes.bits / 8) + scales

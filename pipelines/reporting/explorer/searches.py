@@ -51,7 +51,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     other = label(row["other_recipe"])
     where = "held-back text" if row["measure"] == "kl_texts" else "the study's prompts"
     text = (
-        f"{what} {_percent(row['removed_share'])} of the layers' weights: KL "
+        f"{what} {_percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
         f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "
         f"{other}, has {_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} at "
         f"{_percent(row['other_removed_share'])}; difference "

@@ -1,13 +1,13 @@
--- What each search found, and the best published variant that removes as many weights.
+-- What each search found, and the best published variant of its budget.
 -- grain: one row per model × search × target with a result of the strategy searched.
 -- inputs: search_front, search_judgement
 with
 
--- KL on texts where any was measured, else on prompts. The comparison is at equal weights.
+-- KL on texts where any was measured, else on prompts.
 judged as (
     select *
     from search_judgement
-    where is_best_published and budget = 'parameters' and measure in ('kl_texts', 'kl_prompts')
+    where is_best_published and budget <> 'milliseconds' and measure in ('kl_texts', 'kl_prompts')
     qualify row_number() over (partition by model, recipe order by measure <> 'kl_texts') = 1
 )
 

@@ -1,9 +1,10 @@
--- Each mixed variant against every other variant that removes as many weights, on the study's own data.
+-- Each mixed variant against every other variant of its budget, on the study's own data.
 -- grain: one row per mixed variant × other variant × measure that both have.
 -- key: model, recipe, other_recipe, measure
 -- inputs: search_candidates, search_units
 -- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
---   0.5 percentage points less of the layers' weights, or more. Both sides are over the windows or prompts that both
+--   0.5 percentage points less of the layers' weights, or more; where the budget is bytes, of their bytes in 16 bits.
+--   Milliseconds are compared by weights, too. Both sides are over the windows or prompts that both
 --   were measured on. difference is the mixed variant minus the other one, paired by window or prompt: below 0 the
 --   mixed variant does less damage, but above 0 where measure is same_steps. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
@@ -16,7 +17,8 @@
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
 --     forced; same_steps, mean number of steps that a free-running text has in common with the dense one [label]
---   other_removed_share: Share of the layers' weights that the other variant removes [share]
+--   removed_share: Share of the layers' weights, or of their bytes where that is the budget, that it removes [share]
+--   other_removed_share: That of the other variant [share]
 --   is_published: Whether the other variant is no mixed one
 --   amount: The measure of the mixed variant [nats, tokens or steps]
 --   amount_low: Lower end of its 95 % interval [nats, tokens or steps]
@@ -40,17 +42,21 @@ pairs as (
         mixed.strategy,
         mixed.budget,
         other.recipe as other_recipe,
-        mixed.removed_share,
-        other.removed_share as other_removed_share,
+        case when mixed.budget = 'bytes' then mixed.bytes_share else mixed.removed_share end as removed_share,
+        case when mixed.budget = 'bytes' then other.bytes_share else other.removed_share end as other_removed_share,
         other.is_published
     from search_candidates as mixed
     inner join search_candidates as other
         on
             mixed.model = other.model
             and mixed.recipe <> other.recipe
-            -- The last digits of a share are rounding.
-            and other.removed_share >= mixed.removed_share - budget_slack() - 1e-9
-    where not mixed.is_published
+    where
+        not mixed.is_published
+        -- The last digits of a share are rounding.
+        and case
+            when mixed.budget = 'bytes' then other.bytes_share - mixed.bytes_share
+            else other.removed_share - mixed.removed_share
+        end >= -budget_slack() - 1e-9
 ),
 
 -- The units of both variants of a pair, and how far the measure of each moves when its mean moves by one.

@@ -42,4 +42,6 @@ select
 from search_candidates as candidates
 inner join means
     on candidates.model = means.model and candidates.recipe = means.recipe
+-- Quantization alone removes no weight.
+where candidates.removed_share > 0
 order by candidates.model, measured_on, candidates.removed_share, candidates.recipe

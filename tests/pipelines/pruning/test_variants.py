@@ -70,6 +70,8 @@ def test_exactly_half_of_the_prunable_weights_are_masked(
     row = variant_row(decoder, "tiny", recipe, variant, calibrated.hash, 1, 1.0).row(0, named=True)
     assert row["weights_masked"] * 2 == row["weights_prunable"]
     assert row["sparsity"] == 0.5
+    # Half of 16 bits less one bit of the mask.
+    assert row["bytes_removed"] * 16 == row["weights_prunable"] * (16 - 2)
     with apply_variant(decoder, variant):
         zeros = sum(int((m.weight == 0).sum()) for m in decoder.matrices.values())
     assert zeros >= row["weights_masked"]
@@ -85,6 +87,8 @@ def test_drops_follow_the_block_influence_and_count_their_parameters(
     assert variant.dropped == (f"attn.{least['layer']}", f"mlp.{least['layer']}")
     row = variant_row(decoder, "tiny", parse_recipe("block-drop-1"), variant, None, 1, 1.0).row(0, named=True)
     layer = decoder.layers[least["layer"]]
+    matrices = [matrix for s in (layer.attn, layer.mlp) for matrix in s.matrices.values()]
+    assert row["bytes_removed"] == 2 * sum(matrix.size for matrix in matrices)
     assert row["parameters_removed"] == sum(
         p.numel() for s in (layer.attn, layer.mlp) for p in s.mixers[0].parameters()
     )

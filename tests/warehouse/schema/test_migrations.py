@@ -23,7 +23,7 @@ from tests.warehouse.conftest import provenance_of, rows_of
 # Written by the store of commits cb48a24, f8c1493 and 0c69cda, whose names are the files' code versions.
 OLD = sorted((Path(__file__).parent / "old").glob("*.parquet"))
 VARIANTS = TABLES["variants"]
-ADDED_IN_3 = ["weights_updated", "drop_order", "drop_scores", "facts_json"]
+ADDED_SINCE_2 = ["weights_updated", "bytes_removed", "drop_order", "drop_scores", "facts_json"]
 
 
 def table_and_version(path: Path) -> tuple[Table, int]:
@@ -82,17 +82,22 @@ def test_the_renamed_hash_of_a_variant_has_its_new_name(store: Store) -> None:
     with prunescope.open(store.root) as connection:
         hashes = connection.sql("SELECT variant_hash, weights_updated FROM stg_variants").fetchall()
     assert hashes == [("mask_hash 0", None)]
-    assert lacks(VARIANTS, 1) == lacks(VARIANTS, 2) == ADDED_IN_3
+    assert lacks(VARIANTS, 1) == lacks(VARIANTS, 2) == ADDED_SINCE_2
+    assert lacks(VARIANTS, 3) == ["bytes_removed"]
 
 
 def test_files_of_all_versions_are_one_table(store: Store) -> None:
     by_name = {path.name: path for path in OLD}
     put(by_name["variants.1.parquet"], store, "first")
     put(by_name["variants.2.parquet"], store, "second")
+    put(by_name["variants.3.parquet"], store, "third")
     store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
     with prunescope.open(store.root) as connection:
-        rows = connection.sql("SELECT variant_hash, weights_updated FROM variants ORDER BY ALL").fetchall()
-    assert rows == [("mask_hash 0", None), ("variant_hash 0", 0), ("variant_hash 0", None)]
+        rows = connection.sql(
+            "SELECT variant_hash, weights_updated, bytes_removed FROM variants ORDER BY ALL"
+        ).fetchall()
+    now, earlier = ("variant_hash 0", 0, 0), [("variant_hash 0", 0, None), ("variant_hash 0", None, None)]
+    assert rows == [("mask_hash 0", None, None), now, *earlier]
 
 
 def test_the_doctor_distinguishes_old_files_from_those_of_no_version(store: Store, fill) -> None:
@@ -103,8 +108,8 @@ def test_the_doctor_distinguishes_old_files_from_those_of_no_version(store: Stor
     [finding] = diagnose(store.root)
     assert (finding.level, finding.subject) == ("warning", str(place))
     assert finding.message == (
-        "was written by version 1 of its table, which has 3 now: it is read with NULL for "
-        "weights_updated, drop_order, drop_scores, facts_json"
+        "was written by version 1 of its table, which has 4 now: it is read with NULL for "
+        "weights_updated, bytes_removed, drop_order, drop_scores, facts_json"
     )
 
 
@@ -115,7 +120,7 @@ def test_new_files_name_their_version(store: Store) -> None:
         assert pq.read_schema(path).metadata[b"version"] == str(table.version).encode()
 
 
-@pytest.mark.parametrize(("told", "is_known"), [(b"3", True), (b"2", False), (b"33", False), (None, False)])
+@pytest.mark.parametrize(("told", "is_known"), [(b"4", True), (b"3", False), (b"44", False), (None, False)])
 def test_the_same_columns_of_another_version_are_not_recognised_by_their_bytes(
     store: Store, tmp_path: Path, told: bytes | None, is_known: bool
 ) -> None:
@@ -215,7 +220,7 @@ KNOWN = {
     "models": (1, "79072d76203a"),
     "activation_stats": (2, "f8e5b0463d10"),
     "block_influence": (1, "cfe408647862"),
-    "variants": (3, "cd6aa13ef183"),
+    "variants": (4, "bf7ea164df5f"),
     "mask_samples": (1, "42e5a32f3bc1"),
     "layer_transitions": (3, "0f9eaa687575"),
     "decoding_steps": (3, "c1b828e6298f"),
