@@ -11,7 +11,8 @@ from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, F
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
 # Steps of about a fifth: the best shares of sublayers differ by less than a factor of two from the whole's.
-MENU = (*(f"sparsegpt-{percent}" for percent in (4, 6, 8, 10, 12, 15, 18, 22, 26, 31, 37, 44, 52, 60, 70)), "drop")
+_PER_CENT = (4, 6, 8, 10, 12, 15, 18, 22, 26, 31, 37, 44, 52, 60, 70)
+MENU = (*(f"{method}-{percent}" for method in ("wanda", "sparsegpt") for percent in _PER_CENT), "drop")
 
 
 class SearchSpec(FrozenModel):

@@ -43,10 +43,10 @@ TABLE = Table(
         Column(
             "move",
             c.LABEL,
-            "Origin of the allocation: `sum`, the smallest sum of effects alone; `interaction`, the same with "
-            "interactions fitted to the measured trials; `exchange`, changed treatments of the parent; `random`; "
-            "`greedy`.",
-            values=("sum", "interaction", "exchange", "random", "greedy"),
+            "Origin of the allocation: `uniform`, one method at the same sparsity everywhere; `sum`, the smallest sum "
+            "of effects alone; `interaction`, the same with interactions fitted to the measured trials; `exchange`, "
+            "changed treatments of the parent; `random`; `greedy`.",
+            values=("uniform", "sum", "interaction", "exchange", "random", "greedy"),
         ),
         Column(
             "objective",

@@ -95,6 +95,22 @@ def cheapest(
     return best
 
 
+def uniform_choice(problem: Problem, sizes: Numbers, target: float, allowed: NDArray[np.bool_]) -> Choice:
+    """Return the choice that removes the target at nearly the same share of every sublayer.
+
+    Args:
+        problem: the options.
+        sizes: of the sublayers.
+        target: to be removed, in the budget's unit.
+        allowed: options that may be chosen.
+
+    Raises:
+        InputError: they cannot remove so much.
+    """
+    # The cost of a weight grows with the share, so that equal shares cost least.
+    return cheapest(problem, problem.removed**3 / sizes[problem.group] ** 2, target, allowed)
+
+
 @dataclass(frozen=True)
 class _Limits:
     """Limits of a choice: what it removes at least, and how many sublayers it may change.

@@ -1,15 +1,33 @@
 """Effects of treatments that were not measured, from others of their sublayer that differ in sparsity alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunescope.pipelines.evaluation.search.menu import KEEP, Menu, Option
+from prunescope.pipelines.evaluation.search.menu import KEEP, Menu, Option, sparsities
 
 Numbers = NDArray[np.float64]
 # Sparsities of one method that are measured in a sublayer; the others lie on the curve through them.
 ANCHORS = 3
+
+
+def methods_of(treatments: Sequence[str]) -> dict[str, str]:
+    """Return the treatments of methods with more sparsities than are measured, by name, with their family."""
+    own = sparsities(treatments)
+    counts = Counter(family for family, _ in own.values())
+    return {name: family for name, (family, _) in own.items() if counts[family] > ANCHORS}
+
+
+def around(sparsity: float, methods: Mapping[str, str]) -> set[str]:
+    """Return of each method the next treatments below and above a sparsity, by name."""
+    own, found = sparsities([*methods]), set()
+    for family in {*methods.values()}:
+        values = {own[name][1]: name for name in methods if methods[name] == family}
+        found.add(values[max((each for each in values if each <= sparsity), default=min(values))])
+        found.add(values[min((each for each in values if each >= sparsity), default=max(values))])
+    return found
 
 
 def measured_options(menu: Menu) -> list[int]:

@@ -71,8 +71,7 @@ class Menu:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
         recipes: list[Recipe] = [_recipe(name) for name in treatments if name not in DROPS]
-        # By treatment: what it shares with others that differ in sparsity alone.
-        self.families = {recipe.name: family for recipe in recipes if (family := _family(recipe)) is not None}
+        self.families = {name: family for name, (family, _) in sparsities(treatments).items()}
         self._variants: dict[str, Variant] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -147,8 +146,11 @@ def _recipe(name: str) -> Recipe:
     return recipe.model_copy(update={"predecessors": "dense"})
 
 
-def _family(recipe: Recipe) -> str | None:
-    """Return the parameters of an unstructured mask beside its sparsity; None for another recipe."""
-    if not isinstance(recipe, MaskingRecipe) or recipe.sparsity is None:
-        return None
-    return recipe.model_copy(update={"sparsity": None}).parameters_json
+def sparsities(treatments: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Return of each unstructured mask, by name, what it shares with others that differ in sparsity, and its own."""
+    recipes = {name: parse_recipe(name) for name in treatments if name not in DROPS}
+    return {
+        name: (recipe.model_copy(update={"sparsity": None}).parameters_json, recipe.sparsity)
+        for name, recipe in recipes.items()
+        if isinstance(recipe, MaskingRecipe) and recipe.sparsity is not None
+    }

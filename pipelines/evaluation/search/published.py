@@ -33,7 +33,7 @@ def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> 
 
 
 def _masks(share: float, budget: str) -> Iterator[str]:
-    sparsity = _sparsity(share, budget)
+    sparsity = sparsity_for(share, budget)
     if sparsity is None:
         return
     yield _spelled("wanda", sparsity)
@@ -54,7 +54,7 @@ def _composed(sizes: Mapping[str, float], share: float, budget: str) -> Iterator
     total, units = sum(sizes.values()), _units(sizes)["attn"]
     count = max((count for count in range(len(units)) if sum(units[:count]) <= share * total / 2), default=0)
     left = total - sum(units[:count])
-    sparsity = _sparsity((share * total - (total - left)) / left, budget)
+    sparsity = sparsity_for((share * total - (total - left)) / left, budget)
     if count and sparsity is not None:
         yield (
             f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}"
@@ -85,8 +85,8 @@ def _units(sizes: Mapping[str, float]) -> dict[str, list[float]]:
     return {kind: sorted(own.values()) for kind, own in layers.items()}
 
 
-def _sparsity(share: float, budget: str) -> float | None:
-    """Return the sparsity in hundredths of a per cent that removes a share; None where none does."""
+def sparsity_for(share: float, budget: str) -> float | None:
+    """Return the uniform sparsity in hundredths of a per cent that removes a share; None where none does."""
     if budget == "milliseconds":
         return None
     sparsity = math.ceil(1e4 * (share + (_MASK_SHARE if budget == "bytes" else 0)) - 1e-6) / 1e4

@@ -5,7 +5,7 @@ The strategies are those of `search`; nothing is read from or written to the war
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -90,15 +90,12 @@ def run_search(
     items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
     journal = Journal(folder / "journal", key.search)
-    search = Search(
-        decoder,
-        spec,
-        Menu(decoder, spec.menu, inside, _milliseconds(decoder, spec, journal), progress),
-        items,
-        journal,
-        progress,
-    )
-    result = search.run()
+    times = _milliseconds(decoder, spec, journal)
+
+    def menu_of(treatments: Sequence[str]) -> Menu:
+        return Menu(decoder, treatments, inside, times, progress)
+
+    result = Search(decoder, spec, menu_of, items, journal, progress).run()
     results = result.trials.filter(strategy="searched", is_result=True)
     if late := [share for share in missing if share not in set(results["remove"])]:
         raise ComputationError(

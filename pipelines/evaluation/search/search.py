@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +13,19 @@ from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.search.allocation import Numbers, Problem, greedy_choice, random_choice
-from prunescope.pipelines.evaluation.search.curves import completed, measured_options, stand_in
+from prunescope.pipelines.evaluation.search.allocation import (
+    Numbers,
+    Problem,
+    greedy_choice,
+    random_choice,
+    uniform_choice,
+)
+from prunescope.pipelines.evaluation.search.curves import around, completed, measured_options, methods_of, stand_in
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.published import sparsity_for
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.trials import Trial, frame, half_width, interval, treatments_json
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
@@ -27,6 +35,8 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 
 # Items on which exchanges are proposed; they are judged on all.
 CONTEXT_ITEMS = 8
+# Moves that are accepted by their mean: no choice among many is made by it.
+_BY_MEAN = {"uniform", "sum", "random"}
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
 _EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "layer": pl.Int16,
@@ -67,38 +77,23 @@ class Search:
     Args:
         decoder: the dense model.
         spec: targets, objective, budget and strategies.
-        menu: the treatments.
+        menus: returns the menu of some treatments of `spec.menu`.
         items: the texts to measure on.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.
-
-    Raises:
-        InputError: the menu cannot reach the largest target.
     """
 
     def __init__(
         self,
         decoder: Decoder,
         spec: SearchSpec,
-        menu: Menu,
+        menus: Callable[[Sequence[str]], Menu],
         items: Sequence[Item],
         journal: Journal,
         progress: Progress = SILENT,
     ) -> None:
-        self._decoder, self._spec, self._menu, self._items = decoder, spec, menu, list(items)
+        self._decoder, self._spec, self._menus, self._items = decoder, spec, menus, list(items)
         self._journal, self._progress = journal, progress
-        self._engine = EffectEngine(decoder, menu, items, spec.seed)
-        self._problem = Problem(
-            np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
-            np.array([float(getattr(option, spec.budget) or 0) for option in menu.options]),
-        )
-        self._total = menu.total(spec.budget)
-        for share in spec.remove:
-            if self._problem.most < share * self._total:
-                raise InputError(
-                    f"search: the menu removes at most {self._problem.most / self._total:.1%} of the {spec.budget}, "
-                    f"and {share:.1%} are asked for; add treatments that remove more, or lower `remove`"
-                )
         self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
         self._trials: list[Trial] = []
         self._deadline = 0.0
@@ -108,8 +103,12 @@ class Search:
 
         When the time is over, the trials so far are the result: each strategy returns its best allocation, and those
         that have none are left out.
+
+        Raises:
+            InputError: the menu cannot reach the largest target.
         """
         self._deadline = time.monotonic() + 60 * self._spec.minutes
+        self._choose_methods()
         swaps = self._ordered_swaps()
         effects, seconds = self._effects(swaps, {}, None)
         is_complete = True
@@ -118,6 +117,72 @@ class Search:
                 is_complete &= self._run(strategy, share, effects)
         rows = frame([trial.row([item.id for item in self._items]) for trial in self._trials])
         return SearchResult(self._effect_rows(effects, seconds / len(swaps)), rows, is_complete)
+
+    def _choose_methods(self) -> None:
+        """Keep the methods that do best at a target with the same sparsity everywhere, of those measured by curves.
+
+        Which masks are better differs between models and calibration texts by more than an allocation can win.
+
+        Raises:
+            InputError: the menu cannot reach the largest target.
+        """
+        menu, methods = self._spec.menu, methods_of(self._spec.menu)
+        near = {name for share in self._spec.remove for name in self._around(share, methods)}
+        is_choice = len({*methods.values()}) > 1 and bool(near)
+        if is_choice:
+            self._use([name for name in menu if name in near])
+            kept = self._uniform(methods) or {*methods.values()}
+            menu = tuple(name for name in menu if name not in methods or methods[name] in kept)
+        self._use(menu)
+        for share in self._spec.remove:
+            if self._problem.most < share * self._total:
+                raise InputError(
+                    f"search: the menu removes at most {self._problem.most / self._total:.1%} of the "
+                    f"{self._spec.budget}, and {share:.1%} are asked for; add treatments that remove more, or lower "
+                    "`remove`"
+                )
+        if not is_choice:
+            self._uniform(methods)
+
+    def _uniform(self, methods: Mapping[str, str]) -> set[str]:
+        """Measure methods at the same sparsity everywhere, and return those that do best at a target."""
+        best = set[str]()
+        with suppress(Expired):
+            for share in sorted(self._spec.remove):
+                lowest: Trial | None = None
+                winner = ""
+                near = self._around(share, methods)
+                for method in dict.fromkeys(methods.values()):
+                    own = {name for name in near if methods[name] == method}
+                    is_own = np.array([option.treatment in own for option in self._menu.options])
+                    # A sublayer without them is kept.
+                    is_without = ~np.isin(self._problem.group, self._problem.group[is_own])
+                    allowed = is_own | (is_without & (self._problem.removed == 0))
+                    try:
+                        choice = uniform_choice(self._problem, self._sizes, share * self._total, allowed)
+                    except InputError:  # the method cannot remove so much
+                        continue
+                    trial = self._measure("searched", share, "uniform", self._menu.allocation(choice), None, lowest)
+                    lowest, winner = (trial, method) if trial.is_accepted else (lowest, winner)
+                best |= {winner} - {""}
+        return best
+
+    def _around(self, share: float, methods: Mapping[str, str]) -> set[str]:
+        """Return the treatments that remove nearly a target at the same sparsity everywhere; none of milliseconds."""
+        sparsity = sparsity_for(share, self._spec.budget)
+        return set() if sparsity is None else around(sparsity, methods)
+
+    def _use(self, treatments: Sequence[str]) -> None:
+        """Go on with the menu of some treatments."""
+        self._menu = menu = self._menus(treatments)
+        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed)
+        self._problem = Problem(
+            np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
+            np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
+        )
+        self._total = menu.total(self._spec.budget)
+        sizes = [sum(matrix.size for matrix in own.matrices.values()) for own in menu.sublayers.values()]
+        self._sizes = np.array(sizes, dtype=float)
 
     def _ordered_swaps(self) -> list[Swap]:
         """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
@@ -149,7 +214,7 @@ class Search:
 
     def _run(self, name: str, share: float, effects: Effects) -> bool:
         """Run one strategy at one target and mark its result; return whether it ended before the time did."""
-        first, is_complete = len(self._trials), True
+        is_complete = True
         try:
             if name in {"searched", "hidden"}:
                 self._strategy(name, share, effects).run()
@@ -157,7 +222,7 @@ class Search:
                 self._baseline(name, share, effects)
         except Expired:
             is_complete = False
-        own = range(first, len(self._trials))
+        own = [place for place, trial in enumerate(self._trials) if (trial.strategy, trial.remove) == (name, share)]
         # The steps of a greedy removal before the last one remove less than the target.
         places = [place for place in own if self._trials[place].is_accepted and self._reaches(self._trials[place])]
         if places:
@@ -183,6 +248,7 @@ class Search:
             lambda move, allocation, expected, parent: self._measure(name, share, move, allocation, expected, parent),
             lambda allocation, options: self._in_context(name, allocation, options),
             self._spec.measurements,
+            self._best(name, share),
         )
 
     def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
@@ -221,17 +287,22 @@ class Search:
                 if name == "random"
                 else greedy_choice(self._problem, costs, goal)
             )
-            best = next((trial for trial in reversed(self._trials) if _is_best(trial, name, share)), None)
+            best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, self._menu.allocation(choice), expected, best)
+
+    def _best(self, name: str, share: float) -> Trial | None:
+        """Return the last accepted trial of a strategy at a target."""
+        own = (trial for trial in reversed(self._trials) if (trial.strategy, trial.remove) == (name, share))
+        return next((trial for trial in own if trial.is_accepted), None)
 
     def _measure(
         self, name: str, share: float, move: str, allocation: Allocation, expected: float | None, parent: Trial | None
     ) -> Trial:
         """Measure an allocation on all items and append the trial.
 
-        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of random
-        allocations the lower mean is, and every step of a greedy removal.
+        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of uniform
+        and random allocations and of the first sum of effects the lower mean is, and every step of a greedy removal.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
@@ -251,7 +322,7 @@ class Search:
             float(measured["seconds"]),
         )
         difference = None if parent is None else interval(trial.objective - parent.objective)
-        is_accepted = name == "greedy" or difference is None or difference[1 if name == "random" else 2] < 0
+        is_accepted = name == "greedy" or difference is None or difference[1 if move in _BY_MEAN else 2] < 0
         self._trials.append(replace(trial, is_accepted=is_accepted))
         return self._trials[-1]
 
@@ -296,7 +367,3 @@ class Search:
             values["kl_high"] = None if column is None else float(means[column] + half[column])
             rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
         return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
-
-
-def _is_best(trial: Trial, strategy: str, share: float) -> bool:
-    return trial.strategy == strategy and trial.remove == share and trial.is_accepted

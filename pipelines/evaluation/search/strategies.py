@@ -52,6 +52,7 @@ class Strategy:
         measure: measures an allocation.
         in_context: measures single swaps.
         measurements: trials beside the first.
+        start: the best uniform allocation; None without one.
     """
 
     menu: Menu
@@ -62,6 +63,7 @@ class Strategy:
     measure: MeasureTrial
     in_context: MeasureContext
     measurements: int
+    start: Trial | None = None
 
     def run(self) -> None:
         """Make the trials.
@@ -70,8 +72,9 @@ class Strategy:
             Expired: the time of the search is over.
         """
         choice = cheapest(self.problem, self.costs, self.target)
-        best = self.measure("sum", self.menu.allocation(choice), float(self.costs[choice].sum()), None)
-        measured, left = [best], self.measurements
+        first = self.measure("sum", self.menu.allocation(choice), float(self.costs[choice].sum()), self.start)
+        best = first if self.start is None or first.is_accepted else self.start
+        measured, left = [first], self.measurements
         for _ in range(min(_MAX_FITS, left)):
             choices = [self.menu.choice(trial.allocation) for trial in measured]
             objectives = [float(trial.objective.mean()) for trial in measured]

@@ -16,6 +16,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
     greedy_choice,
     predicted,
     random_choice,
+    uniform_choice,
 )
 
 SEEDS = range(100)
@@ -187,3 +188,18 @@ def test_the_greedy_choice_reaches_every_target_and_takes_the_lowest_cost_for_ea
         assert problem.total(found) >= target
     problem = Problem(np.array([0, 0, 1, 1]), np.array([0.0, 4, 0, 2]))
     assert greedy_choice(problem, np.array([0, 1.0, 0, 0.6]), 2).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
+def test_a_uniform_choice_removes_nearly_the_same_share_of_every_sublayer(share: float) -> None:
+    sizes, shares = np.array([100.0, 400, 37, 1000]), np.array([0, 0.1, 0.18, 0.22, 0.3, 0.5, 1])
+    group = np.repeat(np.arange(4), len(shares))
+    problem = Problem(group, (sizes[:, None] * shares).ravel())
+    around = shares[[shares.searchsorted(share, "right") - 1, shares.searchsorted(share)]]
+    choice = uniform_choice(problem, sizes, share * sizes.sum(), np.tile(np.isin(shares, around), 4))
+    own = problem.removed[choice] / sizes
+    assert set(own) <= {*around}
+    assert problem.total(choice) >= share * sizes.sum() * (1 - 1e-12)
+    # None of those with the higher share could have the lower one.
+    steps = np.diff(around)[0] * sizes[own == around[1]]
+    assert problem.total(choice) - min(steps, default=np.inf) < share * sizes.sum()

@@ -1,13 +1,14 @@
 """Whole searches on tiny models: targets, results, repeats, deadlines, resumption, and a planted optimum."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search import search as search_module
@@ -18,6 +19,7 @@ from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
@@ -42,7 +44,7 @@ def menu(decoder: Decoder) -> Menu:
 def build(decoder: Decoder, menu: Menu, tmp_path_factory: pytest.TempPathFactory) -> Build:
     def searching(spec: SearchSpec = SPEC, folder: Path | None = None, items: list[Item] | None = None) -> Search:
         journal = Journal(folder or tmp_path_factory.mktemp("journal"), "a")
-        return Search(decoder, spec, menu, items or items_of(decoder, 5, 30), journal)
+        return Search(decoder, spec, lambda _: menu, items or items_of(decoder, 5, 30), journal)
 
     return searching
 
@@ -214,19 +216,17 @@ def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measu
 ) -> None:
     spec = SearchSpec(remove=(0.2, 0.8), menu=("magnitude-40",))
     with pytest.raises(InputError, match=r"removes at most 40\.0% of the parameters, and 80\.0% are asked for"):
-        Search(decoder, spec, menu_of(decoder, "magnitude-40"), items_of(decoder), Journal(tmp_path, "a"))
+        Search(decoder, spec, lambda names: menu_of(decoder, *names), items_of(decoder), Journal(tmp_path, "a")).run()
     assert not list(tmp_path.iterdir())
 
 
 def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder, tmp_path: Path) -> None:
-    from prunescope.pipelines.pruning.pruning_inputs import Statistics
-
     times = {sublayer.label: 1.0 + sublayer.layer for sublayer in decoder.sublayers}
     menu = Menu(decoder, ("magnitude-60", "rtn-4bit", "drop"), Statistics(), times)
     assert menu.total("milliseconds") == 12
     for budget in ("bytes", "milliseconds"):
         spec = SearchSpec(remove=(0.3,), menu=("magnitude-60", "rtn-4bit", "drop"), budget=budget, controls=("random",))
-        found = Search(decoder, spec, menu, items_of(decoder), Journal(tmp_path / budget, "a")).run()
+        found = Search(decoder, spec, lambda _: menu, items_of(decoder), Journal(tmp_path / budget, "a")).run()
         assert (found.trials["removed"] >= 0.3 * (1 - 1e-12)).all()
         for row in found.trials.rows(named=True):
             drops = [label for label, name in json.loads(row["treatments_json"]).items() if name == "drop"]
@@ -238,9 +238,8 @@ def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_o
     """Three of eight sublayers must go: the attention that adds nothing and two MLPs."""
     decoder = cancelling_decoder(tmp_path)
     spec = SearchSpec(remove=(0.53,), menu=("drop",), measurements=8, controls=())
-    search = Search(
-        decoder, spec, menu_of(decoder, "drop"), items_of(decoder, 8, 40), Journal(tmp_path / "journal", "a")
-    )
+    menu, items = menu_of(decoder, "drop"), items_of(decoder, 8, 40)
+    search = Search(decoder, spec, lambda _: menu, items, Journal(tmp_path / "journal", "a"))
     trials = search.run().trials
     first, (best,) = trials.row(0, named=True), trials.filter("is_result").rows(named=True)
     assert "mlp.2" in json.loads(first["treatments_json"])
@@ -267,3 +266,55 @@ def test_a_search_for_texts_that_run_freely_measures_each_allocation_on_its_own_
     for row in trials.iter_rows(named=True):
         kl, _ = whole.measure(menu.variant(json.loads(row["treatments_json"])))
         assert row["item_nats"] == pytest.approx(kl, rel=1e-5)
+
+
+METHODS = tuple(f"{method}-{percent}" for method in ("wanda", "magnitude") for percent in (10, 20, 30, 40, 50))
+
+
+class Menus:
+    """Menus calibrated on a few tokens, and the treatments of each."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._statistics = Statistics(tokens=torch.arange(3, 99).reshape(3, 32))
+        self.treatments: list[tuple[str, ...]] = []
+
+    def __call__(self, treatments: Sequence[str]) -> Menu:
+        self.treatments.append(tuple(treatments))
+        return Menu(self._decoder, treatments, self._statistics)
+
+
+def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    spec = SearchSpec(remove=(0.25,), menu=(*METHODS, "drop"), measurements=1, controls=("random",))
+    menus, items = Menus(decoder), items_of(decoder, 5, 30)
+    found = Search(decoder, spec, menus, items, Journal(tmp_path, "a")).run()
+    *uniform, first = found.trials.rows(named=True)[:3]
+    assert [row["move"] for row in (*uniform, first)] == ["uniform", "uniform", "sum"]
+    whole, every = WholeMeasurement(decoder, items), Menus(decoder)(METHODS)
+    measured = {}
+    for row, method in zip(uniform, ("wanda", "magnitude"), strict=True):
+        treatments = json.loads(row["treatments_json"])
+        assert set(treatments) == {sublayer.label for sublayer in decoder.sublayers}
+        assert set(treatments.values()) == {f"{method}-20", f"{method}-30"}
+        assert 0.25 <= row["removed"] < 0.26
+        measured[method] = row["measured_nats"]
+        assert measured[method] == pytest.approx(whole.measure(every.variant(treatments))[0].mean(), rel=1e-4)
+
+    best = min(measured, key=measured.__getitem__)
+    own = tuple(name for name in spec.menu if name.startswith((best, "drop")))
+    # Only the sparsities around the target are pruned for the choice.
+    assert menus.treatments == [("wanda-20", "wanda-30", "magnitude-20", "magnitude-30"), own]
+    assert set(found.effects["treatment"]) == {*own}
+    assert first["parent"] == (0 if best == "wanda" else 1)
+    (result,) = found.trials.filter(pl.col("is_result"), strategy="searched").rows(named=True)
+    assert result["measured_nats"] <= measured[best]
+
+
+def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Decoder, tmp_path: Path) -> None:
+    spec = SearchSpec(remove=(0.7,), menu=(*METHODS, "drop"), measurements=1, controls=())
+    menus = Menus(decoder)
+    found = Search(decoder, spec, menus, items_of(decoder), Journal(tmp_path, "a")).run()
+    assert menus.treatments[-1] == (*METHODS, "drop")
+    assert found.trials["move"][0] == "sum"
