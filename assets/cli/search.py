@@ -97,7 +97,7 @@ def search(
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
     Measures every treatment of every sublayer alone, solves for the best allocation, then measures and exchanges. Its
-    data are windows of the calibration text and prompts that the study does not ask. Then the found recipes run beside
+    data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
     published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 

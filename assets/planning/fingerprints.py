@@ -150,6 +150,7 @@ def _search_inputs(study: Study) -> dict[str, str]:
         "prompts_hash": study.prompts_hash,
         "template": study.template or "",  # of the search's own prompts
         "texts_hash": texts_hash(study.texts),
+        "source": contents_hash(study.search.source, "`search.source`"),
         "device": study.device if study.search.budget == "milliseconds" else "",
     }
     task = study.search.objective.removeprefix("task:")

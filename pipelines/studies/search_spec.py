@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
+from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, SOURCE, FrozenModel
+from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
@@ -27,7 +28,9 @@ class SearchSpec(FrozenModel):
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
             and codes; `milliseconds` of a decoding step, which only drops save.
         minutes: after which no further trial begins.
-        texts: windows of the calibration corpus to measure on.
+        source: text of the windows to measure on, as a calibration's; masks and weights that fit their calibration text
+            too closely do worse on another one, which is why it is not that text.
+        texts: windows of it to measure on.
         length: tokens of a window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
         new_tokens: tokens of the dense model's continuation of each prompt.
@@ -42,6 +45,7 @@ class SearchSpec(FrozenModel):
     objective: Annotated[str, Field(pattern=r"^(kl|free-kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
     minutes: float = Field(default=20, gt=0, le=100_000)
+    source: SOURCE = "c4"
     texts: int = Field(default=12, ge=2, le=1_000)
     length: int = Field(default=64, ge=16, le=MAX_TOKENS)
     prompts: int = Field(default=12, ge=0, le=300)
@@ -56,6 +60,13 @@ class SearchSpec(FrozenModel):
         if len(set(values)) != len(values):
             raise ValueError("a value is listed twice")
         return values
+
+    @field_validator("source")
+    @classmethod
+    def _is_well_formed(cls, source: str) -> str:
+        if source.startswith(PREFIX):
+            split_source(source)
+        return source
 
     @property
     def settings_hash(self) -> str:

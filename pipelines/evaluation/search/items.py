@@ -1,6 +1,6 @@
 """Items of a search: the texts on which effects and allocations are measured; the study never measures these.
 
-Text windows come from the calibration corpus, apart from the windows that calibrate recipes and the texts of the study;
+Text windows come from the search's `source`, apart from the windows that calibrate recipes and the texts of the study;
 prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
 a task, with their right answers, from those that the study does not score, where it leaves some.
 """
@@ -15,7 +15,7 @@ from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.evaluation.traces.decoding import decode
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
-from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies import CalibrationSpec, Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 
 # Tokens at the start of a window that are read and not measured: they have next to no context.
@@ -63,7 +63,7 @@ def search_items(
     else:
         items = prompt_items(decoder, unasked)
         if kind != "free-kl":
-            items = interleaved(text_items(decoder, study, spec.texts, spec.length, spec.seed), items)
+            items = interleaved(text_items(decoder, study, spec), items)
         elif not items:
             raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
     if len(items) < 2:
@@ -74,15 +74,15 @@ def search_items(
     return items
 
 
-def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: int) -> list[Item]:
-    """Return windows of the calibration corpus that overlap no calibration window and no text of the study.
+def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
+    """Return windows of the search's source that overlap no calibration window and no text of the study.
 
     Raises:
-        InputError: the corpus is too short for them.
+        InputError: the source is too short for them.
     """
-    spec = study.calibration
+    count, length = spec.texts, spec.length
     texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
-    seen = [calibration_tokens(decoder.tokenizer, spec), *(text.windows for text in texts)]
+    seen = [calibration_tokens(decoder.tokenizer, study.calibration), *(text.windows for text in texts)]
     used = {
         tuple(row)
         for windows in seen
@@ -91,7 +91,8 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
     }
     items: list[Item] = []
     for attempt in range(1, 9):
-        drawn = spec.model_copy(update={"sequences": 4 * count, "length": length, "seed": seed + 7919 * attempt})
+        seed = spec.seed + 7919 * attempt
+        drawn = CalibrationSpec(source=spec.source, sequences=4 * count, length=length, seed=seed)
         for window in calibration_tokens(decoder.tokenizer, drawn).tolist():
             every = [tuple(window[start : start + _UNMEASURED]) for start in range(length - _UNMEASURED + 1)]
             if used.isdisjoint(every[::_UNMEASURED]) and len(items) < count:
@@ -100,9 +101,8 @@ def text_items(decoder: Decoder, study: Study, count: int, length: int, seed: in
         if len(items) == count:
             return items
     raise InputError(
-        f"search: the calibration source {spec.source} has {len(items)} windows of {length} tokens beside those that "
-        f"calibrate recipes or are measured, and {count} are needed; lower `search.texts` or give a longer "
-        "`calibration.source`"
+        f"search: the source {spec.source} has {len(items)} windows of {length} tokens beside those that calibrate "
+        f"recipes or are measured, and {count} are needed; lower `search.texts` or give a longer `search.source`"
     )
 
 

@@ -56,7 +56,7 @@ def parts(windows: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("length", [32, 61])
 def test_no_text_has_a_passage_of_a_calibration_window_or_of_another_text(decoder: Decoder, length: int) -> None:
     study = study_of()
-    items = text_items(decoder, study, 20, length, seed=1)
+    items = text_items(decoder, study, search_of(texts=20, length=length, seed=1))
     calibration = set(parts(map(tuple, calibration_tokens(decoder.tokenizer, study.calibration).tolist())))
     own = parts(item.tokens for item in items)
     assert calibration.isdisjoint(own)
@@ -66,7 +66,9 @@ def test_no_text_has_a_passage_of_a_calibration_window_or_of_another_text(decode
 
 
 def test_texts_repeat_for_a_seed_and_differ_for_another(decoder: Decoder) -> None:
-    first, again, other = (text_items(decoder, study_of(), 4, 32, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        text_items(decoder, study_of(), search_of(texts=4, length=32, seed=seed)) for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
@@ -76,7 +78,7 @@ def test_a_corpus_that_calibration_has_used_up_is_refused_with_the_way_out(decod
     corpus.write_text(Path(SHORT_TEXT).read_text()[:600])
     study = study_of(calibration={"source": str(corpus), "sequences": 40, "length": 64})
     with pytest.raises(InputError, match=r"has \d windows of 48 tokens .* 6 are needed; lower `search.texts` or give"):
-        text_items(decoder, study, 6, 48, seed=0)
+        text_items(decoder, study, search_of(source=str(corpus), texts=6, length=48))
 
 
 def test_prompts_are_measured_where_the_dense_continuation_is_predicted(decoder: Decoder) -> None:
@@ -108,7 +110,9 @@ def test_texts_are_padded_to_the_longest() -> None:
 
 
 def search_of(**changes: object) -> SearchSpec:
-    return SearchSpec.model_validate({"remove": [0.2], "texts": 3, "length": 24, "prompts": 2} | changes)
+    return SearchSpec.model_validate(
+        {"remove": [0.2], "source": SHORT_TEXT, "texts": 3, "length": 24, "prompts": 2} | changes
+    )
 
 
 def test_the_objective_decides_what_is_measured(decoder: Decoder) -> None:
