@@ -32,10 +32,11 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
 from tests.canary_secrets import MARK
+from tests.tiny_models import SHORT_TEXT
 
 Capture = pytest.CaptureFixture[str]
 SEARCH = {
-    **{"remove": [0.2], "menu": ["magnitude-30", "wanda-50", "drop"], "texts": 3, "length": 32},
+    **{"remove": [0.2], "menu": ["magnitude-30", "wanda-50", "drop"], "source": SHORT_TEXT, "texts": 3, "length": 32},
     **{"prompts": 2, "new_tokens": 3, "measurements": 2},
 }
 KEYS: dict[str, Any] = {

@@ -254,6 +254,7 @@ def test_other_files_of_an_external_checkpoint_outdate_its_variant_only(
     [
         ({"search": {"remove": [0.3]}}, True),
         ({"search": {"remove": [0.2], "seed": 1}}, True),
+        ({"search": {"remove": [0.2], "source": "wikitext2"}}, True),
         ({"template": "plain"}, True),  # of the search's own prompts
         ({"texts": []}, True),  # windows are drawn apart from them
         ({"tasks": []}, False),
