@@ -27,14 +27,15 @@ class SearchSpec(FrozenModel):
             text, for whole allocations; `task:NAME`, the KL at the tokens of the answers to a task of the study.
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
             and codes; `milliseconds` of a decoding step, which only drops save.
-        minutes: after which no further trial begins.
+        minutes: after which no further trial begins; pruning does not count.
         source: text of the windows to measure on, as a calibration's; masks and weights that fit their calibration text
             too closely do worse on another one, which is why it is not that text.
         texts: windows of it to measure on.
         length: tokens of a window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
         new_tokens: tokens of the dense model's continuation of each prompt.
-        measurements: trials of each strategy at each share, beside the first.
+        measurements: trials of the search at each share, beside the uniform ones and the first; the controls
+            have as many.
         controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states;
             `random` allocations; `greedy` removal.
         seed: of texts, prompts and random allocations.

@@ -21,12 +21,12 @@ def methods_of(treatments: Sequence[str]) -> dict[str, str]:
 
 
 def around(sparsity: float, methods: Mapping[str, str]) -> set[str]:
-    """Return of each method the next treatments below and above a sparsity, by name."""
+    """Return the names of each method's treatments next to a sparsity, at most and above it."""
     own, found = sparsities([*methods]), set()
     for family in {*methods.values()}:
         values = {own[name][1]: name for name in methods if methods[name] == family}
         found.add(values[max((each for each in values if each <= sparsity), default=min(values))])
-        found.add(values[min((each for each in values if each >= sparsity), default=max(values))])
+        found.add(values[min((each for each in values if each > sparsity), default=max(values))])
     return found
 
 

@@ -4,7 +4,8 @@ A treatment's weights come from one pass of the calibration tokens through the d
 put together without pruning again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,6 +99,13 @@ class Menu:
                 saved_bytes = sum(change.saved_bytes for change in changes.values())
                 options.append(Option(label, name, masked, saved_bytes, saved))
         return options
+
+    def only(self, treatments: Collection[str]) -> "Menu":
+        """Return the menu without the recipes that are not listed; drops stay."""
+        own = copy(self)
+        own.options = tuple(each for each in self.options if each.treatment in {KEEP, DROP, *treatments})
+        vars(own).pop("places", None)  # of all options
+        return own
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:

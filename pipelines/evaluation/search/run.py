@@ -155,13 +155,12 @@ def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets
     """Return rows behind the earlier ones that they do not replace; trials are numbered on."""
     if earlier.is_empty():
         return rows
-    is_same = pl.col("search") == key.search
-    if "trial" not in rows.columns:  # effects do not depend on targets
-        kept = earlier.filter(~is_same)
+    earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search
+    if "trial" not in rows.columns:  # effects do not depend on targets, but which treatments are measured does
+        kept = earlier.join(rows, on=["search", "layer", "sublayer", "treatment"], how="anti", maintain_order="left")
     else:
         kept = earlier.filter(~(is_same & pl.col("remove").is_in(targets)))
         last = kept.filter(is_same)["trial"].max()
         shift = 0 if last is None else int(str(last)) + 1
         rows = rows.with_columns(pl.col("trial", "parent") + shift)
-    kept = kept.with_columns(pl.col(pl.Categorical).cast(pl.String))
     return pl.concat([kept, rows.select(kept.columns)], how="vertical_relaxed")

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,11 +31,11 @@ from prunescope.pipelines.evaluation.search.trials import Trial, frame, half_wid
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.studies.search_spec import SearchSpec
+from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
 # Items on which exchanges are proposed; they are judged on all.
 CONTEXT_ITEMS = 8
-# Moves that are accepted by their mean: no choice among many is made by it.
+# Moves that are accepted by their mean alone.
 _BY_MEAN = {"uniform", "sum", "random"}
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
 _EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -97,9 +97,11 @@ class Search:
         self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
         self._trials: list[Trial] = []
         self._deadline = 0.0
+        # Treatments that may be chosen, by target.
+        self._treatments: dict[float, set[str]] = {}
 
     def run(self) -> SearchResult:
-        """Measure the effects, then the trials of each strategy at each target; `searched` comes first.
+        """Measure uniform allocations, the effects, then the trials of each strategy at each target.
 
         When the time is over, the trials so far are the result: each strategy returns its best allocation, and those
         that have none are left out.
@@ -108,81 +110,87 @@ class Search:
             InputError: the menu cannot reach the largest target.
         """
         self._deadline = time.monotonic() + 60 * self._spec.minutes
-        self._choose_methods()
-        swaps = self._ordered_swaps()
+        try:
+            self._choose_methods()
+        except Expired:
+            return SearchResult(pl.DataFrame(schema=EFFECT_SCHEMA), self._rows(), False)
+        menu, swaps, is_complete = self._menu, self._ordered_swaps(), True
         effects, seconds = self._effects(swaps, {}, None)
-        is_complete = True
         for strategy in ("searched", *self._spec.controls):
             for share in sorted(self._spec.remove):
+                self._use(menu.only(self._treatments[share]))
                 is_complete &= self._run(strategy, share, effects)
-        rows = frame([trial.row([item.id for item in self._items]) for trial in self._trials])
-        return SearchResult(self._effect_rows(effects, seconds / len(swaps)), rows, is_complete)
+        self._use(menu)
+        return SearchResult(self._effect_rows(effects, seconds / len(swaps)), self._rows(), is_complete)
 
     def _choose_methods(self) -> None:
-        """Keep the methods that do best at a target with the same sparsity everywhere, of those measured by curves.
+        """Choose at each target the method that does best with the same sparsity everywhere, by its mean.
 
-        Which masks are better differs between models and calibration texts by more than an allocation can win.
+        Methods are those with more sparsities than are measured. Which masks are better differs between models and
+        calibration texts by more than an allocation can win. At a target that none reaches alone all are allowed.
 
         Raises:
             InputError: the menu cannot reach the largest target.
+            Expired: the time of the search is over.
         """
-        menu, methods = self._spec.menu, methods_of(self._spec.menu)
-        near = {name for share in self._spec.remove for name in self._around(share, methods)}
-        is_choice = len({*methods.values()}) > 1 and bool(near)
-        if is_choice:
-            self._use([name for name in menu if name in near])
-            kept = self._uniform(methods) or {*methods.values()}
-            menu = tuple(name for name in menu if name not in methods or methods[name] in kept)
-        self._use(menu)
-        for share in self._spec.remove:
+        budget, shares = self._spec.budget, sorted(self._spec.remove)
+        # Only drops save time.
+        menu = [name for name in self._spec.menu if budget != "milliseconds" or name in DROPS]
+        methods = methods_of(menu)
+        near = {share: around(sparsity_for(share, budget) or 0, methods) for share in shares}
+        winners = dict.fromkeys(shares, "")
+        if methods:
+            self._prune([name for name in menu if any(name in own for own in near.values())])
+            winners = {share: self._uniform(share, near[share], methods) for share in shares}
+        kept = {*winners.values()} if all(winners.values()) else {*methods.values()}
+        self._prune([name for name in menu if name not in methods or methods[name] in kept])
+        for share in shares:
             if self._problem.most < share * self._total:
                 raise InputError(
-                    f"search: the menu removes at most {self._problem.most / self._total:.1%} of the "
-                    f"{self._spec.budget}, and {share:.1%} are asked for; add treatments that remove more, or lower "
-                    "`remove`"
+                    f"search: the menu removes at most {self._problem.most / self._total:.1%} of the {budget}, and "
+                    f"{share:.1%} are asked for; add treatments that remove more, or lower `remove`"
                 )
-        if not is_choice:
-            self._uniform(methods)
+            own = {winners[share], ""} if winners[share] else {*methods.values(), ""}
+            self._treatments[share] = {name for name in menu if methods.get(name, "") in own}
 
-    def _uniform(self, methods: Mapping[str, str]) -> set[str]:
-        """Measure methods at the same sparsity everywhere, and return those that do best at a target."""
-        best = set[str]()
-        with suppress(Expired):
-            for share in sorted(self._spec.remove):
-                lowest: Trial | None = None
-                winner = ""
-                near = self._around(share, methods)
-                for method in dict.fromkeys(methods.values()):
-                    own = {name for name in near if methods[name] == method}
-                    is_own = np.array([option.treatment in own for option in self._menu.options])
-                    # A sublayer without them is kept.
-                    is_without = ~np.isin(self._problem.group, self._problem.group[is_own])
-                    allowed = is_own | (is_without & (self._problem.removed == 0))
-                    try:
-                        choice = uniform_choice(self._problem, self._sizes, share * self._total, allowed)
-                    except InputError:  # the method cannot remove so much
-                        continue
-                    trial = self._measure("searched", share, "uniform", self._menu.allocation(choice), None, lowest)
-                    lowest, winner = (trial, method) if trial.is_accepted else (lowest, winner)
-                best |= {winner} - {""}
-        return best
+    def _uniform(self, share: float, near: AbstractSet[str], methods: Mapping[str, str]) -> str:
+        """Measure each method at the same sparsity everywhere; return the best one, or "" where none reaches a target.
 
-    def _around(self, share: float, methods: Mapping[str, str]) -> set[str]:
-        """Return the treatments that remove nearly a target at the same sparsity everywhere; none of milliseconds."""
-        sparsity = sparsity_for(share, self._spec.budget)
-        return set() if sparsity is None else around(sparsity, methods)
+        Args:
+            share: the target.
+            near: treatments around it.
+            methods: method of each treatment.
+        """
+        sizes = [sum(matrix.size for matrix in own.matrices.values()) for own in self._menu.sublayers.values()]
+        winner = ""
+        for method in dict.fromkeys(methods.values()):
+            # Sublayers that no treatment changes are kept.
+            treatments = {KEEP, *(name for name in near if methods[name] == method)}
+            allowed = np.array([option.treatment in treatments for option in self._menu.options])
+            try:
+                choice = uniform_choice(self._problem, np.array(sizes), share * self._total, allowed)
+            except InputError:
+                continue
+            allocation, best = self._menu.allocation(choice), self._best("searched", share)
+            if self._measure("searched", share, "uniform", allocation, None, best).is_accepted:
+                winner = method
+        return winner
 
-    def _use(self, treatments: Sequence[str]) -> None:
-        """Go on with the menu of some treatments."""
-        self._menu = menu = self._menus(treatments)
+    def _prune(self, treatments: Sequence[str]) -> None:
+        """Go on with a menu of some treatments; the time to prune does not count."""
+        started = time.monotonic()
+        menu = self._menus(treatments)
+        self._deadline += time.monotonic() - started
         self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed)
+        self._use(menu)
+
+    def _use(self, menu: Menu) -> None:
+        self._menu = menu
         self._problem = Problem(
             np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
             np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
         )
         self._total = menu.total(self._spec.budget)
-        sizes = [sum(matrix.size for matrix in own.matrices.values()) for own in menu.sublayers.values()]
-        self._sizes = np.array(sizes, dtype=float)
 
     def _ordered_swaps(self) -> list[Swap]:
         """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
@@ -216,6 +224,8 @@ class Search:
         """Run one strategy at one target and mark its result; return whether it ended before the time did."""
         is_complete = True
         try:
+            if name == "hidden" and (start := self._best("searched", share, "uniform")) is not None:
+                self._measure(name, share, "uniform", start.allocation, None, None)
             if name in {"searched", "hidden"}:
                 self._strategy(name, share, effects).run()
             else:
@@ -253,12 +263,13 @@ class Search:
 
     def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
         """Return effects of all options from those of the swaps."""
-        pairs = zip(effects.swaps, values, strict=True)
-        return completed(self._menu, {self._menu.places[swap]: float(own) for swap, own in pairs})
+        pairs, places = zip(effects.swaps, values, strict=True), self._menu.places
+        return completed(self._menu, {places[swap]: float(own) for swap, own in pairs if swap in places})
 
     def _by_options(self, effects: Effects, overlap: Numbers) -> Numbers:
         """Return the correlations of all pairs of options: those of the swaps that are most like them; 0 for keep."""
-        number = {self._menu.places[swap]: column for column, swap in enumerate(effects.swaps)}
+        places = self._menu.places
+        number = {places[swap]: column for column, swap in enumerate(effects.swaps) if swap in places}
         like = [-1 if other is None else number[other] for other in stand_in(self._menu, list(number))]
         bordered = np.pad(overlap, (0, 1))  # the last row and column are those of keep
         return bordered[np.ix_(like, like)]
@@ -291,10 +302,10 @@ class Search:
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, self._menu.allocation(choice), expected, best)
 
-    def _best(self, name: str, share: float) -> Trial | None:
-        """Return the last accepted trial of a strategy at a target."""
+    def _best(self, name: str, share: float, *moves: str) -> Trial | None:
+        """Return the last accepted trial of a strategy at a target, of some moves if any are given."""
         own = (trial for trial in reversed(self._trials) if (trial.strategy, trial.remove) == (name, share))
-        return next((trial for trial in own if trial.is_accepted), None)
+        return next((trial for trial in own if trial.is_accepted and (not moves or trial.move in moves)), None)
 
     def _measure(
         self, name: str, share: float, move: str, allocation: Allocation, expected: float | None, parent: Trial | None
@@ -335,6 +346,9 @@ class Search:
     def _require_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise Expired
+
+    def _rows(self) -> pl.DataFrame:
+        return frame([trial.row([item.id for item in self._items]) for trial in self._trials])
 
     def _effect_rows(self, effects: Effects, seconds: float) -> pl.DataFrame:
         """Return the rows of `search_effects`; those of unmeasured options lie on their sublayer's curve."""

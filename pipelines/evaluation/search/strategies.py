@@ -5,7 +5,7 @@ steps; `random` and `greedy` spend the same number of measurements.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Strategy:
         overlap: correlations of the options' shifts.
         measure: measures an allocation.
         in_context: measures single swaps.
-        measurements: trials beside the first.
+        measurements: trials beside the uniform ones and the first.
         start: the best uniform allocation; None without one.
     """
 
@@ -64,6 +64,7 @@ class Strategy:
     in_context: MeasureContext
     measurements: int
     start: Trial | None = None
+    _tried: set[bytes] = field(default_factory=set)
 
     def run(self) -> None:
         """Make the trials.
@@ -72,9 +73,9 @@ class Strategy:
             Expired: the time of the search is over.
         """
         choice = cheapest(self.problem, self.costs, self.target)
-        first = self.measure("sum", self.menu.allocation(choice), float(self.costs[choice].sum()), self.start)
+        first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
         best = first if self.start is None or first.is_accepted else self.start
-        measured, left = [first], self.measurements
+        measured, left = [first] if self.start is None else [self.start, first], self.measurements
         for _ in range(min(_MAX_FITS, left)):
             choices = [self.menu.choice(trial.allocation) for trial in measured]
             objectives = [float(trial.objective.mean()) for trial in measured]
@@ -85,7 +86,7 @@ class Strategy:
             if any((choice == other).all() for other in choices):
                 break
             expected = predicted(choice, self.costs, self.overlap, strength)
-            trial = self.measure("interaction", self.menu.allocation(choice), expected, best)
+            trial = self._measure("interaction", choice, expected, best)
             left -= 1
             measured.append(trial)
             if not trial.is_accepted:
@@ -113,12 +114,18 @@ class Strategy:
             changes = int((choice != current).sum())
             if not changes or costs[choice].sum() >= 0:
                 break
-            trial = self.measure("exchange", self.menu.allocation(choice), total + float(costs[choice].sum()), best)
+            most = changes // _SHRINK
+            if choice.tobytes() in self._tried:
+                continue
+            trial = self._measure("exchange", choice, total + float(costs[choice].sum()), best)
             spent += 1
             if trial.is_accepted:
                 return trial, spent
-            most = changes // _SHRINK
         return None, spent
+
+    def _measure(self, move: str, choice: Choice, expected: float, parent: Trial | None) -> Trial:
+        self._tried.add(choice.tobytes())
+        return self.measure(move, self.menu.allocation(choice), expected, parent)
 
     def _neighbours(self, current: Choice) -> list[int]:
         """Return the options next to the current ones in what they remove, those that seem to pay most.

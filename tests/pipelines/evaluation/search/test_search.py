@@ -1,7 +1,7 @@
 """Whole searches on tiny models: targets, results, repeats, deadlines, resumption, and a planted optimum."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
-from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement
+from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
@@ -318,3 +319,75 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
     found = Search(decoder, spec, menus, items_of(decoder), Journal(tmp_path, "a")).run()
     assert menus.treatments[-1] == (*METHODS, "drop")
     assert found.trials["move"][0] == "sum"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3])
+def test_methods_are_compared_at_a_target_that_is_a_sparsity_of_the_menu(
+    decoder: Decoder, tmp_path: Path, share: float
+) -> None:
+    spec = SearchSpec(remove=(share,), menu=METHODS, measurements=1, controls=())
+    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    assert found.trials["move"].to_list()[:3] == ["uniform", "uniform", "sum"]
+    assert (found.trials["removed"] >= share * (1 - 1e-9)).all()
+
+
+def test_each_target_has_the_method_that_is_best_there_whichever_others_are_searched(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = WholeMeasurement.measure
+    names = {}
+
+    def named(self: Menu, allocation: Mapping[str, str]) -> Variant:
+        variant = own(self, allocation)
+        names[id(variant)] = (
+            variant,
+            {name.partition("-")[0] for name in allocation.values()},
+            max(allocation.values()),
+        )
+        return variant
+
+    def measure(self: WholeMeasurement, variant: Variant) -> tuple[Means, Means]:
+        kl, cosines = measured(self, variant)
+        _, methods, largest = names[id(variant)]
+        # Whole variants of Wanda lose below 25 %.
+        factor = (
+            9 if methods == {"wanda"} and int(largest.partition("-")[2]) <= 20 else 1 if methods == {"wanda"} else 3
+        )
+        return kl * factor, cosines
+
+    own = Menu.variant
+    monkeypatch.setattr(Menu, "variant", named)
+    monkeypatch.setattr(WholeMeasurement, "measure", measure)
+
+    def results(*shares: float) -> dict[float, str]:
+        spec = SearchSpec(remove=shares, menu=METHODS, measurements=2, controls=())
+        folder = tmp_path / "-".join(map(str, shares))
+        found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(folder, "a")).run()
+        assert set(found.effects["treatment"]) == {
+            name for name in METHODS if {"wanda": 0.3, "magnitude": 0.15}[name.partition("-")[0]] in shares
+        }
+        rows = found.trials.filter("is_result").rows(named=True)
+        return {row["remove"]: row["treatments_json"] for row in rows}
+
+    together = results(0.15, 0.3)
+    assert together == results(0.15) | results(0.3)
+    assert "wanda" not in together[0.15]
+    assert "magnitude" not in together[0.3]
+
+
+def test_a_search_whose_time_ends_before_the_methods_are_compared_measures_no_effects(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    spec = SearchSpec(remove=(0.25,), menu=METHODS, minutes=1e-9)
+    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    assert (found.effects.height, found.trials.height, found.is_complete) == (0, 0, False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_search_by_hidden_states_begins_at_the_same_uniform_allocation(decoder: Decoder, tmp_path: Path) -> None:
+    spec = SearchSpec(remove=(0.25,), menu=METHODS, measurements=1, controls=("hidden",))
+    trials = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run().trials
+    (start,) = trials.filter(strategy="hidden", move="uniform").rows(named=True)
+    best = trials.filter(pl.col("is_accepted"), strategy="searched", move="uniform").rows(named=True)[-1]
+    assert start["treatments_json"] == best["treatments_json"]
+    assert start["item_nats"] == best["item_nats"]
