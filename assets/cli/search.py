@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NONE = "--no-controls"
 # Measures of the view `search_judgement` and their words.
 _MEASURES = {
-    "kl_texts": "KL {own} nats on held-back text",
+    "kl_texts": "KL {own} nats on the study's texts",
     "kl_prompts": "KL {own} nats on the study's prompts",
     "same_steps": "{own} steps in common with the dense text",
 }
@@ -81,7 +81,8 @@ def search(
     ] = None,
     no_controls: Annotated[bool, typer.Option(_NONE, help="Leave all of them out.")] = False,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Leave out the comparison with published recipes on other data.")
+        bool,
+        typer.Option("--no-judge", help="Leave out the comparison with published recipes on the study's own data."),
     ] = False,
     output: Annotated[
         Path | None,
@@ -96,8 +97,9 @@ def search(
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
-    Measures every treatment of every sublayer alone, solves for the best allocation, then measures and exchanges. Its
-    data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
+    Measures which method does best with the same sparsity everywhere, then its sparsities (some of them) and the other
+    treatments in every sublayer alone, solves for the best allocation, measures it and exchanges treatments. Its data
+    are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
     published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 

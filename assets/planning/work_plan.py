@@ -172,7 +172,7 @@ def model_work(
     replace: bool = False,
     tables: Collection[str] | None = None,
 ) -> list[PartitionWork]:
-    """Return the work of a model and its variants, also of current ones, and of a stale search; as `make_plan`."""
+    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current."""
     works = [
         _work(study, store, dense, recipe, files, replace=replace, tables=tables) for recipe in (None, *study.recipes)
     ]

@@ -36,7 +36,8 @@ class SearchSpec(FrozenModel):
         new_tokens: tokens of the dense model's continuation of each prompt.
         measurements: trials of the search at each share, beside the uniform ones and the first; the controls
             have as many.
-        controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states;
+        controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states,
+            from the method that the KL chose;
             `random` allocations; `greedy` removal.
         seed: of texts, prompts and random allocations.
     """

@@ -1,6 +1,7 @@
 -- Words and bounds of comparisons between variants.
 
--- Share of the layers' weights that a variant may remove less than another one and still count as of its budget.
+-- Share of the layers' weights, or bytes, that a variant may remove less than another one and still count as of its
+-- budget.
 create or replace macro budget_slack() as 0.005;
 
 -- What a paired difference says about one side: from a bound of its interval, NULL where that is not known, and whether

@@ -3,12 +3,11 @@
 -- key: model, recipe, measure
 -- inputs: search_judgement
 -- how to read: published variants count that remove as many of the layers' weights, or up to 0.5 percentage points
---   less; of their bytes where that is the budget. Searches whose budget is milliseconds are left out. All are measured
---   on the study's own data. difference is mixed minus published, paired by window or prompt: below 0 the mixed variant
---   does less damage, but above 0 where measure is same_steps. An interval that includes 0 shows no difference. The
---   best published variant is the one with the least favourable difference to the mixed one, chosen by the same data,
---   in its own favour. n_better and n_worse count published variants whose interval excludes 0; they are not corrected
---   for their number.
+--   less; of their bytes where that is the budget. All are measured on the study's own data. difference is mixed minus
+--   published, paired by window or prompt: below 0 the mixed variant does less damage, but above 0 where measure is
+--   same_steps. An interval that includes 0 shows no difference. The best published variant is the one with the least
+--   favourable difference to the mixed one, chosen by the same data, in its own favour. n_better and n_worse count
+--   published variants whose interval excludes 0; they are not corrected for their number.
 -- reason: the lead question of the search.
 -- columns:
 --   best_recipe: Published variant with the least favourable difference to the mixed one
@@ -43,7 +42,7 @@ select
     cast(count_if(not is_better) over of_measure as bigint) as n_worse,
     comparison_verdict(difference_low, is_better, 'the best') as verdict
 from search_judgement
-where is_published and strategy = 'searched' and budget <> 'milliseconds'
+where is_published and strategy = 'searched'
 window of_measure as (partition by model, recipe, measure)
 qualify is_best_published
 order by model asc, budget desc, removed_share asc, recipe asc, measure asc

@@ -29,7 +29,7 @@ TABLE = Table(
         Column(
             "parent",
             pa.int32(),
-            "Trial that this one was changed from; NULL for one that begins anew.",
+            "Trial that this one is compared with, and from which an exchange changes treatments; NULL without one.",
             nullable=True,
             minimum=0,
         ),
@@ -37,7 +37,8 @@ TABLE = Table(
             "strategy",
             c.LABEL,
             "Strategy that chose the allocation: `searched` by KL at the output, and the controls `hidden` in the same "
-            "way by 1 − cos h, `random` by chance, and `greedy` step by step by the smallest effects.",
+            "way by 1 − cos h (but with the method that the KL chose), `random` by chance, and `greedy` step by step "
+            "by the smallest effects.",
             values=("searched", "hidden", "random", "greedy"),
         ),
         Column(
@@ -85,8 +86,8 @@ TABLE = Table(
             "is_accepted",
             pa.bool_(),
             "Whether the allocation became the current best of its strategy and target: the first one; one that is "
-            "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of `random`, "
-            "one with a lower mean; each one of `greedy`.",
+            "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of the moves "
+            "`uniform`, `sum` and `random`, one with a lower mean; each one of `greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

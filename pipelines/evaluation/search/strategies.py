@@ -1,7 +1,8 @@
 """Strategies of a search: how the next allocations are proposed, measured and accepted.
 
 `searched` minimises the KL at the output and `hidden`, its control, 1 − cos of the final hidden states, by the same
-steps; `random` and `greedy` spend the same number of measurements.
+steps from the same uniform allocation, whose method the KL chose; `random` and `greedy` spend the same number of
+measurements.
 """
 
 from collections.abc import Callable, Sequence

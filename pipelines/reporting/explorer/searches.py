@@ -49,7 +49,7 @@ def sentence(row: Mapping[str, Any]) -> str:
             "this budget."
         )
     other = label(row["other_recipe"])
-    where = "held-back text" if row["measure"] == "kl_texts" else "the study's prompts"
+    where = "the study's texts" if row["measure"] == "kl_texts" else "the study's prompts"
     text = (
         f"{what} {_percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
         f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "

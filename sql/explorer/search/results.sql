@@ -7,7 +7,7 @@ with
 judged as (
     select *
     from search_judgement
-    where is_best_published and budget <> 'milliseconds' and measure in ('kl_texts', 'kl_prompts')
+    where is_best_published and measure in ('kl_texts', 'kl_prompts')
     qualify row_number() over (partition by model, recipe order by measure <> 'kl_texts') = 1
 )
 

@@ -4,7 +4,7 @@
 -- inputs: search_candidates, search_units
 -- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
 --   0.5 percentage points less of the layers' weights, or more; where the budget is bytes, of their bytes in 16 bits.
---   Milliseconds are compared by weights, too. Both sides are over the windows or prompts that both
+--   Variants for milliseconds are left out. Both sides are over the windows or prompts that both
 --   were measured on. difference is the mixed variant minus the other one, paired by window or prompt: below 0 the
 --   mixed variant does less damage, but above 0 where measure is same_steps. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
@@ -13,7 +13,7 @@
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
 --   strategy: Strategy that chose the mixed variant: searched or a control; NULL where it was written by hand [label]
---   budget: Unit of the target that it was chosen for: parameters, bytes or milliseconds [label]
+--   budget: Unit of the target that it was chosen for: parameters or bytes; NULL likewise [label]
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
 --     forced; same_steps, mean number of steps that a free-running text has in common with the dense one [label]
@@ -52,6 +52,7 @@ pairs as (
             and mixed.recipe <> other.recipe
     where
         not mixed.is_published
+        and mixed.budget is distinct from 'milliseconds'
         -- The last digits of a share are rounding.
         and case
             when mixed.budget = 'bytes' then other.bytes_share - mixed.bytes_share

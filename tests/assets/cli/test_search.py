@@ -165,27 +165,27 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
     sentence = out.splitlines()[-1]
     assert sentence.startswith(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters: KL ")
-    assert "nats on held-back text where the best published recipe, " in sentence
+    assert "nats on the study's texts where the best published recipe, " in sentence
     variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
     percent = f"{100 * result['removed']:.4g}" if result["removed"] > 0.205 else "20"
     assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
     assert MARK.decode() not in out
 
 
-def test_a_sentence_names_the_hardest_published_recipe_by_each_measure_at_equal_weights() -> None:
+def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None:
     kl = {"other_recipe": "wanda-20", "amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
     kl |= {"other_amount": 0.38, "other_low": None, "other_high": None}
     kl |= {"difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
     steps = kl | {"other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None, "is_better": None}
     result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": "parameters"}
     assert _sentence(result, {"same_steps": steps, "kl_texts": kl}) == (
-        "mixed-20-1a2b3c removes 20.0% of the layers' parameters: KL 0.21 [0.19, 0.24] nats on held-back text where "
+        "mixed-20-1a2b3c removes 20.0% of the layers' parameters: KL 0.21 [0.19, 0.24] nats on the study's texts where "
         "the best published recipe, wanda-20, has 0.38 (difference −0.17 [−0.2, −0.14]: better); 12 steps in common "
         "with the dense text where the best published recipe, sparsegpt-20, has 0.38 (difference −0.17 [−0.2, −0.14]: "
         "no difference shown)."
     )
     assert _sentence(result | {"budget": "bytes"}, {"kl_texts": kl}).startswith(
-        "mixed-20-1a2b3c removes 20.0% of the layers' bytes: KL 0.21 [0.19, 0.24] nats on held-back text where"
+        "mixed-20-1a2b3c removes 20.0% of the layers' bytes: KL 0.21 [0.19, 0.24] nats on the study's texts where"
     )
     assert _sentence(result | {"budget": "milliseconds"}, {"kl_texts": kl}) == (
         "mixed-20-1a2b3c removes 20.0% of the layers' milliseconds; recipes are not compared by time, but "

@@ -77,7 +77,10 @@ def test_every_strategy_has_one_result_for_each_target_and_a_recipe_of_its_own(f
     assert of.keys() == {(name, share) for name in ("searched", "hidden", "random", "greedy") for share in (0.2, 0.35)}
     recipes = [row["recipe"] for row in of.values()]
     assert found.trials["recipe"].drop_nulls().to_list() == recipes
-    assert all(row["recipe"].startswith("mixed-2") or row["recipe"].startswith("mixed-") for row in of.values())
+    for (strategy, share), row in of.items():
+        assert row["recipe"].startswith(
+            f"mixed-{100 * share:g}-" if strategy == "searched" else f"mixed-{strategy}-{100 * share:g}-"
+        )
     assert len(set(recipes)) == 8
 
 

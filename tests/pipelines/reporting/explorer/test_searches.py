@@ -35,10 +35,10 @@ ROW: dict[str, Any] = {
 }
 
 
-def test_a_result_is_set_against_the_best_published_recipe_on_other_data() -> None:
+def test_a_result_is_set_against_the_best_published_recipe_on_the_studys_data() -> None:
     assert sentence(ROW) == (
-        "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on held-back text, where "
-        "the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
+        "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on the study's texts, "
+        "where the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
         "−0.140], in favour of the search. On average its text has 12.0 steps in common with the dense one, that of "
         "sparsegpt-20 4.25."
     )
