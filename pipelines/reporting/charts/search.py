@@ -21,7 +21,7 @@ CAPTION = (
 _COLORS = {"searched": theme.BLUE, "hidden": theme.VERMILLION, "random": theme.GREY, "greedy": theme.ORANGE}
 _SHAPES = {"searched": "circle", "hidden": "triangle-up", "random": "cross", "greedy": "square"}
 _SIZE = {"width": 330, "height": 260}
-_HEADINGS = {"texts": "on held-back text", "prompts": "on prompts, teacher forced"}
+_HEADINGS = {"texts": "on the study's texts", "prompts": "on prompts, teacher forced"}
 # Named points of one series closer than both shares of the panel would overlap.
 _MIN_DISTANCE = (0.25, 0.05)
 
