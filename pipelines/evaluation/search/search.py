@@ -33,7 +33,7 @@ from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
-# Items on which exchanges are proposed; they are judged on all.
+# Items on which exchanges are proposed; the others judge them.
 CONTEXT_ITEMS = 8
 # Moves that are accepted by their mean alone.
 _BY_MEAN = {"uniform", "sum", "random"}
@@ -313,7 +313,9 @@ class Search:
         """Measure an allocation on all items and append the trial.
 
         A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of uniform
-        and random allocations and of the first sum of effects the lower mean is, and every step of a greedy removal.
+        and random allocations and of the first sum of effects the lower mean is, and every step of a greedy removal. An
+        exchange is accepted by the mean of the items that did not propose it: on those that did, it looks better than
+        it is.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
@@ -332,9 +334,7 @@ class Search:
             parent,
             float(measured["seconds"]),
         )
-        difference = None if parent is None else interval(trial.objective - parent.objective)
-        is_accepted = name == "greedy" or difference is None or difference[1 if move in _BY_MEAN else 2] < 0
-        self._trials.append(replace(trial, is_accepted=is_accepted))
+        self._trials.append(replace(trial, is_accepted=name == "greedy" or parent is None or _is_better(trial, parent)))
         return self._trials[-1]
 
     def _measured(self, allocation: Allocation) -> dict[str, Numbers]:
@@ -381,3 +381,10 @@ class Search:
             values["kl_high"] = None if column is None else float(means[column] + half[column])
             rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
         return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
+
+
+def _is_better(trial: Trial, parent: Trial) -> bool:
+    difference = trial.objective - parent.objective
+    if trial.move == "exchange" and len(unseen := difference[CONTEXT_ITEMS:]) > 1:
+        return bool(unseen.mean() < 0)
+    return interval(difference)[1 if trial.move in _BY_MEAN else 2] < 0

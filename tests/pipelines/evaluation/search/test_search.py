@@ -17,6 +17,7 @@ from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
+from prunescope.pipelines.evaluation.search.trials import Trial
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
@@ -394,3 +395,24 @@ def test_the_search_by_hidden_states_begins_at_the_same_uniform_allocation(decod
     best = trials.filter(pl.col("is_accepted"), strategy="searched", move="uniform").rows(named=True)[-1]
     assert start["treatments_json"] == best["treatments_json"]
     assert start["item_nats"] == best["item_nats"]
+
+
+@pytest.mark.parametrize(
+    ("proposing", "others", "exchange", "interaction", "random"),
+    [(-0.5, 0.01, False, True, True), (0.1, -0.01, True, False, False), (-0.1, 0, False, True, True)],
+)
+def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
+    proposing: float, others: float, exchange: bool, interaction: bool, random: bool
+) -> None:
+    parent = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(12), np.ones(12))
+    nats = parent.nats + np.repeat([proposing, others], (8, 4))
+    accepted = {"exchange": exchange, "interaction": interaction, "random": random}
+    for move, is_accepted in accepted.items():
+        trial = Trial(1, "searched", move, 0.2, 0.2, {}, 0.5, nats, nats, parent)
+        assert search_module._is_better(trial, parent) == is_accepted
+    # Of few items none is left to judge by, and the interval over all decides.
+    for count, is_accepted in ((8, proposing < 0), (9, interaction)):
+        few, before = nats[:count], np.ones(count)
+        trial = Trial(1, "searched", "exchange", 0.2, 0.2, {}, 0.5, few, few)
+        own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, before, before)
+        assert search_module._is_better(trial, own) == is_accepted
