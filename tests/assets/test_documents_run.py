@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_command_and_example_of_the_documents_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = []
     found = doctest.testmod(api)
