@@ -17,9 +17,10 @@ settings.load_profile("untimed")
 
 
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
-# `automation` computes the warehouse that most files copy; the three after it, which start meanwhile, need none.
+# `automation` computes the warehouse that most files copy; the four after it, which start meanwhile, need none.
 _LONGEST = [
     "assets/automation/test_end_to_end.py",
+    "assets/test_documents_run.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
     "assets/automation/test_automation.py",
     "pipelines/reporting/charts/test_figures.py",
