@@ -291,7 +291,7 @@ class Workload:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether these passes compute in float64: of float32 weights, with all tokens at once."""
+        """Return whether these passes compute in float64, as they do with float32 weights and all tokens at once."""
         return self.study.dtype == "float32" and not self.study.measure.cache
 
     @property

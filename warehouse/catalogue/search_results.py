@@ -1,4 +1,4 @@
-"""What `prunescope search` reads of a model: its results, the sizes of its sublayers, and the comparison of recipes."""
+"""Queries of `prunescope search`: its results on a model, sizes of sublayers, and the best published recipes."""
 
 from collections.abc import Sequence
 

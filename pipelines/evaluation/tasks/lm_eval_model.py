@@ -73,7 +73,7 @@ class _Group:
 
     @property
     def is_long(self) -> bool:
-        """Whether a continuation is scored in float64."""
+        """Return whether the model scores continuations in float64."""
         return any(len(tokens) in LONG for row in self.rows for *_, tokens in row.scored)
 
     @property
