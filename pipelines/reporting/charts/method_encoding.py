@@ -52,9 +52,9 @@ def color_scale(methods: Iterable[str]) -> alt.Scale:
     return _scale(methods, theme.CATEGORIES)
 
 
-def encodings(methods: Iterable[str]) -> dict[str, Any]:
-    """Return colour and shape of the field `method`."""
-    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
+def encodings(methods: Iterable[str], columns: int | None = None) -> dict[str, Any]:
+    """Return colour and shape of the field `method`, whose legend has one row, or so many columns."""
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=columns or alt.Undefined)
     return {
         "color": alt.Color("method:N", title=None, scale=color_scale(methods), legend=legend),
         "shape": alt.Shape("method:N", title=None, scale=_scale(methods, _SHAPES), legend=legend),

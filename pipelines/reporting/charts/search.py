@@ -107,7 +107,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     if judged.height:
         where = _HEADINGS[str(judged["measured_on"][0])]
         heading = f"KL(dense ‖ pruned) {where}"
-        marks = method_encoding.encodings(judged["method"])
+        marks = method_encoding.encodings(judged["method"], columns=3)
         panels.append(_panel(_named(judged), "layers' weights removed", heading, marks, ["method"]))
     trials = named.filter(panel="trials").drop("panel", "method")
     if trials.height:
