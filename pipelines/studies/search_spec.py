@@ -30,7 +30,8 @@ class SearchSpec(FrozenModel):
         minutes: after which no further trial begins; pruning does not count.
         source: text of the windows to measure on, as a calibration's; masks and weights that fit their calibration text
             too closely do worse on another one, which is why it is not that text.
-        texts: windows of it to measure on.
+        texts: windows of it to measure on; with the prompts, the first 24 in all measure single treatments, and all of
+            them whole allocations.
         length: tokens of a window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
         new_tokens: tokens of the dense model's continuation of each prompt.
@@ -48,9 +49,9 @@ class SearchSpec(FrozenModel):
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
     minutes: float = Field(default=20, gt=0, le=100_000)
     source: SOURCE = "c4"
-    texts: int = Field(default=12, ge=2, le=1_000)
+    texts: int = Field(default=32, ge=2, le=1_000)
     length: int = Field(default=64, ge=16, le=MAX_TOKENS)
-    prompts: int = Field(default=12, ge=0, le=300)
+    prompts: int = Field(default=32, ge=0, le=300)
     new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
     measurements: int = Field(default=8, ge=1, le=1_000)
     controls: tuple[Literal["hidden", "random", "greedy"], ...] = ("hidden", "random", "greedy")

@@ -1,8 +1,8 @@
 """Effect of each treatment of one sublayer alone, on the items of a search; everything else stays dense.
 
 A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured. A
-treatment is measured on all items, on the first few if its ratio to another treatment of its sublayer is then known
-well enough, or on none if other sparsities of its method tell its effect.
+treatment is measured on the first 24 items, on fewer of these if its ratio to another treatment of its sublayer is then
+known well enough, or on none if other sparsities of its method tell its effect.
 """
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ TABLE = Table(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
             "over an item's tokens. Measured on fewer items than others of its search: the ratio of its mean to that "
-            "of its sublayer's first treatment over these items, times the mean of the latter over all items. With "
+            "of its sublayer's first treatment over these items, times the mean of the latter over all 24. With "
             "n_items 0: interpolated between other sparsities of its method, on logarithmic scales.",
             "nats",
             "KL(p‖q)",
@@ -47,7 +47,7 @@ TABLE = Table(
         c.cosine_defect(
             "one_minus_cos_h",
             "Mean cosine defect of the head's input (after the final norm) with this treatment alone; by the same "
-            "ratio or interpolation as the KL where it was not measured on all items.",
+            "ratio or interpolation as the KL where it was measured on fewer items than others.",
             "1 − cos(h, h+Δh)",
         ),
         Column(

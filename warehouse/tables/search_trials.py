@@ -88,7 +88,8 @@ TABLE = Table(
             "Whether the allocation became the current best of its strategy and target: the first one; one that is "
             "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of the moves "
             "`uniform`, `sum` and `random`, one with a lower mean; of `exchange`, one with a lower mean on the items "
-            "behind the first eight, which proposed it; each one of `greedy`.",
+            "behind the first 24, on which effects were measured (of fewer items, behind the first eight, which "
+            "proposed it); each one of `greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

@@ -33,8 +33,9 @@ from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
-# Items on which exchanges are proposed; the others judge them.
-CONTEXT_ITEMS = 8
+# First items on which effects are measured, and those of them on which exchanges are proposed. Whole allocations are
+# measured on all: a pass for each is cheap, and those that proposed an exchange make it look better than it is.
+EFFECT_ITEMS, CONTEXT_ITEMS = 24, 8
 # Moves that are accepted by their mean alone.
 _BY_MEAN = {"uniform", "sum", "random"}
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
@@ -115,7 +116,7 @@ class Search:
         except Expired:
             return SearchResult(pl.DataFrame(schema=EFFECT_SCHEMA), self._rows(), False)
         menu, swaps, is_complete = self._menu, self._ordered_swaps(), True
-        effects, seconds = self._effects(swaps, {}, None)
+        effects, seconds = self._effects(swaps, {}, EFFECT_ITEMS)
         for strategy in ("searched", *self._spec.controls):
             for share in sorted(self._spec.remove):
                 self._use(menu.only(self._treatments[share]))
@@ -208,7 +209,7 @@ class Search:
         option = self._menu.options[index]
         return option.sublayer, option.treatment
 
-    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int | None) -> tuple[Effects, float]:
+    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> tuple[Effects, float]:
         """Return effects and the seconds that they took, from the journal or measured now."""
 
         def measure() -> dict[str, NDArray[Any]]:
@@ -314,8 +315,8 @@ class Search:
 
         A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of uniform
         and random allocations and of the first sum of effects the lower mean is, and every step of a greedy removal. An
-        exchange is accepted by the mean of the items that did not propose it: on those that did, it looks better than
-        it is.
+        exchange is accepted by the mean of the items on which no effect was measured; without two of these, of those
+        that did not propose it.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
@@ -385,6 +386,8 @@ class Search:
 
 def _is_better(trial: Trial, parent: Trial) -> bool:
     difference = trial.objective - parent.objective
-    if trial.move == "exchange" and len(unseen := difference[CONTEXT_ITEMS:]) > 1:
-        return bool(unseen.mean() < 0)
+    if trial.move == "exchange":
+        for seen in (EFFECT_ITEMS, CONTEXT_ITEMS):
+            if len(unseen := difference[seen:]) > 1:
+                return bool(unseen.mean() < 0)
     return interval(difference)[1 if trial.move in _BY_MEAN else 2] < 0

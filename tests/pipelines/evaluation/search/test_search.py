@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_the_effects_are_one_row_a_sublayer_and_treatment(found: SearchResult, m
         removed = 1 if row["treatment"] == "drop" else int(row["treatment"][-2:]) / 100
         size = 12_288 if row["sublayer"] == "attn" else 18_432
         assert row["parameters_removed"] == pytest.approx(removed * size, rel=1e-2)
+
+
+def test_effects_are_measured_on_the_first_items_and_allocations_on_all(build: Build, decoder: Decoder) -> None:
+    items = [replace(item, id=f"{copy}-{item.id}") for copy in range(5) for item in items_of(decoder, 6, 30)]
+    found = build(SPEC.model_copy(update={"controls": (), "measurements": 1}), items=items).run()
+    assert max(found.effects["n_items"]) == 24
+    assert {*found.trials["n_items"]} == {30}
 
 
 def test_every_strategy_has_one_result_for_each_target_and_a_recipe_of_its_own(found: SearchResult) -> None:
@@ -410,6 +418,12 @@ def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
     for move, is_accepted in accepted.items():
         trial = Trial(1, "searched", move, 0.2, 0.2, {}, 0.5, nats, nats, parent)
         assert search_module._is_better(trial, parent) == is_accepted
+    # Items on which effects were measured chose the parent: those behind them judge, where there are two.
+    for judging, is_better in ((0.01, False), (-0.01, True)):
+        many = 1 + np.repeat([proposing, others, judging], (8, 16, 2))
+        trial = Trial(1, "searched", "exchange", 0.2, 0.2, {}, 0.5, many, many)
+        own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(26), np.ones(26))
+        assert search_module._is_better(trial, own) == is_better
     # Of few items none is left to judge by, and the interval over all decides.
     for count, is_accepted in ((8, proposing < 0), (9, interaction)):
         few, before = nats[:count], np.ones(count)
