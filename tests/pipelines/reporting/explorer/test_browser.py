@@ -583,6 +583,8 @@ def test_a_search_shows_its_results_its_allocation_and_both_figures_and_others_h
     assert reader.complaints() == []
 
 
+# test_console.py draws every figure in a browser; the test above draws one on this page, under its policy.
+@pytest.mark.exhaustive
 def test_every_available_figure_has_marks_under_the_policy(opened):
     reader = opened("figures")
     drawn = {}
