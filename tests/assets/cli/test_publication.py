@@ -21,11 +21,11 @@ VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"mart
 SHORT = ["paper_variants", "q11", "options"]
 # Figures of an export: in one or two widths, of several charts, and without data; `test_figure.py` draws all others.
 FEW = {"hierarchy", "tokens", "options", "speed"}
-# Questions that no other view reads take half of the time; those kept are one without rows and those that tests name.
+# Views that no other view reads take half of the time; those kept are of a paper, without rows, or named by tests.
 LEFT_OUT = {
     name
     for name, view in VIEWS.items()
-    if view.layer == "questions"
+    if name not in PAPER_TABLES
     and not name.startswith(("q01", "q11", "q13", "q24"))
     and not any(name in other.depends_on for other in view_sql().values())
 }

@@ -225,7 +225,7 @@ def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile,
     ]
 
 
-# The next test ends a search in the middle and goes on with it; test_interrupted.py and test_layerwise.py kill.
+# The next test ends a search in the middle and goes on with it; in tests/pipelines/evaluation/search one is killed.
 @pytest.mark.exhaustive
 def test_a_killed_search_measures_only_what_is_missing(
     searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
