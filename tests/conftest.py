@@ -17,29 +17,38 @@ settings.load_profile("untimed")
 
 
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
-# `automation` computes the warehouse that most files copy; the four after it, which start meanwhile, need none.
+# `automation` computes the warehouse that most files copy; the five after it, which start meanwhile, need none.
 _LONGEST = [
     "assets/automation/test_end_to_end.py",
     "assets/test_documents_run.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
     "assets/automation/test_automation.py",
+    "assets/cli/test_search.py",
     "pipelines/reporting/charts/test_figures.py",
-    "pipelines/reporting/explorer/test_documents.py",
+    "assets/execution/test_pruned_together.py",
     "pipelines/reporting/explorer/test_browser.py",
+    "pipelines/reporting/explorer/test_documents.py",
     "assets/interface/test_interface.py",
     "assets/runs/test_interrupted.py",
     "assets/instance/test_server.py",
     "assets/execution/test_ray.py",
     "assets/cli/test_maintenance.py",
-    "assets/cli/test_querying.py",
+    "assets/publishing/test_explorer.py",
+    "assets/publishing/test_server.py",
     "assets/cli/test_publication.py",
+    "assets/cli/test_querying.py",
     "assets/runs/test_study_run.py",
     "assets/execution/test_engines.py",
-    "assets/execution/test_worker.py",
+    "assets/publishing/test_server_load.py",
+    "pipelines/evaluation/traces/test_session.py",
     "assets/cli/test_checkpoint.py",
-    "assets/execution/test_pruned_together.py",
+    "assets/execution/test_retrieval.py",
     "assets/execution/test_own_calibration.py",
-    "assets/publishing/test_server.py",
+    "assets/execution/test_worker.py",
+    "assets/interface/test_staleness.py",
+    "warehouse/storage/test_object_store.py",
+    "assets/cli/test_start.py",
+    "assets/cli/test_advise.py",
 ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
-from tests.sql.warehouse_builder import Handmade
+from tests.sql.warehouse_builder import Handmade, prepared
 
 VARIANTS, TOKENS = 6, 24
 LOSSES = (0.0, 0.02, 0.05, 0.08, 0.09, 0.11, 0.12, 0.15, 0.3, 0.6)
@@ -108,9 +108,10 @@ def judged(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
             connection.register(f"drawn_{name}", frame.to_arrow())
         for name, query in _REPLACED.items():
             _replace(connection, name, query)
-        return connection.sql(
+        return prepared(
+            connection,
             "select model, recipe, verdict, evidence_writing, evidence_choosing, is_nearest, measure "
-            "from variant_verdict left join variant_ranking using (model, recipe)"
+            "from variant_verdict left join variant_ranking using (model, recipe)",
         ).pl()
 
 

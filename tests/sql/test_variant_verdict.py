@@ -8,7 +8,7 @@ from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
 from tests.benchmarks.verdicts import judged, rates, simulated
 from tests.sql.built_tasks import task_sample, task_score
-from tests.sql.warehouse_builder import Ask, Handmade, Row
+from tests.sql.warehouse_builder import Ask, Handmade, Row, prepared
 
 # Dense model, noise floor and pruned variants of every case.
 NOISE = "noise-batch"
@@ -55,8 +55,8 @@ def answered(warehouse: Handmade, recipe: str, task: str, right: int, answers: i
 
 def verdicts(warehouse: Handmade) -> dict[str, Row]:
     with warehouse.opened() as connection:
-        rows = connection.sql("from variant_verdict left join variant_ranking using (model, recipe)").pl().to_dicts()
-    return by_recipe(rows)
+        rows = prepared(connection, "from variant_verdict left join variant_ranking using (model, recipe)")
+        return by_recipe(rows.pl().to_dicts())
 
 
 def said(rows: dict[str, Row]) -> dict[str, str]:
@@ -128,7 +128,7 @@ def test_more_of_one_kind_is_asked_for_only_where_it_can_change_the_verdict() ->
     }
     assert rows["lost"]["units_needed"] == MIN_UNITS
     with warehouse.opened() as connection:
-        needed = connection.sql("select units_needed from decisive_evidence where recipe = 'at the tolerance'")
+        needed = prepared(connection, "select units_needed from decisive_evidence where recipe = 'at the tolerance'")
         assert needed.fetchall() == [(None,)], "no number of prompts tells a loss of 0.1 from 0.1"
 
 

@@ -1,5 +1,7 @@
 """`prunescope report --terminal`: from the overview to one token, as plain text in a pipe."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from rich.cells import cell_len
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.publishing.live_study import LiveStudy
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES
 
@@ -27,9 +30,21 @@ class Terminal:
         return shown.out if code == 0 else " ".join(shown.err.split())
 
 
+@pytest.fixture(scope="module")
+def kept_studies() -> Callable[..., LiveStudy]:
+    """Keep a study and the answers of its queries: every command would ask all of them again."""
+    return cache(LiveStudy)
+
+
 @pytest.fixture
-def terminal(computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal(
+    computed_once: Path,
+    capsys: pytest.CaptureFixture[str],
+    kept_studies: Callable[..., LiveStudy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Terminal:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setattr("prunescope.assets.publishing.live_study.LiveStudy", kept_studies)
     return Terminal(computed_once, capsys)
 
 

@@ -53,6 +53,7 @@ class Heard:
 LITTLE = {
     "prompts": [{"id": "open", "kind": "open", "text": "Why?"}],
     "texts": [],
+    "tasks": [],
     "generation": {"new_tokens": 1},
     "measure": {"scopes": ["propagated"], "lenses": ["normed"], "trajectories": ["teacher_forced"]},
 }

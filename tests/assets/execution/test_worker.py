@@ -78,6 +78,23 @@ def test_a_worker_writes_what_a_run_writes_and_is_replaced_when_killed(
     assert workers_of(root) != {worker}
 
 
+class Cancels(Kills):
+    """A listener that interrupts its own process, as Dagster does to a canceled run, when the first task starts."""
+
+    def start(self, task: str, total: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_task_ends_its_worker_and_leaves_no_partition(study: StudyFile, root: Path) -> None:
+    asked("models", study, root)
+    (worker,) = workers_of(root)
+    before = {path: path.stat().st_ino for path in root.rglob("*.parquet")}
+    with pytest.raises(KeyboardInterrupt):
+        asked("calibration", study, root, progress=Cancels(worker))
+    assert not workers_of(root)
+    assert {path: path.stat().st_ino for path in root.rglob("*.parquet")} == before
+
+
 def test_a_worker_keeps_error_types_and_ends_when_idle_or_its_environment_changes(
     study: StudyFile, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

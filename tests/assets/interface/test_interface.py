@@ -29,7 +29,6 @@ from starlette.testclient import TestClient
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
 from prunescope.assets.interface.webserver import GraphQLAsJson, OwnPagesOnly
 from prunescope.assets.planning import steps
@@ -242,6 +241,8 @@ def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_p
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
+# test_worker.py interrupts a task; the test below reads the progress of a run and ends it.
+@pytest.mark.exhaustive
 def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
     before = partitions(warehouse)
@@ -259,7 +260,6 @@ def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Open
     # The study measures no speed: nothing is loaded for it.
     following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
-    stop_worker(warehouse)
 
 
 def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:

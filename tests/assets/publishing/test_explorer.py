@@ -25,8 +25,8 @@ from tests.assets.tiny_study import StudyFile
 from tests.sql.built_whole import whole_warehouse
 
 FIGURE = FIGURES["options"]
-# The command takes its time for each of the 21 pairs.
-EVERY = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
+# The command takes its time for each of the 28 pairs.
+EVERY = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.exhaustive)])
 RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4", "mixed-40"}
 
 
@@ -115,19 +115,22 @@ def test_a_pair_that_a_file_leaves_out_keeps_its_counts_of_right_and_wrong(
 def test_pairs_take_at_most_a_quarter_of_a_file(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    whole = documents("whole", connection).within()
+    made = documents("whole", connection)
+    whole = made.within()
     sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
     pairs = sum(size for name, size in sizes.items() if name.startswith("pair/"))
     room = len(embedded(whole["index"])) + module._NOTES_BYTES
     room += sum(size for name, size in sizes.items() if not name.startswith(("pair/", "trace/")))
-    found = documents("whole", connection).within(room + pairs)
+    found = made.within(room + pairs)
     assert 0 < sum(sizes[name] for name in found if name.startswith("pair/")) <= pairs / 4
     assert any(name.startswith("trace/") for name in found)
     assert "of 28 paired comparisons" in found["index"]["notes"][0]
 
 
-@pytest.mark.parametrize("is_written_meanwhile", [False, True])
-@pytest.mark.parametrize("others_are_there", [False, True])
+@pytest.mark.parametrize(
+    ("others_are_there", "is_written_meanwhile"),
+    [(False, False), (False, True), (True, False), pytest.param(True, True, marks=pytest.mark.exhaustive)],
+)
 def test_a_run_draws_a_figure_once_until_tables_change(
     warehouse: Path,
     study: StudyFile,

@@ -85,33 +85,30 @@ def test_idle_and_slow_connections_are_closed_and_shut_no_one_out(
     assert not server.told
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\r\n",
-        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
-        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5",
-        b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
-        b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET / HTT",
-        b"GET /study/tiny/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 50,
-    ],
-    ids=["blank", "body", "chunks", "refused body", "partial", "unread"],
-)
-def test_a_connection_closes_after_a_response_too(
-    computed_once: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
+UNFINISHED = {
+    "blank": b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\r\n",
+    "body": b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
+    "chunks": b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5",
+    "refused body": b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nx",
+    "partial": b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET / HTT",
+    "unread": b"GET /study/tiny/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 50,
+}
+
+
+def test_a_connection_closes_after_a_response_too(computed_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_REQUEST_SECONDS", "_READ_SECONDS", "_CHECK_SECONDS"):
         monkeypatch.setattr(http_limits, name, 0.5)
     with Served(computed_once) as server:
         assert server.ask(f"{server.home}/")[0] == 200
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-            connection.sendall(sent)
-            deadline = time.monotonic() + PATIENCE
-            while server.connections() > 0:
-                with suppress(OSError):
-                    connection.send(b"\r\n" if sent.endswith(b"\r\n\r\n\r\n") else b"")
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+        for kind, sent in UNFINISHED.items():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+                connection.sendall(sent)
+                deadline = time.monotonic() + PATIENCE
+                while server.connections() > 0:
+                    with suppress(OSError):
+                        connection.send(b"\r\n" if kind == "blank" else b"")
+                    assert time.monotonic() < deadline, kind
+                    time.sleep(0.1)
 
 
 def test_many_requests_share_one_look_for_studies(computed_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +129,7 @@ def test_many_requests_share_one_look_for_studies(computed_once: Path, monkeypat
 @pytest.mark.parametrize(
     "sql",
     [
-        "select repeat([true], 8000000)",
+        pytest.param("select repeat([true], 8000000)", marks=pytest.mark.exhaustive),  # one of the lists below
         "select list_resize([true], 65000, true) from range(1000)",
         "select " + ", ".join(f"{{'a': true}} as c{i}" for i in range(1000)) + " from range(1001)",
     ],
@@ -182,7 +179,8 @@ def test_hundreds_of_clients_get_the_page_at_once(served: Served) -> None:
     assert set(found) == {200}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+# test_server.py sends SIGINT while a query runs.
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path, number: signal.Signals) -> None:
     command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}

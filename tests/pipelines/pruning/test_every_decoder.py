@@ -40,7 +40,14 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("architecture", EVERY_DECODER)
+# checkpoints/test_every_decoder.py loads a file of every structure.
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(*each.values, id=each.id, marks=() if each.id in WHOLE else pytest.mark.exhaustive)
+        for each in EVERY_DECODER
+    ],
+)
 def test_every_method_changes_its_weights_and_its_file_restores_the_model(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
 ) -> None:

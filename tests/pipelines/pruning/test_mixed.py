@@ -82,8 +82,16 @@ def test_one_treatment_of_all_sublayers_is_that_recipe_bit_for_bit(
     assert found.facts == alone.facts
 
 
-@pytest.mark.parametrize("has_table", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "has_table"),
+    [
+        pytest.param(
+            each, has_table, marks=() if has_table is (each in {"llama", "mixtral"}) else pytest.mark.exhaustive
+        )
+        for each in ARCHITECTURES
+        for has_table in (False, True)
+    ],
+)
 def test_with_dense_predecessors_each_sublayer_is_that_of_its_treatment_alone(
     architecture: str, tiny_decoder: Callable[[str], Decoder], has_table: bool
 ) -> None:

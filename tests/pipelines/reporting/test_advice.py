@@ -15,7 +15,7 @@ from prunescope.pipelines.reporting.advice import (
 )
 from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.built_models import Losses, chance, cliff, probed, scored
-from tests.sql.warehouse_builder import Handmade
+from tests.sql.warehouse_builder import Handmade, prepared
 
 # Of the new model: mild, where writing is gone, where all is gone, and beyond what was ever seen.
 NEW = [0.02, 0.1, 1.0, 2.0, 8.0, 50.0]
@@ -27,8 +27,8 @@ def advised(warehouse: Handmade, tolerance: float = 0.1) -> Advice:
     recipes = [f"r{index}" for index in range(len(NEW))]
     with warehouse.opened() as connection:
         statement = (SQL / "comparisons" / "advise.sql").read_text("utf-8")
-        rows = connection.sql(statement, params=["new", recipes, tolerance]).pl()
-        return advise(rows, connection.sql("from loss_predictions where model = 'new'").pl(), tolerance)
+        rows = prepared(connection, statement, params=["new", recipes, tolerance]).pl()
+        return advise(rows, prepared(connection, "from loss_predictions where model = 'new'").pl(), tolerance)
 
 
 def known(models: int, losses: Losses) -> Handmade:

@@ -24,7 +24,10 @@ from tests.tiny_models import save_tiny
 CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4,), (99, 180, 41), tuple(range(7, 27)), (7, 8, 9), (200,))
 # Rotary, windows shorter than a context, learned positions, ALiBi, convolutions; RecurrentGemma keeps states
 # in its modules, where no row can leave; Bamba cannot use a cache.
-ARCHITECTURES = ("llama", "gemma2", "gpt2", "opt", "bloom", "lfm2", "recurrent_gemma", "bamba")
+ARCHITECTURES = [
+    *("llama", "gemma2", "gpt2", "bloom", "lfm2", "recurrent_gemma", "bamba"),
+    pytest.param("opt", marks=pytest.mark.exhaustive),  # as gpt2
+]
 NEW = 12
 
 

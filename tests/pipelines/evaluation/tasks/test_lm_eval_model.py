@@ -27,7 +27,11 @@ from tests.tiny_models import save_tiny
 
 # Rotary, windows shorter than a context, learned positions, ALiBi, convolutions with states; RecurrentGemma's cache
 # takes only single tokens, Bamba has none.
-ARCHITECTURES = ("llama", "mistral", "gpt2", "bloom", "lfm2", "recurrent_gemma", "bamba")
+ARCHITECTURES = [
+    *("llama", "gpt2", "lfm2", "recurrent_gemma", "bamba"),
+    # test_batched_generation.py has windows and ALiBi, too.
+    *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("mistral", "bloom")),
+]
 
 
 @pytest.fixture(scope="module")

@@ -434,17 +434,39 @@ def _database() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def catalogue(**frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """Open a connection whose marts are the synthetic frames, replaced by the given ones."""
+@cache
+def _made_of_others() -> dict[str, str]:
+    """Return the SQL of the views over other marts, as they are in a warehouse."""
+    names = ("task_group_scores", "scores_without_noise", "score_means", "variant_scores")
+    return {name: view_sql()[name].sql for name in names}
+
+
+def catalogue(query: str = "", **frames: pl.DataFrame) -> duckdb.DuckDBPyConnection:
+    """Open a connection whose marts are the synthetic frames, replaced by the given ones.
+
+    Args:
+        query: the one that will be run; without it any may be.
+        frames: marts by name.
+    """
     connection = _database().cursor()
     for name, frame in frames.items():
         connection.register(name, frame)
-    # Made of the others, as it is in a warehouse.
-    for name in ("task_group_scores", "scores_without_noise", "score_means", "variant_scores"):
-        connection.execute(f"create temp view {name} as {view_sql()[name].sql}")
+    views = _made_of_others()
+    if not query or any(name in query for name in views):
+        for name, sql in views.items():
+            connection.execute(f"create temp view {name} as {sql}")
     return connection
 
 
+@cache
+def _usual_answer(query: str) -> pl.DataFrame:
+    with catalogue(query) as connection:
+        return connection.sql(query).pl()
+
+
 def ask(query: str, **frames: pl.DataFrame) -> pl.DataFrame:
-    with catalogue(**frames) as connection:
+    """Return the rows of a query; those of the usual marts are queried once."""
+    if not frames:
+        return _usual_answer(query).clone()
+    with catalogue(query, **frames) as connection:
         return connection.sql(query).pl()

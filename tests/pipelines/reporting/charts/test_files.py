@@ -1,5 +1,6 @@
 """Tests that a chart's files have the same bytes every time and the format of their suffix."""
 
+import hashlib
 import json
 import re
 import struct
@@ -55,14 +56,14 @@ def test_the_pdf_embeds_fonts_and_has_no_date() -> None:
     assert b"Date" not in pdf
 
 
+def hashes() -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in chart_files(chart().to_dict()).items()}
+
+
 def test_two_processes_write_the_same_bytes() -> None:
-    code = (
-        "import hashlib, sys; from tests.pipelines.reporting.charts.test_files import chart; "
-        "from prunescope.pipelines.reporting.charts.files import chart_files; "
-        "sys.stdout.write(repr({n: hashlib.sha256(c).hexdigest() for n, c in chart_files(chart().to_dict()).items()}))"
-    )
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
-    assert len(found) == 1
+    code = "from tests.pipelines.reporting.charts.test_files import hashes; print(hashes())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert other.strip() == str(hashes())
 
 
 def test_a_canonical_pdf_keeps_every_object_at_its_listed_offset() -> None:

@@ -3,6 +3,7 @@
 The page's text is tested without a browser in test_page.
 """
 
+from functools import cache
 from urllib.parse import quote
 
 import pytest
@@ -30,39 +31,44 @@ def driver():
         yield started
 
 
+STUDIES = {
+    "usual": sample.documents,
+    "hostile": sample.hostile,
+    "figures": sample.with_every_figure,
+    "numbers": sample.with_every_column,
+    "counts": lambda: sample.with_every_column(count=60, whole=60),
+    "long": sample.with_long_answers,
+    "many": lambda: sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
+    "kinds": sample.with_kinds,
+    "search": sample.with_search,
+}
+
+
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory):
+def url_of(tmp_path_factory):
+    """Return a function that writes the page of a study when it is first opened."""
     folder = tmp_path_factory.mktemp("explorer")
-    found = {}
-    studies = {
-        "usual": sample.documents(),
-        "hostile": sample.hostile(),
-        "figures": sample.with_every_figure(),
-        "numbers": sample.with_every_column(),
-        "counts": sample.with_every_column(count=60, whole=60),
-        "long": sample.with_long_answers(),
-        "many": sample.documents(prompts=tuple(f"{kind}-{n}" for n in range(20) for kind in ("sky", "fruit"))),
-    }
-    studies["kinds"] = sample.with_kinds()
-    studies["search"] = sample.with_search()
-    for name, documents in studies.items():
+
+    @cache
+    def url_of(name):
+        is_live = name == "live"
+        documents = {"index": sample.documents()["index"]} if is_live else STUDIES[name]()
         path = folder / f"{name}.html"
-        path.write_text(render(documents, live=False), encoding="utf-8")
-        found[name] = path.as_uri()
-    live = folder / "live.html"
-    live.write_text(render({"index": studies["usual"]["index"]}, live=True), encoding="utf-8")
-    return found | {"live": live.as_uri()}
+        path.write_text(render(documents, live=is_live), encoding="utf-8")
+        return path.as_uri()
+
+    return url_of
 
 
 @pytest.fixture(scope="module")
-def opened(driver, urls):
+def opened(driver, url_of):
     """Return a function that loads a page unless it is open already."""
     reader = Reader(driver)
     current = {"name": None}
 
     def opened(name):
         if current["name"] != name:
-            reader.load(urls[name])
+            reader.load(url_of(name))
             current["name"] = name
         return reader
 
@@ -583,6 +589,9 @@ def test_a_search_shows_its_results_its_allocation_and_both_figures_and_others_h
     assert reader.complaints() == []
 
 
+# test_console.py draws every figure in a browser, and
+# test_every_figure_is_drawn_under_the_policy_in_light_and_dark those of a study on this page.
+@pytest.mark.exhaustive
 def test_every_available_figure_has_marks_under_the_policy(opened):
     reader = opened("figures")
     drawn = {}
