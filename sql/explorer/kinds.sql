@@ -2,7 +2,7 @@
 -- grain: one row per model × recipe × kind, dense included.
 -- inputs: stg_generations, noise_variants, decoding_at_reference
 -- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL where that is
---   the median.
+--   the median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
 select
     texts.model,
     texts.recipe,
@@ -11,6 +11,9 @@ select
     count(texts.first_flip_step) as prompts_flipped,
     count(texts.collapse_step) as prompts_collapsed,
     count(texts.is_correct) as prompts_graded,
+    wilson_interval(count(texts.first_flip_step), count(*)) as flipped_ends,
+    wilson_interval(count(texts.collapse_step), count(*)) as collapsed_ends,
+    wilson_interval(count_if(texts.is_correct), count(texts.is_correct)) as correct_ends,
     coalesce(cast(count_if(texts.is_correct) as bigint), 0) as prompts_correct,
     nullif(
         median(coalesce(cast(texts.first_flip_step as double), cast('inf' as double))), cast('inf' as double)

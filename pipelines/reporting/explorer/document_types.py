@@ -41,6 +41,10 @@ class KindSummary(TypedDict):
     collapsed: int
     graded: int
     correct: int
+    # Ends of the 95 % intervals of these shares; none without a graded prompt.
+    flipped_ends: list[Number]
+    collapsed_ends: list[Number]
+    correct_ends: list[Number]
     first_flip: Number  # median step; None where most texts never flip
     kl_step0: Number  # mean, nats
 

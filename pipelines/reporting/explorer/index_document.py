@@ -203,6 +203,9 @@ def _kind(row: Mapping[str, Any]) -> KindSummary:
         "collapsed": row["prompts_collapsed"],
         "graded": row["prompts_graded"],
         "correct": row["prompts_correct"],
+        "flipped_ends": [number(end, 3) for end in row["flipped_ends"]],
+        "collapsed_ends": [number(end, 3) for end in row["collapsed_ends"]],
+        "correct_ends": [number(end, 3) for end in row["correct_ends"] or ()],
         "first_flip": number(row["first_flip_step_median"]),
         "kl_step0": number(row["kl_step0_nats"], 4),
     }

@@ -1,11 +1,11 @@
 // Prompts: how many texts break by kind, which prompts break first, and the page of one prompt.
 
 const KINDS = {
-  flipped: { title: "flipped", doc: "texts that differ from the dense one", share: (kind) => [kind.flipped, kind.prompts] },
+  flipped: { title: "flipped", doc: "texts that differ from the dense one", share: (kind) => [kind.flipped, kind.prompts, kind.flipped_ends] },
   first_flip: { title: "first flip, step", doc: "median; – where most texts never flip", value: (kind) => kind.first_flip },
-  collapsed: { title: "loops", doc: "texts that fall into a loop", share: (kind) => [kind.collapsed, kind.prompts] },
+  collapsed: { title: "loops", doc: "texts that fall into a loop", share: (kind) => [kind.collapsed, kind.prompts, kind.collapsed_ends] },
   kl_step0: { title: "KL, step 0, nats", doc: "mean at the first generated token", value: (kind) => kind.kl_step0 },
-  correct: { title: "right", doc: "right answers of those that were graded", share: (kind) => [kind.correct, kind.graded] },
+  correct: { title: "right", doc: "right answers of those that were graded", share: (kind) => [kind.correct, kind.graded, kind.correct_ends] },
 };
 const MANY = 8;
 const RULE = "What breaks first comes first: ";
@@ -54,7 +54,11 @@ function valueOf(measure, kind) {
 }
 
 function shown(measure, kind) {
-  return kind ? (measure.share ? ratio(measure.share(kind)) : number(measure.value(kind))) : "–";
+  if (!kind) return "–";
+  if (!measure.share) return number(measure.value(kind));
+  const [part, whole, ends] = measure.share(kind);
+  const range = ends.map((end) => (100 * end).toFixed(0)).join(" to ");
+  return whole ? [ratio([part, whole]), el("small", { class: "hint", title: "95 % interval of the share" }, ` ${range} %`)] : "–";
 }
 
 function promptLink(prompt) {

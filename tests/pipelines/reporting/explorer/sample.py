@@ -176,6 +176,9 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                         "collapsed": n % 2,
                         "graded": len(prompts),
                         "correct": 0 if n else len(prompts),
+                        "flipped_ends": [0.3, 1.0] if n else [0.0, 0.7],
+                        "collapsed_ends": [0.0, 0.7],
+                        "correct_ends": [0.0, 0.7] if n else [0.3, 1.0],
                         "first_flip": FIRST_FLIP if n else None,
                         "kl_step0": kl,
                     }

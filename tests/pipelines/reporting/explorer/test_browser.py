@@ -335,6 +335,8 @@ def test_prompts_are_narrowed_by_kind_and_one_leads_to_its_variants_and_their_to
     assert reader.text("[aria-label='variants by kind of prompt'] thead").split() == ["variant", "choice"]
     reader.click(next(button for button in reader.all(".choice button") if button.text == "right"))
     assert rows(reader, "variants by kind of prompt")[0] == "dense"
+    (right,) = reader.all("[aria-label='variants by kind of prompt'] [data-column='choice'] small")[:1]
+    assert right.text == "30 to 100 %"
     assert rows(reader, "prompts")[0] == "p9"  # what breaks first
     reader.one("[aria-label='kind of prompt: prompts'] option[value='open']").click()
     assert rows(reader, "prompts") == ["p8", "p6", "p4", "p2", "p0"]

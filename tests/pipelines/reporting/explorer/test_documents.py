@@ -607,6 +607,9 @@ def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) 
         ("maths", 5, 4, 5.0),
         ("open", 5, 5, 4.0),
     ]
+    # Wilson's interval of 4 of 5, whose upper end is that of one failure (Brown, Cai and DasGupta); none was graded.
+    assert [kind["flipped_ends"] for kind in kinds] == [[0.376, 0.99], [0.566, 1.0]]
+    assert [kind["correct_ends"] for kind in kinds] == [[], []]
     of_variant = documents.build("variant/1")["prompts"]
     assert [summary["prompt"] for summary in of_variant] == list(range(9, -1, -1))
     for live in (documents, Documents(many, "demo", views={}, is_live=True)):
