@@ -23,9 +23,9 @@ _LONGEST = [
     "assets/test_documents_run.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
     "assets/automation/test_automation.py",
+    "pipelines/evaluation/traces/test_session.py",
     "assets/cli/test_search.py",
     "pipelines/reporting/charts/test_figures.py",
-    "assets/execution/test_pruned_together.py",
     "pipelines/reporting/explorer/test_browser.py",
     "pipelines/reporting/explorer/test_documents.py",
     "assets/interface/test_interface.py",
@@ -40,10 +40,7 @@ _LONGEST = [
     "assets/runs/test_study_run.py",
     "assets/execution/test_engines.py",
     "assets/publishing/test_server_load.py",
-    "pipelines/evaluation/traces/test_session.py",
     "assets/cli/test_checkpoint.py",
-    "assets/execution/test_retrieval.py",
-    "assets/execution/test_own_calibration.py",
     "assets/execution/test_worker.py",
     "assets/interface/test_staleness.py",
     "warehouse/storage/test_object_store.py",
@@ -79,9 +76,11 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run long files first; keep the order within a file and of all other files."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Leave parameters out; run long files first, and keep the order within a file and of all other files."""
+    examples.leave_out(items)
+    yield
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
     if missing := [str(path) for path in ranks if not path.exists()]:
         raise pytest.UsageError(f"_LONGEST names files that do not exist: {', '.join(missing)}")

@@ -35,6 +35,7 @@ def cases(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return found
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_of_incomplete_studies_draw_without_warnings(name, browser):
     figure = FIGURES[name]

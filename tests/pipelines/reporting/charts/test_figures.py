@@ -44,6 +44,7 @@ def picture(chart: Any, tmp_path: Any) -> bytes:
     return (tmp_path / "chart.png").read_bytes()
 
 
+@pytest.mark.third(2)
 @EVERY
 def test_a_figure_draws_a_single_row(figure: Figure):
     frame = frames.ask(figure.query).head(1)
@@ -104,6 +105,7 @@ def shuffled_marts() -> dict[str, pl.DataFrame]:
     return {mart.__name__: mart().sample(fraction=1, shuffle=True, seed=7) for mart in frames.MARTS}
 
 
+@pytest.mark.third(0)
 @EVERY
 def test_the_query_does_not_depend_on_the_order_of_the_mart(figure: Figure):
     assert frames.ask(figure.query, **shuffled_marts()).equals(frames.ask(figure.query))
@@ -468,6 +470,7 @@ def largest_marts() -> dict[str, pl.DataFrame]:
 
 
 # A figure with `page_by` is split below any limit: `test_a_drawing_above_the_limit_is_split_into_complete_pages`.
+@pytest.mark.third(1)
 @pytest.mark.parametrize(
     "figure",
     [
@@ -485,6 +488,7 @@ def test_a_figure_states_its_size_rule(figure: Figure):
     assert figure.page_by or any(number in figure.caption for number in ("at most 500 points", "more than 50"))
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by])
 def test_a_drawing_above_the_limit_is_split_into_complete_pages(name):
     figure = FIGURES[name]

@@ -60,6 +60,7 @@ def hashes() -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in chart_files(chart().to_dict()).items()}
 
 
+@pytest.mark.exhaustive  # the test below shows what differed between drawings
 def test_two_processes_write_the_same_bytes() -> None:
     code = "from tests.pipelines.reporting.charts.test_files import hashes; print(hashes())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout

@@ -30,7 +30,7 @@ def test_pages_draw_with_the_vega_that_draws_files():
 
 
 @pytest.mark.chromium
-@pytest.mark.parametrize("is_dark", [False, True])
+@pytest.mark.parametrize("is_dark", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_hostile_text_neither_runs_nor_breaks_a_chart(is_dark, tmp_path):
     figure = FIGURES["tokens"]
     frame = frames.ask(figure.query)

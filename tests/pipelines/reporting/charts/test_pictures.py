@@ -10,6 +10,7 @@ from tests.pipelines.reporting.charts import baseline, frames
 TOLERANCE = 0.001
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_equals_its_reference_picture(name, tmp_path):
     kept = baseline.FOLDER / f"{name}.png"

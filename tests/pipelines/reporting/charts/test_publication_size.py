@@ -26,6 +26,7 @@ def width(svg: str) -> float:
     return float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1])
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize(
     "name", ["spaces", pytest.param("generation", marks=pytest.mark.exhaustive), "top_tokens", "options", "tokens"]
 )
@@ -72,6 +73,7 @@ def test_a_pdf_is_as_wide_as_the_columns_and_its_fonts_are_embedded():
         assert all(b"/FontFile" in descriptor for descriptor in descriptors)
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_dark_figure_differs_only_in_its_config_and_its_lines_have_contrast(name):
     figure = FIGURES[name]
