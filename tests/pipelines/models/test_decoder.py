@@ -214,6 +214,7 @@ def test_damaged_weights_and_missing_devices_have_their_own_messages(tmp_path: P
         load_decoder(folder, device="cuda:99")
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "bloom", "falcon", "falcon_h1", "mixtral", "olmo2"])
 def test_half_precision_gives_the_same_structure(tmp_path: Path, architecture: str, dtype: str) -> None:

@@ -68,6 +68,7 @@ def added_by(decoder: Decoder) -> dict[str, Tensor]:
     return run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=False).added
 
 
+@pytest.mark.third(2)
 def test_streams_contributions_norm_and_head_rebuild_the_model(decoder: Decoder, name: str) -> None:
     capture = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=False)
     outputs = layer_outputs(decoder)
@@ -166,6 +167,7 @@ def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(decoder: Decode
         assert any(key.endswith("experts.down_proj[3]") or key.endswith("experts.down_proj[1]") for key in matrices)
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt"])
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
 def test_traces_end_at_the_output_of_a_pruned_copy(

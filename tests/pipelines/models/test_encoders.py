@@ -122,6 +122,7 @@ def test_a_dropped_sublayer_of_bert_drops_its_norm(bert: Decoder, dropped: tuple
     assert (found - truth).norm() / truth.norm() < 1e-5
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", EMBEDDERS)
 @pytest.mark.parametrize("dropped", [("attn.1",), ("mlp.0",), ("attn.2", "mlp.2"), ("attn.0", "mlp.1")])
 def test_dropped_sublayers_of_embedders_do_not_run(

@@ -46,6 +46,8 @@ def placeholders(decoder: Decoder) -> set[bool]:
     return {bool(matrix.parameter.isnan().all()) for matrix in decoder.matrices.values()}
 
 
+# Layers of any form give equal states, below; test_checkpoint.py writes the same file with layers on disk.
+@pytest.mark.exhaustive
 def test_layers_on_disk_change_no_result_of_a_study(folder: Path, streamed: Decoder, tmp_path: Path) -> None:
     decoders = {"whole": load_decoder(folder, device="cpu"), "streamed": streamed}
     found = {name: computed(decoder, RECIPES) for name, decoder in decoders.items()}

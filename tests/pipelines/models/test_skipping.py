@@ -48,6 +48,7 @@ def silent(decoder: Decoder, labels: Collection[str], tokens: Tensor = TOKENS) -
         return logits(decoder, tokens)
 
 
+@pytest.mark.third(1)
 def test_skipped_sublayers_equal_silent_ones(decoder: Decoder) -> None:
     dense = logits(decoder)
     for labels in DROPS:
@@ -100,6 +101,7 @@ def ruined(parameters: Collection[torch.nn.Parameter]) -> Iterator[None]:
         parameter.data = data
 
 
+@pytest.mark.third(2)
 def test_skipping_works_with_cache_and_padding(decoder: Decoder) -> None:
     """Compare on prompts of 10 and 6 tokens, the shorter one padded on the left, and four more tokens one by one."""
     short = TOKENS[1:, :6]

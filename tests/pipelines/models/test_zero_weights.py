@@ -16,6 +16,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize(
     "dropped", [pytest.param(("attn.1",), marks=pytest.mark.exhaustive), ("mlp.0", "attn.2")], ids="-".join
 )

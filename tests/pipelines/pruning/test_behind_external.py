@@ -50,6 +50,7 @@ def weights_of(decoder: Decoder, variant: Variant) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize(
     "names",
     [
@@ -77,6 +78,7 @@ def is_outside(name: str, parameter: nn.Parameter) -> bool:
     return (parameter.dim() == 1 and ("norm" in name or "ln_" in name)) or "embed" in name or "wpe" in name
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_inputs_come_through_the_checkpoints_gains_embeddings_and_positions(architecture: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "dense", architecture, tie_word_embeddings=False)

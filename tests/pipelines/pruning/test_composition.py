@@ -196,6 +196,7 @@ def test_units_after_a_recipe_are_measured_in_the_calibrations_type(decoder: Dec
         assert away[0] < 1e-5 < 1e-4 < away[1]
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("first", ["", "magnitude-75+"])
 @pytest.mark.parametrize("choice", ["-greedy", "-iterative", "-consecutive"])
 def test_every_measured_choice_of_drops_is_made_in_the_calibrations_type(

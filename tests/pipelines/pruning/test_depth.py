@@ -122,6 +122,7 @@ def test_one_shot_orders_equal_the_tables_order(load: Load, unit: str) -> None:
     assert row["drop_scores"] == variant.facts["drop_scores"]
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_iterative_orders_measure_again_after_every_removal(load: Load, architecture: str) -> None:
     decoder, calibrated, tokens = load(architecture)
@@ -140,6 +141,7 @@ def test_iterative_orders_measure_again_after_every_removal(load: Load, architec
         assert set(prune(decoder, recipe, tokens=tokens).dropped) == parts([label for label, _ in order])
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) -> None:
     decoder, _, tokens = load(architecture)

@@ -69,6 +69,7 @@ def tokens(decoder: Decoder) -> Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("treatment", ["sparsegpt-30", "wanda-50", "gptq-4bit", "rtn-4bit"])
 def test_one_treatment_of_all_sublayers_is_that_recipe_bit_for_bit(
@@ -82,6 +83,7 @@ def test_one_treatment_of_all_sublayers_is_that_recipe_bit_for_bit(
     assert found.facts == alone.facts
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize(
     ("architecture", "has_table"),
     [

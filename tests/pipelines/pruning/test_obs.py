@@ -339,6 +339,7 @@ def test_values_have_the_models_type() -> None:
         assert change.values.dtype == change.weight(weight).dtype == torch.bfloat16
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
 def test_pruned_and_quantized_decoders_load_bit_for_bit(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]

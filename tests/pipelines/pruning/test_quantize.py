@@ -186,6 +186,7 @@ def test_names_carry_bits_and_groups() -> None:
     assert parse_recipe("rtn-8bit").is_calibrated is False
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("name", ["rtn-4bit-g16", "awq-4bit", "wanda-50+rtn-4bit", "wanda-2of4+awq-4bit-g16"])
 def test_a_quantized_model_is_stored_in_few_bits_and_loads_bit_for_bit(
     tiny_folder: Path, tmp_path: Path, name: str

@@ -176,6 +176,7 @@ def test_query_heads_of_one_shared_key_are_removed_singly(load: Load) -> None:
     torch.testing.assert_close(variant_logits(decoder, variant), logits(model), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", EVERY_DECODER)
 def test_every_decoder_drops_sublayers_and_units_or_gives_the_reason(load: Load, name: str) -> None:
     decoder, calibrated = load(name)

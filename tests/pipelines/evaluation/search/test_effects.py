@@ -35,6 +35,7 @@ def menu(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder])
     return decoder, menu_of(decoder, *TREATMENTS)
 
 
+@pytest.mark.third(1)
 def test_an_effect_is_that_of_the_whole_model_with_that_sublayer_changed(menu: tuple[Decoder, Menu]) -> None:
     decoder, own = menu
     items, swaps = items_of(decoder), swaps_of(own)
@@ -46,6 +47,7 @@ def test_an_effect_is_that_of_the_whole_model_with_that_sublayer_changed(menu: t
         assert found.one_minus_cos[:, index] == pytest.approx(cosines, rel=1e-3), (label, treatment)
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_in_an_allocation_a_swap_is_that_of_the_whole_model_with_both(menu: tuple[Decoder, Menu], context: str) -> None:
     """Swap to another mask, to nothing, and back to the dense sublayer, also where it was dropped."""

@@ -61,6 +61,7 @@ def read(decoder: Decoder, tokens: list[int] | tuple[int, ...]) -> str:
     return decoder.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batched_answers_equal_those_of_generate(architecture: str, tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
@@ -79,6 +80,7 @@ def test_batched_answers_equal_those_of_generate(architecture: str, tmp_path: Pa
     assert found[1].tokens != found[5].tokens, "the contexts do not matter to this model"
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_shared_prefix_changes_no_answer(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))

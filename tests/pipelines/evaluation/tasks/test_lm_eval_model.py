@@ -65,6 +65,7 @@ def require_same(ours: VariantLM, other: HFLM, loaded: LoadedTask) -> None:
         assert mine == pytest.approx(truth, rel=0, abs=1e-4), (loaded.name, loaded.scoring)
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_answers_equal_those_of_lm_evals_own_model(architecture: str, tasks: list[LoadedTask], tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)

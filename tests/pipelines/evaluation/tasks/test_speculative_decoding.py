@@ -115,6 +115,7 @@ def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
     return tokens[len(context) :]
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
 def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, tmp_path: Path) -> None:
     decoder = replace(load_decoder(save_tiny(tmp_path / architecture, architecture)), end_ids=frozenset())

@@ -96,6 +96,7 @@ def assert_equal(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], allow
         assert (error < allowed).all(), f"{label}: off by {float(error.max()):.1e}"
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("length", [1, 20])
 def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(decoder: Decoder, length: int) -> None:
     tokens, variant = TOKENS[:, :length], masks_of(decoder)
@@ -104,6 +105,7 @@ def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(decoder: Decoder, 
     assert_equal(found, truths(decoder, tokens, variant))
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("dropped", [("attn.0", "mlp.0", "mlp.1"), ("attn.1", "attn.2", "mlp.2")])
 def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dropped: tuple[str, ...]) -> None:
     """Drop some sublayers and mask the others of the same layers."""

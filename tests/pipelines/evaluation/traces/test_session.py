@@ -85,7 +85,9 @@ def test_a_variants_rows_do_not_depend_on_other_variants(decoder: Decoder) -> No
             assert frame.equals(together[name][table]), f"{table} of {name}"
 
 
-@pytest.mark.parametrize("name", ["wanda-50", "attn-drop-1", "block-drop-1"])
+@pytest.mark.parametrize(
+    "name", ["wanda-50", pytest.param("attn-drop-1", marks=pytest.mark.exhaustive), "block-drop-1"]
+)
 @pytest.mark.parametrize("lens", ["raw", "normed"])
 def test_layer_and_output_rows_equal_an_independent_float64_model(
     decoder: Decoder, tiny_folder: Path, name: str, lens: str
@@ -223,6 +225,7 @@ def test_the_dense_model_against_itself_is_exactly_zero(
     assert not tables["layer_transitions"]["is_changed"].any()
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize(
     ("architecture", "name"),
     [

@@ -173,6 +173,7 @@ def test_two_sessions_give_bit_identical_tables(decoder: Decoder, session: TextS
     assert session.trace("m", variant).equals(again.trace("m", variant))
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_log_probabilities_are_those_of_the_model_itself(
     architecture: str, tiny_decoder: Callable[[str], Decoder]

@@ -30,6 +30,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 # test_zero_weights.py loads exports of dropped sublayers of every decoder.
+@pytest.mark.third(2)
 @pytest.mark.parametrize(
     "recipe", ["magnitude-50", pytest.param("attn-drop-1", marks=pytest.mark.exhaustive), "block-drop-1"]
 )

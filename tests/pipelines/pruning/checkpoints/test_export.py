@@ -110,6 +110,7 @@ def test_zeros_alone_are_not_reported_as_rounding(tiny_folder: Path, variant: Va
     assert export(load_decoder(half), variant, tmp_path / "out", ABOUT).rounded is None
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_unchanged_weights_stay_exact_when_the_model_runs_in_a_smaller_type(
