@@ -337,6 +337,7 @@ def test_tasks_without_a_shared_sample_are_refused_with_the_reason(compare: Comp
     assert "only b was scored on task arc" in str(refused.value)
 
 
+@pytest.mark.exhaustive  # test_explorer.py compares pairs of a page with the command
 @pytest.mark.usefixtures("compare")
 def test_many_pairs_at_once_have_the_numbers_of_each_alone(memory: Memory) -> None:
     warehouse = whole_warehouse()

@@ -29,6 +29,7 @@ def test_the_questions_are_those_of_the_paper_and_six_more() -> None:
     assert sorted(QUESTIONS) == [f"q{number:02}" for number in range(1, 37)]
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("name", KEYED)
 def test_keys_identify_rows_and_no_figure_is_infinite(name: str, measured: duckdb.DuckDBPyConnection) -> None:
     [key] = re.findall(r"^key: (.+)$", VIEWS[name].header, re.MULTILINE)

@@ -177,6 +177,7 @@ def rows(connection: duckdb.DuckDBPyConnection, name: str) -> pl.DataFrame:
     return connection.sql(f"select * from {name} where model = 'tiny' order by {key_of(name)}").pl()
 
 
+@pytest.mark.third(0)
 @pytest.mark.parametrize("name", [name for name in KEYED if not parse(VIEWS[name].header).across])
 def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
     name: str, whole: duckdb.DuckDBPyConnection, crowded: duckdb.DuckDBPyConnection
@@ -187,6 +188,7 @@ def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
     assert_frame_equal(alone, beside, rel_tol=1e-9, abs_tol=1e-12)
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", KEYED)
 def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
     [(count, keys)] = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchall()

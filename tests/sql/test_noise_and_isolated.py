@@ -51,6 +51,7 @@ def columns_of(connection: duckdb.DuckDBPyConnection, name: str) -> list[str]:
     return [column[0] for column in connection.execute(f"select * from {name} limit 0").description]
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", COMPARED)
 def test_comparisons_of_recipes_exclude_noise(name: str, whole: duckdb.DuckDBPyConnection) -> None:
     told = [column for column in columns_of(whole, name) if column in {"recipe", "baseline_recipe"}]
@@ -58,6 +59,7 @@ def test_comparisons_of_recipes_exclude_noise(name: str, whole: duckdb.DuckDBPyC
         assert rows_of(whole, f"select * from {name} where {column} like 'noise%'") == []
 
 
+@pytest.mark.third(2)
 @pytest.mark.parametrize("name", [name for name in COMPARED if name not in ABOUT_ISOLATED])
 def test_isolated_rows_change_no_view_that_is_not_about_them(
     name: str, whole: duckdb.DuckDBPyConnection, without_isolated: duckdb.DuckDBPyConnection

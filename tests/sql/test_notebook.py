@@ -49,6 +49,7 @@ def test_an_empty_warehouse_is_reported_and_breaks_nothing(notebook, tmp_path, m
     assert any("prunescope run demo" in text for text in texts(outputs))
 
 
+@pytest.mark.exhaustive  # by marimo, which runs the same cells as above
 def test_it_is_exported_to_a_page_without_a_browser(notebook, root, tmp_path):
     # A copy, because marimo keeps a session beside the file that it runs.
     copy = shutil.copy(notebook.__file__, tmp_path)
