@@ -71,6 +71,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: P
     return study, folder / "warehouse"
 
 
+@pytest.mark.exhaustive  # test_checkpoint.py prunes with a calibration of the recipe and of the command
 def test_a_recipe_on_its_own_tokens_equals_that_of_a_study_on_these_tokens(
     beside: tuple[StudyFile, Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_recipe_on_its_own_tokens_equals_that_of_a_study_on_these_tokens(
     assert here["wanda-other"]["variant_hash"] != here["wanda"]["variant_hash"]
 
 
+@pytest.mark.exhaustive  # tests/sql asks q28 of such pairs
 def test_q28_pairs_it_with_the_same_recipe_on_the_tokens_of_the_study(beside: tuple[StudyFile, Path]) -> None:
     with open_warehouse(beside[1]) as connection:
         query = "select recipe, other_recipe, differs_in, matrices, n_steps from q28_sensitivity_to_calibration"
@@ -93,6 +95,7 @@ def test_q28_pairs_it_with_the_same_recipe_on_the_tokens_of_the_study(beside: tu
     assert found["wanda"][2] > 0
 
 
+@pytest.mark.exhaustive  # the fingerprints below
 def test_a_changed_calibration_of_a_recipe_outdates_its_variant_only(
     beside: tuple[StudyFile, Path], cache: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_the_calibration_of_a_recipe_inherits_missing_keys_from_the_study(
     assert {name for name in before if before[name] != after[name]} == {"wanda-50", "a"}
 
 
+@pytest.mark.exhaustive  # test_methods_section.py describes a calibration by its hash
 def test_the_methods_section_describes_each_calibration(beside: tuple[StudyFile, Path]) -> None:
     with open_warehouse(beside[1]) as connection:
         known = _calibrations(connection, StudyRequest(str(beside[0].path)).load())

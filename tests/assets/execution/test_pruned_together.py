@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.study_run import run_study
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.variant import verify_variant
 from tests.assets.runs.test_interrupted import stop_once_there_is
 from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
 
@@ -120,6 +124,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Pat
     return Runs(one, two, in_one_pass, unfinished, family, alone, longer, shorter, mended)
 
 
+@pytest.mark.exhaustive  # test_layerwise.py proves it of a pass; the test below shows the pass that a study shares
 def test_recipes_with_dense_predecessors_share_a_pass_and_fail_alone(runs: Runs) -> None:
     assert "prune a and 2 more" in runs.family.tasks or "prune a and 1 more" in runs.family.tasks
     assert [failure.name for failure in runs.family.failures] == ["tiny-a@c"]
@@ -143,6 +148,7 @@ def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
     assert sum(listener.own.values()) + sum(listener.together.values()) > 0
 
 
+@pytest.mark.exhaustive  # the last test removes such a file; test_study_run.py reports a failure
 def test_a_damaged_file_is_reported_once_and_the_next_run_replaces_it(runs: Runs) -> None:
     (failure,) = runs.longer.failures
     assert failure.name == "tiny-a@a"
@@ -150,6 +156,7 @@ def test_a_damaged_file_is_reported_once_and_the_next_run_replaces_it(runs: Runs
     assert not runs.mended.failures
 
 
+@pytest.mark.exhaustive  # test_depth.py continues a known order
 def test_a_longer_drop_continues_the_order_of_a_shorter_one(runs: Runs) -> None:
     assert runs.family.tasks["order of mlp-drop-1-iterative"] == 1
     assert runs.longer.tasks["order of mlp-drop-2-iterative"] == 1
@@ -159,7 +166,7 @@ def test_a_longer_drop_continues_the_order_of_a_shorter_one(runs: Runs) -> None:
     assert variant_of(runs.two, "mlp-drop-1-iterative") == variant_of(runs.one, "mlp-drop-1-iterative")
 
 
-# test_checkpoint.py resumes at a layer, test_interrupted.py kills runs.
+# test_layerwise.py resumes at a layer, test_interrupted.py kills runs.
 @pytest.mark.exhaustive
 def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, tmp_path: Path, cache: Path) -> None:
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)
@@ -172,3 +179,23 @@ def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, 
     assert not heard(study, undisturbed, cache).failures
     assert variant_of(killed, "sparsegpt-50") == variant_of(undisturbed, "sparsegpt-50")
     assert not list((killed / "_unfinished").rglob("*.safetensors"))
+
+
+def test_a_damaged_file_is_removed_so_that_the_next_run_prunes_again(study: StudyFile, tmp_path: Path) -> None:
+    study.write(recipes=["dense", "magnitude-50"], **LITTLE)
+    warehouse, loaded = tmp_path / "warehouse", ModelCache()
+
+    def computed(step: str, recipe: str | None, cache: ModelCache) -> None:
+        list(compute(ComputeTask(step, StudyRequest(str(study.path)), str(warehouse), "tiny-a", recipe), cache))
+
+    for step, recipe in (("models", None), ("calibration", None), ("variants", "dense"), ("variants", "magnitude-50")):
+        computed(step, recipe, loaded)
+    (file,) = (warehouse / "_variants/tiny-a/magnitude-50").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 16
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="run the recipe again"):
+        computed("mask_samples", "magnitude-50", ModelCache())
+    assert not file.exists()
+    computed("variants", "magnitude-50", ModelCache())
+    verify_variant(file)

@@ -1,4 +1,4 @@
-"""A study of an encoder through the command line: its tables, its plan, and the changes that outdate it."""
+"""A study of an encoder: its tables, by steps and by the command line, its plan, and the changes that outdate it."""
 
 import json
 import shutil
@@ -12,7 +12,10 @@ from transformers import MistralConfig
 import prunescope
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.steps import RETRIEVAL_TABLES
+from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.planning.steps import RETRIEVAL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
@@ -55,17 +58,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) -> Path:
-    """Return a folder with the study and its warehouse."""
+    """Return a folder with the study and its warehouse, computed step by step."""
+    folder, loaded = tmp_path_factory.mktemp("found"), ModelCache()
+    request = StudyRequest(str(written(folder, model)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNESCOPE_CACHE", str(cache))
+        for step in ("models", "calibration", "variants", "mask_samples", "retrieval"):
+            for recipe in (None,) if STEPS[step].is_of_model else RECIPES:
+                list(compute(ComputeTask(step, request, str(folder / "warehouse"), "tiny-bert", recipe), loaded))
+    return folder
 
-    def compute(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PRUNESCOPE_CACHE", str(cache))
-            patch.setenv("OMP_NUM_THREADS", "1")
-            patch.chdir(folder)
-            few_answers(patch)
-            assert run(["run", str(written(folder, model)), "--warehouse", str(folder / "warehouse")], Globals()) == 0
 
-    return made_once(tmp_path_factory, "found", compute)
+@pytest.fixture
+def ran(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return such a folder, computed by the command line."""
+    few_answers(monkeypatch)
+    study = written(tmp_path, model)
+    assert run(["run", str(study), "--warehouse", str(tmp_path / "warehouse")], Globals()) == 0
+    return tmp_path
 
 
 def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
@@ -73,10 +83,25 @@ def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
     return {work.name: work.tables for work in (*plan.models, *plan.variants)}
 
 
-def test_a_run_writes_the_tables_of_the_study_and_no_empty_ones(found: Path, capsys: Capture) -> None:
-    tables = {name.split("/")[0] for name in partitions(found / "warehouse")}
-    model = {"models", "activation_stats", "block_influence"}
-    assert tables == model | {"variants", "mask_samples", *RETRIEVAL_TABLES}
+def tables_of(warehouse: Path) -> set[str]:
+    return {name.split("/")[0] for name in partitions(warehouse)}
+
+
+FILLED = {"models", "activation_stats", "block_influence", "variants", "mask_samples", *RETRIEVAL_TABLES}
+
+
+def test_the_steps_of_a_study_fill_its_tables_and_nothing_is_left_to_compute(found: Path) -> None:
+    assert tables_of(found / "warehouse") == FILLED
+    assert todo(found / "found.yaml", found / "warehouse") == {}
+    with prunescope.open(found / "warehouse") as connection:
+        rows = connection.sql("select recipe, data_set, metric, value from retrieval_scores").fetchall()
+    assert len(rows) == len(RECIPES) * 2 * 4
+
+
+@pytest.mark.exhaustive  # the steps of such a run, above
+def test_a_run_writes_the_tables_of_the_study_and_no_empty_ones(ran: Path, capsys: Capture) -> None:
+    found = ran
+    assert tables_of(found / "warehouse") == FILLED
     with prunescope.open(found / "warehouse") as connection:
         rows = connection.sql("select recipe, data_set, metric, value from retrieval_scores").fetchall()
         lost = connection.sql("select recipe, data_set, n_queries from q30_retrieval_loss").fetchall()
@@ -128,9 +153,7 @@ def test_a_study_of_prompts_leaves_the_retrieval_of_a_variant_alone(study: Study
     assert not any(set(tables) & set(RETRIEVAL_TABLES) for tables in asked.values())
 
 
-def test_a_plan_counts_texts_and_leaves_out_missing_data_sets(
-    found: Path, tmp_path: Path, model: Path, capsys: Capture
-) -> None:
+def test_a_plan_counts_texts_and_leaves_out_missing_data_sets(tmp_path: Path, model: Path, capsys: Capture) -> None:
     few = {"max_length": 24, "max_queries": 6, "max_documents": 12}
     lost = {"name": "lost", "folder": str(tmp_path / "lost")}
     study = written(tmp_path, model, retrieval=[{"name": "python-help", **few}, lost])
