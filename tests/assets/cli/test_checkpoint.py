@@ -144,7 +144,8 @@ def test_prune_with_layers_on_disk_writes_the_same_folder(tiny_folder: Path, tmp
     assert "--memory: '8GiB': write a device and a size, such as cpu=8GiB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["attn-drop-1+wanda-50", pytest.param("sparsegpt-50", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # test_layerwise.py kills a run and resumes it at its layer
+@pytest.mark.parametrize("recipe", ["attn-drop-1+wanda-50", "sparsegpt-50"])
 def test_an_interrupted_prune_resumes_at_its_last_layer(
     recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,7 +213,7 @@ def press(window: webdriver.Chrome, text: str) -> None:
 @pytest.mark.chromium
 @pytest.mark.timeout(900)
 @pytest.mark.integration
-@pytest.mark.exhaustive  # Dagster's own pages; the tests around it launch runs by the same queries
+@pytest.mark.exhaustive  # Dagster's own pages; test_study_run.py executes the same jobs
 def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_page(
     ui: Opened, window: webdriver.Chrome
 ) -> None:
@@ -241,7 +241,7 @@ def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_p
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-# test_worker.py interrupts a task; the test below reads the progress of a run and ends it.
+# test_worker.py interrupts a task, test_engines.py writes the lines of its progress.
 @pytest.mark.exhaustive
 def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
@@ -272,6 +272,8 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
     return found
 
 
+# test_worker.py kills and interrupts workers, test_interrupted.py ends the runs of dead processes.
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration

@@ -75,6 +75,8 @@ def of(recipe: str, tables: tuple[str, ...] = FILLED) -> set[str]:
     return {f"{table}[tiny-a|{recipe}]" for table in tables}
 
 
+# test_interface.py shows the same change, the test below a recomputed table, test_study_run.py stale answers.
+@pytest.mark.exhaustive
 def test_a_changed_parameter_makes_everything_behind_it_stale_until_it_is_recomputed(
     instance: DagsterInstance, study: StudyFile
 ) -> None:

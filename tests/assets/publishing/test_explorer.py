@@ -129,7 +129,10 @@ def test_pairs_take_at_most_a_quarter_of_a_file(
 
 @pytest.mark.parametrize(
     ("others_are_there", "is_written_meanwhile"),
-    [(False, False), (False, True), (True, False), pytest.param(True, True, marks=pytest.mark.exhaustive)],
+    [
+        (False, False),
+        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in ((False, True), (True, False), (True, True))),
+    ],
 )
 def test_a_run_draws_a_figure_once_until_tables_change(
     warehouse: Path,

@@ -328,6 +328,7 @@ def test_an_open_page_works_with_a_restarted_server(warehouse: Path) -> None:
         assert server.data("variant/1", version=version)["id"]
 
 
+@pytest.mark.exhaustive  # test_readers.py and test_object_store.py read beside a writer
 def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None:
     [file] = (warehouse / "decoding_steps").rglob("recipe=wanda-2of4/*.parquet")
     content = file.read_bytes()

@@ -85,6 +85,7 @@ def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(stud
     assert partitions(warehouse) == before
 
 
+@pytest.mark.exhaustive  # a variant that fails, below, does not stop the others either
 def test_another_model_adds_its_own_partitions_and_a_missing_one_does_not_stop_it(
     study: StudyFile,
     warehouse: Path,
@@ -326,6 +327,8 @@ def test_every_run_leaves_a_catalogue_that_duckdb_opens(warehouse: Path) -> None
     assert count > 1
 
 
+# test_plan.py plans the noise of a study, and the job of a variant, above, measures speed and nothing else.
+@pytest.mark.exhaustive
 def test_noise_a_changed_text_and_speed_are_measured_and_nothing_else(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
