@@ -52,6 +52,7 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     assert written_since(after, warehouse) == set()
 
 
+@pytest.mark.exhaustive  # the second command of the test above reads what the first one computed
 def test_a_computed_study_is_read_and_nothing_is_written(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
     before = {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()}
     rows, _ = advised(capsys, f"tiny-a={study.model}", "--study", study.path, "--warehouse", warehouse)
