@@ -163,8 +163,6 @@ def test_another_share_is_added_and_what_was_measured_is_kept(
     assert trials(searched).equals(stamp)
 
 
-# The sentence is tested below, its comparison in tests/sql/test_search.py, the published recipes in test_published.py.
-@pytest.mark.exhaustive
 def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data(
     searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
