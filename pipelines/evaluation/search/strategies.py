@@ -118,7 +118,9 @@ class Strategy:
             most = changes // _SHRINK
             if choice.tobytes() in self._tried:
                 continue
-            trial = self._measure("exchange", choice, total + float(costs[choice].sum()), best)
+            # The gains of many swaps add up to more than there is to gain.
+            expected = max(0.0, total + float(costs[choice].sum()))
+            trial = self._measure("exchange", choice, expected, best)
             spent += 1
             if trial.is_accepted:
                 return trial, spent

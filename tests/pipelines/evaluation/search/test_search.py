@@ -297,6 +297,19 @@ class Menus:
         return Menu(self._decoder, treatments, self._statistics)
 
 
+def test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gains(search: Search, name: str, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
+        found = np.full(len(search._menu.options), np.nan)
+        found[list(options)] = -100.0
+        return found
+
+    monkeypatch.setattr(Search, "_in_context", gains)
+    trials = build(SPEC.model_copy(update={"controls": ()})).run().trials.filter(move="exchange")
+    assert {*trials["predicted_nats"]} == {0.0}
+
+
 def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
     decoder: Decoder, tmp_path: Path
 ) -> None:
