@@ -30,8 +30,8 @@ class SearchSpec(FrozenModel):
         minutes: after which no further trial begins; pruning does not count.
         source: text of the windows to measure on, as a calibration's; masks and weights that fit their calibration text
             too closely do worse on another one, which is why it is not that text.
-        texts: windows of it to measure on; with the prompts, the first 24 in all measure single treatments, and all of
-            them whole allocations.
+        texts: windows of it to measure on. The first 24 windows and prompts, in turn, measure single treatments; all
+            measure whole allocations.
         length: tokens of a window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
         new_tokens: tokens of the dense model's continuation of each prompt.

@@ -68,11 +68,7 @@ MASKS, SCORES, TEXT = (
     "pipelines/pruning/methods/scores.py",
     "pipelines/metrics/text_metrics.py",
 )
-SAFE, STORE, ADVICE = (
-    "warehouse/catalogue/safe_sql.py",
-    "warehouse/storage/partition_store.py",
-    "pipelines/reporting/advice.py",
-)
+SAFE, STORE = ("warehouse/catalogue/safe_sql.py", "warehouse/storage/partition_store.py")
 FAULTS = (
     # pipelines: models and what they read
     fault(
@@ -195,10 +191,22 @@ FAULTS = (
         "pipelines/evaluation/retrieval/test_document_ranking.py",
     ),
     fault(
-        ADVICE,
-        "return SAFE if max(choice, generation) <= tolerance",
-        "return SAFE if min(choice, generation) <= tolerance",
-        "pipelines/reporting/test_advice.py",
+        "pipelines/evaluation/search/search.py",
+        "self._effects(swaps, {}, EFFECT_ITEMS)",
+        "self._effects(swaps, {}, len(self._items))",
+        "pipelines/evaluation/search/test_search.py::test_effects_are_measured_on_the_first_items_and_allocations_on_all",
+    ),
+    fault(
+        "pipelines/evaluation/search/search.py",
+        "for seen in (EFFECT_ITEMS, CONTEXT_ITEMS)",
+        "for seen in (CONTEXT_ITEMS,)",
+        "pipelines/evaluation/search/test_search.py::test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it",
+    ),
+    fault(
+        "pipelines/evaluation/search/strategies.py",
+        "max(0.0, total + float(costs[choice].sum()))",
+        "total + float(costs[choice].sum())",
+        "pipelines/evaluation/search/test_search.py::test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl",
     ),
     fault(
         "pipelines/planning/cluster.py",
@@ -325,6 +333,18 @@ FAULTS = (
     ),
     # sql
     fault(
+        "sql/macros/verdict.sql",
+        "when writing_high <= tolerance and choosing_high <= tolerance then 'safe'",
+        "when writing_high <= tolerance or choosing_high <= tolerance then 'safe'",
+        "sql/test_variant_verdict.py",
+    ),
+    fault(
+        "sql/explorer/kinds.sql",
+        "wilson_interval(count(texts.first_flip_step), count(*))",
+        "wilson_interval(count(texts.collapse_step), count(*))",
+        "pipelines/reporting/explorer/test_documents.py",
+    ),
+    fault(
         "sql/marts/output/kld_summary.sql",
         "max(over_tokens.kl_quantiles[3]) as kl_noise_p95_nats",
         "max(over_tokens.kl_quantiles[2]) as kl_noise_p95_nats",
@@ -410,8 +430,8 @@ FAULTS = (
     ),
     fault(
         "assets/planning/work_plan.py",
-        "for recipe in (None, *study.recipes)]",
-        "for recipe in study.recipes]",
+        "tables=tables) for recipe in (None, *study.recipes)",
+        "tables=tables) for recipe in study.recipes",
         "assets/planning/test_work_plan.py::test_an_empty_warehouse_needs_everything",
     ),
     fault(
@@ -464,7 +484,7 @@ FAULTS = (
     ),
     fault(
         "assets/cli/output.py",
-        'STDERR.print(visible(message, keep="\\n\\t")',
+        'STDERR.print(escape_control(message, keep="\\n\\t")',
         "STDERR.print(message",
         "assets/cli/test_output.py",
     ),

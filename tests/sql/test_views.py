@@ -30,7 +30,6 @@ def key_of(name: str) -> list[str]:
     return lines[0].split(", ")
 
 
-@pytest.mark.third(1)
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_over_an_empty_warehouse_has_its_columns_and_no_rows(
     name: str, empty: duckdb.DuckDBPyConnection, whole: duckdb.DuckDBPyConnection

@@ -122,11 +122,11 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     assert "everything is current" in told
 
 
-# The last test here tells searches apart by every setting; the search of a menu and by an objective or a budget is
-# tested where it is computed, in tests/pipelines/evaluation/search.
-@pytest.mark.exhaustive
-def test_another_menu_objective_or_budget_is_another_search(searched: Path, study: StudyFile, capsys: Capture) -> None:
+def test_another_share_is_added_and_another_menu_is_another_search(
+    searched: Path, study: StudyFile, capsys: Capture
+) -> None:
     before = trials(searched)
+    search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
     # A menu with a sparsity that is not measured but lies on the curve of the others.
     ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
@@ -139,17 +139,8 @@ def test_another_menu_objective_or_budget_is_another_search(searched: Path, stud
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
-    assert both["search"].n_unique() == 4
+    assert both["search"].n_unique() == 5
     assert set(both["objective"]) == {"kl", "free-kl"}
-
-
-def test_another_share_is_added_and_what_was_measured_is_kept(
-    searched: Path, study: StudyFile, capsys: Capture
-) -> None:
-    before = trials(searched)
-    search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
-    assert trials(searched).filter(search=before["search"][0]).equals(before)
-    assert trials(searched)["search"].n_unique() == 2, "one without controls is another"
     search(capsys, study, searched, "--no-judge", "--remove", "30%", "--remove", "0.2")
     own = trials(searched).filter(search=before["search"][0])
     assert own.filter(remove=0.2).equals(before)

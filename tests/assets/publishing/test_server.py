@@ -339,7 +339,6 @@ def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None
             temporary = file.with_name(".temporary")
             temporary.write_bytes(content)
             temporary.replace(file)
-            done.wait(0.005)  # readers need the processor too
 
     with Served(warehouse) as server, ThreadPoolExecutor(4) as pool:
         wanted = server.data("trace/3/0")

@@ -20,7 +20,7 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from prunescope.assets.instance.instance import WAREHOUSE_TAG, open_instance, recover, writer_lock
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
-from tests.assets.tiny_study import RECIPES, Running, StudyFile, pages, partitions, rows
+from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
 
 PATIENCE = 240.0
 STARTED = DagsterRunStatus.STARTED
@@ -50,19 +50,13 @@ TRACES = "layer_transitions/*/recipe=magnitude-50/part.parquet"
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("moments", "recipes"),
-    [
-        # The next test stops a run at the same place, and test_crashes.py kills writers at random.
-        pytest.param((MASKS,), ["dense", "magnitude-50"], marks=pytest.mark.exhaustive),
-        pytest.param((STATISTICS, MASKS, TRACES), RECIPES, marks=pytest.mark.exhaustive),
-    ],
-)
+# The next test stops a run by a signal, and test_crashes.py kills writers at random.
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("moments", [(MASKS,), (STATISTICS, MASKS, TRACES)])
 def test_killed_again_and_again_a_study_ends_in_the_same_pages(
-    study: StudyFile, tmp_path: Path, computed_once: Path, moments: tuple[str, ...], recipes: list[str]
+    study: StudyFile, tmp_path: Path, computed_once: Path, moments: tuple[str, ...]
 ) -> None:
     warehouse = tmp_path / "killed"
-    study.write(recipes=recipes)
     for moment in moments:
         assert stop_once_there_is(moment, signal.SIGKILL, study, warehouse) == -signal.SIGKILL
         assert not [finding for finding in diagnose(warehouse) if finding.level == "error"]
@@ -70,10 +64,8 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
     last = Running(study, warehouse)
     assert last.code(PATIENCE) == 0, last.told()
     undisturbed, found = rows(computed_once), rows(warehouse)
-    others = {f"/recipe={recipe}/" for recipe in RECIPES if recipe not in recipes}
     # What was published comes with the answers.
-    left_out = {name for name in undisturbed if name.startswith("paper_reference/") or any(map(name.count, others))}
-    assert found.keys() == undisturbed.keys() - left_out
+    assert found.keys() == {name for name in undisturbed if not name.startswith("paper_reference/")}
     for name, table in found.items():
         assert undisturbed[name].equals(table), name
         if not name.startswith("variants/"):  # the one table with timings
@@ -86,7 +78,6 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
 @pytest.mark.timeout(600)
 def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: StudyFile, tmp_path: Path) -> None:
     warehouse = tmp_path / "interrupted"
-    study.write(recipes=["dense", "magnitude-50"])
     assert stop_once_there_is("_variants/*/dense/*.safetensors", signal.SIGINT, study, warehouse) == 130
     assert not diagnose(warehouse)
     assert partitions(warehouse)
