@@ -43,7 +43,7 @@ function byKind() {
           cell: (variant) => shown(measure, of(variant, kind)),
         })),
       ],
-    }), el("p", { class: "hint under" }, `${measure.title}: ${measure.doc}.`));
+    }), el("p", { class: "hint under" }, `${measure.title}: ${measure.doc}${measure.share ? ", with the 95 % interval of their share" : ""}.`));
   };
   draw("flipped");
   return [el("div", { class: "tools" }, choice("By kind", Object.entries(KINDS).map(([key, { title }]) => [key, title]), "flipped", draw), sqlLink("kinds", "the texts by kind of prompt")), place, el("h3", null, "What breaks first")];
