@@ -97,9 +97,9 @@ def search(
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
-    Measures which method does best with the same sparsity everywhere, then its sparsities (some of them) and the other
-    treatments in every sublayer alone, solves for the best allocation, measures it and exchanges treatments. Its data
-    are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
+    Measures which method does best with the same sparsity everywhere, then every matrix alone at one of its sparsities
+    and the other treatments of every sublayer, solves for the best allocation, measures it and exchanges treatments.
+    Its data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
     published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 
@@ -210,14 +210,8 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
 
 def _recipe(row: dict[str, Any]) -> dict[str, Any]:
     """Return a result as an entry of a study's `recipes`."""
-    treatments = json.loads(row["treatments_json"])
-    ordered = sorted(treatments, key=lambda label: (int(label.partition(".")[2]), label))
-    return {
-        "name": row["recipe"],
-        "method": "mixed",
-        "predecessors": "dense",
-        "treatments": {label: treatments[label] for label in ordered},
-    }
+    treatments = json.loads(row["recipe_treatments_json"])
+    return {"name": row["recipe"], "method": "mixed", "predecessors": "dense", "treatments": treatments}
 
 
 def _print_recipes(recipes: Sequence[dict[str, Any]], output: Path | None) -> None:

@@ -120,7 +120,7 @@ class Workload:
     def changed_sublayers(self, recipe: Recipe) -> int:
         """Return how many sublayers a recipe drops or changes the weights of."""
         if isinstance(recipe, MixedRecipe):
-            return len(recipe.treatments)
+            return len(recipe.sublayers)
         if recipe.changes_matrices:
             return self._sublayers
         return sum(
@@ -171,8 +171,7 @@ class Workload:
         sizes = {"attn": 2 * width**2, "mlp": width**2 + largest**2}
 
         def reads_gram(label: str) -> bool:
-            treatment = recipe.treatment(label)
-            return treatment is not None and treatment.reads == "gram"
+            return any(treatment.reads == "gram" for treatment in recipe.treatments_of(label))
 
         return [
             sum(size for kind, size in sizes.items() if reads_gram(f"{kind}.{layer}"))

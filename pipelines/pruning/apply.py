@@ -16,7 +16,7 @@ from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_la
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.methods.external import external
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
-from prunescope.pipelines.pruning.mixture import require_effects, without_dropped
+from prunescope.pipelines.pruning.mixture import require_effects, require_matrices, without_dropped
 from prunescope.pipelines.pruning.module_selection import require_matches
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files
 from prunescope.pipelines.pruning.structure import prune_units
@@ -186,7 +186,8 @@ def _job(
 ) -> PruningJob:
     if isinstance(recipe, MixedRecipe):
         recipe.require_sublayers(len(decoder.layers))
-    changed = (sublayer for sublayer in decoder.sublayers if recipe.treatment(sublayer.label) is not None)
+        require_matrices(decoder, recipe)
+    changed = (sublayer for sublayer in decoder.sublayers if recipe.treatments_of(sublayer.label))
     unread = next((name for sublayer in changed for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
@@ -203,10 +204,10 @@ def _job(
 def _sparsities(
     decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant
 ) -> dict[str, float | None]:
-    """Return the share of weights to set to zero in each changed sublayer, by label; None if there is none."""
+    """Return the share of weights to set to zero by sublayer, or by place of a mixed recipe; None if there is none."""
     if isinstance(recipe, MixedRecipe):
         treatments = recipe.matrix_recipes.items()
-        return {label: each.sparsity if isinstance(each, MaskingRecipe) else None for label, each in treatments}
+        return {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
     require_matches(decoder, recipe)
     by_layer = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
     return {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}

@@ -21,11 +21,12 @@ from prunescope.pipelines.pruning.calibration.activation_moments import Activati
 from prunescope.pipelines.pruning.calibration.layerwise_forward import States, Streams
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles, layered_changes, overlay
 from prunescope.pipelines.pruning.methods import MatrixContext, change_of
-from prunescope.pipelines.pruning.module_selection import chosen_matrices
+from prunescope.pipelines.pruning.module_selection import is_chosen
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_to_layer, swap_outer_parameters
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import LayerwiseRecipe, MatrixRecipe
+from prunescope.pipelines.recipes.mixed import part_of
 
 # The result of a recipe that gives no variant.
 Failure = InputError | ComputationError
@@ -37,7 +38,8 @@ class PruningJob:
 
     Attributes:
         recipe: the recipe.
-        sparsities: of the changed sublayers, by label; None where the recipe has no sparsity.
+        sparsities: of the changed sublayers, by label, or of the places of a mixed recipe; None where the recipe has no
+            sparsity.
         moments: inputs by matrix name, if they are known without a run of the model; it runs for Gram matrices only.
         files: where finished layers are stored; None keeps the changes in memory.
         origin: the weights that methods treat as dense: a checkpoint at the start of the composition, or the model.
@@ -53,6 +55,11 @@ class PruningJob:
     def needs_forward(self) -> bool:
         """Return whether the model has to run on the tokens for it."""
         return self.is_measured(self.recipe)
+
+    def sparsity(self, label: str, matrix: str) -> float | None:
+        """Return the share of a matrix to set to zero, of the sublayer with this label."""
+        part = f"{label}.{part_of(matrix)}"
+        return self.sparsities[part if part in self.sparsities else label]
 
     def is_measured(self, recipe: LayerwiseRecipe) -> bool:
         """Return whether what a recipe or treatment reads has to be measured."""
@@ -113,10 +120,11 @@ class _Target(NamedTuple):
 def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]:
     """Return a layer's matrices that a job changes, by name; those of dropped sublayers are left out."""
     return {
-        name: _Target(matrix, recipe, job.sparsities[sublayer.label])
+        name: _Target(matrix, recipe, job.sparsity(sublayer.label, name))
         for sublayer in layer.sublayers
-        if sublayer.label not in base.dropped and (recipe := job.recipe.treatment(sublayer.label)) is not None
-        for name, matrix in chosen_matrices(sublayer, recipe).items()
+        if sublayer.label not in base.dropped
+        for name, matrix in sublayer.matrices.items()
+        if (recipe := job.recipe.treatment(sublayer.label, name)) is not None and is_chosen(recipe, sublayer.kind, name)
     }
 
 

@@ -1,16 +1,18 @@
-"""The parts of a mixed recipe that are no matrix's: its drops, and the check that every treatment changes something.
+"""The parts of a mixed recipe that are no matrix's: its drops, and checks of its treatments.
 
 The matrices are changed by `layerwise`.
 """
 
 import torch
 
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import MixedRecipe
+from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 
 
 def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> Variant:
@@ -24,23 +26,41 @@ def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
     return drop(decoder, recipe.drops, None, None, variant)
 
 
-def require_effects(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> None:
-    """Refuse a treatment that leaves all matrices of its sublayer as they are.
+def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
+    """Refuse a matrix that the model does not have.
 
     Raises:
-        ComputationError: there is one; the message names it and the sublayer.
+        InputError: there is one; the message names it and those of its sublayer.
     """
-    for sublayer in decoder.sublayers:
-        treatment = recipe.treatment(sublayer.label)
-        if treatment is not None and not _differs(sublayer, variant):
-            raise ComputationError(
-                f"recipe {recipe.name}: {treatment.name} changes nothing in {sublayer.label}; leave it out"
-            )
+    sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
+    for place in recipe.matrix_recipes:
+        label = sublayer_of(place)
+        if not _matrices(sublayers[label], place):
+            own = ", ".join(dict.fromkeys(f"{label}.{part_of(name)}" for name in sublayers[label].matrices))
+            raise InputError(f"recipe {recipe.name}: the model has no {place}; {label} has {own}")
 
 
-def _differs(sublayer: Sublayer, variant: Variant) -> bool:
-    return any(
-        not torch.equal(variant.changes[name].weight(matrix.weight), matrix.weight)
+def require_effects(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> None:
+    """Refuse a treatment that leaves all of its matrices as they are.
+
+    Raises:
+        ComputationError: there is one; the message names it and its sublayer or matrix.
+    """
+    sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
+    for place, treatment in recipe.matrix_recipes.items():
+        matrices = _matrices(sublayers[sublayer_of(place)], place)
+        if not any(_differs(name, matrix, variant) for name, matrix in matrices.items()):
+            raise ComputationError(f"recipe {recipe.name}: {treatment.name} changes nothing in {place}; leave it out")
+
+
+def _matrices(sublayer: Sublayer, place: str) -> dict[str, Matrix]:
+    """Return the matrices of a place in a sublayer, by name."""
+    return {
+        name: matrix
         for name, matrix in sublayer.matrices.items()
-        if name in variant.changes
-    )
+        if place in {sublayer.label, f"{sublayer.label}.{part_of(name)}"}
+    }
+
+
+def _differs(name: str, matrix: Matrix, variant: Variant) -> bool:
+    return name in variant.changes and not torch.equal(variant.changes[name].weight(matrix.weight), matrix.weight)

@@ -14,11 +14,12 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 def chosen_matrices(sublayer: Sublayer, recipe: MatrixRecipe) -> dict[str, Matrix]:
     """Return the matrices of a sublayer that match the recipe's `modules`, by name."""
-    return {
-        name: matrix
-        for name, matrix in sublayer.matrices.items()
-        if not recipe.modules or any(_matches(pattern, sublayer.kind, name) for pattern in recipe.modules)
-    }
+    return {name: matrix for name, matrix in sublayer.matrices.items() if is_chosen(recipe, sublayer.kind, name)}
+
+
+def is_chosen(recipe: MatrixRecipe, kind: str, name: str) -> bool:
+    """Return whether a matrix, of a kind of sublayer, matches the recipe's `modules`."""
+    return not recipe.modules or any(_matches(pattern, kind, name) for pattern in recipe.modules)
 
 
 def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:

@@ -110,9 +110,13 @@ class MatrixRecipe(BaseRecipe):
         """Return the table that replaces a pass over the tokens."""
         return ("activation_stats",) if self.reads_table else ()
 
-    def treatment(self, label: str) -> "MatrixRecipe":  # noqa: ARG002 (that of a mixed recipe depends on it)
-        """Return the recipe itself, which changes the matrices of every sublayer."""
+    def treatment(self, label: str, matrix: str) -> "MatrixRecipe":  # noqa: ARG002 (that of a mixed recipe depends on it)
+        """Return the recipe itself, which changes every matrix of every sublayer."""
         return self
+
+    def treatments_of(self, label: str) -> tuple["MatrixRecipe", ...]:  # noqa: ARG002 (as above)
+        """Return the recipe itself, which changes the matrices of every sublayer."""
+        return (self,)
 
     @property
     def is_calibrated(self) -> bool:

@@ -1,4 +1,4 @@
-"""The recipe that gives each sublayer a treatment of its own. No torch here."""
+"""The recipe that gives each sublayer, or each of its matrices, a treatment of its own. No torch here."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _Matrices = Magnitude | Wanda | RIA | SparseGPT | ADMM | RTN | GPTQ | AWQ
 _KINDS: tuple[type[_Matrices], ...] = get_args(_Matrices)
 _ADAPTER: TypeAdapter[_Matrices] = TypeAdapter(Annotated[_Matrices, Field(discriminator="method")])
 _FORMS = ["drop", *(form for kind in _KINDS for form, _ in kind.EXAMPLES if "+" not in form)]
-_LABEL = re.compile(r"(attn|mlp)\.(0|[1-9]\d{0,4})")
+_PLACE = re.compile(r"(attn|mlp)\.(0|[1-9]\d{0,4})(\.\w+)?")
 _TREATMENT = (
     "a treatment is `drop`, or a recipe of weights or bits that needs no earlier one: its name, such as wanda-50 or "
     "rtn-4bit, or its `method` and parameters"
@@ -26,16 +26,18 @@ _TREATMENT = (
 
 
 class MixedRecipe(BaseRecipe):
-    """A treatment for each listed sublayer; the others stay as they are.
+    """A treatment for each listed sublayer or matrix; the others stay as they are.
 
-    Dropped sublayers are removed first; then one pass from the first layer to the last changes the matrices of each
-    sublayer by its own recipe.
+    Dropped sublayers are removed first; then one pass from the first layer to the last changes the matrices, each by
+    its own recipe.
 
     Attributes:
         predecessors: state of the earlier sublayers while a layer's inputs are measured: `pruned`, treated as listed
             (and dropped ones left out), or `dense`; of all treatments.
-        treatments: by sublayer, such as `attn.3`, `drop` or a recipe of weights or bits by its name or parameters; no
-            `modules`, no `ratios`, and no recipe that needs an earlier mask.
+        treatments: by sublayer, such as `attn.3`, or by matrix, such as `attn.3.q_proj`: `drop` of a sublayer, or a
+            recipe of weights or bits by its name or parameters; no `modules`, no `ratios`, and no recipe that needs an
+            earlier mask. The last part of a matrix's name stands for all matrices of the sublayer that it ends, such
+            as those of all experts.
     """
 
     MAPPING_MEANING: ClassVar[str] = "each sublayer by its own recipe, or dropped: `treatments: {attn.3: wanda-50, …}`"
@@ -50,20 +52,41 @@ class MixedRecipe(BaseRecipe):
         """Parse names, complete mappings, and sort the sublayers from the first layer to the last."""
         if not isinstance(treatments, Mapping) or not treatments:
             raise ValueError("must give sublayers their treatments, such as {attn.3: wanda-50, mlp.5: drop}")
-        wrong = next((key for key in treatments if not (isinstance(key, str) and _LABEL.fullmatch(key))), None)
+        wrong = next((key for key in treatments if not (isinstance(key, str) and _PLACE.fullmatch(key))), None)
         if wrong is not None:
-            raise ValueError(f"{wrong!r} is no sublayer; write attn.N or mlp.N with a layer N from 0")
+            raise ValueError(
+                f"{wrong!r} is no sublayer; write attn.N or mlp.N with a layer N from 0, or attn.N.MATRIX for one of "
+                "its matrices, such as attn.3.q_proj"
+            )
+        for place in treatments:
+            if sublayer_of(place) != place and sublayer_of(place) in treatments:
+                raise ValueError(f"{place} is part of {sublayer_of(place)}, which has a treatment too; leave one out")
         predecessors = info.data.get("predecessors", "pruned")
-        return {label: _parsed(label, treatments[label], predecessors) for label in sorted(treatments, key=_position)}
+        return {place: _parsed(place, treatments[place], predecessors) for place in sorted(treatments, key=_position)}
 
-    def treatment(self, label: str) -> MatrixRecipe | None:
-        """Return the recipe that changes the matrices of a sublayer; None if it is dropped or stays as it is."""
-        return self.matrix_recipes.get(label)
+    def treatment(self, label: str, matrix: str) -> MatrixRecipe | None:
+        """Return the recipe that changes a matrix; None if it stays as it is or its sublayer is dropped.
+
+        Args:
+            label: of the sublayer.
+            matrix: its full name.
+        """
+        recipes = self.matrix_recipes
+        return recipes.get(f"{label}.{part_of(matrix)}") or recipes.get(label)
+
+    def treatments_of(self, label: str) -> tuple[MatrixRecipe, ...]:
+        """Return the recipes that change matrices of a sublayer."""
+        return tuple(recipe for place, recipe in self.matrix_recipes.items() if sublayer_of(place) == label)
+
+    @property
+    def sublayers(self) -> tuple[str, ...]:
+        """Return the sublayers that are treated in whole or in part, from the first layer to the last."""
+        return tuple(dict.fromkeys(map(sublayer_of, self.treatments)))
 
     @property
     def matrix_recipes(self) -> dict[str, MatrixRecipe]:
-        """Return the recipes that change matrices, by sublayer."""
-        return {label: recipe for label, recipe in self.treatments.items() if isinstance(recipe, MatrixRecipe)}
+        """Return the recipes that change matrices, by sublayer or matrix."""
+        return {place: recipe for place, recipe in self.treatments.items() if isinstance(recipe, MatrixRecipe)}
 
     @property
     def drops(self) -> DepthRecipe | None:
@@ -113,9 +136,19 @@ class MixedRecipe(BaseRecipe):
             raise InputError(f"recipe {self.name}: the model has no {unknown}, only attn.0 to mlp.{layers - 1}")
 
 
-def _position(label: str) -> tuple[int, str]:
-    kind, _, layer = label.partition(".")
-    return int(layer), kind
+def sublayer_of(place: str) -> str:
+    """Return the sublayer of a place, such as `attn.3` of `attn.3.q_proj` and of itself."""
+    return ".".join(place.split(".")[:2])
+
+
+def part_of(matrix: str) -> str:
+    """Return the last part of a matrix's name without the number of its expert, such as `q_proj`."""
+    return matrix.rpartition(".")[2].partition("[")[0]
+
+
+def _position(place: str) -> tuple[int, str, str]:
+    kind, layer, *matrix = place.split(".")
+    return int(layer), kind, "".join(matrix)
 
 
 def _parsed(label: str, given: object, predecessors: str) -> object:
@@ -125,6 +158,8 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
         ValueError: it is neither, or no treatment of one sublayer; the message begins with the label.
     """
     if given == "drop":
+        if label != sublayer_of(label):
+            raise ValueError(f"{label}: drop is of a whole sublayer; write {sublayer_of(label)}: drop")
         return given
     if isinstance(given, MatrixRecipe):
         given = {"method": given.method, **given.model_dump(exclude_unset=True)}

@@ -1,6 +1,6 @@
 -- The table search_effects as other views read it: every column by name, and columns computed from a single row.
--- grain: one row per model × search × sublayer × treatment.
--- key: model, search, layer, sublayer, treatment
+-- grain: one row per model × search × sublayer × matrix × treatment.
+-- key: model, search, layer, sublayer, matrix, treatment
 -- inputs: search_effects
 -- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
@@ -11,6 +11,7 @@ select
     layer,
     sublayer,
     sublayer || '.' || layer as place,
+    matrix,
     treatment,
     parameters_removed,
     bytes_removed,

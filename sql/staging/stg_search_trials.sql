@@ -31,6 +31,7 @@ select
     is_accepted,
     is_result,
     recipe,
+    recipe_treatments_json,
     seconds,
     cast(len(json_keys(try_cast(treatments_json as json))) as integer) as n_treated
 from search_trials

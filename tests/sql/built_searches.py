@@ -20,6 +20,7 @@ def search_effect(
     *,
     kl: float | None = None,
     removed: int = 50,
+    matrix: str = "all",
     search: str = SEARCH,
     model: str = MODEL,
 ) -> None:
@@ -36,6 +37,7 @@ def search_effect(
         search=search,
         layer=int(layer),
         sublayer=sublayer,
+        matrix=matrix,
         treatment=treatment,
         parameters_removed=removed,
         bytes_removed=4 * removed,
@@ -91,8 +93,10 @@ def search_trial(
         "is_result": False,
         "recipe": None,
         "seconds": 2.0,
-    }
-    warehouse.add("search_trials", **(row | given))
+    } | given
+    if row["recipe"] is not None:
+        row["recipe_treatments_json"] = row["treatments_json"]
+    warehouse.add("search_trials", **({"recipe_treatments_json": None} | row))
 
 
 def sizes(warehouse: Handmade, model: str = MODEL) -> None:

@@ -258,7 +258,7 @@ def test_one_window_carries_no_interval(ask: Ask) -> None:
 
 
 def searched() -> Handmade:
-    """Build two accepted trials, a rejected one and a control, and effects of five treatments, one interpolated."""
+    """Build two accepted trials, a rejected one and a control, and effects of treatments, one computed."""
     warehouse = Handmade().model()
     sizes(warehouse)
     for place, treatment, kl, removed in (
@@ -269,6 +269,8 @@ def searched() -> Handmade:
     ):
         search_effect(warehouse, place, treatment, kl, removed=removed)
     search_effect(warehouse, "mlp.0", "wanda-50", [], kl=0.2, removed=200)
+    # One matrix alone is no treatment of its sublayer.
+    search_effect(warehouse, "mlp.0", "wanda-50", [3.0, 5.0], removed=50, matrix="down_proj")
     search_trial(warehouse, 0, {"attn.0": "drop", "mlp.1": "wanda-50"}, [1.0, 1.4])
     better = {"attn.0": "drop", "mlp.0": "wanda-50"}
     search_trial(warehouse, 1, better, [0.5, 0.7], parent=0, is_result=True, recipe="mixed-40-abc")
@@ -331,7 +333,7 @@ def test_an_interaction_is_measured_over_the_sum_of_effects_alone(ask: Ask) -> N
     # One treatment of trial 3 was not measured alone.
     assert {trial: row["effects_sum_nats"] for trial, row in rows.items()} == pytest.approx({0: 0.8, 1: 0.4, 2: 0.25})
     assert rows[0]["ratio"] == pytest.approx(1.2 / 0.8)
-    assert {trial: row["n_interpolated"] for trial, row in rows.items()} == {0: 0, 1: 1, 2: 1}
+    assert {trial: row["n_computed"] for trial, row in rows.items()} == {0: 0, 1: 1, 2: 1}
     (answer,) = ask(searched(), "q36_do_effects_add")
     assert (answer["n_allocations"], answer["log_correlation"]) == (3, None)
     assert answer["ratio_median"] == pytest.approx(1.5)

@@ -1,25 +1,37 @@
-"""Effect of each treatment of one sublayer alone, on the items of a search; everything else stays dense.
+"""Effect of each treatment of one sublayer or matrix alone, on the items of a search; everything else stays dense.
 
 A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured. A
-treatment is measured on the first 24 items, on fewer of these if its ratio to another treatment of its sublayer is then
-known well enough, or on none if other sparsities of its method tell its effect.
+treatment is measured on the first 16 items, on fewer of these if its ratio to another treatment of its sublayer is then
+known well enough, or on none if its effect is computed from those of its matrices at another sparsity.
 """
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
     name="search_effects",
-    grain="One row per model × search × sublayer × treatment.",
-    key=("model", "search", "layer", "sublayer", "treatment"),
+    grain="One row per model × search × sublayer × matrix × treatment.",
+    key=("model", "search", "layer", "sublayer", "matrix", "treatment"),
     columns=(
         c.MODEL,
         c.SEARCH,
         c.LAYER,
         c.SUBLAYER,
-        Column("treatment", c.LABEL, "Treatment of the sublayer: `drop`, or the name of a recipe for its matrices."),
+        Column(
+            "matrix",
+            c.LABEL,
+            "Last part of the name of the only matrix that is treated, such as `q_proj` (of all experts); `all` where "
+            "the whole sublayer is.",
+            since=2,
+        ),
+        Column(
+            "treatment",
+            c.LABEL,
+            "Treatment: `drop`, or the name of a recipe of weights; one that ends in `-by-kl` splits its sparsity "
+            "between the matrices of the sublayer by their effects.",
+        ),
         Column("parameters_removed", pa.int64(), "Weights that the treatment removes.", "weights", minimum=0),
         Column("bytes_removed", pa.int64(), "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
         Column(
@@ -34,8 +46,9 @@ TABLE = Table(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
             "over an item's tokens. Measured on fewer items than others of its search: the ratio of its mean to that "
-            "of its sublayer's first treatment over these items, times the mean of the latter over all 24. With "
-            "n_items 0: interpolated between other sparsities of its method, on logarithmic scales.",
+            "of its sublayer's first treatment over these items, times the mean of the latter over all 16. With "
+            "n_items 0: half the variance of the sum of its matrices' logit shifts, each times the 3/2 power of what "
+            "its sparsity is to the measured one.",
             "nats",
             "KL(p‖q)",
         ),
@@ -47,13 +60,13 @@ TABLE = Table(
         c.cosine_defect(
             "one_minus_cos_h",
             "Mean cosine defect of the head's input (after the final norm) with this treatment alone; by the same "
-            "ratio or interpolation as the KL where it was measured on fewer items than others.",
+            "ratio or sum as the KL where it was measured on fewer items than others.",
             "1 − cos(h, h+Δh)",
         ),
         Column(
             "n_items",
             pa.int32(),
-            "Items that it was measured on, the first ones of the search; 0 where its effect is interpolated.",
+            "Items that it was measured on, the first ones of the search; 0 where its effect is computed.",
             "items",
             minimum=0,
         ),
@@ -70,4 +83,6 @@ TABLE = Table(
         ),
         Invariant("has_one_value_per_item", "len(item_kl) = n_items"),
     ),
+    version=2,
+    migrations=(Migration(2, (), {"matrix": "'all'"}),),
 )

@@ -6,7 +6,7 @@ with others on the study's own data.
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 
@@ -61,7 +61,9 @@ TABLE = Table(
         Column(
             "treatments_json",
             pa.string(),
-            "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones.",
+            "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones. "
+            "`-by-kl` and `-by-cos` end the names of treatments whose sparsity is split between the sublayer's "
+            "matrices by their effects, measured as KL at the output or as 1 − cos h.",
         ),
         Column(
             "exchange",
@@ -88,11 +90,19 @@ TABLE = Table(
             "Whether the allocation became the current best of its strategy and target: the first one; one that is "
             "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of the moves "
             "`uniform`, `sum` and `random`, one with a lower mean; of `exchange`, one with a lower mean on the items "
-            "behind the first 24, on which effects were measured (of fewer items, behind the first eight, which "
+            "behind the first 16, on which effects were measured (of fewer items, behind the first eight, which "
             "proposed it); each one of `greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
+        Column(
+            "recipe_treatments_json",
+            pa.string(),
+            "The `treatments` of this recipe as JSON: sublayer, such as `attn.3`, or matrix, such as `attn.3.q_proj`, "
+            "to treatment; NULL for other trials.",
+            nullable=True,
+            since=2,
+        ),
         c.SECONDS,
     ),
     partitioning="model",
@@ -111,5 +121,8 @@ TABLE = Table(
         Invariant("begins_anew_without_a_difference", "parent is not null or difference_nats is null"),
         Invariant("parent_comes_first", "parent < trial"),
         Invariant("only_a_result_has_a_recipe", "is_result or recipe is null"),
+        Invariant("a_recipe_has_treatments", "(recipe is null) = (recipe_treatments_json is null)"),
     ),
+    version=2,
+    migrations=(Migration(2, (), {"recipe_treatments_json": "case when recipe is not null then treatments_json end"}),),
 )

@@ -19,7 +19,8 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import WEIGHT_BYTES, LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, MixedRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes.mixed import part_of
 from prunescope.pipelines.studies.search_spec import DROPS
 
 KEEP, DROP = "keep", "drop"
@@ -52,6 +53,7 @@ class Menu:
     Args:
         decoder: the dense model.
         treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always there.
+        splits: treatments whose parts differ, each of all sublayers.
         statistics: calibration tokens, and where to store finished layers.
         step_milliseconds: time that each sublayer takes in a decoding step, by label; None where it is not the budget.
         progress: one step a layer.
@@ -66,13 +68,13 @@ class Menu:
         decoder: Decoder,
         treatments: Sequence[str],
         statistics: Statistics,
+        splits: Sequence[MixedRecipe] = (),
         step_milliseconds: Mapping[str, float] | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes: list[Recipe] = [_recipe(name) for name in treatments if name not in DROPS]
-        self.families = {name: family for name, (family, _) in sparsities(treatments).items()}
+        recipes: list[Recipe] = [*(_recipe(name) for name in treatments if name not in DROPS), *splits]
         self._variants: dict[str, Variant] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -93,11 +95,8 @@ class Menu:
             time = None if step_milliseconds is None else step_milliseconds[label]
             options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
         for name, variant in self._variants.items():
-            changes = {each: variant.changes[each] for each in sublayer.matrices if each in variant.changes}
-            if changes:
-                masked = sum(0 if change.mask is None else int((~change.mask).sum()) for change in changes.values())
-                saved_bytes = sum(change.saved_bytes for change in changes.values())
-                options.append(Option(label, name, masked, saved_bytes, saved))
+            if any(matrix in variant.changes for matrix in sublayer.matrices):
+                options.append(Option(label, name, *self.removed(label, name), saved))
         return options
 
     def only(self, treatments: Collection[str]) -> "Menu":
@@ -128,11 +127,24 @@ class Menu:
         return float(size * (WEIGHT_BYTES if budget == "bytes" else 1))
 
     def weights(self, sublayer: str, treatment: str) -> Mapping[str, WeightDelta]:
-        """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name."""
+        """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name.
+
+        Args:
+            sublayer: its label.
+            treatment: of all matrices, or of a part of them: `wanda-20 q_proj`.
+        """
         if treatment == KEEP:
             return {}
+        treatment, _, part = treatment.partition(" ")
         changes = self._variants[treatment].changes
-        return {name: changes[name] for name in self.sublayers[sublayer].matrices if name in changes}
+        names = [name for name in self.sublayers[sublayer].matrices if not part or part_of(name) == part]
+        return {name: changes[name] for name in names if name in changes}
+
+    def removed(self, sublayer: str, treatment: str) -> tuple[int, int]:
+        """Return how many weights and bytes a treatment other than `drop` removes from a sublayer."""
+        changes = self.weights(sublayer, treatment).values()
+        masked = sum(0 if change.mask is None else int((~change.mask).sum()) for change in changes)
+        return masked, sum(change.saved_bytes for change in changes)
 
     def variant(self, allocation: Allocation) -> Variant:
         """Return the variant of an allocation; its weights are read when they are used."""

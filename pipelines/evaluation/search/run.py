@@ -24,6 +24,7 @@ from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
+from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import GenerationSpec, Study
 from prunescope.pipelines.studies.prompt_sets import resolve_prompts
 from prunescope.pipelines.studies.prompts import KINDS, Prompt
@@ -92,8 +93,8 @@ def run_search(
     journal = Journal(folder / "journal", key.search)
     times = _milliseconds(decoder, spec, journal)
 
-    def menu_of(treatments: Sequence[str]) -> Menu:
-        return Menu(decoder, treatments, inside, times, progress)
+    def menu_of(treatments: Sequence[str], splits: Sequence[MixedRecipe]) -> Menu:
+        return Menu(decoder, treatments, inside, splits, times, progress)
 
     result = Search(decoder, spec, menu_of, items, journal, progress).run()
     results = result.trials.filter(strategy="searched", is_result=True)
@@ -157,7 +158,9 @@ def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets
         return rows
     earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search
     if "trial" not in rows.columns:  # effects do not depend on targets, but which treatments are measured does
-        kept = earlier.join(rows, on=["search", "layer", "sublayer", "treatment"], how="anti", maintain_order="left")
+        kept = earlier.join(
+            rows, on=["search", "layer", "sublayer", "matrix", "treatment"], how="anti", maintain_order="left"
+        )
     else:
         kept = earlier.filter(~(is_same & pl.col("remove").is_in(targets)))
         last = kept.filter(is_same)["trial"].max()

@@ -20,28 +20,44 @@ from prunescope.pipelines.evaluation.search.allocation import (
     random_choice,
     uniform_choice,
 )
-from prunescope.pipelines.evaluation.search.curves import around, completed, measured_options, methods_of, stand_in
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
-from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
+from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu, sparsities
 from prunescope.pipelines.evaluation.search.published import sparsity_for
+from prunescope.pipelines.evaluation.search.splits import (
+    Reference,
+    Split,
+    around,
+    methods_of,
+    nearest,
+    parts_of,
+    predicted_effects,
+    within_reach,
+)
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.trials import Trial, frame, half_width, interval, treatments_json
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.recipes import MixedRecipe
+from prunescope.pipelines.recipes.mixed import sublayer_of
 from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
 # First items on which effects are measured, and those of them on which exchanges are proposed. Whole allocations are
 # measured on all: a pass for each is cheap, and those that proposed an exchange make it look better than it is.
-EFFECT_ITEMS, CONTEXT_ITEMS = 24, 8
+EFFECT_ITEMS, CONTEXT_ITEMS = 16, 8
+# Ends of the names of treatments whose sparsity is split between matrices, by the strategy whose effects split it.
+SUFFIXES = {"searched": "-by-kl", "hidden": "-by-cos"}
+# Stands for the sparsity of a target that no sparsity reaches.
+_NO_SPARSITY = 1.0
 # Moves that are accepted by their mean alone.
 _BY_MEAN = {"uniform", "sum", "random"}
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
 _EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "layer": pl.Int16,
     "sublayer": pl.String,
+    "matrix": pl.String,
     "treatment": pl.String,
     "parameters_removed": pl.Int64,
     "bytes_removed": pl.Int64,
@@ -55,6 +71,9 @@ _EFFECT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "seconds": pl.Float64,
 }
 EFFECT_SCHEMA = pl.Schema(_EFFECT_TYPES)
+
+
+Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,7 @@ class Search:
     Args:
         decoder: the dense model.
         spec: targets, objective, budget and strategies.
-        menus: returns the menu of some treatments of `spec.menu`.
+        menus: returns the menu of some treatments of `spec.menu`, and of others whose parts differ.
         items: the texts to measure on.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.
@@ -88,7 +107,7 @@ class Search:
         self,
         decoder: Decoder,
         spec: SearchSpec,
-        menus: Callable[[Sequence[str]], Menu],
+        menus: Menus,
         items: Sequence[Item],
         journal: Journal,
         progress: Progress = SILENT,
@@ -98,8 +117,16 @@ class Search:
         self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
         self._trials: list[Trial] = []
         self._deadline = 0.0
-        # Treatments that may be chosen, by target.
-        self._treatments: dict[float, set[str]] = {}
+        # Methods that may be chosen, and the sparsity that removes as much, by target.
+        self._allowed: dict[float, set[str]] = {}
+        self._goals: dict[float, float] = {}
+        # The sparsity of each method that is measured, and what the effects of the others are computed from.
+        self._probes: dict[str, str] = {}
+        self._references: dict[str, Reference] = {}
+        self._recipes: dict[str, MixedRecipe] = {}
+        # The treatments of the menu that may be chosen: of methods with many sparsities, and others.
+        self._methods: dict[str, str] = {}
+        self._others: list[str] = []
 
     def run(self) -> SearchResult:
         """Measure uniform allocations, the effects, then the trials of each strategy at each target.
@@ -115,20 +142,23 @@ class Search:
             self._choose_methods()
         except Expired:
             return SearchResult(pl.DataFrame(schema=EFFECT_SCHEMA), self._rows(), False)
-        menu, swaps, is_complete = self._menu, self._ordered_swaps(), True
+        swaps, is_complete = self._ordered_swaps(), True
         effects, seconds = self._effects(swaps, {}, EFFECT_ITEMS)
+        searched = self._split("searched", effects)
         for strategy in ("searched", *self._spec.controls):
+            self._use(searched)
+            if strategy == "hidden" and time.monotonic() <= self._deadline:
+                self._use(self._split(strategy, effects))
             for share in sorted(self._spec.remove):
-                self._use(menu.only(self._treatments[share]))
                 is_complete &= self._run(strategy, share, effects)
-        self._use(menu)
+        self._use(searched)
         return SearchResult(self._effect_rows(effects, seconds / len(swaps)), self._rows(), is_complete)
 
     def _choose_methods(self) -> None:
         """Choose at each target the method that does best with the same sparsity everywhere, by its mean.
 
-        Methods are those with more sparsities than are measured. Which masks are better differs between models and
-        calibration texts by more than an allocation can win. At a target that none reaches alone all are allowed.
+        Methods are those with more than three sparsities. Which masks are better differs between models and calibration
+        texts by more than an allocation can win. At a target that none reaches alone all are allowed.
 
         Raises:
             InputError: the menu cannot reach the largest target.
@@ -137,22 +167,32 @@ class Search:
         budget, shares = self._spec.budget, sorted(self._spec.remove)
         # Only drops save time.
         menu = [name for name in self._spec.menu if budget != "milliseconds" or name in DROPS]
-        methods = methods_of(menu)
-        near = {share: around(sparsity_for(share, budget) or 0, methods) for share in shares}
+        methods, self._others = methods_of(menu), [name for name in menu if name not in methods_of(menu)]
+        self._goals = {share: sparsity_for(share, budget) or _NO_SPARSITY for share in shares}
+        near = {share: around(goal, methods) for share, goal in self._goals.items()}
         winners = dict.fromkeys(shares, "")
         if methods:
-            self._prune([name for name in menu if any(name in own for own in near.values())])
+            self._use(self._pruned([name for name in menu if any(name in own for own in near.values())]))
             winners = {share: self._uniform(share, near[share], methods) for share in shares}
         kept = {*winners.values()} if all(winners.values()) else {*methods.values()}
-        self._prune([name for name in menu if name not in methods or methods[name] in kept])
+        self._methods = {name: method for name, method in methods.items() if method in kept}
+        # One sparsity of each method is measured: that of the middle one of its targets.
+        middle = {method: [share for share in shares if winners[share] in {method, ""}] for method in kept}
+        goals = {method: self._goals[own[len(own) // 2]] for method, own in middle.items()}
+        self._probes = {method: nearest(goals[method], self._of(method)) for method in kept}
+        highest = [nearest(1, self._of(method)) for method in kept]
+        self._use(self._pruned([*dict.fromkeys([*self._probes.values(), *highest]), *self._others]))
         for share in shares:
             if self._problem.most < share * self._total:
                 raise InputError(
                     f"search: the menu removes at most {self._problem.most / self._total:.1%} of the {budget}, and "
                     f"{share:.1%} are asked for; add treatments that remove more, or lower `remove`"
                 )
-            own = {winners[share], ""} if winners[share] else {*methods.values(), ""}
-            self._treatments[share] = {name for name in menu if methods.get(name, "") in own}
+            self._allowed[share] = {winners[share]} if winners[share] else kept
+
+    def _of(self, method: str) -> dict[str, str]:
+        """Return the treatments of one method, by name with the method."""
+        return {name: own for name, own in self._methods.items() if own == method}
 
     def _uniform(self, share: float, near: AbstractSet[str], methods: Mapping[str, str]) -> str:
         """Measure each method at the same sparsity everywhere; return the best one, or "" where none reaches a target.
@@ -177,37 +217,68 @@ class Search:
                 winner = method
         return winner
 
-    def _prune(self, treatments: Sequence[str]) -> None:
-        """Go on with a menu of some treatments; the time to prune does not count."""
+    def _split(self, strategy: str, effects: Effects) -> Menu:
+        """Return the menu with every sparsity split between the matrices of its sublayer, as their effects are."""
+        parts, suffix = parts_of(self._menu.sublayers), SUFFIXES[strategy]
+        means = effects.mean(self._values(strategy, effects))[0]
+        columns, sparsity = {swap: index for index, swap in enumerate(effects.swaps)}, sparsities([*self._methods])
+        recipes = list[MixedRecipe]()
+        for method, measured in self._probes.items():
+            own = [columns[part.sublayer, part.treated(measured)] for part in parts]
+            split = Split(parts, means[own])
+            for name in within_reach([*self._goals.values()], self._of(method)):
+                recipes.append(split.recipe(name, suffix))
+                self._references[name + suffix] = Reference(
+                    method, measured, sparsity[measured][1], split.sparsities(sparsity[name][1])
+                )
+        # The uniform allocations are measured with the same menu.
+        near = set[str]().union(*(around(goal, self._methods) for goal in self._goals.values()))
+        self._recipes |= {recipe.name: recipe for recipe in recipes}
+        uniform = [name for name in self._methods if name in near | {*self._probes.values()}]
+        return self._pruned([*uniform, *self._others], recipes)
+
+    def _choosable(self, shares: Sequence[float], strategy: str) -> Menu:
+        """Return the menu of the treatments that a strategy may choose for some targets."""
+        methods = set[str]().union(*(self._allowed[share] for share in shares))
+        suffix = SUFFIXES.get(strategy, SUFFIXES["searched"])
+        split = [name for name, own in self._references.items() if own.method in methods and name.endswith(suffix)]
+        return self._menu.only([*split, *self._others])
+
+    def _pruned(self, treatments: Sequence[str], splits: Sequence[MixedRecipe] = ()) -> Menu:
+        """Return a menu of some treatments; the time to prune does not count."""
         started = time.monotonic()
-        menu = self._menus(treatments)
+        menu = self._menus(treatments, splits)
         self._deadline += time.monotonic() - started
-        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed)
-        self._use(menu)
+        return menu
 
     def _use(self, menu: Menu) -> None:
-        self._menu = menu
-        self._problem = Problem(
+        self._menu, self._problem = menu, self._problem_of(menu)
+        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed)
+        self._total = menu.total(self._spec.budget)
+
+    def _problem_of(self, menu: Menu) -> Problem:
+        return Problem(
             np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
             np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
         )
-        self._total = menu.total(self._spec.budget)
 
     def _ordered_swaps(self) -> list[Swap]:
         """Return the swaps to measure; a sublayer's first is the one in the middle of what they remove."""
-        by_sublayer: dict[str, list[int]] = {}
-        for index in measured_options(self._menu):
-            by_sublayer.setdefault(self._menu.options[index].sublayer, []).append(index)
+        by_sublayer: dict[str, list[tuple[int, Swap]]] = {label: [] for label in self._menu.sublayers}
+        for part in parts_of(self._menu.sublayers):
+            for measured in self._probes.values():
+                swap = part.sublayer, part.treated(measured)
+                by_sublayer[part.sublayer].append((self._menu.removed(*swap)[0], swap))
+        for option in self._menu.options:
+            if option.treatment in {DROP, *self._others}:
+                by_sublayer[option.sublayer].append((option.parameters, (option.sublayer, option.treatment)))
         swaps = []
         for own in by_sublayer.values():
-            own.sort(key=lambda index: self._menu.options[index].parameters)
-            middle = own.pop(len(own) // 2)
-            swaps += [self._swap(index) for index in (middle, *own)]
+            own.sort()
+            if own:
+                middle = own.pop(len(own) // 2)
+                swaps += [swap for _, swap in (middle, *own)]
         return swaps
-
-    def _swap(self, index: int) -> Swap:
-        option = self._menu.options[index]
-        return option.sublayer, option.treatment
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> tuple[Effects, float]:
         """Return effects and the seconds that they took, from the journal or measured now."""
@@ -240,49 +311,60 @@ class Search:
             best = self._trials[places[-1]]
             digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
-            self._trials[places[-1]] = replace(best, is_result=True, recipe=f"{label}-{100 * share:g}-{digest[:6]}")
+            recipe = f"{label}-{100 * share:g}-{digest[:6]}"
+            whole = self._in_full(best.allocation)
+            self._trials[places[-1]] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
+
+    def _in_full(self, allocation: Allocation) -> dict[str, str]:
+        """Return the treatments of an allocation by sublayer, or by matrix where they are split."""
+        whole = dict[str, str]()
+        for label, treatment in allocation.items():
+            if treatment in self._recipes:
+                own = self._recipes[treatment].matrix_recipes
+                whole |= {place: each.name for place, each in own.items() if sublayer_of(place) == label}
+            elif treatment != KEEP:
+                whole[label] = treatment
+        return whole
 
     @staticmethod
     def _reaches(trial: Trial) -> bool:
         return trial.removed >= trial.remove * (1 - 1e-9)
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
-        values = effects.one_minus_cos if name == "hidden" else effects.kl
         overlap = effects.cos_overlap if name == "hidden" else effects.kl_overlap
+        menu = self._choosable([share], name)
+        costs, overlap = self._predicted(menu, effects, self._values(name, effects), overlap)
         return Strategy(
-            self._menu,
-            self._problem,
+            menu,
+            self._problem_of(menu),
             share * self._total,
-            self._by_option(effects, effects.mean(values)[0]),
-            self._by_options(effects, overlap),
+            costs,
+            overlap,
             lambda move, allocation, expected, parent: self._measure(name, share, move, allocation, expected, parent),
-            lambda allocation, options: self._in_context(name, allocation, options),
+            lambda allocation, options: self._in_context(name, menu, allocation, options),
             self._spec.measurements,
             self._best(name, share),
         )
 
-    def _by_option(self, effects: Effects, values: Numbers) -> Numbers:
-        """Return effects of all options from those of the swaps."""
-        pairs, places = zip(effects.swaps, values, strict=True), self._menu.places
-        return completed(self._menu, {places[swap]: float(own) for swap, own in pairs if swap in places})
+    @staticmethod
+    def _values(name: str, effects: Effects) -> Numbers:
+        return effects.one_minus_cos if name == "hidden" else effects.kl
 
-    def _by_options(self, effects: Effects, overlap: Numbers) -> Numbers:
-        """Return the correlations of all pairs of options: those of the swaps that are most like them; 0 for keep."""
-        places = self._menu.places
-        number = {places[swap]: column for column, swap in enumerate(effects.swaps) if swap in places}
-        like = [-1 if other is None else number[other] for other in stand_in(self._menu, list(number))]
-        bordered = np.pad(overlap, (0, 1))  # the last row and column are those of keep
-        return bordered[np.ix_(like, like)]
+    def _predicted(self, menu: Menu, effects: Effects, values: Numbers, overlap: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the effect of each option, and the correlations of their shifts, from those of the swaps."""
+        columns = {swap: index for index, swap in enumerate(effects.swaps)}
+        return predicted_effects(menu, self._references, columns, effects.mean(values)[0], overlap)
 
-    def _in_context(self, name: str, allocation: Allocation, options: Sequence[int]) -> Numbers:
+    def _in_context(self, name: str, menu: Menu, allocation: Allocation, options: Sequence[int]) -> Numbers:
         """Return the objective inside an allocation of some options less that of the allocation; NaN for the others."""
         self._require_time()
-        first = self._menu.options[options[0]].sublayer
-        swaps = [(first, allocation.get(first, KEEP)), *map(self._swap, options)]  # the first one changes nothing
+        others = [(menu.options[index].sublayer, menu.options[index].treatment) for index in options]
+        first = others[0][0]
+        swaps = [(first, allocation.get(first, KEEP)), *others]  # the first one changes nothing
         effects, _ = self._effects(swaps, allocation, CONTEXT_ITEMS)
-        means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
-        found = np.full(len(self._menu.options), np.nan)
+        means = self._values(name, effects).mean(axis=0)
+        found = np.full(len(menu.options), np.nan)
         found[list(options)] = means[1:] - means[0]
         return found
 
@@ -290,18 +372,17 @@ class Search:
         """Spend as many trials as `searched` did on random allocations, or on the steps of a greedy removal."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
-        costs = self._by_option(effects, effects.mean(effects.kl)[0])
+        menu = self._choosable([share], name)
+        costs, problem = self._predicted(menu, effects, effects.kl, effects.kl_overlap)[0], self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count
             choice = (
-                random_choice(self._problem, goal, generator)
-                if name == "random"
-                else greedy_choice(self._problem, costs, goal)
+                random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
             )
             best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())
-            self._measure(name, share, name, self._menu.allocation(choice), expected, best)
+            self._measure(name, share, name, menu.allocation(choice), expected, best)
 
     def _best(self, name: str, share: float, *moves: str) -> Trial | None:
         """Return the last accepted trial of a strategy at a target, of some moves if any are given."""
@@ -352,36 +433,44 @@ class Search:
         return frame([trial.row([item.id for item in self._items]) for trial in self._trials])
 
     def _effect_rows(self, effects: Effects, seconds: float) -> pl.DataFrame:
-        """Return the rows of `search_effects`; those of unmeasured options lie on their sublayer's curve."""
+        """Return the rows of `search_effects`: of all swaps, and of treatments that are computed from their parts."""
         means, errors = effects.mean(effects.kl)
-        number = {swap: column for column, swap in enumerate(effects.swaps)}
+        cosines = effects.mean(effects.one_minus_cos)[0]
         seen = np.isfinite(effects.kl)
-        half = [
-            half_width(error, items) for error, items in zip(errors.tolist(), seen.sum(axis=0).tolist(), strict=True)
-        ]
-        by_option = {
-            "kl_dense_pruned_nats": self._by_option(effects, means),
-            "one_minus_cos_h": self._by_option(effects, effects.mean(effects.one_minus_cos)[0]),
-        }
         rows = []
-        for index, option in enumerate(self._menu.options):
-            if option.treatment == KEEP:
-                continue
-            column = number.get(self._swap(index))
-            own = [] if column is None else effects.kl[seen[:, column], column].tolist()
-            sublayer = self._menu.sublayers[option.sublayer]
-            about = {"layer": sublayer.layer, "sublayer": sublayer.kind, "treatment": option.treatment}
-            removed = {
-                "parameters_removed": option.parameters,
-                "bytes_removed": option.bytes,
-                "milliseconds_removed": option.milliseconds,
-            }
-            values: dict[str, float | None] = {name: float(of[index]) for name, of in by_option.items()}
-            # A value on the curve has no interval of its own.
-            values["kl_low"] = None if column is None else max(0.0, float(means[column] - half[column]))
-            values["kl_high"] = None if column is None else float(means[column] + half[column])
-            rows.append(about | removed | values | {"n_items": len(own), "item_kl": own, "seconds": seconds})
-        return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
+        for index, swap in enumerate(effects.swaps):
+            own = effects.kl[seen[:, index], index]
+            half, mean = half_width(float(errors[index]), len(own)), float(means[index])
+            interval = {"kl_low": max(0.0, mean - half), "kl_high": mean + half}
+            values = {"kl_dense_pruned_nats": mean, "one_minus_cos_h": float(cosines[index])}
+            rows.append(self._about(*swap) | values | interval | {"n_items": len(own), "item_kl": own.tolist()})
+        menu = self._choosable(self._spec.remove, "searched")
+        computed = [
+            self._predicted(menu, effects, *values)[0]
+            for values in ((effects.kl, effects.kl_overlap), (effects.one_minus_cos, effects.cos_overlap))
+        ]
+        for index, option in enumerate(menu.options):
+            if option.treatment in self._references:
+                names = ("kl_dense_pruned_nats", "one_minus_cos_h")
+                values = dict(zip(names, (float(own[index]) for own in computed), strict=True))
+                # A computed value has no interval of its own.
+                rows.append(self._about(option.sublayer, option.treatment) | values | {"n_items": 0, "item_kl": []})
+        return pl.DataFrame([row | {"seconds": seconds} for row in rows], schema=EFFECT_SCHEMA)
+
+    def _about(self, label: str, treatment: str) -> dict[str, object]:
+        """Return the sublayer, matrices and treatment of a row of `search_effects`, and what is removed."""
+        sublayer, (whole, _, part) = self._menu.sublayers[label], treatment.partition(" ")
+        option = self._menu.options[self._menu.places[label, whole]]
+        parameters, saved = self._menu.removed(label, treatment) if part else (option.parameters, option.bytes)
+        return {
+            "layer": sublayer.layer,
+            "sublayer": sublayer.kind,
+            "matrix": part or "all",
+            "treatment": whole,
+            "parameters_removed": parameters,
+            "bytes_removed": saved,
+            "milliseconds_removed": option.milliseconds,
+        }
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:

@@ -76,24 +76,23 @@ class Strategy:
         choice = cheapest(self.problem, self.costs, self.target)
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
         best = first if self.start is None or first.is_accepted else self.start
-        measured, left = [first] if self.start is None else [self.start, first], self.measurements
+        choices, objectives, left = [choice], [float(first.objective.mean())], self.measurements
         for _ in range(min(_MAX_FITS, left)):
-            choices = [self.menu.choice(trial.allocation) for trial in measured]
-            objectives = [float(trial.objective.mean()) for trial in measured]
             # Between no overlap and that of the second order; a fit to few trials can lie far outside.
             strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
-            current = self.menu.choice(best.allocation)
-            choice = descend(self.problem, self.costs, self.overlap, strength, self.target, current)
+            choice = descend(self.problem, self.costs, self.overlap, strength, self.target, choices[-1])
             if any((choice == other).all() for other in choices):
                 break
             expected = predicted(choice, self.costs, self.overlap, strength)
             trial = self._measure("interaction", choice, expected, best)
             left -= 1
-            measured.append(trial)
+            choices.append(choice)
+            objectives.append(float(trial.objective.mean()))
             if not trial.is_accepted:
                 break
             best = trial
-        while left > 0:
+        # The same sparsity everywhere, whose treatments are not on the menu, has no neighbours.
+        while left > 0 and best is not self.start:
             better, spent = self._exchange(best, left)
             left -= spent
             if better is None:

@@ -34,6 +34,7 @@ _TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "is_accepted": pl.Boolean,
     "is_result": pl.Boolean,
     "recipe": pl.String,
+    "recipe_treatments_json": pl.String,
     "seconds": pl.Float64,
 }
 SCHEMA = pl.Schema(_TYPES)
@@ -58,6 +59,7 @@ class Trial:
         is_accepted: whether it was the best of its strategy and target so far.
         is_result: whether the search returns it for its strategy and target.
         recipe: name of its recipe.
+        recipe_treatments: of that recipe, by sublayer or matrix.
     """
 
     number: int
@@ -74,6 +76,7 @@ class Trial:
     is_accepted: bool = False
     is_result: bool = False
     recipe: str | None = None
+    recipe_treatments: Mapping[str, str] | None = None
 
     @property
     def objective(self) -> Numbers:
@@ -106,6 +109,7 @@ class Trial:
             "is_accepted": self.is_accepted,
             "is_result": self.is_result,
             "recipe": self.recipe,
+            "recipe_treatments_json": None if self.recipe_treatments is None else json.dumps(self.recipe_treatments),
             "seconds": self.seconds,
         }
 

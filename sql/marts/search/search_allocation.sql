@@ -10,7 +10,7 @@
 --   treatment: Treatment of the sublayer; keep where it has none [label]
 --   parameters_removed: Weights that the treatment removes [weights]
 --   removed_share: Share of the sublayer's weights that it removes [share] = parameters_removed/weights of the sublayer
---   effect_nats: KL divergence with this treatment alone, measured or interpolated; NULL where neither [nats]
+--   effect_nats: KL divergence with this treatment alone, measured or computed; NULL where neither [nats]
 with
 
 sublayers as (

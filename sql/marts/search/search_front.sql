@@ -35,6 +35,7 @@ select
     results.trial,
     results.recipe,
     results.treatments_json,
+    results.recipe_treatments_json,
     results.removed,
     if(results.removed > results.remove + budget_slack(), results.removed, results.remove) as share_to_match,
     results.n_treated,

@@ -3,13 +3,13 @@
 -- key: model, search, trial
 -- inputs: stg_search_trials, search_treatments
 -- how to read: ratio is 1 where effects add up, above 1 where the treatments together do more damage than the sum,
---   below 1 where less. Of the effects n_interpolated were not measured but interpolated between other sparsities of
---   the method. Allocations of one treatment show what else differs, such as the items. Trials that differ in one
+--   below 1 where less. Of the effects n_computed were not measured but computed from those of matrices at another
+--   sparsity. Allocations of one treatment show what else differs, such as the items. Trials that differ in one
 --   exchange are alike, and are not independent.
 -- reason: a search that adds effects up is only as good as this sum.
 -- columns:
 --   effects_sum_nats: Sum of the effects alone [nats]
---   n_interpolated: Effects in the sum that were interpolated [sublayers]
+--   n_computed: Effects in the sum that were computed [sublayers]
 --   ratio: Measured objective over the sum; NULL where the sum is 0 [ratio] = measured_nats/effects_sum_nats
 with
 
@@ -19,7 +19,7 @@ sums as (
         search,
         trial,
         sum(effect_nats) as effects_sum_nats,
-        cast(count_if(n_items = 0) as integer) as n_interpolated
+        cast(count_if(n_items = 0) as integer) as n_computed
     from search_treatments
     group by model, search, trial
     having count(effect_nats) = count(*)
@@ -34,7 +34,7 @@ select
     trials.remove,
     trials.n_treated,
     sums.effects_sum_nats,
-    sums.n_interpolated,
+    sums.n_computed,
     trials.predicted_nats,
     trials.measured_nats,
     trials.measured_low,

@@ -35,8 +35,10 @@ from tests.canary_secrets import MARK
 from tests.tiny_models import SHORT_TEXT
 
 Capture = pytest.CaptureFixture[str]
+# A method whose sparsities are split between matrices, a treatment as it is, and drops.
+MENU = ["wanda-20", "wanda-30", "wanda-40", "wanda-50", "magnitude-30", "drop"]
 SEARCH = {
-    **{"remove": [0.2], "menu": ["magnitude-30", "wanda-50", "drop"], "source": SHORT_TEXT, "texts": 3, "length": 32},
+    **{"remove": [0.2], "menu": MENU, "source": SHORT_TEXT, "texts": 3, "length": 32},
     **{"prompts": 2, "new_tokens": 3, "measurements": 2},
 }
 KEYS: dict[str, Any] = {
@@ -94,7 +96,11 @@ def test_a_search_fills_both_tables_with_a_result_of_every_strategy(searched: Pa
     results = found.filter("is_result")
     assert set(results["strategy"]) == {"searched", "hidden", "random", "greedy"}
     assert (results["removed"] >= 0.2).all()
-    assert len(effects) == 3 * 2 * len(SEARCH["menu"])  # layers, sublayers, treatments
+    # In 3 layers: 7 matrices alone; of two sublayers the split treatments, the other one, and the drop.
+    assert len(effects) == 3 * (7 + 2 * 6)
+    assert results["recipe_treatments_json"].null_count() == 0
+    split = json.loads(results.filter(strategy="searched")["recipe_treatments_json"].item())
+    assert any(place.count(".") == 2 for place in split)
     assert set(found["search"]) == set(effects["search"].to_pylist())
     assert set(found["item_ids"][0]) >= {"text-0", "text-1", "text-2"}
     assert unfinished(searched) == []
@@ -108,7 +114,7 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
     entry = yaml.safe_load(file.read_text())
     assert file.stem == entry["name"] == result["recipe"]
-    assert entry["treatments"] == json.loads(result["treatments_json"])
+    assert entry["treatments"] == json.loads(result["recipe_treatments_json"])
 
     recipe = request_of(str(study.path), [], [str(file)]).load().recipe(entry["name"])
     assert isinstance(recipe, MixedRecipe)
@@ -127,7 +133,6 @@ def test_another_share_is_added_and_another_menu_is_another_search(
 ) -> None:
     before = trials(searched)
     search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
-    # A menu with a sparsity that is not measured but lies on the curve of the others.
     ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
     search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
     search(capsys, study, searched, "--no-judge", "--objective", "free-kl", "--control", "random")

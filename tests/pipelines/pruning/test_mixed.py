@@ -18,7 +18,9 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_row import variant_row
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import MixedRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes.mixed import part_of
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT
 
@@ -81,6 +83,42 @@ def test_one_treatment_of_all_sublayers_is_that_recipe_bit_for_bit(
     found = prune(decoder, mixed(everywhere(decoder, treatment)), tokens=tokens)
     assert found.hash == alone.hash
     assert found.facts == alone.facts
+
+
+@pytest.mark.third(1)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_matrix_is_that_of_its_own_treatment_alone_and_others_stay_dense(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    tokens = calibration_tokens(decoder.tokenizer, SPEC)
+    own = ("wanda-50", "sparsegpt-30", "rtn-4bit", "wanda-2of4", None)
+    treatments, expected = dict[str, object](), dict[str, WeightDelta]()
+    alone = {each: prune(decoder, with_dense(each), tokens=tokens) for each in own if each}
+    for sublayer in decoder.sublayers:
+        parts = dict.fromkeys(part_of(name) for name in sublayer.matrices)
+        for number, part in enumerate(parts, len(sublayer.kind)):
+            if (treatment := own[(number + sublayer.layer) % len(own)]) is not None:
+                treatments[f"{sublayer.label}.{part}"] = treatment
+                names = [name for name in sublayer.matrices if part_of(name) == part]
+                expected |= {name: alone[treatment].changes[name] for name in names}
+    found = prune(decoder, mixed(treatments, predecessors="dense"), tokens=tokens)
+    assert found.changes.keys() == expected.keys()
+    assert 0 < len(expected) < sum(len(sublayer.matrices) for sublayer in decoder.sublayers)
+    for sublayer in decoder.sublayers:
+        for name in sublayer.matrices:
+            if name in expected:
+                weight = sublayer.matrices[name].weight
+                assert torch.equal(found.changes[name].weight(weight), expected[name].weight(weight)), name
+
+
+def test_a_matrix_that_the_model_lacks_or_a_treatment_that_changes_none_is_refused(decoder: Decoder) -> None:
+    with pytest.raises(InputError, match=r"no attn\.0\.c_attn; attn\.0 has attn\.0\.q_proj, attn\.0\.k_proj, .*o_proj"):
+        prune(decoder, mixed({"attn.0.c_attn": "magnitude-50"}))
+    # Of 64 inputs half a per cent is less than half a weight.
+    nothing = {"method": "magnitude", "sparsity": 0.005, "group": "output"}
+    with pytest.raises(ComputationError, match=r"magnitude changes nothing in mlp\.1\.up_proj; leave it out"):
+        prune(decoder, mixed({"mlp.0.up_proj": "magnitude-50", "mlp.1.up_proj": nothing}))
 
 
 @pytest.mark.third(0)

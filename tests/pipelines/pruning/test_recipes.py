@@ -103,6 +103,26 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
     assert given.treatments["attn.2"].hash == dense.treatments["attn.2"].hash
 
 
+def test_the_places_of_a_mixture_are_sublayers_and_matrices() -> None:
+    recipe = parse_recipe(MIXED + "{mlp.10.up_proj: wanda-20, mlp.2: wanda-30, mlp.10.c_fc: rtn-4bit, attn.10: drop}}")
+    assert isinstance(recipe, MixedRecipe)
+    assert [*recipe.treatments] == ["mlp.2", "attn.10", "mlp.10.c_fc", "mlp.10.up_proj"]
+    assert recipe.sublayers == ("mlp.2", "attn.10", "mlp.10")
+    assert [each.name for each in recipe.treatments_of("mlp.10")] == ["rtn-4bit", "wanda-20"]
+    assert recipe.treatments_of("attn.10") == ()
+    for label, matrix, name in (
+        ("mlp.10", "model.layers.10.mlp.up_proj", "wanda-20"),
+        ("mlp.10", "model.layers.10.mlp.experts.3.up_proj", "wanda-20"),
+        ("mlp.10", "model.layers.10.mlp.experts.up_proj[3]", "wanda-20"),
+        ("mlp.2", "model.layers.2.mlp.up_proj", "wanda-30"),
+        ("mlp.10", "model.layers.10.mlp.gate_up_proj", None),
+        ("attn.10", "model.layers.10.self_attn.q_proj", None),
+        ("attn.3", "model.layers.3.self_attn.q_proj", None),
+    ):
+        treatment = recipe.treatment(label, matrix)
+        assert (treatment and treatment.name) == name, matrix
+
+
 def test_a_mixture_needs_what_its_treatments_need() -> None:
     for treatments, predecessors, reads, needs, shares in (
         ("{attn.0: drop, mlp.0: rtn-4bit}", "dense", "nothing", (), False),
@@ -125,6 +145,13 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         ("[attn.0]", "`treatments` must give sublayers their treatments"),
         ("{block.0: drop}", r"'block\.0' is no sublayer; write attn\.N or mlp\.N"),
         ("{attn.01: drop}", r"'attn\.01' is no sublayer"),
+        ("{attn.0.: drop}", r"'attn\.0\.' is no sublayer; .* or attn\.N\.MATRIX for one of its matrices"),
+        ("{attn.0.q_proj: drop}", r"attn\.0\.q_proj: drop is of a whole sublayer; write attn\.0: drop"),
+        (
+            "{attn.0.q_proj: wanda-20, attn.0: wanda-30}",
+            r"attn\.0\.q_proj is part of attn\.0, which has a treatment too",
+        ),
+        ("{attn.0.q_proj: wnda-20}", r"attn\.0\.q_proj: 'wnda-20' is no treatment"),
         ("{attn.0: wnda-50}", r"attn\.0: 'wnda-50' is no treatment \(did you mean wanda-50\?\)"),
         ("{attn.0: dsnot}", r"attn\.0: 'dsnot' is no treatment"),
         ("{attn.0: heads-25}", r"attn\.0: 'heads-25' is no treatment"),

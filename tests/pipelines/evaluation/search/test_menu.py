@@ -34,7 +34,7 @@ def test_every_sublayer_can_be_kept_and_only_the_named_kind_dropped(decoder: Dec
 
 def test_what_a_treatment_removes_is_counted_in_weights_bytes_and_milliseconds(decoder: Decoder) -> None:
     times = {sublayer.label: 0.5 for sublayer in decoder.sublayers}
-    menu = Menu(decoder, ("magnitude-50", "magnitude-5", "rtn-4bit", "drop"), Statistics(), times)
+    menu = Menu(decoder, ("magnitude-50", "magnitude-5", "rtn-4bit", "drop"), Statistics(), (), times)
     of = {option.treatment: option for option in menu.options if option.sublayer == "mlp.1"}
     assert (of["keep"].parameters, of["keep"].bytes, of["keep"].milliseconds) == (0, 0, 0)
     assert (of["drop"].parameters, of["drop"].bytes, of["drop"].milliseconds) == (MLP, 2 * MLP, 0.5)
@@ -62,6 +62,11 @@ def test_an_allocations_variant_has_each_sublayers_own_weights(decoder: Decoder)
             assert torch.equal(variant.masks[name], alone.masks[name])
     assert menu.variant({}).is_dense
     assert menu.weights("attn.0", "keep") == {}
+    (whole,) = (option for option in menu.options if (option.sublayer, option.treatment) == ("mlp.1", "magnitude-30"))
+    parts = {part: menu.removed("mlp.1", f"magnitude-30 {part}") for part in ("gate_proj", "up_proj", "down_proj")}
+    assert sum(weights for weights, _ in parts.values()) == whole.parameters
+    assert sum(saved for _, saved in parts.values()) == whole.bytes
+    assert set(menu.weights("mlp.1", "magnitude-30 up_proj")) == {"model.layers.1.mlp.up_proj"}
 
 
 def test_recipes_that_change_no_single_sublayer_are_refused(decoder: Decoder) -> None:

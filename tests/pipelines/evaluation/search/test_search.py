@@ -23,6 +23,7 @@ from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement,
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
@@ -47,7 +48,7 @@ def menu(decoder: Decoder) -> Menu:
 def build(decoder: Decoder, menu: Menu, tmp_path_factory: pytest.TempPathFactory) -> Build:
     def searching(spec: SearchSpec = SPEC, folder: Path | None = None, items: list[Item] | None = None) -> Search:
         journal = Journal(folder or tmp_path_factory.mktemp("journal"), "a")
-        return Search(decoder, spec, lambda _: menu, items or items_of(decoder, 5, 30), journal)
+        return Search(decoder, spec, lambda *_: menu, items or items_of(decoder, 5, 30), journal)
 
     return searching
 
@@ -62,8 +63,9 @@ def results(trials: pl.DataFrame) -> dict[tuple[str, float], dict[str, Any]]:
 
 
 def test_the_effects_are_one_row_a_sublayer_and_treatment(found: SearchResult, menu: Menu) -> None:
-    keys = set(found.effects.select("layer", "sublayer", "treatment").iter_rows())
-    assert keys == {(layer, kind, name) for layer in range(3) for kind in ("attn", "mlp") for name in TREATMENTS}
+    keys = set(found.effects.select("layer", "sublayer", "matrix", "treatment").iter_rows())
+    kinds = ("attn", "mlp")
+    assert keys == {(layer, kind, "all", name) for layer in range(3) for kind in kinds for name in TREATMENTS}
     assert found.effects.height == len(keys)
     for row in found.effects.iter_rows(named=True):
         assert row["kl_low"] <= row["kl_dense_pruned_nats"] <= row["kl_high"]
@@ -76,7 +78,7 @@ def test_the_effects_are_one_row_a_sublayer_and_treatment(found: SearchResult, m
 def test_effects_are_measured_on_the_first_items_and_allocations_on_all(build: Build, decoder: Decoder) -> None:
     items = [replace(item, id=f"{copy}-{item.id}") for copy in range(5) for item in items_of(decoder, 6, 30)]
     found = build(SPEC.model_copy(update={"controls": (), "measurements": 1}), items=items).run()
-    assert max(found.effects["n_items"]) == 24
+    assert max(found.effects["n_items"]) == 16
     assert {*found.trials["n_items"]} == {30}
 
 
@@ -229,17 +231,19 @@ def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measu
 ) -> None:
     spec = SearchSpec(remove=(0.2, 0.8), menu=("magnitude-40",))
     with pytest.raises(InputError, match=r"removes at most 40\.0% of the parameters, and 80\.0% are asked for"):
-        Search(decoder, spec, lambda names: menu_of(decoder, *names), items_of(decoder), Journal(tmp_path, "a")).run()
+        Search(
+            decoder, spec, lambda names, _: menu_of(decoder, *names), items_of(decoder), Journal(tmp_path, "a")
+        ).run()
     assert not list(tmp_path.iterdir())
 
 
 def test_bytes_and_milliseconds_are_budgets_too(decoder: Decoder, tmp_path: Path) -> None:
     times = {sublayer.label: 1.0 + sublayer.layer for sublayer in decoder.sublayers}
-    menu = Menu(decoder, ("magnitude-60", "rtn-4bit", "drop"), Statistics(), times)
+    menu = Menu(decoder, ("magnitude-60", "rtn-4bit", "drop"), Statistics(), (), times)
     assert menu.total("milliseconds") == 12
     for budget in ("bytes", "milliseconds"):
         spec = SearchSpec(remove=(0.3,), menu=("magnitude-60", "rtn-4bit", "drop"), budget=budget, controls=("random",))
-        found = Search(decoder, spec, lambda _: menu, items_of(decoder), Journal(tmp_path / budget, "a")).run()
+        found = Search(decoder, spec, lambda *_: menu, items_of(decoder), Journal(tmp_path / budget, "a")).run()
         assert (found.trials["removed"] >= 0.3 * (1 - 1e-12)).all()
         for row in found.trials.rows(named=True):
             drops = [label for label, name in json.loads(row["treatments_json"]).items() if name == "drop"]
@@ -252,7 +256,7 @@ def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_o
     decoder = cancelling_decoder(tmp_path)
     spec = SearchSpec(remove=(0.53,), menu=("drop",), measurements=8, controls=())
     menu, items = menu_of(decoder, "drop"), items_of(decoder, 8, 40)
-    search = Search(decoder, spec, lambda _: menu, items, Journal(tmp_path / "journal", "a"))
+    search = Search(decoder, spec, lambda *_: menu, items, Journal(tmp_path / "journal", "a"))
     trials = search.run().trials
     first, (best,) = trials.row(0, named=True), trials.filter("is_result").rows(named=True)
     assert "mlp.2" in json.loads(first["treatments_json"])
@@ -292,16 +296,16 @@ class Menus:
         self._statistics = Statistics(tokens=torch.arange(3, 99).reshape(3, 32))
         self.treatments: list[tuple[str, ...]] = []
 
-    def __call__(self, treatments: Sequence[str]) -> Menu:
-        self.treatments.append(tuple(treatments))
-        return Menu(self._decoder, treatments, self._statistics)
+    def __call__(self, treatments: Sequence[str], splits: Sequence[MixedRecipe] = ()) -> Menu:
+        self.treatments.append((*treatments, *(each.name for each in splits)))
+        return Menu(self._decoder, treatments, self._statistics, splits)
 
 
 def test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gains(search: Search, name: str, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
-        found = np.full(len(search._menu.options), np.nan)
+    def gains(search: Search, name: str, menu: Menu, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
+        found = np.full(len(menu.options), np.nan)
         found[list(options)] = -100.0
         return found
 
@@ -329,10 +333,24 @@ def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
         assert measured[method] == pytest.approx(whole.measure(every.variant(treatments))[0].mean(), rel=1e-4)
 
     best = min(measured, key=measured.__getitem__)
-    own = tuple(name for name in spec.menu if name.startswith((best, "drop")))
-    # Only the sparsities around the target are pruned for the choice.
-    assert menus.treatments == [("wanda-20", "wanda-30", "magnitude-20", "magnitude-30"), own]
-    assert set(found.effects["treatment"]) == {*own}
+    # Only the sparsities around the target are pruned for the choice; one of them is measured in every matrix.
+    split = [f"{best}-{percent}-by-kl" for percent in (10, 20, 30, 40, 50)]
+    assert menus.treatments == [
+        ("wanda-20", "wanda-30", "magnitude-20", "magnitude-30"),
+        (f"{best}-20", f"{best}-50", "drop"),
+        (f"{best}-20", f"{best}-30", "drop", *split),
+    ]
+    measured_alone = found.effects.filter(pl.col("n_items") > 0)
+    assert set(measured_alone.select("matrix", "treatment").unique().iter_rows()) == {
+        *(
+            (part, f"{best}-20")
+            for part in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        ),
+        ("all", "drop"),
+    }
+    assert set(found.effects.filter(n_items=0).select("matrix", "treatment").unique().iter_rows()) == {
+        ("all", name) for name in split
+    }
     assert first["parent"] == (0 if best == "wanda" else 1)
     (result,) = found.trials.filter(pl.col("is_result"), strategy="searched").rows(named=True)
     assert result["measured_nats"] <= measured[best]
@@ -342,7 +360,8 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
     spec = SearchSpec(remove=(0.7,), menu=(*METHODS, "drop"), measurements=1, controls=())
     menus = Menus(decoder)
     found = Search(decoder, spec, menus, items_of(decoder), Journal(tmp_path, "a")).run()
-    assert menus.treatments[-1] == (*METHODS, "drop")
+    # No sparsity reaches the target, and the highest is the nearest.
+    assert {f"{method}-50-by-kl" for method in ("wanda", "magnitude")} < {*menus.treatments[-1]}
     assert found.trials["move"][0] == "sum"
 
 
@@ -375,9 +394,7 @@ def test_each_target_has_the_method_that_is_best_there_whichever_others_are_sear
         kl, cosines = measured(self, variant)
         _, methods, largest = names[id(variant)]
         # Whole variants of Wanda lose below 25 %.
-        factor = (
-            9 if methods == {"wanda"} and int(largest.partition("-")[2]) <= 20 else 1 if methods == {"wanda"} else 3
-        )
+        factor = 9 if methods == {"wanda"} and int(largest.split("-")[1]) <= 20 else 1 if methods == {"wanda"} else 3
         return kl * factor, cosines
 
     own = Menu.variant
@@ -388,8 +405,8 @@ def test_each_target_has_the_method_that_is_best_there_whichever_others_are_sear
         spec = SearchSpec(remove=shares, menu=METHODS, measurements=2, controls=())
         folder = tmp_path / "-".join(map(str, shares))
         found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(folder, "a")).run()
-        assert set(found.effects["treatment"]) == {
-            name for name in METHODS if {"wanda": 0.3, "magnitude": 0.15}[name.partition("-")[0]] in shares
+        assert {name.partition("-")[0] for name in found.effects["treatment"]} == {
+            method for method, share in (("wanda", 0.3), ("magnitude", 0.15)) if share in shares
         }
         rows = found.trials.filter("is_result").rows(named=True)
         return {row["remove"]: row["treatments_json"] for row in rows}
@@ -433,9 +450,9 @@ def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
         assert search_module._is_better(trial, parent) == is_accepted
     # Items on which effects were measured chose the parent: those behind them judge, where there are two.
     for judging, is_better in ((0.01, False), (-0.01, True)):
-        many = 1 + np.repeat([proposing, others, judging], (8, 16, 2))
+        many = 1 + np.repeat([proposing, others, judging], (8, 8, 2))
         trial = Trial(1, "searched", "exchange", 0.2, 0.2, {}, 0.5, many, many)
-        own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(26), np.ones(26))
+        own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(18), np.ones(18))
         assert search_module._is_better(trial, own) == is_better
     # Of few items none is left to judge by, and the interval over all decides.
     for count, is_accepted in ((8, proposing < 0), (9, interaction)):
