@@ -103,23 +103,28 @@ def sizes(warehouse: Handmade, model: str = MODEL) -> None:
     """Add one matrix of 100 weights to every attention and one of 400 to every MLP, in `activation_stats`."""
     for layer in range(LAYERS):
         for sublayer, weights in WEIGHTS.items():
-            warehouse.add(
-                "activation_stats",
-                model=model,
-                module=f"layers.{layer}.{sublayer}",
-                layer=layer,
-                sublayer=sublayer,
-                in_features=10,
-                out_features=weights // 10,
-                tokens=8,
-                mean=[0.0] * 10,
-                second_moment=[1.0] * 10,
-                rms=1.0,
-                kurtosis=3.0,
-                max_abs=2.0,
-                outlier_channels=0,
-                calibration_hash="help",
-            )
+            matrix(warehouse, layer, sublayer, f"layers.{layer}.{sublayer}", weights // 10, model)
+
+
+def matrix(warehouse: Handmade, layer: int, sublayer: str, module: str, outputs: int, model: str = MODEL) -> None:
+    """Add a matrix of ten inputs to `activation_stats`."""
+    warehouse.add(
+        "activation_stats",
+        model=model,
+        module=module,
+        layer=layer,
+        sublayer=sublayer,
+        in_features=10,
+        out_features=outputs,
+        tokens=8,
+        mean=[0.0] * 10,
+        second_moment=[1.0] * 10,
+        rms=1.0,
+        kurtosis=3.0,
+        max_abs=2.0,
+        outlier_channels=0,
+        calibration_hash="help",
+    )
 
 
 def whole_search(warehouse: Handmade, recipe: str) -> None:
@@ -130,6 +135,8 @@ def whole_search(warehouse: Handmade, recipe: str) -> None:
         for treatment in MENU:
             weights = WEIGHTS[place.split(".")[0]] // (1 if treatment == "drop" else 2)
             search_effect(warehouse, place, treatment, list(chance.uniform(0.1, 1, 3)), removed=weights)
+        for name in ("up_proj", "down_proj"):
+            search_effect(warehouse, place, "wanda-50", [0.1], removed=20, matrix=name)
     trial = 0
     for strategy in ("searched", "hidden", "random", "greedy"):
         for parent, treatments in (

@@ -67,6 +67,11 @@ COUNTS = {
         "(select count(*) from search_trials where is_result) * (select count(distinct (layer, sublayer))"
         " from search_effects)",
     ),
+    "search_matrices": (
+        "count(*)",
+        "(select count(*) from search_trials where is_result) * (select count(distinct (layer, sublayer, matrix))"
+        " from search_effects where matrix <> 'all')",
+    ),
     "search_units": (
         "sum(size)",
         f"(select 2 * count(*) from text_tokens where {WEIGHTS_REMOVED}) + (select count(*) from decoding_steps"

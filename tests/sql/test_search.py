@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue.database import SQL
-from tests.sql.built_searches import search_effect, search_trial, sizes
+from tests.sql.built_searches import matrix, search_effect, search_trial, sizes
 from tests.sql.built_texts import text_token
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
@@ -315,6 +315,46 @@ def test_an_allocation_lists_kept_sublayers_and_the_removed_share_of_each(ask: A
     assert effects == pytest.approx({"drop": 0.2, "wanda-50": 0.2, "keep": 0.0})
     (unmeasured,) = ask(searched(), "select * from search_allocation where treatment = 'rtn-4bit'")
     assert (unmeasured["effect_nats"], unmeasured["parameters_removed"], unmeasured["removed_share"]) == (None,) * 3
+
+
+def test_matrices_have_their_own_share_where_a_treatment_is_split_and_else_their_sublayers(ask: Ask) -> None:
+    warehouse = Handmade().model()
+    for layer in (0, 1):
+        for module, sublayer, outputs in (
+            (f"h.{layer}.attn.qkv", "attn", 30),
+            (f"h.{layer}.attn.out", "attn", 10),
+            (f"h.{layer}.mlp.experts.up[0]", "mlp", 20),
+            (f"h.{layer}.mlp.experts.up[1]", "mlp", 20),
+        ):
+            matrix(warehouse, layer, sublayer, module, outputs)
+    split = "wanda-20-by-kl-30"
+    for place, name, removed in (
+        ("attn.0", "all", 80),
+        ("attn.0", "qkv", 75),
+        ("attn.0", "out", 5),
+        ("mlp.0", "all", 80),
+        ("mlp.0", "up", 80),
+        ("attn.1", "qkv", 75),
+        ("attn.1", "out", 5),
+    ):
+        search_effect(warehouse, place, split, [], kl=removed / 1000, removed=removed, matrix=name)
+    search_effect(warehouse, "attn.1", "drop", [1.0, 2.0], removed=400)
+    search_effect(warehouse, "mlp.1", "drop", [1.0, 2.0], removed=400)
+    search_trial(warehouse, 0, {"attn.0": split, "mlp.0": split, "attn.1": "drop"}, [1.0, 1.4], is_result=True)
+    rows = ask(warehouse, "search_matrices")
+    found = {
+        (f"{row['sublayer']}.{row['layer']}", row["matrix"]): (row["weights"], row["removed_share"], row["effect_nats"])
+        for row in rows
+    }
+    assert len(rows) == len(found)
+    assert found == {
+        ("attn.0", "qkv"): (300, pytest.approx(0.25), pytest.approx(0.075)),
+        ("attn.0", "out"): (100, pytest.approx(0.05), pytest.approx(0.005)),
+        # All experts are one.
+        ("mlp.0", "up"): (400, pytest.approx(0.2), pytest.approx(0.08)),
+        ("attn.1", "qkv"): (300, 1.0, None),
+        ("attn.1", "out"): (100, 1.0, None),
+    }
 
 
 def test_a_path_keeps_the_last_accepted_trial_and_adds_seconds_up(ask: Ask) -> None:

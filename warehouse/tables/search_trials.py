@@ -62,8 +62,8 @@ TABLE = Table(
             "treatments_json",
             pa.string(),
             "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones. "
-            "`-by-kl` and `-by-cos` end the names of treatments whose sparsity is split between the sublayer's "
-            "matrices by their effects, measured as KL at the output or as 1 − cos h.",
+            "A treatment such as `wanda-22-by-kl-20` has a sparsity of 22 %, split between the sublayer's matrices by "
+            "what each of them does alone at 20 %: by KL at the output, or with `-by-cos` by 1 − cos h.",
         ),
         Column(
             "exchange",

@@ -76,6 +76,8 @@ class Menu:
         self._step_milliseconds = step_milliseconds
         recipes: list[Recipe] = [*(_recipe(name) for name in treatments if name not in DROPS), *splits]
         self._variants: dict[str, Variant] = {}
+        # Weights and bytes that a treatment removes from a matrix: counted once, because it reads the changes.
+        self._counts: dict[tuple[str, str], tuple[int, int]] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
                 raise pruned
@@ -135,16 +137,25 @@ class Menu:
         """
         if treatment == KEEP:
             return {}
-        treatment, _, part = treatment.partition(" ")
-        changes = self._variants[treatment].changes
-        names = [name for name in self.sublayers[sublayer].matrices if not part or part_of(name) == part]
-        return {name: changes[name] for name in names if name in changes}
+        whole, names = self._changed(sublayer, treatment)
+        return {name: self._variants[whole].changes[name] for name in names}
 
     def removed(self, sublayer: str, treatment: str) -> tuple[int, int]:
         """Return how many weights and bytes a treatment other than `drop` removes from a sublayer."""
-        changes = self.weights(sublayer, treatment).values()
-        masked = sum(0 if change.mask is None else int((~change.mask).sum()) for change in changes)
-        return masked, sum(change.saved_bytes for change in changes)
+        whole, names = self._changed(sublayer, treatment)
+        for name in names:
+            if (whole, name) not in self._counts:
+                change = self._variants[whole].changes[name]
+                masked = 0 if change.mask is None else int((~change.mask).sum())
+                self._counts[whole, name] = masked, change.saved_bytes
+        counts = [self._counts[whole, name] for name in names]
+        return sum(masked for masked, _ in counts), sum(saved for _, saved in counts)
+
+    def _changed(self, sublayer: str, treatment: str) -> tuple[str, list[str]]:
+        """Return the recipe of a treatment, and the matrices that it changes."""
+        whole, _, part = treatment.partition(" ")
+        names = (name for name in self.sublayers[sublayer].matrices if not part or part_of(name) == part)
+        return whole, [name for name in names if name in self._variants[whole].changes]
 
     def variant(self, allocation: Allocation) -> Variant:
         """Return the variant of an allocation; its weights are read when they are used."""

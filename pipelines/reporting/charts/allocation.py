@@ -9,34 +9,33 @@ from prunescope.pipelines.reporting.charts.display_text import label
 TITLE = "Which sublayer gets which treatment"
 CAPTION = (
     "One map per result of a search: the strategy and the share of the budget that it was to remove. Columns are the "
-    "layers from the first on, with attention left of its MLP; rows are the treatments, from those that remove least "
-    "to those that remove most. A cell is filled where the sublayer gets the treatment, and its colour is the share of "
-    "the sublayer's weights that this removes; grey where that is not known."
+    "layers from the first on. Where sparsities are split between matrices, rows are the matrices, and a cell's colour "
+    "is the share of the matrix that is removed, in a sublayer with another treatment that of the sublayer; a dot "
+    "marks a treatment that removes no weight. Else every layer has two columns, attention left of its MLP, and rows "
+    "are the treatments, from those that remove least to those that remove most: a cell is filled where the sublayer "
+    "gets the treatment. Grey where the share is not known."
 )
 _CELL = 13
+_REMOVES_NOTHING = (pl.col("removed_share") == 0) & (pl.col("treatment") != "keep")
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
     """Draw the results of one search on one model."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no search has a result")
-    treatments = (
-        frame.group_by("treatment")
-        .agg(pl.col("removed_share").mean(), (pl.col("treatment") != "keep").any().alias("is_treated"))
-        .sort("is_treated", "removed_share", "treatment", nulls_last=True)["treatment"]
-        .cast(pl.String)
-    )
-    names = theme.distinct_labels(treatments)
     panel = pl.format("{} · remove {} %", pl.col("strategy").cast(pl.String), (100 * pl.col("remove")).round(2))
     named = frame.with_columns(
         panel.str.replace(".0 %", " %", literal=True).alias("panel"),
-        pl.col("treatment").cast(pl.String).replace_strict(names),
-        (2 * pl.col("layer").cast(pl.Int32) + (pl.col("sublayer").cast(pl.String) == "mlp")).alias("column"),
+        pl.col("layer").cast(pl.Int32),
+        pl.col("sublayer", "matrix", "treatment").cast(pl.String),
     ).drop("model", "search", "strategy", "remove")
     panels = theme.names(named, "panel")
-    columns = list(range(2 * (int(named["layer"].max()) + 1)))  # type: ignore[arg-type]
-    every = max(1, len(columns) // 2 // 10)
-    ticks = [2 * layer for layer in range(0, len(columns) // 2, every)]
+    is_split = bool((named["matrix"] != "all").any())
+    named, rows = _by_matrix(named) if is_split else _by_treatment(named)
+    per_layer = 1 if is_split else 2
+    columns = list(range(per_layer * (int(named["layer"].max()) + 1)))  # type: ignore[arg-type]
+    every = max(1, len(columns) // per_layer // 10)
+    ticks = [per_layer * layer for layer in range(0, len(columns) // per_layer, every)]
     color = alt.Color(
         "removed_share:Q",
         title="share of its weights removed",
@@ -51,11 +50,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 "column:O",
                 title="layer",
                 scale=alt.Scale(domain=columns),
-                axis=alt.Axis(values=ticks, labelExpr="floor(datum.value / 2)", labelAngle=0),
+                axis=alt.Axis(values=ticks, labelExpr=f"floor(datum.value / {per_layer})", labelAngle=0),
             ),
-            y=alt.Y("treatment:N", title=None, scale=alt.Scale(domain=list(names.values())), axis=alt.Axis(grid=False)),
+            y=alt.Y("row:N", title=None, scale=alt.Scale(domain=rows), axis=alt.Axis(grid=False)),
             tooltip=theme.tooltip(
-                "panel:N", "layer:Q", "sublayer:N", "treatment:N", "removed_share:Q", "effect_nats:Q"
+                "panel:N", "layer:Q", "sublayer:N", "matrix:N", "treatment:N", "removed_share:Q", "effect_nats:Q"
             ),
         )
     )
@@ -67,8 +66,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         )
         if is_there
     ]
+    if is_split and not named.filter(_REMOVES_NOTHING).is_empty():
+        dots = base.transform_filter("datum.removed_share == 0 && datum.treatment != 'keep'")
+        parts.append(dots.mark_point(filled=True, size=12, color="black", opacity=1))
     chart = alt.layer(*parts, data=theme.rows(named)).properties(
-        width=len(columns) * _CELL if len(columns) <= 64 else 64 * _CELL, height=len(names) * (_CELL + 3)
+        width=len(columns) * _CELL if len(columns) <= 64 else 64 * _CELL, height=len(rows) * (_CELL + 3)
     )
     subtitle = f"{theme.models(frame)} · search {label(str(frame['search'][0]))}"
     return theme.themed(
@@ -79,3 +81,24 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             title=theme.title(TITLE, subtitle),
         ).resolve_axis(x="independent")
     )
+
+
+def _by_matrix(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Add the columns and rows of the maps of matrices; return the names of the rows, attention's first."""
+    place = pl.format("{} {}", "sublayer", "matrix")
+    names = theme.distinct_labels(frame.select(place.unique(maintain_order=True).sort()).to_series())
+    named = frame.with_columns(place.replace_strict(names).alias("row"), pl.col("layer").alias("column"))
+    return named, list(names.values())
+
+
+def _by_treatment(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Add the columns and rows of the maps of treatments; return the names of the rows, keep first."""
+    treatments = (
+        frame.group_by("treatment")
+        .agg(pl.col("removed_share").mean(), (pl.col("treatment") != "keep").any().alias("is_treated"))
+        .sort("is_treated", "removed_share", "treatment", nulls_last=True)["treatment"]
+    )
+    names = theme.distinct_labels(treatments)
+    column = 2 * pl.col("layer") + (pl.col("sublayer") == "mlp")
+    named = frame.with_columns(pl.col("treatment").replace_strict(names).alias("row"), column.alias("column"))
+    return named, list(names.values())

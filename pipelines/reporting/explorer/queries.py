@@ -45,6 +45,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "claims_by_model": ("claim", "measure"),
     "search/results": ("model", "search", "trial"),
     "search/allocation": MODEL,
+    "search/matrices": MODEL,
     "answers/safe": MODEL,
     "answers/retrieval": MODEL,
     "answers/collapse": MODEL,

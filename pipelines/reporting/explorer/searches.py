@@ -1,4 +1,7 @@
-"""Section of the overview on searches: a sentence per result, and the sublayers that get each treatment."""
+"""Section of the overview on searches: a sentence per result, and what each kind of matrix loses.
+
+Where no sparsity is split between matrices, the table has the sublayers that get each treatment.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +15,14 @@ from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, table_rows
 from prunescope.pipelines.reporting.explorer.verdicts import source
 
-RESULTS, ALLOCATION = "search/results", "search/allocation"
+RESULTS, ALLOCATION, MATRICES = "search/results", "search/allocation", "search/matrices"
+_COLUMNS = {
+    ALLOCATION: ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
+    MATRICES: [
+        *["remove", "sublayer", "matrix", "share_of_weights", "removed_share", "lowest_share", "in_layer"],
+        *["highest_share", "and_in_layer"],
+    ],
+}
 _BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
 # Longest list of sublayers in a cell of the table.
 _CELL = 1_000
@@ -20,7 +30,7 @@ _CELL = 1_000
 
 def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
     """Return the results of the searches of each model with their tables, in the order of the models."""
-    results, allocations = frames.all(RESULTS), frames.all(ALLOCATION)
+    results, tables = frames.all(RESULTS), {name: frames.all(name) for name in (MATRICES, ALLOCATION)}
     return [
         {
             "model": label(model, 200),
@@ -31,7 +41,7 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
                 }
                 for row in own.iter_rows(named=True)
             ],
-            "table": _table(allocations.filter(pl.col("model").cast(pl.String) == model), model),
+            "table": _table(tables, model),
         }
         for model in models
         if not (own := results.filter(pl.col("model").cast(pl.String) == model)).is_empty()
@@ -83,13 +93,16 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _table(frame: pl.DataFrame, model: str) -> Table:
-    columns = ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"]
+def _table(tables: Mapping[str, pl.DataFrame], model: str) -> Table:
+    own = {name: table.filter(pl.col("model").cast(pl.String) == model) for name, table in tables.items()}
+    name, frame = next(
+        ((name, table) for name, table in own.items() if not table.is_empty()), (ALLOCATION, own[ALLOCATION])
+    )
     # The searches of a model are told apart where there are several.
-    columns = ["search", *columns] if frame["search"].n_unique() > 1 else columns
+    columns = [*(["search"] if frame["search"].n_unique() > 1 else []), *_COLUMNS[name]]
     return {
-        "title": STATEMENTS[ALLOCATION].title,
+        "title": STATEMENTS[name].title,
         "columns": columns,
         "rows": table_rows(frame, columns, lambda text: prose(text, _CELL)),
-        "sql": source(ALLOCATION, model=model),
+        "sql": source(name, model=model),
     }

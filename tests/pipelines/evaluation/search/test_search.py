@@ -334,7 +334,7 @@ def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
 
     best = min(measured, key=measured.__getitem__)
     # Only the sparsities around the target are pruned for the choice; one of them is measured in every matrix.
-    split = [f"{best}-{percent}-by-kl" for percent in (10, 20, 30, 40, 50)]
+    split = [f"{best}-{percent}-by-kl-20" for percent in (10, 20, 30, 40, 50)]
     assert menus.treatments == [
         ("wanda-20", "wanda-30", "magnitude-20", "magnitude-30"),
         (f"{best}-20", f"{best}-50", "drop"),
@@ -361,7 +361,7 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
     menus = Menus(decoder)
     found = Search(decoder, spec, menus, items_of(decoder), Journal(tmp_path, "a")).run()
     # No sparsity reaches the target, and the highest is the nearest.
-    assert {f"{method}-50-by-kl" for method in ("wanda", "magnitude")} < {*menus.treatments[-1]}
+    assert {f"{method}-50-by-kl-50" for method in ("wanda", "magnitude")} < {*menus.treatments[-1]}
     assert found.trials["move"][0] == "sum"
 
 

@@ -278,6 +278,18 @@ def search_allocation(models=(MODEL,), recipes=(), layers=LAYERS) -> pl.DataFram
     )  # fmt: skip
 
 
+def search_matrices(models=(MODEL,), recipes=(), layers=LAYERS) -> pl.DataFrame:
+    """Return the same results by matrix: a mask of a sublayer is split between its two, other treatments are not."""
+    matrices = {"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")}
+    rows = []
+    for row in search_allocation(models, recipes, layers).iter_rows(named=True):
+        tilt = _chance(row["layer"], row["strategy"], row["sublayer"]) if row["treatment"] in {"sparsegpt-30"} else 0
+        for name, sign in zip(matrices[row["sublayer"]], (1, -1), strict=True):
+            share = row["removed_share"] * (1 + 0.9 * sign * tilt)
+            rows.append(row | {"matrix": name, "weights": 1e6, "removed_share": share})
+    return pl.DataFrame(rows)
+
+
 MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     paper_drops,
     stg_variants,
@@ -298,6 +310,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     search_variants,
     search_front,
     search_allocation,
+    search_matrices,
 )
 
 

@@ -71,10 +71,12 @@ def test_prompts_stand_in_where_no_text_was_measured() -> None:
     assert "On average" not in said
 
 
-def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers() -> None:
+@pytest.mark.parametrize("is_split", [True, False])
+def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(is_split: bool) -> None:
     warehouse = crowded_warehouse()
     for table in ("search_effects", "search_trials"):
-        warehouse.rows[table] = [row for row in warehouse.rows[table] if row["model"] == "tiny"]
+        rows = [row for row in warehouse.rows[table] if row["model"] == "tiny"]
+        warehouse.rows[table] = [row for row in rows if is_split or row.get("matrix", "all") == "all"]
     with warehouse.opened() as connection:
         (entry,) = Documents(asking(connection), "demo").build("index")["searches"]
     assert entry["model"] == "tiny"
@@ -82,6 +84,11 @@ def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(
         {"model": "tiny", "search": "0a1b2c3d", "trial": "1"}
     ]
     rows = [dict(zip(entry["table"]["columns"], row, strict=True)) for row in entry["table"]["rows"]]
+    if is_split:
+        assert [(row["sublayer"], row["matrix"]) for row in rows] == [
+            (kind, name) for kind in ("attn", "mlp") for name in ("down_proj", "up_proj")
+        ]
+        return
     assert [(row["treatment"], row["sublayers"], row["sublayer_names"]) for row in rows] == [
         ("keep", 2, "attn.0 attn.1"),
         ("wanda-50", 2, "mlp.0 mlp.1"),

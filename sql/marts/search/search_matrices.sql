@@ -1,0 +1,80 @@
+-- The share that each matrix loses in each result of a search, as its sublayer's treatment splits it.
+-- grain: one row per model × search × strategy × target × sublayer × matrix.
+-- key: model, search, strategy, remove, layer, sublayer, matrix
+-- inputs: search_allocation, stg_search_effects, stg_activation_stats
+-- how to read: only searches with a split treatment have rows. In a sublayer with another treatment, or none, every
+--   matrix has its sublayer's. Matrices of experts with the same name are one.
+-- reason: shows what a search does inside the sublayers: which kinds of matrices bear most.
+-- columns:
+--   treatment: Treatment of the sublayer; keep where it has none [label]
+--   weights: Weights of the matrix [weights]
+--   removed_share: Share of them that is removed [share] = parameters_removed/weights
+--   effect_nats: KL divergence with this matrix alone treated; NULL where it is not its own [nats]
+with
+
+matrices as (
+    select distinct
+        model,
+        search,
+        layer,
+        sublayer,
+        place,
+        matrix
+    from stg_search_effects
+    where matrix <> 'all'
+),
+
+sizes as (
+    select
+        model,
+        layer,
+        sublayer,
+        regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1) as matrix,
+        sum(cast(in_features as double) * out_features) as weights
+    from stg_activation_stats
+    group by model, layer, sublayer, regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1)
+)
+
+select
+    allocation.model,
+    allocation.search,
+    allocation.strategy,
+    allocation.remove,
+    allocation.layer,
+    allocation.sublayer,
+    matrices.matrix,
+    allocation.treatment,
+    sizes.weights,
+    coalesce(
+        within_0_and_1(effects.parameters_removed / sizes.weights),
+        allocation.removed_share
+    ) as removed_share,
+    effects.kl_dense_pruned_nats as effect_nats
+from search_allocation as allocation
+inner join matrices
+    on
+        allocation.model = matrices.model
+        and allocation.search = matrices.search
+        and allocation.layer = matrices.layer
+        and allocation.sublayer = matrices.sublayer
+left join sizes
+    on
+        matrices.model = sizes.model
+        and matrices.layer = sizes.layer
+        and matrices.sublayer = sizes.sublayer
+        and matrices.matrix = sizes.matrix
+left join stg_search_effects as effects
+    on
+        matrices.model = effects.model
+        and matrices.search = effects.search
+        and matrices.place = effects.place
+        and matrices.matrix = effects.matrix
+        and allocation.treatment = effects.treatment
+order by
+    allocation.model,
+    allocation.search,
+    allocation.strategy,
+    allocation.remove,
+    allocation.layer,
+    allocation.sublayer,
+    matrices.matrix
