@@ -203,6 +203,24 @@ FAULTS = (
         "pipelines/evaluation/search/test_search.py::test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it",
     ),
     fault(
+        "pipelines/evaluation/search/splits.py",
+        "_POWER = 3.0",
+        "_POWER = 2.0",
+        "pipelines/evaluation/search/test_splits.py::test_a_split_is_the_optimum_of_a_sum_of_cubes",
+    ),
+    fault(
+        "pipelines/evaluation/search/splits.py",
+        "np.sqrt(own * of_sublayer * of_kind)",
+        "own",
+        "pipelines/evaluation/search/test_splits.py::test_a_matrix_leans_on_its_sublayer_and_on_its_kind",
+    ),
+    fault(
+        "pipelines/pruning/layerwise.py",
+        "self.sparsities[part if part in self.sparsities else label]",
+        "self.sparsities.get(label, 0.5)",
+        "pipelines/pruning/test_mixed.py::test_each_matrix_is_that_of_its_own_treatment_alone_and_others_stay_dense",
+    ),
+    fault(
         "pipelines/evaluation/search/strategies.py",
         "max(0.0, total + float(costs[choice].sum()))",
         "total + float(costs[choice].sum())",

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
     uniform_choice,
 )
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
-from prunescope.pipelines.evaluation.search.effect_rows import computed_rows, measured_rows
+from prunescope.pipelines.evaluation.search.effect_rows import Row, computed_rows, measured_rows
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
@@ -104,15 +104,19 @@ class Search:
         effects, seconds = self._effects(swaps, {}, EFFECT_ITEMS)
         rows = [*measured_rows(self._menu, effects, seconds / len(swaps))]
         searched = self._pruned(*self._treatments.split(self._menu, effects, "kl"))
-        rows += computed_rows(searched, effects, self._treatments)
+        rows += self._computed(searched, effects)
         for strategy in ("searched", *self._spec.controls):
             self._use(searched)
             if strategy == "hidden" and time.monotonic() <= self._deadline:
                 self._use(self._pruned(*self._treatments.split(self._menu, effects, "cos")))
-                rows += computed_rows(self._menu, effects, self._treatments)
+                rows += self._computed(self._menu, effects)
             for share in sorted(self._spec.remove):
                 is_complete &= self._run(strategy, share, effects)
         return SearchResult(pl.DataFrame(rows, schema=EFFECTS), self._rows(), is_complete)
+
+    def _computed(self, menu: Menu, effects: Effects) -> Iterator[Row]:
+        """Return the rows of a menu's split treatments."""
+        return computed_rows(self._treatments.choosable(menu, self._spec.remove), effects, self._treatments)
 
     def _choose_methods(self) -> None:
         """Choose at each target the method that does best with the same sparsity everywhere, by its mean.

@@ -53,7 +53,7 @@ def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any
     scale, axis = theme.decades(*_extent(frame))
 
     def nats(column: str) -> alt.Y:
-        return alt.Y(f"{column}:Q", title="nats", scale=scale, axis=axis)
+        return alt.Y(f"{column}:Q", title="mean KL(dense ‖ pruned), nats", scale=scale, axis=axis)
 
     base = theme.Chart().encode(
         x=alt.X(

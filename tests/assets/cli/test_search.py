@@ -96,8 +96,9 @@ def test_a_search_fills_both_tables_with_a_result_of_every_strategy(searched: Pa
     results = found.filter("is_result")
     assert set(results["strategy"]) == {"searched", "hidden", "random", "greedy"}
     assert (results["removed"] >= 0.2).all()
-    # In 3 layers: 7 matrices alone; of two sublayers the split treatments, the other one, and the drop.
-    assert len(effects) == 3 * (7 + 2 * 6)
+    # In 3 layers: 7 matrices alone, another treatment and the drop of 2 sublayers; and of matrices and sublayers the
+    # split treatments of the search and of its control.
+    assert len(effects) == 3 * (7 + 2 * 2 + 2 * 4 * (7 + 2))
     assert results["recipe_treatments_json"].null_count() == 0
     split = json.loads(results.filter(strategy="searched")["recipe_treatments_json"].item())
     assert any(place.count(".") == 2 for place in split)

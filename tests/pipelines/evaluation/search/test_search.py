@@ -18,6 +18,7 @@ from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
+from prunescope.pipelines.evaluation.search.splits import parts_of
 from prunescope.pipelines.evaluation.search.trials import Trial
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
@@ -340,17 +341,19 @@ def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
         (f"{best}-20", f"{best}-50", "drop"),
         (f"{best}-20", f"{best}-30", "drop", *split),
     ]
-    measured_alone = found.effects.filter(pl.col("n_items") > 0)
-    assert set(measured_alone.select("matrix", "treatment").unique().iter_rows()) == {
-        *(
-            (part, f"{best}-20")
-            for part in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        ),
-        ("all", "drop"),
-    }
-    assert set(found.effects.filter(n_items=0).select("matrix", "treatment").unique().iter_rows()) == {
-        ("all", name) for name in split
-    }
+    parts = {part.name for part in parts_of(menus(()).sublayers)}
+    assert parts == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    seen = {count: set[tuple[str, str]]() for count in (True, False)}
+    for matrix, treatment, count in found.effects.select("matrix", "treatment", "n_items").iter_rows():
+        seen[count > 0].add((matrix, treatment))
+    assert seen[True] == {*((part, f"{best}-20") for part in parts), ("all", "drop")}
+    assert seen[False] == {(matrix, name) for name in split for matrix in (*parts, "all")}
+    for (_, treatment), own in found.effects.filter(n_items=0).group_by("layer", "treatment"):
+        alone, whole = (own.filter((pl.col("matrix") == "all") == is_whole) for is_whole in (False, True))
+        assert alone["parameters_removed"].sum() == whole["parameters_removed"].sum()
+        # The shifts of matrices are not parallel: effects add up about.
+        sums = [rows["kl_dense_pruned_nats"].sum() for rows in (alone, whole)]
+        assert 0.5 < sums[0] / sums[1] < 2, treatment
     assert first["parent"] == (0 if best == "wanda" else 1)
     (result,) = found.trials.filter(pl.col("is_result"), strategy="searched").rows(named=True)
     assert result["measured_nats"] <= measured[best]
