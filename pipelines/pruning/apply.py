@@ -62,15 +62,29 @@ def prune(
 
 
 def prune_all(
-    decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
+    decoder: Decoder,
+    recipes: Sequence[Recipe],
+    statistics: Statistics,
+    progress: Progress = SILENT,
+    *,
+    allows_idle_places: bool = False,
 ) -> dict[str, Variant | Failure]:
     """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
+
+    Args:
+        decoder: the dense model.
+        recipes: to prune with.
+        statistics: what they need.
+        progress: one step a layer.
+        allows_idle_places: whether a treatment of a mixed recipe may leave its matrices as they are, as a low sparsity
+            does where rows are short or zero already.
 
     Returns:
         The variant or the error by recipe name; a failed recipe does not stop the others.
     """
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
-    results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
+    dense = Variant()
+    results = _prune_matrices(decoder, together, statistics, dense, dense, progress, allows_idle_places)
     probe: _Probe | None = None
     for recipe in recipes:
         if recipe.name not in results:
@@ -152,6 +166,7 @@ def _prune_matrices(
     base: Variant,
     origin: Variant,
     progress: Progress,
+    allows_idle_places: bool = False,
 ) -> dict[str, Variant | Failure]:
     """Prune with recipes of the same base, layer by layer together."""
     results: dict[str, Variant | Failure] = {}
@@ -164,18 +179,21 @@ def _prune_matrices(
     if jobs:
         variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
         results |= {
-            job.recipe.name: _completed(decoder, job.recipe, variant)
+            job.recipe.name: _completed(decoder, job.recipe, variant, allows_idle_places)
             for job, variant in zip(jobs, variants, strict=True)
         }
     return results
 
 
-def _completed(decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure) -> Variant | Failure:
+def _completed(
+    decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure, allows_idle_places: bool
+) -> Variant | Failure:
     """Return a variant with changed matrices without the sublayers that its recipe drops, or the error."""
     if isinstance(recipe, MatrixRecipe) or not isinstance(result, Variant):
         return result
     try:
-        require_effects(decoder, recipe, result)
+        if not allows_idle_places:
+            require_effects(decoder, recipe, result)
         return without_dropped(decoder, recipe, result)
     except (InputError, ComputationError) as failure:
         return failure

@@ -40,7 +40,10 @@ class MixedRecipe(BaseRecipe):
             as those of all experts.
     """
 
-    MAPPING_MEANING: ClassVar[str] = "each sublayer by its own recipe, or dropped: `treatments: {attn.3: wanda-50, …}`"
+    MAPPING_MEANING: ClassVar[str] = (
+        "each sublayer or matrix by its own recipe, or dropped: "
+        "`treatments: {attn.3: wanda-50, mlp.5.up_proj: rtn-4bit, …}`"
+    )
 
     method: Literal["mixed"] = "mixed"
     predecessors: Literal["pruned", "dense"] = "pruned"
@@ -197,7 +200,9 @@ def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
     if recipe.calibration is not None:
         raise ValueError(f"{label}: `calibration` is the same for all treatments; set it next to `treatments`")
     if recipe.modules:
-        raise ValueError(f"{label}: a treatment is of the whole sublayer; leave `modules` out")
+        raise ValueError(
+            f"{label}: a treatment is of the whole sublayer; leave `modules` out, and write {label}.MATRIX for a part"
+        )
     if isinstance(recipe, MaskingRecipe) and recipe.ratios != "uniform":
         raise ValueError(f"{label}: `ratios` are shares per layer; give the `sparsity` of this sublayer")
     if isinstance(recipe, ADMM) and recipe.sparsity is None and recipe.keep is None:

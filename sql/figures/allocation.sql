@@ -33,7 +33,17 @@ places as (
         on whole.model = parts.model and whole.search = parts.search
 )
 
-select *
+select
+    model,
+    search,
+    strategy,
+    remove,
+    layer,
+    sublayer,
+    matrix,
+    treatment,
+    removed_share,
+    effect_nats
 from places
 order by
     model,

@@ -4,7 +4,7 @@
 -- key: model, search, trial, place
 -- inputs: stg_search_trials, stg_search_effects
 -- how to read: effects are measured or, where n_items is 0, computed from those of the sublayer's matrices; NULL where
---   the search has none of this treatment, as of those of its control `hidden`. Kept sublayers have no row.
+--   the search has none of this treatment. Kept sublayers have no row.
 -- reason: single place that reads the allocations' JSON, for search_allocation and search_interaction.
 -- columns:
 --   place: Sublayer, such as attn.3 [label]

@@ -2,7 +2,7 @@
 -- grain: one row per effect or trial that disagrees.
 -- inputs: stg_search_effects, stg_search_trials
 -- how to read: an effect that was measured on fewer items has its ratio to another treatment of its sublayer times the
---   mean of that one, and one without items lies on a curve: neither is a mean over its own items.
+--   mean of that one, and one without items is computed from other effects: neither is a mean over its own items.
 -- reason: differences are paired over the lists of items, and must be about the stored means.
 with
 
@@ -10,7 +10,7 @@ complete_effects as (
     select
         model,
         search,
-        place || ' ' || treatment as what,
+        concat_ws(' ', place, matrix, treatment) as what,
         kl_dense_pruned_nats as mean_nats,
         list_avg(item_kl) as of_items
     from stg_search_effects

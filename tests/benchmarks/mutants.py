@@ -212,7 +212,7 @@ FAULTS = (
         "pipelines/evaluation/search/splits.py",
         "np.sqrt(own * of_sublayer * of_kind)",
         "own",
-        "pipelines/evaluation/search/test_splits.py::test_a_matrix_leans_on_its_sublayer_and_on_its_kind",
+        "pipelines/evaluation/search/test_splits.py::test_the_effect_of_a_matrix_is_shared_with_its_sublayer_and_its_kind",
     ),
     fault(
         "pipelines/pruning/layerwise.py",

@@ -29,8 +29,8 @@ TABLE = Table(
         Column(
             "treatment",
             c.LABEL,
-            "Treatment: `drop`, or the name of a recipe of weights; `wanda-22-by-kl-20` splits a sparsity of 22 % "
-            "between the sublayer's matrices by what each of them does alone at 20 %.",
+            "Treatment: `drop`, or the name of a recipe of weights; `wanda-22-by-kl-3fa1c2` splits a sparsity of 22 % "
+            "between the sublayer's matrices by what each of them does alone; the end tells one split from another.",
         ),
         Column("parameters_removed", pa.int64(), "Weights that the treatment removes.", "weights", minimum=0),
         Column("bytes_removed", pa.int64(), "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),

@@ -62,8 +62,9 @@ TABLE = Table(
             "treatments_json",
             pa.string(),
             "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones. "
-            "A treatment such as `wanda-22-by-kl-20` has a sparsity of 22 %, split between the sublayer's matrices by "
-            "what each of them does alone at 20 %: by KL at the output, or with `-by-cos` by 1 − cos h.",
+            "A treatment such as `wanda-22-by-kl-3fa1c2` has a sparsity of 22 %, split between the sublayer's matrices "
+            "by what each of them does alone: by KL at the output, or with `-by-cos` by 1 − cos h. The end of the name "
+            "tells one split from another.",
         ),
         Column(
             "exchange",
@@ -89,9 +90,9 @@ TABLE = Table(
             pa.bool_(),
             "Whether the allocation became the current best of its strategy and target: the first one; one that is "
             "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of the moves "
-            "`uniform`, `sum` and `random`, one with a lower mean; of `exchange`, one with a lower mean on the items "
-            "behind the first 16, on which effects were measured (of fewer items, behind the first eight, which "
-            "proposed it); each one of `greedy`.",
+            "`sum` and `random`, one with a lower mean; of `uniform`, one with a lower geometric mean; of `exchange`, "
+            "one with a lower mean on the items behind the first 16, on which effects were measured (of fewer items, "
+            "behind the first eight, which proposed it); each one of `greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

@@ -326,5 +326,7 @@ def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
         freed = problem.removed - problem.removed[now]
         rates = np.where(freed > 0, (costs - costs[now]) / np.where(freed > 0, freed, 1), np.inf)
         best = int(rates.argmin())
+        if not np.isfinite(rates[best]):
+            break  # nothing is left to remove
         choice[problem.group[best]] = best
     return choice

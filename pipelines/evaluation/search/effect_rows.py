@@ -1,6 +1,7 @@
 """Rows of `search_effects`, without the columns that name model and search."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -46,31 +47,38 @@ def measured_rows(menu: Menu, effects: Effects, seconds: float) -> Iterator[Row]
         half, mean = half_width(float(errors[index]), len(own)), float(means[index])
         interval = {"kl_low": max(0.0, mean - half), "kl_high": mean + half}
         values = {"kl_dense_pruned_nats": mean, "one_minus_cos_h": float(cosines[index])}
-        told = {"n_items": len(own), "item_kl": own.tolist(), "seconds": seconds}
-        yield _about(menu, *swap) | values | interval | told
+        measured = {"n_items": len(own), "item_kl": own.tolist(), "seconds": seconds}
+        yield _about(menu, *swap) | values | interval | measured
 
 
 def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Iterator[Row]:
-    """Yield the rows of a menu's split treatments: of each sublayer, and of each of its matrices alone.
+    """Yield the rows of a menu's computed treatments: of each sublayer, and of each of its matrices alone.
 
     Args:
         menu: with these treatments.
         effects: the measurements from which theirs are computed.
-        treatments: how.
+        treatments: the rules by which they are.
     """
-    names = ("kl_dense_pruned_nats", "one_minus_cos_h")
-    nats, cosines = (treatments.predicted(menu, effects, by)[0] for by in ("kl", "cos"))
-    told = {"n_items": 0, "item_kl": list[float](), "seconds": 0.0}
-    columns = {swap: index for index, swap in enumerate(effects.swaps)}
+    names, columns = ("kl_dense_pruned_nats", "one_minus_cos_h"), {swap: at for at, swap in enumerate(effects.swaps)}
+    menu = treatments.known(menu)
     alone = [effects.mean(values)[0] for values in (effects.kl, effects.one_minus_cos)]
-    for option, *values in zip(menu.options, nats.tolist(), cosines.tolist(), strict=True):
-        if treatments.is_split(option.treatment):
-            # A computed value has no interval of its own.
-            yield _about(menu, option.sublayer, option.treatment) | dict(zip(names, values, strict=True)) | told
-            for part, swap, factor in treatments.of_parts(option):
-                own = [factor * float(mean[columns[swap]]) for mean in alone]
-                about = _about(menu, option.sublayer, part.treated(option.treatment))
-                yield about | dict(zip(names, own, strict=True)) | told
+    predicted = [treatments.predicted(menu, effects, by)[0] for by in ("kl", "cos")]
+    limits = (math.inf, 2.0)  # beyond which a growth that is far from the measurement would carry
+    unmeasured = {"n_items": 0, "item_kl": list[float](), "seconds": 0.0}
+
+    def row(label: str, treatment: str, values: Sequence[float]) -> Row:
+        # A computed value has no interval of its own.
+        bounded = (min(value, limit) for value, limit in zip(values, limits, strict=True))
+        return _about(menu, label, treatment) | dict(zip(names, bounded, strict=True)) | unmeasured
+
+    for option, factors in treatments.computed(menu):
+        index = menu.places[option.sublayer, option.treatment]
+        yield row(option.sublayer, option.treatment, [float(values[index]) for values in predicted])
+        probe = treatments.probe(option.treatment)
+        for group, factor in factors.items():
+            if option.treatment != probe:  # which was measured
+                values = [factor * float(means[columns[group.swap(probe)]]) for means in alone]
+                yield row(*group.swap(option.treatment), values)
 
 
 def _about(menu: Menu, label: str, treatment: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
     uniform_choice,
 )
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
-from prunescope.pipelines.evaluation.search.effect_rows import Row, computed_rows, measured_rows
+from prunescope.pipelines.evaluation.search.effect_rows import computed_rows, measured_rows
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
@@ -38,7 +38,7 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 # measured on all: a pass for each is cheap, and those that proposed an exchange make it look better than it is.
 EFFECT_ITEMS, CONTEXT_ITEMS = 16, 8
 # Moves that are accepted by their mean alone.
-_BY_MEAN = {"uniform", "sum", "random"}
+_BY_MEAN = {"sum", "random"}
 _ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
 Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
@@ -104,22 +104,21 @@ class Search:
         effects, seconds = self._effects(swaps, {}, EFFECT_ITEMS)
         rows = [*measured_rows(self._menu, effects, seconds / len(swaps))]
         searched = self._pruned(*self._treatments.split(self._menu, effects, "kl"))
-        rows += self._computed(searched, effects)
+        rows += computed_rows(searched, effects, self._treatments)
         for strategy in ("searched", *self._spec.controls):
             self._use(searched)
             if strategy == "hidden" and time.monotonic() <= self._deadline:
-                self._use(self._pruned(*self._treatments.split(self._menu, effects, "cos")))
-                rows += self._computed(self._menu, effects)
+                names, splits = self._treatments.split(self._menu, effects, "cos")
+                self._use(self._pruned(names, splits))
+                # The unsplit treatments have their rows.
+                own = self._menu.only([split.name for split in splits])
+                rows += computed_rows(own, effects, self._treatments)
             for share in sorted(self._spec.remove):
                 is_complete &= self._run(strategy, share, effects)
         return SearchResult(pl.DataFrame(rows, schema=EFFECTS), self._rows(), is_complete)
 
-    def _computed(self, menu: Menu, effects: Effects) -> Iterator[Row]:
-        """Return the rows of a menu's split treatments."""
-        return computed_rows(self._treatments.choosable(menu, self._spec.remove), effects, self._treatments)
-
     def _choose_methods(self) -> None:
-        """Choose at each target the method that does best with the same sparsity everywhere, by its mean.
+        """Choose at each target the method that does best with the same sparsity everywhere, by its geometric mean.
 
         Which masks are better differs between models and calibration texts by more than an allocation can win. At a
         target that none reaches alone all are allowed.
@@ -217,7 +216,7 @@ class Search:
         return trial.removed >= trial.remove * (1 - 1e-9)
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
-        menu = self._treatments.choosable(self._menu, [share])
+        menu = self._treatments.choosable(self._menu, share)
         costs, overlap = self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
         return Strategy(
             menu,
@@ -247,7 +246,7 @@ class Search:
         """Spend as many trials as `searched` did on random allocations, or on the steps of a greedy removal."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
-        menu = self._treatments.choosable(self._menu, [share])
+        menu = self._treatments.choosable(self._menu, share)
         costs, problem = self._treatments.predicted(menu, effects, "kl")[0], self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
@@ -269,8 +268,9 @@ class Search:
     ) -> Trial:
         """Measure an allocation on all items and append the trial.
 
-        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of uniform
-        and random allocations and of the first sum of effects the lower mean is, and every step of a greedy removal. An
+        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of random
+        allocations and of the first sum of effects the lower mean is, of uniform ones the lower geometric mean, and
+        every step of a greedy removal. An
         exchange is accepted by the mean of the items on which no effect was measured; without two of these, of those
         that did not propose it.
         """
@@ -310,6 +310,10 @@ class Search:
 
 def _is_better(trial: Trial, parent: Trial) -> bool:
     difference = trial.objective - parent.objective
+    if trial.move == "uniform":
+        # A few texts decide a mean; that of logarithms tells which method is better on most.
+        least = np.finfo(float).tiny
+        return bool((np.log(trial.objective + least) - np.log(parent.objective + least)).mean() < 0)
     if trial.move == "exchange":
         for seen in (EFFECT_ITEMS, CONTEXT_ITEMS):
             if len(unseen := difference[seen:]) > 1:

@@ -4,6 +4,8 @@ An effect grows with the third power of the sparsity, so that the matrices of on
 sparsity, tell how to share any sparsity between them, and what it costs.
 """
 
+import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunescope.pipelines.evaluation.search.menu import KEEP, Menu, Option, sparsities
+from prunescope.pipelines.evaluation.search.menu import KEEP, Menu, sparsities
+from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.recipes.mixed import part_of
 
 Numbers = NDArray[np.float64]
-# Methods with more sparsities than this in a menu are split; of others each treatment is measured as it is.
+# Sparsities of a method in a menu; of one with more they are split, of others each treatment is measured as it is.
 _FEW = 3
 # Power of the sparsity with which an effect grows: for sublayers of SmolLM2-135M 3.0 ± 0.3 between 10 and 26 %, and 3.3
 # ± 0.3 between 26 and 70 %. A logit shift grows with half of it.
@@ -25,6 +28,8 @@ _POWER = 3.0
 # Sparsities up to this factor away from the measured one, or from a target, are taken: farther away the power need not
 # hold. On SmolLM2 95 % of the first layer's queries and keys, which do nothing at 20 %, doubled the KL of a whole.
 _REACH = 3.0
+# Targets up to this factor above or below a measured sparsity share its measurement.
+_SAME_PROBE = 2.0
 # Limits of a matrix's sparsity, beside that of its sublayer, and of the ratio of the two.
 _LOWEST, _HIGHEST, _FARTHEST = 0.01, 0.7, 4.0
 
@@ -48,24 +53,38 @@ def around(sparsity: float, methods: Mapping[str, str]) -> set[str]:
 
 def nearest(sparsity: float, methods: Mapping[str, str]) -> str:
     """Return the name of the treatment with the nearest sparsity."""
-    own = sparsities([*methods])
-    return min(own, key=lambda name: abs(own[name][1] - sparsity))
+    return min(methods, key=lambda name: abs(sparsity_of(name) - sparsity))
+
+
+def probes_of(targets: Sequence[float], methods: Mapping[str, str]) -> dict[float, str]:
+    """Return for each target the treatment of a method to measure: few of them, each within twice the target or half.
+
+    Args:
+        targets: in ascending order.
+        methods: the treatments of one method.
+    """
+    found: dict[float, str] = {}
+    for target in targets:
+        if target not in found:
+            together = [each for each in targets if target <= each <= _SAME_PROBE**2 * target * (1 + 1e-9)]
+            found |= dict.fromkeys(together, nearest(float(np.sqrt(together[0] * together[-1])), methods))
+    return found
 
 
 def within_reach(targets: Sequence[float], methods: Mapping[str, str]) -> list[str]:
     """Return the treatments whose sparsities the best allocation for some targets may give to a sublayer."""
-    own, near = sparsities([*methods]), set[str]().union(*(around(target, methods) for target in targets))
+    near = set[str]().union(*(around(target, methods) for target in targets))
     low, high = min(targets) / _REACH, max(targets) * _REACH
-    return [name for name in methods if name in near or low <= own[name][1] <= high]
+    return [name for name in methods if name in near or low <= sparsity_of(name) <= high]
 
 
 @dataclass(frozen=True)
-class Part:
-    """The matrices of one sublayer whose names end in the same way.
+class MatrixGroup:
+    """The matrices of one sublayer whose names end in the same way: usually one, else those of its experts.
 
     Attributes:
-        sublayer: its label.
-        name: that end, such as `q_proj`.
+        sublayer: label of the sublayer.
+        name: the end of the names, such as `q_proj`.
         size: weights.
         inputs: of the narrowest of the matrices.
     """
@@ -77,92 +96,109 @@ class Part:
 
     @property
     def place(self) -> str:
-        """Its name in a mixed recipe."""
+        """The name of the group in a mixed recipe."""
         return f"{self.sublayer}.{self.name}"
 
-    def treated(self, treatment: str) -> str:
-        """Return the name of a treatment of this part alone."""
-        return f"{treatment} {self.name}"
+    def swap(self, treatment: str) -> Swap:
+        """Return the swap of these matrices alone for those of a treatment."""
+        return self.sublayer, f"{treatment} {self.name}"
 
 
-def parts_of(sublayers: Mapping[str, Sublayer]) -> list[Part]:
-    """Return the parts of all sublayers, in the order of their matrices."""
-    found: dict[tuple[str, str], Part] = {}
+def matrix_groups(sublayers: Mapping[str, Sublayer]) -> list[MatrixGroup]:
+    """Return the groups of all sublayers, in the order of their matrices."""
+    found: dict[tuple[str, str], MatrixGroup] = {}
     for label, sublayer in sublayers.items():
         for name, matrix in sublayer.matrices.items():
             key, inputs = (label, part_of(name)), matrix.shape[1]
-            before = found.get(key, Part(*key, 0, inputs))
-            found[key] = Part(*key, before.size + matrix.size, min(before.inputs, inputs))
+            before = found.get(key, MatrixGroup(*key, 0, inputs))
+            found[key] = MatrixGroup(*key, before.size + matrix.size, min(before.inputs, inputs))
     return list(found.values())
 
 
 class Split:
-    """Sparsities of all parts for any sparsity of their sublayers.
+    """Sparsities of all matrices for any sparsity of their sublayers.
 
-    Of effects that add up and grow with the third power of the sparsity, the sum is smallest where each part's
+    Of effects that add up and grow with the third power of the sparsity, the sum is smallest where each matrix's
     sparsity goes like (weights / effect)^½. Effects measured on few texts are uncertain, so each weight's effect is
-    the geometric mean of its own part's and of what its sublayer and the kind of its matrix tell: on SmolLM2-135M at
+    the geometric mean of its own group's and of what its sublayer and the kind of its matrix tell: on SmolLM2-135M at
     20 and 30 %, with 16 texts, the KL on other texts was 0 to 2 % lower than by either alone.
 
     Args:
-        parts: of all sublayers.
-        effects: of each part alone.
-        measured: the sparsity at which they were measured.
+        groups: of all sublayers.
+        effects: of each group alone.
+        probe: the treatment with which they were measured.
+        by: `kl` or `cos`, the kind of effect, for the name.
+
+    Attributes:
+        probe: that treatment.
+        name: end of the names of split treatments; the same for the same split alone.
     """
 
-    def __init__(self, parts: Sequence[Part], effects: Numbers, measured: float) -> None:
-        self.parts, self._highest = list(parts), min(_HIGHEST, _REACH * measured)
-        size = np.array([float(part.size) for part in parts])
+    def __init__(self, groups: Sequence[MatrixGroup], effects: Numbers, probe: str, by: str = "kl") -> None:
+        self._groups, self.probe, self._measured = list(groups), probe, sparsity_of(probe)
+        size = np.array([float(group.size) for group in groups])
         own = np.maximum(effects, 0) / size
         own /= max(float(own.max()), np.finfo(float).tiny)
-        of_sublayer = _shared([part.sublayer for part in parts], own, size)
-        kinds = [f"{part.sublayer.partition('.')[0]}.{part.name}" for part in parts]
-        expected = _shared(kinds, of_sublayer, size)
-        of_kind = np.divide(_shared(kinds, own, size), expected, out=np.ones_like(own), where=expected > 0)
+        of_sublayer = _mean_density([group.sublayer for group in groups], own, size)
+        kinds = [f"{group.sublayer.partition('.')[0]}.{group.name}" for group in groups]
+        expected = _mean_density(kinds, of_sublayer, size)
+        of_kind = np.divide(_mean_density(kinds, own, size), expected, out=np.ones_like(own), where=expected > 0)
         density = np.sqrt(own * of_sublayer * of_kind)
-        middle = _shared([part.sublayer for part in parts], density, size)
+        middle = _mean_density([group.sublayer for group in groups], density, size)
         relative = np.divide(density, middle, out=np.ones_like(own), where=middle > 0)
         self._ratio = np.clip(relative, _FARTHEST**-2, _FARTHEST**2) ** (-1 / (_POWER - 1))
+        digest = hashlib.sha256(json.dumps([probe, self._ratio.round(4).tolist()]).encode()).hexdigest()
+        self.name = f"-by-{by}-{digest[:6]}"
 
-    def sparsities(self, sparsity: float) -> dict[Part, float]:
-        """Return the sparsity of every part where each sublayer as a whole has a given one.
+    def sparsities(self, sparsity: float) -> dict[MatrixGroup, float]:
+        """Return the sparsity of every group where each sublayer as a whole has a given one.
 
-        A part has at least two zeros a row, and at most three times the measured sparsity or 70 %, whichever is less;
+        A matrix has at least two zeros a row, and at most three times the measured sparsity or 70 %, whichever is less;
         it has more only where its sublayer has.
         """
-        found = np.empty(len(self.parts))
+        found = np.empty(len(self._groups))
         by_sublayer: defaultdict[str, list[int]] = defaultdict(list)
-        for index, part in enumerate(self.parts):
-            by_sublayer[part.sublayer].append(index)
+        for index, group in enumerate(self._groups):
+            by_sublayer[group.sublayer].append(index)
         for own in by_sublayer.values():
-            sizes = np.array([self.parts[index].size for index in own])
-            least = np.array([max(_LOWEST, 2 / self.parts[index].inputs) for index in own]).clip(max=sparsity)
-            most, goal = max(self._highest, sparsity), sparsity * sizes.sum()
+            sizes = np.array([self._groups[index].size for index in own])
+            least = np.array([max(_LOWEST, 2 / self._groups[index].inputs) for index in own]).clip(max=sparsity)
+            most, goal = max(min(_HIGHEST, _REACH * self._measured), sparsity), sparsity * sizes.sum()
             low, high = 0.0, 1 / float(self._ratio[own].min())
             for _ in range(60):
                 middle = (low + high) / 2
                 values = np.clip(self._ratio[own] * middle, least, most)
                 low, high = (low, middle) if values @ sizes >= goal else (middle, high)
             found[own] = np.clip(self._ratio[own] * high, least, most)
-        return dict(zip(self.parts, found.round(4).tolist(), strict=True))
+        return dict(zip(self._groups, found.round(4).tolist(), strict=True))
 
-    def recipe(self, treatment: str, suffix: str) -> MixedRecipe:
+    def recipe(self, treatment: str) -> MixedRecipe:
         """Return a treatment of all sublayers with its sparsity split between their matrices.
 
         Args:
             treatment: name of a recipe that ends in its sparsity, such as `wanda-20`.
-            suffix: appended to its name.
         """
-        ((_, sparsity),) = sparsities([treatment]).values()
         stem = treatment.rpartition("-")[0]
-        treatments = {part.place: f"{stem}-{100 * own:g}" for part, own in self.sparsities(sparsity).items()}
+        treatments = {
+            group.place: f"{stem}-{100 * own:g}" for group, own in self.sparsities(sparsity_of(treatment)).items()
+        }
         return MixedRecipe.model_validate(
-            {"name": treatment + suffix, "predecessors": "dense", "treatments": treatments}
+            {"name": treatment + self.name, "predecessors": "dense", "treatments": treatments}
         )
 
+    def reference(self, treatment: str) -> "Reference":
+        """Return what the effects of a treatment are computed from, split as by `recipe`."""
+        return Reference(self.probe, self._measured, self.sparsities(sparsity_of(treatment)))
 
-def _shared(keys: Sequence[str], density: Numbers, size: Numbers) -> Numbers:
-    """Return for each part the mean density of all weights with its key."""
+
+def sparsity_of(treatment: str) -> float:
+    """Return the sparsity of an unstructured mask of that name."""
+    ((_, sparsity),) = sparsities([treatment]).values()
+    return sparsity
+
+
+def _mean_density(keys: Sequence[str], density: Numbers, size: Numbers) -> Numbers:
+    """Return for each group the mean density of all weights with its key."""
     _, number = np.unique(np.array(keys), return_inverse=True)
     mean: Numbers = np.bincount(number, density * size) / np.bincount(number, size)
     return mean[number]
@@ -175,62 +211,55 @@ def growth(factor: float) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the effects of a split treatment are computed from.
+    """Sparsities from which the effects of one treatment are computed.
 
     Attributes:
-        method: of the treatment.
-        treatment: the one that was measured for each part alone.
-        sparsity: of that treatment.
-        own: sparsities under the split treatment.
+        probe: the treatment that was measured for each group alone.
+        measured: its sparsity.
+        own: sparsities under the treatment itself.
     """
 
-    method: str
-    treatment: str
-    sparsity: float
-    own: Mapping[Part, float]
+    probe: str
+    measured: float
+    own: Mapping[MatrixGroup, float]
+
+    def terms(self, sublayer: str) -> dict[MatrixGroup, float]:
+        """Return the factor of the measured effect of each group of a sublayer."""
+        return {
+            group: growth(sparsity / self.measured)
+            for group, sparsity in self.own.items()
+            if group.sublayer == sublayer
+        }
 
 
 def predicted_effects(
-    menu: Menu,
-    references: Mapping[str, Reference],
-    columns: Mapping[tuple[str, str], int],
-    effects: Numbers,
-    overlap: Numbers,
+    menu: Menu, references: Mapping[str, Reference], swaps: Sequence[Swap], effects: Numbers, overlap: Numbers
 ) -> tuple[Numbers, Numbers]:
     """Return the effect of every option, 0 where a sublayer is kept, and the correlations of all pairs of shifts.
 
-    An option's shift of the logits is that of its swap, or the sum of its parts' shifts, each times the half power of
-    what its sparsity is to the measured one.
+    An option's shift of the logits is that of its swap, or the sum of its groups' shifts, each times the half power of
+    the factor by which its effect grows.
 
     Args:
         menu: the options.
-        references: of the split treatments, by name.
-        columns: of the measured swaps.
+        references: of the treatments that were not measured, by name.
+        swaps: that were measured.
         effects: of these swaps, not negative.
         overlap: correlations of their shifts.
     """
+    columns = {swap: column for column, swap in enumerate(swaps)}
     size = np.sqrt(np.maximum(effects, 0))
     shifts = np.zeros((len(menu.options), len(size)))
     for index, option in enumerate(menu.options):
-        for column, factor in _terms(option, references, columns).items():
-            shifts[index, column] = factor * size[column]
+        if option.treatment in references:
+            reference = references[option.treatment]
+            for group, factor in reference.terms(option.sublayer).items():
+                column = columns[group.swap(reference.probe)]
+                shifts[index, column] = factor**0.5 * size[column]
+        elif option.treatment != KEEP:
+            column = columns[option.sublayer, option.treatment]
+            shifts[index, column] = size[column]
     products = shifts @ overlap @ shifts.T
     costs = np.maximum(products.diagonal(), 0)
     scale = np.sqrt(np.where(costs > 0, costs, 1))
     return costs, products / scale / scale[:, None]
-
-
-def _terms(
-    option: Option, references: Mapping[str, Reference], columns: Mapping[tuple[str, str], int]
-) -> dict[int, float]:
-    """Return the measured shifts that an option's shift consists of, with their factors."""
-    if option.treatment == KEEP:
-        return {}
-    if option.treatment not in references:
-        return {columns[option.sublayer, option.treatment]: 1.0}
-    reference = references[option.treatment]
-    return {
-        columns[option.sublayer, part.treated(reference.treatment)]: growth(own / reference.sparsity) ** 0.5
-        for part, own in reference.own.items()
-        if part.sublayer == option.sublayer
-    }

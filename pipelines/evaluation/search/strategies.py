@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search.allocation import (
     Choice,
     Numbers,
@@ -73,9 +74,15 @@ class Strategy:
         Raises:
             Expired: the time of the search is over.
         """
-        choice = cheapest(self.problem, self.costs, self.target)
+        try:
+            choice = cheapest(self.problem, self.costs, self.target)
+        except InputError:
+            # Split sparsities round to less than unsplit ones, which just reach the target.
+            if self.start is None:
+                raise
+            return
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
-        best = first if self.start is None or first.is_accepted else self.start
+        best, around = first if self.start is None or first.is_accepted else self.start, first
         choices, objectives, left = [choice], [float(first.objective.mean())], self.measurements
         for _ in range(min(_MAX_FITS, left)):
             # Between no overlap and that of the second order; a fit to few trials can lie far outside.
@@ -88,23 +95,30 @@ class Strategy:
             left -= 1
             choices.append(choice)
             objectives.append(float(trial.objective.mean()))
+            around = min(around, trial, key=lambda each: each.objective.mean())
             if not trial.is_accepted:
                 break
-            best = trial
-        # The same sparsity everywhere, whose treatments are not on the menu, has no neighbours.
-        while left > 0 and best is not self.start:
-            better, spent = self._exchange(best, left)
+            best = around = trial
+        while left > 0:
+            better, spent = self._exchange(around, best, left)
             left -= spent
             if better is None:
                 break
-            best = better
+            best = around = better
 
-    def _exchange(self, best: Trial, left: int) -> tuple[Trial | None, int]:
-        """Exchange treatments by their effects inside the best allocation; return the trial that is better, if any."""
-        current = self.menu.choice(best.allocation)
+    def _exchange(self, around: Trial, best: Trial, left: int) -> tuple[Trial | None, int]:
+        """Exchange treatments by their effects inside an allocation; return the trial that is better than the best.
+
+        Args:
+            around: the allocation: the best one, or where that has the same sparsity everywhere, whose treatments are
+                not on the menu, the best other one.
+            best: the best trial.
+            left: trials that may be made.
+        """
+        current = self.menu.choice(around.allocation)
         options = self._neighbours(current)
-        total = float(best.objective.mean())
-        costs = self.in_context(best.allocation, options)
+        total = float(around.objective.mean())
+        costs = self.in_context(around.allocation, options)
         costs[current] = 0
         allowed = np.isfinite(costs)
         costs = np.where(allowed, costs, 0)

@@ -1,21 +1,22 @@
 """Treatments that a search chooses from: the best method's sparsities, split between matrices, and all others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from prunescope.pipelines.evaluation.search.allocation import Numbers
 from prunescope.pipelines.evaluation.search.effects import Effects
-from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu, Option, sparsities
+from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu, Option
 from prunescope.pipelines.evaluation.search.published import sparsity_for
 from prunescope.pipelines.evaluation.search.splits import (
-    Part,
+    MatrixGroup,
     Reference,
     Split,
     around,
-    growth,
+    matrix_groups,
     methods_of,
     nearest,
-    parts_of,
     predicted_effects,
+    probes_of,
+    sparsity_of,
     within_reach,
 )
 from prunescope.pipelines.evaluation.traces.isolated import Swap
@@ -30,8 +31,9 @@ _NO_SPARSITY = 1.0
 class Treatments:
     """The treatments of a search.
 
-    Methods are those with more than three sparsities on the menu. One sparsity of each is measured in every matrix
-    alone; treatments such as `wanda-22-by-kl-20`, a sparsity of 22 % split by the KLs at 20 %, follow from that.
+    Methods are those with more than three sparsities on the menu. A few sparsities of each are measured in every matrix
+    alone, its probes: one for all targets up to twice as large or as small. Split treatments, such as
+    `wanda-22-by-kl-3fa1c2`, follow from these; the end of the name tells one split of the 22 % from another.
 
     Args:
         spec: menu, targets and budget.
@@ -40,7 +42,6 @@ class Treatments:
         methods: method of each treatment that has one, by name.
         others: the other treatments of the menu.
         near: names of the treatments around each target.
-        probes: the treatment that is measured in every matrix, by method.
     """
 
     def __init__(self, spec: SearchSpec) -> None:
@@ -50,34 +51,38 @@ class Treatments:
         self.others = [name for name in menu if name not in self.methods]
         self._goals = {share: sparsity_for(share, spec.budget) or _NO_SPARSITY for share in sorted(spec.remove)}
         self.near = {share: around(goal, self.methods) for share, goal in self._goals.items()}
-        self.probes: dict[str, str] = {}
-        self._allowed: dict[float, list[str]] = {}
+        # By target the probe of each method that may be chosen.
+        self._probes: dict[float, list[str]] = {}
         self._references: dict[str, Reference] = {}
         self._splits: dict[str, MixedRecipe] = {}
 
     def keep(self, winners: Mapping[float, str]) -> list[str]:
-        """Leave out the methods that are best at no target, and return the names to measure or to know the limits of.
+        """Leave out the methods that are best at no target; return the treatments to prune before any is split.
+
+        They are the ones to measure and those with the highest sparsities, which tell whether targets can be reached.
 
         Args:
             winners: the best method at each target; "" where none reaches it alone, and all are kept.
         """
         every = list(dict.fromkeys(self.methods.values()))
         kept = [method for method in every if not all(winners.values()) or method in winners.values()]
-        self._allowed = {share: [winner] if winner else kept for share, winner in winners.items()}
         self.methods = {name: method for name, method in self.methods.items() if method in kept}
+        self._probes = {share: [] for share in self._goals}
         for method in kept:
-            own = [goal for share, goal in self._goals.items() if method in self._allowed[share]]
-            self.probes[method] = nearest(own[(len(own) - 1) // 2], self._of(method))
+            shares = [share for share in self._goals if winners[share] in {method, ""}]
+            probes = probes_of([self._goals[share] for share in shares], self._of(method))
+            for share in shares:
+                self._probes[share].append(probes[self._goals[share]])
         highest = [nearest(1, self._of(method)) for method in kept]
-        return [*dict.fromkeys([*self.probes.values(), *highest]), *self.others]
+        return [*dict.fromkeys([*self._all_probes, *highest]), *self.others]
 
     def swaps(self, menu: Menu) -> list[Swap]:
         """Return what to measure; a sublayer's first swap is the one in the middle of what they remove."""
         by_sublayer: dict[str, list[tuple[int, Swap]]] = {label: [] for label in menu.sublayers}
-        for part in parts_of(menu.sublayers):
-            for probe in self.probes.values():
-                swap = part.sublayer, part.treated(probe)
-                by_sublayer[part.sublayer].append((menu.removed(*swap)[0], swap))
+        for group in matrix_groups(menu.sublayers):
+            for probe in self._all_probes:
+                swap = group.swap(probe)
+                by_sublayer[group.sublayer].append((menu.removed(*swap)[0], swap))
         for option in menu.options:
             if option.treatment in {DROP, *self.others}:
                 by_sublayer[option.sublayer].append((option.parameters, (option.sublayer, option.treatment)))
@@ -97,29 +102,44 @@ class Treatments:
             effects: of `swaps`.
             by: `kl` or `cos`, the effect that splits.
         """
-        parts, own = parts_of(menu.sublayers), sparsities([*self.methods])
-        means, columns = effects.mean(_values(effects, by)[0])[0], _columns(effects)
-        recipes: dict[str, MixedRecipe] = {}
-        for method, probe in self.probes.items():
-            places, measured = [columns[part.sublayer, part.treated(probe)] for part in parts], own[probe][1]
-            split = Split(parts, means[places], measured)
-            for name in within_reach([*self._goals.values()], self._of(method)):
-                recipe = split.recipe(name, f"-by-{by}-{100 * measured:g}")
-                recipes[recipe.name] = recipe
-                self._references[recipe.name] = Reference(method, probe, measured, split.sparsities(own[name][1]))
-        self._splits |= recipes
+        groups, means = matrix_groups(menu.sublayers), effects.mean(_values(effects, by)[0])[0]
+        columns = {swap: column for column, swap in enumerate(effects.swaps)}
         # The same sparsity everywhere is measured with the same menu.
-        uniform = {*self.probes.values()}.union(*self.near.values())
+        uniform = {*self._all_probes}.union(*self.near.values()) & {*self.methods}
+        recipes: dict[str, MixedRecipe] = {}
+        for probe in self._all_probes:
+            split = Split(groups, means[[columns[group.swap(probe)] for group in groups]], probe, by)
+            goals = [self._goals[share] for share, own in self._probes.items() if probe in own]
+            own = self._of(self.methods[probe])
+            for name in within_reach(goals, own):
+                recipe = split.recipe(name)
+                recipes[recipe.name] = recipe
+                self._references[recipe.name] = split.reference(name)
+            for name in uniform & {*own}:
+                even = dict.fromkeys(groups, sparsity_of(name))
+                self._references.setdefault(name, Reference(probe, sparsity_of(probe), even))
+        self._splits |= recipes
         return [*(name for name in self.methods if name in uniform), *self.others], [*recipes.values()]
 
-    def choosable(self, menu: Menu, shares: Sequence[float]) -> Menu:
-        """Return a menu of the treatments that may be chosen for some targets."""
-        methods = {method for share in shares for method in self._allowed[share]}
-        return menu.only([*(name for name, own in self._references.items() if own.method in methods), *self.others])
+    def choosable(self, menu: Menu, share: float) -> Menu:
+        """Return a menu of the treatments that may be chosen for a target."""
+        probes = self._probes[share]
+        split = [name for name in self._splits if self._references[name].probe in probes]
+        return menu.only([*split, *self.others])
 
-    def is_split(self, treatment: str) -> bool:
-        """Return whether a treatment's sparsity is split between matrices."""
-        return treatment in self._references
+    def known(self, menu: Menu) -> Menu:
+        """Return a menu of the treatments whose effects are measured or computed."""
+        return menu.only([*self._references, *self.others])
+
+    def computed(self, menu: Menu) -> Iterator[tuple[Option, Mapping[MatrixGroup, float]]]:
+        """Yield the options whose effects are computed, with the factor of each matrix's measured effect."""
+        for option in menu.options:
+            if option.treatment in self._references:
+                yield option, self._references[option.treatment].terms(option.sublayer)
+
+    def probe(self, treatment: str) -> str:
+        """Return the treatment from which a computed one's effects follow."""
+        return self._references[treatment].probe
 
     def predicted(self, menu: Menu, effects: Effects, by: str) -> tuple[Numbers, Numbers]:
         """Return the effect of each option of a menu, and the correlations of their shifts.
@@ -130,16 +150,7 @@ class Treatments:
             by: `kl` or `cos`.
         """
         values, overlap = _values(effects, by)
-        return predicted_effects(menu, self._references, _columns(effects), effects.mean(values)[0], overlap)
-
-    def of_parts(self, option: Option) -> list[tuple[Part, Swap, float]]:
-        """Return the parts of a split treatment's sublayer, their measured swaps and the factors of their effects."""
-        reference = self._references[option.treatment]
-        return [
-            (part, (part.sublayer, part.treated(reference.treatment)), growth(sparsity / reference.sparsity))
-            for part, sparsity in reference.own.items()
-            if part.sublayer == option.sublayer
-        ]
+        return predicted_effects(menu, self._references, effects.swaps, effects.mean(values)[0], overlap)
 
     def in_full(self, allocation: Allocation) -> dict[str, str]:
         """Return the treatments of an allocation by sublayer, or by matrix where they are split."""
@@ -152,12 +163,12 @@ class Treatments:
                 whole[label] = treatment
         return whole
 
+    @property
+    def _all_probes(self) -> list[str]:
+        return list(dict.fromkeys(probe for own in self._probes.values() for probe in own))
+
     def _of(self, method: str) -> dict[str, str]:
         return {name: own for name, own in self.methods.items() if own == method}
-
-
-def _columns(effects: Effects) -> dict[Swap, int]:
-    return {swap: index for index, swap in enumerate(effects.swaps)}
 
 
 def _values(effects: Effects, by: str) -> tuple[Numbers, Numbers]:

@@ -177,7 +177,7 @@ class SearchEntry(TypedDict):
 
     model: str
     results: list[SearchResult]
-    table: "Table"  # the sublayers by treatment, of each result
+    tables: list["Table"]  # of each result: what each kind of matrix loses, where it is split; sublayers by treatment
 
 
 class Index(TypedDict):

@@ -1,7 +1,4 @@
-"""Section of the overview on searches: a sentence per result, and what each kind of matrix loses.
-
-Where no sparsity is split between matrices, the table has the sublayers that get each treatment.
-"""
+"""Section of the overview on searches: a sentence per result, and tables of what was done to matrices and sublayers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +38,7 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
                 }
                 for row in own.iter_rows(named=True)
             ],
-            "table": _table(tables, model),
+            "tables": _tables(tables, model),
         }
         for model in models
         if not (own := results.filter(pl.col("model").cast(pl.String) == model)).is_empty()
@@ -93,16 +90,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _table(tables: Mapping[str, pl.DataFrame], model: str) -> Table:
-    own = {name: table.filter(pl.col("model").cast(pl.String) == model) for name, table in tables.items()}
-    name, frame = next(
-        ((name, table) for name, table in own.items() if not table.is_empty()), (ALLOCATION, own[ALLOCATION])
-    )
-    # The searches of a model are told apart where there are several.
-    columns = [*(["search"] if frame["search"].n_unique() > 1 else []), *_COLUMNS[name]]
-    return {
-        "title": STATEMENTS[name].title,
-        "columns": columns,
-        "rows": table_rows(frame, columns, lambda text: prose(text, _CELL)),
-        "sql": source(name, model=model),
-    }
+def _tables(frames: Mapping[str, pl.DataFrame], model: str) -> list[Table]:
+    found = list[Table]()
+    for name, frame in frames.items():
+        own = frame.filter(pl.col("model").cast(pl.String) == model)
+        if not own.is_empty():
+            # The searches of a model are told apart where there are several.
+            columns = [*(["search"] if own["search"].n_unique() > 1 else []), *_COLUMNS[name]]
+            rows = table_rows(own, columns, lambda text: prose(text, _CELL))
+            title = STATEMENTS[name].title
+            found.append({"title": title, "columns": columns, "rows": rows, "sql": source(name, model=model)})
+    return found

@@ -8,7 +8,7 @@ select
     sublayer,
     matrix,
     sum(weights) / sum(sum(weights)) over (partition by model, search, remove) as share_of_weights,
-    sum(removed_share * weights) / sum(weights) as removed_share,
+    sum(removed_share * weights) / sum(weights) filter (removed_share is not null) as removed_share,
     min(removed_share) as lowest_share,
     arg_min(layer, removed_share) as in_layer,
     max(removed_share) as highest_share,

@@ -2,9 +2,9 @@
 -- grain: one row per model × search × strategy × target × sublayer × matrix.
 -- key: model, search, strategy, remove, layer, sublayer, matrix
 -- inputs: search_allocation, stg_search_effects, stg_activation_stats
--- how to read: only searches with a split treatment have rows. In a sublayer with another treatment, or none, every
---   matrix has its sublayer's. Matrices of experts with the same name are one.
--- reason: shows what a search does inside the sublayers: which kinds of matrices bear most.
+-- how to read: only searches with a split treatment have rows. In a sublayer with a drop, a code, a pattern or no
+--   treatment, every matrix has its sublayer's. Matrices of experts with the same name are one.
+-- reason: shows what a search does inside the sublayers: which kinds of matrices lose most.
 -- columns:
 --   treatment: Treatment of the sublayer; keep where it has none [label]
 --   weights: Weights of the matrix [weights]

@@ -19,15 +19,15 @@ function overview() {
 }
 
 // The results of one model's searches; the figures below are of all models.
-function searchOf({ model, results, table }) {
+function searchOf({ model, results, tables }) {
   return [
     index.models.length > 1 && el("h3", null, name(model)),
     el("ul", { class: "findings" }, results.map((one) => el("li", null, one.text, " ", sqlLink(one.sql, one.text)))),
-    el("details", null, el("summary", null, table.title, " ", sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: table.columns.map((column) => SEARCH_HEADINGS[column] ?? column), rows: table.rows, limit: 14, isCards: true, show: (value) => number(value, 3) })),
+    tables.map((table) => el("details", null, el("summary", null, table.title, " ", sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: table.columns.map((column) => SEARCH_HEADINGS[column] ?? column), rows: table.rows, limit: 14, isCards: true, show: (value) => number(value, 3) }))),
   ];
 }
 
-const SEARCH_HEADINGS = { remove: "share to remove", effects_sum_nats: "their effects alone, summed, nats", sublayer_names: "which" };
+const SEARCH_HEADINGS = { remove: "share to remove", share_of_weights: "share of all weights", removed_share: "share removed", lowest_share: "lowest", in_layer: "in layer", highest_share: "highest", and_in_layer: "in layer", effects_sum_nats: "their effects alone, summed, nats", sublayer_names: "which" };
 
 function answerCard(answer) {
   return el(

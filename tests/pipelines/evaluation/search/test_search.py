@@ -18,13 +18,15 @@ from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
-from prunescope.pipelines.evaluation.search.splits import parts_of
+from prunescope.pipelines.evaluation.search.splits import matrix_groups
 from prunescope.pipelines.evaluation.search.trials import Trial
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import MixedRecipe
+from prunescope.pipelines.recipes.mixed import sublayer_of
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
@@ -227,6 +229,83 @@ def test_a_killed_search_goes_on_where_it_was(
     assert result.trials.drop("seconds").equals(found.trials.drop("seconds"), null_equal=True)
 
 
+def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_again(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SearchSpec(remove=(0.25,), menu=(*METHODS, "drop"), measurements=3)
+    items = items_of(decoder, 5, 30)
+
+    def searched(folder: str) -> SearchResult:
+        return Search(decoder, spec, Menus(decoder), items, Journal(tmp_path / folder, "a")).run()
+
+    first, second = searched("a"), searched("b")
+    monkeypatch.setattr(EffectEngine, "measure", lambda *_: pytest.fail("measured again"))
+    for name in ("effects", "trials"):
+        rows = [getattr(found, name).drop("seconds") for found in (first, second, searched("a"))]
+        assert rows[0].equals(rows[1], null_equal=True), name
+        assert rows[0].equals(rows[2], null_equal=True), name
+    for row in first.trials.filter("is_result").iter_rows(named=True):
+        whole = json.loads(row["recipe_treatments_json"])
+        short = json.loads(row["treatments_json"])
+        assert {sublayer_of(place) for place in whole} == {label for label, own in short.items() if own != "keep"}
+        # The recipe alone is the variant that was measured.
+        recipe = MixedRecipe.model_validate({"name": "found", "predecessors": "dense", "treatments": whole})
+        variant = prune(decoder, recipe, tokens=Menus.TOKENS)
+        kl = WholeMeasurement(decoder, items).measure(variant)[0]
+        assert row["item_nats"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_the_same_sparsity_everywhere_stays_where_no_split_reaches_the_target(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The highest sparsity of the menu, split, loses a few weights to rounding."""
+    reduced = Menu.removed
+
+    def removed(self: Menu, sublayer: str, treatment: str) -> tuple[int, int]:
+        parameters, saved = reduced(self, sublayer, treatment)
+        return parameters - ("-by-" in treatment), saved
+
+    monkeypatch.setattr(Menu, "removed", removed)
+    spec = SearchSpec(remove=(0.5,), menu=METHODS, measurements=3, controls=("hidden", "greedy"))
+    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    of = results(found.trials)
+    assert {row["move"] for row in of.values()} == {"uniform"}
+    assert {strategy for strategy, _ in of} == {"searched", "hidden"}
+
+
+def gains(search: Search, name: str, menu: Menu, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
+    """Return the same large gain of every option inside an allocation."""
+    found = np.full(len(menu.options), np.nan)
+    found[list(options)] = -100.0
+    return found
+
+
+def test_after_a_sum_that_is_no_better_the_search_exchanges_inside_it(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = WholeMeasurement.measure
+    made: list[object] = []
+
+    def measure(self: WholeMeasurement, variant: Variant) -> tuple[Means, Means]:
+        kl, cosines = measured(self, variant)
+        made.append(variant)
+        # Two uniform allocations, then a first sum that is far worse than these.
+        return (100 * kl if len(made) == 3 else kl), cosines
+
+    monkeypatch.setattr(WholeMeasurement, "measure", measure)
+    monkeypatch.setattr(Search, "_in_context", gains)
+    spec = SearchSpec(remove=(0.25,), menu=METHODS, measurements=6, controls=())
+    trials = Search(decoder, spec, Menus(decoder), items_of(decoder, 5, 30), Journal(tmp_path, "a")).run().trials
+    (first,) = trials.filter(move="sum").rows(named=True)
+    assert not first["is_accepted"]
+    later = trials.filter(pl.col("trial") > first["trial"])
+    assert "exchange" in set(later["move"])
+    uniform = trials.filter(pl.col("is_accepted"), move="uniform")["trial"].max()
+    assert later["parent"][0] == uniform
+    (result,) = trials.filter("is_result").rows(named=True)
+    assert result["measured_nats"] <= trials.filter(trial=uniform)["measured_nats"].item()
+
+
 def test_a_target_that_the_menu_cannot_reach_is_refused_before_anything_is_measured(
     decoder: Decoder, tmp_path: Path
 ) -> None:
@@ -292,9 +371,11 @@ METHODS = tuple(f"{method}-{percent}" for method in ("wanda", "magnitude") for p
 class Menus:
     """Menus calibrated on a few tokens, and the treatments of each."""
 
+    TOKENS = torch.arange(3, 99).reshape(3, 32)
+
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._statistics = Statistics(tokens=torch.arange(3, 99).reshape(3, 32))
+        self._statistics = Statistics(tokens=self.TOKENS)
         self.treatments: list[tuple[str, ...]] = []
 
     def __call__(self, treatments: Sequence[str], splits: Sequence[MixedRecipe] = ()) -> Menu:
@@ -305,11 +386,6 @@ class Menus:
 def test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gains(search: Search, name: str, menu: Menu, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
-        found = np.full(len(menu.options), np.nan)
-        found[list(options)] = -100.0
-        return found
-
     monkeypatch.setattr(Search, "_in_context", gains)
     trials = build(SPEC.model_copy(update={"controls": ()})).run().trials.filter(move="exchange")
     assert {*trials["predicted_nats"]} == {0.0}
@@ -335,20 +411,22 @@ def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
 
     best = min(measured, key=measured.__getitem__)
     # Only the sparsities around the target are pruned for the choice; one of them is measured in every matrix.
-    split = [f"{best}-{percent}-by-kl-20" for percent in (10, 20, 30, 40, 50)]
+    digest = menus.treatments[-1][-1].rpartition("-")[2]
+    split = [f"{best}-{percent}-by-kl-{digest}" for percent in (10, 20, 30, 40, 50)]
     assert menus.treatments == [
         ("wanda-20", "wanda-30", "magnitude-20", "magnitude-30"),
         (f"{best}-20", f"{best}-50", "drop"),
         (f"{best}-20", f"{best}-30", "drop", *split),
     ]
-    parts = {part.name for part in parts_of(menus(()).sublayers)}
+    parts = {group.name for group in matrix_groups(menus(()).sublayers)}
     assert parts == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     seen = {count: set[tuple[str, str]]() for count in (True, False)}
     for matrix, treatment, count in found.effects.select("matrix", "treatment", "n_items").iter_rows():
         seen[count > 0].add((matrix, treatment))
     assert seen[True] == {*((part, f"{best}-20") for part in parts), ("all", "drop")}
-    assert seen[False] == {(matrix, name) for name in split for matrix in (*parts, "all")}
-    for (_, treatment), own in found.effects.filter(n_items=0).group_by("layer", "treatment"):
+    unsplit = {("all", f"{best}-20"), *((matrix, f"{best}-30") for matrix in (*parts, "all"))}
+    assert seen[False] == unsplit | {(matrix, name) for name in split for matrix in (*parts, "all")}
+    for (_, treatment), own in found.effects.filter(pl.col("treatment") != "drop").group_by("layer", "treatment"):
         alone, whole = (own.filter((pl.col("matrix") == "all") == is_whole) for is_whole in (False, True))
         assert alone["parameters_removed"].sum() == whole["parameters_removed"].sum()
         # The shifts of matrices are not parallel: effects add up about.
@@ -364,7 +442,8 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
     menus = Menus(decoder)
     found = Search(decoder, spec, menus, items_of(decoder), Journal(tmp_path, "a")).run()
     # No sparsity reaches the target, and the highest is the nearest.
-    assert {f"{method}-50-by-kl-50" for method in ("wanda", "magnitude")} < {*menus.treatments[-1]}
+    assert {name.partition("-by-")[0] for name in menus.treatments[-1]} >= {"wanda-50", "magnitude-50"}
+    assert {name for name in menus.treatments[1] if name != "drop"} == {"wanda-50", "magnitude-50"}
     assert found.trials["move"][0] == "sum"
 
 

@@ -102,12 +102,20 @@ def with_search() -> dict[str, Any]:
     entry = {
         "model": label(MODEL),
         "results": [{"text": f"Result {n} removes weights.", "sql": {"key": "all", "where": {}}} for n in (1, 2)],
-        "table": {
-            "title": "The sublayers that get each treatment",
-            "columns": ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
-            "rows": [[0.2, "keep", 2, 0.0, "attn.0 mlp.0"], [0.2, "drop", 1, 0.25, "attn.1"]],
-            "sql": {"key": "all", "where": {}},
-        },
+        "tables": [
+            {
+                "title": "The share that each kind of matrix loses",
+                "columns": ["remove", "sublayer", "matrix", "share_of_weights", "removed_share"],
+                "rows": [[0.2, "attn", "q_proj", 0.5, 0.3], [0.2, "mlp", "up_proj", 0.5, 0.1]],
+                "sql": {"key": "all", "where": {}},
+            },
+            {
+                "title": "The sublayers that get each treatment",
+                "columns": ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
+                "rows": [[0.2, "keep", 2, 0.0, "attn.0 mlp.0"], [0.2, "drop", 1, 0.25, "attn.1"]],
+                "sql": {"key": "all", "where": {}},
+            },
+        ],
     }
     own = [figure_entry(FIGURES[name.removeprefix("figures/")]) | {"sql": "figures/tokens"} for name in SEARCH_FIGURES]
     figures = found["index"]["figures"] + own

@@ -83,12 +83,14 @@ def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(
     assert [result["sql"]["where"] for result in entry["results"]] == [
         {"model": "tiny", "search": "0a1b2c3d", "trial": "1"}
     ]
-    rows = [dict(zip(entry["table"]["columns"], row, strict=True)) for row in entry["table"]["rows"]]
-    if is_split:
-        assert [(row["sublayer"], row["matrix"]) for row in rows] == [
+    assert len(entry["tables"]) == 1 + is_split
+    *of_matrices, rows = [
+        [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]] for table in entry["tables"]
+    ]
+    for own in of_matrices:
+        assert [(row["sublayer"], row["matrix"]) for row in own] == [
             (kind, name) for kind in ("attn", "mlp") for name in ("down_proj", "up_proj")
         ]
-        return
     assert [(row["treatment"], row["sublayers"], row["sublayer_names"]) for row in rows] == [
         ("keep", 2, "attn.0 attn.1"),
         ("wanda-50", 2, "mlp.0 mlp.1"),
