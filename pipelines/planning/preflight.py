@@ -19,6 +19,7 @@ from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, retrieval_size
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
+from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 from prunescope.pipelines.studies import Study
 
 
@@ -84,7 +85,7 @@ def check_outline(
 
 
 def unmatched(study: Study, outline: MetaModel) -> list[str]:
-    """Return a message for each pattern in a recipe's `modules` that matches no matrix, as far as the outline shows.
+    """Return a message for each matrix that a recipe names and the model lacks, as far as the outline shows.
 
     A run refuses such a recipe when it comes to it.
     """
@@ -95,14 +96,21 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
         if parameter.dim() == 3
         for index in range(len(parameter))
     ]
-    return [
-        f"recipe {recipe.name}: `modules` {pattern!r} matches no matrix"
-        for whole in study.recipes
-        for recipe in steps(whole)
-        if isinstance(recipe, MatrixRecipe)
-        for pattern in recipe.modules
-        if pattern not in {"attn", "mlp"} and not any(fnmatchcase(name, pattern) for name in names)
-    ]
+    ends, messages = {part_of(name) for name in names}, list[str]()
+    for recipe in (step for whole in study.recipes for step in steps(whole)):
+        if isinstance(recipe, MatrixRecipe):
+            messages += [
+                f"recipe {recipe.name}: `modules` {pattern!r} matches no matrix"
+                for pattern in recipe.modules
+                if pattern not in {"attn", "mlp"} and not any(fnmatchcase(name, pattern) for name in names)
+            ]
+        elif isinstance(recipe, MixedRecipe):
+            messages += [
+                f"recipe {recipe.name}: the model has no {place}"
+                for place in recipe.treatments
+                if place != sublayer_of(place) and place.split(".")[2] not in ends
+            ]
+    return messages
 
 
 def _check_recipes(study: Study, outline: MetaModel) -> None:

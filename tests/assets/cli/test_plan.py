@@ -198,7 +198,11 @@ def test_a_plan_names_modules_that_match_no_matrix(study: StudyFile, tmp_path: P
         {"name": name, "method": "magnitude", "sparsity": 0.5, "modules": modules}
         for name, modules in (("fine", ["attn", "*.1.mlp.*"]), ("wrong", ["mlp", "*q_prj"]))
     ]
+    treatments = {"attn.0.q_proj": "wanda-30", "mlp.1.upp_proj": "wanda-30", "mlp.2": "drop"}
+    recipes.append({"name": "parts", "method": "mixed", "treatments": treatments})
     study.write(recipes=["dense", *recipes])
     _, told = planned(study, tmp_path / "nothing", capsys)
+    assert told.count("the model has no") == 1
+    assert "tiny-a: recipe parts: the model has no mlp.1.upp_proj; `run` refuses it" in told
     assert told.count("matches no matrix") == 1
     assert "tiny-a: recipe wrong: `modules` '*q_prj' matches no matrix; `run` refuses it" in told
