@@ -53,7 +53,7 @@ class Menu:
     Args:
         decoder: the dense model.
         treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always there.
-        splits: treatments whose parts differ, each of all sublayers.
+        splits: treatments with a recipe for each matrix, each of all sublayers.
         statistics: calibration tokens, and where to store finished layers.
         step_milliseconds: time that each sublayer takes in a decoding step, by label; None where it is not the budget.
         progress: one step a layer.
@@ -134,7 +134,7 @@ class Menu:
 
         Args:
             sublayer: its label.
-            treatment: of all matrices, or of a part of them: `wanda-20 q_proj`.
+            treatment: of all matrices, or of those with one name: `wanda-20 q_proj`.
         """
         if treatment == KEEP:
             return {}

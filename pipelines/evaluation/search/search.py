@@ -64,7 +64,7 @@ class Search:
     Args:
         decoder: the dense model.
         spec: targets, objective, budget and strategies.
-        menus: returns the menu of some treatments of `spec.menu`, and of others whose parts differ.
+        menus: returns the menu of some treatments of `spec.menu`, and of some with a recipe for each matrix.
         items: the texts to measure on.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.

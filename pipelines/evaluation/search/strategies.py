@@ -82,10 +82,11 @@ class Strategy:
                 raise
             return
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
-        best, around = first if self.start is None or first.is_accepted else self.start, first
-        choices, objectives, left = [choice], [float(first.objective.mean())], self.measurements
+        best = first if self.start is None or first.is_accepted else self.start
+        choices, trials, left = [choice], [first], self.measurements
         for _ in range(min(_MAX_FITS, left)):
             # Between no overlap and that of the second order; a fit to few trials can lie far outside.
+            objectives = [float(trial.objective.mean()) for trial in trials]
             strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
             choice = descend(self.problem, self.costs, self.overlap, strength, self.target, choices[-1])
             if any((choice == other).all() for other in choices):
@@ -94,11 +95,12 @@ class Strategy:
             trial = self._measure("interaction", choice, expected, best)
             left -= 1
             choices.append(choice)
-            objectives.append(float(trial.objective.mean()))
-            around = min(around, trial, key=lambda each: each.objective.mean())
+            trials.append(trial)
             if not trial.is_accepted:
                 break
-            best = around = trial
+            best = trial
+        # The same sparsity everywhere is not on the menu and has no neighbours.
+        around = min(trials, key=lambda trial: trial.objective.mean()) if best is self.start else best
         while left > 0:
             better, spent = self._exchange(around, best, left)
             left -= spent
@@ -110,8 +112,7 @@ class Strategy:
         """Exchange treatments by their effects inside an allocation; return the trial that is better than the best.
 
         Args:
-            around: the allocation: the best one, or where that has the same sparsity everywhere, whose treatments are
-                not on the menu, the best other one.
+            around: has the allocation; it is the best trial, or the best of the menu's treatments.
             best: the best trial.
             left: trials that may be made.
         """

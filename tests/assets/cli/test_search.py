@@ -97,8 +97,9 @@ def test_a_search_fills_both_tables_with_a_result_of_every_strategy(searched: Pa
     assert set(results["strategy"]) == {"searched", "hidden", "random", "greedy"}
     assert (results["removed"] >= 0.2).all()
     # In 3 layers: 7 matrices alone, another treatment and the drop of 2 sublayers; and of matrices and sublayers the
-    # split treatments of the search and of its control.
-    assert len(effects) == 3 * (7 + 2 * 2 + 2 * 4 * (7 + 2))
+    # split treatments of the search and of its control; and those around the target as they are, of which one was
+    # measured in the matrices.
+    assert len(effects) == 3 * (7 + 2 * 2 + 2 * 4 * (7 + 2) + 2 * 2 + 7)
     assert results["recipe_treatments_json"].null_count() == 0
     split = json.loads(results.filter(strategy="searched")["recipe_treatments_json"].item())
     assert any(place.count(".") == 2 for place in split)
