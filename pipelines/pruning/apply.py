@@ -62,29 +62,15 @@ def prune(
 
 
 def prune_all(
-    decoder: Decoder,
-    recipes: Sequence[Recipe],
-    statistics: Statistics,
-    progress: Progress = SILENT,
-    *,
-    allows_idle_places: bool = False,
+    decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
 ) -> dict[str, Variant | Failure]:
     """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
-
-    Args:
-        decoder: the dense model.
-        recipes: to prune with.
-        statistics: what they need.
-        progress: one step a layer.
-        allows_idle_places: whether a treatment of a mixed recipe may leave its matrices as they are, as a low sparsity
-            does where rows are short or zero already.
 
     Returns:
         The variant or the error by recipe name; a failed recipe does not stop the others.
     """
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
-    dense = Variant()
-    results = _prune_matrices(decoder, together, statistics, dense, dense, progress, allows_idle_places)
+    results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
     probe: _Probe | None = None
     for recipe in recipes:
         if recipe.name not in results:
@@ -166,7 +152,6 @@ def _prune_matrices(
     base: Variant,
     origin: Variant,
     progress: Progress,
-    allows_idle_places: bool = False,
 ) -> dict[str, Variant | Failure]:
     """Prune with recipes of the same base, layer by layer together."""
     results: dict[str, Variant | Failure] = {}
@@ -179,21 +164,18 @@ def _prune_matrices(
     if jobs:
         variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
         results |= {
-            job.recipe.name: _completed(decoder, job.recipe, variant, allows_idle_places)
+            job.recipe.name: _completed(decoder, job.recipe, variant)
             for job, variant in zip(jobs, variants, strict=True)
         }
     return results
 
 
-def _completed(
-    decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure, allows_idle_places: bool
-) -> Variant | Failure:
+def _completed(decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure) -> Variant | Failure:
     """Return a variant with changed matrices without the sublayers that its recipe drops, or the error."""
     if isinstance(recipe, MatrixRecipe) or not isinstance(result, Variant):
         return result
     try:
-        if not allows_idle_places:
-            require_effects(decoder, recipe, result)
+        require_effects(decoder, recipe, result)
         return without_dropped(decoder, recipe, result)
     except (InputError, ComputationError) as failure:
         return failure
@@ -204,11 +186,12 @@ def _job(
 ) -> PruningJob:
     if isinstance(recipe, MixedRecipe):
         recipe.require_sublayers(len(decoder.layers))
-        require_matrices(decoder, recipe)
     changed = (sublayer for sublayer in decoder.sublayers if recipe.treatments_of(sublayer.label))
     unread = next((name for sublayer in changed for name in sublayer.unread), None)
     if unread is not None:
         raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
+    if isinstance(recipe, MixedRecipe):
+        require_matrices(decoder, recipe)
     moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
     sparsities = _sparsities(decoder, recipe, statistics, base)
     job = PruningJob(recipe, sparsities, moments, origin=origin)

@@ -41,15 +41,18 @@ def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
 
 
 def require_effects(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> None:
-    """Refuse a treatment that leaves all of its matrices as they are.
+    """Refuse treatments that leave all matrices of a sublayer as they are.
+
+    One of its matrices may stay, as a matrix does that is sparse already.
 
     Raises:
         ComputationError: there is one; the message names it and its sublayer or matrix.
     """
-    sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
-    for place, treatment in recipe.matrix_recipes.items():
-        matrices = _matrices(sublayers[sublayer_of(place)], place)
-        if not any(_differs(name, matrix, variant) for name, matrix in matrices.items()):
+    for sublayer in decoder.sublayers:
+        own = {place: each for place, each in recipe.matrix_recipes.items() if sublayer_of(place) == sublayer.label}
+        changed = (matrix for place in own for matrix in _matrices(sublayer, place).items())
+        if own and not any(_differs(name, matrix, variant) for name, matrix in changed):
+            place, treatment = next(iter(own.items()))
             raise ComputationError(f"recipe {recipe.name}: {treatment.name} changes nothing in {place}; leave it out")
 
 

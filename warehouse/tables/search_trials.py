@@ -29,7 +29,7 @@ TABLE = Table(
         Column(
             "parent",
             pa.int32(),
-            "Trial that this one is compared with, and from which an exchange changes treatments; NULL without one.",
+            "Trial that this one is compared with; NULL without one.",
             nullable=True,
             minimum=0,
         ),
@@ -46,7 +46,8 @@ TABLE = Table(
             c.LABEL,
             "Origin of the allocation: `uniform`, one method at the same sparsity everywhere; `sum`, the smallest sum "
             "of effects alone; `interaction`, the same with interactions fitted to the measured trials; `exchange`, "
-            "changed treatments of the parent; `random`; `greedy`.",
+            "changed treatments of the parent, or of the best one of the menu where the parent is uniform; `random`; "
+            "`greedy`.",
             values=("uniform", "sum", "interaction", "exchange", "random", "greedy"),
         ),
         Column(

@@ -78,8 +78,7 @@ class Menu:
         self._variants: dict[str, Variant] = {}
         # Weights and bytes that a treatment removes from a matrix: counted once, because it reads the changes.
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
-        pruned_by = prune_all(decoder, recipes, statistics, progress, allows_idle_places=True) if recipes else {}
-        for name, pruned in pruned_by.items():
+        for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
                 raise pruned
             self._variants[name] = pruned

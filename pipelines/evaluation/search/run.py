@@ -158,9 +158,12 @@ def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets
         return rows
     earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search
     if "trial" not in rows.columns:  # effects do not depend on targets, but which treatments are measured does
-        kept = earlier.join(
-            rows, on=["search", "layer", "sublayer", "matrix", "treatment"], how="anti", maintain_order="left"
-        )
+        keys = ["search", "layer", "sublayer", "matrix", "treatment"]
+        # What was measured for other targets is not replaced by what is computed for these.
+        measured = earlier.filter(pl.col("n_items") > 0)
+        again = rows.filter(n_items=0).join(measured, on=keys, how="semi", maintain_order="left").select(keys)
+        rows = rows.join(again, on=keys, how="anti", maintain_order="left")
+        kept = earlier.join(rows, on=keys, how="anti", maintain_order="left")
     else:
         kept = earlier.filter(~(is_same & pl.col("remove").is_in(targets)))
         last = kept.filter(is_same)["trial"].max()

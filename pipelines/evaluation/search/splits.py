@@ -170,7 +170,8 @@ class Split:
                 values = np.clip(self._ratio[own] * middle, least, most)
                 low, high = (low, middle) if values @ sizes >= goal else (middle, high)
             found[own] = np.clip(self._ratio[own] * high, least, most)
-        return dict(zip(self._groups, found.round(4).tolist(), strict=True))
+        # Rounded up, so that as much is removed as with one sparsity.
+        return dict(zip(self._groups, (np.ceil(1e4 * found - 1e-6) / 1e4).tolist(), strict=True))
 
     def recipe(self, treatment: str) -> MixedRecipe:
         """Return a treatment of all sublayers with its sparsity split between their matrices.

@@ -55,6 +55,7 @@ class Treatments:
         self._probes: dict[float, list[str]] = {}
         self._references: dict[str, Reference] = {}
         self._splits: dict[str, MixedRecipe] = {}
+        self._unsplit: dict[str, str] = {}
 
     def keep(self, winners: Mapping[float, str]) -> list[str]:
         """Leave out the methods that are best at no target; return the treatments to prune before any is split.
@@ -109,22 +110,31 @@ class Treatments:
         recipes: dict[str, MixedRecipe] = {}
         for probe in self._all_probes:
             split = Split(groups, means[[columns[group.swap(probe)] for group in groups]], probe, by)
-            goals = [self._goals[share] for share, own in self._probes.items() if probe in own]
+            goals = [self._goals[share] for share, probes in self._probes.items() if probe in probes]
             own = self._of(self.methods[probe])
             for name in within_reach(goals, own):
                 recipe = split.recipe(name)
                 recipes[recipe.name] = recipe
                 self._references[recipe.name] = split.reference(name)
-            for name in uniform & {*own}:
-                even = dict.fromkeys(groups, sparsity_of(name))
-                self._references.setdefault(name, Reference(probe, sparsity_of(probe), even))
+                self._unsplit[recipe.name] = name
         self._splits |= recipes
+        for name in uniform:
+            # Of the measured sparsities of its method the nearest tells its effect.
+            probe = nearest(
+                sparsity_of(name), {each: "" for each in self._all_probes if each in self._of(self.methods[name])}
+            )
+            even = dict.fromkeys(groups, sparsity_of(name))
+            self._references[name] = Reference(probe, sparsity_of(probe), even)
         return [*(name for name in self.methods if name in uniform), *self.others], [*recipes.values()]
 
     def choosable(self, menu: Menu, share: float) -> Menu:
         """Return a menu of the treatments that may be chosen for a target."""
-        probes = self._probes[share]
-        split = [name for name in self._splits if self._references[name].probe in probes]
+        probes, near = self._probes[share], {*within_reach([self._goals[share]], self.methods)}
+        split = [
+            name
+            for name, unsplit in self._unsplit.items()
+            if self._references[name].probe in probes and unsplit in near
+        ]
         return menu.only([*split, *self.others])
 
     def known(self, menu: Menu) -> Menu:

@@ -82,15 +82,16 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
 
 
 def _treatments(about: About) -> Iterator[tuple[str, str]]:
-    """Yield the treatments of a mixed recipe, each with its sublayers."""
+    """Yield the treatments of a mixed recipe, each with its sublayers and matrices."""
     treatments = json.loads(about.parameters_json).get("treatments", {})
     labels: dict[str, list[str]] = {}
-    for label in sorted(treatments, key=lambda label: int(label.partition(".")[2])):
+    for label in sorted(treatments, key=lambda label: (int(label.split(".")[1]), label)):
         treatment = treatments[label]
         labels.setdefault(treatment if isinstance(treatment, str) else treatment["method"], []).append(label)
     if labels:
+        others = "matrices" if any(label.count(".") == 2 for label in treatments) else "sublayers"
         listed = (f"{treatment} of {', '.join(each)}" for treatment, each in labels.items())
-        yield "Treatments", f"{'; '.join(listed)}; the other sublayers are dense"
+        yield "Treatments", f"{'; '.join(listed)}; the other {others} are dense"
 
 
 def public_source(source: str) -> str:

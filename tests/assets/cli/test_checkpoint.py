@@ -68,6 +68,32 @@ def test_the_card_names_a_dropped_sublayer(warehouse: Path, tmp_path: Path) -> N
     assert "with zeros in their last matrices" in front_matter(tmp_path / "out")[1]
 
 
+def test_the_card_lists_the_matrices_of_a_mixture(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe = (
+        "{name: mine, method: mixed, predecessors: dense, treatments: {attn.2.q_proj: wanda-30, attn.1: drop, "
+        "attn.0.k_proj: wanda-40, mlp.0: magnitude-50}}"
+    )
+    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
+    assert (
+        "| Treatments | wanda of attn.0.k_proj, attn.2.q_proj; magnitude of mlp.0; drop of attn.1; "
+        "the other matrices are dense |"
+    ) in front_matter(out)[1]
+    model = AutoModelForCausalLM.from_pretrained(out)
+    shares = {name: float((own == 0).float().mean()) for name, own in model.named_parameters() if own.dim() == 2}
+    zeros_of = {name.removeprefix("model.layers.").removesuffix("_proj.weight"): own for name, own in shares.items()}
+    assert {name: own for name, own in zeros_of.items() if own > 0.01} == pytest.approx(
+        {
+            "0.self_attn.k": 0.4,
+            "2.self_attn.q": 0.3,
+            "1.self_attn.o": 1.0,
+            **dict.fromkeys(("0.mlp.gate", "0.mlp.up", "0.mlp.down"), 0.5),
+        },
+        abs=0.01,
+    )
+
+
 def test_a_mixture_becomes_a_folder_with_its_treatments_dequantized(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recipe = (

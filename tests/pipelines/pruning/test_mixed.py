@@ -119,6 +119,14 @@ def test_a_matrix_that_the_model_lacks_or_a_treatment_that_changes_none_is_refus
     nothing = {"method": "magnitude", "sparsity": 0.005, "group": "output"}
     with pytest.raises(ComputationError, match=r"magnitude changes nothing in mlp\.1\.up_proj; leave it out"):
         prune(decoder, mixed({"mlp.0.up_proj": "magnitude-50", "mlp.1.up_proj": nothing}))
+    # A matrix may stay as it is where another one of its sublayer does not.
+    found = prune(decoder, mixed({"mlp.1.up_proj": nothing, "mlp.1.down_proj": "magnitude-50"}))
+    alone = prune(decoder, mixed({"mlp.1.down_proj": "magnitude-50"}))
+    weight = list(decoder.sublayers)[3].matrices["model.layers.1.mlp.down_proj"].weight
+    assert torch.equal(
+        found.changes["model.layers.1.mlp.down_proj"].weight(weight),
+        alone.changes["model.layers.1.mlp.down_proj"].weight(weight),
+    )
 
 
 @pytest.mark.third(0)

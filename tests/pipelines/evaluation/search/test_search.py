@@ -255,6 +255,33 @@ def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_agai
         assert row["item_nats"] == pytest.approx(kl, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shares", "menu", "probes"),
+    [
+        ((0.05, 0.1, 0.4), tuple(f"wanda-{percent}" for percent in (4, 5, 7, 10, 20, 30, 40, 50)), {7, 40}),
+        ((0.1, 0.45), ("wanda-5", "wanda-10", "wanda-20", "wanda-40", "wanda-60"), {10, 40}),
+    ],
+)
+def test_targets_far_apart_have_measurements_of_their_own_and_no_row_comes_twice(
+    decoder: Decoder, tmp_path: Path, shares: tuple[float, ...], menu: tuple[str, ...], probes: set[int]
+) -> None:
+    spec = SearchSpec(remove=shares, menu=menu, measurements=1, controls=("hidden",))
+    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    keys = found.effects.select("layer", "sublayer", "matrix", "treatment")
+    assert not keys.is_duplicated().any()
+    measured = found.effects.filter(pl.col("n_items") > 0)
+    assert {*measured["treatment"]} == {f"wanda-{percent}" for percent in probes}
+    # The whole sublayer of a measured sparsity is about the sum of its matrices.
+    for (_, _, treatment), own in measured.group_by("layer", "sublayer", "treatment"):
+        (whole,) = found.effects.filter(
+            matrix="all", treatment=treatment, layer=own["layer"][0], sublayer=own["sublayer"][0]
+        )["kl_dense_pruned_nats"]
+        assert 0.3 < own["kl_dense_pruned_nats"].sum() / whole < 3
+    for (_, share), row in results(found.trials).items():
+        for treatment in {*json.loads(row["treatments_json"]).values()} - {"keep"}:
+            assert int(treatment.split("-")[1]) / 100 <= 3 * share + 0.15  # at most the next one of the menu
+
+
 def test_the_same_sparsity_everywhere_stays_where_no_split_reaches_the_target(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def test_a_split_is_the_optimum_of_a_sum_of_cubes(sparsity: float) -> None:
     )
     assert best.success
     assert found == pytest.approx(best.x, rel=2e-3)
-    assert found @ sizes == pytest.approx(sparsity * 1000, rel=1e-3)
+    assert -1e-9 <= found @ sizes / 1000 - sparsity <= 1e-4  # rounded up
 
 
 @pytest.mark.parametrize(("probe", "highest"), [("wanda-10", 0.3), ("wanda-30", 0.7)])
