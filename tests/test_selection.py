@@ -1,4 +1,4 @@
-"""What `make test` leaves out, and the faults that prove the tests: both follow the code."""
+"""Tests that `make test` leaves out every marked test and no other, and that the faults of `mutants` fit the code."""
 
 import pytest
 

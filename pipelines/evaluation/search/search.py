@@ -199,10 +199,6 @@ class Search:
                 self._baseline(name, share, effects)
         except Expired:
             is_complete = False
-        except InputError:
-            if name == "searched":
-                raise
-            # A control whose own split rounds to less than the target has no result.
         own = [place for place, trial in enumerate(self._trials) if (trial.strategy, trial.remove) == (name, share)]
         # The steps of a greedy removal before the last one remove less than the target.
         places = [place for place in own if self._trials[place].is_accepted and self._reaches(self._trials[place])]

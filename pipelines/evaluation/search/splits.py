@@ -7,7 +7,7 @@ sparsity, tell how to share any sparsity between them, and what it costs.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +51,9 @@ def around(sparsity: float, methods: Mapping[str, str]) -> set[str]:
     return found
 
 
-def nearest(sparsity: float, methods: Mapping[str, str]) -> str:
+def nearest(sparsity: float, names: Iterable[str]) -> str:
     """Return the name of the treatment with the nearest sparsity."""
-    return min(methods, key=lambda name: abs(sparsity_of(name) - sparsity))
+    return min(names, key=lambda name: abs(sparsity_of(name) - sparsity))
 
 
 def probes_of(targets: Sequence[float], methods: Mapping[str, str]) -> dict[float, str]:

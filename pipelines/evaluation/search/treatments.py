@@ -120,9 +120,8 @@ class Treatments:
         self._splits |= recipes
         for name in uniform:
             # Of the measured sparsities of its method the nearest tells its effect.
-            probe = nearest(
-                sparsity_of(name), {each: "" for each in self._all_probes if each in self._of(self.methods[name])}
-            )
+            own = self._of(self.methods[name])
+            probe = nearest(sparsity_of(name), [each for each in self._all_probes if each in own])
             even = dict.fromkeys(groups, sparsity_of(name))
             self._references[name] = Reference(probe, sparsity_of(probe), even)
         return [*(name for name in self.methods if name in uniform), *self.others], [*recipes.values()]

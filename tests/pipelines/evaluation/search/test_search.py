@@ -17,6 +17,7 @@ from prunescope.pipelines.evaluation.search.effects import EffectEngine
 from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
+from prunescope.pipelines.evaluation.search.run import SearchKey, _appended
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
 from prunescope.pipelines.evaluation.search.splits import matrix_groups
 from prunescope.pipelines.evaluation.search.trials import Trial
@@ -408,6 +409,39 @@ class Menus:
     def __call__(self, treatments: Sequence[str], splits: Sequence[MixedRecipe] = ()) -> Menu:
         self.treatments.append((*treatments, *(each.name for each in splits)))
         return Menu(self._decoder, treatments, self._statistics, splits)
+
+
+@pytest.mark.parametrize(("others", "is_better"), [(0.9, True), (1.1, False)])
+def test_a_few_texts_do_not_decide_between_methods(others: float, is_better: bool) -> None:
+    """One text of twelve outweighs all others in the mean, and says the opposite."""
+    before = np.append(np.ones(11), 50.0)
+    after = np.append(np.full(11, others), 60.0 if is_better else 40.0)
+    assert (after.mean() < before.mean()) != is_better
+    parent = Trial(0, "searched", "uniform", 0.2, 0.2, {}, None, before, before)
+    trial = Trial(1, "searched", "uniform", 0.2, 0.2, {}, None, after, after, parent)
+    assert search_module._is_better(trial, parent) == is_better
+    zeros = Trial(2, "searched", "uniform", 0.2, 0.2, {}, None, np.zeros(12), np.zeros(12))
+    assert search_module._is_better(zeros, parent)
+    assert not search_module._is_better(zeros, zeros)
+
+
+def test_other_targets_replace_computed_effects_and_no_measured_ones() -> None:
+    def rows(search: str, **of_treatments: tuple[int, float]) -> pl.DataFrame:
+        keys = {"search": search, "layer": 0, "sublayer": "attn", "matrix": "q_proj"}
+        return pl.DataFrame(
+            [keys | {"treatment": name, "n_items": count, "kl": kl} for name, (count, kl) in of_treatments.items()]
+        )
+
+    earlier = pl.concat([rows("a", w20=(16, 1.0), w30=(0, 3.0)), rows("b", w20=(0, 9.0))])
+    later = rows("a", w20=(0, 2.0), w30=(0, 4.0), w14=(16, 0.5))
+    found = _appended(earlier, later, SearchKey("tiny", "a", "hash"), (0.15,))
+    assert {(row["search"], row["treatment"]): row["kl"] for row in found.iter_rows(named=True)} == {
+        ("a", "w20"): 1.0,
+        ("a", "w30"): 4.0,
+        ("a", "w14"): 0.5,
+        ("b", "w20"): 9.0,
+    }
+    assert found.height == 4
 
 
 def test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl(
