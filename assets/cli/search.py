@@ -28,6 +28,7 @@ _MEASURES = {
     "kl_texts": "KL {own} nats on the study's texts",
     "kl_prompts": "KL {own} nats on the study's prompts",
     "same_steps": "{own} steps in common with the dense text",
+    "same_options": "the dense model's option in a share of {own} of {n_units} questions",
 }
 
 
@@ -143,6 +144,7 @@ def search(
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
         # The run below would search again where this one failed.
         if no_judge or f"{spec.name} search" in {failure.name for failure in outcome.failures}:
+            log("`prunescope figure allocation` and `prunescope question q35` show the search")
             continue
         judged = _judging(request, outcome.study, location, spec.name, rows)
         with RichProgress() as bars:
@@ -275,7 +277,7 @@ def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
 
 
 def _clause(words: str, found: dict[str, Any]) -> str:
-    own = words.format(own=_interval(found, "amount", "amount_low", "amount_high"))
+    own = words.format(own=_interval(found, "amount", "amount_low", "amount_high"), n_units=found["n_units"])
     other = _interval(found, "other_amount", "other_low", "other_high")
     difference = _interval(found, "difference", "difference_low", "difference_high")
     verdict = {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]

@@ -49,6 +49,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
     """
     with connect(root) as connection:
         computed = _computed(connection)
+        is_searched = bool(connection.execute("SELECT count(*) > 0 FROM search_trials").fetchall()[0][0])
     watch = load_watch_state(Store(root))
     known: dict[str, Study | None] = {watched.study.name: watched.study for watched in watch.studies}
     if named is None:
@@ -62,7 +63,10 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
     found = {name: known.get(name) or (load_study(name) if name in shipped else None) for name in names}
     found = {name: study for name, study in found.items() if _scope(computed, name, study) is not None}
     if not found:
-        present = f"there are {', '.join(computed)}" if computed else "none has run: `prunescope run demo` is one"
+        none = "none has run: `prunescope run demo` is one"
+        if is_searched:
+            none = "only searches have run: `prunescope search` without --no-judge measures what they found"
+        present = f"there are {', '.join(computed)}" if computed else none
         what = "any study" if named is None else f"study {named!r}"
         raise InputError(f"the warehouse {root} has no variant of {what}; {present}")
     return found

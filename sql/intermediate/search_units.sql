@@ -1,18 +1,18 @@
--- The damage of each candidate on each independent unit, a window of a text or a prompt, as a total and a size.
+-- The damage of each candidate on each independent unit (window of a text, prompt or question), as a total and a size.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
--- inputs: search_candidates, text_token_losses, decoding_at_reference, stg_generations
+-- inputs: search_candidates, text_token_losses, decoding_at_reference, stg_generations, options_at_reference
 -- how to read: a measure's mean is the sum of totals over the sum of sizes. A free-running text that equals the dense
 --   one to its end has all of its steps in common with it.
 -- reason: differences between candidates are paired by unit.
 -- columns:
 --   recipe: Name of the recipe
 --   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; same_steps over
---     free-running texts [label]
---   unit: Window of a text under its conditions, or prompt [label]
---   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the number of
---     steps before the first other token [nats or steps]
---   size: Number of tokens or steps in the sum; 1, for the text, of same_steps
+--     free-running texts; same_options over the study's questions [label]
+--   unit: Window of a text under its conditions, prompt or question [label]
+--   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the
+--     first other token; of same_options 1 where the dense model's option is chosen, else 0 [nats, steps or choices]
+--   size: Number of tokens or steps in the sum; 1, for the text or question, of same_steps and same_options
 with
 
 on_texts as (
@@ -94,3 +94,16 @@ semi join search_candidates as candidates
     on generations.model = candidates.model and generations.recipe = candidates.recipe
 inner join dense_lengths
     on generations.model = dense_lengths.model and generations.prompt_id = dense_lengths.prompt_id
+
+union all
+
+select
+    options.model,
+    options.recipe,
+    'same_options' as measure,
+    options.prompt_id as unit,
+    cast(options.is_argmax_same as double) as total,
+    1 as size
+from options_at_reference as options
+semi join search_candidates as candidates
+    on options.model = candidates.model and options.recipe = candidates.recipe

@@ -9,6 +9,7 @@ from scipy import stats
 from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.built_searches import matrix, search_effect, search_trial, sizes
 from tests.sql.built_texts import text_token
+from tests.sql.reference_intervals import of_paired_change, wilson
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 WINDOWS, TOKENS = 9, 3
@@ -115,6 +116,25 @@ def test_texts_are_compared_by_the_steps_that_they_have_in_common_with_the_dense
     # More steps in common are better.
     assert row["difference_low"] > 0
     assert row["is_better"]
+
+
+def test_questions_are_compared_by_the_options_that_stay_the_dense_models(ask: Ask) -> None:
+    warehouse = judged()
+    # (mixed, wanda): both keep the option 8 times, mixed alone 7 times, wanda alone once, neither twice.
+    kept_by = [(True, True)] * 8 + [(True, False)] * 7 + [(False, True)] + [(False, False)] * 2
+    for question, choices in enumerate(kept_by):
+        for recipe, is_kept in zip(("mixed-40", "wanda-40"), choices, strict=True):
+            warehouse.options(recipe, f"q{question}", (0.6, 0.3), (0.6, 0.3) if is_kept else (0.3, 0.6))
+    row = judgement(ask, warehouse, "same_options")["wanda-40"]
+    assert (row["amount"], row["other_amount"], row["n_units"]) == (pytest.approx(15 / 18), pytest.approx(0.5), 18)
+    assert (row["amount_low"], row["amount_high"]) == pytest.approx(wilson(15, 18), **CLOSE)
+    assert (row["other_low"], row["other_high"]) == pytest.approx(wilson(9, 18), **CLOSE)
+    assert row["difference"] == pytest.approx(6 / 18)
+    ends = of_paired_change(lost=1, gained=7, pairs=18)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(ends, **CLOSE)
+    # McNemar's exact test of 7 against 1 has p = 0.07.
+    assert row["difference_low"] <= 0
+    assert row["is_better"] is None
 
 
 def test_others_remove_as_much_up_to_half_a_percentage_point(ask: Ask) -> None:

@@ -69,6 +69,11 @@ def sentence(row: Mapping[str, Any]) -> str:
             f" On average its text has {number(row['same_steps'])} steps in common with the dense one, that of {other} "
             f"{number(row['other_same_steps'])}."
         )
+    if row["same_options"] is not None:
+        text += (
+            f" It chooses the dense model's option in {row['same_options']:.0f} of {row['n_questions']} questions, "
+            f"{other} in {row['other_same_options']:.0f}."
+        )
     return text
 
 

@@ -36,7 +36,10 @@ select
     judged.difference_low,
     judged.difference_high,
     texts.amount as same_steps,
-    texts.other_amount as other_same_steps
+    texts.other_amount as other_same_steps,
+    questions.n_units as n_questions,
+    questions.amount * questions.n_units as same_options,
+    questions.other_amount * questions.n_units as other_same_options
 from search_front as front
 left join judged
     on front.model = judged.model and front.recipe = judged.recipe
@@ -46,5 +49,11 @@ left join search_judgement as texts
         and judged.recipe = texts.recipe
         and judged.other_recipe = texts.other_recipe
         and texts.measure = 'same_steps'
+left join search_judgement as questions
+    on
+        judged.model = questions.model
+        and judged.recipe = questions.recipe
+        and judged.other_recipe = questions.other_recipe
+        and questions.measure = 'same_options'
 where front.strategy = 'searched'
 order by front.model, front.search, front.remove

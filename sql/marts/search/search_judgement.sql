@@ -4,32 +4,34 @@
 -- inputs: search_candidates, search_units
 -- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
 --   0.5 percentage points less of the layers' weights, or more; where the budget is bytes, of their bytes in 16 bits.
---   Variants for milliseconds are left out. Both sides are over the windows or prompts that both
---   were measured on. difference is the mixed variant minus the other one, paired by window or prompt: below 0 the
---   mixed variant does less damage, but above 0 where measure is same_steps. Intervals are Student's t over windows or
+--   Variants for milliseconds are left out. Both sides are over the windows or prompts that both were measured on.
+--   difference is the mixed variant minus the other one, paired by window or prompt: below 0 the mixed variant does
+--   less damage, but above 0 where measure is same_steps or same_options. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
---   NULL below two units or where none deviates. They are not corrected for the number of others, of which the best
---   published one is chosen by the same data, in its own favour.
+--   NULL below two units or where none deviates. Those of same_options are Wilson's over questions, of the difference
+--   Newcombe's for pairs. They are not corrected for the number of others, of which the best published one is chosen by
+--   the same data, in its own favour.
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
 --   strategy: Strategy that chose the mixed variant: searched or a control; NULL where it was written by hand [label]
 --   budget: Unit of the target that it was chosen for: parameters or bytes; NULL likewise [label]
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
---     forced; same_steps, mean number of steps that a free-running text has in common with the dense one [label]
+--     forced; same_steps, mean number of steps that a free-running text has in common with the dense one; same_options,
+--     share of the study's questions in which the dense model's option is chosen [label]
 --   removed_share: Share of the layers' weights, or of their bytes where that is the budget, that it removes [share]
 --   other_removed_share: That of the other variant [share]
 --   is_published: Whether the other variant is no mixed one
---   amount: The measure of the mixed variant [nats, tokens or steps]
---   amount_low: Lower end of its 95 % interval [nats, tokens or steps]
---   amount_high: Upper end of it [nats, tokens or steps]
---   other_amount: The measure of the other variant [nats, tokens or steps]
---   other_low: Lower end of its 95 % interval [nats, tokens or steps]
---   other_high: Upper end of it [nats, tokens or steps]
---   difference: The mixed variant minus the other [nats, tokens or steps] = amount − other_amount
---   difference_low: Lower end of its 95 % interval, paired by window or prompt [nats, tokens or steps]
---   difference_high: Upper end of it [nats, tokens or steps]
---   n_units: Windows or prompts that both were measured on [windows or prompts]
+--   amount: The measure of the mixed variant [nats, tokens, steps or share]
+--   amount_low: Lower end of its 95 % interval [nats, tokens, steps or share]
+--   amount_high: Upper end of it [nats, tokens, steps or share]
+--   other_amount: The measure of the other variant [nats, tokens, steps or share]
+--   other_low: Lower end of its 95 % interval [nats, tokens, steps or share]
+--   other_high: Upper end of it [nats, tokens, steps or share]
+--   difference: The mixed variant minus the other [nats, tokens, steps or share] = amount − other_amount
+--   difference_low: Lower end of its 95 % interval, paired by window or prompt [nats, tokens, steps or share]
+--   difference_high: Upper end of it [nats, tokens, steps or share]
+--   n_units: Windows, prompts or questions that both were measured on [units]
 --   is_better: Whether the mixed variant does less damage, where the interval of the difference excludes 0; else NULL
 --   is_best_published: Whether the difference to this published variant is the least favourable to the mixed one of all
 --     to published ones; the first by name of equal ones
@@ -97,6 +99,8 @@ spreads as (
         sum(other_total) / sum(size) as other_mean,
         half_width_of_mean(other_total, size) as other_half_width,
         half_width_of_mean(slope * total - other_slope * other_total, size) as half_width_of_difference,
+        cast(count_if(total < other_total) as bigint) as n_lower,
+        cast(count_if(total > other_total) as bigint) as n_higher,
         count(*) as n_units
     from paired
     group by model, recipe, other_recipe, measure
@@ -107,17 +111,23 @@ amounts as (
         *,
         if(measure = 'perplexity', exp(mean), mean) as amount,
         if(measure = 'perplexity', exp(other_mean), other_mean) as other_amount,
-        if(
-            measure = 'perplexity',
-            [exp(mean - half_width), exp(mean + half_width)],
-            interval_of_positive_mean(mean, half_width)
-        ) as ends,
-        if(
-            measure = 'perplexity',
-            [exp(other_mean - other_half_width), exp(other_mean + other_half_width)],
-            interval_of_positive_mean(other_mean, other_half_width)
-        ) as other_ends,
-        if(measure = 'same_steps', -1, 1) as direction
+        case measure
+            when 'perplexity' then [exp(mean - half_width), exp(mean + half_width)]
+            when 'same_options' then wilson_interval(mean * n_units, n_units)
+            else interval_of_positive_mean(mean, half_width)
+        end as ends,
+        case measure
+            when 'perplexity' then [exp(other_mean - other_half_width), exp(other_mean + other_half_width)]
+            when 'same_options' then wilson_interval(other_mean * n_units, n_units)
+            else interval_of_positive_mean(other_mean, other_half_width)
+        end as other_ends,
+        case measure
+            when 'same_options' then interval_of_paired_change(n_lower, n_higher, n_units)
+            else [
+                amount - other_amount - half_width_of_difference, amount - other_amount + half_width_of_difference
+            ]
+        end as difference_ends,
+        if(measure in ('same_steps', 'same_options'), -1, 1) as direction
     from spreads
 ),
 
@@ -139,8 +149,8 @@ compared as (
         amounts.other_ends[1] as other_low,
         amounts.other_ends[2] as other_high,
         amounts.amount - amounts.other_amount as difference,
-        amounts.amount - amounts.other_amount - amounts.half_width_of_difference as difference_low,
-        amounts.amount - amounts.other_amount + amounts.half_width_of_difference as difference_high,
+        amounts.difference_ends[1] as difference_low,
+        amounts.difference_ends[2] as difference_high,
         amounts.n_units,
         amounts.direction
     from pairs

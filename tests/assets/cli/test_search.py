@@ -128,6 +128,10 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     study.write(recipes=["dense", *printed])
     assert request_of(str(study.path), [], []).load().recipe(entry["name"]).hash == recipe.hash
     assert "everything is current" in told
+    assert "`prunescope figure allocation` and `prunescope question q35` show the search" in told
+    # Nothing has run that a page could show.
+    assert run(["serve", "--warehouse", str(searched)], Globals()) == 2
+    assert "only searches have run: `prunescope search` without --no-judge" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_share_is_added_and_another_menu_is_another_search(
@@ -182,7 +186,7 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
 def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None:
     kl = {"other_recipe": "wanda-20", "amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
     kl |= {"other_amount": 0.38, "other_low": None, "other_high": None}
-    kl |= {"difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
+    kl |= {"n_units": 12, "difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
     steps = kl | {"other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None, "is_better": None}
     result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": "parameters"}
     assert _sentence(result, {"same_steps": steps, "kl_texts": kl}) == (
@@ -190,6 +194,9 @@ def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None
         "the best published recipe, wanda-20, has 0.38 (difference −0.17 [−0.2, −0.14]: better); 12 steps in common "
         "with the dense text where the best published recipe, sparsegpt-20, has 0.38 (difference −0.17 [−0.2, −0.14]: "
         "no difference shown)."
+    )
+    assert "; the dense model's option in a share of 12 of 12 questions where" in _sentence(
+        result, {"kl_texts": kl, "same_options": steps}
     )
     assert _sentence(result | {"budget": "bytes"}, {"kl_texts": kl}).startswith(
         "mixed-20-1a2b3c removes 20.0% of the layers' bytes: KL 0.21 [0.19, 0.24] nats on the study's texts where"
