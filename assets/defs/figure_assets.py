@@ -15,7 +15,6 @@ from dagster import (
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.planning.freshness import answer_version, charts_version
 from prunescope.pipelines.reporting.charts.files import preview
-from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.warehouse.catalogue.lineage import reading
 from prunescope.warehouse.core.formats import markdown_escaped
@@ -50,19 +49,19 @@ def _figure(figure: Figure) -> AssetsDefinition:
     )
     def preview_of(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         figures = warehouse.figures()
-        title, specification = next(figures.drawings(figure))
+        title, _ = next(figures.drawings(figure))
         return MaterializeResult(
             data_version=DataVersion(fingerprint({"data": answer_version(warehouse.store(), query), "code": code})),
             metadata={
                 "dagster/row_count": figures.answer(figure.query).height,
-                "preview": MetadataValue.md(_embedded(title, specification)),
+                "preview": MetadataValue.md(_embedded(title, figures.svg(figure))),
             },
         )
 
     return preview_of
 
 
-def _embedded(title: str, specification: Specification) -> str:
-    """Return a chart as a picture inside Markdown, scaled down to the size limit."""
-    picture = base64.b64encode(preview(specification, _MAX_BYTES)).decode()
+def _embedded(title: str, svg: str) -> str:
+    """Return a drawing as a picture inside Markdown, scaled down to the size limit."""
+    picture = base64.b64encode(preview(svg, _MAX_BYTES)).decode()
     return f"![{markdown_escaped(title)}](data:image/png;base64,{picture})"

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import html
+import io
 import json
 import resource
 import time
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
+import polars as pl
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -30,6 +32,7 @@ from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 from prunescope.assets.publishing.sql_pool import SqlPool
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, ORDERED, draw
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.page import policy
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
@@ -40,6 +43,9 @@ ROWS = 1000
 # Size limits of an answer's JSON, and of a query.
 _ANSWER_BYTES = 4 << 20
 _SQL_BYTES = 64 << 10
+# Media types of answers to keep, and the limit of their size.
+_DOWNLOADS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+_DOWNLOAD_BYTES = 64 << 20
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
 _MAX_WAITING, _MAX_WAITING_OF_ONE = 64, 8
@@ -198,7 +204,7 @@ class _Server:
 
     async def sql(self, request: Request) -> Response:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
-        live, sql = await self._live(request), _statement(await _body(request))
+        live, (sql, to) = await self._live(request), _statement(await _body(request))
         responses: list[Response] = []
         bugs: list[Exception] = []
 
@@ -212,7 +218,7 @@ class _Server:
             client = request.client.host if request.client else ""
             try:
                 async with self._queue.place(client):
-                    responses.append(await self._answer(live, sql))
+                    responses.append(await self._answer(live, sql, to))
             except QueueFullError as error:
                 responses.append(JSONResponse({"error": str(error)}, 429, {"Retry-After": "5"}))
             except Exception as error:  # raised below, because the task group would wrap it in an ExceptionGroup
@@ -222,7 +228,7 @@ class _Server:
             raise bugs[0]
         return responses[0] if responses else Response(status_code=499)  # the client has left
 
-    async def _answer(self, live: LiveStudy, sql: str) -> Response:
+    async def _answer(self, live: LiveStudy, sql: str, to: str) -> Response:
         """Run the query in a process that is killed when the client leaves."""
         try:
             setup, version = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
@@ -230,7 +236,7 @@ class _Server:
         except (WarehouseError, ComputationError) as error:
             return JSONResponse({"error": prose(str(error))})
         try:
-            return await anyio.to_thread.run_sync(self._rows, process, sql, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(self._rows, process, sql, to, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():
             process.cancel()
             raise
@@ -238,17 +244,24 @@ class _Server:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._processes.give_back, setup, version, process)
 
-    def _rows(self, process: SqlProcess, sql: str) -> Response:
+    def _rows(self, process: SqlProcess, sql: str, to: str) -> Response:
         start = time.monotonic()
+        render = partial(process.render, sql, seconds=self._seconds)
         try:
-            content, count = process.render(sql, to="plain", seconds=self._seconds, rows=ROWS + 1, size=_ANSWER_BYTES)
+            if to in _DOWNLOADS:
+                content, _ = render(to=to, size=_DOWNLOAD_BYTES)
+                return Response(bytes(content), media_type=_DOWNLOADS[to])
+            if to == "chart":
+                content, _ = render(to="parquet", rows=MAX_MARKS + 1, size=_ANSWER_BYTES)
+                return JSONResponse(_chart(pl.read_parquet(io.BytesIO(content))))
+            content, count = render(to="plain", rows=ROWS + 1, size=_ANSWER_BYTES)
         except SqlTimeError as error:
             return JSONResponse({"error": prose(str(error))}, 408)
         except SqlSizeError as error:
             return JSONResponse({"error": prose(str(error))}, 413)
-        except (WarehouseError, ComputationError) as error:
+        except (WarehouseError, ComputationError, InputError) as error:
             # With status 200: browsers log others in the console as if the page were broken.
-            return JSONResponse({"error": prose(str(error))})
+            return JSONResponse({"error": prose(str(error).removeprefix("--chart: "))})
         answer = json.loads(content)
         return JSONResponse(
             {
@@ -332,14 +345,27 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _statement(body: bytes) -> str:
+def _statement(body: bytes) -> tuple[str, str]:
+    """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, 'this is no JSON; send {"sql": "SELECT ..."}') from error
     if not isinstance(fields, dict) or not isinstance(fields.get("sql"), str):
         raise HTTPException(400, 'send {"sql": "SELECT ..."}')
-    return str(fields["sql"])
+    to = fields.get("to", "rows")
+    if to not in {"rows", "chart", *_DOWNLOADS}:
+        raise HTTPException(400, f'"to" is rows, chart, {" or ".join(_DOWNLOADS)}')
+    return str(fields["sql"]), to
+
+
+def _chart(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return a chart of a query's rows over its columns that are no measured values."""
+    key = [name for name in rows.columns if not rows[name].dtype.is_numeric() or name in ORDERED]
+    if not key:
+        raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, beside a number")
+    specification = draw("the answer", rows, key, "").to_dict()
+    return {"spec": {name: part for name, part in specification.items() if name != "config"}}
 
 
 def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds

@@ -16,7 +16,7 @@ MAX_MARKS = 5000
 MAX_PANELS = 24
 MAX_COLORS = len(theme.CATEGORIES)
 # Ordered columns for the x axis; the first that varies is used.
-_ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
+ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
 # Suffixes of the columns that bound an interval.
 _BOUNDS = (("_low", "_high"), ("_p10", "_p90"))
 # The column to draw, where it is neither the one with an interval nor the first float.
@@ -72,7 +72,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
         return theme.no_data("\n".join(title), f"{value} is NULL in every row")
     varying = [column for column in key if frame[column].n_unique() > 1]
     constant = [f"{column} {label(str(frame[column][0]))}" for column in key if column not in varying]
-    along = next((column for column in _ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
+    along = next((column for column in ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
     along = along or ("recipe" if "recipe" in (varying or key) else (varying or key)[0])
     others = [column for column in varying if column != along]
     # Colours go to recipes first, because answers are compared by recipe.

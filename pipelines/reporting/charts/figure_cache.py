@@ -6,6 +6,7 @@ from itertools import tee
 
 import polars as pl
 
+from prunescope.pipelines.reporting.charts.files import svg_of
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import Figure
 
@@ -22,6 +23,7 @@ class FigureCache:
         self._ask = ask
         self._answers: dict[str, pl.DataFrame] = {}
         self._drawings: dict[str, Iterator[tuple[str, Specification]]] = {}
+        self._svgs: dict[str, str] = {}
 
     def answer(self, query: str) -> pl.DataFrame:
         """Return the rows of a figure's query."""
@@ -35,6 +37,13 @@ class FigureCache:
             (self._drawings[figure.name],) = tee(self._draw(figure), 1)
         # The stored iterator is never advanced, so a copy starts at the first drawing and shares finished ones.
         return copy(self._drawings[figure.name])
+
+    def svg(self, figure: Figure) -> str:
+        """Return the first drawing of a figure."""
+        if figure.name not in self._svgs:
+            _, specification = next(self.drawings(figure))
+            self._svgs[figure.name] = svg_of(specification)
+        return self._svgs[figure.name]
 
     def _draw(self, figure: Figure) -> Iterator[tuple[str, Specification]]:
         try:

@@ -68,6 +68,15 @@ class Sparkline(TypedDict):
     free: list[Number]
 
 
+class GenerationCurves(TypedDict):
+    """Medians over prompts along the generation of one variant; 1 − cos in h, z and p, and KL in nats."""
+
+    id: str  # raw model@recipe
+    step: list[int]
+    forced: dict[str, list[Number]]  # h, z, p, kl → one entry a step
+    free: dict[str, list[Number]]
+
+
 class Source(TypedDict):
     """SQL of a sentence or number: a key of document `sql`, and the filter of its rows."""
 
@@ -191,6 +200,8 @@ class Index(TypedDict):
     prompts: list[Prompt]
     columns: list[Column]
     variants: list[VariantEntry]
+    curves: list[GenerationCurves]  # of the first model; empty where no text was written
+    curves_of: int  # pruned variants of that model
     verdict_basis: str
     verdict_rule: str
     answers: list[Answer]
@@ -333,6 +344,13 @@ class FlipsDocument(TypedDict):
     sql: str
 
 
+class PictureDocument(TypedDict):
+    """Document `pictures/<name>`: the upper part of a figure's first drawing."""
+
+    name: str
+    jpeg: str  # in base64
+
+
 class Steps(TypedDict):
     """Parallel lists, one entry per generated token."""
 
@@ -398,6 +416,7 @@ class Trace(TextOutcome):
     text_pruned: str
     answer_end_step: int | None
     answer_end_step_dense: int | None
+    end_step_dense: int | None  # no number counts later steps; None where the dense text has no end
     forced: NotRequired[Steps]
     free: NotRequired[Steps]
     top: dict[str, list[TopStep]]  # forced, free → one entry per step

@@ -14,6 +14,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     Fact,
     FigureEntry,
     FindingEntry,
+    GenerationCurves,
     Index,
     KindSummary,
     Prompt,
@@ -28,6 +29,8 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
 
+_SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
+_MAX_CURVES = 6
 # Texts with a perplexity column.
 _MAX_TEXTS = 3
 
@@ -52,6 +55,8 @@ COLUMNS: tuple[Column, ...] = (
     _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
     _column("loss_writing", "writing lost", "loss in writing that the verdict rests on", "percent", "verdicts"),
     _column("loss_choosing", "choosing lost", "loss in choosing that the verdict rests on", "percent", "verdicts"),
+    _column("score_non_generative", "chosen right", "questions of tasks answered right, mean", "percent", "task_means"),
+    _column("score_generative", "written right", "tasks that write answered right, mean", "percent", "task_means"),
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
     _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
     _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
@@ -68,8 +73,8 @@ COLUMNS: tuple[Column, ...] = (
     _column(
         "prompts_flipped", "flipped", "texts that differ from the dense one", "count", of="prompts", is_detail=True
     ),
-    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts"),
-    _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded"),
+    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts", is_detail=True),
+    _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded", is_detail=True),
     _column("options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions"),
     _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
@@ -120,6 +125,7 @@ def index(
     )
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     columns, values = _numbers(frames, rows)
+    curves = _curves(frames, models[0]) if models else []
     return {
         "study": label(summary.study),
         "title": prose(summary.title or summary.study),
@@ -129,6 +135,8 @@ def index(
         "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
+        "curves": curves,
+        "curves_of": sum(row["model"] == models[0] and row["recipe"] != "dense" for row in rows) if models else 0,
         "verdict_basis": basis(frames.all("verdicts")),
         "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],
@@ -218,6 +226,9 @@ def _numbers(
     values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
     for row in frames.all("verdicts").iter_rows(named=True):
         values[row["model"], row["recipe"]] |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+    for row in frames.all("task_means").iter_rows(named=True):
+        if (key := (row["model"], row["recipe"])) in values:
+            values[key][f"score_{row['measure']}"] = row["score"]
     for row in frames.all("ndcg").iter_rows(named=True):
         if (key := (row["model"], row["recipe"])) in values:
             values[key]["ndcg_at_10"] = row["ndcg_at_10"]
@@ -253,10 +264,7 @@ def _variants(
 ) -> list[VariantEntry]:
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
     sparks = _sparks(frames.all("sparks"))
-    intervals: dict[tuple[str, str], dict[str, list[float | None]]] = {}
-    for one in frames.all("damage").iter_rows(named=True):
-        if (ends := [number(one["amount_low"]), number(one["amount_high"])]) != [None, None]:
-            intervals.setdefault((one["model"], one["recipe"]), {})[one["measure"]] = ends
+    intervals = _intervals(frames)
     kinds: dict[tuple[str, str], list[KindSummary]] = {}
     for texts in frames.all("kinds").iter_rows(named=True):
         kinds.setdefault((texts["model"], texts["recipe"]), []).append(_kind(texts))
@@ -283,6 +291,50 @@ def _variants(
             }
         )
     return entries
+
+
+def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float | None]]]:
+    """Return the ends of the 95 % intervals of each variant's numbers by column; None where nothing bounds one."""
+    found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
+
+    def add(row: Mapping[str, Any], column: str, name: str) -> None:
+        ends = [number(row[f"{name}_low"]), number(row[f"{name}_high"])]
+        if ends != [None, None]:
+            found.setdefault((row["model"], row["recipe"]), {})[column] = ends
+
+    for row in frames.all("damage").iter_rows(named=True):
+        add(row, row["measure"], "amount")
+    for row in frames.all("verdicts").iter_rows(named=True):
+        add(row, "loss_writing", "loss_writing")
+        add(row, "loss_choosing", "loss_choosing")
+    for row in frames.all("task_means").iter_rows(named=True):
+        add(row, f"score_{row['measure']}", "score")
+    texts = frames.all("perplexity")["text_id"].cast(pl.String).unique(maintain_order=True).to_list()
+    for row in frames.all("perplexity").iter_rows(named=True):
+        add(row, f"perplexity_{texts.index(str(row['text_id']))}", "ppl")
+    return found
+
+
+def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
+    """Return the curves of a model's variants; of many, some between the nearest and the furthest by KL."""
+    frame = frames.answer(FIGURES["generation"].query).filter(pl.col("model").cast(pl.String) == model)
+    forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
+    by_kl = frame.filter(forced).group_by("recipe").agg(pl.col("kl_median").mean()).sort("kl_median", "recipe")
+    recipes = by_kl["recipe"].cast(pl.String).to_list()
+    count = min(len(recipes), _MAX_CURVES)
+    chosen = [recipes[round(place * (len(recipes) - 1) / max(1, count - 1))] for place in range(count)]
+    found: list[GenerationCurves] = []
+    for recipe in chosen:
+        own = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
+        sides = {"forced": own.filter(forced), "free": own.filter(~forced)}
+        if any(side.is_empty() for side in sides.values()):
+            continue
+        curves = {
+            name: {space: numbers(side[column], 3) for space, column in _SPACES.items()} for name, side in sides.items()
+        }
+        steps = sides["forced"]["step"].to_list()
+        found.append({"id": f"{model}@{recipe}", "step": steps, "forced": curves["forced"], "free": curves["free"]})
+    return found
 
 
 def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:

@@ -22,6 +22,7 @@ _NARROW: dict[str, tuple[str, ...]] = {
     "losses": VARIANT,
     "perplexity": VARIANT,
     "ndcg": VARIANT,
+    "task_means": VARIANT,
     "prompts": OF_PROMPT,
     "kinds": (*VARIANT, "kind"),
     "texts": PROMPT,

@@ -1,11 +1,13 @@
 """The documents of a study by name: for a file all that fit into its size, for a server one at a time."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, combinations
 from typing import Any, TypeVar, cast
 
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
+from prunescope.pipelines.reporting.charts.files import picture
 from prunescope.pipelines.reporting.charts.html import embedded
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.comparisons import (
@@ -22,6 +24,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     FigureDocument,
     Index,
     PairDocument,
+    PictureDocument,
     PromptDocument,
     Statement,
     Trace,
@@ -47,6 +50,8 @@ DOCUMENT_BYTES = FILE_BYTES - OWN_BYTES
 _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 # Pairs get this share of the remaining size at most, because readers open texts more often.
 _PAIRS_SHARE = 0.25
+# Width in pixels of a figure's picture, and its largest height over width.
+_PICTURE_WIDTH, _PICTURE_TALLEST = 520, 0.6
 # Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "facts")
 _LIST_BYTES = 1_500_000
@@ -111,7 +116,7 @@ class Documents:
             f"pair/{n}/{m}" for n, m in combinations(range(len(names)), 2) if self._pairs and names[n][0] == names[m][0]
         ]
         prompts = [f"prompt/{m}" for m, _ in enumerate(prompt_rows(frames, self._order))]
-        figures = [f"figures/{name}" for name in FIGURES]
+        figures = [f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES]
         return ["index", "sql", "turns", *figures, *variants, *prompts, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
@@ -127,8 +132,9 @@ class Documents:
             case ["turns"]:
                 rows = self._figures(frames).answer(STATEMENTS["turns"].sql)
                 return pairwise_flips(rows, variant_names(frames, self._order))
-            case ["figures", figure] if figure in FIGURES:
-                return _figure(FIGURES[figure], self._figures(frames))
+            case ["figures" | "pictures" as kind, figure] if figure in FIGURES:
+                build = _figure if kind == "figures" else _picture
+                return build(FIGURES[figure], self._figures(frames))
             case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:
                 model, recipe = names
                 prompts = enumerate(prompt_rows(frames, self._order))
@@ -195,6 +201,7 @@ class Documents:
 
         count = len(cut["variants"])
         add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
+        add("pictures of figures", [f"pictures/{name}" for name in FIGURES], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
         add("the counts of right answers of every two variants", ["turns"], self.build)
         prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place"])
@@ -292,6 +299,11 @@ def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
         for title, specification in drawn.drawings(figure)
     ]
     return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
+
+
+def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
+    jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
+    return {"name": figure.name, "jpeg": base64.b64encode(jpeg).decode()}
 
 
 def _compared(

@@ -24,8 +24,8 @@ async function comparePage(first, second) {
       ],
     }), a.model === b.model && el("p", { class: "hint" }, "For the uncertainty of these differences, see the paired statistics below.")),
     statistics,
-    el("section", null, el("h2", null, "Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)), a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
-    a.model === b.model && el("section", null, el("h2", null, "Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(ownA.prompts, 6, (summary) => {
+    folded(["Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)], a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
+    a.model === b.model && folded(["Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)], el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(ownA.prompts, 6, (summary) => {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));

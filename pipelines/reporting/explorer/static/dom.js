@@ -106,6 +106,12 @@ function cellOf(column, { numbers }) {
   return cell(column, numbers[column.name], numbers[column.of]);
 }
 
+// A value with its 95 % interval below it.
+function bounded(column, variant) {
+  const ends = intervalOf(column, variant);
+  return [cellOf(column, variant), ends && el("small", { class: "ends", title: "95 % interval" }, ends)];
+}
+
 // The 95 % interval of a variant's number: both ends, or the one that is known.
 function intervalOf(column, { intervals }) {
   const [low, high] = (intervals[column.name] ?? []).map((end) => isNumber(end) && cell(column, end));
@@ -146,10 +152,30 @@ function heading(level, title, sql, where) {
   return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this", where));
 }
 
-// A heading for numbers of several columns, with a link to each statement that names its columns.
+// Links to several statements, as a menu that names what each of them computes.
+function sqlMenu(entries, where) {
+  if (entries.length < 2) return entries.map(([what, key]) => sqlLink(key, what, where));
+  return el("details", { class: "menu" }, el("summary", { class: "sql" }, "SQL"), el("ul", null, entries.map(([what, key]) => {
+    const item = sqlLink(key, what, where);
+    item.classList.remove("sql");
+    return el("li", null, refill(item, what));
+  })));
+}
+
+// A heading for numbers of several columns, with the statements of its columns.
 function headingOver(title, columns, where) {
   const keys = [...new Set(columns.map((column) => column.sql))];
-  return el("h2", null, title, keys.map((key) => sqlLink(key, columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), where)));
+  return el("div", { class: "headed" }, el("h2", null, title), sqlMenu(keys.map((key) => [columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), key]), where));
+}
+
+// A name of SQL in words: `n_samples` is “samples”, `accuracy_per_byte` “accuracy per byte”.
+function words(column) {
+  return column.replace(/^(n|is)_/, "").replace(/_nats$/, ", nats").replace(/_se$/, " ± s.e.").replaceAll("_", " ");
+}
+
+// A part of a page that a narrow screen shows folded.
+function folded(title, ...content) {
+  return el("details", { class: "part", open: innerWidth > 720 }, el("summary", null, title), content);
 }
 
 // How many items a button adds: all that are left, or the next few of a very long list.

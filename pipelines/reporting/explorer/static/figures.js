@@ -27,20 +27,51 @@ function lazyCharts(names) {
   });
 }
 
+// The picture of a figure, loaded when it comes into view; it links to the figure.
+function picture(figure) {
+  const image = el("img", { alt: figure.alt, loading: "lazy" });
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen.disconnect();
+    load(`pictures/${figure.name}`).then(({ jpeg }) => (image.src = `data:image/jpeg;base64,${jpeg}`), () => image.remove());
+  }, { rootMargin: "300px" });
+  seen.observe(image);
+  return el("a", { class: "picture", href: route("figures", figure.name), "data-picture": figure.name }, image);
+}
+
+function gallery(figures) {
+  return el("ul", { class: "figures" }, figures.map((figure) => el("li", null, picture(figure), link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))));
+}
+
 async function figuresPage(chosen) {
   const list = index.figures;
   if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
-  const shown = list.filter((figure) => chosen === undefined || figure.name === chosen);
-  const places = lazyCharts(shown.map((figure) => figure.name));
-  const sections = shown.map((figure, place) => el("figure", { class: "big" }, chosen === undefined && heading(2, link(figure.title, "figures", figure.name), figure.sql), places[place], el("figcaption", null, figure.caption)));
+  if (chosen === undefined) return [heading(1, "Figures"), allFigures()];
   const at = list.findIndex((figure) => figure.name === chosen);
   return [
-    chosen === undefined ? heading(1, "Figures") : heading(1, list[at].title, list[at].sql),
-    chosen === undefined
-      ? el("p", { class: "links" }, list.map((figure) => [link(figure.title, "figures", figure.name), " "]))
-      : el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
-    sections,
+    heading(1, list[at].title, list[at].sql),
+    el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
+    el("figure", { class: "big" }, lazyCharts([chosen]), el("figcaption", null, list[at].caption)),
   ];
+}
+
+function allFigures() {
+  const { figures, figures_without_data: bare } = index;
+  return [
+    gallery(figures.filter(({ name: key }) => !bare.includes(key))),
+    bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)])),
+  ];
+}
+
+// Most charts are drawn for paper; a wide page shows them larger.
+const MOST_ENLARGED = 1.7;
+function enlarge(box) {
+  const drawing = box.querySelector("svg");
+  const [width, height] = ["width", "height"].map((side) => Number(drawing.getAttribute(side)));
+  const room = box.parentElement.clientWidth - 14;
+  const scale = Math.min(MOST_ENLARGED, Math.max(1, room / width));
+  drawing.setAttribute("width", width * scale);
+  drawing.setAttribute("height", height * scale);
 }
 
 // A change of theme restarts a drawing that is not finished; only the last one is shown.
@@ -63,22 +94,27 @@ async function drawFigure(place) {
     for (const { drawing, box } of drawn) {
       // Draw one after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
-      const result = await embed(box, headless(drawing, figure), {
-        mode: "vega-lite",
-        renderer: "svg",
-        config: configs[isDark() ? "dark" : "light"],
-        actions: false,
-        ast: true, // expressions are interpreted, not compiled: the policy forbids eval
-        defaultStyle: false, // the page's style sheet styles tooltips; no other style is allowed
-        tooltip: { disableDefaultStyle: true },
-      });
-      drawnViews.add(result);
-      box.dataset.drawn = "yes";
+      await draw(embed, box, headless(drawing, figure));
     }
   } catch (error) {
     place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
     console.error(error);
   }
+}
+
+async function draw(embed, box, spec) {
+  const result = await embed(box, spec, {
+    mode: "vega-lite",
+    renderer: "svg",
+    config: configs[isDark() ? "dark" : "light"],
+    actions: false,
+    ast: true, // expressions are interpreted, not compiled: the policy forbids eval
+    defaultStyle: false, // the page's style sheet styles tooltips; no other style is allowed
+    tooltip: { disableDefaultStyle: true },
+  });
+  drawnViews.add(result);
+  enlarge(box);
+  box.dataset.drawn = "yes";
 }
 
 // Remove a chart title that repeats the page's heading; only its subtitle stays.

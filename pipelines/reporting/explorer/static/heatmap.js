@@ -7,9 +7,10 @@ function layerMap(layers, sql, where, choose) {
   const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
   const context = canvas.getContext("2d");
   const image = context.createImageData(steps, count);
+  const top = Math.max(1e-3, extremes(layers.kl.flat().filter(isNumber))[1]);
   layers.kl.forEach((row, place) =>
     row.forEach((kl, step) => {
-      image.data.set([...colour, Math.round(255 * heatOfKl(kl))], 4 * ((count - 1 - place) * steps + step));
+      image.data.set([...colour, Math.round(255 * Math.sqrt(Math.max(0, kl ?? 0) / top))], 4 * ((count - 1 - place) * steps + step));
     }),
   );
   context.putImageData(image, 0, 0);
@@ -31,6 +32,7 @@ function layerMap(layers, sql, where, choose) {
     "figure",
     { class: "small map" },
     el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink(sql, "the layers", where), readout),
+    el("p", { class: "hint" }, "0 ", el("span", { class: "ramp", "aria-hidden": "true" }), ` ${number(top)} nats`),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
   );
   const follow = (step) => {
@@ -39,10 +41,6 @@ function layerMap(layers, sql, where, choose) {
     styled(cursor, { left: `${(100 * at) / steps}%`, width: `${100 / steps}%` });
   };
   return { figure, follow };
-}
-
-function heatOfKl(kl) {
-  return kl > 1e-3 ? Math.min(1, Math.log10(kl / 1e-3) / 4) : 0;
 }
 
 function peakOf(layers) {

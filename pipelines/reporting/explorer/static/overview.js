@@ -1,21 +1,30 @@
 // The first page: answers, variants, the paper's claims, findings, figures, provenance.
 
 function overview() {
-  const { answers, claims, claims_by_model: shared, findings, searches, figures, figures_without_data: bare } = index;
+  const { answers, claims, claims_by_model: shared, findings, searches, figures } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
     el("p", { class: "lead" }, `Each variant is a pruned model, compared with the dense model token by token: hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats. “Forced”: the variant reads the dense tokens; “free”: it reads its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
     answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
+    leadPicture(),
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
+    example(),
     claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     searches.length > 0 && el("section", { class: "search" }, heading(2, "Search"), searches.map(searchOf), figures.filter(({ name: key }) => ["search", "allocation"].includes(key)).map((figure) => [el("h3", null, link(figure.title, "figures", figure.name)), lazyCharts([figure.name])])),
     el("section", null, heading(2, "Prompts", "prompts"), byKind(), promptsTable()),
-    figures.length > 0 && el("section", null, heading(2, "Figures"), el("ul", { class: "figures" }, figures.filter(({ name: key }) => !bare.includes(key)).map((figure) => el("li", null, link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
-      bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)]))),
+    figures.length > 0 && el("section", null, heading(2, "Figures"), allFigures()),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
   ];
+}
+
+// How the shift grows from h over z and p to KL along the generation, where the study wrote texts.
+function leadPicture() {
+  const { curves, curves_of: of } = index;
+  if (!curves.length) return null;
+  const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", variantName(variantsById.get(id))));
+  return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. Upper row: both models read the dense text. Lower row: each reads its own, so that the distance feeds back. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
 }
 
 // The results of one model's searches; the figures below are of all models.
@@ -89,7 +98,7 @@ function variantsWith(columns) {
         value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => cellOf(column, variant) })),
+      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => bounded(column, variant) })),
     ],
   });
   return [table, same.length > 0 && el("p", { class: "hint under" }, `Equal for all pruned variants: ${same.join(" · ")}.`)];

@@ -63,6 +63,33 @@ function powers(series) {
   return [low, Math.max(low + 1, Math.ceil(Math.log10(largest)))];
 }
 
+const QUANTITIES = [["h", "1 − cos, hidden states h", 1], ["z", "1 − cos, logits z", 1], ["p", "1 − cos, probabilities p", 1], ["kl", "KL(dense ‖ pruned), nats", 30]];
+const LOWEST = 1e-3;
+
+// Two rows of panels, forced above free, one curve a variant.
+function generationCurves(curves) {
+  const [wide, high, left, top, gapX, gapY] = [246, 118, 46, 26, 50, 26];
+  const steps = extremes(curves.flatMap((one) => one.step))[1] || 1;
+  const panels = ["forced", "free"].flatMap((trajectory, row) => QUANTITIES.map(([key, title, most], column) => {
+    const [x0, y0] = [left + column * (wide + gapX), top + row * (high + gapY)];
+    const x = (step) => x0 + (step * wide) / steps;
+    const y = (value) => y0 + high * (1 - Math.log10(Math.max(value, LOWEST) / LOWEST) / Math.log10(most / LOWEST));
+    const grid = [LOWEST, 0.01, 0.1, 1, 10].filter((power) => power <= most).map((power) => [
+      svg("path", { class: "grid", d: `M${x0} ${y(power)}H${x0 + wide}` }),
+      svg("text", { class: "tick", x: x0 - 5, y: y(power) + 4, "text-anchor": "end" }, String(power)),
+    ]);
+    return [
+      grid,
+      row === 0 && svg("text", { class: "series", x: x0, y: 14 }, title),
+      svg("text", { class: "tick", x: x0 + wide - 3, y: y0 + high - 5, "text-anchor": "end" }, trajectory),
+      row === 1 && svg("text", { class: "tick", x: x0 + wide / 2, y: y0 + high + 16, "text-anchor": "middle" }, `generated token, 0 to ${steps}`),
+      curves.map((one, place) => svg("g", { class: `color-${place}` }, svg("path", { class: place % 2 ? "curve dashed" : "curve", d: pathOf(one[trajectory][key], (at) => x(one.step[at]), y) }))),
+    ];
+  }));
+  const said = curves.map((one) => `${variantsById.get(one.id).recipe}: KL forced ends at ${number(one.forced.kl.at(-1))}, free at ${number(one.free.kl.at(-1))} nats`).join("; ");
+  return svg("svg", { viewBox: `0 0 ${left + 4 * (wide + gapX)} ${top + 2 * high + gapY + 22}`, role: "img", "aria-label": `h, z, p and KL along the generation. ${said}` }, nodes(panels));
+}
+
 /* Curves over layers on a logarithmic axis, with a readout under the pointer or by the arrow keys.
    series: [{name, className, mark, dashed, values}]; places: ["0 attn", …]; changed: which places the recipe changed. */
 function layerCurves({ title, places, changed, series, markers = [] }) {

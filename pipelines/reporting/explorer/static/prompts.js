@@ -155,6 +155,29 @@ function layeredOf(model) {
   return layered < all.length ? `${layered} of ${all.length} prompts (the others were measured at the output only)` : "prompts";
 }
 
+// On the overview: one prompt's text by the dense model and by the variants nearest to it and furthest from it.
+function example() {
+  const { model } = index.variants[0] ?? {};
+  const kl = (variant) => variant.numbers.kl_teacher_forced_median_nats;
+  const pruned = index.variants.filter((variant) => variant.model === model && !variant.is_dense && isNumber(kl(variant))).toSorted((a, b) => kl(a) - kl(b));
+  const own = index.prompts.filter((prompt) => prompt.model === model);
+  const open = own.filter((prompt) => prompt.kind === "open");
+  const asked = (open.length ? open : own).toSorted((a, b) => a.place - b.place);
+  const prompt = asked[Math.floor(asked.length / 2)];
+  if (!prompt || !pruned.length) return null;
+  const texts = el("div", { class: "example" }, el("p", { class: "hint" }, "…"));
+  const section = el("section", null, heading(2, "What they write"), el("p", null, promptLink(prompt), " ", el("span", { dir: "auto" }, prompt.text.slice(0, 400))), texts);
+  load(`prompt/${index.prompts.indexOf(prompt)}`).then(({ texts: found }) => {
+    const chosen = [index.variants.find((variant) => variant.model === model && variant.is_dense), pruned[0], ...pruned.slice(1).slice(-1)];
+    refill(texts, chosen.map((variant) => {
+      const one = variant && found.find((text) => index.variants[text.variant].id === variant.id);
+      const step = one && (one.first_flip_step ?? 0);
+      return one && el("div", null, textOf(variant.recipe, one.text_same, variant.is_dense ? one.text_dense : one.text_pruned, !variant.is_dense), variant.traces.includes(one.prompt) && el("p", { class: "hint" }, `first flip: step ${number(one.first_flip_step)} · `, tokensLink(variant, prompt, step)));
+    }));
+  }).catch(() => section.remove()); // left out of a file that is full
+  return section;
+}
+
 async function promptPage(model, id) {
   const place = promptPlace(model, id);
   if (place < 0) throw new Error(`This study has no prompt “${id}”.`);
@@ -170,7 +193,7 @@ async function promptPage(model, id) {
     el("blockquote", { dir: "auto" }, prompt.text),
     el("p", null, prompt.gold !== null && ["Right answer: ", name(prompt.gold), ". "], prompt.is_correct_dense !== null && `The dense model’s is ${prompt.is_correct_dense ? "right" : "wrong"}. `, !prompt.has_layers && "Measured at the output only: this prompt has no layers."),
     el("section", null, el("h2", null, "Numbers", sqlLink("prompts", "this prompt", where)), el("div", { class: "numbers" }, value("place in what breaks first", number(prompt.place)), value("variants flipped", ratio([prompt.flipped, prompt.variants])), value("loops", ratio([prompt.collapsed, prompt.variants])), value("first flip, median step", number(prompt.first_flip_median)), value("earliest", number(prompt.first_flip_min)), value("KL, step 0, median, nats", number(prompt.kl_step0)), value("right", ratio([prompt.correct, prompt.graded])), value("tokens", number(prompt.steps)))),
-    el("section", null, el("h2", null, "Variants", sqlLink(own.sql.text_means, "KL of the texts", where), sqlLink(own.sql.parts, "where texts differ", where)), dataTable({
+    el("section", null, el("div", { class: "headed" }, el("h2", null, "Variants"), sqlMenu([["KL of the texts", own.sql.text_means], ["where texts differ", own.sql.parts]], where)), dataTable({
       label: "variants of this prompt",
       isCards: true,
       rows: pruned,

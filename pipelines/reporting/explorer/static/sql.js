@@ -1,5 +1,7 @@
 // The SQL of every sentence and number, and, on a live page, a box that runs SQL on the safe connection.
 
+// Name of the part of an address that holds the text of the box.
+const ASKED = "asked";
 const CHOICE = /^(\$\d|[a-z_]+)=/;
 
 // A key may contain slashes, encoded or not.
@@ -7,7 +9,8 @@ async function sqlPage(...parts) {
   const statements = await load("sql");
   // Parts after the key filter its rows ("model=tiny") or set a parameter as JSON ('$1="tiny"').
   const chosen = parts.filter((part) => CHOICE.test(part)).map((part) => [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)]);
-  const key = parts.length ? parts.filter((part) => !CHOICE.test(part)).join("/") : undefined;
+  const asked = chosen.find(([name]) => name === ASKED)?.[1];
+  const key = parts.length && asked === undefined ? parts.filter((part) => !CHOICE.test(part)).join("/") : undefined;
   if (key === undefined) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
     const groups = [
@@ -17,7 +20,7 @@ async function sqlPage(...parts) {
       ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
       ["Views that these statements read", entries.filter(([one]) => one.startsWith("view/"))],
     ];
-    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box("SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every sentence, number and figure on these pages comes from one of these statements."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
+    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box(asked ?? "SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every sentence, number and figure on these pages comes from one of these statements."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
@@ -87,11 +90,12 @@ function box(sql) {
     running?.abort();
     const mine = (running = new AbortController());
     button.textContent = "Stop";
+    replaceRoute(route("sql", `${ASKED}=${area.value}`));
     result.replaceChildren(el("p", { class: "hint" }, "Running …"));
     let shown;
     try {
-      const answer = await fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql: area.value }), signal: mine.signal });
-      shown = resultOf(await answer.json());
+      const answer = await post(area.value, "rows", mine.signal);
+      shown = resultOf(await answer.json(), area.value);
     } catch (error) {
       shown = [mine.signal.aborted ? el("p", { class: "hint" }, "Stopped.") : el("p", { class: "failed" }, `The server did not answer: ${error.message}`)];
     }
@@ -103,12 +107,95 @@ function box(sql) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
   });
-  return el("div", null, area, el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs the query: read-only, without access to files or network.")), result);
+  return el("div", { class: "asking" }, el("div", null, area, completion(area), el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs the query: read-only, without access to files or network. Tab completes a name.")), result), schemaOf(area));
 }
 
-function resultOf(answer) {
+function post(sql, to, signal) {
+  return fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql, to }), signal });
+}
+
+// Tables and views with their columns, as the box may read them.
+let schema = null;
+function relations() {
+  schema ??= post("SELECT table_name, string_agg(column_name, ' ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, 'stg_') GROUP BY table_name ORDER BY table_name", "rows")
+    .then((answer) => answer.json())
+    .then((answer) => (answer.rows ?? []).map(([relation, columns]) => ({ relation, columns: columns.split(" ") })));
+  schema.catch(() => (schema = null));
+  return schema;
+}
+
+function insert(area, text, from = area.selectionStart) {
+  area.setRangeText(text, from, area.selectionEnd, "end");
+  area.focus();
+  area.dispatchEvent(new Event("input"));
+}
+
+function schemaOf(area) {
+  const list = el("div", { class: "schema" });
+  const filter = el("input", { type: "search", placeholder: "Tables and columns", "aria-label": "Filter: tables and columns", oninput: () => draw() });
+  let all = [];
+  const draw = () => {
+    const wanted = filter.value.toLowerCase();
+    const shown = all.filter(({ relation, columns }) => [relation, ...columns].some((one) => one.toLowerCase().includes(wanted)));
+    const button = (text) => el("button", { type: "button", title: "insert", onclick: () => insert(area, text) }, text);
+    refill(list, shown.map(({ relation, columns }) => el("details", null, el("summary", null, relation), el("p", null, button(relation), columns.map((column) => [" ", button(column)])))));
+  };
+  relations().then((found) => {
+    all = found;
+    draw();
+  }, () => refill(list, el("p", { class: "hint" }, "The tables could not be listed.")));
+  return el("aside", { "aria-label": "tables" }, filter, list);
+}
+
+// Names that begin with the word before the cursor: of relations, and of columns of the relations in the text.
+const MOST_OFFERED = 8;
+function completion(area) {
+  const offers = el("p", { class: "offers", "aria-live": "polite" });
+  const wordBefore = () => area.value.slice(0, area.selectionStart).match(/[A-Za-z_][A-Za-z0-9_]*$/)?.[0] ?? "";
+  const accept = (text) => insert(area, text, area.selectionStart - wordBefore().length);
+  const offer = async () => {
+    const word = wordBefore().toLowerCase();
+    const all = word.length > 1 ? await relations().catch(() => []) : [];
+    const named = all.filter(({ relation }) => area.value.includes(relation));
+    const names = [...new Set([...all.map((one) => one.relation), ...(named.length ? named : all).flatMap((one) => one.columns)])];
+    refill(offers, names.filter((one) => one.startsWith(word) && one !== word).slice(0, MOST_OFFERED).map((one) => el("button", { type: "button", tabindex: -1, onclick: () => accept(one) }, one)));
+  };
+  area.addEventListener("input", offer);
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") refill(offers);
+    if (event.key !== "Tab" || event.shiftKey || !offers.firstChild) return;
+    event.preventDefault();
+    accept(offers.firstChild.textContent);
+  });
+  return offers;
+}
+
+// The whole answer as a file, without the limit of the table's rows.
+function download(sql, to) {
+  const button = el("button", { type: "button", onclick: async () => {
+    const answer = await post(sql, to);
+    if (answer.headers.get("Content-Type").startsWith("application/json")) return button.replaceWith(el("span", { class: "failed" }, (await answer.json()).error));
+    const file = el("a", { href: URL.createObjectURL(await answer.blob()), download: `answer.${to}` });
+    file.click();
+    URL.revokeObjectURL(file.href);
+  } }, to === "csv" ? "CSV" : "Parquet");
+  return button;
+}
+
+function chartOf(sql, place) {
+  return el("button", { type: "button", onclick: async () => {
+    const [embed, answer] = await Promise.all([runVega(), post(sql, "chart").then((found) => found.json())]);
+    if (answer.error) return refill(place, el("p", { class: "failed" }, answer.error));
+    const box = el("div", { class: "chart" });
+    refill(place, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "chart of the answer" }, box));
+    await draw(embed, box, answer.spec);
+  } }, "Chart");
+}
+
+function resultOf(answer, sql) {
   if (answer.error) return [el("p", { class: "failed" }, answer.error)];
   const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
   const columns = answer.columns.map((column) => column.name);
-  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), copyButton(csv(columns, answer.rows), "Copy as CSV")), plainTable({ label: "rows", columns, rows: answer.rows, show: exact })];
+  const chart = el("div");
+  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), copyButton(csv(columns, answer.rows), "Copy as CSV"), download(sql, "csv"), download(sql, "parquet"), chartOf(sql, chart)), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: exact })];
 }

@@ -11,10 +11,10 @@ async function variantPage(id) {
       : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink(variant.sql, "the verdict")),
     others.length > 0 && !variant.is_dense && el("p", null, el("label", null, "Compare with ", picker(others, null, (other) => go("compare", id, other)))),
     el("section", null, headingOver("Numbers", index.columns, variant.where), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name]) || intervalOf(column, variant)).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cellOf(column, variant)), intervalOf(column, variant) && el("small", { class: "hint", title: "95 % interval" }, " ", intervalOf(column, variant)))))),
-    own.prompts.length > 0 && el("section", null, heading(2, "Texts", own.prompts_sql, variant.where), sqlLink("text_means", "KL of the texts", variant.where), " ", sqlLink("parts", "where texts differ", variant.where), " ", sqlLink("kinds", "the texts by kind of prompt", variant.where), kindsOf(variant), textsOf(variant, own)),
+    own.prompts.length > 0 && el("section", null, el("div", { class: "headed" }, el("h2", null, "Texts"), sqlMenu([["the texts", own.prompts_sql], ["KL of the texts", "text_means"], ["where texts differ", "parts"], ["the texts by kind of prompt", "kinds"]], variant.where)), kindsOf(variant), textsOf(variant, own)),
     Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql, variant.where), el("p", { class: "hint" }, `Means over tokens of ${layeredOf(variant.model)}, teacher forced, lens ${index.lens}. The logarithmic axis cannot show exact zeros.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: sublayers that the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
     own.carriers.length > 0 && el("section", null, heading(2, "Share of the damage by sublayer", own.carriers_sql, variant.where), carriersTable(own.carriers)),
-    own.tables.map((one) => el("section", null, heading(2, one.title, one.sql, variant.where), plainTable({ label: one.title, columns: one.columns, rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
+    own.tables.map((one) => el("section", null, heading(2, one.title, one.sql, variant.where), plainTable({ label: one.title, columns: one.columns.map(words), rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
     el("section", null, heading(2, "Facts", own.facts_sql, variant.where), facts(own.facts)),
   ];
 }
@@ -70,7 +70,9 @@ function textOf(title, same, rest, isMarked) {
   return el("div", { class: "text" }, el("h4", null, name(title)), el("p", { dir: "auto" }, same, isMarked && rest ? el("mark", null, rest) : rest));
 }
 
+// Meters are relative to the largest share.
 function carriersTable(carriers) {
+  const top = Math.max(1e-9, ...carriers.map((one) => one.share ?? 0));
   return dataTable({
     label: "changed sublayers",
     rows: carriers,
@@ -78,7 +80,7 @@ function carriersTable(carriers) {
     filter: carriers.length > 12 ? (one) => one.place : undefined,
     columns: [
       { id: "place", heading: "sublayer", value: (one) => one.place, cell: (one) => one.place },
-      { id: "share", heading: "share of the damage, %", align: "number", doc: "of the sum over the variant’s changed sublayers", value: (one) => one.share, cell: (one) => [el("span", { class: "meter", "aria-hidden": "true" }, styled(el("span"), { width: `${100 * (one.share ?? 0)}%` })), percent(one.share)] },
+      { id: "share", heading: "share of the damage, %", align: "number", doc: "of the sum over the variant’s changed sublayers", value: (one) => one.share, cell: (one) => [el("span", { class: "meter", "aria-hidden": "true" }, styled(el("span"), { width: `${(100 * (one.share ?? 0)) / top}%` })), percent(one.share)] },
       { id: "kl", heading: "KL alone, nats", align: "number", doc: "mean KL caused by this sublayer alone", value: (one) => one.kl, cell: (one) => number(one.kl) },
       { id: "scope", heading: "scope", value: (one) => one.scope, cell: (one) => one.scope },
       { id: "parted", heading: "prompts that differ here", align: "number", doc: "prompts whose most likely token differs permanently after this sublayer, at the first flip", value: (one) => one.parted, cell: (one) => number(one.parted) },

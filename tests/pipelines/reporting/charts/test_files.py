@@ -1,6 +1,7 @@
 """Tests that a chart's files have the same bytes every time and the format of their suffix."""
 
 import hashlib
+import io
 import json
 import re
 import struct
@@ -12,9 +13,10 @@ import altair as alt
 import polars as pl
 import pytest
 import vl_convert
+from PIL import Image, ImageChops, ImageStat
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.files import canonical_pdf, chart_files, preview
+from prunescope.pipelines.reporting.charts.files import canonical_pdf, chart_files, picture, preview, svg_of
 
 
 def chart(points: int = 5) -> theme.AnyChart:
@@ -39,13 +41,26 @@ def test_every_file_has_the_format_of_its_suffix() -> None:
 
 def test_a_preview_shrinks_to_the_limit_and_at_most_to_half() -> None:
     def width(most_bytes: int) -> int:
-        return struct.unpack(">I", preview(chart().to_dict(), most_bytes)[16:20])[0]
+        return struct.unpack(">I", preview(svg, most_bytes)[16:20])[0]
 
-    whole = preview(chart().to_dict(), 10**9)
+    svg = svg_of(chart().to_dict())
+    whole = preview(svg, 10**9)
     assert whole == vl_convert.vegalite_to_png(chart().to_dict())
     assert width(len(whole)) == width(10**9)
     assert width(len(whole) - 1) == pytest.approx(0.75 * width(10**9), abs=1)
     assert width(1) == pytest.approx(0.5 * width(10**9), abs=1)
+
+
+def test_a_picture_has_the_width_and_is_cut_below_its_tallest() -> None:
+    svg = svg_of(chart().to_dict())
+    whole, cut = (Image.open(io.BytesIO(picture(svg, 200, tallest))) for tallest in (10.0, 0.25))
+    assert whole.format == "JPEG"
+    assert whole.width == cut.width == 200
+    assert cut.height == 50 < whole.height
+    # The part that is left is drawn at the same scale.
+    upper = whole.crop((0, 0, 200, 40))
+    difference = ImageChops.difference(upper.convert("L"), cut.crop((0, 0, 200, 40)).convert("L"))
+    assert max(ImageStat.Stat(difference).mean) < 4
 
 
 def test_the_pdf_embeds_fonts_and_has_no_date() -> None:

@@ -3,9 +3,13 @@
 Texts go through `prunescope.pipelines.reporting.charts.display_text` as they do in the real documents; ids stay raw.
 """
 
+import base64
+import io
 import itertools
 from typing import Any
 from urllib.parse import quote
+
+from PIL import Image
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.charts.registry import FIGURES
@@ -62,6 +66,8 @@ def documents(
         "turns": _turns(len(ids)),
         "figures/tokens": _figure("tokens", marts or {}),
         "figures/hierarchy": _figure("hierarchy", marts or {}),
+        "pictures/tokens": {"name": "tokens", "jpeg": _jpeg()},
+        "pictures/hierarchy": {"name": "hierarchy", "jpeg": _jpeg()},
     }
     for n, id_ in enumerate(ids):
         found[f"variant/{n}"] = _variant(id_, n, prompts)
@@ -241,6 +247,16 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             )
         ],
         "variants": variants,
+        "curves": [
+            {
+                "id": id_,
+                "step": [0, 1, 2],
+                "forced": {space: [0.0, None, 0.01] for space in ("h", "z", "p", "kl")},
+                "free": {space: [0.0, 0.5, 1.0] for space in ("h", "z", "p", "kl")},
+            }
+            for id_ in ids[1:-1]
+        ],
+        "curves_of": len(recipes),
         "verdict_basis": "What the losses are of.",
         "verdict_rule": f"The rule.\nOf {model_text}",
         "answers": [
@@ -303,6 +319,12 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         "facts": [{"name": "seed", "text": model_text}],
         "notes": [],
     }
+
+
+def _jpeg() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 24), "white").save(file, "JPEG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _figure(name: str, marts: dict[str, Any]) -> dict[str, Any]:

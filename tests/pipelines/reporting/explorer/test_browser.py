@@ -174,8 +174,9 @@ def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     )
     alpha = pixels[3::4]
     assert len(alpha) == len(sample.PLACES) * sample.STEPS
-    # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06 at step 5.
-    assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 64, 113)
+    # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06, the largest, at step 5.
+    assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 104, 255)  # 255 √(KL/0.06)
+    assert "0.06 nats" in page.text(".map p")
     assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
     page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
@@ -218,7 +219,8 @@ def test_colours_and_text_follow_the_chosen_measure(page):
     kl = heats(1)
     assert kl[0] == 0  # not measured
     assert kl == sorted(kl)
-    assert kl[5] == 0.75  # 1 nat between 0.001 and 10
+    assert kl[4:] == [0.316, 1]  # √(KL/1 nat)
+    assert "KL: 0 1 nats" in " ".join(page.text(".legend").split())
     page.click(page.one("[data-key='entropy']"))
     assert set(heats(1)) == {0.083}
     assert set(heats(2)) == {0.5}
@@ -569,7 +571,10 @@ def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
     reader.wait(lambda: reader.js(ground) == "rgb(27, 29, 33)")
     reader.show("/figures")
     reader.js("scrollTo(0, document.body.scrollHeight)")
-    reader.wait(lambda: len(reader.all(".chart[data-drawn]")) == 2)
+    loaded = "return [...document.querySelectorAll('.picture img')].map((one) => one.complete && one.naturalWidth)"
+    reader.wait(lambda: reader.js(loaded) == [40, 40])
+    reader.click(reader.one(".picture"))
+    reader.wait(lambda: reader.all(".chart[data-drawn]"))
     reader.scheme("light")
     assert reader.complaints() == []
 
@@ -733,7 +738,10 @@ def test_hostile_text_is_displayed_and_not_executed(opened):
     reader.show("/")
     assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
     assert frames.HOSTILE[0] in reader.text("main h1")
-    assert reader.js("return document.querySelectorAll('main img, main script, main style').length") == 0
+    assert (
+        reader.js("return document.querySelectorAll('main img:not(.picture > img), main script, main style').length")
+        == 0
+    )
     assert "__proto__" in rows(reader, "variants")
     assert reader.js("return ({}).polluted === undefined && Object.keys(Object.prototype).length === 0")
     word = quote(f"{frames.HOSTILE[0]}@__proto__", safe="")

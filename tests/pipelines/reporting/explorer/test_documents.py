@@ -455,7 +455,7 @@ def test_documents_escape_and_cut_hostile_text(hostile) -> None:
     documents = Documents(hostile, "\u202estudy", "\0title", is_live=True)
     raw = {"id", "prompt_id", "href", "sql"}
     for name in documents.names():
-        if name == "sql" or name.startswith("figures/"):
+        if name == "sql" or name.startswith(("figures/", "pictures/")):
             continue
         document = documents.build(name)
         shown = [text for field, text in strings(document) if field not in raw]
@@ -510,7 +510,9 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
 
     with connect(tmp_path) as connection:
         found = Documents(asking(connection), "none", views=VIEWS).within()
-    assert set(found) == {"index", "sql", "turns", *(f"figures/{name}" for name in FIGURES)}
+    assert set(found) == {"index", "sql", "turns"} | {
+        f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES
+    }
     assert found["index"]["variants"] == found["index"]["answers"] == found["index"]["findings"] == []
     assert found["index"]["figures_without_data"] == list(FIGURES)
 
