@@ -354,7 +354,7 @@ def _statement(body: bytes) -> tuple[str, str]:
     if not isinstance(fields, dict) or not isinstance(fields.get("sql"), str):
         raise HTTPException(400, 'send {"sql": "SELECT ..."}')
     to = fields.get("to", "rows")
-    if to not in {"rows", "chart", *_DOWNLOADS}:
+    if not isinstance(to, str) or to not in {"rows", "chart", *_DOWNLOADS}:
         raise HTTPException(400, f'"to" is rows, chart, {" or ".join(_DOWNLOADS)}')
     return str(fields["sql"]), to
 

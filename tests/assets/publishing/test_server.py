@@ -1,6 +1,7 @@
 """Tests of the explorer's server on a free port, with the requests of its pages and with hostile ones."""
 
 import http.client
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.serve import _names
 from prunescope.assets.publishing.live_study import LiveStudy, studies
 from prunescope.assets.publishing.server import ROWS
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS
 from prunescope.warehouse.catalogue.comparison import compare
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -121,6 +123,37 @@ def test_a_long_answer_is_cut_and_says_so(served: Served) -> None:
         assert len(found["rows"]) == ROWS
         assert found["truncated"] is is_truncated
     assert "larger than 4 MiB" in served.sql("select repeat('x', 100000) from range(1000)")["error"]
+
+
+def test_an_answer_can_be_kept_whole_and_drawn(served: Served) -> None:
+    def ask(sql: str, to: object) -> tuple[int, dict[str, str], bytes]:
+        body = json.dumps({"sql": sql, "to": to}).encode()
+        return served.ask(f"{served.home}/sql", "POST", body, Content_Type="application/json")
+
+    rows = f"select i, i * 0.5 as half, 'ß,' as text from range({ROWS + 7}) t(i)"
+    _, headers, csv = ask(rows, "csv")
+    assert headers["content-type"].startswith("text/csv")
+    wanted = pl.DataFrame({"i": range(ROWS + 7)}).with_columns(half=pl.col("i") * 0.5, text=pl.lit("ß,"))
+    assert pl.read_csv(io.BytesIO(csv)).equals(wanted)
+    _, _, parquet = ask(rows, "parquet")
+    assert pl.read_parquet(io.BytesIO(parquet)).equals(wanted)
+
+    _, _, chart = ask("select 'r' || i as recipe, i * 0.5 as half from range(3) t(i)", "chart")
+    spec = json.loads(chart)["spec"]
+    assert "config" not in spec  # the page's own, light or dark
+    [values] = spec["datasets"].values()
+    assert [(row["recipe"], row["half"]) for row in values] == [("r0", 0.0), ("r1", 0.5), ("r2", 1.0)]
+    for sql, message in (
+        ("select i * 0.5 as half from range(3) t(i)", "a chart needs a column of names"),
+        ("select 'a' as recipe", "the answer has no column of numbers"),
+        (f"select 'a' as recipe, i from range({MAX_MARKS + 1}) t(i)", "more than a picture shows"),
+        ("select nothing from nowhere", "nowhere"),
+    ):
+        status, _, answer = ask(sql, "chart")
+        assert status == 200
+        assert message in json.loads(answer)["error"]
+        assert "--chart" not in json.loads(answer)["error"]
+    assert ask(rows, "xml")[0] == ask(rows, ["csv"])[0] == 400
 
 
 @pytest.mark.parametrize(

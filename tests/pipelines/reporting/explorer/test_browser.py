@@ -101,6 +101,30 @@ def rows(reader, label):
     return reader.js("return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[0].innerText)", table)
 
 
+def test_the_overview_opens_with_curves_scores_with_intervals_and_texts_of_the_nearest_and_the_furthest(opened):
+    reader = opened("usual")
+    reader.show("/")
+    shown = reader.js("return [...document.querySelectorAll('.opening .curve')].map((one) => one.getAttribute('d'))")
+    assert len(shown) == 8 * len(sample.documents()["index"]["curves"])
+    # Two rows of four panels. The first token's 0 lies on the edge; a missing value leaves a gap.
+    assert all(path.count("M") == (2 if place < len(shown) / 2 else 1) for place, path in enumerate(shown))
+    cell = reader.one("[aria-label='variants'] tbody tr:nth-child(2) [data-column='kl']").text.split("\n")
+    assert cell == ["1.5", "[0.75, 3]"]
+    assert not reader.all(".example")  # no variant has a KL to be nearest by
+    reader = opened("numbers")
+    reader.show("/")
+    reader.wait(lambda: len(reader.all(".example .text")) == 3)
+    names = [one.text for one in reader.all(".example h4")]
+    assert names[0] == "dense"
+    assert len(set(names)) == 3
+    # Statements of several columns are one menu that names them.
+    menu = reader.one(".headed .menu")
+    assert not menu.find_element(By.TAG_NAME, "a").is_displayed()
+    reader.click(menu.find_element(By.TAG_NAME, "summary"))
+    assert any("removed" in one.text for one in menu.find_elements(By.TAG_NAME, "a"))
+    assert reader.complaints() == []
+
+
 def test_clicks_lead_from_the_overview_to_a_variant_a_token_and_its_layers(page):
     page.click(page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
     page.wait_for_view()
@@ -233,6 +257,9 @@ def test_colours_and_text_follow_the_chosen_measure(page):
     ]
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
     assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
+    # The dense answer ends at step 4; no number counts what follows.
+    assert [piece.get_attribute("data-at") for piece in page.all(".side:nth-child(2) .tok.after")] == ["5"]
+    assert "grey: behind the end" in page.text(".legend")
     page.click(page.one("[data-key='free']"))
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
     assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
