@@ -12,7 +12,7 @@ from prunescope.pipelines.reporting.charts.theme import vega_lite
 # Dots per pixel of a PNG for screens, and per point of one at the width of a paper's columns (300 dpi).
 _PNG_SCALE, _PRINT_SCALE = 2.0, 300 / 72
 # Of small JPEGs: a tenth of a PNG.
-_QUALITY = 72
+_QUALITY = 66
 # The size in the head of a drawing by vl-convert.
 _SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"')
 _REFERENCE = re.compile(rb"(\d+) 0 R\b")

@@ -51,7 +51,7 @@ _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 # Pairs get this share of the remaining size at most, because readers open texts more often.
 _PAIRS_SHARE = 0.25
 # Width in pixels of a figure's picture, and its largest height over width.
-_PICTURE_WIDTH, _PICTURE_TALLEST = 520, 0.6
+_PICTURE_WIDTH, _PICTURE_TALLEST = 440, 0.6
 # Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "facts")
 _LIST_BYTES = 1_500_000
