@@ -175,7 +175,7 @@ function words(column) {
 
 // A part of a page that a narrow screen shows folded.
 function folded(title, ...content) {
-  return el("details", { class: "part", open: innerWidth > 720 }, el("summary", null, title), content);
+  return el("details", { class: "part", open: innerWidth > 720 }, el("summary", null, el("h2", null, title)), content);
 }
 
 // How many items a button adds: all that are left, or the next few of a very long list.

@@ -10,10 +10,10 @@ function overview() {
     leadPicture(),
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
     example(),
-    claims.length > 0 && el("section", null, heading(2, "The paper’s claims in this study"), shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
+    claims.length > 0 && folded("The paper’s claims in this study", shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), grouped(findings, "theme").map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
     searches.length > 0 && el("section", { class: "search" }, heading(2, "Search"), searches.map(searchOf), figures.filter(({ name: key }) => ["search", "allocation"].includes(key)).map((figure) => [el("h3", null, link(figure.title, "figures", figure.name)), lazyCharts([figure.name])])),
-    el("section", null, heading(2, "Prompts", "prompts"), byKind(), promptsTable()),
+    folded(["Prompts", sqlLink("prompts", "Prompts")], byKind(), promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), allFigures()),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
   ];
