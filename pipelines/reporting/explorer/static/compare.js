@@ -80,12 +80,22 @@ async function paired(a, b) {
 function pairedTable(table, isTurned) {
   const { columns, rows } = isTurned ? turned(table) : table;
   const [difference, low, high] = ["difference", "difference_low", "difference_high"].map((column) => columns.indexOf(column));
-  const isMarked = (row, place) => place === difference && (row[low] > 0 || row[high] < 0);
+  const statistic = columns.indexOf("statistic");
+  const isKnown = (row) => row[low] > 0 || row[high] < 0;
+  const markOf = (row, place) => (place === difference && isKnown(row) ? better(row[statistic], row[difference]) : null);
   return [
     el("h3", null, table.title, sqlLink(table.sql, table.title)),
-    plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, show: (value) => number(value, 4), isMarked }),
-    rows.some((row) => isMarked(row, difference)) && el("p", { class: "hint" }, "◆ The interval of this row excludes 0; it is not corrected for the number of rows."),
+    plainTable({ label: table.title, columns: columns.map((column) => PAIRED_HEADINGS[column] ?? column), rows, limit: 14, isCards: true, show: (value) => number(value, 4), say: (text, place) => (place === statistic ? words(text) : text), markOf }),
+    rows.some(isKnown) && el("p", { class: "hint" }, "◆ The interval of this row excludes 0; it is not corrected for the number of rows."),
   ];
+}
+
+// Which side a known difference favours, by the statistic's direction; empty where it has none.
+function better(statistic, difference) {
+  const isLower = /ppl|^kl|rms/.test(statistic ?? "");
+  const isHigher = /accuracy|acc|agreement|likelihood|margin|exact_match|pass_at|nearer|right|ndcg|recall/.test(statistic ?? "");
+  if (isLower === isHigher) return "";
+  return difference > 0 === isHigher ? "B better" : "A better";
 }
 
 // For a pair without statistics of its own: the counts that all pairs have, or null if both variants share no task.

@@ -170,7 +170,7 @@ function headingOver(title, columns, where) {
 
 // A name of SQL in words: `n_samples` is “samples”, `accuracy_per_byte` “accuracy per byte”.
 function words(column) {
-  return column.replace(/^(n|is)_/, "").replace(/_nats$/, ", nats").replace(/_se$/, " ± s.e.").replaceAll("_", " ");
+  return column.replace(/^(n|is)_/, "").replace(/_nats$/, ", nats").replace(/_se$/, " ± s.e.").replaceAll("_", " ").replace(/\bppl\b/, "perplexity").replace(/^kl\b/, "KL").replace("mcnemar", "McNemar").replace("holm", "Holm");
 }
 
 // A part of a page that a narrow screen shows folded.
@@ -210,5 +210,5 @@ function land(element) {
 }
 
 function facts(list) {
-  return el("dl", null, list.map((fact) => [el("dt", null, fact.name), el("dd", null, fact.text)]));
+  return el("dl", null, list.map((fact) => [el("dt", null, words(fact.name)), el("dd", null, fact.text)]));
 }

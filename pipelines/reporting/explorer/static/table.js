@@ -88,8 +88,8 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-// A table of a query's rows, by default with six digits. isMarked(row, place): whether to highlight a number.
-function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), isMarked = () => false }) {
+// A table of a query's rows, by default with six digits. say(text, place): a text as it is shown. markOf(row, place): a note on a number that is highlighted, or null.
+function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), say = (text) => text, markOf = () => null }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({
     label,
@@ -102,7 +102,7 @@ function plainTable({ label, columns, rows, filter = false, limit, isCards, show
       heading,
       align: isNumeric[place] ? "number" : null,
       value: (row) => row[place],
-      cell: (row) => (typeof row[place] === "string" ? name(row[place]) : isMarked(row, place) ? el("b", null, "◆ ", show(row[place])) : show(row[place])),
+      cell: (row) => (typeof row[place] === "string" ? name(say(row[place], place)) : markOf(row, place) !== null ? [el("b", null, "◆ ", show(row[place])), el("small", { class: "ends" }, markOf(row, place))] : show(row[place])),
     })),
   });
 }
