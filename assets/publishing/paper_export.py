@@ -195,14 +195,19 @@ def _add_view(
 
 
 def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, name: str, contents: _Contents) -> None:
-    from prunescope.pipelines.reporting.charts.files import chart_files
+    from prunescope.pipelines.reporting.charts.files import chart_files, print_files
 
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
     files = []
     # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
-        for suffix, content in chart_files(drawing.specification).items():
+        contents = chart_files(drawing.specification)
+        for columns, ending in ((2, ""), (1, "-column")):
+            with suppress(InputError):  # too wide for these columns
+                pages = print_files(figure.printed(drawing, columns), "pdf")
+                contents |= {f"{ending}{page}.pdf": content for page, content in pages.items()}
+        for suffix, content in contents.items():
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
     contents.add(
