@@ -1,4 +1,4 @@
-"""Page of an export: figures, tables and methods section, with links to all files; no script, nothing from elsewhere."""
+"""Page of an export: figures, tables and methods section with links to all files; no script, nothing from elsewhere."""
 
 import base64
 import hashlib
