@@ -2,9 +2,9 @@
 
 `python -m tests.gallery [FIGURE,FIGURE=]WAREHOUSE ...` draws each figure from the first of several that has its data;
 one behind figures is used for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
-chart of every figure that has data, and the page with titles and captions. Look at the pictures before you commit them.
-The kept ones: `speed,temperature,calibration,flip_matrix=` the warehouse of `variations`, `pareto,drops=` of
-`paper-small`, then those of `demo` and `paper-small`.
+chart of every figure that has data, and the page with titles and captions; other pictures stay. Look at the pictures
+before you commit them. The kept ones: `speed,temperature,calibration,quantization=` the warehouse of `variations`,
+`drops=` of `paper-small`, `search,allocation=` of a search, then that of `demo`.
 """
 
 import io
@@ -58,11 +58,12 @@ def main(places: Sequence[str]) -> None:
         sys.exit(
             f"no figure has data in {', '.join(places) or 'the warehouse'}; run a study there, such as `make demo`"
         )
-    for old in FOLDER.glob("*.png"):
-        old.unlink()
     for name, picture in drawn.items():
         (FOLDER / f"{name}.png").write_bytes(picture)
-    parts = ({name: FIGURES[name] for name in FIGURES if (name in drawn) is is_drawn} for is_drawn in (True, False))
+    kept = {old.stem for old in FOLDER.glob("*.png")}
+    for name in kept - FIGURES.keys():
+        (FOLDER / f"{name}.png").unlink()
+    parts = ({name: FIGURES[name] for name in FIGURES if (name in kept) is is_kept} for is_kept in (True, False))
     PAGE.write_text(page(*parts))
 
 

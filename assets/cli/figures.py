@@ -32,8 +32,11 @@ def figure(
     prompt: OnlyPrompts = None,
     columns: Annotated[
         int | None,
-        typer.Option("--columns", min=1, max=2, help="Width in columns of a paper (pdf, svg, png)."),
+        typer.Option("--columns", min=1, max=2, help="Size in columns of a paper (pdf, svg, png)."),
     ] = None,
+    no_title: Annotated[
+        bool, typer.Option("--no-title", help="Omit the title, for a figure with a caption (with --columns).")
+    ] = False,
     dark: Annotated[bool, typer.Option("--dark", help="Use the dark theme.")] = False,
     no_published: Annotated[
         bool, typer.Option("--no-published", help="Omit the published curves (figure drops).")
@@ -46,7 +49,8 @@ def figure(
     """Draw a figure from the warehouse: open it, or write it to -o as png, svg, pdf, html or json.
 
     If a figure has several charts (by model, lens, prompt, or because of many recipes), each goes into its own file
-    next to -o. The caption goes to standard error; it says what was sampled or aggregated.
+    next to -o; with --columns, so does each page. The caption goes to standard error; it says what was sampled or
+    aggregated.
 
     For example:
 
@@ -56,6 +60,7 @@ def figure(
     """
     import pyarrow as pa
 
+    from prunescope.pipelines.reporting.charts.files import print_files
     from prunescope.pipelines.reporting.charts.registry import FIGURES, find_figure
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
@@ -70,6 +75,8 @@ def figure(
         raise InputError(
             f"--columns {columns}: only files for paper have a width; add -o FILE.{', .'.join(_PAPER_FORMATS)}"
         )
+    if no_title and columns is None:
+        raise InputError("--no-title: only files for paper have a caption in its place; add --columns 1 or 2")
     row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
     frame = rows_within(existing(context), chosen.query, row_filter)
     if no_published:
@@ -85,9 +92,14 @@ def figure(
             log(f"this is the first of {len(drawings)} charts; -o FILE writes all of them")
         return
     for drawing in drawings:
-        suffix = drawing.name.removeprefix(name) if len(drawings) > 1 else ""
-        content = _rendered(drawing.specification, drawing.name, str(format_), dark=dark, columns=columns)
-        write_file(output.with_name(f"{output.stem}{suffix}{output.suffix}"), content)
+        stem = output.stem + (drawing.name.removeprefix(name) if len(drawings) > 1 else "")
+        if columns is None:
+            contents = {"": _rendered(drawing.specification, drawing.name, str(format_), dark=dark)}
+        else:
+            pages = chosen.printed(drawing, columns, is_dark=dark, has_title=not no_title)
+            contents = print_files(pages, format_)  # type: ignore[arg-type] - checked above
+        for suffix, content in contents.items():
+            write_file(output.with_name(f"{stem}{suffix}{output.suffix}"), content)
 
 
 def check_chart_path(output: Path | None, format_: str | None = None, option: str = "--chart ") -> None:
@@ -138,14 +150,8 @@ def show(chart: "Specification", name: str, output: Path | None, *, dark: bool =
         log(f"the chart is in {page}; -o FILE.png writes it to a file of your choice")
 
 
-def _rendered(
-    chart: "Specification", name: str, format_: str, *, dark: bool = False, columns: int | None = None
-) -> bytes:
-    """Return the content of the chart's file.
-
-    Raises:
-        InputError: the chart is too narrow for legible text.
-    """
+def _rendered(chart: "Specification", name: str, format_: str, *, dark: bool = False) -> bytes:
+    """Return the content of the chart's file, of the size as drawn."""
     from prunescope.pipelines.reporting.charts import theme
     from prunescope.pipelines.reporting.charts.files import chart_file
     from prunescope.pipelines.reporting.charts.html import chart_page
@@ -155,4 +161,4 @@ def _rendered(
         return chart_page(specification, name)
     if format_ == "json":
         return theme.vega_lite(specification)
-    return chart_file(specification, format_, columns)  # type: ignore[arg-type]
+    return chart_file(specification, format_)  # type: ignore[arg-type]

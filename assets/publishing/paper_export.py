@@ -24,6 +24,7 @@ from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
+from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
 from prunescope.warehouse.export.printed_tables import table_files
 from prunescope.warehouse.storage.location import Place
@@ -49,11 +50,12 @@ class ExportResult:
 
 @dataclass
 class _Contents:
-    """The entries of the manifest, and the variants that the export uses."""
+    """The entries of the manifest, the variants that the export uses, and the tables for its page."""
 
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, set[str]] = field(default_factory=dict)
     used: set[tuple[str, str]] = field(default_factory=set)
+    previews: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, frame: pl.DataFrame, **fields: object) -> None:
         self.entries[name] = {"rows": frame.height, "columns": frame.columns, **fields}
@@ -84,7 +86,7 @@ def export(
     *,
     all_rows: bool = False,
 ) -> ExportResult:
-    """Write tables, figures, the methods section with its bibliography, and a manifest.
+    """Write tables, figures, the methods section with its bibliography, a page with all of it, and a manifest.
 
     Args:
         root: the warehouse.
@@ -138,6 +140,7 @@ def export(
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
         folder.add("references.bib", section.bibtex.encode())
+        folder.add("index.html", index_page(contents.entries, contents.previews, section.markdown))
         files = folder.finish(
             {
                 "prunescope": version("prunescope"),
@@ -181,6 +184,7 @@ def _add_view(
     exported = table_files(connection, view, max_rows)
     for name, content in exported.contents.items():
         folder.add(name, content)
+    contents.previews[view.name] = exported.preview
     contents.add(
         view.name,
         pl.DataFrame(exported.rows),
@@ -195,14 +199,19 @@ def _add_view(
 
 
 def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, name: str, contents: _Contents) -> None:
-    from prunescope.pipelines.reporting.charts.files import chart_files
+    from prunescope.pipelines.reporting.charts.files import chart_files, print_files
 
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
     files = []
     # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
-        for suffix, content in chart_files(drawing.specification).items():
+        drawn = chart_files(drawing.specification)
+        for columns, ending in ((2, ""), (1, "-column")):
+            with suppress(InputError):  # too wide for these columns
+                pages = print_files(figure.printed(drawing, columns), "pdf")
+                drawn |= {f"{ending}{page}.pdf": content for page, content in pages.items()}
+        for suffix, content in drawn.items():
             folder.add(f"{drawing.name}{suffix}", content)
             files.append(f"{drawing.name}{suffix}")
     contents.add(

@@ -1,22 +1,30 @@
 """LaTeX of a printed table, with booktabs, that fits the page for any number of columns and rows.
 
-A table that is too wide is set in small type with broken headings, names columns of one value in a note, and is split
-into parts that repeat the key columns; one that is too long continues on further pages.
+It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide is set in
+small type with broken headings, names columns of one value in a note, and is split into parts that repeat the key
+columns; one that is too long continues in further floats.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from prunescope.warehouse.core.latex import head, latex_escaped, row, tabular
+from prunescope.warehouse.core.latex import latex_escaped, row, tabular
 from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number
 from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
 
-# LaTeX's class article at 10 pt has text of 345 pt by 43 lines of \footnotesize, caption and notes included.
+# LaTeX's class article at 10 pt has text of 345 pt by 45 lines, of 470 pt in two columns of 229 pt; the classes of
+# conferences have at least 450 pt. In two columns `table*` spans both, and `longtable` is impossible.
 _WIDTH = 340.0
-_HEIGHT = 40
+_COLUMN, _COLUMN_ROWS = 215.0, 20
+# Fewest lines for rows, however long the notes are.
+_MIN_HEIGHT = 12
+# Characters of a line of caption or notes.
+_LINE = 80
+# LaTeX holds at least 18 floats that wait for a page.
+_MAX_WAITING = 12
 # Characters of a line in a longer text, and in a heading.
 _PARAGRAPH, _HEADING = 28, 12
 # Characters of a name without blanks after which a line may end.
@@ -27,15 +35,19 @@ _MAX_KEY = 0.6
 
 @dataclass(frozen=True)
 class _Type:
-    """A type size: points of a character and between two columns, and the commands that select it."""
+    """A type size: points of a character and between two columns, lines of a page, and the commands that select it.
+
+    The lines are those beside the first line of the caption.
+    """
 
     character: float
     gap: float
+    lines: int
     commands: tuple[str, ...] = ()
 
 
-_NORMAL = _Type(4.8, 12.0)
-_SMALL = _Type(4.2, 6.0, (r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"))
+_NORMAL = _Type(4.8, 12.0, 38)
+_SMALL = _Type(4.2, 6.0, 46, (r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"))
 
 
 @dataclass(frozen=True)
@@ -49,14 +61,27 @@ class _Column:
     lines: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """The rows from `start` to before `stop` of some columns."""
+
+    part: Sequence[_Column]
+    start: int
+    stop: int
+
+
 def to_latex(table: RenderedTable) -> str:
     """Return the table with caption and label; its first line names the packages that it needs."""
     type_, parts = _NORMAL, [_columns(table, is_broken=False)]
     if _points(parts[0], _NORMAL) > _WIDTH:
         table = _without_constants(table)
         type_, parts = _SMALL, _parts(table, _columns(table, is_broken=True))
-    layout = _float if sum(map(_height, parts)) <= _HEIGHT else _pages
-    return "\n".join([*layout(table, type_, parts), ""])
+    floats = _floats(table, type_, parts)
+    is_narrow = len(floats) == 1 and _points(parts[0], type_) <= _COLUMN and len(table.rows) <= _COLUMN_ROWS
+    lines = ["% needs \\usepackage{booktabs}"]
+    for number, blocks in enumerate(floats, start=1):
+        lines += _float(table, type_, blocks, number, len(floats), "table" if is_narrow else "table*")
+    return "\n".join([*lines, ""])
 
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
@@ -124,40 +149,53 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
     return sum(column.characters * type_.character + type_.gap for column in columns)
 
 
-def _height(part: Sequence[_Column]) -> int:
-    """Return the height in lines."""
-    rows: list[int] = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
-    return sum(rows) + max(len(column.heading) for column in part) + 2
-
-
-def _float(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
-    lines = []
+def _floats(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[list[_Block]]:
+    """Spread the rows of the parts over floats, none higher than a page."""
+    notes = sum(2 + len(note) // _LINE for note in table.notes)
+    budget = max(_MIN_HEIGHT, type_.lines - len(table.caption) // _LINE - notes)
+    floats: list[list[_Block]] = [[]]
+    used = 0
     for part in parts:
-        lines += [r"\par\medskip", *tabular(_letters(part), map(_heading, part), _body(table, part))]
-    return [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        *_caption(table),
-        *type_.commands,
-        *lines[1:],
-        *_notes(table),
-        r"\end{table}",
-    ]
+        heading = max(len(column.heading) for column in part) + 2
+        heights = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
+        start = 0
+        # A part that fits one page begins on a new one rather than be cut.
+        if floats[-1] and used + heading + sum(heights) > budget:
+            floats.append([])
+            used = 0
+        used += heading
+        for index, height in enumerate(heights):
+            if used + height > budget and index > start:
+                floats[-1].append(_Block(part, start, index))
+                floats.append([])
+                start, used = index, heading
+            used += height
+        floats[-1].append(_Block(part, start, len(heights)))
+    return floats
 
 
-def _pages(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[str]:
-    lines = ["% needs \\usepackage{booktabs,longtable}", r"\begingroup", *type_.commands]
-    for number, part in enumerate(parts, start=1):
-        # All parts are one table with one number.
-        caption, label = _caption(table)
-        if number > 1:
-            lines.append(r"\addtocounter{table}{-1}")
-            caption, label = rf"\caption[]{{{latex_escaped(table.caption)} (part {number} of {len(parts)})}}", ""
-        headings = head(map(_heading, part))
-        lines += [rf"\begin{{longtable}}{{{_letters(part)}}}", rf"{caption}{label} \\", *headings, r"\endfirsthead"]
-        lines += [*headings, r"\endhead", r"\bottomrule", r"\endfoot", *_body(table, part), r"\end{longtable}"]
-    return [*lines, *_notes(table), r"\endgroup"]
+def _float(
+    table: RenderedTable, type_: _Type, blocks: Sequence[_Block], number: int, count: int, environment: str
+) -> Iterator[str]:
+    """Return one float; all floats of a table have one number."""
+    yield rf"\begin{{{environment}}}[tp]"
+    yield r"\centering"
+    caption, label = _caption(table)
+    if number == 1:
+        yield from (caption, label)
+    else:
+        yield r"\addtocounter{table}{-1}"
+        yield rf"\caption[]{{{latex_escaped(table.caption)} (part {number} of {count})}}"
+    yield from type_.commands
+    for index, block in enumerate(blocks):
+        if index:
+            yield r"\par\medskip"
+        yield from tabular(_letters(block.part), map(_heading, block.part), _body(table, block))
+    if number == count:
+        yield from _notes(table)
+    yield rf"\end{{{environment}}}"
+    if number % _MAX_WAITING == 0:
+        yield r"\clearpage"
 
 
 def _caption(table: RenderedTable) -> tuple[str, str]:
@@ -183,11 +221,11 @@ def _heading(column: _Column) -> str:
     return rf"\shortstack[{'r' if column.letter == 'r' else 'l'}]{{{stacked}}}"
 
 
-def _body(table: RenderedTable, part: Sequence[_Column]) -> Iterator[str]:
-    for index in range(len(table.rows)):
-        if index in table.breaks:
+def _body(table: RenderedTable, block: _Block) -> Iterator[str]:
+    for index in range(block.start, block.stop):
+        if index in table.breaks and index > block.start:
             yield r"\midrule"
-        yield row(column.cells[index] for column in part)
+        yield row(column.cells[index] for column in block.part)
 
 
 def _lines(heading: str, width: int) -> tuple[str, ...]:

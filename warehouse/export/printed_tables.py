@@ -14,6 +14,7 @@ from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.export.html_table import to_html
+from prunescope.warehouse.export.index_page import table_preview
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from prunescope.warehouse.export.table_cells import printed, to_markdown
@@ -35,12 +36,14 @@ class TableFiles:
         rows: the rows in the files.
         caption: of the typeset files.
         rows_of_view: number of rows of the view, of which `rows` are the first.
+        preview: the first rows as HTML for the export's page; empty where the view is not typeset.
     """
 
     contents: Mapping[str, bytes]
     rows: pa.Table
     caption: str
     rows_of_view: int
+    preview: str = ""
 
 
 def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None = MAX_ROWS) -> TableFiles:
@@ -65,16 +68,18 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
     if not count:
         return TableFiles({}, rows, layout.caption, count)
+    preview = ""
     contents = {f"{view.name}.{to}": render(rows, to) for to in ("parquet", "csv")}
     if rows.num_rows <= TYPESET_ROWS:
         table = printed(view.name, rows, layout, key)
+        preview = table_preview(table)
         contents |= {
             f"{view.name}.tex": to_latex(table),
             f"{view.name}.md": to_markdown(table),
             f"{view.name}.html": to_html(table),
         }
     encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
-    return TableFiles(encoded, rows, layout.caption, count)
+    return TableFiles(encoded, rows, layout.caption, count, preview)
 
 
 def _units(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:

@@ -1,30 +1,43 @@
-"""1 − cos in h, z and p against layer on a logarithmic axis: where the softmax amplifies, and where not."""
+"""Factors by which the LM head and the softmax enlarge a shift, against layer."""
 
 import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import hierarchy, layers, theme
 
-TITLE = "Amplification from h over z to p, layer by layer"
+TITLE = "How many times larger the LM head and the softmax make a shift, by layer"
 CAPTION = (
-    "1 − cos between dense and pruned behind each changed sublayer, in the dense context; the line is the mean over "
-    "prompts and positions, the band runs from the 10th to the 90th percentile and is cut at the edge of the panel. "
-    "Where p lies above z, the softmax amplified the shift; where z lies below h, the LM head compressed it."
+    "The mean of 1 − cos in z over that in h, which is what the LM head makes of the shift, and the mean in p over "
+    "that in z, which is what the softmax makes of it, behind each changed sublayer, in the dense context. Means are "
+    "over prompts and positions. On the grey line at 1 the shift stays as it is, below it is compressed; the figure "
+    "`hierarchy` shows the shifts themselves."
 )
+
+FACTORS = {"z over h: LM head": ("z", "h"), "p over z: softmax": ("p", "z")}
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of `layer_summary` of one lens, one panel per variant and sublayer."""
+    """Draw rows of `layer_summary` of one lens: a row of panels per variant, attention beside MLP."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe changed a sublayer")
-    long = layers.by_space(frame, "one_minus_cos")
+    factors = frame.with_columns(
+        (pl.col(f"one_minus_cos_{above}_mean").cast(pl.Float64) / pl.col(f"one_minus_cos_{below}_mean")).alias(
+            f"{above}_{below}_mean"
+        )
+        for above, below in FACTORS.values()
+    )
+    titles = {f"{above}_{below}": title for title, (above, below) in FACTORS.items()}
+    long = layers.curves(factors, titles, ("mean",))
     shown = long.filter(theme.has_logarithm("mean"))
-    left_out = theme.without_zeros(long.height - shown.height)
     if shown.is_empty():
         return theme.no_data(TITLE, "every shift is exactly zero")
-    # Behind a rarely used expert, where less than a tenth of the tokens move, the 90th percentile is 0.
-    positive = shown["p90"].filter(shown["p90"] > 0)
-    scale, axis = theme.decades(*theme.extent(shown["mean"], *([positive] if len(positive) else [])))
-    scale.clamp = True  # a percentile may be 0, or far below all means
-    y = alt.Y(title="1 − cos (dense, pruned)", scale=scale, axis=axis)
-    return layers.draw(shown, y, theme.title(TITLE, hierarchy.subtitle(frame), left_out))
+    scale, axis = theme.decades(*theme.extent(shown["mean"], pl.Series([1.0])))
+    y = alt.Y(title="factor", scale=scale, axis=axis)
+    same = theme.Chart().mark_rule(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(y=alt.datum(1))
+    title = theme.title(TITLE, hierarchy.subtitle(frame), _left_out(long.height - shown.height))
+    return layers.draw(shown, y, title, [theme.BLUE, theme.VERMILLION], ["square", "triangle-up"], same)
+
+
+def _left_out(count: int) -> str:
+    """Return the subtitle about factors of shifts that are exactly zero; empty where there are none."""
+    return f"without {count:,} factors of shifts that are exactly 0" if count else ""

@@ -11,7 +11,7 @@ CAPTION = (
     "Mean score over the tasks of a kind, and the share of written answers that equal the dense model's, right or "
     "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (Wilson over "
     "samples, of retrieval Student's t over queries; an unknown error shows none). Where several variants drop the "
-    "same number by the same rule, the line runs through their mean. Dashed and small: published curves (means over "
+    "same number by the same rule, the line runs through their mean. Dashed and grey: published curves (means over "
     "the tasks of that kind, of any publication with at least three values of k), which are of another model and "
     "other tasks, so compare the shape and not the height; the box below the chart hides them."
 )
@@ -22,6 +22,8 @@ KINDS = {
     "agreement": "same answer as dense, written",
     "retrieval": "retrieval, nDCG@10",
 }
+# By `source`.
+_DASHES = {"measured": [1, 0], "published": [4, 3]}
 
 
 def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
@@ -44,7 +46,8 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     named = method_encoding.labelled(named, "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
     curves = _from_dense(named).with_columns(
-        pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve")
+        pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve"),
+        pl.when(series="measured").then(pl.lit("measured")).otherwise(pl.lit("published")).alias("source"),
     )
     marks = method_encoding.encodings(curves["method"])
     is_shown = alt.param(name="published", value=True, bind=alt.binding_checkbox(name="published curves "))
@@ -54,20 +57,25 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         title="mean score",
         scale=method_encoding.padded(curves["score"], curves["low"], curves["high"]),
     )
-    base = theme.Chart().encode(x=x, color=marks["color"], detail=alt.Detail("curve:N"))
-    measured = base.transform_filter("datum.series == 'measured'")
-    published = base.transform_filter("datum.series != 'measured'")
-    opacity = alt.condition(is_shown, alt.value(0.55), alt.value(0))
+    base = theme.Chart().encode(x=x, detail=alt.Detail("curve:N"))
+    measured = base.transform_filter("datum.series == 'measured'").encode(color=marks["color"])
+    published = base.transform_filter("datum.series != 'measured'").encode(color=alt.value(theme.GREY))
+    sources = list(_DASHES) if (curves["series"] != "measured").any() else ["measured"]
+    dash = theme.nominal(
+        *(alt.StrokeDash, "source", sources, map(_DASHES.get, sources)),
+        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, symbolSize=300) if len(sources) > 1 else None,
+    )
+    opacity = alt.condition(is_shown, alt.value(1), alt.value(0))
     tooltip = theme.tooltip(
         "series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"
     )
     chart = alt.layer(
-        published.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=y, opacity=opacity),
+        published.mark_line(strokeWidth=1.2).encode(y=y, opacity=opacity, strokeDash=dash),
         published.mark_point(filled=True, size=14).encode(y=y, opacity=opacity, shape=marks["shape"], tooltip=tooltip),
         measured.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.2)
         .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
-        measured.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score")),
+        measured.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score"), strokeDash=dash),
         measured.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
         data=theme.rows(curves.drop("model", "kind", "publication")),
     ).add_params(is_shown)

@@ -22,20 +22,22 @@ FLOOR = 1e-9
 MAX_BIAS = 30
 
 PANELS = {
-    "T1 h": "T1, hidden state: 1 − cos(h)",
-    "T1 z": "T1, logits: 1 − cos(z)",
-    "T2 p": "T2, probabilities: 1 − cos(p)",
-    "T3 KL": "T3, KL(dense ‖ pruned) in nats",
+    "T1 h": ("T1, hidden state", "1 − cos h"),
+    "T1 z": ("T1, logits", "1 − cos z"),
+    "T2 p": ("T2, probabilities", "1 − cos p"),
+    "T3 KL": ("T3, KL(dense ‖ pruned)", "KL, nats"),
 }
 SCOPES = {"local": "local, one sublayer swapped", "propagated": "propagated, the pruned model run whole"}
 _COLOR = theme.nominal(alt.Color, "scope", SCOPES.values(), [theme.BLUE, theme.VERMILLION])
 _SHAPE = theme.nominal(alt.Shape, "scope", SCOPES.values(), ["circle", "triangle-up"])
 
 
-def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
+def _cloud(
+    points: pl.DataFrame, quantity: str, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]
+) -> theme.AnyChart:
     """Draw estimate against truth, with the diagonal."""
-    x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
-    y = alt.Y("estimate:Q", title="estimate", scale=scale, axis=axis)
+    x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
+    y = alt.Y("estimate:Q", title=f"estimated {quantity}", scale=scale, axis=axis)
     line = theme.inline([{"truth": end, "estimate": end} for end in ends])
     diagonal = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
     tooltip = theme.tooltip("variant:N", "layer:Q", "sublayer:N", "prompt_id:N", "position:Q", "estimate:Q", "truth:Q")
@@ -47,11 +49,13 @@ def _cloud(points: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     return alt.layer(diagonal, cloud).properties(width=330, height=210)
 
 
-def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]) -> theme.AnyChart:
+def _bias(
+    deciles: pl.DataFrame, quantity: str, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]
+) -> theme.AnyChart:
     """Draw estimate over truth by decile of the truth."""
-    x = alt.X("truth:Q", title="truth", scale=scale, axis=axis)
+    x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
     ratios = alt.Scale(type="log", domain=[1 / MAX_BIAS, MAX_BIAS], nice=False, clamp=True)
-    ticks = alt.Axis(values=[0.1, 1, 10], format="~r")
+    ticks = alt.Axis(values=[0.1, 1, 10], labelExpr=theme.powers_of_ten([0.1, 1, 10]))
     y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
     line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
     exact = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
@@ -65,7 +69,7 @@ def _bias(deciles: pl.DataFrame, scale: alt.Scale, axis: alt.Axis, ends: tuple[f
     return alt.layer(exact, spread, point).properties(width=330, height=80)
 
 
-def _panel(part: pl.DataFrame, panel: str) -> theme.AnyChart:
+def _panel(part: pl.DataFrame, panel: str, quantity: str) -> theme.AnyChart:
     """Draw one theorem: the cloud above, the bias below, with the same axis for the truth."""
     points, deciles = part.filter(pl.col("decile").is_null()), part.filter(pl.col("decile").is_not_null())
     low, high = theme.extent(part["truth"], points["estimate"])
@@ -75,10 +79,10 @@ def _panel(part: pl.DataFrame, panel: str) -> theme.AnyChart:
     charts = []
     if not points.is_empty():
         own = ["variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth"]
-        charts.append(_cloud(points.select(own), scale, axis, ends))
+        charts.append(_cloud(points.select(own), quantity, scale, axis, ends))
     if not deciles.is_empty():
         own = ["scope", "decile", "n", "truth", "ratio_median", "ratio_p10", "ratio_p90"]
-        charts.append(_bias(deciles.select(own), scale, axis, ends))
+        charts.append(_bias(deciles.select(own), quantity, scale, axis, ends))
     stacked: theme.AnyChart = alt.vconcat(*charts, spacing=8).properties(
         title=alt.TitleParams(panel, fontSize=12, frame="group")
     )
@@ -95,7 +99,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     named = method_encoding.labelled(positive.with_columns(pl.col("recipe").cast(pl.String).fill_null("")), "prompt_id")
     points = theme.with_variant(named).with_columns(pl.col("scope").cast(pl.String).replace(SCOPES))
     panels = [
-        _panel(part, panel)
+        _panel(part, *panel)
         for theorem, panel in PANELS.items()
         if not (part := points.filter(pl.col("theorem") == theorem)).is_empty()
     ]

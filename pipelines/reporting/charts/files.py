@@ -1,14 +1,16 @@
 """A chart as files for a paper: Vega-Lite JSON, SVG, PDF and PNG, the same bytes every time."""
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import vl_convert
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, Specification, fitted
+from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, FittedChart, Specification
 from prunescope.pipelines.reporting.charts.theme import vega_lite
 
+Format: TypeAlias = Literal["pdf", "png", "svg"]
 # Dots per pixel of a PNG for screens, and per point of one at the width of a paper's columns (300 dpi).
 _PNG_SCALE, _PRINT_SCALE = 2.0, 300 / 72
 # Of small JPEGs: a tenth of a PNG.
@@ -21,25 +23,19 @@ _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
 
 
 def chart_files(specification: Specification) -> dict[str, bytes]:
-    """Return a chart's files by suffix: the specification, pictures for screens, PDFs for one and two columns.
+    """Return a chart's files for screens by suffix: the specification, SVG and PNG.
 
-    A chart too wide for one column of a paper has no `-column.pdf`. The PDFs embed their fonts; the SVG only names
-    them, with fallbacks that every system has.
+    The SVG only names its fonts, with fallbacks that every system has.
 
     Args:
         specification: a chart with its config.
     """
     svg = vl_convert.vegalite_to_svg(specification)
-    files = {
+    return {
         ".vl.json": vega_lite(specification),
         ".svg": svg.encode(),
-        ".pdf": canonical_pdf(vl_convert.svg_to_pdf(fitted(specification, 2, svg).svg)),
         ".png": vl_convert.svg_to_png(svg, scale=_PNG_SCALE),
     }
-    narrow = fitted(specification, 1, svg)
-    if narrow.type_points >= MIN_TYPE:
-        files["-column.pdf"] = canonical_pdf(vl_convert.svg_to_pdf(narrow.svg))
-    return files
 
 
 def svg_of(specification: Specification) -> str:
@@ -76,34 +72,35 @@ def preview(svg: str, max_bytes: int) -> bytes:
     return small
 
 
-def chart_file(
-    specification: Specification, format_: Literal["pdf", "png", "svg"], columns: int | None = None
-) -> bytes:
-    """Return one picture of a chart.
+def chart_file(specification: Specification, format_: Format) -> bytes:
+    """Return one picture of a chart, of the size as drawn.
 
     Args:
         specification: a chart with its config.
         format_: format of the file.
-        columns: 1 or 2 for the width of that many columns of a paper; None for the size as drawn.
+    """
+    return _converted(vl_convert.vegalite_to_svg(specification), format_, _PNG_SCALE)
+
+
+def print_files(pages: Sequence[FittedChart], format_: Format) -> dict[str, bytes]:
+    """Return the pages of a chart for a paper by suffix of their names; PDFs embed their fonts.
 
     Raises:
-        InputError: the chart is so wide that its type would be unreadable in the columns.
+        InputError: a page is so wide that its type would be unreadable.
     """
-    if columns is None:
-        svg = vl_convert.vegalite_to_svg(specification)
-    else:
-        fitted_chart = fitted(specification, columns)
-        if fitted_chart.type_points < MIN_TYPE:
-            raise InputError(
-                f"--columns {columns}: the type would be {fitted_chart.type_points:.1f} points high, too small to read"
-                + ("; use --columns 2" if columns == 1 else "; draw fewer variants, or without --columns")
-            )
-        svg = fitted_chart.svg
+    if (smallest := min(page.type_points for page in pages)) < MIN_TYPE:
+        raise InputError(
+            f"--columns: the type would be {smallest:.1f} points high, too small to read; draw fewer variants, or use "
+            "more columns"
+        )
+    suffixes = [f"-page{number}" for number, _ in enumerate(pages, start=1)] if len(pages) > 1 else [""]
+    return {suffix: _converted(page.svg, format_, _PRINT_SCALE) for suffix, page in zip(suffixes, pages, strict=True)}
+
+
+def _converted(svg: str, format_: Format, scale: float) -> bytes:
     if format_ == "pdf":
         return canonical_pdf(vl_convert.svg_to_pdf(svg))
-    if format_ == "png":
-        return vl_convert.svg_to_png(svg, scale=_PNG_SCALE if columns is None else _PRINT_SCALE)
-    return svg.encode()
+    return vl_convert.svg_to_png(svg, scale=scale) if format_ == "png" else svg.encode()
 
 
 def canonical_pdf(pdf: bytes) -> bytes:

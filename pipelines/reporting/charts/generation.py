@@ -8,7 +8,7 @@ from prunescope.pipelines.reporting.charts import theme
 TITLE = "From hidden state to KL along the generation"
 CAPTION = (
     "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as "
-    "KL(dense ‖ pruned) in nats, on one axis that is linear below 0.001 and logarithmic above, so that zeros show. "
+    "KL(dense ‖ pruned) in nats, on axes that are linear below 0.001 and logarithmic above, so that zeros show. "
     "Teacher forced, both models read the dense tokens; free running, each reads its own, so that the distance grows "
     "by feedback. Lines are medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel "
     "say at which steps prompts first leave the dense text, and at which the first of the two models completes its "
@@ -18,13 +18,18 @@ CAPTION = (
 
 TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
 QUANTITIES = {
-    "one_minus_cos_h": "1 − cos h",
-    "one_minus_cos_z": "1 − cos z",
-    "one_minus_cos_p": "1 − cos p",
-    "kl": "KL, nats",
+    "one_minus_cos_h": "hidden state\n1 − cos h",
+    "one_minus_cos_z": "logits\n1 − cos z",
+    "one_minus_cos_p": "probabilities\n1 − cos p",
+    "kl": "KL\nnats",
 }
 EVENTS = {"prompts_flipping": "first flipped token", "prompts_answered": "answer complete"}
-_Y_TITLE = "1 − cos, or nats"
+
+
+def quantity_column(padding: int) -> alt.Column:
+    """Return a column of panels per quantity, whose heading names the quantity and its unit instead of the axis."""
+    header = alt.Header(labelPadding=padding, labelExpr="split(datum.value, '\\n')")
+    return alt.Column("quantity:N", title=None, sort=list(QUANTITIES.values()), header=header)
 
 
 def trajectory_color() -> alt.Color:
@@ -41,9 +46,10 @@ def trajectory_dash() -> alt.StrokeDash:
 
 def distance_axis() -> tuple[alt.Scale, alt.Axis]:
     """Return one scale and axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
+    ticks = [0, 0.001, 0.01, 0.1, 1, 10, 100]
     return (
         alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
-        alt.Axis(values=[0, 0.001, 0.01, 0.1, 1, 10, 100], format="~r"),
+        alt.Axis(values=ticks, labelExpr=theme.powers_of_ten(ticks)),
     )
 
 
@@ -68,11 +74,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = distance_axis()
     # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
     base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
-    band = base.mark_area(opacity=0.18).encode(
-        y=alt.Y("p10:Q", scale=scale, axis=axis, title=_Y_TITLE), y2=alt.Y2("p90:Q")
-    )
+    band = base.mark_area(opacity=0.18).encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
-        y=alt.Y("median:Q", scale=scale, axis=axis, title=_Y_TITLE),
+        y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
         strokeDash=trajectory_dash(),
         tooltip=theme.tooltip(
             "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
@@ -94,16 +98,15 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     names = theme.row_names(next(iter(QUANTITIES.values())), above=19)
     return theme.themed(
         alt.layer(band, line, *marks, names, data=theme.rows(data))
-        .properties(width=165, height=85)
+        .properties(width=150, height=85)
         .facet(
             row=theme.variant_row(curves),
-            column=alt.Column(
-                "quantity:N", title=None, sort=list(QUANTITIES.values()), header=alt.Header(labelPadding=40)
-            ),
+            column=quantity_column(padding=42),
             bounds="flush",  # so that a long name above a panel does not move the panels
-            spacing=alt.RowColnumber(row=42, column=12),
+            spacing=alt.RowColnumber(row=42, column=36),
             title=theme.title(TITLE, _subtitle(frame)),
         )
+        .resolve_axis(y="independent")  # one unit per axis
     )
 
 

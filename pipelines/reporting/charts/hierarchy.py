@@ -5,11 +5,11 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts import layers, theme
 
-TITLE = "How close each pruned sublayer stays, from hidden state to probability"
+TITLE = "Cosine between dense and pruned in h, z and p, by layer"
 CAPTION = (
     "Cosine between dense and pruned in h, z and p behind each changed sublayer, in the dense context; the line is "
-    "the mean over prompts and positions, the band runs from the 10th to the 90th percentile. Sublayers that a recipe "
-    "left unchanged are not shown."
+    "the mean over prompts and positions, the band runs from the 10th to the 90th percentile. Attention is left, MLP "
+    "right; no curve crosses sublayers that a recipe left unchanged."
 )
 
 LENSES = {
@@ -25,8 +25,10 @@ def subtitle(frame: pl.DataFrame) -> str:
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of `layer_summary` of one lens, one panel per variant and sublayer."""
+    """Draw rows of `layer_summary` of one lens: a row of panels per variant, attention beside MLP."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe changed a sublayer")
-    y = alt.Y(title="cosine (dense, pruned)", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis())
-    return layers.draw(layers.by_space(frame, "cos"), y, theme.title(TITLE, subtitle(frame)))
+    titles = {f"cos_{space}": title for space, title in theme.SPACE_TITLES.items()}
+    long = layers.curves(frame, titles, ("mean", "p10", "p90"))
+    y = alt.Y(title="cosine", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=5))
+    return layers.draw(long, y, theme.title(TITLE, subtitle(frame)), theme.SPACE_COLORS, theme.SPACE_SHAPES)

@@ -76,7 +76,9 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
                 "value:Q",
                 title=legend,
                 scale=scale,
-                legend=alt.Legend(gradientLength=200, format="~r", values=ticks_of_color),
+                legend=alt.Legend(
+                    gradientLength=200, values=ticks_of_color, labelExpr=theme.powers_of_ten(ticks_of_color)
+                ),
             ),
             tooltip=[
                 *theme.tooltip("variant:N", "layer:Q", "sublayer:N", "step:O"),

@@ -10,11 +10,13 @@ CAPTION = (
     "One point per variant that removes parameters. The stepped line joins the variants that no other beats in both "
     "size and score (the dense model too, unless a smaller one scores more); they are named where there is room (+1: "
     "one more variant at the same point). Masked weights count as removed; quantization removes nothing and is left "
-    f"out. {method_encoding.SCORE_CAPTION}"
+    f"out. Points that remove nearly the same share stand beside each other. {method_encoding.SCORE_CAPTION}"
 )
 
 # Labels closer than both shares of the panel's width and height would overlap.
 _MIN_DISTANCE = (0.3, 0.07)
+# A point's width as a share of the largest share removed.
+_POINT = 0.035
 
 
 def frontier(frame: pl.DataFrame) -> pl.DataFrame:
@@ -29,6 +31,14 @@ def frontier(frame: pl.DataFrame) -> pl.DataFrame:
         )["row"]
     )
     return frame.with_columns(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(beaten.implode()).alias("is_best"))
+
+
+def beside_each_other(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add `shown_share`: the share removed, moved by a point's width where several variants remove about the same."""
+    width = _POINT * float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
+    place = ["panel", (pl.col("parameters_removed_share") / width).round()]
+    number = pl.int_range(pl.len()).over(place) - (pl.len().over(place) - 1) / 2
+    return frame.with_columns((pl.col("parameters_removed_share") + width * number).alias("shown_share"))
 
 
 def labels(frame: pl.DataFrame) -> pl.DataFrame:
@@ -56,7 +66,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         return theme.no_data(TITLE, "no variant removes parameters and was measured")
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
     named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
-    points = pl.concat([named, labels(named)], how="diagonal_relaxed")
+    points = pl.concat([beside_each_other(named), labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
     x = alt.X(
         "parameters_removed_share:Q",
@@ -74,18 +84,19 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     base = theme.Chart().encode(x=x)
     variants = base.transform_filter("isValid(datum.variant)")
+    shown = variants.encode(x=alt.X("shown_share:Q", title="parameters removed"))
     chart = alt.layer(
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
         .encode(y=y, order=alt.Order("parameters_removed_share:Q")),
         # Points without an interval get a bar of length 0, because Vega warns about a panel in which a mark has no row.
-        variants.transform_calculate(
+        shown.transform_calculate(
             bar_low="isValid(datum.low) ? datum.low : datum.score",
             bar_high="isValid(datum.high) ? datum.high : datum.score",
         )
         .mark_rule(strokeWidth=1, opacity=0.6)
         .encode(y=alt.Y("bar_low:Q", title=None), y2=alt.Y2("bar_high:Q"), color=marks["color"]),
-        variants.mark_point(filled=True, size=50, opacity=0.9).encode(
+        shown.mark_point(filled=True, size=50, opacity=0.9).encode(
             y=y,
             **marks,
             tooltip=theme.tooltip(

@@ -1,6 +1,7 @@
-"""Charts at the width of one or two columns of a paper, with readable type.
+"""Charts of the size of one or two columns of a paper, with readable type.
 
-The content of a chart stays: panels are stacked, then made narrower, then the whole is scaled.
+The content of a chart stays: panels are stacked, then made narrower, then the whole is scaled. `registry` spreads a
+chart that would become too small over pages.
 """
 
 import re
@@ -12,17 +13,22 @@ from typing import Any, TypeAlias
 
 import vl_convert
 
-# Token texts use DejaVu Sans Mono, which is shipped because without a monospace font vl-convert draws no letters.
+# The fonts of the theme, Arimo and DejaVu Sans Mono. vl-convert draws no letter of a font that it lacks, and measures
+# letters correctly only in fonts of 2,048 units per em, such as these.
 vl_convert.register_font_directory(str(Path(__file__).with_name("vendor")))
 
 Specification: TypeAlias = dict[str, Any]
 
 # Widths of one and of two columns in points, close to those of ICML, NeurIPS and ACL.
 WIDTHS = {1: 234.0, 2: 486.0}
+# Height in points of a page's text, caption included.
+HEIGHT = 640.0
 # Widths in pixels at which the smallest type of 11 pixels is at least 7.5 points high.
 PIXELS = {1: 340, 2: 705}
 # Height in points of the smallest type that is readable in print.
 MIN_TYPE = 5.0
+# A chart whose height would make its type smaller is spread over pages.
+GOOD_TYPE = 6.5
 _TYPE = 11
 _MIN_PANEL_WIDTH = 62
 # Up to this excess over the width, panels are made narrower; beyond it they are stacked.
@@ -37,33 +43,37 @@ class FittedChart:
     """A chart for print.
 
     Attributes:
-        svg: the picture, as wide as the columns, sized in points.
+        svg: the picture, at most as wide as the columns and as high as a page, sized in points.
         type_points: height of its smallest type.
+        is_too_tall: whether its height makes its type smaller than `GOOD_TYPE`.
     """
 
     svg: str
     type_points: float
+    is_too_tall: bool
 
 
-def fitted(specification: Specification, columns: int, drawn: str | None = None) -> FittedChart:
-    """Return a chart as a picture of the width of one or two columns of a paper.
+def fitted(specification: Specification, columns: int, *, has_title: bool = True) -> FittedChart:
+    """Return a chart as a picture of the size of one or two columns of a paper.
 
     Args:
         specification: a chart with its config; it is not modified.
         columns: 1 or 2.
-        drawn: SVG of the unmodified specification, to save time if the caller has it.
+        has_title: whether to keep title and subtitle, which a caption can replace.
     """
     chart, max_width = deepcopy(specification), PIXELS[columns]
-    drawn = drawn or vl_convert.vegalite_to_svg(specification)
-    if isinstance(title := chart.get("title"), dict):
+    if not has_title:
+        chart.pop("title", None)
+    elif isinstance(title := chart.get("title"), dict):
         title["text"] = _wrapped(title["text"], int(max_width / 8.5))
         if title.get("subtitle"):
             title["subtitle"] = _wrapped(title["subtitle"], int(max_width / 6.6))
     if columns == 1:
         chart["config"]["legend"] = {**chart["config"]["legend"], "columns": 1}
-    if (width := _size(drawn)[0]) > _MAX_EXCESS * max_width:
-        _stack(chart, _MAX_EXCESS * max_width / width)
     svg = vl_convert.vegalite_to_svg(chart)
+    if (width := _size(svg)[0]) > _MAX_EXCESS * max_width:
+        _stack(chart, _MAX_EXCESS * max_width / width)
+        svg = vl_convert.vegalite_to_svg(chart)
     # Twice, because names and margins keep their width, so that the first step can leave the chart too wide.
     for _ in range(2):
         width = _size(svg)[0]
@@ -72,9 +82,10 @@ def fitted(specification: Specification, columns: int, drawn: str | None = None)
         svg = vl_convert.vegalite_to_svg(chart)
     width, height = _size(svg)
     # A small chart is not enlarged: its type would be larger than the text of the paper.
-    scale = WIDTHS[columns] / max(width, max_width)
+    wide, high = WIDTHS[columns] / max(width, max_width), HEIGHT / height
+    scale = min(wide, high)
     sized = f'width="{width * scale:.2f}" height="{height * scale:.2f}"'
-    return FittedChart(_SIZE.sub(sized, svg, count=1), _TYPE * scale)
+    return FittedChart(_SIZE.sub(sized, svg, count=1), _TYPE * scale, high < wide and _TYPE * scale < GOOD_TYPE)
 
 
 def _size(svg: str) -> tuple[float, float]:

@@ -38,8 +38,8 @@ from prunescope.pipelines.reporting.charts import (
     top_tokens,
 )
 from prunescope.pipelines.reporting.charts.display_text import label
-from prunescope.pipelines.reporting.charts.publication_size import Specification
-from prunescope.pipelines.reporting.charts.theme import AnyChart, names, no_data, vega_lite
+from prunescope.pipelines.reporting.charts.publication_size import GOOD_TYPE, FittedChart, Specification, fitted
+from prunescope.pipelines.reporting.charts.theme import AnyChart, dressed, names, no_data, vega_lite
 
 # Larger charts (in bytes of JSON) slow a browser down.
 MAX_BYTES = 2_000_000
@@ -75,12 +75,14 @@ class Drawing:
         title: title and the part shown, for a heading.
         chart: the chart.
         specification: the chart as Vega-Lite; must not be modified.
+        rows: the query's rows that it shows.
     """
 
     name: str
     title: str
     chart: AnyChart
     specification: Specification
+    rows: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Figure:
         page_by: column whose values `draw_all` spreads over pages; None where the query limits the size of the chart.
         page_size: most values of `page_by` on a page; None: as many as `max_bytes` allows.
         max_bytes: most bytes of a chart's JSON.
+        print_by: column whose values `printed` spreads over pages of a paper; None: `page_by`.
+        draw_narrow: like `draw`, for one column of a paper; None: `draw`.
     """
 
     name: str
@@ -108,6 +112,8 @@ class Figure:
     page_by: str | None = "recipe"
     page_size: int | None = None
     max_bytes: int = MAX_BYTES
+    print_by: str | None = None
+    draw_narrow: Callable[[pl.DataFrame], AnyChart] | None = None
 
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
         """Draw one chart per combination of `per`, in the order of the rows; without rows, one chart that says so.
@@ -117,30 +123,62 @@ class Figure:
         """
         if frame.is_empty():
             chart, specification = self._chart(frame)
-            yield Drawing(self.name, self.title, chart, specification)
+            yield Drawing(self.name, self.title, chart, specification, frame)
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
         # Names and titles hold only the columns in which the charts differ.
         varying = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
         pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.page_size)]
         drawn = ((key, *page) for key, part, values in pages for page in self._draw_pages(part, values))
-        for number, (key, chart, specification, values) in enumerate(drawn, start=1):
+        for number, (key, chart, specification, values, rows) in enumerate(drawn, start=1):
             words = [re.sub(r"[^A-Za-z0-9._-]+", "_", str(key[index]))[:60] for index in varying]
             labels = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in varying] + values
             # Numbers tell apart names that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
             title = f"{self.title}: {', '.join(labels)}" if labels else self.title
-            yield Drawing("-".join([self.name, *numbers, *words]), title, chart, specification)
+            yield Drawing("-".join([self.name, *numbers, *words]), title, chart, specification, rows)
 
-    def _chart(self, part: pl.DataFrame) -> tuple[AnyChart, Specification]:
+    def printed(
+        self, drawing: Drawing, columns: int, *, is_dark: bool = False, has_title: bool = True
+    ) -> list[FittedChart]:
+        """Return a drawing as pictures for one or two columns of a paper, each no larger than a page.
+
+        The values of `print_by` are spread evenly over as few pages as keep the type readable.
+
+        Args:
+            drawing: one of `draw_all`.
+            columns: 1 or 2.
+            is_dark: whether to use the dark look.
+            has_title: whether to keep title and subtitle, which a caption can replace.
+        """
+
+        def picture(specification: Specification) -> FittedChart:
+            return fitted(dressed(specification, dark=is_dark), columns, has_title=has_title)
+
+        by = self.print_by or self.page_by
+        values = names(drawing.rows, by) if by else []
+        is_narrow = columns == 1 and self.draw_narrow is not None and bool(values)
+        pages = [picture(self._chart(drawing.rows, is_narrow=True)[1] if is_narrow else drawing.specification)]
+        length = len(values)
+        while any(page.is_too_tall for page in pages) and length > 1:
+            # A page of half of the panels is about half as high.
+            length = max(1, min(length - 1, int(length * min(page.type_points for page in pages) / GOOD_TYPE)))
+            parts = (part for part, _ in self._pages(drawing.rows, length, by))
+            pages = [picture(self._chart(part, is_narrow=is_narrow)[1]) for part in parts]
+        return pages
+
+    def _chart(self, part: pl.DataFrame, *, is_narrow: bool = False) -> tuple[AnyChart, Specification]:
         # Without validation, which takes as long as drawing; the tests validate each figure.
         with _DRAWING, debug_mode(False):
-            chart = self.draw(part)
+            chart = (self.draw_narrow if is_narrow and self.draw_narrow else self.draw)(part)
         return chart, chart.to_dict(validate=False)
 
-    def _pages(self, part: pl.DataFrame, page_size: int | None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-        """Yield the rows of each page, and the label of its values of `page_by`, which a single page has not."""
-        values = names(part, self.page_by) if self.page_by else []
+    def _pages(
+        self, part: pl.DataFrame, page_size: int | None, by: str | None = None
+    ) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+        """Yield the rows of each page, and the label of its values of `by`, which a single page has not."""
+        by = by or self.page_by
+        values = names(part, by) if by else []
         if page_size is None or len(values) <= page_size:
             yield part, []
             return
@@ -149,18 +187,20 @@ class Figure:
         for start in range(0, len(values), length):
             chosen = values[start : start + length]
             ends = dict.fromkeys(label(str(value)) for value in (chosen[0], chosen[-1]))
-            yield part.filter(pl.col(str(self.page_by)).is_in(chosen)), [" to ".join(ends)]
+            yield part.filter(pl.col(str(by)).is_in(chosen)), [" to ".join(ends)]
 
-    def _draw_pages(self, part: pl.DataFrame, values: list[str]) -> Iterator[tuple[AnyChart, Specification, list[str]]]:
+    def _draw_pages(
+        self, part: pl.DataFrame, values: list[str]
+    ) -> Iterator[tuple[AnyChart, Specification, list[str], pl.DataFrame]]:
         """Draw one page, or as many as keep each below `max_bytes`."""
         chart, specification = self._chart(part)
         size = len(vega_lite(specification))
         count = part[self.page_by].n_unique() if self.page_by else 1
         if size <= self.max_bytes:
-            yield chart, specification, values
+            yield chart, specification, values, part
         elif count == 1:
             chart = no_data(self.title, f"this part alone takes more than {self.max_bytes / 1e6:g} MB")
-            yield chart, chart.to_dict(validate=False), values
+            yield chart, chart.to_dict(validate=False), values, part
         else:
             # A margin of a tenth, so that a page above the mean size needs no second split.
             for page, page_values in self._pages(part, max(1, int(0.9 * count * self.max_bytes / size))):
@@ -168,7 +208,12 @@ class Figure:
 
 
 def _figure(
-    name: str, module: ModuleType, *per: str, page_by: str | None = "recipe", page_size: int | None = None
+    name: str,
+    module: ModuleType,
+    *per: str,
+    page_by: str | None = "recipe",
+    page_size: int | None = None,
+    print_by: str | None = None,
 ) -> Figure:
     caption = module.CAPTION
     if page_by:
@@ -176,7 +221,16 @@ def _figure(
         limit = f"{MAX_BYTES / 1e6:g} MB"
         caption += f" A page holds {count} {_PAGED[page_by]}, or as many as stay below {limit}."
     return Figure(
-        name, module.TITLE, caption, read_sql("figures", name).statement, module.draw, per, page_by, page_size
+        name,
+        module.TITLE,
+        caption,
+        read_sql("figures", name).statement,
+        module.draw,
+        per,
+        page_by,
+        page_size,
+        print_by=print_by,
+        draw_narrow=getattr(module, "draw_narrow", None),
     )
 
 
@@ -186,7 +240,7 @@ FIGURES: dict[str, Figure] = {
         _figure("spaces", spaces, "model", "prompt_id"),
         _figure("hierarchy", hierarchy, "model", "lens", page_size=12),
         _figure("amplification", amplification, "model", "lens", page_size=12),
-        _figure("estimates", estimates, "model", "lens", page_by=None),
+        _figure("estimates", estimates, "model", "lens", page_by=None, print_by="theorem"),
         _figure("generation", generation, "model", page_size=12),
         _figure("survival", survival, "model", page_size=12),
         _figure("temperature", temperature, "model", page_size=12),

@@ -40,7 +40,7 @@ def _areas(areas: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         ),
         data=theme.rows(areas.select("variant", "layer", "sublayer", *_NUMBERS)),
     )
-    return _by_variant(chart.properties(width=150, height=95), order)
+    return _by_variant(chart.properties(width=190, height=95), order)
 
 
 def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
@@ -72,12 +72,14 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
         .encode(x=alt.datum(0.98), y=alt.Y("at:Q", title="true positive rate"), text=alt.Text("text:N")),
         data=theme.rows(curves),
     )
-    return _by_variant(chart.properties(width=150, height=120), order)
+    return _by_variant(chart.properties(width=190, height=120), order)
 
 
 def _by_variant(chart: alt.LayerChart | alt.FacetChart, order: list[str]) -> theme.AnyChart:
     facet = alt.Facet("variant:N", title=None, sort=order)
-    faceted: theme.AnyChart = chart.facet(facet=facet, columns=min(5, len(order))).resolve_axis(x="independent")
+    faceted: theme.AnyChart = chart.facet(facet=facet, columns=theme.balanced(len(order), 5)).resolve_axis(
+        x="independent"
+    )
     return faceted
 
 
@@ -92,7 +94,9 @@ def _with_ends(named: pl.DataFrame) -> pl.DataFrame:
     )
     best = named.filter(pl.col("auc").is_not_null() & pl.col("is_best")).select(
         *key,
-        pl.format("{} {}: {}", "sublayer", "layer", pl.col("auc").round(2)).alias("text"),
+        pl.format("{} {}: {}", "sublayer", "layer", pl.col("auc").map_elements("{:.2f}".format, pl.String)).alias(
+            "text"
+        ),
         pl.when(pl.col("sublayer") == _TITLES[0]).then(0.03).otherwise(0.13).alias("at"),
     )
     rates = ["false_positive_rate", "true_positive_rate"]
@@ -119,5 +123,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     parts = [_areas(named.filter(pl.col("auc").is_not_null()), order)]
     if named["true_positive_rate"].count():
         parts.append(_curves(_with_ends(named), order))
-    lens = theme.names(frame, "lens")[0]
-    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, f"{theme.models(frame)} · lens {lens}")))
+    subtitle = f"{theme.models(frame)} · lens {theme.names(frame, 'lens')[0]}"
+    without = "" if frame["auc_low"].count() else "no intervals: fewer than five prompts, or than three with spikes"
+    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, subtitle, without)))

@@ -31,11 +31,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     return _dots(data, frame) if data["temperature"].n_unique() == 1 else _curves(data, frame)
 
 
-def _column(padding: int = 2) -> alt.Column:
-    header = alt.Header(labelPadding=padding)
-    return alt.Column("quantity:N", title=None, sort=list(QUANTITIES.values()), header=header)
-
-
 def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = generation.distance_axis()
     x = alt.X(
@@ -47,10 +42,12 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     )
     base = theme.Chart().encode(x=x, color=generation.trajectory_color())
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
-        y=alt.Y("p10:Q", scale=scale, axis=axis, title="1 − cos, or nats"), y2=alt.Y2("p90:Q")
+        y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q")
     )
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
-        y=alt.Y("median:Q", scale=scale, axis=axis), strokeDash=generation.trajectory_dash(), tooltip=_TOOLTIP
+        y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
+        strokeDash=generation.trajectory_dash(),
+        tooltip=_TOOLTIP,
     )
     names = theme.row_names(next(iter(QUANTITIES.values())), above=3)
     return theme.themed(
@@ -58,11 +55,12 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         .properties(width=250, height=95)
         .facet(
             row=theme.variant_row(data),
-            column=_column(24),
+            column=generation.quantity_column(padding=20),
             bounds="flush",  # so that a long name above a panel does not move the panels
-            spacing=alt.RowColnumber(row=24, column=14),
+            spacing=alt.RowColnumber(row=24, column=38),
             title=theme.title(TITLE, theme.models(frame)),
         )
+        .resolve_axis(y="independent")  # one unit per axis
     )
 
 
@@ -75,14 +73,14 @@ def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         color=generation.trajectory_color(),
     )
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
-        x=alt.X("p10:Q", scale=scale, axis=axis, title="1 − cos, or nats"), x2=alt.X2("p90:Q")
+        x=alt.X("p10:Q", scale=scale, axis=axis, title=None), x2=alt.X2("p90:Q")
     )
     point = base.mark_point(filled=True, size=34, opacity=1).encode(
-        x=alt.X("median:Q", scale=scale, axis=axis), tooltip=_TOOLTIP
+        x=alt.X("median:Q", scale=scale, axis=axis, title=None), tooltip=_TOOLTIP
     )
     subtitle = f"{theme.models(frame)} · one temperature was measured: {theme.temperatures(frame)}"
     return theme.themed(
         alt.layer(spread, point, data=theme.rows(data))
         .properties(width=300, height=alt.Step(11))
-        .facet(column=_column(), spacing=14, title=theme.title(TITLE, subtitle))
+        .facet(column=generation.quantity_column(padding=2), spacing=14, title=theme.title(TITLE, subtitle))
     )

@@ -22,10 +22,13 @@ SPACE_COLORS = [BLUE, GREEN, VERMILLION]
 SPACE_SHAPES = ["circle", "square", "triangle-up"]
 SUBLAYER_TITLES = {"attn": "attention", "mlp": "MLP"}
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Key of `usermeta`, which Vega ignores, with the reason why a chart has no data.
 _MISSING = "no data"
-_FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
-MONOSPACE = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
+# The shipped font first (publication_size.py), so that a picture is the same on every machine; a browser without it
+# takes the next.
+_FONT = "Arimo, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+MONOSPACE = "'DejaVu Sans Mono', ui-monospace, Menlo, Consolas, monospace"
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
 )
@@ -173,8 +176,14 @@ def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axi
     values = [float(f"1e{power}") for power in range(first, last + 1, every)]
     return (
         alt.Scale(type="log", domain=[float(f"1e{first}"), float(f"1e{last}")], nice=False),
-        alt.Axis(values=values, labelExpr="format(datum.value, datum.value < 0.001 ? '~e' : '~r')"),
+        alt.Axis(values=values, labelExpr=powers_of_ten(values)),
     )
+
+
+def powers_of_ten(values: Sequence[float]) -> str:
+    """Return the expression that labels ticks or colours at 0 and at powers of ten, all in one notation: 10⁻³, 10⁰."""
+    texts = ["10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS) if value else "0" for value in values]
+    return f"{json.dumps(texts, ensure_ascii=False)}[indexof({json.dumps(list(values))}, datum.value)]"
 
 
 def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
@@ -191,13 +200,18 @@ def whole_axis(column: str, text: str, values: pl.Series) -> alt.X:
         f"{column}:Q",
         title=text,
         scale=alt.Scale(domain=[first, last], nice=False, padding=8),
-        axis=alt.Axis(values=list(ticks), format="d", grid=False),
+        axis=alt.Axis(values=list(ticks), format="d", grid=False, labelOverlap="greedy"),
     )
 
 
 def nominal(channel: type[_Channel], field: str, domain: Iterable[str], values: Iterable[Any], **keys: Any) -> _Channel:  # noqa: ANN401
     """Return a channel without a title that maps the values of a nominal field to fixed colours, shapes or dashes."""
     return channel(f"{field}:N", title=None, scale=alt.Scale(domain=[*domain], range=[*values]), **keys)
+
+
+def balanced(panels: int, most: int) -> int:
+    """Return the number of columns, at most `most`, that leaves the fewest empty places in rows of panels."""
+    return math.ceil(panels / math.ceil(panels / most))
 
 
 def variant_row(frame: pl.DataFrame) -> alt.Row:

@@ -16,13 +16,14 @@ CAPTION = (
 )
 
 CELLS = 12  # per line, so that a line fits a page beside the row names
+_NARROW_CELLS = 4  # in one column of a paper
 BOUNDS = [0.01, 0.1, 1, 5, 20]
 CLASSES = ["dense model", "below 0.01", "0.01 to 0.1", "0.1 to 1", "1 to 5", "5 to 20", "20 and more"]
 # The dense row, which has no divergence, is grey; the others run from white to dark blue.
 COLORS = ["#e6e6e6", "#f7fbff", "#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#0b4a90"]
 
 
-def _cells(frame: pl.DataFrame) -> pl.DataFrame:
+def _cells(frame: pl.DataFrame, per_line: int) -> pl.DataFrame:
     pruned = theme.with_variant(frame).select(
         "variant",
         "step",
@@ -52,8 +53,8 @@ def _cells(frame: pl.DataFrame) -> pl.DataFrame:
         .when(kl.is_not_null())
         .then(pl.sum_horizontal(kl >= bound for bound in BOUNDS).replace_strict(dict(enumerate(CLASSES[1:]))))
         .alias("class"),
-        (pl.col("step") % CELLS).alias("cell"),
-        (pl.col("step") // CELLS * CELLS).alias("line"),
+        (pl.col("step") % per_line).alias("cell"),
+        (pl.col("step") // per_line * per_line).alias("line"),
     )
 
 
@@ -67,12 +68,17 @@ def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt
     return words
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of `token_trace` of one model and one prompt."""
+def draw_narrow(frame: pl.DataFrame) -> theme.AnyChart:
+    """Draw rows of `token_trace` with the shorter lines that fit one column of a paper."""
+    return draw(frame, _NARROW_CELLS)
+
+
+def draw(frame: pl.DataFrame, per_line: int = CELLS) -> theme.AnyChart:
+    """Draw rows of `token_trace` of one model and one prompt, so many tokens per line."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant generated a token")
-    cells = _cells(frame)
-    x = alt.X("cell:O", title=None, axis=None, scale=alt.Scale(domain=list(range(CELLS))))
+    cells = _cells(frame, per_line)
+    x = alt.X("cell:O", title=None, axis=None, scale=alt.Scale(domain=list(range(per_line))))
     y = alt.Y("variant:N", title=None, sort=theme.names(cells, "variant"), axis=alt.Axis(domain=False, ticks=False))
     base = theme.Chart().encode(x=x, y=y)
     box = base.mark_rect(style="gap", strokeWidth=1.5).encode(

@@ -82,8 +82,10 @@ def test_several_charts_of_a_figure_are_numbered_files(shell: Shell, tmp_path: P
 def test_a_figure_is_drawn_for_paper_or_a_dark_screen(shell: Shell, tmp_path: Path) -> None:
     for columns, points in ((1, 234), (2, 486)):
         path = tmp_path / f"{columns}.pdf"
-        shell("figure", "generation", "--columns", columns, "-o", path)
-        assert float(re.search(rb"/MediaBox \[0 0 ([\d.]+)", path.read_bytes())[1]) <= points + 1
+        shell("figure", "generation", "--columns", columns, "--no-title", "-o", path)
+        for page in tmp_path.glob(f"{columns}*.pdf"):
+            box = re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)", page.read_bytes())
+            assert (float(box[1]) <= points + 1, float(box[2]) <= 641) == (True, True)
     shell("figure", "generation", "--dark", "-o", tmp_path / "dark.json")
     assert drawn(tmp_path / "dark.json")["config"] == theme.config(dark=True)
     shell("figure", "generation", "--dark", "-o", tmp_path / "dark.html")
@@ -106,7 +108,7 @@ def test_a_figure_is_drawn_for_paper_or_a_dark_screen(shell: Shell, tmp_path: Pa
             ("generation", "--no-published"),
             "--no-published: figure generation has no published curves; leave the option out",
         ),
-        (("tokens", "--columns", "1", "-o", "x.pdf"), "points high, too small to read; use --columns 2"),
+        (("generation", "--no-title", "-o", "x.pdf"), "--no-title: only files for paper have a caption in its place"),
     ],
 )
 def test_an_impossible_figure_is_refused_with_the_fix(shell: Shell, arguments: tuple[str, ...], message: str) -> None:

@@ -1,10 +1,14 @@
 """`compare` and `export` on a computed warehouse: the content of the folder, the same in every export."""
 
+import base64
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
@@ -95,19 +99,30 @@ def test_every_view_and_figure_is_exported_in_every_format(exported: Path) -> No
             assert {f"{name}{suffix}" for suffix in (".tex", ".md", ".html")} <= set(files)
         assert told["sql"] == view.sql
         assert pq.read_table(exported / f"{name}.parquet").num_rows == told["rows"]
-    has_narrow = {}
     for name in FIGURES:
         told = manifest["contents"][name]
         suffixes = {one.partition(".")[2] for one in told["files"]}
         assert suffixes == (set() if told["is_empty"] else {"vl.json", "svg", "pdf", "png"})
         assert told["is_empty"] == (told["rows"] == 0)
         assert told["sql"] == FIGURES[name].query
-        has_narrow[name] = any(one.endswith("-column.pdf") for one in told["files"])
-    # There is one more for a single column, unless its type would be too small.
-    assert has_narrow["hierarchy"]
-    assert not has_narrow["tokens"]
+        assert any("-column" in one for one in told["files"]) != told["is_empty"]
     drawn = {name for name in FIGURES if manifest["contents"][name]["files"]}
     assert drawn >= {"hierarchy", "generation", "tokens", "layer_map", "masks", "options", "pareto"} & set(FIGURES)
+
+
+def test_the_page_of_an_export_shows_its_figures_tables_and_methods_and_loads_nothing_else(exported: Path) -> None:
+    page = (exported / "index.html").read_text(encoding="utf-8")
+    linked = {unquote(one) for one in re.findall(r'(?:href|src)="([^"#]*)"', page)} - {""}
+    assert linked == {path.name for path in exported.iterdir()} - {"index.html"}
+    assert page.count("<img") == len([*exported.glob("*.png")])
+    for name, told in json.loads((exported / "manifest.json").read_text())["contents"].items():
+        assert (f"<h3>{name}</h3>" in page) == bool(told["files"])
+    assert escape((exported / "methods.md").read_text(encoding="utf-8")) in page
+    assert "<td>wanda-2of4</td>" in page
+    assert "<script" not in page
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src &#x27;sha256-{digest}&#x27;" in page
 
 
 def test_the_manifest_has_the_provenance_and_no_path_of_this_machine(exported: Path, computed_once: Path) -> None:
@@ -129,7 +144,7 @@ def test_an_export_is_the_same_bytes_in_any_folder(exported: Path, shell: Shell,
     shell("export", tmp_path / "two", *only(*SHORT))
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert {name for name in found if found[name] != whole[name]} <= {
-        *("manifest.json", "methods.md", "methods.tex", "references.bib")
+        *("index.html", "manifest.json", "methods.md", "methods.tex", "references.bib")
     }
 
 
@@ -141,7 +156,16 @@ def test_only_takes_names_numbers_and_figures_and_replaces_an_export(
     assert shell("export", folder, *only(*SHORT)).strip() == str(folder)
     left = content(folder)
     assert {name.partition(".")[0] for name in left} == {
-        *("paper_variants", "q11_first_flip", "options", "options-column", "methods", "references", "manifest"),
+        *(
+            "paper_variants",
+            "q11_first_flip",
+            "options",
+            "options-column",
+            "methods",
+            "references",
+            "index",
+            "manifest",
+        ),
     }
     # A file exported alone equals that of the whole export.
     before = content(exported)

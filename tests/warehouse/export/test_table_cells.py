@@ -117,7 +117,7 @@ def test_latex_has_rounded_numbers_marks_units_and_groups() -> None:
     text = to_latex(printed("my_table", rows(), LAYOUT))
     assert text.splitlines()[:9] == [
         "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
+        r"\begin{table*}[tp]",
         r"\centering",
         r"\caption{Caption with 100 \% \& \textless{}b\textgreater{}}",
         r"\label{tab:my-table}",
@@ -225,6 +225,9 @@ def test_hostile_names_compile(tmp_path: Path) -> None:
     compile_tex(tmp_path, {"hostile.tex": to_latex(hostile()), "my.tex": to_latex(printed("my", rows(), LAYOUT))})
 
 
+MODES = ("onecolumn", "twocolumn")
+
+
 def wide(rows: int, figures: int = 20) -> RenderedTable:
     """Return a table wider than a page: two key columns, one constant, one with texts of any length."""
     columns: dict[str, list[object]] = {"recipe": [f"wanda-{row}" for row in range(rows)], "same": ["all"] * rows}
@@ -260,15 +263,28 @@ def test_a_wide_table_is_split_into_parts_that_repeat_the_key() -> None:
     assert text.splitlines()[0] == "% needs \\usepackage{booktabs}"
 
 
-def test_a_long_table_breaks_over_pages_with_its_head_on_each() -> None:
-    numbers = pa.table({"x": range(90)})
-    for table, parts in ((printed("long", numbers, derived("h", numbers.schema, {})), 1), (wide(60), 3)):
+def test_a_long_table_continues_in_further_floats_with_its_head_in_each() -> None:
+    for table, parts in ((printed_long(90), 1), (wide(60), 3)):
         text = to_latex(table)
-        assert text.splitlines()[0] == "% needs \\usepackage{booktabs,longtable}"
-        assert text.count(r"\begin{longtable}") == text.count(r"\endhead") >= parts
+        floats = text.count(r"\begin{table*}[tp]")
+        assert floats > 1
+        assert "longtable" not in text  # which two columns do not allow
+        assert text.count(r"\begin{tabular}") == text.count("\\toprule\n") >= max(floats, parts)
         assert text.count(r"\label") == text.count(r"\caption{") == 1
-        assert text.count(r"\addtocounter{table}{-1}") == text.count(r"\begin{longtable}") - 1
-        assert r"\begin{table}" not in text
+        assert text.count(r"\addtocounter{table}{-1}") == text.count(r"\caption[]{") == floats - 1
+    cells = re.findall(r"^(\d+) ", to_latex(printed_long(90)), re.MULTILINE)
+    assert cells == [str(number) for number in range(90)]
+
+
+def printed_long(rows: int) -> RenderedTable:
+    numbers = pa.table({"x": range(rows)})
+    return printed("long", numbers, derived("h", numbers.schema, {}))
+
+
+def test_only_a_small_table_stays_in_one_of_two_columns() -> None:
+    assert r"\begin{table}[tp]" in to_latex(printed_long(15))
+    assert r"\begin{table*}[tp]" in to_latex(printed_long(30))
+    assert r"\begin{table*}[tp]" in to_latex(wide(2, figures=1))
 
 
 def test_a_wide_table_without_a_key_numbers_its_rows() -> None:
@@ -280,7 +296,7 @@ def test_a_wide_table_without_a_key_numbers_its_rows() -> None:
 
 
 @pytest.mark.tex
-def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
+def test_no_table_is_larger_than_the_page_in_one_or_two_columns(tmp_path: Path) -> None:
     tables = [
         printed("my", rows(), LAYOUT),
         hostile(),
@@ -289,37 +305,39 @@ def test_no_table_is_wider_than_the_page(tmp_path: Path) -> None:
         wide(6, figures=2),
         wide(60, figures=1),
         one_row(),
+        printed_long(15),
+        printed_long(700),
     ]
     folder = compile_tex(tmp_path, {f"t{at}.tex": to_latex(table) for at, table in enumerate(tables)})
     assert_fits(folder)
 
 
 def assert_fits(folder: Path) -> None:
-    """Assert that no box is wider than the text, by TeX's log and, for columns of a longtable, its aux file."""
-    log = (folder / "all.log").read_text(errors="replace")
-    assert all(float(over) < 3 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)), log[-3000:]
-    tables = re.findall(r"\\gdef \\LT@\w+ \{((?:[^{}]|\{[^{}]*\})*)\}", (folder / "all.aux").read_text())
-    widths = [sum(map(float, re.findall(r"\{([\d.]+)pt\}", table))) for table in tables]
-    assert max(widths, default=0) < 346
+    """Assert that no box is wider than its column or page, and no float higher than a page, by TeX's logs."""
+    for mode in MODES:
+        log = (folder / f"{mode}.log").read_text(errors="replace")
+        assert all(float(over) < 3 for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)), log[-3000:]
+        assert "Float too large" not in log, log[-3000:]
 
 
-def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs,longtable") -> Path:
-    """Typeset all files in one document that loads only the packages that they name."""
+def compile_tex(folder: Path, files: dict[str, str], packages: str = "booktabs") -> Path:
+    """Typeset all files in one document of one and one of two columns that load only the packages that they name."""
     if shutil.which("pdflatex") is None:
         pytest.skip("apt-get update && apt-get install -y --no-install-recommends texlive-latex-recommended")
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     body = "\\clearpage\n".join(f"\\input{{{name}}}\n" for name in files)
-    (folder / "all.tex").write_text(
-        f"\\documentclass{{article}}\n\\usepackage{{{packages}}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
-    )
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"],
-        cwd=folder,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert b"Missing character" not in (folder / "all.log").read_bytes()
-    assert (folder / "all.pdf").stat().st_size > 10_000
+    for mode in MODES:
+        (folder / f"{mode}.tex").write_text(
+            f"\\documentclass[{mode}]{{article}}\n\\usepackage{{{packages}}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+        )
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", f"{mode}.tex"],
+            cwd=folder,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+        assert b"Missing character" not in (folder / f"{mode}.log").read_bytes()
+        assert (folder / f"{mode}.pdf").stat().st_size > 10_000
     return folder

@@ -5,11 +5,13 @@ The look of a chart is tested in `test_pictures`.
 
 import json
 import math
+import re
 import unicodedata
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import altair as alt
 import polars as pl
 import pytest
 import vl_convert
@@ -156,20 +158,20 @@ def test_names_equal_after_cutting_stay_distinct():
     assert len(set(labels.values())) == 3
 
 
-@pytest.mark.parametrize(("name", "quantity"), [("hierarchy", "cos"), ("amplification", "one_minus_cos")])
-def test_the_layer_charts_hold_means_and_spread_of_the_frame(name, quantity):
-    frame = frames.ask(FIGURES[name].query).filter(pl.col("lens") == "raw")
+def test_the_hierarchy_holds_means_and_spread_of_the_frame():
+    frame = frames.ask(FIGURES["hierarchy"].query).filter(pl.col("lens") == "raw")
     parts = ("mean", "p10", "p90")
     drawn = sorted(
-        (row["layer"], row["panel"], row["space"][0], *(row[part] for part in parts))
-        for row in rows_with(FIGURES[name].draw(frame), "mean")
+        (row["layer"], row["quantity"], row["variant"], row["curve"][0], *(row[part] for part in parts))
+        for row in rows_with(FIGURES["hierarchy"].draw(frame), "mean")
     )
     given = sorted(
         (
             row["layer"],
-            f"{theme.SUBLAYER_TITLES[row['sublayer']]} · {row['recipe']}",
+            theme.SUBLAYER_TITLES[row["sublayer"]],
+            row["recipe"],
             space,
-            *(row[f"{quantity}_{space}_{part}"] for part in parts),
+            *(row[f"cos_{space}_{part}"] for part in parts),
         )
         for row in frame.iter_rows(named=True)
         for space in "hzp"
@@ -177,53 +179,60 @@ def test_the_layer_charts_hold_means_and_spread_of_the_frame(name, quantity):
     assert drawn == given
 
 
-def test_amplification_draws_the_band_to_the_edge_for_zero_quantiles(tmp_path):
-    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
-    none = frame.with_columns(pl.lit(0.0).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
-    tiny = frame.with_columns(pl.lit(1e-30).alias(f"one_minus_cos_{space}_p10") for space in "hzp")
-    # Both lie beyond the axis, which is that of the means; nothing is left out.
-    one, other = (FIGURES["amplification"].draw(rows) for rows in (none, tiny))
-    domain = one.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    assert domain == other.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"]
-    assert picture(one, tmp_path) == picture(other, tmp_path)
-    assert picture(one, tmp_path) != picture(FIGURES["amplification"].draw(frame), tmp_path)
-
-
-def test_amplification_is_drawn_for_mostly_zero_shifts(tmp_path):
-    frame = frames.ask(FIGURES["amplification"].query).filter(lens="raw", recipe="wanda-50", sublayer="mlp")
-    none = frame.with_columns(
-        pl.lit(0.0).alias(f"one_minus_cos_{space}_{part}") for space in "hzp" for part in ("p10", "p90")
-    )
-    chart = FIGURES["amplification"].draw(none)
-    assert len(rows_with(chart, "mean")) == 3 * frame.height
-    assert chart.to_dict()["spec"]["layer"][0]["encoding"]["y"]["scale"]["domain"][0] > 0
-    picture(chart, tmp_path)
+def test_amplification_is_the_ratio_of_the_mean_shifts_of_neighbouring_spaces():
+    frame = frames.ask(FIGURES["amplification"].query).filter(pl.col("lens") == "raw")
+    drawn = {
+        (row["layer"], row["quantity"], row["variant"], row["curve"][:6]): row["mean"]
+        for row in rows_with(FIGURES["amplification"].draw(frame), "mean")
+    }
+    given = {
+        (row["layer"], theme.SUBLAYER_TITLES[row["sublayer"]], row["recipe"], f"{above} over"): (
+            row[f"one_minus_cos_{above}_mean"] / row[f"one_minus_cos_{below}_mean"]
+        )
+        for row in frame.iter_rows(named=True)
+        for above, below in ("zh", "pz")
+    }
+    assert drawn.keys() == given.keys()
+    assert drawn == pytest.approx(given, rel=1e-12)
 
 
 def test_no_line_crosses_unchanged_layers():
     frame = frames.ask(FIGURES["hierarchy"].query).filter(pl.col("recipe") == "attn-drop-4", pl.col("lens") == "raw")
     runs: dict[int, list[int]] = {}
     for row in rows_with(FIGURES["hierarchy"].draw(frame), "mean"):
-        if row["space"].startswith("h"):
+        if row["curve"].startswith("h"):
             runs.setdefault(row["run"], []).append(row["layer"])
     assert sorted(runs.values()) == [[11, 12], [14], [20]]
 
 
-def test_a_panel_without_a_changed_sublayer_is_not_drawn():
+def test_a_panel_without_a_changed_sublayer_says_so_beside_the_other_sublayer():
     frame = frames.ask(FIGURES["hierarchy"].query)
-    panels = {row["panel"] for row in rows_with(FIGURES["hierarchy"].draw(frame), "panel")}
-    assert "attention · attn-drop-4" in panels
-    assert "MLP · attn-drop-4" not in panels
+    said = [(row["variant"], row["quantity"]) for row in rows_with(FIGURES["hierarchy"].draw(frame), "text")]
+    assert sorted(said) == [("attn-drop-4", "MLP"), ("mlp-drop-4", "attention")]
+    attention = frame.filter(recipe="attn-drop-4")
+    assert rows_with(FIGURES["hierarchy"].draw(attention), "text") == []
 
 
 def test_amplification_counts_zeros_outside_its_axis():
     frame = frames.ask(FIGURES["amplification"].query).filter(pl.col("lens") == "raw")
-    frame = frame.with_columns(
-        pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean")
+    none = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean"),
+        pl.when(pl.int_range(pl.len()) == 5).then(0.0).otherwise("one_minus_cos_h_mean").alias("one_minus_cos_h_mean"),
     )
-    chart = FIGURES["amplification"].draw(frame)
-    assert len(rows_with(chart, "mean")) == 3 * frame.height - 3
-    assert "without 3 values of exactly 0" in chart.to_dict()["title"]["subtitle"][1]
+    chart = FIGURES["amplification"].draw(none)
+    assert len(rows_with(chart, "mean")) == 2 * frame.height - 4
+    assert "without 4 factors of shifts that are exactly 0" in chart.to_dict()["title"]["subtitle"][1]
+    still = frame.with_columns(pl.lit(0.0).alias(f"one_minus_cos_{space}_mean") for space in "hzp")
+    assert theme.missing(FIGURES["amplification"].draw(still).to_dict()) == "every shift is exactly zero"
+
+
+def test_a_logarithmic_axis_writes_all_its_ticks_as_powers_of_ten():
+    scale, axis = theme.decades(3e-9, 40.0)
+    chart = theme.Chart(theme.inline([{"v": 3e-9}])).mark_point().encode(x=alt.X("v:Q", scale=scale, axis=axis))
+    svg = vl_convert.vegalite_to_svg(theme.themed(chart).to_dict())
+    assert re.findall(r">(10[^<]*|[\d.e−-]+)</text>", svg) == ["10⁻⁹", "10⁻⁶", "10⁻³", "10⁰"]
+    zero = theme.powers_of_ten([0, 0.1])
+    assert zero == '["0", "10⁻¹"][indexof([0, 0.1], datum.value)]'
 
 
 def test_estimates_are_a_fixed_sample_of_at_most_500_nonzero_points():

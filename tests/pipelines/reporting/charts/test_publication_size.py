@@ -1,4 +1,4 @@
-"""Tests of charts at the width of a paper's columns: they fit, are legible, and show the same marks."""
+"""Tests of charts at the size of a paper's columns: they fit, are legible, and show the same marks."""
 
 import copy
 import json
@@ -9,68 +9,87 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import files, theme
-from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, WIDTHS, fitted
-from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.charts.publication_size import HEIGHT, MIN_TYPE, WIDTHS, FittedChart, fitted
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing
 from tests.pipelines.reporting.charts import frames
 
-TOO_WIDE = {"tokens"}  # twelve tokens of text beside each other
 CELLS = {"tokens", "flip_matrix", "masks"}  # filled cells, whose text chooses by the colour of its cell
 
 
-def specification(name: str, **marts: pl.DataFrame) -> dict:
+def drawing(name: str, **marts: pl.DataFrame) -> Drawing:
     figure = FIGURES[name]
-    return next(figure.draw_all(frames.ask(figure.query, **marts))).chart.to_dict()
+    return next(figure.draw_all(frames.ask(figure.query, **marts)))
 
 
-def width(svg: str) -> float:
-    return float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1])
+def size(svg: str) -> tuple[float, float]:
+    return tuple(map(float, re.search(r'<svg[^>]* width="([\d.]+)" height="([\d.]+)"', svg).groups()))
+
+
+def marks(pages: list[FittedChart], role: str) -> int:
+    return sum(page.svg.count(f'aria-roledescription="{role}"') for page in pages)
 
 
 @pytest.mark.third(0)
-@pytest.mark.parametrize(
-    "name", ["spaces", pytest.param("generation", marks=pytest.mark.exhaustive), "top_tokens", "options", "tokens"]
-)
-def test_a_chart_fits_its_columns_with_legible_type(name):
-    drawn = specification(name)
-    before = copy.deepcopy(drawn)
-    for columns in (1, 2):
-        found = fitted(drawn, columns)
-        assert width(found.svg) <= WIDTHS[columns] + 0.01
-        assert (found.type_points < MIN_TYPE) == (columns == 1 and name in TOO_WIDE)
-        assert found.type_points <= 7.7
-    assert drawn == before
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_page_fits_its_columns_with_readable_type_and_no_mark_is_lost(name):
+    drawn = drawing(name)
+    before = copy.deepcopy(drawn.specification)
+    wide, narrow = (FIGURES[name].printed(drawn, columns) for columns in (2, 1))
+    for columns, pages in ((2, wide), (1, narrow)):
+        for page in pages:
+            width, height = size(page.svg)
+            assert width <= WIDTHS[columns] + 0.01
+            assert height <= HEIGHT + 0.01
+            assert MIN_TYPE <= page.type_points <= 7.7
+    assert drawn.specification == before
+    if name not in {"tokens", "estimates"}:  # the dense row and the diagonals are repeated on each page
+        assert marks(narrow, "point") == marks(wide, "point")
 
 
-def test_panels_are_stacked_in_one_column_and_their_marks_stay():
-    drawn = specification("hierarchy", layer_summary=frames.layer_summary(layers=8))
-    wide, narrow = (fitted(drawn, columns).svg for columns in (2, 1))
-    heights = [float(re.search(r'<svg[^>]* height="([\d.]+)"', svg)[1]) for svg in (wide, narrow)]
-    assert heights[1] > 1.5 * heights[0]
-    assert narrow.count('aria-roledescription="point"') == wide.count('aria-roledescription="point"') > 0
+def test_a_chart_too_high_for_a_page_is_spread_over_few_pages_of_about_equal_length():
+    recipes = tuple(f"recipe-{number:02d}" for number in range(11))
+    curve = frames.decoding_curve(recipes=recipes, prompts=("a",), steps=2)
+    temperatures = frames.reference_temperature(recipes=recipes)
+    drawn = drawing("generation", decoding_curve=curve, reference_temperature=temperatures)
+    pages = FIGURES["generation"].printed(drawn, 2)
+    shown = [[recipe for recipe in recipes if f">{recipe}<" in page.svg] for page in pages]
+    assert [recipe for page in shown for recipe in page] == list(recipes)
+    assert 1 < len(pages) <= 3
+    assert max(map(len, shown)) - min(map(len, shown)) <= 1
+
+
+def test_a_page_without_title_is_lower_and_has_the_same_marks():
+    drawn = drawing("options")
+    (titled,), (bare,) = (FIGURES["options"].printed(drawn, 2, has_title=has_title) for has_title in (True, False))
+    assert "Options against" in titled.svg
+    assert "Options against" not in bare.svg
+    assert size(bare.svg)[1] < size(titled.svg)[1]
+    assert marks([bare], "point") == marks([titled], "point") > 0
 
 
 def test_a_stacked_panel_names_its_own_rows():
-    drawn = specification("calibration")
+    drawn = drawing("calibration").specification
     beside, below = (fitted(drawn, columns).svg.count("wanda-50 → wanda-50-c4 (calibration)<") for columns in (2, 1))
     assert below == 2 * beside > 0
 
 
-def test_illegible_one_column_charts_are_refused_and_not_exported():
-    figure = FIGURES["tokens"]
-    specification = next(figure.draw_all(frames.ask(figure.query))).specification
-    with pytest.raises(InputError, match=r"--columns 1: the type would be \d\.\d points high.*use --columns 2"):
-        files.chart_file(specification, "pdf", columns=1)
-    assert set(files.chart_files(specification)) == {".vl.json", ".svg", ".pdf", ".png"}
+def test_illegible_charts_are_refused():
+    with pytest.raises(InputError, match=r"--columns: the type would be 4\.9 points high.*draw fewer variants"):
+        files.print_files([FittedChart("<svg/>", 7.0, False), FittedChart("<svg/>", 4.9, False)], "svg")
 
 
-def test_a_pdf_is_as_wide_as_the_columns_and_its_fonts_are_embedded():
-    drawn = specification("options")
+def test_a_pdf_is_as_wide_as_the_columns_and_its_fonts_are_the_shipped_ones_embedded():
     for columns in (1, 2):
-        pdf = files.chart_file(drawn, "pdf", columns)
-        assert float(re.search(rb"/MediaBox \[0 0 ([\d.]+)", pdf)[1]) <= WIDTHS[columns] + 1
-        descriptors = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, re.DOTALL)
-        assert descriptors
-        assert all(b"/FontFile" in descriptor for descriptor in descriptors)
+        for name in ("options", "tokens"):
+            pages = files.print_files(FIGURES[name].printed(drawing(name), columns), "pdf")
+            assert list(pages) == ([""] if len(pages) == 1 else [f"-page{n}" for n in range(1, len(pages) + 1)])
+            for pdf in pages.values():
+                assert float(re.search(rb"/MediaBox \[0 0 ([\d.]+)", pdf)[1]) <= WIDTHS[columns] + 1
+                descriptors = re.findall(rb"/Type /FontDescriptor.*?>>", pdf, re.DOTALL)
+                assert all(b"/FontFile" in descriptor for descriptor in descriptors)
+                fonts = {re.search(rb"/FontName /\w+\+(\w+)", descriptor)[1] for descriptor in descriptors}
+                assert fonts <= {b"Arimo", b"DejaVuSansMono"}
+                assert (b"DejaVuSansMono" in fonts) == (name == "tokens")
 
 
 @pytest.mark.third(2)

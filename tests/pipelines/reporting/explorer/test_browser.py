@@ -444,7 +444,10 @@ def test_swapping_the_sides_swaps_paired_statistics_and_their_sql_names_both(pag
 
 
 def test_a_paired_difference_whose_interval_excludes_0_has_a_mark_beside_its_colour(page):
-    for first, second, differences in ((WANDA, DROP, ["0.25", "◆ 0.25\nB better"]), (DROP, WANDA, ["−0.25", "◆ −0.25\nA better"])):
+    for first, second, differences in (
+        (WANDA, DROP, ["0.25", "◆ 0.25\nB better"]),
+        (DROP, WANDA, ["−0.25", "◆ −0.25\nA better"]),
+    ):
         page.show(f"/compare/{first}/{second}")
         assert [row[4] for row in cells(page, "Two variants")] == differences
         assert "◆ The interval of this row excludes 0" in page.text(".paired")
