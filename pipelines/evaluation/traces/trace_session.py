@@ -132,7 +132,7 @@ class TraceSession:
         self.decoder, self.model, self.study = decoder, model, study
         self._layer_ids = frozenset(study.layer_prompts)
         prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
-        progress.start("dense model on every prompt", len(prompts) + 1)
+        progress.start("dense model on every prompt", len(prompts) + 1, sum(len(prompt.ids) for prompt in prompts))
         decoded = self._decode(prompts)
         progress.advance()
         # Token by token, float64 weights would be made anew for each token.

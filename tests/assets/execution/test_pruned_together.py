@@ -30,7 +30,7 @@ class Heard:
         self.own: dict[str, float] = {}
         self.together: dict[str, float] = {}
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         self.tasks[task] = total
 
     def advance(self, amount: int = 1) -> None: ...
@@ -41,7 +41,9 @@ class Heard:
 
     def waiting(self, holder: str) -> None: ...
 
-    def planned(self, partitions: int) -> None: ...
+    def planned(self, partitions: int, stages: object = ()) -> None: ...
+
+    def begins(self, name: str, step: str) -> None: ...
 
     def computed(self, name: str, seconds: float) -> None:
         self.own[name] = seconds
