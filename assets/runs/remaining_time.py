@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 # Time of a stage apart from its work: Dagster's events, checks, writing.
 _OVERHEAD_SECONDS = 1.0
+# Seconds at a pace of 1 that count beside the finished stages: of a small model the pace is mostly overhead.
+_PRIOR_SECONDS = 5.0
 # A bar says how long its task takes only after this share of it.
 _MIN_SHARE = 0.1
 
@@ -94,9 +96,9 @@ class RemainingTime:
         paces = {step: seconds / cost for step, (cost, seconds) in self._finished.items() if cost}
         cost, seconds = (sum(values) for values in zip((0.0, 0.0), *self._finished.values(), strict=True))
         if cost:
-            pace = seconds / cost
+            pace = (seconds + _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
         elif stage is not None and stage.cost and own:
-            pace = (spent + own) / stage.cost
+            pace = (spent + own + _PRIOR_SECONDS) / (stage.cost + _PRIOR_SECONDS)
         elif any(left.cost for left in self._left.values()):
             return None
         else:

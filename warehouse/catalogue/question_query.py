@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import connect, connected
+from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
@@ -48,6 +49,20 @@ class Statement(NamedTuple):
     sql: str
     parameters: dict[str, str] | None
     models: frozenset[str] | None
+
+
+def find_question(name: str) -> View:
+    """Return a question by its name or number, such as `q01`.
+
+    Raises:
+        WarehouseError: there is none.
+    """
+    views = questions()
+    numbers = {view.partition("_")[0]: view for view in views}
+    found = views.get(name) or views.get(numbers.get(name.lower(), ""))
+    if found is None:
+        raise WarehouseError(f"there is no question {name!r}; there are {', '.join(numbers)}")
+    return found
 
 
 def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement:

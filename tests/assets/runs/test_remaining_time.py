@@ -27,8 +27,9 @@ def test_nothing_is_said_before_the_speed_of_the_machine_shows() -> None:
     left.begin("m", "calibration")
     clock.now = 2.0
     assert left.seconds(0.05, 1.0) is None, "too little of the task is done"
-    # 7 s to come of 9 in all for a cost of 10, then a cost of 40, and a second of overhead each.
-    assert left.seconds(0.125, 1.0) == pytest.approx((7 + 1) + (0.9 * 40 + 1))
+    # 7 s to come of 9 in all for a cost of 10, with 5 s for a cost of 5; a second of overhead each.
+    pace = (9 + 5) / (10 + 5)
+    assert left.seconds(0.125, 1.0) == pytest.approx((10 * pace + 1 - 2) + (40 * pace + 1))
 
 
 def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_first() -> None:
@@ -36,7 +37,8 @@ def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_firs
     left.begin("m", "calibration")
     clock.now = 21.0
     left.begin("m@a", "traces")  # calibration took twice its cost, besides one second
-    assert left.seconds() == pytest.approx((1 + 2 * 40) + (1 + 2 * 20))
+    pace = (20 + 5) / (10 + 5)
+    assert left.seconds() == pytest.approx((1 + pace * 40) + (1 + pace * 20))
     clock.now += 121.0
     left.begin("m@b", "traces")  # traces take three times their cost
     clock.now += 11.0
