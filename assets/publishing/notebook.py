@@ -94,15 +94,20 @@ def variant(name: str, root: Place | str) -> Answer:
     import polars as pl
 
     _require(name, root)
+    found = [(column, _written(value)) for column, value in variant_values(root, name).items() if value is not None]
+    frame = pl.DataFrame(found, schema={"quantity": pl.String, "value": pl.String}, orient="row")
+    return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
+
+
+def variant_values(root: Place | str, name: str) -> dict[str, object]:
+    """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty where they have no row."""
     rows: dict[str, object] = {}
     with connected(root) as connection:
         for view in ("variant_verdict", "variant_summary"):
             query = f"SELECT * FROM {view} WHERE variant = $name"  # noqa: S608 - one of ours
-            for row in pl.DataFrame(connection.sql(query, params={"name": name}).to_arrow_table()).to_dicts():
+            for row in connection.sql(query, params={"name": name}).to_arrow_table().to_pylist():
                 rows |= row
-    found = [(column, _written(value)) for column, value in rows.items() if value is not None]
-    frame = pl.DataFrame(found, schema={"quantity": pl.String, "value": pl.String}, orient="row")
-    return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
+    return rows
 
 
 def question(name: str, root: Place | str, row_filter: RowFilter) -> Answer:
