@@ -218,7 +218,7 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: 
 
     Example:
         >>> import prunescope as ps
-        >>> ps.text("tiny-a@wanda-50", "maths").shown
+        >>> ps.text("tiny-a@wanda-50", "open").shown
         'dense'
     """
     from prunescope.assets.publishing import notebook

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Time of a stage apart from its work: Dagster's events, checks, writing.
-_OVERHEAD_SECONDS = 1.0
+_OVERHEAD_SECONDS = 0.5
 # Seconds at a pace of 1 that count beside the finished stages: of a small model the pace is mostly overhead.
-_PRIOR_SECONDS = 5.0
+_PRIOR_SECONDS = 20.0
 # A bar says how long its task takes only after this share of it.
 _MIN_SHARE = 0.1
 

@@ -89,8 +89,10 @@ def stages(plan: Plan, loads: Mapping[str, "Workload"]) -> list[Stage]:
 
 def _model_stages(load: "Workload", own: Sequence[PartitionWork], variants: Sequence[PartitionWork]) -> list[Stage]:
     """Return the stages of one model; work that several variants share counts in the first of them."""
-    from prunescope.pipelines.planning.machine_speed import TYPICAL
+    from prunescope.pipelines.core.device import resolve_device
+    from prunescope.pipelines.planning.machine_speed import typical_machine
 
+    machine = typical_machine(resolve_device(load.study.device))
     costs: dict[tuple[str, str], float] = {}
     groups = trace_groups(load, variants)
     first = {recipe.name: group[0].name for group in groups for recipe in group}
@@ -100,7 +102,7 @@ def _model_stages(load: "Workload", own: Sequence[PartitionWork], variants: Sequ
         for step in steps_writing(work.tables):
             costs[work.name, step.name] = 0.0
             if step.name in shared:
-                costs[work.name, step.name] += sum(cost.seconds(TYPICAL) for cost in shared.pop(step.name))
+                costs[work.name, step.name] += sum(cost.seconds(machine) for cost in shared.pop(step.name))
     for work in variants:
         if work.recipe is None:
             continue
@@ -112,5 +114,5 @@ def _model_stages(load: "Workload", own: Sequence[PartitionWork], variants: Sequ
                 batch = (it for it in pruned if shares_passes(it) and it.calibration == work.recipe.calibration)
                 leader = next((recipe.name for recipe in batch), leader)
             key = f"{work.model}@{leader}", step
-            costs[key] = costs.get(key, 0.0) + sum(cost.seconds(TYPICAL) for cost in items)
+            costs[key] = costs.get(key, 0.0) + sum(cost.seconds(machine) for cost in items)
     return [Stage(name, step, cost) for (name, step), cost in costs.items()]

@@ -51,6 +51,8 @@ def test_variant_question_text_and_figure_come_from_the_warehouse(computed_once)
         steps = f"from decoding_at_reference where variant = 'tiny-a@wanda-2of4' and trajectory = '{trajectory}'"
         expected = ps.open(computed_once).sql(f"{query} {steps} and prompt_id = '{prompt}' order by step")
         assert text.rows.rows() == expected.fetchall()
+        assert text.prompt
+        assert len(text.rows)
     drawn = ps.figure("hierarchy", computed_once)
     assert isinstance(drawn, Figures)
     assert drawn[:1]

@@ -19,7 +19,8 @@ def of(*stages: Stage) -> tuple[RemainingTime, Clock]:
     return RemainingTime(stages, clock), clock
 
 
-A, B, C = Stage("m", "calibration", 10.0), Stage("m@a", "traces", 40.0), Stage("m@b", "traces", 20.0)
+A = Stage("m", "calibration", 10.0, 1.0)
+B, C = Stage("m@a", "traces", 40.0, 1.0), Stage("m@b", "traces", 20.0, 1.0)
 
 
 def test_nothing_is_said_before_the_speed_of_the_machine_shows() -> None:
@@ -27,8 +28,8 @@ def test_nothing_is_said_before_the_speed_of_the_machine_shows() -> None:
     left.begin("m", "calibration")
     clock.now = 2.0
     assert left.seconds(0.05, 1.0) is None, "too little of the task is done"
-    # 7 s to come of 9 in all for a cost of 10, with 5 s for a cost of 5; a second of overhead each.
-    pace = (9 + 5) / (10 + 5)
+    # 7 s to come of 9 in all for a cost of 10, with 20 s for a cost of 20; a second of overhead each.
+    pace = (9 + 20) / (10 + 20)
     assert left.seconds(0.125, 1.0) == pytest.approx((10 * pace + 1 - 2) + (40 * pace + 1))
 
 
@@ -37,7 +38,7 @@ def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_firs
     left.begin("m", "calibration")
     clock.now = 21.0
     left.begin("m@a", "traces")  # calibration took twice its cost, besides one second
-    pace = (20 + 5) / (10 + 5)
+    pace = (20 + 20) / (10 + 20)
     assert left.seconds() == pytest.approx((1 + pace * 40) + (1 + pace * 20))
     clock.now += 121.0
     left.begin("m@b", "traces")  # traces take three times their cost
