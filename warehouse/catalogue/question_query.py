@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import connect, connected
-from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
@@ -57,6 +56,8 @@ def find_question(name: str) -> View:
     Raises:
         WarehouseError: there is none.
     """
+    from prunescope.warehouse.catalogue.lineage import questions  # imports sqlglot
+
     views = questions()
     numbers = {view.partition("_")[0]: view for view in views}
     found = views.get(name) or views.get(numbers.get(name.lower(), ""))

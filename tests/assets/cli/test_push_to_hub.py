@@ -26,13 +26,17 @@ class Hub(ThreadingHTTPServer):
         self.created: list[dict[str, Any]] = []
         self.refuses_commits = False
 
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
     def answer(self, path: str, content: bytes) -> tuple[int, object]:
         match path.split("?", maxsplit=1)[0]:
             case "/api/whoami-v2":
                 return 200, {"name": "me", "type": "user"}
             case "/api/repos/create":
                 self.created.append(json.loads(content))
-                return 200, {"url": f"http://{self.server_address[0]}/me/mine"}
+                return 200, {"url": f"{self.address}/me/mine"}
             case "/api/validate-yaml":
                 return 200, {"warnings": [], "errors": []}
             case "/api/models/me/mine/preupload/main":
@@ -44,7 +48,7 @@ class Hub(ThreadingHTTPServer):
                 for line in map(json.loads, content.splitlines()):
                     if line["key"] == "file":
                         self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                return 200, {"success": True, "commitOid": "0" * 40, "commitUrl": "http://hub/me/mine/commit/0"}
+                return 200, {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.address}/me/mine/commit/0"}
         return 403, {"error": f"no access to {path}"}
 
 
@@ -81,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
@@ -102,7 +106,7 @@ def test_the_folder_is_uploaded_as_it_is_and_a_refusal_leaves_it(
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert run([*arguments, "--push-to-hub", "me/mine"], Globals()) == 0
-    assert "uploaded: http://hub/me/mine/commit/0" in capsys.readouterr().err
+    assert f"uploaded: {hub.address}/me/mine/commit/0" in capsys.readouterr().err
     assert hub.created == [{"name": "mine", "organization": "me", "private": True}]
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert hub.files == written
