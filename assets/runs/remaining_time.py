@@ -93,16 +93,16 @@ class RemainingTime:
         """
         own = task_seconds * (1 - task_share) / task_share if task_share >= _MIN_SHARE else 0.0
         stage, spent = self._current, self._clock() - self._stage_began
-        paces = {step: seconds / cost for step, (cost, seconds) in self._finished.items() if cost}
-        cost, seconds = (sum(values) for values in zip((0.0, 0.0), *self._finished.values(), strict=True))
-        if cost:
-            pace = (seconds + _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
-        elif stage is not None and stage.cost and own:
-            pace = (spent + own + _PRIOR_SECONDS) / (stage.cost + _PRIOR_SECONDS)
-        elif any(left.cost for left in self._left.values()):
+        # Copies, because bars ask from a thread of their own.
+        stages, finished = list(self._left.values()), list(self._finished.items())
+        paces = {step: seconds / cost for step, (cost, seconds) in finished if cost}
+        cost, seconds = (sum(values) for values in zip((0.0, 0.0), *(sums for _, sums in finished), strict=True))
+        if stage is not None and stage.cost and own and not cost:
+            cost, seconds = stage.cost, spent + own
+        if not cost and any(left.cost for left in stages):
             return None
-        else:
-            pace = 0.0
-        left = {key: other.fixed + other.cost * paces.get(other.step, pace) for key, other in self._left.items()}
-        current = left.pop((stage.name, stage.step)) - spent if stage else 0.0
-        return sum(left.values()) + max(current, own, 0.0)
+        pace = (seconds + _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
+        others = sum(left.fixed + left.cost * paces.get(left.step, pace) for left in stages if left is not stage)
+        if stage is None:
+            return others
+        return others + max(stage.fixed + stage.cost * paces.get(stage.step, pace) - spent, own, 0.0)
