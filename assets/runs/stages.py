@@ -113,6 +113,6 @@ def _model_stages(load: "Workload", own: Sequence[PartitionWork], variants: Sequ
             elif step == "variants" and shares_passes(work.recipe):
                 batch = (it for it in pruned if shares_passes(it) and it.calibration == work.recipe.calibration)
                 leader = next((recipe.name for recipe in batch), leader)
-            key = f"{work.model}@{leader}", step
-            costs[key] = costs.get(key, 0.0) + sum(cost.seconds(machine) for cost in items)
+            if items:
+                costs[f"{work.model}@{leader}", step] += sum(cost.seconds(machine) for cost in items)
     return [Stage(name, step, cost) for (name, step), cost in costs.items()]

@@ -13,6 +13,8 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.publishing.hub import push
+from prunescope.pipelines.core.errors import ComputationError
 
 TOKEN = "hf_" + "a" * 34
 
@@ -107,7 +109,7 @@ def test_the_folder_is_uploaded_as_it_is_and_a_refusal_leaves_it(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert run([*arguments, "--push-to-hub", "me/mine"], Globals()) == 0
     assert f"uploaded: {hub.address}/me/mine/commit/0" in capsys.readouterr().err
-    assert hub.created == [{"name": "mine", "organization": "me", "private": True}]
+    assert hub.created == [{"name": "mine", "organization": "me", "visibility": "private"}]
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert hub.files == written
     card = written["README.md"].decode()
@@ -115,7 +117,5 @@ def test_the_folder_is_uploaded_as_it_is_and_a_refusal_leaves_it(
     assert " to " in card
 
     hub.refuses_commits = True
-    arguments[2] = str(tmp_path / "again")
-    assert run([*arguments, "--push-to-hub", "me/mine"], Globals()) == 1
-    assert "again is complete, but me/mine is not" in capsys.readouterr().err.replace("\n", "")
-    assert (tmp_path / "again" / "model.safetensors").exists()
+    with pytest.raises(ComputationError, match="out is complete, but me/mine is not: .*no access"):
+        push(tmp_path / "out", "me/mine")
