@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import altair as alt
     import datasets
     import duckdb
     import polars as pl
     import pyarrow.dataset
 
+    from prunescope.assets.publishing.notebook import Answer, Figures, TokenText
     from prunescope.assets.runs.outcome import RunResult
     from prunescope.warehouse.storage.location import Place
 
@@ -118,7 +118,7 @@ def figure(
     models: Sequence[str] = (),
     recipes: Sequence[str] = (),
     prompts: Sequence[str] = (),
-) -> "list[alt.Chart]":
+) -> "Figures":
     """Draw a figure from the warehouse.
 
     Args:
@@ -129,7 +129,8 @@ def figure(
         prompts: only these prompts; empty for all.
 
     Returns:
-        Altair charts, one for each model, lens or prompt that the figure separates; `.save("figure.png")` writes one.
+        A list of Altair charts, one for each model, lens or prompt that the figure separates; `.save("figure.png")`
+        writes one. A notebook shows all of them.
 
     Raises:
         InputError: there is no such figure.
@@ -141,13 +142,88 @@ def figure(
     """
     import altair as alt
 
+    from prunescope.assets.publishing.notebook import Figures
     from prunescope.pipelines.reporting.charts import theme
     from prunescope.pipelines.reporting.charts.registry import find_figure
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     found = find_figure(name)
     rows = rows_within(_root(root), found.query, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
-    return [alt.Chart.from_dict(theme.dressed(drawing.specification)) for drawing in found.draw_all(rows)]
+    return Figures(alt.Chart.from_dict(theme.dressed(drawing.specification)) for drawing in found.draw_all(rows))
+
+
+def variant(name: str, root: "Place | str | None" = None) -> "Answer":
+    """Return the verdict and the summary of a variant, which a notebook shows as a table.
+
+    Args:
+        name: MODEL@RECIPE.
+        root: as in `open`.
+
+    Raises:
+        WarehouseError: there is no such variant.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.variant("tiny-a@wanda-50").rows.columns
+        ['quantity', 'value']
+    """
+    from prunescope.assets.publishing import notebook
+
+    return notebook.variant(name, _root(root))
+
+
+def question(
+    name: str,
+    root: "Place | str | None" = None,
+    *,
+    models: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+) -> "Answer":
+    """Return the answer to a question, which a notebook shows with the question and how to read the rows.
+
+    Args:
+        name: number or name, as `prunescope questions` lists them.
+        root: as in `open`.
+        models: only rows of these models; empty for all.
+        recipes: only rows of these recipes; empty for all.
+        prompts: only rows of these prompts; empty for all.
+
+    Raises:
+        WarehouseError: there is no such question, model, recipe or prompt, or the question has no such column.
+        SqlError: the answer takes too long or too much memory.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.question("q01").rows.columns[:2]
+        ['model', 'recipe']
+    """
+    from prunescope.assets.publishing import notebook
+    from prunescope.warehouse.catalogue.question_query import RowFilter
+
+    return notebook.question(name, _root(root), RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
+
+
+def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: bool = False) -> "TokenText":
+    """Return the text of a prompt, which a notebook shows with its tokens colored by KL(dense ‖ pruned).
+
+    Args:
+        name: MODEL@RECIPE; noise has no texts.
+        prompt: id of the prompt.
+        root: as in `open`.
+        is_free: whether to show the tokens that the variant generates itself, instead of the dense model's.
+
+    Raises:
+        WarehouseError: there is no such variant or prompt.
+
+    Example:
+        >>> import prunescope as ps
+        >>> ps.text("tiny-a@wanda-50", "open").shown
+        'dense'
+    """
+    from prunescope.assets.publishing import notebook
+
+    return notebook.text(name, prompt, _root(root), is_free=is_free)
 
 
 def run(

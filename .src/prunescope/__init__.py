@@ -12,6 +12,16 @@ if (_ROOT / "assets" / "api.py").exists():
     # Modules of a checkout get the paths that an editor knows, not those of the links.
     __path__.insert(0, str(_ROOT))
 
-from prunescope.assets.api import arrow, dataset, figure, open, run, scan  # noqa: A004, E402 - read as `ps.open`
+from prunescope.assets.api import (  # noqa: E402
+    arrow,
+    dataset,
+    figure,
+    open,  # noqa: A004 - read as `ps.open`
+    question,
+    run,
+    scan,
+    text,
+    variant,
+)
 
-__all__ = ["arrow", "dataset", "figure", "open", "run", "scan"]
+__all__ = ["arrow", "dataset", "figure", "open", "question", "run", "scan", "text", "variant"]

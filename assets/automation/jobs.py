@@ -3,7 +3,7 @@
 A study consists of several partitioned runs (models, variants, the report); its job launches them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dagster import Config, DagsterLogManager, OpExecutionContext, graph, op
 from dagster import Failure as StepFailure
@@ -18,6 +18,7 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
+from prunescope.assets.runs.remaining_time import Stage
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.storage.partition_store import Store
@@ -79,9 +80,12 @@ class LogListener(LogProgress):
         """Log that another process computes in this warehouse."""
         self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
-    def planned(self, partitions: int) -> None:
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:  # noqa: ARG002
         """Log the number of partitions to compute."""
         self._dagster_log.info(f"{partitions} partitions to compute")
+
+    def begins(self, name: str, step: str) -> None:
+        """Log nothing: each step is a run of its own."""
 
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition."""

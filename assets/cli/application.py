@@ -76,6 +76,8 @@ def prunescope(
     """
 
 
+# A function `log` would hide that of `output`.
+_NAMES = {"log_runs": "log"}
 # In this order `--help` lists them.
 for command in (
     *(study.run, study.plan, search.search),
@@ -84,13 +86,13 @@ for command in (
     *(querying.recipes, querying.sql, querying.questions, querying.question),
     *(querying.tables, querying.describe, querying.variants, querying.report),
     figures.figure,
-    *(publication.compare, publication.export),
+    *(publication.compare, publication.export, publication.log_runs),
     *(checkpoint.checkpoint, checkpoint.prune),
     *(maintenance.verify, maintenance.gc),
     serve.serve,
     *(host.ui, host.doctor),
 ):
-    app.command()(command)
+    app.command(_NAMES.get(command.__name__))(command)
 
 
 def main(ahead: SqlProcess | None = None) -> None:

@@ -30,6 +30,11 @@ _ON_PROMPTS = {
     "top1_agreement": "same most likely token, teacher forced, share of steps",
     "first_flip_step_median": "median step of the first token that differs",
 }
+# Kind of loss in variant_verdict → its name on the model card.
+_LOSSES = {
+    "writing": "lost of the dense model's written answers, 95 % interval",
+    "choosing": "lost of the dense model's choices among options, 95 % interval",
+}
 _ON_TEXTS = {
     "ppl_dense": "perplexity on {text}, dense",
     "ppl_pruned": "perplexity on {text}, pruned",
@@ -64,6 +69,14 @@ def checkpoint(
             "--model-source", metavar="MODEL", help="Current location of the dense model, if it moved after the run."
         ),
     ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="USER/NAME",
+            help="Then upload the folder to this repository of the Hugging Face hub; a new one is private.",
+        ),
+    ] = None,
     memory: Memory = None,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -78,6 +91,7 @@ def checkpoint(
 
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
+    - `prunescope checkpoint mine@wanda-50 ./mine-wanda --push-to-hub me/mine-wanda`
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
@@ -86,6 +100,10 @@ def checkpoint(
     from prunescope.warehouse.tables import TABLES
 
     require_free(folder)
+    if push_to_hub is not None:
+        from prunescope.assets.publishing import hub
+
+        hub.require_access(push_to_hub)
     limits = _limits(memory)
     store = Store(root(context))
     model, name = variant_names(variant)
@@ -127,7 +145,10 @@ def checkpoint(
         bars.start("load the dense model", 1)
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
-    _log_result(result)
+        _log_result(result)
+        if push_to_hub is not None:
+            bars.start(f"upload to {push_to_hub}", 1)
+            log(f"uploaded: {hub.push(result.folder, push_to_hub)}")
 
 
 def prune(
@@ -281,16 +302,24 @@ def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]
     """Return the measured scores of a variant, as name and text."""
     from prunescope.warehouse.catalogue.database import connect
 
+    losses = list[tuple[str, str]]()
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(location) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
+        for kind, name in _LOSSES.items():
+            columns = ", ".join(f"{column}_{kind}" for column in ("loss", "n")) + f", loss_{kind}_low, loss_{kind}_high"
+            query = f"SELECT {columns} FROM variant_verdict {where} AND loss_{kind}_low IS NOT NULL"  # noqa: S608
+            losses += [
+                (name, f"{loss:.1%} ({low:.1%} to {high:.1%}, n = {n:,})")
+                for loss, n, low, high in connection.sql(query).fetchall()
+            ]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
         rows += [
             zip((form.format(text=text) for form in _ON_TEXTS.values()), values, strict=True)
             for text, *values in texts.fetchall()
         ]
-    return [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
+    return losses + [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
 
 
 def _log_result(result: "CheckpointResult") -> None:

@@ -1,40 +1,57 @@
-"""Progress bars on standard error."""
+"""Progress bars on standard error, and lines instead of them in a pipe or a log."""
 
 import threading
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log, log_wait
+from prunescope.assets.runs.remaining_time import RemainingTime, Stage
 from prunescope.warehouse.core.quoting import escape_control
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from collections.abc import Sequence
+
+    from rich.progress import Task, TaskID
 
     from prunescope.assets.runs.outcome import Failure
 
 # In a pipe or a log: the silence before the first line about the current task, and at most.
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
+# A stage that took less has no line.
+_MIN_STAGE_SECONDS = 1.0
+# A bar without a step for so long moves to and fro instead of standing still.
+_STILL_SECONDS = 10.0
 
 
 class RichProgress:
-    """A bar for all partitions and one for the current task.
+    """A bar for all partitions, which follows the time that is left, and one for the current task.
 
-    In a pipe or a log, a line per finished partition, and one about the current task after each long silence.
+    In a pipe or a log, a line per finished stage and partition, and one about the current task after each long silence.
     """
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
 
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
+        progress = self
+
+        class Bar(BarColumn):
+            def render(self, task: "Task") -> ProgressBar:
+                share = progress.share(task)
+                return ProgressBar(1.0, share or 0.0, width=30, pulse=share is None, animation_time=task.get_time())
+
+        class Amount(ProgressColumn):
+            def render(self, task: "Task") -> Text:
+                return Text(progress.amount(task))
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), Bar(), Amount())
         self._bars = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal)
         self._partitions: TaskID | None = None
         self._task: TaskID | None = None
+        self._stepped_at = 0.0
+        self._time = RemainingTime(())
         self._is_over = threading.Event()
         self._has_logged = False
 
@@ -52,15 +69,17 @@ class RichProgress:
         self._is_over.set()
         self._bars.stop()
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         """Show a bar for a task of `total` steps, in place of the previous task's."""
         self.done()
-        self._task = self._bars.add_task(escape_control(task), total=total)
+        self._task = self._bars.add_task(escape_control(task), total=total, tokens=tokens)
+        self._stepped_at = self._bars.get_time()
 
     def advance(self, amount: int = 1) -> None:
         """Advance the task's bar."""
         if self._task is not None:
             self._bars.advance(self._task, amount)
+            self._stepped_at = self._bars.get_time()
 
     def done(self) -> None:
         """Remove the task's bar."""
@@ -74,14 +93,24 @@ class RichProgress:
         log_wait(holder)
         self.start("wait for the warehouse", 1)
 
-    def planned(self, partitions: int) -> None:
+    def planned(self, partitions: int, stages: "Sequence[Stage]" = ()) -> None:
         """Show a bar for the partitions to compute."""
-        self._partitions = self._bars.add_task("partitions", total=partitions)
+        self.done()
+        self._time = RemainingTime(stages)
+        self._partitions = self._bars.add_task("partitions", total=partitions, tokens=0)
+
+    def begins(self, name: str, step: str) -> None:
+        """Show the stage of a partition, and log the one before."""
+        self._end_stage()
+        self._time.begin(name, step)
+        if self._partitions is not None:
+            self._bars.update(self._partitions, description=escape_control(f"{name}: {step}"))
 
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition and advance the bar."""
+        self._end_stage()
         self.shared(name, seconds)
-        self._step()
+        self._step(name)
 
     def shared(self, name: str, seconds: float) -> None:
         """Log finished work that several partitions share."""
@@ -99,7 +128,50 @@ class RichProgress:
         self._has_logged = True
         self.done()
         log(f"{failure.name}: failed: {failure.message}", "red")
-        self._step()
+        self._step(failure.name)
+
+    def share(self, task: "Task") -> float | None:
+        """Return the share of a bar that is done; None where it is not known or has not changed for long."""
+        if task.id == self._partitions:
+            left = self._left()
+            if left is not None and self._time.total:
+                return self._time.elapsed / max(self._time.elapsed + left, 1e-9)
+        elif not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS:
+            return None
+        return task.completed / task.total if task.total else None
+
+    def amount(self, task: "Task") -> str:
+        """Return what a bar has done: steps, tokens a second, the time since its start and the time left."""
+        parts = [f"{task.completed:.0f} of {task.total:.0f}"]
+        if task.id == self._partitions:
+            parts[0] += " partitions"
+        elapsed = task.elapsed or 0.0
+        if elapsed and (tokens := task.fields["tokens"] * task.completed / task.total):
+            parts.append(f"{tokens / elapsed:,.0f} tokens/s")
+        parts.append(str(timedelta(seconds=round(elapsed))))
+        return ", ".join([*parts, self._left_in_words()] if task.id == self._partitions else parts).removesuffix(", ")
+
+    def _left(self) -> float | None:
+        task = next((task for task in self._bars.tasks if task.id == self._task), None)
+        if task is None or not task.total:
+            return self._time.seconds()
+        return self._time.seconds(task.completed / task.total, task.elapsed or 0.0)
+
+    def _left_in_words(self) -> str:
+        left = self._left() if self._time.total else None
+        if left is None:
+            return ""
+        end = datetime.now().astimezone() + timedelta(seconds=left)
+        return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left, until {end:%H:%M}"
+
+    def _end_stage(self) -> None:
+        """End the stage before; in a pipe or a log, log it if it took long enough."""
+        ended = self._time.end()
+        if ended is not None and ended[1] >= _MIN_STAGE_SECONDS and not STDERR.is_terminal:
+            stage, seconds = ended
+            self._has_logged = True
+            left = ", ".join(filter(None, [f"{self._time.done} of {self._time.total} stages", self._left_in_words()]))
+            log(f"{stage.name}: {stage.step}: {seconds:.1f} s ({left})")
 
     def _report(self) -> None:
         """Log the current task whenever nothing was logged for long, ever less often."""
@@ -111,12 +183,10 @@ class RichProgress:
             seconds = min(2 * seconds, _MAX_SILENT_SECONDS)
             shown = self._partitions if self._task is None else self._task
             task = next((task for task in self._bars.tasks if task.id == shown), None)
-            log(
-                f"still at work: {task.description}, {task.completed:.0f} of {task.total:.0f}"
-                if task
-                else "still at work"
-            )
+            message = f"{task.description}, {task.completed:.0f} of {task.total:.0f}" if task else ""
+            log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [message, self._left_in_words()]))])))
 
-    def _step(self) -> None:
+    def _step(self, name: str) -> None:
+        self._time.drop(name)
         if self._partitions is not None:
             self._bars.advance(self._partitions)

@@ -1,16 +1,17 @@
-"""`prunescope compare` and `prunescope export`: comparisons, tables and figures for a paper."""
+"""`prunescope compare`, `export` and `log`: comparisons, tables and figures for a paper, runs for MLflow."""
 
 # ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root, variant_names
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import MAX_ROWS
 
 _Variant = Annotated[
@@ -77,6 +78,13 @@ def export(
             autocompletion=completion.exported,
         ),
     ] = None,
+    lm_eval: Annotated[
+        bool,
+        typer.Option(
+            "--lm-eval",
+            help="Write only the task scores, as lm-evaluation-harness does: MODEL@RECIPE/results_TIME.json.",
+        ),
+    ] = False,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help=f"Write all rows of tables with more than {MAX_ROWS:,} rows.")
     ] = False,
@@ -93,11 +101,26 @@ def export(
 
     - `prunescope export paper/ --study demo`
     - `prunescope export paper/ --only paper_variants --only q11 --only generation`
+    - `prunescope export results/ --lm-eval`
     """
     from prunescope.assets.publishing.paper_export import export as export_all
     from prunescope.pipelines.studies import load_study
 
     chosen = load_study(study) if study is not None else None
+    if lm_eval:
+        from prunescope.warehouse.catalogue.database import connect
+        from prunescope.warehouse.catalogue.scope import narrow
+        from prunescope.warehouse.export.lm_eval_results import write_results
+
+        if only or all_rows:
+            raise InputError("--lm-eval writes all task scores; leave out --only and --all-rows")
+        with connect(root(context)) as connection:
+            if chosen is not None:
+                narrow(connection, {model.name for model in chosen.models}, {recipe.name for recipe in chosen.recipes})
+            files = write_results(connection, directory.expanduser())
+        for file in files:
+            put(str(file))
+        return
     with RichProgress() as bars:
         result = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
     log(f"{len(result.items)} tables and figures in {len(result.files)} files")
@@ -106,3 +129,56 @@ def export(
     if result.cut:
         log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
     put(str(result.directory))
+
+
+def log_runs(
+    context: typer.Context,
+    to: Annotated[Literal["mlflow"], typer.Option("--to", help="Where to: `mlflow`.")] = "mlflow",
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="Only this variant (default: all but noise). Repeatable.",
+            autocompletion=completion.variants,
+        ),
+    ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figure",
+            metavar="NAME",
+            help="Add this figure to each run. Repeatable.",
+            autocompletion=completion.figures,
+        ),
+    ] = None,
+    experiment: Annotated[str, typer.Option("--experiment", metavar="NAME", help="The experiment.")] = "prunescope",
+    uri: Annotated[
+        str | None,
+        typer.Option(
+            "--uri",
+            metavar="URI",
+            help="Tracking server, or a database such as `sqlite:///mlflow.db` (default: MLFLOW_TRACKING_URI).",
+        ),
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Log each variant as a run of an MLflow experiment: recipe, summary, verdict, scores, report and figures.
+
+    A variant whose results have not changed since it was logged is not logged again. Needs `pip install
+    'prunescope[mlflow]'`.
+
+    For example:
+
+    - `prunescope log --to mlflow --uri http://mlflow:5000`
+    - `prunescope log --to mlflow --uri sqlite:///mlflow.db --variant mine@wanda-50 --figure generation`
+    """
+    from prunescope.assets.publishing.tracking import log_variants
+
+    pairs = [variant_names(text) for text in variant or ()]
+    with RichProgress() as bars:
+        logged, present = log_variants(existing(context), uri, experiment, pairs, figure or (), bars)
+    log(f"{len(logged)} variants logged to {to}; {len(present)} were there")
+    for name in logged:
+        put(name)

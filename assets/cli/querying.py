@@ -162,14 +162,9 @@ def question(
     - `prunescope question q11 --format latex -o flips.tex`
     """
     from prunescope.warehouse.catalogue import view_header
-    from prunescope.warehouse.catalogue.lineage import questions as question_views
-    from prunescope.warehouse.catalogue.question_query import RowFilter, statement
+    from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
-    views = question_views()
-    numbers = {view.partition("_")[0]: view for view in views}
-    asked = views.get(name) or views.get(numbers.get(name.lower(), ""))
-    if asked is None:
-        raise InputError(f"there is no question {name!r}; there are {', '.join(numbers)}")
+    asked = find_question(name)
     chosen = "plain"
     if chart:
         check_chart_path(output, format_)

@@ -128,6 +128,11 @@ def skipped_checks(table: Table) -> Iterator[AssetCheckResult]:
         yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=note)
 
 
+def rounded(value: Any) -> Any:  # noqa: ANN401
+    """Return a float with four significant digits, as the UI shows all digits; return other values unchanged."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def materialized(table: Table, result: TaskResult) -> MaterializeResult:
     """Convert the result of a written partition: version, sizes, details and checks."""
     key = AssetKey(table.name)
@@ -138,9 +143,9 @@ def materialized(table: Table, result: TaskResult) -> MaterializeResult:
         metadata={
             "dagster/row_count": result.rows,
             "bytes": result.bytes,
-            "seconds": result.seconds,
+            "seconds": rounded(result.seconds),
             **{
-                name: MetadataValue.md(value) if isinstance(value, str) else value
+                name: MetadataValue.md(value) if isinstance(value, str) else rounded(value)
                 for name, value in result.details.items()
             },
             "path": MetadataValue.path(result.path),
@@ -161,7 +166,7 @@ def materialized(table: Table, result: TaskResult) -> MaterializeResult:
                     check_name=drift.name,
                     passed=not drift.is_warning,
                     severity=AssetCheckSeverity.WARN,
-                    metadata=dict(drift.figures),
+                    metadata={name: rounded(figure) for name, figure in drift.figures.items()},
                 )
                 for drift in result.drifts
             ),

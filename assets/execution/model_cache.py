@@ -47,12 +47,14 @@ class ModelCache:
 
     Attributes:
         progress: receives the progress of long work.
+        begins: receives the partition and the step of each task that begins, if set.
         is_claimed: whether Dagster runs inside this process compute with this cache and ignore their configured engine.
         batch_divisor: divides the usual number of sequences or tokens per forward pass.
     """
 
     progress: Progress = SILENT
     is_claimed: bool = field(default=False, init=False)
+    begins: Callable[[str, str], None] | None = field(default=None, init=False)
     batch_divisor: int = field(default=1, init=False)
     _shared: list[tuple[str, float]] = field(default_factory=list, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
@@ -277,19 +279,21 @@ class ModelCache:
         self._unbatched.discard(recipe)
 
     @contextmanager
-    def serving_runs(self, progress: Progress, *, claims: bool) -> Iterator[None]:
+    def serving_runs(self, progress: Progress, begins: Callable[[str, str], None], *, claims: bool) -> Iterator[None]:
         """Redirect progress for the runs of a study, and free the model at the end.
 
         Args:
             progress: receives the progress of long work.
+            begins: receives the partition and the step of each task that begins.
             claims: whether runs inside this process compute with this cache.
         """
-        before, self.is_claimed = self.is_claimed, claims
+        before, self.is_claimed = (self.is_claimed, self.begins), claims
+        self.begins = begins
         try:
             with self.redirect_progress(progress):
                 yield
         finally:
-            self.is_claimed = before
+            self.is_claimed, self.begins = before
             self.release()
 
     @contextmanager

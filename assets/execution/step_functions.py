@@ -108,6 +108,8 @@ def _results(task: ComputeTask, cache: ModelCache) -> Results:
     if not context.requires(step.tables):
         yield from (TaskResult(table, is_skipped=True) for table in step.tables)
     else:
+        if cache.begins is not None:
+            cache.begins(task.partition, task.step)
         yield from _FUNCTIONS[task.step](task, context, cache)
 
 

@@ -35,6 +35,13 @@ class ComputeTask:
         """Return the name in logs and messages, `model@recipe step`."""
         return f"{self.model}@{self.recipe} {self.step}" if self.recipe else f"{self.model} {self.step}"
 
+    @property
+    def partition(self) -> str:
+        """Return the name of the partition, as a plan has it: `model@recipe`, `model` or `model search`."""
+        if self.recipe:
+            return f"{self.model}@{self.recipe}"
+        return self.name if self.step == "search" else self.model
+
     def to_json(self) -> str:
         """Return one line of JSON."""
         return _TASK.dump_json(self).decode()

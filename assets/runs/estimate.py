@@ -13,16 +13,11 @@ import polars as pl
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import (
     MODEL_TABLES,
-    RETRIEVAL_TABLES,
-    SAMPLED_TABLES,
     SEARCH_TABLES,
-    SPEED_TABLE,
-    TASK_TABLES,
-    TEXT_TABLE,
-    TRACE_TABLES,
     variant_tables,
 )
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
+from prunescope.assets.runs.stages import Steps, shared_work, trace_groups, variant_work
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
@@ -41,9 +36,6 @@ if TYPE_CHECKING:
     from prunescope.pipelines.planning.machine_speed import Machine
     from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
-
-# Work by step.
-Steps = dict[str, Sequence[Cost]]
 
 SECTIONS = ("partitions", "work", "memory")
 _SCHEMA = pl.Schema(
@@ -147,39 +139,27 @@ def estimate_model(
         return ModelEstimate(name, is_whole, missing_data, tables, works)
     import torch
 
-    from prunescope.assets.execution.model_cache import MAX_BATCH, MAX_RESULT_BYTES
-    from prunescope.pipelines.core.device import available_bytes, resolve_device, workers_on
-    from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
+    from prunescope.pipelines.core.device import available_bytes, resolve_device
+    from prunescope.pipelines.models.meta_model import load_meta_model
     from prunescope.pipelines.planning.machine_speed import measure_machine
     from prunescope.pipelines.planning.power import verdict_power
-    from prunescope.pipelines.planning.preflight import check_outline, unmatched
-    from prunescope.pipelines.planning.workload import Workload
+    from prunescope.pipelines.planning.preflight import check_outline, unmatched, workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
     outline = load_meta_model(folder)
-    prompts, texts, retrieval = check_outline(study, outline)
+    checked = check_outline(study, outline)
     device = resolve_device(study.device)
     device_key = "cuda:0" if device == "cuda" else device
     local = [task for task in study.tasks if find(task).is_local]
     tasks = _task_sizes(local, outline) if local else []
-    resident = None if study.memory is None else study.memory.get(device_key, 0)
-    load = Workload(
-        study,
-        shape_of(outline),
-        prompts=[len(prompt.ids) for prompt in prompts],
-        windows=[len(text.windows) for text in texts],
-        workers=workers_on(device),
-        tasks=tasks,
-        retrieval=retrieval,
-        resident_bytes=resident,
-    )
+    load = workload(study, outline, checked, tasks)
+    resident = load.resident_bytes
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     dtype = getattr(torch, study.dtype)
     longest = max(load.lengths, default=study.calibration.length)
     machine = measure_machine(load.shape, dtype, device, longest, len(study.measure.temperatures))
-    variants = [(work.recipe, set(work.tables)) for work in works if work.recipe and work.tables]
-    traced = [recipe for recipe, todo in variants if todo & set(TRACE_TABLES)]
-    groups = load.groups(traced, MAX_BATCH, MAX_RESULT_BYTES)
+    variants = [(work.recipe, work.tables) for work in works if work.recipe and work.tables]
+    groups = trace_groups(load, works)
     group_of = {recipe.name: group for group in groups for recipe in group}
     return ModelEstimate(
         model=name,
@@ -187,25 +167,8 @@ def estimate_model(
         missing_data=missing_data,
         tables=tables,
         works=works,
-        shared={
-            "calibration": load.calibration() if to_compute & set(MODEL_TABLES[1:]) else (),
-            "traces": load.dense(len(groups)) if groups else (),
-            "sampling": load.sampling_dense() if to_compute & set(SAMPLED_TABLES) else (),
-            "texts": load.text_dense() if TEXT_TABLE in to_compute else (),
-            "retrieval": load.retrieval_dense() if to_compute & set(RETRIEVAL_TABLES) else (),
-        },
-        costs={
-            recipe.name: {
-                "variants": load.pruning(recipe) if "variants" in todo else (),
-                "traces": load.variant(recipe) if todo & set(TRACE_TABLES) else (),
-                "sampling": load.sampling_variant() if todo & set(SAMPLED_TABLES) else (),
-                "texts": load.text_variant() if TEXT_TABLE in todo else (),
-                "tasks": load.task_variant() if todo & set(TASK_TABLES) else (),
-                "retrieval": load.retrieval_variant(recipe) if todo & set(RETRIEVAL_TABLES) else (),
-                "speed": load.speed_variant(recipe) if SPEED_TABLE in todo else (),
-            }
-            for recipe, todo in variants
-        },
+        shared=shared_work(load, to_compute, len(groups)),
+        costs={recipe.name: variant_work(load, recipe, todo) for recipe, todo in variants},
         memory={
             recipe.name: load.memory(recipe, group_of.get(recipe.name, [recipe]), process) for recipe, _ in variants
         },
@@ -217,7 +180,7 @@ def estimate_model(
         device=device_key,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
-        power=verdict_power(study, tasks) if prompts or tasks else (),
+        power=verdict_power(study, tasks) if checked[0] or tasks else (),
         search_minutes=study.search.minutes if study.search and any(work.is_search for work in works) else 0,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prunescope.assets.runs.remaining_time import Stage
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.studies import Study
 
@@ -14,8 +15,11 @@ class Listener(Progress, Protocol):
     def waiting(self, holder: str) -> None:
         """Receive that this process waits for another one that computes in this warehouse."""
 
-    def planned(self, partitions: int) -> None:
-        """Receive the number of partitions to compute."""
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
+        """Receive the number of partitions to compute, and their stages with what each costs."""
+
+    def begins(self, name: str, step: str) -> None:
+        """Receive that a stage of a partition begins; a cluster's workers do not tell."""
 
     def computed(self, name: str, seconds: float) -> None:
         """Receive a finished partition."""

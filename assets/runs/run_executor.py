@@ -3,9 +3,10 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from dagster import AssetKey, DagsterEvent, DagsterInstance
 
@@ -29,10 +30,15 @@ from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import SPEED_TABLE, STEPS, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
+from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.stages import ANSWERS, stages
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
+
+if TYPE_CHECKING:  # needs torch
+    from prunescope.pipelines.planning.workload import Workload
 
 # Errors that the user can fix, by the names under which Dagster reports them.
 _INPUT_ERRORS = {"InputError", "WarehouseError"}
@@ -46,6 +52,7 @@ def execute(
     request: StudyRequest,
     store: Store,
     listener: Listener,
+    loads: Mapping[str, "Workload"],
     *,
     computes_here: bool,
     cluster: RayClusterConfig | None,
@@ -60,6 +67,7 @@ def execute(
         request: the study, as the runs' configuration names it.
         store: the warehouse.
         listener: receives the progress.
+        loads: the study on each model in sizes, by its name.
         computes_here: whether this process computes rather than the warehouse's worker.
         cluster: the Ray cluster that computes instead, if any.
         launched_by: the launcher of the runs that the UI shows.
@@ -78,11 +86,11 @@ def execute(
         recover(instance, warehouse, local)
         store.clean_temporaries()
         scratch_directory.clean()
-        runs = _Runs(plan, request, store, listener, instance, interrupted, cluster, launched_by)
+        runs = _Runs(plan, request, store, listener, stages(plan, loads), instance, interrupted, cluster, launched_by)
         if computes_here:
             stop_worker(local)
         with (
-            MODEL_CACHE.serving_runs(listener, claims=computes_here),
+            MODEL_CACHE.serving_runs(listener, listener.begins, claims=computes_here),
             watch_pool_waits(instance, listener.note, lambda run_id: recover(instance, warehouse, local, run_id)),
         ):
             runs.run_all()
@@ -97,6 +105,7 @@ class _Runs:
     request: StudyRequest
     store: Store
     listener: Listener
+    stages: Sequence[Stage]
     instance: DagsterInstance
     interrupted: Callable[[], bool]
     cluster: RayClusterConfig | None
@@ -110,7 +119,7 @@ class _Runs:
         """Publish the recipes, then compute model by model, so that each is loaded once, then the answers."""
         study = self.plan.study
         works = (*self.plan.models, *self.plan.variants, *self.plan.searches)
-        self.listener.planned(len(works) + self.plan.is_report_stale)
+        self.listener.planned(len(works) + self.plan.is_report_stale, self.stages)
         register(self.instance, MODELS, [model.name for model in study.models])
         register(self.instance, RECIPES, [recipe.name for recipe in study.recipes])
         versions = published_recipes(self.instance, [recipe.name for recipe in study.recipes])
@@ -133,7 +142,8 @@ class _Runs:
 
     def _answers(self) -> None:
         write_published(self.store)  # damaged ones would keep every question from opening the warehouse
-        self._run("answers", "questions, figures and report", None, None)
+        self.listener.begins(ANSWERS, "answers")
+        self._run("answers", ANSWERS, None, None)
         build_file(self.store.root, self.store.root / CATALOGUE)
 
     def _run_on(self, cluster: RayClusterConfig) -> None:

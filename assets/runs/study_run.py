@@ -5,6 +5,7 @@ With nothing to do, neither Dagster nor torch is imported.
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.planning.fingerprints import find_model
@@ -15,6 +16,9 @@ from prunescope.assets.runs.precompile import compiling_beside
 from prunescope.assets.runs.refused_models import RefusedModels
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
+
+if TYPE_CHECKING:  # needs torch
+    from prunescope.pipelines.planning.workload import Workload
 
 
 @compiling_beside()
@@ -68,6 +72,7 @@ def run_study(
     from prunescope.assets.runs.run_executor import execute
 
     with writer_lock(store.local(cache), listener.waiting, store.url):
+        loads: dict[str, Workload] = {}
         # Planned again, because the process that held the lock may have computed the same.
         plan = planned()
         if plan.has_partitions:
@@ -82,11 +87,15 @@ def run_study(
                 # A search may measure the answers to one of them.
                 unused["tasks"] = tuple(task for task in study.tasks if study.search.objective == f"task:{task.name}")
             checked = study.model_copy(update=unused)
-            refused.check(lambda name: check_study(checked, find_model(study, name, cache, listener).folder))
+
+            def check(name: str) -> None:
+                loads[name] = check_study(checked, find_model(study, name, cache, listener).folder)
+
+            refused.check(check)
             plan = planned()
         if plan.is_empty:
             return refused.added_to(RunResult(study))
         result = execute(
-            plan, request, store, listener, computes_here=computes_here, cluster=cluster, launched_by=launched_by
+            plan, request, store, listener, loads, computes_here=computes_here, cluster=cluster, launched_by=launched_by
         )
         return refused.added_to(result)

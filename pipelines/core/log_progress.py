@@ -22,7 +22,7 @@ class LogProgress:
         self._next, self._began = clock(), clock()
         self._task, self._total, self._steps, self._is_logged = "", 0, 0, False
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:  # noqa: ARG002
         """Begin a task of `total` steps."""
         self._task, self._total, self._steps, self._is_logged = task, total, 0, False
         self._began = self._clock()

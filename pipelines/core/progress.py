@@ -6,8 +6,8 @@ from typing import Protocol
 class Progress(Protocol):
     """A listener; one task at a time."""
 
-    def start(self, task: str, total: int) -> None:
-        """Begin a task of `total` steps."""
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
+        """Begin a task of `total` steps, in which a model reads so many tokens; 0: none, or not known."""
 
     def advance(self, amount: int = 1) -> None:
         """Count `amount` more steps as done."""
@@ -22,10 +22,10 @@ class ProgressGroup:
     def __init__(self, *listeners: Progress) -> None:
         self._listeners = listeners
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         """Begin a task of `total` steps."""
         for listener in self._listeners:
-            listener.start(task, total)
+            listener.start(task, total, tokens)
 
     def advance(self, amount: int = 1) -> None:
         """Count `amount` more steps as done."""

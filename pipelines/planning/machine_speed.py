@@ -42,6 +42,17 @@ class Machine:
     workers: int
 
 
+# For ratios of costs where no machine is measured: two cores of a server, from the stages of the study `demo` on them,
+# and the order of magnitude of a GPU of a data center.
+_CORES = Machine(head=150e9, body=110e9, memory=20e9, vocabulary=200e6, workers=2)
+_GPU = Machine(head=30e12, body=100e12, memory=1.5e12, vocabulary=10e9, workers=1)
+
+
+def typical_machine(device: str) -> Machine:
+    """Return the speeds of a typical machine with such a device."""
+    return _GPU if device.startswith("cuda") else _CORES
+
+
 @torch.inference_mode()
 def measure_machine(shape: Shape, dtype: torch.dtype, device: str, tokens: int, temperatures: int) -> Machine:
     """Measure the speeds of this machine.

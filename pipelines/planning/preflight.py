@@ -3,42 +3,54 @@
 They need the tokenizer, the config and modules without weights; no weights are read.
 """
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from prunescope.pipelines.core.device import resolve_device, workers_on
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.retrieval.embedding import require_fits
 from prunescope.pipelines.evaluation.speed import check_speed
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
 from prunescope.pipelines.models.load import check_device
-from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model
+from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model, shape_of
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, retrieval_size
+from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
 from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 from prunescope.pipelines.studies import Study
 
+if TYPE_CHECKING:  # imports lm-eval, which takes seconds
+    from prunescope.pipelines.planning.task_workload import TaskSize
 
-def check_study(study: Study, folder: Path) -> None:
+Checked = tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]
+
+
+def check_study(study: Study, folder: Path) -> Workload:
     """Refuse a study that a model cannot run.
 
     Args:
         study: the study.
         folder: the model's folder of safetensors.
 
+    Returns:
+        The study on this model, in sizes.
+
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
     outline = load_meta_model(folder)
-    check_outline(study, outline)
+    checked, sizes = check_outline(study, outline), list["TaskSize"]()
     # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
     if study.tasks:
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-        from prunescope.pipelines.planning.task_workload import check_lengths
+        from prunescope.pipelines.planning.task_workload import check_lengths, task_size
 
         tasks = load_tasks(study.tasks)
         check_lengths(tasks, outline.context_length)
@@ -47,11 +59,34 @@ def check_study(study: Study, folder: Path) -> None:
 
             if reason := refusal():
                 raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
+        sizes = [task_size(task, outline.tokenizer) for task in tasks]
+    return workload(study, outline, checked, sizes)
 
 
-def check_outline(
-    study: Study, outline: MetaModel
-) -> tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]:
+def workload(study: Study, outline: MetaModel, checked: Checked, tasks: "Sequence[TaskSize]") -> Workload:
+    """Return the study on a model, in sizes.
+
+    Args:
+        study: the study.
+        outline: the model without weights.
+        checked: the result of `check_outline`.
+        tasks: sizes of the tasks.
+    """
+    prompts, texts, retrieval = checked
+    device = resolve_device(study.device)
+    return Workload(
+        study,
+        shape_of(outline),
+        prompts=[len(prompt.ids) for prompt in prompts],
+        windows=[len(text.windows) for text in texts],
+        workers=workers_on(device),
+        tasks=tasks,
+        retrieval=retrieval,
+        resident_bytes=None if study.memory is None else study.memory.get("cuda:0" if device == "cuda" else device, 0),
+    )
+
+
+def check_outline(study: Study, outline: MetaModel) -> Checked:
     """Refuse a study that a model cannot run, tasks apart.
 
     Returns:

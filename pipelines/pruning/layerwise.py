@@ -100,7 +100,11 @@ def prune_layers(
         streams = Streams(decoder, tokens, dtype) if measuring and tokens is not None else None
         for group in measuring:
             group.states = streams.begin() if streams else None
-        progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers))
+        progress.start(
+            f"prune {jobs[0].recipe.name}{others}",
+            len(decoder.layers),
+            tokens.numel() if streams and tokens is not None else 0,
+        )
         for index in range(len(decoder.layers)):
             with on_device(decoder.layers[index].module):
                 _prune_layer(decoder, index, groups, base, streams)

@@ -50,6 +50,22 @@ class Statement(NamedTuple):
     models: frozenset[str] | None
 
 
+def find_question(name: str) -> View:
+    """Return a question by its name or number, such as `q01`.
+
+    Raises:
+        WarehouseError: there is none.
+    """
+    from prunescope.warehouse.catalogue.lineage import questions  # imports sqlglot
+
+    views = questions()
+    numbers = {view.partition("_")[0]: view for view in views}
+    found = views.get(name) or views.get(numbers.get(name.lower(), ""))
+    if found is None:
+        raise WarehouseError(f"there is no question {name!r}; there are {', '.join(numbers)}")
+    return found
+
+
 def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement:
     """Return the SQL of a question whose filters select rows of the answer.
 

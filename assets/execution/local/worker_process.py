@@ -35,9 +35,9 @@ class _Sender:
     def send(self, kind: str, value: object) -> None:
         self._connection.sendall(json.dumps({kind: value}).encode() + b"\n")
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         self._advanced = 0
-        self.send("start", [task, total])
+        self.send("start", [task, total, tokens])
 
     def advance(self, amount: int = 1) -> None:
         self._advanced += amount

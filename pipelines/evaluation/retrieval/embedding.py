@@ -94,7 +94,7 @@ def embed(
     max_texts, max_tokens = decoder.at_once(BATCH_TEXTS), decoder.at_once(BATCH_TOKENS)
     runs = list(batches([len(ids) for ids in distinct], max_texts, max_tokens))
     vectors: dict[tuple[int, ...], Tensor] = {}
-    progress.start("embed", len(runs))
+    progress.start("embed", len(runs), sum(map(len, distinct)))
     for run in runs:
         batch = [distinct[index] for index in run]
         lengths = torch.tensor([len(ids) for ids in batch], device=decoder.device)

@@ -147,7 +147,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         alone = [group for group in groups if len(group.rows) == 1]
         shared = [group for group in groups if len(group.rows) > 1]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
-        self.progress.start(self.task, len(requests))
+        self.progress.start(self.task, len(requests), sum(len(row.fed) for group in groups for row in group.rows))
         norms = None if self.is_noise or self.decoder.is_rounded else self._norms
         for work, run, same_length in (
             (alone, self._run_whole, False),
@@ -183,7 +183,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
             by_limit[int(settings["max_gen_toks"])].append((index, ids, until))
         texts: dict[int, str] = {}
-        self.progress.start(self.task, len(requests))
+        self.progress.start(
+            self.task, len(requests), sum(len(ids) for group in by_limit.values() for _, ids, _ in group)
+        )
         for limit, group in by_limit.items():
             others = [self._other(requests[index]) for index, *_ in group]
             contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]

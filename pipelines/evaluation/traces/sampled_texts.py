@@ -106,17 +106,18 @@ class SamplingSession:
             for prompt in self._prompts
             for sample in range(self._spec.samples)
         ]
-        progress.start("dense model samples", 1)
         self._dense = [
-            _DenseText(text.tokens, DenseTextStates.of(text.streams)) for text in self._sampled(f"model {model}")
+            _DenseText(text.tokens, DenseTextStates.of(text.streams))
+            for text in self._sampled(f"model {model}", "dense model samples", progress)
         ]
         progress.done()
 
-    def _sampled(self, name: str) -> list[DecodingResult]:
-        """Return the texts of the model as it now is, prompt by prompt."""
+    def _sampled(self, name: str, task: str, progress: Progress) -> list[DecodingResult]:
+        """Return the texts of the model as it now is, prompt by prompt; progress is one step a token."""
         spec = self._spec
 
         def choose(logits: Float[Tensor, "rows vocabulary"], texts: Sequence[int], step: int) -> Int[Tensor, " rows"]:
+            progress.advance(len(texts))
             if not bool(torch.isfinite(logits.amax(-1)).all()):  # a NaN is the maximum, too
                 raise ComputationError(f"{name}: NaN or infinite logits")
             found = nuclei(logits, spec.temperature, spec.top_p)
@@ -125,6 +126,8 @@ class SamplingSession:
 
         prompts = [prompt.ids for prompt in self._prompts]
         least = [0] * (len(prompts) * spec.samples)
+        tokens = len(least) * self.study.generation.new_tokens
+        progress.start(task, tokens, tokens)
         return decode(self.decoder, prompts, self.study.generation.new_tokens, choose, least, spec.samples)
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
@@ -136,10 +139,8 @@ class SamplingSession:
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.
         """
-        progress.start(f"sample {recipe}", 2)
         with apply_variant(self.decoder, variant, skips=False):
-            texts = self._sampled(f"{self.model}@{recipe}")
-        progress.advance()
+            texts = self._sampled(f"{self.model}@{recipe}", f"sample {recipe}", progress)
         # After the variant is undone, because a head tied to changed weights must be the dense one.
         steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, self._pieces(texts), self.decoder.device)]
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}

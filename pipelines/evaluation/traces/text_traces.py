@@ -118,7 +118,7 @@ class TextSession:
     def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
         self.decoder, self.model = decoder, model
         self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
-        progress.start("dense model on every text", self._windows)
+        progress.start("dense model on every text", self._windows, self._tokens)
         self._dense = [
             [DenseTextStates.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts
         ]
@@ -133,6 +133,10 @@ class TextSession:
     def _windows(self) -> int:
         return sum(len(text.windows) for text in self._texts)
 
+    @property
+    def _tokens(self) -> int:
+        return sum(text.windows.numel() for text in self._texts)
+
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> pl.DataFrame:
         """Measure one variant.
 
@@ -142,7 +146,7 @@ class TextSession:
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.
         """
-        progress.start(f"texts {recipe}", self._windows + len(self._texts))
+        progress.start(f"texts {recipe}", self._windows + len(self._texts), self._tokens)
         shifts = []
         with apply_variant(self.decoder, variant):
             for text, batches in zip(self._texts, self._dense, strict=True):

@@ -132,9 +132,8 @@ class TraceSession:
         self.decoder, self.model, self.study = decoder, model, study
         self._layer_ids = frozenset(study.layer_prompts)
         prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
-        progress.start("dense model on every prompt", len(prompts) + 1)
-        decoded = self._decode(prompts)
-        progress.advance()
+        decoded = self._decode("dense model", prompts, None, progress)
+        progress.start("dense model on every prompt", len(prompts), sum(len(prompt.ids) for prompt in prompts))
         # Token by token, float64 weights would be made anew for each token.
         self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
@@ -144,21 +143,28 @@ class TraceSession:
         self._isolation = IsolatedEffect(decoder)
 
     def _decode(
-        self, prompts: Sequence[TokenizedPrompt], known: Sequence[tuple[int, ...]] | None = None
+        self,
+        name: str,
+        prompts: Sequence[TokenizedPrompt],
+        known: Sequence[tuple[int, ...]] | None,
+        progress: Progress,
     ) -> list[tuple[DecodingResult, ...]]:
         """Decode every prompt as two texts of one batch: teacher forced, and free running where that is measured.
 
         Each text ends at the study's length, or at its own end, though not before the dense text does.
 
         Args:
+            name: the model or variant, for the progress.
             prompts: the prompts.
             known: the dense texts, which the first text of each prompt repeats; None for the dense model itself, whose
                 first text repeats the second.
+            progress: one step a token.
         """
         generation = self.study.generation
         copies = 1 + ("free_running" in self.study.measure.trajectories)
 
         def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
+            progress.advance(len(texts))
             chosen = logits.argmax(dim=-1)
             rows = {text: row for row, text in enumerate(texts)}
             for row, text in enumerate(texts):
@@ -171,7 +177,10 @@ class TraceSession:
 
         least = [0 if known is None else len(known[text // copies]) for text in range(copies * len(prompts))]
         stops = None if generation.until == "length" else least
+        tokens = copies * len(prompts) * generation.new_tokens
+        progress.start(f"{name} decodes", tokens, tokens)
         texts = decode(self.decoder, [prompt.ids for prompt in prompts], generation.new_tokens, choose, stops, copies)
+        progress.done()
         return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]
 
     def _dense(self, prompt: TokenizedPrompt, decoded: tuple[DecodingResult, ...], progress: Progress) -> _DensePrompt:
@@ -229,12 +238,12 @@ class TraceSession:
             ComputationError: a variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        progress.start(f"trace {', '.join(variants)}", len(sublayers) + len(variants) * (len(self._layered) + 1))
         moved, tables = {}, {}
         for recipe, variant in variants.items():
             moved[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
+        progress.start(f"trace {', '.join(variants)}", len(sublayers))
         work = partial(self._transitions, variants=variants, moved=moved)
         for frames in in_parallel(work, sublayers, self.decoder.device):
             for recipe, (transitions, hidden) in frames.items():
@@ -264,8 +273,8 @@ class TraceSession:
             decoded = list[tuple[DecodingResult, ...]]()
             if is_free or len(self._layered) < len(self._prompts):
                 known = [dense.decoded.tokens for dense in self._prompts]
-                decoded = self._decode([dense.prompt for dense in self._prompts], known)
-            progress.advance()
+                decoded = self._decode(recipe, [dense.prompt for dense in self._prompts], known, progress)
+            progress.start(f"{recipe} on every prompt", len(self._layered))
             for index, dense in enumerate(self._prompts):
                 if isinstance(dense, _LayeredPrompt):
                     captured = self._run(dense.tokens, len(dense.prompt.ids), dense.first, norms, keep_calls=False)

@@ -139,7 +139,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     streams = Streams(decoder, tokens, calibration_dtype(spec))
     states = streams.begin()
     inputs: dict[str, ActivationMoments] = {}
-    progress.start("calibrate", len(decoder.layers))
+    progress.start("calibrate", len(decoder.layers), tokens.numel())
     with influence:
         for index, layer in enumerate(decoder.layers):
             matrices = layer.attn.matrices | layer.mlp.matrices

@@ -1,10 +1,12 @@
 """Messages with names from elsewhere: invisible characters are escaped on every path to the terminal."""
 
 import os
+import re
 import stat
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.runs.outcome import Failure
+from prunescope.assets.runs.remaining_time import RemainingTime, Stage
 from prunescope.warehouse.core import formats
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
@@ -51,9 +54,57 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
         bars.start("load the dense model", 7)
         bars.advance(3)
         said = ""
-        while not said:
+        while "3 of 7" not in said:
             said = capsys.readouterr().err
-    assert said.startswith("still at work: load the dense model, 3 of 7\n")
+    assert "still at work: load the dense model, 3 of 7\n" in said
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+STAGES = [Stage("m", "calibration", 10.0, 1.0), Stage("m@a", "traces", 55.0, 1.0)]
+
+
+def test_a_log_has_a_line_a_stage_with_the_time_left(capsys, monkeypatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(progress_bars, "RemainingTime", partial(RemainingTime, clock=clock))
+    with RichProgress() as bars:
+        bars.planned(2, STAGES)
+        bars.begins("m", "calibration")
+        clock.now = 11.0
+        bars.begins("m@a", "traces")
+        clock.now = 11.5  # too short for a line of its own
+        bars.computed("m@a", 0.5)
+    stage = "m: calibration: 11.0 s (1 of 2 stages, about 56 s left)"
+    assert capsys.readouterr().err.splitlines() == [stage, "m@a: 0.5 s"]
+
+
+def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(progress_bars, "RemainingTime", partial(RemainingTime, clock=clock))
+    with RichProgress() as bars:
+        bars._bars.get_time = clock
+        bars.planned(2, STAGES)
+        bars.begins("m", "calibration")
+        bars.start("calibrate", 4, 1000)
+        whole, task = bars._bars.tasks
+        assert (whole.description, bars.share(whole)) == ("m: calibration", 0.0)
+        clock.now = 5.0
+        bars.advance(2)
+        assert (bars.amount(task), bars.share(task)) == ("2 of 4, 100 tokens/s, 0:00:05", 0.5)
+        clock.now = 20.0
+        assert bars.share(task) is None, "it moves to and fro"
+        # The pace is (20 + 20 + 20) / (10 + 20); 20 s by the task's own bar, and 1 + 2 · 55.
+        assert re.fullmatch(r"0 of 2 partitions, 0:00:20, about 2 min left, until \d\d:\d\d", bars.amount(whole))
+        assert bars.share(whole) == pytest.approx(20 / (20 + 20 + 111))
+        bars.start("load", 1)
+        assert bars.share(bars._bars.tasks[-1]) is None
 
 
 @pytest.mark.parametrize("is_debug", [False, True])

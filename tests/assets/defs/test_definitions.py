@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from dagster import AssetKey, DagsterInstance
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.metadata import table_schema
+from prunescope.assets.defs.metadata import materialized, table_schema
 from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
 from prunescope.assets.defs.resources import WarehouseResource
+from prunescope.assets.execution.task import TaskResult
 from prunescope.assets.planning.steps import (
     CODE_VERSIONS,
     RETRIEVAL_TABLES,
@@ -36,6 +39,20 @@ def test_definitions_load_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_dagster_and_dg_load_these_definitions_in_a_checkout() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    project = tools["dg"]["project"]
+    assert project["code_location_target_module"] == tools["dagster"]["module_name"]
+    assert import_module(project["code_location_target_module"]).defs is defs
+    assert (ROOT / project["root_module"] / "__init__.py").exists(), "dg looks for it"
+
+
+def test_the_ui_shows_four_digits_and_leaves_counts_and_texts() -> None:
+    result = TaskResult("models", rows=123_456, bytes=7, seconds=12.34567, details={"share": 1 / 3, "scores": "|a|"})
+    shown = materialized(TABLES["models"], result).metadata
+    assert (shown["seconds"], shown["share"], shown["dagster/row_count"]) == (12.35, 0.3333, 123_456)
 
 
 def test_the_tables_form_this_graph() -> None:

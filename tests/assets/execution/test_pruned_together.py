@@ -1,6 +1,7 @@
 """Pruning inside a study: recipes share passes, orders and finished layers, and end in the same variants."""
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from prunescope.assets.execution.step_functions import compute
 from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
+from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.stages import ANSWERS
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
@@ -29,8 +32,10 @@ class Heard:
         self.failures: list[Failure] = []
         self.own: dict[str, float] = {}
         self.together: dict[str, float] = {}
+        self.stages: dict[tuple[str, str], float] = {}
+        self.begun: list[tuple[str, str]] = []
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         self.tasks[task] = total
 
     def advance(self, amount: int = 1) -> None: ...
@@ -41,7 +46,11 @@ class Heard:
 
     def waiting(self, holder: str) -> None: ...
 
-    def planned(self, partitions: int) -> None: ...
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
+        self.stages = {(stage.name, stage.step): stage.cost for stage in stages}
+
+    def begins(self, name: str, step: str) -> None:
+        self.begun.append((name, step))
 
     def computed(self, name: str, seconds: float) -> None:
         self.own[name] = seconds
@@ -146,6 +155,11 @@ def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
     assert any(name.startswith("tiny-a: trace dense, a, b") for name in listener.together)
     assert listener.own["tiny-a@dense"] < 0
     assert sum(listener.own.values()) + sum(listener.together.values()) > 0
+    # The progress of a run follows its stages, and work that several share counts in the first of them.
+    assert {*listener.begun, (ANSWERS, "answers")} == set(listener.stages)
+    for step, first, later in (("variants", "a", "b"), ("traces", "dense", "b")):
+        assert listener.stages[f"tiny-a@{first}", step] > listener.stages[f"tiny-a@{later}", step] == 0, step
+    assert listener.stages["tiny-a", "calibration"] > 0
 
 
 @pytest.mark.exhaustive  # the last test removes such a file; test_study_run.py reports a failure

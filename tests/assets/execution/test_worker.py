@@ -53,7 +53,7 @@ class Kills:
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         os.kill(self._pid, signal.SIGKILL)
 
     def advance(self, amount: int = 1) -> None: ...
@@ -82,7 +82,7 @@ def test_a_worker_writes_what_a_run_writes_and_is_replaced_when_killed(
 class Cancels(Kills):
     """A listener that interrupts its own process, as Dagster does to a canceled run, when the first task starts."""
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         raise KeyboardInterrupt
 
 

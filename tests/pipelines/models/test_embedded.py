@@ -150,7 +150,7 @@ def test_a_second_process_waits_for_the_first_and_takes_its_model(tiny: Embedded
     class First(ProgressGroup):
         """Finishes the first process's work as soon as the second one waits for it."""
 
-        def start(self, task: str, total: int) -> None:
+        def start(self, task: str, total: int, tokens: int = 0) -> None:
             tasks.append(task)
             folder.mkdir()
             os.close(first)

@@ -176,7 +176,7 @@ class Told:
     def __init__(self) -> None:
         self.tasks: list[str] = []
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
         self.tasks.append(task)
 
     def advance(self, amount: int = 1) -> None:

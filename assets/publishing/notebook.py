@@ -1,0 +1,153 @@
+"""What a notebook shows of a warehouse: a variant, an answer, a text with colored tokens, figures.
+
+The objects hold the rows that they show; the public functions are in `prunescope.assets.api`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from prunescope.warehouse.catalogue import view_header
+from prunescope.warehouse.catalogue.database import connected
+from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question, require
+from prunescope.warehouse.storage.location import Place
+
+if TYPE_CHECKING:
+    import altair as alt
+    import polars as pl
+
+_MAX_ROWS = 200
+# Lower bounds of the shades, in nats: the levels of the explorer's bars.
+_KL_BOUNDS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Figures(list["alt.Chart"]):
+    """The charts of a figure; a notebook shows all of them as SVG, without a network."""
+
+    def _repr_html_(self) -> str:
+        import vl_convert
+
+        return "".join(f"<div>{vl_convert.vegalite_to_svg(chart.to_dict())}</div>" for chart in self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows under a title.
+
+    Attributes:
+        title: what the rows answer.
+        note: how to read them.
+        rows: all rows; a notebook shows the first ones.
+    """
+
+    title: str
+    note: str
+    rows: "pl.DataFrame"
+
+    def _repr_html_(self) -> str:
+        head, rows = _line("th", self.rows.columns), self.rows.head(_MAX_ROWS).iter_rows()
+        table = f"<table><thead>{head}</thead><tbody>{''.join(_line('td', row) for row in rows)}</tbody></table>"
+        count = f"{len(self.rows):,} rows, first {_MAX_ROWS}. " if len(self.rows) > _MAX_ROWS else ""
+        return f"<h4>{escape(self.title)}</h4>{table}<small>{escape(count + self.note)}</small>"
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """The text of one prompt, token by token.
+
+    Attributes:
+        title: variant, prompt and trajectory.
+        prompt: its text.
+        rows: one row a token: `step`, the tokens of both sides, `kl_dense_pruned_nats`, `is_top1_same`.
+        shown: `dense` or `pruned`, the side whose tokens make up the text.
+    """
+
+    title: str
+    prompt: str
+    rows: "pl.DataFrame"
+    shown: str
+
+    def _repr_html_(self) -> str:
+        tokens = "".join(map(self._token, self.rows.iter_rows(named=True)))
+        note = f"{' – '.join(f'{bound:g}' for bound in (_KL_BOUNDS[0], _KL_BOUNDS[-1]))} nats, light to dark"
+        return (
+            f'<h4>{escape(self.title)}</h4><pre style="white-space: pre-wrap">{escape(self.prompt)}\n\n{tokens}</pre>'
+            f"<small>shade: KL(dense ‖ pruned), {note}; underlined: the most probable tokens differ</small>"
+        )
+
+    def _token(self, row: dict[str, object]) -> str:
+        kl = float(str(row["kl_dense_pruned_nats"]))
+        dense, pruned = str(row["token_text_dense"]), str(row["token_text_pruned"])
+        title = f"step {row['step']}: KL {kl:.3g} nats; dense {dense!r}, pruned {pruned!r}"
+        shade = bisect_right(_KL_BOUNDS, kl) / len(_KL_BOUNDS)
+        line = "" if row["is_top1_same"] else "; text-decoration: underline"
+        return (
+            f'<span title="{escape(title)}" style="background: rgba(214, 69, 65, {shade:.2f}){line}">'
+            f"{escape(str(row[f'token_text_{self.shown}']))}</span>"
+        )
+
+
+def variant(name: str, root: Place | str) -> Answer:
+    """Return the verdict and the summary of a variant; arguments and errors as `prunescope.variant`."""
+    import polars as pl
+
+    _require(name, root)
+    found = [(column, _written(value)) for column, value in variant_values(root, name).items() if value is not None]
+    frame = pl.DataFrame(found, schema={"quantity": pl.String, "value": pl.String}, orient="row")
+    return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
+
+
+def variant_values(root: Place | str, name: str) -> dict[str, object]:
+    """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty where they have no row."""
+    rows: dict[str, object] = {}
+    with connected(root) as connection:
+        for view in ("variant_verdict", "variant_summary"):
+            query = f"SELECT * FROM {view} WHERE variant = $name"  # noqa: S608 - one of ours
+            for row in connection.sql(query, params={"name": name}).to_arrow_table().to_pylist():
+                rows |= row
+    return rows
+
+
+def question(name: str, root: Place | str, row_filter: RowFilter) -> Answer:
+    """Return the answer to a question; arguments and errors as `prunescope.question`."""
+    import polars as pl
+
+    view = find_question(name)
+    header = view_header.parse(view.header)
+    return Answer(header.asks, header.how_to_read, pl.DataFrame(ask(root, view, row_filter)))
+
+
+def text(name: str, prompt: str, root: Place | str, *, is_free: bool) -> TokenText:
+    """Return the text of a prompt; arguments and errors as `prunescope.text`."""
+    import polars as pl
+
+    _require(name, root, [prompt])
+    trajectory = "free_running" if is_free else "teacher_forced"
+    query = """
+        SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
+               steps.is_top1_same, generations.prompt_text
+        FROM decoding_at_reference AS steps JOIN generations USING (model, recipe, prompt_id)
+        WHERE steps.variant = $name AND prompt_id = $prompt AND steps.trajectory = $trajectory
+        ORDER BY steps.step
+    """
+    values = {"name": name, "prompt": prompt, "trajectory": trajectory}
+    with connected(root) as connection:
+        rows = pl.DataFrame(connection.sql(query, params=values).to_arrow_table())
+    written = str(rows["prompt_text"][0]) if len(rows) else ""
+    title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
+    return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_free else "dense")
+
+
+def _require(name: str, root: Place | str, prompts: Sequence[str] = ()) -> None:
+    model, _, recipe = name.partition("@")
+    require(root, [model], RowFilter(prompts=tuple(prompts), variants=((model, recipe),)))
+
+
+def _line(tag: str, cells: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(_written(cell))}</{tag}>' for cell in cells)}</tr>"
+
+
+def _written(value: object) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""Variants as runs of an MLflow experiment, for teams that compare models there.
+
+MLflow is an optional dependency, imported here alone.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from prunescope.assets.publishing.notebook import variant_values
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import Progress
+from prunescope.warehouse.catalogue.database import connected
+from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
+from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.storage.partition_store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VARIANT_TAG, STATE_TAG = "prunescope.variant", "prunescope.state"
+# Characters that MLflow takes in the name of a metric.
+_NOT_A_NAME = re.compile(r"[^\w\-. :/]")
+# Ends the name of the report of a study's subset of models or recipes.
+_SUBSET = re.compile(r"-[0-9a-f]{8}$")
+# The texts of a variant's values that describe it; all other texts are results.
+_PARAMETERS = ("model", "recipe", "method")
+
+
+def log_variants(
+    root: Place | str,
+    uri: str | None,
+    experiment: str,
+    variants: Collection[tuple[str, str]],
+    figures: Collection[str],
+    progress: Progress,
+) -> tuple[list[str], list[str]]:
+    """Write one MLflow run for each variant that has none with the same results.
+
+    A run has the recipe as parameters, `variant_summary`, `variant_verdict` and `task_scores` as metrics, the verdict
+    as a tag, and the report and figures as artifacts.
+
+    Args:
+        root: the warehouse.
+        uri: the tracking server or database; None: MLflow's default, which MLFLOW_TRACKING_URI sets.
+        experiment: its name; it is created if it does not exist.
+        variants: pairs of model and recipe; empty for all but noise.
+        figures: names of figures to draw of each variant; one that has no rows is left out.
+        progress: one step a variant.
+
+    Returns:
+        The names of the variants that were logged, and of those that were there.
+
+    Raises:
+        InputError: MLflow is not installed, or refuses.
+        WarehouseError: the warehouse has no such variant or figure.
+    """
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
+    states = _states(root)
+    require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
+    chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
+    logged, present = list[str](), list[str]()
+    progress.start(f"log {len(chosen)} variants to MLflow", len(chosen))
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        identity = found.experiment_id if found else client.create_experiment(experiment)
+        for (model, recipe), state in chosen.items():
+            name = f"{model}@{recipe}"
+            if client.search_runs([identity], f"tags.`{STATE_TAG}` = '{state}' and attributes.status = 'FINISHED'"):
+                present.append(name)
+            else:
+                run = client.create_run(identity, run_name=name, tags={VARIANT_TAG: name, STATE_TAG: state}).info.run_id
+                _log(client, run, root, model, recipe, figures)
+                client.set_terminated(run)
+                logged.append(name)
+            progress.advance()
+    except MlflowException as error:
+        raise InputError(f"MLflow: {error.message}") from error
+    progress.done()
+    return logged, present
+
+
+def _states(root: Place | str) -> dict[tuple[str, str], str]:
+    """Return a hash of the rows of each variant, without noise, by model and recipe."""
+    query = """
+        SELECT model, recipe, list(content_hash ORDER BY table_name) AS hashes
+        FROM provenance
+        WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
+        GROUP BY ALL ORDER BY ALL
+    """
+    with connected(root) as connection:
+        rows = connection.sql(query).fetchall()
+    return {(model, recipe): hashlib.sha256(str(hashes).encode()).hexdigest() for model, recipe, hashes in rows}
+
+
+def _log(
+    client: "MlflowClient", run: str, root: Place | str, model: str, recipe: str, figures: Collection[str]
+) -> None:
+    import vl_convert
+    from mlflow.entities import Metric, Param
+
+    from prunescope.pipelines.reporting.charts.registry import find_figure
+
+    with connected(root) as connection:
+        own = {"model": model, "recipe": recipe}
+        query = "SELECT task || '/' || metric, value FROM task_scores WHERE model = $model AND recipe = $recipe"
+        scores = connection.sql(query, params=own).fetchall()
+        query = "SELECT DISTINCT study FROM provenance WHERE model = $model AND recipe = $recipe"
+        studies = {study for (study,) in connection.sql(query, params=own).fetchall()}
+    values = own | variant_values(root, f"{model}@{recipe}") | dict(scores)
+    metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
+    parameters = [Param(key, str(values[key])) for key in _PARAMETERS if values.get(key) is not None]
+    client.log_batch(run, metrics, parameters)
+    client.set_tag(run, "prunescope.verdict", str(values.get("verdict")))
+    for name in figures:
+        figure = find_figure(name)
+        rows = rows_within(root, figure.query, RowFilter((model,), (recipe,)))
+        for number, drawing in enumerate(figure.draw_all(rows) if len(rows) else (), start=1):
+            svg = vl_convert.vegalite_to_svg(drawing.specification)
+            client.log_text(run, svg, f"figures/{name}-{number}.svg")
+    for report in Store(root).root.glob("_reports/*.html"):
+        if {report.stem, _SUBSET.sub("", report.stem)} & studies:
+            client.log_text(run, report.read_text(encoding="utf-8"), f"reports/{report.name}")
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
+    found = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+    return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,108 @@
+"""The remaining time of a run, from the cost of its stages and the time that the finished ones took.
+
+The costs come from `prunescope.assets.runs.stages`, which needs the models; this module imports nothing heavy.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# Time of a stage apart from its work: Dagster's events, checks, writing.
+_OVERHEAD_SECONDS = 0.5
+# Seconds at a pace of 1 that count beside the finished stages: of a small model the pace is mostly overhead.
+_PRIOR_SECONDS = 20.0
+# A bar says how long its task takes only after this share of it.
+_MIN_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of one partition.
+
+    Attributes:
+        name: the partition, as `Listener.computed` names it.
+        step: the step.
+        cost: seconds of its work on a typical machine; only ratios of costs matter.
+        fixed: seconds on every machine.
+    """
+
+    name: str
+    step: str
+    cost: float
+    fixed: float = _OVERHEAD_SECONDS
+
+
+class RemainingTime:
+    """The stages that are left, and how many seconds they will take.
+
+    A stage takes its cost times the pace of the finished stages of the same step, else the pace of all finished stages.
+
+    Args:
+        stages: all stages of the run, in any order.
+        clock: seconds, as `time.monotonic`.
+    """
+
+    def __init__(self, stages: Sequence[Stage], clock: Callable[[], float] = time.monotonic) -> None:
+        self._left = {(stage.name, stage.step): stage for stage in stages}
+        self._clock = clock
+        self._began = self._stage_began = clock()
+        self._current: Stage | None = None
+        # Cost and seconds of finished stages, by step.
+        self._finished: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        self.total = len(stages)
+
+    @property
+    def done(self) -> int:
+        """Return how many stages are finished."""
+        return self.total - len(self._left)
+
+    @property
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return self._clock() - self._began
+
+    def begin(self, name: str, step: str) -> None:
+        """Begin a stage; the previous one has ended."""
+        self.end()
+        self._stage_began, self._current = self._clock(), self._left.get((name, step))
+
+    def end(self) -> tuple[Stage, float] | None:
+        """End the current stage, if any; return it and its seconds."""
+        stage, self._current = self._current, None
+        if stage is None:
+            return None
+        del self._left[stage.name, stage.step]
+        seconds = self._clock() - self._stage_began
+        cost, spent = self._finished[stage.step]
+        self._finished[stage.step] = cost + stage.cost, spent + max(0.0, seconds - stage.fixed)
+        return stage, seconds
+
+    def drop(self, name: str) -> None:
+        """Remove a partition that is computed or has failed, with the stages that it did not begin."""
+        if self._current is not None and self._current.name == name:
+            self.end()
+        self._left = {key: stage for key, stage in self._left.items() if stage.name != name}
+
+    def seconds(self, task_share: float = 0.0, task_seconds: float = 0.0) -> float | None:
+        """Return the seconds that are left; None while nothing is known of this machine's speed.
+
+        Args:
+            task_share: the share of the current task that is done.
+            task_seconds: the time since the current task began.
+        """
+        own = task_seconds * (1 - task_share) / task_share if task_share >= _MIN_SHARE else 0.0
+        stage, spent = self._current, self._clock() - self._stage_began
+        # Copies, because bars ask from a thread of their own.
+        stages, finished = list(self._left.values()), list(self._finished.items())
+        paces = {step: seconds / cost for step, (cost, seconds) in finished if cost}
+        cost, seconds = (sum(values) for values in zip((0.0, 0.0), *(sums for _, sums in finished), strict=True))
+        if stage is not None and stage.cost and own and not cost:
+            cost, seconds = stage.cost, spent + own
+        if not cost and any(left.cost for left in stages):
+            return None
+        pace = (seconds + _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
+        others = sum(left.fixed + left.cost * paces.get(left.step, pace) for left in stages if left is not stage)
+        if stage is None:
+            return others
+        return others + max(stage.fixed + stage.cost * paces.get(stage.step, pace) - spent, own, 0.0)

@@ -1,0 +1,62 @@
+"""What a notebook shows: names from elsewhere are escaped, and the shade of a token follows its KL."""
+
+import re
+
+import polars as pl
+import pytest
+
+import prunescope as ps
+from prunescope.assets.publishing.notebook import _MAX_ROWS, Answer, Figures, TokenText
+from prunescope.warehouse.core.errors import WarehouseError
+
+
+def test_a_table_escapes_names_rounds_numbers_and_says_what_it_leaves_out() -> None:
+    rows = pl.DataFrame({"<b>": ["<script>", None] * _MAX_ROWS, "x": [1 / 3, 2.0] * _MAX_ROWS})
+    shown = Answer("Is a < b?", "read & compare", rows)._repr_html_()
+    assert "<script>" not in shown
+    assert "<tr><td>&lt;script&gt;</td><td>0.3333</td></tr><tr><td>–</td><td>2</td></tr>" in shown
+    assert shown.count("<tr>") == 1 + _MAX_ROWS
+    assert f"{2 * _MAX_ROWS} rows, first {_MAX_ROWS}. read &amp; compare" in shown
+
+
+def test_a_darker_token_has_a_higher_kl_and_a_changed_choice_is_underlined() -> None:
+    rows = pl.DataFrame(
+        {
+            "step": [0, 1, 2],
+            "token_text_dense": ["<a", "b", "c"],
+            "token_text_pruned": ["<a", "B", "C"],
+            "kl_dense_pruned_nats": [0.0, 0.2, 50.0],
+            "is_top1_same": [True, False, True],
+        }
+    )
+    shown = TokenText("m@r, maths", "1 < 2?", rows, "pruned")._repr_html_()
+    assert re.findall(r", ([\d.]+)\)(; text-decoration: underline)?\">(.*?)</span>", shown) == [
+        ("0.00", "", "&lt;a"),
+        ("0.43", "; text-decoration: underline", "B"),
+        ("1.00", "", "C"),
+    ]
+    assert "1 &lt; 2?" in shown
+    assert "KL 0.2 nats; dense &#x27;b&#x27;, pruned &#x27;B&#x27;" in shown
+
+
+def test_variant_question_text_and_figure_come_from_the_warehouse(computed_once) -> None:
+    variant = ps.variant("tiny-a@wanda-2of4", computed_once)
+    values = dict(variant.rows.iter_rows())
+    assert values["parameters_removed_share"] == "0.5" or 0 < float(values["parameters_removed_share"]) < 0.5
+    assert ps.question("q01", computed_once, recipes=["wanda-2of4"]).rows["recipe"].unique().to_list() == ["wanda-2of4"]
+    [(prompt,)] = ps.open(computed_once).sql("select min(prompt_id) from generations").fetchall()
+    texts = [ps.text("tiny-a@wanda-2of4", prompt, computed_once, is_free=is_free) for is_free in (False, True)]
+    query = "select step, token_text_dense, token_text_pruned, kl_dense_pruned_nats, is_top1_same"
+    for text, trajectory in zip(texts, ("teacher_forced", "free_running"), strict=True):
+        steps = f"from decoding_at_reference where variant = 'tiny-a@wanda-2of4' and trajectory = '{trajectory}'"
+        expected = ps.open(computed_once).sql(f"{query} {steps} and prompt_id = '{prompt}' order by step")
+        assert text.rows.rows() == expected.fetchall()
+        assert text.prompt
+        assert len(text.rows)
+    drawn = ps.figure("hierarchy", computed_once)
+    assert isinstance(drawn, Figures)
+    assert drawn[:1]
+    assert Figures(drawn[:1])._repr_html_().startswith("<div><svg")
+    for ask in (lambda: ps.variant("tiny-a@wanda", computed_once), lambda: ps.text("a@b", prompt, computed_once)):
+        with pytest.raises(WarehouseError, match="there is no"):
+            ask()

@@ -1,0 +1,65 @@
+"""Variants as MLflow runs, in a database of MLflow's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from prunescope.assets.cli.application import run
+from prunescope.assets.cli.options import Globals
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
+    computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    arguments = ["log", "--to", "mlflow", "--uri", uri, "--warehouse", str(computed_once)]
+    arguments += ["--variant", "tiny-a@wanda-2of4", "--figure", "generation"]
+    assert run(arguments, Globals()) == 0
+    assert capsys.readouterr().out == "tiny-a@wanda-2of4\n"
+    client = MlflowClient(tracking_uri=uri)
+    [experiment] = client.search_experiments(filter_string="name = 'prunescope'")
+    [logged] = client.search_runs([experiment.experiment_id])
+    assert logged.info.run_name == "tiny-a@wanda-2of4"
+    assert logged.data.params == {"model": "tiny-a", "recipe": "wanda-2of4", "method": "wanda"}
+    with duckdb.connect() as connection:
+        file = computed_once / "task_scores" / "model=tiny-a" / "recipe=wanda-2of4" / "part.parquet"
+        scores = connection.execute("select task || '/' || metric, value from read_parquet(?)", [str(file)]).fetchall()
+    assert scores
+    assert dict(scores).items() <= logged.data.metrics.items()
+    assert 0.3 < logged.data.metrics["sparsity"] <= 0.5
+    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"figures", "reports"}
+    [figure] = client.list_artifacts(logged.info.run_id, "figures")
+    assert (computed_once.parent / "mlruns").exists() is False, "nothing is written beside the warehouse"
+    assert figure.file_size > 1000
+
+    assert run(arguments, Globals()) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, "1 were there" in shown.err) == ("", True)
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_mistakes_are_one_line(computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["log", "--uri", uri, "--warehouse", str(computed_once), "--variant"]
+    assert run([*arguments, "tiny-a@wanda-4of2"], Globals()) == 2
+    assert "did you mean 'tiny-a@wanda-2of4'" in capsys.readouterr().err
+    code = "import sys; sys.modules['mlflow'] = None; from prunescope.assets.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments, "tiny-a@wanda-2of4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert (done.returncode, "pip install 'prunescope[mlflow]'" in done.stderr) == (2, True)

@@ -1,0 +1,68 @@
+"""The remaining time of a run, with a clock that the tests set."""
+
+import pytest
+
+from prunescope.assets.runs.remaining_time import RemainingTime, Stage
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def of(*stages: Stage) -> tuple[RemainingTime, Clock]:
+    clock = Clock()
+    return RemainingTime(stages, clock), clock
+
+
+A = Stage("m", "calibration", 10.0, 1.0)
+B, C = Stage("m@a", "traces", 40.0, 1.0), Stage("m@b", "traces", 20.0, 1.0)
+
+
+def test_nothing_is_said_before_the_speed_of_the_machine_shows() -> None:
+    left, clock = of(A, B)
+    left.begin("m", "calibration")
+    clock.now = 2.0
+    assert left.seconds(0.05, 1.0) is None, "too little of the task is done"
+    # 7 s to come of 9 in all for a cost of 10, with 20 s for a cost of 20; a second of overhead each.
+    pace = (9 + 20) / (10 + 20)
+    assert left.seconds(0.125, 1.0) == pytest.approx((10 * pace + 1 - 2) + (40 * pace + 1))
+
+
+def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_first() -> None:
+    left, clock = of(A, B, C)
+    left.begin("m", "calibration")
+    clock.now = 21.0
+    left.begin("m@a", "traces")  # calibration took twice its cost, besides one second
+    pace = (20 + 20) / (10 + 20)
+    assert left.seconds() == pytest.approx((1 + pace * 40) + (1 + pace * 20))
+    clock.now += 121.0
+    left.begin("m@b", "traces")  # traces take three times their cost
+    clock.now += 11.0
+    assert left.seconds() == pytest.approx(1 + 3 * 20 - 11)
+    assert left.seconds(0.5, 100.0) == pytest.approx(100.0), "the task's own bar is slower than predicted"
+    clock.now += 1000.0
+    assert left.seconds() == 0.0, "a late stage is not negative"
+    assert (left.done, left.elapsed) == (2, clock.now)
+
+
+def test_partitions_that_fail_or_come_from_a_cluster_take_their_stages_with_them() -> None:
+    left, clock = of(A, B, C, Stage("m@b", "texts", 5.0))
+    left.begin("m", "calibration")
+    clock.now = 11.0
+    left.begin("m@b", "variants")  # not among the stages, as when it is repeated
+    left.drop("m@b")
+    assert (left.done, left.seconds()) == (3, pytest.approx(1 + 40))
+    left.drop("m@a")
+    assert left.seconds() == 0.0
+
+
+def test_fixed_times_need_no_pace() -> None:
+    left, clock = of(Stage("answers", "answers", 0.0, 20.0))
+    left.begin("answers", "answers")
+    clock.now = 5.0
+    assert left.seconds() == 15.0
