@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.warehouse.core.limits import MAX_ROWS
@@ -99,7 +99,7 @@ def export(
 
     chosen = load_study(study) if study is not None else None
     with RichProgress() as bars:
-        result = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
+        result = export_all(existing(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
     log(f"{len(result.items)} tables and figures in {len(result.files)} files")
     if result.empty:
         log(f"not written, because without a row: {', '.join(result.empty)}", "dim")

@@ -14,6 +14,7 @@ from prunescope.assets.planning.freshness import warehouse_version
 from prunescope.assets.publishing.explorer_data import asking, documents
 from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.reporting.explorer.page import render
 from prunescope.pipelines.studies import Study, load_study, study_names
@@ -62,7 +63,8 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
     found = {name: known.get(name) or (load_study(name) if name in shipped else None) for name in names}
     found = {name: study for name, study in found.items() if _scope(computed, name, study) is not None}
     if not found:
-        present = f"there are {', '.join(computed)}" if computed else "none has run: `prunescope run demo` is one"
+        hint = did_you_mean(named or "", computed)
+        present = f"{hint}there are {', '.join(computed)}" if computed else "none has run: `prunescope run demo` is one"
         what = "any study" if named is None else f"study {named!r}"
         raise InputError(f"the warehouse {root} has no variant of {what}; {present}")
     return found

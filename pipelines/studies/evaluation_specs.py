@@ -14,6 +14,7 @@ from prunescope.pipelines.core.frozen_model import (
     NAME,
     SOURCE,
     FrozenModel,
+    with_name,
 )
 
 # Retrieval data sets in the package.
@@ -24,7 +25,8 @@ class TaskSpec(FrozenModel):
     """A task that every variant is scored on, by lm-evaluation-harness.
 
     Attributes:
-        name: name in every table; also the definition, where there is no `definition`.
+        name: name in every table; also the definition, where there is no `definition`. In YAML it alone will do, or
+            a definition alone.
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
             fetched samples `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
@@ -39,15 +41,22 @@ class TaskSpec(FrozenModel):
             the `evaluate` library; their code runs outside of the sandbox.
     """
 
-    name: NAME
-    definition: SOURCE | None = None
-    data: SOURCE | None = None
-    samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
-    shots: int | None = Field(default=None, ge=0, le=1_000)
+    name: NAME = Field(examples=["my-task"])
+    definition: SOURCE | None = Field(default=None, examples=["my-task.yaml"])
+    data: SOURCE | None = Field(default=None, examples=["my-task.jsonl"])
+    samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
+    shots: int | None = Field(default=None, ge=0, le=1_000, examples=[5])
     seed: int = Field(default=1234, ge=0, lt=2**63)
-    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS)
-    context: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS, examples=[256])
+    context: int | None = Field(default=None, ge=2, le=MAX_TOKENS, examples=[2048])
     allow_functions: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        if isinstance(fields, str) and not fields.endswith((".yaml", ".yml")):
+            return {"name": fields}
+        return with_name(fields, "definition")
 
     @property
     def source(self) -> str:
@@ -59,7 +68,8 @@ class RetrievalSpec(FrozenModel):
     """A retrieval data set: queries find documents by the similarity of their embeddings.
 
     Attributes:
-        name: name in every table; of a shipped data set (`python-help`) where there is no `folder`.
+        name: name in every table; of a shipped data set (`python-help`) where there is no `folder`, else made from
+            it by default. In YAML a shipped data set's name alone will do.
         folder: a folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
         split: of the judgements.
         pooling: how a text's last states become its embedding: `last` takes the state of the end token, which is
@@ -75,17 +85,22 @@ class RetrievalSpec(FrozenModel):
         keep_embeddings: whether to store every text's embedding in table `retrieval_embeddings`, 2 bytes per number.
     """
 
-    name: NAME
-    folder: SOURCE | None = None
+    name: NAME = Field(examples=["python-help"])
+    folder: SOURCE | None = Field(default=None, examples=["beir/scifact"])
     split: NAME = "test"
     pooling: Literal["auto", "last", "mean"] = "auto"
     query_prefix: str = ""
     document_prefix: str = ""
     max_length: int = Field(default=256, ge=3, le=MAX_TOKENS)
     normalise: bool = True
-    max_queries: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
-    max_documents: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
+    max_queries: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
+    max_documents: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[1000])
     keep_embeddings: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        return {"name": fields} if isinstance(fields, str) else with_name(fields, "folder")
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, open_regular, path_problem
 from prunescope.pipelines.core.safe_yaml import PlainLoader, read_yaml
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.text_sources import CORPORA
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
@@ -125,9 +125,11 @@ def _find(spec: TaskSpec) -> Definition:
     known = harness_names()
     if name in known:
         return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
-    near = get_close_matches(name, [*shipped(), *known], n=3)
-    hint = f"similar names are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
-    raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
+    hint = did_you_mean(name, [*shipped(), *known], n=3)
+    raise InputError(
+        f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}shipped are "
+        f"{', '.join(shipped())}"
+    )
 
 
 def _require_samples(name: str, path: Path, keys: dict[str, Any]) -> None:
