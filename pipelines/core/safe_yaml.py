@@ -80,7 +80,7 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = str(getattr(error, "problem", None) or error)
-        fix = "; indent by spaces" if "\\t" in problem else ""
+        fix = "; indent by spaces" if "\\t" in problem else "; put texts with signs such as : ? # into quotes"
         raise InputError(f"{where}:{line} not valid YAML: {problem}{fix}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels; no setting needs that") from error

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import (
     MAX_NEW_TOKENS,
@@ -16,6 +16,7 @@ from prunescope.pipelines.core.frozen_model import (
     FrozenModel,
     with_name,
 )
+from prunescope.pipelines.studies.prompts import FIELD
 
 # Retrieval data sets in the package.
 SHIPPED = ("python-help",)
@@ -30,8 +31,13 @@ class TaskSpec(FrozenModel):
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
             fetched samples `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: a file that replaces the shipped task's own samples, in the same form; None takes the small subset in
-            the package.
+        data: your own questions, where `name` is no other task's (.jsonl, .csv and so on, as in prompt sets); or a
+            file that replaces the shipped task's own samples, in the same form. None takes the small subset in the
+            package.
+        question: field of your own `data` with the question, where no definition reads it; found by its usual names
+            by default, and so are the next two.
+        options: field with the list of options, or one field for each option; none for an answer in the model's words.
+        answer: field with the right answer: a text, a number, or an option's index from 0, letter or text.
         samples: number of samples, from the first; None takes all.
         shots: worked examples before every question; None takes the definition's number.
         seed: of the draw of worked examples; the harness's own by default.
@@ -44,6 +50,9 @@ class TaskSpec(FrozenModel):
     name: NAME = Field(examples=["my-task"])
     definition: SOURCE | None = Field(default=None, examples=["my-task.yaml"])
     data: SOURCE | None = Field(default=None, examples=["my-task.jsonl"])
+    question: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["question"])
+    options: tuple[FIELD, ...] = Field(default=(), exclude_if=lambda names: not names, examples=[["choices"]])
+    answer: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["answer"])
     samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
     shots: int | None = Field(default=None, ge=0, le=1_000, examples=[5])
     seed: int = Field(default=1234, ge=0, lt=2**63)
@@ -56,7 +65,24 @@ class TaskSpec(FrozenModel):
     def _is_named(cls, fields: object) -> object:
         if isinstance(fields, str) and not fields.endswith((".yaml", ".yml")):
             return {"name": fields}
-        return with_name(fields, "definition")
+        return with_name(with_name(fields, "definition"), "data")
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _may_be_one(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _fields_are_of_data(self) -> Self:
+        named = next((key for key in ("question", "options", "answer") if getattr(self, key)), None)
+        if named and (self.data is None or self.definition is not None):
+            raise ValueError(f"`{named}` is a field of your own `data`; give the file, and no `definition`")
+        return self
+
+    @property
+    def names_fields(self) -> bool:
+        """Return whether it names fields of its own data."""
+        return bool(self.question or self.options or self.answer)
 
     @property
     def source(self) -> str:
