@@ -55,7 +55,9 @@ def find_variant(index: Index, name: str) -> int:
     names = [entry["id"] for entry in index["variants"]]
     if matches:
         raise InputError(f"--variant {name}: several models have it; choose {_listed([names[n] for n in matches])}")
-    raise InputError(f"--variant {name}: there is no such variant; {_suggestion(name, names)}")
+    similar = similar_names(name, [*names, *(entry["recipe"] for entry in index["variants"])])
+    hint = f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
+    raise InputError(f"--variant {name}: there is no such variant; {hint}")
 
 
 def find_prompt(index: Index, variant: int | None, name: str) -> int:

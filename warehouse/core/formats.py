@@ -33,6 +33,7 @@ _DAY_SECONDS = 24 * 60 * 60
 _PER_SECOND = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
 # Days since 1970 of Python's first and last date.
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
+_OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 _PLAN = ["explain_key", "explain_value"]
 
 
@@ -250,6 +251,9 @@ def shown_cell(value: object, digits: int) -> str:
             text = ", ".join(f"{key}: {shown_cell(item, digits)}" for key, item in value.items())
         case bytes():
             text = value.hex()
+        case str():
+            # No format shows a line break at an end, which is all of some tokens.
+            text = _OUTER_BREAKS.sub(lambda breaks: r"\n" * len(breaks[0]), value)
         case _:
             text = str(value)
     return text
