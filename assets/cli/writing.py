@@ -32,7 +32,7 @@ prompts:
 # Texts for perplexity and KL: wikitext2, or a file of your own.
 texts:
   - {{source: wikitext2, context: 256, max_tokens: 1024}}
-# Tasks with a score. Your own: {{definition: my-task.yaml}}, in the form of lm-evaluation-harness.
+# Tasks with a score. Your own questions: {{data: my-quiz.jsonl, question: FIELD, options: FIELD, answer: FIELD}}.
 tasks:
   - {{name: arc_challenge, samples: 16}}
 # Text from which recipes measure activations: embedded, c4, wikitext2 or a file.
