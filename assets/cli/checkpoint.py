@@ -90,7 +90,7 @@ def checkpoint(
     limits = _limits(memory)
     store = Store(existing(context))
     model, name = variant_names(variant)
-    require(store.root, {model}, RowFilter((), (name,), (), ((model, name),)))
+    require(store.root, {model}, RowFilter((), (), (), ((model, name),)))
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     provenance = store.provenance(TABLES["variants"], model, name)
     if provenance is None or row["method"] in {"dense", "noise"}:

@@ -125,9 +125,9 @@ def require_named(context: typer.Context) -> None:
 
 
 def _is_filled(location: "Place") -> bool:
-    """Return whether a warehouse has a table's partition or, on this machine, layers of its first run."""
+    """Return whether a warehouse has a table's partition or, on this machine, variant files or layers of a run."""
     if isinstance(location, Path):
-        return any(location.glob("*/model=*")) or any(location.glob("_unfinished/*"))
+        return any(any(location.glob(files)) for files in ("*/model=*", "_variants/*", "_unfinished/*"))
     from prunescope.warehouse.storage.location import failures
 
     try:

@@ -157,6 +157,27 @@ def test_a_question_has_a_summary_line_and_filters_by_its_columns(shell: Shell) 
     assert found == [row for row in rows if row["recipe"] in both and row["prompt_id"] == prompt]
 
 
+def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(shell: Shell, tmp_path: Path) -> None:
+    whole = shell.records("question", "q02")
+    table = shell("question", "q02")
+    *shown, rest = table.strip().splitlines()
+    assert rest == f"{len(whole) - 20} more rows; --format csv or json has all of them, -o FILE writes them to a file"
+    assert sum("tiny-a" in line for line in shown) == 20
+    assert shell("question", "q02", "--format", "markdown").count("tiny-a") == len(whole) > 20
+    shell("question", "q02", "-o", tmp_path / "all.txt")
+    assert (tmp_path / "all.txt").read_text().count("tiny-a") == len(whole)
+    assert shell("question") == shell("questions")
+    # Numbers are rounded for readers only.
+    number = next(
+        value for row in whole for value in row.values() if isinstance(value, float) and len(repr(value)) > 12
+    )
+    assert repr(number) not in table
+    assert f"{number:.4g}" in table + shell("question", "q02", "--format", "markdown")
+    for name in ("q1", "q0l"):
+        shell("question", name, code=2)
+        assert f"there is no question '{name}'; did you mean q" in shell.messages
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
