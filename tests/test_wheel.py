@@ -49,6 +49,7 @@ def test_the_wheel_contains_all_resources_and_no_data(installed: Path) -> None:
     for folder, pattern in (
         ("sql", "*.sql"),
         ("pipelines/studies", "*.yaml"),
+        ("pipelines/studies", "*.json"),
         ("pipelines/corpora", "*"),
         ("pipelines/evaluation/tasks", "*.*"),
         ("pipelines/evaluation/retrieval", "*.*"),

@@ -9,7 +9,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
 from prunescope.assets.cli.output import chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import Recipes, Replace, end, request_of
@@ -79,7 +79,8 @@ def advise(
     from prunescope.warehouse.storage.partition_store import Store
 
     format_name = chosen_format(format_, output)
-    location = root(context)
+    # A name of the warehouse needs one; another model's probes are computed, into a new one if need be.
+    location = existing(context) if _is_name(model) else root(context)
     request, reason = _request(model, study, recipe or [], Store(location))
     home = settings.cache_folder() / "advise" if reason else location
     if reason:
@@ -95,6 +96,13 @@ def advise(
     for line in advice.notes:
         log(line)
     end(context, outcome.failures)
+
+
+def _is_name(model: str) -> bool:
+    """Return whether this is the name of a model of the warehouse, and no source of a model."""
+    from prunescope.pipelines.models.embedded import embedded_model
+
+    return not {"/", "="} & set(model) and not Path(model).exists() and embedded_model(model) is None
 
 
 def _request(model: str, study: str | None, recipes: list[str], store: "Store") -> "tuple[StudyRequest, str]":
@@ -125,8 +133,7 @@ def _request(model: str, study: str | None, recipes: list[str], store: "Store") 
         chosen = STUDY
     if not load_study(chosen).prompts:
         raise InputError(f"study {chosen}: `prompts` is empty, and probes need prompts; name another with --study")
-    is_name = not {"/", "="} & set(model) and not Path(model).exists()
-    if provenance and is_name and model not in {known.name for known in load_study(chosen).models}:
+    if provenance and _is_name(model) and model not in {known.name for known in load_study(chosen).models}:
         source = store.read(TABLES["models"], model, None)["source"][0].as_py()
         model = f"{model}={source}"
     return request_of(chosen, [model], recipes), reason

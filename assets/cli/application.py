@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -22,10 +22,12 @@ from prunescope.assets.cli import (
     maintenance,
     publication,
     querying,
+    relations,
     search,
     serve,
     study,
     watch,
+    writing,
 )
 from prunescope.assets.cli.options import Debug, Globals, Warehouse
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
@@ -79,20 +81,19 @@ def prunescope(
 # A function `log` would hide that of `output`.
 _NAMES = {"log_runs": "log"}
 # In this order `--help` lists them.
-for command in (
-    *(study.run, study.plan, search.search),
-    *(watch.watch, watch.add_model, watch.remove_model),
-    advise.advise,
-    *(querying.recipes, querying.sql, querying.questions, querying.question),
-    *(querying.tables, querying.describe, querying.variants, querying.report),
-    figures.figure,
-    *(publication.compare, publication.export, publication.log_runs),
-    *(checkpoint.checkpoint, checkpoint.prune),
-    *(maintenance.verify, maintenance.gc),
-    serve.serve,
-    *(host.ui, host.doctor),
-):
-    app.command(_NAMES.get(command.__name__))(command)
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Run": (writing.init, writing.schema, study.plan, study.run, search.search, querying.recipes, watch.watch),
+    "Ask": (
+        *(querying.question, querying.questions, querying.variants, publication.compare, advise.advise),
+        *(querying.sql, relations.tables, relations.describe),
+    ),
+    "Show": (querying.report, figures.figure, serve.serve, host.ui, publication.export, publication.log_runs),
+    "Models": (watch.add_model, watch.remove_model, checkpoint.prune, checkpoint.checkpoint),
+    "Keep": (maintenance.verify, maintenance.gc, host.doctor),
+}
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(command)
 
 
 def main(ahead: SqlProcess | None = None) -> None:

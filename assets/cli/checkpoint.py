@@ -10,7 +10,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Warehouse, inline_recipe, root, variant_names
+from prunescope.assets.cli.options import Debug, Warehouse, existing, inline_recipe, variant_names
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -95,6 +95,7 @@ def checkpoint(
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
+    from prunescope.warehouse.catalogue.question_query import RowFilter, require
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.storage.path_names import path_safe
     from prunescope.warehouse.tables import TABLES
@@ -105,8 +106,9 @@ def checkpoint(
 
         hub.require_access(push_to_hub)
     limits = _limits(memory)
-    store = Store(root(context))
+    store = Store(existing(context))
     model, name = variant_names(variant)
+    require(store.root, {model}, RowFilter((), (), (), ((model, name),)))
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     provenance = store.provenance(TABLES["variants"], model, name)
     if provenance is None or row["method"] in {"dense", "noise"}:
@@ -278,15 +280,16 @@ def _calibration(**options: object) -> "CalibrationSpec":
     """Return the calibration of some options, which have the names of a study's keys."""
     from pydantic import ValidationError
 
+    from prunescope.pipelines.core.validation_errors import first_problem
     from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
     try:
         return CalibrationSpec.model_validate(options)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
+        location, message = first_problem(error)
+        key = str(location[0])
         flag = {"source": "--calibration", "dtype": "--calibration-dtype"}.get(key, f"--{key}")
-        raise InputError(f"{flag} {options[key]!r}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise InputError(f"{flag} {options[key]!r}: {message}") from error
 
 
 def _limits(memory: list[str] | None) -> dict[str, int] | None:

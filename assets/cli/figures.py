@@ -11,7 +11,7 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
-from prunescope.assets.cli.options import Debug, Output, Warehouse, existing
+from prunescope.assets.cli.options import Debug, Output, Warehouse, existing, require_named
 from prunescope.assets.cli.output import FAILED, emit, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -65,6 +65,7 @@ def figure(
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
+        require_named(context)
         rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
         emit(pa.Table.from_pylist(rows), None, output)
         return

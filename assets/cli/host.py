@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, root, writable
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, writable
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -94,14 +94,15 @@ def doctor(
     - `prunescope doctor --model ./my-model`
     - `prunescope doctor --model ./my-model --format json`
     """
-    location = root(context)
-    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
+    chosen_format(format_, output)
     if model is not None:
-        chosen_format(format_, output)
+        log(f"cache: {settings.cache_folder()}")
         emit(_examine(model), format_, output)
         return
     from prunescope.warehouse.maintenance.diagnostics import diagnose
 
+    location = existing(context)
+    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     diagnoses = diagnose(location)
     if diagnoses:
         import pyarrow as pa

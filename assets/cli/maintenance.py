@@ -16,7 +16,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log, log_wait
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -141,7 +141,7 @@ def gc(
     from prunescope.warehouse.storage.partition_store import Store
 
     chosen_format(format_, output)
-    store = Store(root(context))
+    store = Store(existing(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
     local = store.local(settings.cache_folder())
     with ExitStack() as lock:

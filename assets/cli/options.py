@@ -1,6 +1,7 @@
 """Options that several commands share; `--warehouse` and `--debug` may also precede the command."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.output import log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -95,15 +95,47 @@ def root(context: typer.Context) -> "Place":
 
 
 def existing(context: typer.Context) -> "Place":
-    """Return the location of the warehouse to read; log if it does not exist, for the path may be mistyped.
+    """Return the location of a warehouse to read.
 
     Raises:
-        InputError, WarehouseError: as `root`.
+        InputError: as `root`, or no study has run there: the path may be mistyped.
+        WarehouseError: as `root`.
     """
-    location = root(context)
-    if isinstance(location, Path) and not location.exists():
-        log(f"there is no warehouse at {location} yet; a run creates one, such as `prunescope run demo`", "yellow")
-    return location
+    location, chosen = root(context), context.ensure_object(Globals).warehouse
+    if _is_filled(location):
+        return location
+    is_empty = isinstance(location, Path) and location.exists()
+    problem = f"no study has run in the warehouse {location}" if is_empty else f"there is no warehouse at {location}"
+    if settings.is_default_warehouse(chosen):
+        raise InputError(f"{problem} yet; `prunescope run demo` makes one, or name another with --warehouse")
+    option = "PRUNESCOPE_WAREHOUSE" if chosen is None else "--warehouse"
+    raise InputError(
+        f"{problem}; correct {option}, or fill it with `prunescope run demo --warehouse {shlex.quote(str(location))}`"
+    )
+
+
+def require_named(context: typer.Context) -> None:
+    """Refuse a warehouse that does not exist in a command that lists what is shipped, if the user has named one.
+
+    Raises:
+        InputError, WarehouseError: as `existing`.
+    """
+    if not settings.is_default_warehouse(context.ensure_object(Globals).warehouse):
+        existing(context)
+
+
+def _is_filled(location: "Place") -> bool:
+    """Return whether a warehouse has a table's partition or, on this machine, variant files or layers of a run."""
+    if isinstance(location, Path):
+        return any(any(location.glob(files)) for files in ("*/model=*", "_variants/*", "_unfinished/*"))
+    from prunescope.warehouse.storage.location import failures
+
+    try:
+        return any(not table.name.startswith("_") for table in location.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except failures() as error:
+        raise InputError(f"the warehouse {location} cannot be listed: {error}") from error
 
 
 def writable(context: typer.Context) -> "Place":

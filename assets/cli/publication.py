@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root, variant_names
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, variant_names
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -114,7 +114,7 @@ def export(
 
         if only or all_rows:
             raise InputError("--lm-eval writes all task scores; leave out --only and --all-rows")
-        with connect(root(context)) as connection:
+        with connect(existing(context)) as connection:
             if chosen is not None:
                 narrow(connection, {model.name for model in chosen.models}, {recipe.name for recipe in chosen.recipes})
             files = write_results(connection, directory.expanduser())
@@ -122,7 +122,7 @@ def export(
             put(str(file))
         return
     with RichProgress() as bars:
-        result = export_all(root(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
+        result = export_all(existing(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
     log(f"{len(result.items)} tables and figures in {len(result.files)} files")
     if result.empty:
         log(f"not written, because without a row: {', '.join(result.empty)}", "dim")

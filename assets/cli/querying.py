@@ -1,10 +1,9 @@
-"""Commands that read the warehouse: recipes, SQL, questions, tables, variants and report."""
+"""Commands that read the warehouse: recipes, SQL, questions, variants and report."""
 
 # ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import re
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,16 +20,17 @@ from prunescope.assets.cli.options import (
     Warehouse,
     answer_bytes,
     existing,
+    require_named,
     sql_process,
     variant_names,
 )
 from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
+from prunescope.assets.cli.relations import describe, tables
 from prunescope.assets.cli.serve import show_report
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
-from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
-from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 
 if TYPE_CHECKING:
     from prunescope.warehouse.catalogue.view_header import Header
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 _SHORTHAND = re.compile(
     r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
 )
+
+# Rows of an answer in format table: what a screen holds; the other formats have all.
+_LINES = 20
 
 
 def recipes(
@@ -119,13 +122,17 @@ def questions(
 
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
+    require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit(pa.Table.from_pylist(rows, pa.schema({"question": pa.string(), "asks": pa.string()})), format_, output)
 
 
 def question(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Number or name, such as `q01`.", autocompletion=completion.questions)],
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Number or name, such as `q01` (default: list all).", autocompletion=completion.questions),
+    ] = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,7 +159,8 @@ def question(
 ) -> None:
     """Answer one question; standard error says how to read the answer.
 
-    The filters select rows of the answer; they do not change the values in a row.
+    The filters select rows of the answer; they do not change the values in a row. A table shows the first 20 rows,
+    every other format has all.
 
     For example:
 
@@ -164,6 +172,9 @@ def question(
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
+    if name is None:
+        questions(context, format_, output)
+        return
     asked = find_question(name)
     chosen = "plain"
     if chart:
@@ -179,10 +190,10 @@ def question(
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows
         else:
-            width = table_width(output)
+            width, lines = table_width(output), _LINES if output is None else TEXT_ROWS
             size = answer_bytes(memory)
             content, count = process.render(
-                query.sql, query.parameters, to=chosen, width=width, seconds=seconds, size=size
+                query.sql, query.parameters, to=chosen, width=width, lines=lines, seconds=seconds, size=size
             )
     header = view_header.parse(asked.header)
     log(asked.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
@@ -202,120 +213,6 @@ def _reading(rows: int, header: "Header") -> str:
     if not rows:
         return f"no row: the warehouse has no data of {header.inputs or 'its tables'}, or the filters match no row"
     return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
-
-
-def tables(
-    context: typer.Context,
-    format_: Format = None,
-    output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
-    import pyarrow as pa
-
-    from prunescope.warehouse.catalogue import view_header
-    from prunescope.warehouse.catalogue.database import view_sql
-    from prunescope.warehouse.storage.partition_store import Store
-    from prunescope.warehouse.storage.provenance import read_footer
-    from prunescope.warehouse.tables import TABLES
-
-    store, rows = Store(existing(context)), []
-    for table in TABLES.values():
-        footers = []
-        for partition in store.partitions(table):
-            try:
-                footers.append(read_footer(partition.path))
-            except FileNotFoundError:  # removed after it was listed
-                continue
-            except WarehouseError as error:
-                log(f"warning: {error}; its rows are not counted", "yellow")
-        rows.append(
-            {
-                "name": table.name,
-                "kind": "table",
-                "partitions": len(footers),
-                "rows": sum(footer.rows for footer in footers),
-                "about": table.grain,
-                "key": ", ".join(table.key),
-            }
-        )
-    rows += [
-        {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
-        for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
-        if view.layer != "staging"
-        for header in [view_header.parse(view.header)]
-    ]
-    text, count = pa.string(), pa.int64()
-    schema = pa.schema({"name": text, "kind": text, "partitions": count, "rows": count, "about": text, "key": text})
-    emit(pa.Table.from_pylist(rows, schema), format_, output)
-
-
-def describe(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(help="A table or view, see `prunescope tables`.", autocompletion=completion.relations)
-    ],
-    format_: Format = None,
-    output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
-) -> None:
-    """Explain the columns of a table or view: type, unit, formula, source.
-
-    For example: `prunescope describe layer_transitions`
-    """
-    import pyarrow as pa
-
-    from prunescope.warehouse.catalogue import view_header
-    from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
-    from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
-    from prunescope.warehouse.catalogue.lineage import questions as question_views
-    from prunescope.warehouse.tables import TABLES
-
-    documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
-    numbers = {view.partition("_")[0]: view for view in question_views()}
-    name = numbers.get(name.lower(), name if name in documented else name.lower())
-    if name in FORMER_NAMES:
-        log(f"{name} is {FORMER_NAMES[name]} now; the next version removes the former name", "yellow")
-        name = FORMER_NAMES[name]
-    if name not in documented:
-        raise InputError(f"there is no table or view {name!r}; see `prunescope tables`")
-    with connect(existing(context)) as connection:
-        relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
-        columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    rows = [
-        {
-            "column": column,
-            "type": type_,
-            "unit": doc.unit,
-            "formula": doc.formula,
-            "about": doc.doc,
-            "source": doc.source,
-        }
-        for column, type_ in columns.items()
-        for doc in [documented[name][column]]
-    ]
-    if table := TABLES.get(name):
-        log("\n".join([table.grain, f"key: {', '.join(table.key)}", *map(str, table.references)]), "dim")
-    else:
-        log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
-    stored = {other.name: [column.name for column in other.columns] for other in TABLES.values()}
-    table_keys = {other.name: other.key for other in TABLES.values()}
-    mart_keys = {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
-    for heading, joins in (
-        ("joins that add columns and never rows:", view_header.joins(name, list(columns), table_keys | mart_keys)),
-        ("tables with several rows for each:", view_header.finer(name, list(columns), table_keys)),
-    ):
-        lines = [
-            f"  LEFT JOIN {other} USING ({', '.join(using)}){view_header.forced(name, other, stored)}"
-            for other, using in joins.items()
-        ]
-        if lines:
-            log("\n".join([heading, *lines]), "dim")
-    if table and table.example:
-        log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
-    emit(pa.Table.from_pylist(rows), format_, output)
 
 
 def variants(
@@ -402,7 +299,8 @@ def report(
         raise InputError(f"name the study of the report; there are {names}")
     chosen = study if study is not None else next(iter(reports))
     if chosen not in reports:
-        raise InputError(f"there is no report of study {chosen!r}; there are {names}")
+        hint = did_you_mean(chosen, reports)
+        raise InputError(f"there is no report of study {chosen!r}; {hint}there are {names}")
     if output is None:
         put(str(reports[chosen]))
     else:

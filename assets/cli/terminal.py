@@ -4,7 +4,6 @@ Colour only repeats a number, sign or bar next to it.
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Literal
 
 from rich.cells import cell_len
@@ -15,6 +14,7 @@ from rich.text import Text
 from prunescope.assets.cli import terminal_marks as marks
 from prunescope.assets.cli import terminal_prompts
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import similar_names
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import (
     Column,
@@ -55,7 +55,9 @@ def find_variant(index: Index, name: str) -> int:
     names = [entry["id"] for entry in index["variants"]]
     if matches:
         raise InputError(f"--variant {name}: several models have it; choose {_listed([names[n] for n in matches])}")
-    raise InputError(f"--variant {name}: there is no such variant; {_suggestion(name, names)}")
+    similar = similar_names(name, [*names, *(entry["recipe"] for entry in index["variants"])])
+    hint = f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
+    raise InputError(f"--variant {name}: there is no such variant; {hint}")
 
 
 def find_prompt(index: Index, variant: int | None, name: str) -> int:
@@ -85,7 +87,7 @@ def _ids(index: Index) -> list[str]:
 
 
 def _suggestion(name: str, names: Sequence[str]) -> str:
-    similar = get_close_matches(name, names, n=1)
+    similar = similar_names(name, names)
     return f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
 
 

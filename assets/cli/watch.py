@@ -122,11 +122,12 @@ def add_model(
     - `prunescope add-model org/name --name mine --study my-study.yaml`
     """
     from prunescope.assets.watching.watch_list import DEFAULT, WatchList, edit_watch_list
-    from prunescope.pipelines.studies import load_study, model_name
+    from prunescope.pipelines.core.frozen_model import name_from
+    from prunescope.pipelines.studies import load_study
     from prunescope.warehouse.storage.partition_store import Store
 
     store, source = Store(writable(context)), absolute_model(model)
-    name = name or model_name(source)
+    name = name or name_from(source)
     if not name:
         raise InputError(f"{model!r}: it gives no name; add one with --name")
     chosen = absolute_study(study) if study else ""

@@ -14,6 +14,7 @@ from prunescope.assets.planning.freshness import warehouse_version
 from prunescope.assets.publishing.explorer_data import asking, documents
 from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.reporting.explorer.page import render
 from prunescope.pipelines.studies import Study, load_study, study_names
@@ -66,7 +67,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         none = "none has run: `prunescope run demo` is one"
         if is_searched:
             none = "only searches have run: `prunescope search` without --no-judge measures what they found"
-        present = f"there are {', '.join(computed)}" if computed else none
+        present = f"{did_you_mean(named or '', computed)}there are {', '.join(computed)}" if computed else none
         what = "any study" if named is None else f"study {named!r}"
         raise InputError(f"the warehouse {root} has no variant of {what}; {present}")
     return found

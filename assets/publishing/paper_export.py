@@ -13,6 +13,7 @@ import polars as pl
 from prunescope.assets.planning.fingerprints import calibration_hash
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
@@ -171,8 +172,9 @@ def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     default = [*(name for name, view in views.items() if view.layer != "intermediate"), *FIGURES]
     names = [numbers.get(name, name) for name in only] or default
     if unknown := [name for name in names if name not in views and name not in FIGURES]:
+        hint = did_you_mean(unknown[0], [*numbers, *views, *FIGURES])
         raise WarehouseError(
-            f"there is no question, mart or figure {', '.join(unknown)}; see `prunescope tables`, "
+            f"there is no question, mart or figure {', '.join(unknown)}; {hint}see `prunescope tables`, "
             f"figures are {', '.join(FIGURES)}"
         )
     return sorted(set(names))

@@ -17,13 +17,13 @@ from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import FrozenModel
+from prunescope.pipelines.core.frozen_model import FrozenModel, name_from
 from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.recipes import NAME
-from prunescope.pipelines.studies import ModelSpec, Study, load_study, model_name, study_names
+from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 from prunescope.warehouse.storage.location import failures, read_from
@@ -307,7 +307,7 @@ def _model_in(entry: Path) -> Path | None:
 
 
 def _unique(entry: str, taken: set[str]) -> str:
-    name = model_name(entry)
+    name = name_from(entry)
     if name and name not in taken:
         return name
     # The hash makes sure that the model has the same name at every scan.

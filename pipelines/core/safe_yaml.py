@@ -4,6 +4,8 @@ No torch here.
 """
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,42 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{where}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = str(getattr(error, "problem", None) or error)
+        fix = "; indent by spaces" if "\\t" in problem else "; put texts with signs such as : ? # into quotes"
+        raise InputError(f"{where}:{line} not valid YAML: {problem}{fix}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels; no setting needs that") from error
     except (ValueError, OverflowError) as error:  # an impossible date, or a number with too many digits
         raise InputError(f"{where}: not valid YAML: {error}; put texts into quotes") from error
     return content
+
+
+def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str | int] | None = None) -> str:
+    """Return the file, the line and the path of a key, for messages; without the line where no file has it.
+
+    Args:
+        path: the file.
+        keys: keys of mappings and positions in lists, from the outermost; the last ones may be missing in the file.
+        shown: the keys as the message has them, where that is another way.
+    """
+    line = None
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
+        node = yaml.compose(read_regular(Path(path), MAX_BYTES), PlainLoader)
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                pairs = {name.value: (name, value) for name, value in node.value if isinstance(name, yaml.ScalarNode)}
+                if str(key) not in pairs:
+                    break
+                name, node = pairs[str(key)]
+                line = name.start_mark.line + 1
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                node = node.value[key]
+                line = node.start_mark.line + 1
+            else:
+                break
+    where = f"{path}: line {line}" if line is not None else str(path)
+    dotted = ".".join(map(str, keys if shown is None else shown))
+    return f"{where}: `{dotted}`" if dotted else where
 
 
 class _NodeCheck:

@@ -1,77 +1,200 @@
-"""Messages for users from pydantic's validation errors. No torch here."""
+"""Messages for users from pydantic's validation errors: what was found, what is allowed, and an example.
 
-from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import get_args
+No torch here. Files and lines belong to `safe_yaml`.
+"""
 
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast, get_args
+
+import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from prunescope.pipelines.core.errors import masked
+from prunescope.pipelines.core.suggestions import did_you_mean
+
+Location = tuple[str | int, ...]
 _BOUNDS = {
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be {le} or less",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or fewer",
+    "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} characters",
 }
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number that is neither infinite nor NaN",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "keys with values",
+    "model": "keys with values",
+    "literal": "{expected}",
+    "none": "left out",
+}
+_LONGEST = 60
 
 
-def first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> tuple[tuple[str | int, ...], str]:
+def first_problem(
+    error: ValidationError,
+    model: Any = None,  # noqa: ANN401 - any annotation
+    data: object = None,
+) -> tuple[Location, str]:
     """Return the location of the first problem and a message; unknown keys come before missing ones.
 
     Args:
         error: one or more problems.
-        model: the validated model, for a hint at the right key in place of an unknown one.
+        model: the validated model, for the keys that are allowed in place of an unknown one, and for examples.
+        data: what was validated; labels that are not in it, such as those of a union's members, leave the location.
     """
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    location, context = first["loc"], first.get("ctx", {})
+    problems = [(_cleaned(problem["loc"], problem["type"], data), problem) for problem in error.errors()]
+    location, _ = min(problems, key=lambda problem: problem[1]["type"] != "extra_forbidden")
+    # Every member of a union has a problem of its own with one value; the one that fits best has it the deepest.
+    location = max((other for other, _ in problems if other[: len(location)] == location), key=len)
+    members = [problem for other, problem in problems if other == location]
+    first = members[0]
+    name, field, owners = _find(model, first["loc"])
+    message = _message(first, members, [name for owner in owners for name in _keys(owner)] if len(owners) == 1 else [])
+    if first["type"] in {"extra_forbidden", "value_error"} or "`" in message or message.endswith("?") or field is None:
+        return location, message
+    return location, f"{message}{_example(name, field)}"
+
+
+def _message(first: Any, members: Sequence[Any], known: Sequence[str]) -> str:  # noqa: ANN401 - pydantic's details
+    context, found = first.get("ctx", {}), _shown(first["input"])
     match first["type"]:
         case "missing":
             message = "is missing"
         case "extra_forbidden":
-            known = _keys(model, location[:-1])
-            like = get_close_matches(str(location[-1]), known, n=1)
-            hint = f"; did you mean `{like[0]}`?" if like else f"; there are {', '.join(known)}" if known else ""
-            message = f"is no key here{hint}"
+            hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
+            listed = f"there are {', '.join(known)}" if known else ""
+            message = "; ".join(filter(None, ["is no key here", hint or listed]))
+        case "value_error" | "assertion_error":
+            message = str(first["msg"]).split(", ", maxsplit=1)[1]
+        case "union_tag_not_found":
+            message = "`method` is missing; for example `method: wanda`"
         case "union_tag_invalid":
-            message = (
-                f"`{context['discriminator'].strip(chr(39))}` {context['tag']!r} is none of {context['expected_tags']}"
-            )
-        case kind if kind in _BOUNDS:
-            message = _BOUNDS[kind].format(**{key: _number(bound) for key, bound in context.items()})
-        case "string_pattern_mismatch" if "auto" in context["pattern"]:
-            message = f"{first['input']!r} is none of auto, cpu, cuda and cuda:N"
+            key, tags = context["discriminator"].strip("'"), context["expected_tags"]
+            message = f"`{key}` {context['tag']!r} is none of {tags}{_nearest(str(context['tag']), tags)}"
         case "string_pattern_mismatch":
-            message = (
-                f"{first['input']!r} is not a valid name: letters, digits and . _ + -, the first a letter or a digit"
-            )
-        case "tuple_type":
-            message = "must be a list"
-        case "string_type":
-            message = "must be a text; put it into quotes"
-        case "model_type":
-            message = "must be keys with values; write `key: value`"
-        case "literal_error":
-            message = f"{first['input']!r} is none of {context['expected']}"
+            message = f"{found} is {_unmatched(context['pattern'])}"
+        case "string_type" if isinstance(first["input"], int | float):
+            message = f'must be a text; put it into quotes: `{_key(first["loc"])}: "{_plain(first["input"])}"`'
+        case "literal_error" if len(members) == 1:
+            message = f"{found} is none of {context['expected']}{_nearest(str(first['input']), context['expected'])}"
         case _:
-            message = first["msg"].removeprefix("Value error, ")
-    return location, message
+            message = f"must be {' or '.join(dict.fromkeys(map(_allowed, members)))}; found {found}"
+    return message
+
+
+def _unmatched(pattern: str) -> str:
+    """Return what a text that does not match is not."""
+    if "auto" in pattern:
+        return "none of auto, cpu, cuda and cuda:N"
+    if "task:" in pattern:
+        return "none of kl, free-kl and task:NAME, NAME being one of the study's `tasks`"
+    return "not a valid name: letters, digits and . _ + -, the first a letter or a digit"
+
+
+def _allowed(problem: Any) -> str:  # noqa: ANN401 - pydantic's details
+    kind, context = problem["type"], problem.get("ctx", {})
+    pattern = _BOUNDS.get(kind) or _KINDS.get(kind.partition("_")[0], "another value")
+    return pattern.format(**{key: _number(bound) for key, bound in context.items()})
+
+
+def _nearest(name: str, expected: str) -> str:
+    hint = did_you_mean(name, re.findall(r"'([^']+)'", expected), form="{!r}").strip()
+    return f"; {hint}" if hint else ""
 
 
 def _number(bound: object) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 
-def _keys(model: type[BaseModel] | None, location: Sequence[str | int]) -> list[str]:
-    """Return the keys allowed at a location; none where several models are possible there.
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
-    Parts of the location that are no keys (indices of a list, tags of a union) are skipped.
-    """
+
+def _shown(value: object) -> str:
+    """Return what was found, as short as a message can hold."""
+    match value:
+        case None:
+            return "no value"
+        case bool() | int() | float():
+            return _plain(value)
+        case str():
+            text = masked(value)  # before it is cut
+            return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+        case list() | tuple():
+            return "an empty list" if not value else f"a list of {len(value)}"
+        case dict():
+            return f"the keys {', '.join(map(str, list(value)[:5]))}" if value else "no keys"
+    return repr(str(value))
+
+
+def _key(location: Sequence[str | int]) -> str:
+    return str(next((part for part in reversed(location) if isinstance(part, str)), ""))
+
+
+def _example(key: str, field: FieldInfo) -> str:
+    """Return an example of a key with the first of its examples, else with its default."""
+    value = field.examples[0] if field.examples else field.default
+    if value in (None, "", (), []) or not isinstance(value, str | int | float | list | dict | tuple):
+        return ""
+    plain = [*value] if isinstance(value, tuple) else value
+    text = yaml.safe_dump({key: plain}, default_flow_style=True, width=1000, sort_keys=False, allow_unicode=True)
+    return f"; for example `{text.strip()[1:-1]}`"
+
+
+def _cleaned(location: Location, kind: str, data: object) -> Location:
+    """Return the parts of a location that are keys and positions of the data, and a missing key at its end."""
+    if data is None:
+        return location
+    kept: list[str | int] = []
     for part in location:
-        if model is not None and part in model.model_fields:
-            annotation = model.model_fields[str(part)].annotation
-            models = [
-                kind
-                for kind in (annotation, *get_args(annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ]
-            model = models[0] if len(models) == 1 else None
-    return [] if model is None else [name for name, field in model.model_fields.items() if not field.exclude]
+        is_key = isinstance(data, dict) and part in data
+        is_position = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if is_key or is_position:
+            data = cast("Any", data)[part]
+        elif kind != "missing" or part is not location[-1]:
+            continue
+        kept.append(part)
+    return tuple(kept)
+
+
+def _find(annotation: Any, location: Location) -> tuple[str, FieldInfo | None, list[type[BaseModel]]]:  # noqa: ANN401
+    """Return the last field of a location with its name, and the models that may hold the last key."""
+    name, field, owners = "", None, list(models_in(annotation))
+    inside = owners
+    for part in location:
+        if tagged := [model for model in inside if part in _tags(model)]:
+            inside = owners = tagged
+            continue
+        if isinstance(part, int):
+            continue
+        owners = inside
+        if found := next((model.model_fields[part] for model in inside if part in model.model_fields), None):
+            name, field, inside = str(part), found, list(models_in(found.annotation))
+    return name, field, owners
+
+
+def _tags(model: type[BaseModel]) -> tuple[object, ...]:
+    return get_args(model.model_fields["method"].annotation) if "method" in model.model_fields else ()
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any annotation
+    """Yield the models in an annotation, such as those of a union or of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if not field.exclude]

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular, require_regular
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, data_set_rows, data_set_state
 
 FORM = "hf:NAME[:CONFIG]:SPLIT"
@@ -153,10 +153,7 @@ def _path(source: str) -> Path:
         siblings = [file.name for file in islice(path.parent.iterdir(), _SIBLINGS)] if path.parent.is_dir() else []
     except OSError as error:
         raise _unreadable(path, error) from error
-    near = get_close_matches(source.lower(), SHIPPED, n=1) or [
-        str(path.parent / name) for name in get_close_matches(path.name, siblings, n=1)
-    ]
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(source, SHIPPED) or did_you_mean(path.name, siblings, form=f"{path.parent}/{{}}")
     raise InputError(
         f"source {source!r}: no such set or file; {hint}shipped are {', '.join(SHIPPED)}; else give a file "
         f"({', '.join(_READERS)}) or {FORM}"

@@ -9,11 +9,11 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.core.suggestions import did_you_mean
 
 PREFIX = "embedded:"
 # Name of a GGUF file among the extracted files.
@@ -126,8 +126,7 @@ def embedded_model(source: str) -> EmbeddedModel | None:
         return None
     name = _SHORT.get(source, source.removeprefix(PREFIX))
     if name not in EMBEDDED:
-        like = get_close_matches(name.lower(), EMBEDDED, n=1)
-        hint = f"did you mean {PREFIX}{like[0]}? " if like else ""
+        hint = did_you_mean(name, EMBEDDED, form=f"{PREFIX}{{}}")
         known = ", ".join(f"{PREFIX}{known}" for known in EMBEDDED)
         raise InputError(f"model {source[:120]!r}: not an embedded model; {hint}there are {known}")
     return EMBEDDED[name]

@@ -5,14 +5,23 @@ A new recipe needs a class in a module of this folder, an entry in `SingleRecipe
 """
 
 import re
-from difflib import get_close_matches
-from typing import Annotated, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.core.suggestions import did_you_mean, similar_names
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Statistic
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
@@ -51,6 +60,7 @@ __all__ = [
     "SparseGPT",
     "StructuredRecipe",
     "Wanda",
+    "WrittenRecipe",
     "parse_recipe",
     "shares_passes",
     "steps",
@@ -76,7 +86,9 @@ class ComposedRecipe(BaseRecipe):
     """
 
     method: Literal["composed"] = "composed"
-    parts: tuple[Annotated[SingleRecipe, Field(discriminator="method")], ...] = Field(min_length=2)
+    parts: tuple[Annotated[SingleRecipe, Field(discriminator="method")], ...] = Field(
+        min_length=2, examples=[["wanda-50", "rtn-4bit"]]
+    )
 
     @field_validator("parts", mode="before")
     @classmethod
@@ -142,6 +154,35 @@ def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | Compo
 Recipe = Annotated[SingleRecipe | ComposedRecipe, Field(discriminator="method"), AfterValidator(_stands_alone)]
 
 
+def _written(recipe: object) -> object:
+    """Return the recipe that a name spells, and a mapping with a name."""
+    if isinstance(recipe, str):
+        try:
+            return parse_recipe(recipe)
+        except InputError as error:  # pydantic adds the key to a ValueError
+            raise ValueError(str(error)) from error
+    return _with_name(recipe) if isinstance(recipe, dict) else recipe
+
+
+def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's fields with a name made from the method and the parameters where they have none."""
+    if "name" in fields or not isinstance(fields.get("method"), str):
+        return fields
+    given = {key: value for key, value in fields.items() if key not in {"method", "calibration", "parts"}}
+    words = [fields["method"]]
+    if isinstance(sparsity := given.get("sparsity"), int | float):
+        words.append(f"{100 * sparsity:g}")
+    if {"keep", "block"} <= given.keys():
+        words.append(f"{given['keep']}of{given['block']}")
+    for key in [key for key in given if key not in {"sparsity", "keep", "block"}]:
+        words += [key, *re.findall(r"[A-Za-z0-9._+]+", str(given[key]))]
+    return {"name": "-".join(words)[:100], **fields}
+
+
+# A recipe as a study's YAML has it: its name, or its parameters.
+WrittenRecipe = Annotated[Recipe, BeforeValidator(_written)]
+
+
 def shares_passes(recipe: Recipe) -> TypeGuard[LayerwiseRecipe]:
     """Return whether a recipe reads inputs with dense predecessors, so that one pass serves all such recipes."""
     return isinstance(recipe, LayerwiseRecipe) and recipe.predecessors == "dense" and recipe.reads != "nothing"
@@ -169,7 +210,7 @@ def parse_recipe(text: str) -> Recipe:
         InputError: the name has none of the known forms, or its numbers are out of range.
     """
     if text.lstrip().startswith("{"):
-        return _validated(text, _mapping(text))
+        return _validated(text, _with_name(_mapping(text)))
     parts = _PLUS.split(text)
     fields = [_spelled(part, text) for part in parts]
     return _validated(text, fields[0] if len(parts) == 1 else {"name": text, "method": "composed", "parts": fields})
@@ -187,8 +228,8 @@ def _spelled(name: str, text: str) -> dict[str, object]:
         raise InputError(
             "recipe 'mixed' is written `{name: mine, method: mixed, treatments: {attn.3: wanda-50, mlp.5: drop}}`"
         )
-    like = get_close_matches(name.lower(), [form for form, _ in FORMS], n=3)
-    hint = f"did you mean {' or '.join(like)}? " if like else ""
+    like = similar_names(name, [form for form, _ in FORMS], n=3)
+    hint = did_you_mean(name, like, n=3)
     if "-" in name and like and name.split("-", maxsplit=1)[0] == like[0].split("-")[0]:
         hint += "Per cents are 1 to 99, bits 2 to 8, counts at least 1. "
     part = "" if name == text else f" in {text!r}"
@@ -206,9 +247,6 @@ def _validated(text: str, fields: dict[str, object]) -> Recipe:
     try:
         return _ADAPTER.validate_python(fields)
     except ValidationError as error:
-        kind = next(
-            (kind for kind in KINDS if fields.get("method") in get_args(kind.model_fields["method"].annotation)), None
-        )
-        location, message = first_problem(error, kind)
-        key = ".".join(str(part) for part in location[1:])  # the first part is the method
+        location, message = first_problem(error, Recipe, fields)
+        key = ".".join(map(str, location))
         raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error

@@ -37,7 +37,9 @@ class BaseRecipe(BaseModel):
     name: NAME
     method: str
     # Excluded from hashes where it is None, because the study's calibration is not a parameter of the recipe.
-    calibration: CalibrationSpec | None = Field(default=None, exclude_if=lambda own: own is None)
+    calibration: CalibrationSpec | None = Field(
+        default=None, exclude_if=lambda own: own is None, examples=[{"seed": 1}]
+    )
 
     @model_validator(mode="after")
     def _uses_calibration(self) -> Self:
@@ -91,7 +93,7 @@ class MatrixRecipe(BaseRecipe):
     # Statistics of every matrix's inputs that the recipe reads.
     reads: ClassVar[Reads] = "nothing"
 
-    modules: tuple[str, ...] = ()
+    modules: tuple[str, ...] = Field(default=(), examples=[["mlp"]])
     predecessors: Literal["pruned", "dense"] = "pruned"
     unreached: Literal["refuse", "dense"] = "refuse"
 
@@ -139,9 +141,9 @@ class MaskingRecipe(MatrixRecipe):
         owl_lambda: largest distance of a layer's sparsity from `sparsity`; one layer reaches it.
     """
 
-    sparsity: float | None = Field(default=None, gt=0, lt=1)
-    keep: int | None = Field(default=None, ge=1)
-    block: int | None = Field(default=None, ge=2, le=64)
+    sparsity: float | None = Field(default=None, gt=0, lt=1, examples=[0.5])
+    keep: int | None = Field(default=None, ge=1, examples=[2])
+    block: int | None = Field(default=None, ge=2, le=64, examples=[4])
     ratios: Literal["uniform", "owl"] | tuple[Annotated[float, Field(ge=0, lt=1)], ...] = "uniform"
     owl_m: float = Field(default=5.0, gt=0)
     owl_lambda: float = Field(default=0.08, gt=0, lt=1)

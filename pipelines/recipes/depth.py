@@ -44,7 +44,7 @@ class DepthRecipe(BaseRecipe):
     )
 
     method: Literal["attn-drop", "mlp-drop", "attn+mlp-drop", "block-drop"]
-    count: int = Field(ge=1, le=10_000)
+    count: int = Field(ge=1, le=10_000, examples=[4])
     by: Choice = "influence"
     seed: int = Field(default=0, ge=0, lt=2**63)
     layers: tuple[int, ...] = ()

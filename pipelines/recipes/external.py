@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from prunescope.pipelines.core.frozen_model import SOURCE
 from prunescope.pipelines.recipes.base import BaseRecipe
@@ -23,7 +23,7 @@ class ExternalRecipe(BaseRecipe):
     MAPPING_MEANING: ClassVar[str] = "a checkpoint made elsewhere"
 
     method: Literal["external"] = "external"
-    source: SOURCE
+    source: SOURCE = Field(examples=["./their-model"])
     layers: tuple[int, ...] | None = None
     head: Literal["refuse", "dense"] = "refuse"
 

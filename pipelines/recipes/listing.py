@@ -1,16 +1,16 @@
 """Listings of the recipes for users, from the classes and their docstrings. No torch here."""
 
-import inspect
 import re
 from typing import get_args
 
+from prunescope.pipelines.core.attribute_docs import attribute_docs, description
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.recipes import KINDS, parse_recipe, steps
 from prunescope.pipelines.recipes.base import BaseRecipe
 
 _ARXIV = re.compile(r"\d{4}\.\d{5}")
 _AUTHORS = re.compile(r"\(([^()]+ et al\.,[^()]+)\)")
-_ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def recipe_forms() -> list[dict[str, str]]:
@@ -34,7 +34,7 @@ def recipe_parameters(method: str) -> list[dict[str, str]]:
         InputError: there is no such method.
     """
     kind = _kind(method)
-    meanings = _meanings(kind)
+    meanings = attribute_docs(kind)
     return [
         {
             "parameter": key,
@@ -52,16 +52,15 @@ def recipe_text(method: str) -> str:
     Raises:
         InputError: there is no such method.
     """
-    text = inspect.cleandoc(_kind(method).__doc__ or "").partition("\nAttributes:")[0]
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
+    return description(_kind(method))
 
 
 def _kind(method: str) -> type[BaseRecipe]:
     for kind in KINDS:
         if method in _methods(kind):
             return kind
-    known = ", ".join(name for kind in KINDS for name in _methods(kind))
-    raise InputError(f"no method {method!r}; there are {known}")
+    known = [name for kind in KINDS for name in _methods(kind)]
+    raise InputError(f"no method {method!r}; {did_you_mean(method, known)}there are {', '.join(known)}")
 
 
 def _source(kind: type[BaseRecipe]) -> str:
@@ -72,12 +71,3 @@ def _source(kind: type[BaseRecipe]) -> str:
 
 def _methods(kind: type[BaseRecipe]) -> tuple[str, ...]:
     return get_args(kind.model_fields["method"].annotation)
-
-
-def _meanings(kind: type[BaseRecipe]) -> dict[str, str]:
-    """Return each parameter's text in the docstrings of a class and its bases, as one line."""
-    return {
-        key: " ".join(text.split())
-        for base in reversed(kind.__mro__)
-        for key, text in _ATTRIBUTE.findall(inspect.cleandoc(base.__doc__ or ""))
-    }

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
 from prunescope.pipelines.recipes.depth import DepthRecipe
@@ -172,9 +172,8 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
     try:
         recipe = _ADAPTER.validate_python(fields | {"predecessors": predecessors})
     except ValidationError as error:
-        methods = {get_args(kind.model_fields["method"].annotation)[0]: kind for kind in _KINDS}
-        location, message = first_problem(error, methods.get(str(fields.get("method"))))
-        key = ".".join(str(part) for part in location[1:])  # the first part is the method
+        location, message = first_problem(error, _Matrices, fields)
+        key = ".".join(map(str, location))
         raise ValueError(f"{label}: {f'`{key}` ' if key else ''}{message}") from error
     return _require_alone(label, recipe)
 
@@ -186,9 +185,7 @@ def _spelled(label: str, given: object) -> dict[str, object]:
     for kind in _KINDS:
         if isinstance(given, str) and (match := kind.SPELLING.fullmatch(given)):
             return {"name": given, **kind.spelled(match)}
-    like = get_close_matches(str(given).lower(), _FORMS, n=1)
-    hint = f" (did you mean {like[0]}?)" if like else ""
-    raise ValueError(f"{label}: {given!r} is no treatment{hint}; {_TREATMENT}")
+    raise ValueError(f"{label}: {given!r} is no treatment; {did_you_mean(str(given), _FORMS)}{_TREATMENT}")
 
 
 def _require_alone(label: str, recipe: _Matrices) -> _Matrices:

@@ -18,7 +18,7 @@ class QuantizationRecipe(MatrixRecipe):
         symmetric: whether the grid is symmetric around zero, else it spans the smallest to the largest weight.
     """
 
-    bits: int = Field(ge=2, le=8)
+    bits: int = Field(ge=2, le=8, examples=[4])
     group: int | None = Field(default=None, ge=2, le=2**24)
     symmetric: bool = False
 

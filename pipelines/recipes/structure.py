@@ -25,7 +25,7 @@ class StructuredRecipe(BaseRecipe):
     # Sublayers whose units are removed: mlp for neurons, attn for heads.
     KINDS: ClassVar[tuple[str, ...]]
 
-    share: float = Field(gt=0, lt=1)
+    share: float = Field(gt=0, lt=1, examples=[0.25])
     score: Literal["magnitude", "wanda", "flap"] = "wanda"
     ratios: Literal["uniform", "global"] = "uniform"
     compensate: bool = False

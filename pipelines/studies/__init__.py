@@ -5,27 +5,24 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunescope.pipelines.core.errors import InputError, masked
-from prunescope.pipelines.core.frozen_model import (
-    MAX_NEW_TOKENS,
-    MAX_TOKENS,
-    MAX_TOTAL_TOKENS,
-    NAME,
-    SOURCE,
-    FrozenModel,
-)
-from prunescope.pipelines.core.safe_yaml import read_yaml
-from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.models.embedded import PREFIX
-from prunescope.pipelines.recipes import NoiseKind, Recipe, parse_recipe
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel, name_from
+from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
+from prunescope.pipelines.core.suggestions import did_you_mean
+from prunescope.pipelines.core.validation_errors import Location, first_problem
+from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
+from prunescope.pipelines.studies.measure_specs import DecodingSpec as DecodingSpec
+from prunescope.pipelines.studies.measure_specs import GenerationSpec as GenerationSpec
+from prunescope.pipelines.studies.measure_specs import MeasureSpec as MeasureSpec
+from prunescope.pipelines.studies.measure_specs import ModelSpec as ModelSpec
+from prunescope.pipelines.studies.measure_specs import TextSpec as TextSpec
 from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
 from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
 from prunescope.pipelines.studies.prompts import Prompt as Prompt
@@ -34,185 +31,64 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 from prunescope.pipelines.studies.search_targets import require_reachable
 
 FOLDER = Path(__file__).parent
-
-
-class ModelSpec(FrozenModel):
-    """A dense model: `source` is `embedded:NAME`, a local folder, a GGUF file or a hub id (`org/name[@revision]`)."""
-
-    name: NAME
-    source: SOURCE
-
-
-class TextSpec(FrozenModel):
-    """A text that both models score: windows of `context` tokens, one every `stride` tokens; nothing is generated.
-
-    The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
-    tokens before it. The default is half a window, as in llama.cpp. With `stride` equal to `context` windows do not
-    overlap, and the first token of each is not scored.
-
-    Attributes:
-        id: name in every table.
-        source: `wikitext2` (the WikiText-2 test text), `embedded` (Python's own help topics), or the path of a text,
-            JSON or JSONL file.
-        context: tokens of a window, the model's own first token included.
-        stride: tokens from one window to the next; None is half the context.
-        max_tokens: maximum number of scored tokens, in whole windows from the beginning.
-    """
-
-    id: NAME
-    source: SOURCE = "wikitext2"
-    context: int = Field(default=512, ge=2, le=MAX_TOKENS)
-    stride: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-    max_tokens: int = Field(default=4096, ge=1, le=MAX_TOTAL_TOKENS)
-
-    @model_validator(mode="after")
-    def _windows_follow_each_other(self) -> Self:
-        if self.step > self.context:
-            raise ValueError(f"`stride` {self.step} is over `context` {self.context}: it would leave tokens out")
-        if self.max_tokens < self.scored:
-            raise ValueError(f"`max_tokens` {self.max_tokens} is less than one window scores ({self.scored}); raise it")
-        return self
-
-    @property
-    def step(self) -> int:
-        """Return the tokens from one window to the next."""
-        return self.context // 2 if self.stride is None else self.stride
-
-    @property
-    def scored(self) -> int:
-        """Return the number of tokens scored in each window."""
-        return min(self.step, self.context - 1)
-
-    @property
-    def what(self) -> str:
-        """Return the description of its source for messages."""
-        return f"text {self.id!r}, source"
-
-
-class GenerationSpec(FrozenModel):
-    """Length of the greedy texts.
-
-    Steps pair up between variants: every variant has as many as the dense model.
-
-    Attributes:
-        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue
-            behind it, which no mean or median counts.
-        new_tokens: maximum number of tokens.
-    """
-
-    until: Literal["end", "length"] = "end"
-    new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
-
-
-class DecodingSpec(FrozenModel):
-    """Sampled texts beside the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
-
-    A text ends with its end-of-text token, or after `generation.new_tokens`.
-
-    Attributes:
-        temperature: of the softmax.
-        top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
-        samples: texts of each prompt.
-        seed: of the noise.
-    """
-
-    temperature: float = Field(default=0.7, gt=0, le=100, allow_inf_nan=False)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    samples: int = Field(default=8, ge=1, le=1024)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-
-
-class MeasureSpec(FrozenModel):
-    """Measurement settings.
-
-    Attributes:
-        positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
-        cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
-        keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
-        layer_prompts: number of prompts of each kind, in order, that are measured layer by layer, or `all`; the others
-            are measured at the output only.
-    """
-
-    positions: Literal["generated", "every"] = "generated"
-    temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
-    lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
-    scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
-    trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
-    top_k: int = Field(default=10, ge=1, le=100)
-    cache: bool = False
-    keep_states: bool = False
-    layer_prompts: Annotated[int, Field(ge=1)] | Literal["all"] = 4
-
-    @field_validator("temperatures")
-    @classmethod
-    def _has_a_softmax(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        if any(t <= 0 for t in temperatures):
-            raise ValueError("a temperature must be above 0: at 0 decoding is greedy and there is no softmax")
-        return temperatures
-
-    @field_validator("layer_prompts", mode="before")
-    @classmethod
-    def _number_or_all(cls, limit: object) -> object:
-        if limit != "all" and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise ValueError("give a number of prompts of each kind, 1 or more, or `all`")
-        return limit
-
-    @model_validator(mode="after")
-    def _values_are_unique(self) -> Self:
-        for key in ("temperatures", "lenses", "scopes", "trajectories"):
-            values = getattr(self, key)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{key}` needs at least one value and no repetition")
-        return self
+_NAMED_KEY = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 
 
 class Study(FrozenModel):
-    """A study's YAML file.
+    """A study: which models, recipes, prompts, texts and tasks, and what is measured.
 
-    `noise` adds noise floors to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
-    bfloat16) and with another order of sums. `search` looks for the treatment of every sublayer. `template` is that of
-    prompts without one of their own: `chat` (the model's), `plain` (none) or the text of a Jinja template; None is
-    `chat` for a model with a chat template, else `plain`. In YAML a Jinja template is the path of its file, and
-    `prompts` may hold sets (`PromptSet`), which `load_study` replaces by their prompts.
+    Attributes:
+        name: of the study and its report; that of the file by default.
+        title: heading of the report.
+        models: dense models, each by its source alone or with a name.
+        dtype: of weights and activations.
+        noise: noise floors added to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
+            bfloat16) and with another order of sums (batch).
+        calibration: tokens from which recipes measure activations.
+        recipes: ways to prune or quantize, each by its name (`prunescope recipes` lists them) or its parameters.
+        template: that of prompts without one of their own: `chat` (the model's), `plain` (none) or the text of a Jinja
+            template, in YAML the path of its file; by default `chat` for a model with a chat template, else `plain`.
+        prompts: probes, and sets of them (`PromptSet`), which `load_study` replaces by their prompts.
+        texts: texts that both models score.
+        tasks: tasks of lm-evaluation-harness, shipped ones and one's own.
+        retrieval: data sets of queries and documents, for embedding models.
+        speed: timings of prefill and generation.
+        generation: length of the greedy texts.
+        decoding: sampled texts beside the greedy ones.
+        measure: positions, layers and lenses that are measured.
+        search: search for the treatment of every sublayer.
+        device: auto, cpu, cuda or cuda:N.
+        memory: bytes of layers on each device, such as `{cpu: 8GiB}`; other layers are read from disk when they run.
+            It changes no result.
+        subset: hash of the models or recipes that replaced the study's, so that their report does not replace the
+            study's.
+        allow_code_execution: whether programs written by variants for its tasks may run; set by the command line only.
     """
 
-    name: NAME
-    title: str = ""
-    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    name: NAME = Field(examples=["my-study"])
+    title: str = Field(default="", examples=["My model, pruned three ways"])
+    models: tuple[ModelSpec, ...] = Field(min_length=1, examples=[["embedded"]])
     # These come before `recipes`, whose validators read them.
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
-    calibration: CalibrationSpec = CalibrationSpec()
-    recipes: tuple[Recipe, ...] = Field(min_length=1)
-    template: str | None = None
-    prompts: tuple[Prompt, ...] = ()
-    texts: tuple[TextSpec, ...] = ()
-    tasks: tuple[TaskSpec, ...] = ()
-    retrieval: tuple[RetrievalSpec, ...] = ()
-    speed: tuple[SpeedSpec, ...] = ()
-    generation: GenerationSpec = GenerationSpec()
-    decoding: DecodingSpec | None = None
-    measure: MeasureSpec = MeasureSpec()
-    search: SearchSpec | None = None
+    calibration: CalibrationSpec = Field(default=CalibrationSpec(), examples=[{"source": "c4"}])
+    recipes: tuple[WrittenRecipe, ...] = Field(min_length=1, examples=[["dense", "wanda-50"]])
+    template: str | None = Field(default=None, examples=["chat"])
+    prompts: tuple[Prompt, ...] = Field(default=(), examples=[["maths", {"text": "Why is the sky blue?"}]])
+    texts: tuple[TextSpec, ...] = Field(default=(), examples=[["wikitext2"]])
+    tasks: tuple[TaskSpec, ...] = Field(default=(), examples=[["boolq"]])
+    retrieval: tuple[RetrievalSpec, ...] = Field(default=(), examples=[["python-help"]])
+    speed: tuple[SpeedSpec, ...] = Field(default=(), examples=[[{"batch": 1, "length": 128}]])
+    generation: GenerationSpec = Field(default=GenerationSpec(), examples=[{"new_tokens": 24}])
+    decoding: DecodingSpec | None = Field(default=None, examples=[{"samples": 8}])
+    measure: MeasureSpec = Field(default=MeasureSpec(), examples=[{"lenses": ["raw"]}])
+    search: SearchSpec | None = Field(default=None, examples=[{"remove": [0.2]}])
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
-    # Bytes of layers on each device; other layers are read from disk when they run. It changes no result.
-    memory: dict[LayerDevice, Size] | None = None
-    # Hash of the models or recipes that replaced the study's, so that their report does not replace the study's.
+    memory: dict[LayerDevice, Size] | None = Field(default=None, examples=[{"cpu": "8GiB"}])
     subset: Annotated[str, Field(exclude=True)] = ""
-    # Whether programs written by variants for its tasks may run; set by the command line only.
     allow_code_execution: Annotated[bool, Field(exclude=True)] = False
 
     _template = field_validator("template")(require_template)
-
-    @field_validator("recipes", mode="before")
-    @classmethod
-    def _names_are_recipes(cls, recipes: object) -> object:
-        if not isinstance(recipes, (list, tuple)):
-            return recipes
-        try:
-            return [parse_recipe(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
-        except InputError as error:  # pydantic adds the key to a ValueError
-            raise ValueError(str(error)) from error
 
     @field_validator("recipes", mode="after")
     @classmethod
@@ -387,16 +263,10 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
     # A path may hold `=`; a name may not, nor a slash.
     if separator and "/" not in name:
         return {"name": name, "source": source}
-    slug = model_name(argument)
+    slug = name_from(argument)
     if not slug:
         raise InputError(f"--model {argument!r}: no name can be made from it; write NAME={argument}")
     return {"name": slug, "source": argument}
-
-
-def model_name(source: str) -> str:
-    """Return a model's name from the last part of its source; empty where that has no letter and no digit."""
-    stem = Path(source.removeprefix(PREFIX).rstrip("/").split("@")[0]).name.removesuffix(".gguf")
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:100]
 
 
 def study_names() -> list[str]:
@@ -419,36 +289,58 @@ def load_study(name_or_path: str) -> Study:
     if path.suffix not in {".yaml", ".yml"}:
         if name_or_path not in study_names():
             known = study_names()
-            like = get_close_matches(name_or_path.lower(), known, n=1)
-            hint = f"did you mean {like[0]}? " if like else ""
+            hint = did_you_mean(name_or_path, [*known, *(file.name for file in Path().glob("*.y*ml"))])
             raise InputError(
                 f"no study {name_or_path!r}; {hint}shipped are {', '.join(known)}, or give the path of a .yaml file"
             )
         path = FOLDER / f"{name_or_path}.yaml"
-    fields = read_yaml(path)
+    return study_of(read_yaml(path), path)
+
+
+def study_of(fields: object, path: Path) -> Study:
+    """Validate the content of a study's file.
+
+    Args:
+        fields: the content.
+        path: the file, whose name is that of a study without a `name`. Messages give the lines that it has.
+
+    Raises:
+        InputError: as `load_study`.
+    """
     if not isinstance(fields, dict):
-        raise InputError(f"{path}: a study is a mapping of keys (name, models, recipes, prompts, ...)")
-    fields.setdefault("name", path.stem)
+        raise InputError(f"{path}: a study is a mapping of keys; for example `models: [embedded]`")
+    fields = dict[str, object]({"name": path.stem} | fields)
+    if "subset" in fields:
+        raise InputError(f"{key_place(path, ['subset'])}: is no key here; leave it out")
     if "allow_code_execution" in fields:
         raise InputError(
-            f"{path}: `allow_code_execution` is not a key of a study; pass --allow-code-execution to `run`"
+            f"{key_place(path, ['allow_code_execution'])} is not a key of a study; pass --allow-code-execution to `run`"
         )
     if "prompts" in fields:
         fields["prompts"] = resolve_prompts(fields["prompts"], str(path), is_shipped=path.parent == FOLDER)
     if "template" in fields:
-        fields["template"] = read_template(fields["template"], f"{path}: `template`")
-    return _validated(fields, str(path))
+        fields["template"] = read_template(fields["template"], str(path), ["template"])
+    return _validated(fields, path)
 
 
-def _validated(fields: dict[str, object], where: str) -> Study:
+def _validated(fields: dict[str, object], where: Path | str) -> Study:
+    """Validate a study's keys; `where` is its file, or a description of it for messages."""
     try:
         return Study.model_validate(fields)
     except ValidationError as error:
-        location, message = first_problem(error, Study)
-        recipes = fields.get("recipes")
-        if location[:1] == ("recipes",) and len(location) > 2 and isinstance(recipes, list):
-            recipe = recipes[int(location[1])]
-            name = recipe.get("name", location[1]) if isinstance(recipe, dict) else recipe
-            location = ("recipes", name, *location[3:])
-        key = ".".join(str(part) for part in location) or "study"
-        raise InputError(f"{where}: `{key}`: {message}") from error
+        location, message = first_problem(error, Study, fields)
+    # Checks of several keys name the wrong one in the message.
+    named = _NAMED_KEY.search(message)
+    keys = [*location, *(named[1].split(".") if named else [])]
+    raise InputError(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
+
+
+def _with_recipe_name(location: Location, fields: Mapping[str, object]) -> Sequence[str | int]:
+    """Return a location with a recipe's name in place of its position; without both where the recipe is a name."""
+    recipes = fields.get("recipes")
+    if location[:1] != ("recipes",) or len(location) < 2 or not isinstance(recipes, list | tuple):
+        return location
+    recipe = recipes[int(location[1])]
+    if isinstance(recipe, str):
+        return "recipes", *location[2:]
+    return "recipes", recipe.get("name", location[1]) if isinstance(recipe, dict) else location[1], *location[2:]

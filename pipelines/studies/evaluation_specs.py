@@ -3,7 +3,7 @@
 import hashlib
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import (
     MAX_NEW_TOKENS,
@@ -14,7 +14,9 @@ from prunescope.pipelines.core.frozen_model import (
     NAME,
     SOURCE,
     FrozenModel,
+    with_name,
 )
+from prunescope.pipelines.studies.prompts import FIELD
 
 # Retrieval data sets in the package.
 SHIPPED = ("python-help",)
@@ -24,12 +26,18 @@ class TaskSpec(FrozenModel):
     """A task that every variant is scored on, by lm-evaluation-harness.
 
     Attributes:
-        name: name in every table; also the definition, where there is no `definition`.
+        name: name in every table; also the definition, where there is no `definition`. In YAML it alone will do, or
+            a definition alone.
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
             fetched samples `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: a file that replaces the shipped task's own samples, in the same form; None takes the small subset in
-            the package.
+        data: your own questions, where `name` is no other task's (.jsonl, .csv and so on, as in prompt sets); or a
+            file that replaces the shipped task's own samples, in the same form. None takes the small subset in the
+            package.
+        question: field of your own `data` with the question, where no definition reads it; found by its usual names
+            by default, and so are the next two.
+        options: field with the list of options, or one field for each option; none for an answer in the model's words.
+        answer: field with the right answer: a text, a number, or an option's index from 0, letter or text.
         samples: number of samples, from the first; None takes all.
         shots: worked examples before every question; None takes the definition's number.
         seed: of the draw of worked examples; the harness's own by default.
@@ -39,15 +47,42 @@ class TaskSpec(FrozenModel):
             the `evaluate` library; their code runs outside of the sandbox.
     """
 
-    name: NAME
-    definition: SOURCE | None = None
-    data: SOURCE | None = None
-    samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
-    shots: int | None = Field(default=None, ge=0, le=1_000)
+    name: NAME = Field(examples=["my-task"])
+    definition: SOURCE | None = Field(default=None, examples=["my-task.yaml"])
+    data: SOURCE | None = Field(default=None, examples=["my-task.jsonl"])
+    question: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["question"])
+    options: tuple[FIELD, ...] = Field(default=(), exclude_if=lambda names: not names, examples=[["choices"]])
+    answer: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["answer"])
+    samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
+    shots: int | None = Field(default=None, ge=0, le=1_000, examples=[5])
     seed: int = Field(default=1234, ge=0, lt=2**63)
-    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS)
-    context: int | None = Field(default=None, ge=2, le=MAX_TOKENS)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS, examples=[256])
+    context: int | None = Field(default=None, ge=2, le=MAX_TOKENS, examples=[2048])
     allow_functions: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        if isinstance(fields, str) and not fields.endswith((".yaml", ".yml")):
+            return {"name": fields}
+        return with_name(with_name(fields, "definition"), "data")
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _may_be_one(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _fields_are_of_data(self) -> Self:
+        named = next((key for key in ("question", "options", "answer") if getattr(self, key)), None)
+        if named and (self.data is None or self.definition is not None):
+            raise ValueError(f"`{named}` is a field of your own `data`; give the file, and no `definition`")
+        return self
+
+    @property
+    def names_fields(self) -> bool:
+        """Return whether it names fields of its own data."""
+        return bool(self.question or self.options or self.answer)
 
     @property
     def source(self) -> str:
@@ -59,7 +94,8 @@ class RetrievalSpec(FrozenModel):
     """A retrieval data set: queries find documents by the similarity of their embeddings.
 
     Attributes:
-        name: name in every table; of a shipped data set (`python-help`) where there is no `folder`.
+        name: name in every table; of a shipped data set (`python-help`) where there is no `folder`, else made from
+            it by default. In YAML a shipped data set's name alone will do.
         folder: a folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
         split: of the judgements.
         pooling: how a text's last states become its embedding: `last` takes the state of the end token, which is
@@ -75,17 +111,22 @@ class RetrievalSpec(FrozenModel):
         keep_embeddings: whether to store every text's embedding in table `retrieval_embeddings`, 2 bytes per number.
     """
 
-    name: NAME
-    folder: SOURCE | None = None
+    name: NAME = Field(examples=["python-help"])
+    folder: SOURCE | None = Field(default=None, examples=["beir/scifact"])
     split: NAME = "test"
     pooling: Literal["auto", "last", "mean"] = "auto"
     query_prefix: str = ""
     document_prefix: str = ""
     max_length: int = Field(default=256, ge=3, le=MAX_TOKENS)
     normalise: bool = True
-    max_queries: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
-    max_documents: int | None = Field(default=None, ge=1, le=MAX_RECORDS)
+    max_queries: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
+    max_documents: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[1000])
     keep_embeddings: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        return {"name": fields} if isinstance(fields, str) else with_name(fields, "folder")
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

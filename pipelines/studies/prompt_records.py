@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -78,16 +79,35 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
         raise found.error(str(location[0]) if location else "text", message) from error
 
 
+def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], str | None]:
+    """Return the question of a record, its options, and the right answer: an option's letter, or a text.
+
+    Args:
+        record: the record.
+        spec: the fields that are named; the others are found by their usual names.
+
+    Raises:
+        InputError: as `prompt_of`.
+    """
+    found = _Fields(record, spec, {"text": "question", "gold": "answer"}, "task")
+    _, options, gold = _question(found, spec)
+    return _message(found.value("text"), found), options, gold
+
+
 class _Fields:
     """The fields of a record by their meaning.
 
     Args:
         record: the record.
         spec: the set, which may name fields.
+        keys: names of keys in the study that differ from the set's.
+        owner: where the study names fields.
     """
 
-    def __init__(self, record: Record, spec: PromptSet) -> None:
-        self.record = record
+    def __init__(
+        self, record: Record, spec: PromptSet, keys: Mapping[str, str] = MappingProxyType({}), owner: str = "set"
+    ) -> None:
+        self.record, self._keys, self._owner = record, keys, owner
         named = {"text": spec.text_field, "id": spec.id, "gold": spec.gold}
         self._named = {key: name for key, name in named.items() if name}
         if len(spec.options) == 1:
@@ -118,9 +138,10 @@ class _Fields:
     def missing(self, key: str, reason: str) -> InputError:
         """Return the error for a missing field, with those that exist."""
         known = ", ".join(map(str, list(self.record.fields)[:20])) or "none"
+        shown = self._keys.get(key, key)
         return InputError(
-            f"{self.record.place}: {reason} for `{key}`; there are {known[:400]}: name one of them by `{key}:` in the "
-            "set, or add it to the file"
+            f"{self.record.place}: {reason} for `{shown}`; there are {known[:400]}: name one of them by `{shown}:` in "
+            f"the {self._owner}, or add it to the file"
         )
 
     def error(self, key: str, message: str) -> InputError:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, read_regular
+from prunescope.pipelines.core.safe_yaml import key_place
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.records import (
     SHIPPED,
@@ -41,30 +42,36 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
     if isinstance(entries, (str, dict)):
         entries = [entries]
     if not isinstance(entries, list):
-        raise InputError(f"{where}: `prompts`: not a list of prompts and sets; begin each entry with `- `")
+        raise InputError(f"{key_place(where, ['prompts'])}: not a list of prompts and sets; begin each entry with `- `")
     prompts: list[Prompt] = []
     for index, entry in enumerate(entries):
-        key = f"{where}: `prompts.{index}"
+        keys: list[str | int] = ["prompts", index]
         fields = {"source": entry} if isinstance(entry, str) else entry
         if isinstance(fields, dict) and fields.get("template") is not None:
-            fields = fields | {"template": read_template(fields["template"], f"{key}.template`")}
+            fields = fields | {"template": read_template(fields["template"], where, [*keys, "template"])}
         try:
             if isinstance(fields, dict) and "source" in fields:
-                prompts += _set_prompts(PromptSet.model_validate(fields), f"{key}`", is_shipped)
+                prompts += _set_prompts(PromptSet.model_validate(fields), where, keys, is_shipped)
             else:
-                prompts.append(Prompt.model_validate(fields))
+                named = {"id": f"prompt-{index + 1}"} | fields if isinstance(fields, dict) else fields
+                prompts.append(Prompt.model_validate(named))
         except ValidationError as error:
             model = PromptSet if isinstance(fields, dict) and "source" in fields else Prompt
-            location, message = first_problem(error, model)
-            raise InputError(f"{'.'.join([key, *map(str, location)])}`: {message}") from error
+            location, message = first_problem(error, model, fields)
+            raise InputError(f"{key_place(where, [*keys, *location])}: {message}") from error
         if len(prompts) > MAX_PROMPTS:
-            raise InputError(f"{key}`: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
+            raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
     _require_unique(prompts, where)
     return prompts
 
 
-def read_template(template: object, key: str) -> object:
+def read_template(template: object, where: str, keys: Sequence[str | int]) -> object:
     """Return `chat`, `plain`, or the text of the Jinja file that a key names.
+
+    Args:
+        template: its value.
+        where: the study's file, for messages.
+        keys: the key, as in `key_place`.
 
     Raises:
         InputError: the file cannot be read or holds no template.
@@ -75,26 +82,28 @@ def read_template(template: object, key: str) -> object:
         path = local_path(template, "template")
         text = read_regular(path, MAX_TEMPLATE_BYTES, "a template").removeprefix("\ufeff")
     except InputError as error:
-        raise InputError(f"{key}: {error}") from error
+        raise InputError(f"{key_place(where, keys)}: {error}") from error
     except OSError as error:
         raise InputError(
-            f"{key}: {path}: {error.strerror}; give `chat`, `plain` or the path of a Jinja file"
+            f"{key_place(where, keys)}: {path}: {error.strerror}; give `chat`, `plain` or the path of a Jinja file"
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{key}: {path}, line {line}: not UTF-8 text; save it as UTF-8") from error
+        raise InputError(f"{key_place(where, keys)}: {path}, line {line}: not UTF-8 text; save it as UTF-8") from error
     if "{{" not in text and "{%" not in text:
-        raise InputError(f"{key}: {path}: no Jinja template; write {{{{ text }}}} where the prompt's text belongs")
+        raise InputError(
+            f"{key_place(where, keys)}: {path}: no Jinja template; write {{{{ text }}}} where the prompt's text belongs"
+        )
     return text
 
 
-def _set_prompts(spec: PromptSet, key: str, is_shipped: bool) -> Sequence[Prompt]:
+def _set_prompts(spec: PromptSet, where: str, keys: Sequence[str | int], is_shipped: bool) -> Sequence[Prompt]:
     try:
         if not is_shipped:
             require_unambiguous(spec.source)
         return _cached_prompts(spec, source_state(spec.source))
     except InputError as error:
-        raise InputError(f"{key}: {error}") from error
+        raise InputError(f"{key_place(where, keys)}: {error}") from error
 
 
 @lru_cache(maxsize=64)  # commands read a study several times
@@ -125,6 +134,6 @@ def _require_unique(prompts: Sequence[Prompt], where: str) -> None:
             places = " and ".join(dict.fromkeys(one.origin or "the study" for one in (other, prompt)))
             fix = "rename one of them, set `id: false` to make ids from the lines, or give one of the sets a `name`"
             raise InputError(
-                f"{where}: `prompts`: the id {prompt.id!r} is listed twice"
+                f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice"
                 + (f" ({places}); {fix}" if prompt.origin else "; rename one of them")
             )

@@ -76,7 +76,7 @@ class Prompt(FrozenModel):
     """One probe prompt.
 
     Attributes:
-        id: name in every table.
+        id: name in every table; in a study's YAML made from the prompt's position by default.
         kind: maths, open or choice; made from `options` and `gold` where it is left out.
         text: the user's message; it is put into the template. Of several turns it is the last one.
         options: labels of a multiple choice.
@@ -90,15 +90,15 @@ class Prompt(FrozenModel):
         origin: file and line of the prompt, for messages; it is no part of any hash.
     """
 
-    id: NAME
+    id: NAME = Field(examples=["sky"])
     kind: Kind
-    text: str = ""
-    options: tuple[str, ...] = ()
-    gold: str | None = None
+    text: str = Field(default="", examples=["Why is the sky blue?"])
+    options: tuple[str, ...] = Field(default=(), examples=[["A", "B"]])
+    gold: str | None = Field(default=None, examples=["A"])
     answer_pattern: str | None = None
     system: str | None = None
     turns: tuple[Turn, ...] = ()
-    ids: tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...] = ()
+    ids: tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...] = Field(default=(), examples=[[1, 529, 25]])
     template: str | None = None
     origin: str = ""
 
@@ -228,9 +228,9 @@ class PromptSet(FrozenModel):
             first letter of an option.
     """
 
-    source: SOURCE
-    name: NAME | None = None
-    samples: int | None = Field(default=None, ge=1, le=MAX_PROMPTS)
+    source: SOURCE = Field(examples=["maths"])
+    name: NAME | None = Field(default=None, examples=["my-set"])
+    samples: int | None = Field(default=None, ge=1, le=MAX_PROMPTS, examples=[30])
     seed: int = Field(default=0, ge=0, lt=2**63)
     kind: Kind | None = None
     text: FIELD | None = None

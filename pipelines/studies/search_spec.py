@@ -43,8 +43,8 @@ class SearchSpec(FrozenModel):
         seed: of texts, prompts and random allocations.
     """
 
-    remove: tuple[Share, ...] = Field(min_length=1)
-    menu: tuple[str, ...] = Field(default=MENU, min_length=1)
+    remove: tuple[Share, ...] = Field(min_length=1, examples=[[0.2]])
+    menu: tuple[str, ...] = Field(default=MENU, min_length=1, examples=[["wanda-50", "drop"]])
     objective: Annotated[str, Field(pattern=r"^(kl|free-kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
     minutes: float = Field(default=20, gt=0, le=100_000)

@@ -21,8 +21,8 @@ DOCUMENTS = [
     *sorted(ROOT.glob("assets/instance/deploy/README.md")),
 ]
 RUN = [ROOT / name for name in ("README.md", "pipelines/README.md", "warehouse/README.md", "assets/README.md")]
-# Servers, which other tests start, and commands for a cluster or an object store.
-NOT_RUN = re.compile(r"prunescope (ui|serve)\b|--ray (auto|ray://)")
+# Servers, which other tests start, commands for a cluster or an object store, and `init`, whose study is there already.
+NOT_RUN = re.compile(r"prunescope (ui|serve|init)\b|--ray (auto|ray://)")
 
 
 def blocks(language: str, document: Path) -> list[str]:

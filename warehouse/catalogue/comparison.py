@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connect
 from prunescope.warehouse.core.errors import CatalogueError, NothingSharedError, WarehouseError
+from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 
 # Parameters of both files are the model, the pairs and their recipes.
@@ -158,7 +159,8 @@ def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: 
 def _variant(name: str, known: list[tuple[str, str]]) -> tuple[str, str]:
     matches = [names for names in known if name in {"@".join(names), names[1]}]
     if not matches:
-        raise WarehouseError(f"there is no variant {name!r}; see `prunescope variants`")
+        hint = did_you_mean(name, {text for names in known for text in ("@".join(names), names[1])})
+        raise WarehouseError(f"there is no variant {name!r}; {hint}see `prunescope variants`")
     if len(matches) > 1:
         raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")
     return matches[0]

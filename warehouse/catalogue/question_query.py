@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -62,7 +62,8 @@ def find_question(name: str) -> View:
     numbers = {view.partition("_")[0]: view for view in views}
     found = views.get(name) or views.get(numbers.get(name.lower(), ""))
     if found is None:
-        raise WarehouseError(f"there is no question {name!r}; there are {', '.join(numbers)}")
+        hint = did_you_mean(name, [*numbers, *views])
+        raise WarehouseError(f"there is no question {name!r}; {hint}there are {', '.join(numbers)}")
     return found
 
 
@@ -167,7 +168,6 @@ def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -
 
 def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
-        like = get_close_matches(unknown[0], known, n=3)
-        hint = f"did you mean {' or '.join(map(repr, like))}? " if like else ""
+        hint = did_you_mean(unknown[0], known)
         listed = ", ".join(sorted(known)[:20]) or "none yet"
         raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; {hint}there are {listed}")

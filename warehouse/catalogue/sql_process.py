@@ -28,7 +28,7 @@ from prunescope.warehouse.core.errors import (
     SqlTimeError,
     too_long,
 )
-from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS
+from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS, TEXT_ROWS
 from prunescope.warehouse.core.program import PACKAGE
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class SqlProcess:
         """
         import pyarrow as pa
 
-        content, _ = self._answer(sql, parameters, None, 0, seconds, rows, size)
+        content, _ = self._answer(sql, parameters, None, (0, 0), seconds, rows, size)
         return pa.ipc.open_stream(content).read_all()
 
     def render(
@@ -143,6 +143,7 @@ class SqlProcess:
         *,
         to: str,
         width: int = 120,
+        lines: int = TEXT_ROWS,
         seconds: float = SECONDS,
         rows: int | None = None,
         size: int = RESULT_BYTES,
@@ -154,6 +155,7 @@ class SqlProcess:
             parameters: as in `ask`.
             to: one of `formats.FORMATS`, or `plain`.
             width: characters of a line in format table.
+            lines: rows of format table; the number of the others stands below it.
             seconds: as in `ask`.
             rows: as in `ask`.
             size: limit of the bytes, also of those in Arrow's format.
@@ -162,19 +164,19 @@ class SqlProcess:
             UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
-        return self._answer(sql, parameters, to, width, seconds, rows, size)
+        return self._answer(sql, parameters, to, (width, lines), seconds, rows, size)
 
     def _answer(
         self,
         sql: str,
         parameters: Sequence[object] | Mapping[str, object] | None,
         to: str | None,
-        width: int,
+        screen: tuple[int, int],
         seconds: float,
         rows: int | None,
         size: int,
     ) -> tuple[bytearray, int]:
-        request: dict[str, object] = {"sql": sql, "parameters": parameters, "to": to, "width": width}
+        request: dict[str, object] = {"sql": sql, "parameters": parameters, "to": to, "screen": screen}
         request |= {"seconds": seconds, "rows": rows, "size": size}
         content = bytearray()
         with self._asking:

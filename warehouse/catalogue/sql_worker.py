@@ -109,7 +109,8 @@ def _write(parent: Connection, connection: "duckdb.DuckDBPyConnection", request:
     rows = chain([first], batches)
     sink = _Messages(parent, request["size"])
     if request["to"] is not None:
-        return formats.write(first.schema, rows, request["to"], cast("BinaryIO", sink), width=request["width"])
+        width, lines = request["screen"]
+        return formats.write(first.schema, rows, request["to"], cast("BinaryIO", sink), width=width, lines=lines)
     count = 0
     with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), first.schema) as writer:
         for batch in rows:

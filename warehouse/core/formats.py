@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.limits import TEXT_ROWS
 from prunescope.warehouse.core.quoting import escape_control
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
@@ -32,8 +33,7 @@ _DAY_SECONDS = 24 * 60 * 60
 _PER_SECOND = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
 # Days since 1970 of Python's first and last date.
 _FIRST_DAY, _LAST_DAY = -719162, 2932896
-# Rows of a terminal table; the other formats have every row.
-TEXT_ROWS = 500
+_OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 _PLAN = ["explain_key", "explain_value"]
 
 
@@ -55,6 +55,7 @@ def write(
     *,
     digits: int = 4,
     width: int = 120,
+    lines: int = TEXT_ROWS,
 ) -> int:
     """Write rows in one of `FORMATS`, one batch after the other except in markdown and latex.
 
@@ -65,6 +66,7 @@ def write(
         sink: receives the bytes.
         digits: significant digits of floats in table, markdown and latex; the other formats are exact.
         width: characters of a line in format table.
+        lines: rows of format table; the other formats have every row.
 
     Returns:
         The number of rows.
@@ -91,7 +93,7 @@ def write(
         case "table":
             shown, count = pa.Table.from_batches([], schema), 0
             for table in tables:
-                shown = pa.concat_tables([shown, table.slice(0, TEXT_ROWS - shown.num_rows)])
+                shown = pa.concat_tables([shown, table.slice(0, lines - shown.num_rows)])
                 count += table.num_rows
             sink.write(to_text(shown, width, digits=digits, count=count).encode())
             return count
@@ -128,7 +130,7 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = 
     """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
 
     A single row is shown with one line per column. Otherwise the columns that do not fit are named below the table,
-    which has the first 500 rows and the number of the others.
+    which has at most 500 rows and the number of the others.
     """
     count = rows.num_rows if count is None else count
     if rows.column_names == _PLAN:  # DuckDB draws the plan itself
@@ -147,8 +149,8 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = 
     text = _terminal_table(names[:fitting], cells[:fitting], numeric[:fitting], width)
     if fitting < len(names):
         text += f"{len(names) - fitting} more columns: {', '.join(names[fitting:])}\n"
-    if count > TEXT_ROWS:
-        text += f"{count - TEXT_ROWS} more rows; write them to a file with --format csv -o FILE\n"
+    if count > (shown := min(rows.num_rows, TEXT_ROWS)):
+        text += f"{count - shown} more rows; --format csv or json has all of them, -o FILE writes them to a file\n"
     return text
 
 
@@ -249,6 +251,9 @@ def shown_cell(value: object, digits: int) -> str:
             text = ", ".join(f"{key}: {shown_cell(item, digits)}" for key, item in value.items())
         case bytes():
             text = value.hex()
+        case str():
+            # No format shows a line break at an end, which is all of some tokens.
+            text = _OUTER_BREAKS.sub(lambda breaks: r"\n" * len(breaks[0]), value)
         case _:
             text = str(value)
     return text

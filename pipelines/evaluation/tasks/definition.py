@@ -4,9 +4,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +14,12 @@ from typing import Any
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, open_regular, path_problem
 from prunescope.pipelines.core.safe_yaml import PlainLoader, read_yaml
+from prunescope.pipelines.core.suggestions import did_you_mean
+from prunescope.pipelines.corpora.records import read_records
 from prunescope.pipelines.corpora.text_sources import CORPORA
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from prunescope.pipelines.studies.prompt_records import question_of
+from prunescope.pipelines.studies.prompts import PromptSet
 
 FOLDER = Path(__file__).parent / "definitions"
 DATA = Path(__file__).parent / "data"
@@ -119,15 +122,33 @@ def _find(spec: TaskSpec) -> Definition:
         for file in files:
             _require_samples(spec.name, path, fields(file))
         return Definition(files)
+    if spec.data is not None and spec.definition is None and (spec.names_fields or _is_new(asked)):
+        fields_of = own_fields(spec.data, spec.question, spec.options, spec.answer)
+        first = next(iter(read_records(fields_of.source)), None)
+        has_options = first is not None and bool(question_of(first, fields_of)[1])
+        return Definition(_with_letter(FOLDER / ("_own_choice.yaml" if has_options else "_own_answer.yaml")))
     if asked in shipped():
         return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
     name = asked.removeprefix(PREFIX)
     known = harness_names()
     if name in known:
         return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
-    near = get_close_matches(name, [*shipped(), *known], n=3)
-    hint = f"similar names are {', '.join(near)}" if near else f"shipped are {', '.join(shipped())}"
-    raise InputError(f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}")
+    hint = did_you_mean(name, [*shipped(), *known], n=3)
+    raise InputError(
+        f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}shipped are "
+        f"{', '.join(shipped())}"
+    )
+
+
+def own_fields(data: str, question: str | None, options: Sequence[str], answer: str | None) -> PromptSet:
+    """Return the file and the named fields of a user's questions."""
+    path = local_path(data, "task data").absolute()
+    return PromptSet(source=str(path), text=question, options=tuple(options), gold=answer)
+
+
+def _is_new(name: str) -> bool:
+    """Return whether no task has that name."""
+    return name not in shipped() and name.removeprefix(PREFIX) not in harness_names()
 
 
 def _require_samples(name: str, path: Path, keys: dict[str, Any]) -> None:

@@ -30,7 +30,6 @@ from prunescope.pipelines.evaluation.tasks.definition import (
     fields,
     find,
     harness,
-    shipped,
     strings,
     unsafe_message,
 )
@@ -205,7 +204,9 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     Modules of lm-eval's own tasks also call `evaluate` when they are imported.
     """
-    if spec.allow_functions or spec.source in shipped():  # shipped tasks use only lm-eval's own metrics
+    definition = find(spec)
+    is_ours = not definition.is_foreign and not definition.is_harness  # only lm-eval's own metrics
+    if spec.allow_functions or is_ours:
         yield
         return
 
@@ -243,6 +244,9 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
         config = _config(spec, file)
         if spec.data is not None:
             config["dataset_kwargs"] = config["dataset_kwargs"] | {"file": spec.data}
+            if "question" in config["dataset_kwargs"]:
+                named = {"question": spec.question, "options": [*spec.options], "answer": spec.answer}
+                config["dataset_kwargs"] |= named
         config["task"] = spec.name + (LETTER if file.stem.endswith(LETTER) else "")
         (task,) = _built(spec, TaskManager(include_defaults=False), config).values()
         loaded.append(_configured(spec, spec.name, task))

@@ -13,11 +13,14 @@ from datasets import Dataset, DatasetDict
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import require_regular
+from prunescope.pipelines.corpora.records import read_records
 from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
-from prunescope.pipelines.evaluation.tasks.definition import data_file
+from prunescope.pipelines.evaluation.tasks.definition import data_file, own_fields
+from prunescope.pipelines.studies.prompt_records import question_of
 
 # Titles of articles in WikiText have one = on either side; those of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # Unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
 MAX_BYTES = 256_000_000
@@ -46,7 +49,7 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
     except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
         raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -61,6 +64,33 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
         records.append({key: record[key] for key in keys} if keys else record)
     if not records:
         raise InputError(f"task data {path}: the file contains no record")
+    return DatasetDict({"test": Dataset.from_list(records)})
+
+
+def own(file: str, question: str | None, options: Sequence[str], answer: str | None, **_: Any) -> DatasetDict:  # noqa: ANN401
+    """Return a user's questions, with `query`, `choices` and `gold` where they have options, else with `answer`.
+
+    Args:
+        file: a file as of a prompt set.
+        question: field of the question; found by its usual names where None, and so are the others.
+        options: field of the list of options, or one field for each.
+        answer: field of the right answer.
+
+    Raises:
+        InputError: the file cannot be read, or a record lacks a field; names file, line and field.
+    """
+    spec = own_fields(file, question, options, answer)
+    records: list[dict[str, Any]] = []
+    for record in read_records(spec.source):
+        text, choices, gold = question_of(record, spec)
+        if gold is None:
+            raise InputError(f"{record.place}: no right answer; name its field by `answer:` in the task")
+        if records and (records[0].keys() >= {"choices"}) != bool(choices):
+            raise InputError(f"{record.place}: some questions have options and others none; make two files of them")
+        own_record = {"query": text, "choices": [*choices], "gold": _LETTERS.index(gold)} if choices else None
+        records.append(own_record or {"query": text, "answer": gold})
+    if not records:
+        raise InputError(f"task data {file}: the file contains no record")
     return DatasetDict({"test": Dataset.from_list(records)})
 
 

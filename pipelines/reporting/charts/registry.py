@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from threading import Lock
 from types import ModuleType
 
@@ -13,6 +12,7 @@ from altair.utils.schemapi import debug_mode
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.sql_files import read_sql
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.charts import (
     allocation,
     amplification,
@@ -270,7 +270,5 @@ def find_figure(name: str) -> Figure:
         InputError: there is none of that name.
     """
     if name not in FIGURES:
-        like = get_close_matches(name, FIGURES, n=1)
-        hint = f"did you mean {like[0]}? " if like else ""
-        raise InputError(f"there is no figure {name!r}; {hint}there are {', '.join(FIGURES)}")
+        raise InputError(f"there is no figure {name!r}; {did_you_mean(name, FIGURES)}there are {', '.join(FIGURES)}")
     return FIGURES[name]

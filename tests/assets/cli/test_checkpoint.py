@@ -240,9 +240,15 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", full(t), "--warehouse", w], "full: is not empty"),
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "a" / "b", "--warehouse", w], "does not exist; make it"),
     (lambda w, m, t: ["checkpoint", "tiny-a", t / "out", "--warehouse", w], "write MODEL@RECIPE"),
-    (lambda w, m, t: ["checkpoint", "tiny-a@wanda-60", t / "out", "--warehouse", w], "nothing for tiny-a@wanda-60"),
+    (
+        lambda w, m, t: ["checkpoint", "tiny-a@wanda-60", t / "out", "--warehouse", w],
+        "no variant 'tiny-a@wanda-60' in the warehouse; did you mean 'tiny-a@wanda-2of4'",
+    ),
     (lambda w, m, t: ["checkpoint", "tiny-a@dense", t / "out", "--warehouse", w], "nothing was pruned in it"),
-    (lambda w, m, t: ["checkpoint", "a@b", t / "out", "--warehouse", t / "none"], "nothing for a@b"),
+    (
+        lambda w, m, t: ["checkpoint", "a@b", t / "out", "--warehouse", t / "none"],
+        "none; correct --warehouse, or fill it",
+    ),
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "out", "--warehouse", w, "--shrink"], "no neuron or head"),
     (lambda w, m, t: ["prune", t / "no", "-r", "wanda-50", "-o", t / "out"], "no such folder or file"),
     (lambda w, m, t: ["prune", m, "-r", "lottery-50", "-o", t / "out"], "unknown recipe 'lottery-50'"),

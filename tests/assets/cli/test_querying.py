@@ -157,6 +157,27 @@ def test_a_question_has_a_summary_line_and_filters_by_its_columns(shell: Shell) 
     assert found == [row for row in rows if row["recipe"] in both and row["prompt_id"] == prompt]
 
 
+def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(shell: Shell, tmp_path: Path) -> None:
+    whole = shell.records("question", "q02")
+    table = shell("question", "q02")
+    *shown, rest = table.strip().splitlines()
+    assert rest == f"{len(whole) - 20} more rows; --format csv or json has all of them, -o FILE writes them to a file"
+    assert sum("tiny-a" in line for line in shown) == 20
+    assert shell("question", "q02", "--format", "markdown").count("tiny-a") == len(whole) > 20
+    shell("question", "q02", "-o", tmp_path / "all.txt")
+    assert (tmp_path / "all.txt").read_text().count("tiny-a") == len(whole)
+    assert shell("question") == shell("questions")
+    # Numbers are rounded for readers only.
+    number = next(
+        value for row in whole for value in row.values() if isinstance(value, float) and len(repr(value)) > 12
+    )
+    assert repr(number) not in table
+    assert f"{number:.4g}" in table + shell("question", "q02", "--format", "markdown")
+    for name in ("q1", "q0l"):
+        shell("question", name, code=2)
+        assert f"there is no question '{name}'; did you mean q" in shell.messages
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -367,11 +388,57 @@ def test_reading_commands_change_no_file(shell: Shell) -> None:
     assert partitions(shell.warehouse) == before
 
 
-def test_an_empty_warehouse_answers_with_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warehouse_without_such_rows_answers_with_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models" / "model=none").mkdir(parents=True)
     for command in (["variants"], ["question", "q01"], ["sql", "FROM layer_summary"]):
-        assert run([*command, "--warehouse", str(tmp_path / "none"), "--format", "json"], Globals()) == 0
+        assert run([*command, "--warehouse", str(tmp_path), "--format", "json"], Globals()) == 0
         assert json.loads(capsys.readouterr().out) == []
-    assert not (tmp_path / "none").exists()
+
+
+# Commands that read a warehouse; a model or a study named by its file is no part of it.
+READING = [
+    *(["variants"], ["tables"], ["describe", "variants"], ["sql", "SELECT 1"], ["sql", "tables"], ["question", "q01"]),
+    *(["report"], ["report", "demo"], ["report", "--terminal"], ["figure", "spikes"], ["compare", "a", "b"]),
+    *(["advise", "my-model"], ["export", "paper"], ["verify"], ["gc"], ["gc", "--yes"], ["serve"], ["doctor"]),
+    *(["checkpoint", "m@wanda-50", "folder"],),
+]
+# Those that list what is shipped need none, unless the user has named one.
+LISTING = [["questions"], ["question"], ["figure"]]
+
+
+@pytest.mark.parametrize("command", [*READING, *LISTING], ids=" ".join)
+def test_a_missing_warehouse_is_refused_with_the_fix(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*options: str) -> str:
+        assert run([*options, *command], Globals()) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        return shown.err
+
+    none, url = tmp_path / "no where", "memory://bucket/none"
+    fill = f"or fill it with `prunescope run demo --warehouse '{none}'`\n"
+    assert refused("--warehouse", str(none)) == f"error: there is no warehouse at {none}; correct --warehouse, {fill}"
+    assert refused("--warehouse", url).startswith(f"error: there is no warehouse at {url}; correct --warehouse, or ")
+    assert not none.exists()
+    none.mkdir()
+    empty = f"error: no study has run in the warehouse {none}; correct"
+    assert refused("--warehouse", str(none)) == f"{empty} --warehouse, {fill}"
+    if command not in LISTING:
+        monkeypatch.chdir(none)
+        assert refused() == (
+            f"error: there is no warehouse at {none}/warehouse/data yet; `prunescope run demo` makes one, or name "
+            "another with --warehouse\n"
+        )
+    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(none))
+    assert refused() == f"{empty} PRUNESCOPE_WAREHOUSE, {fill}"
+    assert not any(none.iterdir())
+
+
+def test_the_lists_of_what_is_shipped_need_no_warehouse(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in LISTING:
+        assert run(command, Globals()) == 0
+        assert "q01_spike_predictors" in (listed := capsys.readouterr().out) or "hierarchy" in listed
 
 
 @pytest.mark.parametrize(

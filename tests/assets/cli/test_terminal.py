@@ -90,6 +90,7 @@ def test_the_options_of_the_terminal_need_the_terminal(computed_once: Path, caps
     assert "are for --terminal" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_empty_warehouse_says_how_to_run_a_study(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.warehouse = Store(tmp_path / "none").root
+def test_a_warehouse_without_variants_says_how_to_run_a_study(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.warehouse = Store(tmp_path).root
+    (tmp_path / "models" / "model=none").mkdir(parents=True)
     assert "none has run: `prunescope run demo` is one" in terminal(code=2)

@@ -189,7 +189,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_recipe, "unknown recipe 'lottery-50'; `prunescope recipes` lists all forms"),
     (impossible_recipe, "magnitude-0"),
     (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
-    (unknown_key, "tiny.yaml: `promts`"),
+    (unknown_key, "tiny.yaml: line 23: `promts`: is no key here; did you mean `prompts`?"),
     (
         unknown_study,
         "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
@@ -235,6 +235,7 @@ CASES: list[tuple[Case, str]] = [
 def test_wrong_input_exits_with_2_and_the_fix(
     case: Case, message: str, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "warehouse" / "models" / "model=none").mkdir(parents=True)  # of a run that has written nothing yet
     arguments = [str(argument) for argument in case(study, tmp_path)]
     before = {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts}
     code = run(arguments, Globals(warehouse=str(tmp_path / "warehouse")))

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.frozen_model import name_from
 from prunescope.pipelines.core.progress import ProgressGroup
 from prunescope.pipelines.models import embedded, sources
 from prunescope.pipelines.models.cached_identity import known_folder
 from prunescope.pipelines.models.embedded import EMBEDDED, GGUF, EmbeddedModel, Wheel, fetch_embedded
 from prunescope.pipelines.models.sources import converted_folder, locate
-from prunescope.pipelines.studies import model_name
 
 NAME = "embedded:tiny"
 
@@ -168,8 +168,8 @@ def test_an_unknown_name_gets_the_nearest_and_all_others(tmp_path: Path) -> None
 
 
 def test_an_embedded_model_has_its_own_name_in_tables() -> None:
-    assert [model_name(f"embedded:{name}") for name in EMBEDDED] == list(EMBEDDED)
-    assert model_name("embedded") == "embedded"
+    assert [name_from(f"embedded:{name}") for name in EMBEDDED] == list(EMBEDDED)
+    assert name_from("embedded") == "embedded"
 
 
 def test_every_part_of_an_embedded_model_has_a_version_and_a_hash() -> None:

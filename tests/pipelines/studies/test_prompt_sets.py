@@ -316,7 +316,7 @@ CHOICE = {"question": "q", "choices": ["a", "b"]}
         ("p.jsonl", [ROW | {"answer": "blue"}], {"kind": "maths"}, "line 1: `answer`: 'blue' is no number; set"),
         ("p.jsonl", [{"turns": ["hi"]}], {}, "p.jsonl, line 1: turns are a list of {role, content}"),
         ("p.jsonl", [{"turns": [{"role": "bot", "content": "x"}]}], {}, "line 1: `turns`: 'bot' is none of 'system'"),
-        ("p.jsonl", [{"ids": [1, "2"]}], {}, "p.jsonl, line 1: `ids`: Input should be a valid integer"),
+        ("p.jsonl", [{"ids": [1, "2"]}], {}, "p.jsonl, line 1: `ids`: must be a whole number; found '2'"),
         ("p.jsonl", [ROW | {"id": "?"}], {}, "p.jsonl, line 1: `id`: '?' has no letter and no digit"),
         ("p.jsonl", [ROW] * 3, {"samples": 4}, "`samples` is 4, but "),
         ("p.jsonl", [ROW], {"sample": 4}, "`prompts.0.sample`: is no key here; did you mean `samples`?"),
@@ -332,7 +332,7 @@ def test_wrong_input_names_file_line_field_and_fix(
 ) -> None:
     with pytest.raises(InputError) as refusal:
         study(tmp_path, {"source": written(tmp_path, name, *records), **keys})
-    assert str(refusal.value).startswith(f"{tmp_path / 'study.yaml'}: `prompts")
+    assert str(refusal.value).startswith(f"{tmp_path / 'study.yaml'}: line 1: `prompts")
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -340,7 +340,7 @@ def test_wrong_input_names_file_line_field_and_fix(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"text": "t"}, "`prompts.0.id`: is missing"),
+        ({}, "`prompts.0`: the prompt is empty"),
         ({"id": "a", "ids": [1, True]}, "`prompts.0.ids.1`: "),
         ({"id": "a", "ids": "1, 2"}, "`prompts.0.ids`: must be a list"),
         ({"source": "open", "template": "/dev/zero"}, "study.yaml: `prompts.0.template`: /dev/zero: is a device"),

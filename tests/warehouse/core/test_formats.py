@@ -178,6 +178,13 @@ def test_rows_beyond_what_one_reads_are_counted():
     assert f" {TEXT_ROWS} " not in text
 
 
+@pytest.mark.parametrize(("to", "shown"), [("table", r" \n "), ("markdown", r" \\n "), ("latex", r"\textbackslash{}n")])
+def test_a_line_break_that_is_all_of_a_token_is_visible(to, shown):
+    text = render(pa.table({"token": ["\n", "\n\nSo\n", "plain"]}), to)
+    assert shown in text
+    assert text.count(shown.strip()) == 4
+
+
 def test_a_token_neither_steers_the_terminal_nor_counts_as_markup():
     text = to_text(pa.table({"token": ["\x1b[31m[red]x[/red]\r\n", "日本"]}), 80)
     assert r"\x1b[31m[red]x[/red]\r\n" in text

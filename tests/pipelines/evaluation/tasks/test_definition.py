@@ -83,6 +83,39 @@ def test_a_users_file_replaces_the_samples(tmp_path: Path) -> None:
     assert [doc["query"] for doc in full.docs] == [doc["query"] for doc in letter.docs] == ["0", "1"]
 
 
+def test_own_questions_need_their_file_and_the_names_of_unusual_fields(tmp_path: Path) -> None:
+    choices, answers = tmp_path / "quiz.csv", tmp_path / "facts.jsonl"
+    choices.write_text("frage,a,b,right\nWhich?,one,two,two\nWhere?,here,there,A\n")
+    answers.write_text(
+        '{"question": "6 × 7?", "answer": "#### 42"}\n{"question": "Capital of France?", "answer": "Paris"}\n'
+    )
+    quiz = {"data": str(choices), "question": "frage", "options": ["a", "b"], "answer": "right"}
+    full, letter, facts = load_tasks([TaskSpec(**quiz), TaskSpec(data=str(answers))])
+    assert (full.name, letter.name, facts.name) == ("quiz", "quiz", "facts")
+    assert (full.scoring, letter.scoring, facts.scoring) == ("full_text", "letter", "greedy")
+    assert [(doc["choices"], doc["gold"]) for doc in full.docs] == [(["one", "two"], 1), (["here", "there"], 0)]
+    assert full.task.doc_to_text(full.docs[0]) == "Which?\nAnswer:"
+    assert letter.task.doc_to_text(letter.docs[1]) == "Where?\nA. here\nB. there\nAnswer:"
+    assert [facts.task.doc_to_target(doc) for doc in facts.docs] == ["42", "Paris"]
+    for written, right in (("paris.", 1), ("It is Paris", 0)):
+        assert facts.task.process_results(facts.docs[1], [written]) == {"exact_match": right}
+    before = contents_hash(TaskSpec(data=str(answers)))
+    answers.write_text(answers.read_text().replace("Paris", "Lyon"))
+    assert contents_hash(TaskSpec(data=str(answers))) != before
+    for spec, message in (
+        (
+            quiz | {"question": "fragen"},
+            r"quiz.csv, line 2: 'fragen' is missing or empty for `question`; there are frage",
+        ),
+        ({"data": str(choices), "options": ["a", "b"]}, "options without a right answer"),
+        ({"data": str(tmp_path / "none.csv")}, "none.csv"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_tasks([TaskSpec(**spec)])
+    with pytest.raises(ValueError, match="`answer` is a field of your own `data`; give the file"):
+        TaskSpec(name="boolq", answer="label")
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

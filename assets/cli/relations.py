@@ -1,0 +1,131 @@
+"""`prunescope tables` and `prunescope describe`: the tables and views of the warehouse, and their columns."""
+
+# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
+
+import textwrap
+from typing import Annotated
+
+import typer
+
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing
+from prunescope.assets.cli.output import emit, log
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.suggestions import did_you_mean
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.quoting import quoted
+
+
+def tables(
+    context: typer.Context,
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
+    import pyarrow as pa
+
+    from prunescope.warehouse.catalogue import view_header
+    from prunescope.warehouse.catalogue.database import view_sql
+    from prunescope.warehouse.storage.partition_store import Store
+    from prunescope.warehouse.storage.provenance import read_footer
+    from prunescope.warehouse.tables import TABLES
+
+    store, rows = Store(existing(context)), []
+    for table in TABLES.values():
+        footers = []
+        for partition in store.partitions(table):
+            try:
+                footers.append(read_footer(partition.path))
+            except FileNotFoundError:  # removed after it was listed
+                continue
+            except WarehouseError as error:
+                log(f"warning: {error}; its rows are not counted", "yellow")
+        rows.append(
+            {
+                "name": table.name,
+                "kind": "table",
+                "partitions": len(footers),
+                "rows": sum(footer.rows for footer in footers),
+                "about": table.grain,
+                "key": ", ".join(table.key),
+            }
+        )
+    rows += [
+        {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
+        for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
+        if view.layer != "staging"
+        for header in [view_header.parse(view.header)]
+    ]
+    text, count = pa.string(), pa.int64()
+    schema = pa.schema({"name": text, "kind": text, "partitions": count, "rows": count, "about": text, "key": text})
+    emit(pa.Table.from_pylist(rows, schema), format_, output)
+
+
+def describe(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(help="A table or view, see `prunescope tables`.", autocompletion=completion.relations)
+    ],
+    format_: Format = None,
+    output: Output = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Explain the columns of a table or view: type, unit, formula, source.
+
+    For example: `prunescope describe layer_transitions`
+    """
+    import pyarrow as pa
+
+    from prunescope.warehouse.catalogue import view_header
+    from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
+    from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
+    from prunescope.warehouse.catalogue.lineage import questions as question_views
+    from prunescope.warehouse.tables import TABLES
+
+    documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
+    numbers = {view.partition("_")[0]: view for view in question_views()}
+    name = numbers.get(name.lower(), name if name in documented else name.lower())
+    if name in FORMER_NAMES:
+        log(f"{name} is {FORMER_NAMES[name]} now; the next version removes the former name", "yellow")
+        name = FORMER_NAMES[name]
+    if name not in documented:
+        hint = did_you_mean(name, documented)
+        raise InputError(f"there is no table or view {name!r}; {hint}see `prunescope tables`")
+    with connect(existing(context)) as connection:
+        relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
+        columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    rows = [
+        {
+            "column": column,
+            "type": type_,
+            "unit": doc.unit,
+            "formula": doc.formula,
+            "about": doc.doc,
+            "source": doc.source,
+        }
+        for column, type_ in columns.items()
+        for doc in [documented[name][column]]
+    ]
+    if table := TABLES.get(name):
+        log("\n".join([table.grain, f"key: {', '.join(table.key)}", *map(str, table.references)]), "dim")
+    else:
+        log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
+    stored = {other.name: [column.name for column in other.columns] for other in TABLES.values()}
+    table_keys = {other.name: other.key for other in TABLES.values()}
+    mart_keys = {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
+    for heading, joins in (
+        ("joins that add columns and never rows:", view_header.joins(name, list(columns), table_keys | mart_keys)),
+        ("tables with several rows for each:", view_header.finer(name, list(columns), table_keys)),
+    ):
+        lines = [
+            f"  LEFT JOIN {other} USING ({', '.join(using)}){view_header.forced(name, other, stored)}"
+            for other, using in joins.items()
+        ]
+        if lines:
+            log("\n".join([heading, *lines]), "dim")
+    if table and table.example:
+        log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
+    emit(pa.Table.from_pylist(rows), format_, output)

@@ -1,0 +1,160 @@
+"""Models, texts and measurement settings of a study. No torch here."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from prunescope.pipelines.core.frozen_model import (
+    MAX_NEW_TOKENS,
+    MAX_TOKENS,
+    MAX_TOTAL_TOKENS,
+    NAME,
+    SOURCE,
+    FrozenModel,
+    with_name,
+)
+
+
+class ModelSpec(FrozenModel):
+    """A dense model; in YAML its source alone will do.
+
+    Attributes:
+        name: in every table; made from the last part of the source by default.
+        source: `embedded:NAME`, a local folder, a GGUF file or a hub id (`org/name[@revision]`).
+    """
+
+    name: NAME = Field(examples=["my-model"])
+    source: SOURCE = Field(examples=["embedded"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        return with_name(fields, "source")
+
+
+class TextSpec(FrozenModel):
+    """A text that both models score: windows of `context` tokens, one every `stride` tokens; nothing is generated.
+
+    The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
+    tokens before it. The default is half a window, as in llama.cpp. With `stride` equal to `context` windows do not
+    overlap, and the first token of each is not scored. In YAML its source alone will do.
+
+    Attributes:
+        id: name in every table; made from the source by default.
+        source: `wikitext2` (the WikiText-2 test text), `embedded` (Python's own help topics), or the path of a text,
+            JSON or JSONL file.
+        context: tokens of a window, the model's own first token included.
+        stride: tokens from one window to the next; None is half the context.
+        max_tokens: maximum number of scored tokens, in whole windows from the beginning.
+    """
+
+    id: NAME = Field(examples=["my-text"])
+    source: SOURCE = "wikitext2"
+    context: int = Field(default=512, ge=2, le=MAX_TOKENS)
+    stride: int | None = Field(default=None, ge=1, le=MAX_TOKENS, examples=[256])
+    max_tokens: int = Field(default=4096, ge=1, le=MAX_TOTAL_TOKENS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, fields: object) -> object:
+        return with_name(fields, "source", key="id", default="wikitext2")
+
+    @model_validator(mode="after")
+    def _windows_follow_each_other(self) -> Self:
+        if self.step > self.context:
+            raise ValueError(f"`stride` {self.step} is over `context` {self.context}: it would leave tokens out")
+        if self.max_tokens < self.scored:
+            raise ValueError(f"`max_tokens` {self.max_tokens} is less than one window scores ({self.scored}); raise it")
+        return self
+
+    @property
+    def step(self) -> int:
+        """Return the tokens from one window to the next."""
+        return self.context // 2 if self.stride is None else self.stride
+
+    @property
+    def scored(self) -> int:
+        """Return the number of tokens scored in each window."""
+        return min(self.step, self.context - 1)
+
+    @property
+    def what(self) -> str:
+        """Return the description of its source for messages."""
+        return f"text {self.id!r}, source"
+
+
+class GenerationSpec(FrozenModel):
+    """Length of the greedy texts.
+
+    Steps pair up between variants: every variant has as many as the dense model.
+
+    Attributes:
+        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue
+            behind it, which no mean or median counts.
+        new_tokens: maximum number of tokens.
+    """
+
+    until: Literal["end", "length"] = "end"
+    new_tokens: int = Field(default=24, ge=1, le=MAX_NEW_TOKENS)
+
+
+class DecodingSpec(FrozenModel):
+    """Sampled texts beside the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
+
+    A text ends with its end-of-text token, or after `generation.new_tokens`.
+
+    Attributes:
+        temperature: of the softmax.
+        top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
+        samples: texts of each prompt.
+        seed: of the noise.
+    """
+
+    temperature: float = Field(default=0.7, gt=0, le=100, allow_inf_nan=False)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    samples: int = Field(default=8, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class MeasureSpec(FrozenModel):
+    """Measurement settings.
+
+    Attributes:
+        positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
+        cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
+        keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
+        layer_prompts: number of prompts of each kind, in order, that are measured layer by layer, or `all`; the others
+            are measured at the output only.
+    """
+
+    positions: Literal["generated", "every"] = "generated"
+    temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
+    lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
+    scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
+    trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
+    top_k: int = Field(default=10, ge=1, le=100)
+    cache: bool = False
+    keep_states: bool = False
+    layer_prompts: Annotated[int, Field(ge=1)] | Literal["all"] = 4
+
+    @field_validator("temperatures")
+    @classmethod
+    def _has_a_softmax(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if any(t <= 0 for t in temperatures):
+            raise ValueError("a temperature must be above 0: at 0 decoding is greedy and there is no softmax")
+        return temperatures
+
+    @field_validator("layer_prompts", mode="before")
+    @classmethod
+    def _number_or_all(cls, limit: object) -> object:
+        if limit != "all" and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise ValueError(f"{limit!r} is neither a number of prompts of each kind, 1 or more, nor `all`")
+        return limit
+
+    @model_validator(mode="after")
+    def _values_are_unique(self) -> Self:
+        for key in ("temperatures", "lenses", "scopes", "trajectories"):
+            values = getattr(self, key)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{key}` needs at least one value and no repetition")
+        return self

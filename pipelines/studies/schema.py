@@ -1,0 +1,96 @@
+"""The JSON schema of a study's YAML, for editors: `prunescope schema` prints it. No torch here.
+
+`python -m prunescope.pipelines.studies.schema` writes the file that studies name in their first line.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from prunescope.pipelines.core.attribute_docs import attribute_docs, description
+from prunescope.pipelines.recipes import KINDS
+from prunescope.pipelines.studies import FOLDER, Study
+from prunescope.pipelines.studies.prompts import PromptSet
+
+FILE = FOLDER / "schema.json"
+_TEXT = {"type": "string"}
+# Keys that a YAML may leave out, because they are made from others.
+_MADE = {"name", "id", "kind"}
+# Fields of the models that are no keys of a YAML.
+_INTERNAL = {"origin"}
+_HEADER = "# yaml-language-server: $schema="
+
+
+def study_schema() -> dict[str, Any]:
+    """Return the schema of what a YAML may hold: names in place of mappings, and made names left out."""
+    schema = Study.model_json_schema()
+    definitions = schema["$defs"]
+    of_sets = PromptSet.model_json_schema()
+    definitions |= of_sets.pop("$defs", {}) | {"PromptSet": of_sets}
+    kinds = {kind.__name__: kind for kind in _kinds(Study)} | {"PromptSet": PromptSet}
+    for name, definition in [("Study", schema), *definitions.items()]:
+        _complete(definition, kinds[name])
+    for name in [*(kind.__name__ for kind in KINDS), "ComposedRecipe"]:
+        definitions[name]["required"] = ["method", *definitions[name].get("required", ())]
+    definitions["Prompt"]["properties"]["messages"] = definitions["Prompt"]["properties"]["turns"]
+    of_sets["properties"]["options"] = {"anyOf": [_TEXT, of_sets["properties"]["options"]]}
+    of_sets["properties"]["id"]["anyOf"].append({"const": False})
+    keys = schema["properties"]
+    for key in ("models", "recipes", "texts", "tasks", "retrieval"):
+        keys[key]["items"] = _or_text(keys[key]["items"])
+    entry = {"anyOf": [_TEXT, {"$ref": "#/$defs/Prompt"}, {"$ref": "#/$defs/PromptSet"}]}
+    keys["prompts"]["anyOf"] = [*entry["anyOf"], {"type": "array", "items": entry}]
+    del keys["prompts"]["items"], keys["prompts"]["type"]
+    parts, mixed = definitions["ComposedRecipe"]["properties"]["parts"], definitions["MixedRecipe"]["properties"]
+    parts["items"] = _or_text(parts["items"])
+    mixed["treatments"]["additionalProperties"] = _or_text({"type": "object"})
+    keys["memory"]["anyOf"][0]["additionalProperties"] = {"type": ["integer", "string"]}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+
+
+def schema_text() -> str:
+    """Return the schema as the shipped file has it."""
+    return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def header(study: Path) -> str:
+    """Return the first line of a study's file, from which editors find the schema: its path from there."""
+    return f"{_HEADER}{Path(os.path.relpath(FILE, study.absolute().parent)).as_posix()}"
+
+
+def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [_TEXT, schema]}
+
+
+def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield a model and those of its fields, at any depth."""
+    from prunescope.pipelines.core.validation_errors import models_in
+
+    yield kind
+    for field in kind.model_fields.values():
+        for other in models_in(field.annotation):
+            yield from _kinds(other)
+
+
+def _complete(schema: dict[str, Any], kind: type[BaseModel]) -> None:
+    """Add the docstrings' texts to the schema of a model, and take out what is no key of a YAML."""
+    schema["description"] = description(kind)
+    schema.pop("title", None)
+    meanings = attribute_docs(kind)
+    internal = _INTERNAL | {name for name, field in kind.model_fields.items() if field.exclude}
+    schema["properties"] = {
+        key: {name: value for name, value in part.items() if name != "title"}
+        | ({"description": meanings[key]} if key in meanings else {})
+        for key, part in schema["properties"].items()
+        if key not in internal
+    }
+    if needed := [key for key in schema.pop("required", ()) if key not in _MADE]:
+        schema["required"] = needed
+
+
+if __name__ == "__main__":
+    FILE.write_text(schema_text(), encoding="utf-8")
