@@ -2,6 +2,7 @@
 
 import re
 
+import altair as alt
 import polars as pl
 import pytest
 
@@ -39,7 +40,12 @@ def test_a_darker_token_has_a_higher_kl_and_a_changed_choice_is_underlined() -> 
     assert "KL 0.2 nats; dense &#x27;b&#x27;, pruned &#x27;B&#x27;" in shown
 
 
-def test_variant_question_text_and_figure_come_from_the_warehouse(computed_once) -> None:
+def test_a_figure_shows_each_of_its_charts() -> None:
+    chart = alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().encode(x="x:Q")
+    assert Figures([chart, chart])._repr_html_().count("<div><svg") == 2
+
+
+def test_variant_question_and_text_come_from_the_warehouse(computed_once) -> None:
     variant = ps.variant("tiny-a@wanda-2of4", computed_once)
     values = dict(variant.rows.iter_rows())
     assert values["parameters_removed_share"] == "0.5" or 0 < float(values["parameters_removed_share"]) < 0.5
@@ -53,10 +59,6 @@ def test_variant_question_text_and_figure_come_from_the_warehouse(computed_once)
         assert text.rows.rows() == expected.fetchall()
         assert text.prompt
         assert len(text.rows)
-    drawn = ps.figure("hierarchy", computed_once)
-    assert isinstance(drawn, Figures)
-    assert drawn[:1]
-    assert Figures(drawn[:1])._repr_html_().startswith("<div><svg")
     for ask in (lambda: ps.variant("tiny-a@wanda", computed_once), lambda: ps.text("a@b", prompt, computed_once)):
         with pytest.raises(WarehouseError, match="there is no"):
             ask()

@@ -1,20 +1,15 @@
-"""`prunescope checkpoint --push-to-hub`, against a server that answers as the Hugging Face hub does."""
+"""A server that answers an upload as the Hugging Face hub does."""
 
 import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
-
-from prunescope.assets.cli.application import run
-from prunescope.assets.cli.options import Globals
-from prunescope.assets.publishing.hub import push
-from prunescope.pipelines.core.errors import ComputationError
 
 TOKEN = "hf_" + "a" * 34
 
@@ -83,39 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as server:
+@contextmanager
+def serving_hub() -> Iterator[Hub]:
+    """Serve a hub to which TOKEN alone gives access, and make it this process's hub."""
+    with pytest.MonkeyPatch.context() as patch, Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patch.setenv("HF_TOKEN", TOKEN)
         yield server
         server.shutdown()
-
-
-def test_the_folder_is_uploaded_as_it_is_and_a_refusal_leaves_it(
-    computed_once: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["checkpoint", "tiny-a@wanda-2of4", str(tmp_path / "out"), "--warehouse", str(computed_once)]
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert run([*arguments, "--push-to-hub", "me/mine"], Globals()) == 2
-    assert run([*arguments, "--push-to-hub", "mine"], Globals()) == 2
-    shown = capsys.readouterr().err
-    assert "HF_TOKEN gives a token" in shown
-    assert "write USER/NAME" in shown
-    assert not (tmp_path / "out").exists(), "nothing is computed before"
-
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert run([*arguments, "--push-to-hub", "me/mine"], Globals()) == 0
-    assert f"uploaded: {hub.address}/me/mine/commit/0" in capsys.readouterr().err
-    assert hub.created == [{"name": "mine", "organization": "me", "visibility": "private"}]
-    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert hub.files == written
-    card = written["README.md"].decode()
-    assert "lost of the dense model's written answers, 95 % interval" in card
-    assert " to " in card
-
-    hub.refuses_commits = True
-    with pytest.raises(ComputationError, match="out is complete, but me/mine is not: .*no access"):
-        push(tmp_path / "out", "me/mine")
