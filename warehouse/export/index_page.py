@@ -4,7 +4,6 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -80,7 +79,7 @@ def _table(name: str, entry: Mapping[str, Any], preview: str) -> Iterator[str]:
 
 
 def _links(files: Sequence[str]) -> str:
-    return " ".join(f'<a href="{quote(file)}">{escape(PurePath(file).name)}</a>' for file in files)
+    return " ".join(f'<a href="{quote(file)}">{escape(file)}</a>' for file in files)
 
 
 def _row(tag: str, cells: Iterable[str]) -> str:

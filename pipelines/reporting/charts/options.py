@@ -43,7 +43,7 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     )
     x = alt.X(
         "probability:Q",
-        title="share among options",
+        title=["probability", "among options"],
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(values=[0, 0.5, 1], format="~g"),
     )
@@ -58,7 +58,7 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
 def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     """Draw the probability of all options together in the whole vocabulary."""
     scale, axis = theme.decades(*theme.extent(masses["mass"], masses["dense"]), ticks=4)
-    x = alt.X("mass:Q", title="probability in the vocabulary", scale=scale, axis=axis)
+    x = alt.X("mass:Q", title=["probability in", "the vocabulary"], scale=scale, axis=axis)
     return _dumbbell(masses, x, y, theme.tooltip("variant:N", "side:N", "mass:Q")).properties(
         width=180, height=_STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
     )
