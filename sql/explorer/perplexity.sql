@@ -1,8 +1,8 @@
 -- Perplexity on the study's texts.
 -- grain: one row per model × recipe × text.
 -- inputs: kld_summary
--- how to read: ppl_low and ppl_high are the 95 % interval of the ratio to the dense model's perplexity, paired by token,
---   times that perplexity.
+-- how to read: ppl_low and ppl_high are the 95 % interval of the ratio to the dense model's perplexity, paired by
+--   token, times that perplexity.
 select
     model,
     recipe,
