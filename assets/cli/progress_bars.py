@@ -132,11 +132,12 @@ class RichProgress:
 
     def share(self, task: "Task") -> float | None:
         """Return the share of a bar that is done; None where it is not known or has not changed for long."""
-        if task.id == self._partitions:
+        if task.id == self._partitions and self._time.total:
             left = self._left()
-            if left is not None and self._time.total:
-                return self._time.elapsed / max(self._time.elapsed + left, 1e-9)
-        elif not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS:
+            return None if left is None else self._time.elapsed / max(self._time.elapsed + left, 1e-9)
+        if task.id != self._partitions and (
+            not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS
+        ):
             return None
         return task.completed / task.total if task.total else None
 
@@ -146,7 +147,7 @@ class RichProgress:
         if task.id == self._partitions:
             parts[0] += " partitions"
         elapsed = task.elapsed or 0.0
-        if elapsed and (tokens := task.fields["tokens"] * task.completed / task.total):
+        if elapsed and task.total and (tokens := task.fields["tokens"] * task.completed / task.total):
             parts.append(f"{tokens / elapsed:,.0f} tokens/s")
         parts.append(str(timedelta(seconds=round(elapsed))))
         return ", ".join([*parts, self._left_in_words()] if task.id == self._partitions else parts).removesuffix(", ")
@@ -161,8 +162,10 @@ class RichProgress:
         left = self._left() if self._time.total else None
         if left is None:
             return ""
-        end = datetime.now().astimezone() + timedelta(seconds=left)
-        return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left, until {end:%H:%M}"
+        now = datetime.now().astimezone()
+        end = now + timedelta(seconds=left)
+        until = f"{end:%H:%M}" if end.date() == now.date() else f"{end:%Y-%m-%d %H:%M}"
+        return f"about {left:.0f} s left" if left < 100 else f"about {left / 60:.0f} min left, until {until}"
 
     def _end_stage(self) -> None:
         """End the stage before; in a pipe or a log, log it if it took long enough."""

@@ -22,7 +22,7 @@ def require_access(name: str) -> None:
         HfApi().whoami()
     except HFValidationError as error:
         raise InputError(f"--push-to-hub {name!r}: {error}") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, UnicodeEncodeError) as error:  # a token of other characters has no header
         raise InputError(f"--push-to-hub: {_line(error)}; `hf auth login` or HF_TOKEN gives a token") from error
 
 

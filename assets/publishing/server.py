@@ -64,6 +64,8 @@ _HEADERS = {
 # Only as a header: browsers ignore it in a page's own policy.
 _NO_FRAME = "frame-ancestors 'none'"
 _DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
+# Types of columns that name things.
+_NAMES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _Result = TypeVar("_Result")
 _LIST = """\
 <!doctype html>
@@ -360,8 +362,9 @@ def _statement(body: bytes) -> tuple[str, str]:
 
 
 def _chart(rows: pl.DataFrame) -> dict[str, Any]:
-    """Return a chart of a query's rows over its columns that are no measured values."""
-    key = [name for name in rows.columns if not rows[name].dtype.is_numeric() or name in ORDERED]
+    """Return a chart of a query's rows over its columns of names and of steps, layers and their like."""
+    key = [name for name in rows.columns if rows[name].dtype in _NAMES or name in ORDERED]
+    rows = rows.select(name for name in rows.columns if name in key or rows[name].dtype.is_numeric())
     if not key:
         raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, beside a number")
     specification = draw("the answer", rows, key, "").to_dict()

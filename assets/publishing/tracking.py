@@ -4,13 +4,14 @@ MLflow is an optional dependency, imported here alone.
 """
 
 import hashlib
+import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prunescope.assets.publishing.notebook import variant_values
-from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 VARIANT_TAG, STATE_TAG = "prunescope.variant", "prunescope.state"
 # Characters that MLflow takes in the name of a metric.
 _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
+# Of the value of a parameter, in characters.
+_LONGEST = 6_000
 # Ends the name of the report of a study's subset of models or recipes.
 _SUBSET = re.compile(r"-[0-9a-f]{8}$")
 # The texts of a variant's values that describe it; all other texts are results.
@@ -40,7 +43,7 @@ def log_variants(
     """Write one MLflow run for each variant that has none with the same results.
 
     A run has the recipe as parameters, `variant_summary`, `variant_verdict` and `task_scores` as metrics, the verdict
-    as a tag, and the report and figures as artifacts.
+    as a tag, and figures as artifacts; that of the dense model has the report.
 
     Args:
         root: the warehouse.
@@ -54,7 +57,8 @@ def log_variants(
         The names of the variants that were logged, and of those that were there.
 
     Raises:
-        InputError: MLflow is not installed, or refuses.
+        InputError: MLflow is not installed.
+        ComputationError: MLflow refuses, or does not answer.
         WarehouseError: the warehouse has no such variant or figure.
     """
     try:
@@ -62,7 +66,8 @@ def log_variants(
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
-    states = _states(root)
+    # A run with other figures is another run.
+    states = {pair: _hash([state, *sorted(figures)]) for pair, state in _states(root).items()}
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
     chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
     logged, present = list[str](), list[str]()
@@ -77,12 +82,16 @@ def log_variants(
                 present.append(name)
             else:
                 run = client.create_run(identity, run_name=name, tags={VARIANT_TAG: name, STATE_TAG: state}).info.run_id
-                _log(client, run, root, model, recipe, figures)
+                try:
+                    _log(client, run, root, model, recipe, figures)
+                except BaseException:
+                    client.set_terminated(run, "FAILED")
+                    raise
                 client.set_terminated(run)
                 logged.append(name)
             progress.advance()
     except MlflowException as error:
-        raise InputError(f"MLflow: {error.message}") from error
+        raise ComputationError(f"MLflow: {error.message}") from error
     progress.done()
     return logged, present
 
@@ -97,7 +106,11 @@ def _states(root: Place | str) -> dict[tuple[str, str], str]:
     """
     with connected(root) as connection:
         rows = connection.sql(query).fetchall()
-    return {(model, recipe): hashlib.sha256(str(hashes).encode()).hexdigest() for model, recipe, hashes in rows}
+    return {(model, recipe): _hash(hashes) for model, recipe, hashes in rows}
+
+
+def _hash(parts: Sequence[str]) -> str:
+    return hashlib.sha256(str(parts).encode()).hexdigest()
 
 
 def _log(
@@ -114,9 +127,12 @@ def _log(
         scores = connection.sql(query, params=own).fetchall()
         query = "SELECT DISTINCT study FROM provenance WHERE model = $model AND recipe = $recipe"
         studies = {study for (study,) in connection.sql(query, params=own).fetchall()}
+        query = "SELECT parameters_json FROM variants WHERE model = $model AND recipe = $recipe"
+        [(settings,)] = connection.sql(query, params=own).fetchall()
     values = own | variant_values(root, f"{model}@{recipe}") | dict(scores)
     metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
-    parameters = [Param(key, str(values[key])) for key in _PARAMETERS if values.get(key) is not None]
+    described = {key: values.get(key) for key in _PARAMETERS} | json.loads(settings or "{}")
+    parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
     client.log_batch(run, metrics, parameters)
     client.set_tag(run, "prunescope.verdict", str(values.get("verdict")))
     for name in figures:
@@ -125,7 +141,8 @@ def _log(
         for number, drawing in enumerate(figure.draw_all(rows) if len(rows) else (), start=1):
             svg = vl_convert.vegalite_to_svg(drawing.specification)
             client.log_text(run, svg, f"figures/{name}-{number}.svg")
-    for report in Store(root).root.glob("_reports/*.html"):
+    # The report is of all variants and large: one copy, with the dense model.
+    for report in Store(root).root.glob("_reports/*.html") if recipe == "dense" else ():
         if {report.stem, _SUBSET.sub("", report.stem)} & studies:
             client.log_text(run, report.read_text(encoding="utf-8"), f"reports/{report.name}")
 

@@ -2,7 +2,7 @@
 -- grain: one row per model × recipe × text.
 -- inputs: kld_summary
 -- how to read: ppl_low and ppl_high are the 95 % interval of the ratio to the dense model's perplexity, paired by
---   token, times that perplexity.
+--   window, times that perplexity.
 select
     model,
     recipe,
@@ -13,8 +13,8 @@ select
     ppl_pruned_se,
     ln_ppl_ratio,
     ln_ppl_ratio_se,
-    ppl_dense * exp(ln_ppl_ratio - 1.96 * nullif(ln_ppl_ratio_se, 0)) as ppl_low,
-    ppl_dense * exp(ln_ppl_ratio + 1.96 * nullif(ln_ppl_ratio_se, 0)) as ppl_high,
+    ppl_dense * exp(ln_ppl_ratio - t_quantile_975(windows - 1) * nullif(ln_ppl_ratio_se, 0)) as ppl_low,
+    ppl_dense * exp(ln_ppl_ratio + t_quantile_975(windows - 1) * nullif(ln_ppl_ratio_se, 0)) as ppl_high,
     kl_mean_nats,
     kl_mean_nats_se,
     kl_median_nats,

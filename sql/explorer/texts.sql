@@ -14,7 +14,6 @@ select
     dense.text as text_dense,
     dense.collapse_step as collapse_step_dense,
     dense.answer_end_step as answer_end_step_dense,
-    dense.end_step as end_step_dense,
     dense.answer as answer_dense,
     dense.is_correct as is_correct_dense
 from stg_generations as one

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'A' or 'B'? ` with up to three known names that are like a wrong one; empty without any."""
-    similar = get_close_matches(name, sorted(known), n=3)
+    """Return `did you mean 'A' or 'B'? ` with up to three known names, whatever their case; empty without any."""
+    by_lower = {text.lower(): text for text in sorted(known)}
+    similar = [by_lower[text] for text in get_close_matches(name.lower(), by_lower, n=3)]
     return f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""

@@ -34,10 +34,11 @@ def frontier(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def beside_each_other(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `shown_share`: the share removed, moved by a point's width where several variants remove about the same."""
+    """Add `shown_share`: the share removed, moved by up to a point's width where points would cover each other."""
     width = _POINT * float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
-    place = ["panel", (pl.col("parameters_removed_share") / width).round()]
-    number = pl.int_range(pl.len()).over(place) - (pl.len().over(place) - 1) / 2
+    place = ["panel", (pl.col("parameters_removed_share") / width).round(), (pl.col("score") / _POINT).round()]
+    # From −1 to 1 in the order of the rows, in a group of any size.
+    number = (2 * pl.int_range(pl.len()).over(place) - (pl.len().over(place) - 1)) / pl.len().over(place)
     return frame.with_columns((pl.col("parameters_removed_share") + width * number).alias("shown_share"))
 
 

@@ -348,7 +348,7 @@ class PictureDocument(TypedDict):
     """Document `pictures/<name>`: the upper part of a figure's first drawing."""
 
     name: str
-    jpeg: str  # in base64
+    jpeg: str | None  # in base64; None without data
 
 
 class Steps(TypedDict):
@@ -416,7 +416,6 @@ class Trace(TextOutcome):
     text_pruned: str
     answer_end_step: int | None
     answer_end_step_dense: int | None
-    end_step_dense: int | None  # no number counts later steps; None where the dense text has no end
     forced: NotRequired[Steps]
     free: NotRequired[Steps]
     top: dict[str, list[TopStep]]  # forced, free → one entry per step

@@ -31,8 +31,10 @@ from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, rea
 
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
 _MAX_CURVES = 6
-# Texts with a perplexity column.
-_MAX_TEXTS = 3
+# Texts with a perplexity column, and tasks with a score's.
+_MAX_TEXTS, _MAX_TASKS = 3, 8
+# The metric of a task's column is the first of these that it has.
+_METRICS = ("accuracy", "exact_match", "pass_at_1", "accuracy_letter")
 
 
 def _column(
@@ -244,6 +246,13 @@ def _numbers(
         for row in perplexity.filter(text_id=text).iter_rows(named=True):
             if (key := (row["model"], row["recipe"])) in values:
                 values[key][name] = row["ppl_pruned"]
+    for name, rows_of in _task_scores(frames).items():
+        task, metric = rows_of["task"][0], rows_of["metric"][0]
+        heading = f"{label(task)}, {metric.replace('_', ' ')}"
+        columns.append(_column(name, heading, f"{metric} of the task", "percent", "scores", is_detail=True))
+        for row in rows_of.iter_rows(named=True):
+            if (key := (row["model"], row["recipe"])) in values:
+                values[key][name] = row["value"]
     shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in values.values())]
     return shown, {
         key: {
@@ -293,6 +302,18 @@ def _variants(
     return entries
 
 
+def _task_scores(frames: QueryCache) -> dict[str, pl.DataFrame]:
+    """Return the rows of each task's column, by the column's name."""
+    scores = frames.all("scores").with_columns(pl.col("task", "metric").cast(pl.String))
+    scores = scores.filter(pl.col("metric").is_in(_METRICS))
+    found: dict[str, pl.DataFrame] = {}
+    for position, task in enumerate(scores["task"].unique(maintain_order=True).to_list()[:_MAX_TASKS]):
+        own = scores.filter(task=task)
+        metric = min(own["metric"].unique().to_list(), key=_METRICS.index)
+        found[f"task_{position}"] = own.filter(metric=metric)
+    return found
+
+
 def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float | None]]]:
     """Return the ends of the 95 % intervals of each variant's numbers by column; None where nothing bounds one."""
     found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
@@ -309,6 +330,9 @@ def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float
         add(row, "loss_choosing", "loss_choosing")
     for row in frames.all("task_means").iter_rows(named=True):
         add(row, f"score_{row['measure']}", "score")
+    for name, rows_of in _task_scores(frames).items():
+        for row in rows_of.iter_rows(named=True):
+            add(row, name, "value")
     texts = frames.all("perplexity")["text_id"].cast(pl.String).unique(maintain_order=True).to_list()
     for row in frames.all("perplexity").iter_rows(named=True):
         add(row, f"perplexity_{texts.index(str(row['text_id']))}", "ppl")

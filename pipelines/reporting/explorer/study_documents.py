@@ -302,6 +302,8 @@ def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
 
 
 def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
+    if drawn.answer(figure.query).is_empty():
+        return {"name": figure.name, "jpeg": None}
     jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
     return {"name": figure.name, "jpeg": base64.b64encode(jpeg).decode()}
 
@@ -337,6 +339,8 @@ def _cut(whole: Index) -> Index:
         entries = whole[name]  # type: ignore[literal-required]
         ends = accumulate(len(embedded(entry)) + 1 for entry in entries)
         cut[name] = [entry for entry, end in zip(entries, ends, strict=True) if end <= _LIST_BYTES]  # type: ignore[literal-required]
+    shown = {entry["id"] for entry in cut["variants"]}
+    cut["curves"] = [curve for curve in whole["curves"] if curve["id"] in shown]
     return cut
 
 

@@ -33,7 +33,6 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
         "text_pruned": prose(text["text"] or ""),
         "answer_end_step": text["answer_end_step"],
         "answer_end_step_dense": text["answer_end_step_dense"],
-        "end_step_dense": text["end_step_dense"],
         "top": _top(frames.of("top", **where)),
         "layers": _layers(frames.of("layers", **where)),
         "options": _options(frames.of("options", **where)),

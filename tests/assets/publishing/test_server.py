@@ -143,6 +143,8 @@ def test_an_answer_can_be_kept_whole_and_drawn(served: Served) -> None:
     assert "config" not in spec  # the page's own, light or dark
     [values] = spec["datasets"].values()
     assert [(row["recipe"], row["half"]) for row in values] == [("r0", 0.0), ("r1", 0.5), ("r2", 1.0)]
+    for sql in ("from variants", "select 'a' as recipe, 1 as i, [1] as list, {'k': 1} as struct, now() as time"):
+        assert json.loads(ask(sql, "chart")[2])["spec"]
     for sql, message in (
         ("select i * 0.5 as half from range(3) t(i)", "a chart needs a column of names"),
         ("select 'a' as recipe", "the answer has no column of numbers"),

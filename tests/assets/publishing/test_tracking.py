@@ -25,34 +25,43 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
-    computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str]
+    computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
     arguments = ["log", "--to", "mlflow", "--uri", uri, "--warehouse", str(computed_once)]
-    arguments += ["--variant", "tiny-a@wanda-2of4", "--figure", "generation"]
+    arguments += ["--variant", "tiny-a@wanda-2of4", "--variant", "tiny-a@dense", "--figure", "generation"]
+    before = {path: path.stat().st_mtime_ns for path in computed_once.rglob("*")}
     assert run(arguments, Globals()) == 0
-    assert capsys.readouterr().out == "tiny-a@wanda-2of4\n"
+    assert set(capsys.readouterr().out.split()) == {"tiny-a@wanda-2of4", "tiny-a@dense"}
+    assert {path: path.stat().st_mtime_ns for path in computed_once.rglob("*")} == before
     client = MlflowClient(tracking_uri=uri)
     [experiment] = client.search_experiments(filter_string="name = 'prunescope'")
-    [logged] = client.search_runs([experiment.experiment_id])
-    assert logged.info.run_name == "tiny-a@wanda-2of4"
-    assert logged.data.params == {"model": "tiny-a", "recipe": "wanda-2of4", "method": "wanda"}
+    runs = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+    logged, dense = runs["tiny-a@wanda-2of4"], runs["tiny-a@dense"]
+    known = {"model": "tiny-a", "recipe": "wanda-2of4", "method": "wanda", "predecessors": "pruned"}
+    assert known.items() <= logged.data.params.items()
     with duckdb.connect() as connection:
         file = computed_once / "task_scores" / "model=tiny-a" / "recipe=wanda-2of4" / "part.parquet"
         scores = connection.execute("select task || '/' || metric, value from read_parquet(?)", [str(file)]).fetchall()
     assert scores
     assert dict(scores).items() <= logged.data.metrics.items()
     assert 0.3 < logged.data.metrics["sparsity"] <= 0.5
-    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"figures", "reports"}
+    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"figures"}
+    assert {file.path for file in client.list_artifacts(dense.info.run_id)} == {"reports"}
     [figure] = client.list_artifacts(logged.info.run_id, "figures")
-    assert (computed_once.parent / "mlruns").exists() is False, "nothing is written beside the warehouse"
     assert figure.file_size > 1000
 
     assert run(arguments, Globals()) == 0
     shown = capsys.readouterr()
-    assert (shown.out, "1 were there" in shown.err) == ("", True)
-    assert len(client.search_runs([experiment.experiment_id])) == 1
+    assert (shown.out, "2 were there" in shown.err) == ("", True)
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+    # A run that ends in the middle is a failed one, and no variant that was there.
+    monkeypatch.setattr("prunescope.assets.publishing.tracking.variant_values", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run([*arguments, "--figure", "hierarchy"], Globals())
+    statuses = [one.info.status for one in client.search_runs([experiment.experiment_id])]
+    assert sorted(statuses) == ["FAILED", "FINISHED", "FINISHED"]
 
 
 def test_mistakes_are_one_line(computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ function pairedTable(table, isTurned) {
 
 // Which side a known difference favours, by the statistic's direction; empty where it has none.
 function better(statistic, difference) {
-  const isLower = /ppl|^kl|rms/.test(statistic ?? "");
+  const isLower = /ppl|perplexity|bits_per|^kl|rms/.test(statistic ?? "");
   const isHigher = /accuracy|acc|agreement|likelihood|margin|exact_match|pass_at|nearer|right|ndcg|recall/.test(statistic ?? "");
   if (isLower === isHigher) return "";
   return difference > 0 === isHigher ? "B better" : "A better";

@@ -27,13 +27,19 @@ function lazyCharts(names) {
   });
 }
 
+let drawing = Promise.resolve();
+
 // The picture of a figure, loaded when it comes into view; it links to the figure.
 function picture(figure) {
   const image = el("img", { alt: figure.alt, loading: "lazy" });
   const seen = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     seen.disconnect();
-    load(`pictures/${figure.name}`).then(({ jpeg }) => (image.src = `data:image/jpeg;base64,${jpeg}`), () => image.remove());
+    // One after the other, so that a server which draws them can answer a click between two.
+    drawing = drawing.then(() => image.isConnected && load(`pictures/${figure.name}`)).then((found) => {
+      if (found?.jpeg) image.src = `data:image/jpeg;base64,${found.jpeg}`;
+      else if (found) image.closest("li")?.remove(); // the figure has no data
+    }, () => image.remove());
   }, { rootMargin: "300px" });
   seen.observe(image);
   return el("a", { class: "picture", href: route("figures", figure.name), "data-picture": figure.name }, image);

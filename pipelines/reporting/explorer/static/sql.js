@@ -119,7 +119,10 @@ let schema = null;
 function relations() {
   schema ??= post("SELECT table_name, string_agg(column_name, ' ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, 'stg_') GROUP BY table_name ORDER BY table_name", "rows")
     .then((answer) => answer.json())
-    .then((answer) => (answer.rows ?? []).map(([relation, columns]) => ({ relation, columns: columns.split(" ") })));
+    .then((answer) => {
+      if (answer.error) throw new Error(answer.error);
+      return answer.rows.map(([relation, columns]) => ({ relation, columns: columns.split(" ") }));
+    });
   schema.catch(() => (schema = null));
   return schema;
 }

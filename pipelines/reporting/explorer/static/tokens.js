@@ -81,22 +81,17 @@ function choice(label, options, chosen, pick) {
 function sides(view) {
   const { title, ends: endsOf } = HEATS[heatOf];
   const ends = endsOf(view.trace[view.trajectory]);
-  const isCut = view.trace[view.trajectory].step.some((step) => isAfterEnd(view.trace, step));
   const isForced = view.trajectory === "forced";
   return [
     el("div", { class: "side" }, el("h2", null, "dense"), stream(view, "dense")),
     el("div", { class: "side" }, el("h2", null, name(view.variant.recipe), isForced && el("span", { class: "hint" }, " its most likely token after the dense text")), stream(view, "pruned")),
-    el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: differs from the dense token", isCut && " · grey: behind the end of the dense answer, in no number"),
+    el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: differs from the dense token"),
   ];
 }
 
 // The largest KL of a trajectory up to the end of the answer: the scale of its colours.
 function topKl(steps) {
   return Math.max(1e-3, extremes(steps.kl.filter(isNumber))[1]);
-}
-
-function isAfterEnd(trace, step) {
-  return isNumber(trace.end_step_dense) && step > trace.end_step_dense;
 }
 
 // Events by step, shown as words in the text, because colour alone is not accessible.
@@ -121,7 +116,7 @@ function stream(view, side) {
     if (token === null) return;
     const step = steps.step[at];
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
-    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}${isAfterEnd(view.trace, step) ? " after" : ""}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
+    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
     // Lines break before words, not inside them.
     if (token.startsWith("␣")) list.append(el("wbr"));

@@ -9,7 +9,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import files, theme
-from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, WIDTHS, FittedChart, fitted
+from prunescope.pipelines.reporting.charts.publication_size import WIDTHS, FittedChart, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing
 from tests.pipelines.reporting.charts import frames
 
@@ -40,7 +40,7 @@ def test_every_page_fits_its_columns_with_readable_type_and_no_mark_is_lost(name
             width, height = size(page.svg)
             assert width <= (234, 487)[columns - 1]
             assert height <= 640
-            assert MIN_TYPE <= page.type_points <= 7.7
+            assert 6 <= page.type_points <= 7.7
     assert drawn.specification == before
     if name not in {"tokens", "estimates"}:  # the dense row and the diagonals are repeated on each page
         assert marks(narrow, "point") == marks(wide, "point")

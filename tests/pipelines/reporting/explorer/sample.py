@@ -474,7 +474,6 @@ def _trace(id_: str, prompt: str, dense: list[str], pruned: list[str]) -> Trace:
         "collapse_step": 5,
         "collapse_step_dense": None,
         "answer_end_step": 5,
-        "end_step_dense": 4,
         "answer_end_step_dense": 3,
         "answer": label(prompt),
         "answer_dense": "B",
