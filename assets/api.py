@@ -45,7 +45,7 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
     """
     from prunescope.warehouse.catalogue.database import connect
 
-    return connect(_root(root))
+    return connect(_existing(root))
 
 
 def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
@@ -68,7 +68,7 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.scan(name, _root(root))
+    return dataframes.scan(name, _existing(root))
 
 
 def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
@@ -88,7 +88,7 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.arrow(name, _root(root))
+    return dataframes.arrow(name, _existing(root))
 
 
 def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
@@ -108,7 +108,7 @@ def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.dataset(name, _root(root))
+    return dataframes.dataset(name, _existing(root))
 
 
 def figure(
@@ -148,7 +148,7 @@ def figure(
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     found = find_figure(name)
-    rows = rows_within(_root(root), found.query, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
+    rows = rows_within(_existing(root), found.query, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
     return Figures(alt.Chart.from_dict(theme.dressed(drawing.specification)) for drawing in found.draw_all(rows))
 
 
@@ -169,7 +169,7 @@ def variant(name: str, root: "Place | str | None" = None) -> "Answer":
     """
     from prunescope.assets.publishing import notebook
 
-    return notebook.variant(name, _root(root))
+    return notebook.variant(name, _existing(root))
 
 
 def question(
@@ -201,7 +201,7 @@ def question(
     from prunescope.assets.publishing import notebook
     from prunescope.warehouse.catalogue.question_query import RowFilter
 
-    return notebook.question(name, _root(root), RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
+    return notebook.question(name, _existing(root), RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
 
 
 def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: bool = False) -> "TokenText":
@@ -223,7 +223,7 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: 
     """
     from prunescope.assets.publishing import notebook
 
-    return notebook.text(name, prompt, _root(root), is_free=is_free)
+    return notebook.text(name, prompt, _existing(root), is_free=is_free)
 
 
 def run(
@@ -269,3 +269,16 @@ def _root(root: "Place | str | None") -> "Path | Place | str":
     from prunescope.assets import settings
 
     return settings.warehouse_root(root) if root is None or isinstance(root, str) else root
+
+
+def _existing(root: "Place | str | None") -> "Path | Place | str":
+    """Return a warehouse to read; refuse a folder that does not exist."""
+    from pathlib import Path
+
+    from prunescope.pipelines.core.errors import InputError
+
+    found = _root(root)
+    is_local = isinstance(found, Path) or (isinstance(found, str) and "://" not in found)
+    if is_local and not Path(str(found)).exists():
+        raise InputError(f"there is no warehouse at {found}; name another, or fill it with `prunescope run demo`")
+    return found

@@ -30,11 +30,6 @@ _ON_PROMPTS = {
     "top1_agreement": "same most likely token, teacher forced, share of steps",
     "first_flip_step_median": "median step of the first token that differs",
 }
-# Kind of loss in variant_verdict → its name on the model card.
-_LOSSES = {
-    "writing": "lost of the dense model's written answers, 95 % interval",
-    "choosing": "lost of the dense model's choices among options, 95 % interval",
-}
 _ON_TEXTS = {
     "ppl_dense": "perplexity on {text}, dense",
     "ppl_pruned": "perplexity on {text}, pruned",
@@ -302,27 +297,22 @@ def _limits(memory: list[str] | None) -> dict[str, int] | None:
 
 
 def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
-    """Return the measured scores of a variant, as name and text."""
+    """Return the verdict and the measured scores of a variant, as name and text."""
+    from prunescope.pipelines.reporting.explorer.verdicts import reason
     from prunescope.warehouse.catalogue.database import connect
 
-    losses = list[tuple[str, str]]()
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
     with connect(location) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
-        for kind, name in _LOSSES.items():
-            columns = ", ".join(f"{column}_{kind}" for column in ("loss", "n")) + f", loss_{kind}_low, loss_{kind}_high"
-            query = f"SELECT {columns} FROM variant_verdict {where} AND loss_{kind}_low IS NOT NULL"  # noqa: S608
-            losses += [
-                (name, f"{loss:.1%} ({low:.1%} to {high:.1%}, n = {n:,})")
-                for loss, n, low, high in connection.sql(query).fetchall()
-            ]
+        verdicts = connection.sql(f"FROM variant_verdict {where}").to_arrow_table().to_pylist()
+        verdict = [("verdict", f"{row['verdict']}: {reason(row)}") for row in verdicts]
         texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
         rows += [
             zip((form.format(text=text) for form in _ON_TEXTS.values()), values, strict=True)
             for text, *values in texts.fetchall()
         ]
-    return losses + [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
+    return verdict + [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
 
 
 def _log_result(result: "CheckpointResult") -> None:

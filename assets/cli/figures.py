@@ -98,6 +98,9 @@ def figure(
             contents = {"": _rendered(drawing.specification, drawing.name, str(format_), dark=dark)}
         else:
             pages = chosen.printed(drawing, columns, is_dark=dark, has_title=not no_title)
+            if no_title:
+                said = drawing.specification["title"].get("subtitle") or drawing.title
+                log(f"{stem}: {said if isinstance(said, str) else '; '.join(said)}", "dim")  # for the caption
             contents = print_files(pages, format_)  # type: ignore[arg-type] - checked above
         for suffix, content in contents.items():
             write_file(output.with_name(f"{stem}{suffix}{output.suffix}"), content)

@@ -58,7 +58,10 @@ def compare(
 def export(
     context: typer.Context,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A new or empty folder, or that of an earlier export.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A new or empty folder, or that of an earlier export, whose files it replaces."
+        ),
     ],
     study: Annotated[
         str | None,
@@ -124,6 +127,8 @@ def export(
     with RichProgress() as bars:
         result = export_all(existing(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
     log(f"{len(result.items)} tables and figures in {len(result.files)} files")
+    if result.removed:
+        log(f"removed {len(result.removed)} files of the earlier export: {', '.join(result.removed)}", "yellow")
     if result.empty:
         log(f"not written, because without a row: {', '.join(result.empty)}", "dim")
     if result.cut:
@@ -179,6 +184,6 @@ def log_runs(
     pairs = [variant_names(text) for text in variant or ()]
     with RichProgress() as bars:
         logged, present = log_variants(existing(context), uri, experiment, pairs, figure or (), bars)
-    log(f"{len(logged)} variants logged to {to}; {len(present)} were there")
+    log(f"{len(logged)} variants logged to {to} ({uri or 'its default'}); {len(present)} were there")
     for name in logged:
         put(name)

@@ -162,7 +162,7 @@ def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) ->
     if all(recipe.method != "dense" for recipe in parsed):
         fields.insert(0, "dense")
     entries = [{"source": source} for source in sets] or [
-        *({"source": source, "samples": 8} for source in ("maths", "open", "choice")),
+        *({"source": source, "samples": 12} for source in ("maths", "open", "choice")),
         {"text": "Explain in one sentence why the sky is blue."},
     ]
     pruned = sum(recipe.method != "dense" for recipe in parsed)

@@ -40,6 +40,7 @@ class ExportResult:
         files: the files, the manifest last.
         empty: views and figures without a row, which have no files.
         cut: views of which only the first rows were exported.
+        removed: names of files of an earlier export in the folder that this one does not have.
     """
 
     directory: Path
@@ -47,6 +48,7 @@ class ExportResult:
     files: tuple[Path, ...]
     empty: tuple[str, ...]
     cut: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 @dataclass
@@ -151,7 +153,9 @@ def export(
             }
         )
     empty, cut = (tuple(name for name in chosen if contents.entries[name].get(key)) for key in ("is_empty", "is_cut"))
-    return ExportResult(directory, tuple(name for name in chosen if name not in empty), files, empty, cut)
+    return ExportResult(
+        directory, tuple(name for name in chosen if name not in empty), files, empty, cut, folder.removed
+    )
 
 
 def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:

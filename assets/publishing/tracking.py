@@ -6,6 +6,7 @@ MLflow is an optional dependency, imported here alone.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -61,6 +62,9 @@ def log_variants(
         ComputationError: MLflow refuses, or does not answer.
         WarehouseError: the warehouse has no such variant or figure.
     """
+    # A server that does not answer is given up after seconds, not minutes.
+    for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "20")):
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException

@@ -1,5 +1,6 @@
 """Queries of a question with filters as bound parameters; a filter selects rows and never changes them."""
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,9 +61,10 @@ def find_question(name: str) -> View:
 
     views = questions()
     numbers = {view.partition("_")[0]: view for view in views}
-    found = views.get(name) or views.get(numbers.get(name.lower(), ""))
+    number = f"q{int(name[1:]):02}" if re.fullmatch("[qQ][0-9]+", name) else ""
+    found = views.get(name) or views.get(numbers.get(number, ""))
     if found is None:
-        hint = did_you_mean(name, [*numbers, *views])
+        hint = did_you_mean(name, views)
         raise WarehouseError(f"there is no question {name!r}; {hint}there are {', '.join(numbers)}")
     return found
 

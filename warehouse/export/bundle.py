@@ -26,7 +26,10 @@ _TEMPORARY = f"{_OURS}export-"
 
 
 class ExportFolder:
-    """A context in which an export is written, until `finish`; `hashes` has the SHA-256 of each file by name."""
+    """A context in which an export is written, until `finish`.
+
+    `hashes` has the SHA-256 of each file by name, `removed` the names of the earlier export's files that are gone.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Read the manifest of an earlier export, without changing the folder.
@@ -36,6 +39,7 @@ class ExportFolder:
         """
         self.directory = directory
         self.hashes: dict[str, str] = {}
+        self.removed: tuple[str, ...] = ()
         self._earlier = _earlier_files(directory)
         self._is_new = not directory.exists()
 
@@ -87,7 +91,8 @@ class ExportFolder:
         with _explained(self.directory):
             for name in names:
                 (self._temporary / name).replace(self.directory / name)
-            for name in self._earlier - set(names):
+            self.removed = tuple(sorted(self._earlier - {*names, MANIFEST}))
+            for name in self.removed:
                 (self.directory / name).unlink(missing_ok=True)
         self._write_manifest({"made_by": _MADE_BY, "is_complete": True, "files": self.hashes, **facts})
         return tuple(self.directory / name for name in (*names, MANIFEST))

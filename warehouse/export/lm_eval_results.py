@@ -74,7 +74,7 @@ def _results(name: str, scores: list[dict[str, object]]) -> dict[str, object]:
         higher.setdefault(task, {})[metric] = row["is_higher_better"]
         if row["task_group"]:
             groups.setdefault(str(row["task_group"]), []).append(task)
-        counts[task] = {"original": row["n"], "effective": row["n"]}
+        counts[task] = {"original": None, "effective": row["n"]}  # how many the task has is not kept
         version = str(row["task_version"])
         versions[task] = float(version) if _IS_NUMBER.fullmatch(version) else version
         shots[task] = row["shots"]

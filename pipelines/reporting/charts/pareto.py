@@ -1,5 +1,7 @@
 """Score against the share of parameters removed, with the Pareto front."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -69,12 +71,12 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
     points = pl.concat([beside_each_other(named), labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
+    most = float(named["parameters_removed_share"].max())  # type: ignore[arg-type]
     x = alt.X(
         "parameters_removed_share:Q",
         title="parameters removed",
-        scale=alt.Scale(domain=[0, 1.35 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
-        # The scale ends beyond 1, so that names fit beside the last point, but has no ticks there.
-        axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
+        scale=alt.Scale(domain=[0, most], nice=False, padding=12),
+        axis=alt.Axis(format="~%", grid=False, tickCount=5),
     )
     y = alt.Y(
         "score:Q",
@@ -86,6 +88,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     base = theme.Chart().encode(x=x)
     variants = base.transform_filter("isValid(datum.variant)")
     shown = variants.encode(x=alt.X("shown_share:Q", title="parameters removed"))
+    # Names stand on the side of the panel's middle, so that they stay inside.
+    names = base.transform_filter("isValid(datum.label)").encode(y=y, text=alt.Text("label:N"))
+    text: dict[str, Any] = {"dy": -6, "fontSize": 10, "limit": 130}
     chart = alt.layer(
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
@@ -104,15 +109,15 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 "variant:N", "method:N", "parameters_removed_share:Q", "score:Q", "low:Q", "high:Q", "n_tasks:Q"
             ),
         ),
-        base.transform_filter("isValid(datum.label)")
-        .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
-        .encode(y=y, text=alt.Text("label:N")),
+        names.transform_filter(f"datum.parameters_removed_share <= {most / 2}").mark_text(align="left", dx=7, **text),
+        names.transform_filter(f"datum.parameters_removed_share > {most / 2}").mark_text(align="right", dx=-7, **text),
         data=theme.rows(points.drop("model", "recipe", "measure")),
     )
     return theme.themed(
         chart.properties(width=300, height=230)
         .facet(
-            facet=alt.Facet("panel:N", title=None, sort=order),
+            # A heading has a line before its comma and one behind it, so that it fits a column of a paper.
+            facet=alt.Facet("panel:N", title=None, sort=order, header=alt.Header(labelExpr="split(datum.label, ', ')")),
             columns=3,
             bounds="flush",  # so that axes of different widths do not move the panels
             spacing=alt.RowColnumber(row=84, column=44),

@@ -101,7 +101,9 @@ def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatc
         clock.now = 20.0
         assert bars.share(task) is None, "it moves to and fro"
         # The pace is (20 + 20 + 20) / (10 + 20); 20 s by the task's own bar, and 1 + 2 · 55.
-        assert re.fullmatch(r"0 of 2 partitions, 0:00:20, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole))
+        assert re.fullmatch(
+            r"0 of 2 partitions, 0:00:20, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
+        )
         assert bars.share(whole) == pytest.approx(20 / (20 + 20 + 111))
         bars.start("load", 1)
         assert bars.share(bars._bars.tasks[-1]) is None
