@@ -45,7 +45,7 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
     """
     from prunescope.warehouse.catalogue.database import connect
 
-    return connect(_existing(root))
+    return connect(_root(root))
 
 
 def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
@@ -68,7 +68,7 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.scan(name, _existing(root))
+    return dataframes.scan(name, _root(root))
 
 
 def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
@@ -88,7 +88,7 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.arrow(name, _existing(root))
+    return dataframes.arrow(name, _root(root))
 
 
 def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
@@ -108,7 +108,7 @@ def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
     """
     from prunescope.warehouse.catalogue import dataframes
 
-    return dataframes.dataset(name, _existing(root))
+    return dataframes.dataset(name, _root(root))
 
 
 def figure(

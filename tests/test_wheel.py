@@ -85,6 +85,7 @@ def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path)
 
     assert str(installed) in ran(installed, tmp_path, "-c", "import prunescope; print(prunescope.__file__)")
     assert "q01" in asked("questions")
+    (tmp_path / "warehouse" / "data" / "models" / "model=none").mkdir(parents=True)  # a run has begun
     assert "layer_transitions" in asked("tables")
     assert "recipe" in asked("sql", "select model, recipe from variant_summary")
 

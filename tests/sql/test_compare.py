@@ -386,7 +386,7 @@ def test_variants_are_found_by_recipe_where_one_model_has_it(compare: Compare) -
         ("dense", "a", "'dense' is a recipe of other, tiny; write MODEL@RECIPE"),
         ("a", "c", "a is of model tiny and c of other; compare two variants of one model"),
         ("a", "tiny@a", "the same variant; name two"),
-        ("a", "tiny@nope", "there is no variant 'tiny@nope'; see `prunescope variants`"),
+        ("a", "tiny@nope", "there is no variant 'tiny@nope'; did you mean 'tiny@b' or 'tiny@a' or 'tiny@dense'\\? see"),
         ("a' OR 1=1 --", "b", "there is no variant"),
         ("a", "b", "share nothing to compare: only a was scored on text wiki"),
     ):

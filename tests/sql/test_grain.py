@@ -76,7 +76,8 @@ COUNTS = {
         "sum(size)",
         f"(select 2 * count(*) from text_tokens where {WEIGHTS_REMOVED}) + (select count(*) from decoding_steps"
         f" where {AT_REFERENCE} and {FORCED} and {WEIGHTS_REMOVED})"
-        f" + (select count(*) from generations where {WEIGHTS_REMOVED})",
+        f" + (select count(*) from generations where {WEIGHTS_REMOVED})"
+        f" + (select count(*) from option_subspace where {AT_REFERENCE} and {WEIGHTS_REMOVED})",
     ),
     "search_variants": ("count(*)", f"(select 2 * count(*) from variants where {WEIGHTS_REMOVED})"),
     "q35_choosing_by_p_against_controls": (

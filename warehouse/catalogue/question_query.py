@@ -64,7 +64,7 @@ def find_question(name: str) -> View:
     number = f"q{int(name[1:]):02}" if re.fullmatch("[qQ][0-9]+", name) else ""
     found = views.get(name) or views.get(numbers.get(number, ""))
     if found is None:
-        hint = did_you_mean(name, views)
+        hint = did_you_mean(name, [*numbers, *views])
         raise WarehouseError(f"there is no question {name!r}; {hint}there are {', '.join(numbers)}")
     return found
 

@@ -68,12 +68,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (
-            *form.notes,
-            *_mask_notes(variant, is_shrunk=shrink),
-            *_quantization_notes(quantized, dtype),
-            *_type_notes(decoder, dtype),
-        )
+        notes = (*form.notes, *_quantization_notes(quantized, dtype), *_type_notes(decoder, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if (embedded := embedded_model(about.source)) is not None and embedded.notice:
@@ -81,16 +76,6 @@ def export(
     progress.advance()
     progress.done()
     return result
-
-
-def _mask_notes(variant: Variant, *, is_shrunk: bool) -> list[str]:
-    masked = sum(int((~mask).sum()) for mask in variant.masks.values())
-    if is_shrunk or not masked:
-        return []
-    return [
-        f"{masked:,} weights are zeros, which take as much space and time as others. Dropped blocks, and neurons or "
-        "heads with --shrink, make a model smaller."
-    ]
 
 
 def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN401 (transformers has no common type)

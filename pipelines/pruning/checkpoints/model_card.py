@@ -51,11 +51,14 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
     masked = sum(int((~mask).sum()) for mask in variant.masks.values())
     prunable = sum(matrix.size for matrix in decoder.matrices.values())
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
+    zeros = f"{masked:,} of {prunable:,} in the layers' matrices ({masked / prunable:.2%})"
+    if masked:
+        zeros += "; they take as much space and time as others"
     facts = [
         ("Dense model", f"{base} (SHA-256 of its files {about.weight_hash[:16]}…)"),
         ("Recipe", f"`{about.recipe}` ({about.method})"),
         *_treatments(about),
-        ("Weights set to zero", f"{masked:,} of {prunable:,} in the layers' matrices ({masked / prunable:.2%})"),
+        ("Weights set to zero", zeros),
         ("Sublayers dropped", ", ".join(variant.dropped) or "none"),
         ("Parameters", f"{exported.parameters:,} of the dense model's {dense:,}"),
         *((f"Calibration: {name}", str(value)) for name, value in about.calibration.items()),

@@ -1,7 +1,5 @@
 """Score against the share of parameters removed, with the Pareto front."""
 
-from typing import Any
-
 import altair as alt
 import polars as pl
 
@@ -75,8 +73,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     x = alt.X(
         "parameters_removed_share:Q",
         title="parameters removed",
-        scale=alt.Scale(domain=[0, most], nice=False, padding=12),
-        axis=alt.Axis(format="~%", grid=False, tickCount=5),
+        scale=alt.Scale(domain=[0, 1.7 * most], nice=False, padding=6),
+        # The scale ends beyond 1, so that names fit beside the last point, but has no ticks there.
+        axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
     )
     y = alt.Y(
         "score:Q",
@@ -88,9 +87,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     base = theme.Chart().encode(x=x)
     variants = base.transform_filter("isValid(datum.variant)")
     shown = variants.encode(x=alt.X("shown_share:Q", title="parameters removed"))
-    # Names stand on the side of the panel's middle, so that they stay inside.
-    names = base.transform_filter("isValid(datum.label)").encode(y=y, text=alt.Text("label:N"))
-    text: dict[str, Any] = {"dy": -6, "fontSize": 10, "limit": 130}
     chart = alt.layer(
         variants.transform_filter("datum.is_best")
         .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
@@ -109,8 +105,9 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
                 "variant:N", "method:N", "parameters_removed_share:Q", "score:Q", "low:Q", "high:Q", "n_tasks:Q"
             ),
         ),
-        names.transform_filter(f"datum.parameters_removed_share <= {most / 2}").mark_text(align="left", dx=7, **text),
-        names.transform_filter(f"datum.parameters_removed_share > {most / 2}").mark_text(align="right", dx=-7, **text),
+        base.transform_filter("isValid(datum.label)")
+        .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
+        .encode(y=y, text=alt.Text("label:N")),
         data=theme.rows(points.drop("model", "recipe", "measure")),
     )
     return theme.themed(
