@@ -174,7 +174,7 @@ def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(sh
     assert repr(number) not in table
     assert f"{number:.4g}" in table + shell("question", "q02", "--format", "markdown")
     assert shell("question", "q2") == table
-    for name, meant in (("q0l", "'q0"), ("first_flip", "'q11_first_flip'")):
+    for name, meant in (("q0l", "'q"), ("first_flip", "'q11_first_flip'")):
         shell("question", name, code=2)
         assert f"there is no question '{name}'; did you mean {meant}" in shell.messages
 
