@@ -204,7 +204,10 @@ def question(
 
     from prunescope.pipelines.reporting.charts import auto_chart
 
-    specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
+    try:
+        specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
+    except InputError as error:
+        raise InputError(f"--chart: {error}") from error
     require_data([specification])
     show(specification, asked.name, output)
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of a warehouse: a variant, an answer, a text with colored tokens, figures.
+"""Objects that a notebook displays as HTML: variants, answers, texts with shaded tokens, and figures.
 
 The objects hold the rows that they show; the public functions are in `prunescope.assets.api`.
 """
@@ -10,8 +10,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question, require
+from prunescope.warehouse.catalogue.variant_values import token_rows, variant_values
 from prunescope.warehouse.storage.location import Place
 
 if TYPE_CHECKING:
@@ -99,17 +99,6 @@ def variant(name: str, root: Place | str) -> Answer:
     return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
 
 
-def variant_values(root: Place | str, name: str) -> dict[str, object]:
-    """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty where they have no row."""
-    rows: dict[str, object] = {}
-    with connected(root) as connection:
-        for view in ("variant_verdict", "variant_summary"):
-            query = f"SELECT * FROM {view} WHERE variant = $name"  # noqa: S608 - one of ours
-            for row in connection.sql(query, params={"name": name}).to_arrow_table().to_pylist():
-                rows |= row
-    return rows
-
-
 def question(name: str, root: Place | str, row_filter: RowFilter) -> Answer:
     """Return the answer to a question; arguments and errors as `prunescope.question`."""
     import polars as pl
@@ -125,16 +114,7 @@ def text(name: str, prompt: str, root: Place | str, *, is_free: bool) -> TokenTe
 
     _require(name, root, [prompt])
     trajectory = "free_running" if is_free else "teacher_forced"
-    query = """
-        SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
-               steps.is_top1_same, generations.prompt_text
-        FROM decoding_at_reference AS steps JOIN generations USING (model, recipe, prompt_id)
-        WHERE steps.variant = $name AND prompt_id = $prompt AND steps.trajectory = $trajectory
-        ORDER BY steps.step
-    """
-    values = {"name": name, "prompt": prompt, "trajectory": trajectory}
-    with connected(root) as connection:
-        rows = pl.DataFrame(connection.sql(query, params=values).to_arrow_table())
+    rows = pl.DataFrame(token_rows(root, name, prompt, trajectory))
     written = str(rows["prompt_text"][0]) if len(rows) else ""
     title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
     return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_free else "dense")

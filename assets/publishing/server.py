@@ -32,7 +32,7 @@ from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 from prunescope.assets.publishing.sql_pool import SqlPool
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, ORDERED, draw
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw_rows
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.page import policy
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
@@ -64,8 +64,6 @@ _HEADERS = {
 # Only as a header: browsers ignore it in a page's own policy.
 _NO_FRAME = "frame-ancestors 'none'"
 _DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
-# Types of columns that name things.
-_NAMES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _Result = TypeVar("_Result")
 _LIST = """\
 <!doctype html>
@@ -255,7 +253,8 @@ class _Server:
                 return Response(bytes(content), media_type=_DOWNLOADS[to])
             if to == "chart":
                 content, _ = render(to="parquet", rows=MAX_MARKS + 1, size=_ANSWER_BYTES)
-                return JSONResponse(_chart(pl.read_parquet(io.BytesIO(content))))
+                chart = draw_rows(pl.read_parquet(io.BytesIO(content))).to_dict()
+                return JSONResponse({"spec": {name: part for name, part in chart.items() if name != "config"}})
             content, count = render(to="plain", rows=ROWS + 1, size=_ANSWER_BYTES)
         except SqlTimeError as error:
             return JSONResponse({"error": prose(str(error))}, 408)
@@ -263,7 +262,7 @@ class _Server:
             return JSONResponse({"error": prose(str(error))}, 413)
         except (WarehouseError, ComputationError, InputError) as error:
             # With status 200: browsers log others in the console as if the page were broken.
-            return JSONResponse({"error": prose(str(error).removeprefix("--chart: "))})
+            return JSONResponse({"error": prose(str(error))})
         answer = json.loads(content)
         return JSONResponse(
             {
@@ -359,16 +358,6 @@ def _statement(body: bytes) -> tuple[str, str]:
     if not isinstance(to, str) or to not in {"rows", "chart", *_DOWNLOADS}:
         raise HTTPException(400, f'"to" is rows, chart, {" or ".join(_DOWNLOADS)}')
     return str(fields["sql"]), to
-
-
-def _chart(rows: pl.DataFrame) -> dict[str, Any]:
-    """Return a chart of a query's rows over its columns of names and of steps, layers and their like."""
-    key = [name for name in rows.columns if rows[name].dtype in _NAMES or name in ORDERED]
-    rows = rows.select(name for name in rows.columns if name in key or rows[name].dtype.is_numeric())
-    if not key:
-        raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, beside a number")
-    specification = draw("the answer", rows, key, "").to_dict()
-    return {"spec": {name: part for name, part in specification.items() if name != "config"}}
 
 
 def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds

@@ -11,11 +11,15 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prunescope.assets.publishing.notebook import variant_values
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
-from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
+from prunescope.warehouse.catalogue.variant_values import (
+    variant_origin,
+    variant_scores,
+    variant_states,
+    variant_values,
+)
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -71,7 +75,7 @@ def log_variants(
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
     # A run with other figures is another run.
-    states = {pair: _hash([state, *sorted(figures)]) for pair, state in _states(root).items()}
+    states = {pair: _hash([*state, *sorted(figures)]) for pair, state in variant_states(root).items()}
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
     chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
     logged, present = list[str](), list[str]()
@@ -86,31 +90,18 @@ def log_variants(
                 present.append(name)
             else:
                 run = client.create_run(identity, run_name=name, tags={VARIANT_TAG: name, STATE_TAG: state}).info.run_id
+                status = "FAILED"
                 try:
                     _log(client, run, root, model, recipe, figures)
-                except BaseException:
-                    client.set_terminated(run, "FAILED")
-                    raise
-                client.set_terminated(run)
+                    status = "FINISHED"
+                finally:
+                    client.set_terminated(run, status)
                 logged.append(name)
             progress.advance()
     except MlflowException as error:
         raise ComputationError(f"MLflow: {error.message}") from error
     progress.done()
     return logged, present
-
-
-def _states(root: Place | str) -> dict[tuple[str, str], str]:
-    """Return a hash of the rows of each variant, without noise, by model and recipe."""
-    query = """
-        SELECT model, recipe, list(content_hash ORDER BY table_name) AS hashes
-        FROM provenance
-        WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
-        GROUP BY ALL ORDER BY ALL
-    """
-    with connected(root) as connection:
-        rows = connection.sql(query).fetchall()
-    return {(model, recipe): _hash(hashes) for model, recipe, hashes in rows}
 
 
 def _hash(parts: Sequence[str]) -> str:
@@ -125,17 +116,11 @@ def _log(
 
     from prunescope.pipelines.reporting.charts.registry import find_figure
 
-    with connected(root) as connection:
-        own = {"model": model, "recipe": recipe}
-        query = "SELECT task || '/' || metric, value FROM task_scores WHERE model = $model AND recipe = $recipe"
-        scores = connection.sql(query, params=own).fetchall()
-        query = "SELECT DISTINCT study FROM provenance WHERE model = $model AND recipe = $recipe"
-        studies = {study for (study,) in connection.sql(query, params=own).fetchall()}
-        query = "SELECT parameters_json FROM variants WHERE model = $model AND recipe = $recipe"
-        [(settings,)] = connection.sql(query, params=own).fetchall()
-    values = own | variant_values(root, f"{model}@{recipe}") | dict(scores)
+    parameters_json, studies = variant_origin(root, model, recipe)
+    summary = variant_values(root, f"{model}@{recipe}")
+    values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
     metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
-    described = {key: values.get(key) for key in _PARAMETERS} | json.loads(settings or "{}")
+    described = {key: values.get(key) for key in _PARAMETERS} | json.loads(parameters_json)
     parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
     client.log_batch(run, metrics, parameters)
     client.set_tag(run, "prunescope.verdict", str(values.get("verdict")))
@@ -146,8 +131,8 @@ def _log(
             svg = vl_convert.vegalite_to_svg(drawing.specification)
             client.log_text(run, svg, f"figures/{name}-{number}.svg")
     # The report is of all variants and large: one copy, with the dense model.
-    for report in Store(root).root.glob("_reports/*.html") if recipe == "dense" else ():
-        if {report.stem, _SUBSET.sub("", report.stem)} & studies:
+    for report in Store(root).files("_reports") if recipe == "dense" else ():
+        if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies:
             client.log_text(run, report.read_text(encoding="utf-8"), f"reports/{report.name}")
 
 

@@ -16,7 +16,9 @@ MAX_MARKS = 5000
 MAX_PANELS = 24
 MAX_COLORS = len(theme.CATEGORIES)
 # Ordered columns for the x axis; the first that varies is used.
-ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
+_ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
+# Types of columns that name things.
+_NAMES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 # Suffixes of the columns that bound an interval.
 _BOUNDS = (("_low", "_high"), ("_p10", "_p90"))
 # The column to draw, where it is neither the one with an interval nor the first float.
@@ -56,8 +58,8 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
         return theme.no_data("\n".join(title), "the answer has no rows")
     if frame.height > MAX_MARKS:
         raise InputError(
-            f"--chart: {frame.height:,} rows are more than a picture shows ({MAX_MARKS:,}); ask for less with "
-            "--model, --recipe, --variant or --prompt"
+            f"{frame.height:,} rows are more than a picture shows ({MAX_MARKS:,}); ask for less, such as one model, "
+            "recipe or prompt"
         )
     value, low, high = _value(name, frame, key)
     no_interval = ""
@@ -72,7 +74,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
         return theme.no_data("\n".join(title), f"{value} is NULL in every row")
     varying = [column for column in key if frame[column].n_unique() > 1]
     constant = [f"{column} {label(str(frame[column][0]))}" for column in key if column not in varying]
-    along = next((column for column in ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
+    along = next((column for column in _ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
     along = along or ("recipe" if "recipe" in (varying or key) else (varying or key)[0])
     others = [column for column in varying if column != along]
     # Colours go to recipes first, because answers are compared by recipe.
@@ -92,6 +94,19 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
     return _chart(shown, (along, value, low, high, size), color, panels, not hidden, theme.title(title, *subtitle))  # type: ignore[arg-type]
 
 
+def draw_rows(rows: pl.DataFrame) -> theme.AnyChart:
+    """Draw the rows of any query as `draw` does, over its columns of names and of steps, layers and their like.
+
+    Raises:
+        InputError: as `draw`, or there is no such column.
+    """
+    key = [name for name in rows.columns if rows[name].dtype in _NAMES or name in _ORDERED]
+    if not key:
+        raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, beside a number")
+    shown = [name for name in rows.columns if name in key or rows[name].dtype.is_numeric()]
+    return draw("the answer", rows.select(shown), key, "")
+
+
 def _reason(frame: pl.DataFrame) -> str:
     """Return the reason why an answer has no interval, if it is its number of prompts."""
     prompts = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
@@ -104,7 +119,7 @@ def _value(name: str, frame: pl.DataFrame, key: Sequence[str]) -> tuple[str, str
     """Return the column to draw and the two that bound its interval."""
     others = [column for column in frame.columns if column not in key and frame[column].dtype.is_numeric()]
     if not others:
-        raise InputError(f"--chart: {name} has no column of numbers to draw")
+        raise InputError(f"{name} has no column of numbers to draw")
     for column in others if name not in _VALUES else ():
         for below, above in _BOUNDS:
             stem = column.removesuffix("_median")

@@ -201,7 +201,6 @@ class Index(TypedDict):
     columns: list[Column]
     variants: list[VariantEntry]
     curves: list[GenerationCurves]  # of the first model; empty where no text was written
-    curves_of: int  # pruned variants of that model
     verdict_basis: str
     verdict_rule: str
     answers: list[Answer]

@@ -138,7 +138,6 @@ def index(
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
         "curves": curves,
-        "curves_of": sum(row["model"] == models[0] and row["recipe"] != "dense" for row in rows) if models else 0,
         "verdict_basis": basis(frames.all("verdicts")),
         "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],

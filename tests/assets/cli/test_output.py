@@ -54,9 +54,9 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
         bars.start("load the dense model", 7)
         bars.advance(3)
         said = ""
-        while "3 of 7" not in said:
+        while not said:
             said = capsys.readouterr().err
-    assert "still at work: load the dense model, 3 of 7\n" in said
+    assert said.startswith("still at work: load the dense model, 3 of 7\n")
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""What a notebook shows: names from elsewhere are escaped, and the shade of a token follows its KL."""
+"""Tests of what a notebook displays: names from elsewhere are escaped, and the shade of a token follows its KL."""
 
 import re
 

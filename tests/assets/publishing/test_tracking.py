@@ -31,10 +31,10 @@ def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
 
     arguments = ["log", "--to", "mlflow", "--uri", uri, "--warehouse", str(computed_once)]
     arguments += ["--variant", "tiny-a@wanda-2of4", "--variant", "tiny-a@dense", "--figure", "generation"]
-    before = {path: path.stat().st_size for path in computed_once.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in computed_once.rglob("*") if path.is_file()}
     assert run(arguments, Globals()) == 0
     assert set(capsys.readouterr().out.split()) == {"tiny-a@wanda-2of4", "tiny-a@dense"}
-    assert {path: path.stat().st_size for path in computed_once.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in computed_once.rglob("*") if path.is_file()} == before
     client = MlflowClient(tracking_uri=uri)
     [experiment] = client.search_experiments(filter_string="name = 'prunescope'")
     runs = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}

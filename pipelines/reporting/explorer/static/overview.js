@@ -21,8 +21,10 @@ function overview() {
 
 // How the shift grows from h over z and p to KL along the generation, where the study wrote texts.
 function leadPicture() {
-  const { curves, curves_of: of } = index;
+  const { curves } = index;
   if (!curves.length) return null;
+  const { model } = variantsById.get(curves[0].id);
+  const of = index.variants.filter((variant) => variant.model === model && !variant.is_dense).length;
   const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", variantName(variantsById.get(id))));
   return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. Upper row: both models read the dense text. Lower row: each reads its own, so that the distance feeds back. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
 }

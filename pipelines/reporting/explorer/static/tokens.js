@@ -22,7 +22,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const texts = el("div", { class: "sides" });
   const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
   view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
-  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, where, (next) => view.show(next, true));
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, where, tokenAt(trace.forced), (next) => view.show(next, true));
   const redraw = () => {
     texts.replaceChildren(...sides(view));
     view.show(view.step, false);
@@ -53,6 +53,11 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     detail,
     optionsOf(trace, where),
   ];
+}
+
+// The dense token of each step.
+function tokenAt(steps) {
+  return new Map(steps?.step.map((step, at) => [step, steps.token_dense[at]]));
 }
 
 // The events of both texts, with links to their steps; a loop of the pruned text is on its free trajectory.

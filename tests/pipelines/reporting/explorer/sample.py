@@ -256,7 +256,6 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             }
             for id_ in ids[1:-1]
         ],
-        "curves_of": len(recipes),
         "verdict_basis": "What the losses are of.",
         "verdict_rule": f"The rule.\nOf {model_text}",
         "answers": [

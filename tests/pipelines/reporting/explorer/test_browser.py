@@ -201,6 +201,8 @@ def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06, the largest, at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 104, 255)  # 255 √(KL/0.06)
     assert "0.06 nats" in page.text(".map p")
+    labels = page.js("return [...document.querySelectorAll('.labels bdi')].map((one) => one.textContent)")
+    assert labels == ["␣The", "␣sky", "↵", "␣is", "␣blue", "."]
     assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
     page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
@@ -765,10 +767,14 @@ def test_hostile_text_is_displayed_and_not_executed(opened):
     reader.show("/")
     assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
     assert frames.HOSTILE[0] in reader.text("main h1")
-    assert (
-        reader.js("return document.querySelectorAll('main img:not(.picture > img), main script, main style').length")
-        == 0
+    assert reader.js("return document.querySelectorAll('main script, main style').length") == 0
+    # The only images are those of the two figures, from the page's own data.
+    images = (
+        "return [...document.querySelectorAll('main img')].map((one) => [one.parentElement.dataset.picture, one.src])"
     )
+    shown = reader.js(images)
+    assert [figure for figure, _ in shown] == ["tokens", "hierarchy"]
+    assert all(source == "" or source.startswith("data:image/jpeg;base64,/9j/") for _, source in shown)
     assert "__proto__" in rows(reader, "variants")
     assert reader.js("return ({}).polluted === undefined && Object.keys(Object.prototype).length === 0")
     word = quote(f"{frames.HOSTILE[0]}@__proto__", safe="")

@@ -1,0 +1,64 @@
+"""What the warehouse knows of one variant: verdict, summary, scores, tokens, and the studies that computed it."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from prunescope.warehouse.catalogue.database import connected
+from prunescope.warehouse.storage.location import Place
+
+_STATES = """
+    SELECT model, recipe, list(content_hash ORDER BY table_name) AS hashes
+    FROM provenance
+    WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
+    GROUP BY ALL ORDER BY ALL
+"""
+_OF_VARIANT = "WHERE model = $model AND recipe = $recipe"
+_TOKENS = """
+    SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
+           steps.is_top1_same, generations.prompt_text
+    FROM decoding_at_reference AS steps JOIN generations USING (model, recipe, prompt_id)
+    WHERE steps.variant = $name AND prompt_id = $prompt AND steps.trajectory = $trajectory
+    ORDER BY steps.step
+"""
+
+
+def variant_states(root: Place | str) -> dict[tuple[str, str], list[str]]:
+    """Return the hashes of the rows of each variant's tables by model and recipe, without noise."""
+    with connected(root) as connection:
+        return {(model, recipe): hashes for model, recipe, hashes in connection.sql(_STATES).fetchall()}
+
+
+def variant_values(root: Place | str, name: str) -> dict[str, Any]:
+    """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty where they have no row."""
+    rows: dict[str, Any] = {}
+    with connected(root) as connection:
+        for view in ("variant_verdict", "variant_summary"):
+            query = f"SELECT * FROM {view} WHERE variant = $name"  # noqa: S608 - one of ours
+            for row in connection.sql(query, params={"name": name}).to_arrow_table().to_pylist():
+                rows |= row
+    return rows
+
+
+def variant_scores(root: Place | str, model: str, recipe: str) -> dict[str, float]:
+    """Return the task scores of a variant by `task/metric`."""
+    query = f"SELECT task || '/' || metric, value FROM task_scores {_OF_VARIANT}"  # noqa: S608 - ours
+    with connected(root) as connection:
+        return dict(connection.sql(query, params={"model": model, "recipe": recipe}).fetchall())
+
+
+def variant_origin(root: Place | str, model: str, recipe: str) -> tuple[str, set[str]]:
+    """Return the parameters of a variant's recipe as JSON, and the names of the studies that computed it."""
+    own = {"model": model, "recipe": recipe}
+    with connected(root) as connection:
+        rows = connection.sql(f"SELECT parameters_json FROM variants {_OF_VARIANT}", params=own)  # noqa: S608 - ours
+        [(parameters,)] = rows.fetchall()
+        studies = connection.sql(f"SELECT DISTINCT study FROM provenance {_OF_VARIANT}", params=own)  # noqa: S608 - ours
+        return parameters or "{}", {study for (study,) in studies.fetchall()}
+
+
+def token_rows(root: Place | str, name: str, prompt: str, trajectory: str) -> pa.Table:
+    """Return a row for each step of a variant's text up to its end: tokens of both sides, KL, and the prompt's text."""
+    with connected(root) as connection:
+        values = {"name": name, "prompt": prompt, "trajectory": trajectory}
+        return connection.sql(_TOKENS, params=values).to_arrow_table()
