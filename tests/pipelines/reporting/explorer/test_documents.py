@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+from scipy import stats
 
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer import study_documents as module
@@ -247,6 +249,60 @@ def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
             [recipe],
         ).fetchall()
         assert entry["spark"]["free"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
+
+
+def test_the_curves_are_medians_from_the_nearest_variant_to_the_furthest(file, measured) -> None:
+    curves = file["index"]["curves"]
+    recipes = measured.sql(
+        "select recipe from (select recipe, step, median(kl_dense_pruned_nats) as kl from decoding_at_reference "
+        "where trajectory = 'teacher_forced' and recipe <> 'dense' group by all) group by recipe order by avg(kl)"
+    ).fetchall()
+    assert [curve["id"].partition("@")[2] for curve in curves] == [recipe for (recipe,) in recipes]
+    for curve in curves:
+        for side, trajectory in (("forced", "teacher_forced"), ("free", "free_running")):
+            steps, *medians = zip(
+                *measured.execute(
+                    "select step, median(one_minus_cos_h), median(one_minus_cos_z), median(one_minus_cos_p), "
+                    "median(kl_dense_pruned_nats) from decoding_at_reference where variant = ? and trajectory = ? "
+                    "group by step order by step",
+                    [curve["id"], trajectory],
+                ).fetchall(),
+                strict=True,
+            )
+            assert curve["step"] == list(steps)
+            for space, wanted in zip(("h", "z", "p", "kl"), medians, strict=True):
+                assert curve[side][space] == pytest.approx(wanted, rel=6e-3, abs=1e-9), (curve["id"], side, space)
+
+
+def test_scores_and_perplexities_of_the_overview_have_their_own_intervals(by_hand) -> None:
+    index = Documents(by_hand, "whole", views=VIEWS).build("index")
+    columns = {column["name"]: column for column in index["columns"]}
+    entry = index["variants"][position(index, "wanda-50")]
+    [score] = by_hand(
+        "select * from variant_scores where recipe = 'wanda-50' and measure = 'non_generative'"
+    ).to_dicts()
+    assert entry["numbers"]["score_non_generative"] == pytest.approx(score["score"], rel=1e-5)
+    wanted = [score["score_low"], score["score_high"]]
+    assert entry["intervals"]["score_non_generative"] == pytest.approx(wanted, rel=1e-5)
+    task = next(name for name in columns if name.startswith("task_"))
+    shown = columns[task]["heading"].partition(",")[0]
+    rows = by_hand("select * from task_scores where recipe = 'wanda-50'").to_dicts()
+    values = {row["metric"]: row["value"] for row in rows if row["task"] == shown}
+    metric = next(name for name in ("accuracy", "exact_match", "pass_at_1") if name in values)
+    assert columns[task]["heading"] == f"{shown}, {metric.replace('_', ' ')}"
+    assert entry["numbers"][task] == pytest.approx(values[metric], rel=1e-5)
+
+
+def test_a_perplexity_has_the_paired_interval_of_its_ratio_to_the_dense_one(file, measured) -> None:
+    index = file["index"]
+    columns = "recipe, windows, ppl_dense, ln_ppl_ratio, ln_ppl_ratio_se"
+    rows = measured.sql(f"select {columns} from kld_summary where recipe <> 'dense'").fetchall()
+    assert rows
+    for recipe, windows, dense, ratio, error in rows:
+        spread = stats.t.ppf(0.975, windows - 1) * error
+        ends = [dense * math.exp(ratio + sign * spread) for sign in (-1, 1)]
+        entry = index["variants"][position(index, recipe)]
+        assert entry["intervals"]["perplexity_0"] == pytest.approx(ends, rel=2e-3)
 
 
 def test_the_three_questions_have_answers_with_valid_links(file) -> None:
