@@ -103,8 +103,7 @@ def draw_rows(rows: pl.DataFrame) -> theme.AnyChart:
     key = [name for name in rows.columns if rows[name].dtype in _NAMES or name in _ORDERED]
     if not key:
         raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, beside a number")
-    shown = [name for name in rows.columns if name in key or rows[name].dtype.is_numeric()]
-    return draw("the answer", rows.select(shown), key, "")
+    return draw("the answer", rows, key, "")
 
 
 def _reason(frame: pl.DataFrame) -> str:
