@@ -149,7 +149,6 @@ def estimate_model(
     outline = load_meta_model(folder)
     checked = check_outline(study, outline)
     device = resolve_device(study.device)
-    device_key = "cuda:0" if device == "cuda" else device
     local = [task for task in study.tasks if find(task).is_local]
     tasks = _task_sizes(local, outline) if local else []
     load = workload(study, outline, checked, tasks)
@@ -177,7 +176,7 @@ def estimate_model(
         available=available_bytes(device),
         movable=0 if study.speed else load.layers_bytes if resident is None else min(resident, load.layers_bytes),
         streamed=0 if resident is None else max(0, load.layers_bytes - resident),
-        device=device_key,
+        device=device,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
         power=verdict_power(study, tasks) if checked[0] or tasks else (),

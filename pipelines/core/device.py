@@ -14,10 +14,10 @@ def workers_on(device: str) -> int:
 
 
 def resolve_device(device: str) -> str:
-    """Return the device of a study's setting: for `auto` the GPU, or else the CPU."""
+    """Return the device of a study's setting, a GPU with its number: for `auto` the first GPU, or else the CPU."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda:0" if device == "cuda" else device
 
 
 def available_bytes(device: str) -> int | None:

@@ -49,22 +49,27 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
         every = np.arange(size)
         return [Nucleus(every, row) for row in ((logits.double() - peaks.double()) / temperature).cpu().numpy()]
     needed = top_p * ((logits - peaks) / temperature).exp_().sum(-1, dtype=torch.float64).cpu().numpy()
+    highest = peaks.double().cpu().numpy()
     found: dict[int, Nucleus] = {}
     rows, look = list(range(len(logits))), min(_FIRST_LOOK, size)
     while rows:
-        values, ids = logits[rows].topk(look)
-        scores = ((values.double() - peaks[rows].double()) / temperature).cpu().numpy()
+        best = logits[rows].topk(look)
+        values, ids = best.values.double().cpu().numpy(), best.indices.cpu().numpy()
+        scores = (values - highest[rows]) / temperature
         mass = np.exp(scores).cumsum(-1)
         for place, row in enumerate(rows):
             count = int(np.searchsorted(mass[place], needed[row])) + 1
             if count <= look or look == size:
-                last = values[place, min(count, look) - 1]
-                above = ids[place][values[place] > last]
+                last = min(count, look) - 1
                 # `topk` does not order ties, and some may be beyond those that it returned.
-                ties = (logits[row] == last).nonzero()[: min(count, look) - len(above), 0]
-                own = torch.cat([above, ties]).sort().values
-                own_scores = (logits[row, own].double() - peaks[row].double()) / temperature
-                found[row] = Nucleus(own.cpu().numpy(), own_scores.cpu().numpy())
+                tied = ids[place][values[place] == values[place, last]]
+                if values[place, -1] == values[place, last] and look < size:
+                    tied = (logits[row] == values[place, last]).nonzero()[:, 0].cpu().numpy()
+                above = ids[place][values[place] > values[place, last]]
+                ties = np.sort(tied)[: last + 1 - len(above)]
+                order = np.argsort(own := np.concatenate([above, ties]))
+                own_scores = np.concatenate([scores[place, : len(above)], np.repeat(scores[place, last], len(ties))])
+                found[row] = Nucleus(own[order], own_scores[order])
         rows = [row for row in rows if row not in found]
         look = min(look * _GROWTH, size)
     return [found[row] for row in range(len(logits))]

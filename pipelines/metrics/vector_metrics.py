@@ -25,4 +25,4 @@ def space_metrics(name: str, v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) 
     along = (vector * shift).sum(-1) / length.square()
     across = torch.linalg.vector_norm(shift - along[:, None] * vector, dim=-1) / length
     parts = (length, torch.linalg.vector_norm(shift, dim=-1), along, across)
-    return space(name, *(part.cpu().numpy() for part in parts))
+    return space(name, *torch.stack(parts).cpu().numpy())

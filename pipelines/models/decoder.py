@@ -196,7 +196,8 @@ class Decoder:
         Args:
             tokens: the new tokens.
             cache: of the earlier tokens; the new ones are added to it.
-            real: 0 for left padding, 1 for other tokens, over the earlier and the new ones.
+            real: 0 for left padding, 1 for other tokens, over the earlier and the new ones; on the CPU, because an
+                accelerator would have to finish all earlier work to answer whether there is padding.
 
         Raises:
             InputError: a token is beyond the embedding.
@@ -207,17 +208,17 @@ class Decoder:
         if cache is not None:  # transformers 5.2x renamed the argument
             keywords = {"use_cache": True, "cache" if "cache" in parameters else "past_key_values": cache}
         if real is not None and not bool(real.all()):
-            keywords["attention_mask"] = real
+            keywords["attention_mask"] = real.to(self.device)
             # A padded prompt starts at position 0, too. Models without position ids use the mask alone.
             if "position_ids" in parameters:
                 positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-                keywords["position_ids"] = positions[:, -tokens.shape[1] :]
+                keywords["position_ids"] = positions[:, -tokens.shape[1] :].to(self.device)
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
     def _require_known(self, tokens: Int[Tensor, "batch tokens"]) -> None:
         # A single token follows from logits; to read it would hold up an accelerator at every step.
         if tokens.numel() and (tokens.shape[1] > 1 or tokens.device.type == "cpu"):
-            low, high = (int(bound) for bound in tokens.aminmax())
+            low, high = torch.stack(tokens.aminmax()).tolist()
             if low < 0 or high >= self.vocabulary:
                 raise unknown_token(self.folder, self.tokenizer, low if low < 0 else high, self.vocabulary)
 
@@ -248,11 +249,11 @@ class Decoder:
 def padded_left(
     contexts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
-    """Return contexts of any lengths as one batch with left padding, and its `real` for `Decoder.hidden`."""
+    """Return contexts of any lengths as one batch with left padding on a device, and `real` for `Decoder.hidden`."""
     longest = max(len(context) for context in contexts)
     tokens = [[0] * (longest - len(context)) + list(context) for context in contexts]
     real = [[0] * (longest - len(context)) + [1] * len(context) for context in contexts]
-    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+    return torch.tensor(tokens, device=device), torch.tensor(real)
 
 
 def padded_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows tokens"]:

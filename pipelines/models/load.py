@@ -15,7 +15,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, unknown_token
 from prunescope.pipelines.models.device_map import Placement
 from prunescope.pipelines.models.file_validation import library_errors
-from prunescope.pipelines.models.meta_model import auto_class
+from prunescope.pipelines.models.meta_model import auto_class, layer_stack
 from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import finalize_placement
@@ -58,12 +58,14 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "auto" else []
     total = sum(available_bytes(name) or 0 for name in names)
     if total and needed <= _WEIGHT_SHARE * total:
-        return {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
-    key = "cuda:0" if chosen == "cuda" else chosen
+        limits = {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
+        # The embedding and the head are on the first device, too.
+        limits[chosen] = max(0, limits[chosen] - _outside_layers(folder) * dtype.itemsize)
+        return limits
     type_name = str(dtype).removeprefix("torch.")
     raise InputError(
         f"{folder}: its weights take {needed / 2**30:.1f} GiB in {type_name} and {free / 2**30:.1f} GiB are free; set "
-        f"`memory: {{{key}: {free // 2**21}MiB}}` to read layers beyond that from disk as they run"
+        f"`memory: {{{chosen}: {free // 2**21}MiB}}` to read layers beyond that from disk as they run"
         + ("" if dtype.itemsize == 2 else ", or `dtype: bfloat16`")
     )
 
@@ -137,9 +139,7 @@ def open_folder(
     """
     # Without `trust_remote_code` transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(folder, **local)
-    with torch.device("meta"):
-        meta = auto_class(config).from_config(config, dtype=dtype)
+    config, meta = _meta(folder, dtype)
     _require_weights(folder, meta)
     placement = None
     if memory is not None:
@@ -153,6 +153,22 @@ def open_folder(
     else:
         placement.place(model)
     return model.eval().requires_grad_(False), loading
+
+
+def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+    """Return a folder's config and its model without weights."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return config, auto_class(config).from_config(config, dtype=dtype)
+
+
+def _outside_layers(folder: Path) -> int:
+    """Return the number of weights outside the layers."""
+    with library_errors(folder):
+        config, meta = _meta(folder, torch.float32)
+    stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
+    layers = 0 if stack is None else sum(parameter.numel() for parameter in stack.parameters())
+    return sum(parameter.numel() for parameter in meta.parameters()) - layers
 
 
 def _require_weights(folder: Path, meta: nn.Module) -> None:

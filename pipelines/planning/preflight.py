@@ -82,7 +82,7 @@ def workload(study: Study, outline: MetaModel, checked: Checked, tasks: "Sequenc
         workers=workers_on(device),
         tasks=tasks,
         retrieval=retrieval,
-        resident_bytes=None if study.memory is None else study.memory.get("cuda:0" if device == "cuda" else device, 0),
+        resident_bytes=None if study.memory is None else study.memory.get(device, 0),
     )
 
 

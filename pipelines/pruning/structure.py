@@ -144,7 +144,9 @@ def _measured(
             names = (name for sublayer in layer.sublayers for name in sublayer.matrices if name in readers)
             with apply_to_layer(layer, base):
                 measured = streams.measure(index, states, {name: readers[name] for name in names}, advances=True)
-            moments |= {name: Moments(inputs.mean, inputs.second_moment) for name, inputs in measured.items()}
+            moments |= {
+                name: Moments(inputs.mean.cpu(), inputs.second_moment.cpu()) for name, inputs in measured.items()
+            }
     return moments
 
 

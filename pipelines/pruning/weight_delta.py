@@ -141,7 +141,7 @@ class WeightDelta:
 
     def weight(self, dense: Weight) -> Weight:
         """Return the changed weight as a new tensor, in the dense one's dtype and on its device."""
-        mask = self.mask
+        mask = self._mask_on(dense.device)
         if self.codes is not None:
             weight = self.codes.weight(*self.shape).to(dense)
             return weight if mask is None else _apply_mask(weight, mask)
@@ -150,8 +150,15 @@ class WeightDelta:
         if self.values is None:
             return _apply_mask(dense, mask)
         weight = torch.zeros_like(dense, memory_format=torch.contiguous_format)
-        weight[mask.to(dense.device)] = self.values.to(dense)
-        return weight
+        return weight.masked_scatter_(mask, self.values.to(dense))
+
+    def _mask_on(self, device: torch.device) -> Mask | None:
+        """Return `mask` on a device; an accelerator receives the packed bits, an eighth of the bytes."""
+        if self.bits is None or device.type == "cpu":
+            return self.mask
+        places = torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+        bits = (self.bits.to(device)[:, None] >> places) & 1
+        return bits.flatten()[: self.shape[0] * self.shape[1]].reshape(self.shape).bool()
 
     def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
         """Merge this change with a later one; a later mask leaves values and codes as they are.

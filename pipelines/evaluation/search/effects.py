@@ -131,7 +131,9 @@ class EffectEngine:
         firsts = {label: index for index, (label, _) in reversed(list(enumerate(swaps)))}
         reference = np.array([firsts[label] for label, _ in swaps])
         kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
-        logits, inputs = (torch.zeros(len(swaps), len(swaps), dtype=torch.float64) for _ in range(2))
+        logits, inputs = (
+            torch.zeros(len(swaps), len(swaps), dtype=torch.float64, device=self._decoder.device) for _ in range(2)
+        )
         active = np.arange(len(swaps))
         progress.start(f"effects of {len(swaps)} treatments", len(own))
         for start in range(0, len(own), BATCH_ITEMS):
@@ -214,17 +216,19 @@ class EffectEngine:
         kl, cosines, at_draws, states = [], [], [], []
         for start in range(0, len(swaps), group):
             final = self._isolation.shifts(around, {swap: moves[swap] for swap in swaps[start : start + group]})
-            for swap, moved in final.items():
+            for moved in final.values():
                 nats, move = output.kl((offset + moved.double())[item.measured])
-                if not bool(torch.isfinite(nats).all()):
-                    raise ComputationError(f"search: {swap[0]} with {swap[1]}: NaN or infinite states")
-                kl.append(float(nats.mean()))
+                kl.append(nats.mean())
                 cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
                 if directions is not None:
                     at_draws.append((directions @ move[:, :, None]).flatten())
                     states.append((move / length).flatten())
         shifts = None if directions is None else (torch.stack(at_draws), torch.stack(states))
-        return np.array(kl), np.array(cosines), shifts
+        means = torch.stack(kl).cpu().numpy()
+        if not np.isfinite(means).all():
+            label, treatment = swaps[int(np.argmin(np.isfinite(means)))]
+            raise ComputationError(f"search: {label} with {treatment}: NaN or infinite states")
+        return means, np.array(cosines), shifts
 
 
 def _is_known(values: Means, reference: Means) -> bool:
@@ -237,7 +241,7 @@ def _is_known(values: Means, reference: Means) -> bool:
 
 def _correlation(gram: Tensor) -> Means:
     size = gram.diagonal().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    correlation: Means = (gram / size / size[:, None]).numpy()
+    correlation: Means = (gram / size / size[:, None]).cpu().numpy()
     return correlation
 
 

@@ -172,7 +172,7 @@ def _generate_batch(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, 
         new = [[row.tokens[-1], *draft] + [0] * (width - len(draft)) for row, draft in zip(rows, drafts, strict=True)]
         added = torch.tensor(new, device=decoder.device)
         tokens = torch.cat([tokens, added], dim=1) if cache is None else added
-        mask = torch.cat([mask, torch.ones_like(added)], dim=1)
+        mask = torch.nn.functional.pad(mask, (0, added.shape[1]), value=1)
         cache = new_cache
 
 

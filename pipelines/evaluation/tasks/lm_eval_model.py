@@ -4,6 +4,7 @@ Tokenization, windows and truncation are lm-eval's own code; only the arithmetic
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -248,9 +249,8 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         parts = list(batched(by_length, lambda part, end: 2 * length(end) >= length(part[0])))
         for part, ends in enumerate(parts, start=1):
             own = cache if part == len(parts) else copy.deepcopy(cache)
-            sources = torch.tensor([index for index, _ in ends], device=device)
-            # Of the cache's methods only this one repeats rows of recurrent states too.
-            own.reorder_cache(cast(torch.LongTensor, sources))
+            sources = [index for index, _ in ends]
+            own.keep(sources)
             tokens = padded_right([row.fed[groups[index].shared :] for index, row in ends])
             # Padding on the right is never read, but it must not count as a position either.
             lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
@@ -280,9 +280,10 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
                 head.exact_logits(own_states) if states.dtype == torch.float64 else head.logits_of_state(own_states)
             )
             own = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
-            if not bool(own.isfinite().all()):
+            values, is_likeliest = torch.stack([own, (logits.argmax(dim=1) == tokens).to(own)]).tolist()
+            if not all(map(math.isfinite, values)):
                 raise ComputationError("NaN or infinite logits in a task; the variant's weights are damaged")
-            likelihoods += zip(own.tolist(), (logits.argmax(dim=1) == tokens).tolist(), strict=True)
+            likelihoods += zip(values, map(bool, is_likeliest), strict=True)
         return likelihoods
 
 

@@ -161,8 +161,10 @@ def _decode_batch(
                 mask, tokens = mask[selected], tokens[selected]
                 if cache is not None:
                     cache.keep(selected)
-            live, kept, chosen = [live[row] for row in going], list(range(len(going))), chosen[going]
-            mask = torch.cat([mask, torch.ones_like(chosen[:, None])], dim=1)
+            if len(going) < len(live):
+                live, chosen = [live[row] for row in going], chosen[going]
+            kept = list(range(len(live)))
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             # Without a cache all tokens run again.
             tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
     return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]

@@ -66,11 +66,14 @@ class IsolatedEffect:
         unknown = sorted({label for label, _ in moved} - {sublayer.label for sublayer in self._decoder.sublayers})
         if unknown or not dense.layer_calls:
             raise ValueError(f"no sublayer {unknown[0]}" if unknown else "a pass over all tokens at once is needed")
+        if not moved:
+            return {}
+        is_moved = dict(zip(moved, torch.stack([move.any() for move in moved.values()]).tolist(), strict=True))
         order: list[Swap] = []
         shifts = torch.empty(0)  # of the stream, (entries, positions, width), float64
         for index, layer in enumerate(self._decoder.layers):
             labels = {sublayer.label for sublayer in layer.sublayers}
-            swapped = [swap for swap, move in moved.items() if swap[0] in labels and bool(move.any())]
+            swapped = [swap for swap in moved if swap[0] in labels and is_moved[swap]]
             # A swapped attention of a sequential layer changes the MLP's input; all other swaps act after the layer.
             inside = [] if layer.is_parallel else [swap for swap in swapped if swap[0] == layer.attn.label]
             if order or inside:

@@ -1,7 +1,7 @@
 """Measurement of variants against the dense model, layer by layer and step by step, as rows of the trace tables."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -166,14 +166,20 @@ class TraceSession:
         def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
             progress.advance(len(texts))
             chosen = logits.argmax(dim=-1)
+            firsts = [row for row, text in enumerate(texts) if text % copies == 0]
+            if known is not None:
+                tokens = [-1] * len(texts)
+                for row in firsts:
+                    tokens[row] = known[texts[row] // copies][step]
+                forced = torch.tensor(tokens, device=chosen.device)
+                return torch.where(forced < 0, chosen, forced)
+            if copies == 1:
+                return chosen
             rows = {text: row for row, text in enumerate(texts)}
-            for row, text in enumerate(texts):
-                prompt, copy = divmod(text, copies)
-                if copy == 0 and known is not None:
-                    chosen[row] = known[prompt][step]
-                elif copy == 0 and (free := rows.get(text + copies - 1)) is not None:
-                    chosen[row] = chosen[free]
-            return chosen
+            sources = list(range(len(texts)))
+            for row in firsts:
+                sources[row] = rows.get(texts[row] + copies - 1, row)
+            return chosen[sources]
 
         least = [0 if known is None else len(known[text // copies]) for text in range(copies * len(prompts))]
         stops = None if generation.until == "length" else least
@@ -198,7 +204,7 @@ class TraceSession:
                 full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
             dense = _LayeredPrompt(prompt, free, forced, tokens, self.decoder, first, capture, full_pass)
             states += capture.added.values()
-        if not all(bool(torch.isfinite(state).all()) for state in states):
+        if not _all_finite(states):
             raise ComputationError(f"model {self.model}: NaN or infinite states on prompt {prompt.prompt.id!r}")
         progress.advance()
         return dense
@@ -285,7 +291,7 @@ class TraceSession:
                     own = decoded[index][0].streams[: len(dense.decoded.tokens)]
                     forced.append((own - dense.forced.streams).float())
         found = (*forced, *(shift for by_label in shifts for shift in by_label.values()))
-        if not all(bool(torch.isfinite(shift).all()) for shift in found):
+        if not _all_finite(found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         free = [own[1] for own in decoded] if is_free else None
         return _VariantShifts(shifts, self._isolated(variant)), self._decoding(forced, free)
@@ -378,8 +384,10 @@ class TraceSession:
         def head_input(move: Tensor, side: int) -> Tensor:
             return torch.cat([head.lens(stream, move, lens)[side] for lens in lenses])
 
+        moved = [(key, move) for key, move in moves.items() if move is not None]
+        is_moved = torch.stack([move.any() for _, move in moved]).tolist() if moved else []
         shifts: dict[tuple[str, str] | None, Tensor | None] = {
-            key: head_input(move, 1) for key, move in moves.items() if move is not None and bool(move.any())
+            key: head_input(move, 1) for (key, move), is_any in zip(moved, is_moved, strict=True) if is_any
         }
         if len(shifts) < len(moves):
             shifts[None] = None
@@ -493,3 +501,8 @@ def _step(dense: _DensePrompt, position: int) -> int | None:
     """Return the step of the generated token that a position predicts; None where it predicts none."""
     step = position - (len(dense.prompt.ids) - 1)
     return step if 0 <= step < len(dense.decoded.tokens) else None
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether no tensor has a NaN or an infinite number; an accelerator is waited for once."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())

@@ -25,10 +25,8 @@ class ActivationMoments:
 
     Attributes:
         tokens: number of inputs.
-        sums: Σ x per channel, float64 on the CPU.
-        squares: Σ x² per channel, float64 on the CPU.
-        fourth: Σ x⁴ over all channels, if tails were requested.
-        largest: largest |x|, if tails were requested.
+        sums: Σ x per channel, float64, on the device of the inputs.
+        squares: Σ x² per channel, as `sums`.
         derived: results that methods share between matrices with the same inputs, such as factors of the Gram matrix.
     """
 
@@ -36,8 +34,8 @@ class ActivationMoments:
         self.tokens = 0
         self.sums = torch.zeros(channels, dtype=torch.float64)
         self.squares = torch.zeros(channels, dtype=torch.float64)
-        self.fourth = 0.0
-        self.largest = 0.0
+        self._fourth = torch.zeros((), dtype=torch.float64)
+        self._largest = torch.zeros(())
         self.derived: dict[Hashable, object] = {}
         self._products: Tensor | None = None
 
@@ -55,17 +53,30 @@ class ActivationMoments:
         """Add inputs of shape (…, in)."""
         x = rows.reshape(-1, rows.shape[-1])
         self.tokens += len(x)
+        # Sums stay on the device, which need not wait for the host at every batch.
+        self.sums, self.squares = self.sums.to(x.device), self.squares.to(x.device)
+        self._fourth, self._largest = self._fourth.to(x.device), self._largest.to(x.device)
         for block in x.split(_BLOCK):
             values = block.float()
             squares = values.square()
-            self.sums += values.sum(dim=0).cpu()
-            self.squares += squares.sum(dim=0).cpu()
+            self.sums += values.sum(dim=0)
+            self.squares += squares.sum(dim=0)
             if with_tails:
-                self.fourth += float(squares.square().sum(dim=0).sum(dtype=torch.float64))
-                self.largest = max(self.largest, float(squares.max().sqrt()))
+                self._fourth += squares.square().sum(dim=0).sum(dtype=torch.float64)
+                self._largest = torch.maximum(self._largest, squares.max().sqrt())
         if with_gram:
             products = _gram(x.float())
             self._products = products.double() if self._products is None else self._products.add_(products)
+
+    @property
+    def fourth(self) -> float:
+        """Σ x⁴ over all channels, if tails were requested."""
+        return float(self._fourth)
+
+    @property
+    def largest(self) -> float:
+        """The largest |x|, if tails were requested."""
+        return float(self._largest)
 
     @cached_property
     def mean(self) -> Float[Tensor, " in"]:

@@ -237,7 +237,7 @@ class Influence:
 
 
 def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMoments, digest: str) -> dict[str, object]:
-    second = inputs.second_moment
+    second = inputs.second_moment.cpu()
     outputs, channels = matrix.shape
     mean = float(second.mean())
     kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0

@@ -114,6 +114,9 @@ def eager(
     """Update a block in torch; arguments and result are those of `sweep`."""
     weight, keep = current.clone(), kept.clone()
     n, m = pattern
+    if grid is not None:
+        scales, zeros, column_groups = grid
+        scales, zeros = scales[:, column_groups], zeros[:, column_groups]
     for j in range(weight.shape[1]):
         if m and j % m == 0:
             group = slice(j, j + m)
@@ -122,9 +125,7 @@ def eager(
         value = weight[:, j].clone()
         final = value
         if grid is not None:
-            scales, zeros, column_groups = grid
-            scale, zero = scales[:, column_groups[j]], zeros[:, column_groups[j]]
-            final = (((value / scale).round() + zero).clamp(0, steps) - zero) * scale
+            final = (((value / scales[:, j]).round() + zeros[:, j]).clamp(0, steps) - zeros[:, j]) * scales[:, j]
         final = torch.where(keep[:, j], final, 0)
         weight[:, j] = final
         weight[:, j + 1 :] -= ((value - final) / inverse[j, j])[:, None] * inverse[j, j + 1 :]

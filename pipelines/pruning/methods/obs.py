@@ -128,7 +128,8 @@ def gptq(context: MatrixContext, recipe: GPTQ) -> WeightDelta:
         groups = order[columns] // group
         if updates_grids:
             remaining = current.masked_fill(~kept[:, columns], 0)
-            scales[:, groups[0]], zeros[:, groups[0]] = grid(remaining, recipe.bits, recipe.symmetric)
+            own = columns.start // group
+            scales[:, own], zeros[:, own] = grid(remaining, recipe.bits, recipe.symmetric)
         return sweep(current, inverse, kept[:, columns], (0, 0), (scales, zeros, groups), 2**recipe.bits - 1)[0]
 
     final = by_blocks(target, factor.root, group if updates_grids else COLUMNS, step)[:, order.argsort()]
@@ -159,7 +160,9 @@ def by_blocks(
     for start in range(0, target.shape[1], width):
         columns = slice(start, min(start + width, target.shape[1]))
         own = root[columns, columns].double()
-        inverse = torch.linalg.solve_triangular(own, torch.eye(len(own), dtype=own.dtype).to(own), upper=True).float()
+        inverse = torch.linalg.solve_triangular(
+            own, torch.eye(len(own), dtype=own.dtype, device=own.device), upper=True
+        ).float()
         carried = errors[:, :start] @ root[:start, columns]
         final[:, columns] = step(columns, target[:, columns] + carried @ inverse, inverse)
         errors[:, columns] = target[:, columns] - final[:, columns]

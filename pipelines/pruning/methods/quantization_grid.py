@@ -23,13 +23,8 @@ def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
 
     Returns:
         Scales, and zeros as whole numbers from 0 to 2^bits − 1; float32.
-
-    Raises:
-        ComputationError: a weight is NaN or infinite.
     """
     w = weight.float()
-    if not bool(torch.isfinite(w).all()):
-        raise ComputationError("a weight to quantize is NaN or infinite")
     steps = 2**bits - 1
     if symmetric:
         high = w.abs().amax(dim=1)
@@ -50,7 +45,13 @@ def quantized(weight: Group, scale: Column, zero: Column, bits: int) -> UInt8[Te
 
 
 def grids(weight: Float[Tensor, "out in"], bits: int, group: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Return scales and zeros of all groups of consecutive inputs, (out, groups) each; the last may be shorter."""
+    """Return scales and zeros of all groups of consecutive inputs, (out, groups) each; the last may be shorter.
+
+    Raises:
+        ComputationError: a weight is NaN or infinite.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise ComputationError("a weight to quantize is NaN or infinite")
     scales, zeros = zip(*(grid(part, bits, symmetric) for part in weight.split(group, dim=1)), strict=True)
     return torch.stack(scales, dim=1), torch.stack(zeros, dim=1)
 

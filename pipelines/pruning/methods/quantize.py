@@ -83,14 +83,13 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     sizes = torch.where(sizes > 0, sizes, sizes[sizes > 0].min() if bool((sizes > 0).any()) else 1)
     sizes = (sizes / sizes.max()).clamp(min=MIN_CHANNEL)
     gram = cast(Tensor, inputs.gram)
-    best, least = None, torch.inf
-    for step in range(recipe.steps):
-        tried = _nearest(weight, recipe, sizes ** (step / recipe.steps))
-        error = float(_errors(weight, tried, gram).sum())
-        if error < least:
-            best, least = tried, error
-    if best is None:
+    powers = [step / recipe.steps for step in range(recipe.steps)]
+    tried = (_errors(weight, _nearest(weight, recipe, sizes**power), gram).sum() for power in powers)
+    # Rounded once more below: to keep the best of all would need one answer of the device for each.
+    errors = torch.stack(list(tried)).nan_to_num(nan=torch.inf).tolist()
+    if min(errors) == torch.inf:
         raise ComputationError("the error of its output is NaN or infinite")
+    best = _nearest(weight, recipe, sizes ** powers[errors.index(min(errors))])
     if recipe.clip:
         best = _clipped(weight, best, gram, recipe)
     codes = QuantizedWeights.of(best.codes, recipe.bits, best.group, best.scales, best.zeros, best.channels)

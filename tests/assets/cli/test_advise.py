@@ -26,6 +26,7 @@ def advised(capsys: Capture, *arguments: object, code: int = 0) -> tuple[list[di
     return (json.loads(shown.out) if shown.out else []), shown.err
 
 
+@pytest.mark.exhaustive  # a probe is what a run computes, for fewer tokens
 def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     study: StudyFile, warehouse: Path, capsys: Capture
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     assert "only searches have run: `prunescope search` without --no-judge" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.exhaustive  # tests/pipelines/evaluation/search goes on with what is measured
 def test_another_share_is_added_and_another_menu_is_another_search(
     searched: Path, study: StudyFile, capsys: Capture
 ) -> None:

@@ -24,6 +24,7 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
+@pytest.mark.exhaustive  # MLflow migrates a new database for half of its time
 def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
     computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,4 +71,4 @@ def test_the_last_group_of_a_row_may_be_shorter() -> None:
 @pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
 def test_damaged_weights_are_refused(damaged: float) -> None:
     with pytest.raises(ComputationError, match="NaN or infinite"):
-        grid(torch.tensor([[1.0, damaged]]), 4, symmetric=True)
+        grids(torch.tensor([[1.0, damaged]]), 4, 2, symmetric=True)

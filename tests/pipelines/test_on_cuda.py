@@ -1,0 +1,198 @@
+"""The pipelines on test devices: the numbers of the CPU, and how often the host waits for a device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
+from prunescope.pipelines.evaluation.search.journal import Journal
+from prunescope.pipelines.evaluation.search.search import Search
+from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
+from prunescope.pipelines.evaluation.speed import speed_rows
+from prunescope.pipelines.evaluation.tasks.score import TaskSession
+from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import enough_memory, load_decoder
+from prunescope.pipelines.models.sources import count_weights
+from prunescope.pipelines.pruning.apply import prune, prune_all
+from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
+from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
+from prunescope.pipelines.pruning.checkpoints.model_card import About
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import CalibrationSpec, Study
+from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
+from prunescope.pipelines.studies.search_spec import SearchSpec
+from tests.cuda_device import CudaTensor, Devices, cuda_devices
+from tests.pipelines.evaluation.search.engine import items_of, menu_of
+from tests.pipelines.models.low_memory import computed
+from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, save_tiny
+
+GPU = "cuda:0"
+METHODS = (
+    *("magnitude-50", "magnitude-50-owl", "wanda-2of4", "wanda-50-owl", "ria-50", "sparsegpt-50", "sparsegpt-2of4"),
+    *("admm-50", "wanda-50+admm", "wanda-50+dsnot", "rtn-4bit", "gptq-3bit-g64", "gptq-4bit", "awq-4bit"),
+    *("neurons-25", "neurons-25-magnitude", "neurons-25-flap", "heads-50", "heads-50-magnitude", "flap-20"),
+    *("attn-drop-1", "mlp-drop-1-greedy", "block-drop-1-iterative", "block-drop-1-consecutive"),
+)
+MIXED = "{name: mine, method: mixed, predecessors: dense, treatments: {attn.0: drop, mlp.1: wanda-50}}"
+CALIBRATION = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32)
+FEW = ("dense", "noise-bfloat16", "rtn-4bit+wanda-50", "attn-drop-1+flap-20")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def devices() -> Iterator[Devices]:
+    with cuda_devices(1 << 30, 1 << 30) as own:
+        yield own
+
+
+def assert_close(found: pl.DataFrame, expected: pl.DataFrame, name: str = "") -> None:
+    """Compare tables to float32 rounding: other kernels sum in another order."""
+    assert found.schema == expected.schema
+    for column in expected.columns:
+        own, other, place = found[column].explode(), expected[column].explode(), f"{name} {column}"
+        if other.dtype.is_float():
+            np.testing.assert_allclose(own.to_numpy(), other.to_numpy(), rtol=1e-3, atol=2e-5, err_msg=place)
+        else:
+            assert own.to_list() == other.to_list(), place
+
+
+def on_both(folder: Path) -> tuple[Decoder, Decoder]:
+    """Load a model on a test device and on the CPU."""
+    return load_decoder(folder, device=GPU), load_decoder(folder, device="cpu")
+
+
+def pruned(decoder: Decoder, *recipes: str) -> dict[str, Variant]:
+    """Calibrate a model and return its variants."""
+    seen = calibrate(decoder, CALIBRATION, "tiny")
+    tokens = calibration_tokens(decoder.tokenizer, CALIBRATION)
+    found = prune_all(
+        decoder,
+        [parse_recipe(recipe) for recipe in recipes],
+        Statistics(seen.activation_stats, seen.block_influence, tokens),
+    )
+    for variant in found.values():
+        if not isinstance(variant, Variant):
+            raise variant
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_table_of_a_study_has_the_numbers_of_the_cpu(devices: Devices, architecture: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / architecture, architecture)
+    decoder = load_decoder(folder, device=GPU)
+    assert all(isinstance(parameter, CudaTensor) for parameter in decoder.model.parameters())
+    found, expected = computed(decoder, FEW)[1], computed(load_decoder(folder, device="cpu"), FEW)[1]
+    assert found.keys() == expected.keys()
+    for name, frame in expected.items():
+        assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)
+
+
+def test_every_method_prunes_the_same_weights(devices: Devices, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "llama", num_hidden_layers=2)
+    found, expected = (pruned(each, *METHODS, MIXED) for each in on_both(folder))
+    decoder = load_decoder(folder, device="cpu")
+    for name, variant in expected.items():
+        assert found[name].dropped == variant.dropped, name
+        assert found[name].changes.keys() == variant.changes.keys(), name
+        for matrix, change in variant.changes.items():
+            dense = decoder.matrices[matrix].weight
+            own, other = found[name].changes[matrix].weight(dense), change.weight(dense)
+            # Sums in another order choose otherwise between a few weights that are nearly equal.
+            differs = ~torch.isclose(own, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+            assert differs.float().mean() < 0.01, f"{name} {matrix}"
+
+
+def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
+    devices: Devices, folder: Path, tmp_path: Path
+) -> None:
+    tasks = (TaskSpec(name="openbookqa", samples=2), TaskSpec(name="gsm8k", samples=2, shots=0, max_new_tokens=4))
+    study = Study.model_validate(
+        {
+            "name": "tiny",
+            "models": [{"name": "tiny", "source": str(folder)}],
+            "recipes": ["dense"],
+            "prompts": [{"id": "a", "kind": "open", "text": "Why is the sky blue?"}],
+            "decoding": {"samples": 2, "temperature": 0.7, "top_p": 0.9},
+            "generation": {"new_tokens": 6},
+        }
+    )
+    spec = SearchSpec(remove=(0.2,), menu=("magnitude-20", "magnitude-60", "drop"), measurements=2, minutes=5)
+    collection = RetrievalSpec(name="python-help", max_queries=4, max_documents=6, max_length=24)
+    tables = []
+    for decoder in on_both(folder):
+        variant = prune(decoder, parse_recipe("magnitude-50"), Statistics())
+        scores = TaskSession(decoder, "tiny", tasks, allows_code=False).score("magnitude-50", variant, None)
+        journal = Journal(tmp_path / str(decoder.device.type), "a")
+        menu = menu_of(decoder, *(spec.menu or ()))
+        found = Search(decoder, spec, lambda *_, menu=menu: menu, items_of(decoder, 3, 20), journal).run()
+        tables.append(
+            {"task_samples": scores.samples, "task_scores": scores.scores}
+            | SamplingSession(decoder, "tiny", study).trace("magnitude-50", variant)
+            | RetrievalSession(decoder, "tiny", [collection]).measure("magnitude-50", variant)
+            | {"search_effects": found.effects.drop("seconds"), "search_trials": found.trials.drop("seconds")}
+        )
+    for name, frame in tables[1].items():
+        assert_close(tables[0][name], frame, name)
+
+
+def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path) -> None:
+    decoder = load_decoder(folder, device=GPU)
+    weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
+    assert weights <= devices.allocated[0] < 1.1 * weights + 100_000
+    row = speed_rows(
+        decoder, "tiny", "attn-drop-1", Variant(dropped=("attn.1",)), [SpeedSpec(length=8, new_tokens=2, repeats=1)]
+    ).row(0, named=True)
+    assert row["machine"] == "test device 0"
+    assert 0 < row["peak_memory_bytes"] < devices.peak[0]
+    assert step_milliseconds(decoder).keys() == {sublayer.label for sublayer in decoder.sublayers}
+
+
+def test_a_checkpoint_has_the_weights_of_the_cpu(devices: Devices, folder: Path, tmp_path: Path) -> None:
+    written = []
+    for decoder in on_both(folder):
+        variant = prune(decoder, parse_recipe("magnitude-2of4"), Statistics())
+        place = tmp_path / decoder.device.type
+        export(decoder, variant, place, About("tiny", "tiny", "0" * 64, "magnitude-2of4", "", "{}", {}, []))
+        written.append(load_file(place / "model.safetensors"))
+    assert written[0].keys() == written[1].keys()
+    assert all(torch.equal(written[0][name], tensor) for name, tensor in written[1].items())
+
+
+def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu(
+    devices: Devices, tmp_path: Path
+) -> None:
+    folder = save_tiny(tmp_path / "llama", num_hidden_layers=4)
+    whole = load_decoder(folder, device="cpu")
+    layer = sum(parameter.nbytes for parameter in whole.layers[0].module.parameters())
+    decoder = load_decoder(folder, device=GPU, memory={"cuda:0": layer, "cuda:1": layer, "cpu": layer})
+    assert decoder.is_streamed
+    assert layer <= devices.allocated[1] < 2 * layer
+    found, expected = computed(decoder, FEW[1:])[1], computed(whole, FEW[1:])[1]
+    for name, frame in expected.items():
+        assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)
+
+
+def test_a_model_larger_than_one_device_is_spread_and_one_larger_than_all_is_refused(folder: Path) -> None:
+    size = count_weights(folder) * 4
+    decoder = load_decoder(folder, device="cpu")
+    layers = sum(parameter.nbytes for layer in decoder.layers for parameter in layer.module.parameters())
+    with cuda_devices(size - 1, size):
+        limits = enough_memory(folder, torch.float32, "auto")
+        # The embedding and the head, on the first device, too, leave less room for its layers.
+        assert limits == {"cuda:0": round(0.9 * (size - 1)) - (size - layers), "cuda:1": round(0.9 * size)}
+        assert enough_memory(folder, torch.bfloat16, "auto") is None
+    with cuda_devices(size // 2), pytest.raises(InputError, match="set `memory: {cuda:0: "):
+        load_decoder(folder, device="auto")
