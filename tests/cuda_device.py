@@ -323,6 +323,10 @@ def _set_data(self: Tensor, new: Tensor) -> None:
     vars(self).update(kept)
 
 
+def _unpinned(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+    return _plain_empty(*shape, **options)
+
+
 class _Nothing:
     """A stream, an event, or the context of a device, of devices that compute at once."""
 
@@ -373,7 +377,7 @@ def cuda_devices(*limits: int) -> Iterator[Devices]:
             patch.setattr(torch.cuda, name, answer)
         # It allocates what the model will take, less 1.2 GiB of every device: a negative number on small ones.
         patch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)
-        patch.setattr(torch, "empty", lambda *shape, pin_memory=False, **options: _plain_empty(*shape, **options))
+        patch.setattr(torch, "empty", _unpinned)
         patch.setattr(Tensor, "data", property(_get_data, _set_data))
         torch.__future__.set_swap_module_params_on_conversion(True)
         _active.append(devices)

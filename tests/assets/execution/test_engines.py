@@ -29,6 +29,7 @@ from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality.checks import Violation
 from tests.assets.tiny_study import WARM, StudyFile, workers_of
+from tests.cuda_device import cuda_devices
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.timeout(900)
@@ -162,7 +163,43 @@ def test_a_study_with_decoding_samples_texts(tmp_path: Path, study: StudyFile) -
     assert (steps["flip_probability"] == 0).all()
 
 
+def test_a_task_that_does_not_fit_on_a_gpu_is_retried_with_half_the_batch_and_then_refused(
+    tmp_path: Path, study: StudyFile
+) -> None:
+    study.write(device="cuda:0", texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 1024}])
+    request, root = StudyRequest(str(study.path)), str(tmp_path / "warehouse")
+    with cuda_devices(1 << 30) as devices:
+        cache = ModelCache()
+
+        def computed(step: str, recipe: str | None = None) -> TaskResult:
+            (result,) = compute(ComputeTask(step, request, root, "tiny-a", recipe), cache)
+            return result
+
+        computed("models")
+        computed("variants", "dense")
+        loaded = devices.peak[0] = devices.allocated[0]
+        whole = computed("texts", "dense")
+        assert "memory" not in whole.details
+        needed = devices.peak[0] - loaded
+        rows = pl.read_parquet(whole.path)
+        Path(whole.path).unlink()
+        cache = ModelCache()
+        devices.limits[0] = loaded + needed * 3 // 4
+        halved = computed("texts", "dense")
+        assert halved.details["memory"] == "too small at first; half the batch size was enough"
+        again = pl.read_parquet(halved.path)
+        assert again.height == rows.height == 1024
+        assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
+        Path(halved.path).unlink()
+        cache = ModelCache()
+        devices.limits[0] = loaded + needed // 4
+        with pytest.raises(ComputationError, match="out of memory with"):
+            computed("texts", "dense")
+        assert not Path(halved.path).exists()
+
+
 @LINUX
+@pytest.mark.exhaustive  # the test above, with the memory of a process
 def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
     tmp_path: Path, study: StudyFile
 ) -> None:
