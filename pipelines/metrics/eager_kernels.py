@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, SHIFT
-from prunescope.pipelines.metrics.ranking import rank_of, top_ids
+from prunescope.pipelines.metrics.ranking import ranks, top_ids
 
 Sums = dict[str, Tensor]
 _SMALL = 0.5
@@ -59,7 +59,12 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
         )
         weights.append(weight)
     return DenseRows(
-        z, gap, weights, ids, {"z_squares": total(z.double().square()), "reach": torch.zeros(len(z))}, softmaxes
+        z,
+        gap,
+        weights,
+        ids,
+        {"z_squares": total(z.double().square()), "reach": z.new_zeros(len(z), dtype=torch.float64)},
+        softmaxes,
     )
 
 
@@ -78,8 +83,8 @@ def shift_rows(
         "across": total((dz - along.to(dz)[:, None] * dense.z).square()),
         "variance": total((dz - mean.to(dz)[:, None]).square()) / size,
         "top_gap": dense.gap.gather(1, ids[:, :1])[:, 0].double(),
-        "rank_of_dense": _ranks(after, dense.ids[:, 0]),
-        "rank_of_pruned": _ranks(dense.z, ids[:, 0]),
+        "rank_of_dense": ranks(after, dense.ids[:, 0]).double(),
+        "rank_of_pruned": ranks(dense.z, ids[:, 0]).double(),
     }
     highest = after.gather(1, ids[:, :1])
     after = after - highest
@@ -160,7 +165,3 @@ def _phi(x: Tensor) -> Tensor:
     for divisor in (720, 120, 24, 6, 2):
         f = f * x + 1 / divisor
     return f * x.square()
-
-
-def _ranks(logits: Tensor, tokens: Tensor) -> Tensor:
-    return torch.tensor([rank_of(row, int(token)) for row, token in zip(logits, tokens, strict=True)]).double()

@@ -1,9 +1,10 @@
 """Blocks of rows: logits by one matrix product, sums over the vocabulary by a kernel, and the columns from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from prunescope.pipelines.metrics import cpu_matmul, eager_kernels, fused_kernels
 from prunescope.pipelines.metrics.divergence_columns import (
     DenseSums,
+    Ids,
     Numbers,
     ShiftSums,
     Sums,
@@ -36,6 +38,7 @@ _MAX_ERRORS = (1e-6, 1e-5)
 # token of a p near one-hot they have all of it, so that the widest reach with few tokens is taken.
 _REACHES = (30.0, 20.0, 15.0, 10.0)
 _REACH = 15.0
+_TRITON = "triton"
 
 
 @contextmanager
@@ -83,6 +86,19 @@ def product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float
     return cpu_matmul.product(states, weight) if states.device.type == "cpu" else states @ weight.T
 
 
+def kernels_for(device: torch.device) -> Literal["numba", "triton", "torch"]:
+    """Choose what computes the sums: numba on a CPU; elsewhere Triton, or torch's operations where it does not run.
+
+    There is no third way by `torch.compile`: on the GPUs that a study can name it generates Triton, too.
+    """
+    if device.type == "cpu":
+        return "numba"
+    # Triton is part of torch's CUDA and ROCm builds on Linux. Its compiler needs compute capability 7 of NVIDIA's GPUs;
+    # AMD's that torch runs on report 9 and above.
+    has_triton = device.type == "cuda" and find_spec(_TRITON) is not None
+    return "triton" if has_triton and torch.cuda.get_device_capability(device)[0] >= 7 else "torch"
+
+
 @dataclass
 class Block:
     """The dense side of a block of rows; `columns` compares it with one shift at a time.
@@ -112,12 +128,16 @@ class Block:
         inverse = np.array([1 / t for t in self.temperatures])
         # The kernels' own 1/T in float32, so that later arithmetic matches their sums to the last digit.
         self._inverse32 = inverse.astype(np.float32)
-        self._inverse = inverse[:, None]
-        if self.x.device.type == "cpu":
-            self._fused_dense(z.numpy())
-        else:
-            self._eager = eager_kernels.dense_rows(z, self.temperatures, fused_kernels.TOP)
-            self._dense = eager_dense(self._eager, self._inverse)
+        self._shift_sums: Callable[[Tensor], ShiftSums] | None = None
+        match kernels_for(self.x.device):
+            case "numba":
+                self._fused_dense(z.numpy())
+            case "triton":
+                from prunescope.pipelines.metrics import triton_kernels
+
+                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures)
+            case "torch":
+                self._dense, self._shift_sums = eager_sums(z, self.temperatures)
 
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
         """Return the columns of z- and p-space for one shift of x; None is a shift of zero."""
@@ -127,10 +147,7 @@ class Block:
         dz = product(move, self.head.weight)
         if self.head.cap is not None:
             dz = self.head.capped_shift(self._raw, dz, out=dz)
-        if self.x.device.type == "cpu":
-            shift = self._fused_shift(move, dz.numpy())
-        else:
-            shift = eager_shift(*eager_kernels.shift_rows(self._eager, dz, self.temperatures), dz)
+        shift = self._shift_sums(dz) if self._shift_sums else self._fused_shift(move, dz.numpy())
         columns = self._columns(self._dense, shift, slice(None))
         for row in needs_float64(self._dense, shift, self._noise, _REACH * max(self.temperatures)).nonzero()[0]:
             for name, values in self._in_float64(int(row), dx).items():
@@ -209,9 +226,8 @@ class Block:
         if self.head.bias is not None:
             raw = raw + self.head.bias.double()
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
-        dense = eager_kernels.dense_rows(z, self.temperatures, fused_kernels.TOP)
-        shift = eager_shift(*eager_kernels.shift_rows(dense, dz, self.temperatures), dz)
-        return self._columns(eager_dense(dense, self._inverse), shift, own)
+        dense, shift_sums = eager_sums(z, self.temperatures)
+        return self._columns(dense, shift_sums(dz), own)
 
 
 def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
@@ -231,35 +247,39 @@ def run_kernels() -> None:
     precise_product(torch.ones(1, 16), head.weight)
 
 
-def eager_dense(rows: eager_kernels.DenseRows, inverse: Numbers) -> DenseSums:
-    """Convert torch's sums of the dense side for `divergence_columns`."""
-    return DenseSums(
-        inverse,
-        rows.z.shape[1],
-        {name: _numbers(values) for name, values in rows.rows.items()},
-        _stacked(rows.softmaxes),
+def eager_sums(
+    z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int = fused_kernels.TOP
+) -> tuple[DenseSums, Callable[[Tensor], ShiftSums]]:
+    """Compute the sums of the dense side in torch, in the type of z; return them, and a function for those of a Δz."""
+    rows = eager_kernels.dense_rows(z, temperatures, top)
+    dense = DenseSums(
+        np.array([1 / t for t in temperatures])[:, None],
+        z.shape[1],
+        _numbers(rows.rows),
+        _by_temperature(rows.softmaxes),
         rows.ids.cpu().numpy(),
-        lambda ids: _numbers(rows.gap.gather(1, torch.from_numpy(ids).to(rows.gap.device))),
+        lambda ids: _at(rows.gap, ids),
     )
 
+    def shift_sums(dz: Tensor) -> ShiftSums:
+        shift, moves, ids = eager_kernels.shift_rows(rows, dz, temperatures)
+        return ShiftSums(_numbers(shift), _by_temperature(moves), ids.cpu().numpy(), lambda at: _at(dz, at))
 
-def eager_shift(rows: eager_kernels.Sums, moves: list[eager_kernels.Sums], ids: Tensor, dz: Tensor) -> ShiftSums:
-    """Convert torch's sums of a shift for `divergence_columns`."""
-    return ShiftSums(
-        {name: _numbers(values) for name, values in rows.items()},
-        _stacked(moves),
-        ids.cpu().numpy(),
-        lambda at: _numbers(dz.gather(1, torch.from_numpy(at).to(dz.device))),
-    )
+    return dense, shift_sums
 
 
 def _fields(sums: NDArray[Any]) -> Sums:
     return {name: sums[name] for name in sums.dtype.names or ()}
 
 
-def _numbers(values: Tensor) -> Numbers:
-    return values.double().cpu().numpy()
+def _at(values: Tensor, ids: Ids) -> Numbers:
+    return values.gather(1, torch.from_numpy(ids).to(values.device)).double().cpu().numpy()
 
 
-def _stacked(sums: list[eager_kernels.Sums]) -> dict[str, Numbers]:
-    return {name: np.stack([_numbers(by_name[name]) for by_name in sums]) for name in sums[0]}
+def _numbers(sums: eager_kernels.Sums) -> dict[str, Numbers]:
+    """Copy all sums from the device at once."""
+    return dict(zip(sums, torch.stack(list(sums.values())).double().cpu().numpy(), strict=True))
+
+
+def _by_temperature(sums: list[eager_kernels.Sums]) -> dict[str, Numbers]:
+    return _numbers({name: torch.stack([by_name[name] for by_name in sums]) for name in sums[0]})

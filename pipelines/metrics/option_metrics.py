@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunescope.pipelines.metrics import eager_kernels
 from prunescope.pipelines.metrics.divergence_columns import Numbers, shift_columns
-from prunescope.pipelines.metrics.logit_blocks import eager_dense, eager_shift
+from prunescope.pipelines.metrics.logit_blocks import eager_sums
 from prunescope.pipelines.metrics.output_head import OutputHead
-from prunescope.pipelines.metrics.ranking import rank_of
+from prunescope.pipelines.metrics.ranking import ranks
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 
@@ -79,7 +77,7 @@ def option_row(
             f"logits_{side}": own.tolist(),
             f"p_full_{side}": p_full.tolist(),
             f"p_options_{side}": torch.softmax(own / temperature, -1).tolist(),
-            f"rank_{side}": [rank_of(logits, token) for token in option_ids],
+            f"rank_{side}": ranks(logits.expand(len(ids), -1), ids).tolist(),
             f"mass_{side}": float(p_full.sum()),
         }
     z_options, dz_options = z[:, ids], dz[:, ids]
@@ -98,6 +96,5 @@ def option_row(
 
 
 def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
-    dense = eager_kernels.dense_rows(z, [temperature], 2)
-    shift = eager_shift(*eager_kernels.shift_rows(dense, dz, [temperature]), dz)
-    return shift_columns(eager_dense(dense, np.array([[1 / temperature]])), shift)
+    dense, shift_sums = eager_sums(z, [temperature], top=2)
+    return shift_columns(dense, shift_sums(dz))

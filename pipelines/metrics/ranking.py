@@ -1,14 +1,21 @@
 """Top tokens and ranks with ties broken by the lowest token id, as argmax does and `torch.topk` does not."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_CHUNK = 128
+CHUNK = 128
 
 
 def _first_largest(values: Tensor, count: int) -> Tensor:
     """Return the indices of the `count` largest of every row, ties by lowest index; overwrites `values`."""
+    # Few launches for a GPU; a CPU finds the few largest of many rows three times as fast one by one.
+    return (_one_by_one if values.device.type == "cpu" else _by_sorting)(values, count)
+
+
+def _one_by_one(values: Tensor, count: int) -> Tensor:
     indices = []
     for _ in range(count):
         index = values.argmax(-1, keepdim=True)  # argmax returns the first of equal values
@@ -17,26 +24,43 @@ def _first_largest(values: Tensor, count: int) -> Tensor:
     return torch.cat(indices, -1)
 
 
-def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
-    """Return the ids of the `count` most likely tokens of every row in order, ties by lowest id.
+def _by_sorting(values: Tensor, count: int) -> Tensor:
+    return values.sort(dim=-1, descending=True, stable=True).indices[:, :count]
 
-    One pass takes the maximum of every chunk of tokens. The top k tokens are in the first k chunks by
-    (maximum, lowest chunk), because every chunk before a token's own contains a token that precedes it.
-    """
+
+def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
+    """Return the ids of the `count` most likely tokens of every row in order, ties by lowest id."""
     rows, size = logits.shape
-    whole = size - size % _CHUNK
-    maxima = [logits[:, :whole].reshape(rows, size // _CHUNK, _CHUNK).amax(-1)]
+    whole = size - size % CHUNK
+    maxima = [logits[:, :whole].reshape(rows, size // CHUNK, CHUNK).amax(-1)]
     if whole < size:
         maxima.append(logits[:, whole:].amax(-1, keepdim=True))
-    peaks = torch.cat(maxima, -1)
-    chunks = _first_largest(peaks, min(count, peaks.shape[1])).sort(-1).values
-    ids = (chunks[:, :, None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).reshape(rows, -1)
-    candidates = logits.gather(1, ids.clamp(max=size - 1)).masked_fill_(ids >= size, -torch.inf)
+    return top_of_chunks(torch.cat(maxima, -1), lambda ids: logits.gather(1, ids), size, count)
+
+
+def top_of_chunks(
+    maxima: Float[Tensor, "n chunks"], logits: Callable[[Tensor], Tensor], size: int, count: int
+) -> Int[Tensor, "n k"]:
+    """Return the ids of the `count` most likely tokens from the maxima of chunks of CHUNK tokens; overwrites them.
+
+    The top k tokens are in the first k chunks by (maximum, lowest chunk), because every chunk before a token's own
+    contains a token that precedes it.
+
+    Args:
+        maxima: the largest logit of every chunk.
+        logits: those at ids (n, m) of every row.
+        size: V.
+        count: k, at most V.
+    """
+    chunks = _first_largest(maxima, min(count, maxima.shape[1])).sort(-1).values
+    ids = (chunks[:, :, None] * CHUNK + torch.arange(CHUNK, device=chunks.device)).flatten(1)
+    candidates = logits(ids.clamp(max=size - 1)).masked_fill_(ids >= size, -torch.inf)
     return ids.gather(1, _first_largest(candidates, min(count, size)))
 
 
-def rank_of(logits: Float[Tensor, " v"], token: int) -> int:
-    """Return a token's rank: 1 + tokens above it + equal tokens with a lower id."""
-    own = logits[token]
-    before = torch.count_nonzero(logits[:token] >= own)
-    return 1 + int(before) + int(torch.count_nonzero(logits[token + 1 :] > own))
+def ranks(logits: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return the rank of one token a row: 1 + tokens above it + equal tokens with a lower id."""
+    token = tokens[:, None]
+    own = logits.gather(1, token)
+    is_before = torch.arange(logits.shape[1], device=logits.device) < token
+    return 1 + torch.count_nonzero((logits > own) | ((logits == own) & is_before), 1)

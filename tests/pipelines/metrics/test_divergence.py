@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,123 +14,38 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from prunescope.pipelines.metrics import eager_kernels, fused_kernels, logit_blocks
+from prunescope.pipelines.metrics import fused_kernels, logit_blocks
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence, divergences
-from prunescope.pipelines.metrics.divergence_columns import dense_columns, shift_columns
 from prunescope.pipelines.metrics.logit_blocks import Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.reference import divergence_reference
 from prunescope.warehouse.tables.columns import DIVERGENCE
 from tests.examples import examples
+from tests.pipelines.metrics.logit_samples import (
+    DENSE,
+    ORDER,
+    RANKING,
+    SEEDS,
+    SHIFT,
+    TEMPERATURES,
+    WITHOUT_SHIFT_ZERO,
+    assert_matches,
+    assert_same_columns,
+    identity_head,
+    logits_and_shift,
+    on_grid,
+    sum_columns,
+)
 
-RANKING = {
-    "is_top1_same",
-    "topk5_overlap",
-    "topk10_overlap",
-    "rank_of_dense_top1",
-    "rank_of_pruned_top1",
-    "p_dense_top1_dense",
-    "p_dense_top1_pruned",
-    "p_pruned_top1_dense",
-    "p_pruned_top1_pruned",
-    "margin_dense",
-    "margin_pruned",
-}
-# Columns that rounding may change: they depend on the order of two nearly equal tokens.
-ORDER = {name for name in RANKING if not name.startswith("p_")}
-WITHOUT_SHIFT_ZERO = {
-    *(c for c in COLUMN_NAMES if c.startswith(("norm_d", "one_minus", "par_", "orth_", "t1_", "var_", "t2_", "t3_"))),
-    "kl_dense_pruned_nats",
-    "kl_pruned_dense_nats",
-    "js_nats",
-    "total_variation",
-}
-
-Dense = Literal["normal", "ties", "one_hot", "uniform", "huge"]
-Shift = Literal["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"]
-DENSE = st.sampled_from(["normal", "ties", "one_hot", "uniform", "huge"])
-SHIFT = st.sampled_from(["normal", "tiny", "parallel", "opposite", "constant", "zero", "huge", "one_token"])
 SIZES = st.sampled_from([2, 3, 6, 129, 1100])
 # Beyond MAX_EXACT, where kernels omit tokens; the product with an identity of this size takes a tenth of a second.
 ALL_SIZES = st.sampled_from([2, 3, 6, 129, 1100, 4100])
-SEEDS = st.integers(0, 2**31)
-TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])
-
-
-@cache
-def identity_head(size: int, dtype: torch.dtype = torch.float32) -> OutputHead:
-    """Return an identity head, so that a test sets logits exactly; float64 saves the reference a conversion."""
-    return OutputHead(torch.eye(size, dtype=dtype))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _large_heads_go() -> Iterator[None]:
     yield
     identity_head.cache_clear()
-
-
-def on_grid(values: Tensor) -> Tensor:
-    """Round to multiples of 1/64, whose float32 sums are exact."""
-    return (values * 64).round() / 64
-
-
-def logits_and_shift(dense: Dense, shift: Shift, rows: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(rows, size, generator=generator)
-    other = torch.randn(rows, size, generator=generator)
-    z = {
-        "normal": 3 * noise,
-        "ties": noise.round(),
-        "one_hot": noise + 80 * torch.eye(size)[torch.arange(rows) % size],
-        "uniform": torch.full((rows, size), 2.0),
-        "huge": 300 * noise,
-    }[dense]
-    z = on_grid(z)
-    z[:, 0] += 1 / 128  # half a step off the grid: neither z nor z + dz is a row of zeros, which has no direction
-    dz = {
-        "normal": on_grid(other),
-        "tiny": 2e-4 * other,
-        "parallel": z / 4,
-        "opposite": -2 * z,
-        "constant": torch.full((rows, size), 0.5),
-        "zero": torch.zeros(rows, size),
-        "huge": on_grid(200 * other),
-        "one_token": 2.0 * torch.eye(size)[(torch.arange(rows) + 1) % size],
-    }[shift]
-    return z, dz
-
-
-def assert_matches(
-    measured: dict[str, np.ndarray], truth: dict[str, Tensor], temperature: float, *, skip: frozenset[str] = frozenset()
-) -> None:
-    for name in COLUMN_NAMES:
-        if name in skip:
-            continue
-        ours, theirs = measured[name][0].astype(np.float64), truth[name].double().numpy()
-        assert np.isfinite(ours).all(), name
-        if name.startswith("entropy"):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5 / temperature, err_msg=name)
-            continue
-        if name.startswith("par_"):
-            # Signed, so it may cancel; rounding is measured by the whole shift in units of the dense vector.
-            across = truth[name.replace("par", "orth")].numpy()
-            assert (np.abs(ours - theirs) <= 1e-3 * np.abs(theirs) + 1e-6 * (1 + across)).all(), name
-            continue
-        if name == "identity_residual_nats":
-            scale = truth["norm_z"].numpy() + truth["norm_dz"].numpy()
-            assert (np.abs(ours) <= 2e-6 * (1 + scale) / temperature).all(), name
-            continue
-        if name.startswith("kappa"):
-            # Signed: measured by the moments that it is made of.
-            size = truth["t3_kl_nats"].numpy() ** (1.5 if name.startswith("kappa3") else 2)
-            np.testing.assert_array_less(np.abs(ours - theirs), 1e-3 * np.abs(theirs) + 2e-3 * size + 1e-11, name)
-            continue
-        if name.startswith(("p_dense", "p_pruned")):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6, err_msg=name)
-            continue
-        assert (ours >= 0).all(), name
-        # The contract: relative error 1e-3 down to 1e-8. Below it the reference itself is only good to 1e-15.
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-11, err_msg=name)
 
 
 @settings(max_examples=examples(100), deadline=None)
@@ -374,16 +287,34 @@ def test_no_rows_give_no_rows():
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
     compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
-    inverse = np.array([1 / temperature, 1.0])[:, None]
-    rows = eager_kernels.dense_rows(z, [temperature, 1.0], 10)
-    moved = logit_blocks.eager_shift(*eager_kernels.shift_rows(rows, dz, [temperature, 1.0]), dz)
-    own = logit_blocks.eager_dense(rows, inverse)
-    columns = {name: np.broadcast_to(v, (2, 4)) for name, v in (dense_columns(own) | shift_columns(own, moved)).items()}
-    for name, values in columns.items():
-        # Entropies and signed parts are sums with cancellation, so their tolerance is wider.
-        atol = 1e-4 if name.startswith(("entropy", "par_", "kappa")) else 1e-6
-        atol = 1e-3 if name.startswith("identity") else atol  # itself a rounding error, of shifts in the hundreds
-        np.testing.assert_allclose(values, compiled[name], rtol=1e-3, atol=atol, err_msg=name)
+    dense, shift_sums = logit_blocks.eager_sums(z, [temperature, 1.0])
+    assert_same_columns(sum_columns(dense, shift_sums(dz)), compiled)
+
+
+@pytest.mark.parametrize(
+    ("device", "package", "capability", "kernels"),
+    [
+        ("cpu", "json", 9, "numba"),
+        ("cuda", "json", 7, "triton"),
+        ("cuda", "json", 6, "torch"),
+        ("cuda", "no_such_package", 9, "torch"),
+        ("mps", "json", 9, "torch"),
+    ],
+)
+def test_a_device_gets_the_kernels_that_run_on_it(device, package, capability, kernels, monkeypatch):
+    monkeypatch.setattr(logit_blocks, "_TRITON", package)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 5))
+    assert logit_blocks.kernels_for(torch.device(device)) == kernels
+
+
+def test_a_measure_by_torchs_operations_matches_the_compiled_kernels(monkeypatch):
+    head, x, near, far = model_like(5)
+    compiled = divergences(x, [near, far, None], head, [0.5, 1.0])
+    monkeypatch.setattr(logit_blocks, "kernels_for", lambda _: "torch")
+    for measured, own in zip(divergences(x, [near, far, None], head, [0.5, 1.0]), compiled, strict=True):
+        for name in COLUMN_NAMES:
+            atol = 1e-5 if name.startswith(("identity", "margin", "entropy")) else 1e-7
+            np.testing.assert_allclose(measured[name], own[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
