@@ -6,7 +6,7 @@ READY := .venv/ready
 # Modules are compiled on first import: most are never imported, and compiling them all takes half of the install time.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test test-all check audit lock format dictionary gallery vendor bench ui clean
+.PHONY: demo test test-all check audit lock format dictionary gallery vendor bench bench-gpu ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -19,6 +19,13 @@ $(READY): requirements.lock pyproject.toml
 	$(INSTALL) --no-build-isolation -e .
 	@touch $(READY)
 
+# Triton interprets and compiles the kernels of GPUs in tests. Its wheels, of 300 MB, are for Linux; a CUDA build of torch
+# has it already.
+TRITON := $(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -sm | tr ' ' -)),.venv/triton)
+.venv/triton: tests/triton.lock $(READY)
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --require-hashes --no-deps -r tests/triton.lock
+	@touch $@
+
 demo: $(READY)
 	$(BIN)/prunescope run demo
 
@@ -27,10 +34,10 @@ demo: $(READY)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # The tests that prove every rule. If a system package is missing, a skipped test says how to install it.
-test: $(READY)
+test: $(READY) $(TRITON)
 	$(PYTEST) -m "not exhaustive"
 
-test-all: $(READY)
+test-all: $(READY) $(TRITON)
 	$(PYTEST)
 
 check: $(READY)
@@ -42,11 +49,12 @@ check: $(READY)
 
 # Known vulnerabilities of the locked packages. Fails with a message where the advisory database cannot be reached.
 audit: $(READY)
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock --requirement tests/triton.lock
 
 # Keeps the locked versions unless pyproject.toml requires others; needs uv (pip install uv).
 lock:
 	uv pip compile --quiet pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --no-config --group triton --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" --output-file tests/triton.lock
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -76,6 +84,10 @@ bench: demo
 	$(BIN)/python -m tests.benchmarks.report warehouse/data
 	$(BIN)/python -m tests.benchmarks.commands warehouse/data
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6 1e7 1e8
+
+# The kernels and what they are compared with on a machine with an NVIDIA GPU; writes one JSON.
+bench-gpu: $(READY)
+	$(BIN)/python -m tests.benchmarks.gpu
 
 ui: $(READY)
 	$(BIN)/prunescope ui
