@@ -63,7 +63,8 @@ def dense_sums(
         return maxima, torch.empty(rows, count, sums, _PARTS.value, device=device)
 
     maxima, parts = outputs(len(_DENSE_SUMS))
-    _dense[(rows * count,)](z, inverse, maxima, parts, **shape)
+    with torch.cuda.device_of(z):  # Triton launches on the current device
+        _dense[(rows * count,)](z, inverse, maxima, parts, **shape)
     totals = parts.sum(-1, dtype=torch.float64)
     ids = top_of_chunks(maxima, lambda tokens: z.gather(1, tokens), size, min(TOP, size))
     tops = ids[:, 0].contiguous()
@@ -76,12 +77,13 @@ def dense_sums(
     def shift_sums(dz: Float[Tensor, "n v"]) -> ShiftSums:
         maxima, parts = outputs(len(_SHIFT_SUMS))
         scalars = torch.empty(rows, count, len(_SHIFT_SCALARS), dtype=torch.float64, device=device)
-        _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
+        with torch.cuda.device_of(z):
+            _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
         own = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
-        sums = _named(_SHIFT_SUMS, parts.sum(-1, dtype=torch.float64))
-        one_row = _shift_rows(sums, _named(_SHIFT_SCALARS, scalars), dense, size)
-        moves = _moves(sums, _named(_SHIFT_SCALARS, scalars), dense, scale)
-        return ShiftSums(one_row, moves, own.cpu().numpy(), _reader(lambda tokens: dz.gather(1, tokens), device))
+        numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1)
+        sums = _named(_SHIFT_SUMS + _SHIFT_SCALARS, numbers)
+        at = _reader(lambda tokens: dz.gather(1, tokens), device)
+        return ShiftSums(_shift_rows(sums, dense, size), _moves(sums, dense, scale), own.cpu().numpy(), at)
 
     whole = 1 + dense["tail"]
     softmaxes = {"tail": dense["tail"], "p_squares": (1 + dense["squares"]) / whole**2, "gap": dense["gap"] / whole}
@@ -98,9 +100,9 @@ def _reader(values: Callable[[Tensor], Tensor], device: torch.device) -> Callabl
     return lambda ids: values(torch.from_numpy(ids).to(device)).double().cpu().numpy()
 
 
-def _shift_rows(sums: Named, scalars: Named, dense: Named, size: int) -> Named:
+def _shift_rows(sums: Named, dense: Named, size: int) -> Named:
     """Return SHIFT; each difference subtracts what an inexact centre has added."""
-    first = {name: values[0] for name, values in (dense | sums | scalars).items()}
+    first = {name: values[0] for name, values in (dense | sums).items()}
     squares = first["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
         along, ahead = first["product"] / squares, first["kept"] / squares
@@ -115,18 +117,17 @@ def _shift_rows(sums: Named, scalars: Named, dense: Named, size: int) -> Named:
     }
 
 
-def _moves(sums: Named, scalars: Named, dense: Named, scale: Numbers) -> Named:
+def _moves(sums: Named, dense: Named, scale: Numbers) -> Named:
     """Return P_SPACE_SUMS; without a shift the pruned side equals the dense one, bit for bit."""
     whole, r_whole = 1 + dense["tail"], 1 + dense["squares"]
     p_squares = r_whole / whole**2
-    moves = {name: scalars[name] for name in ("mean", "log_growth", "log_growth_direct")} | sums
-    moves |= {name: sums[name] / whole for name in ("c", "c2", "c3", "c4", "c_size")}
+    moves = sums | {name: sums[name] / whole for name in ("c", "c2", "c3", "c4", "c_size")}
     for name, total in (("r", r_whole), ("q", 1 + sums["tail"]), ("rq", 1 + sums["q_squares"])):
         moves |= {f"{name}{kind}": sums[f"{name}{kind}"] * scale / total for kind in ("", "_size")}
         moves[f"{name}2"] = sums[f"{name}2"] * scale**2 / total
     moves |= {name: sums[name] / 2 for name in ("js", "variation")}
     moves["gap"] = sums["gap"] / (1 + sums["tail"])
-    moves["p_dp"] = scalars["near"] * p_squares + sums["p_beside"]
+    moves["p_dp"] = sums["near"] * p_squares + sums["p_beside"]
     moves["dp_across"] = np.maximum(sums["beside"] - sums["p_beside"] ** 2 / p_squares, 0)
     unmoved = {"tail": dense["tail"], "gap": dense["gap"] / whole, "log_growth_direct": 0}
     moves |= {name: np.where(sums["dz_squares"] == 0, value, moves[name]) for name, value in unmoved.items()}

@@ -318,7 +318,7 @@ def test_a_measure_by_torchs_operations_matches_the_compiled_kernels(monkeypatch
 
 
 def test_float64_and_float32_rows_agree_where_both_apply(monkeypatch):
-    head, x, near, far = model_like(40)
+    head, x, near, far = model_like(10)
     usual = divergences(x, [near, far], head, [0.5, 1.0])
     monkeypatch.setattr(logit_blocks, "_PRODUCT_NOISE", 1.0)  # every row goes to float64
     for measured, exact in zip(usual, divergences(x, [near, far], head, [0.5, 1.0]), strict=True):
