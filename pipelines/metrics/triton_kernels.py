@@ -35,11 +35,11 @@ OPTIONS = {"num_warps": 16, "enable_fp_fusion": False}
 _DENSE_SUMS = ("z_squares", "tail", "squares", "gap")
 _SHIFT_SUMS = (
     *("dz", "dz_squares", "product", "kept", "p_dz", "r_dz"),
-    *("uniform", "uniform_squares", "across", "along"),
+    *("uniform", "uniform_squares", "along_rest"),
     *("c", "c2", "c3", "c4", "c_size", "r", "r2", "r_size", "growth"),
     *("tail", "q_squares", "gap", "q_dz", "rq_dz", "pq"),
     *("q", "q2", "q_size", "rq", "rq2", "rq_size"),
-    *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "s_size", "p_beside", "beside"),
+    *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "s_size", "p_beside", "beside", "across", "along"),
 )
 _SHIFT_SCALARS = ("top_gap", "rank_of_dense", "rank_of_pruned", "mean", "log_growth_direct", "log_growth", "near")
 _CHUNK, _PARTS = tl.constexpr(CHUNK), tl.constexpr(32)
@@ -286,7 +286,7 @@ def _shift(
         dz_at: Δz (n, V), float32.
         tops_at: the dense side's most likely tokens (n,), int64.
         dense_at: totals of _DENSE_SUMS (n, T, 4), float64.
-        sums_at: out, (n, T, 38, _PARTS), float32.
+        sums_at: out, (n, T, 39, _PARTS), float32.
         scalars_at: out, (n, T, 7), float64.
     """
     program = tl.program_id(0).to(tl.int64)
@@ -296,9 +296,8 @@ def _shift(
     dense_at += program * 4
     inverse = tl.load(inverse_at + temperature)
     steps = tl.arange(0, STEP)
-    dense_top = tl.load(tops_at + row)
+    dense_top, dense_tail = tl.load(tops_at + row), tl.load(dense_at + 1)
     highest = tl.load(z_at + dense_top)
-    dense_tail = tl.load(dense_at + 1)
     whole, r_whole = (1 + dense_tail).to(tl.float32), (1 + tl.load(dense_at + 2)).to(tl.float32)
 
     # First pass: the means of Δz, and the pruned side's top token.
@@ -326,10 +325,9 @@ def _shift(
     mean, r_mean = p_dz / whole, r_dz / r_whole
 
     # Second pass: moments under p and r about these means, the pruned side's normalizers and means, and ranks.
-    own_dense = tl.load(dz_at + dense_top)
-    own_pruned = tl.load(z_at + top)
+    own_dense, own_pruned = tl.load(dz_at + dense_top), tl.load(z_at + top)
     above_dense, above_pruned = tl.zeros([STEP], tl.int32), tl.zeros([STEP], tl.int32)
-    sums, moments, pruned = _none(4, STEP), _none(9, STEP), _none(6, STEP)
+    sums, moments, pruned = _none(3, STEP), _none(9, STEP), _none(6, STEP)
     for start in range(0, size, STEP):
         tokens = start + steps
         is_token = tokens < size
@@ -342,8 +340,7 @@ def _shift(
         is_before = (z > own_pruned) | ((z == own_pruned) & (tokens < top))
         above_pruned += (is_token & is_before).to(tl.int32)
         centred = tl.where(is_token, dz - uniform, 0)
-        rest = tl.fma(z, -along, dz)
-        sums = _add(sums, (centred, centred * centred, rest * rest, rest * z))
+        sums = _add(sums, (centred, centred * centred, z * tl.fma(z, -along, dz)))
         p = tl.where(is_token, tl.exp(gap * inverse), 0)
         c = (dz - mean) * inverse
         pc, cc = p * c, c * c
@@ -355,6 +352,8 @@ def _shift(
         q = tl.where(is_token, tl.exp(own * inverse), 0)
         other = tl.where(tokens == top, 0, q)
         pruned = _add(pruned, (other, other * other, q * own, q * dz, q * q * dz, p * q))
+    # Now as exact as float32: of a Δz parallel to z nothing is across.
+    along += tl.where(z_squares > 0, _totals(sums)[2] / z_squares, 0)
     _, _, _, _, _, r_rest, _, _, growth = _totals(moments)
     tail, q_squares, _, q_dz, rq_dz, pq = _totals(pruned)
     q_whole = 1 + tail
@@ -375,7 +374,7 @@ def _shift(
     p_one, q_one = 1 / whole, 1 / q_whole
 
     # Third pass: divergences, q − p, and moments under q and its square.
-    pruned_moments, terms = _none(6, STEP), _none(7, STEP)
+    pruned_moments, terms = _none(6, STEP), _none(9, STEP)
     for start in range(0, size, STEP):
         tokens = start + steps
         is_token = tokens < size
@@ -390,8 +389,9 @@ def _shift(
         pruned_moments = _add(pruned_moments, (qc, qc * c, tl.abs(qc), rd, rd * d, tl.abs(rd)))
         s = (dz - centre) * inverse - rest
         dp, pq_term, qp_term, js_term, size_term = _divergence_terms(s, p, q * q_one)
-        beside = dp - near * p
-        terms = _add(terms, (pq_term, qp_term, js_term, tl.abs(dp), size_term, p * beside, beside * beside))
+        beside, across = dp - near * p, tl.fma(z, -along, dz)
+        lengths = (p * beside, beside * beside, across * across, across * z)
+        terms = _add(terms, (pq_term, qp_term, js_term, tl.abs(dp), size_term) + lengths)
     _write(sums_at, program, means + sums + moments + pruned + pruned_moments + terms)
     ranks = (1 + tl.sum(above_dense, 0), 1 + tl.sum(above_pruned, 0))
     scalars = (own_pruned - highest,) + ranks + (mean, direct, log_growth, near)
