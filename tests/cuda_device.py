@@ -363,6 +363,8 @@ def cuda_devices(*limits: int) -> Iterator[Devices]:
         "is_available": lambda: True,
         "device_count": lambda: len(limits),
         "current_device": lambda: 0,
+        # Too old for Triton, whose interpreter needs a process of its own.
+        "get_device_capability": lambda device=None: (5, 0),
         "get_device_name": lambda device=None: f"test device {index_of(device)}",
         "mem_get_info": info,
         "memory_allocated": lambda device=None: devices.allocated[index_of(device)],
