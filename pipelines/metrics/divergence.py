@@ -136,12 +136,13 @@ def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) 
     for temperature in temperatures:
         if not temperature > 0:
             raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
-    for values, what in ((x, "state"), *((move, "shift") for move in moves)):
-        if values.shape != x.shape:
-            raise ValueError(f"shift of shape {tuple(values.shape)} for states of shape {tuple(x.shape)}")
-        is_bad = ~torch.isfinite(values).all(-1)
-        if bool(is_bad.any()):
-            raise NumericalError(f"row {int(is_bad.nonzero()[0])}: the {what} is NaN or infinite")
+    for move in moves:
+        if move.shape != x.shape:
+            raise ValueError(f"shift of shape {tuple(move.shape)} for states of shape {tuple(x.shape)}")
+    is_bad = ~torch.stack([torch.isfinite(values).all(-1) for values in (x, *moves)])
+    if bool(is_bad.any()):
+        which, row = is_bad.nonzero()[0].tolist()
+        raise NumericalError(f"row {row}: the {'shift' if which else 'state'} is NaN or infinite")
 
 
 def _checked(columns: dict[str, NDArray[Any]]) -> Columns:

@@ -23,7 +23,7 @@ class DenseSums:
         rows: sums of `fused_kernels.DENSE`, (n,).
         softmaxes: sums of `fused_kernels.SOFTMAX`, (T, n).
         ids: the most likely tokens in order, (n, k).
-        gap: z − max z at tokens (n, k) of every row.
+        gap: z − max z at tokens (n, k) of every row: some of `ids` or the target.
     """
 
     inverse: Numbers
@@ -42,12 +42,14 @@ class ShiftSums:
         rows: sums of `fused_kernels.SHIFT`, (n,).
         moves: sums of `fused_kernels.P_SPACE_SUMS`, (T, n).
         ids: the pruned side's most likely tokens, (n, k).
-        dz: Δz at tokens (n, k) of every row.
+        gap: the dense side's z − max z at some of them.
+        dz: Δz at tokens (n, k) of every row: some of both sides' `ids` or the target.
     """
 
     rows: Sums
     moves: Sums
     ids: Ids
+    gap: At
     dz: At
 
     @classmethod
@@ -62,6 +64,7 @@ class ShiftSums:
             rows | {"rank_of_dense": one, "rank_of_pruned": one},
             moves | {name: dense.softmaxes[name] for name in ("tail", "gap")},
             dense.ids,
+            dense.gap,
             lambda ids: np.zeros(ids.shape),
         )
 
@@ -137,7 +140,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
     z_squares = dense.rows["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
         across_z = np.sqrt(rows["across"] / z_squares)
-    after = dense.gap(shift.ids[:, :2]) + shift.dz(shift.ids[:, :2])
+    after = shift.gap(shift.ids[:, :2]) + shift.dz(shift.ids[:, :2])
     dense_top = dense.ids[:, :1]
     return {
         **space("z", np.sqrt(z_squares), np.sqrt(rows["dz_squares"]), rows["along"], across_z),

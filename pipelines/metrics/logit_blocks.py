@@ -15,7 +15,6 @@ from torch import Tensor
 from prunescope.pipelines.metrics import cpu_matmul, eager_kernels, fused_kernels
 from prunescope.pipelines.metrics.divergence_columns import (
     DenseSums,
-    Ids,
     Numbers,
     ShiftSums,
     Sums,
@@ -24,6 +23,7 @@ from prunescope.pipelines.metrics.divergence_columns import (
     shift_columns,
     target_columns,
 )
+from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
 from prunescope.pipelines.metrics.output_head import OutputHead
 
 # Rows of one matrix product: enough for its full speed on a CPU; their logits are small compared to a model.
@@ -124,6 +124,7 @@ class Block:
         if self.head.bias is not None:
             raw = raw + self.head.bias.float()
         self._raw, z = raw, self.head.capped(raw)
+        self._targets = None if self.targets is None else self.targets.cpu().numpy()
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
         # The kernels' own 1/T in float32, so that later arithmetic matches their sums to the last digit.
@@ -135,9 +136,9 @@ class Block:
             case "triton":
                 from prunescope.pipelines.metrics import triton_kernels
 
-                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures)
+                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures, self.targets)
             case "torch":
-                self._dense, self._shift_sums = eager_sums(z, self.temperatures)
+                self._dense, self._shift_sums = eager_sums(z, self.temperatures, self.targets)
 
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
         """Return the columns of z- and p-space for one shift of x; None is a shift of zero."""
@@ -160,8 +161,8 @@ class Block:
 
     def _columns(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
         columns = dense_columns(dense) | shift_columns(dense, shift)
-        if self.targets is not None:
-            columns |= target_columns(dense, shift, self.targets[rows].cpu().numpy())
+        if self._targets is not None:
+            columns |= target_columns(dense, shift, self._targets[rows])
         return columns
 
     def _fused_dense(self, z: NDArray[np.float32]) -> None:
@@ -215,7 +216,11 @@ class Block:
                 ids,
             )
         return ShiftSums(
-            _fields(shifts), _fields(moves), ids, lambda at: np.take_along_axis(dz, at, 1).astype(np.float64)
+            _fields(shifts),
+            _fields(moves),
+            ids,
+            self._dense.gap,
+            lambda at: np.take_along_axis(dz, at, 1).astype(np.float64),
         )
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
@@ -226,7 +231,8 @@ class Block:
         if self.head.bias is not None:
             raw = raw + self.head.bias.double()
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
-        dense, shift_sums = eager_sums(z, self.temperatures)
+        targets = None if self.targets is None else self.targets[own]
+        dense, shift_sums = eager_sums(z, self.temperatures, targets)
         return self._columns(dense, shift_sums(dz), own)
 
 
@@ -248,22 +254,41 @@ def run_kernels() -> None:
 
 
 def eager_sums(
-    z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int = fused_kernels.TOP
+    z: Float[Tensor, "n v"],
+    temperatures: Sequence[float],
+    targets: Int[Tensor, " n"] | None = None,
+    top: int = fused_kernels.TOP,
 ) -> tuple[DenseSums, Callable[[Tensor], ShiftSums]]:
     """Compute the sums of the dense side in torch, in the type of z; return them, and a function for those of a Δz."""
     rows = eager_kernels.dense_rows(z, temperatures, top)
+    tokens = rows.ids if targets is None else torch.cat([rows.ids, targets[:, None]], 1)
+    by_row, softmaxes, *known = to_host(
+        _columns_of([rows.rows]), _columns_of(rows.softmaxes), tokens, rows.gap.gather(1, tokens)
+    )
+    dense_tokens, gaps = known[0].astype(np.int64), known[1]
     dense = DenseSums(
         np.array([1 / t for t in temperatures])[:, None],
         z.shape[1],
-        _numbers(rows.rows),
-        _by_temperature(rows.softmaxes),
-        rows.ids.cpu().numpy(),
-        lambda ids: _at(rows.gap, ids),
+        {name: values[0] for name, values in named(rows.rows, by_row).items()},
+        named(rows.softmaxes[0], softmaxes),
+        dense_tokens[:, : rows.ids.shape[1]],
+        looked_up(dense_tokens, gaps),
     )
 
     def shift_sums(dz: Tensor) -> ShiftSums:
         shift, moves, ids = eager_kernels.shift_rows(rows, dz, temperatures)
-        return ShiftSums(_numbers(shift), _by_temperature(moves), ids.cpu().numpy(), lambda at: _at(dz, at))
+        every = torch.cat([tokens, ids], 1)
+        by_row, by_temperature, *known = to_host(
+            _columns_of([shift]), _columns_of(moves), ids, rows.gap.gather(1, ids), dz.gather(1, every)
+        )
+        own = known[0].astype(np.int64)
+        return ShiftSums(
+            {name: values[0] for name, values in named(shift, by_row).items()},
+            named(moves[0], by_temperature),
+            own,
+            looked_up(own, known[1]),
+            looked_up(np.concatenate([dense_tokens, own], 1), known[2]),
+        )
 
     return dense, shift_sums
 
@@ -272,14 +297,6 @@ def _fields(sums: NDArray[Any]) -> Sums:
     return {name: sums[name] for name in sums.dtype.names or ()}
 
 
-def _at(values: Tensor, ids: Ids) -> Numbers:
-    return values.gather(1, torch.from_numpy(ids).to(values.device)).double().cpu().numpy()
-
-
-def _numbers(sums: eager_kernels.Sums) -> dict[str, Numbers]:
-    """Copy all sums from the device at once."""
-    return dict(zip(sums, torch.stack(list(sums.values())).double().cpu().numpy(), strict=True))
-
-
-def _by_temperature(sums: list[eager_kernels.Sums]) -> dict[str, Numbers]:
-    return _numbers({name: torch.stack([by_name[name] for by_name in sums]) for name in sums[0]})
+def _columns_of(sums: Sequence[eager_kernels.Sums]) -> Tensor:
+    """Return sums by temperature as (n, T · names)."""
+    return torch.stack([values for own in sums for values in own.values()], 1)

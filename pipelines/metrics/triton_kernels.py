@@ -21,11 +21,12 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunescope.pipelines.metrics.divergence_columns import DenseSums, Numbers, ShiftSums
 from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, TOP
+from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
 from prunescope.pipelines.metrics.ranking import CHUNK, top_of_chunks
 
 _STEP = 1024  # tokens of one step of a loop, and lanes of a sum
@@ -50,11 +51,12 @@ Named = dict[str, Numbers]
 
 
 def dense_sums(
-    z: Float[Tensor, "n v"], temperatures: Sequence[float]
+    z: Float[Tensor, "n v"], temperatures: Sequence[float], targets: Int[Tensor, " n"] | None = None
 ) -> tuple[DenseSums, Callable[[Float[Tensor, "n v"]], ShiftSums]]:
     """Compute the sums of the dense side from float32 logits; return them, and a function for those of a shift Δz."""
     (rows, size), count, device = z.shape, len(temperatures), z.device
-    inverse = torch.tensor([1 / t for t in temperatures], dtype=torch.float32).to(device)
+    inverse = torch.tensor([1 / t for t in temperatures], dtype=torch.float32)
+    scale, inverse = inverse[:, None].double().numpy(), inverse.to(device)
     step = min(_STEP, max(CHUNK, triton.next_power_of_2(size)))
     shape = {"size": size, "temperatures": count, "STEP": step} | OPTIONS
 
@@ -69,10 +71,13 @@ def dense_sums(
     ids = top_of_chunks(maxima, lambda tokens: z.gather(1, tokens), size, min(TOP, size))
     tops = ids[:, 0].contiguous()
     highest = z.gather(1, tops[:, None])
-    dense, scale = _named(_DENSE_SUMS, totals), inverse[:, None].double().cpu().numpy()
+    tokens = ids if targets is None else torch.cat([ids, targets[:, None]], 1)
 
     def gap(tokens: Tensor) -> Tensor:
         return z.gather(1, tokens) - highest
+
+    dense_columns, *known = to_host(totals.flatten(1), tokens, gap(tokens))
+    dense, dense_tokens = named(_DENSE_SUMS, dense_columns), known[0].astype(np.int64)
 
     def shift_sums(dz: Float[Tensor, "n v"]) -> ShiftSums:
         maxima, parts = outputs(len(_SHIFT_SUMS))
@@ -80,24 +85,22 @@ def dense_sums(
         with torch.cuda.device_of(z):
             _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
         own = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
-        numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1)
-        sums = _named(_SHIFT_SUMS + _SHIFT_SCALARS, numbers)
-        at = _reader(lambda tokens: dz.gather(1, tokens), device)
-        return ShiftSums(_shift_rows(sums, dense, size), _moves(sums, dense, scale), own.cpu().numpy(), at)
+        numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1).flatten(1)
+        columns, *known = to_host(numbers, own, gap(own), dz.gather(1, torch.cat([tokens, own], 1)))
+        sums, own_tokens = named(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
+        return ShiftSums(
+            _shift_rows(sums, dense, size),
+            _moves(sums, dense, scale),
+            own_tokens,
+            looked_up(own_tokens, known[1]),
+            looked_up(np.concatenate([dense_tokens, own_tokens], 1), known[2]),
+        )
 
     whole = 1 + dense["tail"]
     softmaxes = {"tail": dense["tail"], "p_squares": (1 + dense["squares"]) / whole**2, "gap": dense["gap"] / whole}
     by_row = {"z_squares": dense["z_squares"][0], "reach": np.zeros(rows)}
-    return DenseSums(scale, size, by_row, softmaxes, ids.cpu().numpy(), _reader(gap, device)), shift_sums
-
-
-def _named(names: Sequence[str], values: Tensor) -> Named:
-    """Copy (n, T, names) from the device at once, and return each as (T, n)."""
-    return dict(zip(names, values.cpu().numpy().transpose(2, 1, 0), strict=True))
-
-
-def _reader(values: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[np.ndarray], Numbers]:
-    return lambda ids: values(torch.from_numpy(ids).to(device)).double().cpu().numpy()
+    gap_at = looked_up(dense_tokens, known[1])
+    return DenseSums(scale, size, by_row, softmaxes, dense_tokens[:, : ids.shape[1]], gap_at), shift_sums
 
 
 def _shift_rows(sums: Named, dense: Named, size: int) -> Named:

@@ -1,5 +1,6 @@
 """The kernels of GPUs without a GPU: in Triton's interpreter against numba and float64, and compiled for GPUs."""
 
+import atexit
 import multiprocessing
 import os
 import re
@@ -68,6 +69,7 @@ def start_interpreter() -> None:
     """Prepare the process in which Triton was imported with TRITON_INTERPRET=1, for tensors of the CPU."""
     np.seterr(all="ignore")  # a GPU warns neither of a number beyond float32 that is not selected
     torch.set_num_threads(1)
+    atexit.register(os._exit, 0)  # else it would list objects that Triton does not free
     logit_blocks.kernels_for = lambda _: "triton"
 
 
