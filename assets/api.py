@@ -156,7 +156,7 @@ def variant(name: str, root: "Place | str | None" = None) -> "Answer":
     """Return the verdict and the summary of a variant, which a notebook shows as a table.
 
     Args:
-        name: MODEL@RECIPE.
+        name: MODEL@RECIPE, or RECIPE if only one model has it.
         root: as in `open`.
 
     Raises:
@@ -208,7 +208,7 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: 
     """Return the text of a prompt, which a notebook shows with its tokens colored by KL(dense ‖ pruned).
 
     Args:
-        name: MODEL@RECIPE; noise has no texts.
+        name: MODEL@RECIPE, or RECIPE if only one model has it; noise has no texts.
         prompt: id of the prompt.
         root: as in `open`.
         is_free: whether to show the tokens that the variant generates itself, instead of the dense model's.

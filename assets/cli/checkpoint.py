@@ -10,7 +10,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Warehouse, existing, inline_recipe, variant_names
+from prunescope.assets.cli.options import Debug, Warehouse, existing, inline_recipe, variants_of
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -54,7 +54,9 @@ def checkpoint(
     context: typer.Context,
     variant: Annotated[
         str,
-        typer.Argument(help="`model@recipe`, as `prunescope variants` lists them.", autocompletion=completion.variants),
+        typer.Argument(
+            help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
     shrink: Shrink = False,
@@ -90,7 +92,6 @@ def checkpoint(
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
-    from prunescope.warehouse.catalogue.question_query import RowFilter, require
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.storage.path_names import path_safe
     from prunescope.warehouse.tables import TABLES
@@ -102,12 +103,11 @@ def checkpoint(
         hub.require_access(push_to_hub)
     limits = _limits(memory)
     store = Store(existing(context))
-    model, name = variant_names(variant)
-    require(store.root, {model}, RowFilter((), (), (), ((model, name),)))
+    [(model, name)] = variants_of(store.root, [variant])
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     provenance = store.provenance(TABLES["variants"], model, name)
     if provenance is None or row["method"] in {"dense", "noise"}:
-        raise InputError(f"{variant}: nothing was pruned in it; there is nothing to write")
+        raise InputError(f"{model}@{name}: nothing was pruned in it; there is nothing to write")
     source = model_source or store.read(TABLES["models"], model, None)["source"][0].as_py()
     with RichProgress() as bars:
         try:
@@ -117,7 +117,7 @@ def checkpoint(
         weight_hash = provenance.inputs["weight_hash"]
         if identify(dense_folder, settings.cache_folder()).weight_hash != weight_hash:
             raise InputError(
-                f"{source}: these are not the weights of {variant}; give their location with --model-source"
+                f"{source}: these are not the weights of {model}@{name}; give their location with --model-source"
             )
         from prunescope.pipelines.models.load import load_decoder
         from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
@@ -128,7 +128,7 @@ def checkpoint(
         file = f"_variants/{path_safe(model)}/{path_safe(name)}/{provenance.fingerprint[:16]}.safetensors"
         pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
-            raise DamagedFileError(f"{store.root / file}: not the variant in table variants; run it again")
+            raise DamagedFileError(f"{store.root / file}: not the variant in table variants; run its study again")
         about = About(
             model,
             source,

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -154,16 +155,16 @@ def writable(context: typer.Context) -> "Place":
     return location
 
 
-def variant_names(variant: str) -> tuple[str, str]:
-    """Return model and recipe of a variant.
+def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return model and recipe of each variant, named MODEL@RECIPE or, where only one model has it, RECIPE.
 
     Raises:
-        InputError: the text is not MODEL@RECIPE.
+        WarehouseError: the warehouse has no such variant, or several.
     """
-    model, _, recipe = variant.partition("@")
-    if not model or not recipe:
-        raise InputError(f"{variant!r}: write MODEL@RECIPE, as `prunescope variants` lists them")
-    return model, recipe
+    from prunescope.warehouse.catalogue.variant_values import find_variant, stored_variants
+
+    known = stored_variants(location) if names else []
+    return [find_variant(name, known) for name in names]
 
 
 def absolute_model(model: str) -> str:

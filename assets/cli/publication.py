@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, variant_names
+from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, variants_of
 from prunescope.assets.cli.output import chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -144,8 +144,9 @@ def log_runs(
         typer.Option(
             "--variant",
             metavar="MODEL@RECIPE",
-            help="Only this variant (default: all but noise). Repeatable.",
-            autocompletion=completion.variants,
+            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise). "
+            "Repeatable.",
+            autocompletion=completion.variants_or_recipes,
         ),
     ] = None,
     figure: Annotated[
@@ -181,9 +182,11 @@ def log_runs(
     """
     from prunescope.assets.publishing.tracking import log_variants
 
-    pairs = [variant_names(text) for text in variant or ()]
+    location = existing(context)
     with RichProgress() as bars:
-        logged, present = log_variants(existing(context), uri, experiment, pairs, figure or (), bars)
+        logged, present = log_variants(
+            location, uri, experiment, variants_of(location, variant or ()), figure or (), bars
+        )
     log(f"{len(logged)} variants logged to {to} ({uri or 'its default'}); {len(present)} were there")
     for name in logged:
         put(name)

@@ -22,7 +22,7 @@ from prunescope.assets.cli.options import (
     existing,
     require_named,
     sql_process,
-    variant_names,
+    variants_of,
 )
 from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
 from prunescope.assets.cli.relations import describe, tables
@@ -138,8 +138,8 @@ def question(
         typer.Option(
             "--variant",
             metavar="MODEL@RECIPE",
-            help="Only this variant. Repeatable.",
-            autocompletion=completion.variants,
+            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable.",
+            autocompletion=completion.variants_or_recipes,
         ),
     ] = None,
     model: OnlyModels = None,
@@ -181,9 +181,9 @@ def question(
         check_chart_path(output, format_)
     else:
         chosen = chosen_format(format_, output)
-    pairs = tuple(variant_names(text) for text in variant or ())
-    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
     root = existing(context)
+    pairs = tuple(variants_of(root, variant or ()))
+    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
     query = statement(root, asked, row_filter)
     with sql_process(context, Setup(str(root), memory, query.models)) as process:
         if chart:

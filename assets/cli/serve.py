@@ -129,10 +129,11 @@ def show_report(
         forced: whether the pruned model reads the dense model's tokens.
 
     Raises:
-        InputError: an option names something unknown, or lacks the option that it needs.
+        InputError, WarehouseError: an option names something unknown, or lacks the option that it needs.
     """
     from prunescope.assets.cli import terminal, terminal_prompts, terminal_tokens
     from prunescope.assets.publishing.live_study import LiveStudy, studies
+    from prunescope.warehouse.catalogue.variant_values import find_variant
 
     for value, option, other, needed in (
         (step, "--step", prompt, "--prompt"),
@@ -156,7 +157,8 @@ def show_report(
         m = terminal.find_prompt(index, None, prompt)
         terminal_prompts.show_prompt(console, index, m, live.build(f"prompt/{m}"))  # type: ignore[arg-type]
         return
-    n = terminal.find_variant(index, variant)
+    pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
+    n = pairs.index(find_variant(variant, pairs))
     if prompt is None:
         terminal.show_variant(console, index, n, live.build(f"variant/{n}"))  # type: ignore[arg-type]
         return

@@ -43,23 +43,6 @@ _CARRIERS_LEGEND = (
 )
 
 
-def find_variant(index: Index, name: str) -> int:
-    """Return the position of a variant, by `model@recipe` or by its recipe.
-
-    Raises:
-        InputError: there is none, or several models have the recipe.
-    """
-    matches = [n for n, entry in enumerate(index["variants"]) if name in {entry["id"], entry["recipe"]}]
-    if len(matches) == 1:
-        return matches[0]
-    names = [entry["id"] for entry in index["variants"]]
-    if matches:
-        raise InputError(f"--variant {name}: several models have it; choose {_listed([names[n] for n in matches])}")
-    similar = similar_names(name, [*names, *(entry["recipe"] for entry in index["variants"])])
-    hint = f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
-    raise InputError(f"--variant {name}: there is no such variant; {hint}")
-
-
 def find_prompt(index: Index, variant: int | None, name: str) -> int:
     """Return the position of a prompt of the variant's model, or without a variant of any model.
 

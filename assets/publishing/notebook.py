@@ -4,14 +4,14 @@ The objects hold the rows that they show; the public functions are in `prunescop
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question, require
-from prunescope.warehouse.catalogue.variant_values import token_rows, variant_values
+from prunescope.warehouse.catalogue.variant_values import find_variant, stored_variants, token_rows, variant_values
 from prunescope.warehouse.storage.location import Place
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def variant(name: str, root: Place | str) -> Answer:
     """Return the verdict and the summary of a variant; arguments and errors as `prunescope.variant`."""
     import polars as pl
 
-    _require(name, root)
+    name = _full_name(name, root)
     found = [(column, _written(value)) for column, value in variant_values(root, name).items() if value is not None]
     frame = pl.DataFrame(found, schema={"quantity": pl.String, "value": pl.String}, orient="row")
     return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
@@ -112,7 +112,8 @@ def text(name: str, prompt: str, root: Place | str, *, is_free: bool) -> TokenTe
     """Return the text of a prompt; arguments and errors as `prunescope.text`."""
     import polars as pl
 
-    _require(name, root, [prompt])
+    name = _full_name(name, root)
+    require(root, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
     trajectory = "free_running" if is_free else "teacher_forced"
     rows = pl.DataFrame(token_rows(root, name, prompt, trajectory))
     written = str(rows["prompt_text"][0]) if len(rows) else ""
@@ -120,9 +121,8 @@ def text(name: str, prompt: str, root: Place | str, *, is_free: bool) -> TokenTe
     return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_free else "dense")
 
 
-def _require(name: str, root: Place | str, prompts: Sequence[str] = ()) -> None:
-    model, _, recipe = name.partition("@")
-    require(root, [model], RowFilter(prompts=tuple(prompts), variants=((model, recipe),)))
+def _full_name(name: str, root: Place | str) -> str:
+    return "@".join(find_variant(name, stored_variants(root)))
 
 
 def _line(tag: str, cells: Iterable[object]) -> str:

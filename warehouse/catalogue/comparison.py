@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connect
+from prunescope.warehouse.catalogue.variant_values import find_variant
 from prunescope.warehouse.core.errors import CatalogueError, NothingSharedError, WarehouseError
-from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 
 # Parameters of both files are the model, the pairs and their recipes.
@@ -144,9 +144,7 @@ def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
     """Return the model and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
-    if not known:
-        raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
-    (model_a, recipe_a), (model_b, recipe_b) = (_variant(name, known) for name in (variant_a, variant_b))
+    (model_a, recipe_a), (model_b, recipe_b) = (find_variant(name, known) for name in (variant_a, variant_b))
     if model_a != model_b:
         raise WarehouseError(
             f"{variant_a} is of model {model_a} and {variant_b} of {model_b}; compare two variants of one model"
@@ -154,16 +152,6 @@ def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: 
     if recipe_a == recipe_b:
         raise WarehouseError(f"{variant_a} and {variant_b} are the same variant; name two")
     return model_a, recipe_a, recipe_b
-
-
-def _variant(name: str, known: list[tuple[str, str]]) -> tuple[str, str]:
-    matches = [names for names in known if name in {"@".join(names), names[1]}]
-    if not matches:
-        hint = did_you_mean(name, {text for names in known for text in ("@".join(names), names[1])})
-        raise WarehouseError(f"there is no variant {name!r}; {hint}see `prunescope variants`")
-    if len(matches) > 1:
-        raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")
-    return matches[0]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
-"""What the warehouse knows of one variant: verdict, summary, scores, tokens, and the studies that computed it."""
+"""What the warehouse knows of one variant: its names, verdict, summary, scores, tokens, and the studies behind it."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue.database import connected
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 
 _STATES = """
     SELECT model, recipe, list(content_hash ORDER BY table_name) AS hashes
@@ -21,6 +26,28 @@ _TOKENS = """
     WHERE steps.variant = $name AND prompt_id = $prompt AND steps.trajectory = $trajectory
     ORDER BY steps.step
 """
+
+
+def stored_variants(root: Place | str) -> list[tuple[str, str]]:
+    """Return model and recipe of every variant in the order of their names; no file is opened."""
+    return sorted((partition.model, partition.recipe or "") for partition in Store(root).partitions(TABLES["variants"]))
+
+
+def find_variant(name: str, variants: Collection[tuple[str, str]]) -> tuple[str, str]:
+    """Return model and recipe of a variant by MODEL@RECIPE, or by RECIPE where one model has it.
+
+    Raises:
+        WarehouseError: there is none, or several models have the recipe.
+    """
+    if not variants:
+        raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
+    matches = [pair for pair in variants if name in {"@".join(pair), pair[1]}]
+    if not matches:
+        hint = did_you_mean(name, {text for pair in variants for text in ("@".join(pair), pair[1])})
+        raise WarehouseError(f"there is no variant {name!r}; {hint}see `prunescope variants`")
+    if len(matches) > 1:
+        raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")
+    return matches[0]
 
 
 def variant_states(root: Place | str) -> dict[tuple[str, str], list[str]]:

@@ -152,6 +152,7 @@ def test_a_question_has_a_summary_line_and_filters_by_its_columns(shell: Shell) 
     assert shell.messages.splitlines()[1].startswith(f"{len(wanted)} rows, one row per model × recipe × prompt: at the")
     assert shell.records("question", "q11", "--variant", f"{model}@{recipe}", "--model", model, "--explain") == wanted
     assert "grain: one row" in shell.messages
+    assert shell.records("question", "q11", "--variant", recipe) == wanted
     both = [str(row["recipe"]) for row in (rows[0], rows[-1])]
     found = shell.records("question", "q11", "--recipe", both[0], "--recipe", both[1], "--prompt", prompt)
     assert found == [row for row in rows if row["recipe"] in both and row["prompt_id"] == prompt]
@@ -183,11 +184,11 @@ def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(sh
     ("arguments", "message"),
     [
         (("q01", "--prompt", "p"), "--prompt: q01_spike_predictors has no column prompt_id; use --model, --recipe"),
-        (("q05", "--variant", "m@r"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
+        (("q05", "--variant", "dense"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
         (("q11", "--model", "nope"), "there is no model 'nope' in the warehouse; there are "),
         (("q11", "--recipe", "nope"), "there is no recipe 'nope' in the warehouse; there are "),
         (("q11", "--prompt", "' OR true --"), 'there is no prompt "\' OR true --" in the warehouse; there are '),
-        (("q11", "--variant", "nope"), "'nope': write MODEL@RECIPE"),
+        (("q11", "--variant", "nope"), "there is no variant 'nope'; see `prunescope variants`"),
         (("q11", "--chart", "-o", "x.gif"), "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
     ],
 )

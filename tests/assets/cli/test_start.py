@@ -171,7 +171,7 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope question q1": {name for name in questions() if name.startswith("q1")},
         "prunescope figure ": set(FIGURES),
         "prunescope figure spikes --model ": {"tiny"},
-        "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50"},
+        "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50", "dense", "wanda-50"},
         "prunescope compare wanda-50 d": {"dense"},
         # Bash splits words at an @, and replaces the part after it.
         "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},

@@ -46,7 +46,7 @@ def test_a_figure_shows_each_of_its_charts() -> None:
 
 
 def test_variant_question_and_text_come_from_the_warehouse(computed_once) -> None:
-    variant = ps.variant("tiny-a@wanda-2of4", computed_once)
+    variant = ps.variant("wanda-2of4", computed_once)
     values = dict(variant.rows.iter_rows())
     assert values["parameters_removed_share"] == "0.5" or 0 < float(values["parameters_removed_share"]) < 0.5
     assert ps.question("q01", computed_once, recipes=["wanda-2of4"]).rows["recipe"].unique().to_list() == ["wanda-2of4"]
