@@ -168,6 +168,9 @@ def plan(
     allow_code_execution: AllowCode = False,
     replace: Replace = False,
     workers: Workers = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
+    ] = False,
     format_: Format = None,
     output: Output = None,
     warehouse: Warehouse = None,
@@ -175,10 +178,11 @@ def plan(
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
-    Shows memory and floating-point operations by item, rows and bytes of Parquet, and the time at this machine's speed,
-    which is measured for two seconds. Reads a model's config, tokenizer and file header, but not its weights.
-    The time leaves out loading and hashing weights, the scores of pruning recipes, Python overhead, writing, questions
-    and report: add about half on a CPU with small models, little with large ones.
+    Says what a run would compute, the time at this machine's speed, which is measured for two seconds, disk, memory,
+    and which losses the verdicts will be able to tell apart. --details and the other formats have memory,
+    floating-point operations, rows and bytes by item. Reads a model's config, tokenizer and file header, but not its
+    weights. The time leaves out loading and hashing weights, the scores of pruning recipes, Python overhead, writing,
+    questions and report: add about half on a CPU with small models, little with large ones.
 
     `--workers` simulates a run instead. It takes the seconds from the warehouse's partitions or, if there are none,
     from the estimate, measures the overhead of Dagster and of writing, and names the first bottleneck.
@@ -215,16 +219,18 @@ def plan(
             scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
             sections, rows = scaling.SECTIONS, scaling.table(scale, chosen)
             messages = [(scaling.summary_line(scale), False)]
-    if output is None and chosen_format(format_, output) == "table":
+    for message, is_warning in messages:
+        log(message, "yellow" if is_warning else None)
+    if output is not None or chosen_format(format_, output) != "table":
+        emit(rows.to_arrow(), format_, output)
+    elif details or workers is not None:
         for section in sections:
             section_rows = rows.filter(section=section).drop("section")
             filled = [column.name for column in section_rows if column.null_count() < len(section_rows)]
             if filled:
                 emit(section_rows.select(filled).to_arrow())
     else:
-        emit(rows.to_arrow(), format_, output)
-    for message, is_warning in messages:
-        log(message, "yellow" if is_warning else None)
+        log("--details shows every partition, item of work and item of memory", "dim")
     end(context, list(refused.failures.values()))
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
+# Most partitions that a sentence names.
+_MAX_LISTED = 12
 SECTIONS = ("partitions", "work", "memory")
 _SCHEMA = pl.Schema(
     {
@@ -283,14 +285,31 @@ def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
 
 
 def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[str, bool]]:
-    if found.search_minutes:
-        yield f"not counted is the search, which begins no trial after {found.search_minutes:g} min", False
-    if found.uncounted:
-        yield f"not counted are tasks whose samples `run` fetches: {', '.join(found.uncounted)}", False
+    """Yield what is computed, its time, disk and memory, and what these leave out."""
+    names = [
+        work.recipe.name if work.recipe else "a search" if work.is_search else "the model's own tables"
+        for work in found.works
+        if work.tables
+    ]
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    current = sum(not work.tables for work in found.works)
+    yield (
+        f"computes {', '.join(names[:_MAX_LISTED])}{more} ({len(names)} partitions; {current} are current)",
+        False,
+    )
     yield (
         f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's measured "
         f"speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
         f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
+        False,
+    )
+    if found.search_minutes:
+        yield f"not counted is the search, which begins no trial after {found.search_minutes:g} min", False
+    if found.uncounted:
+        yield f"not counted are tasks whose samples `run` fetches: {', '.join(found.uncounted)}", False
+    counts = [count for rows in found.rows.values() for count in rows]
+    yield (
+        f"writes about {bytes_of(counts) / 2**20:,.1f} MiB of tables ({sum(count.rows for count in counts):,} rows)",
         False,
     )
     peaks, available = found.peaks, found.available

@@ -217,7 +217,7 @@ def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile,
     assert planned() == set()
     study.write(search=SEARCH | {"remove": [0.3]})
     assert planned() == set(SEARCH_TABLES)
-    assert run(["plan", str(study.path), "--warehouse", str(searched)], Globals()) == 0
+    assert run(["plan", str(study.path), "--details", "--warehouse", str(searched)], Globals()) == 0
     shown = capsys.readouterr()
     assert "search_effects, search_trials" in shown.out
     assert "not counted is the search, which begins no trial after 20 min" in " ".join(shown.err.split())
