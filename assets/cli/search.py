@@ -281,6 +281,8 @@ def _clause(words: str, found: dict[str, Any]) -> str:
     other = _interval(found, "other_amount", "other_low", "other_high")
     difference = _interval(found, "difference", "difference_low", "difference_high")
     verdict = {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]
+    if found["difference_low"] is None:
+        verdict = "too little data for an interval"
     return (
         f"{own} where the best published recipe, {found['other_recipe']}, has {other} "
         f"(difference {difference}: {verdict})"

@@ -13,6 +13,8 @@
 --   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the
 --     first other token; of same_options 1 where the dense model's option is chosen, else 0 [nats, steps or choices]
 --   size: Number of tokens or steps in the sum; 1, for the text or question, of same_steps and same_options
+--   largest_total: Largest possible total: the steps of the dense text under same_steps, 1 under same_options, NULL
+--     elsewhere [steps or choices]
 with
 
 on_texts as (
@@ -51,7 +53,8 @@ select
     'kl_texts' as measure,
     unit,
     kl_nats as total,
-    tokens as size
+    tokens as size,
+    cast(null as bigint) as largest_total
 from on_texts
 
 union all
@@ -62,7 +65,8 @@ select
     'perplexity' as measure,
     unit,
     nll_nats as total,
-    tokens as size
+    tokens as size,
+    null as largest_total
 from on_texts
 
 union all
@@ -73,7 +77,8 @@ select
     'kl_prompts' as measure,
     steps.prompt_id as unit,
     sum(cast(steps.kl_dense_pruned_nats as double)) as total,
-    count(*) as size
+    count(*) as size,
+    null as largest_total
 from decoding_at_reference as steps
 semi join search_candidates as candidates
     on steps.model = candidates.model and steps.recipe = candidates.recipe
@@ -88,7 +93,8 @@ select
     'same_steps' as measure,
     generations.prompt_id as unit,
     cast(coalesce(generations.first_flip_step, dense_lengths.steps) as double) as total,
-    1 as size
+    1 as size,
+    dense_lengths.steps as largest_total
 from stg_generations as generations
 semi join search_candidates as candidates
     on generations.model = candidates.model and generations.recipe = candidates.recipe
@@ -103,7 +109,8 @@ select
     'same_options' as measure,
     options.prompt_id as unit,
     cast(options.is_argmax_same as double) as total,
-    1 as size
+    1 as size,
+    1 as largest_total
 from options_at_reference as options
 semi join search_candidates as candidates
     on options.model = candidates.model and options.recipe = candidates.recipe

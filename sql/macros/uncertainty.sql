@@ -111,6 +111,13 @@ create or replace macro wilson_interval_of_error(share, se, trials) as case
         then wilson_interval(share * share * (1 - share) / se ** 2, share * (1 - share) / se ** 2)
 end;
 
+-- 95 % interval of a mean with a smallest and a largest possible value, as [low, high], from half the width of a
+-- symmetric one. NULL without that, and below three units: the interval of two is 13 errors wide on each side.
+create or replace macro interval_within(mean, half_width, smallest, largest, units) as case
+    when half_width is not null and units >= 3
+        then [greatest(mean - half_width, smallest), least(mean + half_width, largest)]
+end;
+
 -- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
 -- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
 create or replace macro covariance_of_outcomes(trials, one, other, together) as (

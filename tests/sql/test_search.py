@@ -108,14 +108,36 @@ def test_texts_are_compared_by_the_steps_that_they_have_in_common_with_the_dense
     spread = half_width((own - other - (own - other).mean()) / WINDOWS)
 
     assert (row["amount"], row["other_amount"]) == (pytest.approx(own.mean()), pytest.approx(other.mean()))
-    factor = np.exp(half_width((own - own.mean()) / WINDOWS) / own.mean())
-    ends = (pytest.approx(own.mean() / factor, **CLOSE), pytest.approx(own.mean() * factor, **CLOSE))
-    assert (row["amount_low"], row["amount_high"]) == ends
+    ends = own.mean() + np.array([-1, 1]) * half_width((own - own.mean()) / WINDOWS)
+    # No text has more steps in common with the dense one than this has, nor fewer than none.
+    ends = np.clip(ends, 0, np.mean([10 if prompt % 2 else 20 for prompt in range(WINDOWS)]))
+    assert [row["amount_low"], row["amount_high"]] == pytest.approx(ends, **CLOSE)
     assert row["difference"] == pytest.approx((own - other).mean())
     assert row["difference_low"] == pytest.approx((own - other).mean() - spread, **CLOSE)
     # More steps in common are better.
     assert row["difference_low"] > 0
     assert row["is_better"]
+
+
+def test_steps_in_common_stay_within_what_the_texts_can_have_and_two_prompts_bound_nothing(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense")
+    for recipe in ("mixed-40", "wanda-40"):
+        warehouse.variant(recipe, method=recipe.split("-")[0], removed=0.4)
+    search_trial(warehouse, 0, {"mlp.0": "drop"}, [0.1], is_result=True, recipe="mixed-40")
+    found = []
+    for prompt, (own, other) in enumerate([(1, 8), (19, 2), (19, 3)]):
+        warehouse.generation("dense", f"p{prompt}", token_ids=[7] * 20)
+        for recipe, flip in (("mixed-40", own), ("wanda-40", other)):
+            warehouse.generation(recipe, f"p{prompt}", flip=flip, token_ids=[7] * 20)
+        if prompt:
+            found.append(judgement(ask, warehouse, "same_steps")["wanda-40"])
+    two, three = found
+    ends = [f"{name}_{end}" for name in ("amount", "other", "difference") for end in ("low", "high")]
+    assert (two["n_units"], two["amount"], {two[end] for end in ends}, two["is_better"]) == (2, 10, {None}, None)
+    # Student's t over three prompts would allow −12.8 to 38.8, −3.7 to 12.3 and −25.1 to 42.4 steps.
+    other = 13 / 3 + np.array([0, 1]) * stats.t.ppf(0.975, 2) * np.std([8, 2, 3], ddof=1) / np.sqrt(3)
+    assert [three[end] for end in ends] == pytest.approx([0, 20, 0, other[1], -20, 20], **CLOSE)
+    assert three["is_better"] is None
 
 
 def test_questions_are_compared_by_the_options_that_stay_the_dense_models(ask: Ask) -> None:

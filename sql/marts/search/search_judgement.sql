@@ -8,9 +8,10 @@
 --   difference is the mixed variant minus the other one, paired by window or prompt: below 0 the mixed variant does
 --   less damage, but above 0 where measure is same_steps or same_options. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
---   NULL below two units or where none deviates. Those of same_options are Wilson's over questions, of the difference
---   Newcombe's for pairs. They are not corrected for the number of others, of which the best published one is chosen by
---   the same data, in its own favour.
+--   NULL below two units or where none deviates. Those of same_steps are on a linear scale between the fewest and most
+--   steps that the texts can have in common; NULL below three prompts, because two bound nothing. Those of same_options
+--   are Wilson's over questions, of the difference Newcombe's for pairs. They are not corrected for the number of
+--   others, of which the best published one is chosen by the same data, in its own favour.
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
 --   strategy: Strategy that chose the mixed variant: searched or a control; NULL where it was written by hand [label]
@@ -72,6 +73,7 @@ paired as (
         own.size,
         own.total,
         theirs.total as other_total,
+        own.largest_total,
         if(own.measure = 'perplexity', exp(sum(own.total) over of_pair / sum(own.size) over of_pair), 1) as slope,
         if(own.measure = 'perplexity', exp(sum(theirs.total) over of_pair / sum(own.size) over of_pair), 1)
             as other_slope
@@ -95,6 +97,7 @@ spreads as (
         other_recipe,
         measure,
         sum(total) / sum(size) as mean,
+        sum(largest_total) / sum(size) as largest_mean,
         half_width_of_mean(total, size) as half_width,
         sum(other_total) / sum(size) as other_mean,
         half_width_of_mean(other_total, size) as other_half_width,
@@ -114,15 +117,22 @@ amounts as (
         case measure
             when 'perplexity' then [exp(mean - half_width), exp(mean + half_width)]
             when 'same_options' then wilson_interval(mean * n_units, n_units)
+            when 'same_steps' then interval_within(mean, half_width, 0, largest_mean, n_units)
             else interval_of_positive_mean(mean, half_width)
         end as ends,
         case measure
             when 'perplexity' then [exp(other_mean - other_half_width), exp(other_mean + other_half_width)]
             when 'same_options' then wilson_interval(other_mean * n_units, n_units)
+            when 'same_steps' then interval_within(other_mean, other_half_width, 0, largest_mean, n_units)
             else interval_of_positive_mean(other_mean, other_half_width)
         end as other_ends,
         case measure
             when 'same_options' then interval_of_paired_change(n_lower, n_higher, n_units)
+            when 'same_steps'
+                then
+                    interval_within(
+                        amount - other_amount, half_width_of_difference, -largest_mean, largest_mean, n_units
+                    )
             else [
                 amount - other_amount - half_width_of_difference, amount - other_amount + half_width_of_difference
             ]

@@ -199,6 +199,8 @@ def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None
     assert "; the dense model's option in a share of 12 of 12 questions where" in _sentence(
         result, {"kl_texts": kl, "same_options": steps}
     )
+    of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
+    assert _sentence(result, {"same_steps": of_two}).endswith("(difference −0.17: too little data for an interval).")
     assert _sentence(result | {"budget": "bytes"}, {"kl_texts": kl}).startswith(
         "mixed-20-1a2b3c removes 20.0% of the layers' bytes: KL 0.21 [0.19, 0.24] nats on the study's texts where"
     )
