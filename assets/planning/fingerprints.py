@@ -5,7 +5,8 @@ texts only, a changed view nothing.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,27 @@ from prunescope.pipelines.studies import CalibrationSpec, ModelSpec, Study, Text
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.storage.provenance import fingerprint
+
+# Longest value of an input that messages show.
+_MAX_SHOWN = 40
+_HASH = re.compile("[0-9a-f]{64}")
+# Names of inputs in messages; others are understood as they are.
+_INPUT_NAMES = {
+    "weight_hash": "weights of the model",
+    "tokenizer_hash": "tokenizer",
+    "code": "version of the code",
+    "calibration_hash": "calibration",
+    "recipe_hash": "recipe",
+    "external_hash": "pruned checkpoint",
+    "variant": "pruned weights",
+    "prompts_hash": "prompts",
+    "settings_hash": "`generation` and `measure`",
+    "decoding_hash": "`decoding`",
+    "texts_hash": "texts",
+    "retrieval_hash": "retrieval data",
+    "speed_hash": "`speed`",
+    "code_execution": "execution of programs",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,28 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
     if table == SPEED_TABLE:
         return found | _speed_inputs(study)
     return found | tokenizer | _STUDY_INPUTS[STEP_OF_TABLE[table].name](study)
+
+
+def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Return in words which inputs of a partition differ, each with both values, hashes by their first digits.
+
+    Args:
+        found: the inputs that it was computed from, as its provenance has them.
+        wanted: those that the study has now, from `inputs`.
+    """
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return ", ".join(
+        f"{_INPUT_NAMES.get(name, name)} {_short(found.get(name))}, now {_short(wanted.get(name))}" for name in names
+    )
+
+
+def _short(value: str | None) -> str:
+    """Return a value as it is, or enough of a hash or long text to tell it from another."""
+    if not value:
+        return "none"
+    if len(value) <= _MAX_SHOWN:
+        return value
+    return value[:8] if _HASH.fullmatch(value) else fingerprint({"value": value})[:8]
 
 
 def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prunescope.assets import settings
 from prunescope.assets.planning import freshness
-from prunescope.assets.planning.fingerprints import DenseModel, accepted, find_model, variant_file
+from prunescope.assets.planning.fingerprints import DenseModel, accepted, differences, find_model, inputs, variant_file
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
@@ -232,7 +232,16 @@ def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseMod
         return
     if found.fingerprint not in accepted(table, study, dense.identity, recipe):
         partition = model if name is None else f"{model}@{name}"
+        before, now = found.inputs, inputs(table, study, dense.identity, recipe)
+        if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
+            [row] = store.read(TABLES["variants"], model, name).to_pylist()
+            before, now = (
+                {key: value for key, value in one.items() if key != "recipe_hash"}
+                | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
+                for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
+            )
+        changed = differences(before, now)
         raise InputError(
-            f"{table} of {partition} was computed by study {found.study!r} from other inputs; "
+            f"{table} of {partition} was computed by study {found.study!r} from other inputs ({changed}); "
             "use --replace to compute it again for this study, or another --warehouse"
         )

@@ -132,7 +132,7 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
     """
     variant, stored_hash = _read(file)
     if stored_hash != weight_hash:
-        raise InputError(f"{file}: belongs to other weights of the model; run the recipe again")
+        raise InputError(f"{file}: belongs to other weights of the model; run its study again")
     return variant
 
 
@@ -162,14 +162,14 @@ def _read(file: Path) -> tuple[Variant, str]:
         )
         variant_hash, weight_hash = variant.hash, metadata["weight_hash"]
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror or 'not a readable variant file'}; run the recipe again") from error
+        raise InputError(f"{file}: {error.strerror or 'not a readable variant file'}; run its study again") from error
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DamagedVariantError(f"{file}: not a readable variant file; run the recipe again") from error
+        raise DamagedVariantError(f"{file}: not a readable variant file; run its study again") from error
     if variant_hash != metadata["variant_hash"]:
-        raise DamagedVariantError(f"{file}: its changes do not match their hash; run the recipe again")
+        raise DamagedVariantError(f"{file}: its changes do not match their hash; run its study again")
     # Files of the first version have no hash of their metadata.
     if "about_hash" in metadata and metadata["about_hash"] != _metadata_hash(metadata):
-        raise DamagedVariantError(f"{file}: its metadata does not match its hash; run the recipe again")
+        raise DamagedVariantError(f"{file}: its metadata does not match its hash; run its study again")
     return variant, weight_hash
 
 

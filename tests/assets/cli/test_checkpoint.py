@@ -316,7 +316,7 @@ def test_a_damaged_variant_file_writes_nothing(warehouse: Path, tmp_path: Path, 
     content[-1] ^= 1
     file.write_bytes(content)
     assert command("checkpoint", "tiny-a@wanda-2of4", tmp_path / "out", "--warehouse", warehouse) == 2
-    assert "run the recipe again" in capsys.readouterr().err
+    assert "run its study again" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -166,7 +166,7 @@ def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
 def test_a_damaged_file_is_reported_once_and_the_next_run_replaces_it(runs: Runs) -> None:
     (failure,) = runs.longer.failures
     assert failure.name == "tiny-a@a"
-    assert "run the recipe again" in failure.message
+    assert "run its study again" in failure.message
     assert not runs.mended.failures
 
 
@@ -208,7 +208,7 @@ def test_a_damaged_file_is_removed_so_that_the_next_run_prunes_again(study: Stud
     content = bytearray(file.read_bytes())
     content[-3] ^= 16
     file.write_bytes(content)
-    with pytest.raises(InputError, match="run the recipe again"):
+    with pytest.raises(InputError, match="run its study again"):
         computed("mask_samples", "magnitude-50", ModelCache())
     assert not file.exists()
     computed("variants", "magnitude-50", ModelCache())

@@ -1,12 +1,13 @@
 """Fingerprints of partitions: the changes that outdate each table, and those that do not."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from prunescope.assets.planning import fingerprints, freshness, steps
-from prunescope.assets.planning.fingerprints import accepted, expected
+from prunescope.assets.planning.fingerprints import accepted, differences, expected, inputs
 from prunescope.assets.planning.steps import (
     MASK_TABLE,
     MODEL_TABLES,
@@ -47,6 +48,7 @@ def of(tables: tuple[str, ...], *recipes: str) -> set[str]:
     return {f"{table} {recipe}" for table in tables for recipe in recipes}
 
 
+MINE = {"name": "mine", "method": "magnitude", "sparsity": 0.5}
 ALL_RECIPES = ("dense", "magnitude-50", "wanda-2of4", "attn-drop-1")
 
 
@@ -63,11 +65,48 @@ def test_tables_and_partitions_have_different_fingerprints(study: StudyFile) -> 
 
 
 def test_a_changed_parameter_outdates_its_variant_only(study: StudyFile) -> None:
-    named = [{"name": "mine", "method": "magnitude", "sparsity": 0.5}, "dense", "wanda-2of4"]
-    study.write(recipes=named)
+    study.write(recipes=[MINE, "dense", "wanda-2of4"])
     before = versions(load(study))
-    study.write(recipes=[named[0] | {"sparsity": 0.4}, *named[1:]])
+    study.write(recipes=[MINE | {"sparsity": 0.4}, "dense", "wanda-2of4"])
     assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "mine")
+
+
+H = "[0-9a-f]{8}"
+
+
+@pytest.mark.parametrize(
+    ("table", "recipe", "change", "words"),
+    [
+        ("activation_stats", None, {"calibration": {"source": "embedded"}}, f"calibration {H}, now {H}"),
+        ("activation_stats", None, {"dtype": "bfloat16"}, "dtype float32, now bfloat16"),
+        ("variants", "wanda-2of4", {"calibration": {"seed": 1}}, f"calibration {H}, now {H}"),
+        ("variants", "mine", {"recipes": [MINE | {"sparsity": 0.4}]}, f"recipe {H}, now {H}"),
+        ("text_tokens", "mine", {"recipes": [MINE | {"sparsity": 0.4}]}, f"pruned weights {H}, now {H}"),
+        ("decoding_steps", "dense", {"prompts": [{"id": "a", "kind": "open", "text": "b"}]}, f"prompts {H}, now {H}"),
+        ("decoding_steps", "dense", {"generation": {"new_tokens": 5}}, f"`generation` and `measure` {H}, now {H}"),
+        (
+            "task_scores",
+            "dense",
+            {"tasks": []},
+            f"harness lm_eval [0-9.]+, now none, task openbookqa {H}, now none, .*",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_the_words_about_other_inputs_name_what_changed(
+    study: StudyFile, table: str, recipe: str | None, change: dict[str, object], words: str
+) -> None:
+    def of_study() -> dict[str, str]:
+        loaded = load(study)
+        return inputs(table, loaded, IDENTITY, loaded.recipe(recipe) if recipe else None)
+
+    study.write(recipes=["dense", "wanda-2of4", MINE])
+    before = of_study()
+    study.write(**change)
+    assert re.fullmatch(words, differences(before, of_study()))
+    other = {"weight_hash": "b" * 64, "code": "2"}
+    found = differences({"weight_hash": "a" * 64, "code": "1"}, other)
+    assert found == "weights of the model aaaaaaaa, now bbbbbbbb, version of the code 1, now 2"
 
 
 def test_a_changed_prompt_outdates_the_traces_only(study: StudyFile) -> None:

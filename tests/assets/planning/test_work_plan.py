@@ -12,6 +12,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.core.errors import DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.planning.test_fingerprints import H
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 
@@ -101,9 +102,19 @@ def test_the_same_inputs_under_another_study_are_not_computed_twice(
 def test_partitions_of_another_study_are_not_replaced_unless_requested(
     study: StudyFile, warehouse: Path, cache: Path
 ) -> None:
-    study.write(name="second", generation={"new_tokens": 5})
-    with pytest.raises(InputError, match=r"layer_transitions of tiny-a@dense .* study 'tiny' .* --replace"):
-        plan(study, warehouse, cache)
+    other = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
+    for changes, partition, words in (
+        (
+            {"generation": {"new_tokens": 5}},
+            "layer_transitions of tiny-a@dense",
+            f"`generation` and `measure` {H}, now {H}",
+        ),
+        ({"recipes": ["dense", other]}, "variants of tiny-a@magnitude-50", "`sparsity` of the recipe 0.5, now 0.4"),
+    ):
+        message = rf"^{partition} was computed by study 'tiny' from other inputs \({words}\); use --replace"
+        StudyFile(study.path, study.model, "second", changes)
+        with pytest.raises(InputError, match=message):
+            plan(study, warehouse, cache)
 
 
 def test_partitions_of_another_study_are_replaced_on_request(study: StudyFile, warehouse: Path, cache: Path) -> None:
