@@ -88,7 +88,8 @@ def watch(
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
     for (study, model), others in backlog.of_others.items():
         log(
-            f"{study}: {', '.join(sorted(set(others.values())))} measures {model} from other inputs; {_CONFLICT_FIX}",
+            f"{study}: {', '.join(sorted(set(others.values())))} measures {model} from other inputs, which "
+            f"`prunescope plan {study}` names; {_CONFLICT_FIX}",
             "yellow",
         )
 
