@@ -89,7 +89,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Show": (querying.report, figures.figure, serve.serve, host.ui, publication.export, publication.log_runs),
     "Models": (watch.add_model, watch.remove_model, checkpoint.prune, checkpoint.checkpoint),
-    "Keep": (maintenance.verify, maintenance.gc, host.doctor),
+    "Keep": (publication.import_lm_eval, maintenance.verify, maintenance.gc, host.doctor),
 }
 for group, commands in GROUPS.items():
     for command in commands:

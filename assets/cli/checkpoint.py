@@ -138,6 +138,7 @@ def checkpoint(
             row["parameters_json"],
             {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
             _scores(store.root, model, name),
+            row["variant_hash"],
         )
         bars.start("load the dense model", 1)
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)

@@ -1,4 +1,4 @@
-"""`prunescope compare`, `export` and `log`: comparisons, tables and figures for a paper, runs for MLflow."""
+"""`prunescope compare`, `export`, `import-lm-eval` and `log`: comparisons, files for a paper, lm-eval and MLflow."""
 
 # ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, variants_of
-from prunescope.assets.cli.output import chosen_format, emit, log, put
+from prunescope.assets.cli.output import WRONG_INPUT, chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import MAX_ROWS
 
+# A larger file is none of results: those of all tasks of the harness have a few MB.
+_MAX_RESULTS_BYTES = 100_000_000
 _Variant = Annotated[
     str,
     typer.Argument(
@@ -134,6 +138,61 @@ def export(
     if result.cut:
         log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
     put(str(result.directory))
+
+
+def import_lm_eval(
+    context: typer.Context,
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Files results_*.json that lm-evaluation-harness wrote.")
+    ],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="MODEL@RECIPE",
+            help="The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model "
+            "(default: what `model_args` in each file names).",
+            autocompletion=completion.variants_or_recipes,
+        ),
+    ] = None,
+    warehouse: Warehouse = None,
+    debug: Debug = False,
+) -> None:
+    """Read scores that lm-evaluation-harness measured into the warehouse, beside ours and the KL of the variant.
+
+    They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
+    dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
+    needs no --variant. A file that is there already changes nothing; if any file is wrong, none is imported.
+
+    For example:
+
+    - `prunescope import-lm-eval out/*/results_*.json`
+    - `prunescope import-lm-eval results_2026-01-31T12-00-00.json --variant mine@wanda-50`
+    """
+    from prunescope.assets.instance.file_lock import locked
+    from prunescope.pipelines.core.regular_files import open_regular
+    from prunescope.warehouse.export.lm_eval_import import evaluated_variant, import_results, parse_results
+    from prunescope.warehouse.storage.partition_store import Store
+
+    store = Store(existing(context))
+    given = variants_of(store.root, [variant])[0] if variant is not None else None
+    found, is_whole = [], True
+    for path in results:
+        try:
+            with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
+                parsed = parse_results(str(path), file.read())
+            found.append((parsed, given or evaluated_variant(parsed, store)))
+        except (InputError, WarehouseError, OSError) as error:
+            is_whole = False
+            message = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            log(f"error: {' '.join(message.split())}", "red")
+    if not is_whole:
+        raise typer.Exit(WRONG_INPUT)
+    with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
+        added = import_results(store, found)
+    for (parsed, pair), rows in zip(found, added, strict=True):
+        log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: is there already")
+    log("`prunescope sql 'from imported_comparisons'` shows them beside ours")
 
 
 def log_runs(

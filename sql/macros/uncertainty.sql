@@ -118,6 +118,19 @@ create or replace macro interval_within(mean, half_width, smallest, largest, uni
         then [greatest(mean - half_width, smallest), least(mean + half_width, largest)]
 end;
 
+-- 95 % interval of a task's score, as [low, high]: Wilson's of a value from 0 to 1, by its error, or by the samples
+-- alone where no error above 0 is known (a mean of values from 0 to 1 varies at most as much as a share); of any other
+-- value 1.96 errors, and NULL without one.
+create or replace macro interval_of_score(score, se, samples, metric) as case
+    when score between 0 and 1 and not ends_with(metric, 'perplexity')
+        then
+            coalesce(
+                wilson_interval_of_error(score, nullif(se, 0), samples),
+                wilson_interval(round(score * samples, 6), samples)
+            )
+    when se > 0 then [score - 1.959963984540054 * se, score + 1.959963984540054 * se]
+end;
+
 -- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
 -- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
 create or replace macro covariance_of_outcomes(trials, one, other, together) as (

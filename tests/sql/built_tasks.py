@@ -42,6 +42,40 @@ def task_score(
     )
 
 
+def imported_score(
+    warehouse: Handmade,
+    recipe: str,
+    task: str,
+    value: float,
+    *,
+    metric: str = "accuracy",
+    standard_error: float | None = 0.05,
+    n: int | None = 100,
+    is_group: bool = False,
+    model: str = MODEL,
+) -> None:
+    """Add a row of `imported_scores`; shares from 0 to 1, perplexities from 1."""
+    warehouse.add(
+        "imported_scores",
+        model=model,
+        recipe=recipe,
+        source_hash="hash of a file",
+        task=task,
+        is_group=is_group,
+        harness_metric=metric,
+        filter="none",
+        metric=metric,
+        value=value,
+        standard_error=standard_error,
+        n=n,
+        shots=0,
+        is_higher_better=True,
+        task_version="1",
+        harness="lm_eval 0",
+        source_file="results.json",
+    )
+
+
 def task_sample(
     warehouse: Handmade,
     recipe: str,

@@ -4,7 +4,15 @@ import numpy as np
 
 from prunescope.warehouse.tables import TABLES
 from tests.sql.built_searches import whole_search
-from tests.sql.built_tasks import mask_sample, paper_reference, retrieval_score, speed, task_sample, task_score
+from tests.sql.built_tasks import (
+    imported_score,
+    mask_sample,
+    paper_reference,
+    retrieval_score,
+    speed,
+    task_sample,
+    task_score,
+)
 from tests.sql.built_texts import sampled_text, text_token
 from tests.sql.warehouse_builder import LAYERS, Handmade
 
@@ -70,6 +78,7 @@ def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> Non
     share = sum(written) / 8
     task_score(warehouse, recipe, "maths", share, metric="exact_match", kind="generative", n=8)
     task_score(warehouse, recipe, "choice", sum(first > second for first, second in chosen) / 8, n=8)
+    imported_score(warehouse, recipe, "maths", share, metric="exact_match", n=8)
     for data_set in ("news", "law"):
         retrieval_score(warehouse, recipe, data_set, 0.5 if is_dense else chance.uniform(0.2, 0.5))
         cosine = 1.0 if is_dense else chance.uniform(0.5, 1.0)

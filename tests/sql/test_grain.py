@@ -39,6 +39,7 @@ COUNTS = {
         f"(select count_if(kl_pruned_dense_nats > 0) from layer_transitions where {COMPARED}) + {POINTS}",
     ),
     "estimate_points": ("count(*)", POINTS),
+    "imported_comparisons": ("count(*)", "(select count(*) from imported_scores)"),
     "kld_summary": ("sum(tokens)", f"(select count(*) from text_tokens where {COMPARED})"),
     "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),
     "noise_at_output": (

@@ -17,6 +17,7 @@ ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
     "graded_answers",
+    "imported_comparisons",
     "metric_losses",
     "sampling_summary",
     "sampling_survival",

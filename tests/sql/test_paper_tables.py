@@ -14,7 +14,7 @@ from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from prunescope.warehouse.export.table_cells import printed
 from tests.sql import reference_intervals
-from tests.sql.built_tasks import paper_reference, retrieval_score, task_sample, task_score
+from tests.sql.built_tasks import imported_score, paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.built_texts import text_token
 from tests.sql.warehouse_builder import Ask, Handmade, Row, rows_of
 
@@ -302,3 +302,35 @@ def test_a_narrowed_catalogue_answers_as_if_it_held_nothing_else(tmp_path: Path)
     with warehouse.connect(tmp_path) as connection:
         narrow(connection, [], [])
         assert rows_of(connection, "models") == []
+
+
+def test_imported_scores_stand_beside_ours_of_the_same_metric_with_the_kl(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a", sparsity=0.5)
+    warehouse.step("a", "p", 0, 0.25)
+    task_score(warehouse, "a", "boolq", 0.5, standard_error=0.05)
+    task_score(warehouse, "a", "text", 12.0, metric="word_perplexity", standard_error=1.0, kind="perplexity")
+    for task, value, n in (("mmlu_law", 0.2, 10), ("mmlu_maths", 0.5, 20)):
+        task_score(warehouse, "a", task, value, standard_error=0.0, n=n, group="mmlu")
+    imported_score(warehouse, "a", "boolq", 0.6, standard_error=None, n=50)
+    imported_score(warehouse, "a", "text", 16.5, metric="word_perplexity", standard_error=1.5)
+    imported_score(warehouse, "a", "mmlu", 0.9, standard_error=0.01, n=None, is_group=True)
+    imported_score(warehouse, "a", "unasked", 0.0, standard_error=0.0, n=8)
+    imported_score(warehouse, "a", "nothing known", 0.5, standard_error=None, n=None)
+    found = by(ask(warehouse, "imported_comparisons"), "task")
+
+    boolq = found["boolq"]
+    assert boolq["difference"] == pytest.approx(0.1)
+    of_file, of_ours = reference_intervals.wilson(30, 50), reference_intervals.wilson(50, 100)
+    assert [boolq["value_imported_low"], boolq["value_imported_high"]] == pytest.approx(of_file, rel=1e-6)
+    # As many trials as would have the error of 0.05 are these 100.
+    assert [boolq["value_ours_low"], boolq["value_ours_high"]] == pytest.approx(of_ours, rel=1e-6)
+    assert boolq["is_overlapping"] is True
+    text = found["text"]
+    assert [text["value_imported_low"], text["value_ours_high"]] == pytest.approx([16.5 - 2.93995, 12 + 1.95996])
+    assert (text["is_overlapping"], text["difference"]) == (True, 4.5)
+    assert (found["mmlu"]["value_ours"], found["mmlu"]["n_ours"]) == (pytest.approx(0.4), 30)
+    assert found["mmlu"]["is_overlapping"] is False
+    assert (found["unasked"]["value_ours"], found["unasked"]["is_overlapping"]) == (None, None)
+    assert found["unasked"]["value_imported_high"] > 0.3, "0 of 8 is no certainty"
+    assert found["nothing known"]["value_imported_low"] is None
+    assert {row["kl_teacher_forced_median_nats"] for row in found.values()} == {0.25}

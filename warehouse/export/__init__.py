@@ -1,1 +1,1 @@
-"""Material for a paper: typeset tables, the methods section, and the folder that holds them."""
+"""Material for a paper (typeset tables, methods section, their folder), and scores to and from lm-eval's files."""

@@ -112,7 +112,7 @@ class Table:
         references: foreign keys.
         version: rises by one whenever a column is added, removed or changes its name, type or meaning.
         migrations: from earlier versions, in order; a version that only added columns needs none.
-        is_study_output: whether studies compute its rows; rows of other tables belong to no study and apply to all.
+        is_study_output: whether its rows are of studies' models and recipes; rows of other tables apply to all studies.
         preview_columns: the most informative columns beside the key, for short previews.
         example: a query for `prunescope sql` that shows how to choose and join its rows; empty without one.
     """

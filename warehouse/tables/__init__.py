@@ -9,6 +9,7 @@ from prunescope.warehouse.tables import (
     decoding_steps,
     generations,
     hidden_states,
+    imported_scores,
     layer_transitions,
     mask_samples,
     models,
@@ -35,6 +36,7 @@ _MODULES = (
     *(sampled_generations, sampled_steps),
     *(search_effects, search_trials),
     *(task_scores, task_samples, retrieval_scores, retrieval_queries, retrieval_embeddings, speed, paper_reference),
+    imported_scores,
 )
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
 # Purpose of each table: the docstring of its module.

@@ -71,6 +71,10 @@ def export(
         notes = (*form.notes, *_quantization_notes(quantized, dtype), *_type_notes(decoder, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
+        if about.variant_hash:
+            # By these, scores of the folder that other programs measure find their variant.
+            names = {"model": about.model, "recipe": about.recipe, "variant_hash": about.variant_hash}
+            (scratch / "prunescope.json").write_text(f"{json.dumps(names)}\n", encoding="utf-8")
         if (embedded := embedded_model(about.source)) is not None and embedded.notice:
             (scratch / "NOTICE").write_text(f"{embedded.notice}\n", encoding="utf-8")
     progress.advance()

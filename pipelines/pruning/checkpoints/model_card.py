@@ -32,6 +32,7 @@ class About:
         recipe: the recipe's name, like `method` and `parameters_json`.
         calibration: settings of the calibration, by name; empty if the recipe needs none.
         scores: measures against the dense model and their values.
+        variant_hash: hash of the variant in a warehouse; empty for one of no warehouse.
     """
 
     model: str
@@ -42,6 +43,7 @@ class About:
     parameters_json: str
     calibration: Mapping[str, object] = field(default_factory=dict)
     scores: Sequence[tuple[str, str]] = ()
+    variant_hash: str = ""
 
 
 def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Variant) -> str:

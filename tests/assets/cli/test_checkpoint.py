@@ -17,6 +17,8 @@ from prunescope.assets.publishing.hub import push
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.cli.hub_server import serving_hub
 from tests.assets.tiny_study import partitions
 from tests.tiny_models import SHORT_TEXT
@@ -59,6 +61,9 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"
     }  # fmt: skip
     assert set(zeros(out)) == {0.5}
+    stored = Store(warehouse).read(TABLES["variants"], "tiny-a", "wanda-2of4").to_pylist()
+    about = json.loads((out / "prunescope.json").read_text())
+    assert [about] == [{name: row[name] for name in ("model", "recipe", "variant_hash")} for row in stored]
     assert AutoTokenizer.from_pretrained(out)("Why?").input_ids
     front, text = front_matter(out)
     assert front["library_name"] == "transformers"

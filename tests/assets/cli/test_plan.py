@@ -102,7 +102,7 @@ def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tab
     shown = capsys.readouterr()
     lines = [line.removeprefix("tiny-a: ") for line in shown.err.splitlines() if line.startswith("tiny-a: ")]
     assert lines[0] == f"computes the model's own tables, {', '.join(RECIPES)} (5 partitions; 0 are current)"
-    starts = ["about ", "writes about ", "at most ", "writing: by 2 prompts", "choosing: by "]
+    starts = ["about ", "writes about ", "at most ", "writing will not be judged: ", "choosing will not be judged: "]
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
     assert shown.out == ""
     assert run([*arguments, "--details"], Globals()) == 0

@@ -240,6 +240,7 @@ KNOWN = {
     "retrieval_embeddings": (1, "e15ae9386c36"),
     "speed": (1, "32addccda877"),
     "paper_reference": (1, "dde1acbdc2fc"),
+    "imported_scores": (1, "633e00618315"),
 }
 
 
