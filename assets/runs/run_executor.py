@@ -286,6 +286,7 @@ def _failure(name: str, events: Sequence[DagsterEvent]) -> Failure:
                 message = message.partition(":")[2].strip()
             is_input = kind in _INPUT_ERRORS
             if checks := _failed_checks(events):
-                return Failure(name, f"checks failed: {checks}", is_input=False, traceback=error.to_string())
+                message = f"checks failed: {checks}; run the study again, then report it"
+                return Failure(name, message, is_input=False, traceback=error.to_string())
             return Failure(name, message if is_input else f"{kind}: {message}", is_input, error.to_string())
     return Failure(name, "the run failed before its first step; see the Dagster UI", is_input=False)
