@@ -95,20 +95,19 @@ def test_noise_is_planned_as_part_of_the_study(study: StudyFile, tmp_path: Path,
 
 
 def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tables_on_request(
-    study: StudyFile, tmp_path: Path, capsys: Capture
+    study: StudyFile, tmp_path: Path, computed_once: Path, capsys: Capture
 ) -> None:
-    arguments = ["plan", str(study.path), "--warehouse", str(tmp_path / "nothing")]
-    assert run(arguments, Globals()) == 0
+    assert run(["plan", str(study.path), "--warehouse", str(tmp_path / "nothing"), "--details"], Globals()) == 0
     shown = capsys.readouterr()
     lines = [line.removeprefix("tiny-a: ") for line in shown.err.splitlines() if line.startswith("tiny-a: ")]
     assert lines[0] == f"computes the model's own tables, {', '.join(RECIPES)} (5 partitions; 0 are current)"
     starts = ["about ", "writes about ", "at most ", "writing will not be judged: ", "choosing will not be judged: "]
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
-    assert shown.out == ""
-    assert run([*arguments, "--details"], Globals()) == 0
-    shown = capsys.readouterr()
     assert shown.out.index("computed") < shown.out.index("head product") < shown.out.index("weights in float32")
-    assert lines[0] in shown.err
+    assert run(["plan", str(study.path), "--warehouse", str(computed_once)], Globals()) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "everything is current; nothing would be computed\n--details shows every partition" in shown.err
 
 
 def test_a_plan_reads_only_config_tokenizer_and_weight_headers(

@@ -87,6 +87,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: l
     """Evaluate the dense model with the harness's own `hf` model on the same tasks, and let it write its file."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
 
     output = tmp_path_factory.mktemp("harness")
     tasks = [loaded.task for loaded in load_tasks(specs)]
@@ -97,6 +98,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: l
             "hf",
             model_args=f"pretrained={tiny_folder},dtype=float32",
             tasks=tasks,
+            task_manager=TaskManager(include_defaults=False),  # its own thousands of tasks take seconds to list
             device="cpu",
             limit=8,
             bootstrap_iters=10,
@@ -136,7 +138,6 @@ def test_scores_of_the_harness_agree_with_ours_and_are_imported_once(
     assert f"was imported for tiny@dense; delete {stored}" in shell(
         "import-lm-eval", theirs, "--variant", PRUNED, code=2
     )
-    assert "no problem found" in shell("doctor")
 
 
 def test_the_harness_shows_the_scores_of_the_warehouse(warehouse: Path, tmp_path: Path, shell: Shell) -> None:
