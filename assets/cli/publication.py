@@ -143,7 +143,7 @@ def export(
 def import_lm_eval(
     context: typer.Context,
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULTS...", help="Files results_*.json that lm-evaluation-harness wrote.")
+        list[Path], typer.Argument(metavar="RESULTS", help="Files results_*.json that lm-evaluation-harness wrote.")
     ],
     variant: Annotated[
         str | None,
