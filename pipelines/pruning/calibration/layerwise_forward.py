@@ -143,15 +143,20 @@ def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Seque
     return calls
 
 
-def _sharing(value: Any, known: Any) -> Any:  # noqa: ANN401 (arguments of any layer)
-    """Return the arguments with tensors of `known` in place of equal ones."""
+def _sharing(value: Any, known: Any, equal: dict[tuple[int, int], bool] | None = None) -> Any:  # noqa: ANN401 (of layers)
+    """Return the arguments with tensors of `known` in place of equal ones; what layers share is compared once."""
+    equal = {} if equal is None else equal
     if isinstance(value, Tensor):
-        is_known = isinstance(known, Tensor) and known.dtype == value.dtype and torch.equal(known, value)
-        return known if is_known else value
+        if not isinstance(known, Tensor) or known.dtype != value.dtype:
+            return value
+        pair = id(value), id(known)
+        if pair not in equal:
+            equal[pair] = torch.equal(known, value)
+        return known if equal[pair] else value
     if type(value) is dict and isinstance(known, dict):
-        return {key: _sharing(item, known.get(key)) for key, item in value.items()}
+        return {key: _sharing(item, known.get(key), equal) for key, item in value.items()}
     if type(value) in {tuple, list} and isinstance(known, (tuple, list)) and len(value) == len(known):
-        return type(value)(_sharing(item, other) for item, other in zip(value, known, strict=True))
+        return type(value)(_sharing(item, other, equal) for item, other in zip(value, known, strict=True))
     return value
 
 
