@@ -125,6 +125,7 @@ class Block:
             raw = raw + self.head.bias.float()
         self._raw, z = raw, self.head.capped(raw)
         self._targets = None if self.targets is None else self.targets.cpu().numpy()
+        on_device = None if self.targets is None else self.targets.to(self.x.device)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
         # The kernels' own 1/T in float32, so that later arithmetic matches their sums to the last digit.
@@ -136,9 +137,9 @@ class Block:
             case "triton":
                 from prunescope.pipelines.metrics import triton_kernels
 
-                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures, self.targets)
+                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures, on_device)
             case "torch":
-                self._dense, self._shift_sums = eager_sums(z, self.temperatures, self.targets)
+                self._dense, self._shift_sums = eager_sums(z, self.temperatures, on_device)
 
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
         """Return the columns of z- and p-space for one shift of x; None is a shift of zero."""
@@ -231,7 +232,7 @@ class Block:
         if self.head.bias is not None:
             raw = raw + self.head.bias.double()
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
-        targets = None if self.targets is None else self.targets[own]
+        targets = None if self.targets is None else self.targets[own].to(self.x.device)
         dense, shift_sums = eager_sums(z, self.temperatures, targets)
         return self._columns(dense, shift_sums(dz), own)
 
