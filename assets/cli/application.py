@@ -120,6 +120,8 @@ def run(arguments: list[str], options: Globals) -> int:
     try:
         with _logged_warnings(options):
             code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=options)
+        if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
+            raise KeyboardInterrupt
     except TyperException as error:
         usage = io.StringIO()
         error.show(usage)

@@ -1,4 +1,4 @@
-"""Unexpected errors of a command: one line, and the traceback with --debug."""
+"""Unexpected ends of a command: an error is one line, with --debug its traceback; an interrupt says what it leaves."""
 
 import sys
 
@@ -6,6 +6,8 @@ import pytest
 
 from prunescope.assets import settings
 from prunescope.assets.cli import main
+from prunescope.assets.cli.application import run
+from prunescope.assets.cli.options import Globals
 
 
 class PanicException(BaseException):
@@ -32,3 +34,14 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug_only(
     assert f"error: {kind.__name__}: a pipe burst" in said
     assert ("Traceback" in said) == ("--debug" in options)
     assert ("This is a bug" in said) != ("--debug" in options)
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object = None) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(settings, "warehouse_root", interrupted)
+    assert run(["tables"], Globals()) == 130
+    assert "run the command again to continue" in capsys.readouterr().err
