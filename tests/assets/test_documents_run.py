@@ -11,6 +11,8 @@ import prunescope
 from prunescope.assets import api
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.studies import Study
 from tests.assets.tiny_study import RECIPES, ROOT, StudyFile, few_answers
 from tests.tiny_models import save_tiny
 
@@ -79,6 +81,15 @@ def test_make_and_modules_that_documents_name_exist() -> None:
         for module in re.findall(r"python -m ((?:tests|prunescope)[\w.]*\w)", text):
             place = ROOT / (module.removeprefix("prunescope.").replace(".", "/"))
             assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), (document, module)
+
+
+def test_the_keys_of_a_study_in_the_documents_can_be_copied() -> None:
+    shown = [(document, block) for document in DOCUMENTS for block in blocks("yaml", document)]
+    assert shown
+    for document, block in shown:
+        keys = parse_yaml(block, str(document))
+        assert isinstance(keys, dict)
+        assert set(keys) <= set(Study.model_fields), document
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
