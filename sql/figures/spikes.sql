@@ -1,8 +1,28 @@
 -- How well each sublayer's Var_p(Δz) predicts a KL spike, and the ROC curves of the best sublayers.
 -- grain: one row per model × lens × recipe × sublayer × layer, and one per point of a curve.
 -- inputs: q01_spike_predictors, decoding_at_reference, stg_layer_transitions
--- how to read: in rows of a curve the area is NULL. A curve has at most about 60 of its thresholds.
+-- how to read: in rows of a curve the area is NULL. A curve has at most about 60 of its thresholds. left_out names the
+--   variants of the model without any area.
 with
+
+without_area as (
+    select
+        model,
+        recipe,
+        lens
+    from q01_spike_predictors
+    group by model, recipe, lens
+    having count(auc) = 0
+),
+
+left_out as (
+    select
+        model,
+        lens,
+        string_agg(recipe, ', ' order by recipe) as recipes
+    from without_area
+    group by model, lens
+),
 
 answers as (
     select
@@ -100,20 +120,22 @@ curves as (
 )
 
 select
-    model,
-    recipe,
-    lens,
-    layer,
-    sublayer,
-    n_prompts,
-    n_spikes,
-    auc,
-    auc_low,
-    auc_high,
-    is_best,
+    answers.model,
+    answers.recipe,
+    answers.lens,
+    answers.layer,
+    answers.sublayer,
+    answers.n_prompts,
+    answers.n_spikes,
+    answers.auc,
+    answers.auc_low,
+    answers.auc_high,
+    answers.is_best,
+    left_out.recipes as left_out,
     null as true_positive_rate,
     null as false_positive_rate
 from answers
+left join left_out on answers.model = left_out.model and answers.lens = left_out.lens
 
 union all
 
@@ -129,6 +151,7 @@ select
     null as auc_low,
     null as auc_high,
     true as is_best,
+    null as left_out,
     true_positive_rate,
     false_positive_rate
 from curves

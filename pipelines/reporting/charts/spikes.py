@@ -125,4 +125,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         parts.append(_curves(_with_ends(named), order))
     subtitle = f"{theme.models(frame)} · lens {theme.names(frame, 'lens')[0]}"
     without = "" if frame["auc_low"].count() else "no intervals: fewer than five prompts, or than three with spikes"
-    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, subtitle, without)))
+    names = frame["left_out"].drop_nulls()
+    left_out = f"left out, fewer than three spikes where layers were measured: {names[0]}" if len(names) else ""
+    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, subtitle, without, left_out)))

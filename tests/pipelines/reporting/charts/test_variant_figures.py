@@ -161,6 +161,15 @@ def test_roc_curves_show_the_best_sublayers_and_pass_ties_at_once():
     assert sorted(rest) == sorted(points.select(rates).iter_rows())
 
 
+def test_variants_with_too_few_spikes_are_named_where_they_are_left_out():
+    answers = variant_frames.q01_spike_predictors()
+    few = pl.col("recipe").is_in(["wanda-50", "magnitude-50"])
+    without = [pl.when(~few).then(name).alias(name) for name in ("auc", "auc_low", "auc_high")]
+    for rows, said in [(answers, []), (answers.with_columns(without), ["magnitude-50, wanda-50"])]:
+        subtitle = drawn("spikes", q01_spike_predictors=rows).to_dict()["title"]["subtitle"]
+        assert [line.partition(": ")[2] for line in subtitle if line.startswith("left out")] == said
+
+
 def test_a_long_roc_curve_is_drawn_through_sixty_points_and_its_end():
     steps, shifts = variant_frames.decoding_at_reference(), variant_frames.stg_layer_transitions()
     steps, shifts = steps.filter(recipe="wanda-50"), shifts.filter(recipe="wanda-50", lens="raw", scope="local")
