@@ -120,15 +120,12 @@ def run(arguments: list[str], options: Globals) -> int:
     try:
         with _logged_warnings(options):
             code = app(args=arguments, prog_name="prunescope", standalone_mode=False, obj=options)
-        if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
-            raise KeyboardInterrupt
     except TyperException as error:
         usage = io.StringIO()
         error.show(usage)
         log(usage.getvalue().rstrip())
         code = error.exit_code
     except (KeyboardInterrupt, Abort):
-        log("interrupted; finished partitions are kept, run the command again to continue")
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader closed the pipe, as `head` does; Python must not fail again when it closes the stream.
@@ -139,6 +136,8 @@ def run(arguments: list[str], options: Globals) -> int:
         code = _log_error(str(error), WRONG_INPUT, error, options)
     except OSError as error:
         code = _log_error(f"{error.filename or 'a file'}: {error.strerror or error}", WRONG_INPUT, error, options)
+    if code == INTERRUPTED:  # Typer, too, turns KeyboardInterrupt into this code
+        log("interrupted; finished partitions are kept, run the command again to continue")
     return code if isinstance(code, int) else DONE
 
 
