@@ -5,7 +5,7 @@
 import os
 import socket
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,16 +99,17 @@ def doctor(
         log(f"cache: {settings.cache_folder()}")
         emit(_examine(model), format_, output)
         return
-    from prunescope.warehouse.maintenance.diagnostics import diagnose
+    from prunescope.warehouse.maintenance.diagnostics import Diagnosis, diagnose
 
     location = existing(context)
     log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     diagnoses = diagnose(location)
-    if diagnoses:
+    if diagnoses or format_ is not None or output is not None:
         import pyarrow as pa
 
-        emit(pa.Table.from_pylist([asdict(diagnosis) for diagnosis in diagnoses]), format_, output)
-    else:
+        schema = pa.schema([(field.name, pa.string()) for field in fields(Diagnosis)])
+        emit(pa.Table.from_pylist([asdict(diagnosis) for diagnosis in diagnoses], schema), format_, output)
+    if not diagnoses:
         log("no problem found in the warehouse")
     if any(diagnosis.level == "error" for diagnosis in diagnoses):
         raise typer.Exit(FAILED)

@@ -129,8 +129,9 @@ def _write_list(
 def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = None) -> str:
     """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
 
-    A single row is shown with one line per column. Otherwise the columns that do not fit are named below the table,
-    which has at most 500 rows and the number of the others.
+    A single row is shown with one line per column. Otherwise, where not all columns fit, those with one value in all
+    rows are named below the table with that value, and so are the names of the last ones that do not fit. The table
+    has at most 500 rows, and below it the number of the others.
     """
     count = rows.num_rows if count is None else count
     if rows.column_names == _PLAN:  # DuckDB draws the plan itself
@@ -140,18 +141,33 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = 
     numeric = [is_number(field.type) for field in rows.schema]
     if count == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
-    fitting, used = 0, 1
-    for name, column in zip(names, cells, strict=True):
-        used += 3 + min(max(Text(text).cell_len for text in [name, *column]), max(len(name), 40))
-        if used > width and fitting:
-            break
-        fitting += 1
-    text = _terminal_table(names[:fitting], cells[:fitting], numeric[:fitting], width)
-    if fitting < len(names):
-        text += f"{len(names) - fitting} more columns: {', '.join(names[fitting:])}\n"
-    if count > (shown := min(rows.num_rows, TEXT_ROWS)):
-        text += f"{count - shown} more rows; --format csv or json has all of them, -o FILE writes them to a file\n"
+    columns = list(range(len(names)))
+    equal = [i for i in columns if len(set(cells[i])) == 1]
+    if len(_fitting(names, cells, columns, width)) == len(columns) or len(equal) == len(columns):
+        equal = []
+    columns = [i for i in columns if i not in equal]
+    fitting = _fitting(names, cells, columns, width)
+    text = _terminal_table(
+        [names[i] for i in fitting], [cells[i] for i in fitting], [numeric[i] for i in fitting], width
+    )
+    if equal:
+        text += f"in each of these rows: {', '.join(f'{names[i]} {cells[i][0]}' for i in equal)}\n"
+    if left := columns[len(fitting) :]:
+        text += f"{len(left)} more {'column' if len(left) == 1 else 'columns'}: {', '.join(names[i] for i in left)}\n"
+    if more := count - min(rows.num_rows, TEXT_ROWS):
+        rest = "row" if more == 1 else "rows"
+        text += f"{more} more {rest}; --format csv or json has all of them, -o FILE writes them to a file\n"
     return text
+
+
+def _fitting(names: list[str], cells: list[list[str]], columns: list[int], width: int) -> list[int]:
+    """Return the first of the columns that fit into the width, at least one."""
+    used = 1
+    for place, i in enumerate(columns):
+        used += 3 + min(max(Text(text).cell_len for text in [names[i], *cells[i]]), max(len(names[i]), 40))
+        if used > width and place:
+            return columns[:place]
+    return columns
 
 
 def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool], width: int) -> str:

@@ -158,12 +158,23 @@ def test_no_rows_is_a_table_too(to):
 
 
 def test_a_table_fits_the_width_and_names_the_columns_that_do_not():
-    rows = pa.table({f"column_{i}": ["x" * 10] * 3 for i in range(20)})
+    rows = pa.table({f"column_{i}": ["x" * 10, "y" * 10, "z" * 10] for i in range(20)})
     text = to_text(rows, 60)
     *lines, rest = text.rstrip("\n").split("\n")
     assert max(Text(line).cell_len for line in lines) <= 60
     assert rest.startswith("16 more columns: column_4, column_5")
     assert "column_3" in text
+
+
+def test_columns_of_one_value_stand_below_a_table_that_is_too_wide():
+    rows = pa.table({"model": ["m"] * 3, "layer": [0, 1, 2], "lens": [None] * 3, "auc": [0.5, 0.25, 0.5], "n": [7] * 3})
+    wide, narrow = to_text(rows, 80), to_text(rows, 30)
+    assert wide.split()[:5] == rows.column_names
+    assert narrow.split()[:2] == ["layer", "auc"]
+    assert "in each of these rows: model m, lens –, n 7\n" in narrow
+    assert "more column" not in narrow
+    assert "1 more column: auc" in to_text(rows.set_column(3, "auc", [["x" * 30, "y" * 30, "y" * 30]]), 30)
+    assert to_text(pa.table({"one": ["x" * 20] * 2, "two": ["y" * 20] * 2}), 30).startswith(" " * 3)
 
 
 def test_one_row_is_turned_on_its_side():
