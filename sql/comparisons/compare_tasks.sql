@@ -173,11 +173,8 @@ select
     'task ' || means.task as measured_on,
     means.statistic,
     means.a,
-    errors.a_se,
     means.b,
-    errors.b_se,
     means.b - means.a as difference,
-    errors.difference_se,
     case
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[1]
         else means.b - means.a - errors.half_width
@@ -186,6 +183,9 @@ select
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[2]
         else means.b - means.a + errors.half_width
     end as difference_high,
+    errors.a_se,
+    errors.b_se,
+    errors.difference_se,
     means.samples as clusters,
     case when means.place = 1 then means.only_a_right end as only_a_right,
     case when means.place = 1 then means.only_b_right end as only_b_right,
