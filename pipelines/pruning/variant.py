@@ -5,6 +5,7 @@ The dense weights are never copied: variant and dense model together give the pr
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,15 @@ class Variant:
         tensors = {f"parameter:{name}": tensor.contiguous() for name, tensor in self.parameters.items()}
         for name, change in self.changes.items():
             tensors |= {f"{key}:{name}": tensor.contiguous() for key, tensor in change.tensors.items()}
-        save_file(tensors, file, metadata=metadata)
+        save_tensors(tensors, file, metadata)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file with the usual permissions: safetensors makes files that only their owner can read."""
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    save_file(tensors, file, metadata=metadata)
+    file.chmod(mode)
 
 
 def stored_changes(opened: Any, numbers: Mapping[str, Any]) -> Mapping[str, WeightDelta]:  # noqa: ANN401 (safetensors has no types)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -32,7 +31,7 @@ from prunescope.pipelines.pruning.checkpoints.model_card import About, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, require_free, require_room
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.module_selection import layer_of
-from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant import Variant, save_tensors
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
 # Largest file of weights, unless a single tensor is larger.
@@ -116,7 +115,7 @@ def _write_weights(
     def write_shard() -> None:
         nonlocal count, size
         count += 1
-        save_file(shard, scratch / f"{count}.safetensors", metadata={"format": "pt"})
+        save_tensors(shard, scratch / f"{count}.safetensors", {"format": "pt"})
         numbers.update(dict.fromkeys(shard, count))
         shard.clear()
         size = 0

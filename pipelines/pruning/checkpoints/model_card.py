@@ -80,7 +80,7 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
         lines += _table(("measure", "value"), list(about.scores))
     else:
         lines.append("Nothing was measured.")
-    lines.append(f"\nWhen this folder was written, {exported.proof}.")
+    lines.append(f"\nChecked when this folder was written: {exported.proof}.")
     if about.scores and exported.rounded:
         lines.append("The measures above are the unrounded variant's.")
     return "\n".join(lines) + "\n"

@@ -57,6 +57,7 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
     assert f"uploaded: {hub.address}/me/mine/commit/0" in shown.err
     assert hub.created[0] == {"name": "mine", "organization": "me", "visibility": "private"}
     assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "a file that others cannot read"
     assert {path.name for path in out.iterdir()} >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"
     }  # fmt: skip
