@@ -41,6 +41,6 @@ def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
     parts = []
     for count, unit, spread in enough:
         margin = _Z * spread / math.sqrt(count)
-        low = f"tolerated up to {TOLERANCE - margin:.1%} and " if margin < TOLERANCE else "never tolerated, but "
-        parts.append(f"by {count} {unit} a loss will be called {low}lost from {TOLERANCE + margin:.1%} on")
+        low = f"a loss tolerated up to {TOLERANCE - margin:.1%}" if margin < TOLERANCE else "no loss tolerated"
+        parts.append(f"{count} {unit} can call {low}, and one too large from {TOLERANCE + margin:.1%} on")
     return f"{kind}: {'; '.join(parts)}"

@@ -24,7 +24,7 @@ def task(scoring: str, samples: int) -> TaskSize:
 @pytest.mark.parametrize("count", [40, 100, 1319])
 def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_the_tolerance(count: int) -> None:
     [_, choosing] = verdict_power(study(1, 0), [task("full_text", count)])
-    low, high = (float(part.split("%")[0].split()[-1]) / 100 for part in choosing.split(" and lost from"))
+    low, high = (float(part.split("%")[0].split()[-1]) / 100 for part in choosing.split(", and one too large from"))
     with Handmade().opened() as connection:
         # One answer more or less is beyond the limit.
         for share, side, step in ((low, 2, -1), (high, 1, 1)):
@@ -42,7 +42,7 @@ def test_too_few_units_are_named_by_kind() -> None:
     )
     margin = 1.959964 * SPREAD_OF_PROMPTS / 6
     assert writing == (
-        f"writing: by 36 prompts a loss will be called tolerated up to {0.1 - margin:.1%} and lost from "
+        f"writing: 36 prompts can call a loss tolerated up to {0.1 - margin:.1%}, and one too large from "
         f"{0.1 + margin:.1%} on"
     )
 
@@ -50,4 +50,4 @@ def test_too_few_units_are_named_by_kind() -> None:
 def test_few_answers_never_show_that_a_loss_is_tolerated() -> None:
     [writing, _] = verdict_power(study(1, 0), [task("greedy", 30)])
 
-    assert "by 30 answers a loss will be called never tolerated, but lost from 20.7% on" in writing
+    assert "30 answers can call no loss tolerated, and one too large from 20.7% on" in writing
