@@ -130,7 +130,7 @@ def export(
         return
     with RichProgress() as bars:
         result = export_all(existing(context), directory.expanduser(), only or (), chosen, bars, all_rows=all_rows)
-    log(f"{len(result.items)} tables and figures in {len(result.files)} files")
+    log(f"tables and figures: {len(result.items)}; files: {len(result.files)}")
     if result.removed:
         log(f"removed {len(result.removed)} files of the earlier export: {', '.join(result.removed)}", "yellow")
     if result.empty:
@@ -246,6 +246,6 @@ def log_runs(
         logged, present = log_variants(
             location, uri, experiment, variants_of(location, variant or ()), figure or (), bars
         )
-    log(f"{len(logged)} variants logged to {to} ({uri or 'its default'}); {len(present)} were there")
+    log(f"logged to {to} ({uri or 'its default'}): {len(logged)} new or changed, {len(present)} there already")
     for name in logged:
         put(name)

@@ -29,6 +29,7 @@ from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
 from prunescope.warehouse.export.printed_tables import table_files
 from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.tables import TABLES
 
 
 @dataclass
@@ -176,7 +177,10 @@ def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     default = [*(name for name, view in views.items() if view.layer != "intermediate"), *FIGURES]
     names = [numbers.get(name, name) for name in only] or default
     if unknown := [name for name in names if name not in views and name not in FIGURES]:
+        table = next((name for name in unknown if name in TABLES), None)
         hint = did_you_mean(unknown[0], [*numbers, *views, *FIGURES])
+        if table is not None:
+            hint = f"{table} is a table, which `prunescope sql 'from {table}' -o {table}.parquet` writes whole; "
         raise WarehouseError(
             f"there is no question, mart or figure {', '.join(unknown)}; {hint}see `prunescope tables`, "
             f"figures are {', '.join(FIGURES)}"

@@ -178,6 +178,7 @@ def test_an_unknown_name_is_refused_before_anything_changes(exported: Path, shel
     message = shell("export", exported, *only("q99", "models"), code=2)
     assert "no question, mart or figure q99, models" in message
     assert f"figures are {', '.join([*FIGURES][:2])}" in message
+    assert "prunescope sql 'from models' -o models.parquet" in message
     assert content(exported) == before
     shell("export", tmp_path / "new", *only("q99"), code=2)
     assert not (tmp_path / "new").exists()
