@@ -25,8 +25,8 @@ TITLES = {
 }
 _SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference_high")
 COLUMNS: dict[str, tuple[str, ...]] = {
-    TOKENS: ("measured_on", "temperature", "statistic", *_SIDES, "noise_p95", "tokens", "clusters"),
-    TASKS: ("measured_on", "statistic", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
+    TOKENS: ("statistic", "measured_on", "temperature", *_SIDES, "noise_p95", "tokens", "clusters"),
+    TASKS: ("statistic", "measured_on", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
 }
 # Column of document `pairwise_flips`, named as in `COLUMNS` → column of the statement.
 _TURNS = {

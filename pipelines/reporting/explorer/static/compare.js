@@ -10,7 +10,7 @@ async function comparePage(first, second) {
   const rows = index.columns.filter(({ name: key }) => isNumber(a.numbers[key]) || isNumber(b.numbers[key]));
   return [
     el("h1", { tabindex: -1 }, "Compare"),
-    el("p", { class: "pickers" }, el("span", { class: "key side-a" }, "A"), picker(index.variants, a.id, (id) => go("compare", id, b.id), "variant A"), el("button", { type: "button", onclick: () => go("compare", b.id, a.id), "aria-label": "swap A and B" }, "⇄"), el("span", { class: "key side-b" }, "B"), picker(index.variants, b.id, (id) => go("compare", a.id, id), "variant B")),
+    el("p", { class: "pickers" }, el("label", null, el("span", { class: "key side-a" }, "A"), picker(index.variants, a.id, (id) => go("compare", id, b.id), "variant A")), el("button", { type: "button", onclick: () => go("compare", b.id, a.id), "aria-label": "swap A and B" }, "⇄"), el("label", null, el("span", { class: "key side-b" }, "B"), picker(index.variants, b.id, (id) => go("compare", a.id, id), "variant B"))),
     el("p", null, "A: ", head(a), " ", verdict(a), "; B: ", head(b), " ", verdict(b)),
     el("section", null, headingOver("Numbers", rows), dataTable({
       label: "numbers of both",

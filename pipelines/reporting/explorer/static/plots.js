@@ -66,12 +66,12 @@ function powers(series) {
 const QUANTITIES = [["h", "1 − cos, hidden states h", 1], ["z", "1 − cos, logits z", 1], ["p", "1 − cos, probabilities p", 1], ["kl", "KL(dense ‖ pruned), nats", 30]];
 const LOWEST = 1e-3;
 
-// Two rows of panels, forced above free, one curve a variant.
+// A picture a quantity: two panels, forced above free, one curve a variant. A narrow screen shows two pictures side by side.
 function generationCurves(curves) {
-  const [wide, high, left, top, gapX, gapY] = [246, 118, 46, 26, 50, 26];
+  const [wide, high, x0, right, top, gap] = [236, 118, 56, 8, 26, 26];
   const steps = extremes(curves.flatMap((one) => one.step))[1] || 1;
-  const panels = ["forced", "free"].flatMap((trajectory, row) => QUANTITIES.map(([key, title, most], column) => {
-    const [x0, y0] = [left + column * (wide + gapX), top + row * (high + gapY)];
+  const picture = ([key, title, most]) => svg("svg", { viewBox: `0 0 ${x0 + wide + right} ${top + 2 * high + gap + 22}`, "aria-hidden": "true" }, nodes(["forced", "free"].map((trajectory, row) => {
+    const y0 = top + row * (high + gap);
     const x = (step) => x0 + (step * wide) / steps;
     const y = (value) => y0 + high * (1 - Math.log10(Math.max(value, LOWEST) / LOWEST) / Math.log10(most / LOWEST));
     const grid = [LOWEST, 0.01, 0.1, 1, 10].filter((power) => power <= most).map((power) => [
@@ -85,9 +85,9 @@ function generationCurves(curves) {
       row === 1 && svg("text", { class: "tick", x: x0 + wide / 2, y: y0 + high + 16, "text-anchor": "middle" }, `generated token, 0 to ${steps}`),
       curves.map((one, place) => svg("g", { class: `color-${place}` }, svg("path", { class: place % 2 ? "curve dashed" : "curve", d: pathOf(one[trajectory][key], (at) => x(one.step[at]), y) }))),
     ];
-  }));
+  })));
   const said = curves.map((one) => `${variantsById.get(one.id).recipe}: KL forced ends at ${number(one.forced.kl.at(-1))}, free at ${number(one.free.kl.at(-1))} nats`).join("; ");
-  return svg("svg", { viewBox: `0 0 ${left + 4 * (wide + gapX)} ${top + 2 * high + gapY + 22}`, role: "img", "aria-label": `h, z, p and KL along the generation. ${said}` }, nodes(panels));
+  return el("div", { class: "quantities", role: "img", "aria-label": `h, z, p and KL along the generation. ${said}` }, QUANTITIES.map(picture));
 }
 
 /* Curves over layers on a logarithmic axis, with a readout under the pointer or by the arrow keys.

@@ -404,8 +404,8 @@ def _prompt(prompt: str, m: int, ids: list[str]) -> PromptDocument:
 
 
 def _pair(model: str, a: str, b: str) -> PairDocument:
-    columns = ["measured_on", "statistic", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
-    row = [f"task {label(a)}", "accuracy", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
+    columns = ["statistic", "measured_on", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
+    row = ["accuracy", f"task {label(a)}", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
     return {
         "a": f"{model}@{a}",
         "b": f"{model}@{b}",

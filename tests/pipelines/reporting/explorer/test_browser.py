@@ -105,9 +105,19 @@ def test_the_overview_opens_with_curves_scores_with_intervals_and_texts_of_the_n
     reader = opened("usual")
     reader.show("/")
     shown = reader.js("return [...document.querySelectorAll('.opening .curve')].map((one) => one.getAttribute('d'))")
-    assert len(shown) == 8 * len(sample.documents()["index"]["curves"])
-    # Two rows of four panels. The first token's 0 lies on the edge; a missing value leaves a gap.
-    assert all(path.count("M") == (2 if place < len(shown) / 2 else 1) for place, path in enumerate(shown))
+    variants = len(sample.documents()["index"]["curves"])
+    assert len(shown) == 8 * variants
+    # Four pairs of panels. The first token's 0 lies on the edge; a missing value leaves a gap.
+    assert all(path.count("M") == (1 if place // variants % 2 else 2) for place, path in enumerate(shown))
+    cut = (
+        "return [...document.querySelectorAll('.opening svg')].flatMap((one) => [...one.querySelectorAll('text')]"
+        ".filter((text) => text.getBBox().x < 0 || text.getBBox().x + text.getBBox().width > one.viewBox.baseVal.width"
+        " || one.getBoundingClientRect().right > innerWidth).map((text) => text.textContent))"
+    )
+    for width in (1280, 390):
+        reader.show("/", width)
+        assert reader.js(cut) == []
+    reader.width(1280)
     cell = reader.one("[aria-label='variants'] tbody tr:nth-child(2) [data-column='kl']").text.split("\n")
     assert cell == ["1.5", "[0.75, 3]"]
     assert not reader.all(".example")  # no variant has a KL to be nearest by
@@ -427,11 +437,11 @@ def test_swapping_the_sides_swaps_paired_statistics_and_their_sql_names_both(pag
         )
 
     page.show(f"/compare/{WANDA}/{DROP}")
-    assert paired() == ["task wanda-50", "accuracy", "0.5", "0.75", "0.25", "−0.125", "0.625", "3", "5"]
+    assert paired() == ["accuracy", "task wanda-50", "0.5", "0.75", "0.25", "−0.125", "0.625", "3", "5"]
     page.click(page.one("[aria-label='swap A and B']"))
     page.wait(lambda: page.driver.current_url.endswith(f"#/compare/{DROP}/{WANDA}"))
     page.wait_for_view()
-    assert paired() == ["task wanda-50", "accuracy", "0.75", "0.5", "−0.25", "−0.625", "0.125", "5", "3"]
+    assert paired() == ["accuracy", "task wanda-50", "0.75", "0.5", "−0.25", "−0.625", "0.125", "5", "3"]
     page.click(page.one(".paired a.sql"))
     page.wait_for_view()
     assert page.text("pre").endswith(
