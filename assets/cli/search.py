@@ -70,7 +70,11 @@ def search(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(metavar="N", help="No trial begins after so many minutes (default: 20).")
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="No trial begins after so many minutes (default: 20). The effects of single treatments are measured whole; pruning does not count.",
+        ),
     ] = None,
     control: Annotated[
         str | None,

@@ -1,5 +1,6 @@
 """Dagster's web server with the origin guard, and `dagster dev` with our programs."""
 
+import signal
 import sys
 from typing import Any
 
@@ -40,11 +41,16 @@ def _is_safe(scope: Scope) -> bool:
 
 
 def dev() -> None:
-    """Run `dagster dev` with our programs instead of Dagster's, and with this process's arguments."""
+    """Run `dagster dev` with our programs instead of Dagster's, and with this process's arguments.
+
+    A shell script starts what it puts into the background with SIGINT ignored. Dagster gives SIGTERM the action of
+    SIGINT and stops its servers by SIGINT, so nothing but SIGKILL would end them.
+    """
     # No public entry point; test_ui starts the interface through these.
     from dagster._cli import dev as theirs
     from dagster._grpc import server
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start_ours(theirs)
     start_ours(server)
     theirs.dev_command(args=sys.argv[1:], prog_name="dagster dev")

@@ -142,8 +142,22 @@ def free_port() -> int:
 
 @contextmanager
 def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.Popen[bytes]]]:
-    """Start `prunescope ui` with this process's environment, wait until it answers, and end it afterwards."""
-    command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
+    """Start `prunescope ui` with this process's environment, wait until it answers, and end it afterwards.
+
+    SIGINT is ignored, as in the background of a shell script; SIGTERM must end it all the same.
+    """
+    command = [
+        "sh",
+        "-c",
+        "trap '' INT; exec \"$@\"",
+        "sh",
+        *SERVER,
+        "ui",
+        "--port",
+        str(port),
+        "--warehouse",
+        str(warehouse),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
