@@ -73,7 +73,8 @@ def search(
         float | None,
         typer.Option(
             metavar="N",
-            help="No trial begins after so many minutes (default: 20). The effects of single treatments are measured whole; pruning does not count.",
+            help="No trial begins after so many minutes (default: 20). The effects of single treatments are measured "
+            "to their end; pruning does not count.",
         ),
     ] = None,
     control: Annotated[

@@ -96,7 +96,9 @@ def watch(
 
 def add_model(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A folder with safetensors, a .gguf file or a hub id org/name.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id org/name, or `NAME=MODEL`.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", "-n", help="Name in all tables (default: the last part of its path).")
     ] = None,
@@ -128,6 +130,9 @@ def add_model(
     from prunescope.warehouse.storage.partition_store import Store
 
     store, source = Store(writable(context)), absolute_model(model)
+    given, separator, named = source.partition("=")
+    if separator and "/" not in given:  # a path may hold `=`
+        name, source = name or given, named
     name = name or name_from(source)
     if not name:
         raise InputError(f"{model!r}: it gives no name; add one with --name")

@@ -245,9 +245,11 @@ class Workload:
         for task in self.tasks:
             read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
             scored = task.options or len(task.contexts)
+            # A task with options is asked twice, for their texts and for their letters.
+            name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
             costs += [
-                Cost(f"task {task.name}", "body", read),
-                Cost(f"head product, task {task.name}", "head", 2.0 * scored * self.head_size),
+                Cost(name, "body", read),
+                Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size),
             ]
             if task.new_tokens:
                 rounds = -(-len(task.contexts) // _GENERATION_BATCH) * task.new_tokens

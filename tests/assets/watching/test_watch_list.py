@@ -216,13 +216,13 @@ def test_add_model_looks_at_the_model_at_once(
         ((broken,), "cut short"),
         ((tmp_path / "nowhere",), "no such folder or file"),
         ((tiny_folder, "--name", "tiny-a"), "has its own model 'tiny-a'"),
-        ((tiny_folder, "--name", "mine"), "was added before"),
+        ((f"mine={tiny_folder}",), "a model 'mine' was added before"),
         ((tiny_folder, "--name", "../x"), "is not a valid name"),
     ):
         assert prunescope(store, "add-model", *arguments) == 2
         assert reason in capsys.readouterr().err
     study.write(recipes=["dense", "attn-drop-3"])
-    assert prunescope(store, "add-model", tiny_folder, "--name", "small") == 2
+    assert prunescope(store, "add-model", f"small={tiny_folder}") == 2
     assert "attn-drop-3" in capsys.readouterr().err
     assert (store.root / "_watch.yaml").read_bytes() == before
 
