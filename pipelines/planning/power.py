@@ -36,7 +36,9 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
 def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
     enough = [entry for entry in evidence if entry[0] >= MIN_UNITS]
     if not enough:
-        counts = " and ".join(f"{count} {unit}" for count, unit, _ in evidence)
+        counts = " and ".join(
+            f"{count} {unit.removesuffix('s') if count == 1 else unit}" for count, unit, _ in evidence
+        )
         return f"{kind} will not be judged: {counts} are fewer than the {MIN_UNITS} that a verdict needs"
     parts = []
     for count, unit, spread in enough:

@@ -57,6 +57,9 @@ def test_an_empty_warehouse_needs_everything_and_stays_empty(study: StudyFile, t
     scopes = {row["item"] for row in of(rows, "work") if row["item"].startswith("head product, lens")}
     assert {"head product, lens raw, scope local", "head product, lens normed, scope propagated"} <= scopes
     assert all(row["seconds"] > 0 for row in of(rows, "work"))
+    # Options are asked for by their texts and by their letters.
+    assert len([row for row in of(rows, "work") if row["item"].startswith("task openbookqa")]) == 2
+    assert max(int(row["when"].split()[0]) for row in of(rows, "work") if "variants" in row["when"]) == len(RECIPES)
 
 
 def test_the_rows_are_those_of_the_run_and_the_bytes_within_a_factor_of_2(

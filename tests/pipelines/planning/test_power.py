@@ -35,10 +35,10 @@ def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_t
 
 
 def test_too_few_units_are_named_by_kind() -> None:
-    writing, choosing = verdict_power(study(36, 12), [task("full_text", 16), task("greedy", 4)])
+    writing, choosing = verdict_power(study(36, 1), [task("full_text", 16), task("greedy", 4)])
 
     assert choosing == (
-        "choosing will not be judged: 16 answers and 12 questions are fewer than the 30 that a verdict needs"
+        "choosing will not be judged: 16 answers and 1 question are fewer than the 30 that a verdict needs"
     )
     margin = 1.959964 * SPREAD_OF_PROMPTS / 6
     assert writing == (
