@@ -22,6 +22,8 @@ SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 _MIN_STAGE_SECONDS = 1.0
 # A bar without a step for so long moves to and fro instead of standing still.
 _STILL_SECONDS = 10.0
+# The end of an estimate that is used up while the work goes on is not announced.
+_MIN_LEFT_SECONDS = 0.5
 
 
 class RichProgress:
@@ -159,8 +161,9 @@ class RichProgress:
         return self._time.seconds(task.completed / task.total, task.elapsed or 0.0)
 
     def _left_in_words(self) -> str:
+        """Return how long the rest takes; empty where that is not known, or the estimate is used up."""
         left = self._left() if self._time.total else None
-        if left is None:
+        if left is None or left < _MIN_LEFT_SECONDS:
             return ""
         now = datetime.now().astimezone()
         end = now + timedelta(seconds=left)

@@ -81,8 +81,13 @@ def test_a_log_has_a_line_a_stage_with_the_time_left(capsys, monkeypatch) -> Non
         bars.begins("m@a", "traces")
         clock.now = 11.5  # too short for a line of its own
         bars.computed("m@a", 0.5)
-    stage = "m: calibration: 11.0 s (1 of 2 stages, about 56 s left)"
-    assert capsys.readouterr().err.splitlines() == [stage, "m@a: 0.5 s"]
+        bars.planned(1, STAGES[:1])
+        bars.begins("m", "calibration")
+        clock.now = 23.0
+        bars.computed("m", 0.5)
+    lines = ["m: calibration: 11.0 s (1 of 2 stages, about 56 s left)", "m@a: 0.5 s"]
+    lines += ["m: calibration: 11.5 s (1 of 1 stages)", "m: 0.5 s"]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatch) -> None:
