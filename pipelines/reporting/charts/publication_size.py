@@ -21,8 +21,8 @@ Specification: TypeAlias = dict[str, Any]
 
 # Widths of one and of two columns in points, close to those of ICML, NeurIPS and ACL.
 WIDTHS = {1: 234.0, 2: 486.0}
-# Height in points of a page's text, caption included.
-HEIGHT = 640.0
+# Height in points: a caption of 80 fits below, on pages of ICML, NeurIPS and ACL, whose text is at least 640 high.
+HEIGHT = 560.0
 # Widths in pixels at which the smallest type of 11 pixels is at least 7.5 points high.
 PIXELS = {1: 340, 2: 705}
 # Height in points of the smallest type that is readable in print.

@@ -39,7 +39,7 @@ def test_every_page_fits_its_columns_with_readable_type_and_no_mark_is_lost(name
         for page in pages:
             width, height = size(page.svg)
             assert width <= (234, 487)[columns - 1]
-            assert height <= 640
+            assert height <= 560
             assert 6 <= page.type_points <= 7.7
     assert drawn.specification == before
     if name not in {"tokens", "estimates"}:  # the dense row and the diagonals are repeated on each page
