@@ -68,7 +68,7 @@ def serve(
             server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
         except KeyboardInterrupt:
             log("stopped")
-            raise typer.Exit(INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None  # a `typer.Exit` would say that there is work to continue
 
 
 def _names(host: str) -> set[str]:
