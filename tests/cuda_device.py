@@ -374,6 +374,8 @@ def cuda_devices(*limits: int) -> Iterator[Devices]:
         "synchronize": lambda device=None: devices.record("wait"),
         **dict.fromkeys(("Stream", "Event", "stream", "current_stream", "device"), _Nothing),
     }
+    # torch keeps the functions that `with torch.device` replaces from its first use on: they must be its own.
+    torch.utils._device._device_constructors()
     with pytest.MonkeyPatch.context() as patch:
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, answer)

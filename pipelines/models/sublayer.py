@@ -204,8 +204,9 @@ class Sublayer:
             contributions.append(value.reshape(*shape[:-1], value.shape[-1]))
             if len(contributions) < len(self.parts):
                 return None
-            others = contributions[:-1]
-            changed = observe(sum(others, start=contributions[-1]))
+            *others, last = contributions
+            contributions.clear()  # else they would all be in memory until the pass ends
+            changed = observe(sum(others, start=last))
             return None if changed is None else (changed - sum(others) if others else changed).reshape(value.shape)
 
         handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # needs torch, which `assets.runs.estimate` imports late
     from prunescope.pipelines.planning.machine_speed import Machine
 
-Phase = Literal["always", "calibrated", "applied", "measured"]
+Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured"]
 
 
 @dataclass(frozen=True)

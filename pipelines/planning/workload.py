@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
+
+from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
+from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
-from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
+from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
@@ -107,6 +111,12 @@ class Workload:
     def sampled_texts(self) -> int:
         """Sampled texts of each variant."""
         return len(self.prompts) * self.study.decoding.samples if self.study.decoding else 0
+
+    @property
+    def _text_pass_tokens(self) -> int:
+        """Tokens of the largest pass over windows of a text."""
+        pairs = zip(self.study.texts, self.windows, strict=True)
+        return max((text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in pairs), default=0)
 
     @property
     def scored_tokens(self) -> int:
@@ -386,8 +396,11 @@ class Workload:
             pruned = -(-pruned // shape.layers)
         noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
         reverses = noise == "batch" and is_whole and self.layers_bytes <= MAX_CHANGED_BYTES
-        # Logits of both sides, z − max z, and a copy that a product may make.
-        block = 4 * min(BLOCK_ROWS, self.positions * len(measure.lenses)) * shape.vocabulary * _FLOAT_BYTES
+        # Logits of both sides, z − max z, and a copy that a product may make; torch's operations keep their parts, too.
+        by_torch = kernels_for(torch.device(resolve_device(self.study.device))) == "torch"
+        arrays = 21 + len(measure.temperatures) if by_torch else 4
+        block_rows = block_sizes(max(self.positions * len(measure.lenses), self.scored_tokens))[0]
+        block = arrays * block_rows * shape.vocabulary * _FLOAT_BYTES
         timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
         decoded = max(self._texts * len(self.prompts), self.sampled_texts)
         steps_width = self.study.generation.new_tokens * shape.width
@@ -398,6 +411,12 @@ class Workload:
         # Totals in float64, and those of one batch in float32.
         gram = 12 * max((size for step in layerwise for size in self._gram_sizes(step)), default=0)
         text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
+        applied = {
+            "masks, a bit a weight": masks,
+            "pruned weights": pruned if recipe.changes_matrices else 0,
+            "weights in reverse order": self.layers_bytes if reverses else 0,
+            "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
+        }
         phases: dict[Phase, dict[str, int]] = {
             "always": {
                 "process and libraries": process,
@@ -415,17 +434,25 @@ class Workload:
                 "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
                 "Gram matrices of a layer": gram,
             },
-            "applied": {
-                "masks, a bit a weight": masks,
-                "pruned weights": pruned if recipe.changes_matrices else 0,
-                "weights in reverse order": self.layers_bytes if reverses else 0,
-                "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
-                "states of the variant": states,
+            "decoded": {
+                **applied,
                 "final streams of the variant": 8
                 * max(self._texts * len(self.prompts), self.sampled_texts)
                 * steps_width,
                 "logits of a batch of texts": 3 * batch * shape.vocabulary * _FLOAT_BYTES,
                 "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
+            },
+            "applied": {
+                **applied,
+                "states of the variant": states,
+                "activations of a prompt": max(self.layered, default=0) * self.activation_width * pass_size,
+            },
+            "scored": {
+                **applied,
+                # The inner states of an MLP, and the stream before and after it.
+                "activations of a pass over texts": self._text_pass_tokens
+                * (3 * max(shape.largest_matrix) + 4 * shape.width)
+                * size,
             },
             "measured": {
                 "masks, a bit a weight": masks,
@@ -448,7 +475,7 @@ class Workload:
             MemoryItem("embeddings of the dense model", sum(embedded) * _FLOAT_BYTES),
             MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "applied"),
             MemoryItem(
-                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "applied"
+                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "decoded"
             ),
         ]
 

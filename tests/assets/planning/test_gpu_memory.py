@@ -1,0 +1,49 @@
+"""The memory of a GPU that a plan announces, against what a run allocates on a test device."""
+
+from pathlib import Path
+
+import pytest
+
+from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.step_functions import compute
+from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.estimate import estimate
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.planning.cost_model import peak
+from prunescope.pipelines.studies import load_study
+from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.tiny_study import StudyFile
+from tests.cuda_device import cuda_devices
+from tests.tiny_models import SHORT_TEXT, save_tiny
+
+
+@pytest.mark.parametrize(
+    ("layers", "vocabulary", "recipes"),
+    [(6, 300, ("dense", "wanda-50")), (2, 4000, ("wanda-50",))],
+    ids=["deep", "wide"],
+)
+def test_a_plan_announces_the_peak_of_a_run_within_a_tenth(
+    tmp_path: Path, layers: int, vocabulary: int, recipes: tuple[str, ...]
+) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    study = StudyFile(tmp_path / "study.yaml", save_tiny(tmp_path / "model", **sizes))
+    study.write(
+        device="cuda:0",
+        recipes=["dense", "wanda-50"],
+        prompts=[{"id": f"p{n}", "kind": "open", "text": "Why is the sky blue? " * 3} for n in range(8)],
+        generation={"new_tokens": 12},
+        texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 512}],
+        tasks=[],
+        calibration={"source": SHORT_TEXT, "sequences": 8, "length": 64},
+        measure={"scopes": ["local", "propagated"], "lenses": ["normed"]},
+    )
+    root, cache, request = str(tmp_path / "warehouse"), ModelCache(), StudyRequest(str(study.path))
+    with cuda_devices(1 << 30) as devices:
+        (planned,) = estimate(load_study(str(study.path)), Store(root), tmp_path / "cache", SILENT, replace=False)
+        for recipe in recipes:
+            devices.peak[0] = 0
+            for step in ("variants", "traces", "texts"):
+                for _ in compute(ComputeTask(step, request, root, "tiny-a", recipe), cache):
+                    pass
+            assert 0.9 < peak(planned.memory[recipe]) / devices.peak[0] < 1.1
