@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._device import _device_constructors
 
 _PACKAGE = "prunescope."
 _CPU = torch.device("cpu")
@@ -375,7 +376,7 @@ def cuda_devices(*limits: int) -> Iterator[Devices]:
         **dict.fromkeys(("Stream", "Event", "stream", "current_stream", "device"), _Nothing),
     }
     # torch keeps the functions that `with torch.device` replaces from its first use on: they must be its own.
-    torch.utils._device._device_constructors()
+    _device_constructors()
     with pytest.MonkeyPatch.context() as patch:
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, answer)
