@@ -131,6 +131,7 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
     )
     spec = SearchSpec(remove=(0.2,), menu=("magnitude-20", "magnitude-60", "drop"), measurements=2, minutes=5)
     collection = RetrievalSpec(name="python-help", max_queries=4, max_documents=6, max_length=24)
+    by_mean = collection.model_copy(update={"pooling": "mean"})
     tables = []
     for decoder in on_both(folder):
         variant = prune(decoder, parse_recipe("magnitude-50"), Statistics())
@@ -142,6 +143,10 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
             {"task_samples": scores.samples, "task_scores": scores.scores}
             | SamplingSession(decoder, "tiny", study).trace("magnitude-50", variant)
             | RetrievalSession(decoder, "tiny", [collection]).measure("magnitude-50", variant)
+            | {
+                f"{name} by mean": frame
+                for name, frame in RetrievalSession(decoder, "tiny", [by_mean]).measure("mine", variant).items()
+            }
             | {"search_effects": found.effects.drop("seconds"), "search_trials": found.trials.drop("seconds")}
         )
     for name, frame in tables[1].items():

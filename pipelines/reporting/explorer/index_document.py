@@ -339,15 +339,13 @@ def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float
 
 
 def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
-    """Return the curves of a model's variants; of many, some between the nearest and the furthest by KL."""
+    """Return the curves of a model's variants; of many, those of searches and some between the nearest and furthest."""
     frame = frames.answer(FIGURES["generation"].query).filter(pl.col("model").cast(pl.String) == model)
     forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
     by_kl = frame.filter(forced).group_by("recipe").agg(pl.col("kl_median").mean()).sort("kl_median", "recipe")
     recipes = by_kl["recipe"].cast(pl.String).to_list()
-    count = min(len(recipes), _MAX_CURVES)
-    chosen = [recipes[round(place * (len(recipes) - 1) / max(1, count - 1))] for place in range(count)]
     found: list[GenerationCurves] = []
-    for recipe in chosen:
+    for recipe in told_apart(recipes):
         own = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
         sides = {"forced": own.filter(forced), "free": own.filter(~forced)}
         if any(side.is_empty() for side in sides.values()):
@@ -358,6 +356,15 @@ def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
         steps = sides["forced"]["step"].to_list()
         found.append({"id": f"{model}@{recipe}", "step": steps, "forced": curves["forced"], "free": curves["free"]})
     return found
+
+
+def told_apart(recipes: Sequence[str]) -> list[str]:
+    """Return at most `_MAX_CURVES` recipes, in their order by KL: those of searches, and others evenly spread."""
+    found = [recipe for recipe in recipes if recipe.startswith("mixed-")][: _MAX_CURVES // 2]
+    others = [recipe for recipe in recipes if recipe not in found]
+    count = min(len(others), _MAX_CURVES - len(found))
+    spread = {others[round(place * (len(others) - 1) / max(1, count - 1))] for place in range(count)}
+    return [recipe for recipe in recipes if recipe in found or recipe in spread]
 
 
 def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:

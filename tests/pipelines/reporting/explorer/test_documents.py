@@ -19,7 +19,7 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.comparisons import nearest
 from prunescope.pipelines.reporting.explorer.findings import number as spelled
-from prunescope.pipelines.reporting.explorer.index_document import figure_entry
+from prunescope.pipelines.reporting.explorer.index_document import figure_entry, told_apart
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
@@ -677,3 +677,12 @@ def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) 
         assert found["texts"][1] == own | {"variant": 1}
     with pytest.raises(KeyError):
         documents.build("prompt/10")
+
+
+def test_curves_of_many_variants_are_those_of_searches_and_an_even_choice_of_the_others() -> None:
+    many = [f"wanda-{share}" for share in range(10, 20)]
+    assert told_apart(many) == ["wanda-10", "wanda-12", "wanda-14", "wanda-15", "wanda-17", "wanda-19"]
+    searched = [*many[:7], "mixed-20-abc", *many[7:]]
+    assert told_apart(searched) == ["wanda-10", "wanda-12", "wanda-14", "mixed-20-abc", "wanda-17", "wanda-19"]
+    assert told_apart(many[:2]) == many[:2]
+    assert told_apart([]) == []
