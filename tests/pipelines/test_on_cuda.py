@@ -165,12 +165,17 @@ def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path
     assert step_milliseconds(decoder).keys() == {sublayer.label for sublayer in decoder.sublayers}
 
 
-def test_a_checkpoint_has_the_weights_of_the_cpu(devices: Devices, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "shrink"), [("magnitude-2of4", False), ("attn-drop-1+rtn-4bit", False), ("neurons-25-magnitude", True)]
+)
+def test_a_checkpoint_has_the_weights_of_the_cpu(
+    devices: Devices, folder: Path, tmp_path: Path, recipe: str, shrink: bool
+) -> None:
     written = []
     for decoder in on_both(folder):
-        variant = prune(decoder, parse_recipe("magnitude-2of4"), Statistics())
         place = tmp_path / decoder.device.type
-        export(decoder, variant, place, About("tiny", "tiny", "0" * 64, "magnitude-2of4", "", "{}", {}, []))
+        about = About("tiny", "tiny", "0" * 64, recipe, "", "{}", {}, [])
+        export(decoder, pruned(decoder, recipe)[recipe], place, about, shrink=shrink)
         written.append(load_file(place / "model.safetensors"))
     assert written[0].keys() == written[1].keys()
     assert all(torch.equal(written[0][name], tensor) for name, tensor in written[1].items())
