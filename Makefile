@@ -6,7 +6,7 @@ READY := .venv/ready
 # Modules are compiled on first import: most are never imported, and compiling them all takes half of the install time.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test test-all check audit lock format dictionary gallery vendor bench bench-gpu ui clean
+.PHONY: demo test test-all check audit lock format dictionary gallery vendor bench bench-gpu test-gpu ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -85,9 +85,13 @@ bench: demo
 	$(BIN)/python -m tests.benchmarks.commands warehouse/data
 	$(BIN)/python -m tests.benchmarks.warehouse 1e6 1e7 1e8
 
-# The kernels and what they are compared with on a machine with an NVIDIA GPU; writes one JSON.
+# Kernels, and a study, on a machine with an NVIDIA GPU beside its CPU; writes one JSON.
 bench-gpu: $(READY)
 	$(BIN)/python -m tests.benchmarks.gpu
+
+# The pipelines on this machine's NVIDIA GPU instead of the test device: their tables are held against the CPU's.
+test-gpu: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda
 
 ui: $(READY)
 	$(BIN)/prunescope ui

@@ -1,31 +1,41 @@
-"""The kernels of the measure on a machine with a CUDA device: `python -m tests.benchmarks.gpu` (`make bench-gpu`).
+"""Kernels and a study on a machine with a CUDA device: `python -m tests.benchmarks.gpu` (`make bench-gpu`).
 
 Prints JSON: a record is a row at one temperature, its dense side and one shift. Says so and exits with 2 where torch
-sees no such device. Figures of the pipeline do not belong here.
+sees no such device.
 """
 
 import json
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import platformdirs
+import polars as pl
+import polars.selectors as cs
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from prunescope.pipelines.core.peak_memory import growth_bytes
 from prunescope.pipelines.metrics import logit_blocks
 from prunescope.pipelines.metrics.divergence import Columns, divergence
 from prunescope.pipelines.metrics.output_head import OutputHead
+from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sources import locate
+from tests.pipelines.models.low_memory import computed
 
 # Vocabularies of SmolLM2, of Llama 2 and Mistral, and of Llama 3.
 SIZES = (49_152, 32_000, 128_256)
 TEMPERATURES = ([1.0], [0.3, 0.5, 0.7, 1.0, 1.3])
 WIDTH, ROWS, RUNS = 512, logit_blocks.BLOCK_ROWS, 20
+RECIPES = ("wanda-50", "attn-drop-1")
 # Columns that change with the order of two nearly equal tokens, or whose terms cancel.
 _LEFT_OUT = ("is_", "topk", "rank", "margin", "identity", "kappa", "par_", "entropy")
 
@@ -103,6 +113,38 @@ def kernel_figures(size: int, temperatures: Sequence[float], device: torch.devic
     return {"vocabulary": size, "temperatures": len(temperatures), "rows": rows, **figures}
 
 
+def study_figures(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Compute a study of two variants on the device and on the CPU; compare seconds, memory, copies and columns."""
+    decoder = load_decoder(folder, device=str(device))
+    computed(decoder, RECIPES)  # compiles
+    start = time.perf_counter()
+    tables = computed(decoder, RECIPES)[1]
+    seconds = time.perf_counter() - start
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=kinds) as profiled:
+        peak = growth_bytes(lambda: computed(decoder, RECIPES), device)
+    names = Counter(event.name for event in profiled.events())
+    start = time.perf_counter()
+    expected = computed(load_decoder(folder, device="cpu"), RECIPES)[1]
+    return {
+        "model": folder.name,
+        "recipes": RECIPES,
+        "seconds": seconds,
+        "seconds_on_the_cpu": time.perf_counter() - start,
+        "peak_bytes_beside_the_weights": peak,
+        "copies_to_the_device": sum(names[name] for name in names if name.startswith("Memcpy HtoD")),
+        "copies_to_the_host": sum(names[name] for name in names if name.startswith("Memcpy DtoH")),
+        "waits": names["cudaStreamSynchronize"] + names["cudaDeviceSynchronize"],
+        "largest_difference_from_the_cpu": {
+            name: largest_difference(_numbers(tables[name]), _numbers(frame)) for name, frame in expected.items()
+        },
+    }
+
+
+def _numbers(table: pl.DataFrame) -> Columns:
+    return {name: table[name].to_numpy() for name in table.select(cs.float()).columns}
+
+
 def main() -> int:
     """Print the figures of the first CUDA device."""
     if not torch.cuda.is_available():
@@ -114,6 +156,7 @@ def main() -> int:
         "capability": torch.cuda.get_device_capability(device),
         "torch": torch.__version__,
         "triton": import_module("triton").__version__ if find_spec("triton") else None,
+        "study": study_figures(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))), device),
         "kernels": [kernel_figures(size, temperatures, device) for size in SIZES for temperatures in TEMPERATURES],
     }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")

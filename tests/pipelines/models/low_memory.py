@@ -57,6 +57,7 @@ def computed(decoder: Decoder, recipes: Sequence[str]) -> tuple[dict[str, Varian
             "measure": {
                 "scopes": ["local", "isolated", "propagated"],
                 "lenses": ["normed"],
+                "keep_states": True,
                 "cache": decoder.cache_refusal is None,
             },
         }
