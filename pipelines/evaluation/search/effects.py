@@ -4,6 +4,8 @@ All treatments of all sublayers share the passes of their context: a treatment c
 context's inputs, and the layers above.
 """
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -107,6 +109,7 @@ class EffectEngine:
         context: Allocation | None = None,
         items: int | None = None,
         progress: Progress = SILENT,
+        until: float = math.inf,
     ) -> Effects:
         """Measure swaps one at a time: each replaces its sublayer's treatment, the rest stays as in the context.
 
@@ -120,6 +123,7 @@ class EffectEngine:
             context: the allocation around them; None is the dense model.
             items: only the first so many.
             progress: one step an item.
+            until: time of `time.monotonic` after which no batch begins but the first; fewer items have effects then.
 
         Returns:
             Effects against the dense model; in a context they include the context's own.
@@ -146,6 +150,9 @@ class EffectEngine:
                     inputs += (shifts[1] @ shifts[1].T).double()
                 progress.advance()
             stop = start + len(batch)
+            if time.monotonic() > until:
+                kl, cosines = kl[:stop], cosines[:stop]
+                break
             if not context:
                 known = [
                     _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()

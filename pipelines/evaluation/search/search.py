@@ -176,15 +176,21 @@ class Search:
         )
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> tuple[Effects, float]:
-        """Return effects and the seconds that they took, from the journal or measured now."""
+        """Return effects and the seconds that they took, from the journal or measured now.
+
+        They take at most half of the time that is left, and then as many items as were measured; the journal keeps
+        those of all items alone.
+        """
+        until = (time.monotonic() + self._deadline) / 2
 
         def measure() -> dict[str, NDArray[Any]]:
             started = time.monotonic()
-            found = self._engine.measure(swaps, context, items, self._progress)
+            found = self._engine.measure(swaps, context, items, self._progress, until)
             arrays = {name: getattr(found, name) for name in _ARRAYS}
             return arrays | {"seconds": np.array(time.monotonic() - started)}
 
-        stored = self._journal.remember(["effects", list(swaps), treatments_json(context), items], measure)
+        key = ["effects", list(swaps), treatments_json(context), items]
+        stored = self._journal.remember(key, measure, lambda found: len(found["kl"]) == min(items, len(self._items)))
         return Effects(swaps=tuple(swaps), **{name: stored[name] for name in _ARRAYS}), float(stored["seconds"])
 
     def _run(self, name: str, share: float, effects: Effects) -> bool:

@@ -1,6 +1,8 @@
 """Whole searches on tiny models: targets, results, repeats, deadlines, resumption, and a planted optimum."""
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +86,25 @@ def test_effects_are_measured_on_the_first_items_and_allocations_on_all(build: B
     found = build(SPEC.model_copy(update={"controls": (), "measurements": 1}), items=items).run()
     assert max(found.effects["n_items"]) == 16
     assert {*found.trials["n_items"]} == {30}
+
+
+def test_effects_take_half_of_the_time_but_a_first_batch_and_are_kept_when_whole(
+    build: Build, decoder: Decoder, menu: Menu
+) -> None:
+    search = build(
+        items=[replace(item, id=f"{copy}-{item.id}") for copy in range(3) for item in items_of(decoder, 3, 30)]
+    )
+    swaps = [(label, "magnitude-40") for label in menu.sublayers]
+    search._use(menu)
+    search._deadline = time.monotonic()
+    short, _ = search._effects(swaps, {}, 9)
+    search._deadline = math.inf
+    whole, seconds = search._effects(swaps, {}, 9)
+    assert (len(short.kl), len(whole.kl)) == (4, 9)
+    np.testing.assert_array_equal(short.kl, whole.kl[:4])
+    search._deadline = time.monotonic()
+    again = search._effects(swaps, {}, 9)
+    assert (len(again[0].kl), again[1]) == (9, seconds)
 
 
 def test_every_strategy_has_one_result_for_each_target_and_a_recipe_of_its_own(found: SearchResult) -> None:
