@@ -73,8 +73,8 @@ def search(
         float | None,
         typer.Option(
             metavar="N",
-            help="No trial begins after so many minutes (default: 20). Effects of single treatments take at most half of "
-            "them, but for a first batch of texts; pruning does not count.",
+            help="No trial begins after so many minutes (default: 20). Effects of single treatments take at most half "
+            "of them, but for a first batch of texts; pruning does not count.",
         ),
     ] = None,
     control: Annotated[

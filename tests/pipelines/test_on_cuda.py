@@ -207,7 +207,8 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
     decoder = load_decoder(folder, device=GPU, memory={"cuda:0": layer, "cuda:1": layer, "cpu": layer})
     assert decoder.is_streamed
     assert layer <= devices.allocated[1] < 2 * layer
-    found, expected = computed(decoder, FEW[1:])[1], computed(whole, FEW[1:])[1]
+    recipes = (*FEW[1:], "block-drop-1-consecutive", "mlp-drop-1-greedy")
+    found, expected = computed(decoder, recipes)[1], computed(whole, recipes)[1]
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)
 
