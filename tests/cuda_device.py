@@ -31,10 +31,13 @@ _COPIES = {"copy_", "_to_copy", "to", "type_as", "_has_compatible_shallow_copy_t
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # The host needs a number or a shape that the device computes.
 _WAITS = {
-    *("item", "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select"),
-    *("unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "multinomial"),
-    *("linalg_cholesky", "linalg_eigh", "linalg_inv", "linalg_solve", "linalg_svd", "linalg_lstsq"),
+    *("item", "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "nonzero_numpy", "argwhere"),
+    *("masked_select", "unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "multinomial"),
+    *("one_hot", "linalg_cholesky", "linalg_inv", "linalg_solve", "_linalg_check_errors", "linalg_lstsq"),
+    *("linalg_eigh", "_linalg_eigh", "linalg_eigvalsh", "linalg_svd", "_linalg_svd", "linalg_svdvals", "linalg_pinv"),
 }
+# They take numbers of the host as operands, as element-wise operators do.
+_TAKE_NUMBERS = {"where", "masked_fill", "masked_fill_", "fill_", "full_like", "index_put", "index_put_", "clamp"}
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,11 @@ class CudaTensor(Tensor):
         """Return the storage of the numbers."""
         return self.values.untyped_storage()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CudaTensor":
+        """Copy the numbers."""
+        memo[id(self)] = own = CudaTensor(self.values.clone(), self.device.index)
+        return own
+
     def tolist(self) -> Any:
         """Copy to the host as one tensor."""
         return self.cpu().tolist()
@@ -218,6 +226,13 @@ def _mapped(change: Callable[[Tensor], Tensor], each: Any) -> Any:
 
 
 @cache
+def _written(func: Any) -> tuple[tuple[int, Any], ...]:
+    """Return the places of the arguments that an operator writes."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((place, each) for place, each in arguments if each.alias_info is not None and each.alias_info.is_write)
+
+
+@cache
 def _about(func: Any) -> tuple[str, tuple[int, bool] | None]:
     """Return an operator's name; and the place of its argument `device`, with whether it is for keywords alone."""
     places = (
@@ -249,10 +264,17 @@ def _check(func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) 
         # A mask that gets one number fills; any other needs the number of its true values.
         if is_masked and (name == "index" or args[2].dim()):
             _active[-1].record("wait")
-    elif name in _WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None and len(tensors) > 1):
+    is_repeated = str(func) in {"aten.repeat_interleave.self_Tensor", "aten.repeat_interleave.Tensor"}
+    if name in _WAITS or str(func) == "aten.where.default" or (is_repeated and kwargs.get("output_size") is None):
         _active[-1].record("wait")
-    if any(each.dim() for each in hosts):
+    takes_numbers = torch.Tag.pointwise in func.tags or name in _TAKE_NUMBERS | _INDEXING
+    if any(each.dim() or not takes_numbers for each in hosts):
         raise RuntimeError(message)
+    written = (kwargs.get(each.name, args[place] if place < len(args) else None) for place, each in _written(func))
+    if any(each is host for each in written for host in hosts):
+        raise RuntimeError(message)
+    if (generator := kwargs.get("generator")) is not None and generator.device.type == "cpu":
+        raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu': {func}")
 
 
 def _record_copy(source: object, target: torch.device) -> None:
@@ -329,7 +351,7 @@ def _unpinned(*shape: Any, pin_memory: bool = False, **options: Any) -> Tensor:
 
 
 class _Nothing:
-    """A stream, an event, or the context of a device, of devices that compute at once."""
+    """A stream, an event, or the context of a device, of devices that compute at once: all is done."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -338,8 +360,13 @@ class _Nothing:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    def _done(self, *_: object, **__: object) -> None: ...
+
+    record = synchronize = wait = wait_event = wait_stream = _done
+
+    def query(self) -> bool:
+        """Return whether all work is done."""
+        return True
 
 
 @contextmanager

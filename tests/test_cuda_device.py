@@ -1,5 +1,6 @@
 """The test device: what it refuses, counts and limits, as CUDA does."""
 
+import copy
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -32,6 +33,12 @@ HOST = torch.arange(6.0).reshape(2, 3)
         lambda x: x.masked_fill(HOST > 1, 0),
         lambda x: nn.functional.embedding(torch.tensor([0]), x),
         lambda x: torch.equal(x, HOST),
+        lambda x: torch.stack([x.sum(), HOST.sum()]),
+        lambda x: HOST.sum().add_(x.sum()),
+        lambda x: torch.sum(x, (0, 1), out=torch.zeros(())),
+        lambda x: x.index_select(0, torch.tensor(0)),
+        lambda x: x.uniform_(generator=torch.Generator()),
+        lambda x: torch.multinomial(x + 1, 1, generator=torch.Generator()),
         lambda x: x.numpy(),
         torch.from_numpy,
     ],
@@ -40,7 +47,8 @@ HOST = torch.arange(6.0).reshape(2, 3)
 def test_operands_of_two_devices_and_arrays_are_refused(
     devices: Devices, mixed: Callable[[Tensor], object], inference: bool
 ) -> None:
-    with torch.inference_mode(inference), pytest.raises((RuntimeError, TypeError)):
+    refusal = r"same device|device type for generator|numpy\(\) is not supported|expected np.ndarray"
+    with torch.inference_mode(inference), pytest.raises((RuntimeError, TypeError), match=refusal):
         mixed(HOST.to("cuda:0"))
 
 
@@ -65,6 +73,10 @@ def test_numbers_and_indices_of_the_host_are_accepted_as_by_cuda(devices: Device
         (lambda x: bool((x > 0).any()), {"wait": 1}),
         (lambda x: int(x[0, 0]), {"wait": 1}),
         (lambda x: x.nonzero(), {"wait": 1}),
+        (lambda x: x.nonzero(as_tuple=True), {"wait": 1}),
+        (lambda x: torch.where(x > 0), {"wait": 1}),
+        (lambda x: torch.linalg.eigh(x @ x.T), {"wait": 1}),
+        (lambda x: x.repeat_interleave(x[0].long(), 1), {"wait": 1}),
         (lambda x: x[x > 0], {"wait": 1}),
         (lambda x: x[torch.tensor([0, 1])], {"to device": 1}),
         (lambda x: torch.cuda.synchronize(), {"wait": 1}),
@@ -75,12 +87,13 @@ def test_numbers_and_indices_of_the_host_are_accepted_as_by_cuda(devices: Device
         (lambda x: (x @ x.T).softmax(-1).topk(2).values.cumsum(0), {}),
     ],
 )
+@pytest.mark.parametrize("inference", [False, True])
 def test_copies_and_waits_are_counted_and_nothing_else(
-    devices: Devices, work: Callable[[Tensor], object], expected: dict[str, int]
+    devices: Devices, work: Callable[[Tensor], object], expected: dict[str, int], inference: bool
 ) -> None:
     x = HOST.to("cuda:0")
     devices.events.clear()
-    with torch.inference_mode():
+    with torch.inference_mode(inference):
         work(x)
     assert devices.kinds() == expected
 
@@ -120,3 +133,10 @@ def test_streams_and_events_exist(devices: Devices) -> None:
     with torch.cuda.stream(torch.cuda.Stream("cuda:1")):
         torch.cuda.Event().record()
     torch.cuda.current_stream().synchronize()
+
+
+def test_a_copy_of_a_tensor_is_its_own(devices: Devices) -> None:
+    x = HOST.to("cuda:0")
+    other = copy.deepcopy({"x": x})["x"]
+    other.zero_()
+    assert (x.sum().item(), other.device) == (15, x.device)

@@ -18,7 +18,14 @@ from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
-from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, NoiseRecipe, Recipe, steps
+from prunescope.pipelines.recipes import (
+    DepthRecipe,
+    LayerwiseRecipe,
+    MixedRecipe,
+    NoiseRecipe,
+    Recipe,
+    steps,
+)
 from prunescope.pipelines.studies import Study
 
 if TYPE_CHECKING:  # imports lm-eval, which takes seconds
@@ -399,7 +406,7 @@ class Workload:
         # Logits of both sides, z − max z, and a copy that a product may make; torch's operations keep their parts, too.
         by_torch = kernels_for(torch.device(resolve_device(self.study.device))) == "torch"
         arrays = 21 + len(measure.temperatures) if by_torch else 4
-        block_rows = block_sizes(max(self.positions * len(measure.lenses), self.scored_tokens))[0]
+        block_rows = max(block_sizes(rows)[0] for rows in (self.positions * len(measure.lenses), self.scored_tokens))
         block = arrays * block_rows * shape.vocabulary * _FLOAT_BYTES
         timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
         decoded = max(self._texts * len(self.prompts), self.sampled_texts)

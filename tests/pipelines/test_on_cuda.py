@@ -7,16 +7,21 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
+from prunescope.pipelines.evaluation.search.effects import EffectEngine
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.search import Search
 from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.speed import speed_rows
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
+from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import enough_memory, load_decoder
 from prunescope.pipelines.models.sources import count_weights
@@ -41,6 +46,7 @@ METHODS = (
     *("admm-50", "wanda-50+admm", "wanda-50+dsnot", "rtn-4bit", "gptq-3bit-g64", "gptq-4bit", "awq-4bit"),
     *("neurons-25", "neurons-25-magnitude", "neurons-25-flap", "heads-50", "heads-50-magnitude", "flap-20"),
     *("attn-drop-1", "mlp-drop-1-greedy", "block-drop-1-iterative", "block-drop-1-consecutive"),
+    "{name: rows, method: sparsegpt, sparsity: 0.5, group: output}",
 )
 MIXED = "{name: mine, method: mixed, predecessors: dense, treatments: {attn.0: drop, mlp.1: wanda-50}}"
 CALIBRATION = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32)
@@ -183,7 +189,8 @@ def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(
-    ("recipe", "shrink"), [("magnitude-2of4", False), ("attn-drop-1+rtn-4bit", False), ("neurons-25-magnitude", True)]
+    ("recipe", "shrink"),
+    [("magnitude-2of4", False), ("attn-drop-1+rtn-4bit", False), ("neurons-25-magnitude", True), ("flap-20", False)],
 )
 def test_a_checkpoint_has_the_weights_of_the_cpu(
     gpu: None, folder: Path, tmp_path: Path, recipe: str, shrink: bool
@@ -211,6 +218,32 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
     found, expected = computed(decoder, recipes)[1], computed(whole, recipes)[1]
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)
+    effects = [
+        EffectEngine(each, menu_of(each, "magnitude-40"), items_of(each, 2, 20)).measure(
+            [(sublayer.label, "magnitude-40") for sublayer in each.sublayers]
+        )
+        for each in (decoder, whole)
+    ]
+    np.testing.assert_allclose(effects[0].kl, effects[1].kl, rtol=1e-3)
+
+
+def test_rows_computed_again_in_float64_read_targets_of_the_host(devices: Devices) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, x, dx = (torch.randn(n, 24, generator=draw) for n in (300, 3, 3))
+    targets = torch.tensor([5, 7, 299])
+    columns = [
+        divergence(x.to(device), 1e-7 * dx.to(device), OutputHead(weight.to(device)), [1.0], targets=targets)
+        for device in (GPU, "cpu")
+    ]
+    for name, values in columns[1].items():
+        np.testing.assert_allclose(columns[0][name], values, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_ends_of_unequal_length_continue_copies_of_one_cache(devices: Devices, folder: Path) -> None:
+    asked = [("The sky is blue because", end) for end in (" a", " b", " of light and air and dust and water and more")]
+    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(asked)]
+    found = [VariantLM(decoder).loglikelihood(requests) for decoder in on_both(folder)]
+    np.testing.assert_allclose(*([value for value, _ in each] for each in found), rtol=1e-4)
 
 
 def test_a_model_larger_than_one_device_is_spread_and_one_larger_than_all_is_refused(folder: Path) -> None:

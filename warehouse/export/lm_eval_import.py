@@ -82,7 +82,8 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
     if isinstance(arguments, str):
         arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
     named = {str(name): str(value) for name, value in arguments.items()} if isinstance(arguments, dict) else {}
-    commit = _at(whole, "config", "model_sha") or named.get("revision", "main").replace("main", "")
+    revision = named.get("revision", "main")
+    commit = _at(whole, "config", "model_sha") or ("" if revision == "main" else revision)
     return HarnessResults(file, digest, named, str(commit), rows)
 
 

@@ -86,7 +86,7 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     powers = [step / recipe.steps for step in range(recipe.steps)]
     tried = (_errors(weight, _nearest(weight, recipe, sizes**power), gram).sum() for power in powers)
     # Rounded once more below: to keep the best of all would need one answer of the device for each.
-    errors = torch.stack(list(tried)).nan_to_num(nan=torch.inf).tolist()
+    errors = torch.stack(list(tried)).nan_to_num(nan=torch.inf, posinf=torch.inf).tolist()
     if min(errors) == torch.inf:
         raise ComputationError("the error of its output is NaN or infinite")
     best = _nearest(weight, recipe, sizes ** powers[errors.index(min(errors))])

@@ -290,6 +290,11 @@ def test_damaged_sums_and_weights_are_refused() -> None:
     for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-4bit", "gptq-4bit-g8", "admm-50"):
         with pytest.raises(ComputationError, match="NaN"):
             changed(broken, x, name)
+    # What its later columns compensate overflows.
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        changed(3.4e38 * weight.sign() * random_weight(4, 8, seed=1).abs().clamp(0.9, 1), x, "gptq-4bit-g4")
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        changed(1e30 * weight, x, "awq-4bit")
     with pytest.raises(InputError, match="multiple of 3 inputs"):
         changed(weight, x, "sparsegpt-1of3")
 
