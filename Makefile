@@ -19,12 +19,12 @@ $(READY): requirements.lock pyproject.toml
 	$(INSTALL) --no-build-isolation -e .
 	@touch $(READY)
 
-# Triton interprets and compiles the kernels of GPUs in tests. Its wheels, of 300 MB, are for Linux; a CUDA build of torch
-# has it already.
-TRITON := $(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -sm | tr ' ' -)),.venv/triton)
-.venv/triton: tests/triton.lock $(READY)
-	$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --require-hashes --no-deps -r tests/triton.lock
-	@touch $@
+# Triton interprets and compiles the kernels of GPUs in tests, from a folder of its own: beside torch it would be imported
+# by every process. Its wheels, of 300 MB, are for Linux; a CUDA build of torch has it already.
+TRITON := $(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -sm | tr ' ' -)),.venv/triton/ready)
+.venv/triton/ready: tests/triton.lock $(READY)
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --require-hashes --no-deps --upgrade --target .venv/triton -r tests/triton.lock
+	@mkdir -p .venv/triton && touch $@
 
 demo: $(READY)
 	$(BIN)/prunescope run demo

@@ -125,6 +125,7 @@ def test_a_variant_is_applied_by_what_it_stores(count: Count, devices: Devices, 
     assert copied == sum(matrix.size for matrix in decoder.matrices.values()) // 8  # a bit a weight
 
 
+@pytest.mark.third(1)
 @pytest.mark.parametrize(("recipe", "budget"), PRUNING.items())
 def test_pruning_waits_a_bounded_number_of_times_a_matrix(
     count: Count, decoders: dict[int, Decoder], recipe: str, budget: int

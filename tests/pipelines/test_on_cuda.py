@@ -109,12 +109,16 @@ def pruned(decoder: Decoder, *recipes: str) -> dict[str, Variant]:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_table_of_a_study_has_the_numbers_of_the_cpu(gpu: None, architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "dtype"), [*((name, "float32") for name in ARCHITECTURES), ("llama", "bfloat16")]
+)
+def test_every_table_of_a_study_has_the_numbers_of_the_cpu(
+    gpu: None, architecture: str, dtype: str, tmp_path: Path
+) -> None:
     folder = save_tiny(tmp_path / architecture, architecture)
-    decoder = load_decoder(folder, device=GPU)
+    decoder = load_decoder(folder, dtype, GPU)
     assert {parameter.device.type for parameter in decoder.model.parameters()} == {"cuda"}
-    found, expected = computed(decoder, FEW)[1], computed(load_decoder(folder, device="cpu"), FEW)[1]
+    found, expected = computed(decoder, FEW)[1], computed(load_decoder(folder, dtype, "cpu"), FEW)[1]
     assert found.keys() == expected.keys()
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)
@@ -214,7 +218,7 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
     decoder = load_decoder(folder, device=GPU, memory={"cuda:0": layer, "cuda:1": layer, "cpu": layer})
     assert decoder.is_streamed
     assert layer <= devices.allocated[1] < 2 * layer
-    recipes = (*FEW[1:], "block-drop-1-consecutive", "mlp-drop-1-greedy")
+    recipes = ("noise-bfloat16", "flap-20", "block-drop-1-consecutive")
     found, expected = computed(decoder, recipes)[1], computed(whole, recipes)[1]
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)

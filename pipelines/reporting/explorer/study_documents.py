@@ -295,10 +295,19 @@ class Documents:
 def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
     # The page adds the config of the light or the dark theme.
     drawings = [
-        {"title": title, "spec": {name: part for name, part in specification.items() if name != "config"}}
+        {"title": title, "spec": _shortened({name: part for name, part in specification.items() if name != "config"})}
         for title, specification in drawn.drawings(figure)
     ]
     return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
+
+
+def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Return JSON with 5 significant digits a number, more than a drawing shows: four tenths of a figure's bytes."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
 def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:

@@ -134,6 +134,7 @@ def test_the_manifest_has_the_provenance_and_no_path_of_this_machine(exported: P
         assert str(computed_once).encode() not in data, name
 
 
+@pytest.mark.exhaustive  # tests/warehouse/export compares bundles
 def test_an_export_is_the_same_bytes_in_any_folder(exported: Path, shell: Shell, tmp_path: Path) -> None:
     shell("export", tmp_path / "one", *only(*SHORT))
     shell(

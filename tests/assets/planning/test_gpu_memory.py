@@ -18,7 +18,9 @@ from tests.cuda_device import cuda_devices
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 
-@pytest.mark.parametrize(("layers", "vocabulary"), [(6, 300), (2, 4000)], ids=["deep", "wide"])
+@pytest.mark.parametrize(
+    ("layers", "vocabulary"), [(6, 300), pytest.param(2, 4000, marks=pytest.mark.exhaustive)], ids=["deep", "wide"]
+)
 def test_a_plan_announces_the_peak_of_a_pruned_variant_within_a_tenth_and_no_less_of_the_dense_one(
     tmp_path: Path, layers: int, vocabulary: int
 ) -> None:

@@ -22,6 +22,7 @@ from tests.assets.tiny_study import RECIPES, StudyFile, partitions
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.exhaustive  # it measures Dagster and the disk anew
 def test_seconds_are_those_of_existing_partitions_else_estimated(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

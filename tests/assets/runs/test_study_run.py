@@ -247,6 +247,7 @@ def test_the_runs_of_a_study_name_the_launcher_of_its_job() -> None:
         assert _launcher(tags) == told
 
 
+@pytest.mark.exhaustive  # test_end_to_end.py launches the same jobs
 def test_the_job_study_computes_missing_partitions_and_empties_those_without_texts(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The benchmark of GPUs where there is none."""
 
+import pytest
 import torch
 
 from tests.benchmarks import gpu
@@ -13,6 +14,7 @@ def test_without_a_cuda_device_the_benchmark_says_so_in_a_line_and_exits_with_tw
     assert "CUDA" in written.err
 
 
+@pytest.mark.exhaustive  # only `make bench-gpu` needs it
 def test_a_study_is_compared_with_that_of_the_cpu(tiny_folder):
     figures = gpu.study_figures(tiny_folder, torch.device("cpu"))
     assert figures["seconds"] > 0

@@ -1,12 +1,12 @@
 """Tests of planned costs against manual values, and against torch's counts on a tiny model."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from prunescope.pipelines.core.device import available_bytes
@@ -23,10 +23,6 @@ from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import DecodingSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 from tests.tiny_models import save_tiny, tiny_tokenizer
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sys.modules, "triton", None)  # which lists at the end of a process what it does not free
-    from torch.utils.flop_counter import FlopCounterMode
 
 # Two layers of width 8 with 2 heads of 4, one key-value head, an MLP of 12, 50 words, an untied head.
 SHAPE = Shape(

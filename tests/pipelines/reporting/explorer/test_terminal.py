@@ -398,16 +398,6 @@ def test_texts_and_names_cannot_control_the_terminal() -> None:
     assert str(refused.value).isprintable()
 
 
-def test_a_variant_is_found_by_an_unambiguous_recipe() -> None:
-    two = index(variants=[entry("wanda-50", "safe"), entry("wanda-50", "safe", "other"), entry("only", "safe")])
-    assert terminal.find_variant(two, "only") == terminal.find_variant(two, "tiny@only") == 2
-    assert terminal.find_variant(two, "other@wanda-50") == 1
-    with pytest.raises(InputError, match="several models have it; choose tiny@wanda-50, other@wanda-50"):
-        terminal.find_variant(two, "wanda-50")
-    with pytest.raises(InputError, match="did you mean other@wanda-50?"):
-        terminal.find_variant(two, "other@wanda-51")
-
-
 def test_a_prompt_without_steps_is_refused_by_name() -> None:
     assert terminal.find_prompt(index(), 1, "sky") == 0
     with pytest.raises(InputError, match="--prompt sea: its steps were not measured for tiny@wanda-50"):
