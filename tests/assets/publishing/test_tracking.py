@@ -55,7 +55,7 @@ def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
 
     assert run(arguments, Globals()) == 0
     shown = capsys.readouterr()
-    assert (shown.out, "2 were there" in shown.err) == ("", True)
+    assert (shown.out, "2 there already" in shown.err) == ("", True)
     assert len(client.search_runs([experiment.experiment_id])) == 2
     # A run that ends in the middle is a failed one, and no variant that was there.
     monkeypatch.setattr("prunescope.assets.publishing.tracking.variant_values", lambda *_: 1 / 0)
