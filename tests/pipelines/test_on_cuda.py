@@ -38,9 +38,10 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.cuda_device import Devices, cuda_devices
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
 from tests.pipelines.models.low_memory import computed
-from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, save_tiny
+from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, STRUCTURES, save_tiny
 
 GPU = "cuda:0"
+EXHAUSTIVE = pytest.mark.exhaustive
 METHODS = (
     *("magnitude-50", "magnitude-50-owl", "wanda-2of4", "wanda-50-owl", "ria-50", "sparsegpt-50", "sparsegpt-2of4"),
     *("admm-50", "wanda-50+admm", "wanda-50+dsnot", "rtn-4bit", "gptq-3bit-g64", "gptq-4bit", "awq-4bit"),
@@ -110,7 +111,11 @@ def pruned(decoder: Decoder, *recipes: str) -> dict[str, Variant]:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(
-    ("architecture", "dtype"), [*((name, "float32") for name in ARCHITECTURES), ("llama", "bfloat16")]
+    ("architecture", "dtype"),
+    [
+        *(pytest.param(name, "float32", marks=() if name in STRUCTURES else EXHAUSTIVE) for name in ARCHITECTURES),
+        ("llama", "bfloat16"),
+    ],
 )
 def test_every_table_of_a_study_has_the_numbers_of_the_cpu(
     gpu: None, architecture: str, dtype: str, tmp_path: Path

@@ -166,6 +166,7 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     assert trials(searched).equals(stamp)
 
 
+@pytest.mark.exhaustive  # a study with the found recipe, which other tests run, and views that tests/sql proves
 def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data(
     searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

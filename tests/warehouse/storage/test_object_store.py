@@ -142,6 +142,7 @@ def test_readers_beside_a_writer_see_the_old_or_the_new_partition(remote):
     assert len(seen) > 1
 
 
+@pytest.mark.exhaustive  # test_safe_sql.py, on files
 def test_safe_sql_reads_only_the_tables(remote):
     write(remote)
     remote.write_bytes("_reports/secret.txt", lambda path: path.write_text("secret"))
