@@ -1,7 +1,5 @@
 """The asset of published numbers: one small file per model, independent of any study."""
 
-import datetime
-
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
@@ -43,20 +41,7 @@ def write_published(store: Store) -> TaskResult:
     for (model,), own in rows.group_by("model", maintain_order=True):
         path = store.path(TABLE, str(model), None)
         if not store.is_current(TABLE, str(model), None, version) or verify_file(path).state == "changed":
-            provenance = Provenance(
-                fingerprint=version,
-                study="published",
-                model=str(model),
-                recipe=None,
-                inputs=inputs,
-                code_version=str(TABLE.version),
-                libraries={},
-                seed=0,
-                device="",
-                dtype="",
-                seconds=0.0,
-                created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            )
+            provenance = Provenance.of_read_rows("published", str(model), None, inputs, str(TABLE.version))
             violations += store.write(TABLE, own, provenance, str(model), None).violations
     size = sum(int(partition.path.stat().st_size) for partition in store.partitions(TABLE))
     return TaskResult(

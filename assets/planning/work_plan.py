@@ -7,6 +7,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -234,14 +235,16 @@ def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseMod
         partition = model if name is None else f"{model}@{name}"
         before, now = found.inputs, inputs(table, study, dense.identity, recipe)
         if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
-            [row] = store.read(TABLES["variants"], model, name).to_pylist()
-            before, now = (
-                {key: value for key, value in one.items() if key != "recipe_hash"}
-                | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
-                for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
-            )
-        changed = differences(before, now)
+            with suppress(DamagedFileError):  # the hashes of both recipes tell less
+                [row] = store.read(TABLES["variants"], model, name).to_pylist()
+                before, now = (
+                    {key: value for key, value in one.items() if key != "recipe_hash"}
+                    | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
+                    for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
+                )
+        # Without a difference that is known, only the fingerprints differ.
+        changed = f" ({told})" if (told := differences(before, now)) else ""
         raise InputError(
-            f"{table} of {partition} was computed by study {found.study!r} from other inputs ({changed}); "
+            f"{table} of {partition} was computed by study {found.study!r} from other inputs{changed}; "
             "use --replace to compute it again for this study, or another --warehouse"
         )

@@ -38,7 +38,6 @@ _MAX_ERRORS = (1e-6, 1e-5)
 # token of a p near one-hot they have all of it, so that the widest reach with few tokens is taken.
 _REACHES = (30.0, 20.0, 15.0, 10.0)
 _REACH = 15.0
-_TRITON = "triton"
 
 
 @contextmanager
@@ -95,7 +94,7 @@ def kernels_for(device: torch.device) -> Literal["numba", "triton", "torch"]:
         return "numba"
     # Triton is part of torch's CUDA and ROCm builds on Linux. Its compiler needs compute capability 7 of NVIDIA's GPUs;
     # AMD's that torch runs on report 9 and above.
-    has_triton = device.type == "cuda" and find_spec(_TRITON) is not None
+    has_triton = device.type == "cuda" and find_spec("triton") is not None
     return "triton" if has_triton and torch.cuda.get_device_capability(device)[0] >= 7 else "torch"
 
 

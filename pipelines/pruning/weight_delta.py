@@ -217,7 +217,11 @@ class WeightDelta:
         bits = tensors.get("bits")
         if bits is not None and bits.numel() != -(-outputs * inputs // 8):
             raise ValueError("a mask is cut short")
-        return cls((outputs, inputs), bits, tensors.get("values"), codes)
+        values = tensors.get("values")
+        kept = outputs * inputs if bits is None else int(np.bitwise_count(bits.numpy()).sum())
+        if values is not None and values.numel() != kept:
+            raise ValueError("a mask and its values have different numbers of weights")
+        return cls((outputs, inputs), bits, values, codes)
 
 
 def _shape(matrix: Tensor) -> tuple[int, int]:

@@ -311,13 +311,19 @@ def test_imported_scores_stand_beside_ours_of_the_same_metric_with_the_kl(ask: A
     task_score(warehouse, "a", "text", 12.0, metric="word_perplexity", standard_error=1.0, kind="perplexity")
     for task, value, n in (("mmlu_law", 0.2, 10), ("mmlu_maths", 0.5, 20)):
         task_score(warehouse, "a", task, value, standard_error=0.0, n=n, group="mmlu")
+    # A group of two kinds of tasks has two scores of ours, neither of which is the harness's.
+    for task, kind in (("asked", "generative"), ("chosen", "non_generative")):
+        task_score(warehouse, "a", task, 0.5, metric="exact_match", kind=kind, group="both")
+    imported_score(warehouse, "a", "both", 0.4, metric="exact_match", is_group=True)
     imported_score(warehouse, "a", "boolq", 0.6, standard_error=None, n=50)
     imported_score(warehouse, "a", "text", 16.5, metric="word_perplexity", standard_error=1.5)
     imported_score(warehouse, "a", "mmlu", 0.9, standard_error=0.01, n=None, is_group=True)
     imported_score(warehouse, "a", "unasked", 0.0, standard_error=0.0, n=8)
     imported_score(warehouse, "a", "nothing known", 0.5, standard_error=None, n=None)
-    found = by(ask(warehouse, "imported_comparisons"), "task")
-
+    rows = ask(warehouse, "imported_comparisons")
+    found = by(rows, "task")
+    assert len(rows) == len(found) == 6
+    assert (found["both"]["value_imported"], found["both"]["value_ours"]) == (pytest.approx(0.4), None)
     boolq = found["boolq"]
     assert boolq["difference"] == pytest.approx(0.1)
     of_file, of_ours = reference_intervals.wilson(30, 50), reference_intervals.wilson(50, 100)

@@ -1,4 +1,4 @@
-"""What the warehouse knows of one variant: its names, verdict, summary, scores, tokens, and the studies behind it."""
+"""Queries of one variant: names, verdict, summary, scores, tokens, and the studies that computed it."""
 
 from collections.abc import Collection
 from typing import Any

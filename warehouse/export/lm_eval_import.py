@@ -3,7 +3,6 @@
 Files of versions before 0.4, which name no filters, are refused.
 """
 
-import datetime
 import hashlib
 import json
 import sys
@@ -17,7 +16,7 @@ import polars as pl
 
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
-from prunescope.warehouse.storage.provenance import Provenance, fingerprint
+from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables.columns import OTHER_METRICS, TASK_METRICS
 
@@ -165,20 +164,7 @@ def import_results(store: Store, evaluated: Iterable[tuple[HarnessResults, tuple
 def _write(store: Store, pair: tuple[str, str], rows: Sequence[Row]) -> None:
     model, recipe = pair
     inputs = {f"results {row['source_hash'][:12]}": row["source_hash"] for row in rows}
-    provenance = Provenance(
-        fingerprint=fingerprint(inputs),
-        study="imported",
-        model=model,
-        recipe=recipe,
-        inputs=inputs,
-        code_version=str(TABLE.version),
-        libraries={},
-        seed=0,
-        device="",
-        dtype="",
-        seconds=0.0,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
+    provenance = Provenance.of_read_rows("imported", model, recipe, inputs, str(TABLE.version))
     schema = pl.DataFrame(TABLE.arrow().empty_table()).schema
     store.write(TABLE, pl.DataFrame(rows, schema=schema), provenance, model, recipe)
 

@@ -1,6 +1,7 @@
 """Provenance of a file, stored in its Parquet footer, with the fingerprint that shows whether it is current."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -50,6 +51,14 @@ class Provenance:
     dtype: str
     seconds: float
     created_at: str
+
+    @classmethod
+    def of_read_rows(
+        cls, study: str, model: str, recipe: str | None, inputs: dict[str, str], code_version: str
+    ) -> "Provenance":
+        """Return the provenance of rows that were read from files instead of computed, as of now."""
+        created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(fingerprint(inputs), study, model, recipe, inputs, code_version, {}, 0, "", "", 0.0, created_at)
 
     def to_json(self) -> str:
         """Return JSON with sorted keys."""

@@ -311,6 +311,7 @@ def test_the_evaluated_variant_is_that_of_the_arguments(warehouse: Path, tiny_fo
         ("pretrained=org/name,peft=org/adapter", {}),
         ({"pretrained": "org/name", "load_in_8bit": True}, {}),
         ("pretrained=org/name,revision=v1", {}),
+        ("pretrained=org/name,revision=abcmain", {}),
         ("pretrained=org/name", {"model_sha": "other"}),
         ("pretrained=", {}),
         (f"pretrained={'x' * 5000}", {}),

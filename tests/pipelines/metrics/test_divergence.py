@@ -294,15 +294,15 @@ def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift
 @pytest.mark.parametrize(
     ("device", "package", "capability", "kernels"),
     [
-        ("cpu", "json", 9, "numba"),
-        ("cuda", "json", 7, "triton"),
-        ("cuda", "json", 6, "torch"),
-        ("cuda", "no_such_package", 9, "torch"),
-        ("mps", "json", 9, "torch"),
+        ("cpu", "triton", 9, "numba"),
+        ("cuda", "triton", 7, "triton"),
+        ("cuda", "triton", 6, "torch"),
+        ("cuda", "another", 9, "torch"),
+        ("mps", "triton", 9, "torch"),
     ],
 )
 def test_a_device_gets_the_kernels_that_run_on_it(device, package, capability, kernels, monkeypatch):
-    monkeypatch.setattr(logit_blocks, "_TRITON", package)
+    monkeypatch.setattr(logit_blocks, "find_spec", lambda name: name if name == package else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 5))
     assert logit_blocks.kernels_for(torch.device(device)) == kernels
 

@@ -287,6 +287,11 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
     traced = {each.item: each.bytes for each in load().memory(*alone("dense"), 0) if each.phase == "measured"}
     assert traced["logits of a block"] == 2 * 4 * (2 * 8) * 50 * 4
+    # 2 × 74 rows of layers are two blocks of 74, 144 scored tokens of texts one block.
+    longer = study().model_copy(update={"generation": GenerationSpec(new_tokens=37)})
+    held = Workload(longer, SHAPE, (5, 7), [36], workers=2).memory(*alone("dense"), 0)
+    (block,) = [each.bytes for each in held if each.item == "logits of a block"]
+    assert block == 2 * 4 * 144 * 50 * 4
     noise = {each.item: each.bytes for each in load().memory(*alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 

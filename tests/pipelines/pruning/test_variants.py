@@ -130,6 +130,15 @@ def test_a_variant_file_is_refused_when_damaged_or_of_other_weights(
         load_variant(tmp_path / "none", "weights")
 
 
+@pytest.mark.parametrize("values", [1, 3])
+def test_a_change_whose_values_are_not_as_many_as_its_mask_keeps_is_refused(values: int) -> None:
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    change = WeightDelta.valued(torch.ones(2, 3), mask)
+    assert WeightDelta.restored(change.tensors, change.numbers).weight(torch.zeros(2, 3)).sum() == 2
+    with pytest.raises(ValueError, match="a mask and its values have different numbers of weights"):
+        WeightDelta.restored(change.tensors | {"values": torch.ones(values)}, change.numbers)
+
+
 def test_a_recipe_without_effect_is_an_error(tiny_folder: Path, calibrated: CalibrationResult) -> None:
     silent = load_decoder(tiny_folder)
     with torch.no_grad():
