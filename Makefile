@@ -91,7 +91,7 @@ bench-gpu: $(READY)
 
 # The pipelines on this machine's NVIDIA GPU instead of the test device: their tables are held against the CPU's.
 test-gpu: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda tests/pipelines/test_on_cuda.py
 
 ui: $(READY)
 	$(BIN)/prunescope ui

@@ -71,7 +71,7 @@ def gpu(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("markexpr") != "cuda":
         request.getfixturevalue("devices")
     elif not torch.cuda.is_available():
-        pytest.fail("torch sees no CUDA device here", pytrace=False)
+        pytest.exit("torch sees no CUDA device here; run `make test-gpu` on a machine with one", 2)
 
 
 def assert_close(found: pl.DataFrame, expected: pl.DataFrame, name: str = "") -> None:
