@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import OutputHead
@@ -18,23 +17,8 @@ from prunescope.pipelines.models.lm_head import LMHead
 from prunescope.pipelines.models.module_calls import without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
 from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.token_cache import TokenCache
 from prunescope.pipelines.models.weight_matrices import Matrix
-
-
-class TokenCache(DynamicCache):
-    """The cache that a model's config requires: keys and values, windows of them, or the states of a recurrence."""
-
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 (any architecture's config)
-        super().__init__(config=config)
-        self._config = config
-
-    def fresh(self) -> "TokenCache":
-        """Return an empty cache of the same form."""
-        return TokenCache(self._config)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Replace the batch by some of its rows; a row may repeat."""
-        self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
 
 
 @dataclass(frozen=True)
@@ -208,11 +192,11 @@ class Decoder:
         if cache is not None:  # transformers 5.2x renamed the argument
             keywords = {"use_cache": True, "cache" if "cache" in parameters else "past_key_values": cache}
         if real is not None and not bool(real.all()):
-            keywords["attention_mask"] = real.to(self.device)
+            real = real.to(self.device)
+            keywords["attention_mask"] = real
             # A padded prompt starts at position 0, too. Models without position ids use the mask alone.
             if "position_ids" in parameters:
-                positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-                keywords["position_ids"] = positions[:, -tokens.shape[1] :].to(self.device)
+                keywords["position_ids"] = (real.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
     def _require_known(self, tokens: Int[Tensor, "batch tokens"]) -> None:

@@ -13,6 +13,7 @@ from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.meta_model import Shape
+from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
@@ -408,11 +409,11 @@ class Workload:
         arrays = 21 + len(measure.temperatures) if by_torch else 4
         block_rows = max(block_sizes(rows)[0] for rows in (self.positions * len(measure.lenses), self.scored_tokens))
         block = arrays * block_rows * shape.vocabulary * _FLOAT_BYTES
-        timed_tokens = (spec.batch * (spec.length + spec.new_tokens) for spec in self.study.speed)
+        timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in self.study.speed)
         decoded = max(self._texts * len(self.prompts), self.sampled_texts)
         steps_width = self.study.generation.new_tokens * shape.width
         batch = min(decoded, BATCH_TEXTS)
-        cached_tokens = max([batch * longest, *timed_tokens])
+        cached_tokens = max([batch * (longest + ROOM), *timed_tokens])
         calibration = self.study.calibrated_for(recipe).calibration
         layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
         # Totals in float64, and those of one batch in float32.

@@ -83,9 +83,9 @@ def test_a_decoded_step_copies_its_tokens_and_nothing_else(count: Count, decoder
 
     assert more(texts(9, prompts), texts(4, prompts)) == {"to host": 5}
     assert more(texts(9, prompts, DEEP), texts(4, prompts, DEEP)) == {"to host": 5}
-    # With padding the mask and the positions come from the host, and transformers asks whether anything is masked.
+    # With padding the mask comes from the host, and transformers asks whether anything is masked.
     padded = [prompt[index:] for index, prompt in enumerate(prompts)]
-    assert more(texts(9, padded), texts(4, padded)) == {"to host": 5, "to device": 10, "wait": 5}
+    assert more(texts(9, padded), texts(4, padded)) == {"to host": 5, "to device": 5, "wait": 5}
 
 
 def test_a_layer_of_a_forced_pass_costs_nothing(count: Count, decoders: dict[int, Decoder]) -> None:

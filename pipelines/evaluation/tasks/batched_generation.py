@@ -13,8 +13,9 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
 from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
-from prunescope.pipelines.models.decoder import Decoder, TokenCache, padded_left, probe_tokens
+from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from prunescope.pipelines.models.forward_probe import is_close
+from prunescope.pipelines.models.token_cache import TokenCache
 
 # Tokens of one batch, padding and answers included: bounds the cache and the activations.
 MAX_TOKENS = 16_384

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prunescope.pipelines.models.decoder import Decoder, TokenCache
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.float64_pass import Norms, in_float64, sublayer_in_float64
 from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, state_argument
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
+from prunescope.pipelines.models.token_cache import TokenCache
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 States = Float[Tensor, "positions width"]

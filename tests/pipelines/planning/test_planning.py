@@ -15,6 +15,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompt
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
+from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
 from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
 from prunescope.pipelines.planning.workload import Workload
@@ -218,7 +219,7 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
     assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
     held = {each.item: each.bytes for each in work.memory(recipe, group, 0) if each.phase == "decoded"}
-    assert held["key-value cache"] == 4 * (30 + 10) * 8 * 2 * 4
+    assert held["key-value cache"] == 4 * (30 + 10 + ROOM) * 8 * 2 * 4
     assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
     assert not work.speed_variant(parse_recipe("noise-batch"))
     assert not load().speed_variant(recipe)
@@ -249,7 +250,7 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     assert amounts(costs, "memory") == 4 * weights
     assert amounts(work.sampling_variant(), "memory") == amounts(work.sampling_dense(), "memory") == 4 * weights
     held = {each.item: each.bytes for each in few}
-    assert held["key-value cache"] == 64 * (5 + STEPS) * 8 * 2 * 4
+    assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
     rows = {each.table: each.rows for each in work.variant_rows(recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 200 * STEPS)
@@ -281,7 +282,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     applied = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
     assert (applied["pruned weights"], applied["masks, a bit a weight"]) == (4 * 960, 120)
     decoded = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "decoded"}
-    assert decoded["key-value cache"] == 4 * 10 * 8 * 2 * 4
+    assert decoded["key-value cache"] == 4 * (10 + ROOM) * 8 * 2 * 4
     assert decoded["pruned weights"] == applied["pruned weights"]
     assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
