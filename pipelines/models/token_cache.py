@@ -17,7 +17,10 @@ class TokenCache(DynamicCache):
     def __init__(self, config: Any) -> None:  # noqa: ANN401 (any architecture's config)
         super().__init__(config=config)
         # Windows and recurrences have a fixed size already; the library itself adds layers that a config has not.
-        self.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers = [
+            _GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
+            for layer in self.layers
+        ]
         self._config = config
 
     def fresh(self) -> "TokenCache":
@@ -64,9 +67,9 @@ class _GrowingLayer(DynamicLayer):
             self._used = self.keys
 
 
-def _buffer(held: Tensor, new: Tensor, tokens: int) -> Tensor:
+def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:
     """Return a buffer for `ROOM` tokens more than so many, which begins with the held states, if there are any."""
     buffer = new.new_empty((*new.shape[:-2], tokens + ROOM, new.shape[-1]))
-    if held.numel():
+    if held is not None and held.numel():
         buffer[..., : held.shape[-2], :] = held
     return buffer

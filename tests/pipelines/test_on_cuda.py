@@ -9,6 +9,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
@@ -31,14 +32,14 @@ from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.recipes import ExternalRecipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, Study
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.cuda_device import Devices, cuda_devices
 from tests.pipelines.evaluation.search.engine import items_of, menu_of
 from tests.pipelines.models.low_memory import computed
-from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, STRUCTURES, save_tiny
+from tests.tiny_models import ARCHITECTURES, SHORT_TEXT, STRUCTURES, save_tiny, tiny_tokenizer
 
 GPU = "cuda:0"
 EXHAUSTIVE = pytest.mark.exhaustive
@@ -199,7 +200,13 @@ def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path
 @pytest.mark.cuda
 @pytest.mark.parametrize(
     ("recipe", "shrink"),
-    [("magnitude-2of4", False), ("attn-drop-1+rtn-4bit", False), ("neurons-25-magnitude", True), ("flap-20", False)],
+    [
+        ("magnitude-2of4", False),
+        ("attn-drop-1+rtn-4bit", False),
+        ("neurons-25-magnitude", True),
+        ("heads-50-magnitude", True),
+        ("flap-20", False),
+    ],
 )
 def test_a_checkpoint_has_the_weights_of_the_cpu(
     gpu: None, folder: Path, tmp_path: Path, recipe: str, shrink: bool
@@ -214,6 +221,27 @@ def test_a_checkpoint_has_the_weights_of_the_cpu(
     assert all(torch.equal(written[0][name], tensor) for name, tensor in written[1].items())
 
 
+@pytest.mark.cuda
+def test_a_checkpoint_made_elsewhere_is_the_variant_of_the_cpu(gpu: None, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "llama", num_hidden_layers=3)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        layers = model.model.layers
+        layers[0].mlp.up_proj.weight[::2] = 0
+        layers[2].self_attn.o_proj.weight.mul_(1.5)
+        layers[2].input_layernorm.weight.add_(0.5)
+        del model.model.layers[1]
+    model.config.num_hidden_layers = 2
+    model.save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    recipe = ExternalRecipe(name="theirs", source=str(tmp_path / "other"))
+    found, expected = (prune(decoder, recipe, cache=tmp_path / "cache") for decoder in on_both(folder))
+    assert expected.dropped == ("attn.1", "mlp.1")
+    assert len(expected.changes) == 2
+    assert found.hash == expected.hash
+    assert {value.device.type for value in found.parameters.values()} == {"cpu"}
+
+
 def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu(
     devices: Devices, tmp_path: Path
 ) -> None:
@@ -223,7 +251,7 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
     decoder = load_decoder(folder, device=GPU, memory={"cuda:0": layer, "cuda:1": layer, "cpu": layer})
     assert decoder.is_streamed
     assert layer <= devices.allocated[1] < 2 * layer
-    recipes = ("noise-bfloat16", "flap-20", "block-drop-1-consecutive")
+    recipes = ("noise-bfloat16", "flap-20", "block-drop-2-consecutive")
     found, expected = computed(decoder, recipes)[1], computed(whole, recipes)[1]
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)

@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from prunescope.pipelines.models.token_cache import ROOM, TokenCache
 
-CONFIG = LlamaConfig(num_hidden_layers=2, layer_types=None)
+CONFIG = LlamaConfig(num_hidden_layers=2)
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, ROOM + 2)),
     st.tuples(st.just("crop"), st.integers(1, 3)),
@@ -40,7 +40,7 @@ def test_it_holds_the_tokens_of_the_librarys_cache(steps: list[tuple[str, int | 
                     cache.crop(-tokens)
             case "keep", list(rows):
                 own.keep(rows)
-                other.reorder_cache(torch.tensor(rows))
+                other.reorder_cache(torch.LongTensor(rows))
         assert own.get_seq_length() == other.get_seq_length()
 
 
@@ -52,7 +52,7 @@ def test_a_step_copies_no_earlier_token_until_the_buffer_is_full() -> None:
     for _ in range(2 * ROOM + 2):
         keys, values = cache.update(*_states(3, 1, generator), 0)
         places.append((keys.data_ptr(), values.data_ptr()))
-        cache.layers[1].crop(-1)  # a layer without tokens
+        cache.crop(0)
     assert len(set(places)) == 3
     keys, _ = cache.update(*_states(3, 2, generator), 0)
     cache.crop(-1)
@@ -60,7 +60,8 @@ def test_a_step_copies_no_earlier_token_until_the_buffer_is_full() -> None:
 
 
 def test_windows_and_other_layers_stay_the_librarys() -> None:
-    config = LlamaConfig(num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"], sliding_window=4)
+    layer_types = ["full_attention", "sliding_attention"]
+    config = Gemma3TextConfig(num_hidden_layers=2, layer_types=layer_types, sliding_window=4)
     own, other = TokenCache(config).layers, DynamicCache(config=config).layers
     assert type(own[1]) is type(other[1]) is not DynamicLayer
     assert isinstance(own[0], DynamicLayer)
