@@ -31,7 +31,8 @@ demo: $(READY)
 
 # `logical`: one process more than there are cores (tests/conftest.py). The tests of a file stay together, because they
 # share fixtures.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# Bytecode is written even where an image turns that off: a test run starts some hundred processes.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # The tests that prove every rule. If a system package is missing, a skipped test says how to install it.
 test: $(READY) $(TRITON)

@@ -144,6 +144,7 @@ def estimate_model(
     from prunescope.pipelines.core.device import available_bytes, resolve_device
     from prunescope.pipelines.models.meta_model import load_meta_model
     from prunescope.pipelines.planning.machine_speed import measure_machine
+    from prunescope.pipelines.planning.memory import memory_items
     from prunescope.pipelines.planning.power import verdict_power
     from prunescope.pipelines.planning.preflight import check_outline, unmatched, workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
@@ -171,7 +172,8 @@ def estimate_model(
         shared=shared_work(load, to_compute, len(groups)),
         costs={recipe.name: variant_work(load, recipe, todo) for recipe, todo in variants},
         memory={
-            recipe.name: load.memory(recipe, group_of.get(recipe.name, [recipe]), process) for recipe, _ in variants
+            recipe.name: memory_items(load, recipe, group_of.get(recipe.name, [recipe]), process)
+            for recipe, _ in variants
         },
         rows={work.name: _rows(load, work) for work in works if work.tables and not work.is_search},
         machine=machine,
@@ -196,7 +198,9 @@ def _task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSi
 
 
 def _rows(load: "Workload", work: PartitionWork) -> list[RowCount]:
-    counts = load.model_rows() if work.recipe is None else load.variant_rows(work.recipe)
+    from prunescope.pipelines.planning.rows import model_rows, variant_rows
+
+    counts = model_rows(load) if work.recipe is None else variant_rows(load, work.recipe)
     return [count for count in counts if count.table in work.tables]
 
 

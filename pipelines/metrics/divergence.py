@@ -129,6 +129,7 @@ def divergences(
             in_h = space_metrics("h", states, torch.zeros_like(states) if move is None else move)
             for name, values in (in_h | block.columns(move)).items():
                 columns[name][:, part] = values
+        del block  # its arrays are freed before the next block's are made
     return [_checked(columns) for columns in results]
 
 

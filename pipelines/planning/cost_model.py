@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # needs torch, which `assets.runs.estimate` imports late
     from prunescope.pipelines.planning.machine_speed import Machine
 
-Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured"]
+Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured", "compared"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class MemoryItem:
     Attributes:
         item: their content.
         bytes: how many.
-        phase: `always`, in calibration (`calibrated`), while a variant is applied to the model (`applied`), or while
-            its traces are measured (`measured`).
+        phase: `always`, in calibration (`calibrated`), while texts are decoded (`decoded`), a variant runs on prompts
+            (`applied`) or on texts (`scored`), or while what was kept of these is measured (`measured`, `compared`).
     """
 
     item: str

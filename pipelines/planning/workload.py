@@ -1,29 +1,20 @@
-"""Predicted work, memory and table rows of a study on one model, computed from sizes alone."""
+"""Predicted work of a study on one model, computed from sizes alone; `memory` and `rows` go on from it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-
-from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
-from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, Phase, RowCount
+from prunescope.pipelines.planning.cost_model import Cost
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
-from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
-from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
-from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
 from prunescope.pipelines.recipes import (
     DepthRecipe,
     LayerwiseRecipe,
     MixedRecipe,
-    NoiseRecipe,
     Recipe,
     steps,
 )
@@ -32,13 +23,9 @@ from prunescope.pipelines.studies import Study
 if TYPE_CHECKING:  # imports lm-eval, which takes seconds
     from prunescope.pipelines.planning.task_workload import TaskSize
 
-_FLOAT_BYTES = 4
+FLOAT_BYTES = 4
 # Answers that a task generates in one batch.
 _GENERATION_BATCH = 16
-# Rows of `task_scores` per shipped task.
-_METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
-# A variant's embedding: as computed, as a unit vector in float64, and rounded.
-_EMBEDDING_BYTES = 4 + 8 + 2
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ class Workload:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of weights that decoding reads for each generated token."""
-        return self.shape.active * self.item_size + self.head_size * _FLOAT_BYTES
+        return self.shape.active * self.item_size + self.head_size * FLOAT_BYTES
 
     @property
     def activation_width(self) -> int:
@@ -121,7 +108,7 @@ class Workload:
         return len(self.prompts) * self.study.decoding.samples if self.study.decoding else 0
 
     @property
-    def _text_pass_tokens(self) -> int:
+    def text_pass_tokens(self) -> int:
         """Tokens of the largest pass over windows of a text."""
         pairs = zip(self.study.texts, self.windows, strict=True)
         return max((text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in pairs), default=0)
@@ -132,7 +119,8 @@ class Workload:
         return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
 
     @property
-    def _sublayers(self) -> int:
+    def sublayers(self) -> int:
+        """Attentions and MLPs of all layers."""
         return 2 * self.shape.layers
 
     def changed_sublayers(self, recipe: Recipe) -> int:
@@ -140,7 +128,7 @@ class Workload:
         if isinstance(recipe, MixedRecipe):
             return len(recipe.sublayers)
         if recipe.changes_matrices:
-            return self._sublayers
+            return self.sublayers
         return sum(
             step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
         )
@@ -149,7 +137,7 @@ class Workload:
         """Return after how many sublayers a recipe can shift the residual stream."""
         if recipe.method == "dense":
             return 0
-        return self._sublayers if scope == "propagated" else self.changed_sublayers(recipe)
+        return self.sublayers if scope == "propagated" else self.changed_sublayers(recipe)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +157,7 @@ class Workload:
         for step in steps(recipe):
             if isinstance(step, LayerwiseRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.reads == "moments" else 1
-                gram += tokens * sum(self._gram_sizes(step))
+                gram += tokens * sum(self.gram_sizes(step))
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
@@ -180,7 +168,7 @@ class Workload:
         ]
         return [cost for cost in costs if cost.amount]
 
-    def _gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
+    def gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
         """Return how many numbers the Gram matrices that a recipe reads have in each layer.
 
         Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
@@ -198,9 +186,12 @@ class Workload:
 
     def dense(self, groups: int) -> list[Cost]:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [*self._decode("dense model decodes", self._texts), Cost("dense pass", "body", self._exact_pass)]
+        costs = [
+            *self._decode("dense model decodes", self.texts_a_prompt),
+            Cost("dense pass", "body", self._exact_pass),
+        ]
         for lens in self.study.measure.lenses:
-            costs += self._head(f"lens {lens}, dense side", groups * self.positions * self._sublayers)
+            costs += self._head(f"lens {lens}, dense side", groups * self.positions * self.sublayers)
         return costs
 
     def variant(self, recipe: Recipe) -> list[Cost]:
@@ -212,18 +203,18 @@ class Workload:
             )
         if recipe.changes_matrices and "local" in measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._exact_pass))
-        if swaps := self._single_swaps(recipe):
+        if swaps := self.single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
-            share = 0.5 if swaps == self._sublayers else 1.0
+            share = 0.5 if swaps == self.sublayers else 1.0
             costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
-        if self._texts > 1 or len(self.layered) < len(self.prompts):
-            costs += self._decode("variant decodes", self._texts)
+        if self.texts_a_prompt > 1 or len(self.layered) < len(self.prompts):
+            costs += self._decode("variant decodes", self.texts_a_prompt)
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
                     costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
-        return [*costs, *self._head("decoding steps", 4 * self._decoded_steps)]
+        return [*costs, *self._head("decoding steps", 4 * self.decoded_steps)]
 
     def sampling_dense(self) -> list[Cost]:
         """Return the work of the dense model's sampled texts, which all variants share."""
@@ -306,15 +297,15 @@ class Workload:
     @property
     def _exact_pass(self) -> float:
         """The same in float64, which takes twice as long as float32."""
-        return self._layered_pass * (2 if self._is_exact else 1)
+        return self._layered_pass * (2 if self.is_exact else 1)
 
     @property
-    def _is_exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Return whether these passes compute in float64, as they do with float32 weights and all tokens at once."""
         return self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
-    def _texts(self) -> int:
+    def texts_a_prompt(self) -> int:
         """Texts of a prompt: teacher forced, and free running where that is measured."""
         return 1 + ("free_running" in self.study.measure.trajectories)
 
@@ -324,10 +315,12 @@ class Workload:
         return sum(self.forward(text.context, count) for text, count in pairs)
 
     @property
-    def _decoded_steps(self) -> int:
+    def decoded_steps(self) -> int:
+        """Steps of all prompts and trajectories."""
         return len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
 
-    def _single_swaps(self, recipe: Recipe) -> int:
+    def single_swaps(self, recipe: Recipe) -> int:
+        """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
         return self.changed_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
     def _head(self, item: str, rows: int) -> Iterator[Cost]:
@@ -355,17 +348,15 @@ class Workload:
             Cost(f"{model}: logits of {tokens:,} tokens", "head", float(2 * tokens * self.head_size)),
         ]
 
-    # -- memory ---------------------------------------------------------------------------------------------------
-
     @property
     def bytes_a_variant(self) -> int:
         """Bytes that a traced variant keeps until it is written: `layer_transitions`, steps, kept states and masks."""
-        measure, rows = self.study.measure, self.positions * self._sublayers
+        measure, rows = self.study.measure, self.positions * self.sublayers
         settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         states = rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
         # The keys of a row take a quarter of its numbers.
-        row = len(COLUMN_NAMES) * _FLOAT_BYTES * 5 // 4
-        steps = self._decoded_steps * (len(measure.temperatures) * row + 2 * measure.top_k * TOP_TOKEN_BYTES)
+        row = len(COLUMN_NAMES) * FLOAT_BYTES * 5 // 4
+        steps = self.decoded_steps * (len(measure.temperatures) * row + 2 * measure.top_k * TOP_TOKEN_BYTES)
         return rows * settings * row + steps + states + self.shape.prunable // 8
 
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
@@ -378,181 +369,3 @@ class Workload:
         """
         size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]
-
-    def memory(self, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
-        """Return the largest users of memory while one variant is computed; `peak` of them is the most at once.
-
-        Args:
-            recipe: the variant's recipe.
-            group: all recipes traced together with it, including it; their masks are loaded together.
-            process: bytes of the process with its libraries, before it loads anything.
-        """
-        shape, measure, size = self.shape, self.study.measure, self.item_size
-        tokens, longest, sublayers = sum(self.layered), max(self.lengths, default=0), self._sublayers
-        # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
-        state_positions = tokens if size == _FLOAT_BYTES else self.positions
-        stream_positions = self.positions if self._is_exact else state_positions
-        pass_size = 8 if self._is_exact else size
-        states = shape.width * (
-            stream_positions * shape.layers * _FLOAT_BYTES + state_positions * sublayers * max(pass_size, _FLOAT_BYTES)
-        )
-        masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
-        pruned = shape.prunable * size
-        is_whole = self.resident_bytes is None or self.resident_bytes >= self.layers_bytes
-        # Above MAX_CHANGED_BYTES weights are made layer by layer, but for `speed`, which makes none while it times.
-        if not self.study.speed and not (is_whole and pruned <= MAX_CHANGED_BYTES):
-            pruned = -(-pruned // shape.layers)
-        noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
-        reverses = noise == "batch" and is_whole and self.layers_bytes <= MAX_CHANGED_BYTES
-        # Logits of both sides, z − max z, and a copy that a product may make; torch's operations keep their parts, too.
-        by_torch = kernels_for(torch.device(resolve_device(self.study.device))) == "torch"
-        arrays = 21 + len(measure.temperatures) if by_torch else 4
-        block_rows = max(block_sizes(rows)[0] for rows in (self.positions * len(measure.lenses), self.scored_tokens))
-        block = arrays * block_rows * shape.vocabulary * _FLOAT_BYTES
-        timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in self.study.speed)
-        decoded = max(self._texts * len(self.prompts), self.sampled_texts)
-        steps_width = self.study.generation.new_tokens * shape.width
-        batch = min(decoded, BATCH_TEXTS)
-        cached_tokens = max([batch * (longest + ROOM), *timed_tokens])
-        calibration = self.study.calibrated_for(recipe).calibration
-        layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
-        # Totals in float64, and those of one batch in float32.
-        gram = 12 * max((size for step in layerwise for size in self._gram_sizes(step)), default=0)
-        text_states = self.scored_tokens * shape.width * _FLOAT_BYTES
-        applied = {
-            "masks, a bit a weight": masks,
-            "pruned weights": pruned if recipe.changes_matrices else 0,
-            "weights in reverse order": self.layers_bytes if reverses else 0,
-            "weights rounded to bfloat16": shape.body * 2 if noise == "bfloat16" else 0,
-        }
-        phases: dict[Phase, dict[str, int]] = {
-            "always": {
-                "process and libraries": process,
-                **self._weights(),
-                "head in float32": 0 if size == _FLOAT_BYTES else self.head_size * _FLOAT_BYTES,
-                "dense states of the prompts": states,
-                "dense calls of every sublayer": tokens * shape.width * sublayers * pass_size,
-                # In float64, teacher forced and free running; sampled ones in 4 bytes.
-                "final streams of the prompts": (8 * self._texts * len(self.prompts) + 4 * self.sampled_texts)
-                * steps_width,
-                "final streams of the texts": text_states,
-            },
-            "calibrated": {
-                "activations of a calibration batch": BATCH * calibration.length * self.activation_width * size,
-                "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
-                "Gram matrices of a layer": gram,
-            },
-            "decoded": {
-                **applied,
-                "final streams of the variant": 8
-                * max(self._texts * len(self.prompts), self.sampled_texts)
-                * steps_width,
-                "logits of a batch of texts": 3 * batch * shape.vocabulary * _FLOAT_BYTES,
-                "key-value cache": cached_tokens * shape.cache_width * shape.layers * size,
-            },
-            "applied": {
-                **applied,
-                "states of the variant": states,
-                "activations of a prompt": max(self.layered, default=0) * self.activation_width * pass_size,
-            },
-            "scored": {
-                **applied,
-                # The inner states of an MLP, and the stream before and after it.
-                "activations of a pass over texts": self._text_pass_tokens
-                * (3 * max(shape.largest_matrix) + 4 * shape.width)
-                * size,
-            },
-            "measured": {
-                "masks, a bit a weight": masks,
-                "shifts of the stream": len(group) * self.positions * shape.width * sublayers * _FLOAT_BYTES,
-                "pruned weights": self.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
-                "shifts of the texts": text_states,
-                "shifts of single swaps, in float64": longest * shape.width * self._single_swaps(recipe) * 16,
-                "logits of a block": self.workers * block,
-                "rows of the variants": len(group) * self.bytes_a_variant,
-            },
-        }
-        items = [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
-        return [*items, *self._evaluation_memory()]
-
-    def _evaluation_memory(self) -> list[MemoryItem]:
-        """Return the memory of retrieval and speed; data sets are embedded by the variant one after the other."""
-        prompts = max((spec.batch * spec.length for spec in self.study.speed), default=0)
-        embedded = [size.texts * self.shape.width for size in self.retrieval]
-        return [
-            MemoryItem("embeddings of the dense model", sum(embedded) * _FLOAT_BYTES),
-            MemoryItem("embeddings of the variant", max(embedded, default=0) * _EMBEDDING_BYTES, "applied"),
-            MemoryItem(
-                "activations of the prompts of `speed`", prompts * self.activation_width * self.item_size, "decoded"
-            ),
-        ]
-
-    def _weights(self) -> dict[str, int]:
-        """Return the bytes of the dense weights on the device."""
-        name, total, layers = (
-            f"weights in {self.study.dtype}",
-            self.shape.parameters * self.item_size,
-            self.layers_bytes,
-        )
-        if self.resident_bytes is None or self.resident_bytes >= layers:
-            return {name: total}
-        # A pass loads one whole layer; the measurement loads one sublayer per worker.
-        turn = max(layers // self.shape.layers, self.workers * self.shape.largest_sublayer * self.item_size)
-        return {
-            f"{name} outside the layers": total - layers,
-            "layers that stay": self.resident_bytes,
-            "layers on their turn": turn,
-        }
-
-    # -- tables ---------------------------------------------------------------------------------------------------
-
-    def model_rows(self) -> list[RowCount]:
-        """Return the rows of a model in the tables of models."""
-        return [
-            RowCount("models", 1),
-            RowCount("activation_stats", self.shape.modules, listed=self.shape.inputs),
-            RowCount("block_influence", 3 * self.shape.layers),
-        ]
-
-    def variant_rows(self, recipe: Recipe) -> list[RowCount]:
-        """Return the rows of a variant in the tables of variants."""
-        shape, measure, temperatures = self.shape, self.study.measure, len(self.study.measure.temperatures)
-        is_dense = recipe.method == "dense"
-        # Rows per sublayer and scope.
-        rows = len(measure.lenses) * temperatures * self.positions
-        shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
-        transitions = rows * self._sublayers * len(measure.scopes)
-        decoded = self._decoded_steps * temperatures
-        # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
-        states = self.positions * (self._sublayers if is_dense else shifted)
-        choices = sum(bool(prompt.options) for prompt in self.study.prompts)
-        masks = any(isinstance(step, LayerwiseRecipe) and step.changes_matrices for step in steps(recipe))
-        sampled = min(shape.prunable, shape.modules * MAX_SAMPLED) // 8
-        return [
-            RowCount("variants", 1),
-            RowCount("mask_samples", shape.modules, packed=sampled if masks else 0),
-            RowCount("layer_transitions", transitions, unmoved=transitions - rows * shifted),
-            RowCount("decoding_steps", decoded, unmoved=decoded if is_dense else 0),
-            RowCount("top_tokens", self._decoded_steps * 2 * min(measure.top_k, shape.vocabulary)),
-            RowCount("option_subspace", choices * temperatures),
-            RowCount("generations", len(self.prompts) if "free_running" in measure.trajectories else 0),
-            RowCount("sampled_generations", self.sampled_texts),
-            RowCount("sampled_steps", self.sampled_texts * self.study.generation.new_tokens),
-            *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),
-            RowCount("text_tokens", self.scored_tokens, unmoved=self.scored_tokens if is_dense else 0),
-            *self._evaluation_rows(recipe),
-        ]
-
-    def _evaluation_rows(self, recipe: Recipe) -> list[RowCount]:
-        """Return the rows of a variant in the tables of tasks, retrieval and speed."""
-        options = sum(task.samples * task.options_a_sample for task in self.tasks)
-        stored = sum(size.texts for size in self.retrieval if size.keeps_embeddings)
-        return [
-            RowCount("task_scores", sum(_METRICS[task.scoring] for task in self.tasks)),
-            RowCount("task_samples", sum(task.samples for task in self.tasks), listed=round(2 * options)),
-            RowCount("retrieval_scores", 4 * len(self.retrieval)),
-            RowCount("retrieval_queries", 4 * sum(size.queries for size in self.retrieval)),
-            # A float16 takes half of a listed float32.
-            RowCount("retrieval_embeddings", stored, listed=stored * self.shape.width // 2),
-            RowCount("speed", len(self.study.speed) if recipe.method != "noise" else 0),
-        ]

@@ -154,6 +154,7 @@ def test_a_mixture_becomes_a_folder_with_its_treatments_dequantized(tiny_folder:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.exhaustive  # test_every_decoder.py prunes, other tests here write checkpoints
 def test_prune_needs_no_warehouse_and_calibrates_where_needed(
     tiny_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -214,6 +214,7 @@ def test_a_mistyped_name_is_refused_with_similar_names(shell: Shell) -> None:
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.exhaustive  # tests/sql/test_figures.py draws the charts
 def test_every_question_has_a_chart_unless_it_has_no_data(shell: Shell, tmp_path: Path) -> None:
     for name in questions():
         path, number = tmp_path / f"{name}.json", name.partition("_")[0]

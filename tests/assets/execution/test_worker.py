@@ -86,6 +86,7 @@ class Cancels(Kills):
         raise KeyboardInterrupt
 
 
+@pytest.mark.exhaustive  # test_interrupted.py interrupts the command
 def test_an_interrupted_task_ends_its_worker_and_leaves_whole_partitions(study: StudyFile, root: Path) -> None:
     asked("models", study, root)
     (worker,) = workers_of(root)

@@ -17,33 +17,34 @@ from tests.assets.tiny_study import StudyFile
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
+RECIPES = ["dense", "wanda-50", "noise-bfloat16"]
+
 
 @pytest.mark.parametrize(
     ("layers", "vocabulary"), [(6, 300), pytest.param(2, 4000, marks=pytest.mark.exhaustive)], ids=["deep", "wide"]
 )
-def test_a_plan_announces_the_peak_of_a_pruned_variant_within_a_tenth_and_no_less_of_the_dense_one(
+def test_a_plan_announces_the_peak_of_every_variant_within_a_tenth(
     tmp_path: Path, layers: int, vocabulary: int
 ) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": layers, "vocab_size": vocabulary}
     study = StudyFile(tmp_path / "study.yaml", save_tiny(tmp_path / "model", **sizes))
     study.write(
         device="cuda:0",
-        recipes=["dense", "wanda-50"],
+        recipes=RECIPES,
         prompts=[{"id": f"p{n}", "kind": "open", "text": "Why is the sky blue? " * 3} for n in range(8)],
         generation={"new_tokens": 12},
         texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 512}],
         tasks=[],
         calibration={"source": SHORT_TEXT, "sequences": 8, "length": 64},
-        measure={"scopes": ["local", "propagated"], "lenses": ["normed"]},
+        measure={"scopes": ["local", "propagated", "isolated"], "lenses": ["normed"]},
     )
     root, cache, request = str(tmp_path / "warehouse"), ModelCache(), StudyRequest(str(study.path))
     with cuda_devices(1 << 30) as devices:
         (planned,) = estimate(load_study(str(study.path)), Store(root), tmp_path / "cache", SILENT, replace=False)
-        for recipe in ("dense", "wanda-50"):
+        for recipe in RECIPES:
             devices.peak[0] = 0
             for step in ("variants", "traces", "texts"):
                 for _ in compute(ComputeTask(step, request, root, "tiny-a", recipe), cache):
                     pass
             ratio = peak(planned.memory[recipe]) / devices.peak[0]
-            assert ratio > 0.9
-            assert ratio < 1.1 or recipe == "dense"  # whose blocks have no shift
+            assert 0.9 < ratio < 1.1, recipe

@@ -18,6 +18,8 @@ from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
 from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
+from prunescope.pipelines.planning.memory import memory_items
+from prunescope.pipelines.planning.rows import variant_rows
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -144,8 +146,8 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert len(load().groups(recipes, 8, rows // 2)) == 20
     assert amounts(load().dense(3), "head", "lens") == 3 * 2 * 32 * 2 * 50 * 8
     assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
-    one = load().memory(recipes[0], recipes[:1], 0)
-    five = load().memory(recipes[0], recipes[:5], 0)
+    one = memory_items(load(), recipes[0], recipes[:1], 0)
+    five = memory_items(load(), recipes[0], recipes[:5], 0)
     for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
         sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
         assert sizes[1] == 5 * sizes[0] > 0, item
@@ -187,7 +189,7 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
         assert amounts(costs, "body", "Gram") == tokens * grams, treatments
     one, all_alike = mixture("mlp.1: sparsegpt-30"), parse_recipe("sparsegpt-30")
     held = {
-        recipe.name: {each.item: each.bytes for each in load().memory(recipe, [recipe], 0)}
+        recipe.name: {each.item: each.bytes for each in memory_items(load(), recipe, [recipe], 0)}
         for recipe in (one, all_alike, mixture("attn.1: drop").model_copy(update={"name": "dropped"}))
     }
     # A layer at a time, in float64 and float32.
@@ -208,7 +210,7 @@ def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     costs = load(temperatures=(0.5, 1.0)).text_variant()
     assert amounts(costs, "body") == load().forward(6, sequences=3)
     assert (amounts(costs, "head"), amounts(costs, "vocabulary")) == (2 * 12 * 2 * 50 * 8, 2 * 12 * 50)
-    (rows,) = [rows for rows in load().variant_rows(parse_recipe("wanda-50")) if rows.table == "text_tokens"]
+    (rows,) = [rows for rows in variant_rows(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
     assert (rows.rows, rows.unmoved) == (12, 0)
 
 
@@ -218,9 +220,9 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     costs = work.speed_variant(recipe)
     assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
     assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
-    held = {each.item: each.bytes for each in work.memory(recipe, group, 0) if each.phase == "decoded"}
+    held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "decoded"}
     assert held["key-value cache"] == 4 * (30 + 10 + ROOM) * 8 * 2 * 4
-    assert [rows.rows for rows in work.variant_rows(recipe) if rows.table == "speed"] == [1]
+    assert [rows.rows for rows in variant_rows(work, recipe) if rows.table == "speed"] == [1]
     assert not work.speed_variant(parse_recipe("noise-batch"))
     assert not load().speed_variant(recipe)
 
@@ -241,7 +243,7 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     many = study(layer_prompts=3).model_copy(update={"prompts": asked, "decoding": spec})
     work, recipe = Workload(many, SHAPE, [5] * 100, [3], workers=2), parse_recipe("wanda-50")
     assert work.positions == 3 * (STEPS + 1)
-    (costs, few) = work.variant(recipe), work.memory(*alone("wanda-50"), 0)
+    (costs, few) = work.variant(recipe), memory_items(work, *alone("wanda-50"), 0)
     # In float64, which takes twice as long.
     assert amounts(costs, "body", "dense context") == 2 * 3 * work.forward(5 + STEPS)
     assert amounts(costs, "body", "variant pass") == 2 * 3 * work.forward(5 + STEPS)  # in float64
@@ -252,7 +254,7 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
-    rows = {each.table: each.rows for each in work.variant_rows(recipe)}
+    rows = {each.table: each.rows for each in variant_rows(work, recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 200 * STEPS)
     assert rows["decoding_steps"] == 100 * STEPS * 2
     assert load().sampling_variant() == load().sampling_dense() == []
@@ -275,36 +277,39 @@ def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:
 
 
 def test_memory_of_weights_masks_and_head_by_hand() -> None:
-    in_bfloat16 = {each.item: each.bytes for each in load(dtype="bfloat16").memory(*alone("wanda-50"), 1000)}
+    in_bfloat16 = {each.item: each.bytes for each in memory_items(load(dtype="bfloat16"), *alone("wanda-50"), 1000)}
     assert in_bfloat16["process and libraries"] == 1000
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
-    applied = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "applied"}
+    applied = {each.item: each.bytes for each in memory_items(load(), *alone("wanda-50"), 0) if each.phase == "applied"}
     assert (applied["pruned weights"], applied["masks, a bit a weight"]) == (4 * 960, 120)
-    decoded = {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0) if each.phase == "decoded"}
+    decoded = {each.item: each.bytes for each in memory_items(load(), *alone("wanda-50"), 0) if each.phase == "decoded"}
     assert decoded["key-value cache"] == 4 * (10 + ROOM) * 8 * 2 * 4
     assert decoded["pruned weights"] == applied["pruned weights"]
-    assert {each.item: each.bytes for each in load().memory(*alone("wanda-50"), 0)}["head in float32"] == 0
+    assert {each.item: each.bytes for each in memory_items(load(), *alone("wanda-50"), 0)}["head in float32"] == 0
     # Eight positions through two lenses, and two workers: both sides' logits, z − max z, a copy.
-    traced = {each.item: each.bytes for each in load().memory(*alone("dense"), 0) if each.phase == "measured"}
+    traced = {each.item: each.bytes for each in memory_items(load(), *alone("dense"), 0) if each.phase == "measured"}
     assert traced["logits of a block"] == 2 * 4 * (2 * 8) * 50 * 4
-    # 2 × 74 rows of layers are two blocks of 74, 144 scored tokens of texts one block.
+    # 2 × 74 positions of layers are two blocks of 74, 2 × 74 steps two of 74, 144 scored tokens of texts one block.
     longer = study().model_copy(update={"generation": GenerationSpec(new_tokens=37)})
-    held = Workload(longer, SHAPE, (5, 7), [36], workers=2).memory(*alone("dense"), 0)
-    (block,) = [each.bytes for each in held if each.item == "logits of a block"]
-    assert block == 2 * 4 * 144 * 50 * 4
-    noise = {each.item: each.bytes for each in load().memory(*alone("noise-bfloat16"), 0)}
+    held = memory_items(Workload(longer, SHAPE, (5, 7), [36], workers=2), *alone("dense"), 0)
+    blocks = {each.item: each.bytes for each in held if each.item.startswith("logits of a block")}
+    assert blocks == {
+        "logits of a block": 2 * 4 * 76 * 50 * 4,
+        "logits of a block of texts": 2 * 4 * 144 * 50 * 4,
+    }
+    noise = {each.item: each.bytes for each in memory_items(load(), *alone("noise-bfloat16"), 0)}
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 
 
 def test_only_one_layer_from_disk_is_in_memory() -> None:
     layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
     streamed = replace(load(), resident_bytes=1000)
-    held = {each.item: each.bytes for each in streamed.memory(*alone("wanda-50"), 0) if each.phase == "always"}
+    held = {each.item: each.bytes for each in memory_items(streamed, *alone("wanda-50"), 0) if each.phase == "always"}
     assert (held["weights in float32 outside the layers"], held["layers that stay"]) == (4 * 2 * 400, 1000)
     assert held["layers on their turn"] == max(layers // 2, 2 * 4 * 3 * 96)
-    whole = replace(load(), resident_bytes=layers).memory(*alone("wanda-50"), 0)
-    assert whole == load().memory(*alone("wanda-50"), 0)
+    whole = memory_items(replace(load(), resident_bytes=layers), *alone("wanda-50"), 0)
+    assert whole == memory_items(load(), *alone("wanda-50"), 0)
 
 
 def test_buffered_rows_are_counted_as_in_the_session(tmp_path: Path) -> None:
@@ -320,7 +325,7 @@ def test_dense_states_and_calls_take_the_memory_of_a_real_session(tmp_path: Path
     decoder, outline = load_decoder(folder), load_meta_model(folder)
     session = TraceSession(decoder, "tiny", study())
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    held = Workload(study(), shape_of(outline), lengths, [3], workers=1).memory(*alone("dense"), 0)
+    held = memory_items(Workload(study(), shape_of(outline), lengths, [3], workers=1), *alone("dense"), 0)
     expected = {each.item: each.bytes for each in held}
     captures = [dense.capture for dense in session._prompts]
     kept = [t for capture in captures for t in (*capture.streams.values(), *capture.added.values())]
@@ -335,7 +340,7 @@ def test_a_seven_billion_model_in_bfloat16_is_planned_from_its_config_alone(tmp_
     shape = shape_of(load_meta_model(folder))
     assert shape.parameters == 8_030_261_248  # what Llama 3 8B publishes
     whole = Workload(study("bfloat16"), shape, [40, 60], [3], workers=8)
-    peaks = {name: peak(whole.memory(*alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
+    peaks = {name: peak(memory_items(whole, *alone(name), 0)) / 2**30 for name in ("attn-drop-8", "wanda-50")}
     # 15 GiB of weights and 2 of a float32 head; a masked variant makes its weights layer by layer and keeps bits.
     assert 17 < peaks["attn-drop-8"] < 20
     assert 18 < peaks["wanda-50"] < 24
@@ -399,6 +404,8 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
         own = recipe.model_copy(update={"calibration": twice})
         assert amounts(load().pruning(own), "body", "through") == passes * 2 * one, name
     assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
-    held = {each.item: each.bytes for each in load().memory(parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)}
+    held = {
+        each.item: each.bytes for each in memory_items(load(), parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)
+    }
     assert held["streams of the calibration tokens"] == 4 * 8 * tokens
     assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)

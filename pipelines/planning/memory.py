@@ -1,0 +1,165 @@
+"""Memory that a study's variants need, predicted from sizes alone."""
+
+from collections.abc import Sequence
+
+import torch
+
+from prunescope.pipelines.core.device import resolve_device
+from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
+from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
+from prunescope.pipelines.models.token_cache import ROOM
+from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
+from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
+from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
+from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, steps
+
+# A variant's embedding: as computed, as a unit vector in float64, and rounded.
+_EMBEDDING_BYTES = 4 + 8 + 2
+
+
+def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
+    """Return the largest users of memory while one variant is computed; `peak` of them is the most at once.
+
+    Args:
+        load: the study on one model.
+        recipe: the variant's recipe.
+        group: all recipes traced together with it, including it; their masks are loaded together.
+        process: bytes of the process with its libraries, before it loads anything; 0 on a GPU, whose memory is meant.
+    """
+    shape, measure, size = load.shape, load.study.measure, load.item_size
+    noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
+    # Numbers of a variant's own passes: noise is the rounding of the model's own type, or of bfloat16.
+    own_size = 2 if noise == "bfloat16" else size
+    exact_size = 8 if load.is_exact and noise is None else own_size
+    longest, states = max(load.lengths, default=0), _states_bytes(load)
+    masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
+    timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in load.study.speed)
+    decoded = max(load.texts_a_prompt * len(load.prompts), load.sampled_texts)
+    steps_width = load.study.generation.new_tokens * shape.width
+    batch = min(decoded, BATCH_TEXTS)
+    cached_tokens = max([batch * (longest + ROOM), *timed_tokens])
+    timed_prompts = max((spec.batch * spec.length for spec in load.study.speed), default=0)
+    calibration = load.study.calibrated_for(recipe).calibration
+    layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
+    # Totals in float64, and those of one batch in float32.
+    gram = 12 * max((size for step in layerwise for size in load.gram_sizes(step)), default=0)
+    text_states = load.scored_tokens * shape.width * FLOAT_BYTES
+    embedded = [size.texts * shape.width for size in load.retrieval]
+    is_gpu = _device(load).type != "cpu"
+    applied = {"masks, a bit a weight": masks, **_applied_weights(load, recipe, noise)}
+    phases: dict[Phase, dict[str, int]] = {
+        "always": {
+            "process and libraries": process,
+            **_dense_weights(load),
+            "head in float32": 0 if size == FLOAT_BYTES else load.head_size * FLOAT_BYTES,
+            "dense states of the prompts": states,
+            "dense calls of every sublayer": sum(load.layered)
+            * shape.width
+            * load.sublayers
+            * (8 if load.is_exact else size),
+            # In float64, teacher forced and free running; sampled ones in 4 bytes.
+            "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
+            * steps_width,
+            "final streams of the texts": text_states,
+            "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
+        },
+        "calibrated": {
+            "activations of a calibration batch": BATCH * calibration.length * load.activation_width * size,
+            "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
+            "Gram matrices of a layer": gram,
+        },
+        "decoded": {
+            **applied,
+            "final streams of the variant": 8 * decoded * steps_width,
+            "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
+            "key-value cache": cached_tokens * shape.cache_width * shape.layers * own_size,
+            "activations of the prompts of `speed`": timed_prompts * load.activation_width * size,
+        },
+        "applied": {
+            **applied,
+            "states of the variant": states,
+            "activations of a prompt": max(load.layered, default=0) * load.activation_width * exact_size,
+            # Data sets are embedded one after the other.
+            "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
+        },
+        "scored": {
+            **applied,
+            # The inner states of an MLP, and the stream before and after it.
+            "activations of a pass over texts": load.text_pass_tokens
+            * (3 * max(shape.largest_matrix) + 4 * shape.width)
+            * own_size,
+        },
+        "measured": {
+            "masks, a bit a weight": masks,
+            "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
+            "pruned weights": load.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
+            "shifts of single swaps, in float64": longest * shape.width * load.single_swaps(recipe) * 16,
+            "logits of a block": load.workers
+            * max(_block_bytes(load, load.positions * len(measure.lenses)), _block_bytes(load, load.decoded_steps)),
+            "rows of the variants": 0 if is_gpu else len(group) * load.bytes_a_variant,
+        },
+        "compared": {
+            "masks, a bit a weight": masks,
+            "shifts of the texts": text_states,
+            "logits of a block of texts": load.workers
+            * _block_bytes(load, load.scored_tokens, is_moved=recipe.method != "dense"),
+        },
+    }
+    return [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
+
+
+def _device(load: Workload) -> torch.device:
+    return torch.device(resolve_device(load.study.device))
+
+
+def _states_bytes(load: Workload) -> int:
+    """Return the bytes of a pass's states at the measured positions of all prompts."""
+    # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
+    state_positions = sum(load.layered) if load.item_size == FLOAT_BYTES else load.positions
+    stream_positions = load.positions if load.is_exact else state_positions
+    pass_size = 8 if load.is_exact else load.item_size
+    return load.shape.width * (
+        stream_positions * load.shape.layers * FLOAT_BYTES
+        + state_positions * load.sublayers * max(pass_size, FLOAT_BYTES)
+    )
+
+
+def _block_bytes(load: Workload, rows: int, *, is_moved: bool = True) -> int:
+    """Return the bytes of the arrays of one block of rows × vocabulary, counted on a test device for torch's.
+
+    The compiled kernels keep the logits of both sides, z − max z, and a copy that a product may make.
+    """
+    arrays = 4
+    if kernels_for(_device(load)) == "torch":
+        arrays = (21 if is_moved else 6) + len(load.study.measure.temperatures)
+    return arrays * block_sizes(rows)[0] * load.shape.vocabulary * FLOAT_BYTES
+
+
+def _applied_weights(load: Workload, recipe: Recipe, noise: str | None) -> dict[str, int]:
+    """Return the bytes of the weights that replace dense ones while a variant is applied."""
+    is_whole = load.resident_bytes is None or load.resident_bytes >= load.layers_bytes
+    pruned = load.shape.prunable * load.item_size
+    # Above MAX_CHANGED_BYTES weights are made layer by layer, but for `speed`, which makes none while it times.
+    if not load.study.speed and not (is_whole and pruned <= MAX_CHANGED_BYTES):
+        pruned = -(-pruned // load.shape.layers)
+    reverses = noise == "batch" and is_whole and load.layers_bytes <= MAX_CHANGED_BYTES
+    return {
+        "pruned weights": pruned if recipe.changes_matrices else 0,
+        "weights in reverse order": load.layers_bytes if reverses else 0,
+        "weights rounded to bfloat16": load.shape.body * 2 if noise == "bfloat16" else 0,
+    }
+
+
+def _dense_weights(load: Workload) -> dict[str, int]:
+    """Return the bytes of the dense weights on the device."""
+    name, total, layers = f"weights in {load.study.dtype}", load.shape.parameters * load.item_size, load.layers_bytes
+    if load.resident_bytes is None or load.resident_bytes >= layers:
+        return {name: total}
+    # A pass loads one whole layer; the measurement loads one sublayer per worker.
+    turn = max(layers // load.shape.layers, load.workers * load.shape.largest_sublayer * load.item_size)
+    return {
+        f"{name} outside the layers": total - layers,
+        "layers that stay": load.resident_bytes,
+        "layers on their turn": turn,
+    }
