@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from prunescope.pipelines.core.device import resolve_device
+from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
 from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
-from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES
+from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
 from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, steps
 
 # A variant's embedding: as computed, as a unit vector in float64, and rounded.
@@ -46,24 +46,28 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
     gram = 12 * max((size for step in layerwise for size in load.gram_sizes(step)), default=0)
     text_states = load.scored_tokens * shape.width * FLOAT_BYTES
     embedded = [size.texts * shape.width for size in load.retrieval]
-    is_gpu = _device(load).type != "cpu"
-    applied = {"masks, a bit a weight": masks, **_applied_weights(load, recipe, noise)}
+    device = _device(load)
+    is_gpu = device.type != "cpu"
+    always = {
+        "process and libraries": process,
+        **_dense_weights(load),
+        "head in float32": 0 if size == FLOAT_BYTES else load.head_size * FLOAT_BYTES,
+        "dense states of the prompts": states,
+        "dense calls of every sublayer": sum(load.layered)
+        * shape.width
+        * load.sublayers
+        * (8 if load.is_exact else size),
+        # In float64, teacher forced and free running; sampled ones in 4 bytes.
+        "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
+        * steps_width,
+        "final streams of the texts": text_states,
+        "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
+    }
+    free = (available_bytes(str(device)) or 0) - sum(always.values()) if is_gpu else None
+    weights = _applied_weights(load, recipe, noise, changed_limit(str(device), free))
+    applied = {"masks, a bit a weight": masks, **weights}
     phases: dict[Phase, dict[str, int]] = {
-        "always": {
-            "process and libraries": process,
-            **_dense_weights(load),
-            "head in float32": 0 if size == FLOAT_BYTES else load.head_size * FLOAT_BYTES,
-            "dense states of the prompts": states,
-            "dense calls of every sublayer": sum(load.layered)
-            * shape.width
-            * load.sublayers
-            * (8 if load.is_exact else size),
-            # In float64, teacher forced and free running; sampled ones in 4 bytes.
-            "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
-            * steps_width,
-            "final streams of the texts": text_states,
-            "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
-        },
+        "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * load.activation_width * size,
             "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
@@ -136,12 +140,12 @@ def _block_bytes(load: Workload, rows: int, *, is_moved: bool = True) -> int:
     return arrays * block_sizes(rows)[0] * load.shape.vocabulary * FLOAT_BYTES
 
 
-def _applied_weights(load: Workload, recipe: Recipe, noise: str | None) -> dict[str, int]:
-    """Return the bytes of the weights that replace dense ones while a variant is applied."""
+def _applied_weights(load: Workload, recipe: Recipe, noise: str | None, limit: int) -> dict[str, int]:
+    """Return the bytes of weights that replace dense ones while a variant is applied; `limit` is `changed_limit`'s."""
     is_whole = load.resident_bytes is None or load.resident_bytes >= load.layers_bytes
     pruned = load.shape.prunable * load.item_size
-    # Above MAX_CHANGED_BYTES weights are made layer by layer, but for `speed`, which makes none while it times.
-    if not load.study.speed and not (is_whole and pruned <= MAX_CHANGED_BYTES):
+    # Above the limit weights are made layer by layer, but for `speed`, which makes none while it times.
+    if not load.study.speed and not (is_whole and pruned <= limit):
         pruned = -(-pruned // load.shape.layers)
     reverses = noise == "batch" and is_whole and load.layers_bytes <= MAX_CHANGED_BYTES
     return {

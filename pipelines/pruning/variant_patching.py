@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import hooks
@@ -17,9 +18,14 @@ from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
 from prunescope.pipelines.pruning.variant import Variant
 
-# Changed weights up to this size are kept in memory together; those of larger variants are built layer by layer, each
-# time that a layer runs.
+# Changed weights up to this size, or up to half of a GPU's free memory, are kept together; those of larger variants are
+# built layer by layer, each time that a layer runs.
 MAX_CHANGED_BYTES = 4 * 2**30
+
+
+def changed_limit(device: str, free: int | None) -> int:
+    """Return the bytes of changed weights that are kept in memory together on a device with so many free bytes."""
+    return max(MAX_CHANGED_BYTES, free // 2) if device.startswith("cuda") and free else MAX_CHANGED_BYTES
 
 
 @contextmanager
@@ -82,10 +88,12 @@ def apply_variant(
 
     Hooks on its modules see the shapes of the dense model; under the noise `bfloat16` they see bfloat16.
 
-    Changed weights up to `max_bytes` (None: MAX_CHANGED_BYTES) are kept in memory together. `skips` is that of
+    Changed weights up to `max_bytes` (None: `changed_limit`) are kept in memory together. `skips` is that of
     `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
     """
-    max_bytes = MAX_CHANGED_BYTES if max_bytes is None else max_bytes
+    if max_bytes is None:  # where memory was short, a batch needs what is free
+        device = str(decoder.device)
+        max_bytes = changed_limit(device, available_bytes(device) if decoder.split == 1 else None)
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)
     with ExitStack() as stack:
         if not decoder.is_streamed and changed * decoder.dtype.itemsize <= max_bytes:

@@ -26,6 +26,7 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import enough_memory, load_decoder
 from prunescope.pipelines.models.sources import count_weights
+from prunescope.pipelines.pruning import variant_patching
 from prunescope.pipelines.pruning.apply import prune, prune_all
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
@@ -262,6 +263,21 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
         for each in (decoder, whole)
     ]
     np.testing.assert_allclose(effects[0].kl, effects[1].kl, rtol=1e-3)
+
+
+def test_changed_weights_stay_together_where_half_of_the_free_memory_holds_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variant_patching, "MAX_CHANGED_BYTES", 0)
+    variant = prune(load_decoder(folder, device="cpu"), parse_recipe("magnitude-50"), Statistics())
+    added = []
+    for size in (1 << 30, int(2.2 * count_weights(folder) * 4)):
+        with cuda_devices(size) as devices:
+            decoder = load_decoder(folder, device=GPU)
+            before = devices.allocated[0]
+            with variant_patching.apply_variant(decoder, variant):
+                added.append(devices.allocated[0] - before)
+    assert added == [sum(matrix.size for matrix in decoder.matrices.values()) * 4, 0]
 
 
 def test_rows_computed_again_in_float64_read_targets_of_the_host(devices: Devices) -> None:
