@@ -31,13 +31,12 @@ SCHEMA = pl.Schema(_TYPES)
 Row = Mapping[str, object]
 
 
-def measured_rows(menu: Menu, effects: Effects, seconds: float) -> Iterator[Row]:
-    """Yield a row of each swap that was measured.
+def measured_rows(menu: Menu, effects: Effects) -> Iterator[Row]:
+    """Yield a row of each swap that was measured; all took the same time.
 
     Args:
         menu: with the treatments of the swaps.
         effects: the measurements.
-        seconds: that each took.
     """
     means, errors = effects.mean(effects.kl)
     cosines = effects.mean(effects.one_minus_cos)[0]
@@ -47,7 +46,7 @@ def measured_rows(menu: Menu, effects: Effects, seconds: float) -> Iterator[Row]
         half, mean = half_width(float(errors[index]), len(own)), float(means[index])
         interval = {"kl_low": max(0.0, mean - half), "kl_high": mean + half}
         values = {"kl_dense_pruned_nats": mean, "one_minus_cos_h": float(cosines[index])}
-        measured = {"n_items": len(own), "item_kl": own.tolist(), "seconds": seconds}
+        measured = {"n_items": len(own), "item_kl": own.tolist(), "seconds": effects.seconds / len(effects.swaps)}
         yield _about(menu, *swap) | values | interval | measured
 
 

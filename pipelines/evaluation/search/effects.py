@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.items import Item
+from prunescope.pipelines.evaluation.search.journal import Arrays, Journal
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
-from prunescope.pipelines.evaluation.search.trials import half_width, standard_error
+from prunescope.pipelines.evaluation.search.trials import half_width, standard_error, treatments_json
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, Swap
 from prunescope.pipelines.metrics.output_head import OutputHead
@@ -52,6 +54,7 @@ class Effects:
         kl_overlap: correlations of the logit shifts under the dense softmax, (swaps, swaps); 0 inside an allocation.
         cos_overlap: correlations of the shifts of the head's input; 0 inside an allocation.
         reference: for each swap the number of its sublayer's reference, which is measured on all items.
+        seconds: that the measurement took.
     """
 
     swaps: tuple[Swap, ...]
@@ -60,6 +63,7 @@ class Effects:
     kl_overlap: Means
     cos_overlap: Means
     reference: NDArray[np.int64]
+    seconds: float = 0.0
 
     def mean(self, values: Means) -> tuple[Means, Means]:
         """Return mean and standard error of each swap over all items, by its ratio to its reference.
@@ -97,10 +101,14 @@ class EffectEngine:
         menu: treatments and their weights.
         items: the texts to measure on.
         seed: of the draws for the overlaps.
+        journal: keeps every measured batch of items, so that an interrupted measurement goes on; None keeps none.
     """
 
-    def __init__(self, decoder: Decoder, menu: Menu, items: Sequence[Item], seed: int = 0) -> None:
+    def __init__(
+        self, decoder: Decoder, menu: Menu, items: Sequence[Item], seed: int = 0, journal: Journal | None = None
+    ) -> None:
         self._decoder, self._menu, self._items, self._seed = decoder, menu, list(items), seed
+        self._journal = journal
         self._isolation = IsolatedEffect(decoder)
 
     def measure(
@@ -123,7 +131,8 @@ class EffectEngine:
             context: the allocation around them; None is the dense model.
             items: only the first so many.
             progress: one step an item.
-            until: time of `time.monotonic` after which no batch begins but the first; fewer items have effects then.
+            until: time of `time.monotonic` after which no batch but the first is measured; fewer items have effects
+                then.
 
         Returns:
             Effects against the dense model; in a context they include the context's own.
@@ -135,31 +144,52 @@ class EffectEngine:
         firsts = {label: index for index, (label, _) in reversed(list(enumerate(swaps)))}
         reference = np.array([firsts[label] for label, _ in swaps])
         kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
-        logits, inputs = (
-            torch.zeros(len(swaps), len(swaps), dtype=torch.float64, device=self._decoder.device) for _ in range(2)
-        )
-        active = np.arange(len(swaps))
+        logits = inputs = np.zeros((len(swaps), len(swaps)))
+        active, seconds = np.arange(len(swaps)), 0.0
         progress.start(f"effects of {len(swaps)} treatments", len(own))
         for start in range(0, len(own), BATCH_ITEMS):
-            batch = own[start : start + BATCH_ITEMS]
-            results = self._measured(batch, [swaps[index] for index in active.tolist()], context or {}, start)
-            for place, (nats, cosine, shifts) in enumerate(results, start):
-                kl[place, active], cosines[place, active] = nats, cosine
-                if shifts is not None:
-                    logits += (shifts[0] @ shifts[0].T).double()
-                    inputs += (shifts[1] @ shifts[1].T).double()
-                progress.advance()
-            stop = start + len(batch)
-            if time.monotonic() > until:
-                kl, cosines = kl[:stop], cosines[:stop]
+            stop = min(start + BATCH_ITEMS, len(own))
+            chosen = [swaps[index] for index in active.tolist()]
+            key = ["effects", chosen, treatments_json(context or {}), start, stop]
+            if start and time.monotonic() > until and not (self._journal and key in self._journal):
+                kl, cosines = kl[:start], cosines[:start]
                 break
+            measure = partial(self._batch, slice(start, stop), chosen, context or {}, progress)
+            found = self._journal.remember(key, measure) if self._journal else measure()
+            kl[start:stop, active], cosines[start:stop, active] = found["kl"], found["one_minus_cos"]
+            logits, inputs = found.get("logits", logits), found.get("inputs", inputs)
+            seconds += float(found["seconds"])
             if not context:
                 known = [
                     _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
                 ]
                 active = active[~np.array(known)]
         progress.done()
-        return Effects(tuple(swaps), kl, cosines, _correlation(logits), _correlation(inputs), reference)
+        return Effects(tuple(swaps), kl, cosines, _correlation(logits), _correlation(inputs), reference, seconds)
+
+    def _batch(self, part: slice, swaps: Sequence[Swap], context: Allocation, progress: Progress) -> Arrays:
+        """Measure consecutive items.
+
+        Returns:
+            `kl` and `one_minus_cos`, (items, swaps); the seconds; and of the first items in the dense context `logits`
+            and `inputs`, the sums of products of shifts, (swaps, swaps).
+        """
+        started = time.monotonic()
+        rows, sums = [], list[tuple[Tensor, Tensor]]()
+        for nats, cosines, shifts in self._measured(self._items[part], swaps, context, part.start):
+            rows.append((nats, cosines))
+            if shifts is not None:
+                sums.append(((shifts[0] @ shifts[0].T).double(), (shifts[1] @ shifts[1].T).double()))
+            progress.advance()
+        arrays = {
+            "kl": np.array([nats for nats, _ in rows]),
+            "one_minus_cos": np.array([cosines for _, cosines in rows]),
+            "seconds": np.array(time.monotonic() - started),
+        }
+        if sums:
+            logits, inputs = (torch.stack(own).sum(dim=0).cpu().numpy() for own in zip(*sums, strict=True))
+            arrays |= {"logits": logits, "inputs": inputs}
+        return arrays
 
     def _measured(
         self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation, first: int
@@ -246,9 +276,9 @@ def _is_known(values: Means, reference: Means) -> bool:
     return bool(half_width(error, len(values)) <= _ENOUGH * ratio)
 
 
-def _correlation(gram: Tensor) -> Means:
-    size = gram.diagonal().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    correlation: Means = (gram / size / size[:, None]).cpu().numpy()
+def _correlation(gram: Means) -> Means:
+    size = np.sqrt(gram.diagonal()).clip(min=np.finfo(np.float32).tiny)
+    correlation: Means = gram / size / size[:, None]
     return correlation
 
 

@@ -27,6 +27,14 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
 
+    def __contains__(self, key: object) -> bool:
+        """Return whether a measurement is stored."""
+        return self._file(key).exists()
+
+    def _file(self, key: object) -> Path:
+        name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
+        return self._folder / f"{name[:32]}.npz"
+
     def remember(
         self, key: object, measure: Callable[[], Arrays], is_whole: Callable[[Arrays], bool] = lambda _: True
     ) -> Arrays:
@@ -40,8 +48,7 @@ class Journal:
         Raises:
             OSError: the folder cannot be read or written.
         """
-        name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
-        file = self._folder / f"{name[:32]}.npz"
+        file = self._file(key)
         damaged = (ValueError, EOFError, BadZipFile)
         with suppress(FileNotFoundError, *damaged), file.open("rb") as opened, np.load(opened) as stored:
             return dict(stored)

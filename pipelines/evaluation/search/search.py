@@ -4,11 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -39,7 +37,6 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 EFFECT_ITEMS, CONTEXT_ITEMS = 16, 8
 # Moves that are accepted by their mean alone.
 _BY_MEAN = {"sum", "random"}
-_ARRAYS = ("kl", "one_minus_cos", "kl_overlap", "cos_overlap", "reference")
 Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
 
@@ -101,8 +98,8 @@ class Search:
         except Expired:
             return SearchResult(pl.DataFrame(schema=EFFECTS), self._rows(), False)
         swaps, is_complete = self._treatments.swaps(self._menu), True
-        effects, seconds = self._effects(swaps, {}, EFFECT_ITEMS)
-        rows = [*measured_rows(self._menu, effects, seconds / len(swaps))]
+        effects = self._effects(swaps, {}, EFFECT_ITEMS)
+        rows = [*measured_rows(self._menu, effects)]
         searched = self._pruned(*self._treatments.split(self._menu, effects, "kl"))
         rows += computed_rows(searched, effects, self._treatments)
         for strategy in ("searched", *self._spec.controls):
@@ -166,7 +163,7 @@ class Search:
 
     def _use(self, menu: Menu) -> None:
         self._menu, self._problem = menu, self._problem_of(menu)
-        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed)
+        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed, self._journal)
         self._total = menu.total(self._spec.budget)
 
     def _problem_of(self, menu: Menu) -> Problem:
@@ -175,23 +172,13 @@ class Search:
             np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
         )
 
-    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> tuple[Effects, float]:
-        """Return effects and the seconds that they took, from the journal or measured now.
+    def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
+        """Return effects, from the journal or measured now.
 
-        They take at most half of the time that is left, and then as many items as were measured; the journal keeps
-        those of all items alone.
+        They take at most half of the time that is left, and then as many items as were measured.
         """
         until = (time.monotonic() + self._deadline) / 2
-
-        def measure() -> dict[str, NDArray[Any]]:
-            started = time.monotonic()
-            found = self._engine.measure(swaps, context, items, self._progress, until)
-            arrays = {name: getattr(found, name) for name in _ARRAYS}
-            return arrays | {"seconds": np.array(time.monotonic() - started)}
-
-        key = ["effects", list(swaps), treatments_json(context), items]
-        stored = self._journal.remember(key, measure, lambda found: len(found["kl"]) == min(items, len(self._items)))
-        return Effects(swaps=tuple(swaps), **{name: stored[name] for name in _ARRAYS}), float(stored["seconds"])
+        return self._engine.measure(swaps, context, items, self._progress, until)
 
     def _run(self, name: str, share: float, effects: Effects) -> bool:
         """Run one strategy at one target and mark its result; return whether it ended before the time did."""
@@ -242,7 +229,7 @@ class Search:
         others = [(menu.options[index].sublayer, menu.options[index].treatment) for index in options]
         first = others[0][0]
         swaps = [(first, allocation.get(first, KEEP)), *others]  # the first one changes nothing
-        effects, _ = self._effects(swaps, allocation, CONTEXT_ITEMS)
+        effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
         means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
         found = np.full(len(menu.options), np.nan)
         found[list(options)] = means[1:] - means[0]

@@ -1,7 +1,9 @@
 """Effects of single treatments against measurements of whole variants, and overlaps in models where they are known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.search import effects as effects_module
-from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects, ratio_to
+from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEngine, Effects, ratio_to
 from prunescope.pipelines.evaluation.search.items import Item
+from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Menu
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
@@ -216,3 +219,26 @@ def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[
     single = [Item(f"at-{first}", item.tokens[: first + 1], first) for first in range(item.first, len(item.tokens))]
     found = EffectEngine(decoder, own, [item, *single]).measure([("attn.1", "drop")]).kl[:, 0]
     assert found[0] == pytest.approx(found[1:].mean(), rel=1e-3)
+
+
+def test_an_interrupted_measurement_goes_on_at_its_batch(
+    tiny_decoder: Callable[[str], Decoder], tmp_path: Path
+) -> None:
+    decoder, journal = tiny_decoder("llama"), Journal(tmp_path, "a")
+    own = menu_of(decoder, "magnitude-40", "drop")
+    items = [replace(item, id=f"{copy}-{item.id}") for copy in range(2) for item in items_of(decoder, 3, 30)]
+    whole, batches = EffectEngine(decoder, own, items).measure(swaps_of(own)), list[int]()
+
+    class Interrupted(EffectEngine):
+        def _measured(self, *arguments: Any) -> Any:
+            batches.append(arguments[3])
+            if len(batches) == 2:
+                raise KeyboardInterrupt
+            return super()._measured(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(decoder, own, items, journal=journal).measure(swaps_of(own))
+    again = Interrupted(decoder, own, items, journal=journal).measure(swaps_of(own))
+    assert batches == [0, BATCH_ITEMS, BATCH_ITEMS]
+    for name in ("kl", "one_minus_cos", "kl_overlap", "cos_overlap"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
