@@ -28,14 +28,13 @@ def dsnot(context: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
     inputs = context.require_inputs(recipe.name)
     for values in (context.weight, context.dense, inputs.mean, inputs.second_moment):
         require_finite(values)
-    device = context.weight.device
-    mean, second = inputs.mean.to(device), inputs.second_moment.to(device)
+    mean, second = inputs.mean, inputs.second_moment
     variance = (second - mean.square()).clamp(min=0)
     # Infinite for a constant channel, whose weights return first; NaN for a channel of zeros, whose weights never do.
     channels = Channels(mean, mean / variance.pow(recipe.pow_of_var), second.sqrt())
     pattern = pattern_of(context.mask)
     block = context.weight.shape[1] if pattern is None else pattern[1]
-    kept = context.mask.to(device)
+    kept = context.mask.to(context.weight.device)
     weight, kept, exchanges = exchange(
         context.dense, context.weight, kept, channels, block, recipe.max_cycle, recipe.update_threshold
     )
