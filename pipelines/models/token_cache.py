@@ -16,7 +16,7 @@ class TokenCache(DynamicCache):
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401 (any architecture's config)
         super().__init__(config=config)
-        # Windows and recurrences have a fixed size already; the library itself adds layers that a config has not.
+        # Windows and recurrences have a fixed size already.
         self.layers = [
             _GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
             for layer in self.layers
@@ -35,7 +35,7 @@ class TokenCache(DynamicCache):
 class _GrowingLayer(DynamicLayer):
     """Keys and values of all tokens so far, as the used part of two buffers with room for more."""
 
-    _buffers: tuple[Tensor, Tensor]
+    _buffers: tuple[Tensor, Tensor] | None = None
     _used: Tensor | None = None  # keys within the buffer; keys that were selected from a batch have no room behind them
 
     def update(
@@ -45,22 +45,36 @@ class _GrowingLayer(DynamicLayer):
         *args: object,  # noqa: ARG002
         **kwargs: object,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values of new tokens, (batch, heads, tokens, size) each, and return those of all tokens."""
+        """Append keys and values of new tokens, (batch, heads, tokens, size) each, and return those of all tokens.
+
+        Raises:
+            ValueError: they are of another batch than the earlier ones.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
-        if self.keys is not self._used or after > self._buffers[0].shape[-2]:
-            keys, values = _buffer(self.keys, key_states, after), _buffer(self.values, value_states, after)
-            self._buffers = keys, values
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+        if (
+            before and self.keys is not None and self.keys.shape[:-2] != key_states.shape[:-2]
+        ):  # an assignment would repeat a single row
+            raise ValueError(f"tokens of {len(key_states)} texts for the cache of {len(self.keys)}")
+        buffers = self._buffers
+        if buffers is None or self.keys is not self._used or after > buffers[0].shape[-2]:
+            buffers = _buffer(self.keys, key_states, after), _buffer(self.values, value_states, after)
+        for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[..., before:after, :] = states
-        self.keys, self.values = (buffer[..., :after, :] for buffer in self._buffers)
+        self._buffers = buffers
+        self.keys, self.values = (buffer[..., :after, :] for buffer in buffers)
         self._used = self.keys
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Replace the batch by some of its rows, and free the buffers, which hold the others, too."""
+        self._buffers = self._used = None
+        super().reorder_cache(beam_idx)
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens, whose number is given below 0."""
+        """Remove the last tokens; their number is given as a negative one."""
         is_used = self.keys is self._used
         super().crop(tokens_to_remove)
         if is_used:

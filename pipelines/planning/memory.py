@@ -6,6 +6,7 @@ import torch
 
 from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
+from prunescope.pipelines.evaluation.traces.text_traces import PIECE_ROWS
 from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
@@ -32,14 +33,16 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
     # Numbers of a variant's own passes: noise is the rounding of the model's own type, or of bfloat16.
     own_size = 2 if noise == "bfloat16" else size
     exact_size = 8 if load.is_exact and noise is None else own_size
-    longest, states = max(load.lengths, default=0), _states_bytes(load)
+    longest, states = max(load.lengths, default=0), _states_bytes(load, is_exact=load.is_exact)
+    calls = sum(load.layered) * shape.width * load.sublayers
     masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
-    timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in load.study.speed)
+    timed = () if noise else load.study.speed
+    timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in timed)
     decoded = max(load.texts_a_prompt * len(load.prompts), load.sampled_texts)
     steps_width = load.study.generation.new_tokens * shape.width
     batch = min(decoded, BATCH_TEXTS)
-    cached_tokens = max([batch * (longest + ROOM), *timed_tokens])
-    timed_prompts = max((spec.batch * spec.length for spec in load.study.speed), default=0)
+    cached = max([batch * (longest + ROOM), *timed_tokens]) * shape.cache_width * shape.layers
+    timed_prompts = max((spec.batch * spec.length for spec in timed), default=0)
     calibration = load.study.calibrated_for(recipe).calibration
     layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
     # Totals in float64, and those of one batch in float32.
@@ -48,22 +51,25 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
     embedded = [size.texts * shape.width for size in load.retrieval]
     device = _device(load)
     is_gpu = device.type != "cpu"
+    # Single swaps run in the model's own type: passes in float64, or token by token, are of no use to them.
+    full_pass = 0
+    if "isolated" in measure.scopes and (load.is_exact or measure.cache):
+        full_pass = _states_bytes(load, is_exact=False) + calls * size
     always = {
         "process and libraries": process,
         **_dense_weights(load),
         "head in float32": 0 if size == FLOAT_BYTES else load.head_size * FLOAT_BYTES,
         "dense states of the prompts": states,
-        "dense calls of every sublayer": sum(load.layered)
-        * shape.width
-        * load.sublayers
-        * (8 if load.is_exact else size),
+        "dense calls of every sublayer": calls * (8 if load.is_exact else size),
+        "dense passes of single swaps": full_pass,
         # In float64, teacher forced and free running; sampled ones in 4 bytes.
         "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
         * steps_width,
         "final streams of the texts": text_states,
         "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
     }
-    free = (available_bytes(str(device)) or 0) - sum(always.values()) if is_gpu else None
+    is_alone = is_gpu and load.resident_bytes is None
+    free = (available_bytes(str(device)) or 0) - sum(always.values()) if is_alone else None
     weights = _applied_weights(load, recipe, noise, changed_limit(str(device), free))
     applied = {"masks, a bit a weight": masks, **weights}
     phases: dict[Phase, dict[str, int]] = {
@@ -77,12 +83,13 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
             **applied,
             "final streams of the variant": 8 * decoded * steps_width,
             "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
-            "key-value cache": cached_tokens * shape.cache_width * shape.layers * own_size,
+            # The dense model's texts are decoded before, in its own type.
+            "key-value cache": max(cached * own_size, cached * size - sum(weights.values())),
             "activations of the prompts of `speed`": timed_prompts * load.activation_width * size,
         },
         "applied": {
             **applied,
-            "states of the variant": states,
+            "states of the variant": _states_bytes(load, is_exact=load.is_exact and noise is None),
             "activations of a prompt": max(load.layered, default=0) * load.activation_width * exact_size,
             # Data sets are embedded one after the other.
             "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
@@ -93,12 +100,16 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
             "activations of a pass over texts": load.text_pass_tokens
             * (3 * max(shape.largest_matrix) + 4 * shape.width)
             * own_size,
+            "shifts of the texts": text_states,
         },
         "measured": {
             "masks, a bit a weight": masks,
             "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
             "pruned weights": load.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
-            "shifts of single swaps, in float64": longest * shape.width * load.single_swaps(recipe) * 16,
+            # The swaps' own contributions, two sides in float64 of one prompt after the other, and the results.
+            "shifts of single swaps": load.single_swaps(recipe)
+            * shape.width
+            * (4 * sum(load.layered) + 16 * longest + 4 * len(group) * load.positions),
             "logits of a block": load.workers
             * max(_block_bytes(load, load.positions * len(measure.lenses)), _block_bytes(load, load.decoded_steps)),
             "rows of the variants": 0 if is_gpu else len(group) * load.bytes_a_variant,
@@ -107,7 +118,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
             "masks, a bit a weight": masks,
             "shifts of the texts": text_states,
             "logits of a block of texts": load.workers
-            * _block_bytes(load, load.scored_tokens, is_moved=recipe.method != "dense"),
+            * _block_bytes(load, min(load.scored_tokens, PIECE_ROWS), is_moved=recipe.method != "dense"),
         },
     }
     return [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
@@ -117,12 +128,12 @@ def _device(load: Workload) -> torch.device:
     return torch.device(resolve_device(load.study.device))
 
 
-def _states_bytes(load: Workload) -> int:
+def _states_bytes(load: Workload, *, is_exact: bool) -> int:
     """Return the bytes of a pass's states at the measured positions of all prompts."""
     # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
     state_positions = sum(load.layered) if load.item_size == FLOAT_BYTES else load.positions
-    stream_positions = load.positions if load.is_exact else state_positions
-    pass_size = 8 if load.is_exact else load.item_size
+    stream_positions = load.positions if is_exact else state_positions
+    pass_size = 8 if is_exact else load.item_size
     return load.shape.width * (
         stream_positions * load.shape.layers * FLOAT_BYTES
         + state_positions * load.sublayers * max(pass_size, FLOAT_BYTES)
@@ -130,9 +141,10 @@ def _states_bytes(load: Workload) -> int:
 
 
 def _block_bytes(load: Workload, rows: int, *, is_moved: bool = True) -> int:
-    """Return the bytes of the arrays of one block of rows × vocabulary, counted on a test device for torch's.
+    """Return the bytes of the arrays of one block of rows × vocabulary.
 
-    The compiled kernels keep the logits of both sides, z − max z, and a copy that a product may make.
+    Torch's arrays were counted on a test device; the compiled kernels keep the logits of both sides, z − max z, and a
+    copy that a product may make.
     """
     arrays = 4
     if kernels_for(_device(load)) == "torch":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
@@ -301,8 +302,9 @@ class Workload:
 
     @property
     def is_exact(self) -> bool:
-        """Return whether these passes compute in float64, as they do with float32 weights and all tokens at once."""
-        return self.study.dtype == "float32" and not self.study.measure.cache
+        """Return whether these passes compute in float64: on a CPU, with float32 weights and all tokens at once."""
+        is_cpu = resolve_device(self.study.device) == "cpu"
+        return is_cpu and self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
     def texts_a_prompt(self) -> int:

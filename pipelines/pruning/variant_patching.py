@@ -91,9 +91,10 @@ def apply_variant(
     Changed weights up to `max_bytes` (None: `changed_limit`) are kept in memory together. `skips` is that of
     `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
     """
-    if max_bytes is None:  # where memory was short, a batch needs what is free
-        device = str(decoder.device)
-        max_bytes = changed_limit(device, available_bytes(device) if decoder.split == 1 else None)
+    if max_bytes is None:
+        # With layers elsewhere, too, they are not what is free here; after memory ran out, the batches need it.
+        device, has_room = str(decoder.device), decoder.memory is None and decoder.split == 1
+        max_bytes = changed_limit(device, available_bytes(device) if has_room else None)
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)
     with ExitStack() as stack:
         if not decoder.is_streamed and changed * decoder.dtype.itemsize <= max_bytes:

@@ -181,19 +181,22 @@ def end_of(decoder: Decoder, tokens: Sequence[int]) -> int | None:
 
 
 def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
-    """Register hooks for the embedding, every contribution and the final stream, (batch, width) each."""
+    """Register hooks for the embedding, every contribution and the final stream, (batch, width) each.
+
+    Copies, because views would keep the states of all tokens of the prompts until the pass ends.
+    """
 
     def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
         state = state_argument(args, kwargs)
         if state is not None:
-            last["embedded"] = state[:, -1]
+            last["embedded"] = state[:, -1].clone()
 
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
-        last["stream"] = first_tensor(output)[:, -1]
+        last["stream"] = first_tensor(output)[:, -1].clone()
 
     def save_added(label: str) -> Callable[[Tensor], None]:
         def see(added: Tensor) -> None:
-            last[label] = added[:, -1].to(decoder.device)
+            last[label] = added[:, -1].to(decoder.device, copy=True)
 
         return see
 

@@ -256,7 +256,6 @@ def test_a_killed_search_measures_only_what_is_missing(
     assert rows(warehouse)[name].equals(rows(searched_once / "warehouse")[name])
 
 
-@pytest.mark.exhaustive  # test_crashes.py writes to a full disk, test_search.py of the pipelines goes on with a journal
 def test_a_full_disk_or_too_short_a_time_ends_in_one_line_and_loses_nothing(
     searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ def test_a_plan_announces_the_peak_of_every_variant_within_a_tenth(
         recipes=RECIPES,
         prompts=[{"id": f"p{n}", "kind": "open", "text": "Why is the sky blue? " * 3} for n in range(8)],
         generation={"new_tokens": 12},
-        texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 512}],
+        texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 4096}],
         tasks=[],
         calibration={"source": SHORT_TEXT, "sequences": 8, "length": 64},
         measure={"scopes": ["local", "propagated", "isolated"], "lenses": ["normed"]},

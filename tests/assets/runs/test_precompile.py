@@ -42,7 +42,6 @@ def test_compiled_kernels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not beside()
 
 
-@pytest.mark.exhaustive  # the process ends like every child of a run, which test_launcher.py proves
 def test_compilation_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precompile, "_is_missing", lambda: True)
     with compiling_beside():

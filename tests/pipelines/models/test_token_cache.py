@@ -1,5 +1,8 @@
 """The cache holds what the library's own cache holds, and a step writes only its own tokens."""
 
+import weakref
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +60,17 @@ def test_a_step_copies_no_earlier_token_until_the_buffer_is_full() -> None:
     keys, _ = cache.update(*_states(3, 2, generator), 0)
     cache.crop(-1)
     assert cache.update(*_states(3, 1, generator), 0)[0].data_ptr() == keys.data_ptr()
+
+
+def test_a_selected_batch_frees_the_buffers_of_the_whole_one() -> None:
+    cache = TokenCache(CONFIG)
+    for layer in range(2):
+        cache.update(*_states(3, 5, torch.Generator()), layer)
+    held = [weakref.ref(buffer) for layer in cache.layers for buffer in layer._buffers]  # type: ignore[union-attr]
+    cache.keep([0, 2])
+    assert [buffer() for buffer in held] == [None] * 4
+    with pytest.raises(ValueError, match="tokens of 1 texts for the cache of 2"):
+        cache.update(*_states(1, 1, torch.Generator()), 0)
 
 
 def test_windows_and_other_layers_stay_the_librarys() -> None:

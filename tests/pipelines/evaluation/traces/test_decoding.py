@@ -14,6 +14,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
     _batches,
+    _record_last_position,
     generation_row,
     logits_of,
     step_rows,
@@ -23,6 +24,7 @@ from prunescope.pipelines.evaluation.traces.decoding import (
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.studies import Prompt
 from tests.greedy_decoding import decode_greedily
 
@@ -132,3 +134,11 @@ def test_the_texts_of_a_prompt_are_in_one_batch(decoder: Decoder, split: int, co
     batches = _batches(replace(decoder, split=split), [5] * 64, copies)
     assert len(batches[0]) == expected
     assert sorted(text for batch in batches for text in batch) == list(range(64 * copies))
+
+
+def test_states_of_a_step_hold_no_other_token_of_the_prompt(decoder: Decoder) -> None:
+    last: dict[str, Tensor] = {}
+    with hooks(*_record_last_position(decoder, last)):
+        decoder.hidden(torch.arange(9)[None])
+    assert last.keys() == {"embedded", "stream", *(sublayer.label for sublayer in decoder.sublayers)}
+    assert all(state.untyped_storage().nbytes() == state.nbytes for state in last.values())
