@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,9 @@ _LONGEST = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw all random examples unless exhaustive tests are left out."""
+    """Draw all random examples unless exhaustive tests are left out, and let every process be interrupted."""
+    # A job in a shell's background ignores SIGINT, and so would the commands that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("markexpr") != "not exhaustive":
         examples.draw_all()
 

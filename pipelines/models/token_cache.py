@@ -54,9 +54,8 @@ class _GrowingLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
-        if (
-            before and self.keys is not None and self.keys.shape[:-2] != key_states.shape[:-2]
-        ):  # an assignment would repeat a single row
+        # An assignment would repeat a single row.
+        if before and self.keys is not None and self.keys.shape[:-2] != key_states.shape[:-2]:
             raise ValueError(f"tokens of {len(key_states)} texts for the cache of {len(self.keys)}")
         buffers = self._buffers
         if buffers is None or self.keys is not self._used or after > buffers[0].shape[-2]:
