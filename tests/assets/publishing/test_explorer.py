@@ -26,7 +26,7 @@ from tests.sql.built_whole import whole_warehouse
 
 FIGURE = FIGURES["options"]
 # The command takes its time for each of the 28 pairs.
-EVERY = pytest.mark.parametrize("every", [27, pytest.param(1, marks=pytest.mark.exhaustive)])
+EVERY = pytest.mark.parametrize("every", [54, pytest.param(1, marks=pytest.mark.exhaustive)])
 RECIPES = {"dense", "wanda-50", "wanda-2of4", "attn-drop-1", "mlp-drop-1", "rtn-4bit", "wanda-50-c4", "mixed-40"}
 
 
