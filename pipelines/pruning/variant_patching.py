@@ -92,7 +92,7 @@ def apply_variant(
     `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
     """
     if max_bytes is None:
-        # With layers elsewhere, too, they are not what is free here; after memory ran out, the batches need it.
+        # Layers elsewhere need memory there; after memory ran out (`split` above 1), the batches need what is free.
         device, has_room = str(decoder.device), decoder.memory is None and decoder.split == 1
         max_bytes = changed_limit(device, available_bytes(device) if has_room else None)
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)

@@ -151,7 +151,8 @@ class EffectEngine:
             stop = min(start + BATCH_ITEMS, len(own))
             chosen = [swaps[index] for index in active.tolist()]
             key = ["effects", chosen, treatments_json(context or {}), start, stop]
-            if start and time.monotonic() > until and not (self._journal and key in self._journal):
+            is_stored = self._journal is not None and key in self._journal
+            if start and time.monotonic() > until and not is_stored:
                 kl, cosines = kl[:start], cosines[:start]
                 break
             measure = partial(self._batch, slice(start, stop), chosen, context or {}, progress)
@@ -159,6 +160,8 @@ class EffectEngine:
             kl[start:stop, active], cosines[start:stop, active] = found["kl"], found["one_minus_cos"]
             logits, inputs = found.get("logits", logits), found.get("inputs", inputs)
             seconds += float(found["seconds"])
+            if is_stored:
+                progress.advance(stop - start)
             if not context:
                 known = [
                     _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()

@@ -16,7 +16,7 @@ CONFIG = LlamaConfig(num_hidden_layers=2)
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, ROOM + 2)),
     st.tuples(st.just("crop"), st.integers(1, 3)),
-    st.tuples(st.just("keep"), st.lists(st.integers(0, 2), min_size=3, max_size=3)),
+    st.tuples(st.sampled_from(["keep", "select"]), st.lists(st.integers(0, 2), min_size=3, max_size=3)),
 )
 
 
@@ -44,6 +44,9 @@ def test_it_holds_the_tokens_of_the_librarys_cache(steps: list[tuple[str, int | 
             case "keep", list(rows):
                 own.keep(rows)
                 other.reorder_cache(torch.LongTensor(rows))
+            case "select", list(rows):
+                for cache in (own, other):
+                    cache.batch_select_indices(torch.LongTensor(rows))
         assert own.get_seq_length() == other.get_seq_length()
 
 

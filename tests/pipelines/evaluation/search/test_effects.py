@@ -242,3 +242,8 @@ def test_an_interrupted_measurement_goes_on_at_its_batch(
     assert batches == [0, BATCH_ITEMS, BATCH_ITEMS]
     for name in ("kl", "one_minus_cos", "kl_overlap", "cos_overlap"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    # In an allocation the same swaps are measured on every batch.
+    around = {"mlp.0": "magnitude-40"}
+    inside = EffectEngine(decoder, own, items).measure(swaps_of(own), around)
+    kept = EffectEngine(decoder, own, items, journal=journal).measure(swaps_of(own), around)
+    np.testing.assert_array_equal(kept.kl, inside.kl)
