@@ -173,7 +173,6 @@ def test_a_client_that_leaves_within_its_body_is_no_bug(computed_once: Path, sen
     assert not server.told
 
 
-@pytest.mark.exhaustive  # tests below close and refuse connections one by one
 def test_hundreds_of_clients_get_the_page_at_once(served: Served) -> None:
     with ThreadPoolExecutor(200) as pool:
         found = list(pool.map(lambda _: served.ask(f"{served.home}/", Accept_Encoding="gzip")[0], range(400)))
