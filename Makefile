@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/ready
 # Modules are compiled on first import: most are never imported, and compiling them all takes half of the install time.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Otherwise every process compiles them again where an image turns bytecode off.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all check audit lock format dictionary gallery vendor bench bench-gpu test-gpu ui clean
 
@@ -31,8 +33,7 @@ demo: $(READY)
 
 # `logical`: one process more than there are cores (tests/conftest.py). The tests of a file stay together, because they
 # share fixtures.
-# Bytecode is written even where an image turns that off: a test run starts some hundred processes.
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # The tests that prove every rule. If a system package is missing, a skipped test says how to install it.
 test: $(READY) $(TRITON)

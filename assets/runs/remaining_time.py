@@ -3,9 +3,10 @@
 The costs come from `prunescope.assets.runs.stages`, which needs the models; this module imports nothing heavy.
 """
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 # Time of a stage apart from its work: Dagster's events, checks, writing.
@@ -14,6 +15,8 @@ _OVERHEAD_SECONDS = 0.5
 _PRIOR_SECONDS = 20.0
 # A bar says how long its task takes only after this share of it.
 _MIN_SHARE = 0.1
+# A stage counts with at most this multiple of the median pace: it was suspended, or shared the machine with other work.
+_MAX_PACES = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class RemainingTime:
         self._clock = clock
         self._began = self._stage_began = clock()
         self._current: Stage | None = None
-        # Cost and seconds of finished stages, by step.
-        self._finished: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        # Cost and seconds of each finished stage, by step.
+        self._finished: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.total = len(stages)
 
     @property
@@ -74,8 +77,8 @@ class RemainingTime:
             return None
         del self._left[stage.name, stage.step]
         seconds = self._clock() - self._stage_began
-        cost, spent = self._finished[stage.step]
-        self._finished[stage.step] = cost + stage.cost, spent + max(0.0, seconds - stage.fixed)
+        if stage.cost:
+            self._finished[stage.step].append((stage.cost, max(0.0, seconds - stage.fixed)))
         return stage, seconds
 
     def drop(self, name: str) -> None:
@@ -94,9 +97,9 @@ class RemainingTime:
         own = task_seconds * (1 - task_share) / task_share if task_share >= _MIN_SHARE else 0.0
         stage, spent = self._current, self._clock() - self._stage_began
         # Copies, because bars ask from a thread of their own.
-        stages, finished = list(self._left.values()), list(self._finished.items())
-        paces = {step: seconds / cost for step, (cost, seconds) in finished if cost}
-        cost, seconds = (sum(values) for values in zip((0.0, 0.0), *(sums for _, sums in finished), strict=True))
+        stages, finished = list(self._left.values()), {step: list(own) for step, own in list(self._finished.items())}
+        paces = {step: seconds / cost for step, own in finished.items() for cost, seconds in [_totals(own)]}
+        cost, seconds = _totals(each for own in finished.values() for each in own)
         if stage is not None and stage.cost and own and not cost:
             cost, seconds = stage.cost, spent + own
         if not cost and any(left.cost for left in stages):
@@ -106,3 +109,16 @@ class RemainingTime:
         if stage is None:
             return others
         return others + max(stage.fixed + stage.cost * paces.get(stage.step, pace) - spent, own, 0.0)
+
+
+def _totals(stages: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the cost and the seconds of finished stages, without the seconds beyond three times their median pace."""
+    by_pace = sorted((seconds / cost, cost) for cost, seconds in stages)
+    total, below, most = sum(cost for _, cost in by_pace), 0.0, math.inf
+    for pace, cost in by_pace:
+        below += cost
+        if below >= total / 2:
+            # Without a time beyond their overhead, most stages say nothing of the others.
+            most = _MAX_PACES * pace or math.inf
+            break
+    return total, sum(cost * min(pace, most) for pace, cost in by_pace)

@@ -27,7 +27,9 @@ from prunescope.warehouse.core.limits import RESULT_BYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.snapshot import damage_explained
 
-_BATCH = 100_000  # rows
+# Rows of a batch. DuckDB cuts each of its vectors, of 2,048 rows, into batches of fewer, which takes seconds of a long
+# answer of which one row is wanted.
+_BATCH, _VECTOR = 100_000, 2048
 # Types without an exact equivalent in Arrow and Parquet; and those of which Python cannot hold every value, which
 # `formats` converts where they are not nested.
 _TEXT_TYPES = {"union", "interval", "bit", "bignum", "variant", "geometry", "uhugeint", "time with time zone"}
@@ -215,7 +217,7 @@ def _fetched(
     size: int,
 ) -> Iterator[pa.RecordBatch]:
     relation = _with_texts(connection.sql(sql, params=parameters))
-    reader = relation.to_arrow_reader(_BATCH if rows is None else max(1, min(rows, _BATCH)))
+    reader = relation.to_arrow_reader(_BATCH if rows is None else min(max(rows, _VECTOR), _BATCH))
     fetched, used, batch = 0, 0, None
     for batch in reader:
         if rows is not None:

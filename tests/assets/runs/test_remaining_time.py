@@ -66,3 +66,21 @@ def test_fixed_times_need_no_pace() -> None:
     left.begin("answers", "answers")
     clock.now = 5.0
     assert left.seconds() == 15.0
+
+
+def test_a_stage_in_which_the_process_was_stopped_counts_as_three_times_the_usual_pace() -> None:
+    stages = [Stage(f"m@{n}", "variants", 10.0, 1.0) for n in range(4)]
+    left, clock = of(*stages, B)
+    for number, seconds in enumerate((11.0, 601.0, 16.0)):  # paces 1, 60 and 1.5
+        left.begin(f"m@{number}", "variants")
+        clock.now += seconds
+    left.begin("m@3", "variants")
+    pace = (10 + 3 * 15 + 15) / 30
+    others = 1 + 40 * (30 * pace + 20) / (30 + 20)
+    assert left.seconds() == pytest.approx(others + 1 + 10 * pace)
+    idle, clock = of(*stages, B)
+    for number, seconds in enumerate((0.5, 1.0, 21.0)):  # two took no longer than their overhead
+        idle.begin(f"m@{number}", "variants")
+        clock.now += seconds
+    idle.end()
+    assert idle.seconds() == pytest.approx((1 + 10 * 20 / 30) + (1 + 40 * (20 + 20) / (30 + 20)))
