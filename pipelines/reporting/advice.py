@@ -14,18 +14,18 @@ VERDICTS = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
 GENERATION, CHOICE = "generative", "non_generative"
 EVIDENCE = {
     "score": "the dense model's right answers above a guess",
-    "agreement": "the dense model's own answers",
+    "agreement": "the dense model's own answers above a guess",
     "prediction": "the dense model's skill, as predicted from other models",
     "tokens": "its most likely tokens",
     "options": "its choices",
 }
 RULE = (
     "safe: writing and choosing each lose at most 10 %, at the upper end of their 95 % intervals; broken: choosing "
-    "loses half or more, at the lower end; non-generative only: one surely loses more than 10 %, and choosing surely "
-    "less than half; not safe: one surely loses more than 10 %, and more is not known; else too little evidence. A "
-    "loss is that beyond the noise floor, by the first that decides: right answers, the dense model's own answers, or "
-    f"the most likely tokens or options of the study's prompts. Fewer than {MIN_UNITS} answers, prompts or questions "
-    "support no verdict."
+    "loses half or more, at the lower end; non-generative only: writing surely loses more than 10 %, and choosing "
+    "surely less than half; not safe: else one surely loses more than 10 %; else too little evidence. A loss is that "
+    "beyond the noise floor, by the first that decides: right answers, the dense model's own answers, or the most "
+    f"likely tokens or options of the study's prompts. Fewer than {MIN_UNITS} answers, prompts or questions support no "
+    "verdict."
 )
 
 

@@ -7,7 +7,7 @@ with
 scored as (
     select
         *,
-        if(value between 0 and 1, wilson_interval_of_error(value, standard_error, n), null) as ends
+        if(value between 0 and 1, interval_of_score(value, standard_error, n, metric), null) as ends
     from stg_task_scores
 )
 

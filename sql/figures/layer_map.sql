@@ -1,6 +1,6 @@
 -- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, of at most twelve variants.
 -- grain: one row per model × recipe × layer × sublayer × bin of steps.
--- inputs: variant_summary, stg_layer_transitions, reference_temperature
+-- inputs: variant_summary, stg_layer_transitions, reference_temperature, dense_ends
 -- how to read: a bin has width steps, so that there are at most 24. Of each method the variants with the smallest and
 --   the largest KL are chosen. The lens is normed where it was measured.
 with
@@ -56,6 +56,11 @@ cells as (
             transitions.model = reference_temperature.model
             and transitions.recipe = reference_temperature.recipe
             and transitions.temperature = reference_temperature.temperature
+    anti join dense_ends
+        on
+            transitions.model = dense_ends.model
+            and transitions.prompt_id = dense_ends.prompt_id
+            and transitions.position > dense_ends.end_position
     where transitions.step >= 0 and transitions.scope in ('local', 'propagated')
 )
 

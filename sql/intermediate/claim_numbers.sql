@@ -1,8 +1,7 @@
 -- The number behind each claim of the paper, on each model, with its interval.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
--- inputs: task_losses, paper_fits, stg_layer_transitions, noise_variants, reference_temperature, options_at_reference,
---   decoding_at_reference
+-- inputs: task_losses, paper_fits, transitions_at_reference, options_at_reference, token_trace
 -- how to read: paper_claims states the claims, their thresholds, and how each number and its interval is made.
 -- reason: paper_claims only compares these numbers with its thresholds. The view is long because each claim has its own
 --   way of counting.
@@ -58,7 +57,7 @@ averaged as (
         model,
         claim,
         measure,
-        max(n) as n,
+        min(n) as n,
         count(*) as variants,
         avg(amount) as amount,
         avg(amount - ends[1]) as answers_below,
@@ -112,29 +111,16 @@ fit_claims as (
 
 sublayers_by_variant as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.lens,
-        transitions.layer,
-        transitions.sublayer,
-        avg(transitions.one_minus_cos_p) > avg(transitions.one_minus_cos_z) as is_so
-    from stg_layer_transitions as transitions
-    semi join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
-    anti join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
-    where transitions.is_changed and transitions.scope = 'local' and transitions.recipe <> 'dense'
-    group by
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.lens,
-        transitions.layer,
-        transitions.sublayer
+        model,
+        recipe,
+        prompt_id,
+        lens,
+        layer,
+        sublayer,
+        avg(one_minus_cos_p) > avg(one_minus_cos_z) as is_so
+    from transitions_at_reference
+    where is_changed and scope = 'local' and recipe <> 'dense'
+    group by model, recipe, prompt_id, lens, layer, sublayer
 ),
 
 sublayers as (
@@ -187,15 +173,19 @@ questions as (
     group by options.model, options.prompt_id
 ),
 
+-- Up to the first flip both models read the same tokens, so that the two KLs differ by rounding alone.
 trajectories as (
     select
         model,
         recipe,
         prompt_id,
-        median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as free_running,
-        median(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as teacher_forced
-    from decoding_at_reference
-    where recipe <> 'dense'
+        median(kl_free_running_nats) > median(kl_teacher_forced_nats) as is_further
+    from token_trace
+    where
+        recipe <> 'dense'
+        and step > first_flip_step
+        and kl_free_running_nats is not null
+        and kl_teacher_forced_nats is not null
     group by model, recipe, prompt_id
 ),
 
@@ -203,9 +193,8 @@ texts as (
     select
         model,
         count(*) as variants,
-        avg(cast(free_running > teacher_forced as integer)) > 0.5 as is_so
+        avg(cast(is_further as integer)) > 0.5 as is_so
     from trajectories
-    where free_running is not null and teacher_forced is not null
     group by model, prompt_id
 ),
 

@@ -1,7 +1,7 @@
--- The records of layer_transitions at the reference temperature.
+-- The records of layer_transitions at the reference temperature, up to the end of the dense text.
 -- grain: one row per variant × prompt × position × layer × sublayer × scope × lens, noise left out.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
--- inputs: stg_layer_transitions, reference_temperature
+-- inputs: stg_layer_transitions, reference_temperature, dense_ends
 -- how to read: the columns of stg_layer_transitions that other views read. The dense recipe is included.
 -- reason: summaries of layers must not mix temperatures; h and z do not depend on the temperature.
 select
@@ -20,6 +20,7 @@ select
     transitions.orth_rel_h,
     transitions.par_rel_z,
     transitions.orth_rel_z,
+    transitions.one_minus_cos_z,
     transitions.one_minus_cos_p,
     transitions.par_rel_p,
     transitions.orth_rel_p,
@@ -37,3 +38,8 @@ inner join reference_temperature
         transitions.model = reference_temperature.model
         and transitions.recipe = reference_temperature.recipe
         and transitions.temperature = reference_temperature.temperature
+anti join dense_ends
+    on
+        transitions.model = dense_ends.model
+        and transitions.prompt_id = dense_ends.prompt_id
+        and transitions.position > dense_ends.end_position

@@ -1,9 +1,9 @@
--- The records of layer_transitions without those of noise variants.
+-- The records of layer_transitions up to the end of the dense text, without those of noise variants.
 -- grain: one row per variant × prompt × position × layer × sublayer × scope × lens × temperature, noise left out.
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: stg_layer_transitions, noise_variants, dense_ends
 -- how to read: the columns of stg_layer_transitions that other views read. The dense recipe is included.
--- reason: single place that excludes noise from the layer records.
+-- reason: single place that excludes noise from the layer records at every temperature.
 select
     transitions.model,
     transitions.recipe,
@@ -30,3 +30,8 @@ select
 from stg_layer_transitions as transitions
 anti join noise_variants
     on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+anti join dense_ends
+    on
+        transitions.model = dense_ends.model
+        and transitions.prompt_id = dense_ends.prompt_id
+        and transitions.position > dense_ends.end_position

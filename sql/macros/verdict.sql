@@ -8,7 +8,7 @@ create or replace macro verdict_min_units() as 30;
 create or replace macro verdict_of(writing_low, writing_high, choosing_low, choosing_high, tolerance) as case
     when choosing_low >= 0.5 and choosing_low > tolerance then 'broken'
     when writing_high <= tolerance and choosing_high <= tolerance then 'safe'
-    when (writing_low > tolerance or choosing_low > tolerance) and choosing_high < 0.5 then 'non-generative only'
+    when writing_low > tolerance and choosing_high < 0.5 then 'non-generative only'
     when writing_low > tolerance or choosing_low > tolerance then 'not safe'
     else 'too little evidence'
 end;

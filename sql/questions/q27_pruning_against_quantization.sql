@@ -10,7 +10,7 @@
 --   An imported checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero;
 --   where it also changes other weights it is on neither, because rounding makes zeros too. A measure that was not
 --   taken has no row. The interval of the difference is paired: both sides read the same prompts or questions, and what
---   these have in common cancels. It takes the KLs as exact, and is NULL below 5 prompts or questions and where none
+--   these have in common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and where none
 --   deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:

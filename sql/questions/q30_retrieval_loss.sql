@@ -1,13 +1,14 @@
 -- Does the cosine between dense and pruned embeddings predict what retrieval loses?
 -- grain: one row per model × recipe × data set.
 -- key: model, recipe, data_set
--- inputs: stg_retrieval_scores, noise_variants
+-- inputs: stg_retrieval_scores, stg_retrieval_queries, noise_variants
 -- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share is that as a part of the dense one;
---   below 0 the variant finds more. spearman relates 1 − embedding_cosine and ndcg_loss_share over all rows of the
---   model with both (the same in each of its rows): 1 says that the embeddings rank the losses. Its interval is
---   Student's t with data sets as the independent units, to first order, with ranks as they are over all; NULL below
---   two data sets and for a perfect ranking. NULL below 10 rows or where one side does not vary. The dense recipe and
---   noise variants are excluded.
+--   below 0 the variant finds more. Its interval is paired by query: Student's t to first order, or, where no query
+--   deviates from the mean, the share of queries that may change unseen (Wilson's). spearman relates 1 −
+--   embedding_cosine and ndcg_loss_share over all rows of the model with both (the same in each of its rows): 1 says
+--   that the embeddings rank the losses. Its interval is Student's t with data sets as the independent units, to first
+--   order, with ranks as they are over all; NULL below two data sets and for a perfect ranking. NULL below 10 rows or
+--   where one side does not vary. The dense recipe and noise variants are excluded.
 -- reason: retrieval reads h and not the softmax, so that the paper expects it to survive as long as h does.
 -- columns:
 --   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured [-1 to
@@ -16,6 +17,8 @@
 --   ndcg_pruned: The variant's nDCG@10 [share]
 --   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned
 --   ndcg_loss_share: Part of the dense score that is lost; NULL where that is 0 [share] = ndcg_loss/ndcg_dense
+--   ndcg_loss_share_low: Lower end of its 95 % interval; NULL without the values of the queries [share]
+--   ndcg_loss_share_high: Upper end of it [share]
 --   n_queries: Queries of the data set [queries]
 --   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
@@ -50,6 +53,41 @@ losses as (
     anti join noise_variants
         on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
     where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense'
+),
+
+query_pairs as (
+    select
+        losses.model,
+        losses.recipe,
+        losses.data_set,
+        (losses.ndcg_pruned / losses.ndcg_dense * dense.value - pruned.value)
+        / (losses.ndcg_dense * losses.n_queries) as influence
+    from losses
+    inner join stg_retrieval_queries as pruned
+        on
+            losses.model = pruned.model
+            and losses.recipe = pruned.recipe
+            and losses.data_set = pruned.data_set
+            and pruned.metric = 'ndcg_at_10'
+    inner join stg_retrieval_queries as dense
+        on
+            pruned.model = dense.model
+            and pruned.data_set = dense.data_set
+            and pruned.data_hash = dense.data_hash
+            and pruned.query_id = dense.query_id
+            and pruned.metric = dense.metric
+            and dense.recipe = 'dense'
+    where losses.ndcg_loss_share is not null
+),
+
+query_spreads as (
+    select
+        model,
+        recipe,
+        data_set,
+        coalesce(half_width_over_clusters(influence), wilson_interval(0, count(*))[2]) as half_width
+    from query_pairs
+    group by model, recipe, data_set
 ),
 
 ranked as (
@@ -120,11 +158,18 @@ select
     losses.ndcg_pruned,
     losses.ndcg_loss,
     losses.ndcg_loss_share,
+    losses.ndcg_loss_share - query_spreads.half_width as ndcg_loss_share_low,
+    losses.ndcg_loss_share + query_spreads.half_width as ndcg_loss_share_high,
     losses.n_queries,
     fits.spearman,
     interval_of_correlation(fits.spearman, spreads.half_width)[1] as spearman_low,
     interval_of_correlation(fits.spearman, spreads.half_width)[2] as spearman_high
 from losses
+left join query_spreads
+    on
+        losses.model = query_spreads.model
+        and losses.recipe = query_spreads.recipe
+        and losses.data_set = query_spreads.data_set
 left join fits
     on losses.model = fits.model
 left join spreads

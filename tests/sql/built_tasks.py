@@ -230,3 +230,17 @@ def mask_sample(
         sampled=len(kept),
         kept_bits=np.packbits(np.array(kept, dtype=bool)).tobytes(),
     )
+
+
+def retrieval_query(warehouse: Handmade, recipe: str, data_set: str, query: str, value: float) -> None:
+    """Add a row of `retrieval_queries`."""
+    warehouse.add(
+        "retrieval_queries",
+        model=MODEL,
+        recipe=recipe,
+        data_set=data_set,
+        query_id=query,
+        metric="ndcg_at_10",
+        value=value,
+        data_hash=f"hash of {data_set}",
+    )

@@ -237,3 +237,27 @@ def test_q29_ranks_sublayers_as_an_independent_spearman_does(ask: Ask) -> None:
     assert row["spearman_local_isolated"] == pytest.approx(stats.spearmanr(estimates, effects).statistic)
     assert (row["worst_layer"], row["worst_sublayer"]) == (7, "attn")
     assert row["kl_joint_median_nats"] is row["sum_over_joint"] is row["worst_isolated_share"] is None
+
+
+def test_positions_behind_the_end_of_the_dense_text_are_in_no_summary_of_layers(ask: Ask) -> None:
+    """The position of the end-of-text token itself predicts nothing of the text, and is no step."""
+    warehouse = Handmade().model().variant("dense").variant("r").variant("noise-batch", method="noise")
+    for recipe in ("dense", "r", "noise-batch"):
+        warehouse.generation(recipe, "p", end_step=1).generation(recipe, "longer")
+    for recipe, scope in (("r", "local"), ("noise-batch", "propagated")):
+        for prompt in ("p", "longer"):
+            warehouse.step(recipe, prompt, 0, 1.0)
+            for step in range(3):
+                kl, moved = (100.0, 0.01) if step == 2 and prompt == "p" else (1.0, 0.2)
+                shifts = {"one_minus_cos_z": 0.1, "one_minus_cos_p": moved}
+                warehouse.transition(recipe, prompt, step, kl, scope=scope, **shifts)
+    for row in warehouse.rows["layer_transitions"]:
+        row["step"] = None if row["kl_dense_pruned_nats"] == 100 else row["step"]
+    (summary,) = ask(warehouse, "select positions, kl_mean_nats from layer_summary where recipe = 'r'")
+    assert tuple(summary.values()) == (5, 1.0)
+    (noise,) = ask(warehouse, "select positions, kl_max_nats from noise_floor")
+    assert tuple(noise.values()) == (5, 1.0)
+    (claim,) = ask(warehouse, "select amount from claim_numbers where claim = 'softmax_amplifies'")
+    assert claim == {"amount": 1.0}
+    (most,) = ask(warehouse, "select max(kl_dense_pruned_nats) as most from transitions_at_reference")
+    assert most == {"most": 1.0}

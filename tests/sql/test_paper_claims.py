@@ -122,8 +122,12 @@ def test_shares_are_over_questions_and_prompts_with_wilsons_interval(ask: Ask) -
             warehouse.options(recipe, f"q{index}", dense, same if index < kept else other)
             # Free running moves c no further, and from q6 on b neither.
             farther = recipe == "a" or (recipe == "b" and index < 6)
-            warehouse.step(recipe, f"q{index}", 0, 1.0)
-            warehouse.step(recipe, f"q{index}", 0, 2.0 if farther else 1.0, trajectory="free_running")
+            for step in (0, 1):
+                # Up to the flip the two differ by rounding alone, which says nothing.
+                free = 1.001 if not step else 2.0 if farther else 1.0
+                warehouse.step(recipe, f"q{index}", step, 1.0)
+                warehouse.step(recipe, f"q{index}", step, free, trajectory="free_running")
+            warehouse.generation(recipe, f"q{index}", flip=0)
             for layer in (0, 1):
                 for sublayer in ("attn", "mlp"):
                     # Layer 1 in every prompt, layer 0 in two of eight for most variants.
@@ -175,6 +179,34 @@ def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask:
     assert row["verdict"] == "does not hold"
 
 
+def texts(warehouse: Handmade, recipe: str, prompt: str, free: float, model: str) -> None:
+    """Build two steps, of which the first flips, with a KL of 1 on the dense tokens."""
+    for step in (0, 1):
+        warehouse.step(recipe, prompt, step, 1.0, model=model)
+        warehouse.step(recipe, prompt, step, free, trajectory="free_running", model=model)
+    warehouse.generation(recipe, prompt, flip=0, model=model)
+
+
+@pytest.mark.parametrize(("prompts", "verdict"), [(5, "too little data"), (6, "holds")])
+def test_five_prompts_are_too_little_even_where_all_agree(ask: Ask, prompts: int, verdict: str) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a")
+    for prompt in range(prompts):
+        texts(warehouse, "a", f"q{prompt}", 2.0, "tiny")
+        warehouse.transition("a", f"q{prompt}", 0, 1.0, one_minus_cos_z=0.1, one_minus_cos_p=0.2)
+    rows = claims(ask, warehouse)
+    assert {rows[claim]["verdict"] for claim in (("decoding_feeds_back", "all"), ("softmax_amplifies", "normed"))} == {
+        verdict
+    }
+
+
+def test_a_text_that_never_parts_says_nothing_of_feedback(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a")
+    for step in range(3):
+        warehouse.step("a", "p", step, 1.0).step("a", "p", step, 1.0 + 1e-6, trajectory="free_running")
+    warehouse.generation("a", "p")
+    assert ("decoding_feeds_back", "all") not in claims(ask, warehouse)
+
+
 def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask) -> None:
     warehouse = Handmade()
     for model, free, recipes in (("a", 2.0, 8), ("b", 0.5, 8), ("c", 2.0, 1)):
@@ -182,8 +214,7 @@ def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask
         for recipe in (f"r{index}" for index in range(recipes)):
             warehouse.variant(recipe, model=model)
             for prompt in range(1 if model == "c" else 8):
-                warehouse.step(recipe, f"q{prompt}", 0, 1.0, model=model)
-                warehouse.step(recipe, f"q{prompt}", 0, free, trajectory="free_running", model=model)
+                texts(warehouse, recipe, f"q{prompt}", free, model)
             if model == "a":
                 for question in range(8):
                     warehouse.options(recipe, f"q{question}", [0.004, 0.003], [0.004, 0.003], model=model)
@@ -206,7 +237,6 @@ def test_a_claim_is_of_every_model_only_where_none_is_open(ask: Ask) -> None:
         for recipe in (f"r{index}" for index in range(8)):
             warehouse.variant(recipe, model=model)
             for prompt in range(8):
-                warehouse.step(recipe, f"q{prompt}", 0, 1.0, model=model)
-                warehouse.step(recipe, f"q{prompt}", 0, 2.0, trajectory="free_running", model=model)
+                texts(warehouse, recipe, f"q{prompt}", 2.0, model)
     (row,) = ask(warehouse, "q33_claims_by_model")
     assert (row["models_hold"], row["verdict"]) == ("a, b", "holds on every model")

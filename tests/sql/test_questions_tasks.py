@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.sql import reference_intervals
-from tests.sql.built_tasks import retrieval_score, task_sample, task_score
+from tests.sql.built_tasks import retrieval_query, retrieval_score, task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade
 
 RECIPE = "wanda-50"
@@ -413,3 +413,22 @@ def test_q30_keeps_a_row_without_a_cosine_and_has_no_share_of_nothing(ask: Ask) 
 
     assert (row["ndcg_loss"], row["ndcg_loss_share"], row["embedding_cosine"]) == (-0.25, None, None)
     assert row["spearman"] is row["spearman_low"] is None
+
+
+def test_q30_pairs_queries_for_the_interval_of_a_loss(ask: Ask) -> None:
+    chance = np.random.default_rng(2)
+    dense, pruned = chance.uniform(0.3, 1, 20), chance.uniform(0.2, 0.9, 20)
+    warehouse = Handmade()
+    for recipe, values in (("dense", dense), (RECIPE, pruned), ("same", dense)):
+        retrieval_score(warehouse, recipe, "news", float(values.mean()), n=20)
+        for query, value in enumerate(values):
+            retrieval_query(warehouse, recipe, "news", f"q{query}", float(value))
+    other, same = sorted(ask(warehouse, "q30_retrieval_loss"), key=lambda row: row["recipe"] == "same")
+    ratio = pruned.mean() / dense.mean()
+    error = np.sqrt(20 / 19 * ((pruned - ratio * dense) ** 2).sum()) / 20 / dense.mean()
+    half = stats.t.ppf(0.975, 19) * error
+    assert (other["ndcg_loss_share_low"], other["ndcg_loss_share_high"]) == pytest.approx(
+        (1 - ratio - half, 1 - ratio + half), rel=1e-3
+    )
+    unseen = reference_intervals.wilson(0, 20)[1]
+    assert (same["ndcg_loss_share_low"], same["ndcg_loss_share_high"]) == pytest.approx((-unseen, unseen), abs=1e-6)

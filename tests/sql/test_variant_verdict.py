@@ -69,7 +69,8 @@ def test_the_rule_follows_from_the_ends_of_both_intervals() -> None:
         ((0.0, 0.11), (0.0, 0.1)): TOO_LITTLE,
         ((0.11, 0.9), (0.0, 0.1)): CHOOSING_ONLY,
         ((0.11, 0.9), (0.2, 0.49)): CHOOSING_ONLY,
-        ((0.0, 0.05), (0.11, 0.3)): CHOOSING_ONLY,
+        ((0.0, 0.05), (0.11, 0.3)): NOT_SAFE,
+        ((0.05, 0.2), (0.11, 0.3)): NOT_SAFE,
         ((0.11, 0.9), (0.2, 0.5)): NOT_SAFE,
         ((0.11, 0.9), None): NOT_SAFE,
         ((0.11, 0.9), (0.5, 0.8)): BROKEN,
@@ -140,6 +141,31 @@ def test_one_prompt_says_neither_which_variant_is_safe_nor_which_is_nearest() ->
 
     assert set(said(rows).values()) == {TOO_LITTLE}
     assert {row["is_nearest"] for row in rows.values()} == {None}
+
+
+def test_a_variant_that_cannot_be_compared_leaves_the_nearest_unknown() -> None:
+    """Of the third variant another model's prompts were measured, so that it shares none with the others."""
+    warehouse = started("a", "b", "c")
+    for recipe, changes in (("dense", [0] * 50), ("a", [1, 2] * 20), ("b", [2, 1] * 20)):
+        prompted(warehouse, recipe, changes)
+    for index in range(40, 50):
+        warehouse.step("c", f"p{index}", 0, 0.1 + index, flips=True)
+        warehouse.generation("c", f"p{index}", flip=0)
+    rows = verdicts(warehouse)
+
+    assert {row["is_nearest"] for row in rows.values()} == {None}
+
+
+def test_where_one_number_is_not_known_none_is_given_for_both() -> None:
+    """A tenth of the tokens changes, which no number of prompts would decide."""
+    warehouse = started("a")
+    for recipe, changes in (("dense", [0] * 40), ("a", [0, 2] * 20)):
+        prompted(warehouse, recipe, changes)
+        questioned(warehouse, recipe, 3 if recipe == "a" else 0, 32)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["verdict"], row["loss_writing"], row["undecided"]) == (TOO_LITTLE, pytest.approx(0.1), "both")
+    assert row["units_needed"] is None
 
 
 def test_ties_are_all_nearest_whatever_their_names() -> None:
@@ -259,7 +285,7 @@ def test_one_task_against_many_weighs_as_one() -> None:
     [row] = verdicts(warehouse).values()
 
     assert row["loss_choosing"] == pytest.approx((80 / 65) / 5)
-    assert (row["verdict"], row["n_choosing"]) == (CHOOSING_ONLY, 500)
+    assert (row["verdict"], row["n_choosing"], row["undecided"]) == (NOT_SAFE, 500, None)
 
 
 def test_a_variant_without_questions_can_be_unsafe_but_not_safe() -> None:

@@ -99,13 +99,10 @@ def _first_token(row: _Row) -> str:
 
 
 def _feedback(row: _Row) -> str:
-    further, variants = row["variants_further"], row["variants"]
     sentence = (
-        f"Reading its own tokens moves a variant further: the median KL per token is {number(row['free_nats'])} nats "
-        f"free running and {number(row['forced_nats'])} teacher forced, and it is larger free running in "
-        f"{_of(further, variants)} variants."
-        if further
-        else "Reading its own tokens moves no variant further than reading the dense tokens does."
+        f"Behind the token at which a text parts from the dense one, the median KL per token is "
+        f"{number(row['free_nats'])} nats where a variant reads its own tokens and {number(row['forced_nats'])} where "
+        f"it reads the dense ones; the first is larger in {_of(row['variants_further'], row['variants'])} variants."
     )
     if less := row["recipes_not_further"]:
         sentence += f" The paper's claim that decoding amplifies the shift does not hold here for {_recipes(less)}."
@@ -147,7 +144,7 @@ def _amplification(row: _Row) -> str:
     )
     return (
         f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
-        f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z for "
+        f"{number(row['z'])} in z and {number(row['p'])} in p. In most variants it is larger in p than in z for "
         f"{_of(row['p_over_z'], total)} sublayers and larger in z than in h for {_of(row['z_over_h'], total)}. {claim}"
     )
 
@@ -201,13 +198,14 @@ def _sampling(row: _Row) -> str:
     sentence = (
         f"Drawn with the same random numbers as the dense ones, {_of(row['texts_flipped'], row['texts'])} sampled "
         f"texts part from them; the distributions let {number(row['flips_expected'])} expect. Those of "
-        f"{label(row['last_recipe'])} stay together longest: "
+        f"{_recipes(row['last_recipes'])} stay together longest: "
     )
     if row["last_step"] is None:
         return f"{sentence}{_percent(row['last_equal_share'])} never part."
+    # Where nothing is expected behind the last text that parts, the expected step is not known.
     expected = row["last_step_expected"]
-    beside = "never in expectation" if expected is None else f"expected {number(expected)}"
-    return f"{sentence}half have parted by step {number(row['last_step'])} ({beside})."
+    beside = "" if expected is None else f" (expected {number(expected)})"
+    return f"{sentence}half have parted by step {number(row['last_step'])}{beside}."
 
 
 def _texts(row: _Row) -> str:

@@ -163,7 +163,7 @@ def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
         sources.append(source("verdicts", model=model, recipe=nearest[0]))
     for kind, words in (
         ("choosing_only", "Choosing only"),
-        ("not_safe", "Not safe, more is not known"),
+        ("not_safe", "Not safe"),
         ("broken", "Broken"),
         ("open", "Too little evidence"),
     ):
@@ -202,14 +202,18 @@ def _ranking(verdicts: _Row) -> str:
 def _retrieval(model: str, losses: _Row) -> Answer:
     kept: list[str] = losses["recipes_kept"] or []
     lost: list[str] = losses["recipes_lost"] or []
+    undecided: list[str] = losses["recipes_open"] or []
     names = f": {_names(kept)}" if kept else ""
-    short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{names}."
+    shown = " is shown to" if undecided and not kept else ""
+    short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{shown}{names}."
     details = [
         f"The limit is a loss of a tenth of the dense model's nDCG@10 ({number(losses['ndcg_dense'])}, mean over "
         f"{losses['data_sets']} data set{'' if losses['data_sets'] == 1 else 's'})."
     ]
     if lost:
         details.append(f"{_names(lost)} lose more." if len(lost) > 1 else f"{label(lost[0])} loses more.")
+    if undecided:
+        details.append(f"Too few queries to say: {_names(undecided)}.")
     cosine = losses["worst_cosine"]
     details.append(
         f"{label(losses['worst'])} loses most, {100 * losses['worst_loss']:.0f} %"
@@ -237,14 +241,19 @@ def _collapse(model: str, collapses: _Row | None) -> Answer:
             for which in ("mildest", "earliest")
         )
         count, variants = collapses["variants_collapsed"], collapses["variants"]
+        nats = mildest["kl_step0_nats"]
+        # Without teacher-forced steps no KL orders them, and the one that loops first stands for them.
+        which = "the first" if nats is None else "the mildest (by KL at the first token)"
         short = (
-            f"In {label(mildest['recipe'])}, the mildest (by KL at the first token) of {count} of {variants} pruned "
-            f"variants that loop: prompt {label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is "
-            f"closed at step {mildest['collapse_step']}."
+            f"In {label(mildest['recipe'])}, {which} of {count} of {variants} pruned variants that loop: prompt "
+            f"{label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is closed at step "
+            f"{mildest['collapse_step']}."
         )
         text = (
-            f"By KL at the first token ({number(mildest['kl_step0_nats'] or 0.0)} nats) it is the mildest that loops "
-            f"where the dense model does not: {_loop(mildest)}."
+            f"{label(mildest['recipe'])}: {_loop(mildest)}."
+            if nats is None
+            else f"By KL at the first token ({number(nats)} nats) it is the mildest that loops where the dense model "
+            f"does not: {_loop(mildest)}."
         )
         links.append(_token_link(model, mildest))
         if (earliest["recipe"], earliest["prompt_id"]) != (mildest["recipe"], mildest["prompt_id"]):

@@ -1,23 +1,37 @@
--- Shift of h, z and p behind one changed sublayer.
+-- Shift of h, z and p behind one changed sublayer; the sublayers at which it grows in most variants.
 -- grain: one row per model × lens.
 -- inputs: layer_summary, reference_temperature
+with
+
+sublayers as (
+    select
+        layers.model,
+        layers.lens,
+        median(layers.one_minus_cos_h_mean) as one_minus_cos_h,
+        median(layers.one_minus_cos_z_mean) as one_minus_cos_z,
+        median(layers.one_minus_cos_p_mean) as one_minus_cos_p,
+        avg(cast(layers.one_minus_cos_z_mean > layers.one_minus_cos_h_mean as integer)) > 0.5 as is_z_over_h,
+        avg(cast(layers.one_minus_cos_p_mean > layers.one_minus_cos_z_mean as integer)) > 0.5 as is_p_over_z
+    from layer_summary as layers
+    semi join reference_temperature
+        on
+            layers.model = reference_temperature.model
+            and layers.recipe = reference_temperature.recipe
+            and layers.temperature = reference_temperature.temperature
+    where layers.is_changed and layers.scope = 'local'
+    group by layers.model, layers.lens, layers.layer, layers.sublayer
+)
+
 select
-    layer_summary.model,
-    layer_summary.lens,
+    model,
+    lens,
     count(*) as sublayers,
-    median(layer_summary.one_minus_cos_h_mean) as h,
-    median(layer_summary.one_minus_cos_z_mean) as z,
-    median(layer_summary.one_minus_cos_p_mean) as p,
-    count(*) filter (where layer_summary.one_minus_cos_z_mean > layer_summary.one_minus_cos_h_mean) as z_over_h,
-    count(*) filter (where layer_summary.one_minus_cos_p_mean > layer_summary.one_minus_cos_z_mean) as p_over_z,
-    count(*)
-    - count(*) filter (where layer_summary.one_minus_cos_p_mean > layer_summary.one_minus_cos_z_mean) as p_not_over_z
-from layer_summary
-semi join reference_temperature
-    on
-        layer_summary.model = reference_temperature.model
-        and layer_summary.recipe = reference_temperature.recipe
-        and layer_summary.temperature = reference_temperature.temperature
-where layer_summary.is_changed and layer_summary.scope = 'local'
-group by layer_summary.model, layer_summary.lens
-order by layer_summary.model asc, layer_summary.lens desc
+    median(one_minus_cos_h) as h,
+    median(one_minus_cos_z) as z,
+    median(one_minus_cos_p) as p,
+    count_if(is_z_over_h) as z_over_h,
+    count_if(is_p_over_z) as p_over_z,
+    count_if(not is_p_over_z) as p_not_over_z
+from sublayers
+group by model, lens
+order by model asc, lens desc

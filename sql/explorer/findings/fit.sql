@@ -1,20 +1,25 @@
 -- Estimates against measurements behind one changed sublayer, and their correlation.
 -- grain: one row per model × theorem.
--- inputs: estimate_points
+-- inputs: estimate_points, reference_temperature
 with
 
 points as (
     select
-        model,
-        recipe,
-        scope,
-        theorem,
-        estimate,
-        truth
-    from estimate_points
+        every_point.model,
+        every_point.recipe,
+        every_point.scope,
+        every_point.theorem,
+        every_point.estimate,
+        every_point.truth
+    from estimate_points as every_point
+    semi join reference_temperature
+        on
+            every_point.model = reference_temperature.model
+            and every_point.recipe = reference_temperature.recipe
+            and every_point.temperature = reference_temperature.temperature
     where
-        estimate > 0 and truth > 0 and scope in ('local', 'propagated')
-        and lens = (select preferred_lens(every_lens.lens) from estimate_points as every_lens)
+        every_point.estimate > 0 and every_point.truth > 0 and every_point.scope in ('local', 'propagated')
+        and every_point.lens = (select preferred_lens(every_lens.lens) from estimate_points as every_lens)
 ),
 
 by_variant as (
@@ -23,7 +28,7 @@ by_variant as (
         theorem,
         scope,
         recipe,
-        corr(ln(estimate), ln(truth)) as log_correlation
+        correlation(ln(estimate), ln(truth)) as log_correlation
     from points
     group by model, theorem, scope, recipe
 ),
@@ -37,7 +42,7 @@ correlations as (
         max(log_correlation) filter (where scope = 'local') as log_correlation_max,
         median(log_correlation) filter (where scope = 'propagated') as log_correlation_propagated
     from by_variant
-    where isfinite(log_correlation)
+    where log_correlation is not null
     group by model, theorem
 )
 

@@ -1,7 +1,7 @@
 -- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
 -- grain: one row per model × layer × sublayer × lens × temperature.
 -- key: model, layer, sublayer, lens, temperature
--- inputs: stg_layer_transitions, noise_variants
+-- inputs: stg_layer_transitions, noise_variants, dense_ends
 -- how to read: the dense model is compared with itself in bfloat16 and with another order of summation, run whole on
 --   the same tokens (scope propagated). p95 and max are over prompts and positions; of several noise variants the
 --   largest value counts. No rows where the study measured no noise.
@@ -44,6 +44,11 @@ spread as (
     from stg_layer_transitions as transitions
     inner join noise_variants
         on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    anti join dense_ends
+        on
+            transitions.model = dense_ends.model
+            and transitions.prompt_id = dense_ends.prompt_id
+            and transitions.position > dense_ends.end_position
     where transitions.scope = 'propagated'
     group by
         transitions.model,

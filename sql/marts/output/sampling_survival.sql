@@ -8,9 +8,9 @@
 --   equal. equal_share_expected is the product of 1 − hazard over the steps, where the hazard of a step is the sum of
 --   flip_probability over the texts that are still equal, over their number; texts that have ended add 0. It is NULL
 --   from the step before which no text is equal any more. Intervals take prompts as the independent units, because
---   samples of one prompt are alike: Student's t, NULL below 5 prompts; where all texts or none are equal, Wilson's
---   over the prompts. The expected curve rests on probabilities instead of draws; the measured one must agree with it
---   within their intervals, or the sampler is wrong.
+--   samples of one prompt are alike: Student's t, NULL below 2 prompts; where all texts or none are equal, Wilson's
+--   over the prompts for the measured curve, and NULL for the expected one. The expected curve rests on probabilities
+--   instead of draws; the measured one must agree with it within their intervals, or the sampler is wrong.
 -- reason: single place that follows sampled texts until they part. The view is a little long because both curves have
 --   intervals over prompts.
 -- columns:
@@ -23,7 +23,7 @@
 --   equal_share_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
 --   equal_share_high: Upper end of it [share]
 --   equal_share_expected: The same, expected from the distributions [share]
---   equal_share_expected_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
+--   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
 with
 

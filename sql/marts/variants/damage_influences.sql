@@ -6,8 +6,8 @@
 --   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
 --   sums of influences of several variants, paired by unit, is that of the sum of their measures. For the median the
 --   influence is the unit's contribution to the share of steps above the median, times the nats by which a change of
---   that share moves the median (Woodruff's interval); NULL where that interval is not known, as below 5 prompts. Noise
---   variants are excluded.
+--   that share moves the median (Woodruff's interval); NULL where that interval is not known. Noise variants are
+--   excluded.
 -- reason: two variants read the same prompts, so that the difference of their measures is more certain than either
 --   measure. The view is long because six measures come from three tables.
 -- columns:

@@ -7,7 +7,7 @@
 --   part; the median first flips are the steps at which half of the texts have parted, NULL where half never do, their
 --   bounds where the bounds of sampling_survival reach half. correct_share and collapsed_share are over texts, and
 --   their differences are variant minus dense, paired text by text, with intervals over prompts (Student's t; NULL
---   below 5 prompts or where no prompt deviates). is_noise marks rounding alone: what it parts is no damage.
+--   below 2 prompts or where no prompt deviates). is_noise marks rounding alone: what it parts is no damage.
 -- reason: a greedy text is one draw; sampled ones say how a model behaves in use, with intervals.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
@@ -19,7 +19,7 @@
 --   equal_share_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
 --   equal_share_high: Upper end of it [share]
 --   equal_share_expected: The same, expected from the distributions [share]
---   equal_share_expected_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
+--   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
 --   first_flip_step_median: Step at which half of the texts have parted; NULL where half never do [step]
 --   first_flip_step_median_low: Lower end of its 95 % interval, where the bounds of sampling_survival reach half [step]

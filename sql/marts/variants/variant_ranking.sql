@@ -125,8 +125,7 @@ select
     difference,
     difference - half_width as difference_low,
     case
-        when recipe <> best then difference <= half_width
-        when count(half_width) over of_model = n_variants - 1 then true
+        when count(half_width) over of_model = n_variants - 1 then recipe = best or difference <= half_width
     end as is_nearest,
     n_variants
 from compared

@@ -4,11 +4,11 @@
 -- inputs: variant_summary, decisive_evidence, variant_damage, stg_generations
 -- how to read: verdict_of applies to the 95 % intervals of the losses beyond the noise floor, with a tolerance of 0.1
 --   (decisive_evidence, verdict_evidence). safe: writing and choosing surely lose at most that. broken: choosing surely
---   loses half or more. non-generative only: one of them surely loses more than the tolerance, and choosing surely less
---   than half. not safe: one surely loses more than the tolerance, and nothing more is known. Evidence of fewer than 30
---   independent units (answers, prompts, questions) supports no verdict. Each statement holds for one variant, at 95 %
---   without correction for the number of variants. Flips and loops of the texts are columns beside the verdict and do
---   not change it.
+--   loses half or more. non-generative only: writing surely loses more than the tolerance, and choosing surely less
+--   than half. not safe: else one of them surely loses more than the tolerance. Evidence of fewer than 30 independent
+--   units (answers, prompts, questions) supports no verdict. Each statement holds for one variant, at 95 % without
+--   correction for the number of variants. Flips and loops of the texts are columns beside the verdict and do not
+--   change it.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, non-generative only, broken, not safe or too little evidence [label]
@@ -109,8 +109,9 @@ judged as (
         recipe,
         verdict,
         case
-            -- Where one kind is lost, only choosing can change the verdict.
+            -- Where one kind is lost, the other, or how much of choosing is lost, can still change the verdict.
             when verdict = 'not safe' and is_choosing_open then 'choosing'
+            when verdict = 'not safe' and is_writing_open then 'writing'
             when verdict <> 'too little evidence' then null
             when is_writing_open and is_writing_enough then 'writing'
             when is_choosing_open and is_choosing_enough then 'choosing'
@@ -141,7 +142,12 @@ select
         when 'writing' then writing.units_needed
         when 'choosing' then choosing.units_needed
         -- greatest would skip a number that is not known.
-        when 'both' then if(writing.units_needed > choosing.units_needed, writing.units_needed, choosing.units_needed)
+        when 'both'
+            then if(
+                writing.units_needed + choosing.units_needed is not null,
+                greatest(writing.units_needed, choosing.units_needed),
+                null
+            )
     end as units_needed,
     case judged.undecided
         when 'writing' then writing.unit

@@ -341,6 +341,13 @@ def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.Dat
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+def dense_ends(_models=(MODEL,)) -> pl.DataFrame:
+    """Return no end: all texts have the study's length."""
+    return pl.DataFrame(
+        schema={"model": pl.String, "prompt_id": pl.String, "end_step": pl.Int32, "end_position": pl.Int32}
+    )
+
+
 def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
     """Return the ten most likely of twelve tokens on each side."""
     rng = _rng(8)
@@ -398,6 +405,7 @@ def prompt_summary(models=(MODEL,), prompts=PROMPTS) -> pl.DataFrame:
 MARTS = (
     prompt_summary,
     q05_bias_by_deviation,
+    dense_ends,
     stg_generations,
     stg_top_tokens,
     noise_variants,

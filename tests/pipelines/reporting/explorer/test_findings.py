@@ -57,6 +57,13 @@ def test_sampled_texts_part_where_the_distributions_say() -> None:
         f"{together} 28 of 32 sampled texts part from them; the distributions let 28.8 expect. Those of attn-drop-4 "
         "stay together longest: half have parted by step 5.00 (expected 4.50)."
     )
+    # Nothing is expected behind the step at which the last text has parted.
+    unknown = frames.sampling_summary().with_columns(first_flip_step_median_expected=pl.lit(None, pl.Float64))
+    assert the_one(sentences_of(sampling_summary=unknown), together).endswith("half have parted by step 5.00.")
+    tied = frames.sampling_summary().with_columns(first_flip_step_median=5.0, equal_share=0.25)
+    assert "Those of attn-drop-4, wanda-50 stay together longest" in the_one(
+        sentences_of(sampling_summary=tied), together
+    )
     never = pl.when(pl.col("recipe") == "wanda-50").then("first_flip_step_median").alias("first_flip_step_median")
     summary = frames.sampling_summary().with_columns(never)
     assert the_one(sentences_of(sampling_summary=summary), together).endswith("longest: 25.0 % never part.")
@@ -75,28 +82,37 @@ def test_a_variant_keeps_the_answers_only_where_it_was_measured():
 
 
 def test_missing_feedback_is_named():
-    summary = frames.variant_summary()
-    flat = (
-        pl.when(pl.col("recipe") == "wanda-50")
-        .then("kl_teacher_forced_median_nats")
-        .otherwise("kl_free_running_median_nats")
-    )
-    sentence = the_one(
-        sentences_of(variant_summary=summary.with_columns(flat.alias("kl_free_running_median_nats"))), "free running"
-    )
-    assert "in 5 of 6 variants" in sentence
+    trace = frames.token_trace()
+    flat = pl.when(pl.col("recipe") == "wanda-50").then("kl_teacher_forced_nats").otherwise("kl_free_running_nats")
+    flat = flat.alias("kl_free_running_nats")
+    sentence = the_one(sentences_of(token_trace=trace.with_columns(flat)), "reads its own tokens")
+    assert "the first is larger in 5 of 6 variants." in sentence
     assert sentence.endswith("does not hold here for wanda-50.")
+    # Up to the first flip both read the same tokens.
+    equal = pl.when(pl.col("step") <= pl.col("first_flip_step")).then(0.0).otherwise("kl_free_running_nats")
+    before = trace.with_columns(equal.alias("kl_free_running_nats"))
+    assert the_one(sentences_of(token_trace=before), "its own tokens") == the_one(sentences_of(), "its own tokens")
+    never = trace.with_columns(first_flip_step=pl.lit(None, pl.Int64))
+    assert not any("its own tokens" in sentence for sentence in sentences_of(token_trace=never))
 
 
-def test_violations_of_amplification_are_counted():
+def test_sublayers_at_which_most_variants_shrink_are_counted():
     layers = frames.layer_summary()
     less = pl.when(pl.col("layer") == 0).then(pl.col("one_minus_cos_z_mean") / 2).otherwise("one_minus_cos_p_mean")
     sentence = the_one(sentences_of(layer_summary=layers.with_columns(less.alias("one_minus_cos_p_mean"))), "lens raw")
-    # Layer 0 has attention and MLP in three recipes that change every layer: 6 of 196.
-    assert "larger in p than in z for 190 of 196" in sentence
-    assert sentence.endswith("does not hold for the other 6.")
-    median = layers.filter(pl.col("lens") == "raw")["one_minus_cos_h_mean"].median()
-    assert f"the median 1 − cos is {number(median)} in h" in sentence
+    # Thirty layers, and of layer 0 attention and MLP.
+    assert "In most variants it is larger in p than in z for 58 of 60" in sentence
+    assert sentence.endswith("does not hold for the other 2.")
+    raw = (
+        layers.filter(pl.col("lens") == "raw")
+        .group_by("layer", "sublayer")
+        .agg(pl.col("one_minus_cos_h_mean").median())
+    )
+    assert f"the median 1 − cos is {number(raw['one_minus_cos_h_mean'].median())} in h" in sentence
+    # One variant of many in which a sublayer shrinks is no sublayer that does.
+    one = pl.when(pl.col("recipe") == "wanda-50").then(pl.col("one_minus_cos_z_mean") / 2)
+    few = layers.with_columns(one.otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean"))
+    assert "larger in p than in z for all 60" in the_one(sentences_of(layer_summary=few), "lens raw")
 
 
 def test_the_fit_of_each_theorem_has_its_spread_after_one_changed_sublayer():

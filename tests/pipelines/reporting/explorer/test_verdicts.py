@@ -31,7 +31,8 @@ SCHEMAS = {
                        "place_in_order": pl.Int64},
     "first_divergent_layer": {"recipe": pl.String, "prompt_id": pl.String, "from_layer": pl.Int16},
     "q30_retrieval_loss": {"recipe": pl.String, "data_set": pl.String, "ndcg_dense": pl.Float64,
-                           "ndcg_loss_share": pl.Float64, "embedding_cosine": pl.Float64},
+                           "ndcg_loss_share": pl.Float64, "embedding_cosine": pl.Float64,
+                           "ndcg_loss_share_low": pl.Float64, "ndcg_loss_share_high": pl.Float64},
 }  # fmt: skip
 
 
@@ -235,23 +236,27 @@ def test_missing_measurements_are_named():
 
 def test_an_encoder_has_only_the_question_about_retrieval():
     rows = [
-        ("mild", "x", 0.8, 0.0, 0.99), ("mild", "y", 0.6, 0.1, 0.98), ("gone", "x", 0.8, 0.5, 0.3),
-        ("gone", "y", 0.6, 0.3, 0.5), ("zero", "x", 0.0, None, 0.9),
+        ("mild", "x", 0.8, 0.0, 0.99, -0.04, 0.04), ("mild", "y", 0.6, 0.1, 0.98, 0.08, 0.12),
+        ("gone", "x", 0.8, 0.5, 0.3, 0.4, 0.6), ("gone", "y", 0.6, 0.3, 0.5, 0.2, 0.4),
+        ("few", "x", 0.8, 0.0, 0.9, -0.3, 0.3), ("few", "y", 0.6, 0.0, 0.9, -0.3, 0.3),
+        ("old", "x", 0.8, 0.0, 0.9, None, None), ("old", "y", 0.6, 0.0, 0.9, -0.1, 0.1),
+        ("half", "x", 0.8, 0.0, 0.9, 0.0, 0.0), ("zero", "x", 0.0, None, 0.9, None, None),
     ]  # fmt: skip
     unjudged = {"verdict": "too little evidence", "evidence_writing": None, "evidence_choosing": None}
     answers_of = answers_by_topic([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
     assert list(answers_of) == ["retrieval"]
     measured = answers_by_topic([{"recipe": "few", "verdict": "too little evidence"}], q30_retrieval_loss=rows)
     assert "safe" in measured, "a decoder that retrieves has too little evidence, not none"
-    assert answers_of["retrieval"]["short"] == "1 of 2 pruned variants: mild."
+    assert answers_of["retrieval"]["short"] == "1 of 4 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
         "The limit is a loss of a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). gone loses more. "
-        "gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the dense ones."
+        "Too few queries to say: few, old. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the "
+        "dense ones."
     )
 
 
 def test_a_decoder_with_retrieval_has_all_four_questions():
-    rows = [("a", "x", 0.8, 0.4, None)]
+    rows = [("a", "x", 0.8, 0.4, None, 0.3, 0.5)]
     found = answers_by_topic([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
     assert list(found) == ["safe", "collapse", "layers", "retrieval"]
     assert found["retrieval"]["short"] == "None of 1 pruned variants."
