@@ -112,7 +112,8 @@ class RichProgress:
         """Log a finished partition and advance the bar."""
         self._end_stage()
         self.shared(name, seconds)
-        self._step(name)
+        self._time.drop(name)
+        self._step()
 
     def shared(self, name: str, seconds: float) -> None:
         """Log finished work that several partitions share."""
@@ -130,7 +131,8 @@ class RichProgress:
         self._has_logged = True
         self.done()
         log(f"{failure.name}: failed: {failure.message}", "red")
-        self._step(failure.name)
+        self._time.fail(failure.name)
+        self._step()
 
     def share(self, task: "Task") -> float | None:
         """Return the share of a bar that is done; None where it is not known or has not changed for long."""
@@ -192,7 +194,6 @@ class RichProgress:
             message = f"{task.description}, {task.completed:.0f} of {task.total:.0f}" if task else ""
             log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [message, self._left_in_words()]))])))
 
-    def _step(self, name: str) -> None:
-        self._time.drop(name)
+    def _step(self) -> None:
         if self._partitions is not None:
             self._bars.advance(self._partitions)

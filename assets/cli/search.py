@@ -141,14 +141,19 @@ def search(
     failures = list(outcome.failures)
     if not outcome.computed and not failures:
         log("everything is current; nothing was searched")
+    failed = {failure.name for failure in outcome.failures}
     for spec in outcome.study.models:
-        rows = _results(outcome.study, location, spec.name)
+        if spec.name in failed:
+            continue
+        rows, is_unfinished = _results(outcome.study, location, spec.name)
         if not rows:
             continue
         _print_results(rows)
+        if is_unfinished:
+            log("not all trials were made; the same command with more --minutes goes on")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
         # The run below would search again where this one failed.
-        if no_judge or f"{spec.name} search" in {failure.name for failure in outcome.failures}:
+        if no_judge or f"{spec.name} search" in failed:
             log("`prunescope figure allocation` and `prunescope question q35` show the search")
             continue
         judged = _judging(request, outcome.study, location, spec.name, rows)
@@ -184,16 +189,22 @@ def _names(text: str | None, flag: str) -> list[str] | None:
     return names
 
 
-def _results(study: "Study", location: "Place", model: str) -> list[dict[str, Any]]:
-    """Return the results of a study's search on a model, those of each target and strategy; none where it failed."""
+def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return the results of a study's search on a model, those of each target and strategy, and whether it can go on.
+
+    There are no results where it failed.
+    """
     from prunescope.assets.planning.fingerprints import find_model, search_id
+    from prunescope.assets.planning.work_plan import unfinished_folder
     from prunescope.pipelines.core.progress import SILENT
     from prunescope.warehouse.catalogue.search_results import search_results
+    from prunescope.warehouse.storage.partition_store import Store
 
     if study.search is None:
         raise ValueError("a search is requested")
-    identity = find_model(study, model, settings.cache_folder(), SILENT).identity
-    return search_results(location, model, search_id(study, identity), study.search.remove).to_pylist()
+    search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
+    rows = search_results(location, model, search, study.search.remove).to_pylist()
+    return rows, (unfinished_folder(Store(location), model) / f"search-{search}").exists()
 
 
 def _is_own(row: dict[str, Any]) -> bool:

@@ -317,10 +317,10 @@ class ModelCache:
             self.release()
 
     def release(self) -> None:
-        """Free everything."""
+        """Free everything; a batch that failed stays split, because freeing comes before its next try."""
         is_empty = self._decoder is None and not self._sessions
         self._decoder = None
-        self._sessions, self._traced, self._pruned, self._unbatched = {}, {}, {}, set()
+        self._sessions, self._traced, self._pruned = {}, {}, {}
         if not is_empty:  # to scan the objects of all libraries takes a third of a second
             gc.collect()
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 # Time of a stage apart from its work: Dagster's events, checks, writing.
 _OVERHEAD_SECONDS = 0.5
-# Seconds at a pace of 1 that count beside the finished stages: of a small model the pace is mostly overhead.
+# Seconds at a pace of 1 that count beside the finished stages, and at the pace of all beside those of a step: of a
+# small model the pace is mostly overhead.
 _PRIOR_SECONDS = 20.0
 # A bar says how long its task takes only after this share of it.
 _MIN_SHARE = 0.1
@@ -82,10 +83,19 @@ class RemainingTime:
         return stage, seconds
 
     def drop(self, name: str) -> None:
-        """Remove a partition that is computed or has failed, with the stages that it did not begin."""
-        if self._current is not None and self._current.name == name:
-            self.end()
+        """Remove a computed partition, with the stages that it did not begin."""
         self._left = {key: stage for key, stage in self._left.items() if stage.name != name}
+
+    def fail(self, name: str) -> None:
+        """Remove a partition that failed, and what is computed of a model that did; nothing follows for the pace."""
+        if self._current is not None and self._current.name == name:
+            self._current = None
+        of_model = f"{name}@", f"{name} "
+        self._left = {
+            key: stage
+            for key, stage in self._left.items()
+            if stage.name != name and not stage.name.startswith(of_model)
+        }
 
     def seconds(self, task_share: float = 0.0, task_seconds: float = 0.0) -> float | None:
         """Return the seconds that are left; None while nothing is known of this machine's speed.
@@ -98,13 +108,18 @@ class RemainingTime:
         stage, spent = self._current, self._clock() - self._stage_began
         # Copies, because bars ask from a thread of their own.
         stages, finished = list(self._left.values()), {step: list(own) for step, own in list(self._finished.items())}
-        paces = {step: seconds / cost for step, own in finished.items() for cost, seconds in [_totals(own)]}
         cost, seconds = _totals(each for own in finished.values() for each in own)
         if stage is not None and stage.cost and own and not cost:
             cost, seconds = stage.cost, spent + own
         if not cost and any(left.cost for left in stages):
             return None
         pace = (seconds + _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
+        # A short first stage of a step says little of the long ones.
+        paces = {
+            step: (seconds + pace * _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
+            for step, own in finished.items()
+            for cost, seconds in [_totals(own)]
+        }
         others = sum(left.fixed + left.cost * paces.get(left.step, pace) for left in stages if left is not stage)
         if stage is None:
             return others

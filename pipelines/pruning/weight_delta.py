@@ -176,10 +176,16 @@ class WeightDelta:
         return self if mask is None else WeightDelta.valued(self.weight(dense), mask)
 
     @property
+    def kept(self) -> int:
+        """Number of weights that the mask keeps."""
+        # The bits behind the last weight are 0.
+        return self.shape[0] * self.shape[1] if self.bits is None else int(np.bitwise_count(self.bits.numpy()).sum())
+
+    @property
     def saved_bytes(self) -> int:
         """Bytes that it saves in a 16-bit checkpoint with packed masks and codes; below 0 where codes take more."""
         size = self.shape[0] * self.shape[1]
-        kept = size if (mask := self.mask) is None else int(mask.sum())
+        kept = self.kept
         packed = 0 if self.bits is None else self.bits.numel()
         if self.codes is None:
             # With few zeros the mask takes more than they save, and the file has the whole matrix.
@@ -218,10 +224,10 @@ class WeightDelta:
         if bits is not None and bits.numel() != -(-outputs * inputs // 8):
             raise ValueError("a mask is cut short")
         values = tensors.get("values")
-        kept = outputs * inputs if bits is None else int(np.bitwise_count(bits.numpy()).sum())
-        if values is not None and values.numel() != kept:
+        change = cls((outputs, inputs), bits, values, codes)
+        if values is not None and values.numel() != change.kept:
             raise ValueError("a mask and its values have different numbers of weights")
-        return cls((outputs, inputs), bits, values, codes)
+        return change
 
 
 def _shape(matrix: Tensor) -> tuple[int, int]:

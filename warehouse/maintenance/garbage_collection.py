@@ -124,7 +124,9 @@ def _unfinished(local: Path, studies: Sequence[StudyScope], rows: Rows) -> Itera
     for path in sorted((local / "_unfinished").rglob("*")):
         parts = path.relative_to(local / "_unfinished").parts
         model, recipe = (parts[0], parts[1]) if len(parts) > 2 else ("", "")
-        if path.is_file() and not (recipe and _is_named(studies, original(model), recipe)):
+        # An interrupted search is a study's whose model it searches.
+        named = None if recipe.startswith("search-") else recipe
+        if path.is_file() and not (recipe and _is_named(studies, original(model), named)):
             row = rows.get((model, path_safe(recipe))) if recipe else None
             yield from _orphan("unfinished", path, _study(row.path) if row else "")
 

@@ -37,7 +37,7 @@ BATCH_ITEMS = 4
 _ENOUGH = 0.25
 # Tokens drawn from the dense softmax of each position, for the covariances of logit shifts.
 _DRAWS = 16
-# Bytes of final shifts in memory.
+# Bytes of final shifts in memory, and of local ones, but for those of one item.
 _MAX_SHIFT_BYTES = 2**30
 Means = NDArray[np.float64]
 
@@ -201,20 +201,24 @@ class EffectEngine:
 
         The shifts are those of the first items in the dense context, on which all swaps are measured; else None.
         """
-        dense = around = [self._pass(item) for item in items]
-        if context:
+        size = 4 * len(swaps) * max((len(item.tokens) for item in items), default=1) * self._decoder.width
+        at_once = max(1, _MAX_SHIFT_BYTES // max(1, size))
+        for start in range(0, len(items), at_once):
+            part = items[start : start + at_once]
+            dense = around = [self._pass(item) for item in part]
+            if context:
+                with self._applied(context):
+                    around = [self._pass(item) for item in part]
+            local = {swap: self._local_shifts(swap, around, context) for swap in swaps}
             with self._applied(context):
-                around = [self._pass(item) for item in items]
-        local = {swap: self._local_shifts(swap, around, context) for swap in swaps}
-        with self._applied(context):
-            for index, (item, own, outer) in enumerate(zip(items, dense, around, strict=True)):
-                output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
-                offset = self._final(outer).double() - self._final(own).double()
-                directions = None
-                if first == 0 and not context:
-                    directions = _drawn_directions(output, self._decoder.head, self._seed + index)
-                moves = {swap: shifts[index] for swap, shifts in local.items()}
-                yield self._at_output(item, output, outer, offset, directions, moves)
+                for index, (item, own, outer) in enumerate(zip(part, dense, around, strict=True)):
+                    output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
+                    offset = self._final(outer).double() - self._final(own).double()
+                    directions = None
+                    if first == 0 and not context:
+                        directions = _drawn_directions(output, self._decoder.head, self._seed + start + index)
+                    moves = {swap: shifts[index] for swap, shifts in local.items()}
+                    yield self._at_output(item, output, outer, offset, directions, moves)
 
     def _applied(self, context: Allocation) -> AbstractContextManager[None]:
         # Modules of dropped sublayers run, because hooks read their inputs.

@@ -35,15 +35,12 @@ class Journal:
         name = hashlib.sha256(json.dumps([self._fingerprint, key], sort_keys=True).encode()).hexdigest()
         return self._folder / f"{name[:32]}.npz"
 
-    def remember(
-        self, key: object, measure: Callable[[], Arrays], is_whole: Callable[[Arrays], bool] = lambda _: True
-    ) -> Arrays:
+    def remember(self, key: object, measure: Callable[[], Arrays]) -> Arrays:
         """Return a measurement from the journal, or measure and store it.
 
         Args:
             key: of the measurement, as JSON knows it.
             measure: measures; its names and arrays are stored whole or not at all.
-            is_whole: whether a measurement is complete; others are not stored.
 
         Raises:
             OSError: the folder cannot be read or written.
@@ -53,8 +50,6 @@ class Journal:
         with suppress(FileNotFoundError, *damaged), file.open("rb") as opened, np.load(opened) as stored:
             return dict(stored)
         arrays = measure()
-        if not is_whole(arrays):
-            return arrays
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as stream:

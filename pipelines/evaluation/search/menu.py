@@ -146,7 +146,7 @@ class Menu:
         for name in names:
             if (whole, name) not in self._counts:
                 change = self._variants[whole].changes[name]
-                masked = 0 if change.mask is None else int((~change.mask).sum())
+                masked = change.shape[0] * change.shape[1] - change.kept
                 self._counts[whole, name] = masked, change.saved_bytes
         counts = [self._counts[whole, name] for name in names]
         return sum(masked for masked, _ in counts), sum(saved for _, saved in counts)

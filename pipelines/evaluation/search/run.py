@@ -3,6 +3,7 @@
 The strategies are those of `search`; nothing is read from or written to the warehouse here.
 """
 
+import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.core.synced_write import write_synced
 from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
@@ -82,11 +84,14 @@ def run_search(
     known = earlier["search_trials"]
     effects = earlier["search_effects"]
     own = {"search": key.search, "strategy": "searched", "is_result": True}
-    # Measurements that are still there belong to a search that was killed or whose time was over: it goes on.
-    is_ended = not (known.is_empty() or effects.is_empty() or (folder / "journal").exists())
-    found = set(known.filter(**own)["remove"]) if is_ended and key.search in effects["search"] else set()
+    is_known = not (known.is_empty() or effects.is_empty()) and key.search in effects["search"]
+    # A search that was killed or whose time was over goes on with its targets, also with those that have a result.
+    unfinished = folder / "targets.json"
+    begun = json.loads(unfinished.read_text()) if unfinished.exists() else []
+    found = set(known.filter(**own)["remove"]) - {*begun} if is_known else set()
     if not (missing := tuple(share for share in spec.remove if share not in found)):
         return dict(earlier), True
+    write_synced(unfinished, lambda temporary: temporary.write_text(json.dumps(missing)))
     spec = spec.model_copy(update={"remove": missing})
     items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))

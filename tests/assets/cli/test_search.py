@@ -25,6 +25,7 @@ from prunescope.assets.planning.steps import SEARCH_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfinished_folder
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
+from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
@@ -129,6 +130,12 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     assert request_of(str(study.path), [], []).load().recipe(entry["name"]).hash == recipe.hash
     assert "everything is current" in told
     assert "`prunescope figure allocation` and `prunescope question q35` show the search" in told
+    assert "not all trials were made" not in told
+    (unfinished_folder(Store(searched), "tiny-a") / f"search-{result['search']}").mkdir(parents=True)
+    assert (
+        "not all trials were made; the same command with more --minutes"
+        in search(capsys, study, searched, "--no-judge", "--remove", "20")[1]
+    )
     # Nothing has run that a page could show.
     assert run(["serve", "--warehouse", str(searched)], Globals()) == 2
     assert "only searches have run: `prunescope search` without --no-judge" in " ".join(capsys.readouterr().err.split())
@@ -164,6 +171,31 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     stamp = trials(searched)
     search(capsys, study, searched, "--no-judge")
     assert trials(searched).equals(stamp)
+
+
+def test_an_added_share_that_was_interrupted_goes_on_and_the_others_stay(
+    searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, measure, measured = trials(searched), WholeMeasurement.measure, list[object]()
+
+    def counted(self: WholeMeasurement, variant: Any) -> Any:
+        measured.append(variant)
+        if len(measured) == 3:
+            raise OSError(errno.EIO, "the disk is gone")
+        return measure(self, variant)
+
+    monkeypatch.setattr(WholeMeasurement, "measure", counted)
+    shares = ["--remove", "20%", "--remove", "30%", "--no-judge"]
+    search(capsys, study, searched, *shares, code=2)
+    assert len(stored := unfinished(searched)) > 1
+    search(capsys, study, searched, "--no-judge", "--remove", "20%")
+    assert unfinished(searched) == stored
+    search(capsys, study, searched, *shares)
+    found = trials(searched)
+    assert found.filter(remove=0.2).equals(before)
+    assert set(found.filter("is_result")["remove"]) == {0.2, 0.3}
+    # Two were in the journal.
+    assert len(measured) - 1 == found.filter(remove=0.3)["treatments_json"].n_unique()
 
 
 @pytest.mark.exhaustive  # a study with the found recipe, which other tests run, and views that tests/sql proves

@@ -41,9 +41,10 @@ def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_firs
     pace = (20 + 20) / (10 + 20)
     assert left.seconds() == pytest.approx((1 + pace * 40) + (1 + pace * 20))
     clock.now += 121.0
-    left.begin("m@b", "traces")  # traces take three times their cost
+    left.begin("m@b", "traces")  # traces take three times their cost, beside 20 s at the pace of all
     clock.now += 11.0
-    assert left.seconds() == pytest.approx(1 + 3 * 20 - 11)
+    pace = (120 + 20 * (20 + 120 + 20) / (10 + 40 + 20)) / (40 + 20)
+    assert left.seconds() == pytest.approx(1 + pace * 20 - 11)
     assert left.seconds(0.5, 100.0) == pytest.approx(100.0), "the task's own bar is slower than predicted"
     clock.now += 1000.0
     assert left.seconds() == 0.0, "a late stage is not negative"
@@ -75,12 +76,33 @@ def test_a_stage_in_which_the_process_was_stopped_counts_as_three_times_the_usua
         left.begin(f"m@{number}", "variants")
         clock.now += seconds
     left.begin("m@3", "variants")
-    pace = (10 + 3 * 15 + 15) / 30
-    others = 1 + 40 * (30 * pace + 20) / (30 + 20)
-    assert left.seconds() == pytest.approx(others + 1 + 10 * pace)
+    seconds = 10 + 3 * 15 + 15
+    pace = (seconds + 20) / (30 + 20)
+    assert left.seconds() == pytest.approx((1 + 40 * pace) + (1 + 10 * (seconds + 20 * pace) / (30 + 20)))
     idle, clock = of(*stages, B)
     for number, seconds in enumerate((0.5, 1.0, 21.0)):  # two took no longer than their overhead
         idle.begin(f"m@{number}", "variants")
         clock.now += seconds
     idle.end()
-    assert idle.seconds() == pytest.approx((1 + 10 * 20 / 30) + (1 + 40 * (20 + 20) / (30 + 20)))
+    pace = (20 + 20) / (30 + 20)
+    assert idle.seconds() == pytest.approx((1 + 40 * pace) + (1 + 10 * (20 + 20 * pace) / (30 + 20)))
+
+
+def test_a_stage_without_cost_a_short_one_and_a_failed_one_say_nothing_of_the_others() -> None:
+    load, short = Stage("m", "models", 0.0), Stage("m@short", "traces", 0.01, 1.0)
+    left, clock = of(load, short, B, C, Stage("m search", "search", 10.0, 1.0), Stage("n", "calibration", 5.0, 1.0))
+    left.begin("m", "models")
+    clock.now = 120.0
+    left.begin("m@short", "traces")  # it also waits for the model
+    clock.now += 4.5
+    left.begin("m@a", "traces")
+    # 3.5 s at a cost of 0.01, beside 20 s.
+    pace = (3.5 + 20) / 20.01
+    of_traces = (3.5 + 20 * pace) / 20.01
+    others = (1 + 10 * pace) + (1 + 5 * pace)
+    assert left.seconds() == pytest.approx((1 + 40 * of_traces) + (1 + 20 * of_traces) + others)
+    clock.now += 2.0
+    left.fail("m@a")
+    assert left.seconds() == pytest.approx((1 + 20 * of_traces) + others)
+    left.fail("m")
+    assert left.seconds() == pytest.approx(1 + 5 * pace)

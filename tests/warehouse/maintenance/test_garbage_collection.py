@@ -171,6 +171,8 @@ def test_results_are_removed_only_by_the_name_of_their_study(store):
     for place in (
         "_unfinished/tiny/gone/layer-0000.safetensors",
         "_unfinished/tiny/killed/layer-0000.safetensors",
+        "_unfinished/tiny/search-1a2b3c4d/journal/0123.npz",
+        "_unfinished/other/search-1a2b3c4d/journal/0123.npz",
         "_reports/mine.html",
         "_reports/mine-0123abcd.html",
         "_reports/theirs.html",
@@ -181,7 +183,8 @@ def test_results_are_removed_only_by_the_name_of_their_study(store):
     def chosen(*computed_by):
         return {(each.kind, each.path.relative_to(store.root).parts[1:3]) for each in removable(found, computed_by)}
 
-    free = {("unfinished", ("tiny", "killed"))}
+    # The interrupted search of the study's model goes on; that of another model has no study.
+    free = {("unfinished", ("tiny", "killed")), ("unfinished", ("other", "search-1a2b3c4d"))}
     mine = {
         ("partition", ("model=tiny", "recipe=gone")),
         ("variant", ("tiny", "gone")),
