@@ -45,7 +45,9 @@ MAX_STEPS = 10_000
 
 def name_from(source: str) -> str:
     """Return a name from the last part of a source; empty where that has no letter and no digit."""
-    last = Path(source.removeprefix("embedded:").rstrip("/").split("@")[0]).name
+    # Of a hub id without its revision; a path may hold an @.
+    hub_id = re.sub(r"^((?:\w[\w.-]*/)?\w[\w.-]*)@.*", r"\1", source.removeprefix("embedded:"))
+    last = Path(hub_id.rstrip("/")).name
     stem = re.sub(r"\.(gguf|ya?ml|txt|parquet|(csv|tsv|ndjson|jsonl?)(\.[gx]z)?)$", "", last.lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:100]
 

@@ -88,7 +88,7 @@ def open_regular(path: Path, limit: int | None = None, what: str = "this kind of
 
 
 def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str:
-    """Return the text of a regular UTF-8 file of at most `limit` bytes.
+    """Return the text of a regular UTF-8 file of at most `limit` bytes, without a byte order mark.
 
     Raises:
         InputError, OSError: as in `require_regular`.
@@ -96,7 +96,7 @@ def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str
     """
     with open_regular(path, limit, what) as stream:
         # The file may grow while it is read; a read allocates all that it asks for.
-        return stream.read(min(limit, os.fstat(stream.fileno()).st_size)).decode("utf-8")
+        return stream.read(min(limit, os.fstat(stream.fileno()).st_size)).decode("utf-8-sig")
 
 
 def _checked(path: Path, status: os.stat_result, limit: int | None, what: str) -> int:

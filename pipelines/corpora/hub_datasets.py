@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.frozen_model import SOURCE
 from prunescope.pipelines.core.regular_files import local_path, require_regular
 
 PREFIX = "hf:"
@@ -35,6 +38,16 @@ def split_source(source: str) -> tuple[str, str | None, str, str]:
     return name, config or None, split, column
 
 
+def _of_a_form(source: str) -> str:
+    if source.startswith(PREFIX):
+        split_source(source)
+    return source
+
+
+# The source of a text: a data set must have the form of one.
+TEXT_SOURCE = Annotated[SOURCE, AfterValidator(_of_a_form)]
+
+
 def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     """Return the first documents of a split.
 
@@ -50,10 +63,8 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
 
 
 def data_set_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of the documents, cached for a folder until it changes; see `data_set_documents`."""
-    states = _file_states(source)
-    # Changes of a data set on the hub cannot be detected, so its hash is never taken from the cache.
-    return _hash(source, what, states) if states else _hash.__wrapped__(source, what, states)
+    """Return the SHA-256 of the documents, once a process, or until a folder changes; see `data_set_documents`."""
+    return _hash(source, what, _file_states(source))
 
 
 def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:

@@ -194,7 +194,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if (size := require_regular(path)) > MAX_JSON_BYTES:
         raise InputError(f"{path}: {size:,} bytes, over the {MAX_JSON_BYTES:,} of a .json file; save it as .jsonl")
     try:
-        values = json.loads(read_regular(path, MAX_JSON_BYTES).removeprefix("\ufeff"))
+        values = json.loads(read_regular(path, MAX_JSON_BYTES))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
@@ -220,6 +220,7 @@ def _object(value: object, place: str) -> dict[str, Any]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # its default of 131,072 is less than a long prompt
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:

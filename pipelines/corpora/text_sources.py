@@ -15,6 +15,8 @@ CORPORA = {
     "c4": Path(__file__).parent / "c4.json.xz",
 }  # A text is read as a whole, and its tokens take several times its size.
 MAX_BYTES = 1_000_000_000
+# Endings of files with a record a line.
+_LINES = {".jsonl", ".ndjson"}
 BUILT_IN = ("embedded", *CORPORA)
 
 
@@ -29,7 +31,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     Args:
         source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
             `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a list of strings or of objects with a
-            `text`, a .jsonl file one such record per line; any other file is plain text.
+            `text`, a .jsonl or .ndjson file one such record per line; any other file is plain text.
         what: use of the source, for messages.
 
     Raises:
@@ -51,15 +53,16 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         raise _unreadable(what, path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
-    if path.suffix not in {".json", ".jsonl"}:
+    suffix = path.suffix.lower()
+    if suffix not in {".json", *_LINES}:
         return (text,)
     try:
         # Lines end in \n only: a JSON string may hold other line separators.
-        lines = [line for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else [text]
+        lines = [line for line in text.split("\n") if line.strip()] if suffix in _LINES else [text]
         parsed = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path}: not valid {path.suffix[1:].upper()}; fix it or give a .txt file") from error
-    records = parsed if path.suffix == ".jsonl" else parsed[0]
+        raise InputError(f"{what} {path}: not valid {suffix[1:].upper()}; fix it or give a .txt file") from error
+    records = parsed if suffix in _LINES else parsed[0]
     texts = [_text_of(record) for record in records] if isinstance(records, list) else [_text_of(records)]
     if any(text is None for text in texts):
         raise InputError(f"{what} {path}: not text: every record must be a string or an object with a string `text`")

@@ -2,11 +2,11 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from prunescope.pipelines.core import calibration_defaults
-from prunescope.pipelines.core.frozen_model import MAX_TOKENS, SOURCE, FrozenModel
-from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+from prunescope.pipelines.core.frozen_model import MAX_TOKENS, FrozenModel
+from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
 # 250 times the usual 128 × 2,048; a plan draws the tokens to count them.
 _MAX_TOTAL = 2**26
@@ -29,20 +29,13 @@ class CalibrationSpec(FrozenModel):
             always summed in float32 and float64.
     """
 
-    source: SOURCE = calibration_defaults.SOURCE
+    source: TEXT_SOURCE = calibration_defaults.SOURCE
     sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1, le=100_000)
     length: int = Field(default=calibration_defaults.LENGTH, ge=2, le=MAX_TOKENS)
     seed: int = Field(default=calibration_defaults.SEED, ge=0, lt=2**63)
     documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS
     template: bool = calibration_defaults.TEMPLATE
     dtype: Literal["model", "float32", "bfloat16"] = calibration_defaults.DTYPE
-
-    @field_validator("source")
-    @classmethod
-    def _is_well_formed(cls, source: str) -> str:
-        if source.startswith(PREFIX):
-            split_source(source)
-        return source
 
     @model_validator(mode="after")
     def _fits_memory(self) -> Self:

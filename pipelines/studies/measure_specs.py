@@ -13,6 +13,7 @@ from prunescope.pipelines.core.frozen_model import (
     FrozenModel,
     with_name,
 )
+from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
 
 class ModelSpec(FrozenModel):
@@ -49,7 +50,7 @@ class TextSpec(FrozenModel):
     """
 
     id: NAME = Field(examples=["my-text"])
-    source: SOURCE = "wikitext2"
+    source: TEXT_SOURCE = "wikitext2"
     context: int = Field(default=512, ge=2, le=MAX_TOKENS)
     stride: int | None = Field(default=None, ge=1, le=MAX_TOKENS, examples=[256])
     max_tokens: int = Field(default=4096, ge=1, le=MAX_TOTAL_TOKENS)

@@ -16,7 +16,7 @@ from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet,
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Usual names of fields, the first one present counts; capitals do not matter.
 _USUAL = {
-    "text": ("question", "prompt", "text", "query", "instruction", "input", "question_stem", "problem", "ctx"),
+    "text": ("question", "prompt", "instruction", "text", "query", "input", "question_stem", "problem", "ctx"),
     "id": ("id", "prompt_id", "question_id", "task_id"),
     "gold": ("gold", "answer", "label", "target", "solution", "answerkey", "answer_key"),
     "options": ("choices", "options", "endings"),
@@ -24,8 +24,12 @@ _USUAL = {
     "turns": ("turns", "messages"),
     "ids": ("ids", "input_ids", "token_ids", "prompt_token_ids"),
 }
-# The last number of a text; a minus behind a digit is an operator.
-LAST_NUMBER = r"(?s)\A.*((?:(?<![0-9.,])-|(?<![0-9.,-])|(?<=[0-9]-))[0-9][0-9,]*(?:\.[0-9]+)?)"
+# The last number of a text. A minus behind a digit is an operator; a comma joins thousands, and else parts numbers.
+LAST_NUMBER = (
+    r"(?s)\A.*((?:(?<![0-9.,])[-−][$€£]?|(?<![-−])[$€£]|(?<![0-9.,$€£−-])|(?<=[0-9][-−])[$€£]?|(?<=[^0-9],)"
+    r"|(?<=,)(?![0-9]{3}(?![0-9])))"
+    r"[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|(?:(?<![0-9.,])[-−][$€£]?|(?<![^\s($€£=+]))\.[0-9]+)"
+)
 
 
 def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
@@ -232,8 +236,10 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
-    """Return the index of the right option, which may be given as an index from 0, a letter or its text."""
+    """Return the index of the right option, given as a label of the record, an index from 0, a letter or its text."""
     letters = tuple(_LETTERS[: len(options)])
+    if not isinstance(gold, bool) and str(gold).strip() in labels:
+        return labels.index(str(gold).strip())
     if isinstance(gold, float) and gold.is_integer():  # a column with gaps, as pandas writes it
         gold = int(gold)
     if isinstance(gold, int) and not isinstance(gold, bool):

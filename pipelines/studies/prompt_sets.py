@@ -80,7 +80,7 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
         return template
     try:
         path = local_path(template, "template")
-        text = read_regular(path, MAX_TEMPLATE_BYTES, "a template").removeprefix("\ufeff")
+        text = read_regular(path, MAX_TEMPLATE_BYTES, "a template")
     except InputError as error:
         raise InputError(f"{key_place(where, keys)}: {error}") from error
     except OSError as error:

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
-from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
+from prunescope.pipelines.corpora.hub_datasets import PREFIX, TEXT_SOURCE
 
 Kind = Literal["maths", "open", "choice"]
 KINDS: tuple[Kind, ...] = ("maths", "open", "choice")
@@ -14,7 +14,7 @@ BUILT_IN_TEMPLATES = ("chat", "plain")
 # Of a study: every one of them costs a forward pass of every variant, and all are in memory.
 MAX_PROMPTS = 10_000
 FIELD = Annotated[str, Field(min_length=1, max_length=200)]
-_NUMBER = re.compile(r"([-+]?) ?[$€£]? ?([0-9][0-9,]*)?(?:\.([0-9]+))? ?%?\.?")
+_NUMBER = re.compile(r"([-−+]?) ?[$€£]? ?([0-9]+(?:,[0-9]{3})*)?(?:\.([0-9]+))? ?%?\.?")
 _LONGEST_NUMBER = 100
 
 
@@ -26,7 +26,7 @@ def number_text(text: str) -> str | None:
         return None
     whole, fraction = (match[2] or "").replace(",", "").lstrip("0") or "0", (match[3] or "").rstrip("0")
     number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if match[1] == "-" and number != "0" else number
+    return f"-{number}" if match[1] in {"-", "−"} and number != "0" else number
 
 
 def require_text(text: str) -> str:
@@ -228,7 +228,7 @@ class PromptSet(FrozenModel):
             first letter of an option.
     """
 
-    source: SOURCE = Field(examples=["maths"])
+    source: TEXT_SOURCE = Field(examples=["maths"])
     name: NAME | None = Field(default=None, examples=["my-set"])
     samples: int | None = Field(default=None, ge=1, le=MAX_PROMPTS, examples=[30])
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -252,13 +252,6 @@ class PromptSet(FrozenModel):
     @classmethod
     def _may_be_one(cls, names: object) -> object:
         return (names,) if isinstance(names, str) else names
-
-    @field_validator("source")
-    @classmethod
-    def _has_a_form(cls, source: str) -> str:
-        if source.startswith(PREFIX):
-            split_source(source)
-        return source
 
     @model_validator(mode="after")
     def _options_are_of_a_choice(self) -> "PromptSet":

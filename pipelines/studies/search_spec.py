@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, SOURCE, FrozenModel
-from prunescope.pipelines.corpora.hub_datasets import PREFIX, split_source
+from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
+from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
@@ -48,7 +48,7 @@ class SearchSpec(FrozenModel):
     objective: Annotated[str, Field(pattern=r"^(kl|free-kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
     minutes: float = Field(default=20, gt=0, le=100_000)
-    source: SOURCE = "c4"
+    source: TEXT_SOURCE = "c4"
     texts: int = Field(default=32, ge=2, le=1_000)
     length: int = Field(default=64, ge=16, le=MAX_TOKENS)
     prompts: int = Field(default=32, ge=0, le=300)
@@ -63,13 +63,6 @@ class SearchSpec(FrozenModel):
         if len(set(values)) != len(values):
             raise ValueError("a value is listed twice")
         return values
-
-    @field_validator("source")
-    @classmethod
-    def _is_well_formed(cls, source: str) -> str:
-        if source.startswith(PREFIX):
-            split_source(source)
-        return source
 
     @property
     def settings_hash(self) -> str:

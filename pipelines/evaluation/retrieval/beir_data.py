@@ -111,7 +111,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{file}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; split the document")
                 if line.strip():
-                    yield number, line.decode().rstrip("\r\n")
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: line {number}: not UTF-8 text; save it as UTF-8") from error
     except OSError as error:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from prunescope.pipelines.studies.prompts import number_text
+
 # Patterns that lm-eval's gsm8k removes from answers before it compares them, in this order: thousands separators,
 # the dollar sign, the final full stop.
 _IGNORED = (",", r"\$", r"\.$")
@@ -29,6 +31,21 @@ def _without_marks(answer: str) -> str:
     return answer
 
 
+def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Return whether what was written is the right answer: the same number, or the same words.
+
+    Words are compared without case and punctuation, as lm-eval's exact_match does where it is told so.
+
+    Args:
+        doc: the sample, with its right `answer`; a number is in its shortest form.
+        results: the answer extracted from the generated text.
+    """
+    number = number_text(doc["answer"])
+    if number is not None:
+        return {"exact_match": float(number_text(results[0]) == number)}
+    return {"exact_match": float(_plain(results[0]) == _plain(doc["answer"]))}
+
+
 def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Return SQuAD's F1 (arXiv 1606.05250 §6.1): harmonic mean of the words' precision and recall.
 
@@ -44,8 +61,11 @@ def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
 
 
 def _words(text: str) -> Counter[str]:
-    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return Counter(word for word in plain.split() if word not in {"a", "an", "the"})
+    return Counter(word for word in _plain(text).split() if word not in {"a", "an", "the"})
+
+
+def _plain(text: str) -> str:
+    return text.lower().translate(str.maketrans("", "", string.punctuation))
 
 
 def _f1(words: Counter[str], truth: Counter[str]) -> float:

@@ -290,14 +290,26 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         if scoring != "greedy":
             raise InputError(f"task {name}: `max_new_tokens` is for tasks that generate text; this one does not")
         task.set_config("generation_kwargs", {"max_gen_toks": spec.max_new_tokens}, update=True)
+    if spec.shots and scoring == "rolling":
+        raise InputError(f"task {name}: `shots` is for tasks that ask questions; this one scores a whole text")
+    if spec.shots and task.config.fewshot_split is None and (task.config.metadata or {}).get("runs_code"):
+        raise InputError(f"task {name}: `shots` {spec.shots}, but it has no examples beside its problems; leave it out")
     if spec.shots is not None or task.config.num_fewshot is None:
         task.set_config("num_fewshot", spec.shots or 0)
+    if spec.shots and (examples := _examples(task)) < spec.shots:
+        raise InputError(f"task {name}: `shots` {spec.shots}, but there are {examples} examples; lower it")
     count = len(task.eval_docs)
     if spec.samples is not None and spec.samples > count:
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
     if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice" and _is_lettered(task):
         scoring = "letter"
     return LoadedTask(spec, name, scoring, task)
+
+
+def _examples(task: Any) -> int:  # noqa: ANN401
+    """Return how many examples a question can have: of its own split, all but itself."""
+    docs: int = len(task.sampler.fewshot_docs())
+    return docs - int(task.config.fewshot_split == task.config.test_split)
 
 
 def _is_lettered(task: Any) -> bool:  # noqa: ANN401

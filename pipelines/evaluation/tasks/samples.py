@@ -45,7 +45,7 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise InputError(f"task data {path}: more than {MAX_BYTES:,} bytes, unpacked; split it")
-        lines = content.decode().split("\n")  # a JSON string may hold other line separators
+        lines = content.decode("utf-8-sig").split("\n")  # a JSON string may hold other line separators
     except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
         raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error

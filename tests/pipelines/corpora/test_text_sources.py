@@ -28,6 +28,12 @@ def test_records_are_strings_or_objects_with_a_text(tmp_path: Path) -> None:
     assert read_text(written(tmp_path, "one.json", '{"text": "alone"}'), "source") == "alone"
 
 
+@pytest.mark.parametrize("name", ["r.jsonl", "R.JSONL", "r.ndjson", "r.txt", "r.json"])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, name: str) -> None:
+    source = written(tmp_path, name, "\ufeff" + ("one" if name == "r.txt" else '{"text": "one"}'))
+    assert read_text(source, "test") == "one"
+
+
 def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:
     source = written(tmp_path, "odd.jsonl", '{"text": "a\u2028b\x85c"}\n"d"\r\n')
     assert read_text(source, "source") == "a\u2028b\x85c\n\nd"

@@ -172,6 +172,17 @@ def test_an_embedded_model_has_its_own_name_in_tables() -> None:
     assert name_from("embedded") == "embedded"
 
 
+def test_a_name_leaves_out_the_revision_of_a_hub_id_and_no_part_of_a_path() -> None:
+    names = {
+        "org/Llama-3@refs/pr/1": "llama-3",
+        "gpt2@main": "gpt2",
+        "/home/me@work/models/Llama-3": "llama-3",
+        "./me@work/llama": "llama",
+        "~/a@b/c.gguf": "c",
+    }
+    assert {source: name_from(source) for source in names} == names
+
+
 def test_every_part_of_an_embedded_model_has_a_version_and_a_hash() -> None:
     for model in EMBEDDED.values():
         assert all("==" in wheel.requirement and len(wheel.sha256) == 64 for wheel in model.wheels)

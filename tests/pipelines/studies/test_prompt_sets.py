@@ -135,6 +135,11 @@ def test_a_folder_of_a_data_set_is_read_by_its_split(tmp_path: Path) -> None:
         ({"question": "q", "options": ["3", "0", "7"], "answer": "0"}, "choice", "B"),
         ({"question": "q", "options": [3, 0, 7], "answer": 0}, "choice", "A"),
         ({"question": "q", "choices": ["x", "y"], "answer": "b"}, "choice", "B"),
+        ({"question": "q", "choices": {"text": ["2", "4"], "label": ["4", "2"]}, "answerKey": "4"}, "choice", "A"),
+        ({"question": "q", "choices": {"text": ["w", "x"], "label": [1, 2]}, "answerKey": 1}, "choice", "A"),
+        ({"question": "q", "choices": {"text": ["w", "x"], "label": ["i", "ii"]}, "answerKey": "ii"}, "choice", "B"),
+        ({"question": "which are even?", "answer": "2,4"}, "open", None),
+        ({"question": "q", "answer": "−7"}, "maths", "-7"),
         (
             {"question_stem": "q", "choices": {"text": ["w", "x", "y"], "label": ["1", "2", "3"]}, "answerKey": "2"},
             "choice",
@@ -192,16 +197,21 @@ def test_turns_instructions_and_ids_of_records(tmp_path: Path) -> None:
         ("so 12 and 7,", "7"),
         ("none", None),
         ("0.250 of\nit", "0.25"),
+        ("that is -$7.", "-7"),
+        ("10-$5", "5"),
+        ("−7", "-7"),
+        ("of 4 parts it is .75", "0.75"),
+        ("(-.50)", "-0.5"),
+        ("1,2,3", "3"),
+        ("so,5", "5"),
+        ("12,345,678.90 in all", "12345678.9"),
+        ("1.2.3", "1.2"),
     ],
 )
 def test_the_answer_of_maths_is_the_last_number_in_its_shortest_form(text: str, number: str | None) -> None:
     prompt = Prompt(id="p", kind="maths", text="q", gold="7.0", answer_pattern=LAST_NUMBER)
     assert prompt.gold == "7"
     assert find_answer(prompt, text) == number
-    independent = re.findall(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?|\d[\d,]*(?:\.\d+)?", text)
-    assert (number is None) == (not independent)
-    if number is not None:
-        assert float(independent[-1].replace(",", "")) == float(number)
 
 
 def test_numbers_have_one_form() -> None:
@@ -212,6 +222,18 @@ def test_numbers_have_one_form() -> None:
         "0",
         *[None] * 5,
     ]
+
+
+def test_an_instruction_is_asked_and_not_the_text_that_holds_its_answer(tmp_path: Path) -> None:
+    record = {"instruction": "Name one.", "input": "", "output": "Eat.", "text": "### Instruction: Name one. ### Eat."}
+    (prompt,) = prompts_of({"source": written(tmp_path, "alpaca.jsonl", record)})
+    assert prompt.text == "Name one."
+
+
+def test_a_cell_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text("question\n" + "long " * 40_000)
+    (prompt,) = prompts_of({"source": str(tmp_path / "long.csv")})
+    assert len(prompt.text) > 131_072
 
 
 def test_equal_prompts_have_equal_hashes_wherever_they_come_from(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.filters import build_filter_ensemble
 
-from prunescope.pipelines.evaluation.tasks.answer_extraction import f1_of_words, without_marks
+from prunescope.pipelines.evaluation.tasks.answer_extraction import f1_of_words, same_answer, without_marks
 from prunescope.pipelines.evaluation.tasks.definition import FOLDER, fields, runs_code
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks
 from prunescope.pipelines.evaluation.tasks.samples import rows
@@ -198,3 +198,23 @@ def test_coqa_answers_score_their_best_f1(tmp_path: Path, monkeypatch: pytest.Mo
     # Two of three words, and two of four, are the second answer's: 2 · 2 / (3 + 4).
     assert f1_of_words(doc, ["a Red RED barn"]) == {"f1": pytest.approx(4 / 7)}
     assert f1_of_words(doc, [""]) == f1_of_words(doc, ["the fox"]) == {"f1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "written", "is_same"),
+    [
+        ("3.5", "3.50", True),
+        ("3.5", "35", False),
+        ("-5", "5", False),
+        ("-5", "−5", True),
+        ("1000", "$1,000.0", True),
+        ("7", "seven", False),
+        ("Paris", "paris!", True),
+        ("Paris", "Rome", False),
+        ("rock 'n' roll", "Rock n Roll", True),
+    ],
+)
+def test_own_answers_are_compared_as_numbers_where_they_are_and_else_as_words(
+    answer: str, written: str, is_same: bool
+) -> None:
+    assert same_answer({"answer": answer}, [written]) == {"exact_match": float(is_same)}

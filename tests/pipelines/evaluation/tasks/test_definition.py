@@ -150,6 +150,10 @@ def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pyt
     [
         ({"name": "arc_challenge", "samples": 101}, r"`samples` 101, but there are 100"),
         ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that generate text"),
+        ({"name": "wikitext2", "shots": 1}, r"`shots` is for tasks that ask questions"),
+        ({"name": "humaneval", "shots": 1}, r"`shots` 1, but it has no examples beside its problems; leave it out"),
+        ({"name": "gsm8k", "shots": 9}, r"`shots` 9, but there are 8 examples; lower it"),
+        ({"name": "arc_challenge", "shots": 100}, r"`shots` 100, but there are 99 examples; lower it"),
         ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that score a whole text"),
         ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"/no/such.jsonl: No such file"),
         ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),
