@@ -300,10 +300,10 @@ def _limits(memory: list[str] | None) -> dict[str, int] | None:
 def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
     """Return the verdict and the measured scores of a variant, as name and text."""
     from prunescope.pipelines.reporting.explorer.verdicts import reason
-    from prunescope.warehouse.catalogue.database import connect
+    from prunescope.warehouse.catalogue.database import connected
 
     where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
-    with connect(location) as connection:
+    with connected(location) as connection:
         prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
         rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
         verdicts = connection.sql(f"FROM variant_verdict {where}").to_arrow_table().to_pylist()

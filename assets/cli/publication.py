@@ -115,13 +115,13 @@ def export(
 
     chosen = load_study(study) if study is not None else None
     if lm_eval:
-        from prunescope.warehouse.catalogue.database import connect
+        from prunescope.warehouse.catalogue.database import connected
         from prunescope.warehouse.catalogue.scope import narrow
         from prunescope.warehouse.export.lm_eval_results import write_results
 
         if only or all_rows:
             raise InputError("--lm-eval writes all task scores; leave out --only and --all-rows")
-        with connect(existing(context)) as connection:
+        with connected(existing(context)) as connection:
             if chosen is not None:
                 narrow(connection, {model.name for model in chosen.models}, {recipe.name for recipe in chosen.recipes})
             files = write_results(connection, directory.expanduser())

@@ -81,7 +81,13 @@ def describe(
 
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
-    from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, PROVENANCE_COMMENT, connect, view_sql
+    from prunescope.warehouse.catalogue.database import (
+        FORMER_NAMES,
+        PROVENANCE,
+        PROVENANCE_COMMENT,
+        connected,
+        view_sql,
+    )
     from prunescope.warehouse.catalogue.lineage import questions as question_views
     from prunescope.warehouse.tables import TABLES
 
@@ -94,7 +100,7 @@ def describe(
     if name not in documented:
         hint = did_you_mean(name, documented)
         raise InputError(f"there is no table or view {name!r}; {hint}see `prunescope tables`")
-    with connect(existing(context)) as connection:
+    with connected(existing(context)) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
     rows = [

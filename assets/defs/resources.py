@@ -22,7 +22,7 @@ from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import is_whole, narrow
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -169,6 +169,6 @@ class WarehouseResource(ConfigurableResource):
             self._is_narrow = True
             yield OneStudy(whole, self.ask, self.figures())
             return
-        with connect(self.store().root) as connection:
+        with connected(self.store().root) as connection:
             narrow(connection, models, recipes)
             yield OneStudy(connection, asking(connection), None)

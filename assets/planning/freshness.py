@@ -4,9 +4,7 @@ Without torch and Dagster, so that a run with nothing to do ends fast.
 """
 
 import hashlib
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,8 @@ from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.reporting import charts, explorer
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import SQL
-from prunescope.warehouse.storage.location import Place, is_local
+from prunescope.warehouse.storage.file_state import stamps
+from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint, read_footer
 from prunescope.warehouse.tables import TABLES
@@ -139,16 +138,10 @@ def _written_version(store: Store, study: Study) -> str | None:
 
 
 def warehouse_version(store: Store) -> str:
-    """Return a hash of the partitions and their times of change; for an object store a new value at each call."""
-    if not is_local(store.root):
-        return str(time.time_ns())
-    digest = hashlib.sha256()
-    for table in TABLES.values():
-        for partition in store.partitions(table):
-            with suppress(FileNotFoundError):  # removed since it was listed
-                status = partition.path.stat()
-                digest.update(f"{partition.path}\0{status.st_ino}\0{status.st_mtime_ns}\0{status.st_size}\0".encode())
-    return digest.hexdigest()[:16]
+    """Return a hash of the partitions and of what changes when one of their files does."""
+    paths = {str(partition.path): partition.path for table in TABLES.values() for partition in store.partitions(table)}
+    found = {name: stamp for name, (_, stamp) in stamps(store.root, paths).items()}
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
 
 
 def _folder_hash(folder: Path, patterns: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.reporting.explorer.page import render
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import connect
+from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.storage.location import Place
@@ -48,7 +48,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         InputError: the warehouse has no variant, or none of that study; or the file is not a valid study.
         WarehouseError: the warehouse cannot be read.
     """
-    with connect(root) as connection:
+    with connected(root) as connection:
         computed = _computed(connection)
         is_searched = bool(connection.execute("SELECT count(*) > 0 FROM search_trials").fetchall()[0][0])
     watch = load_watch_state(Store(root))

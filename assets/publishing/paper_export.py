@@ -18,7 +18,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connected, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.view import View
@@ -107,7 +107,7 @@ def export(
     views = {name: view for name, view in all_views.items() if view.layer != "staging"}
     chosen = _chosen(only, views)
     contents = _Contents()
-    with ExportFolder(directory) as folder, connect(root) as connection:
+    with ExportFolder(directory) as folder, connected(root) as connection:
         # With one thread sums have one order, so the last digits are the same every time.
         connection.execute("SET threads = 1")
         if study is not None:

@@ -74,9 +74,15 @@ def log_variants(
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
-    # A run with other figures is another run.
-    states = {pair: _hash([*state, *sorted(figures)]) for pair, state in variant_states(root).items()}
+    # A run with other figures is another run, and so is one of the dense model with another report.
+    reports = [path.read_text(encoding="utf-8") for path in Store(root).files("_reports") if path.suffix == ".html"]
+    states = {
+        (model, recipe): _hash([*state, *sorted(figures), *(reports if recipe == "dense" else ())])
+        for (model, recipe), state in variant_states(root).items()
+    }
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
+    if noise := [f"{model}@{recipe}" for model, recipe in variants if (model, recipe) not in states]:
+        raise InputError(f"--variant {noise[0]}: a noise variant is no result; its floor is in every verdict")
     chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
     logged, present = list[str](), list[str]()
     progress.start(f"log {len(chosen)} variants to MLflow", len(chosen))

@@ -1,6 +1,8 @@
 """A model without weights, from a folder or a GGUF header: config, tokenizer, empty modules, and their sizes."""
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +18,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.file_validation import check_gguf, library_errors
+from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,12 @@ def shape_of(model: MetaModel) -> Shape:
             f"{type(model.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
             "it a decoder?"
         )
-    linears = [module for module in stack.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    matrices = [*_matrices(stack, weight.shape[1])]
     mixers = [child for layer in stack for child in layer.children()]
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     is_tied = weight is embedding
-    largest = max((_matrix(module) for module in linears), key=torch.Tensor.numel)
     return Shape(
         layers=len(stack),
         width=weight.shape[1],
@@ -141,19 +143,29 @@ def shape_of(model: MetaModel) -> Shape:
         parameters=parameters,
         body=parameters - (0 if is_tied else weight.numel()),
         active=round(sum(_active(name, parameter, config) for name, parameter in stack.named_parameters())),
-        prunable=sum(module.weight.numel() for module in linears),
-        modules=len(linears),
-        inputs=sum(_matrix(module).shape[1] for module in linears),
+        prunable=sum(math.prod(shape) for shape in matrices),
+        modules=len(matrices),
+        inputs=sum(inputs for _, inputs in matrices),
         largest_sublayer=max(sum(p.numel() for p in mixer.parameters()) for mixer in mixers),
-        largest_matrix=(largest.shape[0], largest.shape[1]),
+        largest_matrix=max(matrices, key=math.prod),
         attention_width=heads * size,
         cache_width=2 * int(getattr(config, "num_key_value_heads", None) or heads) * size,
     )
 
 
-def _matrix(module: nn.Linear | Conv1D) -> torch.Tensor:
-    """Return the weight with outputs as rows."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
+def _matrices(stack: nn.Module, width: int) -> Iterator[tuple[int, int]]:
+    """Yield outputs and inputs of every matrix; only a run shows how experts are stacked, so that names tell."""
+    for module in stack.modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            outputs, inputs = module.weight.shape
+            yield (inputs, outputs) if isinstance(module, Conv1D) else (outputs, inputs)
+        elif not isinstance(module, CONVOLUTIONS):
+            for name, stacked in module.named_parameters(recurse=False):
+                if stacked.dim() == 3 and min(stacked.shape) > 1:
+                    _, one, other = stacked.shape
+                    inner = other if one == width else one
+                    shape = (width, inner) if "down" in name else (inner, width)
+                    yield from [shape] * len(stacked)
 
 
 def layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:

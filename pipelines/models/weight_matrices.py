@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prunescope.pipelines.models.weight_offload import data_of
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Functions whose last two arguments are multiplied.
 _PRODUCTS = {
     *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__),
@@ -122,7 +122,7 @@ def matrices_of(
             if isinstance(module, (nn.Linear, Conv1D)):
                 matrices[names[module]] = Matrix(names[module], module.weight, None, isinstance(module, Conv1D))
                 continue
-            if isinstance(module, _CONVOLUTIONS):
+            if isinstance(module, CONVOLUTIONS):
                 continue
             for key, parameter in module.named_parameters(recurse=False):
                 name = f"{names[module]}.{key}"

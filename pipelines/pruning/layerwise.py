@@ -180,9 +180,7 @@ class _JobRun:
                 before, origin = base.changes.get(name), self.job.origin.changes.get(name)
                 mask = None if before is None else before.mask
                 target = dense[name] if origin is None else origin.weight(dense[name])
-                context = MatrixContext(
-                    name, index, matrix.weight, target, mask, inputs.get(name), sparsity, self._facts
-                )
+                context = MatrixContext(name, matrix.weight, target, mask, inputs.get(name), sparsity, self._facts)
                 change = change_of(context, recipe)
                 if change is not None:
                     changes[name] = change if before is None else before.then(change, dense[name])

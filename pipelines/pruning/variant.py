@@ -8,6 +8,7 @@ import json
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,7 @@ class Variant:
         yield from (name for name in sublayer.matrices if name in self.changes)
         yield from (name for name in self.parameters if name.rpartition(".")[0] in sublayer.modules)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of everything except the facts."""
         digest = hashlib.sha256(json.dumps(sorted(self.dropped)).encode() + (self.noise or "").encode())

@@ -74,11 +74,9 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
         if name not in variant.changes:
             continue
         change = variant.changes[name]
-        mask = change.mask
-        if mask is not None:
-            zeros += int((~mask).sum())
+        zeros += matrix.size - change.kept
         if change.values is not None or change.codes is not None:
-            dense = matrix.weight
+            dense, mask = matrix.weight, change.mask
             moved = change.weight(dense) != dense
             others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
     return zeros, others

@@ -115,9 +115,9 @@ class ComposedRecipe(BaseRecipe):
             if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
-            if isinstance(part, (SparseGPT, ADMM)) and quantized is not None:
+            if isinstance(part, (SparseGPT, ADMM, DSnoT)) and quantized is not None:
                 raise ValueError(
-                    f"{part.name} solves for the dense weights and would undo {quantized.name}; prune first, then "
+                    f"{part.name} starts from the dense weights and would undo {quantized.name}; prune first, then "
                     "quantize"
                 )
             if isinstance(part, DSnoT) and not any(isinstance(recipe, MaskingRecipe) for recipe in earlier):
@@ -175,7 +175,7 @@ def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
     if {"keep", "block"} <= given.keys():
         words.append(f"{given['keep']}of{given['block']}")
     for key in [key for key in given if key not in {"sparsity", "keep", "block"}]:
-        words += [key, *re.findall(r"[A-Za-z0-9._+]+", str(given[key]))]
+        words += [str(key), *re.findall(r"[A-Za-z0-9._+]+", str(given[key]))]
     return {"name": "-".join(words)[:100], **fields}
 
 

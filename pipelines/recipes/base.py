@@ -166,7 +166,7 @@ class MaskingRecipe(MatrixRecipe):
             ValueError: its pattern has none of the three forms.
         """
         if isinstance(self.ratios, tuple):
-            if self.keep is not None or self.sparsity is not None:
+            if any(given is not None for given in (self.keep, self.block, self.sparsity)):
                 raise ValueError("`ratios` gives one sparsity per layer; leave `sparsity`, `keep` and `block` out")
         elif (self.sparsity is None) == (self.keep is None) or (self.keep is None) != (self.block is None):
             raise ValueError("give either `sparsity`, or `keep` and `block` (N:M)")

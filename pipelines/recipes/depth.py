@@ -60,7 +60,7 @@ class DepthRecipe(BaseRecipe):
     @classmethod
     def _count_of_the_list(cls, fields: Any) -> Any:  # noqa: ANN401 (not validated yet)
         if isinstance(fields, dict) and (units := fields.get("layers") or fields.get("sublayers")):
-            return {"by": "given", "count": len(units)} | fields
+            return {"by": "given", "count": len(units) if isinstance(units, list | tuple) else 1} | fields
         return fields
 
     @model_validator(mode="after")

@@ -69,7 +69,8 @@ class AWQ(QuantizationRecipe):
 
     Attributes:
         steps: number of exponents of the activations to try, from 0 up to 1; 20 in the paper.
-        clip: whether to try narrower grids too, which clip the largest weights, as the published code does.
+        clip: whether to try narrower grids too, which clip the largest weights, as the published code does in all
+            matrices but query and key projections; here in those, too.
     """
 
     SPELLING = bits_spelling("awq")

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prunescope.warehouse.catalogue.database import SQL, connect
+from prunescope.warehouse.catalogue.database import SQL, connected
 from prunescope.warehouse.catalogue.variant_values import find_variant
 from prunescope.warehouse.core.errors import CatalogueError, NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
@@ -85,7 +85,7 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
         NothingSharedError: they were measured against different dense weights, or share no text, prompt or sample of
             a task; the message says which.
     """
-    with connect(root) as connection:
+    with connected(root) as connection:
         model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
         [result] = compare_pairs(connection, model, [(recipe_a, recipe_b)])
     if not result.rows.num_rows:

@@ -37,7 +37,7 @@ from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
-from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snapshot, Unusable
+from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snapshot, Unusable, damage_explained
 from prunescope.warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[2] / "sql"
@@ -113,10 +113,14 @@ def connected(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the catalogue as `connect` does and close all its files, cursors included, at the end of the block."""
+    """Open the catalogue as `connect` does and close all its files, cursors included, at the end of the block.
+
+    Raises:
+        DamagedFileError: a query of the block reads a damaged file; the message names it.
+    """
     connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
     try:
-        with connection:
+        with connection, damage_explained(connection):
             yield connection
     finally:
         snapshot.close()

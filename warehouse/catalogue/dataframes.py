@@ -6,13 +6,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connect, view_sql
+from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connected, view_sql
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.location import Place, is_local
 from prunescope.warehouse.storage.partition_store import Store
-from prunescope.warehouse.storage.snapshot import Snapshot, damage_explained
+from prunescope.warehouse.storage.snapshot import Snapshot
 from prunescope.warehouse.tables import TABLES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _require(name: str) -> None:
 
 def _rows(name: str, root: Place | str) -> pa.Table:
     _require(name)
-    with connect(root) as connection, damage_explained(connection):
+    with connected(root) as connection:
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - a known name
 
 

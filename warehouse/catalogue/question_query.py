@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.database import connect, connected
+from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
@@ -113,7 +113,7 @@ def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.Dat
     import polars as pl
 
     require(root, row_filter.models, row_filter)
-    with connect(root) as connection:
+    with connected(root) as connection:
         variants = connection.sql("SELECT DISTINCT model, coalesce(recipe, 'dense') FROM provenance").fetchall()
         models = row_filter.models or {model for model, _ in variants}
         recipes = {*row_filter.recipes, "dense"} if row_filter.recipes else {recipe for _, recipe in variants}

@@ -13,8 +13,10 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
 _STATES = """
-    SELECT model, recipe, list(content_hash ORDER BY table_name) AS hashes
+    SELECT model, recipe, list(content_hash ORDER BY table_name) || [coalesce(any_value(said), '')] AS hashes
     FROM provenance
+    LEFT JOIN (SELECT model, recipe, CAST(verdicts AS VARCHAR) AS said FROM variant_verdict AS verdicts)
+        USING (model, recipe)
     WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
     GROUP BY ALL ORDER BY ALL
 """

@@ -260,7 +260,8 @@ def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], vers
         connection,
         "SELECT table_name, device, dtype, seed, code_version, libraries_json FROM provenance "
         "SEMI JOIN exported_variants ON provenance.model = exported_variants.model "
-        "AND coalesce(provenance.recipe, exported_variants.recipe) = exported_variants.recipe",
+        "AND coalesce(provenance.recipe, exported_variants.recipe) = exported_variants.recipe "
+        "WHERE provenance.dtype <> ''",  # imported scores were computed elsewhere
     )
     rows = [row for row in rows if row["table_name"] in {*tables, "variants"}]
     if not rows:

@@ -100,16 +100,13 @@ def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
         return read(file)
 
 
-def fetch(place: Place, to: Path) -> None:
+def fetch(place: "UPath", to: Path) -> None:
     """Copy a file to a local one; the caller chooses a temporary name.
 
     Raises:
         OSError: it cannot be read or written; also the other exceptions of `failures`.
     """
-    if isinstance(place, Path):
-        to.write_bytes(place.read_bytes())
-    else:
-        place.fs.get_file(place.path, str(to))
+    place.fs.get_file(place.path, str(to))
 
 
 def upload(file: Path, place: "UPath") -> None:

@@ -484,10 +484,11 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
 def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
     """Return the shift of the stream after every sublayer when the whole pruned model runs on the same tokens.
 
-    The embeddings are equal, so the shift is the sum of the differences of all contributions so far, in float64:
-    subtracting two residual streams would cancel, because they are much longer than their difference.
+    It is the sum of the differences of the embeddings, which external checkpoints and rounding change, and of all
+    contributions so far, in float64: subtracting two residual streams would cancel, because they are much longer than
+    their difference.
     """
-    shift = torch.zeros_like(next(iter(dense.added.values())), dtype=torch.float64)
+    shift = pruned.streams[0].double() - dense.streams[0].double()
     shifts = {}
     for layer in decoder.layers:
         attn, mlp = (pruned.added[s.label].double() - dense.added[s.label].double() for s in (layer.attn, layer.mlp))

@@ -14,6 +14,7 @@ from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.embedded import embedded_model
+from prunescope.pipelines.models.sources import is_hub_id
 from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
 
@@ -50,7 +51,7 @@ def card(about: About, exported: CheckpointResult, decoder: Decoder, variant: Va
     """Return the README.md of the folder."""
     base, front = _front(about, decoder)
     opener = "AutoModel" if decoder.output is None else "AutoModelForCausalLM"
-    masked = sum(int((~mask).sum()) for mask in variant.masks.values())
+    masked = sum(change.shape[0] * change.shape[1] - change.kept for change in variant.changes.values())
     prunable = sum(matrix.size for matrix in decoder.matrices.values())
     dense = sum(parameter.numel() for parameter in decoder.model.parameters())
     zeros = f"{masked:,} of {prunable:,} in the layers' matrices ({masked / prunable:.2%})"
@@ -104,13 +105,7 @@ def public_source(source: str) -> str:
     if source.startswith(PREFIX):  # a data set, by its hub id or its folder
         name, colon, rest = source.removeprefix(PREFIX).partition(":")
         return f"{PREFIX}{public_source(name)}{colon}{rest}"
-    return source if _is_hub_id(source) else Path(source).name
-
-
-def _is_hub_id(source: str) -> bool:
-    """Return whether a source names a repository and not an existing path, by the rule for loading models."""
-    has_its_form = source.count("/") == 1 and not source.startswith((".", "/", "~"))
-    return has_its_form and not Path(source).exists()
+    return source if is_hub_id(source) and not Path(source).exists() else Path(source).name
 
 
 def _without_paths(parameters: Any) -> Any:  # noqa: ANN401 (JSON)
@@ -137,7 +132,7 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
     if (embedded := embedded_model(about.source)) is not None:
         base = embedded.publisher
         return base, front | {"base_model": base, "license": embedded.licence} | inherited
-    if _is_hub_id(about.source):
+    if is_hub_id(about.source) and not Path(about.source).exists():
         return about.source, front | {"base_model": about.source.partition("@")[0]} | inherited
     named = dense.get("base_model")
     return about.model, front | ({"base_model": named} if isinstance(named, (str, list)) else {}) | inherited

@@ -180,7 +180,7 @@ def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[s
     """Return 1 − cos of the stream before and after each unit, over all tokens, with the decoder's current weights."""
     influence = Influence(decoder)
     with influence:
-        for batch in tokens.split(BATCH):
+        for batch in tokens.split(decoder.at_once(BATCH)):
             decoder.hidden(batch.to(decoder.device))
     means = influence.means
     return {label: means[label] for label in units}
@@ -200,7 +200,7 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
     if tokens.shape[1] < 2:
         raise InputError("the greedy choice of drops scores the next token; set calibration.length to 2 or more")
     sums = dict.fromkeys(units, 0.0)
-    for batch in tokens.split(max(1, _MAX_TOKENS // tokens.shape[1])):
+    for batch in tokens.split(max(1, decoder.at_once(_MAX_TOKENS) // tokens.shape[1])):
         ids = batch.to(decoder.device)
         calls = _layer_calls(decoder, ids)
         for label in units:
@@ -258,7 +258,7 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
     """
     starts: dict[str, list[Tensor]] = {label: [] for label in units}
     adds: dict[str, list[Tensor]] = {label: [] for label in units}
-    for batch in tokens.split(BATCH):
+    for batch in tokens.split(decoder.at_once(BATCH)):
         before, added = _last_tokens(decoder, batch)
         for label in units:
             parts = sublayers_of(label)

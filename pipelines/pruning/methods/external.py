@@ -91,7 +91,8 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | No
     dense = matrix.weight
     if torch.equal(weight, dense):
         return None
-    removed = (weight == 0) & (dense != 0)
+    # A matrix of zeros is a drop, also where the dense one has a zero.
+    removed = (weight == 0) & ((dense != 0) | ~weight.any())
     if bool(((weight == dense) | removed).all()):
         return WeightDelta.masked(~removed)
     return WeightDelta.valued(weight, ~removed if bool(removed.any()) else None)

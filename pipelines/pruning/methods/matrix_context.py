@@ -17,7 +17,6 @@ class MatrixContext:
 
     Attributes:
         name: the matrix's name.
-        layer: its layer, from 0.
         weight: its current weight, after earlier recipes of a composition, (outputs, inputs) in the model's type.
         dense: its weight before all pruning: in the dense model, or in the checkpoint at the start of a composition.
         mask: True where earlier recipes of a composition kept a weight; None if they masked nothing.
@@ -27,7 +26,6 @@ class MatrixContext:
     """
 
     name: str
-    layer: int
     weight: Float[Tensor, "out in"]
     dense: Float[Tensor, "out in"]
     mask: Mask | None = None

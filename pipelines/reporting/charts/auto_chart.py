@@ -1,5 +1,6 @@
 """A chart of any question's answer, with one mark per row and a form that follows from the key and the columns."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ _VALUES = {
 _SIZES = {"q11_first_flip": "margin_dense"}
 # Questions give no interval for fewer prompts, as their headers say.
 _MIN_PROMPTS = 5
+_NO_FIELD = re.compile(r"\W")
 
 
 def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme.AnyChart:
@@ -138,7 +140,13 @@ def _chart(
     is_whole: bool,
     title: alt.TitleParams,
 ) -> theme.AnyChart:
-    along, value, low, high, size = columns
+    # Vega reads `max(kl)` as an aggregate and `kl.nats` as a path, so that such columns get other names in the data.
+    own = {f"column {n}" if _NO_FIELD.search(name) else name: name for n, name in enumerate(shown.columns)}
+    field = {name: renamed for renamed, name in own.items()}
+    shown = shown.rename(field)
+    along, value = field[columns[0]], field[columns[1]]
+    low, high, size = (field[column] if column else None for column in columns[2:])
+    color, panels = field[color] if color else None, [field[column] for column in panels]
     bounds = [column for column in (low, high) if column]
     series = [*([color] if color else []), *panels]
     named = shown.sort(*series, along)
@@ -147,13 +155,13 @@ def _chart(
     sizes = [size] if size else []
     named = named.select(*dict.fromkeys([along, value, *bounds, *sizes, *series, "panel", "run"]))
     is_ordered = shown[along].dtype.is_numeric()
-    x = alt.X(f"{along}:Q" if is_ordered else f"{along}:N", title=along)
+    x = alt.X(f"{along}:Q" if is_ordered else f"{along}:N", title=own[along])
     if is_ordered and shown[along].dtype.is_integer():
-        x = theme.whole_axis(along, along, shown[along])
+        x = theme.whole_axis(along, own[along], shown[along])
     scale, axis = _scale(shown.select(value, *bounds))
-    y = alt.Y(f"{value}:Q", title=value, scale=scale, axis=axis)
+    y = alt.Y(f"{value}:Q", title=own[value], scale=scale, axis=axis)
     tooltip = [
-        alt.Tooltip(column, type="quantitative" if named[column].dtype.is_numeric() else "nominal")
+        alt.Tooltip(column, title=own[column], type="quantitative" if named[column].dtype.is_numeric() else "nominal")
         for column in named.columns
         if column not in {"panel", "run"}
     ]
@@ -162,7 +170,7 @@ def _chart(
         colors: dict[str, Any] = {}
         if color.endswith("method"):
             colors["scale"] = method_encoding.color_scale(shown[color].cast(pl.String))
-        base = base.encode(color=alt.Color(f"{color}:N", sort=theme.names(shown, color), **colors))
+        base = base.encode(color=alt.Color(f"{color}:N", title=own[color], sort=theme.names(shown, color), **colors))
         if not is_ordered:  # so that equal values do not overlap
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []
@@ -170,13 +178,13 @@ def _chart(
         layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail=alt.Detail("run:N")))
     points = base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y)
     if size:
-        points = points.encode(size=alt.Size(f"{size}:Q", title=size, scale=alt.Scale(range=[15, 260])))
+        points = points.encode(size=alt.Size(f"{size}:Q", title=own[size], scale=alt.Scale(range=[15, 260])))
     layers.append(points)
     width = 260 if panels else 560
     layered = alt.layer(*layers, data=theme.rows(named)).properties(width=width, height=200 if panels else 320)
     if not panels:
         return theme.themed(layered.properties(title=title))
-    header = alt.Header(title=" · ".join(panels))
+    header = alt.Header(title=" · ".join(own[column] for column in panels))
     return theme.themed(layered.facet(facet=alt.Facet("panel:N", header=header), columns=3).properties(title=title))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from prunescope.pipelines.reporting.advice import RULE
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.document_types import (
@@ -27,7 +28,7 @@ from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
 from prunescope.pipelines.reporting.explorer.searches import searches
-from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, rule, source
+from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
 
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
 _MAX_CURVES = 6
@@ -139,7 +140,7 @@ def index(
         "variants": _variants(frames, rows, values, traces),
         "curves": curves,
         "verdict_basis": basis(frames.all("verdicts")),
-        "verdict_rule": rule(),
+        "verdict_rule": RULE,
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
         "claims_by_model": [_shared_claim(row) for row in frames.all("claims_by_model").iter_rows(named=True)],

@@ -199,13 +199,22 @@ class Documents:
                 remaining -= document_size
                 documents[name] = document
 
-        count = len(cut["variants"])
-        add("pages of variants", [f"variant/{n}" for n in range(count)], self.build)
+        # The index cuts variants and prompts apart, so that a page of one kind leaves out what the other lost.
+        count, places = len(cut["variants"]), {kind: len(cut[f"{kind}s"]) for kind in ("variant", "prompt")}  # type: ignore[literal-required]
+
+        def listed(name: str) -> Mapping[str, Any]:
+            document = {**self.build(name)}
+            for key, kind in (("texts", "variant"), ("prompts", "prompt")):
+                if key in document:
+                    document[key] = [each for each in document[key] if each[kind] < places[kind]]
+            return document
+
+        add("pages of variants", [f"variant/{n}" for n in range(count)], listed)
         add("pictures of figures", [f"pictures/{name}" for name in FIGURES], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
         add("the counts of right answers of every two variants", ["turns"], self.build)
         prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place"])
-        add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], self.build)
+        add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], listed)
         if self._pairs is not None:
             pairs = nearest(_kls(cut), MAX_PAIRS)
             compared = _compared(self._pairs, variant_names(frames, self._order), pairs)

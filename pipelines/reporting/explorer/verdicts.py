@@ -10,7 +10,7 @@ from urllib.parse import quote
 import polars as pl
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
-from prunescope.pipelines.reporting.advice import EVIDENCE, RULE
+from prunescope.pipelines.reporting.advice import EVIDENCE
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
 from prunescope.pipelines.reporting.explorer.findings import number
@@ -28,11 +28,6 @@ _MEASURES = {
     "options_changed_share": "the share of choices that change",
 }
 _Row = Mapping[str, Any]
-
-
-def rule() -> str:
-    """Describe the rule of `variant_verdict`."""
-    return RULE
 
 
 def basis(verdicts: pl.DataFrame) -> str:

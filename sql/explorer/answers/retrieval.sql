@@ -30,7 +30,7 @@ select
     count(*) as variants,
     max(data_sets) as data_sets,
     max(ndcg_dense) as ndcg_dense,
-    count_if(loss + half_width <= 0.1) as kept,
+    count(*) filter (where loss + half_width <= 0.1) as kept,
     list(recipe order by loss, recipe) filter (where loss + half_width <= 0.1) as recipes_kept,
     list(recipe order by loss, recipe) filter (where loss - half_width > 0.1) as recipes_lost,
     list(recipe order by loss, recipe) filter (

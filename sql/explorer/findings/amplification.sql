@@ -29,9 +29,9 @@ select
     median(one_minus_cos_h) as h,
     median(one_minus_cos_z) as z,
     median(one_minus_cos_p) as p,
-    count_if(is_z_over_h) as z_over_h,
-    count_if(is_p_over_z) as p_over_z,
-    count_if(not is_p_over_z) as p_not_over_z
+    count(*) filter (where is_z_over_h) as z_over_h,
+    count(*) filter (where is_p_over_z) as p_over_z,
+    count(*) filter (where not is_p_over_z) as p_not_over_z
 from sublayers
 group by model, lens
 order by model asc, lens desc

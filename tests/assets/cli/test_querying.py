@@ -497,3 +497,8 @@ def test_a_damaged_file_is_reported_and_stops_only_its_readers(tmp_path, capsys)
     assert json.loads(ask("describe", "top_tokens"))
     assert len(json.loads(ask("sql", "FROM top_tokens WHERE recipe = 'a'"))) == 1
     assert ask("sql", "FROM top_tokens", code=1) == ""
+    # A command that reads it by a query of its own says the same.
+    damaged = store.path(TABLES["variants"], "tiny", "b")
+    damaged.write_bytes(b"garbage" * 20)
+    assert run(["compare", "tiny@a", "tiny@b", "--warehouse", str(tmp_path)], Globals()) == 1
+    assert f"error: {damaged} is damaged" in capsys.readouterr().err

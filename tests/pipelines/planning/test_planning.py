@@ -1,6 +1,7 @@
 """Tests of planned costs against manual values, and against torch's counts on a tiny model."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_a_token_costs_only_its_routed_experts(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     # Attention, the router and 2 of 8 experts of three matrices each.
     assert shape_of(load_meta_model(tmp_path)).active == 3 * (64 + 2 * 32 + 64 + 8 * 8 + 2 * 3 * 96)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "qwen3_moe", "gpt2", "llama"])
+def test_the_matrices_of_a_plan_are_those_that_pruning_finds(architecture: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / architecture, architecture)
+    matrices, shape = load_decoder(folder).matrices.values(), shape_of(load_meta_model(folder))
+    assert shape.modules == len(matrices)
+    assert shape.prunable == sum(matrix.size for matrix in matrices)
+    assert shape.inputs == sum(matrix.weight.shape[1] for matrix in matrices)
+    assert math.prod(shape.largest_matrix) == max(matrix.size for matrix in matrices)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma3_text", "qwen3"])

@@ -32,7 +32,7 @@ def context_of(weight: Tensor, x: Tensor | ActivationMoments, name: str, **other
     recipe = parse_recipe(name)
     sparsity = recipe.sparsity if isinstance(recipe, MaskingRecipe) else None
     inputs = x if isinstance(x, ActivationMoments) else inputs_of(x)
-    return MatrixContext("m", 0, weight, others.pop("dense", weight), inputs=inputs, sparsity=sparsity, **others)
+    return MatrixContext("m", weight, others.pop("dense", weight), inputs=inputs, sparsity=sparsity, **others)
 
 
 def changed(weight: Tensor, x: Tensor | ActivationMoments, name: str, **others: object) -> WeightDelta:

@@ -38,7 +38,7 @@ def inputs_for(weight: Tensor) -> ActivationMoments:
 
 def mask_by(kind: type[MaskingRecipe], weight: Tensor, kept: Mask | None = None, **fields: object) -> Tensor:
     recipe = kind(name="r", **fields)
-    seen = MatrixContext("m", 0, weight, weight, kept, inputs_for(weight), recipe.sparsity)
+    seen = MatrixContext("m", weight, weight, kept, inputs_for(weight), recipe.sparsity)
     change = change_of(seen, recipe)
     assert change is not None
     assert change.mask is not None

@@ -98,6 +98,16 @@ def test_sublayers_stored_as_zeros_are_dropped(
     assert again.hash == variant.hash
 
 
+def test_a_drop_stored_as_zeros_is_found_where_the_dense_matrix_has_a_zero(tiny_folder: Path, tmp_path: Path) -> None:
+    def hollow(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.self_attn.o_proj.weight")[0, 0] = 0
+
+    decoder = load_decoder(changed(tiny_folder, tmp_path / "hollow", hollow))
+    variant = Variant(dropped=("attn.1",))
+    export(decoder, variant, tmp_path / "out", ABOUT)
+    assert read(decoder, tmp_path / "out", tmp_path).hash == variant.hash
+
+
 def test_a_fine_tuned_model_keeps_its_values_norms_and_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
 

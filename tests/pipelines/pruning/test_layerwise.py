@@ -243,7 +243,7 @@ decoder = load_decoder(Path(sys.argv[1]))
 change, count = layerwise.change_of, [0]
 
 def dying(given, recipe):
-    if given.layer == 2 and recipe.name == "pruned-half":
+    if ".layers.2." in given.name and recipe.name == "pruned-half":
         os.kill(os.getpid(), signal.SIGKILL)
     return change(given, recipe)
 
@@ -274,7 +274,7 @@ def test_a_killed_run_resumes_at_its_layer_with_the_same_result(
     change = layerwise.change_of
 
     def counting(given: object, recipe: object) -> object:
-        computed.append((recipe.name, given.layer))
+        computed.append((recipe.name, int(given.name.split(".")[2])))
         return change(given, recipe)
 
     monkeypatch.setattr(layerwise, "change_of", counting)

@@ -284,7 +284,7 @@ def test_damaged_sums_and_weights_are_refused() -> None:
         with pytest.raises(ComputationError, match="m: the Gram matrix"):
             changed(weight, inputs, name)
         with pytest.raises(InputError, match="no calibration token"):
-            change_of(MatrixContext("m", 0, weight, weight, sparsity=0.5), parse_recipe(name))
+            change_of(MatrixContext("m", weight, weight, sparsity=0.5), parse_recipe(name))
     broken = weight.clone()
     broken[1, 1] = float("nan")
     for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-4bit", "gptq-4bit-g8", "admm-50"):

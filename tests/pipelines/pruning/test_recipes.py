@@ -68,6 +68,9 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
         ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
+        ("{method: attn-drop, layers: 3}", "`layers`"),
+        ("{method: wanda, 1: 2}", "`1` must be another value"),
+        ("{method: wanda, ratios: [0.5, 0.5], block: 4}", "leave `sparsity`, `keep` and `block` out"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_the_fix(text: str, message: str) -> None:
@@ -188,9 +191,11 @@ def test_a_mixture_has_no_short_name_and_is_no_part_of_a_composition() -> None:
         parse_recipe("{name: c, method: composed, parts: [wanda-50, {method: mixed, treatments: {attn.0: drop}}]}")
 
 
-@pytest.mark.parametrize("name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm"])
+@pytest.mark.parametrize(
+    "name", ["gptq-3bit+sparsegpt-50", "rtn-4bit+admm-50", "awq-4bit+wanda-50+admm", "wanda-50+rtn-4bit+dsnot"]
+)
 def test_a_solver_after_a_quantizer_is_refused(name: str) -> None:
-    codes = name.partition("+")[0]
+    codes = next(part for part in name.split("+") if "bit" in part)
     with pytest.raises(InputError, match=rf"would undo {codes}; prune first, then quantize"):
         parse_recipe(name)
     # The other way round there is nothing to undo, and a mask alone leaves codes as they are.

@@ -58,7 +58,7 @@ function overlaid(scope, a, b) {
 
 // Paired statistics, if available: a file has those of similar variants, a server compares any two variants.
 async function paired(a, b) {
-  const command = el("code", null, `prunescope compare ${a.recipe} ${b.recipe}`);
+  const command = el("code", null, `prunescope compare ${a.id} ${b.id}`);
   const section = (...parts) => el("section", { class: "paired" }, heading(2, "Paired statistics"), parts);
   if (a.model !== b.model || a.id === b.id) return section(el("p", { class: "hint" }, "Choose two different variants of the same model."));
   const isTurned = a.place > b.place;

@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import first_tensor
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
 from prunescope.pipelines.pruning.variant import Variant, masked
@@ -103,6 +105,41 @@ def test_layer_and_output_rows_equal_an_independent_float64_model(
     changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
     compared = compare(tables, model, changed, set(variant.dropped), session, lens, temperatures)
     assert compared == len(tables["layer_transitions"])
+
+
+def test_another_embedding_moves_the_stream_from_the_first_sublayer_on(decoder: Decoder, tiny_folder: Path) -> None:
+    """As in checkpoints made elsewhere, and where bfloat16 rounds the embedding, too."""
+    chance = torch.Generator().manual_seed(3)
+    embedding = decoder.model.get_input_embeddings().weight
+    changed = embedding.detach() + 0.02 * torch.randn(embedding.shape, generator=chance)
+    session = TraceSession(decoder, "tiny", study())
+    rows = session.trace("theirs", Variant(parameters={"model.embed_tokens.weight": changed}))["layer_transitions"]
+    own = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64)
+    for dense in session._prompts:
+        streams = []
+        for weight in (embedding, changed):
+            own.get_input_embeddings().weight.data = weight.detach().double()
+            blocks: list[torch.Tensor] = []
+            handles = [
+                layer.register_forward_hook(lambda _, __, output, blocks=blocks: blocks.append(first_tensor(output)[0]))
+                for layer in own.model.layers
+            ]
+            with torch.no_grad():
+                own(dense.tokens)
+            for handle in handles:
+                handle.remove()
+            streams.append(blocks)
+        for layer, (before, after) in enumerate(zip(*streams, strict=True)):
+            found = rows.filter(
+                prompt_id=dense.prompt.prompt.id,
+                layer=layer,
+                sublayer="mlp",
+                scope="propagated",
+                lens="raw",
+                temperature=1.0,
+            ).sort("position")
+            expected = (after - before).norm(dim=-1)[found["position"].to_list()]
+            np.testing.assert_allclose(found["norm_dh"], expected, rtol=1e-5)
 
 
 def compare(

@@ -5,7 +5,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import method_encoding, theme
-from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw
+from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw, draw_rows
 
 KEY = ("model", "recipe", "layer")
 
@@ -148,3 +148,15 @@ def test_too_many_rows_are_refused_and_not_sampled():
 def test_an_answer_without_numbers_is_refused():
     with pytest.raises(InputError, match="q00 has no column of numbers to draw"):
         draw("q00", pl.DataFrame({"recipe": ["a"], "kind": ["x"]}), ("recipe",), "?")
+
+
+@pytest.mark.parametrize("name", ["max(kl)", "kl.nats", "kl[0]", "count()", "share of 'x'"])
+def test_a_column_of_any_name_is_drawn_under_it(name):
+    rows = pl.DataFrame({"recipe": ["a", "b"], name: [0.5, 0.25]})
+    spec = draw_rows(rows).to_dict()
+    encoding = spec["layer"][-1]["encoding"]["y"]
+    assert encoding["title"] == name
+    assert "aggregate" not in encoding
+    assert [row[encoding["field"]] for row in data(spec)] == [0.5, 0.25]
+    shown = {tip["title"] for tip in spec["layer"][-1]["encoding"]["tooltip"]}
+    assert shown == {"recipe", name}

@@ -320,7 +320,7 @@ def test_the_three_questions_have_answers_with_valid_links(file) -> None:
         in (collapse["text"])
     )
     assert collapse["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/free"
-    assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (57 %)")
+    assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (54 %)")
     assert "MLP of layer 0 (3 of 3)" in layers["text"]
     assert all(answer["sql"] and answer["links"] for answer in answers.values())
 
@@ -438,6 +438,10 @@ def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypat
     assert {"variant/0", "variant/1"} <= left
     assert all(name.startswith(("variant/", "trace/1/")) for name in left)
     assert len([name for name in left if name.startswith("variant/")]) == 2
+    # No page reads what the index does not have.
+    prompts = len(cut["index"]["prompts"])
+    assert all(text["variant"] < 2 for name in cut if name.startswith("prompt/") for text in cut[name]["texts"])
+    assert all(one["prompt"] < prompts for name in cut if name.startswith("variant/") for one in cut[name]["prompts"])
 
 
 def test_a_file_holds_pairs_of_neighbouring_variants() -> None:
