@@ -170,9 +170,9 @@ create or replace macro interval_of_ratio(a, a_low, a_high, b, b_low, b_high, co
 ];
 
 -- 95 % interval of a correlation from half the width of a symmetric one, as [low, high]: the latter after Fisher's
--- transformation, which keeps the ends within −1 to 1. NULL for a perfect correlation.
+-- transformation, which keeps the ends within −1 to 1. NULL for a correlation that is perfect but for rounding.
 create or replace macro interval_of_correlation(correlation, half_width) as case
-    when abs(correlation) < 1
+    when abs(correlation) < 1 - 1e-12
         then [
             tanh(atanh(correlation) - half_width / (1 - correlation ** 2)),
             tanh(atanh(correlation) + half_width / (1 - correlation ** 2))

@@ -73,8 +73,8 @@ def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, c
 
 @pytest.fixture
 def warehouse(tmp_path: Path, computed_once: Path) -> Path:
-    """Copy that warehouse for one test to change."""
-    return shutil.copytree(computed_once, tmp_path / "warehouse")
+    """Copy that warehouse for one test to change; SQLite's files beside a database vanish when a reader closes it."""
+    return shutil.copytree(computed_once, tmp_path / "warehouse", ignore=shutil.ignore_patterns("*-wal", "*-shm"))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ Compare = Callable[[Handmade, str, str], Comparison]
 @pytest.fixture
 def compare(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """Return a function that compares two variants of a warehouse in memory."""
-    monkeypatch.setattr(comparison, "connect", lambda _: nullcontext(memory.connection))
+    monkeypatch.setattr(comparison, "connected", lambda _: nullcontext(memory.connection))
 
     def compared(warehouse: Handmade, a: str, b: str) -> Comparison:
         memory.fill(warehouse)

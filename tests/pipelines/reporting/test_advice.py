@@ -7,6 +7,7 @@ import pytest
 from prunescope.pipelines.reporting.advice import (
     BROKEN,
     CHOOSING_ONLY,
+    NOT_SAFE,
     SAFE,
     TOO_LITTLE,
     VERDICTS,
@@ -104,7 +105,7 @@ def test_choosing_that_loses_less_than_half_is_not_broken() -> None:
     def dulled(damage: float, _: np.random.Generator) -> tuple[float, float]:
         return 0.0, min(1.0, damage / 4)
 
-    assert said(advised(known(3, dulled)))[:5] == [SAFE, SAFE, CHOOSING_ONLY, BROKEN, BROKEN]
+    assert said(advised(known(3, dulled)))[:5] == [SAFE, SAFE, NOT_SAFE, BROKEN, BROKEN]
 
 
 def test_measured_losses_that_decide_come_before_predicted_ones() -> None:

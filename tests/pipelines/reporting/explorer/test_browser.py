@@ -4,7 +4,7 @@ The page's text is tested without a browser in test_page.
 """
 
 from functools import cache
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from PIL import Image
@@ -472,7 +472,7 @@ def test_a_pair_without_paired_statistics_keeps_its_counts(page):
         )
 
     page.show(f"/compare/{WANDA}/{MAGNITUDE}")
-    assert "prunescope compare wanda-50 magnitude-50 prints these statistics" in page.text(".paired")
+    assert f"prunescope compare {unquote(WANDA)} {unquote(MAGNITUDE)} prints these statistics" in page.text(".paired")
     assert counted() == ["accuracy", "0.5", "0.25", "11", "13", "1", "40"]
     page.show(f"/compare/{MAGNITUDE}/{WANDA}")
     assert counted() == ["accuracy", "0.25", "0.5", "13", "11", "1", "40"]
