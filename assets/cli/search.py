@@ -190,13 +190,14 @@ def _names(text: str | None, flag: str) -> list[str] | None:
 
 
 def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[str, Any]], bool]:
-    """Return the results of a study's search on a model, those of each target and strategy, and whether it can go on.
+    """Return the results of a study's search on a model, and whether it can go on at one of its targets.
 
     There are no results where it failed.
     """
     from prunescope.assets.planning.fingerprints import find_model, search_id
     from prunescope.assets.planning.work_plan import unfinished_folder
     from prunescope.pipelines.core.progress import SILENT
+    from prunescope.pipelines.evaluation.search.run import unfinished_targets
     from prunescope.warehouse.catalogue.search_results import search_results
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -204,7 +205,8 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
         raise ValueError("a search is requested")
     search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
     rows = search_results(location, model, search, study.search.remove).to_pylist()
-    return rows, (unfinished_folder(Store(location), model) / f"search-{search}").exists()
+    left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
+    return rows, not left.isdisjoint(study.search.remove)
 
 
 def _is_own(row: dict[str, Any]) -> bool:

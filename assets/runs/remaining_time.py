@@ -87,7 +87,7 @@ class RemainingTime:
         self._left = {key: stage for key, stage in self._left.items() if stage.name != name}
 
     def fail(self, name: str) -> None:
-        """Remove a partition that failed, and what is computed of a model that did; nothing follows for the pace."""
+        """Remove a failed partition, and of a failed model all that reads it; the pace leaves its seconds out."""
         if self._current is not None and self._current.name == name:
             self._current = None
         of_model = f"{name}@", f"{name} "

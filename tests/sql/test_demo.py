@@ -82,9 +82,10 @@ def test_q01_finds_a_tenth_of_spikes_and_bounds_correlations_over_three_prompts(
 def test_the_theorems_hold_roughly_behind_one_sublayer(question: str, measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, question, "scope = 'local' and lens = 'normed'")
 
-    # Where one layer of a drop is kept, 56 positions are left, and the reverse KL scatters more.
-    assert rows.filter(pl.col("n") > 56)["pearson_log10"].min() > 0.85
-    assert rows["pearson_log10"].min() > 0.82
+    # Of a drop one layer is stored, with 56 positions up to the ends of the texts: there the reverse KL scatters more.
+    few = (pl.col("n") == 56) & (pl.col("pearson_log10") < 0.85)
+    assert rows.filter(~few)["pearson_log10"].min() > 0.85
+    assert [round(value, 4) for value in rows.filter(few)["pearson_log10"]] == [0.8218] * 2 * (question == "q04")
     assert rows["ratio_median"].is_between(0.5, 2).all()
     assert (rows["ratio_p10"] <= rows["ratio_median"]).all()
     assert (rows["ratio_median"] <= rows["ratio_p90"]).all()

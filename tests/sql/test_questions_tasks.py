@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from prunescope.warehouse.catalogue.database import SQL
 from tests.sql import reference_intervals
 from tests.sql.built_tasks import retrieval_query, retrieval_score, task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade
@@ -432,3 +433,13 @@ def test_q30_pairs_queries_for_the_interval_of_a_loss(ask: Ask) -> None:
     )
     unseen = reference_intervals.wilson(0, 20)[1]
     assert (same["ndcg_loss_share_low"], same["ndcg_loss_share_high"]) == pytest.approx((-unseen, unseen), abs=1e-6)
+
+
+def test_a_score_of_all_or_none_has_wilsons_interval(ask: Ask) -> None:
+    warehouse, right = Handmade(), {"all": 10, "none": 0}
+    for task, count in right.items():
+        task_score(warehouse, RECIPE, task, count / 10, n=10, standard_error=0.0)
+    rows = {row["task"]: row for row in ask(warehouse, (SQL / "explorer" / "scores.sql").read_text("utf-8"))}
+    for task, count in right.items():
+        ends = rows[task]["value_low"], rows[task]["value_high"]
+        assert ends == pytest.approx(reference_intervals.wilson(count, 10)), task

@@ -156,6 +156,17 @@ def test_a_variant_that_cannot_be_compared_leaves_the_nearest_unknown() -> None:
     assert {row["is_nearest"] for row in rows.values()} == {None}
 
 
+def test_more_writing_could_make_a_lossy_choice_one_for_choosing_only() -> None:
+    warehouse = started("a")
+    for recipe, changes in (("dense", [0] * 40), ("a", [0, 0, 0, 3] * 10)):
+        prompted(warehouse, recipe, changes)
+        questioned(warehouse, recipe, 40 if recipe == "a" else 0, 200)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (NOT_SAFE, "writing", "prompts")
+    assert row["units_needed"] > 40
+
+
 def test_where_one_number_is_not_known_none_is_given_for_both() -> None:
     """A tenth of the tokens changes, which no number of prompts would decide."""
     warehouse = started("a")

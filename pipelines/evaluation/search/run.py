@@ -6,7 +6,7 @@ The strategies are those of `search`; nothing is read from or written to the war
 import json
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -31,6 +31,9 @@ from prunescope.pipelines.studies import GenerationSpec, Study
 from prunescope.pipelines.studies.prompt_sets import resolve_prompts
 from prunescope.pipelines.studies.prompts import KINDS, Prompt
 from prunescope.pipelines.studies.search_spec import SearchSpec
+
+# In the folder of a search, the targets at which it is.
+_TARGETS = "targets.json"
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def run_search(
         progress: receives the progress of each measurement.
 
     Returns:
-        All rows of both tables, and whether every strategy ended before the time did; if not, the same call with more
-        minutes goes on, as long as the folder is there.
+        All rows of both tables, and whether every strategy ended before the time did, at these targets and at those
+        of earlier calls; if not, a call with them and more minutes goes on, as long as the folder is there.
 
     Raises:
         InputError: the menu cannot reach a target, or items are missing.
@@ -86,12 +89,12 @@ def run_search(
     own = {"search": key.search, "strategy": "searched", "is_result": True}
     is_known = not (known.is_empty() or effects.is_empty()) and key.search in effects["search"]
     # A search that was killed or whose time was over goes on with its targets, also with those that have a result.
-    unfinished = folder / "targets.json"
-    begun = json.loads(unfinished.read_text()) if unfinished.exists() else []
-    found = set(known.filter(**own)["remove"]) - {*begun} if is_known else set()
+    begun = unfinished_targets(folder)
+    found = set(known.filter(**own)["remove"]) - begun if is_known else set()
+    waiting = begun - {*spec.remove}
     if not (missing := tuple(share for share in spec.remove if share not in found)):
-        return dict(earlier), True
-    write_synced(unfinished, lambda temporary: temporary.write_text(json.dumps(missing)))
+        return dict(earlier), not waiting
+    _write_targets(folder, {*missing, *waiting})
     spec = spec.model_copy(update={"remove": missing})
     items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
@@ -114,7 +117,23 @@ def run_search(
             known, _named(result.trials, key, {"objective": spec.objective, "budget": spec.budget}), key, missing
         ),
     }
-    return tables, result.is_complete
+    if waiting and result.is_complete:
+        _write_targets(folder, waiting)
+    return tables, result.is_complete and not waiting
+
+
+def unfinished_targets(folder: Path) -> set[float]:
+    """Return the targets of a search at which it was interrupted, or its time was over.
+
+    Args:
+        folder: as of `run_search`.
+    """
+    file = folder / _TARGETS
+    return set(json.loads(file.read_text())) if file.exists() else set()
+
+
+def _write_targets(folder: Path, targets: Collection[float]) -> None:
+    write_synced(folder / _TARGETS, lambda temporary: temporary.write_text(json.dumps(sorted(targets))))
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:

@@ -34,7 +34,7 @@ def _without_marks(answer: str) -> str:
 def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Return whether what was written is the right answer: the same number, or the same words.
 
-    Words are compared without case and punctuation, as lm-eval's exact_match does where it is told so.
+    The comparison of words ignores case and punctuation, like lm-eval's exact_match with both of its options.
 
     Args:
         doc: the sample, with its right `answer`; a number is in its shortest form.

@@ -200,13 +200,14 @@ class Documents:
                 documents[name] = document
 
         # The index cuts variants and prompts apart, so that a page of one kind leaves out what the other lost.
-        count, places = len(cut["variants"]), {kind: len(cut[f"{kind}s"]) for kind in ("variant", "prompt")}  # type: ignore[literal-required]
+        count = len(cut["variants"])
+        lists = (("texts", "variant", count), ("prompts", "prompt", len(cut["prompts"])))
 
         def listed(name: str) -> Mapping[str, Any]:
             document = {**self.build(name)}
-            for key, kind in (("texts", "variant"), ("prompts", "prompt")):
+            for key, place, length in lists:
                 if key in document:
-                    document[key] = [each for each in document[key] if each[kind] < places[kind]]
+                    document[key] = [each for each in document[key] if each[place] < length]
             return document
 
         add("pages of variants", [f"variant/{n}" for n in range(count)], listed)

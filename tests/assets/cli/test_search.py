@@ -25,6 +25,7 @@ from prunescope.assets.planning.steps import SEARCH_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfinished_folder
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
+from prunescope.pipelines.evaluation.search.run import unfinished_targets
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
@@ -131,7 +132,9 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     assert "everything is current" in told
     assert "`prunescope figure allocation` and `prunescope question q35` show the search" in told
     assert "not all trials were made" not in told
-    (unfinished_folder(Store(searched), "tiny-a") / f"search-{result['search']}").mkdir(parents=True)
+    folder = unfinished_folder(Store(searched), "tiny-a") / f"search-{result['search']}"
+    folder.mkdir(parents=True)
+    (folder / "targets.json").write_text("[0.2]")
     assert (
         "not all trials were made; the same command with more --minutes"
         in search(capsys, study, searched, "--no-judge", "--remove", "20")[1]
@@ -188,14 +191,35 @@ def test_an_added_share_that_was_interrupted_goes_on_and_the_others_stay(
     shares = ["--remove", "20%", "--remove", "30%", "--no-judge"]
     search(capsys, study, searched, *shares, code=2)
     assert len(stored := unfinished(searched)) > 1
-    search(capsys, study, searched, "--no-judge", "--remove", "20%")
-    assert unfinished(searched) == stored
-    search(capsys, study, searched, *shares)
+    # Neither a finished share nor another one ends the wait.
+    _, told = search(capsys, study, searched, "--no-judge", "--remove", "20%")
+    search(capsys, study, searched, "--no-judge", "--remove", "20%", "--minutes", "19")
+    assert "not all trials were made" not in told
+    assert {*stored} <= {*unfinished(searched)}
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeMeasurement, "measure", measure)
+        search(capsys, study, searched, "--no-judge", "--remove", "25%")
+    assert {*stored} <= {*unfinished(searched)}
+    [folder] = unfinished_folder(Store(searched), "tiny-a").glob("search-*")
+    assert unfinished_targets(folder) == {0.3}
+    _, told = search(capsys, study, searched, *shares)
+    assert "not all trials were made" not in told
+    assert unfinished(searched) == []
     found = trials(searched)
     assert found.filter(remove=0.2).equals(before)
-    assert set(found.filter("is_result")["remove"]) == {0.2, 0.3}
+    assert set(found.filter("is_result")["remove"]) == {0.2, 0.25, 0.3}
     # Two were in the journal.
     assert len(measured) - 1 == found.filter(remove=0.3)["treatments_json"].n_unique()
+
+
+def test_a_model_that_is_missing_does_not_hide_the_results_of_another(
+    searched: Path, study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    models = ["--model", f"gone={tmp_path / 'nowhere'}", "--model", f"tiny-a={study.model}"]
+    out, told = search(capsys, study, searched, "--no-judge", *models, code=2)
+    [entry] = yaml.safe_load(out[out.index("- name:") :])
+    assert entry["name"] == trials(searched).filter(strategy="searched", is_result=True)["recipe"].item()
+    assert "no such folder or file" in told
 
 
 @pytest.mark.exhaustive  # a study with the found recipe, which other tests run, and views that tests/sql proves

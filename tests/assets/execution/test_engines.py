@@ -198,6 +198,18 @@ def test_a_task_that_does_not_fit_on_a_gpu_is_retried_with_half_the_batch_and_th
         assert not Path(halved.path).exists()
 
 
+def test_variants_that_do_not_fit_together_are_computed_alone_in_the_next_try() -> None:
+    cache = ModelCache()
+    with pytest.raises(MemoryError), cache._batch("a", ["b", "c"], "trace"):
+        raise MemoryError
+    with cache.halved():
+        for recipe in ("a", "b", "c"):
+            with cache._batch(recipe, ["b", "c", "d"], "trace") as names:
+                assert names == [recipe, "d"][: 1 + (recipe == "d")]
+    with cache._batch("a", ["d"], "trace") as names:
+        assert names == ["a", "d"]
+
+
 @LINUX
 @pytest.mark.exhaustive  # the test above, with the memory of a process
 def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.defs.reference_asset import write_published
+from prunescope.assets.planning.freshness import warehouse_version
 from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.core.errors import DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.planning.test_fingerprints import H
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
+from tests.warehouse.conftest import provenance_of, rows_of
 
 
 def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:
@@ -29,6 +32,17 @@ def test_an_empty_warehouse_needs_everything(study: StudyFile, tmp_path: Path, c
     assert todo(found) == {"tiny-a": MODEL_TABLES} | {f"tiny-a@{recipe}": VARIANT_TABLES for recipe in RECIPES}
     assert found.is_report_stale
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("place", ["disk", "memory://versions"])
+def test_a_warehouse_has_one_version_until_a_partition_changes(tmp_path: Path, place: str) -> None:
+    store = Store(tmp_path if place == "disk" else f"{place}/{tmp_path.name}")
+    write_published(store)
+    before = warehouse_version(store)
+    assert warehouse_version(Store(store.root)) == before
+    table = TABLES["variants"]
+    store.write(table, rows_of(table, "tiny", "dense"), provenance_of("tiny", "dense"), "tiny", "dense")
+    assert warehouse_version(store) != before
 
 
 def test_a_computed_study_needs_nothing(study: StudyFile, warehouse: Path, cache: Path) -> None:

@@ -1,6 +1,7 @@
 """Variants as MLflow runs, in a database of MLflow's own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from tests.sql.warehouse_builder import Handmade
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -26,7 +28,11 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.exhaustive  # MLflow migrates a new database for half of its time
 def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
-    computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    computed_once: Path,
+    uri: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -57,12 +63,18 @@ def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
     shown = capsys.readouterr()
     assert (shown.out, "2 there already" in shown.err) == ("", True)
     assert len(client.search_runs([experiment.experiment_id])) == 2
+    # Another report is another run of the dense model, which has it.
+    other = shutil.copytree(computed_once, tmp_path / "other", ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    with (other / "_reports" / "tiny.html").open("a") as report:
+        report.write(" ")
+    assert run([*arguments, "--warehouse", str(other)], Globals()) == 0
+    assert capsys.readouterr().out.split() == ["tiny-a@dense"]
     # A run that ends in the middle is a failed one, and no variant that was there.
     monkeypatch.setattr("prunescope.assets.publishing.tracking.variant_values", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run([*arguments, "--figure", "hierarchy"], Globals())
     statuses = [one.info.status for one in client.search_runs([experiment.experiment_id])]
-    assert sorted(statuses) == ["FAILED", "FINISHED", "FINISHED"]
+    assert sorted(statuses) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
 
 
 def test_mistakes_are_one_line(computed_once: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +85,12 @@ def test_mistakes_are_one_line(computed_once: Path, uri: str, capsys: pytest.Cap
     command = [sys.executable, "-c", code, *arguments, "tiny-a@wanda-2of4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert (done.returncode, "pip install 'prunescope[mlflow]'" in done.stderr) == (2, True)
+
+
+def test_a_noise_variant_is_refused_by_name(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
+    for name in ("models", "variants"):
+        warehouse.write(tmp_path / "warehouse", name)
+    arguments = ["log", "--uri", uri, "--warehouse", str(tmp_path / "warehouse"), "--variant"]
+    assert run([*arguments, "tiny@noise-batch"], Globals()) == 2
+    assert "--variant tiny@noise-batch: a noise variant is no result" in capsys.readouterr().err

@@ -15,7 +15,15 @@ from tests.assets.tiny_study import ROOT
 
 
 def beside() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "prunescope.assets.runs.precompile" in each.cmdline()]
+    return [each for each in psutil.Process().children() if "prunescope.assets.runs.precompile" in command_line(each)]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Return the arguments of a child, which has none until the system has loaded its program."""
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if arguments := process.cmdline():
+            return arguments
+    return []
 
 
 def test_compilation_starts_where_kernels_are_missing_or_older_than_their_code(

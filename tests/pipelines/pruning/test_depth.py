@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,15 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
-from prunescope.pipelines.pruning.methods.depth import drop, drop_order, losses, ordered
+from prunescope.pipelines.pruning.methods.depth import (
+    BATCH,
+    angular_distances,
+    drop,
+    drop_order,
+    influences,
+    losses,
+    ordered,
+)
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
@@ -165,6 +174,25 @@ def test_losses_do_not_depend_on_how_the_tokens_are_split(load: Load, monkeypatc
     assert losses(decoder, ["attn.1"], tokens, set())["attn.1"] == pytest.approx(
         loss(decoder, tokens, ["attn.1"]), rel=1e-5
     )
+
+
+def test_depth_passes_shrink_where_memory_is_short(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, _, tokens = load("llama")
+    tokens = tokens.repeat(4, 1)
+    sizes, hidden = list[int](), Decoder.hidden
+
+    def recorded(self: Decoder, ids: Tensor, *arguments: object, **named: object) -> Tensor:
+        sizes.append(len(ids))
+        return hidden(self, ids, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Decoder, "hidden", recorded)
+    for measure in (influences, lambda own, units, ids: angular_distances(own, units, 1, ids)):
+        found = []
+        for split in (1, 2):
+            sizes.clear()
+            found.append(measure(replace(decoder, split=split), BLOCKS, tokens))
+            assert max(sizes) <= BATCH // split
+        assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("by", ["greedy", "iterative"])

@@ -14,6 +14,7 @@ from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.export import bibliography
 from prunescope.warehouse.export.methods_section import Calibration, Methods, ProvenanceFacts, methods
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -43,6 +44,9 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckD
             inputs = {"prompts_hash": "p" * 64}
             made = provenance_of("tiny", recipe, inputs=inputs, seed=7)
             store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), made, "tiny", recipe)
+    scores = TABLES["imported_scores"]
+    read = Provenance.of_read_rows("mine", "tiny", "dense", {}, "1")
+    store.write(scores, rows_of(scores, "tiny", "dense"), read, "tiny", "dense")
     with database.connect(store.root) as connection:
         yield connection
 
@@ -83,6 +87,9 @@ def test_the_section_has_seeds_versions_device_prompts_and_texts(warehouse: duck
     text = written(warehouse, "dense", "wanda-50", "noise-batch").markdown
     for part in ("torch 2.9.0", "seed 0, 7", "`cpu`", "`float32`", "Prunescope 1.2.3", "`pppppppppppp`"):
         assert part in text
+    imported = written(warehouse, "dense", tables=(*TABLES_READ, "imported_scores")).markdown
+    assert "``" not in imported, "scores that were read in were computed on no device of ours"
+    assert "imported_scores" not in imported
     assert "`noise-batch`) gives the floor that rounding sets" in text
     assert "SHA-256 of its settings and contents `cccccccccccc`" in text
     assert "Layers were measured (prompts: 3) in scope" in text

@@ -143,6 +143,15 @@ def test_correlation_is_computed_within_each_variant():
     )
 
 
+def test_a_fit_is_of_one_temperature_and_of_ten_points_of_a_variant():
+    points = frames.estimate_points().with_columns((2 * pl.col("truth")).alias("estimate"))
+    cold = points.with_columns(temperature=pl.lit(0.3), estimate=1 / pl.col("truth"))
+    both = the_one(sentences_of(estimate_points=pl.concat([points, cold])), "T3 KL")
+    assert both == the_one(sentences_of(estimate_points=points), "T3 KL")
+    few = points.filter(pl.int_range(pl.len()).over("theorem", "recipe", "scope", "lens") < 9)
+    assert "correlate" not in the_one(sentences_of(estimate_points=few), "T3 KL")
+
+
 def test_a_missing_overshoot_is_named():
     points = frames.estimate_points().with_columns(pl.col("truth").alias("estimate"))
     assert "without the overshoot of the paper (1.6)" in the_one(sentences_of(estimate_points=points), "T2 p")

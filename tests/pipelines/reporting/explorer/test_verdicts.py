@@ -169,6 +169,13 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_with_the_earliest_nam
         "#/tokens/m%40mild/q%2F1/3/free",
         "#/tokens/m%40harsh/p/2/free",
     ]
+    # Without a KL at the first token none is the mildest.
+    unknown = [verdict | {"kl_step0_nats": None} for verdict in verdicts]
+    answer = answers_by_topic(unknown, stg_generations=texts)["collapse"]
+    assert answer["short"] == (
+        "In harsh, the first of 2 of 3 pruned variants that loop: prompt p, from step 2; the loop is closed at step 2."
+    )
+    assert answer["text"] == "harsh: its text to prompt p has closed a loop at step 2."
 
 
 def test_a_variant_without_texts_does_not_count_as_free_of_loops():
