@@ -38,7 +38,7 @@ def compare(
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
     difference is B − A. Its error is clustered by windows of a text or by prompts; low and high are its 95 % interval
-    (from five clusters on). noise_p95 is the KL that rounding alone causes. In tasks the clusters are samples:
+    (from two clusters on). noise_p95 is the KL that rounding alone causes. In tasks the clusters are samples:
     mcnemar_p tests the samples that only one side answers right, and holm_p corrects it for all tasks and metrics.
 
     For example:

@@ -150,7 +150,7 @@ def search(
             continue
         _print_results(rows)
         if is_unfinished:
-            log("not all trials were made; the same command with more --minutes goes on")
+            log("not all trials were made; the same command goes on, with more --minutes where the time was over")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
         # The run below would search again where this one failed.
         if no_judge or f"{spec.name} search" in failed:
@@ -169,7 +169,7 @@ def _share(text: str) -> float:
         number = float(text.strip().removesuffix("%"))
     except ValueError:
         number = -1.0
-    share = number if number < 1 and not text.strip().endswith("%") else number / 100
+    share = number if number < 1 and not text.strip().endswith("%") else round(number / 100, 12)
     if not 0 < share < 1:
         raise InputError(f"--remove {text!r}: no share; give 20%, 20 or 0.2, above 0 and below 100 %")
     return share

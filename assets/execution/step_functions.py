@@ -229,8 +229,7 @@ def _speed(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Resu
 
 
 def _search(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
-    from prunescope.pipelines.evaluation.search.run import SearchKey, run_search
-    from prunescope.pipelines.pruning.layer_checkpoints import discard
+    from prunescope.pipelines.evaluation.search.run import SearchKey, end_search, run_search
 
     started, identity = time.perf_counter(), context.dense.identity
     key = SearchKey(context.model, search_id(context.study, identity), identity.weight_hash)
@@ -239,12 +238,11 @@ def _search(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Res
     earlier = {table: context.written(table) for table in STEPS["search"].tables}
     folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
     with translate_os_errors(folder):
-        tables, is_complete = run_search(decoder, context.study, key, statistics, folder, earlier, cache.progress)
+        tables, left = run_search(decoder, context.study, key, statistics, folder, earlier, cache.progress)
     seconds = time.perf_counter() - started
     for table in STEPS["search"].tables:
         yield context.write(table, tables[table], seconds, str(decoder.device))
-    if is_complete:
-        discard(folder)
+    end_search(folder, left)
 
 
 _FUNCTIONS: dict[str, Callable[[ComputeTask, PartitionContext, ModelCache], Results]] = {

@@ -20,6 +20,7 @@ from prunescope.assets.planning.steps import (
     STEP_OF_TABLE,
 )
 from prunescope.assets.settings import cache_folder
+from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.corpora.text_sources import contents_hash
@@ -44,6 +45,7 @@ _INPUT_NAMES = {
     "calibration_hash": "calibration",
     "recipe_hash": "recipe",
     "external_hash": "pruned checkpoint",
+    "external_code": "code of pruned checkpoints",
     "variant": "pruned weights",
     "prompts_hash": "prompts",
     "settings_hash": "`generation` and `measure`",
@@ -106,7 +108,9 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
         external = [
             source_hash(step.source, cache_folder()) for step in steps(recipe) if isinstance(step, ExternalRecipe)
         ]
-        return found | {"recipe_hash": recipe.hash} | needed | ({"external_hash": external[0]} if external else {})
+        if external:
+            needed |= {"external_hash": external[0], "external_code": code_versions.EXTERNAL}
+        return found | {"recipe_hash": recipe.hash} | needed
     found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}
     if table == MASK_TABLE:
         return found

@@ -75,9 +75,8 @@ def log_variants(
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
     # A run with other figures is another run, and so is one of the dense model with another report.
-    reports = [path.read_text(encoding="utf-8") for path in Store(root).files("_reports") if path.suffix == ".html"]
     states = {
-        (model, recipe): _hash([*state, *sorted(figures), *(reports if recipe == "dense" else ())])
+        (model, recipe): _hash([*state, *sorted(figures), *_reports(root, model, recipe).values()])
         for (model, recipe), state in variant_states(root).items()
     }
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
@@ -122,7 +121,7 @@ def _log(
 
     from prunescope.pipelines.reporting.charts.registry import find_figure
 
-    parameters_json, studies = variant_origin(root, model, recipe)
+    parameters_json, _ = variant_origin(root, model, recipe)
     summary = variant_values(root, f"{model}@{recipe}")
     values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
     metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
@@ -136,10 +135,20 @@ def _log(
         for number, drawing in enumerate(figure.draw_all(rows) if len(rows) else (), start=1):
             svg = vl_convert.vegalite_to_svg(drawing.specification)
             client.log_text(run, svg, f"figures/{name}-{number}.svg")
-    # The report is of all variants and large: one copy, with the dense model.
-    for report in Store(root).files("_reports") if recipe == "dense" else ():
-        if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies:
-            client.log_text(run, report.read_text(encoding="utf-8"), f"reports/{report.name}")
+    for name, report in _reports(root, model, recipe).items():
+        client.log_text(run, report, f"reports/{name}")
+
+
+def _reports(root: Place | str, model: str, recipe: str) -> dict[str, str]:
+    """Return the reports of the studies of a dense model by file name: they are large, and of all its variants."""
+    if recipe != "dense":
+        return {}
+    _, studies = variant_origin(root, model, recipe)
+    return {
+        report.name: report.read_text(encoding="utf-8")
+        for report in Store(root).files("_reports")
+        if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies
+    }
 
 
 def _numbers(values: Mapping[str, object]) -> dict[str, float]:

@@ -108,7 +108,8 @@ class RemainingTime:
         stage, spent = self._current, self._clock() - self._stage_began
         # Copies, because bars ask from a thread of their own.
         stages, finished = list(self._left.values()), {step: list(own) for step, own in list(self._finished.items())}
-        cost, seconds = _totals(each for own in finished.values() for each in own)
+        totals = {step: _totals(own) for step, own in finished.items()}
+        cost, seconds = (sum(each) for each in zip(*totals.values(), strict=True)) if totals else (0.0, 0.0)
         if stage is not None and stage.cost and own and not cost:
             cost, seconds = stage.cost, spent + own
         if not cost and any(left.cost for left in stages):
@@ -117,8 +118,7 @@ class RemainingTime:
         # A short first stage of a step says little of the long ones.
         paces = {
             step: (seconds + pace * _PRIOR_SECONDS) / (cost + _PRIOR_SECONDS)
-            for step, own in finished.items()
-            for cost, seconds in [_totals(own)]
+            for step, (cost, seconds) in totals.items()
         }
         others = sum(left.fixed + left.cost * paces.get(left.step, pace) for left in stages if left is not stage)
         if stage is None:
@@ -127,7 +127,7 @@ class RemainingTime:
 
 
 def _totals(stages: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the cost and the seconds of finished stages, without the seconds beyond three times their median pace."""
+    """Return the cost and the seconds of a step's stages, without those beyond three times their median pace."""
     by_pace = sorted((seconds / cost, cost) for cost, seconds in stages)
     total, below, most = sum(cost for _, cost in by_pace), 0.0, math.inf
     for pace, cost in by_pace:

@@ -46,7 +46,7 @@ MAX_STEPS = 10_000
 def name_from(source: str) -> str:
     """Return a name from the last part of a source; empty where that has no letter and no digit."""
     # Of a hub id without its revision; a path may hold an @.
-    hub_id = re.sub(r"^((?:\w[\w.-]*/)?\w[\w.-]*)@.*", r"\1", source.removeprefix("embedded:"))
+    hub_id = re.sub(r"^((?:\w[\w.-]*/)?\w[\w.-]*)@(refs/.*|[^/]*)$", r"\1", source.removeprefix("embedded:"))
     last = Path(hub_id.rstrip("/")).name
     stem = re.sub(r"\.(gguf|ya?ml|txt|parquet|(csv|tsv|ndjson|jsonl?)(\.[gx]z)?)$", "", last.lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:100]

@@ -1,5 +1,6 @@
 """Readers for the texts of a source: one of every installation, a file, or a data set. No torch here."""
 
+import codecs
 import hashlib
 import json
 import lzma
@@ -91,6 +92,8 @@ def contents_hash(source: str, what: str) -> str:
     path = CORPORA.get(source) or local_path(source, what)
     try:
         with open_regular(path) as stream:
+            # A byte order mark is no text.
+            stream.seek(len(codecs.BOM_UTF8) * stream.peek(3).startswith(codecs.BOM_UTF8))
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(what, path, error) from error

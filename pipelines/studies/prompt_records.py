@@ -24,11 +24,13 @@ _USUAL = {
     "turns": ("turns", "messages"),
     "ids": ("ids", "input_ids", "token_ids", "prompt_token_ids"),
 }
-# The last number of a text. A minus behind a digit is an operator; a comma joins thousands, and else parts numbers.
+# The last number of a text. A minus behind a digit is an operator; a comma joins thousands, in India hundreds of
+# thousands too, and else parts numbers.
 LAST_NUMBER = (
     r"(?s)\A.*((?:(?<![0-9.,])[-−][$€£]?|(?<![-−])[$€£]|(?<![0-9.,$€£−-])|(?<=[0-9][-−])[$€£]?|(?<=[^0-9],)"
-    r"|(?<=,)(?![0-9]{3}(?![0-9])))"
-    r"[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|(?:(?<![0-9.,])[-−][$€£]?|(?<![^\s($€£=+]))\.[0-9]+)"
+    r"|(?<=,)(?!(?:[0-9]{2},)*[0-9]{3}(?![0-9])))"
+    r"[0-9]+(?:(?:,[0-9]{2})*,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?"
+    r"|(?:(?<![0-9.,])[-−][$€£]?|(?<![\w.,)\]])(?<![-−]))\.[0-9]+)"
 )
 
 
@@ -238,10 +240,10 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
     """Return the index of the right option, given as a label of the record, an index from 0, a letter or its text."""
     letters = tuple(_LETTERS[: len(options)])
-    if not isinstance(gold, bool) and str(gold).strip() in labels:
-        return labels.index(str(gold).strip())
     if isinstance(gold, float) and gold.is_integer():  # a column with gaps, as pandas writes it
         gold = int(gold)
+    if not isinstance(gold, bool) and str(gold).strip() in labels:
+        return labels.index(str(gold).strip())
     if isinstance(gold, int) and not isinstance(gold, bool):
         if 0 <= gold < len(options):
             return gold

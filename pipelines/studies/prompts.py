@@ -14,7 +14,7 @@ BUILT_IN_TEMPLATES = ("chat", "plain")
 # Of a study: every one of them costs a forward pass of every variant, and all are in memory.
 MAX_PROMPTS = 10_000
 FIELD = Annotated[str, Field(min_length=1, max_length=200)]
-_NUMBER = re.compile(r"([-−+]?) ?[$€£]? ?([0-9]+(?:,[0-9]{3})*)?(?:\.([0-9]+))? ?%?\.?")
+_NUMBER = re.compile(r"([-−+]?) ?[$€£]? ?([0-9]+(?:(?:,[0-9]{2})*,[0-9]{3})*)?(?:\.([0-9]+))? ?%?\.?")
 _LONGEST_NUMBER = 100
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.synced_write import write_synced
 from prunescope.pipelines.evaluation.search.items import search_items
@@ -25,6 +25,7 @@ from prunescope.pipelines.evaluation.search.search import Search
 from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning.layer_checkpoints import discard
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import GenerationSpec, Study
@@ -59,7 +60,7 @@ def run_search(
     folder: Path,
     earlier: Mapping[str, pl.DataFrame],
     progress: Progress = SILENT,
-) -> tuple[dict[str, pl.DataFrame], bool]:
+) -> tuple[dict[str, pl.DataFrame], set[float]]:
     """Search for the study's targets.
 
     Args:
@@ -73,8 +74,9 @@ def run_search(
         progress: receives the progress of each measurement.
 
     Returns:
-        All rows of both tables, and whether every strategy ended before the time did, at these targets and at those
-        of earlier calls; if not, a call with them and more minutes goes on, as long as the folder is there.
+        All rows of both tables, and the targets, these and those of earlier calls, at which the time was over before
+        every strategy ended. A call with more minutes goes on there, as long as the folder is there and `end_search`
+        has told it so.
 
     Raises:
         InputError: the menu cannot reach a target, or items are missing.
@@ -93,18 +95,23 @@ def run_search(
     found = set(known.filter(**own)["remove"]) - begun if is_known else set()
     waiting = begun - {*spec.remove}
     if not (missing := tuple(share for share in spec.remove if share not in found)):
-        return dict(earlier), not waiting
+        return dict(earlier), waiting
     _write_targets(folder, {*missing, *waiting})
     spec = spec.model_copy(update={"remove": missing})
-    items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
     journal = Journal(folder / "journal", key.search)
-    times = _milliseconds(decoder, spec, journal)
 
     def menu_of(treatments: Sequence[str], splits: Sequence[MixedRecipe]) -> Menu:
         return Menu(decoder, treatments, inside, splits, times, progress)
 
-    result = Search(decoder, spec, menu_of, items, journal, progress).run()
+    try:
+        items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
+        times = _milliseconds(decoder, spec, journal)
+        result = Search(decoder, spec, menu_of, items, journal, progress).run()
+    except InputError:
+        # What is refused now is refused the next time, too.
+        end_search(folder, begun)
+        raise
     results = result.trials.filter(strategy="searched", is_result=True)
     if late := [share for share in missing if share not in set(results["remove"])]:
         raise ComputationError(
@@ -117,9 +124,20 @@ def run_search(
             known, _named(result.trials, key, {"objective": spec.objective, "budget": spec.budget}), key, missing
         ),
     }
-    if waiting and result.is_complete:
-        _write_targets(folder, waiting)
-    return tables, result.is_complete and not waiting
+    return tables, waiting if result.is_complete else {*missing, *waiting}
+
+
+def end_search(folder: Path, left: Collection[float]) -> None:
+    """Delete what a search keeps for its continuation, once its tables are written, unless there are targets left.
+
+    Args:
+        folder: as of `run_search`.
+        left: the targets that it returned.
+    """
+    if left:
+        _write_targets(folder, left)
+    else:
+        discard(folder)
 
 
 def unfinished_targets(folder: Path) -> set[float]:

@@ -34,7 +34,8 @@ def _without_marks(answer: str) -> str:
 def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Return whether what was written is the right answer: the same number, or the same words.
 
-    The comparison of words ignores case and punctuation, like lm-eval's exact_match with both of its options.
+    The comparison of words ignores case and punctuation, like lm-eval's exact_match with both of its options, but for
+    the marks of a number or between numbers (1/2, -5) and for answers of marks alone.
 
     Args:
         doc: the sample, with its right `answer`; a number is in its shortest form.
@@ -43,7 +44,7 @@ def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
     number = number_text(doc["answer"])
     if number is not None:
         return {"exact_match": float(number_text(results[0]) == number)}
-    return {"exact_match": float(_plain(results[0]) == _plain(doc["answer"]))}
+    return {"exact_match": float(_with_signs(results[0]) == _with_signs(doc["answer"]))}
 
 
 def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -62,6 +63,11 @@ def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
 
 def _words(text: str) -> Counter[str]:
     return Counter(word for word in _plain(text).split() if word not in {"a", "an", "the"})
+
+
+def _with_signs(text: str) -> str:
+    kept = re.sub(rf"(?![-+/.,:^*<>=][0-9])[{re.escape(string.punctuation)}]", "", text.lower())
+    return kept if kept.strip() else text
 
 
 def _plain(text: str) -> str:

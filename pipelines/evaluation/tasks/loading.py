@@ -292,7 +292,10 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         task.set_config("generation_kwargs", {"max_gen_toks": spec.max_new_tokens}, update=True)
     if spec.shots and scoring == "rolling":
         raise InputError(f"task {name}: `shots` is for tasks that ask questions; this one scores a whole text")
-    if spec.shots and task.config.fewshot_split is None and (task.config.metadata or {}).get("runs_code"):
+    if spec.shots and (
+        getattr(task, "sampler", None) is None
+        or (task.config.fewshot_split is None and (task.config.metadata or {}).get("runs_code"))
+    ):
         raise InputError(f"task {name}: `shots` {spec.shots}, but it has no examples beside its problems; leave it out")
     if spec.shots is not None or task.config.num_fewshot is None:
         task.set_config("num_fewshot", spec.shots or 0)

@@ -36,7 +36,7 @@ _VALUES = {
 # A second column, drawn as the size of the points.
 _SIZES = {"q11_first_flip": "margin_dense"}
 # Questions give no interval for fewer prompts, as their headers say.
-_MIN_PROMPTS = 5
+_MIN_PROMPTS = 2
 _NO_FIELD = re.compile(r"\W")
 
 
@@ -113,7 +113,7 @@ def _reason(frame: pl.DataFrame) -> str:
     prompts = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
     if not isinstance(prompts, int) or prompts >= _MIN_PROMPTS:
         return ""
-    return f", because {prompts} prompts carry none ({_MIN_PROMPTS} would)"
+    return ", because one prompt carries none (two would)"
 
 
 def _value(name: str, frame: pl.DataFrame, key: Sequence[str]) -> tuple[str, str | None, str | None]:

@@ -12,8 +12,8 @@ CAPTION = (
     "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line is the "
     "damage by quantization at the same KL, interpolated between the dense model and the quantized variants (grey "
     "points). The thin rule from it to the point is the damage that pruning adds or saves: solid where the 95 % "
-    "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where fewer "
-    "than five prompts or questions give no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
+    "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where one "
+    "prompt or question gives no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
     "shares of prompts and questions, Student's t over prompts for the rest. Points without a rule are beyond the "
     "largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly 0."
 )

@@ -9,8 +9,8 @@ TITLE = "Which layers' logit shifts foretell a KL spike at the output"
 CAPTION = (
     "A spike is a position whose teacher-forced output KL is above the variant's own 90th percentile. Above, how well "
     "each sublayer's Var_p(Δz), measured alone, ranks spikes before other positions (area under its ROC curve; 0.5, "
-    "the grey line, is chance), with the 95 % interval over prompts where there are at least five, three of them with "
-    "spikes. Below, the ROC curves of the attention and the MLP sublayer with the largest area; selected as the best, "
+    "the grey line, is chance), with the 95 % interval over prompts where at least three have spikes."
+    " Below, the ROC curves of the attention and the MLP sublayer with the largest area; selected as the best, "
     "they look better than they are. A curve is drawn through at most about 60 of its thresholds."
 )
 
@@ -124,7 +124,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     if named["true_positive_rate"].count():
         parts.append(_curves(_with_ends(named), order))
     subtitle = f"{theme.models(frame)} · lens {theme.names(frame, 'lens')[0]}"
-    without = "" if frame["auc_low"].count() else "no intervals: fewer than five prompts, or than three with spikes"
+    without = "" if frame["auc_low"].count() else "no intervals: fewer than three prompts with spikes"
     names = frame["left_out"].drop_nulls()
     left_out = f"left out, fewer than three spikes where layers were measured: {names[0]}" if len(names) else ""
     return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, subtitle, without, left_out)))

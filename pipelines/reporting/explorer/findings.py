@@ -140,7 +140,7 @@ def _amplification(row: _Row) -> str:
     claim = (
         f"The paper's claim that the softmax amplifies the shift does not hold for the other {others}."
         if others
-        else "The softmax amplifies the shift everywhere."
+        else "The softmax amplifies the shift of most variants at every sublayer."
     )
     return (
         f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "

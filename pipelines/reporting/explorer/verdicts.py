@@ -208,7 +208,7 @@ def _retrieval(model: str, losses: _Row) -> Answer:
     if lost:
         details.append(f"{_names(lost)} lose more." if len(lost) > 1 else f"{label(lost[0])} loses more.")
     if undecided:
-        details.append(f"Too few queries to say: {_names(undecided)}.")
+        details.append(f"Not shown either way: {_names(undecided)}.")
     cosine = losses["worst_cosine"]
     details.append(
         f"{label(losses['worst'])} loses most, {100 * losses['worst_loss']:.0f} %"

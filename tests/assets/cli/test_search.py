@@ -5,8 +5,9 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.fingerprints import expected, find_model, search_id
 from prunescope.assets.planning.steps import SEARCH_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfinished_folder
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
 from prunescope.pipelines.evaluation.search.run import unfinished_targets
@@ -83,6 +85,21 @@ def search(capsys: Capture, study: StudyFile, warehouse: Path, *options: str, co
     return shown.out, shown.err
 
 
+def without_items(*_: object) -> NoReturn:
+    raise InputError("there is no text")
+
+
+def refusing(name: str, write: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a writer of tables for which the disk is full where one of them is written."""
+
+    def written(store: Store, table: Any, *values: Any, **named: Any) -> Any:
+        if table.name == name:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return write(store, table, *values, **named)
+
+    return written
+
+
 def trials(warehouse: Path) -> pl.DataFrame:
     return pl.DataFrame(Store(warehouse).read(TABLES["search_trials"], "tiny-a", None)).with_columns(
         pl.col(pl.Categorical).cast(pl.String)
@@ -136,7 +153,7 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     folder.mkdir(parents=True)
     (folder / "targets.json").write_text("[0.2]")
     assert (
-        "not all trials were made; the same command with more --minutes"
+        "not all trials were made; the same command goes on, with more --minutes"
         in search(capsys, study, searched, "--no-judge", "--remove", "20")[1]
     )
     # Nothing has run that a page could show.
@@ -191,16 +208,24 @@ def test_an_added_share_that_was_interrupted_goes_on_and_the_others_stay(
     shares = ["--remove", "20%", "--remove", "30%", "--no-judge"]
     search(capsys, study, searched, *shares, code=2)
     assert len(stored := unfinished(searched)) > 1
-    # Neither a finished share nor another one ends the wait.
-    _, told = search(capsys, study, searched, "--no-judge", "--remove", "20%")
-    search(capsys, study, searched, "--no-judge", "--remove", "20%", "--minutes", "19")
+    # Neither a finished share, nor another one, nor one that is refused ends the wait.
+    _, told = search(capsys, study, searched, "--no-judge", "--remove", "20%", "--minutes", "19")
     assert "not all trials were made" not in told
     assert {*stored} <= {*unfinished(searched)}
+    [folder] = unfinished_folder(Store(searched), "tiny-a").glob("search-*")
     with monkeypatch.context() as patch:
         patch.setattr(WholeMeasurement, "measure", measure)
+        with monkeypatch.context() as refused:
+            refused.setattr("prunescope.pipelines.evaluation.search.run.search_items", without_items)
+            search(capsys, study, searched, "--no-judge", "--remove", "25%", code=2)
+        assert unfinished_targets(folder) == {0.3}
+        # What is found counts from when it is written.
+        with monkeypatch.context() as full:
+            full.setattr(Store, "write", refusing("search_trials", Store.write))
+            search(capsys, study, searched, "--no-judge", "--remove", "25%", code=1)
+        assert unfinished_targets(folder) == {0.25, 0.3}
         search(capsys, study, searched, "--no-judge", "--remove", "25%")
     assert {*stored} <= {*unfinished(searched)}
-    [folder] = unfinished_folder(Store(searched), "tiny-a").glob("search-*")
     assert unfinished_targets(folder) == {0.3}
     _, told = search(capsys, study, searched, *shares)
     assert "not all trials were made" not in told
@@ -340,7 +365,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--remove", "100%"], "--remove '100%': no share"),
     (["--remove", "a fifth"], "--remove 'a fifth': no share"),
     (["--remove", "nan"], "--remove 'nan': no share"),
-    (["--remove", "20", "--remove", "0.2"], "`search.remove`: a value is listed twice"),
+    (["--remove", "33.3%", "--remove", "0.333"], "`search.remove`: a value is listed twice"),
     (["--menu", " , "], "--menu ' , ': names nothing"),
     (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is no treatment"),
     (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
@@ -360,6 +385,7 @@ def test_wrong_input_is_one_line(
     options: list[str], message: str, study: StudyFile, searched_once: Path, capsys: Capture
 ) -> None:
     _, told = search(capsys, study, searched_once / "warehouse", "--no-judge", *options, code=2)
+    assert not unfinished(searched_once / "warehouse")
     assert message in told.splitlines()[-1]
     assert "Traceback" not in told
 

@@ -88,6 +88,19 @@ def test_a_stage_in_which_the_process_was_stopped_counts_as_three_times_the_usua
     assert idle.seconds() == pytest.approx((1 + 40 * pace) + (1 + 10 * (20 + 20 * pace) / (30 + 20)))
 
 
+def test_a_step_that_is_slower_than_the_others_keeps_its_pace() -> None:
+    stages = [Stage(f"m@{n}", "variants", 10.0, 0.0) for n in range(4)]
+    left, clock = of(*stages, Stage("m@0", "traces", 20.0, 0.0), Stage("m@1", "traces", 40.0, 0.0))
+    for number in range(4):
+        left.begin(f"m@{number}", "variants")
+        clock.now += 10.0
+    left.begin("m@0", "traces")
+    clock.now += 200.0
+    left.end()
+    pace = (40 + 200 + 20) / (40 + 20 + 20)
+    assert left.seconds() == pytest.approx(40 * (200 + 20 * pace) / (20 + 20))
+
+
 def test_a_stage_without_cost_a_short_one_and_a_failed_one_say_nothing_of_the_others() -> None:
     load, short = Stage("m", "models", 0.0), Stage("m@short", "traces", 0.01, 1.0)
     left, clock = of(load, short, B, C, Stage("m search", "search", 10.0, 1.0), Stage("n", "calibration", 5.0, 1.0))

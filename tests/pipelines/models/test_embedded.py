@@ -178,6 +178,8 @@ def test_a_name_leaves_out_the_revision_of_a_hub_id_and_no_part_of_a_path() -> N
         "gpt2@main": "gpt2",
         "/home/me@work/models/Llama-3": "llama-3",
         "./me@work/llama": "llama",
+        "runs/lr@1e-4/checkpoint-500": "checkpoint-500",
+        "runs/llama@1e-4": "llama",
         "~/a@b/c.gguf": "c",
     }
     assert {source: name_from(source) for source in names} == names

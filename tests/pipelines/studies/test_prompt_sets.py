@@ -137,6 +137,7 @@ def test_a_folder_of_a_data_set_is_read_by_its_split(tmp_path: Path) -> None:
         ({"question": "q", "choices": ["x", "y"], "answer": "b"}, "choice", "B"),
         ({"question": "q", "choices": {"text": ["2", "4"], "label": ["4", "2"]}, "answerKey": "4"}, "choice", "A"),
         ({"question": "q", "choices": {"text": ["w", "x"], "label": [1, 2]}, "answerKey": 1}, "choice", "A"),
+        ({"question": "q", "choices": {"text": ["w", "x"], "label": [1, 2]}, "answerKey": 1.0}, "choice", "A"),
         ({"question": "q", "choices": {"text": ["w", "x"], "label": ["i", "ii"]}, "answerKey": "ii"}, "choice", "B"),
         ({"question": "which are even?", "answer": "2,4"}, "open", None),
         ({"question": "q", "answer": "−7"}, "maths", "-7"),
@@ -205,6 +206,8 @@ def test_turns_instructions_and_ids_of_records(tmp_path: Path) -> None:
         ("1,2,3", "3"),
         ("so,5", "5"),
         ("12,345,678.90 in all", "12345678.9"),
+        ("12,34,567 in all", "1234567"),
+        ("3 of 4 is **.75**", "0.75"),
         ("1.2.3", "1.2"),
     ],
 )

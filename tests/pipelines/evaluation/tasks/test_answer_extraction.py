@@ -212,6 +212,14 @@ def test_coqa_answers_score_their_best_f1(tmp_path: Path, monkeypatch: pytest.Mo
         ("Paris", "paris!", True),
         ("Paris", "Rome", False),
         ("rock 'n' roll", "Rock n Roll", True),
+        ("1/2", "12", False),
+        ("1/2", "It's 1/2.", False),
+        ("about 1/2", "About 1/2!", True),
+        ("2,4", "24", False),
+        ("-5 °C", "5 °C", False),
+        ("5 apples", "(5) apples.", True),
+        ("+", "-", False),
+        ("?", "", False),
     ],
 )
 def test_own_answers_are_compared_as_numbers_where_they_are_and_else_as_words(

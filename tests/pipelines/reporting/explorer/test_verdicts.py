@@ -257,7 +257,7 @@ def test_an_encoder_has_only_the_question_about_retrieval():
     assert answers_of["retrieval"]["short"] == "1 of 4 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
         "The limit is a loss of a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). gone loses more. "
-        "Too few queries to say: few, old. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the "
+        "Not shown either way: few, old. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the "
         "dense ones."
     )
 
