@@ -31,8 +31,7 @@ def figure(
     recipe: OnlyRecipes = None,
     prompt: OnlyPrompts = None,
     columns: Annotated[
-        int | None,
-        typer.Option("--columns", min=1, max=2, help="Size in columns of a paper (pdf, svg, png)."),
+        int | None, typer.Option("--columns", min=1, max=2, help="Size in columns of a paper (pdf, svg, png).")
     ] = None,
     no_title: Annotated[
         bool, typer.Option("--no-title", help="Omit the title, for a figure with a caption (with --columns).")

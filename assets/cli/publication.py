@@ -52,10 +52,7 @@ def compare(
     comparison = compare_variants(existing(context), a, b)
     for reason in comparison.missing:
         log(f"not compared: {reason}", "dim")
-    log(
-        f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}",
-        "dim",
-    )
+    log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")
     emit(comparison.rows, format_, output)
 
 

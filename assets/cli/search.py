@@ -249,11 +249,7 @@ def _print_recipes(recipes: Sequence[dict[str, Any]], output: Path | None) -> No
 
 
 def _judging(
-    request: "StudyRequest",
-    study: "Study",
-    location: "Place",
-    model: str,
-    rows: Sequence[dict[str, Any]],
+    request: "StudyRequest", study: "Study", location: "Place", model: str, rows: Sequence[dict[str, Any]]
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes

@@ -87,8 +87,7 @@ Gpus = Annotated[
     typer.Option("--gpus-per-task", min=0, help="With --ray: GPUs per worker (default: one, if there is any)."),
 ]
 Cpus = Annotated[
-    int | None,
-    typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine)."),
+    int | None, typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine).")
 ]
 Workers = Annotated[
     int | None,

@@ -16,13 +16,7 @@ from prunescope.assets.cli import terminal_prompts
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import similar_names
 from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import (
-    Column,
-    Index,
-    Number,
-    VariantDocument,
-    VariantEntry,
-)
+from prunescope.pipelines.reporting.explorer.document_types import Column, Index, Number, VariantDocument, VariantEntry
 
 _OVERVIEW: dict[str, Literal["left", "right"]] = {
     "recipe": "left",

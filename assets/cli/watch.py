@@ -105,10 +105,7 @@ def add_model(
     study: Annotated[
         str | None,
         typer.Option(
-            "--study",
-            "-s",
-            help="Add it to this study only, and watch the study.",
-            autocompletion=completion.studies,
+            "--study", "-s", help="Add it to this study only, and watch the study.", autocompletion=completion.studies
         ),
     ] = None,
     warehouse: Warehouse = None,

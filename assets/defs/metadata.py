@@ -36,8 +36,7 @@ def table_schema(table: Table) -> TableSchema:
     key = f"key: {', '.join(table.key)}"
     rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
     return TableSchema(
-        columns=[_column(column, table) for column in table.columns],
-        constraints=TableConstraints(other=[key, *rules]),
+        columns=[_column(column, table) for column in table.columns], constraints=TableConstraints(other=[key, *rules])
     )
 
 
@@ -154,9 +153,7 @@ def materialized(table: Table, result: TaskResult) -> MaterializeResult:
             AssetCheckResult(asset_key=key, check_name=RULES, passed=not broken, metadata=broken),
             *(
                 AssetCheckResult(
-                    asset_key=key,
-                    check_name=check_name(reference),
-                    passed=reference.table not in result.orphaned,
+                    asset_key=key, check_name=check_name(reference), passed=reference.table not in result.orphaned
                 )
                 for reference in table.references
             ),

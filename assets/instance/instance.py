@@ -402,23 +402,20 @@ def _is_locked(warehouse: str) -> bool:
         return True
 
 
-def recover_launched(root: Path) -> list[str]:
+def recover_launched(root: Path) -> None:
     """End launched runs whose code server is gone, as after a crash of the machine, and free their slots in pools.
 
     If several machines share one history, end none: code servers of other machines cannot be reached from here.
 
     Args:
         root: as in `prepare_home`.
-
-    Returns:
-        The ids of the ended runs.
     """
     with open_instance(root) as instance:
         if _is_shared(instance.run_storage):
-            return []
+            return
         runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS))
         dead = [run for run in runs if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG])]
-        return _end(instance, dead, "The code server of this run is gone.")
+        _end(instance, dead, "The code server of this run is gone.")
 
 
 def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> list[str]:

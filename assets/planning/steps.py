@@ -73,14 +73,7 @@ _ALL = (
     ),
     Step(
         "traces",
-        (
-            "layer_transitions",
-            "decoding_steps",
-            "top_tokens",
-            "option_subspace",
-            "generations",
-            "hidden_states",
-        ),
+        ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations", "hidden_states"),
         code_versions.TRACES,
         "traces",
         "Compare the variant with the dense model layer by layer and token by token.",

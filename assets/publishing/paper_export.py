@@ -139,7 +139,7 @@ def export(
             read = stands_on([name], all_views) if name in views else set(names)
             contents.add_unnamed(name, read, variants, noise)
         tables = sorted({table for entry in contents.entries.values() for table in entry["tables"]})
-        known = ProvenanceFacts(_calibrations(connection, study), _corpora())
+        known = ProvenanceFacts(_calibrations(connection, study), {text_hash(name, "corpus"): name for name in CORPORA})
         section = methods(connection, contents.used, tables, known, version("prunescope"))
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
@@ -243,11 +243,6 @@ def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) ->
                 Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents
             )
     return calibrations
-
-
-def _corpora() -> dict[str, str]:
-    """Return the names of the package's texts by the hash that `text_tokens` has of them."""
-    return {text_hash(name, "corpus"): name for name in CORPORA}
 
 
 def _provenance(

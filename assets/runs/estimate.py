@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from prunescope.assets.planning.fingerprints import find_model
-from prunescope.assets.planning.steps import (
-    MODEL_TABLES,
-    SEARCH_TABLES,
-    variant_tables,
-)
+from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES, variant_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.assets.runs.stages import Steps, shared_work, trace_groups, variant_work
 from prunescope.pipelines.core.progress import Progress
@@ -297,10 +293,7 @@ def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[
     ]
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     current = sum(not work.tables for work in found.works)
-    yield (
-        f"computes {', '.join(names[:_MAX_LISTED])}{more} ({len(names)} partitions; {current} are current)",
-        False,
-    )
+    yield (f"computes {', '.join(names[:_MAX_LISTED])}{more} ({len(names)} partitions; {current} are current)", False)
     yield (
         f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's measured "
         f"speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "

@@ -222,11 +222,7 @@ class _Runs:
             asset_selection=keys,
             run_config=self._config(batch_with),
             # Without a user the UI shows "launched manually"; of a user it shows some 15 characters.
-            tags={
-                WAREHOUSE_TAG: str(self.store.root),
-                STUDY_TAG: self.plan.study.name,
-                USER_TAG: self.launched_by,
-            },
+            tags={WAREHOUSE_TAG: str(self.store.root), STUDY_TAG: self.plan.study.name, USER_TAG: self.launched_by},
             raise_on_error=False,
         )
         if self.interrupted():

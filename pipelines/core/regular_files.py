@@ -13,12 +13,7 @@ from prunescope.pipelines.core.errors import InputError
 
 # Limits of Linux, the widest among common systems.
 _MAX_PATH, _MAX_NAME = 4095, 255
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def path_problem(name: str) -> str | None:

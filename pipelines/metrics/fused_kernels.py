@@ -471,22 +471,7 @@ def _softmax(gap, factor, out) -> None:
 
 
 @_sums
-def shift_rows(
-    z,
-    gap,
-    rows,
-    softmaxes,
-    ids,
-    dz,
-    inverse,
-    order,
-    states,
-    head,
-    scratch,
-    shifts,
-    moves,
-    moved_ids,
-):
+def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, scratch, shifts, moves, moved_ids):
     """Compute the sums of one shift of a block of rows, after `gaps` and `dense_rows` of the dense side.
 
     Args:

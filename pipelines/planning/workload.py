@@ -12,13 +12,7 @@ from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
-from prunescope.pipelines.recipes import (
-    DepthRecipe,
-    LayerwiseRecipe,
-    MixedRecipe,
-    Recipe,
-    steps,
-)
+from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, steps
 from prunescope.pipelines.studies import Study
 
 if TYPE_CHECKING:  # imports lm-eval, which takes seconds
@@ -257,10 +251,7 @@ class Workload:
             scored = task.options or len(task.contexts)
             # A task with options is asked twice, for their texts and for their letters.
             name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
-            costs += [
-                Cost(name, "body", read),
-                Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size),
-            ]
+            costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size)]
             if task.new_tokens:
                 rounds = -(-len(task.contexts) // _GENERATION_BATCH) * task.new_tokens
                 costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))

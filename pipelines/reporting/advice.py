@@ -10,7 +10,6 @@ from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 
 SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN = "safe", "non-generative only", "not safe", "broken"
 TOO_LITTLE = "too little evidence"
-VERDICTS = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
 GENERATION, CHOICE = "generative", "non_generative"
 EVIDENCE = {
     "score": "the dense model's right answers above a guess",

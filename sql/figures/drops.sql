@@ -16,30 +16,17 @@ drops as (
 ),
 
 scored as (
+    -- Lists unnested in one select are expanded in parallel.
     select
         model,
         recipe,
         method,
         chosen_by,
         dropped,
-        'non_generative' as kind,
-        non_generative_score as score,
-        non_generative_score_low as low,
-        non_generative_score_high as high
-    from drops
-
-    union all
-
-    select
-        model,
-        recipe,
-        method,
-        chosen_by,
-        dropped,
-        'generative' as kind,
-        generative_score as score,
-        generative_score_low as low,
-        generative_score_high as high
+        unnest(['non_generative', 'generative']) as kind,
+        unnest([non_generative_score, generative_score]) as score,
+        unnest([non_generative_score_low, generative_score_low]) as low,
+        unnest([non_generative_score_high, generative_score_high]) as high
     from drops
 
     union all

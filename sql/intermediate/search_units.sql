@@ -47,26 +47,15 @@ dense_lengths as (
     where recipe = 'dense'
 )
 
+-- Lists unnested in one select are expanded in parallel.
 select
     model,
     recipe,
-    'kl_texts' as measure,
+    unnest(['kl_texts', 'perplexity']) as measure,
     unit,
-    kl_nats as total,
+    unnest([kl_nats, nll_nats]) as total,
     tokens as size,
     cast(null as bigint) as largest_total
-from on_texts
-
-union all
-
-select
-    model,
-    recipe,
-    'perplexity' as measure,
-    unit,
-    nll_nats as total,
-    tokens as size,
-    null as largest_total
 from on_texts
 
 union all

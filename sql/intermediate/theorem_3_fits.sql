@@ -56,6 +56,7 @@ worst_layers as (
     group by model, recipe, sublayer, scope, lens, temperature
 )
 
+-- Lists unnested in one select are expanded in parallel.
 select
     fits.model,
     fits.recipe,
@@ -63,31 +64,9 @@ select
     fits.scope,
     fits.lens,
     fits.temperature,
-    'T3 KL' as theorem,
-    fits.kl as fit,
-    worst_layers.kl as worst
-from fits
-inner join worst_layers
-    on
-        fits.model = worst_layers.model
-        and fits.recipe = worst_layers.recipe
-        and fits.sublayer = worst_layers.sublayer
-        and fits.scope = worst_layers.scope
-        and fits.lens = worst_layers.lens
-        and fits.temperature = worst_layers.temperature
-
-union all
-
-select
-    fits.model,
-    fits.recipe,
-    fits.sublayer,
-    fits.scope,
-    fits.lens,
-    fits.temperature,
-    'T3 KL reversed' as theorem,
-    fits.reversed_kl as fit,
-    worst_layers.reversed_kl as worst
+    unnest(['T3 KL', 'T3 KL reversed']) as theorem,
+    unnest([fits.kl, fits.reversed_kl]) as fit,
+    unnest([worst_layers.kl, worst_layers.reversed_kl]) as worst
 from fits
 inner join worst_layers
     on

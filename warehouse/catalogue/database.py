@@ -78,11 +78,7 @@ PROVENANCE_COMMENT = (
 
 
 def connect(
-    root: Place | str,
-    *,
-    safe: bool = False,
-    gibibytes: float = GIBIBYTES,
-    models: Collection[str] | None = None,
+    root: Place | str, *, safe: bool = False, gibibytes: float = GIBIBYTES, models: Collection[str] | None = None
 ) -> duckdb.DuckDBPyConnection:
     """Open the catalogue of the warehouse in memory.
 
@@ -107,11 +103,7 @@ def connect(
 
 @contextmanager
 def connected(
-    root: Place | str,
-    *,
-    safe: bool = False,
-    gibibytes: float = GIBIBYTES,
-    models: Collection[str] | None = None,
+    root: Place | str, *, safe: bool = False, gibibytes: float = GIBIBYTES, models: Collection[str] | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalogue as `connect` does and close all its files, cursors included, at the end of the block.
 

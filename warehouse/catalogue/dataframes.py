@@ -12,6 +12,7 @@ from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.location import Place, is_local
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.row_hash import without_codes
 from prunescope.warehouse.storage.snapshot import Snapshot
 from prunescope.warehouse.tables import TABLES
 
@@ -42,7 +43,7 @@ def dataset(name: str, root: Place | str) -> "datasets.Dataset":
     import datasets
 
     rows = _rows(name, root)
-    plain = [field.with_type(_without_codes(field.type)).remove_metadata() for field in rows.schema]
+    plain = [field.with_type(without_codes(field.type)).remove_metadata() for field in rows.schema]
     return datasets.Dataset(rows.cast(pa.schema(plain)))
 
 
@@ -81,8 +82,4 @@ def _rows(name: str, root: Place | str) -> pa.Table:
 
 def _plain(table: Table) -> pa.Schema:
     """Return the table's schema with texts instead of dictionaries, which differ from file to file."""
-    return pa.schema([field.with_type(_without_codes(field.type)) for field in table.arrow()])
-
-
-def _without_codes(of: pa.DataType) -> pa.DataType:
-    return of.value_type if pa.types.is_dictionary(of) else of
+    return pa.schema([field.with_type(without_codes(field.type)) for field in table.arrow()])

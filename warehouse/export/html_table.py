@@ -6,17 +6,15 @@ great-tables escapes the text of cells.
 import polars as pl
 from great_tables import GT, loc, style
 
-from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
+from prunescope.warehouse.export.table_cells import RenderedTable, plain_text
 
 
 def to_html(table: RenderedTable) -> str:
     """Return a page with the table; the same table gives the same bytes."""
     # Columns are numbered because two may have the same heading.
     keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
-    texts = {key: [_text(row[index]) for row in table.rows] for index, key in enumerate(keys)}
+    texts = {key: [plain_text(row[index]) for row in table.rows] for index, key in enumerate(keys)}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(keys, pl.String))
     page = GT(frame, id="table").tab_header(title=table.caption)
     page = page.cols_label(dict(zip(keys, table.headings, strict=True)))
@@ -33,7 +31,3 @@ def to_html(table: RenderedTable) -> str:
         page = page.tab_source_note(note)
     head = f'<head><meta charset="utf-8"><title>{table.name}</title></head>'
     return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n<body>\n{page.as_raw_html()}\n</body>\n</html>\n'
-
-
-def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n")

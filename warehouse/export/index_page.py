@@ -7,9 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from prunescope.warehouse.core.quoting import escape_control
-from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
+from prunescope.warehouse.export.table_cells import RenderedTable, plain_text
 
 # Rows of a table on the page; its own files have all.
 SHOWN_ROWS = 20
@@ -23,7 +21,7 @@ _STYLE = (
 
 def table_preview(table: RenderedTable) -> str:
     """Return the first rows of a table as HTML."""
-    body = "\n".join(_row("td", map(_text, cells)) for cells in table.rows[:SHOWN_ROWS])
+    body = "\n".join(_row("td", map(plain_text, cells)) for cells in table.rows[:SHOWN_ROWS])
     return f'<div class="wide"><table>\n{_row("th", table.headings)}\n{body}\n</table></div>'
 
 
@@ -84,7 +82,3 @@ def _links(files: Sequence[str]) -> str:
 
 def _row(tag: str, cells: Iterable[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-
-def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n")

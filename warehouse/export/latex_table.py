@@ -190,7 +190,8 @@ def _float(
     for index, block in enumerate(blocks):
         if index:
             yield r"\par\medskip"
-        yield from tabular(_letters(block.part), map(_heading, block.part), _body(table, block))
+        letters = "".join(column.letter for column in block.part)
+        yield from tabular(letters, map(_heading, block.part), _body(table, block))
     if number == count:
         yield from _notes(table)
     yield rf"\end{{{environment}}}"
@@ -208,10 +209,6 @@ def _notes(table: RenderedTable) -> Iterator[str]:
         # Names of columns are long, and TeX does not break them by itself.
         text = latex_escaped(note).replace(r"\_", r"\_\allowbreak{}")
         yield rf"\par\smallskip{{\footnotesize\sloppy {text}\par}}"
-
-
-def _letters(part: Sequence[_Column]) -> str:
-    return "".join(column.letter for column in part)
 
 
 def _heading(column: _Column) -> str:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, shown_cell
+from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number, rounded
@@ -21,6 +22,11 @@ class Cell:
 
     content: Number | str
     mark: BestMark = BestMark.NONE
+
+
+def plain_text(cell: Cell) -> str:
+    """Return a cell as text for a page, without control characters."""
+    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n")
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def printed(name: str, rows: pa.Table, layout: TableSpec, key: Collection[str] =
     values = {name: rows[name].to_pylist() for column in layout.columns for name in column.reads}
     groups = list(zip(*(rows[column].to_pylist() for column in layout.within), strict=True)) or [()] * rows.num_rows
     recipes = rows["recipe"].to_pylist() if "recipe" in rows.column_names else [None] * rows.num_rows
-    is_markable = [recipe not in layout.unmarked for recipe in recipes]
+    is_markable = [recipe != "dense" for recipe in recipes]
     columns, notes = [], [layout.note] if layout.note else []
     for column in layout.columns:
         marks = _marks(column, values, groups, is_markable)
@@ -106,14 +112,14 @@ def _content(column: ColumnFormat, values: dict[str, list[object]], index: int) 
         whole = values[column.of][index]
         return f"{value} of {whole}" if whole else NULL
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return shown_cell(value, column.digits)
+        return shown_cell(value, 3)
     if isinstance(value, int) and not column.error and not column.interval and column.scale == 1:
         return str(value)
     error = _float(values[column.error][index] if column.error else None, column.scale)
     ends = [_float(values[end][index], column.scale) for end in column.interval]
     interval = [end for end in ends if end is not None]
     scaled = float(value) * column.scale
-    return rounded(scaled, error, interval if len(interval) == 2 else None, column.digits)
+    return rounded(scaled, error, interval if len(interval) == 2 else None)
 
 
 def _float(value: object, scale: int) -> float | None:

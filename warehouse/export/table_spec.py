@@ -22,7 +22,6 @@ class ColumnFormat:
         error: column with its standard error.
         interval: columns with the lower and upper end of its interval.
         best: which values are marked: the smallest (`min`), the largest (`max`), or none.
-        digits: significant digits without uncertainty.
         scale: factor of values and uncertainty, such as 100 for a share in %.
         of: column with the total of this count, shown as `3 of 5`.
     """
@@ -33,7 +32,6 @@ class ColumnFormat:
     error: str = ""
     interval: tuple[str, ...] = ()
     best: str = ""
-    digits: int = 3
     scale: int = 1
     of: str = ""
 
@@ -57,14 +55,12 @@ class TableSpec:
         columns: from left to right.
         note: how to read it, below the table.
         within: columns whose values define a group; best and second best are marked within each group.
-        unmarked: recipes that are never marked, as the baseline of all others.
     """
 
     caption: str
     columns: tuple[ColumnFormat, ...]
     note: str = ""
     within: tuple[str, ...] = ()
-    unmarked: tuple[str, ...] = ("dense",)
 
 
 def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:

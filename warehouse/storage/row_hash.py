@@ -24,7 +24,7 @@ class RowsHash:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._names = schema.names
-        self._columns = [_ColumnHash(_plain(field.type)) for field in schema]
+        self._columns = [_ColumnHash(without_codes(field.type)) for field in schema]
 
     def update(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Add the next rows."""
@@ -51,7 +51,7 @@ class _ColumnHash:
     def __init__(self, of: pa.DataType) -> None:
         self._type, self._rows = of, 0
         self._nulls, self._values = xxhash.xxh3_128(), xxhash.xxh3_128()
-        self._items = _ColumnHash(_plain(of.value_type)) if pa.types.is_list(of) else None
+        self._items = _ColumnHash(without_codes(of.value_type)) if pa.types.is_list(of) else None
         self._codes: dict[Any, int] = {}
 
     def update(self, values: pa.Array) -> None:
@@ -105,7 +105,8 @@ def _bits(values: pa.Array) -> memoryview:
     return whole[values.offset * width : (values.offset + len(values)) * width]
 
 
-def _plain(of: pa.DataType) -> pa.DataType:
+def without_codes(of: pa.DataType) -> pa.DataType:
+    """Return the type of a dictionary's values, and any other type as it is."""
     return of.value_type if pa.types.is_dictionary(of) else of
 
 

@@ -53,8 +53,7 @@ TABLE = Table(
     invariants=(
         Invariant("a_flip_is_at_least_total_variation", "flip_probability >= total_variation - 1e-9"),
         Invariant(
-            "a_flip_is_at_most_twice_it",
-            "flip_probability <= 2 * total_variation / (1 + total_variation) + 1e-9",
+            "a_flip_is_at_most_twice_it", "flip_probability <= 2 * total_variation / (1 + total_variation) + 1e-9"
         ),
         Invariant(
             "dense_is_dense",

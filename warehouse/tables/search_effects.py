@@ -77,10 +77,7 @@ TABLE = Table(
     preview_columns=("parameters_removed", "kl_dense_pruned_nats", "kl_low", "kl_high"),
     references=(c.OF_MODEL,),
     invariants=(
-        Invariant(
-            "mean_is_within_its_interval",
-            "kl_low <= kl_dense_pruned_nats and kl_dense_pruned_nats <= kl_high",
-        ),
+        Invariant("mean_is_within_its_interval", "kl_low <= kl_dense_pruned_nats and kl_dense_pruned_nats <= kl_high"),
         Invariant("has_one_value_per_item", "len(item_kl) = n_items"),
     ),
     version=2,

@@ -27,11 +27,7 @@ TABLE = Table(
         c.SEARCH,
         Column("trial", pa.int32(), "Number of the trial in its search, from 0 in the order of time.", minimum=0),
         Column(
-            "parent",
-            pa.int32(),
-            "Trial that this one is compared with; NULL without one.",
-            nullable=True,
-            minimum=0,
+            "parent", pa.int32(), "Trial that this one is compared with; NULL without one.", nullable=True, minimum=0
         ),
         Column(
             "strategy",
@@ -112,8 +108,7 @@ TABLE = Table(
     references=(c.OF_MODEL,),
     invariants=(
         Invariant(
-            "measured_is_within_its_interval",
-            "measured_low <= measured_nats and measured_nats <= measured_high",
+            "measured_is_within_its_interval", "measured_low <= measured_nats and measured_nats <= measured_high"
         ),
         Invariant(
             "difference_is_within_its_interval",

@@ -113,7 +113,8 @@ def _find(spec: TaskSpec) -> Definition:
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
         files = _with_letter(path)
         # Each file is searched by itself, because lm-eval also imports functions that a later file overrides.
-        called = [name for file in files for part in _definitions(file) for name in _functions(_own_fields(part))]
+        texts = [text for file in files for part in _definitions(file) for text in strings(_own_fields(part))]
+        called = [text for text in texts if isinstance(text, _Function)]
         if called and not spec.allow_functions:
             raise InputError(
                 f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or set "
@@ -239,14 +240,6 @@ class _Loader(PlainLoader):
 
 
 _Loader.add_constructor("!function", lambda _, node: _Function(node.value))
-
-
-def _functions(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
-    """Yield the names of the functions in a value, at any depth."""
-    if isinstance(value, _Function):
-        yield value
-    for part in _parts(value):
-        yield from _functions(part)
 
 
 def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)

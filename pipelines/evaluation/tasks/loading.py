@@ -25,14 +25,7 @@ from tqdm import tqdm
 from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.template_renderer import TemplateFailedError, is_plain, render
-from prunescope.pipelines.evaluation.tasks.definition import (
-    LETTER,
-    fields,
-    find,
-    harness,
-    strings,
-    unsafe_message,
-)
+from prunescope.pipelines.evaluation.tasks.definition import LETTER, fields, find, harness, strings, unsafe_message
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]

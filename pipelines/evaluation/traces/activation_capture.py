@@ -148,11 +148,7 @@ def _add_rounding(decoder: Decoder, capture: Capture) -> None:
 
 @torch.inference_mode()
 def replay(
-    sublayer: Sublayer,
-    calls: list[SublayerCall],
-    weights: Mapping[str, Tensor],
-    first: int,
-    norms: Norms | None = None,
+    sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, Tensor], first: int, norms: Norms | None = None
 ) -> States:
     """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
 

@@ -16,14 +16,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode, text_columns
 from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates
 from prunescope.pipelines.metrics.divergence import divergence
-from prunescope.pipelines.metrics.sampling import (
-    draw,
-    flip_probability,
-    noise_key,
-    nuclei,
-    on_union,
-    total_variation,
-)
+from prunescope.pipelines.metrics.sampling import draw, flip_probability, noise_key, nuclei, on_union, total_variation
 from prunescope.pipelines.metrics.text_metrics import first_flip
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant

@@ -143,11 +143,7 @@ class TraceSession:
         self._isolation = IsolatedEffect(decoder)
 
     def _decode(
-        self,
-        name: str,
-        prompts: Sequence[TokenizedPrompt],
-        known: Sequence[tuple[int, ...]] | None,
-        progress: Progress,
+        self, name: str, prompts: Sequence[TokenizedPrompt], known: Sequence[tuple[int, ...]] | None, progress: Progress
     ) -> list[tuple[DecodingResult, ...]]:
         """Decode every prompt as two texts of one batch: teacher forced, and free running where that is measured.
 

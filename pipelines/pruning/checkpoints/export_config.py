@@ -84,7 +84,10 @@ def form_of(decoder: Decoder, variant: Variant, weights: MaterializedWeights, *,
     """
     configs = _Configs(decoder)
     whole = tuple(range(len(decoder.layers)))
-    form = Form(configs.required({}), layers_prefix(decoder), whole)
+    model = configs.build({})
+    if model is None:
+        raise InputError(f"{type(decoder.model).__name__}: transformers does not build it from its own config")
+    form = Form(model, layers_prefix(decoder), whole)
     blocks = [i for i in whole if {f"attn.{i}", f"mlp.{i}"} <= set(variant.dropped)]
     if blocks:
         shorter = _without_layers(decoder, configs, form, tuple(i for i in whole if i not in blocks))
@@ -131,13 +134,6 @@ class _Configs:
         except _REFUSALS:
             return None
         return model if type(model) is self._class else None
-
-    def required(self, changes: Mapping[str, Any]) -> nn.Module:
-        """Return the modules of a config that has to work."""
-        model = self.build(changes)
-        if model is None:
-            raise InputError(f"{self._class.__name__}: transformers does not build it from its own config")
-        return model
 
     def keys(self, *values: int | None) -> list[str]:
         """Return the keys with one of some values, in the order of the values."""

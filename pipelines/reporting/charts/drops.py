@@ -53,9 +53,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     is_shown = alt.param(name="published", value=True, bind=alt.binding_checkbox(name="published curves "))
     x = theme.whole_axis("dropped", "dropped sublayers or blocks, k", curves["dropped"])
     y = alt.Y(
-        "score:Q",
-        title="mean score",
-        scale=method_encoding.padded(curves["score"], curves["low"], curves["high"]),
+        "score:Q", title="mean score", scale=method_encoding.padded(curves["score"], curves["low"], curves["high"])
     )
     base = theme.Chart().encode(x=x, detail=alt.Detail("curve:N"))
     measured = base.transform_filter("datum.series == 'measured'").encode(color=marks["color"])

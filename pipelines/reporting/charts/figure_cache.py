@@ -5,8 +5,8 @@ from copy import copy
 from itertools import tee
 
 import polars as pl
+import vl_convert
 
-from prunescope.pipelines.reporting.charts.files import svg_of
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import Figure
 
@@ -42,7 +42,7 @@ class FigureCache:
         """Return the first drawing of a figure."""
         if figure.name not in self._svgs:
             _, specification = next(self.drawings(figure))
-            self._svgs[figure.name] = svg_of(specification)
+            self._svgs[figure.name] = vl_convert.vegalite_to_svg(specification)
         return self._svgs[figure.name]
 
     def _draw(self, figure: Figure) -> Iterator[tuple[str, Specification]]:

@@ -38,11 +38,6 @@ def chart_files(specification: Specification) -> dict[str, bytes]:
     }
 
 
-def svg_of(specification: Specification) -> str:
-    """Draw a chart with its config."""
-    return vl_convert.vegalite_to_svg(specification)
-
-
 def picture(svg: str, width: int, tallest: float) -> bytes:
     """Return the upper part of a drawing as a JPEG.
 

@@ -1,6 +1,5 @@
 """All figures by name, each with title, caption, query and drawing function."""
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from prunescope.pipelines.reporting.charts import (
 )
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import GOOD_TYPE, FittedChart, Specification, fitted
-from prunescope.pipelines.reporting.charts.theme import AnyChart, dressed, names, no_data, vega_lite
+from prunescope.pipelines.reporting.charts.theme import AnyChart, balanced, dressed, names, no_data, vega_lite
 
 # Larger charts (in bytes of JSON) slow a browser down.
 MAX_BYTES = 2_000_000
@@ -183,7 +182,7 @@ class Figure:
             yield part, []
             return
         # Pages of equal length, so that the last one is not a single panel.
-        length = math.ceil(len(values) / math.ceil(len(values) / page_size))
+        length = balanced(len(values), page_size)
         for start in range(0, len(values), length):
             chosen = values[start : start + length]
             ends = dict.fromkeys(label(str(value)) for value in (chosen[0], chosen[-1]))

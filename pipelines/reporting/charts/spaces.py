@@ -41,9 +41,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     return theme.themed(
         alt.layer(spread, first, point, data=theme.rows(data))
         .properties(width=210, height=alt.Step(18))
-        .facet(
-            column=alt.Column("space:N", title=None, sort=titles),
-            spacing=14,
-            title=theme.title(TITLE, subtitle),
-        )
+        .facet(column=alt.Column("space:N", title=None, sort=titles), spacing=14, title=theme.title(TITLE, subtitle))
     )

@@ -36,8 +36,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     base = theme.Chart().encode(x=x)
     chart = alt.layer(
         base.mark_rect(opacity=0.25, color=theme.GREY).encode(
-            x=alt.X("min(equal_low):Q", title=_X_TITLE, scale=x_scale),
-            x2="max(equal_high):Q",
+            x=alt.X("min(equal_low):Q", title=_X_TITLE, scale=x_scale), x2="max(equal_high):Q"
         ),
         base.transform_filter("datum.low < datum.high")
         .mark_rule(strokeWidth=1, opacity=0.6)

@@ -92,7 +92,7 @@ class VariantEntry(TypedDict):
     recipe: str
     method: str
     is_dense: bool
-    verdict: str | None  # one of advice.VERDICTS; None for the dense model
+    verdict: str | None  # as of `variant_verdict`; None for the dense model
     verdict_reason: str | None
     sql: Source  # of the verdict
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement

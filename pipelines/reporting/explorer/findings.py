@@ -112,9 +112,9 @@ def _feedback(row: _Row) -> str:
 def _attention_or_mlp(row: _Row) -> str:
     milder, numbers = row["numbers_attention_milder"], row["numbers"]
     costs = "; ".join(
-        f"dropping {_sublayers(row[end], 'attention')} ({_percent(row[f'{end}_share_attn'])} of the parameters) costs "
+        f"dropping {_sublayers(row[end], 'attention')} ({percent(row[f'{end}_share_attn'])} of the parameters) costs "
         f"{number(row[f'{end}_kl_attn'])} nats at the first token, dropping {_sublayers(row[end], 'MLP')} "
-        f"({_percent(row[f'{end}_share_mlp'])}) {number(row[f'{end}_kl_mlp'])}"
+        f"({percent(row[f'{end}_share_mlp'])}) {number(row[f'{end}_kl_mlp'])}"
         for end in ("fewest", "most")[: min(numbers, 2)]
     )
     where = "" if numbers == 1 else f" at {_of(milder, numbers)} numbers of sublayers that were dropped both ways"
@@ -131,7 +131,8 @@ def _sublayers(count: int, kind: str) -> str:
     return f"{count} {kind} sublayer{'' if count == 1 else 's'}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in per cent with one decimal."""
     return f"{100 * share:.1f} %"
 
 
@@ -201,7 +202,7 @@ def _sampling(row: _Row) -> str:
         f"{_recipes(row['last_recipes'])} stay together longest: "
     )
     if row["last_step"] is None:
-        return f"{sentence}{_percent(row['last_equal_share'])} never part."
+        return f"{sentence}{percent(row['last_equal_share'])} never part."
     # Where nothing is expected behind the last text that parts, the expected step is not known.
     expected = row["last_step_expected"]
     beside = "" if expected is None else f" (expected {number(expected)})"
@@ -212,7 +213,7 @@ def _texts(row: _Row) -> str:
     ends = ("least", "most")[: min(row["variants"], 2)]
     perplexities = " to ".join(f"{number(row[f'{end}_ppl'])} ({label(row[f'{end}_recipe'])})" for end in ends)
     divergences = " to ".join(number(row[f"{end}_kl_mean_nats"]) for end in ends)
-    agreements = " to ".join(_percent(row[f"{end}_top1_agreement"]) for end in ends)
+    agreements = " to ".join(percent(row[f"{end}_top1_agreement"]) for end in ends)
     return (
         f"On {row['tokens']:,} tokens of the text {label(str(row['text_id']))}, the dense model has a perplexity of "
         f"{number(row['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL per token is {divergences} "

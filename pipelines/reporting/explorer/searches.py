@@ -7,7 +7,7 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import SearchEntry, Table
-from prunescope.pipelines.reporting.explorer.findings import number
+from prunescope.pipelines.reporting.explorer.findings import number, percent
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, table_rows
 from prunescope.pipelines.reporting.explorer.verdicts import source
@@ -50,7 +50,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
     if row["kl_nats"] is None:
         return (
-            f"{what} {_percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
+            f"{what} {percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
             f"is {_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats on the "
             f"{row['n_items']} items of the search. The study's own data do not compare it with a published recipe of "
             "this budget."
@@ -58,10 +58,10 @@ def sentence(row: Mapping[str, Any]) -> str:
     other = label(row["other_recipe"])
     where = "the study's texts" if row["measure"] == "kl_texts" else "the study's prompts"
     text = (
-        f"{what} {_percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
+        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
         f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "
         f"{other}, has {_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} at "
-        f"{_percent(row['other_removed_share'])}; difference "
+        f"{percent(row['other_removed_share'])}; difference "
         f"{_bounded(row['difference'], row['difference_low'], row['difference_high'])}, {_meaning(row)}."
     )
     if row["same_steps"] is not None:
@@ -89,10 +89,6 @@ def _meaning(row: Mapping[str, Any]) -> str:
 def _bounded(value: float, low: float | None, high: float | None) -> str:
     bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
     return f"{number(value)}{bounds}".replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _tables(frames: Mapping[str, pl.DataFrame], model: str) -> list[Table]:

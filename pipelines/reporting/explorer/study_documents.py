@@ -366,9 +366,6 @@ def _cut(whole: Index) -> Index:
 def _kls(cut: Index) -> list[tuple[str, float | None]]:
     """Return model and median KL of every variant, with None for the dense ones."""
     return [
-        (
-            entry["where"]["model"],
-            None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"),
-        )
+        (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"))
         for entry in cut["variants"]
     ]

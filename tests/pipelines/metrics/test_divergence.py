@@ -18,7 +18,6 @@ from prunescope.pipelines.metrics import fused_kernels, logit_blocks
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, NumericalError, divergence, divergences
 from prunescope.pipelines.metrics.logit_blocks import Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
-from prunescope.pipelines.metrics.reference import divergence_reference
 from prunescope.warehouse.tables.columns import DIVERGENCE
 from tests.examples import examples
 from tests.pipelines.metrics.logit_samples import (
@@ -36,6 +35,7 @@ from tests.pipelines.metrics.logit_samples import (
     on_grid,
     sum_columns,
 )
+from tests.pipelines.metrics.reference import divergence_reference
 
 SIZES = st.sampled_from([2, 3, 6, 129, 1100])
 # Beyond MAX_EXACT, where kernels omit tokens; the product with an identity of this size takes a tenth of a second.

@@ -14,8 +14,8 @@ from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
-from prunescope.pipelines.metrics.reference import logits_reference, norm_reference
 from tests.examples import examples
+from tests.pipelines.metrics.reference import logits_reference, norm_reference
 
 WIDTH = 48
 KINDS = ("rms", "rms_plus_one", "layer", "layer_plus_one")

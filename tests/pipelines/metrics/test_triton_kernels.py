@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from prunescope.pipelines.metrics import logit_blocks
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.output_head import OutputHead
-from prunescope.pipelines.metrics.reference import divergence_reference
 from tests.examples import examples
 from tests.pipelines.metrics.logit_samples import (
     ORDER,
@@ -36,6 +35,7 @@ from tests.pipelines.metrics.logit_samples import (
     on_grid,
     sum_columns,
 )
+from tests.pipelines.metrics.reference import divergence_reference
 
 ROOT = Path(__file__).parents[3]
 # Where the Makefile installs it; with a CUDA build of torch it is in the environment itself.

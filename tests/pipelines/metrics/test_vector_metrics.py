@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from prunescope.pipelines.metrics.reference import space_reference
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
+from tests.pipelines.metrics.reference import space_reference
 
 
 @pytest.mark.parametrize("angle", [1e-9, 1e-6, 1e-4, 0.1, 1.0, math.pi / 2, 3.0])

@@ -10,7 +10,6 @@ from prunescope.pipelines.reporting.advice import (
     NOT_SAFE,
     SAFE,
     TOO_LITTLE,
-    VERDICTS,
     Advice,
     advise,
 )
@@ -67,7 +66,8 @@ def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_th
 
 
 def test_safe_recipes_come_first(of_three: Advice) -> None:
-    order = [VERDICTS.index(verdict) for verdict in of_three.rows["verdict"].cast(pl.String)]
+    verdicts = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
+    order = [verdicts.index(verdict) for verdict in of_three.rows["verdict"].cast(pl.String)]
     assert order == sorted(order)
     assert of_three.rows["recipe"].to_list()[:2] == ["r0", "r1"]
 

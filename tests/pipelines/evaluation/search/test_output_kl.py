@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prunescope.pipelines.evaluation.search.output_kl import BLOCK_ROWS, DenseOutput
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead
-from prunescope.pipelines.metrics.reference import logits_reference, norm_reference
+from tests.pipelines.metrics.reference import logits_reference, norm_reference
 
 ROWS, WIDTH, VOCABULARY = BLOCK_ROWS + 3, 24, 211
 

@@ -22,7 +22,6 @@ from prunescope.pipelines.reporting.charts.files import (
     chart_files,
     picture,
     preview,
-    svg_of,
 )
 
 
@@ -49,7 +48,7 @@ def test_a_preview_shrinks_to_the_limit_and_at_most_to_half() -> None:
     def width(most_bytes: int) -> int:
         return struct.unpack(">I", preview(svg, most_bytes)[16:20])[0]
 
-    svg = svg_of(chart().to_dict())
+    svg = vl_convert.vegalite_to_svg(chart().to_dict())
     whole = preview(svg, 10**9)
     assert whole == vl_convert.vegalite_to_png(chart().to_dict())
     assert width(len(whole)) == width(10**9)
@@ -58,7 +57,7 @@ def test_a_preview_shrinks_to_the_limit_and_at_most_to_half() -> None:
 
 
 def test_a_picture_has_the_width_and_is_cut_below_its_tallest() -> None:
-    svg = svg_of(chart().to_dict())
+    svg = vl_convert.vegalite_to_svg(chart().to_dict())
     whole, cut = (Image.open(io.BytesIO(picture(svg, 200, tallest))) for tallest in (10.0, 0.25))
     assert whole.format == "JPEG"
     assert whole.width == cut.width == 200

@@ -29,7 +29,7 @@ def marks(pages: list[FittedChart], role: str) -> int:
     return sum(page.svg.count(f'aria-roledescription="{role}"') for page in pages)
 
 
-@pytest.mark.third(0)
+@pytest.mark.third(1)
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_page_fits_its_columns_with_readable_type_and_no_mark_is_lost(name):
     drawn = drawing(name)
