@@ -10,7 +10,6 @@ import pytest
 from hypothesis import settings
 
 from tests import examples
-from tests.tiny_models import save_tiny
 
 # A busy machine may pause any example for longer than a deadline.
 settings.register_profile("untimed", deadline=None)
@@ -75,7 +74,6 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.collect()
         gc.freeze()
         gc.enable()
 
@@ -104,6 +102,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a random Llama of three layers."""
+    from tests.tiny_models import save_tiny  # the process that starts the others needs no torch
+
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prunescope.warehouse.catalogue.database import views_file
 from tests.assets.tiny_study import StudyFile, prunescope
 from tests.canary_secrets import CANARY, MARK
 from tests.tiny_models import save_tiny
@@ -27,8 +28,11 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) ->
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the cache folder with the hashes of the tiny models."""
-    return tmp_path_factory.mktemp("cache")
+    """Return the cache folder with the hashes of the tiny models, and the views, which one process builds for all."""
+    folder = tmp_path_factory.mktemp("cache")
+    built = made_once(tmp_path_factory, "views", lambda place: shutil.copy(views_file(), place))
+    shutil.copytree(built, folder / "catalogues")
+    return folder
 
 
 @pytest.fixture

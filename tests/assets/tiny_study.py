@@ -136,6 +136,28 @@ class Running:
         return self._told.read_text() if self._told.exists() else ""
 
 
+class Command(Running):
+    """The same as a command of its own, for a test that starts one only: the fork server imports more than it does."""
+
+    def __init__(self, study: StudyFile, warehouse: Path) -> None:
+        self._told = warehouse.with_suffix(".told")
+        arguments = ["run", str(study.path), "--warehouse", str(warehouse)]
+        with self._told.open("wb") as file:
+            self._process = subprocess.Popen(
+                [*COMMAND, *arguments],
+                env=os.environ | {"PYTHONPATH": str(ROOT / ".src")},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+
+    def code(self, patience: float) -> int | None:
+        """Return the exit code, or None if it still runs after so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(patience)
+        return None
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Use one thread, as the processes do that a run is compared with: sums of floats depend on it."""

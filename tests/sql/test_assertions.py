@@ -86,9 +86,15 @@ BROKEN = [
 
 
 @pytest.fixture(scope="module")
-def good() -> Iterator[Memory]:
+def right() -> Handmade:
+    """Build the good warehouse, whose rows a test copies before it changes them."""
+    return whole_warehouse()
+
+
+@pytest.fixture(scope="module")
+def good(right: Handmade) -> Iterator[Memory]:
     memory = Memory()
-    memory.fill(whole_warehouse())
+    memory.fill(right)
     with memory.connection:
         yield memory
 
@@ -107,15 +113,15 @@ def test_no_assertion_fails_on_an_empty_warehouse() -> None:
 
 
 @pytest.mark.parametrize(("name", "broken"), BROKEN)
-def test_an_assertion_finds_broken_rows(name: str, broken: Break, good: Memory) -> None:
-    warehouse, table = whole_warehouse(), TABLES[broken.table]
-    right = [dict(row) for row in warehouse.rows[broken.table]]
+def test_an_assertion_finds_broken_rows(name: str, broken: Break, good: Memory, right: Handmade) -> None:
+    warehouse, table = Handmade(), TABLES[broken.table]
+    warehouse.rows[broken.table] = [dict(row) for row in right.rows[broken.table]]
     broken.apply(warehouse)
     good.fill_table(table, warehouse.rows[broken.table], checked=False)
     try:
         assert rows_of(good.connection, (database.SQL / "tests" / f"assert_{name}.sql").read_text())
     finally:
-        good.fill_table(table, right, checked=False)
+        good.fill_table(table, right.rows[broken.table], checked=False)
 
 
 def test_a_tie_turned_by_rounding_raises_no_alarm() -> None:

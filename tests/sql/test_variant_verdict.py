@@ -1,5 +1,7 @@
 """Verdicts on handmade evidence, with what must be said of each, and the layers with the most damage."""
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,7 +10,7 @@ from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
 from tests.benchmarks.verdicts import judged, rates, simulated
 from tests.sql.built_tasks import task_sample, task_score
-from tests.sql.warehouse_builder import Ask, Handmade, Row, prepared
+from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, prepared
 
 # Dense model, noise floor and pruned variants of every case.
 NOISE = "noise-batch"
@@ -53,10 +55,20 @@ def answered(warehouse: Handmade, recipe: str, task: str, right: int, answers: i
     task_score(warehouse, recipe, task, share, metric=metric, n=answers, kind=kind)
 
 
+@cache
+def memory() -> Memory:
+    return Memory()
+
+
 def verdicts(warehouse: Handmade) -> dict[str, Row]:
-    with warehouse.opened() as connection:
+    memory().fill(warehouse)
+    connection = memory().connection
+    connection.execute("begin")
+    try:
         rows = prepared(connection, "from variant_verdict left join variant_ranking using (model, recipe)")
         return by_recipe(rows.pl().to_dicts())
+    finally:
+        connection.execute("rollback")  # the tables that were computed are views again
 
 
 def said(rows: dict[str, Row]) -> dict[str, str]:

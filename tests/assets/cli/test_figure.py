@@ -82,7 +82,7 @@ def test_several_charts_of_a_figure_are_numbered_files(shell: Shell, tmp_path: P
 def test_a_figure_is_drawn_for_paper_or_a_dark_screen(shell: Shell, tmp_path: Path) -> None:
     for columns, points in ((1, 234), (2, 486)):
         path = tmp_path / f"{columns}.pdf"
-        shell("figure", "generation", "--columns", columns, "--no-title", "-o", path)
+        shell("figure", "options", "--columns", columns, "--no-title", "-o", path)
         for page in tmp_path.glob(f"{columns}*.pdf"):
             box = re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)", page.read_bytes())
             assert (float(box[1]) <= points + 1, float(box[2]) <= 641) == (True, True)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from html import escape
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +16,9 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.publishing import paper_export
 from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.warehouse.catalogue import comparison
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from tests.assets.tiny_study import RECIPES, StudyFile
@@ -24,14 +27,13 @@ from tests.warehouse.export.test_table_cells import assert_fits, compile_tex
 VIEWS = {name: view for name, view in view_sql().items() if view.layer in {"marts", "questions"}}
 SHORT = ["paper_variants", "q11", "options"]
 # Figures of an export: in one or two widths, of several charts, and without data; `test_figure.py` draws all others.
-FEW = {"hierarchy", "tokens", "options", "speed"}
-# Views that no other view reads take half of the time; those kept are of a paper, without rows, or named by tests.
+FEW = {"hierarchy", "options", "speed"}
+# All views take most of the time; those kept are of a paper, without rows, or named by tests.
+KEPT = {"kld_summary", "representation_shifts", "search_front"}
 LEFT_OUT = {
     name
-    for name, view in VIEWS.items()
-    if name not in PAPER_TABLES
-    and not name.startswith(("q01", "q11", "q13", "q24"))
-    and not any(name in other.depends_on for other in view_sql().values())
+    for name in VIEWS
+    if name not in PAPER_TABLES and name not in KEPT and not name.startswith(("q01", "q11", "q13", "q24"))
 }
 
 Shell = Callable[..., str]
@@ -61,8 +63,10 @@ def exported(
                     del FIGURES[name]
                 for name in LEFT_OUT:
                     del VIEWS[name]
-                left = {name: view for name, view in view_sql().items() if name not in LEFT_OUT}
-                patch.setattr("prunescope.assets.publishing.paper_export.view_sql", lambda: left)
+                chosen = paper_export._chosen
+                patch.setattr(
+                    paper_export, "_chosen", lambda *asked: [name for name in chosen(*asked) if name not in LEFT_OUT]
+                )
                 limits.setattr("prunescope.assets.publishing.paper_export.MAX_ROWS", 20)
             assert run(["export", str(folder)], Globals(warehouse=str(computed_once))) == 0
             patch.undo()  # a test may ask for any question
@@ -137,9 +141,8 @@ def test_the_manifest_has_the_provenance_and_no_path_of_this_machine(exported: P
 @pytest.mark.exhaustive  # tests/warehouse/export compares bundles
 def test_an_export_is_the_same_bytes_in_any_folder(exported: Path, shell: Shell, tmp_path: Path) -> None:
     shell("export", tmp_path / "one", *only(*SHORT))
-    shell(
-        "export", tmp_path / "two", *only(*PAPER_TABLES, "kld_summary", "representation_shifts", "q01", "q13", "tokens")
-    )
+    more = ("kld_summary", "representation_shifts", "q01", "q13", "hierarchy")
+    shell("export", tmp_path / "two", *only(*PAPER_TABLES, *more))
     found, whole = content(tmp_path / "two"), content(exported)
     # An export leaves its own files, and none of an earlier one.
     shell("export", tmp_path / "two", *only(*SHORT))
@@ -242,7 +245,10 @@ def test_a_folder_with_other_files_is_refused(shell: Shell, tmp_path: Path) -> N
     assert "choose a new folder" in shell("export", tmp_path, code=2)
 
 
-def test_compare_writes_rows_in_every_format_and_labels_both_sides(shell: Shell, tmp_path: Path) -> None:
+def test_compare_writes_rows_in_every_format_and_labels_both_sides(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunescope.warehouse.catalogue.comparison.compare", cache(comparison.compare))
     found = json.loads(shell("compare", "magnitude-50", "tiny-a@wanda-2of4", "--format", "json"))
     kinds = {(row["measured_on"], row["statistic"]) for row in found}
     assert {("text help", "ppl"), ("text help", "kl_mean_nats"), ("prompts", "kl_mean_nats")} <= kinds

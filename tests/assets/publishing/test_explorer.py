@@ -1,5 +1,6 @@
 """The explorer's documents over a real catalogue: pairs of variants have the numbers of `prunescope compare`."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def rows_of(document: Mapping[str, Any], statement: str) -> list[dict[str, Any]]
 def test_pairs_of_a_file_have_the_numbers_of_the_command(
     root: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    monkeypatch.setattr(module, "BATCH_SIZE", 14)
     file = documents("whole", connection).within()
     pairs = {name: document for name, document in file.items() if name.startswith("pair/")}
     assert {frozenset((pair["a"], pair["b"])) for pair in pairs.values()} == {
@@ -171,11 +172,12 @@ def test_a_run_draws_a_figure_once_until_tables_change(
     assert asked.count(FIGURE.query) == len(drawn)
 
 
-def test_a_filter_spares_a_query_a_damaged_file_below_its_aggregate(tmp_path: Path) -> None:
-    whole_warehouse().connect(tmp_path).close()
-    next((tmp_path / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
+@pytest.mark.usefixtures("connection")
+def test_a_filter_spares_a_query_a_damaged_file_below_its_aggregate(root: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(root, tmp_path / "damaged")
+    next((damaged / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
     with pytest.warns(DamagedFileWarning):
-        connection = connect(tmp_path)
+        connection = connect(damaged)
     with connection:
         ask = explorer_data.asking(connection)
         assert ask("SELECT * FROM damage_probes WHERE recipe = 'attn-drop-1'").height

@@ -20,15 +20,14 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from prunescope.assets.instance.instance import WAREHOUSE_TAG, open_instance, recover, writer_lock
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
-from tests.assets.tiny_study import Running, StudyFile, pages, partitions, rows
+from tests.assets.tiny_study import Command, Running, StudyFile, pages, partitions, rows
 
 PATIENCE = 240.0
 STARTED = DagsterRunStatus.STARTED
 
 
-def stop_once_there_is(pattern: str, number: signal.Signals, study: StudyFile, warehouse: Path) -> int | None:
-    """Starts a run, waits for a file and sends the signal; the exit code."""
-    running = Running(study, warehouse)
+def stop_once_there_is(pattern: str, number: signal.Signals, running: Running, warehouse: Path) -> int | None:
+    """Wait for a file of a run and send it the signal; return its exit code."""
     deadline = time.monotonic() + PATIENCE
     while not list(warehouse.glob(pattern)):
         assert running.code(0.01) is None, running.told()
@@ -58,7 +57,7 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
 ) -> None:
     warehouse = tmp_path / "killed"
     for moment in moments:
-        assert stop_once_there_is(moment, signal.SIGKILL, study, warehouse) == -signal.SIGKILL
+        assert stop_once_there_is(moment, signal.SIGKILL, Running(study, warehouse), warehouse) == -signal.SIGKILL
         assert not [finding for finding in diagnose(warehouse) if finding.level == "error"]
     # In a process of its own as well: the sums of floats depend on the number of threads.
     last = Running(study, warehouse)
@@ -78,7 +77,9 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
 @pytest.mark.timeout(600)
 def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: StudyFile, tmp_path: Path) -> None:
     warehouse = tmp_path / "interrupted"
-    assert stop_once_there_is("_variants/*/dense/*.safetensors", signal.SIGINT, study, warehouse) == 130
+    study.write(tasks=[], texts=[])
+    running = Command(study, warehouse)
+    assert stop_once_there_is("_variants/*/dense/*.safetensors", signal.SIGINT, running, warehouse) == 130
     assert not diagnose(warehouse)
     assert partitions(warehouse)
     assert not list(warehouse.rglob(".tmp-*"))

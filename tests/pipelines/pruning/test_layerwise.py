@@ -1,12 +1,10 @@
 """Tests that recipes pruned together equal those pruned alone, interrupted or not."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from torch import nn
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.pruning import layerwise
 from prunescope.pipelines.pruning.apply import prune, prune_all
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
@@ -227,51 +226,26 @@ def test_an_unchanged_layer_is_finished_too(decoder: Decoder, tokens: torch.Tens
     assert len(first.changes) == 7
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-import prunescope.pipelines.pruning.layerwise as layerwise
-from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
-from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.pruning.apply import prune_all
-from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
-from tests.pipelines.pruning.test_layerwise import FAMILY, SPEC
-
-torch.set_num_threads(1)
-decoder = load_decoder(Path(sys.argv[1]))
-change, count = layerwise.change_of, [0]
-
-def dying(given, recipe):
-    if ".layers.2." in given.name and recipe.name == "pruned-half":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return change(given, recipe)
-
-layerwise.change_of = dying
-tokens = calibration_tokens(decoder.tokenizer, SPEC)
-prune_all(decoder, FAMILY[3:6], Statistics(tokens=tokens, unfinished=Unfinished(Path(sys.argv[2]), "weights")))
-"""
-
-
 def test_a_killed_run_resumes_at_its_layer_with_the_same_result(
-    decoder: Decoder, tiny_folder: Path, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, tokens: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "unfinished"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tiny_folder), str(folder)],
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    folder, running, change = tmp_path / "unfinished", tmp_path / "running", layerwise.change_of
+    lock = Lock()
+
+    def dying(given: object, recipe: object) -> object:
+        if ".layers.2." in given.name and recipe.name == "pruned-half":
+            with lock:
+                if not folder.exists():
+                    shutil.copytree(running, folder)  # what a kill at this moment leaves
+            raise KeyboardInterrupt
+        return change(given, recipe)
+
+    monkeypatch.setattr(layerwise, "change_of", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prune_all(decoder, FAMILY[3:6], Statistics(tokens=tokens, unfinished=Unfinished(running, "weights")))
     left = {path.parent.name: len(list(path.parent.iterdir())) for path in folder.glob("*/layer-0001.safetensors")}
     assert left["pruned-half"] == 2
     computed: list[tuple[str, int]] = []
-    from prunescope.pipelines.pruning import layerwise
-
-    change = layerwise.change_of
 
     def counting(given: object, recipe: object) -> object:
         computed.append((recipe.name, int(given.name.split(".")[2])))

@@ -281,7 +281,10 @@ def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_agai
     ("shares", "menu", "probes"),
     [
         ((0.05, 0.1, 0.4), tuple(f"wanda-{percent}" for percent in (4, 5, 7, 10, 20, 30, 40, 50)), {7, 40}),
-        ((0.1, 0.45), ("wanda-5", "wanda-10", "wanda-20", "wanda-40", "wanda-60"), {10, 40}),
+        pytest.param(
+            *((0.1, 0.45), ("wanda-5", "wanda-10", "wanda-20", "wanda-40", "wanda-60"), {10, 40}),
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_targets_far_apart_have_measurements_of_their_own_and_no_row_comes_twice(
@@ -529,7 +532,7 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
     assert found.trials["move"][0] == "sum"
 
 
-@pytest.mark.parametrize("share", [0.2, 0.3])
+@pytest.mark.parametrize("share", [0.2, pytest.param(0.3, marks=pytest.mark.exhaustive)])
 def test_methods_are_compared_at_a_target_that_is_a_sparsity_of_the_menu(
     decoder: Decoder, tmp_path: Path, share: float
 ) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.comparisons import nearest
@@ -61,8 +62,12 @@ def ask(measured: duckdb.DuckDBPyConnection) -> Ask:
 
 @pytest.fixture(scope="module")
 def file(ask: Ask) -> dict[str, Mapping[str, Any]]:
-    """Return all documents of a report of the demo."""
-    return Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
+    """Return all documents of a report of the demo; its pictures, which are not opened here, are all the same one."""
+    svg, one = FigureCache.svg, FIGURES["options"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCache, "svg", lambda drawn, _: svg(drawn, one))
+        patch.setattr(module, "picture", cache(module.picture))
+        return Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS).within()
 
 
 @pytest.fixture(scope="module")
