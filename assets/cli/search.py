@@ -159,7 +159,7 @@ def search(
         judged = _judging(request, outcome.study, location, spec.name, rows)
         with RichProgress() as bars:
             failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
-        _print_judgement(rows, location, spec.name)
+        _print_judgement(rows, location, spec.name, output)
     end(context, failures)
 
 
@@ -273,13 +273,27 @@ def _judging(
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
 
-def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str) -> None:
-    """Print one sentence for each own result: what it does on the study's own data beside the best published recipe."""
-    from prunescope.warehouse.catalogue.search_results import best_published
+def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str, output: Path | None) -> None:
+    """Print what each own result does on the study's data beside the best published recipe, and a better control."""
+    from prunescope.warehouse.catalogue.search_results import best_published, better_controls
 
     for row in filter(_is_own, rows):
         best = best_published(location, model, row["recipe"]).to_pylist()
         put(_sentence(row, {found["measure"]: found for found in best}))
+        controls = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
+        if better := better_controls(location, model, row["recipe"], [*controls]).to_pylist():
+            control = controls[better[0]["other_recipe"]]
+            put(_control_sentence(control["strategy"], better[0]))
+            _print_recipes([_recipe(control)], output)
+
+
+def _control_sentence(strategy: str, found: dict[str, Any]) -> str:
+    where = {"kl_texts": "texts", "kl_prompts": "prompts"}[found["measure"]]
+    difference = _interval(found, "difference", "difference_low", "difference_high")
+    return (
+        f"{found['other_recipe']}, of the control {strategy}, does less damage: KL {_number(found['other_amount'])} "
+        f"nats on the study's {where} where {found['recipe']} has {_number(found['amount'])} (difference {difference})."
+    )
 
 
 def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:

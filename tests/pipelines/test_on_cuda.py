@@ -262,7 +262,7 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
     decoder = load_decoder(folder, device=GPU, memory={"cuda:0": layer, "cuda:1": layer, "cpu": layer})
     assert decoder.is_streamed
     assert layer <= devices.allocated[1] < 2 * layer
-    recipes = ("noise-bfloat16", "flap-20", "block-drop-2-consecutive")
+    recipes = ("flap-20", "block-drop-2-consecutive")  # noise runs on one device
     found, expected = computed(decoder, recipes)[1], computed(whole, recipes)[1]
     for name, frame in expected.items():
         assert_close(found[name].drop("variant_hash", strict=False), frame.drop("variant_hash", strict=False), name)

@@ -20,7 +20,7 @@ def tables(connection):
 
 
 # A view over views is planned as a whole, which takes seconds.
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_every_materialized_view_has_the_rows_and_types_of_the_view(every):
     with whole_warehouse().opened() as connection, whole_warehouse().opened() as views:
         materialized = Materialized(connection)

@@ -1,16 +1,19 @@
 """The marts and questions of a search against numbers worked out in numpy and scipy, and by hand."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue.database import SQL
+from prunescope.warehouse.catalogue.search_results import better_controls
 from tests.sql.built_searches import matrix, search_effect, search_trial, sizes
 from tests.sql.built_texts import text_token
 from tests.sql.reference_intervals import of_paired_change, wilson
-from tests.sql.warehouse_builder import Ask, Handmade, Row
+from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row
 
 WINDOWS, TOKENS = 9, 3
 CHANCE = np.random.default_rng(11)
@@ -240,6 +243,38 @@ def test_other_mixed_variants_and_windows_of_other_lengths_are_no_published_pair
     other = by_measure["kl_prompts", "mixed-better"]
     assert (other["is_published"], other["is_best_published"]) == (False, False)
     assert {row["other_recipe"] for row in rows if row["is_best_published"]} == {"sparsegpt-40"}
+
+
+def test_a_control_is_better_where_its_kl_is_lower_on_texts_or_prompts_and_higher_on_neither(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Memory()
+    warehouse = judged()
+    warehouse.variant("mixed-better", method="mixed", removed=0.4)
+    for window in range(WINDOWS):
+        for step in range(2):
+            warehouse.step("mixed-better", f"p{window}", step, 0.5 * KLS["mixed-40"][window, step])
+    memory.fill(warehouse)
+
+    @contextmanager
+    def opened(_: object) -> Iterator[object]:
+        yield memory.connection
+
+    monkeypatch.setattr("prunescope.warehouse.catalogue.search_results.connected", opened)
+
+    def found(recipe: str, *controls: str) -> list[tuple[str, str]]:
+        rows = better_controls("", "tiny", recipe, controls).to_pylist()
+        return [(row["other_recipe"], row["measure"]) for row in rows]
+
+    assert found("mixed-40", "mixed-better", "wanda-40") == [("mixed-better", "kl_prompts")]
+    assert found("mixed-40", "wanda-40") == found("mixed-better", "mixed-40") == []
+    # Worse on texts, where the interval excludes 0.
+    for window in range(WINDOWS):
+        for token in range(TOKENS):
+            kl = 3 * KLS["mixed-40"][window, token]
+            text_token(warehouse, "mixed-better", window * TOKENS + token + 1, kl, window=window)
+    memory.fill(warehouse)
+    assert found("mixed-40", "mixed-better") == []
 
 
 def test_a_recipe_of_a_control_is_not_the_search_s_own_unless_the_search_found_it_too(ask: Ask) -> None:

@@ -11,6 +11,14 @@ _RESULTS = """
     from search_front where model = ? and search = ? and list_contains(?, remove)
     order by remove, strategy <> 'searched', strategy
 """
+_BETTER = """
+    select * from search_judgement
+    where model = ? and recipe = ? and list_contains(?, other_recipe) and measure in ('kl_texts', 'kl_prompts')
+    qualify
+        bool_or(not is_better) over (partition by other_recipe)
+        and not coalesce(bool_or(is_better) over (partition by other_recipe), false)
+    order by measure desc, other_amount
+"""
 _WEIGHTS = """
     select sublayer || '.' || layer, sum(cast(in_features as double) * out_features) from activation_stats
     where model = ? group by sublayer, layer
@@ -28,6 +36,15 @@ def search_results(root: Place, model: str, search: str, shares: Sequence[float]
 def best_published(root: Place, model: str, recipe: str) -> pa.Table:
     """Return the rows of `search_judgement` of a mixed recipe beside the best published one, by measure."""
     return _rows(root, "from search_judgement where model = ? and recipe = ? and is_best_published", model, recipe)
+
+
+def better_controls(root: Place, model: str, recipe: str, controls: Sequence[str]) -> pa.Table:
+    """Return the rows of `search_judgement` of a mixed recipe and of controls whose KL is lower on the study's data.
+
+    A control's KL is lower on texts or prompts, with an interval that excludes 0, and higher with one on neither. Rows
+    of texts come first, the lowest KL first.
+    """
+    return _rows(root, _BETTER, model, recipe, list(controls))
 
 
 def sublayer_weights(root: Place, model: str) -> dict[str, float]:

@@ -14,9 +14,10 @@ import polars as pl
 import pytest
 import yaml
 
+from prunescope.assets import settings
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.search import _sentence
+from prunescope.assets.cli.search import _control_sentence, _sentence
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
@@ -27,7 +28,7 @@ from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfini
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
-from prunescope.pipelines.evaluation.search.run import unfinished_targets
+from prunescope.pipelines.evaluation.search.run import end_search, unfinished_targets
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
@@ -208,33 +209,45 @@ def test_an_added_share_that_was_interrupted_goes_on_and_the_others_stay(
     shares = ["--remove", "20%", "--remove", "30%", "--no-judge"]
     search(capsys, study, searched, *shares, code=2)
     assert len(stored := unfinished(searched)) > 1
-    # Neither a finished share, nor another one, nor one that is refused ends the wait.
+    # A finished share does not end the wait.
     _, told = search(capsys, study, searched, "--no-judge", "--remove", "20%", "--minutes", "19")
     assert "not all trials were made" not in told
     assert {*stored} <= {*unfinished(searched)}
-    [folder] = unfinished_folder(Store(searched), "tiny-a").glob("search-*")
-    with monkeypatch.context() as patch:
-        patch.setattr(WholeMeasurement, "measure", measure)
-        with monkeypatch.context() as refused:
-            refused.setattr("prunescope.pipelines.evaluation.search.run.search_items", without_items)
-            search(capsys, study, searched, "--no-judge", "--remove", "25%", code=2)
-        assert unfinished_targets(folder) == {0.3}
-        # What is found counts from when it is written.
-        with monkeypatch.context() as full:
-            full.setattr(Store, "write", refusing("search_trials", Store.write))
-            search(capsys, study, searched, "--no-judge", "--remove", "25%", code=1)
-        assert unfinished_targets(folder) == {0.25, 0.3}
-        search(capsys, study, searched, "--no-judge", "--remove", "25%")
-    assert {*stored} <= {*unfinished(searched)}
-    assert unfinished_targets(folder) == {0.3}
     _, told = search(capsys, study, searched, *shares)
     assert "not all trials were made" not in told
     assert unfinished(searched) == []
     found = trials(searched)
     assert found.filter(remove=0.2).equals(before)
-    assert set(found.filter("is_result")["remove"]) == {0.2, 0.25, 0.3}
+    assert set(found.filter("is_result")["remove"]) == {0.2, 0.3}
     # Two were in the journal.
     assert len(measured) - 1 == found.filter(remove=0.3)["treatments_json"].n_unique()
+
+
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_share_waits_while_another_one_is_refused_cannot_be_written_or_ends(
+    searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch, *, is_whole: bool
+) -> None:
+    before = trials(searched)
+    loaded = request_of(str(study.path), [], []).load()
+    identity = find_model(loaded, "tiny-a", settings.cache_folder(), SILENT).identity
+    folder = unfinished_folder(Store(searched), "tiny-a") / f"search-{search_id(loaded, identity)}"
+    end_search(folder, {0.3})
+    with monkeypatch.context() as refused:
+        refused.setattr("prunescope.pipelines.evaluation.search.run.search_items", without_items)
+        search(capsys, study, searched, "--no-judge", "--remove", "25%", code=2)
+    assert unfinished_targets(folder) == {0.3}
+    if not is_whole:
+        return
+    # What is found counts from when it is written.
+    with monkeypatch.context() as full:
+        full.setattr(Store, "write", refusing("search_trials", Store.write))
+        search(capsys, study, searched, "--no-judge", "--remove", "25%", code=1)
+    assert unfinished_targets(folder) == {0.25, 0.3}
+    search(capsys, study, searched, "--no-judge", "--remove", "25%")
+    assert unfinished_targets(folder) == {0.3}
+    found = trials(searched)
+    assert found.filter(remove=0.2).equals(before)
+    assert set(found.filter("is_result")["remove"]) == {0.2, 0.25}
 
 
 def test_a_model_that_is_missing_does_not_hide_the_results_of_another(
@@ -280,6 +293,13 @@ def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None
     )
     assert "; the dense model's option in a share of 12 of 12 questions where" in _sentence(
         result, {"kl_texts": kl, "same_options": steps}
+    )
+    texts = kl | {"measure": "kl_texts", "recipe": "mixed-20-1a2b3c", "other_recipe": "mixed-hidden-20-4d5e6f"}
+    assert _control_sentence(
+        "hidden", texts | {"difference": 0.02, "difference_low": 0.01, "difference_high": 0.03}
+    ) == (
+        "mixed-hidden-20-4d5e6f, of the control hidden, does less damage: KL 0.38 nats on the study's texts where "
+        "mixed-20-1a2b3c has 0.21 (difference 0.02 [0.01, 0.03])."
     )
     of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
     assert _sentence(result, {"same_steps": of_two}).endswith("(difference −0.17: too little data for an interval).")
@@ -337,8 +357,16 @@ def test_a_killed_search_measures_only_what_is_missing(
     assert rows(warehouse)[name].equals(rows(searched_once / "warehouse")[name])
 
 
+# The interrupted search above goes on, too.
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_a_full_disk_or_too_short_a_time_ends_in_one_line_and_loses_nothing(
-    searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    searched_once: Path,
+    study: StudyFile,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_whole: bool,
 ) -> None:
     warehouse, save, saved = tmp_path / "full", np.savez, []
 
@@ -356,8 +384,9 @@ def test_a_full_disk_or_too_short_a_time_ends_in_one_line_and_loses_nothing(
     _, told = search(capsys, study, warehouse, "--no-judge", "--minutes", "0.000001", code=1)
     assert "minutes were over before an allocation that removes 20.0% was measured; give more" in told
     assert unfinished(warehouse) == kept
-    search(capsys, study, warehouse, "--no-judge")
-    assert trials(warehouse).drop("seconds").equals(trials(searched_once / "warehouse").drop("seconds"))
+    if is_whole:
+        search(capsys, study, warehouse, "--no-judge")
+        assert trials(warehouse).drop("seconds").equals(trials(searched_once / "warehouse").drop("seconds"))
 
 
 WRONG: list[tuple[list[str], str]] = [

@@ -87,6 +87,7 @@ def test_mistakes_are_one_line(computed_once: Path, uri: str, capsys: pytest.Cap
     assert (done.returncode, "pip install 'prunescope[mlflow]'" in done.stderr) == (2, True)
 
 
+@pytest.mark.exhaustive  # every other mistake is refused in the same place
 def test_a_noise_variant_is_refused_by_name(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
     for name in ("models", "variants"):

@@ -652,8 +652,13 @@ def test_every_available_figure_has_marks_under_the_policy(opened):
     assert reader.complaints() == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        *((1280, "light"), (390, "dark")),
+        *(pytest.param(*given, marks=pytest.mark.exhaustive) for given in ((1280, "dark"), (390, "light"))),
+    ],
+)
 def test_screenshots_have_the_windows_size_and_the_schemes_background(opened, tmp_path, width, scheme):
     reader = opened("usual")
     reader.scheme(scheme)
