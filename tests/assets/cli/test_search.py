@@ -350,7 +350,7 @@ def test_a_killed_search_measures_only_what_is_missing(
     stored = {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}
     assert not list((warehouse / "search_trials").rglob("*.parquet"))
 
-    monkeypatch.setattr("prunescope.pipelines.pruning.layer_checkpoints.discard", lambda folder: None)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.search.run.discard", lambda folder: None)
     search(capsys, study, warehouse, "--no-judge")
     assert stored.items() <= {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}.items()
     name = "search_trials/model=tiny-a/part.parquet"
