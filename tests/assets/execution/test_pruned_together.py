@@ -18,7 +18,7 @@ from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
 from tests.assets.runs.test_interrupted import stop_once_there_is
-from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
 
 # The first test that asks for `runs` waits for five studies.
 pytestmark = pytest.mark.timeout(900)
@@ -186,7 +186,7 @@ def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, 
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     layer = "_unfinished/tiny-a/sparsegpt-50/layer-0000.safetensors"
-    assert stop_once_there_is(layer, signal.SIGKILL, study, killed) == -signal.SIGKILL
+    assert stop_once_there_is(layer, signal.SIGKILL, Running(study, killed), killed) == -signal.SIGKILL
     before = (killed / layer).stat().st_ino if (killed / layer).exists() else None
     assert not heard(study, killed, cache).failures
     assert before is not None
