@@ -231,6 +231,27 @@ def test_a_fit_names_its_worst_layer_and_counts_only_moved_points(ask: Ask) -> N
     assert row["pearson"] is row["pearson_log10"] is None
 
 
+def test_every_estimate_has_a_fit_and_a_worst_layer_of_its_own(ask: Ask) -> None:
+    warehouse = Handmade()
+    for layer, (h, z, kl, reverse) in enumerate([(1.0, 2.0, 1.0, 0.1), (4.0, 2.0, 1.0, 0.5), (1.0, 7.0, 0.3, 0.3)]):
+        warehouse.step(RECIPE, "p", layer)
+        truths = {"one_minus_cos_h": 0.1, "one_minus_cos_z": 0.1, "kl_pruned_dense_nats": kl / reverse}
+        estimates = {"t1_h": 0.1 * h, "t1_z": 0.1 * z, "t3_kl_nats": kl}
+        warehouse.transition(RECIPE, "p", layer, 1.0, layer=layer, **truths, **estimates)
+    found = {
+        row[name]: (row["ratio_median"], row["worst_layer"], row["worst_layer_ratio_median"])
+        for question, name in (("q02_fit_of_theorem_1", "theorem"), ("q04_fit_of_theorem_3", "direction"))
+        for row in ask(warehouse, question)
+    }
+
+    assert found == {
+        "T1 h": (about(1), 1, about(4)),
+        "T1 z": (about(2), 2, about(7)),
+        "dense_pruned": (about(1), 2, about(0.3)),
+        "pruned_dense": (about(0.3), 0, about(0.1)),
+    }
+
+
 def test_an_estimate_of_zero_is_the_worst_and_does_not_break_the_fit(ask: Ask) -> None:
     warehouse = Handmade().step(RECIPE, "p", 0).transition(RECIPE, "p", 0, 1.0, t3_kl_nats=0.0)
     warehouse.transition(RECIPE, "p", 0, 1.0, layer=1, t3_kl_nats=100.0)

@@ -109,8 +109,8 @@ def run_search(
         times = _milliseconds(decoder, spec, journal)
         result = Search(decoder, spec, menu_of, items, journal, progress).run()
     except InputError:
-        # What is refused now is refused the next time, too.
-        end_search(folder, begun)
+        # A target that is refused does not wait; what was measured for the others stays.
+        _write_targets(folder, begun)
         raise
     results = result.trials.filter(strategy="searched", is_result=True)
     if late := [share for share in missing if share not in set(results["remove"])]:

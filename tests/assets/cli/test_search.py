@@ -236,6 +236,11 @@ def test_a_share_waits_while_another_one_is_refused_cannot_be_written_or_ends(
         refused.setattr("prunescope.pipelines.evaluation.search.run.search_items", without_items)
         search(capsys, study, searched, "--no-judge", "--remove", "25%", code=2)
     assert unfinished_targets(folder) == {0.3}
+    # The share that the menu reaches was measured before the other one is refused.
+    menu = ["--menu", "wanda-20,wanda-30,wanda-40,wanda-50,attn-drop", "--remove", "20%", "--remove", "90%"]
+    _, told = search(capsys, study, searched, "--no-judge", "--no-controls", *menu, code=2)
+    assert "the menu removes at most" in told
+    assert unfinished(searched)
     if not is_whole:
         return
     # What is found counts from when it is written.

@@ -273,11 +273,14 @@ def test_changed_sql_outdates_the_report_and_no_table(
 
 
 def test_other_files_of_an_external_checkpoint_outdate_its_variant_only(
-    study: StudyFile, tiny_folder: Path, other_folder: Path, tmp_path: Path
+    study: StudyFile, tiny_folder: Path, other_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Path(shutil.copytree(tiny_folder, tmp_path / "theirs"))
     study.write(recipes=["dense", "magnitude-50", {"name": "theirs", "method": "external", "source": "theirs"}])
     before = versions(load(study))  # relative to the working folder, as a model's source is
+    with monkeypatch.context() as raised:
+        raised.setattr("prunescope.pipelines.core.code_versions.EXTERNAL", "next")
+        assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "theirs")
     shutil.copy(other_folder / "model.safetensors", place)
     assert changed(before, versions(load(study))) == of(VARIANT_TABLES, "theirs")
     gguf = tmp_path / "theirs.gguf"

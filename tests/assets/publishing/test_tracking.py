@@ -69,6 +69,9 @@ def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
         report.write(" ")
     assert run([*arguments, "--warehouse", str(other)], Globals()) == 0
     assert capsys.readouterr().out.split() == ["tiny-a@dense"]
+    (other / "_reports" / "theirs.html").write_text("of another study")
+    assert run([*arguments, "--warehouse", str(other)], Globals()) == 0
+    assert capsys.readouterr().out == ""
     # A run that ends in the middle is a failed one, and no variant that was there.
     monkeypatch.setattr("prunescope.assets.publishing.tracking.variant_values", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

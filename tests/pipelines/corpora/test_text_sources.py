@@ -32,6 +32,8 @@ def test_records_are_strings_or_objects_with_a_text(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, name: str) -> None:
     source = written(tmp_path, name, "\ufeff" + ("one" if name == "r.txt" else '{"text": "one"}'))
     assert read_text(source, "test") == "one"
+    unmarked = written(tmp_path, f"b-{name}", Path(source).read_text(encoding="utf-8-sig"))
+    assert contents_hash(source, "test") == contents_hash(unmarked, "test")
 
 
 def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:

@@ -26,15 +26,19 @@ def drawn(name: str, **marts: pl.DataFrame) -> Any:
     return figure.draw(frames.ask(figure.query, **marts))
 
 
-def test_drops_hold_the_scores_and_start_every_curve_at_the_dense_model():
+@pytest.mark.parametrize(
+    ("panel", "kind"), [("tasks answered by writing", "generative"), ("tasks answered by choosing", "non_generative")]
+)
+def test_drops_hold_the_scores_and_start_every_curve_at_the_dense_model(panel, kind):
     drops = variant_frames.paper_drops()
     rows = rows_with(drawn("drops"), "score")
     measured = {
-        (row["method"], row["dropped"]): row["score"]
+        (row["method"], row["dropped"]): (row["score"], row["low"], row["high"])
         for row in rows
-        if row["series"] == "measured" and row["panel"] == "tasks answered by writing"
+        if row["series"] == "measured" and row["panel"] == panel
     }
-    expected = {(row["method"], row["dropped"]): row["generative_score"] for row in drops.to_dicts()}
+    names = [f"{kind}_score{end}" for end in ("", "_low", "_high")]
+    expected = {(row["method"], row["dropped"]): tuple(row[name] for name in names) for row in drops.to_dicts()}
     dense = expected.pop(("dense", 0))
     assert measured == expected | {("attn-drop", 0): dense, ("mlp-drop", 0): dense}
 
