@@ -45,10 +45,11 @@ TABLE = Table(
         c.amount(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
-            "over an item's tokens. Measured on fewer items than others of its search: the ratio of its mean to that "
-            "of its sublayer's first treatment over these items, times the mean of the latter over all 16. With "
-            "n_items 0: half the variance of the sum of its matrices' logit shifts, each times the 3/2 power of what "
-            "its sparsity is to the measured one.",
+            "over an item's tokens, each item multiplied by what makes the mean over the sublayers' first treatments "
+            "equal in all items. Measured on fewer items than others of its search: the ratio of its mean to that of "
+            "its sublayer's first treatment over these items, times the mean of the latter over all 16. With n_items "
+            "0: computed from the effects of its matrices alone, moved towards those of their sublayer and kind: the "
+            "sum of these, each times the third power of what its sparsity is to the measured one.",
             "nats",
             "KL(p‖q)",
         ),

@@ -41,10 +41,9 @@ TABLE = Table(
             "move",
             c.LABEL,
             "Origin of the allocation: `uniform`, one method at the same sparsity everywhere; `sum`, the smallest sum "
-            "of effects alone; `interaction`, the same with interactions fitted to the measured trials; `exchange`, "
-            "changed treatments of the parent, or of the best one of the menu where the parent is uniform; `random`; "
-            "`greedy`.",
-            values=("uniform", "sum", "interaction", "exchange", "random", "greedy"),
+            "of effects alone; `exchange`, changed treatments of the parent, or of the best one of the menu where the "
+            "parent is uniform; `random`; `greedy`; in older files `interaction`, the sum with fitted interactions.",
+            values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
         ),
         Column(
             "objective",

@@ -1,9 +1,8 @@
-"""Choice of one treatment a sublayer: the exact optimum of a sum of costs, and descent on costs that overlap.
+"""Choice of one treatment a sublayer: the exact optimum of a sum of costs, and random and greedy ones.
 
 The problem is a multiple-choice knapsack: one option of every sublayer, at least a target removed, at the lowest cost.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +16,6 @@ Numbers = NDArray[np.float64]
 Choice = NDArray[np.int64]
 # Relative distance of the target within which a removal counts as reached: sums of floats round.
 _ROUNDING = 1e-12
-_MAX_SWEEPS = 200
-# Cross terms as a share of the KL from which on measurements decide the strength of the overlap.
-_PRIOR = 0.1
 # Partial choices that are kept to find a good choice, and to find the best one.
 _NARROW, _WIDE = 500, 20_000
 
@@ -213,67 +209,6 @@ def _unsurpassed(removed: Numbers, cost: Numbers, changes: Choice) -> Choice:
     lowered = cost[order] - changes[order] * (1 + np.ptp(cost) if len(cost) else 0)
     earlier = np.concatenate([[np.inf], np.minimum.accumulate(lowered)[:-1]]) if len(cost) else lowered
     return order[lowered < earlier]
-
-
-def predicted(choice: Choice, costs: Numbers, overlap: Numbers, strength: float) -> float:
-    """Return the cost of a choice whose effects overlap.
-
-    With c the costs alone and r the correlations of the logit shifts, Σ c_a + strength·Σ_{a≠b} r_ab √(c_a c_b): the
-    KL of a sum of logit shifts to second order where `strength` is 1, and the sum where it is 0.
-    """
-    root = np.sqrt(costs[choice])
-    own = overlap[np.ix_(choice, choice)] - np.eye(len(choice))
-    return float(costs[choice].sum() + strength * root @ own @ root)
-
-
-def descend(
-    problem: Problem, costs: Numbers, overlap: Numbers, strength: float, target: float, start: Choice
-) -> Choice:
-    """Return the choice to which single changes and exchanges of two lead from a start; each lowers `predicted`.
-
-    Args:
-        problem: the options.
-        costs: of each option alone, not negative.
-        overlap: correlations of the options' logit shifts.
-        strength: of the overlap.
-        target: to be removed at least.
-        start: a choice that removes it.
-    """
-    root = np.sqrt(costs)
-    # Cost of two options beyond that of each alone; options of one sublayer replace each other.
-    joint = 2 * strength * overlap * root * root[:, None]
-    joint[problem.group[:, None] == problem.group] = 0
-    choice = start.copy()
-    for _ in range(_MAX_SWEEPS):
-        now = choice[problem.group]  # the option that each option would replace
-        cost = costs + joint[:, choice].sum(axis=1)
-        gain = cost - cost[now]
-        freed = problem.removed - problem.removed[now]
-        # Both at once: the cross terms of the new pair and of the old one, less those that each counted with the other.
-        both = gain[:, None] + gain + joint - joint[:, now] - joint[now] + joint[np.ix_(now, now)]
-        both[problem.group[:, None] == problem.group] = np.inf
-        np.fill_diagonal(both, gain)
-        total = freed[:, None] + freed
-        np.fill_diagonal(total, freed)
-        both[problem.total(choice) + total < (1 - _ROUNDING) * target] = np.inf
-        a, b = np.unravel_index(int(both.argmin()), both.shape)
-        if not both[a, b] < -1e-12 * max(1.0, float(costs[choice].sum())):
-            break
-        choice[problem.group[a]], choice[problem.group[b]] = a, b
-    return choice
-
-
-def fitted_strength(choices: Sequence[Choice], measured: Sequence[float], costs: Numbers, overlap: Numbers) -> float:
-    """Return the strength of the overlap that fits measured choices best, by least squares of relative residuals.
-
-    Choices of which hardly any shifts overlap say nothing of it; it then stays at 1, its value for small shifts. As a
-    prior around 1 it counts like one measurement whose cross terms are a tenth of its KL.
-    """
-    sums = np.array([predicted(choice, costs, overlap, 0.0) for choice in choices])
-    cross = np.array([predicted(choice, costs, overlap, 1.0) for choice in choices]) - sums
-    residual, weight = np.array(measured) - sums, 1 / np.maximum(np.array(measured), np.finfo(float).tiny)
-    known = float(((cross * weight) ** 2).sum())
-    return (float((residual * cross * weight**2).sum()) + _PRIOR**2) / (known + _PRIOR**2)
 
 
 def random_choice(problem: Problem, target: float, generator: np.random.Generator) -> Choice:

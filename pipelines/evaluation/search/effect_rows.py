@@ -58,10 +58,9 @@ def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Itera
         effects: the measurements from which theirs are computed.
         treatments: the rules by which they are.
     """
-    names, columns = ("kl_dense_pruned_nats", "one_minus_cos_h"), {swap: at for at, swap in enumerate(effects.swaps)}
-    menu = treatments.known(menu)
-    alone = [effects.mean(values)[0] for values in (effects.kl, effects.one_minus_cos)]
-    predicted = [treatments.predicted(menu, effects, by)[0] for by in ("kl", "cos")]
+    names, menu = ("kl_dense_pruned_nats", "one_minus_cos_h"), treatments.known(menu)
+    alone = [treatments.alone(menu, effects, by) for by in ("kl", "cos")]
+    predicted = [treatments.predicted(menu, effects, by) for by in ("kl", "cos")]
     limits = (math.inf, 2.0)  # beyond which a growth that is far from the measurement would carry
     unmeasured = {"n_items": 0, "item_kl": list[float](), "seconds": 0.0}
 
@@ -76,7 +75,7 @@ def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Itera
         probe = treatments.probe(option.treatment)
         for group, factor in factors.items():
             if option.treatment != probe:  # which was measured
-                values = [factor * float(means[columns[group.swap(probe)]]) for means in alone]
+                values = [factor * own[group.swap(probe)] for own in alone]
                 yield row(*group.swap(option.treatment), values)
 
 

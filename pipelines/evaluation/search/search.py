@@ -35,8 +35,6 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 # First items on which effects are measured, and those of them on which exchanges are proposed. Whole allocations are
 # measured on all: a pass for each is cheap, and those that proposed an exchange make it look better than it is.
 EFFECT_ITEMS, CONTEXT_ITEMS = 16, 8
-# Moves that are accepted by their mean alone.
-_BY_MEAN = {"sum", "random"}
 Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
 
@@ -163,7 +161,7 @@ class Search:
 
     def _use(self, menu: Menu) -> None:
         self._menu, self._problem = menu, self._problem_of(menu)
-        self._engine = EffectEngine(self._decoder, menu, self._items, self._spec.seed, self._journal)
+        self._engine = EffectEngine(self._decoder, menu, self._items, self._journal)
         self._total = menu.total(self._spec.budget)
 
     def _problem_of(self, menu: Menu) -> Problem:
@@ -210,13 +208,12 @@ class Search:
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
         menu = self._treatments.choosable(self._menu, share)
-        costs, overlap = self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
+        costs = self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
         return Strategy(
             menu,
             self._problem_of(menu),
             share * self._total,
             costs,
-            overlap,
             lambda move, allocation, expected, parent: self._measure(name, share, move, allocation, expected, parent),
             lambda allocation, options: self._in_context(name, menu, allocation, options),
             self._spec.measurements,
@@ -230,9 +227,12 @@ class Search:
         first = others[0][0]
         swaps = [(first, allocation.get(first, KEEP)), *others]  # the first one changes nothing
         effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
-        means = (effects.one_minus_cos if name == "hidden" else effects.kl).mean(axis=0)
+        values = effects.one_minus_cos if name == "hidden" else effects.kl
+        # Relative to the allocation on each item, so that a few items do not decide.
+        around = np.maximum(values[:, :1], np.finfo(float).tiny)
+        gains = ((values[:, 1:] - around) / around).mean(axis=0)
         found = np.full(len(menu.options), np.nan)
-        found[list(options)] = means[1:] - means[0]
+        found[list(options)] = around.mean() * gains
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
@@ -240,7 +240,7 @@ class Search:
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
-        costs, problem = self._treatments.predicted(menu, effects, "kl")[0], self._problem_of(menu)
+        costs, problem = self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count
@@ -261,11 +261,9 @@ class Search:
     ) -> Trial:
         """Measure an allocation on all items and append the trial.
 
-        A trial is accepted if its paired difference to its parent lies below zero with its 95 % interval; of random
-        allocations and of the first sum of effects the lower mean is, of uniform ones the lower geometric mean, and
-        every step of a greedy removal. An
-        exchange is accepted by the mean of the items on which no effect was measured; without two of these, of those
-        that did not propose it.
+        A trial is accepted if the geometric mean of its objective is below its parent's, of an exchange on the items on
+        which no effect was measured; without two of these, on those that did not propose it; without two of those, if
+        the 95 % interval of the difference of logarithms is below zero. Every step of a greedy removal is accepted.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
@@ -302,13 +300,12 @@ class Search:
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:
-    difference = trial.objective - parent.objective
-    if trial.move == "uniform":
-        # A few texts decide a mean; that of logarithms tells which method is better on most.
-        least = np.finfo(float).tiny
-        return bool((np.log(trial.objective + least) - np.log(parent.objective + least)).mean() < 0)
-    if trial.move == "exchange":
-        for seen in (EFFECT_ITEMS, CONTEXT_ITEMS):
-            if len(unseen := difference[seen:]) > 1:
-                return bool(unseen.mean() < 0)
-    return interval(difference)[1 if trial.move in _BY_MEAN else 2] < 0
+    # A few texts decide a mean; that of logarithms tells which allocation is better on most.
+    least = np.finfo(float).tiny
+    change = np.log(trial.objective + least) - np.log(parent.objective + least)
+    if trial.move != "exchange":
+        return bool(change.mean() < 0)
+    for seen in (EFFECT_ITEMS, CONTEXT_ITEMS):
+        if len(unseen := change[seen:]) > 1:
+            return bool(unseen.mean() < 0)
+    return interval(change)[2] < 0

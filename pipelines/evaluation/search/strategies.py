@@ -5,30 +5,23 @@ steps from the same uniform allocation, whose method the KL chose; `random` and 
 measurements.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.search.allocation import (
-    Choice,
-    Numbers,
-    Problem,
-    cheapest,
-    descend,
-    fitted_strength,
-    predicted,
-)
+from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, cheapest
 from prunescope.pipelines.evaluation.search.menu import Allocation, Menu
 from prunescope.pipelines.evaluation.search.trials import Trial
 
-# Rounds of fitting the overlap and solving again.
-_MAX_FITS = 3
 # Options that are measured inside an allocation, of those that remove more and of those that remove less.
 _CANDIDATES = 20
 # Divisor of the number of changes for the next try, after all of them together made it worse.
 _SHRINK = 4
+# Exchanges of two sublayers that are tried at most inside one allocation.
+_EXCHANGES = 3
 
 
 class Expired(Exception):  # noqa: N818 (no error)
@@ -50,7 +43,6 @@ class Strategy:
         problem: what each removes.
         target: to be removed, in the budget's unit.
         costs: objective of each option alone.
-        overlap: correlations of the options' shifts.
         measure: measures an allocation.
         in_context: measures single swaps.
         measurements: trials beside the uniform ones and the first.
@@ -61,7 +53,6 @@ class Strategy:
     problem: Problem
     target: float
     costs: Numbers
-    overlap: Numbers
     measure: MeasureTrial
     in_context: MeasureContext
     measurements: int
@@ -83,24 +74,8 @@ class Strategy:
             return
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
         best = first if self.start is None or first.is_accepted else self.start
-        choices, trials, left = [choice], [first], self.measurements
-        for _ in range(min(_MAX_FITS, left)):
-            # Between no overlap and that of the second order; a fit to few trials can lie far outside.
-            objectives = [float(trial.objective.mean()) for trial in trials]
-            strength = float(np.clip(fitted_strength(choices, objectives, self.costs, self.overlap), 0, 1))
-            choice = descend(self.problem, self.costs, self.overlap, strength, self.target, choices[-1])
-            if any((choice == other).all() for other in choices):
-                break
-            expected = predicted(choice, self.costs, self.overlap, strength)
-            trial = self._measure("interaction", choice, expected, best)
-            left -= 1
-            choices.append(choice)
-            trials.append(trial)
-            if not trial.is_accepted:
-                break
-            best = trial
-        # The same sparsity everywhere is not on the menu and has no neighbours.
-        around = min(trials, key=lambda trial: trial.objective.mean()) if best is self.start else best
+        # The same sparsity everywhere is not on the menu and has no neighbours to exchange.
+        around, left = first, self.measurements
         while left > 0:
             better, spent = self._exchange(around, best, left)
             left -= spent
@@ -123,13 +98,10 @@ class Strategy:
         costs[current] = 0
         allowed = np.isfinite(costs)
         costs = np.where(allowed, costs, 0)
-        most, spent = len(current), 0
-        while spent < left and most > 0:
-            choice = cheapest(self.problem, costs, self.target, allowed, (current, most))
-            changes = int((choice != current).sum())
-            if not changes or costs[choice].sum() >= 0:
+        spent = 0
+        for choice in self._proposals(current, costs, allowed):
+            if spent == left:
                 break
-            most = changes // _SHRINK
             if choice.tobytes() in self._tried:
                 continue
             # The gains of many swaps add up to more than there is to gain.
@@ -139,6 +111,32 @@ class Strategy:
             if trial.is_accepted:
                 return trial, spent
         return None, spent
+
+    def _proposals(self, current: Choice, costs: Numbers, allowed: NDArray[np.bool_]) -> Iterator[Choice]:
+        """Yield choices that seem to be better: ever fewer changes at once, then the best exchanges of two.
+
+        Effects of single changes do not say how two of them act together, so that the second-best exchange may be the
+        better one.
+        """
+        most = len(current)
+        while most > 2:
+            choice = cheapest(self.problem, costs, self.target, allowed, (current, most))
+            changes = int((choice != current).sum())
+            if not changes or costs[choice].sum() >= 0:
+                return
+            yield choice
+            most = changes // _SHRINK
+        options = np.flatnonzero(allowed)
+        first, second = (own.ravel() for own in np.meshgrid(options, options))
+        group, removed = self.problem.group, self.problem.removed - self.problem.removed[current][self.problem.group]
+        is_open = (group[first] < group[second]) & (costs[first] + costs[second] < 0)
+        least = (1 - 1e-12) * self.target - self.problem.total(current)
+        is_open &= removed[first] + removed[second] >= least
+        first, second = first[is_open], second[is_open]
+        for place in np.argsort(costs[first] + costs[second], kind="stable")[:_EXCHANGES]:
+            choice = current.copy()
+            choice[group[[first[place], second[place]]]] = first[place], second[place]
+            yield choice
 
     def _measure(self, move: str, choice: Choice, expected: float, parent: Trial | None) -> Trial:
         self._tried.add(choice.tobytes())

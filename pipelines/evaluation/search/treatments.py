@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from prunescope.pipelines.evaluation.search.allocation import Numbers
 from prunescope.pipelines.evaluation.search.effects import Effects
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu, Option
@@ -16,6 +18,7 @@ from prunescope.pipelines.evaluation.search.splits import (
     nearest,
     predicted_effects,
     probes_of,
+    shrunk,
     sparsity_of,
     within_reach,
 )
@@ -103,13 +106,12 @@ class Treatments:
             effects: of `swaps`.
             by: `kl` or `cos`, the effect that splits.
         """
-        groups, means = matrix_groups(menu.sublayers), effects.mean(_values(effects, by)[0])[0]
-        columns = {swap: column for column, swap in enumerate(effects.swaps)}
+        groups, alone = matrix_groups(menu.sublayers), self.alone(menu, effects, by)
         # The same sparsity everywhere is measured with the same menu.
         uniform = {*self._all_probes}.union(*self.near.values()) & {*self.methods}
         recipes: dict[str, MixedRecipe] = {}
         for probe in self._all_probes:
-            split = Split(groups, means[[columns[group.swap(probe)] for group in groups]], probe, by)
+            split = Split(groups, np.array([alone[group.swap(probe)] for group in groups]), probe, by)
             goals = [self._goals[share] for share, probes in self._probes.items() if probe in probes]
             own = self._of(self.methods[probe])
             for name in within_reach(goals, own):
@@ -150,16 +152,30 @@ class Treatments:
         """Return the treatment from which a computed one's effects follow."""
         return self._references[treatment].probe
 
-    def predicted(self, menu: Menu, effects: Effects, by: str) -> tuple[Numbers, Numbers]:
-        """Return the effect of each option of a menu, and the correlations of their shifts.
+    def alone(self, menu: Menu, effects: Effects, by: str) -> dict[Swap, float]:
+        """Return the effect of each measured swap, those of matrices moved towards what they have in common.
+
+        Args:
+            menu: any menu of the model.
+            effects: of `swaps`.
+            by: `kl` or `cos`.
+        """
+        means = effects.mean(effects.kl if by == "kl" else effects.one_minus_cos)[0]
+        found, groups = dict(zip(effects.swaps, means.tolist(), strict=True)), matrix_groups(menu.sublayers)
+        for probe in self._all_probes:
+            own = [group.swap(probe) for group in groups]
+            found |= zip(own, shrunk(groups, np.array([found[swap] for swap in own])).tolist(), strict=True)
+        return found
+
+    def predicted(self, menu: Menu, effects: Effects, by: str) -> Numbers:
+        """Return the effect of each option of a menu.
 
         Args:
             menu: the options.
             effects: of `swaps`.
             by: `kl` or `cos`.
         """
-        values, overlap = _values(effects, by)
-        return predicted_effects(menu, self._references, effects.swaps, effects.mean(values)[0], overlap)
+        return predicted_effects(menu, self._references, self.alone(menu, effects, by))
 
     def in_full(self, allocation: Allocation) -> dict[str, str]:
         """Return the treatments of an allocation by sublayer, or by matrix where they are split."""
@@ -178,7 +194,3 @@ class Treatments:
 
     def _of(self, method: str) -> dict[str, str]:
         return {name: own for name, own in self.methods.items() if own == method}
-
-
-def _values(effects: Effects, by: str) -> tuple[Numbers, Numbers]:
-    return (effects.kl, effects.kl_overlap) if by == "kl" else (effects.one_minus_cos, effects.cos_overlap)

@@ -47,7 +47,7 @@ class Trial:
     Attributes:
         number: from 0, in order.
         strategy: `searched`, `hidden`, `random` or `greedy`.
-        move: how it was proposed: `uniform`, `sum`, `interaction`, `exchange`, `random` or `greedy`.
+        move: how it was proposed: `uniform`, `sum`, `exchange`, `random` or `greedy`.
         remove: the target share.
         removed: the share that it removes.
         allocation: what is done to each sublayer.

@@ -55,7 +55,8 @@ def test_the_overview_leads_to_a_variant_its_tokens_and_one_token(terminal: Term
     assert "tiny-a@wanda-2of4" in variant
     assert "--prompt choice, open" in variant
     of = ("--variant", "tiny-a@wanda-2of4", "--prompt", "open")
-    assert all(recipe in terminal("tiny", "--prompt", "open") for recipe in RECIPES if recipe != "dense")
+    shown = terminal("tiny", "--prompt", "open")
+    assert all(recipe in shown for recipe in RECIPES if recipe != "dense")
     tokens = [line for line in terminal(*of).splitlines() if line.startswith("step ")]
     assert [word for line in tokens for word in line.split() if word.isdecimal()] == ["0", "1", "2", "3"]
     forced, step = terminal(*of, "--forced"), terminal(*of, "--step", "1")

@@ -79,6 +79,7 @@ def test_streams_contributions_norm_and_head_rebuild_the_model(decoder: Decoder,
     close(decoder.head.logits(outputs[-1]), logits(decoder))
 
 
+@pytest.mark.third(0)
 def test_a_local_swap_equals_a_copy_with_one_pruned_sublayer(decoder: Decoder, variant: Variant) -> None:
     calls = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=True).calls
     for each in (*decoder.layers[0].sublayers, *decoder.layers[1].sublayers):
@@ -90,6 +91,7 @@ def test_a_local_swap_equals_a_copy_with_one_pruned_sublayer(decoder: Decoder, v
         assert not torch.allclose(found, added_by(decoder)[each.label], rtol=1e-3)
 
 
+@pytest.mark.third(1)
 def test_a_variant_equals_a_pruned_copy_and_restores_the_dense_model(decoder: Decoder, variant: Variant) -> None:
     before = logits(decoder)
     copied = copy_of(decoder)
@@ -99,6 +101,7 @@ def test_a_variant_equals_a_pruned_copy_and_restores_the_dense_model(decoder: De
     assert torch.equal(logits(decoder), before)
 
 
+@pytest.mark.third(2)
 def test_a_dropped_sublayer_equals_one_with_zero_weights(decoder: Decoder) -> None:
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
         copied = copy_of(decoder)
@@ -111,6 +114,7 @@ def test_a_dropped_sublayer_equals_one_with_zero_weights(decoder: Decoder) -> No
     assert not torch.allclose(outputs[1], layer_outputs(decoder)[1])
 
 
+@pytest.mark.third(0)
 def test_a_moved_contribution_moves_the_stream_equally(decoder: Decoder) -> None:
     dense = layer_outputs(decoder)[-1]
     generator = torch.Generator().manual_seed(1)
@@ -142,6 +146,7 @@ def test_the_cache_changes_no_result_or_is_refused(decoder: Decoder, name: str, 
         close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
 
 
+@pytest.mark.third(1)
 def test_greedy_decoding_equals_the_models_own(decoder: Decoder) -> None:
     prompts = [(5, 77, 9, 120, 5), (33, 250)]
     # Two texts of each prompt, which runs once for both.

@@ -11,10 +11,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
     Numbers,
     Problem,
     cheapest,
-    descend,
-    fitted_strength,
     greedy_choice,
-    predicted,
     random_choice,
     uniform_choice,
 )
@@ -37,13 +34,6 @@ def instance(seed: int) -> tuple[Problem, Numbers, float]:
 def choices_of(problem: Problem) -> list[Choice]:
     own = [np.flatnonzero(problem.group == group) for group in range(problem.groups)]
     return [np.array(choice) for choice in itertools.product(*own)]
-
-
-def overlap_of(problem: Problem, seed: int) -> Numbers:
-    shifts = np.random.default_rng([seed, 1]).normal(size=(len(problem.group), 4))
-    shifts /= np.linalg.norm(shifts, axis=1, keepdims=True)
-    overlap: Numbers = shifts @ shifts.T
-    return overlap
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -106,58 +96,6 @@ def test_sixty_sublayers_of_nine_options_that_differ_by_a_few_weights_are_within
         (costs - price * removed).min(axis=1).sum() + price * target for price in np.geomspace(1e-8, 1e-3, 2000)
     )
     assert bound <= costs.ravel()[found].sum() <= 1.005 * bound
-
-
-def test_descent_reaches_the_target_never_ends_above_its_start_and_mostly_at_the_best_choice() -> None:
-    best = 0
-    for seed in SEEDS:
-        problem, costs, target = instance(seed)
-        target, overlap = min(target, problem.most), overlap_of(problem, seed)
-        start = cheapest(problem, costs, target)
-        found = descend(problem, costs, overlap, 1.0, target, start)
-        assert problem.group[found].tolist() == list(range(problem.groups))
-        assert problem.total(found) >= target
-        cost = predicted(found, costs, overlap, 1.0)
-        assert cost <= predicted(start, costs, overlap, 1.0) + 1e-12
-        every = np.array([choice for choice in choices_of(problem) if problem.total(choice) >= target])
-        pairs = np.sqrt(costs * costs[:, None]) * overlap
-        lowest = pairs[every[:, :, None], every[:, None]].sum(axis=(1, 2)).min()
-        assert cost >= lowest - 1e-12
-        best += cost <= lowest + 1e-12
-    assert best >= 90, best
-
-
-def test_descent_without_overlap_finds_no_better_than_the_cheapest_choice() -> None:
-    for seed in range(20):
-        problem, costs, target = instance(seed)
-        start = cheapest(problem, costs, min(target, problem.most))
-        found = descend(problem, costs, overlap_of(problem, seed), 0.0, min(target, problem.most), start)
-        assert costs[found].sum() == pytest.approx(costs[start].sum(), rel=1e-9, abs=1e-12)
-
-
-def test_the_prediction_of_shifts_that_are_known_is_half_the_variance_of_their_sum() -> None:
-    shifts = np.random.default_rng(0).normal(size=(5, 1000))
-    shifts -= shifts.mean(axis=1, keepdims=True)
-    costs, choice = (shifts**2).mean(axis=1) / 2, np.array([0, 2, 4])
-    found = predicted(choice, costs, np.corrcoef(shifts), 1.0)
-    assert found == pytest.approx((shifts[choice].sum(axis=0) ** 2).mean() / 2)
-    assert predicted(choice, costs, np.corrcoef(shifts), 0.0) == pytest.approx(costs[choice].sum())
-
-
-@pytest.mark.parametrize("strength", [-0.3, 0.0, 0.6])
-def test_the_strength_of_measurements_that_the_form_predicts_is_found_again(strength: float) -> None:
-    problem, costs, _ = instance(2)
-    overlap = overlap_of(problem, 2)
-    choices = choices_of(problem)[:5]
-    measured = [predicted(choice, costs, overlap, strength) for choice in choices]
-    assert fitted_strength(choices, measured, costs, overlap) == pytest.approx(strength, abs=0.05)
-
-
-@pytest.mark.parametrize("overlap", [0.0, 1e-3, -1e-3])
-def test_choices_that_hardly_overlap_leave_the_strength_at_its_value_for_small_shifts(overlap: float) -> None:
-    correlation = np.array([[1, overlap], [overlap, 1]])
-    found = fitted_strength([np.array([0, 1])], [1.02], np.array([0.5, 0.5]), correlation)
-    assert found == pytest.approx(1, abs=0.01)
 
 
 def test_random_choices_reach_the_target_with_no_step_to_spare_and_differ_by_seed() -> None:

@@ -1,4 +1,4 @@
-"""Effects of single treatments against measurements of whole variants, and overlaps in models where they are known."""
+"""Effects of single treatments against measurements of whole variants, and their means over items."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +15,10 @@ from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEn
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Menu
-from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
-from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
-from prunescope.pipelines.metrics.output_head import OutputHead
+from prunescope.pipelines.evaluation.search.whole import Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from tests.pipelines.evaluation.search.engine import items_of, menu_of, swaps_of
-from tests.pipelines.evaluation.search.planted import cancelling_decoder
 
 # Pre-norm, sandwich norms with a cap, parallel sublayers, transposed matrices, post-norm, and experts.
 ARCHITECTURES = ("llama", "gemma3_text", "gpt_neox", "gpt2", "olmo2", "mixtral")
@@ -75,57 +72,6 @@ def test_the_dense_model_has_no_effect_at_all(tiny_decoder: Callable[[str], Deco
     assert not np.array(WholeMeasurement(decoder, items).measure(Variant())).any()
 
 
-def test_shifts_that_cancel_have_an_overlap_of_minus_one_and_their_pair_the_kl_of_the_second_order(
-    tmp_path: Path,
-) -> None:
-    decoder = cancelling_decoder(tmp_path)
-    own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
-    swaps = [(label, "drop") for label in ("mlp.0", "mlp.1", "mlp.2", "attn.0")]
-    found, whole = EffectEngine(decoder, own, items).measure(swaps), WholeMeasurement(decoder, items)
-    costs = found.kl.mean(axis=0)
-    assert found.kl_overlap.diagonal() == pytest.approx(np.ones(4), abs=1e-6)
-    assert found.kl_overlap == pytest.approx(found.kl_overlap.T)
-    assert found.kl_overlap[0, 1] < -0.99
-    assert found.cos_overlap[0, 1] < -0.99
-    pair = whole.measure(own.variant(dict(swaps[:2])))[0].mean()
-    assert pair < 0.02 * costs[:2].sum()
-    for first, second in ((0, 2), (1, 2), (0, 3), (2, 3)):
-        pair = whole.measure(own.variant(dict([swaps[first], swaps[second]])))[0].mean()
-        cross = 2 * found.kl_overlap[first, second] * np.sqrt(costs[first] * costs[second])
-        # The overlap rests on sixteen drawn tokens a position.
-        assert pair == pytest.approx(costs[[first, second]].sum() + cross, rel=0.15), (first, second)
-
-
-def test_drawn_tokens_give_the_covariances_of_logit_shifts_under_the_dense_softmax() -> None:
-    """All tokens share most of their weight row, which moves no probability."""
-    generator = torch.Generator().manual_seed(0)
-    weight, streams, first, second = (torch.randn(rows, 16, generator=generator) for rows in (90, 600, 600, 600))
-    head = OutputHead(weight + 4)
-    second += first
-    output = DenseOutput(streams, head)
-    directions = effects_module._drawn_directions(output, head, 0)
-    drawn = [(directions @ move[:, :, None])[..., 0] for move in (first, second)]
-    p = torch.softmax(head.logits(streams).double(), dim=-1)
-    dz = [(move @ head.weight.T).double() for move in (first, second)]
-    centred = [z - (p * z).sum(dim=-1, keepdim=True) for z in dz]
-    for one, other in ((0, 0), (0, 1), (1, 1)):
-        truth = float((p * centred[one] * centred[other]).sum(dim=-1).mean())
-        assert float((drawn[one] * drawn[other]).mean()) == pytest.approx(truth, rel=0.1)
-
-
-def test_overlaps_do_not_depend_on_the_other_swaps_and_repeat_for_a_seed(
-    tiny_decoder: Callable[[str], Decoder],
-) -> None:
-    decoder = tiny_decoder("llama")
-    own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
-    swaps = swaps_of(own)
-    whole, again, other = (EffectEngine(decoder, own, items, seed).measure(swaps).kl_overlap for seed in (0, 0, 1))
-    part = EffectEngine(decoder, own, items, 0).measure(swaps[:3]).kl_overlap
-    assert whole.tobytes() == again.tobytes()
-    assert part == pytest.approx(whole[:3, :3], abs=1e-5)
-    assert np.abs(other - whole).max() > 1e-3
-
-
 def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(
     tiny_decoder: Callable[[str], Decoder],
 ) -> None:
@@ -138,40 +84,57 @@ def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(
     assert seen[0] == seen[3] == 12
     assert seen[1] == 4  # nearly the same mask
     means, errors = found.mean(found.kl)
-    truth = WholeMeasurement(decoder, items)
-    for index, (label, treatment) in enumerate(swaps):
-        values = truth.measure(own.variant({label: treatment}))[0]
-        assert means[index] == pytest.approx(values.mean(), abs=3 * errors[index] + 1e-3 * values.mean())
+    whole = WholeMeasurement(decoder, items)
+    values = np.array([whole.measure(own.variant(dict([swap])))[0] for swap in swaps])
+    level = values[[0, 3]].mean(axis=0)
+    truth = (values / level).mean(axis=1) * level.mean()
+    assert means == pytest.approx(truth, abs=3 * errors.max() + 1e-3 * truth.max())
+    assert means[[0, 3]] == pytest.approx(truth[[0, 3]], rel=1e-3)
 
 
-def synthetic(seen: int) -> tuple[Effects, np.ndarray]:
-    """Return effects of which the second stops after some items, and what it would be on all."""
+def synthetic(seen: int = 40, swaps: int = 8) -> tuple[Effects, Means, Means]:
+    """Return effects of sublayers, all of known sizes times what an item adds to all, and these sizes and items.
+
+    The last swap, of the first one's sublayer, stops after some items.
+    """
     generator = np.random.default_rng(3)
-    reference = generator.lognormal(0, 1.0, 40)
-    other = 2.5 * reference * generator.lognormal(0, 0.05, 40)
-    kl = np.stack([reference, np.where(np.arange(40) < seen, other, np.nan)], axis=1)
-    return Effects((("mlp.0", "a"), ("mlp.0", "b")), kl, kl, np.eye(2), np.eye(2), np.array([0, 0])), other
+    sizes = np.append(generator.lognormal(0, 1.0, swaps), 2.5)
+    sizes[0] = 1.0
+    items = generator.lognormal(0, 2.0, 40)
+    kl = items[:, None] * sizes * generator.lognormal(0, 0.1, (40, swaps + 1))
+    kl[seen:, -1] = np.nan
+    names = tuple((f"mlp.{number % swaps}", "a" if number < swaps else "b") for number in range(swaps + 1))
+    return Effects(names, kl, kl / 2, np.arange(swaps + 1) % swaps), sizes, items
 
 
-def test_means_of_swaps_on_all_items_are_their_own() -> None:
-    effects, other = synthetic(40)
+def test_every_item_counts_the_same_in_a_mean() -> None:
+    effects, sizes, items = synthetic()
     means, errors = effects.mean(effects.kl)
-    assert means[0] == effects.kl[:, 0].mean()
-    assert means[1] == other.mean()
-    assert errors == pytest.approx(effects.kl.std(axis=0, ddof=1) / np.sqrt(40))
+    relative = np.log(means / sizes)
+    assert relative == pytest.approx(np.full(9, relative.mean()), abs=0.08)
+    assert np.log(effects.kl.mean(axis=0) / sizes).std() > 2 * relative.std()
+    # Together they are the mean of the references over the items.
+    assert means[:8].sum() == pytest.approx(effects.kl[:, :8].sum(axis=1).mean())
+    scaled = effects.kl / effects.kl[:, :8].mean(axis=1, keepdims=True) * effects.kl[:, :8].mean()
+    assert errors == pytest.approx(scaled.std(axis=0, ddof=1) / np.sqrt(40))
+    assert effects.mean(effects.one_minus_cos)[0] == pytest.approx(means / 2)
+    # An item without any effect changes nothing but the level.
+    longer = Effects(effects.swaps, np.vstack([effects.kl, np.zeros(9)]), effects.kl, effects.reference)
+    assert longer.mean(longer.kl)[0] == pytest.approx(means * (40 / 41) ** 2)
+    assert items.max() > 20 * np.median(items)
 
 
 @pytest.mark.parametrize("seen", [4, 8, 20])
 def test_means_of_swaps_on_few_items_follow_their_sublayers_reference(seen: int) -> None:
-    effects, other = synthetic(seen)
+    effects, *_ = synthetic(seen)
+    whole, *_ = synthetic()
     means, errors = effects.mean(effects.kl)
-    ratio, error = ratio_to(other[:seen], effects.kl[:seen, 0])
-    assert abs(ratio - 2.5) < 3 * error
-    assert means[1] == ratio * effects.kl[:, 0].mean()
-    assert abs(means[1] - other.mean()) < 3 * error * effects.kl[:, 0].mean()
-    # Far closer than the mean of the items that were seen.
-    assert abs(means[1] - other.mean()) < abs(other[:seen].mean() - other.mean()) / 3
-    assert errors[1] > errors[0]
+    level = effects.kl[:, :8].mean(axis=1)
+    ratio, error = ratio_to(*(effects.kl[:seen, index] / level[:seen] for index in (-1, 0)))
+    assert abs(ratio - 2.5) < 4 * error
+    assert means[-1] == pytest.approx(ratio * means[0])
+    assert means[:-1] == pytest.approx(whole.mean(whole.kl)[0][:-1])
+    assert errors[-1] > errors[0]
 
 
 def test_there_is_no_ratio_to_a_reference_of_zeros() -> None:
@@ -209,7 +172,6 @@ def test_many_shifts_are_measured_in_parts_with_the_same_numbers(
     monkeypatch.setattr(effects_module, "_MAX_SHIFT_BYTES", 5 * 16 * 20 * decoder.width)
     parts = EffectEngine(decoder, own, items).measure(swaps_of(own))
     assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
-    assert parts.kl_overlap == pytest.approx(whole.kl_overlap, abs=1e-4)
 
 
 def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[str], Decoder]) -> None:
@@ -231,7 +193,7 @@ def test_an_interrupted_measurement_goes_on_at_its_batch(
 
     class Interrupted(EffectEngine):
         def _measured(self, *arguments: Any) -> Any:
-            batches.append(arguments[3])
+            batches.append(items.index(arguments[0][0]))
             if len(batches) == 2:
                 raise KeyboardInterrupt
             return super()._measured(*arguments)
@@ -240,7 +202,7 @@ def test_an_interrupted_measurement_goes_on_at_its_batch(
         Interrupted(decoder, own, items, journal=journal).measure(swaps_of(own))
     again = Interrupted(decoder, own, items, journal=journal).measure(swaps_of(own))
     assert batches == [0, BATCH_ITEMS, BATCH_ITEMS]
-    for name in ("kl", "one_minus_cos", "kl_overlap", "cos_overlap"):
+    for name in ("kl", "one_minus_cos"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     # In an allocation the same swaps are measured on every batch.
     around = {"mlp.0": "magnitude-40"}

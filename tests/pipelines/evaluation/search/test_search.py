@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -576,7 +577,8 @@ def test_each_target_has_the_method_that_is_best_there_whichever_others_are_sear
             method for method, share in (("wanda", 0.3), ("magnitude", 0.15)) if share in shares
         }
         rows = found.trials.filter("is_result").rows(named=True)
-        return {row["remove"]: row["treatments_json"] for row in rows}
+        # Texts count by all that was measured on them, so that splits differ a little.
+        return {row["remove"]: re.sub("-by-kl-[0-9a-f]{6}", "", row["treatments_json"]) for row in rows}
 
     together = results(0.15, 0.3)
     assert together == results(0.15) | results(0.3)
@@ -603,15 +605,19 @@ def test_the_search_by_hidden_states_begins_at_the_same_uniform_allocation(decod
 
 
 @pytest.mark.parametrize(
-    ("proposing", "others", "exchange", "interaction", "random"),
+    ("proposing", "others", "exchange", "interval", "sum"),
     [(-0.5, 0.01, False, True, True), (0.1, -0.01, True, False, False), (-0.1, 0, False, True, True)],
 )
 def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
-    proposing: float, others: float, exchange: bool, interaction: bool, random: bool
+    proposing: float,
+    others: float,
+    exchange: bool,
+    interval: bool,
+    sum: bool,  # noqa: A002 (a move)
 ) -> None:
     parent = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(12), np.ones(12))
     nats = parent.nats + np.repeat([proposing, others], (8, 4))
-    accepted = {"exchange": exchange, "interaction": interaction, "random": random}
+    accepted = {"exchange": exchange, "sum": sum, "random": sum}
     for move, is_accepted in accepted.items():
         trial = Trial(1, "searched", move, 0.2, 0.2, {}, 0.5, nats, nats, parent)
         assert search_module._is_better(trial, parent) == is_accepted
@@ -622,7 +628,7 @@ def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
         own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(18), np.ones(18))
         assert search_module._is_better(trial, own) == is_better
     # Of few items none is left to judge by, and the interval over all decides.
-    for count, is_accepted in ((8, proposing < 0), (9, interaction)):
+    for count, is_accepted in ((8, proposing < 0), (9, interval)):
         few, before = nats[:count], np.ones(count)
         trial = Trial(1, "searched", "exchange", 0.2, 0.2, {}, 0.5, few, few)
         own = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, before, before)
