@@ -50,7 +50,7 @@ def search(
         typer.Option(
             metavar="A,B,C",
             help="Treatments of a sublayer beside keeping it: recipes of weights or bits, and drop, attn-drop or "
-            "mlp-drop (default: wanda-4 to wanda-70, sparsegpt-4 to sparsegpt-70, drop).",
+            "mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).",
         ),
     ] = None,
     objective: Annotated[

@@ -13,7 +13,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
 # Steps of about a tenth: half of one costs 0.3 % of the KL, which grows with the third power of the sparsity.
 _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 44, 48, 53, 58, 64, 70)
-MENU = (*(f"{method}-{percent}" for method in ("wanda", "sparsegpt") for percent in _PER_CENT), "drop")
+MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
 
 class SearchSpec(FrozenModel):

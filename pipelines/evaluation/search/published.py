@@ -17,7 +17,7 @@ _OWL_LAMBDA = float(MaskingRecipe.model_fields["owl_lambda"].default)
 def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> list[str]:
     """Return published recipes that remove at least a share, and next to no more where their form allows it.
 
-    Wanda, also with OWL's layer sparsities, and SparseGPT in all layers; the smallest drop of attention, MLP or whole
+    Wanda, also with OWL's layer sparsities, RIA and SparseGPT in all layers; the smallest drop of attention, MLP or whole
     blocks that suffices; and drops of attention for about half of the share with SparseGPT for the rest. By bytes also
     GPTQ. Of milliseconds only drops.
 
@@ -36,8 +36,8 @@ def _masks(share: float, budget: str) -> Iterator[str]:
     sparsity = sparsity_for(share, budget)
     if sparsity is None:
         return
-    yield _spelled("wanda", sparsity)
-    yield _spelled("sparsegpt", sparsity)
+    for method in ("wanda", "ria", "sparsegpt"):
+        yield _spelled(method, sparsity)
     if min(sparsity, 1 - sparsity) > _OWL_LAMBDA:
         yield _spelled("wanda", sparsity, "-owl")
 

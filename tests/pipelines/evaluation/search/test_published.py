@@ -49,7 +49,7 @@ def test_every_recipe_removes_the_share_and_masks_no_more(shape: str, share: flo
     for name in found:
         removed, methods = least_removed(name, sizes), [step.method for step in steps(parse_recipe(name))]
         assert removed >= share - 1e-12, name
-        if {"wanda", "sparsegpt"} & set(methods):
+        if {"wanda", "ria", "sparsegpt"} & set(methods):
             assert removed <= share + 1e-4, name
         elif isinstance(drop := parse_recipe(name), DepthRecipe) and drop.count > 1:
             fewer = f"{drop.method}-{drop.count - 1}"
@@ -60,7 +60,7 @@ def test_every_recipe_removes_the_share_and_masks_no_more(shape: str, share: flo
 
 def test_of_a_usual_model_all_kinds_are_there() -> None:
     assert published_recipes(sizes_of("multi-head"), 0.2, "parameters") == [
-        *("wanda-20", "sparsegpt-20", "wanda-20-owl", "attn-drop-8", "mlp-drop-4", "block-drop-3"),
+        *("wanda-20", "ria-20", "sparsegpt-20", "wanda-20-owl", "attn-drop-8", "mlp-drop-4", "block-drop-3"),
         # 3 of 12 attentions of a third of the weights each: a twelfth of all; (0.2 − 1/12) / (11/12) of the rest.
         f"attn-drop-3+sparsegpt-{100 * math.ceil(1e4 * (0.2 - 1 / 12) / (11 / 12)) / 1e4:g}",
     ]
@@ -74,7 +74,7 @@ def test_a_drop_of_all_layers_is_left_out() -> None:
 
 def test_by_bytes_masks_cost_a_bit_a_weight_and_codes_take_part() -> None:
     found = published_recipes(sizes_of("grouped queries"), 0.4, "bytes")
-    assert {"wanda-46.25", "sparsegpt-46.25", "gptq-8bit"} <= set(found)
+    assert {"wanda-46.25", "ria-46.25", "sparsegpt-46.25", "gptq-8bit"} <= set(found)
     coded = [parse_recipe(name) for name in published_recipes(sizes_of("grouped queries"), 0.7, "bytes")]
     assert [recipe.bits for recipe in coded if isinstance(recipe, QuantizationRecipe)] == [4]
 
