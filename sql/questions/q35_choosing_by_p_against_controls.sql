@@ -4,7 +4,7 @@
 -- inputs: search_front, stg_search_trials
 -- how to read: measured objective of the result of searched minus that of the control, paired over their common items:
 --   below 0 choosing by KL at the output does less damage. hidden is the same search by 1 − cos of the final hidden
---   states, with the method that the KL chose; random takes the best of n_trials_control random allocations; greedy
+--   states, with the method that the KL chose; random takes the best of n_trials_control allocations; greedy
 --   removes a little more in each trial, by the smallest effects alone. All are measured on the items by which the
 --   result of searched was chosen, which favours it a little; search_judgement compares recipes on the study's own
 --   data. The interval is Student's t over items; NULL below two items or where none deviates.

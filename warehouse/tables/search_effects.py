@@ -44,24 +44,25 @@ TABLE = Table(
         ),
         c.amount(
             "kl_dense_pruned_nats",
-            "KL divergence at the output, dense side first, with this treatment alone: mean over items of the mean "
-            "over an item's tokens, each item multiplied by what makes the mean over the sublayers' first treatments "
-            "equal in all items. Measured on fewer items than others of its search: the ratio of its mean to that of "
-            "its sublayer's first treatment over these items, times the mean of the latter over all 16. With n_items "
-            "0: computed from the effects of its matrices alone, moved towards those of their sublayer and kind: the "
-            "sum of these, each times the third power of what its sparsity is to the measured one.",
+            "KL divergence at the output, dense side first, with this treatment alone: geometric mean over items of "
+            "the mean over an item's tokens, times a factor that all treatments measured with it share, which makes "
+            "the sum over the sublayers' first treatments that of arithmetic means. Measured on fewer items than "
+            "others of its search: its ratio to its sublayer's first treatment on these items, times the mean of the "
+            "latter over all 16. With n_items 0: computed from the effects of its matrices alone, drawn towards those "
+            "of their sublayer and kind: the sum of these, each times the third power of what its sparsity is to the "
+            "measured one.",
             "nats",
             "KL(p‖q)",
         ),
         *c.interval(
             "kl",
-            "kl_dense_pruned_nats (of a ratio by the delta method, with as many degrees of freedom as the measured "
-            "items give)",
+            "kl_dense_pruned_nats (from logarithms by the delta method, without the error of the common factor, with "
+            "as many degrees of freedom as the measured items give)",
         ),
         c.cosine_defect(
             "one_minus_cos_h",
-            "Mean cosine defect of the head's input (after the final norm) with this treatment alone; by the same "
-            "ratio or sum as the KL where it was measured on fewer items than others.",
+            "Cosine defect of the head's input (after the final norm) with this treatment alone, by the same means, "
+            "ratios and sums as the KL.",
             "1 − cos(h, h+Δh)",
         ),
         Column(

@@ -84,11 +84,11 @@ TABLE = Table(
         Column(
             "is_accepted",
             pa.bool_(),
-            "Whether the allocation became the current best of its strategy and target: the first one; one that is "
-            "better than its parent by the whole interval of the difference, of `hidden` in 1 − cos h; of the moves "
-            "`sum` and `random`, one with a lower mean; of `uniform`, one with a lower geometric mean; of `exchange`, "
-            "one with a lower mean on the items behind the first 16, on which effects were measured (of fewer items, "
-            "behind the first eight, which proposed it); each one of `greedy`.",
+            "Whether the allocation became the current best of its strategy and target: the first one; one whose "
+            "objective has a lower geometric mean than its parent's, of `hidden` in 1 − cos h; of `exchange` on the "
+            "items behind the first 16, on which effects were measured (of fewer items, behind the first eight, which "
+            "proposed it; without two of these, by the whole interval of the logarithms' difference); each one of "
+            "`greedy`.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

@@ -3,6 +3,7 @@
 The problem is a multiple-choice knapsack: one option of every sublayer, at least a target removed, at the lowest cost.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,32 @@ class Problem:
     def total(self, choice: Choice) -> float:
         """Return what a choice (one option a sublayer) removes."""
         return float(self.removed[choice].sum())
+
+    def least(self, target: float) -> float:
+        """Return the removal at which a target counts as reached."""
+        return (1 - _ROUNDING) * target
+
+    def pairs(self, current: Choice, costs: Numbers, target: float, options: Choice) -> Iterator[Choice]:
+        """Yield the choices with one or two other options that cost less and remove a target, the cheapest first.
+
+        Args:
+            current: the choice to change.
+            costs: of each option beyond that of the current one of its sublayer.
+            target: to be removed, in the budget's unit.
+            options: that may be chosen.
+        """
+        others = options[~np.isin(options, current)]
+        # Options of one sublayer replace each other: of two the same option is a single change.
+        first, second = (own.ravel() for own in np.meshgrid(others, others))
+        is_single, change = first == second, self.removed - self.removed[current][self.group]
+        gain = np.where(is_single, costs[first], costs[first] + costs[second])
+        freed = np.where(is_single, change[first], change[first] + change[second])
+        is_open = (is_single | (self.group[first] < self.group[second])) & (gain < 0)
+        is_open &= self.total(current) + freed >= self.least(target)
+        for place in np.flatnonzero(is_open)[np.argsort(gain[is_open], kind="stable")]:
+            choice = current.copy()
+            choice[self.group[[first[place], second[place]]]] = first[place], second[place]
+            yield choice
 
 
 def cheapest(
@@ -126,7 +153,7 @@ class _Limits:
     @property
     def least(self) -> float:
         """The removal at which the target counts as reached."""
-        return (1 - _ROUNDING) * self.target
+        return self.problem.least(self.target)
 
 
 def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tuple[Numbers, float]:
@@ -223,7 +250,7 @@ def random_choice(problem: Problem, target: float, generator: np.random.Generato
     ladders = [own[np.argsort(problem.removed[own], kind="stable")] for own in ladders]
     places = [int(generator.integers(len(own))) for own in ladders]
     removed = float(sum(problem.removed[own[place]] for own, place in zip(ladders, places, strict=True)))
-    least = (1 - _ROUNDING) * target
+    least = problem.least(target)
     for step in (1, -1):
         # Up until the target is reached; then down by each sublayer's step that keeps it, in random order.
         while removed < least if step == 1 else True:
@@ -256,7 +283,7 @@ def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
             for g in range(problem.groups)
         ]
     )
-    while problem.total(choice) < (1 - _ROUNDING) * target:
+    while problem.total(choice) < problem.least(target):
         now = choice[problem.group]
         freed = problem.removed - problem.removed[now]
         rates = np.where(freed > 0, (costs - costs[now]) / np.where(freed > 0, freed, 1), np.inf)

@@ -38,7 +38,7 @@ class DenseOutput:
     def __init__(self, streams: Float[Tensor, "rows width"], head: OutputHead) -> None:
         self._streams, self._head = streams, head
         self.states = head.lens(streams, torch.zeros_like(streams), "normed")[0].float()
-        self.blocks = [self._block(states) for states in self.states.split(BLOCK_ROWS)]
+        self._blocks = [self._block(states) for states in self.states.split(BLOCK_ROWS)]
 
     def _block(self, states: Tensor) -> _Block:
         raw = self._head.raw(states)
@@ -54,7 +54,7 @@ class DenseOutput:
         this form take the log-softmax of both sides.
         """
         moves = self._head.lens(self._streams, shift, "normed")[1]
-        parts = zip(self.blocks, moves.split(BLOCK_ROWS), strict=True)
+        parts = zip(self._blocks, moves.split(BLOCK_ROWS), strict=True)
         return torch.cat([self._block_kl(block, move) for block, move in parts]), moves
 
     def _block_kl(self, block: _Block, move: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ _OWL_LAMBDA = float(MaskingRecipe.model_fields["owl_lambda"].default)
 def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> list[str]:
     """Return published recipes that remove at least a share, and next to no more where their form allows it.
 
-    Wanda, also with OWL's layer sparsities, RIA and SparseGPT in all layers; the smallest drop of attention, MLP or whole
-    blocks that suffices; and drops of attention for about half of the share with SparseGPT for the rest. By bytes also
-    GPTQ. Of milliseconds only drops.
+    Wanda, also with OWL's layer sparsities, RIA and SparseGPT in all layers; the smallest drop of attention, MLP or
+    whole blocks that suffices; and drops of attention for about half of the share with SparseGPT for the rest. By bytes
+    also GPTQ. Of milliseconds only drops.
 
     Args:
         sizes: weights or milliseconds of each sublayer, by label.

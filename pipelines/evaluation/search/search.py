@@ -25,7 +25,7 @@ from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.treatments import Treatments
-from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, treatments_json
+from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, log_ratios, treatments_json
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
@@ -228,11 +228,9 @@ class Search:
         swaps = [(first, allocation.get(first, KEEP)), *others]  # the first one changes nothing
         effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
         values = effects.one_minus_cos if name == "hidden" else effects.kl
-        # Relative to the allocation on each item, so that a few items do not decide.
-        around = np.maximum(values[:, :1], np.finfo(float).tiny)
-        gains = ((values[:, 1:] - around) / around).mean(axis=0)
+        gains = np.expm1(log_ratios(values[:, 1:], values[:, :1]).mean(axis=0))
         found = np.full(len(menu.options), np.nan)
-        found[list(options)] = around.mean() * gains
+        found[list(options)] = values[:, 0].mean() * gains
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
@@ -300,9 +298,7 @@ class Search:
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:
-    # A few texts decide a mean; that of logarithms tells which allocation is better on most.
-    least = np.finfo(float).tiny
-    change = np.log(trial.objective + least) - np.log(parent.objective + least)
+    change = log_ratios(trial.objective, parent.objective)
     if trial.move != "exchange":
         return bool(change.mean() < 0)
     for seen in (EFFECT_ITEMS, CONTEXT_ITEMS):

@@ -19,9 +19,9 @@ from prunescope.pipelines.evaluation.search.trials import Trial
 # Options that are measured inside an allocation, of those that remove more and of those that remove less.
 _CANDIDATES = 20
 # Divisor of the number of changes for the next try, after all of them together made it worse.
-_SHRINK = 4
-# Exchanges of two sublayers that are tried at most inside one allocation.
-_EXCHANGES = 3
+_FEWER = 4
+# Changes of one or two sublayers that are tried at most inside one allocation.
+_PAIRS = 3
 
 
 class Expired(Exception):  # noqa: N818 (no error)
@@ -102,8 +102,6 @@ class Strategy:
         for choice in self._proposals(current, costs, allowed):
             if spent == left:
                 break
-            if choice.tobytes() in self._tried:
-                continue
             # The gains of many swaps add up to more than there is to gain.
             expected = max(0.0, total + float(costs[choice].sum()))
             trial = self._measure("exchange", choice, expected, best)
@@ -113,10 +111,9 @@ class Strategy:
         return None, spent
 
     def _proposals(self, current: Choice, costs: Numbers, allowed: NDArray[np.bool_]) -> Iterator[Choice]:
-        """Yield choices that seem to be better: ever fewer changes at once, then the best exchanges of two.
+        """Yield choices that were not tried and seem to be better: ever fewer changes at once, then the best of two.
 
-        Effects of single changes do not say how two of them act together, so that the second-best exchange may be the
-        better one.
+        Effects of single changes do not say how two of them act together, so that the second-best pair may be better.
         """
         most = len(current)
         while most > 2:
@@ -124,19 +121,16 @@ class Strategy:
             changes = int((choice != current).sum())
             if not changes or costs[choice].sum() >= 0:
                 return
-            yield choice
-            most = changes // _SHRINK
-        options = np.flatnonzero(allowed)
-        first, second = (own.ravel() for own in np.meshgrid(options, options))
-        group, removed = self.problem.group, self.problem.removed - self.problem.removed[current][self.problem.group]
-        is_open = (group[first] < group[second]) & (costs[first] + costs[second] < 0)
-        least = (1 - 1e-12) * self.target - self.problem.total(current)
-        is_open &= removed[first] + removed[second] >= least
-        first, second = first[is_open], second[is_open]
-        for place in np.argsort(costs[first] + costs[second], kind="stable")[:_EXCHANGES]:
-            choice = current.copy()
-            choice[group[[first[place], second[place]]]] = first[place], second[place]
-            yield choice
+            if choice.tobytes() not in self._tried:
+                yield choice
+            most = changes // _FEWER
+        pairs = 0
+        for choice in self.problem.pairs(current, costs, self.target, np.flatnonzero(allowed)):
+            if pairs == _PAIRS:
+                return
+            if choice.tobytes() not in self._tried:
+                pairs += 1
+                yield choice
 
     def _measure(self, move: str, choice: Choice, expected: float, parent: Trial | None) -> Trial:
         self._tried.add(choice.tobytes())

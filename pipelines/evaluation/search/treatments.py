@@ -1,5 +1,6 @@
 """Treatments that a search chooses from: the best method's sparsities, split between matrices, and all others."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -153,7 +154,9 @@ class Treatments:
         return self._references[treatment].probe
 
     def alone(self, menu: Menu, effects: Effects, by: str) -> dict[Swap, float]:
-        """Return the effect of each measured swap, those of matrices moved towards what they have in common.
+        """Return the effect of each measured swap, those of matrices drawn towards what they have in common.
+
+        The other treatments of a sublayer change by as much as the sum of its matrices does.
 
         Args:
             menu: any menu of the model.
@@ -162,9 +165,17 @@ class Treatments:
         """
         means = effects.mean(effects.kl if by == "kl" else effects.one_minus_cos)[0]
         found, groups = dict(zip(effects.swaps, means.tolist(), strict=True)), matrix_groups(menu.sublayers)
+        sums = {True: Counter[str](), False: Counter[str]()}
         for probe in self._all_probes:
             own = [group.swap(probe) for group in groups]
-            found |= zip(own, shrunk(groups, np.array([found[swap] for swap in own])).tolist(), strict=True)
+            after = shrunk(groups, np.array([found[swap] for swap in own])).tolist()
+            for swap, value in zip(own, after, strict=True):
+                sums[False][swap[0]] += max(0.0, found[swap])
+                sums[True][swap[0]] += value
+                found[swap] = value
+        for label, treatment in effects.swaps:
+            if treatment in {DROP, *self.others} and sums[False][label] > 0:
+                found[label, treatment] *= sums[True][label] / sums[False][label]
         return found
 
     def predicted(self, menu: Menu, effects: Effects, by: str) -> Numbers:

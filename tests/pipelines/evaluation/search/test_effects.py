@@ -11,7 +11,7 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.search import effects as effects_module
-from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEngine, Effects, ratio_to
+from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Menu
@@ -86,10 +86,10 @@ def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(
     means, errors = found.mean(found.kl)
     whole = WholeMeasurement(decoder, items)
     values = np.array([whole.measure(own.variant(dict([swap])))[0] for swap in swaps])
-    level = values[[0, 3]].mean(axis=0)
-    truth = (values / level).mean(axis=1) * level.mean()
-    assert means == pytest.approx(truth, abs=3 * errors.max() + 1e-3 * truth.max())
-    assert means[[0, 3]] == pytest.approx(truth[[0, 3]], rel=1e-3)
+    truth = np.exp(np.log(values).mean(axis=1))
+    truth *= values[[0, 3]].mean() / truth[[0, 3]].mean()
+    assert (np.abs(means - truth) <= 3 * errors + 2e-3 * truth).all()
+    assert means[[0, 3]] == pytest.approx(truth[[0, 3]], rel=2e-3)
 
 
 def synthetic(seen: int = 40, swaps: int = 8) -> tuple[Effects, Means, Means]:
@@ -100,7 +100,7 @@ def synthetic(seen: int = 40, swaps: int = 8) -> tuple[Effects, Means, Means]:
     generator = np.random.default_rng(3)
     sizes = np.append(generator.lognormal(0, 1.0, swaps), 2.5)
     sizes[0] = 1.0
-    items = generator.lognormal(0, 2.0, 40)
+    items = generator.lognormal(0, 1.5, 40)
     kl = items[:, None] * sizes * generator.lognormal(0, 0.1, (40, swaps + 1))
     kl[seen:, -1] = np.nan
     names = tuple((f"mlp.{number % swaps}", "a" if number < swaps else "b") for number in range(swaps + 1))
@@ -113,15 +113,28 @@ def test_every_item_counts_the_same_in_a_mean() -> None:
     relative = np.log(means / sizes)
     assert relative == pytest.approx(np.full(9, relative.mean()), abs=0.08)
     assert np.log(effects.kl.mean(axis=0) / sizes).std() > 2 * relative.std()
-    # Together they are the mean of the references over the items.
-    assert means[:8].sum() == pytest.approx(effects.kl[:, :8].sum(axis=1).mean())
-    scaled = effects.kl / effects.kl[:, :8].mean(axis=1, keepdims=True) * effects.kl[:, :8].mean()
-    assert errors == pytest.approx(scaled.std(axis=0, ddof=1) / np.sqrt(40))
+    assert items.max() > 10 * np.median(items)
+    # The sum of the references is that of their means.
+    assert means[:8].sum() == pytest.approx(effects.kl[:, :8].mean(axis=0).sum())
     assert effects.mean(effects.one_minus_cos)[0] == pytest.approx(means / 2)
-    # An item without any effect changes nothing but the level.
-    longer = Effects(effects.swaps, np.vstack([effects.kl, np.zeros(9)]), effects.kl, effects.reference)
-    assert longer.mean(longer.kl)[0] == pytest.approx(means * (40 / 41) ** 2)
-    assert items.max() > 20 * np.median(items)
+    geometric = np.exp(np.log(effects.kl).mean(axis=0))
+    assert means / means[0] == pytest.approx(geometric / geometric[0], rel=0.05)
+    assert errors / means == pytest.approx(np.log(effects.kl).std(axis=0, ddof=1) / np.sqrt(40), rel=0.05)
+
+
+def test_an_effect_follows_no_other_one_and_no_item_next_to_zero() -> None:
+    effects, *_ = synthetic()
+    few = Effects(effects.swaps[:3], effects.kl[:, :3], effects.kl[:, :3], effects.reference[:3])
+    whole, part = effects.mean(effects.kl)[0], few.mean(few.kl)[0]
+    assert part / part[0] == pytest.approx(whole[:3] / whole[0])
+    kl = effects.kl.copy()
+    kl[np.abs(kl - np.median(kl, axis=0)).argmin(axis=0), np.arange(9)] = 0.0
+    without = Effects(effects.swaps, kl, kl, effects.reference).mean(kl)[0]
+    assert np.abs(np.log(without / whole)).max() < 0.2
+    nothing = np.column_stack([kl, np.zeros(40)])
+    last = Effects((*effects.swaps, ("attn.0", "a")), nothing, nothing, np.append(effects.reference, 9))
+    assert last.mean(nothing)[0][-1] == pytest.approx(0, abs=1e-300)
+    assert np.isfinite(last.mean(nothing)).all()
 
 
 @pytest.mark.parametrize("seen", [4, 8, 20])
@@ -129,16 +142,15 @@ def test_means_of_swaps_on_few_items_follow_their_sublayers_reference(seen: int)
     effects, *_ = synthetic(seen)
     whole, *_ = synthetic()
     means, errors = effects.mean(effects.kl)
-    level = effects.kl[:, :8].mean(axis=1)
-    ratio, error = ratio_to(*(effects.kl[:seen, index] / level[:seen] for index in (-1, 0)))
-    assert abs(ratio - 2.5) < 4 * error
-    assert means[-1] == pytest.approx(ratio * means[0])
+    ratios = np.log(effects.kl[:seen, -1] / effects.kl[:seen, 0])
+    error = ratios.std(ddof=1) / np.sqrt(seen)
+    assert abs(np.log(means[-1] / means[0]) - np.log(2.5)) < 4 * error
+    assert np.log(means[-1] / means[0]) == pytest.approx(ratios.mean(), abs=0.05)
     assert means[:-1] == pytest.approx(whole.mean(whole.kl)[0][:-1])
-    assert errors[-1] > errors[0]
-
-
-def test_there_is_no_ratio_to_a_reference_of_zeros() -> None:
-    assert np.isnan(ratio_to(np.ones(3), np.zeros(3))).all()
+    assert errors[-1] / means[-1] > errors[0] / means[0]
+    # Far closer than the mean of the items that were seen.
+    alone = np.log(effects.kl[:seen, -1]).mean() - np.log(effects.kl[:, 0]).mean()
+    assert abs(np.log(means[-1] / means[0]) - np.log(2.5)) < abs(alone - np.log(2.5)) / 3
 
 
 def test_weights_that_give_nan_are_refused_by_name(tiny_decoder: Callable[[str], Decoder]) -> None:
