@@ -215,6 +215,31 @@ FAULTS = (
         "pipelines/evaluation/search/test_splits.py::test_the_effect_of_a_matrix_is_shared_with_its_sublayer_and_its_kind",
     ),
     fault(
+        "pipelines/evaluation/search/splits.py",
+        "_KEPT = 0.8",
+        "_KEPT = 1.0",
+        "pipelines/evaluation/search/test_splits.py::test_effects_are_drawn_together_and_keep_their_sum",
+    ),
+    fault(
+        "pipelines/evaluation/search/trials.py",
+        "least = 1e-3 *",
+        "least = 1e-30 *",
+        "pipelines/evaluation/search/test_effects.py::test_an_effect_follows_no_other_one_and_no_item_next_to_zero",
+    ),
+    fault(
+        "pipelines/evaluation/search/treatments.py",
+        "found[label, treatment] *= sums[True][label] / sums[False][label]",
+        "pass",
+        "pipelines/evaluation/search/test_search.py::test_a_drop_changes_by_as_much_as_the_matrices_of_its_sublayer",
+    ),
+    fault(
+        "pipelines/evaluation/search/allocation.py",
+        "(is_single | (self.group[first] < self.group[second]))",
+        "(self.group[first] < self.group[second])",
+        "pipelines/evaluation/search/test_allocation.py::"
+        "test_pairs_are_all_better_choices_with_one_or_two_changes_the_cheapest_first",
+    ),
+    fault(
         "pipelines/pruning/layerwise.py",
         "self.sparsities[part if part in self.sparsities else label]",
         "self.sparsities.get(label, 0.5)",

@@ -141,3 +141,26 @@ def test_a_uniform_choice_removes_nearly_the_same_share_of_every_sublayer(share:
     # None of those with the higher share could have the lower one.
     steps = np.diff(around)[0] * sizes[own == around[1]]
     assert problem.total(choice) - min(steps, default=np.inf) <= share * sizes.sum() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_pairs_are_all_better_choices_with_one_or_two_changes_the_cheapest_first(seed: int) -> None:
+    problem, costs, target = instance(seed)
+    target = min(target, problem.most) / 2
+    current = uniform_choice(problem, np.ones(problem.groups), target, np.ones(len(costs), dtype=bool))
+    generator = np.random.default_rng(seed)
+    change, open_ = costs - costs[current][problem.group], generator.random(len(costs)) < 0.8
+    options = np.flatnonzero(open_)
+    found = [tuple(choice) for choice in problem.pairs(current, change, target, options)]
+    better = {
+        tuple(choice): change[choice].sum()
+        for choice in choices_of(problem)
+        if 1 <= (choice != current).sum() <= 2
+        and np.isin(choice[choice != current], options).all()
+        and change[choice].sum() < 0
+        and problem.total(choice) >= target
+    }
+    assert len(found) == len(set(found))
+    assert set(found) == set(better)
+    gains = [better[choice] for choice in found]
+    assert gains == pytest.approx(sorted(gains))

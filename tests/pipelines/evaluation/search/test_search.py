@@ -15,13 +15,14 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search import search as search_module
-from prunescope.pipelines.evaluation.search.effects import EffectEngine
+from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item, prompt_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.run import SearchKey, _appended
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
 from prunescope.pipelines.evaluation.search.splits import matrix_groups
+from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import Trial
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, Means, WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
@@ -526,6 +527,26 @@ def test_the_method_that_does_best_at_the_same_sparsity_everywhere_is_searched(
     assert first["parent"] == (0 if best == "wanda" else 1)
     (result,) = found.trials.filter(pl.col("is_result"), strategy="searched").rows(named=True)
     assert geometric(result) <= geometric(next(row for row in uniform if row["measured_nats"] == measured[best]))
+
+
+def test_a_drop_changes_by_as_much_as_the_matrices_of_its_sublayer(decoder: Decoder) -> None:
+    treatments = Treatments(SearchSpec(remove=(0.25,), menu=(*METHODS, "drop")))
+    menu = Menus(decoder)(treatments.keep({0.25: treatments.methods["wanda-20"]}))
+    swaps = treatments.swaps(menu)
+    firsts = {label: place for place, (label, _) in reversed([*enumerate(swaps)])}
+    generator = np.random.default_rng(0)
+    kl = generator.lognormal(0, 0.3, (6, len(swaps))) * generator.lognormal(0, 2.0, len(swaps))
+    effects = Effects(tuple(swaps), kl, kl, np.array([firsts[label] for label, _ in swaps]))
+    measured = dict(zip(swaps, effects.mean(kl)[0], strict=True))
+    found = treatments.alone(menu, effects, "kl")
+    assert found.keys() == measured.keys()
+    ratios = [
+        sum(found[swap] for swap in swaps if swap[0] == label and swap[1] != "drop")
+        / sum(measured[swap] for swap in swaps if swap[0] == label and swap[1] != "drop")
+        for label in menu.sublayers
+    ]
+    assert [found[label, "drop"] / measured[label, "drop"] for label in menu.sublayers] == pytest.approx(ratios)
+    assert np.std(ratios) > 0.1
 
 
 def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Decoder, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_effects_of_sublayers_are_near_those_that_their_matrices_predict(
     assert (np.delete(costs, kept) > 0).all()
 
 
-def test_effects_are_moved_together_and_keep_their_sum_and_order() -> None:
+def test_effects_are_drawn_together_and_keep_their_sum() -> None:
     parts = [MatrixGroup(f"mlp.{layer}", name, 100, 1000) for layer in range(6) for name in ("up", "down")]
     effects = np.random.default_rng(0).lognormal(0, 1.5, 12)
     found = shrunk(parts, effects)
