@@ -84,8 +84,8 @@ class Effects:
                 ratios = logarithms(values[seen, index]) - logarithms(values[seen, other])
                 centres[index] = ratios.mean() + whole.mean()
                 errors[index] = np.hypot(standard_error(ratios), standard_error(whole))
-        means, whole = np.exp(centres), np.unique(self.reference)
-        means *= values[:, whole].mean(axis=0).sum() / means[whole].sum()
+        means, references = np.exp(centres), np.unique(self.reference)
+        means *= values[:, references].mean(axis=0).sum() / means[references].sum()
         return means, means * errors
 
 
