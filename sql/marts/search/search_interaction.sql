@@ -4,8 +4,8 @@
 -- inputs: stg_search_trials, search_treatments
 -- how to read: ratio is 1 where effects add up, above 1 where the treatments together do more damage than the sum,
 --   below 1 where less. Of the effects n_computed were not measured but computed from those of matrices at another
---   sparsity. Allocations of one treatment show what else differs, such as the items and their means. Trials that differ in one
---   exchange are alike, and are not independent.
+--   sparsity. Allocations of one treatment show what else differs, such as the items and their means. Trials that
+--   differ in one exchange are alike, and are not independent.
 -- reason: a search that adds effects up is only as good as this sum.
 -- columns:
 --   effects_sum_nats: Sum of the effects alone [nats]
