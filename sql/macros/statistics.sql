@@ -65,6 +65,12 @@ create or replace macro geometric_mean_of(x) as case
     when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
 end;
 
+-- Geometric mean of a list of values from 0 up, each raised by a thousandth of the list's mean, so that a value next to
+-- 0 does not decide; divided by 1.001, so that equal values stay what they are.
+create or replace macro typical_of(x) as exp(
+    list_avg(list_transform(x, lambda one: ln(greatest((one + list_avg(x) / 1000) / 1.001, 1e-300))))
+);
+
 -- Concordant minus discordant pairs of two parallel lists, every pair counted twice; NULL where an entry is NULL.
 create or replace macro concordance(x, y) as case
     when len(list_filter(x, lambda one: one is null)) + len(list_filter(y, lambda one: one is null)) = 0

@@ -24,7 +24,7 @@ select
     median(ratio) as ratio_median,
     quantile_cont(ratio, 0.9) as ratio_p90,
     count_if(ratio > 1) / count(ratio) as above_sum_share,
-    correlation(log10_positive(measured_nats), log10_positive(effects_sum_nats)) as log_correlation
+    correlation(log10_positive(typical_nats), log10_positive(effects_sum_nats)) as log_correlation
 from search_interaction
 where n_treated >= 2 and ratio is not null
 group by model, search, strategy

@@ -228,9 +228,9 @@ FAULTS = (
     ),
     fault(
         "pipelines/evaluation/search/treatments.py",
-        "found[label, treatment] *= sums[True][label] / sums[False][label]",
+        "found[label, treatment] *= drawn[label] / before[label]",
         "pass",
-        "pipelines/evaluation/search/test_search.py::test_a_drop_changes_by_as_much_as_the_matrices_of_its_sublayer",
+        "pipelines/evaluation/search/test_search_methods.py::test_a_drop_changes_by_as_much_as_the_matrices_of_its_sublayer",
     ),
     fault(
         "pipelines/evaluation/search/allocation.py",

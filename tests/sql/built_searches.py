@@ -12,6 +12,11 @@ MENU = ("drop", "wanda-50")
 SEARCH = "0a1b2c3d"
 
 
+def typical(values: Sequence[float]) -> float:
+    """Return the geometric mean, each value raised by a thousandth of the mean; of equal values their own."""
+    return float(np.prod([(value + np.mean(values) / 1000) / 1.001 for value in values]) ** (1 / len(values)))
+
+
 def search_effect(
     warehouse: Handmade,
     place: str,
@@ -27,10 +32,11 @@ def search_effect(
     """Add a row of `search_effects` from the KL of every item; the interval is 0.01 to both sides.
 
     Args:
-        kl: the effect where it is not the mean over the items, as it is not of a treatment measured on some or none.
+        kl: the effect where it is not the geometric mean over the items (each raised by a thousandth of their mean),
+            as it is not of a treatment measured on some or none.
     """
     sublayer, layer = place.split(".")
-    kl = float(np.mean(item_kl)) if kl is None else kl
+    kl = typical(item_kl) if kl is None else kl
     warehouse.add(
         "search_effects",
         model=model,

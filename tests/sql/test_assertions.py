@@ -80,6 +80,7 @@ BROKEN = [
     ("a_search_has_one_result", change("search_trials", {"strategy": "random", "is_result": False}, is_result=True)),
     ("a_search_changes_earlier_trials", change("search_trials", {"parent": 0}, parent=7)),
     ("a_search_changes_earlier_trials", without("search_trials", trial=0)),
+    ("search_means_are_those_of_items", change("search_effects", {"treatment": "drop"}, kl_dense_pruned_nats=9.0)),
     ("search_means_are_those_of_items", change("search_trials", {"trial": 3}, item_nats=[0.1, 0.1, 9.0])),
 ]
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from prunescope.warehouse.catalogue.database import SQL
 from prunescope.warehouse.catalogue.search_results import better_controls
-from tests.sql.built_searches import matrix, search_effect, search_trial, sizes
+from tests.sql.built_searches import matrix, search_effect, search_trial, sizes, typical
 from tests.sql.built_texts import text_token
 from tests.sql.reference_intervals import of_paired_change, wilson
 from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row
@@ -344,7 +344,7 @@ def searched() -> Handmade:
         ("mlp.1", "wanda-50", [0.5, 0.7], 200),
         ("attn.1", "drop", [1.0, 2.0], 100),
     ):
-        search_effect(warehouse, place, treatment, kl, removed=removed)
+        search_effect(warehouse, place, treatment, kl, kl=sum(kl) / 2, removed=removed)
     search_effect(warehouse, "mlp.0", "wanda-50", [], kl=0.2, removed=200)
     # One matrix alone is no treatment of its sublayer.
     search_effect(warehouse, "mlp.0", "wanda-50", [3.0, 5.0], removed=50, matrix="down_proj")
@@ -449,11 +449,14 @@ def test_an_interaction_is_measured_over_the_sum_of_effects_alone(ask: Ask) -> N
     rows = {row["trial"]: row for row in ask(searched(), "search_interaction")}
     # One treatment of trial 3 was not measured alone.
     assert {trial: row["effects_sum_nats"] for trial, row in rows.items()} == pytest.approx({0: 0.8, 1: 0.4, 2: 0.25})
-    assert rows[0]["ratio"] == pytest.approx(1.2 / 0.8)
+    # The square roots of 1 · 1.4 and 0.5 · 0.7, but for the thousandth.
+    assert [rows[trial]["typical_nats"] for trial in range(3)] == pytest.approx([1.18325, 0.59163, 0.1], rel=1e-4)
+    assert rows[0]["typical_nats"] == pytest.approx(typical([1.0, 1.4]))
+    assert rows[0]["ratio"] == pytest.approx(rows[0]["typical_nats"] / 0.8)
     assert {trial: row["n_computed"] for trial, row in rows.items()} == {0: 0, 1: 1, 2: 1}
     (answer,) = ask(searched(), "q36_do_effects_add")
     assert (answer["n_allocations"], answer["log_correlation"]) == (3, None)
-    assert answer["ratio_median"] == pytest.approx(1.5)
+    assert answer["ratio_median"] == pytest.approx(1.47906, rel=1e-4)
     assert answer["above_sum_share"] == pytest.approx(2 / 3)
 
 

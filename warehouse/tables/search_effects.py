@@ -45,19 +45,18 @@ TABLE = Table(
         c.amount(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone: geometric mean over items of "
-            "the mean over an item's tokens, times a factor that all treatments measured with it share, which makes "
-            "the sum over the sublayers' first treatments that of arithmetic means. Measured on fewer items than "
-            "others of its search: its ratio to its sublayer's first treatment on these items, times the mean of the "
-            "latter over all 16. With n_items 0: computed from the effects of its matrices alone, drawn towards those "
-            "of their sublayer and kind: the sum of these, each times the third power of what its sparsity is to the "
-            "measured one.",
+            "the mean over an item's tokens, each item raised by a thousandth of the items' mean so that zeros count. "
+            "Measured on fewer items than others of its search: its ratio to its sublayer's first treatment on these "
+            "items, times the mean of the latter over all 16. With n_items 0: computed from the effects of its "
+            "matrices alone, drawn towards those of their sublayer and kind: the sum of these, each times the third "
+            "power of what its sparsity is to the measured one.",
             "nats",
             "KL(p‖q)",
         ),
         *c.interval(
             "kl",
-            "kl_dense_pruned_nats (from logarithms by the delta method, without the error of the common factor, with "
-            "as many degrees of freedom as the measured items give)",
+            "kl_dense_pruned_nats (from logarithms by the delta method, with as many degrees of freedom as the "
+            "measured items give)",
         ),
         c.cosine_defect(
             "one_minus_cos_h",

@@ -63,12 +63,11 @@ class Effects:
     seconds: float = 0.0
 
     def mean(self, values: Means) -> tuple[Means, Means]:
-        """Return geometric mean and standard error of each swap over all items.
+        """Return geometric mean and standard error of each swap over all items, by `logarithms`.
 
         Of 16 texts the two that move most are a third of an arithmetic mean: halves of the items rank the matrices of
         SmolLM2-135M alike with a correlation of 0.89 by these, and of 0.94 by geometric means. A swap that was not
-        measured on all items has its ratio to its reference on those that it was. All means are multiplied by what
-        makes the sum of the references' that of their arithmetic means, so that a sum of effects is in nats.
+        measured on all items has its ratio to its reference on those that it was.
 
         Args:
             values: `kl` or `one_minus_cos`.
@@ -84,9 +83,17 @@ class Effects:
                 ratios = logarithms(values[seen, index]) - logarithms(values[seen, other])
                 centres[index] = ratios.mean() + whole.mean()
                 errors[index] = np.hypot(standard_error(ratios), standard_error(whole))
-        means, references = np.exp(centres), np.unique(self.reference)
-        means *= values[:, references].mean(axis=0).sum() / means[references].sum()
+        means = np.exp(centres)
         return means, means * errors
+
+    @property
+    def spread(self) -> float:
+        """How much larger the references' arithmetic means of the KL are than their geometric ones, in sum.
+
+        With it a sum of effects predicts the arithmetic mean of an allocation.
+        """
+        own = self.kl[:, np.unique(self.reference)]
+        return float(own.mean(axis=0).sum() / np.exp(logarithms(own).mean(axis=0)).sum()) if own.any() else 1.0
 
 
 class EffectEngine:

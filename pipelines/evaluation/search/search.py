@@ -208,7 +208,7 @@ class Search:
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
         menu = self._treatments.choosable(self._menu, share)
-        costs = self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
+        costs = effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
         return Strategy(
             menu,
             self._problem_of(menu),
@@ -238,7 +238,7 @@ class Search:
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
-        costs, problem = self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
+        costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count

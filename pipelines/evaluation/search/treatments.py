@@ -1,6 +1,6 @@
 """Treatments that a search chooses from: the best method's sparsities, split between matrices, and all others."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -165,17 +165,17 @@ class Treatments:
         """
         means = effects.mean(effects.kl if by == "kl" else effects.one_minus_cos)[0]
         found, groups = dict(zip(effects.swaps, means.tolist(), strict=True)), matrix_groups(menu.sublayers)
-        sums = {True: Counter[str](), False: Counter[str]()}
+        before, drawn = defaultdict[str, float](float), defaultdict[str, float](float)
         for probe in self._all_probes:
             own = [group.swap(probe) for group in groups]
             after = shrunk(groups, np.array([found[swap] for swap in own])).tolist()
             for swap, value in zip(own, after, strict=True):
-                sums[False][swap[0]] += max(0.0, found[swap])
-                sums[True][swap[0]] += value
+                before[swap[0]] += found[swap]
+                drawn[swap[0]] += value
                 found[swap] = value
         for label, treatment in effects.swaps:
-            if treatment in {DROP, *self.others} and sums[False][label] > 0:
-                found[label, treatment] *= sums[True][label] / sums[False][label]
+            if treatment in {DROP, *self.others} and before[label] > 0:
+                found[label, treatment] *= drawn[label] / before[label]
         return found
 
     def predicted(self, menu: Menu, effects: Effects, by: str) -> Numbers:

@@ -131,16 +131,17 @@ def half_width(error: float, items: int) -> float:
 
 
 def logarithms(values: Numbers, scale: Numbers | None = None) -> Numbers:
-    """Return log(value + mean over items of the scale / 1000) of values that are not negative; finite for zeros.
+    """Return the logarithms of values that are not negative, after a thousandth of a mean is added; finite for zeros.
 
     A few texts decide a mean of values; that of these says what is larger on most, and no value next to zero decides.
+    They are divided by 1.001, so that equal values stay what they are.
 
     Args:
         values: (items, …); NaN stays.
-        scale: of the same form; None is the values themselves.
+        scale: of the same form, whose mean over the items is meant; None is the values themselves.
     """
     least = 1e-3 * np.nanmean(values if scale is None else scale, axis=0)
-    found: Numbers = np.log(values + np.maximum(least, np.finfo(float).tiny))
+    found: Numbers = np.log((values + np.maximum(least, np.finfo(float).tiny)) / 1.001)
     return found
 
 

@@ -2,15 +2,16 @@
 -- grain: one row per model × search × trial whose objective is the KL and whose treatments all have an effect alone.
 -- key: model, search, trial
 -- inputs: stg_search_trials, search_treatments
--- how to read: ratio is 1 where effects add up, above 1 where the treatments together do more damage than the sum,
---   below 1 where less. Of the effects n_computed were not measured but computed from those of matrices at another
---   sparsity. Allocations of one treatment show what else differs, such as the items and their means. Trials that
---   differ in one exchange are alike, and are not independent.
+-- how to read: both sides are geometric means over items. ratio is 1 where effects add up, above 1 where the treatments
+--   together do more damage than the sum, below 1 where less. Of the effects n_computed were not measured but computed
+--   from those of matrices at another sparsity. Allocations of one treatment show what else differs, such as the
+--   items. Trials that differ in one exchange are alike, and are not independent.
 -- reason: a search that adds effects up is only as good as this sum.
 -- columns:
 --   effects_sum_nats: Sum of the effects alone [nats]
 --   n_computed: Effects in the sum that were computed [sublayers]
---   ratio: Measured objective over the sum; NULL where the sum is 0 [ratio] = measured_nats/effects_sum_nats
+--   typical_nats: Geometric mean of the measured objective over items, as effects are means [nats]
+--   ratio: Measured objective over the sum; NULL where the sum is 0 [ratio] = typical_nats/effects_sum_nats
 with
 
 sums as (
@@ -39,7 +40,8 @@ select
     trials.measured_nats,
     trials.measured_low,
     trials.measured_high,
-    trials.measured_nats / nullif(sums.effects_sum_nats, 0) as ratio
+    typical_of(trials.item_nats) as typical_nats,
+    typical_of(trials.item_nats) / nullif(sums.effects_sum_nats, 0) as ratio
 from stg_search_trials as trials
 inner join sums
     on trials.model = sums.model and trials.search = sums.search and trials.trial = sums.trial

@@ -1,11 +1,16 @@
-"""Menus, items and whole measurements of tiny decoders."""
+"""Menus, items and results of searches on tiny decoders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.menu import Menu
+from prunescope.pipelines.evaluation.search.search import Search
+from prunescope.pipelines.evaluation.search.whole import Means
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
@@ -29,3 +34,20 @@ def swaps_of(menu: Menu, labels: Sequence[str] = ()) -> list[tuple[str, str]]:
         for option in menu.options
         if option.treatment != "keep" and option.sublayer in (labels or menu.sublayers)
     ]
+
+
+def results(trials: pl.DataFrame) -> dict[tuple[str, float], dict[str, Any]]:
+    """Return the row of each strategy's result, by strategy and target."""
+    return {(row["strategy"], row["remove"]): row for row in trials.filter("is_result").iter_rows(named=True)}
+
+
+def geometric(row: Mapping[str, Any]) -> float:
+    """Return the logarithm of the geometric mean over a trial's items."""
+    return float(np.log(row["item_nats"]).mean())
+
+
+def gains(search: Search, name: str, menu: Menu, allocation: Mapping[str, str], options: Sequence[int]) -> Means:
+    """Return the same large gain of every option inside an allocation."""
+    found = np.full(len(menu.options), np.nan)
+    found[list(options)] = -100.0
+    return found

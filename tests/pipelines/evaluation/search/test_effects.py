@@ -86,10 +86,9 @@ def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(
     means, errors = found.mean(found.kl)
     whole = WholeMeasurement(decoder, items)
     values = np.array([whole.measure(own.variant(dict([swap])))[0] for swap in swaps])
-    truth = np.exp(np.log(values).mean(axis=1))
-    truth *= values[[0, 3]].mean() / truth[[0, 3]].mean()
-    assert (np.abs(means - truth) <= 3 * errors + 2e-3 * truth).all()
-    assert means[[0, 3]] == pytest.approx(truth[[0, 3]], rel=2e-3)
+    truth = np.exp(np.log((values + values.mean(axis=1, keepdims=True) / 1000) / 1.001).mean(axis=1))
+    assert (np.abs(means - truth) <= 3 * errors + 1e-3 * truth).all()
+    assert means[[0, 3]] == pytest.approx(truth[[0, 3]], rel=1e-3)
 
 
 def synthetic(seen: int = 40, swaps: int = 8) -> tuple[Effects, Means, Means]:
@@ -114,19 +113,22 @@ def test_every_item_counts_the_same_in_a_mean() -> None:
     assert relative == pytest.approx(np.full(9, relative.mean()), abs=0.08)
     assert np.log(effects.kl.mean(axis=0) / sizes).std() > 2 * relative.std()
     assert items.max() > 10 * np.median(items)
-    # The sum of the references is that of their means.
-    assert means[:8].sum() == pytest.approx(effects.kl[:, :8].mean(axis=0).sum())
+    logs = np.log((effects.kl + effects.kl.mean(axis=0) / 1000) / 1.001)
+    assert means == pytest.approx(np.exp(logs.mean(axis=0)))
+    assert errors == pytest.approx(means * logs.std(axis=0, ddof=1) / np.sqrt(40))
     assert effects.mean(effects.one_minus_cos)[0] == pytest.approx(means / 2)
-    geometric = np.exp(np.log(effects.kl).mean(axis=0))
-    assert means / means[0] == pytest.approx(geometric / geometric[0], rel=0.05)
-    assert errors / means == pytest.approx(np.log(effects.kl).std(axis=0, ddof=1) / np.sqrt(40), rel=0.05)
+    assert (effects.spread * means[:8]).sum() == pytest.approx(effects.kl[:, :8].mean(axis=0).sum())
+    even = np.tile(sizes, (5, 1))
+    same = Effects(effects.swaps, even, even, effects.reference)
+    assert same.mean(even)[0] == pytest.approx(sizes)
+    assert same.spread == pytest.approx(1)
 
 
 def test_an_effect_follows_no_other_one_and_no_item_next_to_zero() -> None:
     effects, *_ = synthetic()
     few = Effects(effects.swaps[:3], effects.kl[:, :3], effects.kl[:, :3], effects.reference[:3])
     whole, part = effects.mean(effects.kl)[0], few.mean(few.kl)[0]
-    assert part / part[0] == pytest.approx(whole[:3] / whole[0])
+    assert part.tolist() == whole[:3].tolist()
     kl = effects.kl.copy()
     kl[np.abs(kl[:, 1] - np.median(kl[:, 1])).argmin(), 1] = 0.0
     without = Effects(effects.swaps, kl, kl, effects.reference).mean(kl)[0]
@@ -135,6 +137,23 @@ def test_an_effect_follows_no_other_one_and_no_item_next_to_zero() -> None:
     last = Effects((*effects.swaps, ("attn.0", "a")), nothing, nothing, np.append(effects.reference, 9))
     assert last.mean(nothing)[0][-1] == pytest.approx(0, abs=1e-300)
     assert np.isfinite(last.mean(nothing)).all()
+    none = Effects(effects.swaps[:1], np.zeros((4, 1)), np.zeros((4, 1)), np.zeros(1, dtype=int))
+    assert (float(none.mean(none.kl)[0][0]), none.spread) == (pytest.approx(0, abs=1e-300), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "reference", "is_known"),
+    [
+        ([1.0, 1.1, 1.0, 1.1], [2.0, 2.1, 2.1, 2.0], True),
+        ([1.0, 4.0, 0.5, 1.0], [2.0, 2.0, 2.0, 2.0], False),
+        ([0.0] * 4, [0.0] * 4, False),
+        ([1.0], [1.0], False),
+        # One item outweighs the others in both, and says nothing of their ratio on these.
+        ([0.01, 0.04, 0.08, 5.0], [0.02, 0.02, 0.02, 5.0], False),
+    ],
+)
+def test_a_ratio_is_known_by_most_items(values: list[float], reference: list[float], is_known: bool) -> None:
+    assert effects_module._is_known(np.array(values), np.array(reference)) is is_known
 
 
 @pytest.mark.parametrize("seen", [4, 8, 20])
