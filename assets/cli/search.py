@@ -18,6 +18,8 @@ from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, e
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.location import Place
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 _NONE = "--no-controls"
 # Measures of the view `search_judgement` and their words.
 _MEASURES = {
-    "kl_texts": "KL {own} nats on the study's texts",
-    "kl_prompts": "KL {own} nats on the study's prompts",
-    "same_steps": "{own} steps in common with the dense text",
-    "same_options": "the dense model's option in a share of {own} of {n_units} questions",
+    "kl_texts": "KL on texts, nats",
+    "kl_prompts": "KL on prompts, nats",
+    "same_steps": "steps in common with the dense text",
+    "same_options": "questions with the dense option",
 }
 
 
@@ -278,8 +280,10 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
     from prunescope.warehouse.catalogue.search_results import best_published, better_controls
 
     for row in filter(_is_own, rows):
-        best = best_published(location, model, row["recipe"]).to_pylist()
-        put(_sentence(row, {found["measure"]: found for found in best}))
+        best = {found["measure"]: found for found in best_published(location, model, row["recipe"]).to_pylist()}
+        put(_heading(row, is_compared=bool(best)))
+        if best and row["budget"] != "milliseconds":
+            emit(_comparison([best[measure] for measure in _MEASURES if measure in best]))
         controls = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
         if better := better_controls(location, model, row["recipe"], [*controls]).to_pylist():
             control = controls[better[0]["other_recipe"]]
@@ -296,25 +300,40 @@ def _control_sentence(strategy: str, found: dict[str, Any]) -> str:
     )
 
 
-def _sentence(row: dict[str, Any], best: dict[str, dict[str, Any]]) -> str:
+def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
     if row["budget"] == "milliseconds":
         return f"{start}; recipes are not compared by time, but `search_variants` has the KL of each."
-    clauses = [_clause(words, best[measure]) for measure, words in _MEASURES.items() if measure in best]
-    return f"{start}: {'; '.join(clauses)}." if clauses else f"{start}; no published recipe was measured beside it."
+    if not is_compared:
+        return f"{start}; no published recipe was measured beside it."
+    return f"{start}. On the study's own data, beside the published recipe that is best by each measure:"
 
 
-def _clause(words: str, found: dict[str, Any]) -> str:
-    own = words.format(own=_interval(found, "amount", "amount_low", "amount_high"), n_units=found["n_units"])
-    other = _interval(found, "other_amount", "other_low", "other_high")
-    difference = _interval(found, "difference", "difference_low", "difference_high")
-    verdict = {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]
-    if found["difference_low"] is None:
-        verdict = "too little data for an interval"
-    return (
-        f"{own} where the best published recipe, {found['other_recipe']}, has {other} "
-        f"(difference {difference}: {verdict})"
-    )
+def _comparison(best: Sequence[dict[str, Any]]) -> "pa.Table":
+    """Return a row for each measure, with 95 % intervals."""
+    import pyarrow as pa
+
+    def says(found: dict[str, Any]) -> str:
+        if found["difference_low"] is None:
+            return "too little data for an interval"
+        return {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]
+
+    columns = {
+        "measure": [_MEASURES[found["measure"]] for found in best],
+        "found": [_amount(found, "amount", "amount_low", "amount_high") for found in best],
+        "published": [_amount(found, "other_amount", "other_low", "other_high") for found in best],
+        "recipe": [found["other_recipe"] for found in best],
+        "difference": [_interval(found, "difference", "difference_low", "difference_high") for found in best],
+        "found is": [says(found) for found in best],
+    }
+    return pa.table(columns)
+
+
+def _amount(found: dict[str, Any], mean: str, low: str, high: str) -> str:
+    """Return a mean with its interval, of questions their number."""
+    if found["measure"] == "same_options":
+        return f"{found[mean] * found['n_units']:.0f} of {found['n_units']}"
+    return _interval(found, mean, low, high)
 
 
 def _interval(row: dict[str, Any], mean: str, low: str, high: str) -> str:

@@ -6,7 +6,7 @@ context's inputs, and the layers above.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 # Items after which a treatment may stop, and the factor within which the 95 % interval of its ratio then is.
 BATCH_ITEMS = 4
 _ENOUGH = 1.25
-# Bytes of final shifts in memory, and of local ones, but for those of one item.
+# Bytes of the shifts in memory: local ones of a batch's items, float32, and final ones of one item before and after a
+# layer, float64.
 _MAX_SHIFT_BYTES = 2**30
 Means = NDArray[np.float64]
 
@@ -129,7 +130,7 @@ class EffectEngine:
             swaps: sublayer and treatment, a sublayer's reference first.
             context: the allocation around them; None is the dense model.
             items: only the first so many.
-            progress: one step an item.
+            progress: one step for each swap on each item.
             until: time of `time.monotonic` after which no batch but the first is measured; fewer items have effects
                 then.
 
@@ -144,7 +145,7 @@ class EffectEngine:
         reference = np.array([firsts[label] for label, _ in swaps])
         kl, cosines = (np.full((len(own), len(swaps)), np.nan) for _ in range(2))
         active, seconds = np.arange(len(swaps)), 0.0
-        progress.start(f"effects of {len(swaps)} treatments", len(own))
+        progress.start(f"effects of {len(swaps)} treatments", len(own) * len(swaps))
         for start in range(0, len(own), BATCH_ITEMS):
             stop = min(start + BATCH_ITEMS, len(own))
             chosen = [swaps[index] for index in active.tolist()]
@@ -157,8 +158,8 @@ class EffectEngine:
             found = self._journal.remember(key, measure) if self._journal else measure()
             kl[start:stop, active], cosines[start:stop, active] = found["kl"], found["one_minus_cos"]
             seconds += float(found["seconds"])
-            if is_stored:
-                progress.advance(stop - start)
+            # Those that stopped before count as done.
+            progress.advance((stop - start) * (len(swaps) if is_stored else len(swaps) - len(active)))
             if not context:
                 known = [
                     _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
@@ -168,34 +169,29 @@ class EffectEngine:
         return Effects(tuple(swaps), kl, cosines, reference, seconds)
 
     def _batch(self, part: slice, swaps: Sequence[Swap], context: Allocation, progress: Progress) -> Arrays:
-        """Measure consecutive items; return `kl` and `one_minus_cos`, (items, swaps), and the seconds."""
-        started = time.monotonic()
-        rows = []
-        for row in self._measured(self._items[part], swaps, context):
-            rows.append(row)
-            progress.advance()
-        kl, cosines = (np.array(own) for own in zip(*rows, strict=True))
-        return {"kl": kl, "one_minus_cos": cosines, "seconds": np.array(time.monotonic() - started)}
+        """Measure consecutive items; return `kl` and `one_minus_cos`, (items, swaps), and the seconds.
 
-    def _measured(
-        self, items: Sequence[Item], swaps: Sequence[Swap], context: Allocation
-    ) -> Iterator[tuple[Means, Means]]:
-        """Yield each item's KL and cosine defects by swap."""
-        size = 4 * len(swaps) * max((len(item.tokens) for item in items), default=1) * self._decoder.width
-        at_once = max(1, _MAX_SHIFT_BYTES // max(1, size))
-        for start in range(0, len(items), at_once):
-            part = items[start : start + at_once]
-            dense = around = [self._pass(item) for item in part]
-            if context:
-                with self._applied(context):
-                    around = [self._pass(item) for item in part]
-            local = {swap: self._local_shifts(swap, around, context) for swap in swaps}
+        Items share a treatment's weights, which are read once, and as many swaps go together as memory allows.
+        """
+        started, items = time.monotonic(), self._items[part]
+        dense = around = [self._pass(item) for item in items]
+        if context:
             with self._applied(context):
-                for index, (item, own, outer) in enumerate(zip(part, dense, around, strict=True)):
+                around = [self._pass(item) for item in items]
+        kl, cosines = (np.empty((len(items), len(swaps))) for _ in range(2))
+        size = self._decoder.width * max(len(item.tokens) for item in items)
+        at_once = max(1, _MAX_SHIFT_BYTES // (size * (4 * len(items) + 16)))
+        for first in range(0, len(swaps), at_once):
+            group = slice(first, first + at_once)
+            local = {swap: self._local_shifts(swap, around, context) for swap in swaps[group]}
+            with self._applied(context):
+                for index, (item, own, outer) in enumerate(zip(items, dense, around, strict=True)):
                     output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
                     offset = self._final(outer).double() - self._final(own).double()
                     moves = {swap: shifts[index] for swap, shifts in local.items()}
-                    yield self._at_output(item, output, outer, offset, moves)
+                    kl[index, group], cosines[index, group] = self._at_output(item, output, outer, offset, moves)
+                    progress.advance(len(moves))
+        return {"kl": kl, "one_minus_cos": cosines, "seconds": np.array(time.monotonic() - started)}
 
     def _applied(self, context: Allocation) -> AbstractContextManager[None]:
         # Modules of dropped sublayers run, because hooks read their inputs.
@@ -230,18 +226,14 @@ class EffectEngine:
         offset: Tensor,
         moves: Mapping[Swap, Tensor],
     ) -> tuple[Means, Means]:
-        swaps = list(moves)
-        group = max(1, _MAX_SHIFT_BYTES // (16 * len(item.tokens) * self._decoder.width))
         kl, cosines = [], []
-        for start in range(0, len(swaps), group):
-            final = self._isolation.shifts(around, {swap: moves[swap] for swap in swaps[start : start + group]})
-            for moved in final.values():
-                nats, move = output.kl((offset + moved.double())[item.measured])
-                kl.append(nats.mean())
-                cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
+        for moved in self._isolation.shifts(around, moves).values():
+            nats, move = output.kl((offset + moved.double())[item.measured])
+            kl.append(nats.mean())
+            cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
         means = torch.stack(kl).cpu().numpy()
         if not np.isfinite(means).all():
-            label, treatment = swaps[int(np.argmin(np.isfinite(means)))]
+            label, treatment = list(moves)[int(np.argmin(np.isfinite(means)))]
             raise ComputationError(f"search: {label} with {treatment}: NaN or infinite states")
         return means, np.array(cosines)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ import yaml
 from prunescope.assets import settings
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.search import _control_sentence, _sentence
+from prunescope.assets.cli.search import _comparison, _control_sentence, _heading
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
@@ -276,47 +277,52 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     monkeypatch.setattr("prunescope.pipelines.evaluation.search.published.published_recipes", few)
     out, _ = search(capsys, study, searched)
     result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
-    sentence = out.splitlines()[-1]
-    assert sentence.startswith(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters: KL ")
-    assert "nats on the study's texts where the best published recipe, " in sentence
+    judged = out[out.index(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters. On the ") :]
+    assert re.search(r"KL on texts, nats +\d[^ ]* \[", judged)
     variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
     percent = f"{math.ceil(1e4 * result['removed'] - 1e-6) / 100:g}" if result["removed"] > 0.205 else "20"
     assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
     assert MARK.decode() not in out
 
 
-def test_a_sentence_names_the_hardest_published_recipe_by_each_measure() -> None:
-    kl = {"other_recipe": "wanda-20", "amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
+def test_a_row_names_the_hardest_published_recipe_by_each_measure() -> None:
+    kl = {"measure": "kl_texts", "recipe": "mixed-20-1a2b3c", "other_recipe": "wanda-20", "n_units": 12}
+    kl |= {"amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
     kl |= {"other_amount": 0.38, "other_low": None, "other_high": None}
-    kl |= {"n_units": 12, "difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
-    steps = kl | {"other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None, "is_better": None}
-    result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": "parameters"}
-    assert _sentence(result, {"same_steps": steps, "kl_texts": kl}) == (
-        "mixed-20-1a2b3c removes 20.0% of the layers' parameters: KL 0.21 [0.19, 0.24] nats on the study's texts where "
-        "the best published recipe, wanda-20, has 0.38 (difference −0.17 [−0.2, −0.14]: better); 12 steps in common "
-        "with the dense text where the best published recipe, sparsegpt-20, has 0.38 (difference −0.17 [−0.2, −0.14]: "
-        "no difference shown)."
-    )
-    assert "; the dense model's option in a share of 12 of 12 questions where" in _sentence(
-        result, {"kl_texts": kl, "same_options": steps}
-    )
-    texts = kl | {"measure": "kl_texts", "recipe": "mixed-20-1a2b3c", "other_recipe": "mixed-hidden-20-4d5e6f"}
+    kl |= {"difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
+    steps = kl | {"measure": "same_steps", "other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None}
+    options = steps | {"measure": "same_options", "amount": 11 / 12, "other_amount": 1.0, "is_better": False}
+    of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
+    rows = _comparison([kl, steps | {"is_better": None}, options, of_two]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("KL on texts, nats", "0.21 [0.19, 0.24]", "0.38", "wanda-20", "−0.17 [−0.2, −0.14]", "better"),
+        ("steps in common with the dense text", "12", "0.38", "sparsegpt-20", "−0.17 [−0.2, −0.14]")
+        + ("no difference shown",),
+        ("questions with the dense option", "11 of 12", "12 of 12", "sparsegpt-20", "−0.17 [−0.2, −0.14]", "worse"),
+        ("steps in common with the dense text", "12", "0.38", "sparsegpt-20", "−0.17")
+        + ("too little data for an interval",),
+    ]
+    texts = kl | {"other_recipe": "mixed-hidden-20-4d5e6f"}
     assert _control_sentence(
         "hidden", texts | {"difference": 0.02, "difference_low": 0.01, "difference_high": 0.03}
     ) == (
         "mixed-hidden-20-4d5e6f, of the control hidden, does less damage: KL 0.38 nats on the study's texts where "
         "mixed-20-1a2b3c has 0.21 (difference 0.02 [0.01, 0.03])."
     )
-    of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
-    assert _sentence(result, {"same_steps": of_two}).endswith("(difference −0.17: too little data for an interval).")
-    assert _sentence(result | {"budget": "bytes"}, {"kl_texts": kl}).startswith(
-        "mixed-20-1a2b3c removes 20.0% of the layers' bytes: KL 0.21 [0.19, 0.24] nats on the study's texts where"
-    )
-    assert _sentence(result | {"budget": "milliseconds"}, {"kl_texts": kl}) == (
-        "mixed-20-1a2b3c removes 20.0% of the layers' milliseconds; recipes are not compared by time, but "
-        "`search_variants` has the KL of each."
-    )
-    assert _sentence(result, {}).endswith("; no published recipe was measured beside it.")
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_compared", "rest"),
+    [
+        ("parameters", True, ". On the study's own data, beside the published recipe that is best by each measure:"),
+        ("bytes", False, "; no published recipe was measured beside it."),
+        ("milliseconds", True, "; recipes are not compared by time, but `search_variants` has the KL of each."),
+    ],
+)
+def test_a_heading_says_what_is_removed_and_whether_it_is_compared(budget: str, is_compared: bool, rest: str) -> None:
+    result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": budget}
+    whole = f"mixed-20-1a2b3c removes 20.0% of the layers' {budget}{rest}"
+    assert _heading(result, is_compared=is_compared) == whole
 
 
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:

@@ -16,6 +16,7 @@ from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Menu
 from prunescope.pipelines.evaluation.search.whole import Means, WholeMeasurement
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from tests.pipelines.evaluation.search.engine import items_of, menu_of, swaps_of
@@ -194,15 +195,28 @@ def test_weights_that_give_nan_are_refused_by_name(tiny_decoder: Callable[[str],
         EffectEngine(decoder, Broken(), items_of(decoder)).measure([("mlp.1", "magnitude-50")])  # type: ignore[arg-type]
 
 
-def test_many_shifts_are_measured_in_parts_with_the_same_numbers(
+def test_memory_holds_a_fixed_number_of_treatments_however_many_there_are(
     tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = tiny_decoder("llama")
+    decoder, at_once = tiny_decoder("llama"), list[int]()
     own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
     whole = EffectEngine(decoder, own, items).measure(swaps_of(own))
-    monkeypatch.setattr(effects_module, "_MAX_SHIFT_BYTES", 5 * 16 * 20 * decoder.width)
+    inside = EffectEngine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
+    # Local shifts of a batch's items, and one item's final shifts before and after a layer.
+    bytes_of_one = decoder.width * max(len(item.tokens) for item in items) * (4 * min(len(items), BATCH_ITEMS) + 16)
+    monkeypatch.setattr(effects_module, "_MAX_SHIFT_BYTES", 5 * bytes_of_one)
+
+    class Counted(IsolatedEffect):
+        def shifts(self, dense: Any, moved: Any) -> Any:
+            at_once.append(len(moved))
+            return super().shifts(dense, moved)
+
+    monkeypatch.setattr(effects_module, "IsolatedEffect", Counted)
     parts = EffectEngine(decoder, own, items).measure(swaps_of(own))
     assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
+    parts = EffectEngine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
+    assert parts.kl == pytest.approx(inside.kl, rel=1e-4)
+    assert set(at_once) == {5, len(swaps_of(own)) % 5}
 
 
 def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[str], Decoder]) -> None:
@@ -223,11 +237,11 @@ def test_an_interrupted_measurement_goes_on_at_its_batch(
     whole, batches = EffectEngine(decoder, own, items).measure(swaps_of(own)), list[int]()
 
     class Interrupted(EffectEngine):
-        def _measured(self, *arguments: Any) -> Any:
-            batches.append(items.index(arguments[0][0]))
+        def _batch(self, part: slice, *arguments: Any) -> Any:
+            batches.append(part.start)
             if len(batches) == 2:
                 raise KeyboardInterrupt
-            return super()._measured(*arguments)
+            return super()._batch(part, *arguments)
 
     with pytest.raises(KeyboardInterrupt):
         Interrupted(decoder, own, items, journal=journal).measure(swaps_of(own))
