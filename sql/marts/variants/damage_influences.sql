@@ -1,7 +1,7 @@
 -- The contribution of each prompt or question to each comparable measure of variant_damage.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
--- inputs: decoding_at_reference, generations_without_noise, options_at_reference
+-- inputs: decoding_at_reference, free_running_medians, generations_without_noise, options_at_reference
 -- how to read: influence is what the unit adds to the measure beyond its expected part, so that the influences of a
 --   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
 --   sums of influences of several variants, paired by unit, is that of the sum of their measures. For the median the
@@ -27,17 +27,6 @@ forced as (
     from decoding_at_reference
     where trajectory = 'teacher_forced'
     group by model, recipe, prompt_id
-),
-
-free_steps as (
-    select
-        model,
-        recipe,
-        prompt_id,
-        kl_dense_pruned_nats as kl_nats,
-        median(kl_dense_pruned_nats) over (partition by model, recipe) as median_nats
-    from decoding_at_reference
-    where trajectory = 'free_running'
 ),
 
 texts as (
@@ -76,14 +65,18 @@ amounts as (
     union all
 
     select
-        model,
-        recipe,
+        steps.model,
+        steps.recipe,
         'kl_free_running_median_nats' as measure,
-        prompt_id as unit,
-        count_if(kl_nats > median_nats) + count_if(kl_nats = median_nats) / 2.0 as amount,
+        steps.prompt_id as unit,
+        count_if(steps.kl_dense_pruned_nats > medians.median_nats)
+        + count_if(steps.kl_dense_pruned_nats = medians.median_nats) / 2.0 as amount,
         count(*) as weight
-    from free_steps
-    group by model, recipe, prompt_id
+    from decoding_at_reference as steps
+    inner join free_running_medians as medians
+        on steps.model = medians.model and steps.recipe = medians.recipe
+    where steps.trajectory = 'free_running'
+    group by steps.model, steps.recipe, steps.prompt_id
 
     union all
 
@@ -129,46 +122,6 @@ weighed as (
         / sum(weight) over of_variant as influence
     from amounts
     window of_variant as (partition by model, recipe, measure)
-),
-
-shares_above as (
-    select
-        model,
-        recipe,
-        half_width_over_clusters(influence) as half_width
-    from weighed
-    where measure = 'kl_free_running_median_nats'
-    group by model, recipe
-),
-
-sorted as (
-    select
-        model,
-        recipe,
-        list_sort(list(kl_nats)) as kls_nats
-    from free_steps
-    group by model, recipe
-),
-
-slopes as (
-    -- An interval of the share that exceeds 0 to 1 does not bound the median.
-    select
-        shares_above.model,
-        shares_above.recipe,
-        case
-            when shares_above.half_width < 0.5
-                then
-                    (
-                        sorted.kls_nats[cast(ceil((0.5 + shares_above.half_width) * len(sorted.kls_nats)) as bigint)]
-                        - sorted.kls_nats[
-                            cast(1 + floor((0.5 - shares_above.half_width) * len(sorted.kls_nats)) as bigint)
-                        ]
-                    )
-                    / (2 * shares_above.half_width)
-        end as nats_per_share
-    from shares_above
-    inner join sorted
-        on shares_above.model = sorted.model and shares_above.recipe = sorted.recipe
 )
 
 select
@@ -177,9 +130,10 @@ select
     weighed.measure,
     weighed.unit,
     case weighed.measure
-        when 'kl_free_running_median_nats' then weighed.influence * slopes.nats_per_share
+        when 'kl_free_running_median_nats'
+            then weighed.influence * (medians.high_nats - medians.low_nats) / (2 * medians.half_width)
         else weighed.influence
     end as influence
 from weighed
-left join slopes
-    on weighed.model = slopes.model and weighed.recipe = slopes.recipe
+left join free_running_medians as medians
+    on weighed.model = medians.model and weighed.recipe = medians.recipe

@@ -1,13 +1,15 @@
 -- The damage of each variant to texts and choices, in eight measures, each with its interval.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
--- inputs: variant_summary, damage_influences, top1_changes, generations_without_noise, kl_growths
+-- inputs: variant_summary, damage_influences, free_running_medians, top1_changes, generations_without_noise,
+--   kl_growths
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
---   prompt; for nats Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or where none deviates;
---   for the growth of the KL, which may be negative, the same on a linear scale. The median first flip has the order
---   statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt that never
---   flips counts as later than any step: where that is the median its amount is NULL, and so is an end, and
+--   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or
+--   where none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The median of the
+--   KL has Woodruff's interval (free_running_medians), whose ends are measured values. The median first flip has the
+--   order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt that
+--   never flips counts as later than any step: where that is the median its amount is NULL, and so is an end, and
 --   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
 --   number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
@@ -17,8 +19,8 @@
 --     running minus teacher forced; flipped_share and collapsed_share of prompts; first_flip_step_median;
 --     options_changed_share of questions [label]
 --   amount: The measure [share, nats or step]
---   amount_low: Lower end of its 95 % interval, Wilson's, Student's t or binomial over the units [share, nats or step]
---   amount_high: Upper end of its 95 % interval, Wilson's, Student's t or binomial over the units [share, nats or step]
+--   amount_low: Lower end of its 95 % interval over the units [share, nats or step]
+--   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
 --   is_comparable: Whether more is worse, and damage_influences has the measure, so that it can compare variants
 with
@@ -47,7 +49,7 @@ measures as (
         unnest([
             [changes.top1_change_low, changes.top1_change_high],
             null,
-            null,
+            [medians.low_nats, medians.high_nats],
             wilson_interval(totals.prompts_flipped, totals.prompts),
             wilson_interval(totals.prompts_collapsed, totals.prompts),
             wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
@@ -55,6 +57,8 @@ measures as (
     from variant_summary as totals
     left join top1_changes as changes
         on totals.model = changes.model and totals.recipe = changes.recipe
+    left join free_running_medians as medians
+        on totals.model = medians.model and totals.recipe = medians.recipe
 ),
 
 spreads as (
@@ -92,7 +96,7 @@ comparable as (
         recipe,
         measure,
         amount,
-        coalesce(by_count, case when ends_with(measure, '_nats') then by_size end) as ends,
+        coalesce(by_count, case when measure = 'kl_step0_nats' then by_size end) as ends,
         n_units
     from ends
 ),
