@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _NONE = "--no-controls"
 # Measures of the view `search_judgement` and their words.
 _MEASURES = {
-    "kl_texts": "KL on texts, nats",
-    "kl_prompts": "KL on prompts, nats",
-    "same_steps": "steps in common with the dense text",
-    "same_options": "questions with the dense option",
+    "kl_texts": "KL of texts, nats",
+    "kl_prompts": "KL of prompts, nats",
+    "same_steps": "steps as dense",
+    "same_options": "options as dense",
 }
 
 
@@ -310,30 +310,36 @@ def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
 
 
 def _comparison(best: Sequence[dict[str, Any]]) -> "pa.Table":
-    """Return a row for each measure, with 95 % intervals."""
+    """Return a row for each measure, with 95 % intervals; of questions numbers without them.
+
+    The verdict stands in front, because a narrow terminal leaves out columns at the end.
+    """
     import pyarrow as pa
 
-    def says(found: dict[str, Any]) -> str:
+    def verdict(found: dict[str, Any]) -> str:
         if found["difference_low"] is None:
-            return "too little data for an interval"
-        return {True: "better", False: "worse", None: "no difference shown"}[found["is_better"]]
+            return "too little data"
+        return {True: "better", False: "worse", None: "not told apart"}[found["is_better"]]
+
+    def amount(found: dict[str, Any], mean: str, low: str, high: str) -> str:
+        if found["measure"] == "same_options":
+            return f"{found[mean] * found['n_units']:.0f} of {found['n_units']}"
+        return _interval(found, mean, low, high)
+
+    def difference(found: dict[str, Any]) -> str:
+        ends = ("difference", "difference_low", "difference_high")
+        units = found["n_units"] if found["measure"] == "same_options" else 1
+        return _interval({end: None if found[end] is None else found[end] * units for end in ends}, *ends)
 
     columns = {
         "measure": [_MEASURES[found["measure"]] for found in best],
-        "found": [_amount(found, "amount", "amount_low", "amount_high") for found in best],
-        "published": [_amount(found, "other_amount", "other_low", "other_high") for found in best],
-        "recipe": [found["other_recipe"] for found in best],
-        "difference": [_interval(found, "difference", "difference_low", "difference_high") for found in best],
-        "found is": [says(found) for found in best],
+        "verdict": list(map(verdict, best)),
+        "found": [amount(found, "amount", "amount_low", "amount_high") for found in best],
+        "published": [amount(found, "other_amount", "other_low", "other_high") for found in best],
+        "by": [found["other_recipe"] for found in best],
+        "difference": list(map(difference, best)),
     }
     return pa.table(columns)
-
-
-def _amount(found: dict[str, Any], mean: str, low: str, high: str) -> str:
-    """Return a mean with its interval, of questions their number."""
-    if found["measure"] == "same_options":
-        return f"{found[mean] * found['n_units']:.0f} of {found['n_units']}"
-    return _interval(found, mean, low, high)
 
 
 def _interval(row: dict[str, Any], mean: str, low: str, high: str) -> str:

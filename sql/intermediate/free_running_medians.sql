@@ -2,16 +2,18 @@
 -- grain: one row per model × recipe with a free-running text.
 -- key: model, recipe
 -- inputs: decoding_at_reference
--- how to read: the share of steps above the median has a half-width over prompts; the ends are the KL of the steps that
---   this half-width is below and above the middle. They are measured values, which an interval on a scale is not:
---   before its first flip a text has a hundredth of a nat or less, after it about ten, and next to nothing between.
---   NULL where the half-width is not known, or an interval of the share would exceed 0 to 1.
+-- how to read: the ends of the interval are the KL of two measured steps: of all steps in order, those that lie half
+--   the width of the interval of the share of steps above the median below and above the middle. That width is by
+--   Student's t over prompts. An interval on a linear or logarithmic scale would reach far beyond all data: a text has
+--   a KL near 0.01 nats up to its first flip, and near 10 after it. The ends are NULL below 6 prompts, and where they
+--   would lie before the first or behind the last step. Noise variants are excluded.
 -- reason: variant_damage shows the interval, and damage_influences needs how far a share of steps moves the median.
 -- columns:
 --   median_nats: Median KL(dense‖pruned), each model on its own tokens [nats]
---   half_width: Half the width of the 95 % interval of the share of steps above the median [share]
 --   low_nats: Lower end of the median's 95 % interval [nats]
 --   high_nats: Upper end of the median's 95 % interval [nats]
+--   nats_per_share: By how much the median moves when the share of steps above it changes by 1, mean over the
+--     interval [nats]
 with
 
 steps as (
@@ -30,8 +32,10 @@ prompts as (
         model,
         recipe,
         any_value(median_nats) as median_nats,
-        count_if(kl_nats > median_nats) + count_if(kl_nats = median_nats) / 2.0 as steps_above,
-        count(*) as steps
+        count_if(kl_nats > median_nats) as steps_above,
+        count_if(kl_nats = median_nats) as steps_equal,
+        count(*) as steps,
+        list(kl_nats) as kls_nats
     from steps
     group by model, recipe, prompt_id
 ),
@@ -41,33 +45,42 @@ shares as (
         model,
         recipe,
         any_value(median_nats) as median_nats,
-        half_width_of_mean(steps_above, steps) as half_width
+        half_width_of_mean(steps_above + steps_equal / 2.0, steps) as half_width,
+        -- Many steps that equal the median leave open whether they count as above it.
+        case
+            when count(*) >= 6
+                then
+                    greatest(
+                        half_width_of_mean(steps_above, steps), half_width_of_mean(steps_above + steps_equal, steps)
+                    )
+        end as largest_half_width,
+        list_sort(flatten(list(kls_nats))) as kls_nats
     from prompts
     group by model, recipe
 ),
 
-sorted as (
+ends as (
     select
         model,
         recipe,
-        list_sort(list(kl_nats)) as kls_nats
-    from steps
-    group by model, recipe
+        median_nats,
+        half_width,
+        case
+            when largest_half_width < 0.5
+                then kls_nats[cast(1 + floor((0.5 - largest_half_width) * len(kls_nats)) as bigint)]
+        end as low_nats,
+        case
+            when largest_half_width < 0.5
+                then kls_nats[cast(ceil((0.5 + largest_half_width) * len(kls_nats)) as bigint)]
+        end as high_nats
+    from shares
 )
 
 select
-    shares.model,
-    shares.recipe,
-    shares.median_nats,
-    shares.half_width,
-    case
-        when shares.half_width < 0.5
-            then sorted.kls_nats[cast(1 + floor((0.5 - shares.half_width) * len(sorted.kls_nats)) as bigint)]
-    end as low_nats,
-    case
-        when shares.half_width < 0.5
-            then sorted.kls_nats[cast(ceil((0.5 + shares.half_width) * len(sorted.kls_nats)) as bigint)]
-    end as high_nats
-from shares
-inner join sorted
-    on shares.model = sorted.model and shares.recipe = sorted.recipe
+    model,
+    recipe,
+    median_nats,
+    low_nats,
+    high_nats,
+    (high_nats - low_nats) / (2 * half_width) as nats_per_share
+from ends

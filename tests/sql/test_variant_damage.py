@@ -130,6 +130,37 @@ def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
     assert 0 < share < 0.5
     assert row["amount"] == about(median)
     assert (row["amount_low"], row["amount_high"]) == (about(low), about(high))
+    (spread,) = ask(
+        measured(),
+        "select half_width_over_clusters(influence) as half_width from damage_influences "
+        "where recipe = 'wanda-50' and measure = 'kl_free_running_median_nats'",
+    )
+    assert spread["half_width"] == about((high - low) / 2)
+
+
+# Steps of each prompt. A share of 0.45 of 100 prompts has a half-width of 0.0992 (t is 1.984): of 300 steps in order
+# the ends are the 121st and the 180th, the 15th of those above 0. Of 6 prompts, 3 of 3 steps above the median, it is
+# 0.575, beyond the last step.
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([[0.0] * 3] * 55 + [[float(k)] * 3 for k in range(1, 46)], (0, 0, 5)),
+        ([[1.0] * 3] * 3 + [[9.0] * 3] * 3, (5, None, None)),
+        ([[1.0, 2.0, 9.0]] * 5, (2, None, None)),
+        ([[0.0, 0.0]] * 8, (0, None, None)),
+        ([[0.1, 8.0, 9.0]], (8, None, None)),
+    ],
+)
+def test_a_median_has_no_end_that_was_not_measured_and_none_from_few_prompts(
+    ask: Ask, prompts: list[list[float]], expected: tuple[float, float | None, float | None]
+) -> None:
+    warehouse = Handmade().variant("dense").variant("wanda-50")
+    for prompt, kls in enumerate(prompts):
+        for step, kl in enumerate(kls):
+            warehouse.step("wanda-50", f"p{prompt}", step, kl, trajectory="free_running")
+    rows = ask(warehouse, "from variant_damage where recipe = 'wanda-50' and measure = 'kl_free_running_median_nats'")
+
+    assert [(row["amount"], row["amount_low"], row["amount_high"]) for row in rows] == [expected]
 
 
 def test_the_growth_of_the_kl_has_students_interval_over_prompts(ask: Ask) -> None:

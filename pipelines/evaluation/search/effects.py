@@ -38,9 +38,9 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 # Items after which a treatment may stop, and the factor within which the 95 % interval of its ratio then is.
 BATCH_ITEMS = 4
 _ENOUGH = 1.25
-# Bytes of the shifts in memory: local ones of a batch's items, float32, and final ones of one item before and after a
-# layer, float64.
-_MAX_SHIFT_BYTES = 2**30
+# Bytes of the shifts in memory: local ones of a batch's items, float32, and those of one item in front of a layer, in it
+# and behind it, float64.
+_MAX_SHIFT_BYTES = 2**28
 Means = NDArray[np.float64]
 
 
@@ -180,7 +180,7 @@ class EffectEngine:
                 around = [self._pass(item) for item in items]
         kl, cosines = (np.empty((len(items), len(swaps))) for _ in range(2))
         size = self._decoder.width * max(len(item.tokens) for item in items)
-        at_once = max(1, _MAX_SHIFT_BYTES // (size * (4 * len(items) + 16)))
+        at_once = max(1, _MAX_SHIFT_BYTES // (size * (4 * len(items) + 24)))
         for first in range(0, len(swaps), at_once):
             group = slice(first, first + at_once)
             local = {swap: self._local_shifts(swap, around, context) for swap in swaps[group]}

@@ -31,8 +31,8 @@ class IsolatedEffect:
     as a contribution), the same as in a run of the whole pruned model.
 
     If every sublayer is changed, a prompt costs about half as many whole passes as there are sublayers. Memory:
-    positions × width × swaps × 16 bytes for the shifts before and after a layer, and one layer's activations of `rows`
-    tokens.
+    positions × width × swaps × 24 bytes for the shifts in front of a layer, in it and behind it, and one layer's
+    activations of `rows` tokens.
 
     Not thread-safe: the decoder's modules have hooks during a run.
 

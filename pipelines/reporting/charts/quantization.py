@@ -14,8 +14,9 @@ CAPTION = (
     "points). The thin rule from it to the point is the damage that pruning adds or saves: solid where the 95 % "
     "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where one "
     "prompt or question gives no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
-    "shares of prompts and questions, Student's t over prompts for the rest. Points without a rule are beyond the "
-    "largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly 0."
+    "shares of prompts and questions, Student's t over prompts for the KL at the first token, and Woodruff's for the "
+    "median. Points without a rule are beyond the largest quantized KL, because nothing is extrapolated. Higher is "
+    "worse. The axis cannot show a KL of exactly 0."
 )
 
 MEASURES = {

@@ -16,6 +16,16 @@
 --   influence: Its contribution to the measure beyond its expected part [share or nats]
 with
 
+-- Read twice, and computed once.
+medians as materialized (
+    select
+        model,
+        recipe,
+        median_nats,
+        nats_per_share
+    from free_running_medians
+),
+
 forced as (
     select
         model,
@@ -73,7 +83,7 @@ amounts as (
         + count_if(steps.kl_dense_pruned_nats = medians.median_nats) / 2.0 as amount,
         count(*) as weight
     from decoding_at_reference as steps
-    inner join free_running_medians as medians
+    inner join medians
         on steps.model = medians.model and steps.recipe = medians.recipe
     where steps.trajectory = 'free_running'
     group by steps.model, steps.recipe, steps.prompt_id
@@ -130,10 +140,9 @@ select
     weighed.measure,
     weighed.unit,
     case weighed.measure
-        when 'kl_free_running_median_nats'
-            then weighed.influence * (medians.high_nats - medians.low_nats) / (2 * medians.half_width)
+        when 'kl_free_running_median_nats' then weighed.influence * medians.nats_per_share
         else weighed.influence
     end as influence
 from weighed
-left join free_running_medians as medians
+left join medians
     on weighed.model = medians.model and weighed.recipe = medians.recipe

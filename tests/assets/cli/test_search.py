@@ -35,6 +35,7 @@ from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
+from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
@@ -278,7 +279,7 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     out, _ = search(capsys, study, searched)
     result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
     judged = out[out.index(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters. On the ") :]
-    assert re.search(r"KL on texts, nats +\d[^ ]* \[", judged)
+    assert re.search(r"KL of texts, nats +(better|worse|not told apart) +\d[^ ]* \[", judged)
     variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
     percent = f"{math.ceil(1e4 * result['removed'] - 1e-6) / 100:g}" if result["removed"] > 0.205 else "20"
     assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
@@ -293,15 +294,16 @@ def test_a_row_names_the_hardest_published_recipe_by_each_measure() -> None:
     steps = kl | {"measure": "same_steps", "other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None}
     options = steps | {"measure": "same_options", "amount": 11 / 12, "other_amount": 1.0, "is_better": False}
     of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
-    rows = _comparison([kl, steps | {"is_better": None}, options, of_two]).to_pylist()
-    assert [tuple(row.values()) for row in rows] == [
-        ("KL on texts, nats", "0.21 [0.19, 0.24]", "0.38", "wanda-20", "−0.17 [−0.2, −0.14]", "better"),
-        ("steps in common with the dense text", "12", "0.38", "sparsegpt-20", "−0.17 [−0.2, −0.14]")
-        + ("no difference shown",),
-        ("questions with the dense option", "11 of 12", "12 of 12", "sparsegpt-20", "−0.17 [−0.2, −0.14]", "worse"),
-        ("steps in common with the dense text", "12", "0.38", "sparsegpt-20", "−0.17")
-        + ("too little data for an interval",),
+    table = _comparison([kl, steps | {"is_better": None}, options, of_two])
+    difference = "−0.17 [−0.2, −0.14]"
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        ("KL of texts, nats", "better", "0.21 [0.19, 0.24]", "0.38", "wanda-20", difference),
+        ("steps as dense", "not told apart", "12", "0.38", "sparsegpt-20", difference),
+        ("options as dense", "worse", "11 of 12", "12 of 12", "sparsegpt-20", "−2.04 [−2.4, −1.68]"),
+        ("steps as dense", "too little data", "12", "0.38", "sparsegpt-20", "−0.17"),
     ]
+    # A narrow terminal shows what matters.
+    assert re.search(r"KL of texts, nats +better +0\.21", str(render(table, "table", width=80)))
     texts = kl | {"other_recipe": "mixed-hidden-20-4d5e6f"}
     assert _control_sentence(
         "hidden", texts | {"difference": 0.02, "difference_low": 0.01, "difference_high": 0.03}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.progress import ProgressGroup
 from prunescope.pipelines.evaluation.search import effects as effects_module
 from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
@@ -28,6 +29,18 @@ CONTEXTS = {
     "masks": {"attn.0": "magnitude-50", "mlp.2": "magnitude-30"},
 }
 TREATMENTS = ("magnitude-30", "magnitude-50", "drop")
+
+
+class Counter(ProgressGroup):
+    """The steps that were announced, and those that were made."""
+
+    total = steps = 0
+
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
+        self.total = total
+
+    def advance(self, amount: int = 1) -> None:
+        self.steps += amount
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -198,25 +211,47 @@ def test_weights_that_give_nan_are_refused_by_name(tiny_decoder: Callable[[str],
 def test_memory_holds_a_fixed_number_of_treatments_however_many_there_are(
     tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, at_once = tiny_decoder("llama"), list[int]()
+    decoder, at_once, local = tiny_decoder("llama"), list[int](), list[int]()
     own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
     whole = EffectEngine(decoder, own, items).measure(swaps_of(own))
     inside = EffectEngine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
-    # Local shifts of a batch's items, and one item's final shifts before and after a layer.
-    bytes_of_one = decoder.width * max(len(item.tokens) for item in items) * (4 * min(len(items), BATCH_ITEMS) + 16)
+    # Local shifts of a batch's items, and one item's shifts in front of a layer, in it and behind it.
+    bytes_of_one = decoder.width * max(len(item.tokens) for item in items) * (4 * min(len(items), BATCH_ITEMS) + 24)
     monkeypatch.setattr(effects_module, "_MAX_SHIFT_BYTES", 5 * bytes_of_one)
 
     class Counted(IsolatedEffect):
         def shifts(self, dense: Any, moved: Any) -> Any:
             at_once.append(len(moved))
+            local.append(0)
             return super().shifts(dense, moved)
 
+    class Engine(EffectEngine):
+        def _local_shifts(self, *arguments: Any) -> Any:
+            local[-1] += 1
+            return super()._local_shifts(*arguments)
+
     monkeypatch.setattr(effects_module, "IsolatedEffect", Counted)
-    parts = EffectEngine(decoder, own, items).measure(swaps_of(own))
+    local.append(0)
+    parts = Engine(decoder, own, items).measure(swaps_of(own))
     assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
-    parts = EffectEngine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
+    parts = Engine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
     assert parts.kl == pytest.approx(inside.kl, rel=1e-4)
     assert set(at_once) == {5, len(swaps_of(own)) % 5}
+    assert max(local) == 5
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_progress_ends_at_its_total_also_where_treatments_stop_early(
+    tiny_decoder: Callable[[str], Decoder], tmp_path: Path, is_stored: bool
+) -> None:
+    decoder, journal = tiny_decoder("llama"), Journal(tmp_path, "a")
+    own, items = menu_of(decoder, "magnitude-49", "magnitude-50"), items_of(decoder, 12, 60)
+    engine, progress = EffectEngine(decoder, own, items, journal), Counter()
+    if is_stored:
+        engine.measure(swaps_of(own))
+    found = engine.measure(swaps_of(own), progress=progress)
+    assert np.isnan(found.kl).any()
+    assert progress.steps == progress.total == len(items) * len(swaps_of(own))
 
 
 def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[str], Decoder]) -> None:
