@@ -38,8 +38,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 # Items after which a treatment may stop, and the factor within which the 95 % interval of its ratio then is.
 BATCH_ITEMS = 4
 _ENOUGH = 1.25
-# Bytes of the shifts in memory: local ones of a batch's items, float32, and those of one item in front of a layer, in it
-# and behind it, float64.
+# Bytes of the shifts in memory: local ones of a batch's items, float32, and one item's in front of a layer, in it and
+# behind it, float64.
 _MAX_SHIFT_BYTES = 2**28
 Means = NDArray[np.float64]
 
