@@ -237,7 +237,7 @@ def test_a_resumed_search_measures_nothing_again(
     def measured(*_: object) -> None:
         pytest.fail("a measurement of the journal was made again")
 
-    monkeypatch.setattr(EffectEngine, "_measured", measured)
+    monkeypatch.setattr(EffectEngine, "_batch", measured)
     monkeypatch.setattr(WholeMeasurement, "__init__", measured)
     again = build(folder=tmp_path).run()
     for name in ("effects", "trials"):
