@@ -10,60 +10,27 @@ VARIANT = ("model", "recipe")
 PROMPT = ("model", "recipe", "prompt_id")
 OF_PROMPT = ("model", "prompt_id")
 
-# By file of `sql/explorer`, the columns by which its rows may be narrowed.
-_NARROW: dict[str, tuple[str, ...]] = {
-    "lens": (),
-    "names": (),
-    "written": VARIANT,
-    "variants": VARIANT,
-    "verdicts": VARIANT,
-    "damage": VARIANT,
-    "ranking": VARIANT,
-    "losses": VARIANT,
-    "perplexity": VARIANT,
-    "ndcg": VARIANT,
-    "task_means": VARIANT,
-    "prompts": OF_PROMPT,
-    "kinds": (*VARIANT, "kind"),
-    "texts": PROMPT,
-    "sparks": VARIANT,
-    "steps": PROMPT,
-    "text_means": PROMPT,
-    "top": PROMPT,
-    "layers": PROMPT,
-    "layer_means": VARIANT,
-    "carriers": VARIANT,
-    "parts": PROMPT,
-    "collapses": PROMPT,
-    "options": PROMPT,
-    "facts": VARIANT,
-    "scores": VARIANT,
-    "comparisons": VARIANT,
-    "flips": VARIANT,
-    "retrieval": VARIANT,
-    "speed": VARIANT,
-    "claims": ("model", "claim", "measure"),
-    "claims_by_model": ("claim", "measure"),
-    "search/results": ("model", "search", "trial"),
-    "search/allocation": MODEL,
-    "search/matrices": MODEL,
-    "answers/safe": MODEL,
-    "answers/retrieval": MODEL,
-    "answers/collapse": MODEL,
-    "answers/sublayers": MODEL,
-    "answers/carriers": MODEL,
-    "answers/parts": MODEL,
-    "findings/flips": MODEL,
-    "findings/answers": MODEL,
-    "findings/first_token": MODEL,
-    "findings/feedback": MODEL,
-    "findings/noise": MODEL,
-    "findings/sampling": MODEL,
-    "findings/options": MODEL,
-    "findings/texts": ("model", "text_id"),
-    "findings/amplification": ("model", "lens"),
-    "findings/attention_or_mlp": MODEL,
-    "findings/fit": ("model", "theorem"),
+# Files of `sql/explorer`, by the columns by which their rows may be narrowed.
+_KEYS: dict[tuple[str, ...], str] = {
+    (): "lens names",
+    MODEL: (
+        "search/allocation search/matrices answers/safe answers/retrieval answers/collapse answers/sublayers "
+        "answers/carriers answers/parts findings/flips findings/answers findings/first_token findings/feedback "
+        "findings/noise findings/sampling findings/options findings/attention_or_mlp"
+    ),
+    VARIANT: (
+        "written variants verdicts damage ranking losses perplexity ndcg task_means sparks layer_means carriers facts "
+        "scores comparisons flips retrieval speed"
+    ),
+    PROMPT: "texts steps text_means top layers parts collapses options",
+    OF_PROMPT: "prompts",
+    (*VARIANT, "kind"): "kinds",
+    ("model", "claim", "measure"): "claims",
+    ("claim", "measure"): "claims_by_model",
+    ("model", "search", "trial"): "search/results",
+    ("model", "text_id"): "findings/texts",
+    ("model", "lens"): "findings/amplification",
+    ("model", "theorem"): "findings/fit",
 }
 
 
@@ -109,7 +76,9 @@ def among(query: Query, texts: Sequence[tuple[str, str, str]]) -> str:
     return f"select * from ({query.sql}\n) where {columns} and ({', '.join(PROMPT)}) in ({chosen})"  # noqa: S608 - escaped
 
 
-STATEMENTS = {key: Query(*read_sql("explorer", key), narrow) for key, narrow in _NARROW.items()} | {
+STATEMENTS = {
+    key: Query(*read_sql("explorer", key), narrow) for narrow, keys in _KEYS.items() for key in keys.split()
+} | {
     # The figure's statement, so that one cached result serves both.
     "turns": Query(
         "Right answers of every two variants, gained and lost",
