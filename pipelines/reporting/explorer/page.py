@@ -16,21 +16,7 @@ from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.html import embedded, hashes, vega_script
 
 # Concatenated in this order: at load time each uses only the ones before it.
-_SCRIPTS = (
-    "dom",
-    "data",
-    "plots",
-    "heatmap",
-    "table",
-    "prompts",
-    "overview",
-    "variant",
-    "compare",
-    "tokens",
-    "figures",
-    "sql",
-    "main",
-)
+_SCRIPTS = "dom data plots heatmap table prompts overview variant compare tokens figures sql main"
 
 
 def render(documents: Mapping[str, Any], live: bool) -> str:
@@ -92,7 +78,7 @@ def _text(path: str) -> str:
 
 @functools.cache
 def _script() -> str:
-    parts = "\n".join(_text(f"static/{name}.js") for name in _SCRIPTS)
+    parts = "\n".join(_text(f"static/{name}.js") for name in _SCRIPTS.split())
     return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
 
 
