@@ -45,15 +45,8 @@ MAX_BYTES = 2_000_000
 
 # Altair's debug mode is global to the process.
 _DRAWING = Lock()
-# Names of the parts of a figure in headings, by column of `per`.
-_PARTS = {
-    "model": "{}",
-    "lens": "lens {}",
-    "prompt_id": "prompt {}",
-    "quantization": "{}",
-    "metric": "{}",
-    "search": "search {}",
-}
+# Names of the parts of a figure in headings, by column of `per`; others are named by their value alone.
+_PARTS = {"lens": "lens {}", "prompt_id": "prompt {}", "search": "search {}"}
 # Names of the panels of a page in captions, by `page_by`.
 _PAGED = {
     "recipe": "variants",
@@ -131,7 +124,7 @@ class Figure:
         drawn = ((key, *page) for key, part, values in pages for page in self._draw_pages(part, values))
         for number, (key, chart, specification, values, rows) in enumerate(drawn, start=1):
             words = [re.sub(r"[^A-Za-z0-9._-]+", "_", str(key[index]))[:60] for index in varying]
-            labels = [_PARTS[self.per[index]].format(label(str(key[index]))) for index in varying] + values
+            labels = [_PARTS.get(self.per[index], "{}").format(label(str(key[index]))) for index in varying] + values
             # Numbers tell apart names that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
             title = f"{self.title}: {', '.join(labels)}" if labels else self.title
