@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prunescope.pipelines.core.attribute_docs import attribute_docs, description
+from prunescope.pipelines.core.validation_errors import models_in
 from prunescope.pipelines.recipes import KINDS
 from prunescope.pipelines.studies import FOLDER, Study
 from prunescope.pipelines.studies.prompts import PromptSet
@@ -68,8 +69,6 @@ def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """Yield a model and those of its fields, at any depth."""
-    from prunescope.pipelines.core.validation_errors import models_in
-
     yield kind
     for field in kind.model_fields.values():
         for other in models_in(field.annotation):

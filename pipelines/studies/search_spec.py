@@ -67,8 +67,5 @@ class SearchSpec(FrozenModel):
     @property
     def settings_hash(self) -> str:
         """Return the hash of what the trials depend on, beside the model and its calibration."""
-        return _hash(self.model_dump(exclude={"remove", "minutes"}))
-
-
-def _hash(settings: object) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        settings = self.model_dump(exclude={"remove", "minutes"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
