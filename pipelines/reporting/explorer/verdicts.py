@@ -40,16 +40,6 @@ def basis(verdicts: pl.DataFrame) -> str:
     return " ".join(notes)
 
 
-def variant_href(model: str, recipe: str) -> str:
-    """Return the route of a variant's page."""
-    return f"#/variant/{quote(f'{model}@{recipe}', safe='')}"
-
-
-def tokens_href(model: str, recipe: str, prompt_id: str, step: int) -> str:
-    """Return the route of a token of a free-running text."""
-    return f"#/tokens/{quote(f'{model}@{recipe}', safe='')}/{quote(prompt_id, safe='')}/{step}/free"
-
-
 def reason(row: _Row) -> str:
     """Return the numbers behind a variant's verdict, a row of `variant_verdict`, and how its texts changed."""
     parts = [_loss(row, kind) for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is not None]
@@ -220,7 +210,7 @@ def _retrieval(model: str, losses: _Row) -> Answer:
 
 
 def _link(model: str, recipe: str) -> Link:
-    return {"text": label(recipe), "href": variant_href(model, recipe)}
+    return {"text": label(recipe), "href": f"#/variant/{quote(f'{model}@{recipe}', safe='')}"}
 
 
 def _collapse(model: str, collapses: _Row | None) -> Answer:
@@ -270,9 +260,10 @@ def _loop(loop: _Row) -> str:
 
 
 def _token_link(model: str, loop: _Row) -> Link:
+    variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
     return {
         "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
-        "href": tokens_href(model, loop["recipe"], loop["prompt_id"], _step(loop)),
+        "href": f"#/tokens/{variant}/{prompt}/{_step(loop)}/free",
     }
 
 
