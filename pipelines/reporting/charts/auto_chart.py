@@ -169,7 +169,7 @@ def _chart(
     if color:
         colors: dict[str, Any] = {}
         if color.endswith("method"):
-            colors["scale"] = method_encoding.color_scale(shown[color].cast(pl.String))
+            colors["scale"] = method_encoding.scale(shown[color].cast(pl.String))
         base = base.encode(color=alt.Color(f"{color}:N", title=own[color], sort=theme.names(shown, color), **colors))
         if not is_ordered:  # so that equal values do not overlap
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))

@@ -1,7 +1,7 @@
 """Encodings shared by the charts that compare whole variants: marks of methods, scores, intervals, panels."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
@@ -47,21 +47,17 @@ def slots(methods: Iterable[str]) -> dict[str, int]:
     return dict(sorted(taken.items(), key=lambda item: item[1]))
 
 
-def color_scale(methods: Iterable[str]) -> alt.Scale:
-    """Return the colours of the methods; the legend shows no others."""
-    return _scale(methods, theme.CATEGORIES)
-
-
 def encodings(methods: Iterable[str], columns: int | None = None) -> dict[str, Any]:
     """Return colour and shape of the field `method`, whose legend has one row, or so many columns."""
     legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=columns or alt.Undefined)
     return {
-        "color": alt.Color("method:N", title=None, scale=color_scale(methods), legend=legend),
-        "shape": alt.Shape("method:N", title=None, scale=_scale(methods, _SHAPES), legend=legend),
+        "color": alt.Color("method:N", title=None, scale=scale(methods), legend=legend),
+        "shape": alt.Shape("method:N", title=None, scale=scale(methods, _SHAPES), legend=legend),
     }
 
 
-def _scale(methods: Iterable[str], values: list[str]) -> alt.Scale:
+def scale(methods: Iterable[str], values: Sequence[str] = theme.CATEGORIES) -> alt.Scale:
+    """Return the colours of the methods, or other values by slot; the legend shows no others."""
     taken = slots(methods)
     return alt.Scale(domain=list(taken), range=[values[slot % len(values)] for slot in taken.values()])
 
