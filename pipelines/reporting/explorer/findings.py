@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import label
+from prunescope.pipelines.reporting.charts.display_text import label, prose
+from prunescope.pipelines.reporting.explorer.document_types import FindingEntry
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from prunescope.pipelines.reporting.published import fact
 
@@ -15,26 +15,7 @@ _Row = Mapping[str, Any]
 LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
 
 
-@dataclass(frozen=True)
-class ReportFinding:
-    """A finding in a few sentences.
-
-    Attributes:
-        model: the model.
-        theme: heading of the finding.
-        sentence: the finding.
-        query: key of the statement in `FINDINGS` that has its numbers.
-        where: filter of its row there.
-    """
-
-    model: str
-    theme: str
-    sentence: str
-    query: str
-    where: Mapping[str, str]
-
-
-def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[ReportFinding]:
+def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[FindingEntry]:
     """Return all findings by model, then theme.
 
     Args:
@@ -42,7 +23,12 @@ def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[
         models: names of the models, in display order.
     """
     return [
-        ReportFinding(model, theme, sentence, key, {column: str(row[column]) for column in FINDINGS[key].narrow})
+        {
+            "model": label(model, 200),
+            "theme": theme,
+            "text": prose(sentence),
+            "sql": {"key": key, "where": {column: str(row[column]) for column in FINDINGS[key].narrow}},
+        }
         for model in models
         for theme, key, write in _WRITERS
         for row in frames[key].filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True)

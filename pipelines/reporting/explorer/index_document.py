@@ -14,7 +14,6 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     Column,
     Fact,
     FigureEntry,
-    FindingEntry,
     GenerationCurves,
     Index,
     KindSummary,
@@ -144,15 +143,7 @@ def index(
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
         "claims_by_model": [_shared_claim(row) for row in frames.all("claims_by_model").iter_rows(named=True)],
-        "findings": [
-            FindingEntry(
-                model=_model(finding.model),
-                theme=finding.theme,
-                text=prose(finding.sentence),
-                sql=source(finding.query, **finding.where),
-            )
-            for finding in findings({key: frames.all(key) for key in FINDINGS}, models)
-        ],
+        "findings": findings({key: frames.all(key) for key in FINDINGS}, models),
         "searches": searches(frames, models),
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],

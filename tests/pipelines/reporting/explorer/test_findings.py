@@ -8,18 +8,19 @@ import itertools
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.explorer.findings import ReportFinding, findings, number
+from prunescope.pipelines.reporting.explorer.document_types import FindingEntry
+from prunescope.pipelines.reporting.explorer.findings import findings, number
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from tests.pipelines.reporting.charts import frames
 
 
-def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[ReportFinding]:
+def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[FindingEntry]:
     with frames.catalogue(**marts) as connection:
         return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
 
 
 def sentences_of(**marts: pl.DataFrame) -> list[str]:
-    return [finding.sentence for finding in found(**marts)]
+    return [finding["text"] for finding in found(**marts)]
 
 
 def the_one(sentences: list[str], word: str) -> str:
@@ -235,13 +236,13 @@ def test_several_models_are_described_in_turn():
     marts = {mart.__name__: mart(models) for mart in frames.MARTS}
     both = found(models, **marts)
     half = len(both) // 2
-    assert {finding.model for finding in both[:half]} == {"first"}
-    assert {finding.model for finding in both[half:]} == {"second"}
+    assert {finding["model"] for finding in both[:half]} == {"first"}
+    assert {finding["model"] for finding in both[half:]} == {"second"}
     assert half == len(sentences_of())
 
 
 def test_findings_are_grouped_by_theme_and_cover_every_query():
     all_findings = found()
-    themes = [finding.theme for finding in all_findings]
+    themes = [finding["theme"] for finding in all_findings]
     assert [theme for theme, _ in itertools.groupby(themes)] == list(dict.fromkeys(themes))
-    assert {finding.query for finding in all_findings} == set(FINDINGS)
+    assert {finding["sql"]["key"] for finding in all_findings} == set(FINDINGS)
