@@ -90,10 +90,10 @@ def advise(
     name = outcome.study.models[0].name
     recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
     verdicts = pl.DataFrame(advised_verdicts(home, name, recipes, tolerance))
-    advice = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
-    columns = [column.name for column in advice.rows if format_name != "table" or column.null_count() < len(column)]
-    emit(advice.rows.select(columns).to_arrow(), format_, output)
-    for line in advice.notes:
+    notes = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
+    columns = [column.name for column in verdicts if format_name != "table" or column.null_count() < len(column)]
+    emit(verdicts.select(columns).to_arrow(), format_, output)
+    for line in notes:
         log(line)
     end(context, outcome.failures)
 

@@ -1,16 +1,11 @@
 """Words for the verdicts that SQL gives (`sql/macros/verdict.sql`, `sql/comparisons/advise.sql`)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import polars as pl
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 
 SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN = "safe", "non-generative only", "not safe", "broken"
 TOO_LITTLE = "too little evidence"
-GENERATION, CHOICE = "generative", "non_generative"
 EVIDENCE = {
     "score": "the dense model's right answers above a guess",
     "agreement": "the dense model's own answers above a guess",
@@ -28,26 +23,14 @@ RULE = (
 )
 
 
-@dataclass(frozen=True)
-class Advice:
-    """Recipes of one model, best first, as `sql/comparisons/advise.sql` gives them, and sentences about them."""
-
-    rows: pl.DataFrame
-    notes: tuple[str, ...]
-
-
-def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> Advice:
-    """Add notes to the verdicts on the recipes of one model.
+def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> list[str]:
+    """Return notes on the verdicts on the recipes of one model.
 
     Args:
         rows: rows of `sql/comparisons/advise.sql`.
         predictions: the model's rows of loss_predictions.
         tolerance: share of the dense model's skill that may be lost where a verdict says that the skill is kept.
     """
-    return Advice(rows, tuple(_notes(rows.to_dicts(), predictions, tolerance)))
-
-
-def _notes(rows: list[dict[str, Any]], predictions: pl.DataFrame, tolerance: float) -> list[str]:
     notes = [RULE.replace("10 %", f"{100 * tolerance:g} %")]
     known = predictions.filter(pl.col("predicted_loss_high").is_not_null())
     if known.height:
@@ -58,19 +41,16 @@ def _notes(rows: list[dict[str, Any]], predictions: pl.DataFrame, tolerance: flo
             "often it did"
         )
     else:
-        n_models = [predictions.filter(kind=kind)["n_models"].drop_nulls() for kind in (GENERATION, CHOICE)]
+        n_models = [predictions.filter(kind=kind)["n_models"].drop_nulls() for kind in ("generative", "non_generative")]
         others = min(max([0, *counts.cast(pl.Int64)]) for counts in n_models)
         notes.append(
             f"too little data to predict losses: {others} other model{'' if others == 1 else 's'} with at least 5 "
             "variants scored on writing and on choosing, and 2 are needed"
         )
-    if missing := [row["recipe"] for row in rows if _is_missing(row)]:
+    unmeasured = pl.col("evidence_writing").is_null() | pl.col("evidence_choosing").is_null()
+    if missing := rows.filter(unmeasured)["recipe"].to_list():
         notes.append(
             f"nothing of writing or nothing of choosing was measured for {', '.join(missing)}; a study with at least "
             f"{MIN_UNITS} prompts of the kind `choice` measures both"
         )
     return notes
-
-
-def _is_missing(row: Mapping[str, Any]) -> bool:
-    return row["evidence_writing"] is None or row["evidence_choosing"] is None

@@ -4,15 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.advice import (
-    BROKEN,
-    CHOOSING_ONLY,
-    NOT_SAFE,
-    SAFE,
-    TOO_LITTLE,
-    Advice,
-    advise,
-)
+from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE, advise
 from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.built_models import Losses, chance, cliff, probed, scored
 from tests.sql.warehouse_builder import Handmade, prepared
@@ -22,13 +14,14 @@ NEW = [0.02, 0.1, 1.0, 2.0, 8.0, 50.0]
 SEEN = 10 ** np.linspace(-2, 1, 10)
 
 
-def advised(warehouse: Handmade, tolerance: float = 0.1) -> Advice:
-    """Return the advice on the model `new`."""
+def advised(warehouse: Handmade, tolerance: float = 0.1) -> tuple[pl.DataFrame, str]:
+    """Return the verdicts on the model `new`, and the notes on them."""
     recipes = [f"r{index}" for index in range(len(NEW))]
     with warehouse.opened() as connection:
         statement = (SQL / "comparisons" / "advise.sql").read_text("utf-8")
         rows = prepared(connection, statement, params=["new", recipes, tolerance]).pl()
-        return advise(rows, prepared(connection, "from loss_predictions where model = 'new'").pl(), tolerance)
+        predictions = prepared(connection, "from loss_predictions where model = 'new'").pl()
+        return rows, " ".join(advise(rows, predictions, tolerance))
 
 
 def known(models: int, losses: Losses) -> Handmade:
@@ -40,19 +33,20 @@ def known(models: int, losses: Losses) -> Handmade:
     return warehouse
 
 
-def said(advice: Advice) -> list[str]:
+def said(rows: pl.DataFrame) -> list[str]:
     """Return the verdicts in the order of `NEW`."""
-    return advice.rows.sort("recipe")["verdict"].cast(pl.String).to_list()
+    return rows.sort("recipe")["verdict"].cast(pl.String).to_list()
 
 
 @pytest.fixture(scope="module")
-def of_three() -> Advice:
+def of_three() -> tuple[pl.DataFrame, str]:
     return advised(known(3, cliff))
 
 
-def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_three: Advice) -> None:
-    assert said(of_three)[:5] == [SAFE, SAFE, CHOOSING_ONLY, CHOOSING_ONLY, BROKEN]
-    rows = of_three.rows.sort("recipe").head(5)
+def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_three: tuple[pl.DataFrame, str]) -> None:
+    rows, notes = of_three
+    assert said(rows)[:5] == [SAFE, SAFE, CHOOSING_ONLY, CHOOSING_ONLY, BROKEN]
+    rows = rows.sort("recipe").head(5)
     assert (
         set(rows["evidence_writing"].cast(pl.String))
         == set(rows["evidence_choosing"].cast(pl.String))
@@ -62,19 +56,20 @@ def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_th
         row = rows.row(index, named=True)
         assert row["loss_writing_low"] <= writing <= row["loss_writing_high"]
         assert row["loss_choosing_low"] <= choosing <= row["loss_choosing_high"]
-    assert "from at least 3 other models" in " ".join(of_three.notes)
+    assert "from at least 3 other models" in notes
 
 
-def test_safe_recipes_come_first(of_three: Advice) -> None:
+def test_safe_recipes_come_first(of_three: tuple[pl.DataFrame, str]) -> None:
+    rows, _ = of_three
     verdicts = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
-    order = [verdicts.index(verdict) for verdict in of_three.rows["verdict"].cast(pl.String)]
+    order = [verdicts.index(verdict) for verdict in rows["verdict"].cast(pl.String)]
     assert order == sorted(order)
-    assert of_three.rows["recipe"].to_list()[:2] == ["r0", "r1"]
+    assert rows["recipe"].to_list()[:2] == ["r0", "r1"]
 
 
 def test_losses_without_a_pattern_do_not_tell_recipes_apart() -> None:
     """Half is lost on average, whatever the probe."""
-    rows = advised(known(4, chance)).rows
+    rows, _ = advised(known(4, chance))
 
     assert not {SAFE, BROKEN, CHOOSING_ONLY} & set(rows["verdict"].cast(pl.String))
     assert (rows["loss_choosing_high"] - rows["loss_choosing_low"] > 0.4).all()
@@ -82,13 +77,13 @@ def test_losses_without_a_pattern_do_not_tell_recipes_apart() -> None:
 
 @pytest.mark.parametrize("models", [0, 1, 2])
 def test_two_other_models_are_needed_for_a_prediction(models: int) -> None:
-    advice = advised(known(models, cliff))
+    rows, notes = advised(known(models, cliff))
     is_known = models >= 2
 
-    assert (f"too little data to predict losses: {models} other model" in " ".join(advice.notes)) is not is_known
-    assert ("prediction" in advice.rows["evidence_writing"].cast(pl.String).to_list()) is is_known
+    assert (f"too little data to predict losses: {models} other model" in notes) is not is_known
+    assert ("prediction" in rows["evidence_writing"].cast(pl.String).to_list()) is is_known
     # One prompt and no question say nothing.
-    assert is_known or set(said(advice)) == {TOO_LITTLE}
+    assert is_known or set(said(rows)) == {TOO_LITTLE}
 
 
 def test_a_greater_tolerance_allows_more_recipes() -> None:
@@ -96,7 +91,7 @@ def test_a_greater_tolerance_allows_more_recipes() -> None:
         return min(1.0, damage / 10), 0.0
 
     warehouse = known(3, slope)
-    strict, mild = (said(advised(warehouse, tolerance)) for tolerance in (0.05, 0.6))
+    strict, mild = (said(advised(warehouse, tolerance)[0]) for tolerance in (0.05, 0.6))
 
     assert (strict[2], mild[2]) == (CHOOSING_ONLY, SAFE)
 
@@ -105,7 +100,7 @@ def test_choosing_that_loses_less_than_half_is_not_broken() -> None:
     def dulled(damage: float, _: np.random.Generator) -> tuple[float, float]:
         return 0.0, min(1.0, damage / 4)
 
-    assert said(advised(known(3, dulled)))[:5] == [SAFE, SAFE, NOT_SAFE, BROKEN, BROKEN]
+    assert said(advised(known(3, dulled))[0])[:5] == [SAFE, SAFE, NOT_SAFE, BROKEN, BROKEN]
 
 
 def test_measured_losses_that_decide_come_before_predicted_ones() -> None:
@@ -113,7 +108,7 @@ def test_measured_losses_that_decide_come_before_predicted_ones() -> None:
     warehouse = Handmade()
     for model in (*"abc", "new"):
         scored(warehouse, model, NEW if model == "new" else SEEN, cliff)
-    rows = advised(warehouse).rows.sort("recipe")
+    rows = advised(warehouse)[0].sort("recipe")
 
     assert rows["evidence_choosing"].cast(pl.String).to_list()[:5] == ["prediction"] * 4 + ["score"]
 
@@ -122,7 +117,7 @@ def test_a_recipe_that_was_not_computed_is_named() -> None:
     warehouse = known(0, cliff)
     for table in ("variants", "decoding_steps", "option_subspace"):
         warehouse.rows[table] = [row for row in warehouse.rows[table] if row["recipe"] != "r3"]
-    advice = advised(warehouse)
+    rows, notes = advised(warehouse)
 
-    assert "nothing of writing or nothing of choosing was measured for r3" in " ".join(advice.notes)
-    assert advice.rows.height == len(NEW)
+    assert "nothing of writing or nothing of choosing was measured for r3" in notes
+    assert rows.height == len(NEW)
