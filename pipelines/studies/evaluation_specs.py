@@ -3,7 +3,7 @@
 import hashlib
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from prunescope.pipelines.core.frozen_model import (
     MAX_NEW_TOKENS,
@@ -16,7 +16,7 @@ from prunescope.pipelines.core.frozen_model import (
     FrozenModel,
     with_name,
 )
-from prunescope.pipelines.studies.prompts import FIELD
+from prunescope.pipelines.studies.prompts import FIELD, FIELDS
 
 # Retrieval data sets in the package.
 SHIPPED = ("python-help",)
@@ -51,7 +51,7 @@ class TaskSpec(FrozenModel):
     definition: SOURCE | None = Field(default=None, examples=["my-task.yaml"])
     data: SOURCE | None = Field(default=None, examples=["my-task.jsonl"])
     question: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["question"])
-    options: tuple[FIELD, ...] = Field(default=(), exclude_if=lambda names: not names, examples=[["choices"]])
+    options: FIELDS = Field(default=(), exclude_if=lambda names: not names, examples=[["choices"]])
     answer: FIELD | None = Field(default=None, exclude_if=lambda name: name is None, examples=["answer"])
     samples: int | None = Field(default=None, ge=1, le=MAX_RECORDS, examples=[100])
     shots: int | None = Field(default=None, ge=0, le=1_000, examples=[5])
@@ -66,11 +66,6 @@ class TaskSpec(FrozenModel):
         if isinstance(fields, str) and not fields.endswith((".yaml", ".yml")):
             return {"name": fields}
         return with_name(with_name(fields, "definition"), "data")
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _may_be_one(cls, names: object) -> object:
-        return (names,) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _fields_are_of_data(self) -> Self:

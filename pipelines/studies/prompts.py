@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, TEXT_SOURCE
@@ -14,6 +14,7 @@ BUILT_IN_TEMPLATES = ("chat", "plain")
 # Of a study: every one of them costs a forward pass of every variant, and all are in memory.
 MAX_PROMPTS = 10_000
 FIELD = Annotated[str, Field(min_length=1, max_length=200)]
+FIELDS = Annotated[tuple[FIELD, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
 _NUMBER = re.compile(r"([-−+]?) ?[$€£]? ?([0-9]+(?:(?:,[0-9]{2})*,[0-9]{3})*)?(?:\.([0-9]+))? ?%?\.?")
 _LONGEST_NUMBER = 100
 
@@ -236,7 +237,7 @@ class PromptSet(FrozenModel):
     text: FIELD | None = None
     id: Annotated[str, Field(max_length=200)] | None = None
     gold: FIELD | None = None
-    options: tuple[FIELD, ...] = ()
+    options: FIELDS = ()
     system: str | None = None
     template: str | None = None
     answer_pattern: str | None = None
@@ -247,11 +248,6 @@ class PromptSet(FrozenModel):
     @classmethod
     def _may_be_false(cls, name: object) -> object:
         return "" if name is False else name
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _may_be_one(cls, names: object) -> object:
-        return (names,) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _options_are_of_a_choice(self) -> "PromptSet":
