@@ -13,7 +13,7 @@ from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
-from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, steps
+from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, changes_matrices, steps
 
 # A variant's embedding: as computed, as a unit vector in float64, and rounded.
 _EMBEDDING_BYTES = 4 + 8 + 2
@@ -35,7 +35,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
     exact_size = 8 if load.is_exact and noise is None else own_size
     longest, states = max(load.lengths, default=0), _states_bytes(load, is_exact=load.is_exact)
     calls = sum(load.layered) * shape.width * load.sublayers
-    masks = -(-shape.prunable // 8) * sum(other.changes_matrices for other in group)
+    masks = -(-shape.prunable // 8) * sum(map(changes_matrices, group))
     timed = () if noise else load.study.speed
     timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in timed)
     decoded = max(load.texts_a_prompt * len(load.prompts), load.sampled_texts)
@@ -105,7 +105,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
         "measured": {
             "masks, a bit a weight": masks,
             "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
-            "pruned weights": load.workers * shape.largest_sublayer * size if recipe.changes_matrices else 0,
+            "pruned weights": load.workers * shape.largest_sublayer * size if changes_matrices(recipe) else 0,
             # The swaps' own contributions, two sides in float64 of one prompt after the other, and the results.
             "shifts of single swaps": load.single_swaps(recipe)
             * shape.width
@@ -161,7 +161,7 @@ def _applied_weights(load: Workload, recipe: Recipe, noise: str | None, limit: i
         pruned = -(-pruned // load.shape.layers)
     reverses = noise == "batch" and is_whole and load.layers_bytes <= MAX_CHANGED_BYTES
     return {
-        "pruned weights": pruned if recipe.changes_matrices else 0,
+        "pruned weights": pruned if changes_matrices(recipe) else 0,
         "weights in reverse order": load.layers_bytes if reverses else 0,
         "weights rounded to bfloat16": load.shape.body * 2 if noise == "bfloat16" else 0,
     }

@@ -3,7 +3,7 @@
 from prunescope.pipelines.planning.cost_model import RowCount
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED
-from prunescope.pipelines.recipes import LayerwiseRecipe, Recipe, steps
+from prunescope.pipelines.recipes import LayerwiseRecipe, Recipe, changes_matrices, steps
 
 # Rows of `task_scores` per shipped task.
 _METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
@@ -30,7 +30,7 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
     states = load.positions * (load.sublayers if is_dense else shifted)
     choices = sum(bool(prompt.options) for prompt in load.study.prompts)
-    masks = any(isinstance(step, LayerwiseRecipe) and step.changes_matrices for step in steps(recipe))
+    masks = any(isinstance(step, LayerwiseRecipe) and changes_matrices(step) for step in steps(recipe))
     sampled = min(shape.prunable, shape.modules * MAX_SAMPLED) // 8
     return [
         RowCount("variants", 1),

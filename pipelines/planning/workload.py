@@ -12,7 +12,7 @@ from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
-from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
 from prunescope.pipelines.studies import Study
 
 if TYPE_CHECKING:  # imports lm-eval, which takes seconds
@@ -122,7 +122,7 @@ class Workload:
         """Return how many sublayers a recipe drops or changes the weights of."""
         if isinstance(recipe, MixedRecipe):
             return len(recipe.sublayers)
-        if recipe.changes_matrices:
+        if changes_matrices(recipe):
             return self.sublayers
         return sum(
             step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
@@ -196,7 +196,7 @@ class Workload:
             costs.append(
                 Cost("variant pass", "body", self._layered_pass if recipe.method == "noise" else self._exact_pass)
             )
-        if recipe.changes_matrices and "local" in measure.scopes:
+        if changes_matrices(recipe) and "local" in measure.scopes:
             costs.append(Cost("sublayers in the dense context", "body", self._exact_pass))
         if swaps := self.single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.

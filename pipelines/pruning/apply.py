@@ -137,10 +137,11 @@ def _apply_layerwise(
     progress: Progress,
 ) -> Variant:
     # Inputs of matrices are those without the dropped sublayers, unless the predecessors are dense.
-    if isinstance(recipe, MixedRecipe) and (recipe.predecessors == "pruned" or not recipe.changes_matrices):
-        base = without_dropped(decoder, recipe, base)
-    if not recipe.changes_matrices:
-        return base
+    if isinstance(recipe, MixedRecipe):
+        if recipe.predecessors == "pruned" or not recipe.matrix_recipes:
+            base = without_dropped(decoder, recipe, base)
+        if not recipe.matrix_recipes:
+            return base
     results = _prune_matrices(decoder, [recipe], statistics, base, origin, progress)
     return _require_variant(results[recipe.name])
 

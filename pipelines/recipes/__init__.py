@@ -130,11 +130,6 @@ class ComposedRecipe(BaseRecipe):
         """Return whether one of its parts depends on the calibration tokens."""
         return any(part.is_calibrated for part in self.parts)
 
-    @property
-    def changes_matrices(self) -> bool:
-        """Return whether one of its parts changes weights of matrices."""
-        return any(part.changes_matrices for part in self.parts)
-
 
 def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:
     if isinstance(recipe, DSnoT):
@@ -185,6 +180,14 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe, config=ConfigDict(hide_input
 def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
     """Return the parts of a composition in order, or the recipe itself."""
     return recipe.parts if isinstance(recipe, ComposedRecipe) else (recipe,)
+
+
+def changes_matrices(recipe: Recipe) -> bool:
+    """Return whether a recipe changes weights of matrices, and does not only drop sublayers or nothing."""
+    if isinstance(recipe, MixedRecipe):
+        return bool(recipe.matrix_recipes)
+    # The changes of an external checkpoint are unknown before it is loaded.
+    return any(not isinstance(step, DenseRecipe | NoiseRecipe | DepthRecipe) for step in steps(recipe))
 
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)

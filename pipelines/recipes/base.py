@@ -63,11 +63,6 @@ class BaseRecipe(BaseModel):
         return bool(self.needs)
 
     @property
-    def changes_matrices(self) -> bool:
-        """Return whether the recipe changes weights of matrices, and does not only drop sublayers or nothing."""
-        return False
-
-    @property
     def parameters_json(self) -> str:
         """Return all parameters but the names, as canonical JSON."""
         return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
@@ -96,11 +91,6 @@ class MatrixRecipe(BaseRecipe):
     modules: tuple[str, ...] = Field(default=(), examples=[["mlp"]])
     predecessors: Literal["pruned", "dense"] = "pruned"
     unreached: Literal["refuse", "dense"] = "refuse"
-
-    @property
-    def changes_matrices(self) -> bool:
-        """Return True."""
-        return True
 
     @property
     def reads_table(self) -> bool:

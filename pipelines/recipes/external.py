@@ -27,11 +27,6 @@ class ExternalRecipe(BaseRecipe):
     layers: tuple[int, ...] | None = None
     head: Literal["refuse", "dense"] = "refuse"
 
-    @property
-    def changes_matrices(self) -> bool:
-        """Return True, because its changes are unknown before it is loaded."""
-        return True
-
     @field_validator("layers")
     @classmethod
     def _in_order(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:

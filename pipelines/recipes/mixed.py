@@ -120,11 +120,6 @@ class MixedRecipe(BaseRecipe):
         """Return whether a treatment depends on the calibration tokens."""
         return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
 
-    @property
-    def changes_matrices(self) -> bool:
-        """Return whether a treatment changes weights of matrices."""
-        return bool(self.matrix_recipes)
-
     def require_sublayers(self, layers: int) -> None:
         """Refuse a sublayer that a model does not have.
 

@@ -42,11 +42,6 @@ class StructuredRecipe(BaseRecipe):
         """Return the table with means and second moments of the units, where they are used."""
         return () if self.score == "magnitude" and not self.compensate else ("activation_stats",)
 
-    @property
-    def changes_matrices(self) -> bool:
-        """Return True."""
-        return True
-
 
 def _spelling(method: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")

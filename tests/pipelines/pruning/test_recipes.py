@@ -10,6 +10,7 @@ from prunescope.pipelines.recipes import (
     Magnitude,
     MixedRecipe,
     Wanda,
+    changes_matrices,
     parse_recipe,
     shares_passes,
 )
@@ -138,7 +139,7 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         assert isinstance(recipe, MixedRecipe)
         assert (recipe.reads, recipe.needs, shares_passes(recipe)) == (reads, needs, shares), treatments
         assert recipe.is_calibrated == (reads != "nothing")
-    assert not parse_recipe(MIXED + "{attn.0: drop}}").changes_matrices
+    assert not changes_matrices(parse_recipe(MIXED + "{attn.0: drop}}"))
 
 
 @pytest.mark.parametrize(
