@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, combinations
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
@@ -105,19 +105,6 @@ class Documents:
 
     def _figures(self, frames: QueryCache) -> FigureCache:
         return self._drawn or FigureCache(frames.answer)
-
-    def names(self) -> list[str]:
-        """List the names of all documents, `index` first."""
-        frames = self._frames()
-        names = variant_names(frames, self._order)
-        variants = [f"variant/{n}" for n, _ in enumerate(names)]
-        traces = [f"trace/{n}/{m}" for m, n in self._traces(frames)]
-        pairs = [
-            f"pair/{n}/{m}" for n, m in combinations(range(len(names)), 2) if self._pairs and names[n][0] == names[m][0]
-        ]
-        prompts = [f"prompt/{m}" for m, _ in enumerate(prompt_rows(frames, self._order))]
-        figures = [f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES]
-        return ["index", "sql", "turns", *figures, *variants, *prompts, *pairs, *traces]
 
     def build(self, name: str) -> Mapping[str, Any]:
         """Build one document.
