@@ -38,10 +38,10 @@ from prunescope.pipelines.reporting.explorer.index_document import (
 )
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.prompt_document import prompt as prompt_document
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
+from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
 from prunescope.pipelines.reporting.explorer.variant_document import variant
 
 # Maximum size of a file, and the part of it for the page's own scripts, Vega and licences.

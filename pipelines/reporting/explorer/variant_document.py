@@ -1,4 +1,4 @@
-"""Document `variant/<n>`: recipe and results of a variant by prompt, layer, text and task."""
+"""Documents `variant/<n>`, recipe and results of a variant, and `prompt/<m>`, the texts of all variants to a prompt."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.explorer.document_types import (
     Fact,
     LayerCurves,
+    PromptDocument,
     PromptSummary,
     Table,
     VariantDocument,
@@ -78,6 +79,31 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
     }
 
 
+def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping[str, int]) -> PromptDocument:
+    """Build the document of the texts of all variants to one prompt, with how early each differs from the dense one.
+
+    Args:
+        frames: results of the statements.
+        row: the prompt's row of statement `prompts`.
+        m: its position in the index.
+        variants: recipe of each variant of its model → position in the index.
+    """
+    where = {"model": row["model"], "prompt_id": row["prompt_id"]}
+    means, parts = (_by(frames.of(key, **where), "recipe") for key in ("text_means", "parts"))
+    texts = [text for text in frames.of("texts", **where).iter_rows(named=True) if text["recipe"] in variants]
+    return {
+        "prompt_id": row["prompt_id"],
+        "texts": [
+            {
+                **_summary(text, means.get(text["recipe"], {}), parts.get(text["recipe"], {}), m),
+                "variant": variants[text["recipe"]],
+            }
+            for text in sorted(texts, key=lambda text: variants[text["recipe"]])
+        ],
+        "sql": {key: key for key in ("texts", "text_means", "parts")},
+    }
+
+
 def _facts(frame: pl.DataFrame) -> list[Fact]:
     return [
         {"name": name, "text": _fact(value)}
@@ -105,7 +131,7 @@ def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[st
         key=lambda text: (places.get(text["prompt_id"], {}).get("place_in_order", 0), positions[text["prompt_id"]]),
     )
     return [
-        summary(text, means.get(text["prompt_id"], {}), parts.get(text["prompt_id"], {}), positions[text["prompt_id"]])
+        _summary(text, means.get(text["prompt_id"], {}), parts.get(text["prompt_id"], {}), positions[text["prompt_id"]])
         for text in texts
     ]
 
@@ -114,7 +140,7 @@ def _by(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
     return {row[column]: row for row in frame.iter_rows(named=True)}
 
 
-def summary(text: Mapping[str, Any], mean: Mapping[str, Any], parts: Mapping[str, Any], prompt: int) -> PromptSummary:
+def _summary(text: Mapping[str, Any], mean: Mapping[str, Any], parts: Mapping[str, Any], prompt: int) -> PromptSummary:
     """Return the summary of one text.
 
     Args:
