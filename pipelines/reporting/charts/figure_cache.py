@@ -1,5 +1,6 @@
 """Cache of figures over one state of the tables."""
 
+import functools
 from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import tee
@@ -12,7 +13,11 @@ from prunescope.pipelines.reporting.charts.registry import Figure
 
 
 class FigureCache:
-    """Figures that are queried and drawn once, on first use."""
+    """Figures that are queried and drawn once, on first use.
+
+    Attributes:
+        answer: function that returns the rows of a figure's query.
+    """
 
     def __init__(self, ask: Callable[[str], pl.DataFrame]) -> None:
         """Store the query function; run nothing.
@@ -20,16 +25,9 @@ class FigureCache:
         Args:
             ask: function that returns the rows of a SELECT, always over the same state of the tables.
         """
-        self._ask = ask
-        self._answers: dict[str, pl.DataFrame] = {}
+        self.answer: Callable[[str], pl.DataFrame] = functools.cache(ask)
         self._drawings: dict[str, Iterator[tuple[str, Specification]]] = {}
         self._svgs: dict[str, str] = {}
-
-    def answer(self, query: str) -> pl.DataFrame:
-        """Return the rows of a figure's query."""
-        if query not in self._answers:
-            self._answers[query] = self._ask(query)
-        return self._answers[query]
 
     def drawings(self, figure: Figure) -> Iterator[tuple[str, Specification]]:
         """Yield title and specification of each drawing, drawn on demand; callers must not modify what they share."""

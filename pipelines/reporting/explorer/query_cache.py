@@ -1,5 +1,6 @@
 """Results of the statements, for a whole report or for one variant of a live page; and rows as JSON."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -22,13 +23,14 @@ class QueryCache:
 
     Attributes:
         is_whole: whether a statement runs once for all variants and is partitioned here, else once per variant.
+        answer: function that returns all rows of a SELECT, such as that of a figure.
     """
 
     def __init__(self, ask: Ask, *, is_whole: bool) -> None:
         """Store the query function; run nothing."""
         self._ask = ask
         self.is_whole = is_whole
-        self._results: dict[str, pl.DataFrame] = {}
+        self.answer: Ask = functools.cache(ask)
         self._parts: dict[tuple[str, ...], dict[tuple[object, ...], pl.DataFrame]] = {}
         self._focused: Sequence[Text] = ()
 
@@ -63,12 +65,6 @@ class QueryCache:
         for key in LARGE if self._focused else ():
             self._parts.pop((among(STATEMENTS[key], self._focused), *PROMPT), None)
         self._focused = texts
-
-    def answer(self, query: str) -> pl.DataFrame:
-        """Return all rows of a SELECT, such as that of a figure."""
-        if query not in self._results:
-            self._results[query] = self._ask(query)
-        return self._results[query]
 
 
 def numbers(column: pl.Series, digits: int = DIGITS) -> list[float | None]:
