@@ -1,7 +1,6 @@
 """Document `index`: the content of the overview."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
@@ -82,16 +81,6 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class StudySummary:
-    """Name, title and facts of a study, and the display order of its variants and prompts."""
-
-    study: str
-    title: str
-    facts: Sequence[Fact]
-    order: DisplayOrder
-
-
 def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, str]]:
     """Return model and recipe of the variants in the order of the index: by model, the dense one first."""
     names = [(str(model), str(recipe)) for model, recipe in frames.all("names").iter_rows()]
@@ -106,7 +95,10 @@ def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]
 
 def index(
     frames: QueryCache,
-    summary: StudySummary,
+    study: str,
+    title: str,
+    facts: Sequence[Fact],
+    order: DisplayOrder,
     traces: Mapping[tuple[str, str], Collection[int]],
     without_data: Collection[str] = (),
     *,
@@ -116,12 +108,14 @@ def index(
 
     Args:
         frames: results of the statements.
-        summary: the study.
+        study: its name.
+        title: its title.
+        facts: what a reader needs to repeat the study.
+        order: display order of variants and prompts.
         traces: model and recipe → positions of the prompts that have a trace.
         without_data: names of figures without data.
         is_live: whether the page can request more documents.
     """
-    order = summary.order
     rows = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
     )
@@ -129,8 +123,8 @@ def index(
     columns, values = _numbers(frames, rows)
     curves = _curves(frames, models[0]) if models else []
     return {
-        "study": label(summary.study),
-        "title": prose(summary.title or summary.study),
+        "study": label(study),
+        "title": prose(title or study),
         "live": is_live,
         "models": [_model(model) for model in models],
         "lens": _lens(frames),
@@ -147,7 +141,7 @@ def index(
         "searches": searches(frames, models),
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],
-        "facts": list(summary.facts),
+        "facts": list(facts),
         "notes": [],
     }
 

@@ -29,13 +29,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     Statement,
     Trace,
 )
-from prunescope.pipelines.reporting.explorer.index_document import (
-    StudySummary,
-    figure_entry,
-    index,
-    prompt_rows,
-    variant_names,
-)
+from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
@@ -91,8 +85,8 @@ class Documents:
             is_live: whether each document queries the current rows that it needs; else every statement runs once for
                 all documents.
         """
-        self._summary = StudySummary(study, title, facts, order or DisplayOrder())
-        self._order = self._summary.order
+        self._study, self._title, self._facts = study, title, facts
+        self._order = order or DisplayOrder()
         self._cache = None if is_live else QueryCache(ask, is_whole=True)
         self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
@@ -230,7 +224,9 @@ class Documents:
         prompts: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
             prompts.setdefault(names[n], []).append(m)
-        return index(frames, self._summary, prompts, without_data, is_live=self._is_live)
+        return index(
+            frames, self._study, self._title, self._facts, self._order, prompts, without_data, is_live=self._is_live
+        )
 
     def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
         """Return the positions of prompt and variant of every text by a pruned variant."""
