@@ -7,28 +7,22 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.template_renderer import TemplateFailedError, render
 
 
-def in_chat_template(tokenizer: Any, text: str, *, add_generation_prompt: bool) -> str:  # noqa: ANN401
-    """Return a text as a user's message in the chat template of a tokenizer that has one.
-
-    Args:
-        tokenizer: any tokenizer.
-        text: the message.
-        add_generation_prompt: whether the beginning of the answer follows.
-
-    Raises:
-        InputError: the template is wrong, or exceeds a limit of time, memory or length.
-    """
-    messages = [{"role": "user", "content": text}]
-    return messages_in_chat_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
-
-
 def messages_in_chat_template(
     tokenizer: Any,  # noqa: ANN401
     messages: Sequence[dict[str, str]],
     *,
     add_generation_prompt: bool,
 ) -> str:
-    """Return messages in the chat template of a tokenizer that has one; arguments and errors as `in_chat_template`."""
+    """Return messages in the chat template of a tokenizer that has one.
+
+    Args:
+        tokenizer: any tokenizer.
+        messages: the system's first, if there is one.
+        add_generation_prompt: whether the beginning of the answer follows.
+
+    Raises:
+        InputError: the template is wrong, or exceeds a limit of time, memory or length.
+    """
     where = str(getattr(tokenizer, "name_or_path", "") or "model")
     try:
         return _rendered(str(tokenizer.get_chat_template()), tokenizer, messages, add_generation_prompt)

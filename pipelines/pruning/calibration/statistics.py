@@ -19,7 +19,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.corpora.text_sources import read_documents
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
-from prunescope.pipelines.models.chat_template import in_chat_template
+from prunescope.pipelines.models.chat_template import messages_in_chat_template
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import stream_of
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -101,7 +101,8 @@ def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
     """Return a document as a user's message in the chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("calibration.template: the model has no chat template; set it to false")
-    return in_chat_template(tokenizer, document, add_generation_prompt=False)
+    messages = [{"role": "user", "content": document}]
+    return messages_in_chat_template(tokenizer, messages, add_generation_prompt=False)
 
 
 def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:

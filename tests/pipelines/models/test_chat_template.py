@@ -3,7 +3,7 @@
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.chat_template import in_chat_template
+from prunescope.pipelines.models.chat_template import messages_in_chat_template
 from tests.tiny_models import TEMPLATE, tiny_tokenizer
 
 # What published templates use: special tokens, namespaces, loop controls, JSON, today's year.
@@ -20,10 +20,9 @@ def test_the_text_is_that_of_transformers(template: str, add: bool) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     for text in ("Why? é \"'<|end|>", "two\nlines "):
-        expected = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=add
-        )
-        assert in_chat_template(tokenizer, text, add_generation_prompt=add) == expected
+        messages = [{"role": "user", "content": text}]
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add)
+        assert messages_in_chat_template(tokenizer, messages, add_generation_prompt=add) == expected
 
 
 @pytest.mark.parametrize(
@@ -34,5 +33,5 @@ def test_a_template_that_fails_is_told_in_one_line(template: object, reason: str
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(InputError, match=rf"the model's chat template fails \(.*({reason}).*\); fix or") as caught:
-        in_chat_template(tokenizer, "Why?", add_generation_prompt=True)
+        messages_in_chat_template(tokenizer, [{"role": "user", "content": "Why?"}], add_generation_prompt=True)
     assert "\n" not in str(caught.value)
