@@ -1,7 +1,7 @@
 """Passes of a float32 decoder whose layers compute in float64, one layer's weights at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import Arguments, hooks, other_forward
 from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.weight_offload import swapped_data
 
 Norms = Mapping[nn.Module, FinalNorm]
 # Errors of modules that mix types in their own code.
@@ -121,19 +122,11 @@ def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[
         yield converted
 
 
-@contextmanager
-def _widened(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def _widened(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
     """Temporarily convert float32 parameters to float64."""
-    before: dict[nn.Parameter, Tensor] = {}
-    try:
-        for parameter in parameters:
-            if parameter.dtype == torch.float32:
-                before[parameter] = parameter.data
-                parameter.data = parameter.data.double()
-        yield
-    finally:
-        for parameter, data in before.items():
-            parameter.data = data
+    # Filtered one at a time, because a tied parameter that comes again is float64 by then.
+    narrow = (parameter for parameter in parameters if parameter.dtype == torch.float32)
+    return swapped_data(narrow, lambda parameter: parameter.data.double())
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)

@@ -120,6 +120,20 @@ def on_device(*owners: nn.Module | Tensor) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def swapped_data(parameters: Iterable[nn.Parameter], new: Callable[[nn.Parameter], Tensor]) -> Iterator[None]:
+    """Temporarily replace the data of parameters, each by `new` of the parameter; one may occur several times."""
+    before: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for parameter in parameters:
+            before.append((parameter, parameter.data))
+            parameter.data = new(parameter)
+        yield
+    finally:
+        for parameter, data in reversed(before):
+            parameter.data = data
+
+
 def data_of(tensor: Tensor) -> Tensor:
     """Return the numbers of a parameter for reading, from disk if they are there."""
     offloaded = vars(tensor).get(_KEY)

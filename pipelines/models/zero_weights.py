@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prunescope.pipelines.models.weight_offload import data_of
+from prunescope.pipelines.models.weight_offload import data_of, swapped_data
 
 
 @contextmanager
@@ -22,14 +22,8 @@ def zeros_replaced(model: nn.Module) -> Iterator[None]:
         yield
         return
     generator = torch.Generator().manual_seed(0)
-    before = [(parameter, parameter.data) for parameter in zeros]
-    try:
-        for parameter, data in before:
-            parameter.data = _random(parameter, generator).to(data)
+    with swapped_data(zeros, lambda parameter: _random(parameter, generator).to(parameter.data)):
         yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
 
 
 def _is_zero(parameter: nn.Parameter) -> bool:

@@ -1,7 +1,8 @@
 """Layer-by-layer forward passes: the residual streams of all tokens move through one layer at a time."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from prunescope.pipelines.models.module_calls import (
     with_first,
 )
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
-from prunescope.pipelines.models.weight_offload import on_device, retyped
+from prunescope.pipelines.models.weight_offload import on_device, retyped, swapped_data
 from prunescope.pipelines.pruning.calibration.activation_moments import (
     ActivationMoments,
     InputRecorder,
@@ -116,21 +117,13 @@ class Streams:
         return call_with_state(self._modules[index], *self._calls[batch][index], state)
 
 
-@contextmanager
-def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
+def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> AbstractContextManager[None]:
     """Temporarily cast parameters to a type; None changes nothing.
 
     Buffers keep their type: rounded rotary frequencies would change the model. The head has its own view of the
     weights, so that a tied embedding does not round it.
     """
-    before = [] if dtype is None else [(parameter, parameter.data) for parameter in parameters]
-    try:
-        for parameter, data in before:
-            parameter.data = data if dtype is None else retyped(parameter, dtype)
-        yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
+    return nullcontext() if dtype is None else swapped_data(parameters, partial(retyped, dtype=dtype))
 
 
 def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Sequence[object]) -> list[Arguments]:

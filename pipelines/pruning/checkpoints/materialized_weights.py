@@ -3,9 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sources import check_folder
 from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
-from prunescope.pipelines.models.weight_offload import data_of
+from prunescope.pipelines.models.weight_offload import data_of, swapped_data
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
@@ -214,18 +214,7 @@ def _last_parameters(branch: Branch, last: list[Matrix]) -> Iterator[nn.Paramete
                 yield from (p for key, p in parameters.items() if key == "bias")
 
 
-@contextmanager
-def _zero(parameters: list[nn.Parameter]) -> Iterator[None]:
-    before = [(parameter, parameter.data) for parameter in parameters]
+def _zero(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
     # One tensor per shape serves all parameters, which may be many and offloaded to disk.
-    zeros: dict[object, Tensor] = {}
-    try:
-        for parameter, data in before:
-            key = data.shape, data.dtype, data.device
-            if key not in zeros:
-                zeros[key] = torch.zeros(data.shape, dtype=data.dtype, device=data.device)
-            parameter.data = zeros[key]
-        yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
+    zeros = cache(torch.zeros)
+    return swapped_data(parameters, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device))
