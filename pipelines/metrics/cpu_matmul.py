@@ -1,8 +1,4 @@
-"""Fast products of few rows with a weight matrix on a CPU, and a patch of a model's linear modules that uses them."""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+"""Fast products of few rows with a weight matrix on a CPU."""
 
 import torch
 from jaxtyping import Float, Float64
@@ -52,33 +48,3 @@ def product64(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"]) -> Float64
         rows = weight[start : start + _BLOCK_ROWS]
         torch.mm(block[: len(rows)].copy_(rows), columns, out=result[start : start + len(rows)])
     return result.T.reshape(*x.shape[:-1], len(weight))
-
-
-@contextmanager
-def quick_linears(model: nn.Module) -> Iterator[None]:
-    """Temporarily make all float32 linear modules of the model use `product` on a CPU.
-
-    Weights are read at every call, so that swapped ones are used. Modules of a subclass or another type, and those
-    whose forward is already replaced, are not changed.
-    """
-    quick = [
-        module
-        for module in model.modules()
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module)
-    ]
-    for module in quick:
-        cast(Any, module).forward = _forward(module)
-    try:
-        yield
-    finally:
-        for module in quick:
-            del module.forward
-
-
-def _forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        # Checked in each call: offloaded weights come to their device only then.
-        multiply = product if module.weight.device.type == "cpu" else nn.functional.linear
-        return multiply(x, module.weight, module.bias)
-
-    return forward

@@ -1,13 +1,16 @@
-"""Access to the calls of modules with unknown signatures: their state, first output and cache; and scoped hooks."""
+"""Access to calls of modules with unknown signatures: state, first output and cache; scoped hooks and forwards."""
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
+
+from prunescope.pipelines.metrics.cpu_matmul import product
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -83,3 +86,26 @@ def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator
             del module.forward
         else:
             cast(Any, module).forward = before
+
+
+@contextmanager
+def quick_linears(model: nn.Module) -> Iterator[None]:
+    """Temporarily make all float32 linear modules of the model use `cpu_matmul.product` on a CPU.
+
+    Weights are read at every call, so that swapped ones are used. Modules of a subclass or another type, and those
+    whose forward is already replaced, are not changed.
+    """
+    with ExitStack() as stack:
+        for module in model.modules():
+            if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module):
+                stack.enter_context(other_forward(module, _quick_forward(module)))
+        yield
+
+
+def _quick_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        # Checked in each call: offloaded weights come to their device only then.
+        multiply = product if module.weight.device.type == "cpu" else nn.functional.linear
+        return multiply(x, module.weight, module.bias)
+
+    return forward

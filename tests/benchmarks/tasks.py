@@ -28,8 +28,8 @@ import torch
 from prunescope.pipelines.evaluation.tasks.definition import harness
 from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
-from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant

@@ -11,10 +11,10 @@ from torch import Tensor
 from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
-from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
 from prunescope.pipelines.models.forward_probe import is_close
+from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
 # Tokens of one batch, padding and answers included: bounds the cache and the activations.

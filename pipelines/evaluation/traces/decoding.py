@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
-from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
-from prunescope.pipelines.models.module_calls import first_tensor, hooks, state_argument
+from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, state_argument
 
 # Explicit types, because these tables may have no row, or only nulls in a column.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
-from prunescope.pipelines.metrics.cpu_matmul import quick_linears
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import hooks, state_argument
+from prunescope.pipelines.models.module_calls import hooks, quick_linears, state_argument
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from prunescope.pipelines.metrics import cpu_matmul
-from prunescope.pipelines.metrics.cpu_matmul import product, quick_linears
+from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 
