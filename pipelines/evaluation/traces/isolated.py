@@ -9,13 +9,12 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, States
 from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
 Batch = Float[Tensor, "entries positions width"]
 # The label of a sublayer, and the name of what replaces it: several swaps of one sublayer are entries of their own.
 Swap = tuple[str, str]
-# eps to this power bounds the relative distance of results that differ by rounding: 1e-5 in float32, 3e-2 in bfloat16.
-_ROUNDING_POWER = 0.75
 
 
 class IsolatedEffect:
@@ -161,7 +160,8 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
-        if not _is_close(contribution[0], dense.whole[sublayer.label]):
+        # In the model's own type, which bounds the rounding: the pass kept it as float32.
+        if not is_close(contribution[0], dense.whole[sublayer.label].to(contribution.dtype)):
             raise ComputationError(
                 f"{sublayer.name}: called again on the same stream, it gives another output; leave out scope isolated"
             )
@@ -173,9 +173,4 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     except (RuntimeError, ValueError, IndexError):  # errors of modules on shapes that do not match
         return False
     alone = zip(again, _contributions(layer, call, other, {}), strict=True)
-    return all(_is_close(batched, torch.cat(parts)) for batched, parts in zip(together, alone, strict=True))
-
-
-def _is_close(result: Tensor, truth: Tensor) -> bool:
-    tolerance = torch.finfo(result.dtype).eps ** _ROUNDING_POWER
-    return bool((result.double() - truth.double()).norm() <= tolerance * truth.double().norm())
+    return all(is_close(batched, torch.cat(parts)) for batched, parts in zip(together, alone, strict=True))
