@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.scratch_directory import lock, remove_dead
+from prunescope.pipelines.core.synced_write import sync
 
 _WRITING = ".writing-"
 
@@ -45,9 +46,9 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
             os.umask(mask)
             scratch.chmod(0o777 & ~mask)
             for path in (*scratch.iterdir(), scratch):
-                _sync(path)
+                sync(path)
             scratch.rename(target)  # replaces an empty folder
-            _sync(target.parent)
+            sync(target.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(descriptor)
@@ -100,14 +101,6 @@ def explained_write_errors(folder: Path) -> Iterator[None]:
         is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space" in str(error)
         fix = "the disk is full; free some space or choose another place" if is_full else f"{error}; choose another one"
         raise InputError(f"{folder}: cannot be written: {fix}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def require_room(scratch: Path, needed: int) -> None:
