@@ -1,7 +1,7 @@
 """Discovery of a model's layers, sublayers, final norm and head by a short probe that proves each of them."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
-from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
+from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix
 from prunescope.pipelines.models.zero_weights import zeros_replaced
 
 # Enough tokens for short attention windows to end and for several chunks.
@@ -138,17 +138,11 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
 
 def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Return every sublayer's contribution in one pass, and the trunk's last states."""
-    added: dict[str, list[Tensor]] = {}
-    with hooks(*(handle for each in decoder.sublayers for handle in each.watch(_collector(added, each)))):
+    added: dict[str, Tensor] = {}
+    watched = (each.watch(partial(added.__setitem__, each.label)) for each in decoder.sublayers)
+    with hooks(*(handle for handles in watched for handle in handles)):
         states = decoder.hidden(tokens)
-    return {label: chunk for label, (chunk,) in added.items()}, states
-
-
-def _collector(added: dict[str, list[Tensor]], sublayer: Sublayer) -> Callable[[Tensor], None]:
-    def observe(value: Tensor) -> None:
-        added.setdefault(sublayer.label, []).append(value)
-
-    return observe
+    return added, states
 
 
 def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
@@ -170,11 +164,11 @@ def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
 def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) -> str | None:
     """Return why the cache cannot be used: contributions in chunks, recorded or recomputed, differ; else None."""
     name = type(decoder.model).__name__
-    chunks: dict[str, list[Tensor]] = {}
+    chunks: dict[str, list[Tensor]] = {each.label: [] for each in decoder.sublayers}
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     handles = []
     for sublayer in decoder.sublayers:
-        handles += sublayer.watch(_collector(chunks, sublayer))
+        handles += sublayer.watch(chunks[sublayer.label].append)
         handles += sublayer.record_calls(calls[sublayer.label])
     try:
         with hooks(*handles):
