@@ -6,7 +6,7 @@ The dense weights are never copied: variant and dense model together give the pr
 import hashlib
 import json
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -181,11 +181,6 @@ def _read(file: Path) -> tuple[Variant, str]:
     if "about_hash" in metadata and metadata["about_hash"] != _metadata_hash(metadata):
         raise DamagedVariantError(f"{file}: its metadata does not match its hash; run its study again")
     return variant, weight_hash
-
-
-def masked(masks: Iterable[tuple[str, Mask]]) -> dict[str, WeightDelta]:
-    """Return changes that only set weights to zero."""
-    return {name: WeightDelta.masked(mask) for name, mask in masks}
 
 
 def _metadata_hash(metadata: Mapping[str, str]) -> str:

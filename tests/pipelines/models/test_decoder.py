@@ -17,8 +17,9 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.module_calls import first_tensor, with_first
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from tests.tiny_models import save_tiny
 
@@ -57,7 +58,8 @@ def noisy(value: Tensor, *_: object) -> Tensor:
 def test_dense_weights_and_forwards_are_restored_even_after_a_failure(decoder: Decoder) -> None:
     before = logits(decoder)
     name, matrix = next(iter(decoder.layers[0].mlp.matrices.items()))
-    variant = Variant(masked([(name, torch.zeros(matrix.weight.shape, dtype=torch.bool))]), dropped=("attn.1",))
+    mask = torch.zeros(matrix.weight.shape, dtype=torch.bool)
+    variant = Variant({name: WeightDelta.masked(mask)}, dropped=("attn.1",))
 
     def interrupted() -> None:
         with apply_variant(decoder, variant):

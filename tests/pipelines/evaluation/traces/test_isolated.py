@@ -14,8 +14,9 @@ from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor, hooks
-from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import ARCHITECTURES
 
@@ -31,11 +32,11 @@ def masks_of(decoder: Decoder) -> Variant:
     """Mask a random half of every matrix."""
     generator = torch.Generator().manual_seed(1)
     return Variant(
-        masked(
-            (name, torch.rand(matrix.weight.shape, generator=generator) < 0.5)
+        {
+            name: WeightDelta.masked(torch.rand(matrix.weight.shape, generator=generator) < 0.5)
             for sublayer in decoder.sublayers
             for name, matrix in sublayer.matrices.items()
-        )
+        }
     )
 
 
@@ -127,7 +128,7 @@ def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder)
 def test_the_only_changed_sublayers_isolated_shift_is_the_propagated_one(one_of_few: Decoder) -> None:
     dense, whole = dense_pass(one_of_few, TOKENS), masks_of(one_of_few)
     for sublayer in (one_of_few.layers[0].attn, one_of_few.layers[1].mlp):
-        only = Variant(masked((name, mask) for name, mask in whole.masks.items() if name in sublayer.matrices))
+        only = Variant({name: WeightDelta.masked(whole.masks[name]) for name in sublayer.matrices})
         with apply_variant(one_of_few, only):
             pruned = dense_pass(one_of_few, TOKENS)
         propagated = sum(pruned.whole[s.label].double() - dense.whole[s.label].double() for s in one_of_few.sublayers)

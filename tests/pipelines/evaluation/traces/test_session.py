@@ -17,7 +17,8 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import first_tensor
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
-from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
 from prunescope.warehouse.tables import TABLES
@@ -292,7 +293,7 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     session = TraceSession(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
     variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
-    only = Variant(masked((name, mask) for name, mask in variant.masks.items() if name in layer.mlp.matrices))
+    only = Variant({name: WeightDelta.masked(variant.masks[name]) for name in layer.mlp.matrices})
     calls: list[str] = []
     handles = [
         s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers

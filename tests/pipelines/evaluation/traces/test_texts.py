@@ -14,7 +14,8 @@ from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates, 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.variant import Variant, masked
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import TextSpec
 from prunescope.warehouse.tables import TABLES
@@ -42,7 +43,7 @@ def last_layer_variant(decoder: Decoder, share: float) -> Variant:
     """Mask a few weights of the last MLP, so that only the final stream moves."""
     name, matrix = list(decoder.layers[-1].mlp.matrices.items())[-1]
     mask = torch.rand(matrix.weight.shape, generator=torch.Generator().manual_seed(0)) >= share
-    return Variant(masked([(name, mask)]))
+    return Variant({name: WeightDelta.masked(mask)})
 
 
 def test_every_row_equals_an_independent_float64_model(
@@ -109,7 +110,7 @@ def test_a_tiny_change_of_the_last_layer_keeps_its_digits(decoder: Decoder, tiny
     streams = torch.cat([kept.streams() for kept in session._dense[0]])
     shift = torch.zeros_like(streams)
     shift[:, 0] = -1e-5 * torch.cat(inner).flatten(end_dim=1)[:, 0].double()
-    moved = np.concatenate([session_shift(session, Variant(masked([(name, mask)])))])
+    moved = np.concatenate([session_shift(session, Variant({name: WeightDelta.masked(mask)}))])
     largest = float(streams[:, 0].abs().max())
     assert np.abs(moved[:, 1:]).max() == 0
     # The product with a float32 matrix rounds, its sum with the stream does not.
