@@ -42,7 +42,7 @@ class ModuleIO:
 
 
 class ForwardRecorder:
-    """Context manager that records the calls of every module of a model.
+    """Recorder of the calls of every module of a model, in passes with the hooks of `watch`.
 
     Attributes:
         calls: of each module, in their order.
@@ -55,18 +55,14 @@ class ForwardRecorder:
         self.names = {module: name for name, module in model.named_modules()}
         self.numbers = numbers_of(cast(Any, model).config.to_dict())
         self._model, self._count = model, 0
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> None:
-        """Register the hooks."""
+    def watch(self) -> list[RemovableHandle]:
+        """Record every pass from now on; the caller removes the hooks."""
+        handles = []
         for module in self._model.modules():
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, with_kwargs=True))
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+            handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._after, with_kwargs=True))
+        return handles
 
     def once(self, module: nn.Module) -> ModuleIO | None:
         """Return the call of a module that was called exactly once, on a state, and returned a tensor; else None."""

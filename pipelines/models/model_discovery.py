@@ -56,7 +56,7 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     has_head = typed.get_output_embeddings() is not None
 
     run = ForwardRecorder(model)
-    with run, library_errors(folder, "it fails on its first tokens"):
+    with hooks(*run.watch()), library_errors(folder, "it fails on its first tokens"):
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run)
     stack = _layer_stack(model, run)

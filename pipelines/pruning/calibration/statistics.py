@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -21,7 +22,7 @@ from prunescope.pipelines.corpora.text_sources import read_documents
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.chat_template import messages_in_chat_template
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import stream_of
+from prunescope.pipelines.models.module_calls import hooks, stream_of
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
@@ -141,7 +142,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     states = streams.begin()
     inputs: dict[str, ActivationMoments] = {}
     progress.start("calibrate", len(decoder.layers), tokens.numel())
-    with influence:
+    with hooks(*influence.watch()):
         for index, layer in enumerate(decoder.layers):
             matrices = layer.attn.matrices | layer.mlp.matrices
             inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
@@ -164,27 +165,23 @@ class Influence:
     """1 − cos of the stream before and after each attention, MLP and block, averaged over tokens in float64.
 
     Args:
-        decoder: the decoder; its forward passes are measured while this context is active.
+        decoder: the decoder; its forward passes are measured while the hooks of `watch` are there.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._sums: dict[tuple[int, str], tuple[float, float]] = {}
         self._tokens = 0
         self._contributions: dict[str, Tensor] = {}
 
-    def __enter__(self) -> None:
-        """Register the hooks."""
+    def watch(self) -> list[RemovableHandle]:
+        """Measure every pass from now on; the caller removes the hooks."""
+        handles = []
         for index, layer in enumerate(self._decoder.layers):
             for sublayer in layer.sublayers:
-                self._handles += sublayer.watch(partial(self._contributions.__setitem__, sublayer.kind))
-            self._handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+                handles += sublayer.watch(partial(self._contributions.__setitem__, sublayer.kind))
+            handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
+        return handles
 
     def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001

@@ -179,7 +179,7 @@ def sublayers_of(label: str) -> tuple[str, ...]:
 def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[str, float]:
     """Return 1 − cos of the stream before and after each unit, over all tokens, with the decoder's current weights."""
     influence = Influence(decoder)
-    with influence:
+    with hooks(*influence.watch()):
         for batch in tokens.split(decoder.at_once(BATCH)):
             decoder.hidden(batch.to(decoder.device))
     means = influence.means
