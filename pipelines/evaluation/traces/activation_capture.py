@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.float64_pass import Norms, in_float64, sublayer_in_float64
-from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, state_argument
+from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, stream_of
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.token_cache import TokenCache
 from prunescope.pipelines.pruning.variant_patching import swap_weights
@@ -82,9 +82,7 @@ def run_known(
 
     def save_stream(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            state = state_argument(args, kwargs)
-            if state is not None:
-                streams[index].append(state)
+            streams[index].append(stream_of(args, kwargs))
             if keep_calls and by_token_from is None and norms is None:
                 capture.layer_calls[index] = args, kwargs
 

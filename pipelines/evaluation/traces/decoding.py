@@ -19,7 +19,7 @@ from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
-from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, state_argument
+from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
 
 # Explicit types, because these tables may have no row, or only nulls in a column.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
@@ -186,9 +186,7 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
     """
 
     def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        state = state_argument(args, kwargs)
-        if state is not None:
-            last["embedded"] = state[:, -1].clone()
+        last["embedded"] = stream_of(args, kwargs)[:, -1].clone()
 
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1].clone()

@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import hooks, quick_linears, state_argument
+from prunescope.pipelines.models.module_calls import hooks, quick_linears, stream_of
 
 
 @torch.inference_mode()
@@ -27,9 +27,7 @@ def final_streams(
     total: list[Tensor] = []
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        state = state_argument(args, kwargs)
-        if state is not None:
-            total[:] = [state[:, reads].double()]
+        total[:] = [stream_of(args, kwargs)[:, reads].double()]
 
     def add(added: Tensor) -> None:
         total[0] += added[:, reads].to(total[0].device)
