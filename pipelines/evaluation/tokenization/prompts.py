@@ -1,10 +1,9 @@
 """Tokenization of prompts through their template, with option tokens and answer patterns; needs no weights."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from prunescope.pipelines.core.bounded_regex import BoundedPattern
+from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.template_renderer import TemplateFailedError
 from prunescope.pipelines.models.chat_template import messages_in_chat_template, messages_in_template
@@ -148,11 +147,6 @@ def find_answer(prompt: Prompt, text: str) -> str | None:
     Raises:
         InputError: the pattern takes too long.
     """
-    match = _pattern(prompt.answer_pattern).search(text) if prompt.answer_pattern else None
+    match = BoundedRe.search(prompt.answer_pattern, text) if prompt.answer_pattern else None
     answer: str | None = match[1] if match else None
     return (number_text(answer) or answer) if answer is not None and prompt.kind == "maths" else answer
-
-
-@lru_cache(maxsize=256)
-def _pattern(pattern: str) -> BoundedPattern:
-    return BoundedPattern(pattern)
