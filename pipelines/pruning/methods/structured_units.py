@@ -16,14 +16,13 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
-from prunescope.pipelines.models.weight_matrices import Matrix, Products
+from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS, Matrix, Products
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments, InputRecorder
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 UnitKind = Literal["neurons", "heads"]
 # Enough for attention that is not uniform, and to reach some expert of every stack.
 _PROBE_TOKENS = 16
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 # A matrix, or the same matrix of all experts by the expert's index; and the matrices of one module by name.
@@ -182,7 +181,7 @@ class _Probe:
             is_fed = False
             for sections in _layouts(_shape(matrices)[0], channels, count, is_shared=is_shared):
                 candidate = _rows(sections, count)
-                inputs = self._inputs(readers, _without_rows(matrices, candidate[some].flatten()))
+                inputs = self._inputs(readers, _zeroed(matrices, candidate[some].flatten()))
                 is_fed = not _same_inputs(inputs, dense, slice(None))
                 if is_fed and _same_inputs(inputs, dense, outside):
                     rows[key] = candidate
@@ -207,14 +206,10 @@ class _Probe:
         """
         some = _third(count)
         columns = torch.arange(_shape(readers)[1]).reshape(count, -1)[some].flatten()
-        weights = {}
-        for matrix in readers.values():
-            weight = matrix.weight.clone()
-            weight[:, columns] = 0
-            weights[matrix.name] = _stored_layout(matrix, weight)
+        weights = _zeroed(readers, (slice(None), columns))
         fed: dict[str, Tensor] = {}
         for key, own in rows.items():
-            fed |= _without_rows(feeders[key], own[some].flatten())
+            fed |= _zeroed(feeders[key], own[some].flatten())
         output = self._output(weights)
         names = ", ".join(matrix.name for matrix in readers.values())
         if not bool(output.isfinite().all()):
@@ -289,11 +284,12 @@ def _rows(sections: Sequence[int], count: int) -> Int[Tensor, "units rows"]:
     )
 
 
-def _without_rows(matrices: Stack, rows: Tensor) -> dict[str, Tensor]:
+def _zeroed(matrices: Stack, index: Tensor | tuple[slice, Tensor]) -> dict[str, Tensor]:
+    """Return matrices with zeros in some rows, or at another index, by name and as they are stored."""
     weights = {}
     for matrix in matrices.values():
         weight = matrix.weight.clone()
-        weight[rows] = 0
+        weight[index] = 0
         weights[matrix.name] = _stored_layout(matrix, weight)
     return weights
 
@@ -322,7 +318,7 @@ def _recurrent(sublayer: Sublayer) -> set[nn.Module]:
     return {
         module
         for mixer in sublayer.mixers
-        if any(isinstance(inside, _CONVOLUTIONS) for inside in mixer.modules())
+        if any(isinstance(inside, CONVOLUTIONS) for inside in mixer.modules())
         for module in mixer.modules()
     }
 
