@@ -222,11 +222,6 @@ def _mean_density(keys: Sequence[str], density: Numbers, size: Numbers) -> Numbe
     return mean[number]
 
 
-def growth(factor: float) -> float:
-    """Return the factor by which an effect grows with the sparsity."""
-    return float(factor**_POWER)
-
-
 @dataclass(frozen=True)
 class Reference:
     """Sparsities from which the effects of one treatment are computed.
@@ -244,7 +239,7 @@ class Reference:
     def terms(self, sublayer: str) -> dict[MatrixGroup, float]:
         """Return the factor of the measured effect of each group of a sublayer."""
         return {
-            group: growth(sparsity / self.measured)
+            group: float((sparsity / self.measured) ** _POWER)
             for group, sparsity in self.own.items()
             if group.sublayer == sublayer
         }
