@@ -62,16 +62,13 @@ def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
 
 
 def _words(text: str) -> Counter[str]:
-    return Counter(word for word in _plain(text).split() if word not in {"a", "an", "the"})
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return Counter(word for word in plain.split() if word not in {"a", "an", "the"})
 
 
 def _with_signs(text: str) -> str:
     kept = re.sub(rf"(?![-+/.,:^*<>=][0-9])[{re.escape(string.punctuation)}]", "", text.lower())
     return kept if kept.strip() else text
-
-
-def _plain(text: str) -> str:
-    return text.lower().translate(str.maketrans("", "", string.punctuation))
 
 
 def _f1(words: Counter[str], truth: Counter[str]) -> float:
