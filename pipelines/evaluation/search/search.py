@@ -25,7 +25,8 @@ from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.treatments import Treatments
-from prunescope.pipelines.evaluation.search.trials import Trial, frame, interval, log_ratios, treatments_json
+from prunescope.pipelines.evaluation.search.trials import SCHEMA as TRIALS
+from prunescope.pipelines.evaluation.search.trials import Trial, interval, log_ratios, treatments_json
 from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
@@ -294,7 +295,8 @@ class Search:
             raise Expired
 
     def _rows(self) -> pl.DataFrame:
-        return frame([trial.row([item.id for item in self._items]) for trial in self._trials])
+        rows = [trial.row([item.id for item in self._items]) for trial in self._trials]
+        return pl.DataFrame(rows, schema=TRIALS)
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:

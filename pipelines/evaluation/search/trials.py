@@ -164,8 +164,3 @@ def exchange(before: Allocation, after: Allocation) -> str | None:
         if before.get(label, KEEP) != after.get(label, KEEP)
     ]
     return "; ".join(changes) or None
-
-
-def frame(rows: list[Mapping[str, object]]) -> pl.DataFrame:
-    """Return rows as a frame."""
-    return pl.DataFrame(rows, schema=SCHEMA)

@@ -1,10 +1,11 @@
 """Rows of trials: intervals against scipy, exchanges and allocations as text."""
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
-from prunescope.pipelines.evaluation.search.trials import Trial, exchange, frame, interval, treatments_json
+from prunescope.pipelines.evaluation.search.trials import SCHEMA, Trial, exchange, interval, treatments_json
 
 
 @pytest.mark.parametrize("count", [2, 3, 24])
@@ -38,7 +39,8 @@ def test_differences_are_paired_over_items_and_a_hidden_trial_predicts_no_nats()
     nats = generator.lognormal(size=6)
     parent = Trial(0, "hidden", "sum", 0.2, 0.21, {}, 0.5, nats, nats / 3)
     child = Trial(1, "hidden", "exchange", 0.2, 0.2, {"mlp.0": "drop"}, 0.5, nats - 0.1, nats / 4, parent)
-    first, second = frame([trial.row([f"i{n}" for n in range(6)]) for trial in (parent, child)]).rows(named=True)
+    rows = [trial.row([f"i{n}" for n in range(6)]) for trial in (parent, child)]
+    first, second = pl.DataFrame(rows, schema=SCHEMA).rows(named=True)
     assert first["parent"] is first["difference_nats"] is first["exchange"] is second["predicted_nats"] is None
     assert second["parent"] == 0
     assert [second[f"difference_{each}"] for each in ("low", "nats", "high")] == pytest.approx([-0.1] * 3)
