@@ -196,13 +196,14 @@ def _texts(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Resu
 
 
 def _tasks(_: ComputeTask, context: PartitionContext, cache: ModelCache) -> Results:
-    from prunescope.pipelines.evaluation.tasks.score import flips, shares
+    from prunescope.pipelines.evaluation.tasks.score import flips
 
     decoder, session = cache.decoder(context.dense, context.study), cache.tasks(context.dense, context.study)
     started, recipe = time.perf_counter(), context.variant_recipe.name
     scored = session.score(recipe, context.variant(recipe), context.of_dense("task_samples"), cache.progress)
     seconds, device = time.perf_counter() - started, str(decoder.device)
-    scores = {"scores": str(render(shares(scored.scores).to_arrow(), "markdown"))}
+    shown = scored.scores.select("task", "metric", "value", "standard_error", "n")
+    scores = {"scores": str(render(shown.to_arrow(), "markdown"))}
     yield context.write("task_scores", scored.scores, seconds, device, scores)
     flipped = {"flips against dense": str(render(flips(scored.samples, session.dense).to_arrow(), "markdown"))}
     yield context.write("task_samples", scored.samples, seconds, device, flipped)

@@ -215,11 +215,6 @@ def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def shares(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns of the scores that Dagster shows as metadata."""
-    return scores.select("task", "metric", "value", "standard_error", "n")
-
-
 def _generated_texts(samples: pl.DataFrame, together: Sequence[LoadedTask]) -> dict[int, str]:
     """Return the texts of a task by sample number; none for a group of tasks, whose numbers coincide."""
     names = {loaded.name for loaded in together}
