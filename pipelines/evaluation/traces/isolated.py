@@ -1,6 +1,7 @@
 """Shift of the final stream when a single sublayer is swapped and the dense layers run on top."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -144,10 +145,7 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
             moved[entry] += shift.to(moved.device)
         return moved
 
-    def mlp(contribution: Tensor) -> None:
-        added["mlp"] = contribution
-
-    with hooks(*layer.attn.watch(attn), *layer.mlp.watch(mlp)):
+    with hooks(*layer.attn.watch(attn), *layer.mlp.watch(partial(added.__setitem__, "mlp"))):
         call_with_state(layer.module, *call, streams)
     return added["attn"].to(streams.device), added["mlp"].to(streams.device)
 
