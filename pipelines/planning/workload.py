@@ -6,9 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.device import resolve_device
-from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, TOP_TOKEN_BYTES
+from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
@@ -343,14 +342,9 @@ class Workload:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that a traced variant keeps until it is written: `layer_transitions`, steps, kept states and masks."""
-        measure, rows = self.study.measure, self.positions * self.sublayers
-        settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
-        states = rows * len(measure.scopes) * 2 * self.shape.width if measure.keep_states else 0
-        # The keys of a row take a quarter of its numbers.
-        row = len(COLUMN_NAMES) * FLOAT_BYTES * 5 // 4
-        steps = self.decoded_steps * (len(measure.temperatures) * row + 2 * measure.top_k * TOP_TOKEN_BYTES)
-        return rows * settings * row + steps + states + self.shape.prunable // 8
+        """Bytes that a traced variant keeps until it is written."""
+        points, shape = self.positions * self.sublayers, self.shape
+        return bytes_a_variant(self.study.measure, points, self.decoded_steps, shape.width, shape.prunable)
 
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.

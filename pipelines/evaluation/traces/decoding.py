@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
-from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
+from prunescope.pipelines.studies import MeasureSpec
 
 # Explicit types, because these tables may have no row, or only nulls in a column.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
@@ -55,6 +56,8 @@ OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATI
 STEPS_AT_ONCE = 64
 # Bytes of a row of `top_tokens`: short strings, and numbers in float64.
 TOP_TOKEN_BYTES = 80
+# Bytes of a row of numbers: float32, and a quarter more for its keys.
+_ROW_BYTES = 5 * len(COLUMN_NAMES)
 # Texts that are decoded together: their key-value cache bounds the memory.
 BATCH_TEXTS = 64
 
@@ -172,6 +175,22 @@ def _decode_batch(
 def _has_ended(decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, text: int) -> bool:
     """Return whether a text has its end-of-text token and as many tokens as it must have."""
     return stops is not None and len(generated) >= stops[text] and end_of(decoder, generated) is not None
+
+
+def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
+    """Return the bytes of a traced variant until it is written: `layer_transitions`, steps, kept states and masks.
+
+    Args:
+        measure: what is measured.
+        points: measured positions of all sublayers.
+        steps: decoded ones of all prompts and trajectories.
+        width: of the residual stream.
+        weights: number of prunable ones.
+    """
+    settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
+    states = points * len(measure.scopes) * 2 * width if measure.keep_states else 0
+    step = len(measure.temperatures) * _ROW_BYTES + 2 * measure.top_k * TOP_TOKEN_BYTES
+    return points * settings * _ROW_BYTES + steps * step + states + weights // 8
 
 
 def end_of(decoder: Decoder, tokens: Sequence[int]) -> int | None:

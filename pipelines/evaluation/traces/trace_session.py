@@ -19,9 +19,9 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import (
     GENERATION_SCHEMA,
     OPTION_SCHEMA,
-    TOP_TOKEN_BYTES,
     DecodingResult,
     DensePrunedPair,
+    bytes_a_variant,
     decode,
     generation_row,
     option_rows,
@@ -31,7 +31,7 @@ from prunescope.pipelines.evaluation.traces.decoding import (
 )
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergences
+from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.float64_pass import Norms, float64_norms
@@ -213,13 +213,10 @@ class TraceSession:
     def bytes_a_variant(self) -> int:
         """Bytes that one variant needs until its tables are written: `layer_transitions`, steps, states and masks."""
         measure = self.study.measure
-        kinds = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
         points = sum(len(dense.positions) for dense in self._layered) * 2 * len(self.decoder.layers)
-        states = points * len(measure.scopes) * 2 * self.decoder.head.weight.shape[1] if measure.keep_states else 0
-        masks = sum(matrix.size for matrix in self.decoder.matrices.values()) // 8
         steps = sum(len(dense.decoded.tokens) for dense in self._prompts) * len(measure.trajectories)
-        outputs = steps * (len(measure.temperatures) * 5 * len(COLUMN_NAMES) + 2 * measure.top_k * TOP_TOKEN_BYTES)
-        return points * kinds * 5 * len(COLUMN_NAMES) + outputs + states + masks
+        weights = sum(matrix.size for matrix in self.decoder.matrices.values())
+        return bytes_a_variant(measure, points, steps, self.decoder.head.weight.shape[1], weights)
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
         """Measure one variant, as `trace_all` does."""
