@@ -81,22 +81,13 @@ def describe(
 
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
-    from prunescope.warehouse.catalogue.database import (
-        FORMER_NAMES,
-        PROVENANCE,
-        PROVENANCE_COMMENT,
-        connected,
-        view_sql,
-    )
+    from prunescope.warehouse.catalogue.database import PROVENANCE, PROVENANCE_COMMENT, connected, view_sql
     from prunescope.warehouse.catalogue.lineage import questions as question_views
     from prunescope.warehouse.tables import TABLES
 
     documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
     numbers = {view.partition("_")[0]: view for view in question_views()}
     name = numbers.get(name.lower(), name if name in documented else name.lower())
-    if name in FORMER_NAMES:
-        log(f"{name} is {FORMER_NAMES[name]} now; the next version removes the former name", "yellow")
-        name = FORMER_NAMES[name]
     if name not in documented:
         hint = did_you_mean(name, documented)
         raise InputError(f"there is no table or view {name!r}; {hint}see `prunescope tables`")

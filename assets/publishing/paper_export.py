@@ -18,7 +18,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connected, view_sql
+from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.view import View
@@ -173,7 +173,6 @@ def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     """Return the names to export in the order of the manifest; questions may be given by their number."""
     numbers = {name.partition("_")[0]: name for name, view in views.items() if view.layer == "questions"}
-    numbers |= FORMER_NAMES
     default = [*(name for name, view in views.items() if view.layer != "intermediate"), *FIGURES]
     names = [numbers.get(name, name) for name in only] or default
     if unknown := [name for name in names if name not in views and name not in FIGURES]:

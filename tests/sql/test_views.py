@@ -128,14 +128,3 @@ def test_every_sql_file_is_a_view_a_macro_an_assertion_a_comparison_or_a_stateme
     assert {Path(path.parts[0]) for path in files} == {
         Path(name) for name in (*database.LAYERS, "macros", "comparisons", "tests", "figures", "explorer")
     }
-
-
-@pytest.mark.parametrize(("former", "name"), database.FORMER_NAMES.items())
-def test_a_view_can_be_read_under_its_former_name(former: str, name: str, whole: duckdb.DuckDBPyConnection) -> None:
-    assert former not in VIEWS
-    assert f"Former name of {name}" in rows_of(whole, f"from duckdb_views() where view_name = '{former}'")[0]["comment"]
-    columns = [column[:2] for column in whole.execute(f"select * from {name} limit 0").description]
-    assert [column[:2] for column in whole.execute(f"select * from {former} limit 0").description] == columns
-    counts = f"select (select count(*) from {former}), (select count(*) from {name})"
-    [(rows, expected)] = whole.execute(counts).fetchall()
-    assert rows == expected > 0

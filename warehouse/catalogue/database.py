@@ -43,17 +43,6 @@ from prunescope.warehouse.tables import TABLES
 SQL = Path(__file__).parents[2] / "sql"
 LAYERS = ("staging", "intermediate", "marts", "questions")
 PROVENANCE = "provenance"
-# Former name → name of a view. Queries may use both; the next version removes the former ones.
-FORMER_NAMES = {
-    "group_scores": "task_group_scores",
-    "layer_carriers": "layer_kl_share",
-    "masked_patterns": "sparsity_patterns",
-    "probes": "damage_probes",
-    "reference_steps": "decoding_at_reference",
-    "shifts": "representation_shifts",
-    "task_turns": "pairwise_flips",
-    "three_causes": "sublayer_kl_attribution",
-}
 # DuckDB's listings that hide the schema of the files.
 LISTINGS = ("duckdb_columns", "duckdb_schemas", "duckdb_tables", "duckdb_views")
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
@@ -332,11 +321,6 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
             _execute(connection, path, text)
     for view in views.values():
         _execute(connection, view.path, f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
-    for former, name in FORMER_NAMES.items():
-        if name in views:
-            connection.execute(f"CREATE VIEW {quoted(former)} AS FROM {quoted(name)}")
-            text = f"Former name of {name}, kept for one version."
-            connection.execute(_comment("VIEW", former, text=text))
     connection.execute(";".join(_comments(views)))
     connection.execute("COMMIT")
 

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, PROVENANCE, connected, view_sql
+from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Table
@@ -70,7 +70,7 @@ def _files(name: str, root: Place | str) -> list[str] | None:
 
 
 def _require(name: str) -> None:
-    if name not in {*TABLES, *view_sql(), *FORMER_NAMES, PROVENANCE}:
+    if name not in {*TABLES, *view_sql(), PROVENANCE}:
         raise WarehouseError(f"there is no table or view {name!r}; `prunescope tables` lists them")
 
 

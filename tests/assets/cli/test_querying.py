@@ -333,13 +333,6 @@ def test_describe_explains_the_columns_of_a_view_by_source_or_note(shell: Shell)
     assert all(row["about"] for row in shell.records("describe", "provenance"))
 
 
-def test_describe_of_a_former_name_gives_the_new_one(shell: Shell) -> None:
-    found = shell.records("describe", "three_causes")
-    assert "three_causes is sublayer_kl_attribution now" in shell.messages
-    assert found == shell.records("describe", "sublayer_kl_attribution")
-    assert "now;" not in shell.messages
-
-
 def test_variants_names_the_study(shell: Shell) -> None:
     found = shell.records("variants")
     assert next(row["recipe"] for row in found) == "dense"

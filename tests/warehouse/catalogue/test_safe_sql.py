@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunescope.warehouse.catalogue.database import FORMER_NAMES, connect, view_sql
+from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.safe_sql import answer, check
 from prunescope.warehouse.core.errors import SqlError, UnsafeSqlError
 from prunescope.warehouse.storage.partition_store import Store
@@ -70,7 +70,7 @@ def test_a_table_can_be_described(locked, sql):
 
 def test_tables_and_views_can_be_listed(locked):
     for sql in ("SHOW TABLES", "SHOW ALL TABLES", "FROM (SHOW TABLES)", "DESCRIBE", " describe ;"):
-        assert {*TABLES, *view_sql(), *FORMER_NAMES, "provenance"} == set(rows(locked, sql)["name"].to_pylist())
+        assert {*TABLES, *view_sql(), "provenance"} == set(rows(locked, sql)["name"].to_pylist())
 
 
 @pytest.mark.parametrize("explain", ["EXPLAIN", "explain\n analyze"])
