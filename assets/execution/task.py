@@ -1,7 +1,6 @@
 """Tasks and their results as plain values, which travel as JSON between processes and machines."""
 
 from dataclasses import dataclass, field
-from typing import Self
 
 from pydantic import TypeAdapter
 
@@ -42,15 +41,6 @@ class ComputeTask:
             return f"{self.model}@{self.recipe}"
         return self.name if self.step == "search" else self.model
 
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return _TASK.dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Parse the result of `to_json`; raise pydantic's ValidationError if it is none."""
-        return _TASK.validate_json(line)
-
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -79,15 +69,6 @@ class TaskResult:
     device: str = ""
     details: dict[str, float | str] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return _RESULT.dump_json(self).decode()
 
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Parse the result of `to_json`; raise pydantic's ValidationError if it is none."""
-        return _RESULT.validate_json(line)
-
-
-_TASK = TypeAdapter(ComputeTask)
-_RESULT = TypeAdapter(TaskResult)
+TASK = TypeAdapter(ComputeTask)
+RESULT = TypeAdapter(TaskResult)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import KINDS, TransientError, WorkerLostError
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import RESULT, TASK, ComputeTask, TaskResult
 from prunescope.pipelines.core.progress import Progress
 
 # The worker's output; every worker overwrites it.
@@ -59,7 +59,7 @@ def compute_in_worker(task: ComputeTask, progress: Progress, local: Path, lock: 
         for kind, value in worker.messages():
             match kind:
                 case "result":
-                    yield TaskResult.from_json(value)
+                    yield RESULT.validate_json(value)
                 case "start":
                     progress.start(*value)
                 case "advance":
@@ -95,7 +95,7 @@ class _Worker:
     identity: str
 
     def send(self, task: ComputeTask, lock: int) -> None:
-        message = task.to_json().encode() + b"\n"
+        message = TASK.dump_json(task) + b"\n"
         with suppress(ConnectionError):  # `messages` then ends without a result
             sent = socket.send_fds(self.connection, [message], [lock])
             self.connection.sendall(message[sent:])

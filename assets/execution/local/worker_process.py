@@ -17,7 +17,7 @@ from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import KINDS, is_transient
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.execution.task import RESULT, TASK
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -89,10 +89,10 @@ def _serve_client(connection: socket.socket, identity: str, cache: ModelCache) -
     watcher.start()
     cache.progress = sender
     try:
-        task = ComputeTask.from_json(line.decode())
+        task = TASK.validate_json(line)
         Store(task.root).clean_temporaries()
         for result in compute(task, cache):
-            sender.send("result", result.to_json())
+            sender.send("result", RESULT.dump_json(result).decode())
         kind, end = "end", None
     except Exception as error:  # the client raises it
         kind, end = "error", _error_fields(error)

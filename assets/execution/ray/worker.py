@@ -16,7 +16,7 @@ from prunescope.assets.execution.error_transport import KINDS, TransientError, i
 from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.partition_context import LIBRARIES
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import TASK, TaskResult
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -87,11 +87,11 @@ class Worker:
             )
         return None
 
-    def compute(self, line: str) -> TaskOutcome:
+    def compute(self, line: bytes) -> TaskOutcome:
         """Compute the task in a line of JSON; an error is returned as part of the outcome."""
         results: list[TaskResult] = []
         try:
-            results.extend(compute(ComputeTask.from_json(line), self._cache))
+            results.extend(compute(TASK.validate_json(line), self._cache))
         except Exception as error:  # the driver raises it
             return TaskOutcome(tuple(results), self._portable(error))
         return TaskOutcome(tuple(results))

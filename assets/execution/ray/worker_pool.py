@@ -15,7 +15,7 @@ from typing import Any, Self
 from prunescope.assets import settings
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import TaskOutcome, Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import TASK, ComputeTask, TaskResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.location import is_local
@@ -225,7 +225,7 @@ class WorkerPool:
                 for task in [task for task in group.tasks if _key(task) not in self._outcomes]:
                     later = [other for later in batch[number:] for other in later.tasks if other.step == task.step]
                     request = replace(task, batch_with=tuple(other.recipe for other in later if other.recipe))
-                    worker.assigned[worker.actor.compute.remote(request.to_json())] = (group, task)
+                    worker.assigned[worker.actor.compute.remote(TASK.dump_json(request))] = (group, task)
             worker.model = first.model
 
     def _receive(self, worker: _WorkerHandle, ref: Any) -> None:  # noqa: ANN401 - Ray's references

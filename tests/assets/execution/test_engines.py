@@ -21,7 +21,7 @@ from prunescope.assets.execution.error_transport import WorkerLostError, is_out_
 from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.model_cache import ModelCache, _still_valid
 from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import RESULT, TASK, ComputeTask, TaskResult
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -40,11 +40,11 @@ def test_tasks_and_results_survive_json() -> None:
     part = ComputeTask(
         "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), halve_batch=True
     )
-    assert ComputeTask.from_json(part.to_json()) == part
+    assert TASK.validate_json(TASK.dump_json(part)) == part
     report = TaskResult(
         "speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), details={"a": 1.5, "b": "c"}
     )
-    assert TaskResult.from_json(report.to_json()) == report
+    assert RESULT.validate_json(RESULT.dump_json(report)) == report
 
 
 # -- retries ----------------------------------------------------------------------------------------------------------

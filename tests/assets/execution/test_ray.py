@@ -20,7 +20,7 @@ from prunescope.assets.execution.model_cache import MODEL_CACHE
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.ray.worker_pool import WorkerPool, WorkerSlot, _may_be_memory, connected, worker_slots
-from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.execution.task import TASK, ComputeTask
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
@@ -184,7 +184,7 @@ def test_a_machine_with_other_code_or_another_folder_is_refused_before_it_comput
 def test_an_error_keeps_its_type_and_traceback_between_processes(tmp_path: Path, given: WorkerConfig) -> None:
     worker = Worker()
     worker.prepare(given)
-    done = worker.compute(ComputeTask("models", StudyRequest("no-such-study"), str(tmp_path), "m").to_json())
+    done = worker.compute(TASK.dump_json(ComputeTask("models", StudyRequest("no-such-study"), str(tmp_path), "m")))
     assert isinstance(done.error, InputError)
     assert "no-such-study" in str(done.error)
     assert "Traceback" in done.error.__notes__[0]
