@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.storage.file_checksum import is_intact
-from prunescope.warehouse.storage.location import Place, failures, fetch
+from prunescope.warehouse.storage.location import Place, failures
 from prunescope.warehouse.storage.partition_store import PART, Store
 from prunescope.warehouse.storage.provenance import BROKEN, Footer, read_footer
 from prunescope.warehouse.storage.row_hash import KIND, RowsHash
@@ -63,7 +63,7 @@ def verify_file(path: Place) -> VerificationResult:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / PART
         try:
-            fetch(path, copy)
+            path.fs.get_file(path.path, str(copy))
         except FileNotFoundError:
             raise
         except failures() as error:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.location import Place, failures, is_local, upload
+from prunescope.warehouse.storage.location import Place, failures, is_local
 
 PREFIX = ".prunescope-tmp-"
 STALE_SECONDS = 3600.0
@@ -52,7 +52,7 @@ def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
             whole = Path(folder) / f"whole{path.suffix}"
             with translate_os_errors(whole):
                 writer(whole)
-            upload(whole, path)
+            path.fs.put_file(str(whole), path.path)
         return
     # The name identifies the writing process, so that a later run can tell leftovers from work in progress.
     temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"

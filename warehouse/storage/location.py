@@ -98,21 +98,3 @@ def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
                 raise
     with place.open("rb") as file:
         return read(file)
-
-
-def fetch(place: "UPath", to: Path) -> None:
-    """Copy a file to a local one; the caller chooses a temporary name.
-
-    Raises:
-        OSError: it cannot be read or written; also the other exceptions of `failures`.
-    """
-    place.fs.get_file(place.path, str(to))
-
-
-def upload(file: Path, place: "UPath") -> None:
-    """Replace an object by a local file in one step: a reader sees the old object or the new one.
-
-    Raises:
-        OSError: it cannot be written; also the other exceptions of `failures`.
-    """
-    place.fs.put_file(str(file), place.path)

@@ -18,7 +18,7 @@ from prunescope.warehouse.schema.migrations import upgraded, version_of
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_errors, write_atomically
 from prunescope.warehouse.storage.file_checksum import UNSEALED, is_intact, seal
-from prunescope.warehouse.storage.location import Place, failures, fetch, place_of, read_from
+from prunescope.warehouse.storage.location import Place, failures, place_of, read_from
 from prunescope.warehouse.storage.path_names import original, path_safe
 from prunescope.warehouse.storage.provenance import (
     BROKEN,
@@ -150,7 +150,7 @@ class Store:
 
         def download(temporary: Path) -> None:
             try:
-                fetch(file, temporary)
+                file.fs.get_file(file.path, str(temporary))
             except failures() as error:
                 raise unreadable(file, error) from error
 
