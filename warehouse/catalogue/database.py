@@ -117,7 +117,7 @@ def _opened(
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
     with ThreadPoolExecutor(1) as pool:
         # DuckDB binds the views while Python lists the files.
-        template = pool.submit(_template, _sources(SQL))
+        template = pool.submit(views_file)
         snapshot = Snapshot(Store(root), models)
     for unusable in snapshot.unusable:
         warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=3)
@@ -153,7 +153,7 @@ def build_file(root: Place | str, path: Place) -> None:
     def write(temporary: Path) -> None:
         # Not in its place: DuckDB cuts a path at `?` to name the log beside the file.
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(_template(_sources(SQL)), copy := Path(folder) / "catalogue.duckdb")
+            shutil.copyfile(views_file(), copy := Path(folder) / "catalogue.duckdb")
             with duckdb.connect(copy) as connection:
                 snapshot.serve(connection)
                 _set_up(connection)
@@ -164,27 +164,44 @@ def build_file(root: Place | str, path: Place) -> None:
 
 
 def views_file() -> Path:
-    """Return the DuckDB file from which connections copy the views; build it if the cache lacks it.
+    """Return a DuckDB file with all views over tables without files, from which connections copy them.
+
+    Binding and commenting the views takes a hundred times as long as copying them, so that the file is built once per
+    version of `sql/` and of the code, in the user's cache.
 
     Raises:
         CatalogueError: a file in `sql/` is invalid; the message names it.
     """
-    return _template(_sources(SQL))
+    sources = _sources(SQL)
+    if _is_edited():
+        return _own_template(sources)
+    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
+    for layer, path, text in sources:
+        version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
+    file = cache_folder() / "catalogues" / f"{version.hexdigest()}.duckdb"
+    if not file.exists():
+        try:
+            write_atomically(file, lambda temporary: _build_template(temporary, sources))
+        except CatalogueError:
+            raise
+        except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
+            return _own_template(sources)
+        with suppress(OSError):  # another process has removed it, or another user owns it
+            for old in sorted(file.parent.glob("*.duckdb"), key=lambda path: path.stat().st_mtime)[:-_TEMPLATES]:
+                old.unlink()
+    with suppress(OSError):  # the files used last stay in the cache
+        os.utime(file)
+    return file
 
 
-def view_sql() -> dict[str, View]:
-    """Return the views of `sql/` by name, each after those that it reads."""
-    return load_views(SQL)
-
-
-def load_views(folder: Path) -> dict[str, View]:
-    """Load the views of a folder with one subfolder per layer, each after those that it reads.
+def view_sql(folder: Path | None = None) -> dict[str, View]:
+    """Return the views of `sql/`, or of another folder with one subfolder per layer, each after those that it reads.
 
     Raises:
         CatalogueError: a file is not a single SELECT, reads an unknown table, depends on itself, or has a name that is
             taken.
     """
-    return dict(_views(_sources(folder)))
+    return dict(_views(_sources(folder or SQL)))
 
 
 def _sources(folder: Path) -> tuple[_Source, ...]:
@@ -219,33 +236,6 @@ def sql_type(of: pa.DataType) -> str:
     if pa.types.is_dictionary(of):
         return sql_type(of.value_type)
     return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
-
-
-def _template(sources: tuple[_Source, ...]) -> Path:
-    """Return a DuckDB file with all views over tables without files, from which connections copy them.
-
-    Binding and commenting the views takes a hundred times as long as copying them, so that the file is built once per
-    version of `sql/` and of the code, in the user's cache.
-    """
-    if _is_edited():
-        return _own_template(sources)
-    version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
-    for layer, path, text in sources:
-        version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
-    file = cache_folder() / "catalogues" / f"{version.hexdigest()}.duckdb"
-    if not file.exists():
-        try:
-            write_atomically(file, lambda temporary: _build_template(temporary, sources))
-        except CatalogueError:
-            raise
-        except (WarehouseError, duckdb.IOException):  # the cache is read-only, full, or on a disk without locks
-            return _own_template(sources)
-        with suppress(OSError):  # another process has removed it, or another user owns it
-            for old in sorted(file.parent.glob("*.duckdb"), key=lambda path: path.stat().st_mtime)[:-_TEMPLATES]:
-                old.unlink()
-    with suppress(OSError):  # the files used last stay in the cache
-        os.utime(file)
-    return file
 
 
 @lru_cache(maxsize=2)

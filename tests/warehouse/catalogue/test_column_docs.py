@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.warehouse.catalogue.column_docs import explain
-from prunescope.warehouse.catalogue.database import load_views
+from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
@@ -33,7 +33,7 @@ select model, max(layer) + 1 as n, n > 10 as is_deep, 1 as both, 2 as bare from 
 
 
 def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(tmp_path: Path) -> None:
-    view = load_views(views_of(tmp_path, a=NOTED))["a"]
+    view = view_sql(views_of(tmp_path, a=NOTED))["a"]
     assert view.columns == ("model", "n", "is_deep", "both", "bare")
     assert dict(view.notes) == {
         "n": ColumnDoc("Layers, embedding left out; 1 is none", "layers", "max(layer) + 1"),
@@ -47,7 +47,7 @@ def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(t
 
 def test_a_column_without_a_note_has_the_note_of_its_source(tmp_path: Path) -> None:
     folder = views_of(tmp_path, a=NOTED, b="select model, n, is_deep from a")
-    explained = explain(load_views(folder).values())
+    explained = explain(view_sql(folder).values())
     model = TABLES["block_influence"].column("model")
     assert explained["a"]["model"] == explained["b"]["model"] == ColumnDoc(model.doc)
     assert explained["b"]["n"] == explained["a"]["n"]
@@ -59,13 +59,13 @@ def test_a_column_that_two_sources_explain_differently_needs_a_note(tmp_path: Pa
     assert a != b
     query = "select t.step, t.model from layer_transitions as t join decoding_steps as d using (model)"
     noted = f"-- columns:\n--   step: Either\n{query}"
-    explained = explain(load_views(views_of(tmp_path, a=query, b=noted)).values())
+    explained = explain(view_sql(views_of(tmp_path, a=query, b=noted)).values())
     assert set(explained["a"]) == {"model"}
     assert explained["b"]["step"] == ColumnDoc("Either")
 
 
 def test_a_new_column_without_a_note_stays_unexplained(tmp_path: Path) -> None:
-    explained = explain(load_views(views_of(tmp_path, a="select model, 1 as one from models")).values())
+    explained = explain(view_sql(views_of(tmp_path, a="select model, 1 as one from models")).values())
     assert set(explained["a"]) == {"model"}
 
 
@@ -78,4 +78,4 @@ def test_a_new_column_without_a_note_stays_unexplained(tmp_path: Path) -> None:
 )
 def test_a_note_that_cannot_be_read_names_its_file(tmp_path: Path, header: str, message: str) -> None:
     with pytest.raises(CatalogueError, match=message):
-        load_views(views_of(tmp_path, a=f"{header}\nselect 1 as n"))
+        view_sql(views_of(tmp_path, a=f"{header}\nselect 1 as n"))

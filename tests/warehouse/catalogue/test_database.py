@@ -12,7 +12,7 @@ import pytest
 
 import prunescope
 from prunescope.warehouse.catalogue import database
-from prunescope.warehouse.catalogue.database import SQL, build_file, connect, load_views, sql_type, view_sql
+from prunescope.warehouse.catalogue.database import SQL, build_file, connect, sql_type, view_sql
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import footer_json, read_footer
@@ -236,7 +236,7 @@ def test_dependencies_are_found_below_ctes_subqueries_and_unions(tmp_path):
         marts__b="select 1 as x -- not a header",
         marts__z="/* no header */ select x from b",
     )
-    views = load_views(folder)
+    views = view_sql(folder)
     assert views["a"].depends_on == ("b", "block_influence", "generations", "top_tokens", "variants", "z")
     assert views["a"].header == "What it is.\nWhy."
     assert views["b"].header == ""
@@ -262,7 +262,7 @@ def test_dependencies_are_found_below_ctes_subqueries_and_unions(tmp_path):
 )
 def test_an_invalid_view_file_is_named(tmp_path, files, message):
     with pytest.raises(CatalogueError, match=message):
-        load_views(folder_of(tmp_path, **files))
+        view_sql(folder_of(tmp_path, **files))
 
 
 def test_a_view_that_duckdb_refuses_names_its_file(tmp_path, monkeypatch):
