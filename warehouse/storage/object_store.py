@@ -5,13 +5,10 @@ import io
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-import duckdb
 from fsspec import AbstractFileSystem
 from upath import UPath
 
 from prunescope.warehouse.core.errors import REPLACED
-from prunescope.warehouse.storage.location import failures
-from prunescope.warehouse.storage.provenance import unreadable
 
 # Keys under which stores give the version of an object, the most reliable first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
@@ -88,18 +85,6 @@ class OpenFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     protocol = "prunescope-pins"
     cachable = False
-
-
-def register(connection: duckdb.DuckDBPyConnection, root: UPath) -> None:
-    """Let a connection read the objects below a location by their URLs.
-
-    Raises:
-        WarehouseError: the store cannot be reached.
-    """
-    try:
-        connection.register_filesystem(PinnedObjects(root))
-    except failures() as error:
-        raise unreadable(root, error) from error
 
 
 def _version(details: dict[str, Any]) -> tuple[int, object]:

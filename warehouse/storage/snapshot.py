@@ -17,7 +17,7 @@ from prunescope.warehouse.core.errors import REPLACED, DamagedFileError, Warehou
 from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
-from prunescope.warehouse.storage.location import is_local
+from prunescope.warehouse.storage.location import failures, is_local
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
 from prunescope.warehouse.storage.provenance import damaged, read_footer, unreadable
 from prunescope.warehouse.tables import TABLES
@@ -115,9 +115,12 @@ class Snapshot:
             WarehouseError: the object store cannot be reached.
         """
         if not isinstance(self.root, Path):
-            from prunescope.warehouse.storage.object_store import register
+            from prunescope.warehouse.storage.object_store import PinnedObjects
 
-            register(connection, self.root)
+            try:
+                connection.register_filesystem(PinnedObjects(self.root))
+            except failures() as error:
+                raise unreadable(self.root, error) from error
 
     def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Hand the open files to the connection: they are closed when its last cursor and relation are gone.
