@@ -6,7 +6,7 @@ The UI shows run configuration and executes it again, so everything that a run d
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import duckdb
@@ -52,14 +52,7 @@ class StudyResource(ConfigurableResource):
     @staticmethod
     def config_of(request: StudyRequest) -> dict[str, object]:
         """Return the resource's configuration for a request."""
-        return {
-            "study": request.study,
-            "models": list(request.models),
-            "recipes": list(request.recipes),
-            "allow_code_execution": request.allow_code_execution,
-            "added": list(request.added),
-            "search": request.search,
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}
 
     @classmethod
     def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
