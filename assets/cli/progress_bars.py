@@ -2,7 +2,6 @@
 
 import threading
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log, log_wait
@@ -64,9 +63,7 @@ class RichProgress:
             threading.Thread(target=self._report, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the bars."""
         self._is_over.set()
         self._bars.stop()

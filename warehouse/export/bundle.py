@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from prunescope.warehouse.core.errors import WarehouseError
@@ -97,13 +96,11 @@ class ExportFolder:
         self._write_manifest({"made_by": _MADE_BY, "is_complete": True, "files": self.hashes, **facts})
         return tuple(self.directory / name for name in (*names, MANIFEST))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """Remove the temporary folder, and a new folder whose export failed."""
         shutil.rmtree(self._temporary, ignore_errors=True)
         os.close(self._lock)
-        if error is not None and self._is_new:
+        if kind is not None and self._is_new:
             with suppress(OSError):
                 self.directory.rmdir()
 

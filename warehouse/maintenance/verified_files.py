@@ -5,7 +5,6 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from prunescope.warehouse.core.errors import WarehouseError
@@ -41,9 +40,7 @@ class VerifiedFiles:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write the memory; files that are gone are forgotten."""
         intact = {path: stamp for path, stamp in self._before.items() if Path(path).exists()} | self._intact
         if intact != self._before:
