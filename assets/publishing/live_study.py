@@ -144,18 +144,17 @@ class LiveStudy:
         """Return the index of the present state, with the `version` by which pages request other documents."""
         return self._index(self._now())
 
-    def build(self, name: str, version: str | None = None) -> Mapping[str, Any]:
-        """Build a document.
+    def build(self, name: str) -> Mapping[str, Any]:
+        """Build a document of the present state.
 
         Args:
-            name: its name.
-            version: version of the index that the positions in the name refer to; None for the newest.
+            name: its name, but not `index`.
 
         Raises:
-            InputError: there is no such document, or the warehouse has changed since that version.
+            InputError: there is no such document.
             WarehouseError: the warehouse cannot be read.
         """
-        return self.index() if name == "index" else _build(self._state(version), name)
+        return _build(self._now(), name)
 
     def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
         """Return what a process for users' SQL may read, which is only this study, and the version of its state.
@@ -179,7 +178,16 @@ class LiveStudy:
         return state.packed(_PAGE, lambda: render({"index": self._index(state)}, live=True))
 
     def packed(self, name: str, version: str | None = None) -> bytes:
-        """Build a document as `build` does, and return it as JSON packed by gzip."""
+        """Build a document, and return it as JSON packed by gzip.
+
+        Args:
+            name: its name.
+            version: version of the index that the positions in the name refer to; None for the newest.
+
+        Raises:
+            InputError: there is no such document, or the warehouse has changed since that version.
+            WarehouseError: the warehouse cannot be read.
+        """
         state = self._state(version)
         return state.packed(name, lambda: _json(self._index(state) if name == "index" else _build(state, name)))
 
