@@ -152,18 +152,14 @@ def steps_writing(tables: Collection[str]) -> list[Step]:
 
 def variant_tables(study: Study) -> tuple[str, ...]:
     """Return the tables of variants that a study fills; it leaves the others as they are."""
-    return _tables(study, is_of_model=False)
+    return partition_tables(study, "dense")
 
 
 def partition_tables(study: Study, recipe: Recipe | str | None) -> tuple[str, ...]:
     """Return the tables that a study fills for a model (no recipe) or for a variant."""
-    return _tables(study, is_of_model=recipe is None)
-
-
-def _tables(study: Study, *, is_of_model: bool) -> tuple[str, ...]:
     return tuple(
         table
         for step in _ALL
-        if step.is_of_model == is_of_model and step.is_requested_by(study)
+        if step.is_of_model == (recipe is None) and step.is_requested_by(study)
         for table in step.tables
     )
