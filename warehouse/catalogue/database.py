@@ -87,19 +87,17 @@ def connect(
         WarehouseError: `root` is a file, or cannot be listed.
         CatalogueError: a file in `sql/` is invalid; the message names it.
     """
-    return _opened(root, Snapshot.hold, safe=safe, gibibytes=gibibytes, models=models)[0]
+    return _opened(root, Snapshot.hold, models, safe=safe, gibibytes=gibibytes)[0]
 
 
 @contextmanager
-def connected(
-    root: Place | str, *, safe: bool = False, gibibytes: float = GIBIBYTES, models: Collection[str] | None = None
-) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(root: Place | str, *, models: Collection[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalogue as `connect` does and close all its files, cursors included, at the end of the block.
 
     Raises:
         DamagedFileError: a query of the block reads a damaged file; the message names it.
     """
-    connection, snapshot = _opened(root, Snapshot.serve, safe=safe, gibibytes=gibibytes, models=models)
+    connection, snapshot = _opened(root, Snapshot.serve, models)
     try:
         with connection, damage_explained(connection):
             yield connection
@@ -110,10 +108,10 @@ def connected(
 def _opened(
     root: Place | str,
     give: Callable[[Snapshot, duckdb.DuckDBPyConnection], None],
-    *,
-    safe: bool,
-    gibibytes: float,
     models: Collection[str] | None,
+    *,
+    safe: bool = False,
+    gibibytes: float = GIBIBYTES,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
     with ThreadPoolExecutor(1) as pool:
         # DuckDB binds the views while Python lists the files.
