@@ -100,9 +100,9 @@ def _one_process(monkeypatch):
     """Answer all questions about the same models in one process: each would start one of its own."""
     kept = KeptProcesses()
 
-    def run(root, sql, parameters, *, models, seconds, gibibytes):
-        with kept.give(Setup(str(root), gibibytes, models)) as process:
-            return process.ask(sql, parameters, seconds=seconds)
+    def run(root, sql, parameters, *, models):
+        with kept.give(Setup(str(root), models=models)) as process:
+            return process.ask(sql, parameters)
 
     monkeypatch.setattr("prunescope.warehouse.catalogue.question_query.run_safe", run)
     yield

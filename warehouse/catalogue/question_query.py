@@ -13,7 +13,6 @@ from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
@@ -91,9 +90,7 @@ def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement
     return Statement(query, parameters or None, read)
 
 
-def ask(
-    root: Place | str, view: View, row_filter: RowFilter, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES
-) -> pa.Table:
+def ask(root: Place | str, view: View, row_filter: RowFilter) -> pa.Table:
     """Return the rows of a question that the filters select, as `statement` says.
 
     Raises:
@@ -101,7 +98,7 @@ def ask(
         SqlError: as `sql_process.run_safe`.
     """
     query = statement(root, view, row_filter)
-    return run_safe(root, query.sql, query.parameters, models=query.models, seconds=seconds, gibibytes=gibibytes)
+    return run_safe(root, query.sql, query.parameters, models=query.models)
 
 
 def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.DataFrame":
