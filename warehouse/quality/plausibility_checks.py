@@ -135,11 +135,6 @@ PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
 }
 
 
-def plausibility_checks_of(table: Table) -> tuple[PlausibilityCheck, ...]:
-    """Return the plausibility checks of a table; most tables have none."""
-    return PLAUSIBILITY_CHECKS.get(table.name, ())
-
-
 def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
     """Run all plausibility checks of a table on the rows of one partition.
 
@@ -149,11 +144,11 @@ def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation]
         violations: violations of the table's rules, as the store found them; the check of finite numbers reads them.
     """
     results: list[CheckResult] = []
-    if not plausibility_checks_of(table):
+    if table.name not in PLAUSIBILITY_CHECKS:
         return results
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", rows.to_arrow())
-        for drift in plausibility_checks_of(table):
+        for drift in PLAUSIBILITY_CHECKS[table.name]:
             if drift is _NUMBERS:
                 failing = [violation.rows_failing for violation in violations if violation.check == FINITE]
                 share = max(failing, default=0) / max(rows.height, 1)
