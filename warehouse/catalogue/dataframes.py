@@ -1,5 +1,6 @@
 """Tables and views as data frames of polars, Arrow and Hugging Face."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -10,7 +11,7 @@ from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Table
-from prunescope.warehouse.storage.location import Place, is_local
+from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.row_hash import without_codes
 from prunescope.warehouse.storage.snapshot import Snapshot
@@ -57,7 +58,7 @@ def _files(name: str, root: Place | str) -> list[str] | None:
     """
     _require(name)
     store = Store(root)
-    if name not in TABLES or not is_local(store.root):
+    if name not in TABLES or not isinstance(store.root, Path):
         return None
     snapshot = Snapshot(store)
     snapshot.close()

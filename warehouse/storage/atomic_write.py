@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.location import Place, failures, is_local
+from prunescope.warehouse.storage.location import Place, failures
 
 PREFIX = ".prunescope-tmp-"
 STALE_SECONDS = 3600.0
@@ -97,7 +97,7 @@ def translate_os_errors(path: Place) -> Iterator[None]:
 
 def _fix(path: Place, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or error
-    if not is_local(path):
+    if not isinstance(path, Path):
         return f"{reason}: check that the bucket exists, and the store's address and credentials in the environment"
     number = getattr(error, "errno", None)
     return _FIXES.get(number or 0, f"{reason}: check the disk and the path")

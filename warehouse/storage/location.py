@@ -71,11 +71,6 @@ def place_of(root: "Path | UPath | str") -> Place:
     return place
 
 
-def is_local(place: Place) -> bool:
-    """Return whether the location is a folder or file of this machine."""
-    return isinstance(place, Path)
-
-
 def failures() -> tuple[type[Exception], ...]:
     """Return the exceptions of an access to any location: the system's, and the S3 client's once it is imported."""
     botocore: Any = sys.modules.get("botocore.exceptions")
@@ -94,7 +89,7 @@ def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
                 return read(file)
         except OSError as error:
             # A store's file raises EBUSY when its object was replaced after it was opened.
-            if is_local(place) or error.errno != errno.EBUSY:
+            if isinstance(place, Path) or error.errno != errno.EBUSY:
                 raise
     with place.open("rb") as file:
         return read(file)

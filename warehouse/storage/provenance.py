@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
-from prunescope.warehouse.storage.location import Place, failures, is_local, read_from
+from prunescope.warehouse.storage.location import Place, failures, read_from
 
 FOOTER_KEY = b"prunescope"
 # Exceptions of Arrow for bytes that are no Parquet file; names of columns may no longer be text.
@@ -147,7 +148,7 @@ def unreadable(path: Place, error: Exception) -> WarehouseError:
     if type(error) is OSError and error.errno is None:
         return damaged(path, error)
     reason = getattr(error, "strerror", None) or error
-    where = "permissions and the disk" if is_local(path) else "bucket, and the store's address and credentials"
+    where = "permissions and the disk" if isinstance(path, Path) else "bucket, and the store's address and credentials"
     return WarehouseError(f"{path} cannot be read ({reason}); check its {where}")
 
 

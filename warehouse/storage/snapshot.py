@@ -17,7 +17,7 @@ from prunescope.warehouse.core.errors import REPLACED, DamagedFileError, Warehou
 from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
-from prunescope.warehouse.storage.location import failures, is_local
+from prunescope.warehouse.storage.location import failures
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
 from prunescope.warehouse.storage.provenance import damaged, read_footer, unreadable
 from prunescope.warehouse.tables import TABLES
@@ -96,9 +96,9 @@ class Snapshot:
             if models is None or partition.model in models or not (partition.model and table.is_study_output)
         ]
         self.unusable: list[Unusable] = []
-        self.is_held = is_local(store.root) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
+        self.is_held = isinstance(store.root, Path) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
-            if is_local(store.root):
+            if isinstance(store.root, Path):
                 files = [self._file(partition) for partition in partitions]
             else:
                 with ThreadPoolExecutor(_REQUESTS) as pool:

@@ -18,7 +18,6 @@ from prunescope.assets.execution.ray.worker import TaskOutcome, Worker, WorkerCo
 from prunescope.assets.execution.task import TASK, ComputeTask, TaskResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.atomic_write import PREFIX
-from prunescope.warehouse.storage.location import is_local
 from prunescope.warehouse.storage.partition_store import Store
 
 # After so many lost workers the task itself is taken for the cause.
@@ -332,7 +331,7 @@ def connected(address: str) -> Iterator[None]:
 @contextmanager
 def _marker_file(root: str) -> Iterator[str]:
     """Create a temporary file in a local warehouse, by which workers recognize that they see the same folder."""
-    if not is_local(Store(root).root):
+    if not isinstance(Store(root).root, Path):
         yield ""
         return
     Path(root).mkdir(parents=True, exist_ok=True)
