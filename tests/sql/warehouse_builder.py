@@ -22,7 +22,7 @@ from prunescope.warehouse.storage.partition_store import Store, to_arrow
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.storage.snapshot import FOOTERS
 from prunescope.warehouse.tables import TABLES
-from prunescope.warehouse.tables.columns import DIVERGENCE_NAMES
+from prunescope.warehouse.tables.columns import DIVERGENCE
 
 Row = dict[str, Any]
 Ask = Callable[["Handmade", str], list[Row]]
@@ -413,7 +413,7 @@ def frame_of(table: Table, rows: Sequence[Row]) -> pl.DataFrame:
 
 def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **given: Any) -> Row:
     """Return all divergence columns: those given, the others such that identities hold; all 0 for a KL of 0."""
-    row: Row = dict.fromkeys(DIVERGENCE_NAMES, 0.0)
+    row: Row = dict.fromkeys((column.name for column in DIVERGENCE), 0.0)
     kl = given.get("kl_dense_pruned_nats", kl)
     row |= {
         "norm_h": 1.0,

@@ -290,7 +290,6 @@ DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     else column
     for column in DIVERGENCE_OF_PROMPTS
 )
-DIVERGENCE_NAMES: tuple[str, ...] = tuple(column.name for column in DIVERGENCE)
 
 DIVERGENCE_INVARIANTS: tuple[Invariant, ...] = (
     # Pinsker: either divergence bounds the total variation; the slack is float32 rounding.
