@@ -11,7 +11,6 @@ import sqlglot
 from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
-from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.export.html_table import to_html
 from prunescope.warehouse.export.index_page import table_preview
@@ -46,7 +45,7 @@ class TableFiles:
     preview: str = ""
 
 
-def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None = MAX_ROWS) -> TableFiles:
+def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None) -> TableFiles:
     """Query a view and render its rows in every format, typeset only up to 1,000 rows.
 
     Rows have the view's order, else that of its key.

@@ -14,8 +14,8 @@ def _nats(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> 
     return Column(name, c.METRIC, doc, "nats", formula, nullable=nullable)
 
 
-def _share(name: str, doc: str, formula: str = "") -> Column:
-    return Column(name, pa.float64(), doc, "share", formula, minimum=0, maximum=1)
+def _share(name: str, doc: str) -> Column:
+    return Column(name, pa.float64(), doc, "share", minimum=0, maximum=1)
 
 
 TABLE = Table(
