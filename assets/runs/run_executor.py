@@ -27,7 +27,7 @@ from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance, recover, require_space
 from prunescope.assets.instance.pool_wait import watch_pool_waits
 from prunescope.assets.planning.freshness import study_partitions
-from prunescope.assets.planning.steps import SPEED_TABLE, STEPS, steps_writing
+from prunescope.assets.planning.steps import PRUNING_TABLES, SPEED_TABLE, STEPS, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.remaining_time import Stage
@@ -44,7 +44,6 @@ if TYPE_CHECKING:  # needs torch
 _INPUT_ERRORS = {"InputError", "WarehouseError"}
 # The views as a file for DuckDB's own tools; every run writes it again.
 CATALOGUE = "_catalogue/prunescope.duckdb"
-_MASKS = ("variants",)
 
 
 def execute(
@@ -172,11 +171,11 @@ class _Runs:
         failed = {
             work.name
             for number, work in enumerate(to_prune, start=1)
-            if not self._variant(work, _MASKS, to_prune[number:], is_last=work.tables == _MASKS)
+            if not self._variant(work, PRUNING_TABLES, to_prune[number:], is_last=work.tables == PRUNING_TABLES)
         }
         if works:
             self._discard_unfinished(works[0].model, failed)
-        to_measure = [work for work in works if work.name not in failed and work.tables != _MASKS]
+        to_measure = [work for work in works if work.name not in failed and work.tables != PRUNING_TABLES]
         for number, work in enumerate(to_measure, start=1):
             tables = tuple(table for table in work.tables if table != "variants")
             batch_with = [other for other in to_measure[number:] if set(other.tables) & set(STEPS["traces"].tables)]

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 
 from prunescope.assets.execution.ray.worker_pool import TaskGroup, WorkerPool
 from prunescope.assets.execution.task import ComputeTask
-from prunescope.assets.planning.steps import SPEED_TABLE, steps_writing
+from prunescope.assets.planning.steps import PRUNING_TABLES, SPEED_TABLE, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest
-
-_MASKS = ("variants",)
 
 
 @dataclass
@@ -55,7 +53,7 @@ class RaySchedule:
                 if self.record(work, tables, True) and not work.is_search:
                     self._add_variants(work.model)
                     self._add_search(work.model)
-            elif tables == _MASKS:
+            elif tables == PRUNING_TABLES:
                 self._after_pruning(work)
             else:
                 self.record(work, tables, SPEED_TABLE not in work.tables)
@@ -67,7 +65,7 @@ class RaySchedule:
         self._failed[model] = set()
         for work in works:
             if "variants" in work.tables:
-                self._add(work, _MASKS)
+                self._add(work, PRUNING_TABLES)
             else:
                 self._add_measurements(work)
 
@@ -77,7 +75,7 @@ class RaySchedule:
                 self._add(work, work.tables)
 
     def _after_pruning(self, work: PartitionWork) -> None:
-        if self.record(work, _MASKS, work.tables == _MASKS):
+        if self.record(work, PRUNING_TABLES, work.tables == PRUNING_TABLES):
             self._add_measurements(work)
         else:
             self._failed[work.model].add(work.name)
@@ -86,7 +84,7 @@ class RaySchedule:
             self.on_pruned(work.model, self._failed[work.model])
 
     def _add_measurements(self, work: PartitionWork) -> None:
-        if tables := tuple(table for table in work.tables if table not in {*_MASKS, SPEED_TABLE}):
+        if tables := tuple(table for table in work.tables if table not in {*PRUNING_TABLES, SPEED_TABLE}):
             self._add(work, tables)
 
     def _add(self, work: PartitionWork, tables: Collection[str]) -> None:
