@@ -58,7 +58,7 @@ def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_agai
         return Search(decoder, spec, Menus(decoder), items, Journal(tmp_path / folder, "a")).run()
 
     first, second = searched("a"), searched("b")
-    monkeypatch.setattr(EffectEngine, "_measured", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(EffectEngine, "_batch", lambda *_: pytest.fail("measured again"))
     for name in ("effects", "trials"):
         rows = [getattr(found, name).drop("seconds") for found in (first, second, searched("a"))]
         assert rows[0].equals(rows[1], null_equal=True), name
