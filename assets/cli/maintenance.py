@@ -38,7 +38,7 @@ def verify(
     """Read every file and compare it with its hashes; exit code 1 if one differs or cannot be read.
 
     A partition has hashes of its rows, of its provenance and of all its bytes, a variant file a hash of its changes to
-    the model.
+    the model. Files from before there were hashes are counted, but are no failure.
 
     For example: `prunescope verify --format json`
     """
@@ -58,6 +58,8 @@ def verify(
         schema = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
         emit(pa.Table.from_pylist(failed, schema), format_, output)
     log(f"{counts['intact']} files are unchanged, {counts['changed']} have changed")
+    if counts["unverifiable"]:
+        log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
     if counts["unreadable"]:
         log(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
     if counts["changed"]:

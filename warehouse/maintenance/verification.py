@@ -18,7 +18,7 @@ from prunescope.warehouse.storage.provenance import BROKEN, Footer, read_footer
 from prunescope.warehouse.storage.row_hash import KIND, RowsHash
 from prunescope.warehouse.tables import TABLES
 
-State = Literal["intact", "changed", "unreadable"]
+State = Literal["intact", "changed", "unverifiable", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class VerificationResult:
 
     Attributes:
         path: the file.
-        state: unreadable where the system or the store denies access.
+        state: unverifiable where the file was written before hashes existed and all its pages can be read, unreadable
+            where the system or the store denies access.
         reason: the problem in words; empty without one.
         bytes: its size.
     """
@@ -81,6 +82,9 @@ def _verdict(file: Path, path: Place) -> VerificationResult:
     except (OSError, WarehouseError) as error:
         is_damage = isinstance(error, OSError) and error.errno is None  # so Arrow reports damaged bytes
         return VerificationResult(path, "changed" if is_damage else "unreadable", _reason(error), size)
+    if reason is None:
+        reason = "written before there were hashes; all its pages can be read"
+        return VerificationResult(path, "unverifiable", reason, size)
     return VerificationResult(path, "changed" if reason else "intact", reason, size)
 
 
@@ -89,11 +93,14 @@ def _reason(error: Exception) -> str:
     return str(getattr(cause, "strerror", None) or cause).partition("\n")[0]
 
 
-def _difference(opened: BinaryIO, file: Path) -> str:
-    """Return how the file differs from its footer; empty for no difference."""
+def _difference(opened: BinaryIO, file: Path) -> str | None:
+    """Return how the file differs from its footer; empty for no difference, None for a footer without hashes."""
     seal = is_intact(opened)
     try:
         footer = read_footer(file)
+        if seal is None and footer.content_hash is None:
+            _read_whole(file)
+            return None
         difference = _rows_difference(file, footer)
     except (DamagedFileError, *BROKEN) as error:
         return str(error).removeprefix(f"{file} ").partition("\n")[0]
@@ -102,6 +109,13 @@ def _difference(opened: BinaryIO, file: Path) -> str:
     if footer.provenance_hash != footer.provenance.hash:
         return "its provenance is not the one that it was written with"
     return "" if seal else "its rows are intact, but another byte is not as it was written"
+
+
+def _read_whole(file: Path) -> None:
+    """Decode every page, and compare it with its checksum where it has one."""
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        for _ in parquet.iter_batches():
+            pass
 
 
 def _rows_difference(file: Path, footer: Footer) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.file_state import stamp_of
@@ -55,11 +56,17 @@ class VerifiedFiles:
         if stamp is None:
             return False
         if stamp not in {self._intact.get(name), self._before.get(name)}:
-            with path.open("rb") as file:
-                if is_intact(file) is not True:
-                    return True
+            if not _is_whole(path):
+                return True
             self._intact[name] = stamp
         return False
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        intact = is_intact(file)
+    # Without a seal the file is from an early version, or the seal itself is damaged.
+    return verify_file(path).state != "changed" if intact is None else intact
 
 
 def _read(file: Path) -> dict[str, str]:

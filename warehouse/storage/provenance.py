@@ -94,7 +94,7 @@ class Footer:
         schema: the file's Arrow schema.
         rows: number of rows.
         bytes: size of the file.
-        content_hash: `row_hash.rows_hash` of its rows; None where the footer lacks it.
+        content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
         provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
 
@@ -130,9 +130,9 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return values
 
 
-def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str) -> bytes:
-    """Return the JSON under the footer key."""
-    hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash}
+def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
+    """Return the JSON under the footer key; without a hash of the rows, that of files of the first version."""
+    hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash} if content_hash else {}
     facts = json.loads(provenance.to_json()) | {"violations": violations, **hashes}
     return json.dumps(facts, sort_keys=True).encode()
 

@@ -42,7 +42,7 @@ TABLE = Table(
             c.LABEL,
             "Origin of the allocation: `uniform`, one method at the same sparsity everywhere; `sum`, the smallest sum "
             "of effects alone; `exchange`, changed treatments of the parent, or of the best one of the menu where the "
-            "parent is uniform; `random`; `greedy`.",
+            "parent is uniform; `random`; `greedy`; in older files `interaction`, the sum with fitted interactions.",
             values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
         ),
         Column(
