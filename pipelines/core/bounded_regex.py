@@ -17,7 +17,7 @@ from prunescope.pipelines.core.errors import InputError
 
 # A usual search takes microseconds.
 SECONDS = 2.0
-# Of all searches of one pattern together, beyond a tenth of a second for each.
+# Of all searches of one pattern in a process together, beyond a tenth of a second for each.
 TOTAL_SECONDS = 60.0
 _USUAL_SECONDS = 0.1
 MAX_LENGTH = 10_000

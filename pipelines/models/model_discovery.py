@@ -1,7 +1,6 @@
 """Discovery of a model's layers, sublayers, final norm and head by a short probe that proves each of them."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,11 +137,11 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
 
 def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Return every sublayer's contribution in one pass, and the trunk's last states."""
-    added: dict[str, Tensor] = {}
-    watched = (each.watch(partial(added.__setitem__, each.label)) for each in decoder.sublayers)
+    added: dict[str, list[Tensor]] = {each.label: [] for each in decoder.sublayers}
+    watched = (each.watch(added[each.label].append) for each in decoder.sublayers)
     with hooks(*(handle for handles in watched for handle in handles)):
         states = decoder.hidden(tokens)
-    return added, states
+    return {label: torch.cat(chunks) for label, chunks in added.items() if chunks}, states
 
 
 def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
