@@ -139,14 +139,16 @@ def test_the_median_has_woodruffs_interval_over_prompts(ask: Ask) -> None:
 
 
 # Steps of each prompt. A share of 0.45 of 100 prompts has a half-width of 0.0992 (t is 1.984): of 300 steps in order
-# the ends are the 121st and the 180th, the 15th of those above 0. Of 6 prompts, 3 of 3 steps above the median, it is
-# 0.575, beyond the last step.
+# the ends are the 121st and the 180th, the 15th of those above 0; turned around, the 121st of the 135 below 9. Of 6
+# prompts, 3 of 3 steps above the median, it is 0.575, beyond the last step. Five prompts have no interval, ten have.
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [
         ([[0.0] * 3] * 55 + [[float(k)] * 3 for k in range(1, 46)], (0, 0, 5)),
         ([[1.0] * 3] * 3 + [[9.0] * 3] * 3, (5, None, None)),
-        ([[1.0, 2.0, 9.0]] * 5, (2, None, None)),
+        ([[k / 8] * 3 for k in range(1, 46)] + [[9.0] * 3] * 55, (9, 41 / 8, 9)),
+        ([[1.0, 2.0, 9.0], [1.0, 2.0, 8.0], [1.0, 7.0, 9.0], [2.0, 3.0, 9.0], [1.0, 2.0, 3.0]], (2, None, None)),
+        ([[1.0, 2.0, 9.0], [1.0, 2.0, 8.0], [1.0, 7.0, 9.0], [2.0, 3.0, 9.0], [1.0, 2.0, 3.0]] * 2, (2, 2, 3)),
         ([[0.0, 0.0]] * 8, (0, None, None)),
         ([[0.1, 8.0, 9.0]], (8, None, None)),
     ],

@@ -89,9 +89,9 @@ class Effects:
 
     @property
     def spread(self) -> float:
-        """How much larger the references' arithmetic means of the KL are than their geometric ones, in sum.
+        """Ratio of the sum of the references' arithmetic means of the KL to the sum of their geometric means.
 
-        With it a sum of effects predicts the arithmetic mean of an allocation.
+        Times this ratio, a sum of effects predicts the arithmetic mean of an allocation.
         """
         own = self.kl[:, np.unique(self.reference)]
         return float(own.mean(axis=0).sum() / np.exp(logarithms(own).mean(axis=0)).sum()) if own.any() else 1.0
