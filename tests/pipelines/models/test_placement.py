@@ -19,7 +19,7 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.device_map import places_of
 from prunescope.pipelines.models.load import check_device, load_decoder
 from prunescope.pipelines.models.sources import count_weights
-from prunescope.pipelines.models.weight_offload import data_of, on_device
+from prunescope.pipelines.models.weight_offload import data_of, on_device, swapped_data
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -186,3 +186,17 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
 def test_missing_devices_are_refused(device: str, memory: dict[str, int] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_device(device, memory)
+
+
+def test_a_parameter_that_occurs_twice_gets_its_first_data_back_after_an_error_too() -> None:
+    one, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(3))
+    first, second = one.data.data_ptr(), other.data.data_ptr()
+
+    def interrupted() -> None:
+        with swapped_data([one, other, one], lambda each: each.data + 5):
+            assert (one.tolist(), other.tolist()) == ([11.0, 11.0], [5.0, 5.0, 5.0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (one.data.data_ptr(), other.data.data_ptr()) == (first, second)

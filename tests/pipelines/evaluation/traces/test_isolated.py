@@ -221,6 +221,18 @@ def test_a_repeat_that_is_off_by_more_than_rounding_is_refused(llama: Decoder) -
         isolated(IsolatedEffect(llama), dense, local_shifts(llama, dense, masks_of(llama)))
 
 
+def test_a_repeat_may_differ_by_the_rounding_of_the_models_own_type(tiny_folder: Path) -> None:
+    decoder = load_decoder(tiny_folder, "bfloat16")
+    dense = dense_pass(decoder, TOKENS)
+    moved = local_shifts(decoder, dense, masks_of(decoder))
+    truth = dense.whole["mlp.1"]
+    dense.whole["mlp.1"] = truth * 1.01
+    isolated(IsolatedEffect(decoder), dense, moved)
+    dense.whole["mlp.1"] = truth * 1.1
+    with pytest.raises(ComputationError, match="called again on the same stream"):
+        isolated(IsolatedEffect(decoder), dense, moved)
+
+
 def test_passes_through_a_cache_and_unknown_sublayers_are_refused(llama: Decoder) -> None:
     cached = run_known(llama, TOKENS, 0, by_token_from=5, keep_calls=True)
     moved = {"mlp.1": torch.ones_like(cached.whole["mlp.1"])}
