@@ -194,9 +194,9 @@ class OutputHead:
         z = product64(x, self.weight.detach()) * self.scale
         return self.capped(z if self.bias is None else z + self.bias.detach())
 
-    def linear(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Return scale·W x in float32: a state's logits before bias and cap, or a shift's before the cap."""
-        weight, rows = self.weight.detach().float(), x.float()
+    def linear(self, x: Float[Tensor, "n d"], tokens: slice = slice(None)) -> Float[Tensor, "n v"]:
+        """Return scale·W x of some tokens in float32: logits before bias and cap, or a shift's before the cap."""
+        weight, rows = self.weight.detach()[tokens].float(), x.float()
         z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
         return z if self.scale == 1 else z.mul_(self.scale)
 

@@ -4,69 +4,73 @@
 hundreds of shifts.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from prunescope.pipelines.metrics.output_head import OutputHead
 
-# Rows of one block of logits.
-BLOCK_ROWS = 64
+# Logits of one block, 1 MiB: they stay in the cores' caches from the product to the last sum.
+BLOCK_LOGITS = 2**18
 # Largest centred logit shift whose exponential stays finite in float32 when it is summed over a vocabulary.
 _LARGEST = 60.0
 
 
-class _Block(NamedTuple):
-    """The dense side of some rows: head inputs, logits before the cap (None without one) and log-probabilities."""
-
-    states: Tensor
-    raw: Tensor | None
-    log_p: Tensor
-    p: Tensor
-
-
 class DenseOutput:
     """The dense model's softmax at some positions, against which shifts of the final stream are measured.
+
+    Memory: rows × V × 4 bytes, twice as many for a head with a cap.
 
     Args:
         streams: final residual streams, before the final norm.
         head: final norm and LM head.
     """
 
+    @torch.inference_mode()
     def __init__(self, streams: Float[Tensor, "rows width"], head: OutputHead) -> None:
         self._streams, self._head = streams, head
         self.states = head.lens(streams, torch.zeros_like(streams), "normed")[0].float()
-        self._blocks = [self._block(states) for states in self.states.split(BLOCK_ROWS)]
-
-    def _block(self, states: Tensor) -> _Block:
-        raw = self._head.raw(states)
-        log_p = torch.log_softmax(self._head.capped(raw), dim=-1)
-        return _Block(states, None if self._head.cap is None else raw, log_p, log_p.exp())
+        logits = head.raw(self.states)
+        self._raw, slope = None, None
+        if head.cap is not None:
+            self._raw, logits = logits, head.capped(logits)
+            slope = 1 - (logits / head.cap).square_()
+        self._p = torch.softmax(logits, dim=-1)
+        # E_p[w] of the rows w of W, with a cap times its slope: its product with a move is E_p[Δz] to first order.
+        self._mean_weight = head.scale * ((self._p if slope is None else slope.mul_(self._p)) @ head.weight.float())
 
     @torch.inference_mode()
     def kl(self, shift: Float[Tensor, "rows width"]) -> tuple[Float64[Tensor, " rows"], Float[Tensor, "rows width"]]:
         """Return KL(dense ‖ pruned) in nats of every row for a shift of the streams, and the shift of the head's input.
 
-        With d = Δz − E_p[Δz], KL = log E_p[e^Δz] − E_p[Δz] = log(1 + E_p[e^d − 1 − d]), whose terms are not negative
-        (the exact form of Theorem 3 in 2603.24652). Logits and sums are float32. Rows whose shift is too large for
-        this form take the log-softmax of both sides.
+        With d = Δz − c, KL = log E_p[e^Δz] − E_p[Δz] = log(1 + E_p[e^d − 1 − d] + E_p[d]) − E_p[d] for any c (with
+        c = E_p[Δz] the exact form of Theorem 3 in 2603.24652). With c close to E_p[Δz], which is known before any logit
+        is, one pass over blocks of the vocabulary sums both, and the terms of the first are not negative. Logits and
+        terms are float32, sums float64. Rows whose shift is too large for this form take the log-softmax of both sides.
         """
-        moves = self._head.lens(self._streams, shift, "normed")[1]
-        parts = zip(self._blocks, moves.split(BLOCK_ROWS), strict=True)
-        return torch.cat([self._block_kl(block, move) for block, move in parts]), moves
-
-    def _block_kl(self, block: _Block, move: Tensor) -> Tensor:
-        dz = self._head.linear(move)
-        if block.raw is not None:
-            dz = self._head.capped_shift(block.raw, dz, out=dz)
-        dz -= (block.p * dz).sum(dim=-1, keepdim=True)
-        excess = torch.expm1(dz).sub_(dz).mul_(block.p).sum(dim=-1, dtype=torch.float64)
-        kl = excess.clamp_(min=0).log1p_()
-        large = ~(dz.amax(dim=-1) < _LARGEST)  # NaN too
+        moves = self._head.lens(self._streams, shift, "normed")[1].float()
+        centre = (self._mean_weight * moves).sum(dim=-1, keepdim=True)
+        excess, first = (torch.zeros(len(moves), dtype=torch.float64, device=moves.device) for _ in range(2))
+        largest = torch.full_like(centre[:, 0], -torch.inf)
+        size = max(1, BLOCK_LOGITS // max(1, len(moves)))
+        for start in range(0, self._p.shape[1], size):
+            block = slice(start, start + size)
+            p, d = self._p[:, block], self._shifts(moves, block).sub_(centre)
+            largest = torch.maximum(largest, d.amax(dim=-1))
+            first += (p * d).sum(dim=-1)
+            excess += torch.expm1(d).sub_(d).mul_(p).sum(dim=-1)
+        kl = (excess + first).log1p_().sub_(first).clamp_(min=0)
+        large = ~(largest < _LARGEST)  # NaN too
         if bool(large.any()):
-            log_p = block.log_p[large]
-            log_q = torch.log_softmax(log_p + dz[large], dim=-1)
-            kl[large] = (block.p[large] * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
-        return kl
+            kl[large] = self._large_kl(moves, large)
+        return kl, moves
+
+    def _shifts(self, moves: Tensor, block: slice = slice(None), rows: Tensor | slice = slice(None)) -> Tensor:
+        """Return Δz of some tokens and rows."""
+        dz = self._head.linear(moves[rows], block)
+        return dz if self._raw is None else self._head.capped_shift(self._raw[rows][:, block], dz, out=dz)
+
+    def _large_kl(self, moves: Tensor, rows: Tensor) -> Tensor:
+        log_p = torch.log_softmax(self._head.logits_of_state(self.states[rows]), dim=-1)
+        log_q = torch.log_softmax(log_p + self._shifts(moves, rows=rows), dim=-1)
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)

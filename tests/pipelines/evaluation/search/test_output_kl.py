@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunescope.pipelines.evaluation.search.output_kl import BLOCK_ROWS, DenseOutput
+from prunescope.pipelines.evaluation.search import output_kl
+from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead
 from tests.pipelines.metrics.reference import logits_reference, norm_reference
 
-ROWS, WIDTH, VOCABULARY = BLOCK_ROWS + 3, 24, 211
+ROWS, WIDTH, VOCABULARY = 67, 24, 211
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -29,6 +30,12 @@ def reference(streams: Tensor, shift: Tensor, head: OutputHead) -> Tensor:
     before, after = streams.double(), streams.double() + shift.double()
     log_p, log_q = (torch.log_softmax(logits_reference(norm_reference(h, head), head), dim=-1) for h in (before, after))
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+@pytest.fixture(params=[2**18, 50 * ROWS, 1], ids=["whole", "blocks", "single"], autouse=True)
+def _block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sum the vocabulary at once, in blocks of which the last is smaller, or token by token."""
+    monkeypatch.setattr(output_kl, "BLOCK_LOGITS", request.param)
 
 
 @pytest.fixture(params=HEADS)
