@@ -200,10 +200,10 @@ class OutputHead:
         z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
         return z if self.scale == 1 else z.mul_(self.scale)
 
-    def raw(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Return logits before the cap: scale·W x + bias, float32."""
-        z = self.linear(x)
-        return z if self.bias is None else z + self.bias.detach().float()
+    def raw(self, x: Float[Tensor, "n d"], tokens: slice = slice(None)) -> Float[Tensor, "n v"]:
+        """Return logits of some tokens before the cap: scale·W x + bias, float32."""
+        z = self.linear(x, tokens)
+        return z if self.bias is None else z + self.bias.detach()[tokens].float()
 
     def capped(self, z: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
         """Return cap·tanh(z/cap) for raw logits z; z itself where there is no cap."""

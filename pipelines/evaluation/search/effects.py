@@ -186,7 +186,7 @@ class EffectEngine:
             local = {swap: self._local_shifts(swap, around, context) for swap in swaps[group]}
             with self._applied(context):
                 for index, (item, own, outer) in enumerate(zip(items, dense, around, strict=True)):
-                    output = DenseOutput(self._final(own)[item.measured], self._decoder.head)
+                    output = DenseOutput(self._final(own)[item.measured], self._decoder.head, keeps_softmax=True)
                     offset = self._final(outer).double() - self._final(own).double()
                     moves = {swap: shifts[index] for swap, shifts in local.items()}
                     kl[index, group], cosines[index, group] = self._at_output(item, output, outer, offset, moves)

@@ -19,25 +19,25 @@ _LARGEST = 60.0
 class DenseOutput:
     """The dense model's softmax at some positions, against which shifts of the final stream are measured.
 
-    Memory: rows × V × 4 bytes, twice as many for a head with a cap.
-
     Args:
         streams: final residual streams, before the final norm.
         head: final norm and LM head.
+        keeps_softmax: keep it for the next shift, rows × V × 4 bytes and with a cap twice as many; otherwise each
+            shift computes it again, which is a second product with the head.
     """
 
     @torch.inference_mode()
-    def __init__(self, streams: Float[Tensor, "rows width"], head: OutputHead) -> None:
-        self._streams, self._head = streams, head
+    def __init__(self, streams: Float[Tensor, "rows width"], head: OutputHead, *, keeps_softmax: bool = False) -> None:
+        self.streams, self._head = streams, head
         self.states = head.lens(streams, torch.zeros_like(streams), "normed")[0].float()
-        logits = head.raw(self.states)
-        self._raw, slope = None, None
-        if head.cap is not None:
-            self._raw, logits = logits, head.capped(logits)
-            slope = 1 - (logits / head.cap).square_()
-        self._p = torch.softmax(logits, dim=-1)
+        raw = head.raw(self.states)
+        logits = head.capped(raw)
+        self._log_sum = logits.logsumexp(dim=-1, keepdim=True)
+        p = torch.softmax(logits, dim=-1)
+        slopes = p if head.cap is None else (1 - (logits / head.cap).square_()).mul_(p)
         # E_p[w] of the rows w of W, with a cap times its slope: its product with a move is E_p[Δz] to first order.
-        self._mean_weight = head.scale * ((self._p if slope is None else slope.mul_(self._p)) @ head.weight.float())
+        self._mean_weight = head.scale * (slopes @ head.weight.detach().float())
+        self._kept = (p, None if head.cap is None else raw) if keeps_softmax else None
 
     @torch.inference_mode()
     def kl(self, shift: Float[Tensor, "rows width"]) -> tuple[Float64[Tensor, " rows"], Float[Tensor, "rows width"]]:
@@ -48,29 +48,40 @@ class DenseOutput:
         is, one pass over blocks of the vocabulary sums both, and the terms of the first are not negative. Logits and
         terms are float32, sums float64. Rows whose shift is too large for this form take the log-softmax of both sides.
         """
-        moves = self._head.lens(self._streams, shift, "normed")[1].float()
+        moves = self._head.lens(self.streams, shift, "normed")[1].float()
         centre = (self._mean_weight * moves).sum(dim=-1, keepdim=True)
         excess, first = (torch.zeros(len(moves), dtype=torch.float64, device=moves.device) for _ in range(2))
         largest = torch.full_like(centre[:, 0], -torch.inf)
         size = max(1, BLOCK_LOGITS // max(1, len(moves)))
-        for start in range(0, self._p.shape[1], size):
+        for start in range(0, len(self._head.weight), size):
             block = slice(start, start + size)
-            p, d = self._p[:, block], self._shifts(moves, block).sub_(centre)
+            p, raw = self._dense(block)
+            d = self._shifts(moves, raw, block).sub_(centre)
             largest = torch.maximum(largest, d.amax(dim=-1))
             first += (p * d).sum(dim=-1)
             excess += torch.expm1(d).sub_(d).mul_(p).sum(dim=-1)
         kl = (excess + first).log1p_().sub_(first).clamp_(min=0)
         large = ~(largest < _LARGEST)  # NaN too
         if bool(large.any()):
-            kl[large] = self._large_kl(moves, large)
+            kl[large] = self._large_kl(moves[large], self.states[large])
         return kl, moves
 
-    def _shifts(self, moves: Tensor, block: slice = slice(None), rows: Tensor | slice = slice(None)) -> Tensor:
-        """Return Δz of some tokens and rows."""
-        dz = self._head.linear(moves[rows], block)
-        return dz if self._raw is None else self._head.capped_shift(self._raw[rows][:, block], dz, out=dz)
+    def _dense(self, block: slice) -> tuple[Tensor, Tensor | None]:
+        """Return p of a block of tokens, and with a cap their logits before it."""
+        if self._kept is not None:
+            p, raw = self._kept
+            return p[:, block], None if raw is None else raw[:, block]
+        raw = self._head.raw(self.states, block)
+        p = (self._head.capped(raw) - self._log_sum).exp_()
+        return p, None if self._head.cap is None else raw
 
-    def _large_kl(self, moves: Tensor, rows: Tensor) -> Tensor:
-        log_p = torch.log_softmax(self._head.logits_of_state(self.states[rows]), dim=-1)
-        log_q = torch.log_softmax(log_p + self._shifts(moves, rows=rows), dim=-1)
+    def _shifts(self, moves: Tensor, raw: Tensor | None, block: slice = slice(None)) -> Tensor:
+        dz = self._head.linear(moves, block)
+        return dz if raw is None else self._head.capped_shift(raw, dz, out=dz)
+
+    def _large_kl(self, moves: Tensor, states: Tensor) -> Tensor:
+        raw = self._head.raw(states)
+        log_p = torch.log_softmax(self._head.capped(raw), dim=-1)
+        shifts = self._shifts(moves, None if self._head.cap is None else raw)
+        log_q = torch.log_softmax(log_p + shifts, dim=-1)
         return (log_p.exp() * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)

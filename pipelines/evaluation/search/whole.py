@@ -36,7 +36,7 @@ class WholeMeasurement:
         lengths, limit = [len(item.tokens) for item in items], decoder.at_once(_PASS_TOKENS)
         by_length = sorted(range(len(items)), key=lengths.__getitem__)
         self._batches = list(batched(by_length, lambda batch, index: (len(batch) + 1) * lengths[index] <= limit))
-        self._dense = self._streams()
+        self._dense = _outputs(decoder, self._streams())
 
     def measure(self, variant: Variant) -> tuple[Means, Means]:
         """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's positions.
@@ -46,7 +46,7 @@ class WholeMeasurement:
         """
         with apply_variant(self._decoder, variant):
             pruned = self._streams()
-        return _compared(self._decoder, self._items, self._dense, pruned)
+        return _compared(self._items, self._dense, pruned)
 
     def _streams(self) -> list[Tensor]:
         """Return every item's final streams at its measured positions, float64."""
@@ -70,7 +70,7 @@ class FreeRunningMeasurement:
     def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
         self._decoder, self._items = decoder, items
         self._steps = max(len(item.tokens) - item.first for item in items)
-        self._dense = self._decoded([0] * len(items))
+        self._dense = _outputs(decoder, [answer.streams for answer in self._decoded([0] * len(items))])
 
     def measure(self, variant: Variant) -> tuple[Means, Means]:
         """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's steps.
@@ -80,11 +80,11 @@ class FreeRunningMeasurement:
         Raises:
             ComputationError: the variant's states are NaN or infinite.
         """
-        lengths = [len(own.tokens) for own in self._dense]
+        lengths = [len(own.streams) for own in self._dense]
         with apply_variant(self._decoder, variant):
             pruned = self._decoded(lengths)
         streams = [own.streams[:length] for own, length in zip(pruned, lengths, strict=True)]
-        return _compared(self._decoder, self._items, [own.streams for own in self._dense], streams)
+        return _compared(self._items, self._dense, streams)
 
     def _decoded(self, least: Sequence[int]) -> list[DecodingResult]:
         prompts = [item.tokens[: item.first + 1] for item in self._items]
@@ -98,15 +98,16 @@ def measurement_of(
     return (FreeRunningMeasurement if objective == "free-kl" else WholeMeasurement)(decoder, items)
 
 
+def _outputs(decoder: Decoder, streams: Sequence[Tensor]) -> list[DenseOutput]:
+    return [DenseOutput(own, decoder.head) for own in streams]
+
+
 @torch.inference_mode()
-def _compared(
-    decoder: Decoder, items: Sequence[Item], dense: Sequence[Tensor], pruned: Sequence[Tensor]
-) -> tuple[Means, Means]:
-    """Return both means of each item from its streams of both sides, (positions, width), float64."""
+def _compared(items: Sequence[Item], dense: Sequence[DenseOutput], pruned: Sequence[Tensor]) -> tuple[Means, Means]:
+    """Return both means of each item from the dense outputs and the pruned streams, (positions, width), float64."""
     kl, cosines = np.empty(len(items)), np.empty(len(items))
-    for index, (before, after) in enumerate(zip(dense, pruned, strict=True)):
-        output = DenseOutput(before, decoder.head)
-        nats, move = output.kl(after - before)
+    for index, (output, after) in enumerate(zip(dense, pruned, strict=True)):
+        nats, move = output.kl(after - output.streams)
         kl[index] = float(nats.mean())
         cosines[index] = float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean())
     if not np.isfinite(kl).all():

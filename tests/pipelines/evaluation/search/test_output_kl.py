@@ -43,11 +43,19 @@ def head(request: pytest.FixtureRequest) -> OutputHead:
     return HEADS[request.param]
 
 
+def kl(streams: Tensor, head: OutputHead, shift: Tensor) -> Tensor:
+    """Return the KL of a kept softmax, which is that of one computed again."""
+    kept, _ = DenseOutput(streams, head, keeps_softmax=True).kl(shift)
+    again, _ = DenseOutput(streams, head).kl(shift)
+    torch.testing.assert_close(again, kept, rtol=1e-4, atol=1e-12, equal_nan=True)
+    return kept
+
+
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 0.3, 3.0])
 def test_the_kl_is_that_of_the_softmax_in_float64_for_shifts_of_any_size(head: OutputHead, size: float) -> None:
     streams, move = normal(ROWS, WIDTH, seed=3), normal(ROWS, WIDTH, seed=4)
     shift = size * move * streams.norm(dim=-1, keepdim=True) / move.norm(dim=-1, keepdim=True)
-    found, _ = DenseOutput(streams, head).kl(shift)
+    found = kl(streams, head, shift)
     assert (found >= 0).all()
     torch.testing.assert_close(found, reference(streams, shift, head), rtol=1e-3, atol=0)
 
@@ -64,7 +72,7 @@ def test_rows_whose_exponentials_overflow_leave_the_small_ones_beside_them_exact
     shift[::7] *= 1e6
     truth = reference(streams, shift, head)
     assert truth[::7].min() > 50
-    found, _ = DenseOutput(streams, head).kl(shift)
+    found = kl(streams, head, shift)
     torch.testing.assert_close(found, truth, rtol=1e-3, atol=0)
 
 
@@ -74,7 +82,7 @@ def test_ties_of_all_logits_and_of_some_have_finite_kls() -> None:
     streams = normal(ROWS, WIDTH, seed=3)
     streams[0] = 0  # all logits are equal
     shift = 0.1 * normal(ROWS, WIDTH, seed=4)
-    found, _ = DenseOutput(streams, OutputHead(weight)).kl(shift)
+    found = kl(streams, OutputHead(weight), shift)
     torch.testing.assert_close(found, reference(streams, shift, OutputHead(weight)), rtol=1e-3, atol=0)
 
 
@@ -82,7 +90,7 @@ def test_logits_that_all_move_alike_change_no_probability() -> None:
     weight = torch.cat([WEIGHT, torch.ones(VOCABULARY, 1)], dim=1)
     streams, shift = normal(ROWS, WIDTH + 1, seed=3), torch.zeros(ROWS, WIDTH + 1)
     shift[:, -1] = 7.0
-    found, _ = DenseOutput(streams, OutputHead(weight)).kl(shift)
+    found = kl(streams, OutputHead(weight), shift)
     assert (found >= 0).all()
     assert found.max() < 1e-10
 
@@ -90,5 +98,5 @@ def test_logits_that_all_move_alike_change_no_probability() -> None:
 def test_a_broken_row_is_nan_and_no_other() -> None:
     shift = 0.1 * normal(ROWS, WIDTH, seed=4)
     shift[5, 3] = torch.nan
-    found, _ = DenseOutput(normal(ROWS, WIDTH, seed=3), HEADS["rms"]).kl(shift)
+    found = kl(normal(ROWS, WIDTH, seed=3), HEADS["rms"], shift)
     assert found.isnan().nonzero().flatten().tolist() == [5]
