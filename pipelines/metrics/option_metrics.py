@@ -55,14 +55,7 @@ def option_row(
 
     Returns:
         Columns by name, list columns in the order of the options.
-
-    Raises:
-        ValueError: The temperature is not above 0, or ids and labels differ in number.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature {temperature}: a softmax needs T > 0; T = 0 is greedy decoding")
-    if len(option_ids) != len(options):
-        raise ValueError(f"{len(option_ids)} option tokens for {len(options)} options")
     z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
     dense, pruned = z[0], z[0] + dz[0]
     ids = torch.tensor(list(option_ids), device=dense.device)
