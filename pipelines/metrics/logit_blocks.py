@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunescope.pipelines.metrics import cpu_matmul, eager_kernels, fused_kernels
+from prunescope.pipelines.metrics import eager_kernels, fused_kernels
+from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.divergence_columns import (
     DenseSums,
     Numbers,
@@ -78,11 +79,6 @@ def block_sizes(rows: int) -> list[int]:
     """Split rows into the fewest blocks of at most BLOCK_ROWS, of nearly equal size."""
     count = max(1, -(-rows // BLOCK_ROWS))
     return [rows // count + (index < rows % count) for index in range(count)]
-
-
-def product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
-    """Return states times Wᵀ; on a CPU by `cpu_matmul`, on two Zen cores 174 GFLOP/s against MKL's 151."""
-    return cpu_matmul.product(states, weight) if states.device.type == "cpu" else states @ weight.T
 
 
 def kernels_for(device: torch.device) -> Literal["numba", "triton", "torch"]:

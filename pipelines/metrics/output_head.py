@@ -196,8 +196,7 @@ class OutputHead:
 
     def linear(self, x: Float[Tensor, "n d"], tokens: slice = slice(None)) -> Float[Tensor, "n v"]:
         """Return scale·W x of some tokens in float32: logits before bias and cap, or a shift's before the cap."""
-        weight, rows = self.weight.detach()[tokens].float(), x.float()
-        z = product(rows, weight) if rows.device.type == "cpu" else rows @ weight.T
+        z = product(x.float(), self.weight.detach()[tokens].float())
         return z if self.scale == 1 else z.mul_(self.scale)
 
     def raw(self, x: Float[Tensor, "n d"], tokens: slice = slice(None)) -> Float[Tensor, "n v"]:

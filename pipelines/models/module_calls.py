@@ -90,7 +90,7 @@ def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator
 
 @contextmanager
 def quick_linears(model: nn.Module) -> Iterator[None]:
-    """Temporarily make all float32 linear modules of the model use `cpu_matmul.product` on a CPU.
+    """Temporarily make all float32 linear modules of the model use `cpu_matmul.product`.
 
     Weights are read at every call, so that swapped ones are used. Modules of a subclass or another type, and those
     whose forward is already replaced, are not changed.
@@ -104,8 +104,7 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
 
 def _quick_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        # Checked in each call: offloaded weights come to their device only then.
-        multiply = product if module.weight.device.type == "cpu" else nn.functional.linear
-        return multiply(x, module.weight, module.bias)
+        # Its check for a CPU is made in each call: offloaded weights come to their device only then.
+        return product(x, module.weight, module.bias)
 
     return forward

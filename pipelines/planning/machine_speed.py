@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.device import workers_on
+from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.divergence import divergences
-from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace, product
+from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.meta_model import Shape
 

@@ -26,8 +26,9 @@ from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.traces.activation_capture import stream_after
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts
+from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
-from prunescope.pipelines.metrics.logit_blocks import Block, Workspace, product
+from prunescope.pipelines.metrics.logit_blocks import Block, Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
