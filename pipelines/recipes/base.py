@@ -5,9 +5,9 @@ import json
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from prunescope.pipelines.core.frozen_model import NAME
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
 Statistic = Literal["activation_stats", "block_influence"]
@@ -15,7 +15,7 @@ Statistic = Literal["activation_stats", "block_influence"]
 Reads = Literal["nothing", "moments", "gram"]
 
 
-class BaseRecipe(BaseModel):
+class BaseRecipe(FrozenModel):
     """One way to change a model, with its parameters.
 
     Attributes:
@@ -24,9 +24,6 @@ class BaseRecipe(BaseModel):
         calibration: settings of its own, such as `{seed: 1}`, for a recipe that reads activations; missing keys are
             taken from the study.
     """
-
-    # pydantic's errors are logged, so they must not quote inputs; our own messages quote them with secrets masked.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # The pattern of names that spell this recipe, and examples with their meanings.
     SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")

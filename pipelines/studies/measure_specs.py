@@ -111,7 +111,7 @@ class DecodingSpec(FrozenModel):
         seed: of the noise.
     """
 
-    temperature: float = Field(default=0.7, gt=0, le=100, allow_inf_nan=False)
+    temperature: float = Field(default=0.7, gt=0, le=100)
     top_p: float = Field(default=0.95, gt=0, le=1)
     samples: int = Field(default=8, ge=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -129,7 +129,7 @@ class MeasureSpec(FrozenModel):
     """
 
     positions: Literal["generated", "every"] = "generated"
-    temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (1.0,)
+    temperatures: tuple[float, ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
     scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
     trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
