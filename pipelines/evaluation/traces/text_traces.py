@@ -125,11 +125,6 @@ class TextSession:
         progress.done()
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes kept of the dense side."""
-        return sum(dense.counts.nbytes + dense.step.nbytes for batches in self._dense for dense in batches)
-
-    @property
     def _windows(self) -> int:
         return sum(len(text.windows) for text in self._texts)
 
