@@ -72,7 +72,7 @@ class TaskSession:
     def __init__(self, decoder: Decoder, model: str, specs: Sequence[TaskSpec], *, allows_code: bool = False) -> None:
         self.decoder, self.model, self._allows_code = decoder, model, allows_code
         self._tasks = load_tasks(specs)
-        self._lm = VariantLM(decoder) if self._tasks else None
+        self._lm = VariantLM(decoder)
         self._dense: pl.DataFrame | None = None
 
     def score(
@@ -114,8 +114,7 @@ class TaskSession:
     ) -> _UncomparedScores:
         scores, samples, compared = [], [], []
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
-        if self._lm is not None:
-            self._lm.is_noise = variant.noise is not None
+        self._lm.is_noise = variant.noise is not None
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, output in self._evaluated(list(together), recipe, progress, dense):
@@ -137,8 +136,6 @@ class TaskSession:
         Few-shot examples are drawn anew from the study's seed. The dense model's texts serve as drafts.
         """
         lm, spec = self._lm, together[0].spec
-        if lm is None:
-            raise ValueError("a session without tasks runs nothing")
         lm.progress, lm.task = progress, f"{recipe}: {spec.name}"
         lm.set_context(spec.context)
         lm.written.clear()

@@ -333,10 +333,3 @@ def test_flips_are_counted_both_ways() -> None:
         }
     ]
     assert flips(frame(now), frame(was, "other")).is_empty()
-
-
-def test_a_study_without_tasks_gives_empty_tables(decoder: Decoder) -> None:
-    found = TaskSession(decoder, "tiny", []).score("dense", Variant())
-    assert found.scores.is_empty()
-    assert found.samples.is_empty()
-    assert found.scores.columns == [column.name for column in TABLES["task_scores"].columns]
