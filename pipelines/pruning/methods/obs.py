@@ -1,6 +1,7 @@
 """Optimal brain surgeon: SparseGPT removes and GPTQ rounds weights column by column; later columns compensate."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +31,7 @@ def sparsegpt(context: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
     missing weights are removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
 
     Raises:
-        InputError: no pattern, M does not divide the inputs, or no token reached the matrix.
+        InputError: M does not divide the inputs, or no token reached the matrix.
         ComputationError: as `factored`, or a weight is NaN.
     """
     if context.sparsity == 0 and context.mask is None:
@@ -49,10 +50,8 @@ def sparsegpt(context: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
             )
         pattern = (recipe.keep, recipe.block)
         width = -(-width // recipe.block) * recipe.block
-    elif context.sparsity is not None:
-        quota = _Quota(mask, context.sparsity, recipe.group)
     else:
-        raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
+        quota = _Quota(mask, cast(float, context.sparsity), recipe.group)
 
     def step(columns: slice, current: Block, inverse: Float[Tensor, "width width"]) -> Block:
         if quota is not None:

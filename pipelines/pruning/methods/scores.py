@@ -1,10 +1,11 @@
 """Masks from scores of single weights: magnitude, Wanda and RIA."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
@@ -61,8 +62,6 @@ def mask_of(context: MatrixContext, recipe: MaskingRecipe, scores: Float[Tensor,
         scores = scores.masked_fill(removed, -1)
     if recipe.keep is not None and recipe.block is not None:
         mask = keep_n_of_m(scores, recipe.keep, recipe.block)
-    elif context.sparsity is not None:
-        mask = keep_share(scores, context.sparsity, group)
     else:
-        raise InputError(f"recipe {recipe.name}: give `sparsity`, or `keep` and `block`")
+        mask = keep_share(scores, cast(float, context.sparsity), group)
     return mask if removed is None else mask & ~removed
