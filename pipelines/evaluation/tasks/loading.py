@@ -162,10 +162,6 @@ class _Environment(SandboxedEnvironment):
         """Return a template. lm-eval joins strings of a definition, so all templates are bounded from then on."""
         return _BoundedTemplate(source, self) if self.foreign else super().from_string(source, *others, **settings)
 
-    def in_process(self, source: str) -> Any:  # noqa: ANN401
-        """Return a template that is rendered here."""
-        return super().from_string(source)
-
 
 @dataclass(frozen=True)
 class _BoundedTemplate:
@@ -183,7 +179,7 @@ class _BoundedTemplate:
         if not is_plain(variables):
             # Samples of lm-eval's own tasks may hold dates or images; their templates are an installed package's.
             if self.source not in self.environment.foreign:
-                return str(self.environment.in_process(self.source).render(**variables))
+                return SandboxedEnvironment.from_string(self.environment, self.source).render(**variables)
             raise jinja2.TemplateError("a sample holds a value that is not plain text, number, list or mapping")
         try:
             return render("task", self.source, variables)
