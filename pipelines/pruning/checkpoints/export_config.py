@@ -135,14 +135,9 @@ class _Configs:
             return None
         return model if type(model) is self._class else None
 
-    def keys(self, *values: int | None) -> list[str]:
-        """Return the keys with one of some values, in the order of the values."""
-        return [
-            key
-            for wanted in values
-            for key, value in self.text.items()
-            if type(value) is type(wanted) and value == wanted
-        ]
+    def keys(self, wanted: int | None) -> list[str]:
+        """Return the keys with a value."""
+        return [key for key, value in self.text.items() if type(value) is type(wanted) and value == wanted]
 
 
 def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple[int, ...]) -> Form | None:
