@@ -191,9 +191,14 @@ class Search:
                 self._baseline(name, share, effects)
         except Expired:
             is_complete = False
-        own = [place for place, trial in enumerate(self._trials) if (trial.strategy, trial.remove) == (name, share)]
         # The steps of a greedy removal before the last one remove less than the target.
-        places = [place for place in own if self._trials[place].is_accepted and self._reaches(self._trials[place])]
+        places = [
+            place
+            for place, trial in enumerate(self._trials)
+            if (trial.strategy, trial.remove) == (name, share)
+            and trial.is_accepted
+            and trial.removed >= share * (1 - 1e-9)
+        ]
         if places:
             best = self._trials[places[-1]]
             digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
@@ -202,10 +207,6 @@ class Search:
             whole = self._treatments.in_full(best.allocation)
             self._trials[places[-1]] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
-
-    @staticmethod
-    def _reaches(trial: Trial) -> bool:
-        return trial.removed >= trial.remove * (1 - 1e-9)
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
         menu = self._treatments.choosable(self._menu, share)
