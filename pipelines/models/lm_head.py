@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, nearest
-from prunescope.pipelines.models.module_calls import first_tensor
+from prunescope.pipelines.models.module_calls import first_tensor, other_forward
 
 # Largest accepted distance of rebuilt logits from the model's own, relative to their norm: the products round, too.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -63,11 +63,8 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
         raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
 
     def logits_of(states: Tensor) -> Tensor:
-        trunk.forward = lambda *_, **__: replace(trunk_output, last_hidden_state=states)
-        try:
+        with other_forward(trunk, lambda *_, **__: replace(trunk_output, last_hidden_state=states)):
             return first_tensor(model(input_ids=probe, use_cache=False).logits)
-        finally:
-            del trunk.forward
 
     head = _prove_head(plain, logits_of, states, run.names[module], run.numbers)
     error = distance(head.logits(stream[0].float()), logits[0].float())
