@@ -33,20 +33,18 @@ class Machine:
         body: floating-point operations per second of the layers' products in the study's dtype, one prompt at a time.
         memory: bytes of weights per second that token-by-token decoding reads.
         vocabulary: logits per second measured at one temperature, without the head product.
-        workers: sublayers measured in parallel.
     """
 
     head: float
     body: float
     memory: float
     vocabulary: float
-    workers: int
 
 
 # For ratios of costs where no machine is measured: two cores of a server, from the stages of the study `demo` on them,
 # and the order of magnitude of a GPU of a data center.
-_CORES = Machine(head=150e9, body=110e9, memory=20e9, vocabulary=200e6, workers=2)
-_GPU = Machine(head=30e12, body=100e12, memory=1.5e12, vocabulary=10e9, workers=1)
+_CORES = Machine(head=150e9, body=110e9, memory=20e9, vocabulary=200e6)
+_GPU = Machine(head=30e12, body=100e12, memory=1.5e12, vocabulary=10e9)
 
 
 def typical_machine(device: str) -> Machine:
@@ -80,7 +78,6 @@ def measure_machine(shape: Shape, dtype: torch.dtype, device: str, tokens: int, 
         body=_rate(lambda: prompt @ matrix.T, 2 * prompt.numel() * matrix.shape[0], 1),
         memory=_rate(lambda: streamed @ token, streamed.nbytes, 1),
         vocabulary=_vocabulary_rate(shape.vocabulary, device, temperatures, workers),
-        workers=workers,
     )
 
 

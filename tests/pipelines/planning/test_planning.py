@@ -45,7 +45,7 @@ SHAPE = Shape(
     cache_width=8,
 )
 STEPS = 3
-MACHINE = Machine(head=1e3, body=1e4, memory=1e5, vocabulary=1e6, workers=2)
+MACHINE = Machine(head=1e3, body=1e4, memory=1e5, vocabulary=1e6)
 
 
 def study(dtype: str = "float32", **measure: object) -> Study:
