@@ -1,6 +1,6 @@
 """Context managers that temporarily apply a variant to a decoder; the dense weights come back unchanged."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 
@@ -29,8 +29,8 @@ def changed_limit(device: str, free: int | None) -> int:
 
 
 @contextmanager
-def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Temporarily replace weights of some sublayers by those that `Variant.weights` returns."""
+def swap_weights(sublayer: Sublayer, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Temporarily replace weights of a sublayer by those that `Variant.weights` returns."""
     before: dict[Tensor, Tensor] = {}
 
     def restore() -> None:
@@ -38,25 +38,23 @@ def swap_weights(sublayers: Sequence[Sublayer], weights: Mapping[str, Tensor]) -
             parameter.data = data
 
     with ExitStack() as stack:
-        for sublayer in sublayers:
-            stack.enter_context(sublayer.on_device())
+        stack.enter_context(sublayer.on_device())
         stack.callback(restore)
-        for sublayer in sublayers:
-            for name, matrix in sublayer.matrices.items():
-                if name not in weights:
-                    continue
-                parameter, is_first = matrix.parameter, matrix.parameter not in before
-                before.setdefault(parameter, parameter.data)
-                if matrix.expert is None:
-                    parameter.data = weights[name]
-                    continue
-                if is_first:  # a stack of experts is copied once; each expert is written into the copy
-                    parameter.data = parameter.data.clone()
-                parameter.data[matrix.expert] = weights[name]
-            for name in weights:
-                module = None if name in sublayer.matrices else sublayer.modules.get(name.rpartition(".")[0])
-                if module is not None:
-                    stack.enter_context(_swap_parameter(module, name.rpartition(".")[2], weights[name]))
+        for name, matrix in sublayer.matrices.items():
+            if name not in weights:
+                continue
+            parameter, is_first = matrix.parameter, matrix.parameter not in before
+            before.setdefault(parameter, parameter.data)
+            if matrix.expert is None:
+                parameter.data = weights[name]
+                continue
+            if is_first:  # a stack of experts is copied once; each expert is written into the copy
+                parameter.data = parameter.data.clone()
+            parameter.data[matrix.expert] = weights[name]
+        for name in weights:
+            module = None if name in sublayer.matrices else sublayer.modules.get(name.rpartition(".")[0])
+            if module is not None:
+                stack.enter_context(_swap_parameter(module, name.rpartition(".")[2], weights[name]))
         del weights  # frees the experts, which are in the copy now
         yield
 
@@ -99,7 +97,7 @@ def apply_variant(
     with ExitStack() as stack:
         if not decoder.is_streamed and changed * decoder.dtype.itemsize <= max_bytes:
             for sublayer in decoder.sublayers:
-                stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
+                stack.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
         stack.enter_context(decoder.without(variant.dropped, skips=skips))
@@ -113,7 +111,7 @@ def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
     """Temporarily let the sublayers of one layer compute as the variant's."""
     with ExitStack() as stack:
         for sublayer in layer.sublayers:
-            stack.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
+            stack.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
             if sublayer.label in variant.dropped:
                 stack.enter_context(sublayer.dropped())
         yield
@@ -151,8 +149,8 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
     def begin(layer: Layer) -> Callable[..., None]:
         def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
             current.enter_context(on_device(module))
-            for sublayer in (layer.attn, layer.mlp):
-                current.enter_context(swap_weights([sublayer], variant.weights(sublayer)))
+            for sublayer in layer.sublayers:
+                current.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
 
         return hook
 

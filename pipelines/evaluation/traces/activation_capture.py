@@ -165,7 +165,7 @@ def replay(
     """
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
     own = None if dense is None else dense.fresh()
-    with swap_weights([sublayer], weights), nullcontext() if norms is None else sublayer_in_float64(sublayer, norms):
+    with swap_weights(sublayer, weights), nullcontext() if norms is None else sublayer_in_float64(sublayer, norms):
         parts = [sublayer.recompute(call, own) for call in calls]
     states = torch.cat(parts, dim=1)[0, first:]
     return states.float() if norms is None else states

@@ -227,7 +227,7 @@ class _Probe:
         return _same_inputs(self._inputs(readers, zeros), dense, slice(None))
 
     def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, ActivationMoments]:
-        with swap_weights([self._sublayer], weights):
+        with swap_weights(self._sublayer, weights):
             recorder = InputRecorder({matrix.name: matrix for matrix in readers.values()})
             with Products(recorder.observe):
                 self._sublayer.recompute(self._call)
@@ -238,7 +238,7 @@ class _Probe:
         return recorder.inputs
 
     def _output(self, weights: Mapping[str, Tensor]) -> Tensor:
-        with swap_weights([self._sublayer], weights):
+        with swap_weights(self._sublayer, weights):
             return self._sublayer.recompute(self._call)
 
 

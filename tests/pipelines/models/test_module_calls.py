@@ -38,7 +38,7 @@ def test_a_quick_model_gives_the_same_states_and_reads_swapped_weights(tiny_fold
     sublayer = decoder.layers[1].mlp
     other = {name: matrix.stored * 0.5 for name, matrix in sublayer.matrices.items()}
     for weights in ({}, other):
-        with swap_weights([sublayer], weights), torch.inference_mode():
+        with swap_weights(sublayer, weights), torch.inference_mode():
             truth = decoder.hidden(tokens)
             with quick_linears(decoder.model):
                 torch.testing.assert_close(decoder.hidden(tokens), truth, rtol=1e-4, atol=1e-5)
