@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, SHIFT
+from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH
 from prunescope.pipelines.metrics.ranking import ranks, top_ids
 
 Sums = dict[str, Tensor]
@@ -92,7 +92,7 @@ def shift_rows(
         _move(weight, softmax, dz, temperature, highest[:, 0].double(), ids[:, :1], after)
         for weight, softmax, temperature in zip(dense.weights, dense.softmaxes, temperatures, strict=True)
     ]
-    return {name: shift[name] for name in SHIFT.names or ()}, moves, ids
+    return shift, moves, ids
 
 
 def _move(
@@ -127,7 +127,7 @@ def _move(
     dp = torch.where(grows, larger, -larger) * step
     p_dp = total(p * dp)
     dp_along = (p_dp / softmax["p_squares"]).to(dz)
-    sums = {
+    return {
         "mean": mean.double(),
         "log_growth": log_growth,
         "log_growth_direct": direct,
@@ -148,7 +148,6 @@ def _move(
         "tail": tail,
         "gap": q_gap,
     }
-    return {name: sums[name] for name in P_SPACE_SUMS.names or ()}
 
 
 def _moments(weight: Tensor, normalizer: Tensor, dz: Tensor, temperature: float) -> tuple[Tensor, Tensor, Sums]:
