@@ -36,11 +36,10 @@ OUTLIER = 6.0
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Rows of `activation_stats` and `block_influence`, and the SHA-256 of the calibration tokens."""
+    """Rows of `activation_stats` and `block_influence`."""
 
     activation_stats: pl.DataFrame
     block_influence: pl.DataFrame
-    hash: str
 
 
 def calibration_tokens(tokenizer: Any, spec: CalibrationSpec) -> Int[Tensor, "sequences length"]:  # noqa: ANN401
@@ -157,7 +156,6 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     return CalibrationResult(
         pl.DataFrame(stats, schema_overrides={"mean": pl.List(pl.Float32), "second_moment": pl.List(pl.Float32)}),
         influence.rows(model, digest),
-        digest,
     )
 
 

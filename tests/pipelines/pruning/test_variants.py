@@ -11,7 +11,12 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
-from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
+from prunescope.pipelines.pruning.calibration.statistics import (
+    CalibrationResult,
+    calibrate,
+    calibration_tokens,
+    tokens_hash,
+)
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
@@ -67,7 +72,8 @@ def test_exactly_half_of_the_prunable_weights_are_masked(
 ) -> None:
     recipe = parse_recipe(name)
     variant = pruned(decoder, calibrated, name)
-    row = variant_row(decoder, "tiny", recipe, variant, calibrated.hash, 1, 1.0).row(0, named=True)
+    digest = tokens_hash(calibration_tokens(decoder.tokenizer, SPEC))
+    row = variant_row(decoder, "tiny", recipe, variant, digest, 1, 1.0).row(0, named=True)
     assert row["weights_masked"] * 2 == row["weights_prunable"]
     assert row["sparsity"] == 0.5
     # Half of 16 bits less one bit of the mask.
