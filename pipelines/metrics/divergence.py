@@ -126,7 +126,7 @@ def divergences(
         block = Block(states, head, temperatures, workspace, None if targets is None else targets[part])
         for shift, columns in zip(shifts, results, strict=True):
             move = None if shift is None else shift[part].float()
-            in_h = space_metrics("h", states, torch.zeros_like(states) if move is None else move)
+            in_h = space_metrics(states, torch.zeros_like(states) if move is None else move)
             for name, values in (in_h | block.columns(move)).items():
                 columns[name][:, part] = values
         del block  # its arrays are freed before the next block's are made

@@ -81,7 +81,7 @@ def option_row(
         "one_minus_cos_z_options": float(part["one_minus_cos_z"][0]),
         "one_minus_cos_p_options": float(part["one_minus_cos_p"].item()),
         "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"].item()),
-        "one_minus_cos_h": float(space_metrics("h", x[None], dx[None])["one_minus_cos_h"][0]),
+        "one_minus_cos_h": float(space_metrics(x[None], dx[None])["one_minus_cos_h"][0]),
         "one_minus_cos_z": float(whole["one_minus_cos_z"][0]),
         "one_minus_cos_p": float(whole["one_minus_cos_p"].item()),
         "kl_dense_pruned_nats": float(whole["kl_dense_pruned_nats"].item()),

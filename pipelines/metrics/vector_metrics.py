@@ -1,4 +1,4 @@
-"""Angles and lengths of vectors and their shifts in float64, for head inputs and option subspaces."""
+"""Angles and lengths of hidden states and their shifts in float64."""
 
 import torch
 from jaxtyping import Float
@@ -7,14 +7,13 @@ from torch import Tensor
 from prunescope.pipelines.metrics.divergence_columns import Numbers, space
 
 
-def space_metrics(name: str, v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) -> dict[str, Numbers]:
+def space_metrics(v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) -> dict[str, Numbers]:
     """Return norms, cosine defect, parallel and orthogonal part of a shift, and T1, in float64.
 
     Δ⊥ is computed element by element, so a shift along v loses no precision.
 
     Args:
-        name: of the space in the columns: `h`, `z` or `p`.
-        v: Dense vectors.
+        v: Dense states h.
         dv: Their shifts Δ.
 
     Returns:
@@ -25,4 +24,4 @@ def space_metrics(name: str, v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) 
     along = (vector * shift).sum(-1) / length.square()
     across = torch.linalg.vector_norm(shift - along[:, None] * vector, dim=-1) / length
     parts = (length, torch.linalg.vector_norm(shift, dim=-1), along, across)
-    return space(name, *torch.stack(parts).cpu().numpy())
+    return space("h", *torch.stack(parts).cpu().numpy())

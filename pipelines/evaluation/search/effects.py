@@ -230,7 +230,7 @@ class EffectEngine:
         for moved in self._isolation.shifts(around, moves).values():
             nats, move = output.kl((offset + moved.double())[item.measured])
             kl.append(nats.mean())
-            cosines.append(float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean()))
+            cosines.append(float(space_metrics(output.states, move)["one_minus_cos_h"].mean()))
         means = torch.stack(kl).cpu().numpy()
         if not np.isfinite(means).all():
             label, treatment = list(moves)[int(np.argmin(np.isfinite(means)))]

@@ -109,7 +109,7 @@ def _compared(items: Sequence[Item], dense: Sequence[DenseOutput], pruned: Seque
     for index, (output, after) in enumerate(zip(dense, pruned, strict=True)):
         nats, move = output.kl(after - output.streams)
         kl[index] = float(nats.mean())
-        cosines[index] = float(space_metrics("h", output.states, move)["one_minus_cos_h"].mean())
+        cosines[index] = float(space_metrics(output.states, move)["one_minus_cos_h"].mean())
     if not np.isfinite(kl).all():
         raise ComputationError(f"search: NaN or infinite states on item {items[int(np.argmin(np.isfinite(kl)))].id}")
     return kl, cosines

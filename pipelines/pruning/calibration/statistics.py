@@ -188,7 +188,7 @@ class Influence:
             middle = before if self._decoder.layers[index].is_parallel else before + attn
             for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
                 flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
-                metrics = space_metrics("h", flat, shift)
+                metrics = space_metrics(flat, shift)
                 sums = self._sums.get((index, unit), (0.0, 0.0))
                 defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
                 self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)

@@ -274,7 +274,7 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
             (torch.cat(adds[other]) for other in units[index + 1 : index + count]), start=torch.cat(adds[label])
         )
         # arctan2 of Δ's orthogonal and parallel parts: arccos loses all digits near cos = 1.
-        shift = space_metrics("h", torch.cat(starts[label]), delta)
+        shift = space_metrics(torch.cat(starts[label]), delta)
         distances[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
     if not all(map(np.isfinite, distances.values())):
         raise ComputationError("an activation is NaN or infinite on the calibration tokens")
