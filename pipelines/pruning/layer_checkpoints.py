@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunescope.pipelines.core.synced_write import write_synced
-from prunescope.pipelines.pruning.variant import stored_changes
+from prunescope.pipelines.pruning.variant import stored_changes, tensors_to_store
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
 
@@ -34,11 +34,7 @@ class LayerFiles:
             "changes": json.dumps({name: change.numbers for name, change in changes.items()}),
             "facts": json.dumps(dict(facts)),
         }
-        tensors = {
-            f"{key}:{name}": tensor.contiguous()
-            for name, change in changes.items()
-            for key, tensor in change.tensors.items()
-        }
+        tensors = tensors_to_store(changes)
         write_synced(self._file(layer), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self, layer: int) -> tuple[Mapping[str, WeightDelta], dict[str, Any]] | None:

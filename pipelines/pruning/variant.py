@@ -102,9 +102,7 @@ class Variant:
         }
         metadata["about_hash"] = _metadata_hash(metadata)
         tensors = {f"parameter:{name}": tensor.contiguous() for name, tensor in self.parameters.items()}
-        for name, change in self.changes.items():
-            tensors |= {f"{key}:{name}": tensor.contiguous() for key, tensor in change.tensors.items()}
-        save_tensors(tensors, file, metadata)
+        save_tensors(tensors | tensors_to_store(self.changes), file, metadata)
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -113,6 +111,15 @@ def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str
     mode = stat.S_IMODE(file.stat().st_mode)
     save_file(tensors, file, metadata=metadata)
     file.chmod(mode)
+
+
+def tensors_to_store(changes: Mapping[str, WeightDelta]) -> dict[str, Tensor]:
+    """Return the tensors of changes under the keys that `stored_changes` reads."""
+    return {
+        f"{key}:{name}": tensor.contiguous()
+        for name, change in changes.items()
+        for key, tensor in change.tensors.items()
+    }
 
 
 def stored_changes(opened: Any, numbers: Mapping[str, Any]) -> Mapping[str, WeightDelta]:  # noqa: ANN401 (safetensors has no types)
