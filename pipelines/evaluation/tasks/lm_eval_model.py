@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -295,7 +295,7 @@ def _can_share(decoder: Decoder) -> bool:
     try:
         cache = decoder.new_cache()
         decoder.hidden(tokens[:, :split], cache)
-        cache.reorder_cache(cast(torch.LongTensor, torch.zeros(2, dtype=torch.long, device=decoder.device)))
+        cache.keep([0, 0])
         states = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # errors of architectures that do not support such a cache
