@@ -1,7 +1,7 @@
 """One sublayer of a decoder: its contribution to the residual stream can be observed, recomputed and dropped."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -250,11 +250,9 @@ class Sublayer:
         value = sum(others, start=first)
         return value.reshape(*call.shape, value.shape[-1])
 
-    @contextmanager
-    def on_device(self) -> Iterator[None]:
+    def on_device(self) -> AbstractContextManager[None]:
         """Temporarily load the sublayer's weights to their device; see `weight_offload.on_device`."""
-        with on_device(*(module for part in self.parts for module in part.chain)):
-            yield
+        return on_device(*(module for part in self.parts for module in part.chain))
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
