@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,8 @@ from prunescope.pipelines.pruning.masks import Mask
 
 # The integer type of each element size, in bytes.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# The tensors among the fields of `QuantizedWeights`.
+_CODE_TENSORS = ("packed", "scales", "zeros", "channels")
 # Checkpoints store weights in 16 bits, even where a study computes in 32.
 WEIGHT_BYTES = 2
 
@@ -198,7 +200,7 @@ class WeightDelta:
         """The stored tensors by short name."""
         tensors = {"bits": self.bits, "values": self.values}
         if self.codes is not None:
-            tensors |= {key: getattr(self.codes, key) for key in ("packed", "scales", "zeros", "channels")}
+            tensors |= {key: getattr(self.codes, key) for key in _CODE_TENSORS}
         return {key: tensor for key, tensor in tensors.items() if tensor is not None}
 
     @property
@@ -215,10 +217,9 @@ class WeightDelta:
             ValueError, KeyError, TypeError: they do not fit together.
         """
         outputs, inputs = (int(size) for size in numbers["shape"])
-        keys = {field.name for field in fields(QuantizedWeights)} - {"bits"}
         codes = None
         if "packed" in tensors:
-            parts = {key: tensor for key, tensor in tensors.items() if key in keys}
+            parts = {key: tensors[key] for key in _CODE_TENSORS if key in tensors}
             codes = QuantizedWeights(bits=int(numbers["bits"]), group=int(numbers["group"]), **parts)
         bits = tensors.get("bits")
         if bits is not None and bits.numel() != -(-outputs * inputs // 8):
