@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.device import resolve_device
+from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.models.meta_model import Shape
@@ -18,8 +19,6 @@ if TYPE_CHECKING:  # imports lm-eval, which takes seconds
     from prunescope.pipelines.planning.task_workload import TaskSize
 
 FLOAT_BYTES = 4
-# Answers that a task generates in one batch.
-_GENERATION_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ class Workload:
             name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
             costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size)]
             if task.new_tokens:
-                rounds = -(-len(task.contexts) // _GENERATION_BATCH) * task.new_tokens
+                rounds = -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
                 costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
         return costs
 

@@ -17,6 +17,8 @@ from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
+# Most contexts of one batch.
+BATCH_CONTEXTS = 16
 # Tokens of one batch, padding and answers included: bounds the cache and the activations.
 MAX_TOKENS = 16_384
 # States whose logits are in memory at once: a batch with drafts has up to seventeen times its rows.
@@ -72,7 +74,7 @@ def generate_greedy(
     contexts: Sequence[Sequence[int]],
     until: Sequence[Sequence[str]],
     max_new_tokens: int,
-    batch: int = 16,
+    batch: int = BATCH_CONTEXTS,
     others: Sequence[Sequence[int]] | None = None,
     *,
     reuses_prefix: bool | None = None,
