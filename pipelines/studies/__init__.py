@@ -27,8 +27,7 @@ from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
 from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
 from prunescope.pipelines.studies.prompts import Prompt as Prompt
 from prunescope.pipelines.studies.prompts import require_template
-from prunescope.pipelines.studies.search_spec import SearchSpec
-from prunescope.pipelines.studies.search_targets import require_reachable
+from prunescope.pipelines.studies.search_spec import SearchSpec, require_reachable
 
 FOLDER = Path(__file__).parent
 _NAMED_KEY = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
