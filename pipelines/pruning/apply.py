@@ -18,7 +18,7 @@ from prunescope.pipelines.pruning.methods.external import external
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
 from prunescope.pipelines.pruning.mixture import require_effects, require_matrices, without_dropped
 from prunescope.pipelines.pruning.module_selection import require_matches
-from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files, table_for
 from prunescope.pipelines.pruning.structure import prune_units
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -115,15 +115,15 @@ def _apply_step(
             return Variant(noise=recipe.kind)
         case DepthRecipe():
             known = statistics.order if base.is_dense else ()
-            influence, tokens = statistics.block_influence, statistics.tokens
-            return drop(decoder, recipe, influence, tokens, base, progress, known, statistics.dtype)
+            influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
+            return drop(decoder, recipe, influence, statistics.tokens, base, progress, known, statistics.dtype)
         case ExternalRecipe():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
             return external(decoder, recipe, statistics.cache, progress)
         case StructuredRecipe():
-            stats, tokens = statistics.activation_stats, statistics.tokens
-            return prune_units(decoder, recipe, stats, tokens, base, progress, statistics.dtype)
+            stats = table_for(recipe, statistics, "activation_stats") if base.is_dense else None
+            return prune_units(decoder, recipe, stats, statistics.tokens, base, progress, statistics.dtype)
         case MatrixRecipe() | MixedRecipe():
             return _apply_layerwise(decoder, recipe, statistics, base, origin, progress)
 
@@ -211,7 +211,7 @@ def _sparsities(
         treatments = recipe.matrix_recipes.items()
         return {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
     require_matches(decoder, recipe)
-    by_layer = layer_sparsities(decoder, recipe, statistics.activation_stats, base.dropped)
+    by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
     return {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
 
 

@@ -20,6 +20,7 @@ from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.pipelines.pruning.layerwise import PruningJob
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import LayerwiseRecipe
+from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,28 @@ class Unfinished:
     weight_hash: str
 
 
+def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl.DataFrame | None:
+    """Return a table that a recipe needs; None if it needs another one or the table is missing.
+
+    Raises:
+        InputError: the table was measured on other tokens.
+    """
+    rows: pl.DataFrame | None = getattr(statistics, name) if name in recipe.needs else None
+    tokens = statistics.tokens
+    if rows is not None and tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
+        raise InputError(f"recipe {recipe.name}: {name} is of other tokens; materialise it again")
+    return rows
+
+
 def known_moments(recipe: LayerwiseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
     """Return the inputs of all matrices from `activation_stats`; None without that table.
 
     Raises:
         InputError: the table was measured on other tokens.
     """
-    rows, tokens = statistics.activation_stats, statistics.tokens
+    rows = table_for(recipe, statistics, "activation_stats")
     if rows is None:
         return None
-    if tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
-        raise InputError(f"recipe {recipe.name}: activation_stats is of other tokens; materialise it again")
     return {
         row["module"]: ActivationMoments.from_table(
             row["tokens"], torch.tensor(row["mean"]), torch.tensor(row["second_moment"])

@@ -142,6 +142,13 @@ def test_moments_of_the_table_save_the_run_of_the_model(
         prune(decoder, both, stats, tokens=tokens)
 
 
+@pytest.mark.parametrize("name", ["wanda-50-owl", "neurons-20", "attn-drop-1"])
+def test_a_table_of_other_tokens_is_refused(decoder: Decoder, tokens: torch.Tensor, name: str) -> None:
+    recipe, seen = parse_recipe(name), calibrate(decoder, SPEC, "tiny")
+    with pytest.raises(InputError, match=f"{recipe.needs[0]} is of other tokens"):
+        prune(decoder, recipe, seen.activation_stats, seen.block_influence, tokens + 1)
+
+
 def test_a_layer_is_not_run_further_than_its_last_matrix(decoder: Decoder, tokens: torch.Tensor) -> None:
     streams = Streams(decoder, tokens)
     runs: list[str] = []
