@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -45,7 +46,13 @@ def tiny_decoder(
         assert hooked == [], name
 
 
+@pytest.fixture(scope="module")
+def decoder(tiny_folder: Path) -> Decoder:
+    """Load the random Llama of three layers."""
+    return load_decoder(tiny_folder)
+
+
 @pytest.fixture(scope="module", params=EVERY_DECODER)
-def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+def each_decoder(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
     """Return every form of decoder in turn, shared with other tests."""
     return tiny_decoder(request.param)

@@ -33,13 +33,13 @@ PARALLEL = {"phi", "gpt_neox", "gptj", "falcon", "falcon-old", "stablelm-paralle
 
 
 @pytest.fixture(scope="module")
-def name(decoder: Decoder) -> str:
-    return decoder.folder.name
+def name(each_decoder: Decoder) -> str:
+    return each_decoder.folder.name
 
 
 @pytest.fixture(scope="module")
-def variant(decoder: Decoder) -> Variant:
-    return prune(decoder, parse_recipe("magnitude-50"))
+def variant(each_decoder: Decoder) -> Variant:
+    return prune(each_decoder, parse_recipe("magnitude-50"))
 
 
 def close(found: Tensor, truth: Tensor, tolerance: float = 2e-5) -> None:
@@ -69,104 +69,104 @@ def added_by(decoder: Decoder) -> dict[str, Tensor]:
 
 
 @pytest.mark.third(2)
-def test_streams_contributions_norm_and_head_rebuild_the_model(decoder: Decoder, name: str) -> None:
-    capture = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=False)
-    outputs = layer_outputs(decoder)
-    for index, (layer, output) in enumerate(zip(decoder.layers, outputs, strict=True)):
+def test_streams_contributions_norm_and_head_rebuild_the_model(each_decoder: Decoder, name: str) -> None:
+    capture = run_known(each_decoder, TOKENS, 0, by_token_from=None, keep_calls=False)
+    outputs = layer_outputs(each_decoder)
+    for index, (layer, output) in enumerate(zip(each_decoder.layers, outputs, strict=True)):
         rebuilt = capture.streams[index].double() + sum(capture.added[s.label].double() for s in layer.sublayers)
         torch.testing.assert_close(rebuilt.float(), output, rtol=1e-5, atol=1e-5 * float(output.abs().max()))
         assert layer.is_parallel == (name in PARALLEL)
-    close(decoder.head.logits(outputs[-1]), logits(decoder))
+    close(each_decoder.head.logits(outputs[-1]), logits(each_decoder))
 
 
 @pytest.mark.third(0)
-def test_a_local_swap_equals_a_copy_with_one_pruned_sublayer(decoder: Decoder, variant: Variant) -> None:
-    calls = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=True).calls
-    for each in (*decoder.layers[0].sublayers, *decoder.layers[1].sublayers):
-        copied = copy_of(decoder)
+def test_a_local_swap_equals_a_copy_with_one_pruned_sublayer(each_decoder: Decoder, variant: Variant) -> None:
+    calls = run_known(each_decoder, TOKENS, 0, by_token_from=None, keep_calls=True).calls
+    for each in (*each_decoder.layers[0].sublayers, *each_decoder.layers[1].sublayers):
+        copied = copy_of(each_decoder)
         write_masks(copied, variant, set(each.matrices))
         truth = added_by(copied)[each.label]
         found = replay(each, calls[each.label], variant.weights(each), 0)
         close(found, truth)
-        assert not torch.allclose(found, added_by(decoder)[each.label], rtol=1e-3)
+        assert not torch.allclose(found, added_by(each_decoder)[each.label], rtol=1e-3)
 
 
 @pytest.mark.third(1)
-def test_a_variant_equals_a_pruned_copy_and_restores_the_dense_model(decoder: Decoder, variant: Variant) -> None:
-    before = logits(decoder)
-    copied = copy_of(decoder)
+def test_a_variant_equals_a_pruned_copy_and_restores_the_dense_model(each_decoder: Decoder, variant: Variant) -> None:
+    before = logits(each_decoder)
+    copied = copy_of(each_decoder)
     write_masks(copied, variant, set(variant.masks))
-    with apply_variant(decoder, variant):
-        close(logits(decoder), logits(copied))
-    assert torch.equal(logits(decoder), before)
+    with apply_variant(each_decoder, variant):
+        close(logits(each_decoder), logits(copied))
+    assert torch.equal(logits(each_decoder), before)
 
 
 @pytest.mark.third(2)
-def test_a_dropped_sublayer_equals_one_with_zero_weights(decoder: Decoder) -> None:
+def test_a_dropped_sublayer_equals_one_with_zero_weights(each_decoder: Decoder) -> None:
     for labels in ({"attn.0"}, {"mlp.1"}, {"attn.1", "mlp.1"}):
-        copied = copy_of(decoder)
+        copied = copy_of(each_decoder)
         write_zeros(copied, labels)
-        with apply_variant(decoder, Variant(dropped=tuple(labels)), skips=False):
-            close(logits(decoder), logits(copied))
-            added, outputs = added_by(decoder), layer_outputs(decoder)
+        with apply_variant(each_decoder, Variant(dropped=tuple(labels)), skips=False):
+            close(logits(each_decoder), logits(copied))
+            added, outputs = added_by(each_decoder), layer_outputs(each_decoder)
         assert not any(added[label].any() for label in labels)
     assert torch.equal(outputs[1], outputs[0])
-    assert not torch.allclose(outputs[1], layer_outputs(decoder)[1])
+    assert not torch.allclose(outputs[1], layer_outputs(each_decoder)[1])
 
 
 @pytest.mark.third(0)
-def test_a_moved_contribution_moves_the_stream_equally(decoder: Decoder) -> None:
-    dense = layer_outputs(decoder)[-1]
+def test_a_moved_contribution_moves_the_stream_equally(each_decoder: Decoder) -> None:
+    dense = layer_outputs(each_decoder)[-1]
     generator = torch.Generator().manual_seed(1)
     move = torch.randn(dense.shape, generator=generator) * float(dense.std())
-    with hooks(*decoder.layers[-1].mlp.watch(lambda added: added + move)):
-        close(layer_outputs(decoder)[-1], dense + move)
+    with hooks(*each_decoder.layers[-1].mlp.watch(lambda added: added + move)):
+        close(layer_outputs(each_decoder)[-1], dense + move)
     # The last layer's attention, its MLP silent: two mixers side by side move by one shift.
-    with apply_variant(decoder, Variant(dropped=(decoder.layers[-1].mlp.label,))):
-        dense = layer_outputs(decoder)[-1]
-        with hooks(*decoder.layers[-1].attn.watch(lambda added: added + move)):
-            close(layer_outputs(decoder)[-1], dense + move)
+    with apply_variant(each_decoder, Variant(dropped=(each_decoder.layers[-1].mlp.label,))):
+        dense = layer_outputs(each_decoder)[-1]
+        with hooks(*each_decoder.layers[-1].attn.watch(lambda added: added + move)):
+            close(layer_outputs(each_decoder)[-1], dense + move)
 
 
-def test_the_cache_changes_no_result_or_is_refused(decoder: Decoder, name: str, variant: Variant) -> None:
+def test_the_cache_changes_no_result_or_is_refused(each_decoder: Decoder, name: str, variant: Variant) -> None:
     if name in WITHOUT_CACHE:
         with pytest.raises(InputError, match=r"measure\.cache: \w+: model\.layers\.1\.self_attn adds something else"):
-            decoder.new_cache()
+            each_decoder.new_cache()
         return
-    whole = run_known(decoder, TOKENS, 0, by_token_from=None, keep_calls=True)
-    by_token = run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=True)
-    for each in decoder.sublayers:
+    whole = run_known(each_decoder, TOKENS, 0, by_token_from=None, keep_calls=True)
+    by_token = run_known(each_decoder, TOKENS, 0, by_token_from=7, keep_calls=True)
+    for each in each_decoder.sublayers:
         close(by_token.added[each.label], whole.added[each.label])
-    for each in decoder.layers[1].sublayers:
+    for each in each_decoder.layers[1].sublayers:
         weights = variant.weights(each)
         swaps = [replay(each, run.calls[each.label], weights, 0) for run in (by_token, whole)]
         close(*swaps)
-    with apply_variant(decoder, Variant(variant.changes, dropped=("attn.0", "mlp.2"))):
-        by_token = run_known(decoder, TOKENS, 0, by_token_from=7, keep_calls=False)
-        close(by_token.added["mlp.1"], added_by(decoder)["mlp.1"])
+    with apply_variant(each_decoder, Variant(variant.changes, dropped=("attn.0", "mlp.2"))):
+        by_token = run_known(each_decoder, TOKENS, 0, by_token_from=7, keep_calls=False)
+        close(by_token.added["mlp.1"], added_by(each_decoder)["mlp.1"])
 
 
 @pytest.mark.third(1)
-def test_greedy_decoding_equals_the_models_own(decoder: Decoder) -> None:
+def test_greedy_decoding_equals_the_models_own(each_decoder: Decoder) -> None:
     prompts = [(5, 77, 9, 120, 5), (33, 250)]
     # Two texts of each prompt, which runs once for both.
-    texts = decode(decoder, prompts, 3, lambda logits, *_: logits.argmax(dim=-1), copies=2)
+    texts = decode(each_decoder, prompts, 3, lambda logits, *_: logits.argmax(dim=-1), copies=2)
     for prompt, found, again in zip(prompts, texts[::2], texts[1::2], strict=True):
         assert again.tokens == found.tokens
         tokens = torch.tensor([[*prompt, *found.tokens]])
         with torch.no_grad():
-            own = decoder.model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            own = each_decoder.model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
         assert found.tokens == tuple(own.argmax(dim=-1).tolist())
-        close(decoder.head.logits(found.streams.float()), own, 1e-4)
+        close(each_decoder.head.logits(found.streams.float()), own, 1e-4)
 
 
-def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(decoder: Decoder, variant: Variant) -> None:
-    matrices = decoder.matrices
+def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(each_decoder: Decoder, variant: Variant) -> None:
+    matrices = each_decoder.matrices
     assert set(variant.masks) == set(matrices)
     for key, mask in variant.masks.items():
         assert mask.shape == matrices[key].weight.shape
         assert int((~mask).sum()) == round(mask.numel() / 2)
-    row = variant_row(decoder, "tiny", parse_recipe("magnitude-50"), variant, None, 1, 1.0).row(0, named=True)
+    row = variant_row(each_decoder, "tiny", parse_recipe("magnitude-50"), variant, None, 1, 1.0).row(0, named=True)
     assert row["weights_prunable"] == sum(mask.numel() for mask in variant.masks.values())
     if "experts" in str(list(matrices)):
         assert any(key.endswith("experts.down_proj[3]") or key.endswith("experts.down_proj[1]") for key in matrices)

@@ -18,11 +18,6 @@ from tests.pipelines.evaluation.traces.float64_reference import Llama64
 from tests.tiny_models import save_tiny
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
 def test_layers_in_float64_give_the_streams_of_a_float64_model(decoder: Decoder) -> None:
     norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
     assert norms is not None

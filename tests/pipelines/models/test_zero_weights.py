@@ -21,19 +21,19 @@ TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 
     "dropped", [pytest.param(("attn.1",), marks=pytest.mark.exhaustive), ("mlp.0", "attn.2")], ids="-".join
 )
 def test_an_export_of_dropped_sublayers_loads_with_the_dense_models_structure(
-    decoder: Decoder, dropped: tuple[str, ...], tmp_path: Path
+    each_decoder: Decoder, dropped: tuple[str, ...], tmp_path: Path
 ) -> None:
     variant = Variant(dropped=dropped)
-    export(decoder, variant, tmp_path / "out", About("tiny", "./tiny", "w" * 64, "drop", "mine", "{}"))
+    export(each_decoder, variant, tmp_path / "out", About("tiny", "./tiny", "w" * 64, "drop", "mine", "{}"))
     again = load_decoder(tmp_path / "out")
-    assert structure_rows(again).equals(structure_rows(decoder))
+    assert structure_rows(again).equals(structure_rows(each_decoder))
     assert (again.cache_refusal, again.can_pad, again.skips is None) == (
-        decoder.cache_refusal,
-        decoder.can_pad,
-        decoder.skips is None,
+        each_decoder.cache_refusal,
+        each_decoder.can_pad,
+        each_decoder.skips is None,
     )
-    with apply_variant(decoder, variant):
-        assert torch.allclose(again.hidden(TOKENS), decoder.hidden(TOKENS), rtol=1e-5, atol=1e-6)
+    with apply_variant(each_decoder, variant):
+        assert torch.allclose(again.hidden(TOKENS), each_decoder.hidden(TOKENS), rtol=1e-5, atol=1e-6)
 
 
 def test_the_proof_leaves_every_parameter_as_it_was_also_on_disk(tiny_folder: Path, tmp_path: Path) -> None:

@@ -24,11 +24,6 @@ from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24, seed=3)
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
 def test_moments_equal_a_slow_pass_in_float64(decoder: Decoder) -> None:
     found = calibrate(decoder, SPEC, "tiny").activation_stats
     inputs: dict[str, list[torch.Tensor]] = {}

@@ -29,11 +29,6 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def tokens(decoder: Decoder) -> torch.Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
 

@@ -21,11 +21,6 @@ from tests.tiny_models import save_tiny
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     """Load a model whose MLP matrices have more weights than are sampled."""
     return load_decoder(save_tiny(tmp_path_factory.mktemp("wide"), hidden_size=64, intermediate_size=288))

@@ -62,11 +62,6 @@ def names_in(decoder: Decoder, labels: Iterable[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def tokens(decoder: Decoder) -> Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
 

@@ -38,11 +38,6 @@ def test_a_mask_removes_any_number_and_keeps_the_others_bit_for_bit(dtype: torch
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def calibrated(decoder: Decoder) -> CalibrationResult:
     return calibrate(decoder, SPEC, "tiny")
 

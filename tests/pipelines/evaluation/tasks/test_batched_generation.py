@@ -32,11 +32,6 @@ NEW = 12
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def alone(decoder: Decoder) -> list[list[int]]:
     """Return the tiny Llama's tokens after each context, without an end token."""
     return [generated(decoder, context) for context in CONTEXTS]

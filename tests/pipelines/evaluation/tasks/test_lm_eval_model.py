@@ -40,11 +40,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[LoadedTask]:
     return load_tasks([*harness.specs(folder), harness.writing_spec(folder)])
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
 def theirs(model: object) -> HFLM:
     """Return lm-eval's own model, which accumulates in float32 by default."""
     with quiet():

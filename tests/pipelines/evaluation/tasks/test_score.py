@@ -17,7 +17,6 @@ from prunescope.pipelines.evaluation.tasks.batched_generation import generate_gr
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
 from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession, flips
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import parse_recipe
@@ -37,11 +36,6 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskSpec]:
         harness.specs(folder)[-1],
         harness.writing_spec(folder),
     ]
-
-
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
 
 
 @pytest.fixture(scope="module")

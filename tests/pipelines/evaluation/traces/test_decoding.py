@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,17 +22,11 @@ from prunescope.pipelines.evaluation.traces.decoding import (
 )
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.studies import Prompt
 from tests.greedy_decoding import decode_greedily
 
 STEPS = 5
-
-
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
 
 
 def pair_of(decoder: Decoder) -> DensePrunedPair:

@@ -99,21 +99,21 @@ def assert_equal(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], allow
 
 @pytest.mark.third(1)
 @pytest.mark.parametrize("length", [1, 20])
-def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(decoder: Decoder, length: int) -> None:
-    tokens, variant = TOKENS[:, :length], masks_of(decoder)
-    dense = dense_pass(decoder, tokens)
-    found = isolated(IsolatedEffect(decoder), dense, local_shifts(decoder, dense, variant))
-    assert_equal(found, truths(decoder, tokens, variant))
+def test_isolated_rows_equal_a_model_with_one_pruned_sublayer(each_decoder: Decoder, length: int) -> None:
+    tokens, variant = TOKENS[:, :length], masks_of(each_decoder)
+    dense = dense_pass(each_decoder, tokens)
+    found = isolated(IsolatedEffect(each_decoder), dense, local_shifts(each_decoder, dense, variant))
+    assert_equal(found, truths(each_decoder, tokens, variant))
 
 
 @pytest.mark.third(0)
 @pytest.mark.parametrize("dropped", [("attn.0", "mlp.0", "mlp.1"), ("attn.1", "attn.2", "mlp.2")])
-def test_isolated_drops_equal_models_without_that_sublayer(decoder: Decoder, dropped: tuple[str, ...]) -> None:
+def test_isolated_drops_equal_models_without_that_sublayer(each_decoder: Decoder, dropped: tuple[str, ...]) -> None:
     """Drop some sublayers and mask the others of the same layers."""
-    variant = replace(masks_of(decoder), dropped=dropped)
-    dense = dense_pass(decoder, TOKENS)
-    found = isolated(IsolatedEffect(decoder), dense, local_shifts(decoder, dense, variant))
-    assert_equal(found, truths(decoder, TOKENS, variant))
+    variant = replace(masks_of(each_decoder), dropped=dropped)
+    dense = dense_pass(each_decoder, TOKENS)
+    found = isolated(IsolatedEffect(each_decoder), dense, local_shifts(each_decoder, dense, variant))
+    assert_equal(found, truths(each_decoder, TOKENS, variant))
 
 
 def test_the_last_sublayers_isolated_shift_is_its_local_one(one_of_few: Decoder) -> None:

@@ -36,11 +36,6 @@ STUDY = Study(
 )
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
 def slow_text(decoder: Decoder, ids: tuple[int, ...], key: int) -> tuple[list[int], list[np.ndarray]]:
     """Sample token by token from a whole pass; return the tokens and the distribution of every step."""
     tokens, distributions = list[int](), list[np.ndarray]()

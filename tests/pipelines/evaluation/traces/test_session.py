@@ -45,11 +45,6 @@ def study(**measure: object) -> Study:
     )
 
 
-@pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
 def variant_of(decoder: Decoder, name: str) -> Variant:
     spec = CalibrationSpec(source=SHORT_TEXT, sequences=2, length=32)
     calibrated, tokens = calibrate(decoder, spec, "tiny"), calibration_tokens(decoder.tokenizer, spec)

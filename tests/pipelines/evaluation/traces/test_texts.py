@@ -30,11 +30,6 @@ STUDY = study_of(HALF, SIDE_BY_SIDE)
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def session(decoder: Decoder) -> TextSession:
     return TextSession(decoder, "tiny", STUDY)
 

@@ -34,14 +34,14 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     "recipe", ["magnitude-50", pytest.param("attn-drop-1", marks=pytest.mark.exhaustive), "block-drop-1"]
 )
-def test_plain_transformers_gives_the_variants_logits(decoder: Decoder, recipe: str, tmp_path: Path) -> None:
+def test_plain_transformers_gives_the_variants_logits(each_decoder: Decoder, recipe: str, tmp_path: Path) -> None:
     dropped = {"attn-drop-1": ("attn.1",), "block-drop-1": ("attn.1", "mlp.1")}
-    variant = prune(decoder, parse_recipe(recipe)) if recipe not in dropped else Variant(dropped=dropped[recipe])
-    done = export(decoder, variant, tmp_path / "out", about(recipe))
+    variant = prune(each_decoder, parse_recipe(recipe)) if recipe not in dropped else Variant(dropped=dropped[recipe])
+    done = export(each_decoder, variant, tmp_path / "out", about(recipe))
     if recipe == "block-drop-1":
-        assert ("are removed" in done.notes[0]) == (type(decoder.model).__name__ not in KEEPS_LAYERS)
+        assert ("are removed" in done.notes[0]) == (type(each_decoder.model).__name__ not in KEEPS_LAYERS)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    with apply_variant(decoder, variant):
-        truth = logits(decoder.model)
+    with apply_variant(each_decoder, variant):
+        truth = logits(each_decoder.model)
     assert (logits(plain) - truth).norm() <= 1e-5 * truth.norm()
-    assert not torch.equal(logits(decoder.model), truth)
+    assert not torch.equal(logits(each_decoder.model), truth)

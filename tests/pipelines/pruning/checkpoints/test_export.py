@@ -33,11 +33,6 @@ ABOUT = About("tiny", "org/tiny@main", "w" * 64, "mine", "magnitude", '{"sparsit
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-@pytest.fixture(scope="module")
 def variant(decoder: Decoder) -> Variant:
     return prune(decoder, parse_recipe("magnitude-50"))
 
