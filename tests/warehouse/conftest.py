@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.storage.atomic_write import is_temporary
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
@@ -111,6 +112,11 @@ def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
         if pa.types.is_float32(column.type)
     ]
     return frame.with_columns(noise)
+
+
+def leftovers(root: Path) -> list[str]:
+    """Return the names of the temporary files below a folder."""
+    return [path.name for path in root.rglob("*") if is_temporary(path)]
 
 
 @pytest.fixture

@@ -24,11 +24,10 @@ import pyarrow.parquet as pq
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality import checks
 from prunescope.warehouse.storage import file_checksum, partition_store
-from prunescope.warehouse.storage.atomic_write import is_temporary
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.partition_store import Store, to_arrow
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import noisy_rows, provenance_of
+from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of
 
 TABLE = TABLES["top_tokens"]
 RECIPES = ("a", "b", "c")
@@ -73,10 +72,6 @@ def state(of: Store) -> dict[str, int]:
             assert rows["recipe"].to_pylist() == [recipe] * 40
             found[recipe] = int(made.fingerprint)
     return found
-
-
-def leftovers(root: Path) -> list[str]:
-    return [path.name for path in root.rglob("*") if is_temporary(path)]
 
 
 def at_random(root: Path, kills: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.atomic_write import is_temporary, write_atomically
+from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import leftovers, provenance_of, rows_of
 
 VARIANTS = TABLES["variants"]
 
@@ -23,10 +23,6 @@ def write(store, recipe="wanda-50", **changes):
     return store.write(
         VARIANTS, rows_of(VARIANTS, "tiny", recipe), provenance_of("tiny", recipe, **changes), "tiny", recipe
     )
-
-
-def leftovers(root):
-    return [path for path in root.rglob("*") if is_temporary(path)]
 
 
 @pytest.mark.parametrize(

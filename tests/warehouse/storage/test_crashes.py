@@ -15,11 +15,10 @@ from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, WarehouseError
 from prunescope.warehouse.maintenance import verification
 from prunescope.warehouse.maintenance.verification import verify, verify_file
-from prunescope.warehouse.storage.atomic_write import is_temporary
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, rows_of
 
 TABLE = TABLES["top_tokens"]
 VARIANT = ("tiny", "wanda-50")
@@ -37,10 +36,6 @@ def crashing(scenario, folder, *arguments):
 
 def write(store, seed=1, **changes):
     return store.write(TABLE, noisy_rows(TABLE, 50, seed), provenance_of(*VARIANT, **changes), *VARIANT)
-
-
-def leftovers(root):
-    return [path for path in root.rglob("*") if is_temporary(path)]
 
 
 @pytest.mark.exhaustive  # the next test kills at every step
