@@ -77,14 +77,6 @@ def of_ratio(a: float, of_a: Interval, b: float, of_b: Interval, correlation: fl
     return end(-1), end(1)
 
 
-def correlation_of(trials: int, one: int, other: int, together: int) -> float:
-    """Return the correlation in a table of four cells with half a trial added to each."""
-    cells = [together, one - together, other - together, trials - one - other + together]
-    both, first, second, neither = (cell + 0.5 for cell in cells)
-    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
-    return float((both * neither - first * second) / math.sqrt(margins))
-
-
 def of_paired_change(lost: int, gained: int, pairs: int) -> Interval:
     """Return Newcombe's interval of (gained − lost) / pairs, extended to 0 where the exact test does not reject."""
     of_gained, of_lost = wilson(gained, pairs), wilson(lost, pairs)
@@ -94,6 +86,13 @@ def of_paired_change(lost: int, gained: int, pairs: int) -> Interval:
     low, high = of_difference(gained / pairs, of_gained, lost / pairs, of_lost, correlation)
     is_rejected = lost + gained > 0 and stats.binomtest(lost, lost + gained).pvalue < 0.05
     return (low, high) if is_rejected else (min(low, 0), max(high, 0))
+
+
+def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Return the standard error of the mean by the sandwich formula, clusters of any size."""
+    rest = values - values.mean()
+    sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
+    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
 def half_width(figure: Figure, units: int) -> float:

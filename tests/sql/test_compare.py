@@ -17,6 +17,7 @@ from tests.sql import reference_intervals
 from tests.sql.built_tasks import task_sample
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
+from tests.sql.reference_intervals import clustered
 from tests.sql.warehouse_builder import Handmade, Memory, Row
 
 Compare = Callable[[Handmade, str, str], Comparison]
@@ -45,13 +46,6 @@ def two_variants(*recipes: str) -> Handmade:
     for recipe in recipes or ("a", "b"):
         warehouse.variant(recipe)
     return warehouse
-
-
-def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
-    """Return the standard error of the mean by the sandwich formula, clusters of any size."""
-    rest = values - values.mean()
-    sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
-    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
 def test_difficulty_shared_by_both_cancels_in_the_paired_difference(compare: Compare) -> None:

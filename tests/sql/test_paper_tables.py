@@ -16,6 +16,7 @@ from prunescope.warehouse.export.table_cells import printed
 from tests.sql import reference_intervals
 from tests.sql.built_tasks import imported_score, paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.built_texts import text_token
+from tests.sql.reference_intervals import clustered
 from tests.sql.warehouse_builder import Ask, Handmade, Row, rows_of
 
 
@@ -23,12 +24,6 @@ def by(rows: list[Row], *columns: str) -> dict[object, Row]:
     found = {tuple(row[column] for column in columns) if len(columns) > 1 else row[columns[0]]: row for row in rows}
     assert len(found) == len(rows)
     return found
-
-
-def clustered(values: np.ndarray, cluster: np.ndarray) -> float:
-    rest = values - values.mean()
-    sums = np.array([rest[cluster == one].sum() for one in np.unique(cluster)])
-    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
 def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDBPyConnection) -> None:
