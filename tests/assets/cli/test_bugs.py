@@ -8,10 +8,7 @@ from prunescope.assets import settings
 from prunescope.assets.cli import main
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-
-
-class PanicException(BaseException):
-    """An error as the libraries in Rust raise it."""
+from tests.assets.runs.test_refused_models import PanicException
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, AssertionError, RecursionError, PanicException])

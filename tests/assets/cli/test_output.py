@@ -19,6 +19,7 @@ from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.remaining_time import RemainingTime, Stage
 from prunescope.warehouse.core import formats
+from tests.assets.runs.test_remaining_time import Clock
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
@@ -57,15 +58,6 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
         while not said:
             said = capsys.readouterr().err
     assert said.startswith("still at work: load the dense model, 3 of 7\n")
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 STAGES = [Stage("m", "calibration", 10.0, 1.0), Stage("m@a", "traces", 55.0, 1.0)]
