@@ -18,6 +18,8 @@ from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, few_answers, one_thread, partitions, rows
 from tests.object_store import KEY, SECRET, s3_server
 
+pytestmark = pytest.mark.usefixtures("temporary")
+
 
 @pytest.fixture
 def ask(warehouse, capsys):
@@ -29,15 +31,6 @@ def ask(warehouse, capsys):
         return code, captured.out, captured.err
 
     return asked
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path, monkeypatch):
-    """Give the test its own folder for temporary files, without leftovers of other processes."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
 
 
 def flip(path, at):

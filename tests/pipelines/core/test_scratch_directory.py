@@ -16,14 +16,6 @@ KEEPER = (
 )
 
 
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
-
-
 def test_the_next_process_removes_the_folder_of_a_killed_one(temporary: Path) -> None:
     command, environment = [sys.executable, "-c", KEEPER], os.environ | {"TMPDIR": str(temporary)}
     root = Path(__file__).parents[3]
