@@ -1,5 +1,6 @@
 """Fixtures with the tiny decoders, each loaded once per process."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,12 @@ def tiny_decoder(
         assert changed == [], name
         hooked = [key for key, m in decoder.model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
         assert hooked == [], name
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """Copy the random Llama of three layers for a test that changes it."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -62,11 +62,6 @@ CALIBRATION = CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32)
 FEW = ("dense", "noise-bfloat16", "rtn-4bit+wanda-50", "attn-drop-1+flap-20")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "llama")
-
-
 @pytest.fixture
 def devices() -> Iterator[Devices]:
     with cuda_devices(1 << 30, 1 << 30) as own:
@@ -159,13 +154,13 @@ def test_every_method_prunes_the_same_weights(gpu: None, tmp_path: Path, methods
 
 @pytest.mark.cuda
 def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
-    gpu: None, folder: Path, tmp_path: Path
+    gpu: None, tiny_folder: Path, tmp_path: Path
 ) -> None:
     tasks = (TaskSpec(name="openbookqa", samples=2), TaskSpec(name="gsm8k", samples=2, shots=0, max_new_tokens=4))
     study = Study.model_validate(
         {
             "name": "tiny",
-            "models": [{"name": "tiny", "source": str(folder)}],
+            "models": [{"name": "tiny", "source": str(tiny_folder)}],
             "recipes": ["dense"],
             "prompts": [{"id": "a", "kind": "open", "text": "Why is the sky blue?"}],
             "decoding": {"samples": 2, "temperature": 0.7, "top_p": 0.9},
@@ -176,7 +171,7 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
     collection = RetrievalSpec(name="python-help", max_queries=4, max_documents=6, max_length=24)
     by_mean = collection.model_copy(update={"pooling": "mean"})
     tables = []
-    for decoder in on_both(folder):
+    for decoder in on_both(tiny_folder):
         variant = prune(decoder, parse_recipe("magnitude-50"), Statistics())
         scores = TaskSession(decoder, "tiny", tasks, allows_code=False).score("magnitude-50", variant, None)
         journal = Journal(tmp_path / str(decoder.device.type), "a")
@@ -196,8 +191,8 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
         assert_close(tables[0][name], frame, name)
 
 
-def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path) -> None:
-    decoder = load_decoder(folder, device=GPU)
+def test_speed_and_memory_are_those_of_the_device(devices: Devices, tiny_folder: Path) -> None:
+    decoder = load_decoder(tiny_folder, device=GPU)
     weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
     assert weights <= devices.allocated[0] < 1.1 * weights + 100_000
     row = speed_rows(
@@ -220,10 +215,10 @@ def test_speed_and_memory_are_those_of_the_device(devices: Devices, folder: Path
     ],
 )
 def test_a_checkpoint_has_the_weights_of_the_cpu(
-    gpu: None, folder: Path, tmp_path: Path, recipe: str, shrink: bool
+    gpu: None, tiny_folder: Path, tmp_path: Path, recipe: str, shrink: bool
 ) -> None:
     written = []
-    for decoder in on_both(folder):
+    for decoder in on_both(tiny_folder):
         place = tmp_path / decoder.device.type
         about = About("tiny", "tiny", "0" * 64, recipe, "", "{}", {}, [])
         export(decoder, pruned(decoder, recipe)[recipe], place, about, shrink=shrink)
@@ -276,14 +271,14 @@ def test_layers_on_two_devices_in_memory_and_on_disk_have_the_numbers_of_the_cpu
 
 
 def test_changed_weights_stay_together_where_half_of_the_free_memory_holds_them(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(variant_patching, "MAX_CHANGED_BYTES", 0)
-    variant = prune(load_decoder(folder, device="cpu"), parse_recipe("magnitude-50"), Statistics())
+    variant = prune(load_decoder(tiny_folder, device="cpu"), parse_recipe("magnitude-50"), Statistics())
     added = []
-    for size in (1 << 30, int(2.2 * count_weights(folder) * 4)):
+    for size in (1 << 30, int(2.2 * count_weights(tiny_folder) * 4)):
         with cuda_devices(size) as devices:
-            decoder = load_decoder(folder, device=GPU)
+            decoder = load_decoder(tiny_folder, device=GPU)
             before = devices.allocated[0]
             for each in (decoder, replace(decoder, split=2), replace(decoder, memory={})):
                 with variant_patching.apply_variant(each, variant):
@@ -304,21 +299,21 @@ def test_rows_computed_again_in_float64_read_targets_of_the_host(devices: Device
         np.testing.assert_allclose(columns[0][name], values, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
-def test_ends_of_unequal_length_continue_copies_of_one_cache(devices: Devices, folder: Path) -> None:
+def test_ends_of_unequal_length_continue_copies_of_one_cache(devices: Devices, tiny_folder: Path) -> None:
     asked = [("The sky is blue because", end) for end in (" a", " b", " of light and air and dust and water and more")]
     requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(asked)]
-    found = [VariantLM(decoder).loglikelihood(requests) for decoder in on_both(folder)]
+    found = [VariantLM(decoder).loglikelihood(requests) for decoder in on_both(tiny_folder)]
     np.testing.assert_allclose(*([value for value, _ in each] for each in found), rtol=1e-4)
 
 
-def test_a_model_larger_than_one_device_is_spread_and_one_larger_than_all_is_refused(folder: Path) -> None:
-    size = count_weights(folder) * 4
-    decoder = load_decoder(folder, device="cpu")
+def test_a_model_larger_than_one_device_is_spread_and_one_larger_than_all_is_refused(tiny_folder: Path) -> None:
+    size = count_weights(tiny_folder) * 4
+    decoder = load_decoder(tiny_folder, device="cpu")
     layers = sum(parameter.nbytes for layer in decoder.layers for parameter in layer.module.parameters())
     with cuda_devices(size - 1, size):
-        limits = enough_memory(folder, torch.float32, "auto")
+        limits = enough_memory(tiny_folder, torch.float32, "auto")
         # The embedding and the head, on the first device, too, leave less room for its layers.
         assert limits == {"cuda:0": round(0.9 * (size - 1)) - (size - layers), "cuda:1": round(0.9 * size)}
-        assert enough_memory(folder, torch.bfloat16, "auto") is None
+        assert enough_memory(tiny_folder, torch.bfloat16, "auto") is None
     with cuda_devices(size // 2), pytest.raises(InputError, match="set `memory: {cuda:0: "):
-        load_decoder(folder, device="auto")
+        load_decoder(tiny_folder, device="auto")

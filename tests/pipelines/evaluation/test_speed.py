@@ -13,22 +13,15 @@ from prunescope.pipelines.core.peak_memory import growth_bytes
 from prunescope.pipelines.evaluation import speed
 from prunescope.pipelines.evaluation.speed import SCHEMA, check_speed, speed_rows, turns
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 from prunescope.warehouse.tables import TABLES
-from tests.tiny_models import save_tiny
 
 CPU = torch.device("cpu")
 BLOCK = Variant(dropped=("attn.1", "mlp.1"))
 SPEC = SpeedSpec(batch=3, length=8, new_tokens=5, repeats=3)
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "llama"))
 
 
 @dataclass

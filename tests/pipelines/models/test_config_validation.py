@@ -1,7 +1,6 @@
 """A config that names code, a size that no model has, or a value that a library refuses ends in one line."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,6 @@ from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.models.sources import locate
 
 FILE = Path("config.json")
-
-
-@pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
 def change(folder: Path, **changes: object) -> Path:

@@ -32,13 +32,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def streamed(folder: Path) -> Decoder:
-    return load_decoder(folder, device="cpu", memory={})
+def streamed(tiny_folder: Path) -> Decoder:
+    return load_decoder(tiny_folder, device="cpu", memory={})
 
 
 def placeholders(decoder: Decoder) -> set[bool]:
@@ -48,8 +43,8 @@ def placeholders(decoder: Decoder) -> set[bool]:
 
 # Layers of any form give equal states, below; test_checkpoint.py writes the same file with layers on disk.
 @pytest.mark.exhaustive
-def test_layers_on_disk_change_no_result_of_a_study(folder: Path, streamed: Decoder, tmp_path: Path) -> None:
-    decoders = {"whole": load_decoder(folder, device="cpu"), "streamed": streamed}
+def test_layers_on_disk_change_no_result_of_a_study(tiny_folder: Path, streamed: Decoder, tmp_path: Path) -> None:
+    decoders = {"whole": load_decoder(tiny_folder, device="cpu"), "streamed": streamed}
     found = {name: computed(decoder, RECIPES) for name, decoder in decoders.items()}
     assert found["whole"][1].keys() == found["streamed"][1].keys()
     for name, rows in found["whole"][1].items():
@@ -72,11 +67,11 @@ def test_layers_on_disk_change_no_result_of_a_study(folder: Path, streamed: Deco
 
 
 @pytest.mark.exhaustive  # the test above shows equal numbers; this one with a real limit takes half a minute
-def test_a_model_larger_than_memory_is_measured_and_written(folder: Path, tmp_path: Path) -> None:
+def test_a_model_larger_than_memory_is_measured_and_written(tiny_folder: Path, tmp_path: Path) -> None:
     large = save_tiny(tmp_path / "large", shard="2MB", **LARGE)
     size, out = count_weights(large) * 4, tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "tests.pipelines.models.low_memory", large, out, folder, size * 2 // 3]
+    command = [sys.executable, "-m", "tests.pipelines.models.low_memory", large, out, tiny_folder, size * 2 // 3]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "memory" in (out / "message").read_text(encoding="utf-8")  # the whole model does not fit
@@ -167,12 +162,12 @@ def test_devices_are_filled_in_order_and_the_rest_stays_on_disk() -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "available_bytes", lambda device: 100_000)
     with pytest.raises(InputError, match=r"weights take 0.0 GiB in float32 .*`memory: {cpu: 0MiB}` .*bfloat16"):
-        load_decoder(folder, device="cpu")
-    assert load_decoder(folder, device="cpu", memory={}).is_streamed
+        load_decoder(tiny_folder, device="cpu")
+    assert load_decoder(tiny_folder, device="cpu", memory={}).is_streamed
 
 
 @pytest.mark.parametrize(

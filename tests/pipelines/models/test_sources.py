@@ -2,18 +2,12 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.sources import identify, locate
-
-
-@pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
 def test_a_local_folder_is_used_in_place(folder: Path, tmp_path: Path) -> None:
