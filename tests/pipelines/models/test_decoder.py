@@ -21,19 +21,13 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.models.test_decoders import logits
 from tests.tiny_models import save_tiny
-
-TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41, 7, 63, 12, 11]])
 
 
 @pytest.fixture
 def decoder(tiny_folder: Path) -> Decoder:
     return load_decoder(tiny_folder)
-
-
-def logits(decoder: Decoder) -> Tensor:
-    with torch.no_grad():
-        return decoder.model(input_ids=TOKENS, use_cache=False).logits[0]
 
 
 def changed(module: nn.Module, change: Callable[[Tensor, Any], Tensor]) -> None:

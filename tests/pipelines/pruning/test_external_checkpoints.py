@@ -21,9 +21,9 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import ExternalRecipe, parse_recipe
+from tests.pipelines.pruning.checkpoints.test_export import logits
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
-TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 ABOUT = About("tiny", "./tiny", "w" * 64, "mine", "magnitude", "{}")
 
 
@@ -50,11 +50,6 @@ def changed(source: Path, folder: Path, change: object) -> Path:
 def read(decoder: Decoder, folder: Path, cache: Path, **fields: object) -> Variant:
     recipe = ExternalRecipe(name="theirs", source=str(folder), **fields)  # type: ignore[arg-type]
     return prune(decoder, recipe, cache=cache)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=TOKENS).logits
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "gpt_oss"])

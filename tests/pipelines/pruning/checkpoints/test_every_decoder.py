@@ -1,7 +1,6 @@
 """Tests that plain transformers opens the export of every kind of decoder, with the variant's logits."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,19 +13,14 @@ from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.pruning.test_structure import logits
 
 # Their layers' kinds follow from a period, which no removal of one layer keeps.
 KEEPS_LAYERS = {"JambaForCausalLM", "RecurrentGemmaForCausalLM"}
-TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 
 
 def about(recipe: str) -> About:
     return About("tiny", "./tiny", "w" * 64, recipe, "mine", "{}")
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=TOKENS, use_cache=False).logits[0]
 
 
 # test_zero_weights.py loads exports of dropped sublayers of every decoder.
