@@ -38,6 +38,7 @@ from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
+from tests.benchmarks.measuring import seconds
 
 STEPS, SUBLAYERS, WIDTH, VOCABULARY = 64, 60, 576, 49152
 # The published layer-wise comparison on this model, float32, two cores: 59 to 66 s.
@@ -80,13 +81,6 @@ def naive(pair: Pair, weight: Tensor) -> list[Tensor]:
     results += [each.values[:, 0] - each.values[:, 1] for each in (top, top2)]
     results += [(top.indices[:, :k, None] == top2.indices[:, None, :k]).any(-1).float().mean(-1) for k in (5, 10)]
     return results
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def each(work: Callable[[Pair], object], pairs: Iterable[Pair]) -> None:

@@ -22,6 +22,7 @@ import yaml
 
 from tests.assets.interface.browser_interface import free_port, started
 from tests.assets.tiny_study import workers_of
+from tests.benchmarks.measuring import told
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 # Targets on two idle cores.
@@ -31,11 +32,6 @@ VARIANTS = 100
 # Repetitions: of a study by one and two workers, and of a cancelled run.
 TURNS, CANCELS = 2, 3
 ROOT = Path(__file__).parents[2]
-
-
-def told(name: str, figures: object) -> None:
-    """Print figures as they are measured."""
-    sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def child(step: str, *arguments: object) -> dict[str, float]:

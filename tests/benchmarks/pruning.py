@@ -10,7 +10,6 @@ import re
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.benchmarks.measuring import seconds, told
 from tests.benchmarks.plain_pruning import plain_layers, plain_magnitude, plain_sparsegpt, plain_wanda, put_back
 
 # The published scripts on the same model, tokens and kind of machine, in seconds; resident memory in GB.
@@ -62,13 +62,6 @@ class PrivateMemory:
             self.peak = max(self.peak, int(found[1]) * 1024 if found else 0)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def plain_pass(decoder: Decoder, tokens: Int[Tensor, "sequences length"]) -> None:
     """Run one forward pass of the trunk over all tokens."""
     for batch in tokens.split(BATCH):
@@ -84,11 +77,6 @@ def plainly(decoder: Decoder, tokens: Int[Tensor, "sequences length"], name: str
     }
     with put_back(decoder):
         return seconds(work[name])
-
-
-def told(name: str, figures: object) -> None:
-    """Print figures as they are measured: the whole takes many minutes."""
-    sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def dense_predecessors(method: str, place: int) -> Recipe | None:

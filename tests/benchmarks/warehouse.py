@@ -27,6 +27,7 @@ from prunescope.warehouse.storage.partition_store import PART, Store
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
+from tests.benchmarks.measuring import told
 from tests.benchmarks.warehouse_rows import ROWS_A_VARIANT, Recipe, model_tables, variant_tables, variants
 
 WRITERS = 2
@@ -40,11 +41,6 @@ HOW_TO_INSTALL = (
 # Targets for two cores at a hundred million records, and at any smaller size.
 MOST_SECONDS, MOST_GIB, MOST_SECONDS_TO_OPEN = 10, 4, 2
 LEAST_ROWS_PER_SECOND, LEAST_TIMES_AT_INGEST, LEAST_TIMES_AT_READING = 2e6, 100, 20
-
-
-def told(name: str, figures: object) -> None:
-    """Print figures as they are measured: the whole takes many minutes."""
-    sys.stderr.write(f"{name}: {json.dumps(figures)}\n")
 
 
 def provenance(model: str, recipe: str | None) -> Provenance:
