@@ -7,12 +7,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from prunescope.assets.publishing.notebook import KL_BOUNDS
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Number, VariantEntry
 
 BARS = "▁▂▃▄▅▆▇█"
-# Lower bounds of all bars but the first, in nats; the same for every variant, so that lines can be compared.
-KL_BOUNDS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 NOTHING = "–"
 _SIGNS = {"safe": "✓", "non-generative only": "~", "not safe": "!", "broken": "✗", "too little evidence": "?"}
 _STYLES = {"safe": "green", "non-generative only": "yellow", "not safe": "yellow", "broken": "red"}

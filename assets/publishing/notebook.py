@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _MAX_ROWS = 200
-# Lower bounds of the shades, in nats: the levels of the explorer's bars.
-_KL_BOUNDS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Lower bounds of the shades, and of a terminal's bars but the first, in nats; the same for every variant.
+KL_BOUNDS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Figures(list["alt.Chart"]):
@@ -71,7 +71,7 @@ class TokenText:
 
     def _repr_html_(self) -> str:
         tokens = "".join(map(self._token, self.rows.iter_rows(named=True)))
-        note = f"{' – '.join(f'{bound:g}' for bound in (_KL_BOUNDS[0], _KL_BOUNDS[-1]))} nats, light to dark"
+        note = f"{' – '.join(f'{bound:g}' for bound in (KL_BOUNDS[0], KL_BOUNDS[-1]))} nats, light to dark"
         return (
             f'<h4>{escape(self.title)}</h4><pre style="white-space: pre-wrap">{escape(self.prompt)}\n\n{tokens}</pre>'
             f"<small>shade: KL(dense ‖ pruned), {note}; underlined: the most probable tokens differ</small>"
@@ -81,7 +81,7 @@ class TokenText:
         kl = float(str(row["kl_dense_pruned_nats"]))
         dense, pruned = str(row["token_text_dense"]), str(row["token_text_pruned"])
         title = f"step {row['step']}: KL {kl:.3g} nats; dense {dense!r}, pruned {pruned!r}"
-        shade = bisect_right(_KL_BOUNDS, kl) / len(_KL_BOUNDS)
+        shade = bisect_right(KL_BOUNDS, kl) / len(KL_BOUNDS)
         line = "" if row["is_top1_same"] else "; text-decoration: underline"
         return (
             f'<span title="{escape(title)}" style="background: rgba(214, 69, 65, {shade:.2f}){line}">'
