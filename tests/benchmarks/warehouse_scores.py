@@ -5,13 +5,14 @@
 
 import numpy as np
 
+from prunescope.warehouse.tables.columns import RETRIEVAL_METRICS as METRICS
+from prunescope.warehouse.tables.mask_samples import MAX_SAMPLED
+
 Given = dict[str, object]
 
 TASKS = {"arc_challenge": "non_generative", "gsm8k": "generative", "wikitext": "perplexity"}
 SAMPLES = 100
-METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine")
 MODULES = {"attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
-SAMPLED = 16_384
 
 
 def published(model: str) -> Given:
@@ -88,8 +89,8 @@ def masks(model: str, recipe: str, layers: list[int], rng: np.random.Generator) 
         sublayer=[place[1] for place in places],
         module=[f"layers.{layer}.{sublayer}.{module}" for layer, sublayer, module in places],
         weights=3584 * 3584,
-        sampled=SAMPLED,
-        kept_bits=[rng.bytes(SAMPLED // 8) for _ in places],
+        sampled=MAX_SAMPLED,
+        kept_bits=[rng.bytes(MAX_SAMPLED // 8) for _ in places],
     )
 
 
