@@ -35,11 +35,6 @@ PRINTED = {
 }
 
 
-def about(value: float) -> object:
-    """Compare within the precision of a float32 column."""
-    return pytest.approx(value, rel=1e-6)
-
-
 def test_perplexities_and_their_errors_by_hand(ask: Ask) -> None:
     warehouse = Handmade()
     # Dense: 2 bits, then 4 bits; pruned: one bit more everywhere. Two windows of two tokens each.
@@ -49,21 +44,21 @@ def test_perplexities_and_their_errors_by_hand(ask: Ask) -> None:
 
     assert (row["model"], row["recipe"], row["text_id"]) == ("tiny", "wanda-50", "wiki")
     assert (row["tokens"], row["windows"]) == (4, 2)
-    assert (row["ppl_dense"], row["ppl_pruned"]) == (about(8), about(16))
+    assert (row["ppl_dense"], row["ppl_pruned"]) == (pytest.approx(8), pytest.approx(16))
     # Windows at 2 and 4 bits: their mean has an error of one bit. As four tokens: sqrt(4/3)/2 bits.
-    assert row["ppl_dense_se"] == about(8 * math.log(2))
-    assert row["ppl_dense_se_iid"] == about(8 * math.log(2) * math.sqrt(1 / 3))
-    assert row["ppl_pruned_se"] == about(16 * math.log(2))
+    assert row["ppl_dense_se"] == pytest.approx(8 * math.log(2))
+    assert row["ppl_dense_se_iid"] == pytest.approx(8 * math.log(2) * math.sqrt(1 / 3))
+    assert row["ppl_pruned_se"] == pytest.approx(16 * math.log(2))
     # The pruned side is one bit worse at every token, so the ratio is certain.
-    assert (row["ln_ppl_ratio"], row["ppl_ratio"]) == (about(math.log(2)), about(2))
+    assert (row["ln_ppl_ratio"], row["ppl_ratio"]) == (pytest.approx(math.log(2)), pytest.approx(2))
     for name in ("ln_ppl_ratio_se", "ln_ppl_ratio_se_iid", "ppl_ratio_se", "ppl_ratio_se_iid"):
         assert row[name] == pytest.approx(0, abs=1e-6)
     # Δp: −1/8 twice and −1/32 twice.
-    assert row["delta_p_mean"] == about(-5 / 64)
-    assert (row["delta_p_min"], row["delta_p_max"]) == (about(-1 / 8), about(-1 / 32))
-    assert row["delta_p_mean_se"] == about(3 / 64)
-    assert row["delta_p_rms"] == about(math.sqrt((1 / 64 + 1 / 1024) / 2))
-    assert row["delta_p_rms_se"] == about((1 / 64 - 1 / 1024) / 2 / (2 * row["delta_p_rms"]))
+    assert row["delta_p_mean"] == pytest.approx(-5 / 64)
+    assert (row["delta_p_min"], row["delta_p_max"]) == (pytest.approx(-1 / 8), pytest.approx(-1 / 32))
+    assert row["delta_p_mean_se"] == pytest.approx(3 / 64)
+    assert row["delta_p_rms"] == pytest.approx(math.sqrt((1 / 64 + 1 / 1024) / 2))
+    assert row["delta_p_rms_se"] == pytest.approx((1 / 64 - 1 / 1024) / 2 / (2 * row["delta_p_rms"]))
     assert row["ln_ppl_correlation"] is None, "four pairs carry no correlation"
 
 
@@ -92,14 +87,14 @@ def test_the_noise_floor_is_shown_beside_pruning(ask: Ask) -> None:
 
     assert rows.keys() == {"wiki", "without noise"}
     assert {name: row[name] for name in NOISE} == {
-        "kl_noise_mean_nats": about(0.3),
-        "kl_noise_max_nats": about(0.6),
-        "kl_noise_p99_nats": about(0.592),
-        "kl_noise_p95_nats": about(0.56),
-        "kl_noise_median_nats": about(0.2),
-        "ln_ppl_ratio_noise": about(math.log(0.5 / 0.4)),
-        "delta_p_rms_noise": about(0.1),
-        "top1_agreement_noise": about(2 / 3),
+        "kl_noise_mean_nats": pytest.approx(0.3),
+        "kl_noise_max_nats": pytest.approx(0.6),
+        "kl_noise_p99_nats": pytest.approx(0.592),
+        "kl_noise_p95_nats": pytest.approx(0.56),
+        "kl_noise_median_nats": pytest.approx(0.2),
+        "ln_ppl_ratio_noise": pytest.approx(math.log(0.5 / 0.4)),
+        "delta_p_rms_noise": pytest.approx(0.1),
+        "top1_agreement_noise": pytest.approx(2 / 3),
     }
     assert row["is_below_noise"] is False
     assert {rows["without noise"][name] for name in NOISE} == {None}
@@ -123,8 +118,8 @@ def test_correlated_perplexities_differ_with_less_error_than_either(ask: Ask) ->
     (row,) = ask(warehouse, "kld_summary")
 
     # Perplexities 8 and 16 with errors in one proportion, so that the difference has that of 8.
-    assert row["ppl_difference"] == about(8)
-    assert row["ppl_difference_se_iid"] == about(row["ppl_dense_se_iid"])
+    assert row["ppl_difference"] == pytest.approx(8)
+    assert row["ppl_difference_se_iid"] == pytest.approx(row["ppl_dense_se_iid"])
 
 
 def test_windows_have_a_larger_error_than_independent_tokens(ask: Ask) -> None:
@@ -136,9 +131,9 @@ def test_windows_have_a_larger_error_than_independent_tokens(ask: Ask) -> None:
 
     assert row["kl_mean_nats"] == 2.0
     assert row["kl_mean_nats_se"] == 1.0  # two windows at 1 and 3
-    assert row["kl_mean_nats_se_iid"] == about(math.sqrt(8 / 7) / math.sqrt(8))
+    assert row["kl_mean_nats_se_iid"] == pytest.approx(math.sqrt(8 / 7) / math.sqrt(8))
     assert (row["top1_agreement"], row["top1_agreement_se"]) == (0.5, 0.5)
-    assert row["top1_agreement_se_iid"] == about(math.sqrt(2 / 7) / math.sqrt(8))
+    assert row["top1_agreement_se_iid"] == pytest.approx(math.sqrt(2 / 7) / math.sqrt(8))
 
 
 def test_one_window_has_no_error_over_windows(ask: Ask) -> None:
@@ -163,7 +158,7 @@ def test_the_dense_model_has_a_ratio_of_one_and_a_divergence_of_zero(ask: Ask) -
     zeros = ("ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean_nats", "kl_mean_nats_se", "kl_max_nats", "delta_p_rms")
     assert [row[name] for name in zeros] == [0.0] * len(zeros)
     assert row["ppl_ratio"] == row["top1_agreement"] == 1.0
-    assert row["ln_ppl_correlation"] == about(1)
+    assert row["ln_ppl_correlation"] == pytest.approx(1)
     assert row["ppl_dense"] == row["ppl_pruned"]
 
 

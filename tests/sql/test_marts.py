@@ -5,11 +5,6 @@ import pytest
 from tests.sql.warehouse_builder import Ask, Handmade
 
 
-def about(value: float) -> object:
-    """Compare within the precision of a float32 column."""
-    return pytest.approx(value, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("temperatures", "expected"), [((0.3, 1.0, 1.3), 1.0), ((0.3, 0.7), 0.7), ((0.75, 1.25), 0.75), ((2.0,), 2.0)]
 )
@@ -61,7 +56,7 @@ def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(
             "kl_teacher_forced_mean_nats": 4.0,
             "kl_teacher_forced_max_nats": 9.0,
             "kl_free_running_median_nats": 35.0,
-            "top1_agreement": about(5 / 6),
+            "top1_agreement": pytest.approx(5 / 6),
             "kl_noise_p95_nats": None,
             "is_below_noise": None,
             "first_flip_step_median": 4.0,
@@ -102,10 +97,10 @@ def test_a_layer_summary_averages_positions_and_keeps_the_digits_of_small_shifts
     first, second = ask(warehouse, "select * from layer_summary order by layer")
 
     assert (first["positions"], first["is_changed"], second["is_changed"]) == (11, True, False)
-    assert first["one_minus_cos_h_mean"] == about(5e-9)
+    assert first["one_minus_cos_h_mean"] == pytest.approx(5e-9)
     assert (first["cos_z_mean"], first["cos_z_p10"], first["cos_z_p90"]) == (0.75, 0.75, 0.75)
-    assert first["cos_p_mean"] == about(0.5)
-    assert (first["cos_p_p10"], first["cos_p_p90"]) == (about(0.1), about(0.9))
+    assert first["cos_p_mean"] == pytest.approx(0.5)
+    assert (first["cos_p_p10"], first["cos_p_p90"]) == (pytest.approx(0.1), pytest.approx(0.9))
     assert (first["kl_mean_nats"], first["kl_median_nats"], first["var_p_dz_mean"]) == (5.0, 5.0, 15.0)
     assert first["orth_rel_h_mean"] == 0.5
     assert (second["positions"], second["cos_h_mean"], second["kl_mean_nats"]) == (1, 1.0, 0.0)
@@ -200,8 +195,8 @@ def test_an_option_shift_keeps_the_order_of_the_options_and_marks_the_gold_one(a
         3,
         2,
     )
-    assert (second["p_options_dense"], second["p_options_pruned"]) == (about(1 / 3), about(0.75))
-    assert (second["logit_dense"], second["logit_pruned"]) == (about(-2.0794415), about(-0.9808293))
+    assert (second["p_options_dense"], second["p_options_pruned"]) == (pytest.approx(1 / 3), pytest.approx(0.75))
+    assert (second["logit_dense"], second["logit_pruned"]) == (pytest.approx(-2.0794415), pytest.approx(-0.9808293))
 
 
 def test_no_option_is_gold_where_the_question_names_none(ask: Ask) -> None:

@@ -34,11 +34,6 @@ COMPARED = [
 ]
 
 
-def about(value: float) -> object:
-    """Compare within the precision of a float32 column."""
-    return pytest.approx(value, rel=1e-6)
-
-
 @pytest.fixture(scope="module")
 def without_isolated() -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
@@ -98,20 +93,20 @@ def test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant(ask: Ask) 
     assert (first["layer"], first["sublayer"], first["lens"], first["temperature"]) == (0, "mlp", "normed", 1.0)
     assert (first["noise_variants"], first["positions"]) == (2, 21)
     # 21 values from 0 to 20: the 95th percentile is the 20th of them.
-    assert (first["kl_p95_nats"], first["kl_max_nats"]) == (about(0.019), about(0.020))
-    assert (last["kl_p95_nats"], last["kl_max_nats"]) == (about(0.038), about(0.040))
-    assert (first["one_minus_cos_h_p95"], first["one_minus_cos_h_max"]) == (about(0.0095), about(0.010))
-    assert (first["one_minus_cos_z_p95"], first["one_minus_cos_p_p95"]) == (about(0.00019), about(0.0019))
-    assert (first["total_variation_p95"], first["total_variation_max"]) == (about(0.00475), about(0.005))
+    assert (first["kl_p95_nats"], first["kl_max_nats"]) == (pytest.approx(0.019), pytest.approx(0.020))
+    assert (last["kl_p95_nats"], last["kl_max_nats"]) == (pytest.approx(0.038), pytest.approx(0.040))
+    assert (first["one_minus_cos_h_p95"], first["one_minus_cos_h_max"]) == (pytest.approx(0.0095), pytest.approx(0.010))
+    assert (first["one_minus_cos_z_p95"], first["one_minus_cos_p_p95"]) == pytest.approx((0.00019, 0.0019))
+    assert (first["total_variation_p95"], first["total_variation_max"]) == pytest.approx((0.00475, 0.005))
 
 
 def test_noise_at_the_output_shows_the_first_flip_by_rounding(ask: Ask) -> None:
     rounded, alike = ask(noisy(), "select * from noise_at_output order by recipe desc")
     assert (rounded["recipe"], rounded["temperature"], rounded["steps"]) == ("noise-bfloat16", 1.0, 21)
     assert (rounded["kl_median_nats"], rounded["kl_p95_nats"], rounded["kl_max_nats"]) == (
-        about(0.020),
-        about(0.038),
-        about(0.040),
+        pytest.approx(0.020),
+        pytest.approx(0.038),
+        pytest.approx(0.040),
     )
     assert rounded["top1_agreement"] == pytest.approx(20 / 21)
     assert (rounded["prompts"], rounded["prompts_flipped"], rounded["first_flip_step_min"]) == (2, 1, 20)
@@ -124,7 +119,7 @@ def test_a_divergence_at_the_output_is_marked_where_rounding_alone_makes_as_much
 ) -> None:
     warehouse = noisy().step("wanda-50", "p", 0, kl)
     (summary,) = ask(warehouse, "select * from variant_summary where recipe = 'wanda-50'")
-    assert (summary["kl_noise_p95_nats"], summary["is_below_noise"]) == (about(0.038), is_below)
+    assert (summary["kl_noise_p95_nats"], summary["is_below_noise"]) == (pytest.approx(0.038), is_below)
     (step,) = ask(warehouse, "decoding_curve")
     assert step["is_below_noise"] is is_below
 
@@ -139,9 +134,9 @@ def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(
     rows = ask(warehouse, "select * from layer_summary where recipe = 'wanda-50'")
     found = {(row["sublayer"], row["scope"]): (row["kl_noise_p95_nats"], row["is_below_noise"]) for row in rows}
     assert found == {
-        ("mlp", "local"): (about(0.019), False),
-        ("mlp", "propagated"): (about(0.019), False),
-        ("mlp", "isolated"): (about(0.038), True),
+        ("mlp", "local"): (pytest.approx(0.019), False),
+        ("mlp", "propagated"): (pytest.approx(0.019), False),
+        ("mlp", "isolated"): (pytest.approx(0.038), True),
         ("attn", "local"): (None, None),
     }
 
@@ -155,7 +150,7 @@ def test_a_text_is_compared_with_the_noise_of_the_same_text(ask: Ask) -> None:
             text_token(warehouse, "wanda-50", position, 0.05, text=text)
     rows = ask(warehouse, "select * from kld_summary order by text_id")
     found = [(row["recipe"], row["text_id"], row["kl_noise_p95_nats"], row["is_below_noise"]) for row in rows]
-    assert found == [("wanda-50", "code", about(0.19), True), ("wanda-50", "wiki", about(0.019), False)]
+    assert found == [("wanda-50", "code", pytest.approx(0.19), True), ("wanda-50", "wiki", pytest.approx(0.019), False)]
 
 
 def test_without_noise_nothing_is_marked(ask: Ask) -> None:
@@ -188,12 +183,12 @@ def test_three_causes_show_estimate_isolated_effect_and_share(ask: Ask) -> None:
     assert [(row["layer"], row["sublayer"]) for row in rows] == list(CAUSES)
     for row, (estimate, effect) in zip(rows, CAUSES.values(), strict=True):
         assert (row["positions"], row["temperature"]) == (3, 1.0)
-        assert row["t3_local_nats"] == about(estimate)
-        assert row["kl_local_nats"] == about(0.8 * estimate)
-        assert row["kl_isolated_nats"] == about(2 * effect)
-        assert row["kl_joint_nats"] == about(4.0)
-        assert row["isolated_share"] == about(effect / 2)
-        assert row["isolated_over_local"] == about(2 * effect / (0.8 * estimate))
+        assert row["t3_local_nats"] == pytest.approx(estimate)
+        assert row["kl_local_nats"] == pytest.approx(0.8 * estimate)
+        assert row["kl_isolated_nats"] == pytest.approx(2 * effect)
+        assert row["kl_joint_nats"] == pytest.approx(4.0)
+        assert row["isolated_share"] == pytest.approx(effect / 2)
+        assert row["isolated_over_local"] == pytest.approx(2 * effect / (0.8 * estimate))
 
 
 def test_untouched_sublayers_and_variants_without_isolated_rows_have_no_causes(ask: Ask) -> None:
@@ -214,15 +209,15 @@ def test_q29_adds_the_isolated_effects_up_position_by_position(ask: Ask) -> None
         "recipe": "wanda-50",
         "n": 3,
         "n_sublayers": 4,
-        "kl_sum_median_nats": about(2.4),
-        "kl_joint_median_nats": about(4.0),
-        "sum_over_joint": about(0.6),
-        "sum_over_joint_p10": about(0.6),
-        "sum_over_joint_p90": about(0.6),
+        "kl_sum_median_nats": pytest.approx(2.4),
+        "kl_joint_median_nats": pytest.approx(4.0),
+        "sum_over_joint": pytest.approx(0.6),
+        "sum_over_joint_p10": pytest.approx(0.6),
+        "sum_over_joint_p90": pytest.approx(0.6),
         "spearman_local_isolated": None,
         "worst_layer": 1,
         "worst_sublayer": "mlp",
-        "worst_isolated_share": about(0.25),
+        "worst_isolated_share": pytest.approx(0.25),
     }
 
 

@@ -11,11 +11,6 @@ from tests.sql.warehouse_builder import Ask, Handmade
 RECIPE = "wanda-50"
 
 
-def about(value: float) -> object:
-    """Compare within the precision of a float32 column."""
-    return pytest.approx(value, rel=1e-6)
-
-
 def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask) -> None:
     warehouse = Handmade().variant("noise-batch", method="noise")
     for temperature, kls in ((0.5, (1.0, 3.0)), (1.0, (0.5, 1.5)), (1.5, (2.0, 2.0))):
@@ -54,7 +49,7 @@ def test_q26_gives_the_certainty_of_the_lowest_and_whether_it_is_at_an_edge(ask:
     (row,) = ask(warehouse, "q26_temperature_of_lowest_kl")
     p = stats.ttest_rel(kls[:, 1], kls[:, 0], alternative="greater").pvalue
 
-    assert (row["temperature_lowest"], row["is_at_edge"], row["kl_lowest_nats"]) == (0.5, True, about(1.6))
+    assert (row["temperature_lowest"], row["is_at_edge"], row["kl_lowest_nats"]) == (0.5, True, pytest.approx(1.6))
     assert row["certainty"] == pytest.approx(1 - p, abs=0.002)
     assert 0.5 < row["certainty"] < 1
 
@@ -216,9 +211,9 @@ def test_q28_weights_the_overlap_of_masks_by_sampled_weights(ask: Ask) -> None:
 
     # small: 2 kept by both, 6 by either, 2 removed by both, 6 by either; of large every sampled weight stands for four.
     assert row["matrices"] == 2
-    assert row["jaccard_kept"] == row["jaccard_removed"] == about((2 + half) / (6 + half))
+    assert row["jaccard_kept"] == row["jaccard_removed"] == pytest.approx((2 + half) / (6 + half))
     # By chance half of each half: 2 of 8 and a quarter of large by both, 6 and three quarters by either.
-    assert row["expected_jaccard_kept"] == about((2 + half / 2) / (6 + 3 * half / 2))
+    assert row["expected_jaccard_kept"] == pytest.approx((2 + half / 2) / (6 + 3 * half / 2))
     assert row["expected_jaccard_removed"] == row["expected_jaccard_kept"]
 
 
@@ -245,7 +240,7 @@ def test_q28_pairs_divergences_by_step_and_bounds_differences_over_prompts(ask: 
     low, high = stats.ttest_1samp(difference.mean(axis=1), 0).confidence_interval(0.95)
 
     assert (row["n_steps"], row["n_prompts"]) == (18, 6)
-    assert (row["kl_nats"], row["other_kl_nats"]) == (about(kls[0].mean()), about(kls[1].mean()))
+    assert (row["kl_nats"], row["other_kl_nats"]) == (pytest.approx(kls[0].mean()), pytest.approx(kls[1].mean()))
     assert row["kl_difference_nats"] == pytest.approx(difference.mean(), rel=1e-5)
     ends = row["kl_difference_low_nats"], row["kl_difference_high_nats"]
     assert sum(ends) / 2 == pytest.approx(difference.mean(), rel=1e-4)

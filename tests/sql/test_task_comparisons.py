@@ -8,14 +8,10 @@ from scipy import stats
 
 from tests.sql import reference_intervals
 from tests.sql.built_tasks import task_sample, task_score
+from tests.sql.test_questions_tasks import about
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 RECIPE = "wanda-50"
-
-
-def about(value: float) -> object:
-    """Compare but for rounding."""
-    return pytest.approx(value, rel=1e-6, abs=1e-9)
 
 
 def written(warehouse: Handmade, recipe: str, right: list[bool | None], task: str = "gsm8k") -> None:
