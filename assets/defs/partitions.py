@@ -7,30 +7,20 @@ stale. Model × recipe needs no mapping of ours, since Dagster infers MultiToSin
 run has the names of both. The UI shows pairs that no study names as missing, but only studies launch runs.
 """
 
-import re
 from collections.abc import Sequence
 
 from dagster import DagsterInstance, DynamicPartitionsDefinition, MultiPartitionKey, MultiPartitionsDefinition
-
-from prunescope.pipelines.core.errors import InputError
 
 MODELS = DynamicPartitionsDefinition(name="model")
 RECIPES = DynamicPartitionsDefinition(name="recipe")
 VARIANTS = MultiPartitionsDefinition({"model": MODELS, "recipe": RECIPES})
 
-# Dagster accepts any key, even an empty one or one with the `|` that joins dimensions.
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-
 
 def register(instance: DagsterInstance, dimension: DynamicPartitionsDefinition, keys: Sequence[str]) -> None:
     """Add keys to a dimension, as far as Dagster does not have them yet.
 
-    Raises:
-        InputError: a key is not a name of letters, digits and `._+-`.
+    Dagster accepts any key, even one with the `|` that joins dimensions; a study's names are checked when it is read.
     """
-    for key in keys:
-        if not _KEY.fullmatch(key):
-            raise InputError(f"{dimension.name} {key!r}: a name has letters, digits and ._+- and at most 100 of them")
     known = set(dimension.get_partition_keys(dynamic_partitions_store=instance))
     if new := [key for key in keys if key not in known]:
         instance.add_dynamic_partitions(str(dimension.name), new)

@@ -22,7 +22,6 @@ from prunescope.assets.planning.steps import (
     TEXT_TABLE,
     TRACE_TABLES,
 )
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
@@ -186,14 +185,6 @@ def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> 
                 **with_store,
             )
             assert set(found.partitions_subset.get_partition_keys()) == {wanted}
-
-
-@pytest.mark.parametrize("key", ["", "a|b", "a\nb", "../a", "a" * 101, " a"])
-def test_a_partition_key_must_be_a_name(key: str) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        with pytest.raises(InputError, match="a name has letters"):
-            register(instance, RECIPES, ["good", key])
-        assert not instance.get_dynamic_partitions("recipe")
 
 
 @pytest.mark.parametrize("name", ["demo", "study", "model_tables", "variant_tables", "answers", "recipes"])

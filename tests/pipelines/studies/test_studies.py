@@ -44,7 +44,10 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("wanda-50", "wonder-50"), "unknown recipe 'wonder-50'"),
         (("'Why?'", "'  '"), "prompt is empty"),
         (("models: [{name: tiny, source: /models/tiny}]", "models: []"), "models"),
-        (("name: tiny", "name: ../x"), "models.0.name"),
+        *(
+            (("name: tiny", f"name: {json.dumps(name)}"), "models.0.name")
+            for name in ("../x", "", "a|b", "a\nb", "a" * 101, " a")
+        ),
         (("dense, ", "wanda-50, "), "twice"),
         (("kind: open", "kind: choice"), "options"),
         (("'Why?'", "'Why?', answer_pattern: '('"), "regular expression"),
