@@ -10,8 +10,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterRunStatus
+from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
@@ -24,6 +24,7 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
 from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
@@ -188,31 +189,12 @@ def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None
                     assert set(metadata["dagster/column_lineage"].value.deps_by_column) == columns
 
 
-def stale_variants(instance: DagsterInstance) -> set[str]:
-    graph = defs.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
-    keys = [variant_key("tiny-a", recipe) for recipe in RECIPES]
-    return {str(key) for key in keys if resolver.get_status(AssetKey("variants"), str(key)) is not StaleStatus.FRESH}
-
-
-def test_a_changed_parameter_makes_exactly_its_variants_stale_in_the_ui(study: StudyFile, warehouse: Path) -> None:
-    job = defs.resolve_job_def("recipes")
-    with open_instance(warehouse) as instance:
-        assert stale_variants(instance) == set()
-        changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-        study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
-        for recipe in RECIPES:
-            config = {"resources": {"study": {"config": {"study": str(study.path)}}}}
-            assert job.execute_in_process(instance=instance, partition_key=recipe, run_config=config).success
-        assert stale_variants(instance) == {"tiny-a|magnitude-50"}
-
-
 def test_a_question_and_a_figure_older_than_their_tables_are_stale_in_the_ui(warehouse: Path, changed: Changed) -> None:
     answers = [AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "generation"])]
     for place, wanted in ((warehouse, StaleStatus.FRESH), (changed.warehouse, StaleStatus.STALE)):
         with open_instance(place) as instance:
             graph = defs.resolve_asset_graph()
-            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            resolver = Staleness(instance, graph, LoadingContextForTest(instance))
             assert [resolver.get_status(key) for key in answers] == [wanted, wanted]
 
 
