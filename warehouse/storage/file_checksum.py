@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,25 +56,15 @@ def _seal_offset(file: BinaryIO) -> int | None:
 
 
 def _hash(file: BinaryIO, offset: int) -> str:
-    """Hash the whole file, with zeros instead of the seal."""
-
-    def pieces() -> Iterator[bytes]:
-        file.seek(0)
-        left = offset
-        while left and (piece := file.read(min(left, _PIECE))):
-            yield piece
-            left -= len(piece)
-        yield _EMPTY
-        file.seek(offset + len(_EMPTY))
-        while piece := file.read(_PIECE):
-            yield piece
-
-    return bytes_hash(pieces())
-
-
-def bytes_hash(pieces: Iterable[bytes | memoryview]) -> str:
-    """Return 32 hexadecimal digits over the joined pieces."""
+    """Return 32 hexadecimal digits over the whole file, with zeros instead of the seal."""
     digest = xxhash.xxh3_128()
-    for piece in pieces:
+    file.seek(0)
+    left = offset
+    while left and (piece := file.read(min(left, _PIECE))):
+        digest.update(piece)
+        left -= len(piece)
+    digest.update(_EMPTY)
+    file.seek(offset + len(_EMPTY))
+    while piece := file.read(_PIECE):
         digest.update(piece)
     return digest.hexdigest()

@@ -139,7 +139,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "with the temporary half written": lambda: setattr(pq, "write_table", _half),
     "with the temporary written": lambda: _after(partition_store, "_write_parquet"),
     "before the seal": lambda: setattr(partition_store, "seal", die),
-    "in the middle of the seal": lambda: setattr(file_checksum, "bytes_hash", die),
+    "in the middle of the seal": lambda: setattr(file_checksum, "_hash", die),
     "after the seal": lambda: _after(partition_store, "seal"),
     "before fsync of the file": lambda: setattr(os, "fsync", die),
     "after fsync of the file": lambda: _after(os, "fsync"),
