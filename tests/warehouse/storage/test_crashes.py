@@ -11,12 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prunescope.warehouse.catalogue.database import connect
-from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, WarehouseError
+from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.maintenance import verification
 from prunescope.warehouse.maintenance.verification import verify, verify_file
 from prunescope.warehouse.storage.provenance import read_footer
-from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, rows_of
 
@@ -123,8 +121,9 @@ def test_a_failing_fsync_is_reported_and_one_complete_file_stays(store, monkeypa
 def test_a_file_cut_anywhere_is_named_by_every_reader(store):
     path = write(store).path
     content = path.read_bytes()
-    for percent in range(100):
-        path.write_bytes(content[: len(content) * percent // 100])
+    lengths = [len(content) * percent // 100 for percent in range(100)]
+    for length in (*lengths, 1, 4, len(content) - 9, len(content) - 1):
+        path.write_bytes(content[:length])
         for ask in (store.read, store.provenance):
             with pytest.raises(
                 DamagedFileError, match=r"part\.parquet is damaged .*; delete it and run its study again"
@@ -132,12 +131,8 @@ def test_a_file_cut_anywhere_is_named_by_every_reader(store):
                 ask(TABLE, *VARIANT)
         assert not store.is_current(TABLE, *VARIANT, "f" * 64)
         assert verify_file(path).state == "changed"
-        if percent in {0, 50, 99}:
-            with pytest.warns(DamagedFileWarning, match=r"part\.parquet is damaged"):
-                connection = connect(store.root)
-            named = pytest.raises(DamagedFileError, match=r"part\.parquet is damaged")
-            with connection, named, damage_explained(connection):
-                connection.execute(f"SELECT count(*) FROM {TABLE.name}").fetchall()
+    write(store)
+    assert store.is_current(TABLE, *VARIANT, "f" * 64)
 
 
 def test_a_flipped_bit_anywhere_in_the_file_is_found(store):

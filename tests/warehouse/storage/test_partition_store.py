@@ -175,28 +175,6 @@ def test_a_file_url_is_a_local_folder(tmp_path):
     assert Store(f"file://{tmp_path}/x").root == tmp_path / "x"
 
 
-@pytest.mark.parametrize("share", [0, 1, 4, 100, 0.25, 0.5, 0.9, -9, -1])
-def test_a_truncated_file_is_named_and_counts_as_missing(store, share):
-    path = write(store).path
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content)) if isinstance(share, float) else share])
-    for ask in (store.read, store.provenance):
-        with pytest.raises(DamagedFileError, match=r"part\.parquet is damaged .*; delete it and run its study again"):
-            ask(TRANSITIONS, *VARIANT)
-    assert not store.is_current(TRANSITIONS, *VARIANT, "f" * 64)
-    write(store)
-    assert store.is_current(TRANSITIONS, *VARIANT, "f" * 64)
-
-
-def test_one_flipped_bit_in_a_page_is_noticed(store):
-    path = write(store, noisy_rows(TRANSITIONS, 2000, seed=5)).path
-    content = bytearray(path.read_bytes())
-    content[len(pages(path)) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"part\.parquet is damaged"):
-        store.read(TRANSITIONS, *VARIANT)
-
-
 @pytest.mark.parametrize("metadata", [None, {b"prunescope": b"{}"}, {b"prunescope": b"[]"}, {b"prunescope": b"\xff{"}])
 def test_a_parquet_file_without_provenance_is_refused(store, metadata):
     path = store.path(TRANSITIONS, *VARIANT)
