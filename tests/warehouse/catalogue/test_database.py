@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import duckdb
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import prunescope
@@ -15,7 +14,7 @@ from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.database import SQL, build_file, connect, sql_type, view_sql
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
-from prunescope.warehouse.storage.provenance import footer_json, read_footer
+from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
@@ -37,13 +36,7 @@ def test_every_table_has_its_columns_and_types_with_and_without_files(store, fil
             assert columns(connection, table.name) == [(c.name, sql_type(c.type)) for c in table.columns]
             rows = connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()
             assert (rows != [(0,)]) == is_filled
-
-
-@pytest.mark.exhaustive  # tests/sql/test_views.py asks every view over an empty folder, which differs in nothing
-def test_every_view_answers_on_an_empty_warehouse(tmp_path):
-    with connect(tmp_path / "none") as connection:
-        for name in [*view_sql(), "provenance"]:
-            assert connection.execute(f'SELECT * FROM "{name}"').fetchall() == [], name
+        assert bool(connection.execute("FROM provenance").fetchall()) == is_filled
 
 
 def test_two_partitions_are_one_table(store, fill):
@@ -167,22 +160,6 @@ def test_an_unreadable_file_fails_only_its_readers(store, fill):
         assert connection.execute("SELECT count(*) FROM generations").fetchall() != [(0,)]
         with pytest.raises(DamagedFileError, match="cannot be read"), damage_explained(connection):
             connection.execute("FROM top_tokens").fetchall()
-
-
-def test_files_of_another_version_have_null_in_missing_columns(store):
-    table = TABLES["variants"]
-    store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
-    path = store.path(table, "tiny", "older")
-    path.parent.mkdir()
-    footer = {b"prunescope": footer_json(provenance_of("tiny", "older"), ())}
-    old = pa.table(
-        {"recipe": ["older"], "surplus": [1], "model": ["tiny"], "weights_masked": pa.array([7], pa.int32())}
-    )
-    pq.write_table(old.replace_schema_metadata(footer), path)
-    with connect(store.root) as connection:
-        assert columns(connection, "variants") == [(c.name, sql_type(c.type)) for c in table.columns]
-        rows = connection.execute("SELECT recipe, weights_masked, method FROM variants ORDER BY recipe").fetchall()
-    assert rows == [("older", 7, None), ("wanda-50", 0, "method 0")]
 
 
 def test_a_view_does_not_see_variables_of_the_program(store):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import prunescope
+from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.provenance import footer_json
 from prunescope.warehouse.tables import TABLES
@@ -19,6 +20,11 @@ WAYS = {
     "arrow": lambda name, root: prunescope.arrow(name, root).to_table().to_pylist(),
     "hugging face": lambda name, root: prunescope.dataset(name, root).to_list(),
 }
+
+
+def in_sql(name, root):
+    with prunescope.open(root) as connection:
+        return connection.sql(f"SELECT * FROM {name}").to_arrow_table().to_pylist()
 
 
 def sorted_rows(rows):
@@ -51,8 +57,7 @@ def test_every_table_has_the_rows_of_sql(root, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["stg_variants", "variant_summary", "provenance"])
 def test_a_view_has_the_rows_of_sql(root, way, name):
-    with prunescope.open(root) as connection:
-        wanted = connection.sql(f"SELECT * FROM {name}").to_arrow_table().to_pylist()
+    wanted = in_sql(name, root)
     assert sorted_rows(WAYS[way](name, root)) == sorted_rows(wanted)
     assert wanted
 
@@ -71,17 +76,24 @@ def test_a_lazy_scan_reads_only_the_needed_columns_and_files(root):
     assert isinstance(prunescope.arrow("variants", root), pyarrow.dataset.FileSystemDataset)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_files_of_another_version_have_null_in_missing_columns(store, way):
+@pytest.mark.parametrize("read", [*WAYS.values(), in_sql], ids=[*WAYS, "sql"])
+def test_files_of_another_version_have_null_in_missing_columns(store, read):
     table = TABLES["variants"]
     store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
     path = store.path(table, "tiny", "older")
     path.parent.mkdir()
-    old = pa.table({"recipe": ["older"], "model": ["tiny"], "weights_masked": pa.array([7], pa.int32())})
-    pq.write_table(old.replace_schema_metadata({b"prunescope": footer_json(provenance_of("tiny", "older"), ())}), path)
-    rows = {row["recipe"]: row for row in WAYS[way]("variants", store.root)}
+    footer = {b"prunescope": footer_json(provenance_of("tiny", "older"), ())}
+    old = pa.table(
+        {"recipe": ["older"], "surplus": [1], "model": ["tiny"], "weights_masked": pa.array([7], pa.int32())}
+    )
+    pq.write_table(old.replace_schema_metadata(footer), path)
+    rows = {row["recipe"]: row for row in read("variants", store.root)}
+    assert [*rows["older"]] == table.arrow().names
     assert (rows["older"]["weights_masked"], rows["older"]["method"]) == (7, None)
-    assert rows["wanda-50"]["method"] == "method 0"
+    assert (rows["wanda-50"]["weights_masked"], rows["wanda-50"]["method"]) == (0, "method 0")
+    with prunescope.open(store.root) as connection:
+        shown = connection.sql("SELECT column_name, column_type FROM (DESCRIBE variants)").fetchall()
+    assert shown == [(column.name, sql_type(column.type)) for column in table.columns]
 
 
 @pytest.mark.parametrize("way", WAYS)
