@@ -295,24 +295,6 @@ def test_equal_layers_are_ambiguous_until_layer_numbers_are_given(deep_folder: P
         read(copied, tmp_path / "short", tmp_path, layers=(0, 1, 2, 5))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{name: x, method: external}", "source"),
-        ("{name: x, method: external, source: a, layers: [2, 1]}", "must be increasing numbers"),
-        ("{name: x, method: external, source: a, head: mine}", "head"),
-        (
-            "{name: x, method: composed, parts: [{name: a, method: magnitude, sparsity: 0.5}, "
-            "{name: b, method: external, source: c}]}",
-            "can only come first",
-        ),
-    ],
-)
-def test_a_meaningless_recipe_is_refused(text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parse_recipe(text)
-
-
 def test_a_following_recipe_prunes_the_remaining_weights(tiny_folder: Path, tmp_path: Path) -> None:
     decoder = load_decoder(tiny_folder)
     export(decoder, prune(decoder, parse_recipe("magnitude-25")), tmp_path / "first", ABOUT)

@@ -319,12 +319,6 @@ def test_the_kernel_for_other_devices_gives_the_same_matrices(monkeypatch: pytes
         assert same.float().mean() > 0.999, "rounding may tip a tie"
 
 
-@pytest.mark.parametrize("name", ["gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"])
-def test_meaningless_names_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="recipe"):
-        parse_recipe(name)
-
-
 def test_matrices_with_the_same_inputs_share_one_factor() -> None:
     inputs = inputs_of(correlated(40, 16))
     for rows in (4, 8):

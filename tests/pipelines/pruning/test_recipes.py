@@ -35,7 +35,10 @@ def test_names_carry_their_parameters() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x", "Wanda-50"],
+    [
+        *("wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x"),
+        *("Wanda-50", "gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"),
+    ],
 )
 def test_other_names_are_refused_with_a_reason(name: str) -> None:
     with pytest.raises(InputError, match="recipe"):
@@ -72,6 +75,10 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("{method: attn-drop, layers: 3}", "`layers`"),
         ("{method: wanda, 1: 2}", "`1` must be another value"),
         ("{method: wanda, ratios: [0.5, 0.5], block: 4}", "leave `sparsity`, `keep` and `block` out"),
+        ("{name: x, method: external}", "source"),
+        ("{name: x, method: external, source: a, layers: [2, 1]}", "must be increasing numbers"),
+        ("{name: x, method: external, source: a, head: mine}", "head"),
+        ("{method: composed, parts: [magnitude-50, {method: external, source: c}]}", "can only come first"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_the_fix(text: str, message: str) -> None:
