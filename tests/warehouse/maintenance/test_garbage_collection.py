@@ -96,13 +96,6 @@ def test_masks_of_other_parameters_are_waste_unless_their_row_is_pending(store):
     assert removable(found, ()) == found
 
 
-def test_a_damaged_partition_that_no_study_names_is_waste_of_an_unknown_study(store):
-    write(store, "other", "dense")
-    path = store.path(MODELS, "other", None)
-    path.write_bytes(b"PAR1")
-    assert ("partition", "models/model=other/part.parquet", "") in told(store, KEPT)
-
-
 def test_unfinished_layers_of_a_remote_warehouse_are_on_this_machine(tmp_path):
     store = Store("memory://warehouse/x")
     local = store.local(tmp_path)

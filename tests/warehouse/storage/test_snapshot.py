@@ -240,13 +240,6 @@ def test_a_cut_at_any_percent_and_any_wrong_byte_at_the_end_is_named_at_opening(
         assert unusable.reason.startswith(f"{path} is damaged (")
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(store):
-    path = store.path(TABLE, "tiny", "a")
-    path.mkdir(parents=True)
-    [unusable] = Snapshot(store).unusable
-    assert unusable.reason.startswith(f"{path} cannot be read")
-
-
 def test_only_the_partitions_of_the_requested_models_are_opened(store, fill):
     fill(store, "one", "a")
     fill(store, "two", "a")
