@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC
 from decimal import Decimal
 from typing import BinaryIO, Literal, get_args
@@ -37,13 +37,13 @@ _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 _PLAN = ["explain_key", "explain_value"]
 
 
-def render(rows: pa.Table, to: str, *, digits: int = 4, width: int = 120) -> str | bytes:
+def render(rows: pa.Table, to: str, *, width: int = 120) -> str | bytes:
     """Return the rows in one of `FORMATS`: Parquet as bytes, the others as text that ends in a newline.
 
     Args and errors as in `write`.
     """
     sink = io.BytesIO()
-    write(rows.schema, rows.to_batches(), to, sink, digits=digits, width=width)
+    write(rows.schema, rows.to_batches(), to, sink, width=width)
     return sink.getvalue() if to == "parquet" else sink.getvalue().decode()
 
 
@@ -53,7 +53,6 @@ def write(
     to: str,
     sink: BinaryIO,
     *,
-    digits: int = 4,
     width: int = 120,
     lines: int = TEXT_ROWS,
 ) -> int:
@@ -62,9 +61,8 @@ def write(
     Args:
         schema: of the rows.
         batches: the rows.
-        to: the format; `plain` is that of `plain_rows` with the columns' names and types, for other programs.
+        to: the format; `plain` has the columns' names and types, and rows as lists in JSON, for other programs.
         sink: receives the bytes.
-        digits: significant digits of floats in table, markdown and latex; the other formats are exact.
         width: characters of a line in format table.
         lines: rows of format table; the other formats have every row.
 
@@ -84,22 +82,24 @@ def write(
         case "csv":
             return _write_csv(schema, tables, sink)
         case "json":
-            return _write_list(b"[\n", (_json_objects(table) for table in tables), b",\n", b"\n]\n", b"[]\n", sink)
+            names = schema.names
+            objects = ([_dumps(dict(zip(names, row, strict=True))) for row in _rows(table)] for table in tables)
+            return _write_list(b"[\n", objects, b",\n", b"\n]\n", b"[]\n", sink)
         case "plain":
             columns = [{"name": field.name, "type": str(field.type)} for field in schema]
             sink.write(f'{{"columns": {_dumps(columns)}, "rows": '.encode())
-            rows = (list(map(_dumps, plain_rows(table))) for table in tables)
-            return _write_list(b"[", rows, b",", b"]}", b"[]}", sink)
+            lists = (list(map(_dumps, _rows(table))) for table in tables)
+            return _write_list(b"[", lists, b",", b"]}", b"[]}", sink)
         case "table":
             shown, count = pa.Table.from_batches([], schema), 0
             for table in tables:
                 shown = pa.concat_tables([shown, table.slice(0, lines - shown.num_rows)])
                 count += table.num_rows
-            sink.write(to_text(shown, width, digits=digits, count=count).encode())
+            sink.write(to_text(shown, width, count=count).encode())
             return count
         case "markdown" | "latex":
             rows = pa.concat_tables([pa.Table.from_batches([], schema), *tables])
-            sink.write((_markdown(rows, digits) if to == "markdown" else _latex(rows, digits)).encode())
+            sink.write((_markdown(rows) if to == "markdown" else _latex(rows)).encode())
             return int(rows.num_rows)
     raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
 
@@ -126,7 +126,7 @@ def _write_list(
     return count
 
 
-def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = None) -> str:
+def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
     """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
 
     A single row is shown with one line per column. Otherwise, where not all columns fit, those with one value in all
@@ -137,7 +137,7 @@ def to_text(rows: pa.Table, width: int, *, digits: int = 4, count: int | None = 
     if rows.column_names == _PLAN:  # DuckDB draws the plan itself
         return escape_control("\n".join([*map(str, rows["explain_value"].to_pylist()), ""]), keep="\n")
     names = [escape_control(name) for name in rows.column_names]
-    cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS), digits)]
+    cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS))]
     numeric = [is_number(field.type) for field in rows.schema]
     if count == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
@@ -208,20 +208,12 @@ def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return column
 
 
-def plain_rows(rows: pa.Table) -> list[list[object]]:
-    """Return the rows in JSON's types: dates, times, NaN and infinity as texts, bytes in hexadecimal."""
-    columns = [_values(column) for column in rows.columns]
-    return [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
+def _rows(table: pa.Table) -> Iterator[tuple[object, ...]]:
+    return zip(*map(_values, table.columns), strict=True)
 
 
-def _json_objects(rows: pa.Table) -> list[str]:
-    """Return each row as an object; NaN and infinity become the texts NaN, Infinity, -Infinity."""
-    columns = [_values(column) for column in rows.columns]
-    return [_dumps(dict(zip(rows.column_names, row, strict=True))) for row in zip(*columns, strict=True)]
-
-
-def _markdown(rows: pa.Table, digits: int) -> str:
-    cells = [[markdown_escaped(cell) for cell in column] for column in _cells(rows, digits)]
+def _markdown(rows: pa.Table) -> str:
+    cells = [[markdown_escaped(cell) for cell in column] for column in _cells(rows)]
     text = tabulate(
         list(zip(*cells, strict=True)),
         headers=[markdown_escaped(name) for name in rows.column_names],
@@ -232,9 +224,9 @@ def _markdown(rows: pa.Table, digits: int) -> str:
     return f"{text}\n"
 
 
-def _latex(rows: pa.Table, digits: int) -> str:
+def _latex(rows: pa.Table) -> str:
     letters = "".join("r" if is_number(field.type) else "l" for field in rows.schema)
-    columns = [[latex_cell(cell) for cell in column] for column in _cells(rows, digits)]
+    columns = [[latex_cell(cell) for cell in column] for column in _cells(rows)]
     body = map(latex.row, zip(*columns, strict=True))
     return "\n".join([*latex.tabular(letters, map(latex_cell, rows.column_names), body), ""])
 
@@ -244,13 +236,13 @@ def latex_cell(text: str) -> str:
     return latex.latex_escaped(escape_control(text, keep="\n\t"))
 
 
-def _cells(rows: pa.Table, digits: int) -> list[list[str]]:
+def _cells(rows: pa.Table) -> list[list[str]]:
     """Return the columns as texts for a person."""
-    return [[shown_cell(value, digits) for value in _values(column)] for column in rows.columns]
+    return [[shown_cell(value) for value in _values(column)] for column in rows.columns]
 
 
-def shown_cell(value: object, digits: int) -> str:
-    """Return one value as text for a person."""
+def shown_cell(value: object, digits: int = 4) -> str:
+    """Return one value as text for a person, a float with so many significant digits."""
     match value:
         case None:
             text = NULL
@@ -343,6 +335,7 @@ def is_number(of: pa.DataType) -> bool:
 
 
 def _dumps(value: object) -> str:
+    """Return JSON: dates, times, NaN and infinity are texts, bytes are hexadecimal."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
