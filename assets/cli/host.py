@@ -3,7 +3,6 @@
 # ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import os
-import socket
 import sys
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +13,10 @@ from prunescope.assets import settings
 from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, writable
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.pipelines.core.errors import InputError
+from prunescope.assets.cli.serve import LOCALHOST, listening_socket
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-HOST = "127.0.0.1"
 
 
 def ui(
@@ -38,16 +35,16 @@ def ui(
     from prunescope.warehouse.storage.partition_store import Store
 
     location = writable(context)
-    _require_free(port)
+    listening_socket(LOCALHOST, port).close()
     make_models_folder(Store(location))
     local = Store(location).local(settings.cache_folder())
     home = plain_path(prepare_home(local))
     recover_launched(local)
-    log(f"http://{HOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
+    log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     checkout = str(settings.package_parent())
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", checkout]
-    command += ["--host", HOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
+    command += ["--host", LOCALHOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
     # The current folder changes below, and a checkout need not be installed.
     paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
@@ -55,15 +52,6 @@ def ui(
     os.chdir(home)
     # Dagster replaces this process, so that it receives the signals and stops its servers in order.
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
 
 
 def doctor(

@@ -19,7 +19,7 @@ from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
-_LOCALHOST = "127.0.0.1"
+LOCALHOST = "127.0.0.1"
 
 
 def serve(
@@ -33,7 +33,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 chooses a free one.")] = 3001,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on. Any but 127.0.0.1 gives other machines access.")
-    ] = _LOCALHOST,
+    ] = LOCALHOST,
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
     warehouse: Warehouse = None,
@@ -56,7 +56,7 @@ def serve(
     names = _names(host)
     root = existing(context)
     studies = StudyRegistry(root, study)
-    with _listening_socket(host, port) as listening:
+    with listening_socket(host, port) as listening:
         port = listening.getsockname()[1]
         app = application(
             studies, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
@@ -86,10 +86,10 @@ def _names(host: str) -> set[str]:
             raise InputError(f"--host {host}: set PRUNESCOPE_HOSTS to this machine's names, such as my.machine")
         return names
     name = f"[{address}]" if address.version == 6 else str(address)
-    return set() if name == _LOCALHOST else {name}
+    return set() if name == LOCALHOST else {name}
 
 
-def _listening_socket(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
     """Open a listening socket.
 
     Raises:
@@ -107,9 +107,7 @@ def _listening_socket(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         fix = (
-            "choose another with --port"
-            if host in {_LOCALHOST, "localhost"}
-            else "choose others with --host and --port"
+            "choose another with --port" if host in {LOCALHOST, "localhost"} else "choose others with --host and --port"
         )
         raise InputError(f"{host}, port {port} cannot be used ({error.strerror}); {fix}") from error
     return opened
