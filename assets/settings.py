@@ -116,5 +116,10 @@ def carried_environment() -> dict[str, str]:
 
 
 def package_parent() -> Path:
-    """Return the folder that this process imports `prunescope` from, for another process's PYTHONPATH."""
+    """Return the folder that this process imports `prunescope` from; a checkout need not be installed."""
     return PACKAGE.parent
+
+
+def python_path() -> str:
+    """Return the PYTHONPATH with which another process imports the same `prunescope`."""
+    return os.pathsep.join(filter(None, [str(package_parent()), os.environ.get("PYTHONPATH")]))

@@ -41,17 +41,15 @@ def ui(
     home = plain_path(prepare_home(local))
     recover_launched(local)
     log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
-    checkout = str(settings.package_parent())
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
-    command += ["--module-name", "prunescope.assets.definitions", "--working-directory", checkout]
+    command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
     command += ["--host", LOCALHOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
-    # The current folder changes below, and a checkout need not be installed.
-    paths = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": paths}
+    # The current folder changes below.
+    own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
     # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
     os.chdir(home)
     # Dagster replaces this process, so that it receives the signals and stops its servers in order.
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell
+    os.execve(sys.executable, command, os.environ | own)  # noqa: S606 - no shell
 
 
 def doctor(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from prunescope.assets import settings
 
-_PACKAGES = settings.package_parent()
 _FOLDER = Path(__file__).parents[2] / "pipelines" / "metrics"
 
 
@@ -24,9 +23,8 @@ def compiling_beside() -> Iterator[None]:
         return
     # What lies in the working folder is no module of ours.
     command = [sys.executable, "-P", "-m", "prunescope.assets.runs.precompile"]
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, **silent)
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": settings.python_path()}, **silent)
     try:
         yield
     finally:

@@ -27,7 +27,6 @@ LOG = "_worker.log"
 # Time between SIGTERM and SIGKILL.
 _EXIT_SECONDS = 2.0
 _PACKAGE = Path(__file__).parents[3]
-_IMPORT_PATH = settings.package_parent()
 # Forks, so that the worker outlives this process and this process need not wait for it.
 _START = (
     "import os; os.fork() and os._exit(0); from prunescope.assets.execution.local.worker_process import main; main()"
@@ -143,8 +142,7 @@ def _running_worker(local: Path) -> _Worker | None:
 
 def _start_worker(local: Path) -> _Worker:
     """Start a worker on a socket that listens already, so that connecting needs no retries."""
-    path, environment = _socket_path(local), os.environ.copy()
-    environment["PYTHONPATH"] = os.pathsep.join([str(_IMPORT_PATH), *filter(None, [environment.get("PYTHONPATH")])])
+    path = _socket_path(local)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener, (local / LOG).open("wb") as log:
         listener.bind(str(path))
@@ -157,7 +155,7 @@ def _start_worker(local: Path) -> _Worker:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=os.environ | {"PYTHONPATH": settings.python_path()},
             # Signals to the terminal's or the run's process group must not reach it.
             start_new_session=True,
         )
