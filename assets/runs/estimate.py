@@ -106,22 +106,15 @@ class ModelEstimate:
         return {recipe: peak(items) for recipe, items in self.memory.items()}
 
 
-def estimate(
-    study: Study, store: Store, cache: Path, progress: Progress, *, replace: bool = False
-) -> list[ModelEstimate]:
-    """Estimate what a run would do, model by model; with `replace` it recomputes what other studies computed.
+def estimate_model(
+    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool
+) -> ModelEstimate:
+    """Estimate what a run would do for one model; with `replace` it recomputes what other studies computed.
 
     Raises:
         InputError: a run would refuse the study, too.
         WarehouseError: the warehouse cannot be read.
     """
-    return [estimate_model(study, store, cache, progress, spec.name, replace=replace) for spec in study.models]
-
-
-def estimate_model(
-    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool
-) -> ModelEstimate:
-    """Estimate what a run would do for one model; arguments and errors as `estimate`."""
     missing_data = [spec.name for spec in study.retrieval if not is_there(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if is_there(spec))})
     folder, is_whole = locate_config(study.model(name).source, cache, progress)

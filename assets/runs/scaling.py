@@ -36,7 +36,7 @@ from prunescope.assets.instance.instance import databases_kept_open
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES, STEPS, partition_tables, variant_tables
 from prunescope.assets.planning.work_plan import model_work
-from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate, gib
+from prunescope.assets.runs.estimate import ModelEstimate, bytes_of, estimate_model, gib
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
 from prunescope.pipelines.models.sources import locate_config
@@ -131,7 +131,9 @@ def scale(study: Study, store: Store, cache: Path, progress: Progress, workers: 
         WarehouseError: the warehouse cannot be read.
     """
     with tempfile.TemporaryDirectory() as empty:
-        estimates = estimate(study, Store(empty), cache, progress)
+        estimates = [
+            estimate_model(study, Store(empty), cache, progress, model.name, replace=False) for model in study.models
+        ]
     measured = _measured_seconds(study, store, cache, progress)
     steps = [*_load(study, cache, progress, measured), *_computation(estimates, measured)]
     names = [f"{found.model}@{recipe.name}" for found in estimates for recipe in study.recipes]

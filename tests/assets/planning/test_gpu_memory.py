@@ -8,7 +8,7 @@ from prunescope.assets.execution.model_cache import ModelCache
 from prunescope.assets.execution.step_functions import compute
 from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.estimate import estimate
+from prunescope.assets.runs.estimate import estimate_model
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.planning.cost_model import peak
 from prunescope.pipelines.studies import load_study
@@ -39,7 +39,8 @@ def test_a_plan_announces_the_peak_of_every_variant_within_a_tenth(
     )
     root, cache, request = str(tmp_path / "warehouse"), ModelCache(), StudyRequest(str(study.path))
     with cuda_devices(1 << 30) as devices:
-        (planned,) = estimate(load_study(str(study.path)), Store(root), tmp_path / "cache", SILENT, replace=False)
+        chosen = load_study(str(study.path))
+        planned = estimate_model(chosen, Store(root), tmp_path / "cache", SILENT, "tiny-a", replace=False)
         for recipe in RECIPES:
             devices.peak[0] = 0
             for step in ("variants", "traces", "texts"):
