@@ -350,7 +350,7 @@ def is_busy(root: Path) -> bool:
     return False
 
 
-def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> list[str]:
+def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> None:
     """End the runs of the command line whose process was killed, and free the slots in pools that dead runs hold.
 
     The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it until it ends,
@@ -363,9 +363,6 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str 
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
         running: the id of a run of the caller.
-
-    Returns:
-        The ids of the ended runs.
     """
     is_shared = _is_shared(instance.run_storage)
     is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
@@ -376,14 +373,11 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str 
         return bool(tag) and (is_own or tag == warehouse or not (is_shared or _is_locked(tag)))
 
     runs = [run for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)) if run.run_id != running]
-    ended = _end(
-        instance, [run for run in runs if GRPC_INFO_TAG not in run.tags and is_dead(run)], "The process was killed."
-    )
+    _end(instance, [run for run in runs if GRPC_INFO_TAG not in run.tags and is_dead(run)], "The process was killed.")
     for run_id in pool_claims(instance) - {running}:
         run = instance.get_run_by_id(run_id)
         if is_own or run is None or run.is_finished:
             instance.event_log_storage.free_concurrency_slots_for_run(run_id)
-    return ended
 
 
 def pool_claims(instance: DagsterInstance) -> set[str]:
@@ -418,11 +412,10 @@ def recover_launched(root: Path) -> None:
         _end(instance, dead, "The code server of this run is gone.")
 
 
-def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> list[str]:
+def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> None:
     for run in runs:
         instance.report_run_failed(run, reason)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in runs]
 
 
 def _is_listening(server: str) -> bool:
