@@ -77,8 +77,7 @@ def test_in_an_allocation_a_swap_is_that_of_the_whole_model_with_both(menu: tupl
         assert found.one_minus_cos[:, index] == pytest.approx(cosines[:2], rel=1e-3), (label, treatment)
 
 
-def test_the_dense_model_has_no_effect_at_all(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder = tiny_decoder("llama")
+def test_the_dense_model_has_no_effect_at_all(decoder: Decoder) -> None:
     own, items = menu_of(decoder, "drop"), items_of(decoder)
     found = EffectEngine(decoder, own, items).measure([("mlp.1", KEEP), ("mlp.1", "drop")])
     assert not found.kl[:, 0].any()
@@ -86,10 +85,7 @@ def test_the_dense_model_has_no_effect_at_all(tiny_decoder: Callable[[str], Deco
     assert not np.array(WholeMeasurement(decoder, items).measure(Variant())).any()
 
 
-def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(
-    tiny_decoder: Callable[[str], Decoder],
-) -> None:
-    decoder = tiny_decoder("llama")
+def test_a_treatment_stops_once_its_ratio_is_known_and_a_sublayers_first_never(decoder: Decoder) -> None:
     own, items = menu_of(decoder, "magnitude-49", "magnitude-50", "drop"), items_of(decoder, 12, 60)
     swaps = [("mlp.1", "magnitude-50"), ("mlp.1", "magnitude-49"), ("mlp.1", "drop"), ("attn.1", "drop")]
     found = EffectEngine(decoder, own, items).measure(swaps)
@@ -186,8 +182,7 @@ def test_means_of_swaps_on_few_items_follow_their_sublayers_reference(seen: int)
     assert abs(np.log(means[-1] / means[0]) - np.log(2.5)) < abs(alone - np.log(2.5)) / 3
 
 
-def test_weights_that_give_nan_are_refused_by_name(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder = tiny_decoder("llama")
+def test_weights_that_give_nan_are_refused_by_name(decoder: Decoder) -> None:
     own = menu_of(decoder, "magnitude-50")
     broken = own.weights("mlp.1", "magnitude-50")
     name = next(iter(broken))
@@ -209,9 +204,9 @@ def test_weights_that_give_nan_are_refused_by_name(tiny_decoder: Callable[[str],
 
 
 def test_memory_holds_a_fixed_number_of_treatments_however_many_there_are(
-    tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, at_once, local = tiny_decoder("llama"), list[int](), list[int]()
+    at_once, local = list[int](), list[int]()
     own, items = menu_of(decoder, "magnitude-50", "drop"), items_of(decoder)
     whole = EffectEngine(decoder, own, items).measure(swaps_of(own))
     inside = EffectEngine(decoder, own, items).measure(swaps_of(own), {"mlp.0": "drop"})
@@ -242,9 +237,9 @@ def test_memory_holds_a_fixed_number_of_treatments_however_many_there_are(
 
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_progress_ends_at_its_total_also_where_treatments_stop_early(
-    tiny_decoder: Callable[[str], Decoder], tmp_path: Path, is_stored: bool
+    decoder: Decoder, tmp_path: Path, is_stored: bool
 ) -> None:
-    decoder, journal = tiny_decoder("llama"), Journal(tmp_path, "a")
+    journal = Journal(tmp_path, "a")
     own, items = menu_of(decoder, "magnitude-49", "magnitude-50"), items_of(decoder, 12, 60)
     engine, progress = EffectEngine(decoder, own, items, journal), Counter()
     if is_stored:
@@ -254,8 +249,7 @@ def test_progress_ends_at_its_total_also_where_treatments_stop_early(
     assert progress.steps == progress.total == len(items) * len(swaps_of(own))
 
 
-def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder = tiny_decoder("llama")
+def test_an_item_is_measured_at_its_own_positions_alone(decoder: Decoder) -> None:
     own = menu_of(decoder, "drop")
     (item,) = items_of(decoder, 1)
     single = [Item(f"at-{first}", item.tokens[: first + 1], first) for first in range(item.first, len(item.tokens))]
@@ -263,10 +257,8 @@ def test_an_item_is_measured_at_its_own_positions_alone(tiny_decoder: Callable[[
     assert found[0] == pytest.approx(found[1:].mean(), rel=1e-3)
 
 
-def test_an_interrupted_measurement_goes_on_at_its_batch(
-    tiny_decoder: Callable[[str], Decoder], tmp_path: Path
-) -> None:
-    decoder, journal = tiny_decoder("llama"), Journal(tmp_path, "a")
+def test_an_interrupted_measurement_goes_on_at_its_batch(decoder: Decoder, tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "a")
     own = menu_of(decoder, "magnitude-40", "drop")
     items = [replace(item, id=f"{copy}-{item.id}") for copy in range(2) for item in items_of(decoder, 3, 30)]
     whole, batches = EffectEngine(decoder, own, items).measure(swaps_of(own)), list[int]()

@@ -1,7 +1,7 @@
 """Items of a search: texts apart from calibration windows, continued prompts, and samples that the study leaves."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,6 @@ def study_of(**changes: object) -> Study:
 
 def without_prompts() -> Study:
     return study_of().model_copy(update={"prompts": ()})
-
-
-@pytest.fixture(scope="module")
-def decoder(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    return tiny_decoder("llama")
 
 
 def parts(windows: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:

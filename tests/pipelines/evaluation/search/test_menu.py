@@ -1,7 +1,5 @@
 """The treatments of each sublayer: what each removes, and the variants of whole allocations."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -13,11 +11,6 @@ from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.evaluation.search.engine import menu_of
 
 ATTN, MLP = 12_288, 18_432  # weights of a sublayer
-
-
-@pytest.fixture(scope="module")
-def decoder(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    return tiny_decoder("llama")
 
 
 def test_every_sublayer_can_be_kept_and_only_the_named_kind_dropped(decoder: Decoder) -> None:

@@ -36,11 +36,6 @@ Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="module")
-def decoder(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    return tiny_decoder("llama")
-
-
-@pytest.fixture(scope="module")
 def menu(decoder: Decoder) -> Menu:
     return menu_of(decoder, *TREATMENTS)
 

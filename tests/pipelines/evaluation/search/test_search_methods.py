@@ -1,7 +1,7 @@
 """Searches of methods with many sparsities: the best method at each target, and sparsities split between matrices."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,6 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import gains, geometric, items_of, results
 
 METHODS = tuple(f"{method}-{percent}" for method in ("wanda", "magnitude") for percent in (10, 20, 30, 40, 50))
-
-
-@pytest.fixture(scope="module")
-def decoder(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    return tiny_decoder("llama")
 
 
 class Menus:

@@ -22,8 +22,8 @@ class Clock:
         return self.now
 
 
-def test_the_first_steps_and_some_slow_ones_do_not_count(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder, clock, calls = tiny_decoder("llama"), Clock(), list[None]()
+def test_the_first_steps_and_some_slow_ones_do_not_count(decoder: Decoder) -> None:
+    clock, calls = Clock(), list[None]()
 
     def passes(*_: object) -> None:
         calls.append(None)
@@ -37,8 +37,8 @@ def test_the_first_steps_and_some_slow_ones_do_not_count(tiny_decoder: Callable[
     assert len(calls) == 35
 
 
-def test_time_inside_a_sublayer_is_its_own_and_time_between_is_of_none(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder, clock = tiny_decoder("llama"), Clock()
+def test_time_inside_a_sublayer_is_its_own_and_time_between_is_of_none(decoder: Decoder) -> None:
+    clock = Clock()
     with ExitStack() as stack:
         for index, layer in enumerate(decoder.layers):
             for module, taken in (
@@ -64,8 +64,7 @@ def test_a_real_clock_gives_every_sublayer_some_time(tiny_decoder: Callable[[str
         assert min(found.values()) > 0, name
 
 
-def test_models_that_cannot_be_timed_are_refused(tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder = tiny_decoder("llama")
+def test_models_that_cannot_be_timed_are_refused(decoder: Decoder) -> None:
     with pytest.raises(InputError, match="`memory` offloads layers"):
         step_milliseconds(replace(decoder, is_streamed=True))
     with pytest.raises(InputError, match="no cache here; choose another `budget`"):
