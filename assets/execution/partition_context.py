@@ -171,7 +171,6 @@ class PartitionContext:
             ),
             drifts=tuple(measured(TABLES[table], rows, written.violations)),
             seconds=seconds,
-            device=device,
             details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),
                 "preview": preview(TABLES[table], rows),

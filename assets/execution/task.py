@@ -66,7 +66,6 @@ class TaskResult:
     orphaned: tuple[str, ...] = ()
     drifts: tuple[CheckResult, ...] = ()
     seconds: float = 0.0
-    device: str = ""
     details: dict[str, float | str] = field(default_factory=dict)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,6 @@ class Footer:
         violations: sentences about rows that violate their table's checks; empty without any.
         schema: the file's Arrow schema.
         rows: number of rows.
-        bytes: size of the file.
         content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
         provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
@@ -102,7 +100,6 @@ class Footer:
     violations: tuple[str, ...]
     schema: pa.Schema
     rows: int
-    bytes: int
     content_hash: str | None
     provenance_hash: str | None
 
@@ -118,9 +115,9 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _facts(file: BinaryIO) -> tuple[pa.Schema, int, int]:
+def _facts(file: BinaryIO) -> tuple[pa.Schema, int]:
     with pq.ParquetFile(file) as parquet:
-        return parquet.schema_arrow, parquet.metadata.num_rows, file.seek(0, os.SEEK_END)
+        return parquet.schema_arrow, parquet.metadata.num_rows
 
 
 def _object(text: str | bytes) -> dict[str, Any]:
@@ -161,7 +158,7 @@ def read_footer(path: Place) -> Footer:
         WarehouseError: it cannot be read.
     """
     try:
-        schema, rows, size = read_from(path, _facts)
+        schema, rows = read_from(path, _facts)
     except FileNotFoundError:
         raise
     except BROKEN as error:
@@ -175,6 +172,6 @@ def read_footer(path: Place) -> Footer:
         facts = _object(stored)
         violations = tuple(facts.get("violations", []))
         hashes = facts.get("content_hash"), facts.get("provenance_hash")
-        return Footer(Provenance.from_json(stored.decode()), violations, schema, rows, size, *hashes)
+        return Footer(Provenance.from_json(stored.decode()), violations, schema, rows, *hashes)
     except ValueError as error:
         raise damaged(path, error) from error
