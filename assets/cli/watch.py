@@ -257,7 +257,6 @@ def _removal_error(name: str, watch: "WatchState", store: "Store") -> str:
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
     missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.missing}
-    outdated = {partition for partitions in backlog.outdated.values() for partition in partitions}
     return [
         {
             "study": watched.study.name,
@@ -265,7 +264,7 @@ def _rows(backlog: "Backlog") -> list[dict[str, object]]:
             "from": watched.origins[model.name],
             "source": model.source,
             "missing": missing.get((watched.study.name, model.name), 0),
-            "outdated": sum(name == model.name for name, _ in outdated),
+            "outdated": sum(name == model.name for name, _ in backlog.outdated_of(watched.study)),
             "of_another_study": len(backlog.of_others.get((watched.study.name, model.name), {})),
         }
         for watched in backlog.watch.studies

@@ -79,14 +79,20 @@ class Backlog:
             and not {(model, None), (model, recipe)} & missing
         }
 
-    def waits_for_tables(self, study: Study) -> bool:
-        """Return whether a partition of the study is missing or outdated, or may be."""
+    def outdated_of(self, study: Study) -> set[Partition]:
+        """Return the outdated partitions of the study's models and recipes."""
         models, recipes = {model.name for model in study.models}, {None, *(recipe.name for recipe in study.recipes)}
-        return any(work.watched.study.name == study.name for work in self.missing) or any(
-            model in models and recipe in recipes
+        return {
+            (model, recipe)
             for partitions in self.outdated.values()
             for model, recipe in partitions
-        )
+            if model in models and recipe in recipes
+        }
+
+    def waits_for_tables(self, study: Study) -> bool:
+        """Return whether a partition of the study is missing or outdated, or may be."""
+        is_missing = any(work.watched.study.name == study.name for work in self.missing)
+        return is_missing or bool(self.outdated_of(study))
 
     def is_incomplete(self, study: Study) -> bool:
         """Return whether a run of the study would have work, as far as is known without fetching its models."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -200,10 +201,16 @@ def test_a_changed_parameter_is_published_and_then_its_variants_are_recomputed_o
 
 
 def test_a_changed_prompt_set_recomputes_only_the_traces_of_all_variants(
-    watched: WatchedWarehouse, study: StudyFile
+    watched: WatchedWarehouse, study: StudyFile, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     study.write(generation={"new_tokens": 3})
     assert watched.outdated() == {table: {f"tiny-a|{recipe}" for recipe in RECIPES} for table in TRACE_TABLES}
+    keys = {"recipes": ["dense", "wanda-50"], "generation": {"new_tokens": 3}}
+    other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys=keys)
+    capsysbinary.readouterr()
+    assert run(["watch", str(other.path), "--format", "json"], Globals()) == 0
+    counts = {row["study"]: row["outdated"] for row in json.loads(capsysbinary.readouterr().out)}
+    assert counts == {"tiny": len(RECIPES), "other": 1}, "the dense variant alone is in both"
 
 
 def test_a_changed_calibration_recomputes_the_statistics_before_the_variants(
