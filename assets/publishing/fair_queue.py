@@ -35,14 +35,13 @@ class FairQueue:
         """
         if self._free:
             self._free -= 1
+            self._taken[client] += 1
         else:
             await self._wait(client)
-        self._taken[client] += 1
         try:
             yield
         finally:
-            self._taken[client] -= 1
-            self._pass_on()
+            self._pass_on(client)
 
     async def _wait(self, client: str) -> None:
         if sum(other == client for other, _ in self._queue) >= self._waiting_of_one:
@@ -57,13 +56,16 @@ class FairQueue:
             if entry in self._queue:
                 self._queue.remove(entry)
             else:  # it was given a place at the same moment
-                self._pass_on()
+                self._pass_on(client)
             raise
 
-    def _pass_on(self) -> None:
-        """Give a place that became free to the next in the queue."""
+    def _pass_on(self, client: str) -> None:
+        """Give a place of this client to the next in the queue, who has it from now on."""
+        self._taken[client] -= 1
         if not self._queue:
             self._free += 1
             return
         index = min(range(len(self._queue)), key=lambda position: (self._taken[self._queue[position][0]], position))
-        self._queue.pop(index)[1].set()
+        chosen, event = self._queue.pop(index)
+        self._taken[chosen] += 1  # before it goes on: another place may become free until then
+        event.set()

@@ -233,5 +233,34 @@ def test_a_free_place_goes_to_the_client_with_the_fewest() -> None:
         await asyncio.wait(tasks)
         await hold(queue, "c", 0)  # the cancelled one left the queue
 
-    anyio.run(run)
-    assert order == ["a", "a", "b", "c", "a", "a"]
+    async def two_leave_at_once() -> None:
+        queue, end = FairQueue(2, 3, 2), anyio.Event()
+
+        async def leave() -> None:
+            async with queue.place("a"):
+                await end.wait()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave), tasks.start_soon(leave)
+            for client in "bbc":
+                await anyio.sleep(0.01)
+                tasks.start_soon(hold, queue, client, 0)
+            await anyio.sleep(0.01)
+            end.set()
+
+    async def one_is_cancelled_at_its_turn() -> None:
+        queue = FairQueue(1, 2, 1)
+        async with queue.place("a"):
+            waiting = asyncio.ensure_future(hold(queue, "b", 0))
+            await anyio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        async with anyio.create_task_group() as tasks, queue.place("a"):
+            for client in "bc":
+                tasks.start_soon(hold, queue, client, 0)
+                await anyio.sleep(0.01)
+
+    for part, expected in ((run, "aabcaa"), (two_leave_at_once, "bcb"), (one_is_cancelled_at_its_turn, "bc")):
+        order.clear()
+        anyio.run(part)
+        assert "".join(order) == expected, part
