@@ -9,7 +9,6 @@ select
     scope,
     kl_alone_nats,
     share_of_kl,
-    place_in_order,
     prompts_parted
 from layer_kl_share
 order by model, recipe, place_in_order

@@ -15,9 +15,6 @@ select
     lost,
     gained,
     mcnemar_p,
-    holm_p,
-    margin_change,
-    margin_change_low,
-    margin_change_high
+    holm_p
 from task_comparisons
 order by model, recipe, task, metric

@@ -11,7 +11,6 @@ select
     question,
     target,
     answer_dense,
-    answer_pruned,
-    margin_change
+    answer_pruned
 from task_flips
 order by model, recipe, task, metric, direction <> 'lost', sample_id

@@ -8,12 +8,10 @@ select
     layer_summary.layer,
     layer_summary.sublayer,
     layer_summary.is_changed,
-    layer_summary.positions,
     layer_summary.one_minus_cos_h_mean,
     layer_summary.one_minus_cos_z_mean,
     layer_summary.one_minus_cos_p_mean,
     layer_summary.kl_mean_nats,
-    layer_summary.kl_median_nats,
     layer_summary.kl_noise_p95_nats
 from layer_summary
 semi join reference_temperature

@@ -4,8 +4,7 @@
 select
     model,
     recipe,
-    avg(value) as ndcg_at_10,
-    count(*) as data_sets
+    avg(value) as ndcg_at_10
 from stg_retrieval_scores
 where metric = 'ndcg_at_10'
 group by model, recipe

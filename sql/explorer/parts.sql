@@ -9,9 +9,6 @@ select
     layer,
     sublayer,
     from_layer,
-    from_sublayer,
-    kl_output_nats,
-    margin_dense,
-    is_margin_low
+    from_sublayer
 from first_divergent_layer
 order by model, recipe, prompt_id

@@ -11,16 +11,12 @@ select
     ppl_dense,
     ppl_pruned,
     ppl_pruned_se,
-    ln_ppl_ratio,
-    ln_ppl_ratio_se,
     ppl_dense * exp(ln_ppl_ratio - t_quantile_975(windows - 1) * nullif(ln_ppl_ratio_se, 0)) as ppl_low,
     ppl_dense * exp(ln_ppl_ratio + t_quantile_975(windows - 1) * nullif(ln_ppl_ratio_se, 0)) as ppl_high,
     kl_mean_nats,
     kl_mean_nats_se,
-    kl_median_nats,
     kl_p99_nats,
     kl_noise_p95_nats,
-    top1_agreement,
-    delta_p_rms
+    top1_agreement
 from kld_summary
 order by model, recipe, text_id

@@ -16,7 +16,6 @@ select
     one.recipe,
     one.task,
     one.metric,
-    one.kind,
     one.value,
     one.standard_error,
     one.n,

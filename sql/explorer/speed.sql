@@ -8,11 +8,8 @@ select
     length,
     new_tokens,
     machine,
-    sublayers_skipped,
     prefill_speedup,
     decode_speedup,
-    first_token_speedup,
-    peak_memory_ratio,
-    equal_sides
+    peak_memory_ratio
 from speed_summary
 order by all

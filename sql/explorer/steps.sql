@@ -18,8 +18,7 @@ select
     rank_of_dense_top1,
     one_minus_cos_h,
     one_minus_cos_z,
-    one_minus_cos_p,
-    is_top1_same
+    one_minus_cos_p
 from decoding_at_reference
 where recipe <> 'dense'
 order by model, recipe, prompt_id, trajectory, step

@@ -7,8 +7,7 @@ select
     measure,
     score,
     score_low,
-    score_high,
-    n_tasks
+    score_high
 from variant_scores
 where measure in ('non_generative', 'generative')
 order by model, recipe, measure

@@ -19,7 +19,6 @@ select
     prompts_graded,
     prompts,
     options_argmax_kept,
-    questions,
-    kl_noise_p95_nats
+    questions
 from variant_summary
 order by model, recipe <> 'dense', recipe

@@ -25,8 +25,7 @@ select
     layer_kl_share.recipe,
     layer_kl_share.layer,
     layer_kl_share.sublayer,
-    layer_kl_share.share_of_kl,
-    layer_kl_share.place_in_order
+    layer_kl_share.share_of_kl
 from layer_kl_share
 inner join chosen
     on layer_kl_share.model = chosen.model and layer_kl_share.recipe = chosen.recipe

@@ -5,7 +5,6 @@ select
     dense.model,
     dense.prompts_graded as graded,
     dense.prompts_correct as correct_dense,
-    count(*) as variants,
     list(pruned.recipe order by pruned.recipe) filter (where pruned.prompts_correct >= dense.prompts_correct)
         as recipes_as_good
 from variant_summary as dense

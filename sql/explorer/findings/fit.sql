@@ -53,7 +53,6 @@ select
     median(points.estimate / points.truth) as ratio_median,
     quantile_cont(points.estimate / points.truth, 0.1) as ratio_p10,
     quantile_cont(points.estimate / points.truth, 0.9) as ratio_p90,
-    count(*) filter (where points.truth > 0.05) as large_points,
     median(points.estimate / points.truth) filter (where points.truth > 0.05) as large_ratio_median,
     any_value(correlations.log_correlation) as log_correlation,
     any_value(correlations.log_correlation_min) as log_correlation_min,
