@@ -6,19 +6,12 @@ select
     layer_summary.recipe,
     layer_summary.layer,
     layer_summary.sublayer,
-    layer_summary.scope,
     layer_summary.lens,
     layer_summary.temperature,
     layer_summary.positions,
     layer_summary.one_minus_cos_h_mean,
-    layer_summary.one_minus_cos_h_p10,
-    layer_summary.one_minus_cos_h_p90,
     layer_summary.one_minus_cos_z_mean,
-    layer_summary.one_minus_cos_z_p10,
-    layer_summary.one_minus_cos_z_p90,
-    layer_summary.one_minus_cos_p_mean,
-    layer_summary.one_minus_cos_p_p10,
-    layer_summary.one_minus_cos_p_p90
+    layer_summary.one_minus_cos_p_mean
 from layer_summary
 semi join reference_temperature
     on

@@ -21,7 +21,6 @@ select
     pairs.model,
     pairs.recipe,
     pairs.other_recipe,
-    pairs.method,
     pairs.differs_in,
     pairs.n_prompts,
     pairs.kl_nats,

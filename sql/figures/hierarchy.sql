@@ -6,7 +6,6 @@ select
     layer_summary.recipe,
     layer_summary.layer,
     layer_summary.sublayer,
-    layer_summary.scope,
     layer_summary.lens,
     layer_summary.temperature,
     layer_summary.positions,

@@ -26,13 +26,11 @@ select
     speedups.batch,
     speedups.length,
     speedups.new_tokens,
-    speedups.machine,
     speedups.equal_sides,
     variant_scores.measure,
     variant_scores.score,
     variant_scores.score_low as low,
     variant_scores.score_high as high,
-    variant_scores.n_tasks,
     speedups.work,
     speedups.speedup
 from speedups

@@ -65,8 +65,6 @@ def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
                     for space, defect in defects.items():
                         value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
                         row[f"one_minus_cos_{space}_mean"] = value
-                        row[f"one_minus_cos_{space}_p10"] = 0.3 * value
-                        row[f"one_minus_cos_{space}_p90"] = 1.8 * value
                         row[f"cos_{space}_mean"] = 1 - value
                         row[f"cos_{space}_p10"] = 1 - 1.8 * value
                         row[f"cos_{space}_p90"] = 1 - 0.3 * value

@@ -117,7 +117,7 @@ def top1_changes(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
 
 def speed_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
-        [{"model": model, "recipe": recipe, "batch": batch, "length": length, "new_tokens": 32, "machine": "2 threads",
+        [{"model": model, "recipe": recipe, "batch": batch, "length": length, "new_tokens": 32,
           "prefill_speedup": 1 + 0.3 * _harm(recipe) * ("drop" in recipe),
           "decode_speedup": 1 + 0.4 * _harm(recipe) * ("drop" in recipe), "equal_sides": 0.03}
          for model, recipe in _each(models, recipes, dense=True) for batch, length in ((1, 64), (1, 256), (8, 256))]
