@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, reference_temperature, dense_ends
--- how to read: the columns are those of decoding_steps, up to the step at which the dense text ends. Noise variants are
---   excluded.
+-- how to read: the columns of stg_decoding_steps that other views read, up to the step at which the dense text ends.
+--   Noise variants are excluded.
 -- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
@@ -14,40 +14,14 @@ select
     steps.step,
     steps.position,
     steps.temperature,
-    steps.token_id_dense,
-    steps.token_id_pruned,
     steps.token_text_dense,
     steps.token_text_pruned,
-    steps.repeat_rate_dense,
-    steps.repeat_rate_pruned,
-    steps.norm_h,
-    steps.norm_dh,
     steps.one_minus_cos_h,
-    steps.par_rel_h,
-    steps.orth_rel_h,
-    steps.t1_h,
-    steps.norm_z,
-    steps.norm_dz,
     steps.one_minus_cos_z,
-    steps.par_rel_z,
-    steps.orth_rel_z,
-    steps.t1_z,
-    steps.norm_p,
-    steps.norm_dp,
     steps.one_minus_cos_p,
-    steps.par_rel_p,
-    steps.orth_rel_p,
-    steps.var_uniform_dz,
-    steps.var_r_dz,
-    steps.t2_p,
     steps.var_p_dz,
-    steps.t3_kl_nats,
     steps.kl_dense_pruned_nats,
-    steps.kl_pruned_dense_nats,
-    steps.js_nats,
-    steps.total_variation,
     steps.is_top1_same,
-    steps.topk5_overlap,
     steps.rank_of_dense_top1,
     steps.rank_of_pruned_top1,
     steps.p_dense_top1_dense,

@@ -7,7 +7,6 @@
 select
     steps.model,
     steps.recipe,
-    steps.variant,
     steps.prompt_id,
     steps.trajectory,
     steps.step,

@@ -7,7 +7,6 @@
 select
     generations.model,
     generations.recipe,
-    generations.variant,
     generations.prompt_id,
     generations.kind,
     generations.first_flip_step,

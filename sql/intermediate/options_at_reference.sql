@@ -7,7 +7,6 @@
 select
     options.model,
     options.recipe,
-    options.variant,
     options.prompt_id,
     options.is_argmax_same,
     options.kendall_tau,

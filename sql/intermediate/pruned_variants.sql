@@ -2,14 +2,13 @@
 -- grain: one row per pruned or quantized variant.
 -- key: model, recipe
 -- inputs: stg_variants
--- how to read: the columns are those of stg_variants that describe the recipe and its result.
+-- how to read: the columns of stg_variants that other views read.
 -- reason: single definition of the variants that a comparison of recipes is about.
 select
     model,
     recipe,
     method,
     parameters_json,
-    sparsity,
     sublayers_dropped,
     calibration_hash
 from stg_variants

@@ -2,7 +2,7 @@
 -- grain: one row per variant × task group × kind × metric, noise left out.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: task_group_scores, noise_variants
--- how to read: the columns are those of task_group_scores. The dense recipe is included.
+-- how to read: the columns of task_group_scores that other views read. The dense recipe is included.
 -- reason: single place that excludes noise from the scores of tasks.
 select
     scores.model,
@@ -14,8 +14,7 @@ select
     scores.score,
     scores.score_se,
     scores.n,
-    scores.is_higher_better,
-    scores.shots
+    scores.is_higher_better
 from task_group_scores as scores
 anti join noise_variants
     on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe

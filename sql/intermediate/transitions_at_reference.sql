@@ -7,7 +7,6 @@
 select
     transitions.model,
     transitions.recipe,
-    transitions.variant,
     transitions.prompt_id,
     transitions.position,
     transitions.layer,
