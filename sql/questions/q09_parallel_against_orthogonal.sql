@@ -105,6 +105,7 @@ medians as (
     group by model, recipe, layer, sublayer, scope, lens
 ),
 
+-- Lists unnested in one select are expanded in parallel.
 spaces as (
     select
         model,
@@ -113,50 +114,13 @@ spaces as (
         sublayer,
         scope,
         lens,
-        'h' as space,
-        n_h as n,
-        par_h as par_rel_median,
-        par_abs_h as par_rel_abs_median,
-        orth_h as orth_rel_median,
-        share_h as orthogonal_share_median
+        unnest(['h', 'z', 'p']) as space,
+        unnest([n_h, n_z, n_p]) as n,
+        unnest([par_h, par_z, par_p]) as par_rel_median,
+        unnest([par_abs_h, par_abs_z, par_abs_p]) as par_rel_abs_median,
+        unnest([orth_h, orth_z, orth_p]) as orth_rel_median,
+        unnest([share_h, share_z, share_p]) as orthogonal_share_median
     from medians
-    where n_h > 0
-
-    union all
-
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        'z' as space,
-        n_z as n,
-        par_z as par_rel_median,
-        par_abs_z as par_rel_abs_median,
-        orth_z as orth_rel_median,
-        share_z as orthogonal_share_median
-    from medians
-    where n_z > 0
-
-    union all
-
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        'p' as space,
-        n_p as n,
-        par_p as par_rel_median,
-        par_abs_p as par_rel_abs_median,
-        orth_p as orth_rel_median,
-        share_p as orthogonal_share_median
-    from medians
-    where n_p > 0
 )
 
 select
@@ -173,4 +137,5 @@ select
     orth_rel_median,
     orthogonal_share_median
 from spaces
+where n > 0
 order by model, recipe, scope, lens, layer, sublayer, space
