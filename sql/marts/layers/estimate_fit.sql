@@ -22,45 +22,11 @@
 with
 
 theorems as (
-    select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
-        fit,
-        worst
-    from theorem_1_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
-        fit,
-        worst
-    from theorem_2_fits
-
-    union all
-
-    select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
-        fit,
-        worst
-    from theorem_3_fits
+    select * from theorem_1_fits
+    union all by name
+    select * from theorem_2_fits
+    union all by name
+    select * from theorem_3_fits
 )
 
 select
