@@ -156,7 +156,8 @@ sublayer_claims as (
         'prompts' as units,
         'prompts: ' || count(*) || ', sublayers: ' || max(sublayers) as rests_on,
         sum(times) / sum(sublayers) as amount,
-        wilson_interval_over_clusters(times, sublayers) as ends
+        wilson_interval_over_clusters(times, sublayers)[1] as amount_low,
+        wilson_interval_over_clusters(times, sublayers)[2] as amount_high
     from sublayer_shares
     group by model, lens
 ),
@@ -222,12 +223,25 @@ share_claims as (
     select
         model,
         claim,
-        units,
+        'all' as measure,
         count(*) as n,
-        max(variants) as variants,
-        count(*) filter (where is_so) as times
+        units,
+        units || ': ' || count(*) || ', variants: ' || max(variants) as rests_on,
+        count(*) filter (where is_so) / count(*) as amount,
+        wilson_interval(count(*) filter (where is_so), count(*))[1] as amount_low,
+        wilson_interval(count(*) filter (where is_so), count(*))[2] as amount_high
     from counted
     group by model, claim, units
+),
+
+claims as (
+    select * from task_claims
+    union all by name
+    select * from fit_claims
+    union all by name
+    select * from sublayer_claims
+    union all by name
+    select * from share_claims
 )
 
 select
@@ -240,46 +254,4 @@ select
     amount,
     amount_low,
     amount_high
-from task_claims
-
-union all
-
-select
-    model,
-    claim,
-    measure,
-    n,
-    units,
-    rests_on,
-    amount,
-    amount_low,
-    amount_high
-from fit_claims
-
-union all
-
-select
-    model,
-    claim,
-    measure,
-    n,
-    units,
-    rests_on,
-    amount,
-    ends[1] as amount_low,
-    ends[2] as amount_high
-from sublayer_claims
-
-union all
-
-select
-    model,
-    claim,
-    'all' as measure,
-    n,
-    units,
-    units || ': ' || n || ', variants: ' || variants as rests_on,
-    times / n as amount,
-    wilson_interval(times, n)[1] as amount_low,
-    wilson_interval(times, n)[2] as amount_high
-from share_claims
+from claims
