@@ -39,16 +39,6 @@ forced as (
     group by model, recipe, prompt_id
 ),
 
-texts as (
-    select
-        texts.model,
-        texts.recipe,
-        texts.prompt_id as unit,
-        texts.first_flip_step,
-        texts.collapse_step
-    from generations_without_noise as texts
-),
-
 -- Every measure but the median is the sum of the amounts over the sum of the weights.
 amounts as (
     select
@@ -90,25 +80,15 @@ amounts as (
 
     union all
 
+    -- Lists unnested in one select are expanded in parallel.
     select
         model,
         recipe,
-        'flipped_share' as measure,
-        unit,
-        cast(first_flip_step is not null as integer) as amount,
+        unnest(['flipped_share', 'collapsed_share']) as measure,
+        prompt_id as unit,
+        unnest([cast(first_flip_step is not null as integer), cast(collapse_step is not null as integer)]) as amount,
         1 as weight
-    from texts
-
-    union all
-
-    select
-        model,
-        recipe,
-        'collapsed_share' as measure,
-        unit,
-        cast(collapse_step is not null as integer) as amount,
-        1 as weight
-    from texts
+    from generations_without_noise
 
     union all
 
