@@ -18,25 +18,14 @@
 --   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 with
 
+-- Lists unnested in one select are expanded in parallel.
 scored as (
     select
         model,
         recipe,
         prompt_id,
-        'margin' as predictor,
-        -margin_dense as score,
-        not is_same_token as is_flip
-    from decoding_at_reference
-    where trajectory = 'teacher_forced' and recipe <> 'dense'
-
-    union all
-
-    select
-        model,
-        recipe,
-        prompt_id,
-        'entropy' as predictor,
-        entropy_dense_nats as score,
+        unnest(['margin', 'entropy']) as predictor,
+        unnest([-margin_dense, entropy_dense_nats]) as score,
         not is_same_token as is_flip
     from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
