@@ -91,7 +91,6 @@ counted as (
     group by model, measure, kind, probe
 ),
 
--- Fisher's scale, on which the interval has the same width on both sides.
 bounded as (
     select
         *,
@@ -99,11 +98,10 @@ bounded as (
     from counted
 ),
 
-scaled as (
+intervals as (
     select
         *,
-        atanh(inner_spearman) as centre,
-        1.959963984540054 * sqrt((1 + inner_spearman ** 2 / 2) / (n_scored - 3)) as half_scaled
+        interval_of_correlation(inner_spearman, half_width_of_rank_correlation(inner_spearman, n_scored)) as ends
     from bounded
 )
 
@@ -123,7 +121,7 @@ select
     half_width,
     n_scored,
     probe_spearman,
-    least(probe_spearman, tanh(centre - half_scaled)) as probe_spearman_low,
-    greatest(probe_spearman, tanh(centre + half_scaled)) as probe_spearman_high
-from scaled
+    least(probe_spearman, ends[1]) as probe_spearman_low,
+    greatest(probe_spearman, ends[2]) as probe_spearman_high
+from intervals
 order by model, measure, kind, probe
