@@ -30,10 +30,8 @@ chosen as (
         samples.sample_id,
         samples.scoring,
         samples.target_index,
-        list_position(samples.option_log_likelihoods, list_max(samples.option_log_likelihoods)) - 1 as answer_index,
-        list_position(
-            samples.option_log_likelihoods_per_byte, list_max(samples.option_log_likelihoods_per_byte)
-        ) - 1 as answer_index_per_byte
+        likeliest(samples.option_log_likelihoods) - 1 as answer_index,
+        likeliest(samples.option_log_likelihoods_per_byte) - 1 as answer_index_per_byte
     from stg_task_samples as samples
     anti join noise_variants
         on samples.model = noise_variants.model and samples.recipe = noise_variants.recipe
