@@ -1,6 +1,6 @@
 -- Texts of each variant by kind of prompt: how many differ, fall into a loop and answer right, and KL at step 0.
 -- grain: one row per model × recipe × kind, dense included.
--- inputs: stg_generations, noise_variants, decoding_at_reference
+-- inputs: generations_without_noise, decoding_at_reference
 -- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL where that is
 --   the median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
 select
@@ -19,7 +19,7 @@ select
         median(coalesce(cast(texts.first_flip_step as double), cast('inf' as double))), cast('inf' as double)
     ) as first_flip_step_median,
     avg(steps.kl_dense_pruned_nats) as kl_step0_nats
-from stg_generations as texts
+from generations_without_noise as texts
 left join decoding_at_reference as steps
     on
         texts.model = steps.model
@@ -27,7 +27,5 @@ left join decoding_at_reference as steps
         and texts.prompt_id = steps.prompt_id
         and steps.trajectory = 'teacher_forced'
         and steps.step = 0
-anti join noise_variants
-    on texts.model = noise_variants.model and texts.recipe = noise_variants.recipe
 group by texts.model, texts.recipe, texts.kind
 order by texts.model, texts.recipe, texts.kind

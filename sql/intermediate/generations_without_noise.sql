@@ -11,6 +11,7 @@ select
     generations.kind,
     generations.first_flip_step,
     generations.collapse_step,
+    generations.is_correct,
     generations.repeat_rate,
     generations.distinct_1,
     generations.distinct_2

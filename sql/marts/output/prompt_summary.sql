@@ -1,7 +1,7 @@
 -- One row per prompt with how many variants it breaks, how early, and the place of the prompt in that order.
 -- grain: one row per model × prompt with a text of the dense model or of a pruned variant.
 -- key: model, prompt_id
--- inputs: stg_generations, noise_variants, decoding_at_reference
+-- inputs: stg_generations, generations_without_noise, decoding_at_reference
 -- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
 --   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
 --   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
@@ -35,21 +35,19 @@ prompts as (
 
 texts as (
     select
-        generations.model,
-        generations.prompt_id,
+        model,
+        prompt_id,
         count(*) as variants,
-        count(generations.first_flip_step) as variants_flipped,
-        count(generations.collapse_step) as variants_collapsed,
-        min(generations.first_flip_step) as first_flip_step_min,
+        count(first_flip_step) as variants_flipped,
+        count(collapse_step) as variants_collapsed,
+        min(first_flip_step) as first_flip_step_min,
         -- Infinity means "never" inside the median and becomes NULL below.
-        median(coalesce(cast(generations.first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
-        count(generations.is_correct) as variants_graded,
-        cast(count_if(generations.is_correct) as bigint) as variants_correct
-    from stg_generations as generations
-    anti join noise_variants
-        on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
-    where generations.recipe <> 'dense'
-    group by generations.model, generations.prompt_id
+        median(coalesce(cast(first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
+        count(is_correct) as variants_graded,
+        cast(count_if(is_correct) as bigint) as variants_correct
+    from generations_without_noise
+    where recipe <> 'dense'
+    group by model, prompt_id
 ),
 
 first_steps as (
