@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connected
 from prunescope.warehouse.catalogue.variant_values import find_variant
-from prunescope.warehouse.core.errors import CatalogueError, NothingSharedError, WarehouseError
+from prunescope.warehouse.core.errors import NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
 
 # Parameters of both files are the model, the pairs and their recipes.
@@ -130,10 +130,7 @@ def compare_pairs(
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
-    try:
-        return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
-    except duckdb.ParserException as error:
-        raise CatalogueError(f"{file}: {str(error).strip()}") from error
+    return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
 
 
 def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
