@@ -19,7 +19,7 @@ from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
-from prunescope.warehouse.catalogue.lineage import reading, reads, stands_on
+from prunescope.warehouse.catalogue.lineage import reading, stands_on
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
@@ -134,9 +134,8 @@ def export(
         ).fetchall()
         noise = {recipe for (recipe,) in connection.execute("SELECT DISTINCT recipe FROM noise_variants").fetchall()}
         for name in chosen:
-            names = reads([name], all_views) if name in views else reading(FIGURES[name].query).tables
-            contents.entries[name]["tables"] = list(names)
-            read = stands_on([name], all_views) if name in views else set(names)
+            read = stands_on([name], all_views) if name in views else set(reading(FIGURES[name].query).tables)
+            contents.entries[name]["tables"] = [table for table in TABLES if table in read]
             contents.add_unnamed(name, read, variants, noise)
         tables = sorted({table for entry in contents.entries.values() for table in entry["tables"]})
         known = ProvenanceFacts(_calibrations(connection, study), {text_hash(name, "corpus"): name for name in CORPORA})

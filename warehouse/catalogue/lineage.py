@@ -56,12 +56,6 @@ def stands_on(names: Iterable[str], views: Mapping[str, View]) -> set[str]:
     return reached
 
 
-def reads(names: Iterable[str], views: Mapping[str, View]) -> tuple[str, ...]:
-    """Return the tables that views read, in the order of the data flow."""
-    reached = stands_on(names, views)
-    return tuple(name for name in TABLES if name in reached)
-
-
 def questions() -> dict[str, View]:
     """Return the question views by name."""
     return {name: view for name, view in sorted(_views().items()) if view.layer == "questions"}
