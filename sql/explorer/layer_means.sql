@@ -1,6 +1,6 @@
 -- Shift of h, z and p behind every sublayer, over prompts and positions.
 -- grain: one row per pruned variant × scope × layer × sublayer.
--- inputs: layer_summary, reference_temperature, stg_layer_transitions
+-- inputs: layer_summary, reference_temperature, reference_lens
 select
     layer_summary.model,
     layer_summary.recipe,
@@ -19,7 +19,7 @@ semi join reference_temperature
         layer_summary.model = reference_temperature.model
         and layer_summary.recipe = reference_temperature.recipe
         and layer_summary.temperature = reference_temperature.temperature
-where
-    layer_summary.recipe <> 'dense'
-    and layer_summary.lens = (select preferred_lens(transitions.lens) from stg_layer_transitions as transitions)
+semi join reference_lens
+    on layer_summary.model = reference_lens.model and layer_summary.lens = reference_lens.lens
+where layer_summary.recipe <> 'dense'
 order by layer_summary.model, layer_summary.recipe, layer_summary.scope, layer_summary.layer, layer_summary.sublayer

@@ -1,4 +1,8 @@
 -- Lens of the layers.
--- grain: one row.
--- inputs: stg_layer_transitions
-select preferred_lens(lens) as lens from stg_layer_transitions
+-- grain: one row per model with layers.
+-- inputs: reference_lens
+select
+    model,
+    lens
+from reference_lens
+order by model

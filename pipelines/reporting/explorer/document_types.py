@@ -196,7 +196,7 @@ class Index(TypedDict):
     title: str
     live: bool
     models: list[str]
-    lens: str  # of the layers, except in figures: normed if measured
+    lenses: dict[str, str]  # model → lens of its layers, except in figures: normed if measured
     prompts: list[Prompt]
     columns: list[Column]
     variants: list[VariantEntry]

@@ -127,7 +127,7 @@ def index(
         "title": prose(title or study),
         "live": is_live,
         "models": [_model(model) for model in models],
-        "lens": _lens(frames),
+        "lenses": {_model(model): lens for model, lens in frames.all("lens").iter_rows()},
         "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
         "columns": columns,
         "variants": _variants(frames, rows, values, traces),
@@ -160,11 +160,6 @@ def figure_entry(figure: Figure) -> FigureEntry:
         "alt": f"{figure.title}. {figure.caption}",
         "sql": f"figures/{figure.name}",
     }
-
-
-def _lens(frames: QueryCache) -> str:
-    lens = frames.all("lens")["lens"]
-    return str(lens[0]) if len(lens) and lens[0] is not None else "normed"
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:

@@ -12,9 +12,9 @@ OF_PROMPT = ("model", "prompt_id")
 
 # Files of `sql/explorer`, by the columns by which their rows may be narrowed.
 _KEYS: dict[tuple[str, ...], str] = {
-    (): "lens names",
+    (): "names",
     MODEL: (
-        "search/allocation search/matrices answers/safe answers/retrieval answers/collapse answers/sublayers "
+        "lens search/allocation search/matrices answers/safe answers/retrieval answers/collapse answers/sublayers "
         "answers/carriers answers/parts findings/flips findings/answers findings/first_token findings/feedback "
         "findings/noise findings/sampling findings/options findings/attention_or_mlp"
     ),

@@ -1,6 +1,6 @@
 -- Estimates against measurements behind one changed sublayer, and their correlation.
 -- grain: one row per model × theorem.
--- inputs: estimate_points, reference_temperature
+-- inputs: estimate_points, reference_temperature, reference_lens
 with
 
 points as (
@@ -17,9 +17,9 @@ points as (
             every_point.model = reference_temperature.model
             and every_point.recipe = reference_temperature.recipe
             and every_point.temperature = reference_temperature.temperature
-    where
-        every_point.estimate > 0 and every_point.truth > 0 and every_point.scope in ('local', 'propagated')
-        and every_point.lens = (select preferred_lens(every_lens.lens) from estimate_points as every_lens)
+    semi join reference_lens
+        on every_point.model = reference_lens.model and every_point.lens = reference_lens.lens
+    where every_point.estimate > 0 and every_point.truth > 0 and every_point.scope in ('local', 'propagated')
 ),
 
 by_variant as (

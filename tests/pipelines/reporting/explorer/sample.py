@@ -206,7 +206,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         "title": model_text,
         "live": False,
         "models": [label(model)],
-        "lens": "normed",
+        "lenses": {label(model): "normed"},
         "prompts": [
             {
                 "model": label(model),

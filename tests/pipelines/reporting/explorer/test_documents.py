@@ -542,7 +542,7 @@ def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
     query = narrowed(STATEMENTS["facts"], {"model": "a'; drop table x; --", "recipe": "r"})
     assert "model = 'a''; drop table x; --' and recipe = 'r'" in query
     with pytest.raises(ValueError, match="nothing only"):
-        narrowed(STATEMENTS["lens"], {"model": "a"})
+        narrowed(STATEMENTS["names"], {"model": "a"})
 
 
 def test_every_measurement_has_its_table(by_hand) -> None:
@@ -687,6 +687,23 @@ def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) 
         assert found["texts"][1] == own | {"variant": 1}
     with pytest.raises(KeyError):
         documents.build("prompt/10")
+
+
+def test_layers_of_each_model_have_the_lens_that_it_was_measured_with() -> None:
+    warehouse = Handmade()
+    for model, lens in (("a", "normed"), ("b", "raw")):
+        warehouse.model(model).variant("dense", model=model).variant("r", sparsity=0.5, model=model)
+        warehouse.generation("dense", "p", model=model).generation("r", "p", model=model)
+        warehouse.step("r", "p", 0, 0.5, model=model).transition("r", "p", 0, 0.5, lens=lens, model=model)
+    with warehouse.opened() as connection:
+        documents = Documents(asking(connection), "demo", views={})
+        index = documents.build("index")
+        assert index["lenses"] == {"a": "normed", "b": "raw"}
+        fits = [one["sql"]["where"]["model"] for one in index["findings"] if one["sql"]["key"] == "findings/fit"]
+        assert set(fits) == {"a", "b"}
+        for n, m in ((1, 0), (3, 1)):
+            assert set(documents.build(f"variant/{n}")["layers"]) == {"local"}
+            assert set(documents.build(f"trace/{n}/{m}")["layers"]) == {"local"}
 
 
 def test_curves_of_many_variants_are_those_of_searches_and_an_even_choice_of_the_others() -> None:

@@ -136,7 +136,7 @@ def index(**changes: Any) -> Index:
         "title": "Demo",
         "live": True,
         "models": ["tiny"],
-        "lens": "normed",
+        "lenses": {"tiny": "normed"},
         "prompts": [
             prompt | {"prompt_id": "sky", "name": "sky"},
             prompt | {"prompt_id": "sea", "name": "sea"},

@@ -1,0 +1,12 @@
+-- The lens at which the layers of each model are shown: normed where it was measured, else raw.
+-- grain: one row per model with layers.
+-- key: model
+-- inputs: stg_layer_transitions
+-- how to read: figures with a part for each lens show both.
+-- reason: the last layer of lens normed gives the model's output; studies of other models may have measured raw alone.
+select
+    model,
+    -- 'normed' sorts before 'raw'.
+    min(lens) as lens
+from stg_layer_transitions
+group by model
