@@ -1,6 +1,6 @@
 -- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, of at most twelve variants.
 -- grain: one row per model × recipe × layer × sublayer × bin of steps.
--- inputs: variant_summary, stg_layer_transitions, reference_temperature, dense_ends
+-- inputs: variant_summary, transitions_at_reference, reference_lens
 -- how to read: a bin has width steps, so that there are at most 24. Of each method the variants with the smallest and
 --   the largest KL are chosen. The lens is normed where it was measured.
 with
@@ -41,26 +41,12 @@ cells as (
         transitions.step,
         transitions.kl_dense_pruned_nats,
         transitions.var_p_dz,
-        cast(
-            ceil(
-                (1 + max(transitions.step) over (partition by transitions.model)) / 24.0
-            ) as integer
-        ) as width,
-        -- 'normed' sorts before 'raw'.
-        min(transitions.lens) over (partition by transitions.model) as chosen_lens
-    from stg_layer_transitions as transitions
+        cast(ceil((1 + max(transitions.step) over (partition by transitions.model)) / 24.0) as integer) as width
+    from transitions_at_reference as transitions
     inner join shown
         on transitions.model = shown.model and transitions.recipe = shown.recipe
-    semi join reference_temperature
-        on
-            transitions.model = reference_temperature.model
-            and transitions.recipe = reference_temperature.recipe
-            and transitions.temperature = reference_temperature.temperature
-    anti join dense_ends
-        on
-            transitions.model = dense_ends.model
-            and transitions.prompt_id = dense_ends.prompt_id
-            and transitions.position > dense_ends.end_position
+    semi join reference_lens
+        on transitions.model = reference_lens.model and transitions.lens = reference_lens.lens
     where transitions.step >= 0 and transitions.scope in ('local', 'propagated')
 )
 
@@ -77,6 +63,5 @@ select
     median(var_p_dz) filter (where cells.scope = 'local') as var_p_dz,
     median(cells.kl_dense_pruned_nats) filter (where cells.scope = 'propagated') as kl_nats
 from cells
-where cells.lens = cells.chosen_lens
 group by cells.model, cells.recipe, cells.lens, cells.temperature, cells.layer, cells.sublayer, cells.width, bin
 order by cells.model, any_value(cells.kl_nats), cells.recipe, cells.layer, cells.sublayer, bin

@@ -9,12 +9,14 @@ select
     transitions.recipe,
     transitions.prompt_id,
     transitions.position,
+    transitions.step,
     transitions.layer,
     transitions.sublayer,
     transitions.scope,
     transitions.lens,
     transitions.temperature,
     transitions.is_changed,
+    transitions.one_minus_cos_h,
     transitions.par_rel_h,
     transitions.orth_rel_h,
     transitions.par_rel_z,
@@ -30,7 +32,8 @@ select
     transitions.var_rq_dz,
     transitions.var_q_dz,
     transitions.kl_dense_pruned_nats,
-    transitions.kl_pruned_dense_nats
+    transitions.kl_pruned_dense_nats,
+    transitions.is_top1_same
 from stg_layer_transitions as transitions
 inner join reference_temperature
     on

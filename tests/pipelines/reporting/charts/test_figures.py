@@ -459,6 +459,7 @@ def largest_marts() -> dict[str, pl.DataFrame]:
     recipes = (*recipes, "rtn-3bit")
     curve = frames.decoding_curve(recipes=recipes, prompts=("a",), steps=128)
     flips = variant_frames.q20_answers_flipped(recipes=recipes).filter(task="boolq")
+    shifts = variant_frames.stg_layer_transitions(recipes=recipes[-9:], layers=80, prompts=("a",))
     return {
         **variant_frames.of((frames.MODEL,), recipes),
         "layer_summary": frames.layer_summary(recipes=recipes, layers=80),
@@ -472,7 +473,7 @@ def largest_marts() -> dict[str, pl.DataFrame]:
             prompt_id=pl.lit("x" * 5000) + pl.col("prompt_id")
         ),
         "q01_spike_predictors": variant_frames.q01_spike_predictors(recipes=recipes, layers=80),
-        "stg_layer_transitions": variant_frames.stg_layer_transitions(recipes=recipes[-9:], layers=80, prompts=("a",)),
+        **dict.fromkeys(("stg_layer_transitions", "transitions_at_reference"), shifts),
         "stg_generations": frames.stg_generations(recipes=recipes, prompts=("a",)),
         "stg_top_tokens": frames.stg_top_tokens(recipes=recipes, prompts=("a",)),
     }

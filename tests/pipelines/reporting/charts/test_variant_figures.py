@@ -110,8 +110,8 @@ def test_a_layer_map_of_a_long_text_has_at_most_24_columns():
     long = pl.concat(
         variant_frames.stg_layer_transitions().with_columns(pl.col("step") + 10 * block) for block in range(10)
     )
-    steps = {step for row in rows_with(drawn("layer_map", stg_layer_transitions=long), "row") for step in row["step"]}
-    assert steps == set(range(0, 100, 5))
+    rows = rows_with(drawn("layer_map", transitions_at_reference=long), "row")
+    assert {step for row in rows for step in row["step"]} == set(range(0, 100, 5))
 
 
 def test_a_layer_map_shows_at_most_twelve_recipes():
@@ -127,7 +127,7 @@ def test_a_layer_map_shows_at_most_twelve_recipes():
 
 def test_a_layer_map_of_local_shifts_alone_has_one_map():
     shifts = variant_frames.stg_layer_transitions().filter(pl.col("scope") == "local")
-    chart = drawn("layer_map", stg_layer_transitions=shifts).to_dict()
+    chart = drawn("layer_map", transitions_at_reference=shifts).to_dict()
     assert [part["title"]["text"] for part in chart["hconcat"]] == [layer_map.QUANTITIES["var_p_dz"][0]]
 
 
@@ -456,7 +456,7 @@ def test_a_layer_map_states_its_number_of_prompts():
     shifts = variant_frames.stg_layer_transitions()
     some = shifts.filter(pl.col("prompt_id") == variant_frames.PROMPTS[0])
     subtitles = [
-        drawn("layer_map", stg_layer_transitions=rows).to_dict()["title"]["subtitle"] for rows in (shifts, some)
+        drawn("layer_map", transitions_at_reference=rows).to_dict()["title"]["subtitle"] for rows in (shifts, some)
     ]
     assert [("3 prompts" in subtitle[0], "1 prompt " in subtitle[0]) for subtitle in subtitles] == [
         (True, False), (False, True)

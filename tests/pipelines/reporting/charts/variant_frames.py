@@ -242,6 +242,10 @@ def stg_layer_transitions(models=(MODEL,), recipes=RECIPES, layers=LAYERS, promp
     return pl.DataFrame(rows)
 
 
+def transitions_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    return stg_layer_transitions(models, recipes)
+
+
 def search_variants(models=(MODEL,), recipes=()) -> pl.DataFrame:
     """Return published recipes of three methods and searched ones at equal budgets, on texts and on prompts."""
     return pl.DataFrame(
@@ -307,6 +311,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     q01_spike_predictors,
     decoding_at_reference,
     stg_layer_transitions,
+    transitions_at_reference,
     search_variants,
     search_front,
     search_allocation,
