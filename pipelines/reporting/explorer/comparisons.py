@@ -89,8 +89,6 @@ def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparis
         ),
     )
     return {
-        "a": f"{model}@{recipe_a}",
-        "b": f"{model}@{recipe_b}",
         "tables": [_table(rows, source) for rows, source in parts if rows.height],
         "missing": [prose(reason) for reason in comparison.missing],
     }

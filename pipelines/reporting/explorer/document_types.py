@@ -275,7 +275,6 @@ class PromptVariant(PromptSummary):
 class PromptDocument(TypedDict):
     """Document `prompt/<m>`: a prompt and the texts of all variants, the dense model's first."""
 
-    prompt_id: str
     texts: list[PromptVariant]
     sql: dict[str, str]  # texts, text_means, parts → key
 
@@ -314,7 +313,6 @@ class Table(TypedDict):
 class VariantDocument(TypedDict):
     """Document `variant/<n>`."""
 
-    id: str
     facts: list[Fact]
     facts_sql: str
     prompts: list[PromptSummary]  # what breaks first comes first
@@ -329,8 +327,6 @@ class VariantDocument(TypedDict):
 class PairDocument(TypedDict):
     """Document `pair/<n>/<m>`, n < m: two variants on their common measurements; differences are b − a."""
 
-    a: str  # raw model@recipe
-    b: str
     tables: list[Table]  # of tasks, of tokens; none empty
     missing: list[str]
 
@@ -346,7 +342,6 @@ class FlipsDocument(TypedDict):
 class PictureDocument(TypedDict):
     """Document `pictures/<name>`: the upper part of a figure's first drawing."""
 
-    name: str
     jpeg: str | None  # in base64; None without data
 
 
@@ -409,8 +404,6 @@ class Options(TypedDict):
 class Trace(TextOutcome):
     """Document `trace/<n>/<m>`: one answer token by token. Numbers have 4 significant digits."""
 
-    id: str
-    prompt_id: str
     text_dense: str
     text_pruned: str
     answer_end_step: int | None

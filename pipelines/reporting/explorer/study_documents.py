@@ -305,9 +305,9 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
 
 def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
     if drawn.answer(figure.query).is_empty():
-        return {"name": figure.name, "jpeg": None}
+        return {"jpeg": None}
     jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
-    return {"name": figure.name, "jpeg": base64.b64encode(jpeg).decode()}
+    return {"jpeg": base64.b64encode(jpeg).decode()}
 
 
 def _compared(

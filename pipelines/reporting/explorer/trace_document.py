@@ -27,8 +27,6 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
     parts = frames.of("parts", **where)
     document: dict[str, object] = {
         **text_outcome(text, parts.row(0, named=True) if parts.height else {}, 400),
-        "id": f"{model}@{recipe}",
-        "prompt_id": prompt_id,
         "text_dense": prose(text["text_dense"] or ""),
         "text_pruned": prose(text["text"] or ""),
         "answer_end_step": text["answer_end_step"],

@@ -53,7 +53,6 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
     """
     where = {"model": model, "recipe": recipe}
     return {
-        "id": f"{model}@{recipe}",
         "facts": _facts(frames.of("facts", **where)),
         "facts_sql": "facts",
         "prompts": _prompts(frames, where, prompts),
@@ -92,7 +91,6 @@ def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping
     means, parts = (_by(frames.of(key, **where), "recipe") for key in ("text_means", "parts"))
     texts = [text for text in frames.of("texts", **where).iter_rows(named=True) if text["recipe"] in variants]
     return {
-        "prompt_id": row["prompt_id"],
         "texts": [
             {
                 **_summary(text, means.get(text["recipe"], {}), parts.get(text["recipe"], {}), m),

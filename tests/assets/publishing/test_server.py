@@ -71,7 +71,8 @@ def test_a_pair_has_the_numbers_of_the_command_and_of_its_sql(served: Served, co
     found = served.data("pair/1/2")
     [table] = [table for table in found["tables"] if table["sql"]["key"] == "compare/tokens"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
-    every = compare(computed_once, found["a"], found["b"]).rows.to_pylist()
+    one, other = (served.data("index")["variants"][n]["id"] for n in (1, 2))
+    every = compare(computed_once, one, other).rows.to_pylist()
     expected = [row for row in every if not row["measured_on"].startswith("task ")]
     of_rows = {(row["measured_on"], row["temperature"], row["statistic"]): row["difference"] for row in expected}
     assert {"kl_mean_nats", "share_nearer"} <= {row["statistic"] for row in rows}
@@ -349,7 +350,7 @@ def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_positions(ware
         after = server.data("index")
         assert len(after["variants"]) == len(before["variants"]) + 1
         # Places moved: the new variant comes first by its name.
-        assert server.data("variant/1", version=after["version"])["id"].endswith("@attn-drop-1")
+        assert {"name": "method", "text": "attn-drop"} in server.data("variant/1", version=after["version"])["facts"]
         assert server.data("variant/1", version=before["version"]) == first
         status, _, body = server.ask(f"{server.home}/data/variant/1.json?version=older")
         assert status == 404
@@ -360,7 +361,7 @@ def test_an_open_page_works_with_a_restarted_server(warehouse: Path) -> None:
     with Served(warehouse) as server:
         version = server.data("index")["version"]
     with Served(warehouse) as server:
-        assert server.data("variant/1", version=version)["id"]
+        assert server.data("variant/1", version=version)["facts"]
 
 
 @pytest.mark.exhaustive  # test_readers.py and test_object_store.py read beside a writer

@@ -66,8 +66,8 @@ def documents(
         "turns": _turns(len(ids)),
         "figures/tokens": _figure("tokens", marts or {}),
         "figures/hierarchy": _figure("hierarchy", marts or {}),
-        "pictures/tokens": {"name": "tokens", "jpeg": _jpeg()},
-        "pictures/hierarchy": {"name": "hierarchy", "jpeg": _jpeg()},
+        "pictures/tokens": {"jpeg": _jpeg()},
+        "pictures/hierarchy": {"jpeg": _jpeg()},
     }
     for n, id_ in enumerate(ids):
         found[f"variant/{n}"] = _variant(id_, n, prompts)
@@ -75,8 +75,8 @@ def documents(
             found[f"pair/{n - 1}/{n}"] = _pair(model, recipes[n - 2], recipes[n - 1])
         if 0 < n < len(recipes):
             for m, prompt in enumerate(prompts):
-                found[f"trace/{n}/{m}"] = _trace(id_, prompt, dense, pruned)
-    found |= {f"prompt/{m}": _prompt(prompt, m, ids) for m, prompt in enumerate(prompts)}
+                found[f"trace/{n}/{m}"] = _trace(prompt, dense, pruned)
+    found |= {f"prompt/{m}": _prompt(m, ids) for m, _ in enumerate(prompts)}
     return found
 
 
@@ -351,7 +351,6 @@ def _curves(scale: float) -> LayerCurves:
 
 def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
     return {
-        "id": id_,
         "facts": [{"name": "recipe", "text": prose(id_)}],
         "facts_sql": "all",
         "prompts": [_summary(id_, n, m) for m, _ in enumerate(prompts)],
@@ -395,9 +394,8 @@ def _summary(id_: str, n: int, m: int) -> PromptSummary:
     }
 
 
-def _prompt(prompt: str, m: int, ids: list[str]) -> PromptDocument:
+def _prompt(m: int, ids: list[str]) -> PromptDocument:
     return {
-        "prompt_id": prompt,
         "texts": [{**_summary(id_, n, m), "variant": n} for n, id_ in enumerate(ids)],
         "sql": dict.fromkeys(("texts", "text_means", "parts"), "all"),
     }
@@ -407,8 +405,6 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
     columns = ["statistic", "measured_on", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
     row = ["accuracy", f"task {label(a)}", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
     return {
-        "a": f"{model}@{a}",
-        "b": f"{model}@{b}",
         "tables": [
             {
                 "title": "Two variants on the same samples of tasks",
@@ -431,7 +427,7 @@ def _turns(variants: int) -> FlipsDocument:
     }
 
 
-def _trace(id_: str, prompt: str, dense: list[str], pruned: list[str]) -> Trace:
+def _trace(prompt: str, dense: list[str], pruned: list[str]) -> Trace:
     count = len(dense)
     shown = [visible(token, 40) for token in pruned]
     steps: Steps = {
@@ -465,8 +461,6 @@ def _trace(id_: str, prompt: str, dense: list[str], pruned: list[str]) -> Trace:
         "is_top1_same": [[place < 3 for _ in range(count)] for place, _ in enumerate(PLACES)],
     }
     return {
-        "id": id_,
-        "prompt_id": prompt,
         "text_dense": prose("".join(dense)),
         "text_pruned": prose("".join(pruned)),
         "first_flip_step": FIRST_FLIP,

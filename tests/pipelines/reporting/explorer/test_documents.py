@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer import study_documents as module
@@ -117,12 +118,16 @@ def test_a_file_has_every_named_document_as_json(file) -> None:
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_the_index_points_to_existing_documents(file) -> None:
+def test_the_index_points_to_existing_documents(file, measured) -> None:
     index = file["index"]
+    hashes = dict(measured.sql("select recipe, recipe_hash from variants").fetchall())
+    rows = measured.sql("select recipe, prompt_id, text from generations").fetchall()
+    written = {(recipe, prompt): text for recipe, prompt, text in rows}
     for n, entry in enumerate(index["variants"]):
-        assert file[f"variant/{n}"]["id"] == entry["id"]
+        assert {"name": "recipe_hash", "text": hashes[entry["recipe"]]} in file[f"variant/{n}"]["facts"]
         for m in entry["traces"]:
-            assert file[f"trace/{n}/{m}"]["prompt_id"] == index["prompts"][m]["prompt_id"]
+            text = written[entry["recipe"], index["prompts"][m]["prompt_id"]]
+            assert file[f"trace/{n}/{m}"]["text_pruned"] == prose(text)
     assert {f"figures/{figure['name']}" for figure in index["figures"]} <= set(file)
     # The demo scores no task and times nothing: what would draw that comes last.
     bare = index["figures_without_data"]
