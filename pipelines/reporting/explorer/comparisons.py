@@ -109,7 +109,7 @@ def pairwise_flips(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> 
         # The statement has each pair in both orders.
         if n is not None and m is not None and n < m:
             pairs.setdefault(f"{n}/{m}", []).append(row)
-    return {"columns": list(_TURNS), "pairs": pairs, "sql": "turns"}
+    return {"columns": list(_TURNS), "pairs": pairs}
 
 
 def _table(rows: pl.DataFrame, source: Source) -> Table:

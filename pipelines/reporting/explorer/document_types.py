@@ -94,7 +94,6 @@ class VariantEntry(TypedDict):
     is_dense: bool
     verdict: str | None  # as of `variant_verdict`; None for the dense model
     verdict_reason: str | None
-    sql: Source  # of the verdict
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]
     intervals: dict[str, list[Number]]  # ends of 95 % intervals; None where nothing bounds a number
@@ -276,7 +275,6 @@ class PromptDocument(TypedDict):
     """Document `prompt/<m>`: a prompt and the texts of all variants, the dense model's first."""
 
     texts: list[PromptVariant]
-    sql: dict[str, str]  # texts, text_means, parts → key
 
 
 class LayerCurves(TypedDict):
@@ -314,13 +312,9 @@ class VariantDocument(TypedDict):
     """Document `variant/<n>`."""
 
     facts: list[Fact]
-    facts_sql: str
     prompts: list[PromptSummary]  # what breaks first comes first
-    prompts_sql: str
     layers: dict[str, LayerCurves]  # scope → curves
-    layers_sql: str
     carriers: list[Carrier]  # largest share first
-    carriers_sql: str
     tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed; none empty
 
 
@@ -336,7 +330,6 @@ class FlipsDocument(TypedDict):
 
     columns: list[str]  # as in the tables of a PairDocument
     pairs: dict[str, list[list[Any]]]  # "<n>/<m>", n < m → one row per metric
-    sql: str
 
 
 class PictureDocument(TypedDict):
@@ -413,4 +406,3 @@ class Trace(TextOutcome):
     top: dict[str, list[TopStep]]  # forced, free → one entry per step
     layers: dict[str, Layers]  # by scope: local, propagated, isolated
     options: Options | None
-    sql: dict[str, str]  # texts, steps, top, layers, options, parts → key

@@ -270,7 +270,6 @@ def _variants(
                 "is_dense": row["recipe"] == "dense",
                 "verdict": verdict["verdict"] if verdict else None,
                 "verdict_reason": prose(reason(verdict)) if verdict else None,
-                "sql": source("verdicts", **where),
                 "where": where,
                 "numbers": values[key],
                 "intervals": intervals.get(key, {}),

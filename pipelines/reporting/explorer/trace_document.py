@@ -34,7 +34,6 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:
         "top": _top(frames.of("top", **where)),
         "layers": _layers(frames.of("layers", **where)),
         "options": _options(frames.of("options", **where)),
-        "sql": {name: name for name in ("texts", "steps", "top", "layers", "options", "parts")},
     }
     for trajectory, part in _by(frames.of("steps", **where), "trajectory").items():
         document[TRAJECTORIES[trajectory]] = _steps(part)

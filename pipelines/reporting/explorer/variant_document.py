@@ -54,11 +54,8 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
     where = {"model": model, "recipe": recipe}
     return {
         "facts": _facts(frames.of("facts", **where)),
-        "facts_sql": "facts",
         "prompts": _prompts(frames, where, prompts),
-        "prompts_sql": "texts",
         "layers": _layers(frames.of("layer_means", **where)),
-        "layers_sql": "layer_means",
         "carriers": [
             {
                 "place": f"{row['layer']} {row['sublayer']}",
@@ -69,7 +66,6 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
             }
             for row in frames.of("carriers", **where).iter_rows(named=True)
         ],
-        "carriers_sql": "carriers",
         "tables": [
             _table(key, frame, columns)
             for key, columns in TABLES.items()
@@ -98,7 +94,6 @@ def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping
             }
             for text in sorted(texts, key=lambda text: variants[text["recipe"]])
         ],
-        "sql": {key: key for key in ("texts", "text_means", "parts")},
     }
 
 

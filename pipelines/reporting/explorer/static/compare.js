@@ -24,8 +24,8 @@ async function comparePage(first, second) {
       ],
     }), a.model === b.model && el("p", { class: "hint" }, "For the uncertainty of these differences, see the paired statistics below.")),
     statistics,
-    folded(["Layers", sqlLink(ownA.layers_sql, "layers of A", a.where), sqlLink(ownB.layers_sql, "layers of B", b.where)], a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
-    a.model === b.model && folded(["Texts", sqlLink(ownA.prompts_sql, "texts of A", a.where), sqlLink(ownB.prompts_sql, "texts of B", b.where)], el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(ownA.prompts, 6, (summary) => {
+    folded(["Layers", sqlLink("layer_means", "layers of A", a.where), sqlLink("layer_means", "layers of B", b.where)], a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
+    a.model === b.model && folded(["Texts", sqlLink("texts", "texts of A", a.where), sqlLink("texts", "texts of B", b.where)], el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), someOf(ownA.prompts, 6, (summary) => {
       const other = ownB.prompts.find((one) => one.prompt === summary.prompt);
       const prompt = index.prompts[summary.prompt];
       const linkOf = (variant, one) => (variant.traces.includes(summary.prompt) ? el("a", { href: route("tokens", variant.id, prompt.prompt_id, one.first_flip_step ?? 0) }, variantName(variant)) : variantName(variant));
@@ -100,11 +100,11 @@ function better(statistic, difference) {
 
 // For a pair without statistics of its own: the counts that all pairs have, or null if both variants share no task.
 async function counted(a, b, isTurned) {
-  const { columns, pairs, sql } = await load("turns").catch(() => ({ pairs: {} }));
+  const { columns, pairs } = await load("turns").catch(() => ({ pairs: {} }));
   const rows = pairs[isTurned ? `${b.place}/${a.place}` : `${a.place}/${b.place}`];
   if (!rows) return null;
   const where = { model: a.where.model, recipe: a.where.recipe, other_recipe: b.where.recipe };
-  return [pairedTable({ title: "Right answers of both variants, over all tasks with the same metric", columns, rows, sql: { key: sql, where } }, isTurned), el("p", { class: "hint" }, "Holm p is corrected for all pairs of this model’s variants.")];
+  return [pairedTable({ title: "Right answers of both variants, over all tasks with the same metric", columns, rows, sql: { key: "turns", where } }, isTurned), el("p", { class: "hint" }, "Holm p is corrected for all pairs of this model’s variants.")];
 }
 
 const PAIRED_HEADINGS = {

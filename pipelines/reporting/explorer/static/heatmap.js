@@ -4,7 +4,7 @@
 const MOST_LABELS = 32;
 
 // One pixel per cell, enlarged by the style sheet; the first layer is at the bottom, next to the model's input.
-function layerMap(layers, sql, where, tokens, choose) {
+function layerMap(layers, where, tokens, choose) {
   const [count, steps] = [layers.places.length, layers.steps.length];
   const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(layers)}` });
   const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
@@ -34,7 +34,7 @@ function layerMap(layers, sql, where, tokens, choose) {
   const figure = el(
     "figure",
     { class: "small map" },
-    el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink(sql, "the layers", where), readout),
+    el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink("layers", "the layers", where), readout),
     el("p", { class: "hint" }, "0 ", el("span", { class: "ramp", "aria-hidden": "true" }), ` ${number(top)} nats`),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
     steps <= MOST_LABELS && styled(el("div", { class: "labels token", "aria-hidden": "true" }, layers.steps.map((step) => name(tokens.get(step) ?? "", { title: tokens.get(step) }))), { "--steps": steps }),

@@ -193,7 +193,7 @@ async function promptPage(model, id) {
     el("blockquote", { dir: "auto" }, prompt.text),
     el("p", null, prompt.gold !== null && ["Right answer: ", name(prompt.gold), ". "], prompt.is_correct_dense !== null && `The dense model’s is ${prompt.is_correct_dense ? "right" : "wrong"}. `, !prompt.has_layers && "Measured at the output only: this prompt has no layers."),
     el("section", null, el("h2", null, "Numbers", sqlLink("prompts", "this prompt", where)), el("div", { class: "numbers" }, value("place in what breaks first", number(prompt.place)), value("variants flipped", ratio([prompt.flipped, prompt.variants])), value("loops", ratio([prompt.collapsed, prompt.variants])), value("first flip, median step", number(prompt.first_flip_median)), value("earliest", number(prompt.first_flip_min)), value("KL, step 0, median, nats", number(prompt.kl_step0)), value("right", ratio([prompt.correct, prompt.graded])), value("tokens", number(prompt.steps)))),
-    el("section", null, el("div", { class: "headed" }, el("h2", null, "Variants"), sqlMenu([["KL of the texts", own.sql.text_means], ["where texts differ", own.sql.parts]], where)), dataTable({
+    el("section", null, el("div", { class: "headed" }, el("h2", null, "Variants"), sqlMenu([["KL of the texts", "text_means"], ["where texts differ", "parts"]], where)), dataTable({
       label: "variants of this prompt",
       isCards: true,
       rows: pruned,
@@ -207,6 +207,6 @@ async function promptPage(model, id) {
         { id: "tokens", heading: "", value: (one) => one.of.traces.includes(place), cell: (one) => one.of.traces.includes(place) && tokensLink(one.of, prompt, one.first_flip_step) },
       ],
     })),
-    el("section", null, heading(2, "Texts", own.sql.texts, where), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), dense && textOf("dense", dense.text_same, dense.text_dense, false), same.length > 0 && el("p", { class: "hint" }, "The same text: ", same.map((one, at) => [at > 0 && ", ", variantName(one.of)]), "."), someOf(pruned.filter((one) => !same.includes(one)).toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of.recipe, one.text_same, one.text_pruned, true)), "variants")),
+    el("section", null, heading(2, "Texts", "texts", where), el("p", { class: "hint" }, "Marked: the text from the first token that differs from the dense one."), dense && textOf("dense", dense.text_same, dense.text_dense, false), same.length > 0 && el("p", { class: "hint" }, "The same text: ", same.map((one, at) => [at > 0 && ", ", variantName(one.of)]), "."), someOf(pruned.filter((one) => !same.includes(one)).toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of.recipe, one.text_same, one.text_pruned, true)), "variants")),
   ];
 }

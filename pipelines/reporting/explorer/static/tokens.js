@@ -22,7 +22,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const texts = el("div", { class: "sides" });
   const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
   view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
-  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, trace.sql.layers, where, tokenAt(trace.forced), (next) => view.show(next, true));
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, where, tokenAt(trace.forced), (next) => view.show(next, true));
   const redraw = () => {
     texts.replaceChildren(...sides(view));
     view.show(view.step, false);
@@ -46,8 +46,8 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     el("h1", { tabindex: -1 }, promptLink(prompt), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
     el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(view), sqlLink(trace.sql.texts, "the texts", where), trace.parts_at && [" ", sqlLink(trace.sql.parts, "where they differ", where)]),
-    el("div", { class: "tools" }, switches, sqlLink(trace.sql.steps, "the tokens", where)),
+    el("p", null, outcome(view), sqlLink("texts", "the texts", where), trace.parts_at && [" ", sqlLink("parts", "where they differ", where)]),
+    el("div", { class: "tools" }, switches, sqlLink("steps", "the tokens", where)),
     texts,
     view.map && view.map.figure,
     detail,
@@ -195,13 +195,13 @@ function chosenToken(view, steps, at) {
     el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
     el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense, nats", "entropy_dense"), value("entropy pruned, nats", "entropy_pruned"), value("margin dense, logits", "margin_dense"), value("margin pruned, logits", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
     top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of each model’s most likely tokens"),
-    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view), topOf("Most likely, pruned", top.pruned, view)),
+    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view.where), topOf("Most likely, pruned", top.pruned, view.where)),
     layersAt(view, step),
   ];
 }
 
-function topOf(title, rows, { trace, where }) {
-  return el("div", null, el("h3", null, title, sqlLink(trace.sql.top, title, where)), bars(rows));
+function topOf(title, rows, where) {
+  return el("div", null, el("h3", null, title, sqlLink("top", title, where)), bars(rows));
 }
 
 function layersAt(view, step) {
@@ -212,7 +212,7 @@ function layersAt(view, step) {
     const agrees = layers.is_top1_same?.map((row) => row[column]);
     // The sublayer from which on the pruned model's most likely token differs.
     const parted = agrees && scope === "propagated" && agrees.at(-1) === false ? agrees.findLastIndex((same) => same !== false) + 1 : -1;
-    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink(trace.sql.layers, "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "differs from here on" }]));
+    return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink("layers", "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "differs from here on" }]));
   });
   if (!view.prompt.has_layers) {
     const layered = view.variant.traces.map((at) => index.prompts[at]).filter((prompt) => prompt.has_layers);
@@ -230,7 +230,7 @@ function optionsOf(trace, where) {
   return el(
     "section",
     null,
-    heading(2, "Option subspace", trace.sql.options, where),
+    heading(2, "Option subspace", "options", where),
     el("p", { class: "hint" }, `Probabilities over the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Over the whole vocabulary, the options have a total probability of ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL: ${number(options.kl_options)} nats over the options, ${number(options.kl_vocabulary)} nats over the vocabulary; the chosen option ${options.is_argmax_same ? "stays the same" : "changes"}.`),
     bars(rows, (label) => label === options.gold),
     plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),

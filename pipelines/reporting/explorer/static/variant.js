@@ -8,14 +8,14 @@ async function variantPage(id) {
     el("h1", { tabindex: -1 }, name(variant.recipe), el("span", { class: "hint" }, " of ", name(variant.model))),
     variant.is_dense
       ? el("p", { class: "lead" }, "The dense model: all other variants are compared with it.")
-      : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink(variant.sql, "the verdict")),
+      : el("p", { class: "lead" }, verdict(variant), " ", variant.verdict_reason, " ", sqlLink("verdicts", "the verdict", variant.where)),
     others.length > 0 && !variant.is_dense && el("p", null, el("label", null, "Compare with ", picker(others, null, (other) => go("compare", id, other)))),
     el("section", null, headingOver("Numbers", index.columns, variant.where), el("div", { class: "numbers" }, index.columns.filter((column) => isNumber(variant.numbers[column.name]) || intervalOf(column, variant)).map((column) => el("div", { title: column.doc }, el("span", null, headingOf(column)), el("b", null, cellOf(column, variant)), intervalOf(column, variant) && el("small", { class: "hint", title: "95 % interval" }, " ", intervalOf(column, variant)))))),
-    own.prompts.length > 0 && el("section", null, el("div", { class: "headed" }, el("h2", null, "Texts"), sqlMenu([["the texts", own.prompts_sql], ["KL of the texts", "text_means"], ["where texts differ", "parts"], ["the texts by kind of prompt", "kinds"]], variant.where)), kindsOf(variant), textsOf(variant, own)),
-    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", own.layers_sql, variant.where), el("p", { class: "hint" }, `Means over tokens of ${layeredOf(variant.model)}, teacher forced, lens ${index.lenses[variant.model]}. The logarithmic axis cannot show exact zeros.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: sublayers that the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
-    own.carriers.length > 0 && el("section", null, heading(2, "Share of the damage by sublayer", own.carriers_sql, variant.where), carriersTable(own.carriers)),
+    own.prompts.length > 0 && el("section", null, el("div", { class: "headed" }, el("h2", null, "Texts"), sqlMenu([["the texts", "texts"], ["KL of the texts", "text_means"], ["where texts differ", "parts"], ["the texts by kind of prompt", "kinds"]], variant.where)), kindsOf(variant), textsOf(variant, own)),
+    Object.keys(own.layers).length > 0 && el("section", null, heading(2, "Layers", "layer_means", variant.where), el("p", { class: "hint" }, `Means over tokens of ${layeredOf(variant.model)}, teacher forced, lens ${index.lenses[variant.model]}. The logarithmic axis cannot show exact zeros.${Object.values(own.layers).every((layers) => layers.is_changed.every(Boolean)) ? "" : " Shaded: sublayers that the recipe changed."}`), inOrder(own.layers).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), layerPanels(layers, (values) => values)])),
+    own.carriers.length > 0 && el("section", null, heading(2, "Share of the damage by sublayer", "carriers", variant.where), carriersTable(own.carriers)),
     own.tables.map((one) => el("section", null, heading(2, one.title, one.sql, variant.where), plainTable({ label: one.title, columns: one.columns.map(words), rows: one.rows, filter: one.rows.length > 12, limit: 12 }))),
-    el("section", null, heading(2, "Facts", own.facts_sql, variant.where), facts(own.facts)),
+    el("section", null, heading(2, "Facts", "facts", variant.where), facts(own.facts)),
   ];
 }
 

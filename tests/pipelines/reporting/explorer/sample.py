@@ -177,7 +177,6 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "is_dense": n == 0,
                 "verdict": None if n == 0 else ["safe", "broken", "non-generative only", "too little evidence"][n % 4],
                 "verdict_reason": None if n == 0 else f"because of {label(recipe)}",
-                "sql": {"key": "verdicts", "where": {"model": model, "recipe": recipe}},
                 "where": {"model": model, "recipe": recipe},
                 "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
                 "intervals": {"kl": [kl / 2, kl * 2]} if n and kl else {},
@@ -352,16 +351,12 @@ def _curves(scale: float) -> LayerCurves:
 def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
     return {
         "facts": [{"name": "recipe", "text": prose(id_)}],
-        "facts_sql": "all",
         "prompts": [_summary(id_, n, m) for m, _ in enumerate(prompts)],
-        "prompts_sql": "all",
         "layers": {"local": _curves(1), "propagated": _curves(3)} if n else {},
-        "layers_sql": "all",
         "carriers": [
             {"place": place, "scope": "local", "kl": 0.1 * k, "share": k / 15, "parted": k}
             for k, place in enumerate(reversed(PLACES))
         ],
-        "carriers_sql": "all",
         "tables": [
             {
                 "title": "Tasks",
@@ -397,7 +392,6 @@ def _summary(id_: str, n: int, m: int) -> PromptSummary:
 def _prompt(m: int, ids: list[str]) -> PromptDocument:
     return {
         "texts": [{**_summary(id_, n, m), "variant": n} for n, id_ in enumerate(ids)],
-        "sql": dict.fromkeys(("texts", "text_means", "parts"), "all"),
     }
 
 
@@ -423,7 +417,6 @@ def _turns(variants: int) -> FlipsDocument:
     return {
         "columns": columns,
         "pairs": {f"{n}/{m}": [["accuracy", 0.5, 0.25, 10 + n, 10 + m, 1.0, 40]] for n, m in pairs},
-        "sql": "turns",
     }
 
 
@@ -493,5 +486,4 @@ def _trace(prompt: str, dense: list[str], pruned: list[str]) -> Trace:
             "gold": "B",
             "is_argmax_same": False,
         },
-        "sql": dict.fromkeys(("texts", "steps", "top", "layers", "options", "parts"), "all"),
     }

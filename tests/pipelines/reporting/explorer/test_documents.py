@@ -23,7 +23,7 @@ from prunescope.pipelines.reporting.explorer.comparisons import nearest
 from prunescope.pipelines.reporting.explorer.findings import number as spelled
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, told_apart
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
-from prunescope.pipelines.reporting.explorer.page import embedded, render
+from prunescope.pipelines.reporting.explorer.page import _script, embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened
@@ -140,19 +140,24 @@ def test_the_index_points_to_existing_documents(file, measured) -> None:
 
 
 def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every statement of a document with its filter: under `sql`, or a key that ends in it."""
+    """Yield every statement of a document with its filter, under `sql`."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name != "sql" and not name.endswith("_sql"):
+            if name != "sql":
                 yield from sources_of(inner)
             elif isinstance(inner, str):
                 yield inner, {}
             else:
-                many = inner if isinstance(inner, list) else [inner] if "key" in inner else list(inner.values())
-                yield from ((one, {}) if isinstance(one, str) else (one["key"], one["where"]) for one in many)
+                yield from ((one["key"], one["where"]) for one in (inner if isinstance(inner, list) else [inner]))
     elif isinstance(value, list):
         for inner in value:
             yield from sources_of(inner)
+
+
+# Statements that the scripts name in a link, a heading, a menu or a source.
+LINKED = re.compile(
+    r'sqlLink\("(\w+)"|heading\(2, "[^"]+", "(\w+)"|\["[^"]* [^"]*", "(\w+)"\]|(?:key|sql): "(\w+)", (?:where|heading)'
+)
 
 
 def test_every_statement_links_to_valid_sql_and_its_views(file, measured) -> None:
@@ -161,11 +166,13 @@ def test_every_statement_links_to_valid_sql_and_its_views(file, measured) -> Non
     for name, document in file.items():
         for key, where in sources_of(document) if name != "sql" else ():
             used.setdefault(key, set()).update(where)
-    assert set(used) <= set(statements)
+    linked = {key for found in LINKED.findall(_script()) for key in found if key}
+    assert len(linked) == 15
+    assert set(used) | linked <= set(statements)
     for key, columns in used.items():
         is_pair = key.startswith("compare/")
         assert is_pair or columns <= set(statements[key]["narrow"]), key
-    assert len(used) > 15
+    assert len(set(used) | linked) > 15
     for key, statement in statements.items():
         assert set(statement["views"]) <= set(statements), key
         assert statement["views"] or key.startswith("view/"), key
