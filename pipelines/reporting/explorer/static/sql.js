@@ -15,7 +15,7 @@ async function sqlPage(...parts) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
     const groups = [
       ["Statements behind these pages", entries.filter(([one]) => !one.includes("/"))],
-      ["Sentences about all variants", entries.filter(([one]) => /^(answers|findings)\//.test(one))],
+      ["Sentences about all variants", entries.filter(([one]) => /^(answers|findings|search)\//.test(one))],
       ["Comparisons of two variants", entries.filter(([one]) => one.startsWith("compare/"))],
       ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
       ["Views that these statements read", entries.filter(([one]) => one.startsWith("view/"))],

@@ -61,7 +61,7 @@ def documents(
                 "views": ["view/all"] if key != "view/all" else [],
                 "narrow": ["model", "recipe", "other_recipe"] if key == "turns" else ["model"],
             }
-            for key in ("all", "verdicts", "turns", "figures/tokens", "view/all", "compare/tasks")
+            for key in ("all", "verdicts", "turns", "search/results", "figures/tokens", "view/all", "compare/tasks")
         },
         "turns": _turns(len(ids)),
         "figures/tokens": _figure("tokens", marts or {}),

@@ -521,6 +521,12 @@ def test_every_statement_links_to_its_sql(page):
     assert page.text("pre").endswith("from verdicts  -- </script>")
 
 
+def test_the_page_of_statements_lists_all_of_them(page):
+    page.show("/sql")
+    links = page.js("return [...document.querySelectorAll('main details a')].map((link) => link.getAttribute('href'))")
+    assert sorted(links) == sorted(f"#/sql/{quote(key, safe='')}" for key in sample.documents()["sql"])
+
+
 def test_filters_are_escaped_as_literals(page):
     page.show("/sql/all/model=it's $1%2F/other=x")
     assert page.text("pre").endswith(") where model = 'it''s $1/'")  # its rows may be chosen by the model alone
