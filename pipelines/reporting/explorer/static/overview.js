@@ -58,7 +58,7 @@ function grouped(list, key) {
 }
 
 // Order of verdicts: the dense model first, then the safest variants; ties are sorted by KL on the variant's own tokens.
-const VERDICT_ORDER = ["safe", "non-generative only", "not safe", "broken", "too little evidence"];
+const VERDICT_ORDER = [...SHAPES.keys()];
 
 // True for a column with the same value in all pruned variants; the table leaves it out to save space.
 function isConstant(column) {

@@ -192,7 +192,7 @@ function chosenToken(view, steps, at) {
   const value = (title, key) => el("div", null, el("span", null, title), el("b", null, number(steps[key]?.[at])));
   const top = trace.top[trajectory]?.[at];
   return [
-    el("h2", null, `Step ${step}: `, name(steps.token_dense[at] ?? "–", { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at] ?? "–", { class: "token" })]),
+    el("h2", null, `Step ${step}: `, name(steps.token_dense[at], { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at], { class: "token" })]),
     el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense, nats", "entropy_dense"), value("entropy pruned, nats", "entropy_pruned"), value("margin dense, logits", "margin_dense"), value("margin pruned, logits", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
     top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of each model’s most likely tokens"),
     top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view.where), topOf("Most likely, pruned", top.pruned, view.where)),
