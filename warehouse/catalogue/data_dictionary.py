@@ -3,7 +3,6 @@
 `python -m prunescope.warehouse.catalogue.data_dictionary` writes it from the definitions and headers.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
 from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, SQL, connect, sql_type, view_sql
 from prunescope.warehouse.catalogue.view import ColumnDoc, View
-from prunescope.warehouse.catalogue.view_header import parse
+from prunescope.warehouse.catalogue.view_header import parse, split
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import TABLES
 
 DICTIONARY = Path(__file__).parents[1] / "DICTIONARY.md"
-_SECTION = re.compile(r"^(grain|key|inputs|how to read|reason): ", re.MULTILINE)
 _TYPES = """
     SELECT table_name, column_name, data_type FROM duckdb_columns()
     WHERE schema_name = 'main' ORDER BY table_name, column_index
@@ -141,12 +139,10 @@ def _legal(column: Column) -> str:
 
 def _header(view: View) -> Iterator[str]:
     """Yield the parts of a view's header, each as a line."""
-    title, *parts = _SECTION.split(view.header)
-    yield f"{' '.join(title.split())}\n"
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        line = " ".join(text.split())
-        if name in {"key", "inputs"}:
-            line = ", ".join(map(_code, line.split(", ")))
+    parts = split(view.header)
+    yield f"{parts.pop('asks')}\n"
+    for name, text in parts.items():
+        line = ", ".join(map(_code, text.split(", "))) if name in {"key", "inputs"} else text
         yield f"- {name.capitalize()}: {line}"
     yield ""
 

@@ -36,14 +36,20 @@ class Header:
         return re.split(r"(?<=[.;:])\s", self.how_to_read, maxsplit=1)[0].rstrip(".;:")
 
 
-def parse(header: str) -> Header:
-    """Parse the text of `View.header`."""
+def split(header: str) -> dict[str, str]:
+    """Return the parts of `View.header` by name, in its order: `asks`, the first paragraph, then `grain` and others."""
     parts = {"asks": ""}
     part = "asks"
     for line in header.splitlines():
         if begins := _PART.match(line):
             part = begins[1]
         parts[part] = f"{parts.get(part, '')} {line.removeprefix(begins[0] if begins else '')}".strip()
+    return parts
+
+
+def parse(header: str) -> Header:
+    """Parse the text of `View.header`."""
+    parts = split(header)
     key = re.findall(r"\w+", parts.get("key", ""))
     return Header(
         asks=parts["asks"],
