@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from prunescope.warehouse.catalogue import view_header
@@ -103,6 +104,20 @@ def test_patterns_have_perplexities_text_by_text(ask: Ask) -> None:
     row = found["wiki", "perplexity"]
     assert (row["dense"], row["unstructured"]) == (pytest.approx(4), pytest.approx(16))
     assert found["wiki", "KL, nats"]["unstructured"] == 1
+
+
+def test_the_best_perplexity_is_that_of_one_context(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense")
+    for recipe, context, p in (("a", 8, 1 / 2), ("b", 4, 1 / 4), ("c", 8, 1 / 16), ("d", 4, 1 / 8)):
+        text_token(warehouse.variant(recipe), recipe, 1, 0.5, p_pruned=p)
+        warehouse.rows["text_tokens"][-1]["context"] = context
+    rows = ask(warehouse, "paper_texts")
+    table = printed("paper_texts", pa.Table.from_pylist(rows), PAPER_TABLES["paper_texts"])
+    perplexity = table.headings.index("perplexity")
+    assert [(row["recipe"], cells[perplexity].mark.name) for row, cells in zip(rows, table.rows, strict=True)] == [
+        *(("b", "BEST"), ("d", "SECOND"), ("a", "BEST"), ("c", "SECOND"))
+    ]
+    assert table.breaks == {2}
 
 
 def test_drops_count_blocks_and_average_tasks_not_metrics(ask: Ask) -> None:

@@ -51,7 +51,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
         _KL + "± standard error over windows, which takes the tokens of a window as one unit. Δp: change of the true "
         "token's probability. Noise KL: 95th percentile of what rounding alone makes of the dense model. Only "
         "perplexities of one text, context and stride compare.",
-        within=("model", "text_id"),
+        within=("model", "text_id", "context", "stride"),
     ),
     "paper_patterns": TableSpec(
         "What a pattern costs: unstructured, 4:8 and 2:4 at one sparsity, by method",

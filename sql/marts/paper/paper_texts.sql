@@ -26,4 +26,4 @@ select
     top1_agreement_se,
     kl_noise_p95_nats
 from kld_summary
-order by model, text_id, recipe <> 'dense', recipe
+order by model, text_id, context, stride, recipe <> 'dense', recipe
