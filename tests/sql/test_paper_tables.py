@@ -284,6 +284,19 @@ def test_fits_without_enough_points_or_prompts_have_no_correlation_and_no_error(
     assert found["T3 KL", "magnitude"]["pearson_log10_se"] is None, "one prompt"
 
 
+def test_a_fit_whose_truth_varies_in_one_prompt_only_has_no_error(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("w")
+    for prompt in range(3):
+        warehouse.step("w", f"p{prompt}", 0, 1.0)
+        for step in range(4):
+            # Without the last prompt the truth is the same everywhere, and its squares sum to less than 0 by rounding.
+            kl, estimate = (0.3 if prompt < 2 else (step + 1) / 2), (1 + step + prompt) / 10
+            warehouse.transition("w", f"p{prompt}", step, kl, t3_kl_nats=estimate, var_p_dz=2 * estimate)
+    row = by(ask(warehouse, "paper_fits"), "theorem")["T3 KL"]
+    assert row["pearson_log10"] == pytest.approx(0.5574, abs=1e-4)
+    assert row["pearson_log10_se"] is None
+
+
 def test_rows_are_ordered_dense_first_and_then_by_name(whole: duckdb.DuckDBPyConnection) -> None:
     recipes = [row["recipe"] for row in rows_of(whole, "paper_variants")]
     assert recipes == ["dense", *sorted(set(recipes) - {"dense"})]

@@ -94,8 +94,7 @@ left_out as (
         model,
         theorem,
         method,
-        (xy - x * y / nullif(n, 0))
-        / nullif(sqrt((xx - x ** 2 / nullif(n, 0)) * (yy - y ** 2 / nullif(n, 0))), 0) as pearson_log10
+        correlation_of_sums(n, x, y, xx, yy, xy) as pearson_log10
     from rests
 ),
 
