@@ -28,7 +28,7 @@ _ROWS = ("step", "dense", "pruned", "KL")
 def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *, forced: bool) -> None:
     """Print both texts token by token with their KL; if `forced`, the pruned model reads the dense tokens."""
     prompt = index["prompts"][m]
-    console.print(marks.heading(f"{label(trace['id'], 80)} · {label(prompt['name'])}"))
+    console.print(marks.heading(f"{label(index['variants'][n]['id'], 80)} · {label(prompt['name'])}"))
     console.print(marks.verdict(index["variants"][n]), Text(prose(prompt["text"], 400), "dim"))
     steps = _steps(trace, forced=forced)
     console.print(Text("reading the dense model's tokens" if forced else "each reading its own tokens", "dim"))
