@@ -33,7 +33,7 @@ class DenseOutput:
         raw = head.raw(self.states)
         logits = head.capped(raw)
         self._log_sum = logits.logsumexp(dim=-1, keepdim=True)
-        p = torch.softmax(logits, dim=-1)
+        p = (logits - self._log_sum).exp_()
         slopes = p if head.cap is None else (1 - (logits / head.cap).square_()).mul_(p)
         # E_p[w] of the rows w of W, with a cap times its slope: its product with a move is E_p[Δz] to first order.
         self._mean_weight = head.scale * (slopes @ head.weight.detach().float())
@@ -45,25 +45,32 @@ class DenseOutput:
 
         With d = Δz − c, KL = log E_p[e^Δz] − E_p[Δz] = log(1 + E_p[e^d − 1 − d] + E_p[d]) − E_p[d] for any c (with
         c = E_p[Δz] the exact form of Theorem 3 in 2603.24652). With c close to E_p[Δz], which is known before any logit
-        is, one pass over blocks of the vocabulary sums both, and the terms of the first are not negative. Logits and
-        terms are float32, sums float64. Rows whose shift is too large for this form take the log-softmax of both sides.
+        is, one pass over blocks of the vocabulary sums both, and the terms of the first are not negative. Blocks are
+        summed in float32 and added in float64; an error of E_p[d] cancels to first order. Rows whose shift is too large
+        for this form take the log-softmax of both sides.
         """
         moves = self._head.lens(self.streams, shift, "normed")[1].float()
         centre = (self._mean_weight * moves).sum(dim=-1, keepdim=True)
         excess, first = (torch.zeros(len(moves), dtype=torch.float64, device=moves.device) for _ in range(2))
         largest = torch.full_like(centre[:, 0], -torch.inf)
-        size = max(1, BLOCK_LOGITS // max(1, len(moves)))
+        size = max(1, BLOCK_LOGITS // len(moves))
         for start in range(0, len(self._head.weight), size):
             block = slice(start, start + size)
             p, raw = self._dense(block)
-            d = self._shifts(moves, raw, block).sub_(centre)
+            d = self._head.linear(moves, block)
+            if raw is not None:
+                d = self._head.capped_shift(raw, d, out=d)
+            d -= centre
             largest = torch.maximum(largest, d.amax(dim=-1))
             first += (p * d).sum(dim=-1)
             excess += torch.expm1(d).sub_(d).mul_(p).sum(dim=-1)
         kl = (excess + first).log1p_().sub_(first).clamp_(min=0)
         large = ~(largest < _LARGEST)  # NaN too
         if bool(large.any()):
-            kl[large] = self._large_kl(moves[large], self.states[large])
+            states = self.states[large]
+            log_p = torch.log_softmax(self._head.logits_of_state(states), dim=-1)
+            log_q = torch.log_softmax(log_p + self._head.shift(states, moves[large]), dim=-1)
+            kl[large] = (log_p.exp() * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
         return kl, moves
 
     def _dense(self, block: slice) -> tuple[Tensor, Tensor | None]:
@@ -74,14 +81,3 @@ class DenseOutput:
         raw = self._head.raw(self.states, block)
         p = (self._head.capped(raw) - self._log_sum).exp_()
         return p, None if self._head.cap is None else raw
-
-    def _shifts(self, moves: Tensor, raw: Tensor | None, block: slice = slice(None)) -> Tensor:
-        dz = self._head.linear(moves, block)
-        return dz if raw is None else self._head.capped_shift(raw, dz, out=dz)
-
-    def _large_kl(self, moves: Tensor, states: Tensor) -> Tensor:
-        raw = self._head.raw(states)
-        log_p = torch.log_softmax(self._head.capped(raw), dim=-1)
-        shifts = self._shifts(moves, None if self._head.cap is None else raw)
-        log_q = torch.log_softmax(log_p + shifts, dim=-1)
-        return (log_p.exp() * (log_p - log_q)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
