@@ -66,6 +66,10 @@ def test_each_kind_of_violation_is_found_counted_and_shown(column, values, viola
     assert {item.check for item in broken} <= {violation.check, "share_is_small"}
 
 
+def test_nan_is_not_finite_and_not_small_and_not_also_out_of_range():
+    assert [item.check for item in found(share=[float("nan"), 0.0, 0.0])] == ["finite", "share_is_small"]
+
+
 def test_a_repeated_null_key_is_a_repeated_key():
     checks = [item.check for item in found(id=[None, None, 1], side=["dense", "dense", "dense"])]
     assert checks == ["key_is_unique", "no_unexpected_null"]

@@ -198,6 +198,13 @@ def test_a_model_of_few_bits_is_measured_at_the_input_of_its_head(tiny_folder: P
     assert (rows["kl_dense_pruned_nats"] == 0).all()
 
 
+def test_the_dense_stream_is_kept_in_four_bytes_a_number(session: TextSession) -> None:
+    tokens, width = sum(len(text.targets) for text in session._texts), 64
+    kept = [dense for batches in session._dense for dense in batches]
+    assert sum(dense.counts.nbytes for dense in kept) == 4 * width * tokens
+    assert sum(dense.step.nbytes for dense in kept) == 8 * width * len(kept)
+
+
 def test_streams_are_kept_to_a_two_billionth_of_their_channel() -> None:
     generator = torch.Generator().manual_seed(0)
     streams = torch.randn(50, 8, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(-4, 4)
