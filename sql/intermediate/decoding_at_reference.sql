@@ -2,7 +2,8 @@
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, trajectory_ends, reference_temperature
--- how to read: the columns of stg_decoding_steps that other views read, up to the ends of the texts. Noise variants are excluded.
+-- how to read: the columns of stg_decoding_steps that other views read, up to the ends of the texts. Noise variants are
+--   excluded.
 -- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
