@@ -59,8 +59,8 @@ def search(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Quantity to minimise: kl of every token, free-kl of texts that each model writes itself, or "
-            "task:NAME, the KL at the answers to a task of the study (default: kl).",
+            help="Quantity to minimise: kl of every token, or task:NAME, the KL at the answers to a task of the study "
+            "(default: kl).",
         ),
     ] = None,
     budget: Annotated[

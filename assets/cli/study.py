@@ -89,15 +89,6 @@ Gpus = Annotated[
 Cpus = Annotated[
     int | None, typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine).")
 ]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        help="Instead of the plan, show how the study scales to this many workers: seconds of every step, and the time "
-        "of 10, 100 and 1,000 models × 30 recipes.",
-    ),
-]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
 ]
@@ -166,7 +157,6 @@ def plan(
     recipe: Recipes = None,
     allow_code_execution: AllowCode = False,
     replace: Replace = False,
-    workers: Workers = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
     ] = False,
@@ -183,47 +173,32 @@ def plan(
     weights. The time leaves out loading and hashing weights, the scores of pruning recipes, Python overhead, writing,
     questions and report: add about half on a CPU with small models, little with large ones.
 
-    `--workers` simulates a run instead. It takes the seconds from the warehouse's partitions or, if there are none,
-    from the estimate, measures the overhead of Dagster and of writing, and names the first bottleneck.
-
     For example:
 
     - `prunescope plan demo`
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
-    - `prunescope plan demo --workers 8`
     """
     chosen_format(format_, output)
     location = root(context)
     with RichProgress() as bars:
+        from prunescope.assets.runs import estimate
         from prunescope.assets.runs.refused_models import RefusedModels
         from prunescope.warehouse.storage.partition_store import Store
 
-        store = Store(location)
+        store, cache = Store(location), settings.cache_folder()
         chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
-        refused = RefusedModels(chosen, bars)
-        if workers is None:
-            from prunescope.assets.runs import estimate
-
-            cache, estimates = settings.cache_folder(), list[estimate.ModelEstimate]()
-            refused.check(
-                lambda name: estimates.append(
-                    estimate.estimate_model(chosen, store, cache, bars, name, replace=replace)
-                )
-            )
-            sections, rows = estimate.SECTIONS, estimate.table(estimates)
-            messages = [line for model_estimate in estimates for line in estimate.summary_line(model_estimate)]
-        else:
-            from prunescope.assets.runs import scaling
-
-            scale = scaling.scale(chosen, store, settings.cache_folder(), bars, workers)
-            sections, rows = scaling.SECTIONS, scaling.table(scale, chosen)
-            messages = [(scaling.summary_line(scale), False)]
-    for message, is_warning in messages:
-        log(message, "yellow" if is_warning else None)
+        refused, estimates = RefusedModels(chosen, bars), list[estimate.ModelEstimate]()
+        refused.check(
+            lambda name: estimates.append(estimate.estimate_model(chosen, store, cache, bars, name, replace=replace))
+        )
+        rows = estimate.table(estimates)
+    for model_estimate in estimates:
+        for message, is_warning in estimate.summary_line(model_estimate):
+            log(message, "yellow" if is_warning else None)
     if output is not None or chosen_format(format_, output) != "table":
         emit(rows.to_arrow(), format_, output)
-    elif details or workers is not None:
-        for section in sections:
+    elif details:
+        for section in estimate.SECTIONS:
             section_rows = rows.filter(section=section).drop("section")
             filled = [column.name for column in section_rows if column.null_count() < len(section_rows)]
             if filled:

@@ -98,7 +98,7 @@ def _unmatched(pattern: str) -> str:
     if "auto" in pattern:
         return "none of auto, cpu, cuda and cuda:N"
     if "task:" in pattern:
-        return "none of kl, free-kl and task:NAME, NAME being one of the study's `tasks`"
+        return "neither kl nor task:NAME, NAME being one of the study's `tasks`; for example `objective: kl`"
     return "not a valid name: letters, digits and . _ + -, the first a letter or a digit"
 
 

@@ -26,8 +26,8 @@ class SearchSpec(FrozenModel):
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets an allocation of its own.
         menu: treatments of a sublayer beside keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind alone.
-        objective: `kl` of every token with the dense text before it; `free-kl`, where each model reads its own
-            text, for whole allocations; `task:NAME`, the KL at the tokens of the answers to a task of the study.
+        objective: `kl` of every token with the dense text before it; `task:NAME`, the KL at the tokens of the answers
+            to a task of the study.
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
             and codes; `milliseconds` of a decoding step, which only drops save.
         minutes: after which no further trial begins; pruning does not count.
@@ -48,7 +48,7 @@ class SearchSpec(FrozenModel):
 
     remove: tuple[Share, ...] = Field(min_length=1, examples=[[0.2]])
     menu: tuple[str, ...] = Field(default=MENU, min_length=1, examples=[["wanda-50", "drop"]])
-    objective: Annotated[str, Field(pattern=r"^(kl|free-kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
+    objective: Annotated[str, Field(pattern=r"^(kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
     minutes: float = Field(default=20, gt=0, le=100_000)
     source: TEXT_SOURCE = "c4"

@@ -251,12 +251,6 @@ FAULTS = (
         "total + float(costs[choice].sum())",
         "pipelines/evaluation/search/test_search.py::test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl",
     ),
-    fault(
-        "pipelines/planning/cluster.py",
-        "repeated = (loads - models) *",
-        "repeated = loads *",
-        "pipelines/planning/test_cluster.py",
-    ),
     # pipelines: charts and explorer
     fault(
         "pipelines/reporting/charts/display_text.py",

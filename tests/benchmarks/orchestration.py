@@ -75,7 +75,7 @@ def no_op(folder: Path) -> Iterator[str]:
 
 
 def demo(folder: Path) -> Iterator[str]:
-    """Compute the demo by `prunescope run` and by calling the same functions in the same order, and simulate both."""
+    """Compute the demo by `prunescope run` and by calling the same functions in the same order."""
     ours = child("run", "demo", folder / "through")
     plain = child("direct", "demo", folder / "plain")
     share, cpu = ours["seconds"] / plain["seconds"] - 1, ours["cpu"] / plain["cpu"] - 1
@@ -83,31 +83,20 @@ def demo(folder: Path) -> Iterator[str]:
         f"Dagster adds {share:.1%} to the demo's {plain['seconds']:.0f} s ({cpu:.1%} of processor time): "
         f"{verdict(share <= MOST_SHARE_OF_DAGSTER)}"
     )
-    simulated = child("simulated", "demo", folder / "through", 1)
-    yield (
-        f"one worker is simulated to take {simulated['seconds']:.0f} s for the demo and took {ours['seconds']:.0f} s: "
-        f"{simulated['seconds'] / ours['seconds']:.2f} times as long"
-    )
 
 
 def workers(folder: Path) -> Iterator[str]:
-    """Compute a small study by one worker and by two, of one thread each, in turns; simulate each from its own files.
+    """Compute a small study by one worker and by two, of one thread each, in turns.
 
     Other work on the machine then affects both.
     """
     study = small_study(folder)
-    found = {1: [], 2: []}
+    seconds: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(TURNS):
-        for number, figures in found.items():
-            root = folder / f"{number}-{turn}"
-            real = child("cluster", study, root, number)["seconds"]
-            figures.append((child("simulated", study, root, number)["tables"], real))
-    for number, figures in found.items():
-        simulated, real = (sum(seconds) / TURNS for seconds in zip(*figures, strict=True))
-        yield (
-            f"the tables of a small study by {number} of one thread: simulated to take {simulated:.0f} s, took "
-            f"{real:.0f} s: {simulated / real:.2f} times as long"
-        )
+        for number, taken in seconds.items():
+            taken.append(child("cluster", study, folder / f"{number}-{turn}", number)["seconds"])
+    for number, taken in seconds.items():
+        yield f"the tables of a small study by {number} of one thread: {sum(taken) / TURNS:.0f} s"
 
 
 def backfill(folder: Path) -> Iterator[str]:

@@ -140,22 +140,6 @@ def retire(root: str) -> Figures:
     return {}
 
 
-def simulated(study: str, root: str, workers: str) -> Figures:
-    """Return the estimate of `plan --workers` for the study, with and without its answers."""
-    from prunescope.assets import settings
-    from prunescope.assets.planning.work_plan import StudyRequest
-    from prunescope.assets.runs.scaling import scale
-    from prunescope.pipelines.core.progress import SILENT
-    from prunescope.pipelines.planning.cluster import simulate
-    from prunescope.warehouse.storage.partition_store import Store
-
-    chosen = StudyRequest(study).load()
-    found = scale(chosen, Store(root), settings.cache_folder(), SILENT, int(workers))
-    size = len(chosen.models), len(chosen.recipes)
-    tables = simulate(found.pace, *size, int(workers))
-    return {"seconds": found.simulated(*size).seconds, "tables": tables.seconds, "repeated": tables.repeated}
-
-
 def cluster(study: str, root: str, workers: str) -> Figures:
     """Compute a study's tables by so many workers of one thread: one in this process, more on a Ray cluster.
 
@@ -295,7 +279,7 @@ def answers(root: str, rows: str) -> Figures:
 
 PARTS: dict[str, Callable[..., Figures]] = {
     each.__name__: each
-    for each in (definitions, run, direct, registered, partition, retire, simulated, cluster, partitions, tick, answers)
+    for each in (definitions, run, direct, registered, partition, retire, cluster, partitions, tick, answers)
 }
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from prunescope.warehouse.storage.path_names import original, path_safe
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 
-# Prefix of the folders in which `plan` measures the speed of the disk.
-DISK_TEST = ".plan-"
 Kind = Literal["temporary", "partition", "variant", "unfinished", "report"]
 
 
@@ -66,7 +64,6 @@ def waste(store: Store, studies: Sequence[StudyScope], local: Path) -> list[Orph
     partitions = list(_partitions(store, studies))
     return [
         *(orphan for path in temporaries(store.root) for orphan in _orphan("temporary", path)),
-        *_disk_tests(local),
         *partitions,
         *_variants(store, studies, rows),
         *_unfinished(local, studies, rows),
@@ -138,13 +135,6 @@ def _reports(store: Store, studies: Sequence[StudyScope], orphaned: Container[st
         study = re.sub(r"-[0-9a-f]{8}$", "", path.stem)
         if path.suffix == ".html" and path.stem not in names and (study not in names or study in orphaned):
             yield from _orphan("report", path, study)
-
-
-def _disk_tests(local: Path) -> Iterator[OrphanFile]:
-    """Yield files of a killed `plan`; a running one has begun less than an hour ago."""
-    for path in sorted(local.glob(f"{DISK_TEST}*/**/*")):
-        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
-            yield from _orphan("temporary", path)
 
 
 def _is_named(studies: Sequence[StudyScope], model: str | None, recipe: str | None) -> bool:

@@ -48,8 +48,8 @@ TABLE = Table(
         Column(
             "objective",
             c.LABEL,
-            "Minimised quantity, measured in every trial: KL on given tokens (`kl`), on tokens that each model writes "
-            "(`free-kl`) or at the answers to a task (`task:NAME`).",
+            "Minimised quantity, measured in every trial: KL on given tokens (`kl`) or at the answers to a task "
+            "(`task:NAME`); in older files `free-kl`, on tokens that each model writes.",
         ),
         Column("budget", c.LABEL, "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
         _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),

@@ -45,7 +45,7 @@ class Item:
 def search_items(
     decoder: Decoder, study: Study, unasked: Study, spec: SearchSpec, progress: Progress = SILENT
 ) -> list[Item]:
-    """Return the items of a search's objective: of a task, prompts alone (`free-kl`), or texts and prompts in turn.
+    """Return the items of a search's objective: samples of a task, or texts and prompts in turn.
 
     Args:
         decoder: the dense model.
@@ -55,17 +55,13 @@ def search_items(
         progress: one step for the answers of a task.
 
     Raises:
-        InputError: the objective has no items: it names a task that the study lacks, or needs prompts.
+        InputError: fewer than two items, or the objective names a task that the study lacks.
     """
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
         items = task_items(decoder, study, task, spec.texts + spec.prompts, progress)
     else:
-        items = prompt_items(decoder, unasked)
-        if kind != "free-kl":
-            items = interleaved(text_items(decoder, study, spec), items)
-        elif not items:
-            raise InputError("search: objective free-kl has each model continue prompts; set `prompts` to 2 or more")
+        items = interleaved(text_items(decoder, study, spec), prompt_items(decoder, unasked))
     if len(items) < 2:
         raise InputError(
             f"search: {len(items)} texts to measure on, of 2 that intervals need; raise `texts` or `prompts`, or leave "

@@ -27,7 +27,7 @@ from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import SCHEMA as TRIALS
 from prunescope.pipelines.evaluation.search.trials import Trial, interval, log_ratios, treatments_json
-from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement, measurement_of
+from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.evaluation.traces.isolated import Swap
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.recipes import MixedRecipe
@@ -77,7 +77,7 @@ class Search:
     ) -> None:
         self._decoder, self._spec, self._menus, self._items = decoder, spec, menus, list(items)
         self._journal, self._progress = journal, progress
-        self._whole: WholeMeasurement | FreeRunningMeasurement | None = None
+        self._whole: WholeMeasurement | None = None
         self._trials: list[Trial] = []
         self._deadline = 0.0
         self._treatments = Treatments(spec)
@@ -287,7 +287,7 @@ class Search:
 
     def _measured(self, allocation: Allocation) -> dict[str, Numbers]:
         started = time.monotonic()
-        self._whole = self._whole or measurement_of(self._spec.objective, self._decoder, self._items)
+        self._whole = self._whole or WholeMeasurement(self._decoder, self._items)
         kl, cosines = self._whole.measure(self._menu.variant(allocation))
         return {"kl": kl, "one_minus_cos": cosines, "seconds": np.array(time.monotonic() - started)}
 

@@ -11,7 +11,6 @@ from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
-from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode
 from prunescope.pipelines.evaluation.traces.final_streams import final_streams
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder, padded_right
@@ -36,7 +35,7 @@ class WholeMeasurement:
         lengths, limit = [len(item.tokens) for item in items], decoder.at_once(_PASS_TOKENS)
         by_length = sorted(range(len(items)), key=lengths.__getitem__)
         self._batches = list(batched(by_length, lambda batch, index: (len(batch) + 1) * lengths[index] <= limit))
-        self._dense = _outputs(decoder, self._streams())
+        self._dense = [DenseOutput(streams, decoder.head) for streams in self._streams()]
 
     def measure(self, variant: Variant) -> tuple[Means, Means]:
         """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's positions.
@@ -57,49 +56,6 @@ class WholeMeasurement:
             final = final_streams(self._decoder, tokens, slice(None))
             streams |= {index: own[item.measured] for index, item, own in zip(batch, items, final, strict=True)}
         return [streams[index] for index in range(len(self._items))]
-
-
-class FreeRunningMeasurement:
-    """The dense model's greedy answers to a search's prompts; each variant decodes its own, one pass a token.
-
-    Args:
-        decoder: the dense model.
-        items: prompts with the dense model's answers.
-    """
-
-    def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
-        self._decoder, self._items = decoder, items
-        self._steps = max(len(item.tokens) - item.first for item in items)
-        self._dense = _outputs(decoder, [answer.streams for answer in self._decoded([0] * len(items))])
-
-    def measure(self, variant: Variant) -> tuple[Means, Means]:
-        """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's steps.
-
-        Step t of the dense answer is compared with step t of the pruned model's own, up to the dense one's end.
-
-        Raises:
-            ComputationError: the variant's states are NaN or infinite.
-        """
-        lengths = [len(own.streams) for own in self._dense]
-        with apply_variant(self._decoder, variant):
-            pruned = self._decoded(lengths)
-        streams = [own.streams[:length] for own, length in zip(pruned, lengths, strict=True)]
-        return _compared(self._items, self._dense, streams)
-
-    def _decoded(self, least: Sequence[int]) -> list[DecodingResult]:
-        prompts = [item.tokens[: item.first + 1] for item in self._items]
-        return decode(self._decoder, prompts, self._steps, lambda logits, *_: logits.argmax(dim=-1), least)
-
-
-def measurement_of(
-    objective: str, decoder: Decoder, items: Sequence[Item]
-) -> WholeMeasurement | FreeRunningMeasurement:
-    """Return the measurement of whole allocations under an objective of `SearchSpec`."""
-    return (FreeRunningMeasurement if objective == "free-kl" else WholeMeasurement)(decoder, items)
-
-
-def _outputs(decoder: Decoder, streams: Sequence[Tensor]) -> list[DenseOutput]:
-    return [DenseOutput(own, decoder.head) for own in streams]
 
 
 @torch.inference_mode()

@@ -110,17 +110,12 @@ def search_of(**changes: object) -> SearchSpec:
     )
 
 
-def test_the_objective_decides_what_is_measured(decoder: Decoder) -> None:
+def test_the_objective_kl_measures_texts_and_prompts_in_turn(decoder: Decoder) -> None:
     study, unasked = without_prompts(), study_of()
     both = search_items(decoder, study, unasked, search_of())
     assert [item.id for item in both] == ["text-0", "if", "text-1", "while", "text-2", "for"]
-    free = search_items(decoder, study, unasked, search_of(objective="free-kl"))
-    assert free == prompt_items(decoder, unasked)
-
-
-def test_free_running_texts_need_prompts(decoder: Decoder) -> None:
-    with pytest.raises(InputError, match="free-kl has each model continue prompts; set `prompts` to 2 or more"):
-        search_items(decoder, study_of(), without_prompts(), search_of(objective="free-kl"))
+    texts = search_items(decoder, study, study, search_of())
+    assert texts == text_items(decoder, study, search_of())
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,16 @@ import pytest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search import search as search_module
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
-from prunescope.pipelines.evaluation.search.items import Item, prompt_items
+from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.run import SearchKey, _appended
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import Trial
-from prunescope.pipelines.evaluation.search.whole import FreeRunningMeasurement, WholeMeasurement
+from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
-from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 from tests.pipelines.evaluation.search.engine import gains, geometric, items_of, menu_of, results
 from tests.pipelines.evaluation.search.planted import cancelling_decoder
@@ -298,27 +297,6 @@ def test_the_search_takes_the_pair_that_cancels_where_the_sum_of_effects_takes_o
     assert "mlp.2" in json.loads(first["treatments_json"])
     assert json.loads(best["treatments_json"]) == {"attn.1": "drop", "mlp.0": "drop", "mlp.1": "drop"}
     assert best["measured_nats"] < first["measured_nats"] / 5
-
-
-def test_a_search_for_texts_that_run_freely_measures_each_allocation_on_its_own_text(
-    decoder: Decoder, menu: Menu, build: Build
-) -> None:
-    study = Study.model_validate(
-        {
-            "name": "own",
-            "models": [{"name": "tiny", "source": "tiny"}],
-            "recipes": ["dense"],
-            "prompts": [{"id": each, "kind": "open", "text": each} for each in ("assert", "if", "while")],
-            "generation": {"new_tokens": 8},
-        }
-    )
-    items = prompt_items(decoder, study)
-    spec = SPEC.model_copy(update={"objective": "free-kl", "controls": (), "remove": (0.2,)})
-    trials = build(spec, items=items).run().trials
-    whole = FreeRunningMeasurement(decoder, items)
-    for row in trials.iter_rows(named=True):
-        kl, _ = whole.measure(menu.variant(json.loads(row["treatments_json"])))
-        assert row["item_nats"] == pytest.approx(kl, rel=1e-5)
 
 
 @pytest.mark.parametrize(("others", "is_better"), [(0.9, True), (1.1, False)])

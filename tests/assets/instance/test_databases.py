@@ -1,7 +1,6 @@
-"""`prunescope plan --workers`: the source of its seconds, and Dagster's databases under it."""
+"""Dagster's SQLite databases: kept open, few files, migrations read once."""
 
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 from alembic.config import Config
@@ -10,50 +9,8 @@ from dagster import DagsterInstance, job, op
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from sqlalchemy.pool import NullPool, QueuePool
 
-from prunescope.assets.cli.application import run
-from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance import instance as module
 from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
-from prunescope.assets.planning.steps import STEPS
-from prunescope.warehouse.storage.provenance import read_footer
-from tests.assets.cli.test_plan import Capture, of, planned
-from tests.assets.tiny_study import RECIPES, StudyFile, partitions
-
-pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.mark.exhaustive  # it measures Dagster and the disk anew
-def test_seconds_are_those_of_existing_partitions_else_estimated(
-    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    before = partitions(warehouse)
-    rows, told = planned(study, warehouse, capsys, "--workers", 3)
-    assert partitions(warehouse) == before
-    for step in ("traces", "texts", "tasks"):
-        (row,) = of(rows, "steps", item=step)
-        files = [
-            warehouse / STEPS[step].tables[0] / "model=tiny-a" / f"recipe={name}/part.parquet" for name in RECIPES[1:]
-        ]
-        assert row["seconds"] == pytest.approx(fmean(read_footer(file).provenance.seconds for file in files))
-        assert (row["source"], row["when"]) == ("measured, 3 partitions", "a variant")
-    assert [row["source"] for row in of(rows, "steps", item="writing")] == [f"measured now in {warehouse}"]
-    assert not list(warehouse.glob(".plan-*"))
-    runs = of(rows, "scale")
-    assert [(row["models"], row["recipes"]) for row in runs] == [(1, 4), (10, 30), (100, 30), (1000, 30)]
-    assert all(row["workers"] == 3 and row["bytes"] > 0 for row in runs)
-    assert "wait for one thing first" in told
-    assert {row["source"] for row in of(rows, "steps", item="Dagster")} == {"measured now, on SQLite"}
-    study.write(generation={"new_tokens": 5})
-    for measured_now in ("_bookkeeping", "_storage"):  # once is enough
-        monkeypatch.setattr(f"prunescope.assets.runs.scaling.{measured_now}", lambda *_: ())
-    rows, _ = planned(study, warehouse, capsys, "--workers", 3)
-    assert of(rows, "steps", item="traces")[0]["source"] == "estimated", "what is there was made from other settings"
-    assert of(rows, "steps", item="texts")[0]["source"] == "measured, 3 partitions"
-
-
-def test_a_number_of_workers_is_at_least_one(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
-    assert run(["plan", str(study.path), "--workers", "0", "--warehouse", str(tmp_path / "nothing")], Globals()) == 2
-    assert "--workers" in capsys.readouterr().err
 
 
 @op
