@@ -41,9 +41,9 @@ TABLE = Table(
         Column(
             "is_changed",
             pa.bool_(),
-            "Whether the recipe changed this sublayer's weights, dropped it, or, if it is noise, computes it with other "
-            "rounding; otherwise the local shift is exactly zero and was not computed. Noise of releases before 8 of "
-            "the traces' code has false and zeros.",
+            "Whether the recipe changed this sublayer's weights, dropped it, or (noise) computes it with other "
+            "rounding; otherwise the local shift is exactly zero and was not computed. Files of earlier releases hold "
+            "false and zeros for noise.",
         ),
         *c.DIVERGENCE_BY_LENS,
     ),

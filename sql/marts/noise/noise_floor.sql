@@ -51,7 +51,7 @@ spread as (
             transitions.model = dense_ends.model
             and transitions.prompt_id = dense_ends.prompt_id
             and transitions.position > dense_ends.end_position
-    where transitions.scope = 'propagated'
+    where transitions.scope = 'propagated' or transitions.is_changed
     group by
         transitions.model,
         transitions.recipe,
