@@ -81,10 +81,10 @@ def noisy(*, has_local: bool = True) -> Handmade:
         for step in range(21):
             for layer in (0, 1):
                 kl = size * step * (layer + 1) / 1000
-                shift = {"one_minus_cos_h": kl / 2, "total_variation": kl / 4}
                 where = {"layer": layer, "sublayer": "mlp"}
                 for scope, share in (("propagated", 1.0), ("local", 0.5), ("isolated", 0.1)):
                     own = kl * share * (has_local or scope == "propagated")
+                    shift = {"one_minus_cos_h": own / 2, "total_variation": own / 4}
                     warehouse.transition(recipe, "p", step, own, scope=scope, is_changed=has_local, **where, **shift)
             warehouse.step(recipe, "p", step, size * step / 500, flips=size > 0 and step == 20)
             warehouse.step(recipe, "p", step, 9.0, trajectory="free_running")
