@@ -21,5 +21,6 @@ select
     dtype,
     weight_hash,
     tokenizer_hash,
-    weight_bytes
+    weight_bytes,
+    weight_format
 from models
