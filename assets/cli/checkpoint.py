@@ -170,7 +170,8 @@ def prune(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="`embedded`, `c4`, `wikitext2`, a text, JSON or JSONL file, or `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.",
+            help="`c4`, `wikitext2`, a text, JSON or JSONL file, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or `embedded`, the "
+            "help topics of the Python that runs.",
         ),
     ] = calibration_defaults.SOURCE,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = calibration_defaults.SEQUENCES,

@@ -103,7 +103,7 @@ def doctor(
 
 def _examine(model: str) -> "pa.Table":
     """Return the structure of a model; an InputError says what is wrong with it."""
-    from prunescope.pipelines.models.sources import identify, locate
+    from prunescope.pipelines.models.sources import identify, locate, weight_format
 
     cache = settings.cache_folder()
     with RichProgress() as bars:
@@ -114,5 +114,6 @@ def _examine(model: str) -> "pa.Table":
         from prunescope.pipelines.models.load import load_decoder
 
         decoder = load_decoder(folder)
-    log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, SHA-256 {identity.weight_hash}")
+    stored = f"stored as {weight_format(model, folder)}"
+    log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, {stored}, SHA-256 {identity.weight_hash}")
     return structure_rows(decoder).to_arrow()

@@ -229,9 +229,10 @@ def variants(
     from prunescope.warehouse.catalogue.database import connected
 
     query = """
-        SELECT variants.model, variants.recipe, method, parameters_removed_share, sparsity,
+        SELECT variants.model, weight_format, variants.recipe, method, parameters_removed_share, sparsity,
                len(sublayers_dropped) AS sublayers_dropped, file_bytes, variants.seconds, study, created_at
         FROM variants
+        LEFT JOIN models ON models.model = variants.model
         JOIN provenance ON table_name = 'variants' AND provenance.model = variants.model
                        AND provenance.recipe = variants.recipe
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe

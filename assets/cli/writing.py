@@ -35,8 +35,8 @@ texts:
 # Tasks with a score. Your own questions: {{data: my-quiz.jsonl, question: FIELD, options: FIELD, answer: FIELD}}.
 tasks:
   - {{name: arc_challenge, samples: 16}}
-# Text from which recipes measure activations: embedded, c4, wikitext2 or a file.
-calibration: {{source: embedded, sequences: 16, length: 256}}
+# Text from which recipes measure activations: c4, wikitext2, a file, or embedded (Python's help).
+calibration: {{source: c4, sequences: 16, length: 256}}
 # Tokens that every variant writes in answer to a prompt.
 generation: {{new_tokens: 16}}
 # Prompts of each kind that are measured layer by layer; the others at the output only.

@@ -90,7 +90,9 @@ def _facts(study: Study | str, ask: Ask) -> list[Fact]:
     """Return what a reader needs to repeat the study."""
     runs = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
     facts: dict[str, Any] = {
-        "models": ask("SELECT model, source, revision, weight_hash FROM models ORDER BY model").to_dicts(),
+        "models": ask(
+            "SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model"
+        ).to_dicts(),
         "code versions": CODE_VERSIONS,
         "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in runs],
     }

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-SOURCE = "embedded"
+SOURCE = "c4"
 SEQUENCES, LENGTH, SEED = 16, 256, 0
 DOCUMENTS: Literal["joined", "single"] = "joined"
 TEMPLATE = False

@@ -14,11 +14,12 @@ from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_doc
 CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",
-}  # A text is read as a whole, and its tokens take several times its size.
+}
+# A text is read as a whole, and its tokens take several times its size.
 MAX_BYTES = 1_000_000_000
 # Endings of files with a record a line.
 _LINES = {".jsonl", ".ndjson"}
-BUILT_IN = ("embedded", *CORPORA)
+BUILT_IN = (*CORPORA, "embedded")
 
 
 def read_text(source: str, what: str) -> str:
@@ -30,7 +31,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     """Return the documents of a source: the records of a JSON or JSONL file or of a data set, else its whole text.
 
     Args:
-        source: `embedded` (Python's own help topics), `wikitext2`, `c4` (300 documents),
+        source: `c4` (300 documents), `wikitext2`, `embedded` (the help topics of the Python that runs),
             `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a list of strings or of objects with a
             `text`, a .jsonl or .ndjson file one such record per line; any other file is plain text.
         what: use of the source, for messages.
@@ -39,7 +40,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         InputError: the source cannot be read, is not UTF-8, or holds other records.
     """
     if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English in every Python
+        from pydoc_data.topics import topics  # 465,000 characters of English, of each version others
 
         return tuple(topics[name] for name in sorted(topics))
     if source in CORPORA:

@@ -6,7 +6,7 @@ import polars as pl
 from torch import nn
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.sources import ModelIdentity
+from prunescope.pipelines.models.sources import ModelIdentity, weight_format
 from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
@@ -36,6 +36,7 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
             "weight_hash": [identity.weight_hash],
             "tokenizer_hash": [identity.tokenizer_hash],
             "weight_bytes": [identity.weight_bytes],
+            "weight_format": [weight_format(source, decoder.folder)],
         }
     )
 

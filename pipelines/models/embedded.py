@@ -47,6 +47,7 @@ class EmbeddedModel:
         sha256: of the GGUF file where there is one, else of the only wheel.
         megabytes: size of the wheels, for messages.
         notice: sentence that the licence wants with every copy; empty where it wants none.
+        weight_format: of the GGUF file, as `sources.weight_format` reads it; empty without one.
     """
 
     publisher: str
@@ -55,6 +56,7 @@ class EmbeddedModel:
     sha256: str
     megabytes: int
     notice: str = ""
+    weight_format: str = ""
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
@@ -76,6 +78,7 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
         ),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         megabytes=93,
+        weight_format="Q4_1: 79 % Q4_1, 21 % Q8_0",
     ),
     "gemma-3-270m": EmbeddedModel(
         publisher="google/gemma-3-270m",
@@ -89,6 +92,7 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         megabytes=238,
         notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms.",
+        weight_format="Q4_K_M: 63 % Q8_0, 24 % Q5_0, 9 % Q4_K, 4 % Q6_K",
     ),
     "all-minilm-l6-v2": EmbeddedModel(
         publisher="sentence-transformers/all-MiniLM-L6-v2",

@@ -74,7 +74,7 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
 
         def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
             widened.enter_context(_widened(each for each in module.parameters() if each not in converted))
-            return _cast(args, torch.float64), _cast(kwargs, torch.float64)
+            return cast_floats(args, torch.float64), cast_floats(kwargs, torch.float64)
 
         def restore(*_: object) -> None:
             widened.close()
@@ -129,12 +129,13 @@ def _widened(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]
     return swapped_data(narrow, lambda parameter: parameter.data.double())
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
+def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
+    """Return a call's arguments with the float32 and float64 tensors among them in another type."""
     if isinstance(value, Tensor):
         return value.to(dtype) if value.dtype in (torch.float32, torch.float64) else value
     if type(value) in {tuple, list}:
-        return type(value)(_cast(each, dtype) for each in value)
-    return {key: _cast(each, dtype) for key, each in value.items()} if type(value) is dict else value
+        return type(value)(cast_floats(each, dtype) for each in value)
+    return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value
 
 
 def _is_plain(module: nn.Module) -> bool:

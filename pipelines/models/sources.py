@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from prunescope.pipelines.models.file_validation import check_descriptions, chec
 
 _SCRATCH = ".scratch-"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Names of safetensors' number types; others keep theirs.
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -203,12 +206,49 @@ def source_hash(source: str, cache: Path) -> str:
 
 def count_weights(folder: Path) -> int:
     """Return the number of weights in the checked weight files of a folder."""
-    count = 0
+    return _stored_weights(folder).total()
+
+
+def weight_format(source: str, folder: Path) -> str:
+    """Return the number formats in which a checkpoint stores its weights, which loading may convert.
+
+    Args:
+        source: as in `locate`.
+        folder: the located model.
+
+    Returns:
+        Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of all
+        weights, those below half a percent left out.
+    """
+    if (model := embedded_model(source)) is not None and model.weight_format:
+        return model.weight_format
+    path, name = local_path(source, "model"), ""
+    if path.is_file():
+        import gguf
+
+        reader = gguf.GGUFReader(path)
+        kind = reader.fields.get("general.file_type")
+        name = "GGUF" if kind is None else gguf.LlamaFileType(kind.contents()).name.removeprefix("MOSTLY_")
+        counts = Counter[str]()
+        for tensor in reader.tensors:
+            counts[tensor.tensor_type.name] += int(tensor.n_elements)
+    else:
+        counts = _stored_weights(folder)
+    shares = {kind: count / counts.total() for kind, count in counts.most_common()}
+    mixture = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items() if share >= 0.005)
+    return f"{name}: {mixture}" if name else mixture.removeprefix("100 % ")
+
+
+def _stored_weights(folder: Path) -> Counter[str]:
+    """Return the number of weights of each type in the checked weight files of a folder."""
+    counts = Counter[str]()
     for file in check_folder(folder):
         with open_regular(file) as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        count += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return count
+        header.pop("__metadata__", None)
+        for tensor in header.values():
+            counts[_TYPES.get(tensor["dtype"], tensor["dtype"])] += math.prod(tensor["shape"])
+    return counts
 
 
 def _joint_hash(files: list[Path], cache: Path) -> str:

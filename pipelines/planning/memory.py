@@ -45,6 +45,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
     timed_prompts = max((spec.batch * spec.length for spec in timed), default=0)
     calibration = load.study.calibrated_for(recipe).calibration
     layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
+    is_replaced = changes_matrices(recipe) or noise is not None
     # Totals in float64, and those of one batch in float32.
     gram = 12 * max((size for step in layerwise for size in load.gram_sizes(step)), default=0)
     text_states = load.scored_tokens * shape.width * FLOAT_BYTES
@@ -105,7 +106,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
         "measured": {
             "masks, a bit a weight": masks,
             "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
-            "pruned weights": load.workers * shape.largest_sublayer * size if changes_matrices(recipe) else 0,
+            "weights of single sublayers": load.workers * shape.largest_sublayer * own_size * is_replaced,
             # The swaps' own contributions, two sides in float64 of one prompt after the other, and the results.
             "shifts of single swaps": load.single_swaps(recipe)
             * shape.width

@@ -116,11 +116,11 @@ class Workload:
         """Attentions and MLPs of all layers."""
         return 2 * self.shape.layers
 
-    def changed_sublayers(self, recipe: Recipe) -> int:
-        """Return how many sublayers a recipe drops or changes the weights of."""
+    def moved_sublayers(self, recipe: Recipe) -> int:
+        """Return how many sublayers a recipe drops, changes the weights of, or computes with other rounding."""
         if isinstance(recipe, MixedRecipe):
             return len(recipe.sublayers)
-        if changes_matrices(recipe):
+        if changes_matrices(recipe) or recipe.method == "noise":
             return self.sublayers
         return sum(
             step.count * (2 if step.unit == "block" else 1) for step in steps(recipe) if isinstance(step, DepthRecipe)
@@ -130,7 +130,7 @@ class Workload:
         """Return after how many sublayers a recipe can shift the residual stream."""
         if recipe.method == "dense":
             return 0
-        return self.sublayers if scope == "propagated" else self.changed_sublayers(recipe)
+        return self.sublayers if scope == "propagated" else self.moved_sublayers(recipe)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
@@ -190,12 +190,11 @@ class Workload:
     def variant(self, recipe: Recipe) -> list[Cost]:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, costs = self.study.measure, []
+        own_pass = self._layered_pass if recipe.method == "noise" else self._exact_pass
         if recipe.method != "dense":
-            costs.append(
-                Cost("variant pass", "body", self._layered_pass if recipe.method == "noise" else self._exact_pass)
-            )
-        if changes_matrices(recipe) and "local" in measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", self._exact_pass))
+            costs.append(Cost("variant pass", "body", own_pass))
+        if (changes_matrices(recipe) or recipe.method == "noise") and "local" in measure.scopes:
+            costs.append(Cost("sublayers in the dense context", "body", own_pass))
         if swaps := self.single_swaps(recipe):
             # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
             share = 0.5 if swaps == self.sublayers else 1.0
@@ -320,7 +319,7 @@ class Workload:
 
     def single_swaps(self, recipe: Recipe) -> int:
         """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
-        return self.changed_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
+        return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
     def _head(self, item: str, rows: int) -> Iterator[Cost]:
         """Yield the head product of the rows, and the measurement of their logits at every temperature."""

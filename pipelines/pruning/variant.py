@@ -58,6 +58,10 @@ class Variant:
         """Return whether the sublayer differs from the dense model's."""
         return sublayer.label in self.dropped or any(True for _ in self._keys(sublayer))
 
+    def moves(self, sublayer: Sublayer) -> bool:
+        """Return whether the sublayer computes anything else than the dense model's: it is changed, or noise is."""
+        return self.noise is not None or self.changed(sublayer)
+
     def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
         """Return the sublayer's changed matrices, each in its stored layout, and other changed parameters, by name."""
         weights = {}

@@ -102,7 +102,9 @@ def apply_variant(
             stack.enter_context(_layer_by_layer(decoder, variant))
         stack.enter_context(decoder.without(variant.dropped, skips=skips))
         stack.enter_context(swap_outer_parameters(decoder, variant))
-        stack.enter_context(_noise(decoder, variant.noise))
+        stack.enter_context(  # all weights below the head
+            _noise(variant.noise, decoder.trunk.parameters(), decoder.sublayers, is_streamed=decoder.is_streamed)
+        )
         yield
 
 
@@ -169,12 +171,23 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
         yield
 
 
-def _noise(decoder: Decoder, kind: str | None) -> AbstractContextManager[None]:
+def sublayer_noise(sublayer: Sublayer, kind: str | None) -> AbstractContextManager[None]:
+    """Temporarily let one sublayer, loaded to its device, compute with the rounding of a noise variant.
+
+    Several threads may do so with different sublayers. None changes nothing.
+    """
+    chains = (module for part in sublayer.parts for module in part.chain)
+    return _noise(kind, (each for module in chains for each in module.parameters()), (sublayer,), is_streamed=False)
+
+
+def _noise(
+    kind: str | None, parameters: Iterable[nn.Parameter], sublayers: Iterable[Sublayer], *, is_streamed: bool
+) -> AbstractContextManager[None]:
     match kind:
         case "bfloat16":
-            return cast_parameters(decoder.trunk.parameters(), torch.bfloat16)  # all weights below the head
+            return cast_parameters(parameters, torch.bfloat16)
         case "batch":
-            return _reversed_sums(decoder)
+            return _reversed_sums(sublayers, is_streamed=is_streamed)
         case None:
             return nullcontext()
         case _:
@@ -182,8 +195,8 @@ def _noise(decoder: Decoder, kind: str | None) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _reversed_sums(decoder: Decoder) -> Iterator[None]:
-    """Let every linear module of the layers sum the terms of its products from the last to the first.
+def _reversed_sums(sublayers: Iterable[Sublayer], *, is_streamed: bool) -> Iterator[None]:
+    """Let every linear module of the sublayers sum the terms of its products from the last to the first.
 
     Another batch shape rounds a sum differently, as another order of its terms does. Adding rows to the batch is not
     enough: from some number of rows on, a kernel computes each row in the same way, and the noise would be zero.
@@ -191,7 +204,7 @@ def _reversed_sums(decoder: Decoder) -> Iterator[None]:
     """
     linears = [
         module
-        for sublayer in decoder.sublayers
+        for sublayer in sublayers
         for mixer in sublayer.mixers
         for module in mixer.modules()
         if type(module) in {nn.Linear, Conv1D}
@@ -202,10 +215,7 @@ def _reversed_sums(decoder: Decoder) -> Iterator[None]:
         return module.get_parameter("weight").data.flip(0 if isinstance(module, Conv1D) else 1)
 
     # Flipping the weights takes longer than the products of a few tokens.
-    if (
-        not decoder.is_streamed
-        and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MAX_CHANGED_BYTES
-    ):
+    if not is_streamed and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MAX_CHANGED_BYTES:
         flipped = cache(flipped)
 
     def reverse(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

@@ -16,9 +16,9 @@ class CalibrationSpec(FrozenModel):
     """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
 
     Attributes:
-        source: `embedded` (Python's own help topics), `c4` (300 documents of it), `wikitext2`, the path of a text, JSON
-            or JSONL file, or a data set of the hub or in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the
-            first 10,000 documents are read.
+        source: `c4` (300 documents of it), `wikitext2`, `embedded` (the help topics of the Python that runs: another
+            version of Python prunes other weights), the path of a text, JSON or JSONL file, or a data set of the hub or
+            in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the first 10,000 documents are read.
         sequences: number of windows.
         length: tokens per window.
         seed: of the draw, from 0 to 2⁶³ − 1.

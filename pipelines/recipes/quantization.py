@@ -12,6 +12,9 @@ from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 class QuantizationRecipe(MatrixRecipe):
     """A recipe that replaces weights by integers and scales; the variant is measured dequantized.
 
+    It rounds the weights that the dense model has. If these come from a quantized file (`models.weight_format`), they
+    are rounded twice, and the dense model beside the variant is the file's.
+
     Attributes:
         bits: per weight.
         group: number of consecutive inputs of an output that share scale and zero; None shares them among all.

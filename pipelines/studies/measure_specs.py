@@ -42,8 +42,8 @@ class TextSpec(FrozenModel):
 
     Attributes:
         id: name in every table; made from the source by default.
-        source: `wikitext2` (the WikiText-2 test text), `embedded` (Python's own help topics), or the path of a text,
-            JSON or JSONL file.
+        source: `wikitext2` (the WikiText-2 test text), `embedded` (the help topics of the Python that runs), or the
+            path of a text, JSON or JSONL file.
         context: tokens of a window, the model's own first token included.
         stride: tokens from one window to the next; None is half the context.
         max_tokens: maximum number of scored tokens, in whole windows from the beginning.

@@ -212,6 +212,9 @@ create or replace macro influence_on_auc(
 
 -- 95 % interval of the mean of positive values, as [low, high], from half the width of a symmetric one: on a
 -- logarithmic scale, because a few large values make the mean's own distribution skewed. NULL for a mean of 0.
+-- On simulated lognormal values it covers the truth in 93 to 95 % of cases up to a standard deviation of the logarithms
+-- of 0.7 from 20 clusters on (5 clusters: 92 %). Below 100 clusters it covers 88 to 91 % at a deviation of 1, and 80 to
+-- 84 % at 1.5. The KL per prompt has 0.3 to 0.75 in the demo.
 create or replace macro interval_of_positive_mean(mean, half_width) as case
     when mean > 0 then [mean * exp(-half_width / mean), mean * exp(half_width / mean)]
 end;

@@ -131,8 +131,10 @@ class Simulation:
         for n in self.sizes:
             for spread, name, ends in (
                 (0.0, "mean (t)", "[mean - half, mean + half]"),
-                (0.5, "mean of positive values (t of logarithm)", "interval_of_positive_mean(mean, half)"),
-                (1.0, "mean of positive values (t of logarithm)", "interval_of_positive_mean(mean, half)"),
+                *(
+                    (sigma, "mean of positive values (t of logarithm)", "interval_of_positive_mean(mean, half)")
+                    for sigma in (0.5, 0.7, 1.0, 1.5)
+                ),
             ):
                 size = (min(self.studies, 400_000 // n), n)
                 draws = self.chance.lognormal(0, spread, size) if spread else self.chance.normal(0, 1, size)

@@ -147,7 +147,7 @@ def _measure_layers(
 ) -> None:
     for layer in range(LAYERS):
         for sublayer in ("attn", "mlp"):
-            is_changed = recipe.startswith(("wanda", "mixed")) or f"{sublayer}.{layer}" in dropped
+            is_changed = recipe.startswith(("wanda", "mixed", "noise")) or f"{sublayer}.{layer}" in dropped
             for lens in ("raw", "normed"):
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0

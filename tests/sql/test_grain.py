@@ -48,7 +48,7 @@ COUNTS = {
     ),
     "noise_floor": (
         "sum(positions)",
-        "(select count(*) from layer_transitions where recipe like 'noise%' and scope = 'propagated')",
+        "(select count(*) from layer_transitions where recipe like 'noise%')",
     ),
     "option_shift": ("count(*)", f"(select sum(len(options)) from option_subspace where {COMPARED})"),
     "decoding_at_reference": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),

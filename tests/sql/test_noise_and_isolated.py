@@ -68,8 +68,12 @@ def test_isolated_rows_change_no_view_that_is_not_about_them(
     assert_frame_equal(found, expected, rel_tol=1e-9)
 
 
-def noisy() -> Handmade:
-    """Build a model with two noise variants, one of which changes nothing, and one recipe; 21 positions of a prompt."""
+def noisy(*, has_local: bool = True) -> Handmade:
+    """Build a model with two noise variants, one of which changes nothing, and one recipe; 21 positions of a prompt.
+
+    A sublayer alone moves half as far as the whole model, a tenth as far at the output; without `has_local` these rows
+    are those of earlier releases.
+    """
     warehouse = Handmade().model().variant("dense").variant("wanda-50", sparsity=0.5)
     for kind, size in (("bfloat16", 1.0), ("batch", 0.0)):
         recipe = f"noise-{kind}"
@@ -77,10 +81,11 @@ def noisy() -> Handmade:
         for step in range(21):
             for layer in (0, 1):
                 kl = size * step * (layer + 1) / 1000
-                shift = {"one_minus_cos_h": kl / 2, "total_variation": kl / 4}
                 where = {"layer": layer, "sublayer": "mlp"}
-                warehouse.transition(recipe, "p", step, kl, scope="propagated", is_changed=False, **where, **shift)
-                warehouse.transition(recipe, "p", step, 0.0, is_changed=False, **where)
+                for scope, share in (("propagated", 1.0), ("local", 0.5), ("isolated", 0.1)):
+                    own = kl * share * (has_local or scope == "propagated")
+                    shift = {"one_minus_cos_h": own / 2, "total_variation": own / 4}
+                    warehouse.transition(recipe, "p", step, own, scope=scope, is_changed=has_local, **where, **shift)
             warehouse.step(recipe, "p", step, size * step / 500, flips=size > 0 and step == 20)
             warehouse.step(recipe, "p", step, 9.0, trajectory="free_running")
         warehouse.generation(recipe, "p", flip=20 if size else None)
@@ -89,7 +94,7 @@ def noisy() -> Handmade:
 
 
 def test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant(ask: Ask) -> None:
-    first, last = ask(noisy(), "select * from noise_floor order by layer")
+    first, last = ask(noisy(), "select * from noise_floor where scope = 'propagated' order by layer")
     assert (first["layer"], first["sublayer"], first["lens"], first["temperature"]) == (0, "mlp", "normed", 1.0)
     assert (first["noise_variants"], first["positions"]) == (2, 21)
     # 21 values from 0 to 20: the 95th percentile is the 20th of them.
@@ -129,16 +134,23 @@ def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(
 ) -> None:
     warehouse = noisy()
     for scope in ("local", "isolated", "propagated"):
-        warehouse.transition("wanda-50", "p", 0, 0.03, layer=0, sublayer="mlp", scope=scope)
+        warehouse.transition("wanda-50", "p", 0, 0.009, layer=0, sublayer="mlp", scope=scope)
     warehouse.transition("wanda-50", "p", 0, 0.03, layer=0, sublayer="attn")
     rows = ask(warehouse, "select * from layer_summary where recipe = 'wanda-50'")
     found = {(row["sublayer"], row["scope"]): (row["kl_noise_p95_nats"], row["is_below_noise"]) for row in rows}
     assert found == {
-        ("mlp", "local"): (pytest.approx(0.019), False),
-        ("mlp", "propagated"): (pytest.approx(0.019), False),
-        ("mlp", "isolated"): (pytest.approx(0.038), True),
+        ("mlp", "local"): (pytest.approx(0.0095), True),
+        ("mlp", "propagated"): (pytest.approx(0.019), True),
+        ("mlp", "isolated"): (pytest.approx(0.0019), False),
         ("attn", "local"): (None, None),
     }
+
+
+def test_zeros_that_earlier_releases_stored_for_single_sublayers_are_no_floor(ask: Ask) -> None:
+    warehouse = noisy(has_local=False).transition("wanda-50", "p", 0, 0.001, layer=0, sublayer="mlp")
+    assert ask(warehouse, "select distinct scope from noise_floor") == [{"scope": "propagated"}]
+    (row,) = ask(warehouse, "select kl_noise_p95_nats, is_below_noise from layer_summary")
+    assert set(row.values()) == {None}
 
 
 def test_a_text_is_compared_with_the_noise_of_the_same_text(ask: Ask) -> None:

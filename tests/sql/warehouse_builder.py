@@ -57,6 +57,7 @@ class Handmade:
             final_norm="rms",
             dtype="float32",
             weight_bytes=4000,
+            weight_format="Q4_1: 79 % Q4_1, 21 % Q8_0",
             **counts,
             **names,
         )

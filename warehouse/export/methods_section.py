@@ -132,10 +132,15 @@ def _models(connection: duckdb.DuckDBPyConnection, others: dict[str, str]) -> st
         revision = f", revision {_code(str(row['revision'])[:_HASH])}" if is_commit else ""
         sentences.append(
             f"{_code(row['model'])} {_cite(key)} ({_code(row['architecture'])}, {row['layers']} layers, "
-            f"{row['parameters']:,} parameters, source {_code(row['source'])}{revision}, "
+            f"{row['parameters']:,} parameters, {_stored(row['weight_format'])}"
+            f"source {_code(row['source'])}{revision}, "
             f"SHA-256 of the weights {_code(row['weight_hash'][:_HASH])})"
         )
     return f"We studied {'; '.join(sentences)}." if sentences else ""
+
+
+def _stored(weight_format: str | None) -> str:
+    return "" if weight_format is None else f"weights stored as {weight_format}, "
 
 
 def _recipes(connection: duckdb.DuckDBPyConnection) -> str:

@@ -41,8 +41,9 @@ TABLE = Table(
         Column(
             "is_changed",
             pa.bool_(),
-            "Whether the recipe changed this sublayer's weights or dropped it; otherwise the local shift is exactly "
-            "zero and was not computed.",
+            "Whether the recipe changed this sublayer's weights, dropped it, or (noise) computes it with other "
+            "rounding; otherwise the local shift is exactly zero and was not computed. Files of earlier releases hold "
+            "false and zeros for noise.",
         ),
         *c.DIVERGENCE_BY_LENS,
     ),

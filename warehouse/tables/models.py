@@ -44,7 +44,16 @@ TABLE = Table(
         Column("weight_hash", pa.string(), "SHA-256 over the weight files."),
         Column("tokenizer_hash", pa.string(), "SHA-256 over the tokenizer's files and chat template."),
         _count("weight_bytes", "Size of the weight files.", "bytes"),
+        Column(
+            "weight_format",
+            pa.string(),
+            "Number formats of the stored weights with their shares, a GGUF file's name for its mixture first. This is "
+            "what `dense` means: recipes start from these numbers, so that `rtn-4bit` of a 4-bit file rounds twice.",
+            nullable=True,
+            since=2,
+        ),
     ),
     partitioning="model",
-    preview_columns=("architecture", "layers", "hidden_size", "parameters", "dtype", "revision"),
+    version=2,
+    preview_columns=("architecture", "layers", "hidden_size", "parameters", "dtype", "weight_format", "revision"),
 )

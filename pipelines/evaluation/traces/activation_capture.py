@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.float64_pass import Norms, in_float64, sublayer_in_float64
+from prunescope.pipelines.models.float64_pass import Norms, cast_floats, in_float64, sublayer_in_float64
 from prunescope.pipelines.models.module_calls import Arguments, first_tensor, hooks, stream_of
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.token_cache import TokenCache
-from prunescope.pipelines.pruning.variant_patching import swap_weights
+from prunescope.pipelines.pruning.variant_patching import sublayer_noise, swap_weights
 
 States = Float[Tensor, "positions width"]
 
@@ -146,7 +146,12 @@ def _add_rounding(decoder: Decoder, capture: Capture) -> None:
 
 @torch.inference_mode()
 def replay(
-    sublayer: Sublayer, calls: list[SublayerCall], weights: Mapping[str, Tensor], first: int, norms: Norms | None = None
+    sublayer: Sublayer,
+    calls: list[SublayerCall],
+    weights: Mapping[str, Tensor],
+    first: int,
+    norms: Norms | None = None,
+    noise: str | None = None,
 ) -> States:
     """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
 
@@ -159,13 +164,18 @@ def replay(
         weights: the other weights, as `swap_weights` takes them.
         first: first position to return.
         norms: those of the dense pass.
+        noise: that of a `Variant`; the sublayer then computes with this rounding, also after a float64 pass.
 
     Returns:
-        (positions, width), of the type of the dense pass's contributions.
+        (positions, width), of the type of the dense pass's contributions; float32 with noise.
     """
+    if noise is not None:
+        norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else torch.float32
+        calls = [replace(call, parts=cast_floats(call.parts, dtype)) for call in calls]
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
     own = None if dense is None else dense.fresh()
-    with swap_weights(sublayer, weights), nullcontext() if norms is None else sublayer_in_float64(sublayer, norms):
+    rounding = sublayer_noise(sublayer, noise) if norms is None else sublayer_in_float64(sublayer, norms)
+    with swap_weights(sublayer, weights), rounding:
         parts = [sublayer.recompute(call, own) for call in calls]
     states = torch.cat(parts, dim=1)[0, first:]
     return states.float() if norms is None else states

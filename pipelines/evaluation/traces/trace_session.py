@@ -248,8 +248,9 @@ class TraceSession:
         """Return the shift of the final stream by every changed sublayer alone, by label, one a prompt."""
         if "isolated" not in self.study.measure.scopes:
             return []
-        passes = [(dense.full_pass, 0) for dense in self._layered]
-        changed = [sublayer for sublayer in self.decoder.sublayers if variant.changed(sublayer)]
+        # The rounding of noise is measured against the exact pass, as under scope `local`.
+        passes = [(dense.capture if variant.noise else dense.full_pass, 0) for dense in self._layered]
+        changed = [sublayer for sublayer in self.decoder.sublayers if variant.moves(sublayer)]
         local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
         isolated = []
         for index, dense in enumerate(self._layered):
@@ -269,7 +270,7 @@ class TraceSession:
         )
         moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
         for recipe, variant in variants.items():
-            is_changed = variant.changed(sublayer)
+            is_changed = variant.moves(sublayer)
             if "local" in moves:
                 passes = [(dense.capture, dense.first) for dense in self._layered]
                 moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
@@ -283,7 +284,7 @@ class TraceSession:
         for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
             for (recipe, scope), by_lens in self._measured(states, shifts).items():
-                is_changed = variants[recipe].changed(sublayer)
+                is_changed = variants[recipe].moves(sublayer)
                 for lens, columns in zip(measure.lenses, by_lens, strict=True):
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
         return {recipe: (own, self._states(sublayer, recipe, stream, moves)) for recipe, own in frames.items()}
@@ -375,10 +376,10 @@ class TraceSession:
 
 
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
-    """Return the changed sublayer's contribution in the dense context minus the dense one, for each pass.
+    """Return the moved sublayer's contribution in the dense context minus the dense one, for each pass.
 
     Args:
-        sublayer: a sublayer that the variant changes.
+        sublayer: a sublayer that the variant moves.
         variant: the variant.
         passes: dense passes, each with the first position to return.
 
@@ -390,7 +391,10 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
         return [-whole.float() for whole in wholes]
     with sublayer.on_device():
         weights = variant.weights(sublayer)
-        added = [replay(sublayer, dense.calls[sublayer.label], weights, first, dense.norms) for dense, first in passes]
+        added = [
+            replay(sublayer, dense.calls[sublayer.label], weights, first, dense.norms, variant.noise)
+            for dense, first in passes
+        ]
     return [(own.to(whole.device) - whole).float() for own, whole in zip(added, wholes, strict=True)]
 
 

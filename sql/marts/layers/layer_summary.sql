@@ -6,8 +6,8 @@
 --   propagated the effect of all pruned sublayers up to this one. Where is_changed is false the local shift is exactly
 --   0 by construction and the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small
 --   shifts read one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most
---   kl_noise_p95_nats, the 95th percentile of noise_floor behind the same sublayer (for scope isolated behind the last
---   MLP, if measured). Both are NULL where no noise was measured. Noise variants are excluded.
+--   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL where no noise
+--   was measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 -- columns:
 --   is_changed: Whether the recipe changed this sublayer's weights or dropped it
@@ -34,8 +34,8 @@
 --   kl_median_nats: Median KL(dense‖pruned) [nats]
 --   var_p_dz_mean: Mean variance of Δz under the dense p [logit²] = mean Var_p(Δz)
 --   orth_rel_h_mean: Mean share of the shift across h [ratio] = mean ‖Δh⊥‖/‖h‖
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes behind this sublayer; NULL without noise
---     [nats]
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes at this sublayer and scope; NULL without
+--     noise [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes; NULL without noise = kl_median_nats <=
 --     kl_noise_p95_nats
 with
@@ -71,18 +71,6 @@ spread as (
         transitions.scope,
         transitions.lens,
         transitions.temperature
-),
-
-floors_at_output as (
-    -- The last MLP is the output.
-    select
-        model,
-        lens,
-        temperature,
-        arg_max(kl_p95_nats, layer) as kl_p95_nats
-    from noise_floor
-    where sublayer = 'mlp'
-    group by model, lens, temperature
 )
 
 select
@@ -117,21 +105,14 @@ select
     spread.kl_median_nats,
     spread.var_p_dz_mean,
     spread.orth_rel_h_mean,
-    case spread.scope
-        when 'isolated' then floors_at_output.kl_p95_nats
-        else floors.kl_p95_nats
-    end as kl_noise_p95_nats,
-    spread.kl_median_nats <= kl_noise_p95_nats as is_below_noise
+    floors.kl_p95_nats as kl_noise_p95_nats,
+    spread.kl_median_nats <= floors.kl_p95_nats as is_below_noise
 from spread
 left join noise_floor as floors
     on
         spread.model = floors.model
         and spread.layer = floors.layer
         and spread.sublayer = floors.sublayer
+        and spread.scope = floors.scope
         and spread.lens = floors.lens
         and spread.temperature = floors.temperature
-left join floors_at_output
-    on
-        spread.model = floors_at_output.model
-        and spread.lens = floors_at_output.lens
-        and spread.temperature = floors_at_output.temperature

@@ -1,10 +1,11 @@
 -- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
--- grain: one row per model × layer × sublayer × lens × temperature.
--- key: model, layer, sublayer, lens, temperature
+-- grain: one row per model × layer × sublayer × scope × lens × temperature.
+-- key: model, layer, sublayer, scope, lens, temperature
 -- inputs: stg_layer_transitions, noise_variants, dense_ends
--- how to read: the dense model is compared with itself in bfloat16 and with another order of summation, run whole on
---   the same tokens (scope propagated). p95 and max are over prompts and positions; of several noise variants the
---   largest value counts. No rows where the study measured no noise.
+-- how to read: the dense model is compared with itself in bfloat16 and with another order of summation: run whole on
+--   the same tokens (scope propagated), or in one sublayer alone (local, and isolated at the output). p95 and max are
+--   over prompts and positions; of several noise variants the largest value counts. No rows where the study measured
+--   no noise, and no local and isolated ones from releases that stored zeros there.
 -- reason: a divergence is a finding only where it is larger than what another dtype or batch size causes with the same
 --   weights.
 -- columns:
@@ -28,6 +29,7 @@ spread as (
         transitions.recipe,
         transitions.layer,
         transitions.sublayer,
+        transitions.scope,
         transitions.lens,
         transitions.temperature,
         count(*) as positions,
@@ -49,12 +51,13 @@ spread as (
             transitions.model = dense_ends.model
             and transitions.prompt_id = dense_ends.prompt_id
             and transitions.position > dense_ends.end_position
-    where transitions.scope = 'propagated'
+    where transitions.scope = 'propagated' or transitions.is_changed
     group by
         transitions.model,
         transitions.recipe,
         transitions.layer,
         transitions.sublayer,
+        transitions.scope,
         transitions.lens,
         transitions.temperature
 )
@@ -63,6 +66,7 @@ select
     model,
     layer,
     sublayer,
+    scope,
     lens,
     temperature,
     count(*) as noise_variants,
@@ -78,4 +82,4 @@ select
     max(total_variation_p95) as total_variation_p95,
     max(total_variation_max) as total_variation_max
 from spread
-group by model, layer, sublayer, lens, temperature
+group by model, layer, sublayer, scope, lens, temperature

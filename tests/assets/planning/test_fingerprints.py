@@ -1,7 +1,10 @@
 """Fingerprints of partitions: the changes that outdate each table, and those that do not."""
 
+import platform
+import pydoc_data.topics
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from prunescope.assets.planning.steps import (
 )
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.models.sources import ModelIdentity
-from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile
 
@@ -215,6 +218,27 @@ def test_a_changed_calibration_outdates_statistics_and_recipes_that_read_them(st
     study.write(calibration={"sequences": 3, "length": 32})
     wanted = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")
     assert changed(before, versions(load(study))) == wanted
+
+
+# Those of data sets of the hub have their fingerprints from there.
+@pytest.mark.parametrize("name", [name for name in study_names() if name not in {"paper-llama2-7b", "paper-retrieval"}])
+def test_another_version_of_python_outdates_nothing_in_a_shipped_study(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = versions(load_study(name))
+    monkeypatch.setattr(pydoc_data.topics, "topics", {"other": "Words of another version."})
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
+    assert versions(load_study(name)) == before
+
+
+def test_another_version_of_python_outdates_a_calibration_by_its_help(
+    study: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.write(calibration={"source": "embedded", "sequences": 2, "length": 32})
+    before = versions(load(study))
+    monkeypatch.setattr(pydoc_data.topics, "topics", {"other": "Words of another version."})
+    assert "variants wanda-2of4" in changed(before, versions(load(study)))
 
 
 def test_a_changed_calibration_file_counts_as_a_changed_calibration(study: StudyFile, tmp_path: Path) -> None:

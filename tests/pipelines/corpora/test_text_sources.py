@@ -64,7 +64,7 @@ def test_other_contents_are_refused(tmp_path: Path, name: str, contents: str | b
 def test_folders_and_missing_files_are_refused_by_both(tmp_path: Path) -> None:
     for read in (read_text, contents_hash):
         with pytest.raises(
-            InputError, match=r"source .*: Is a directory; give `embedded`, `wikitext2`, `c4`, hf:NAME.* or a readable"
+            InputError, match=r"source .*: Is a directory; give `wikitext2`, `c4`, `embedded`, hf:NAME.* or a readable"
         ):
             read(str(tmp_path), "source")
         with pytest.raises(InputError, match="No such file"):

@@ -4,10 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.sources import identify, locate
+from prunescope.pipelines.models.sources import identify, locate, weight_format
 
 
 def test_a_local_folder_is_used_in_place(folder: Path, tmp_path: Path) -> None:
@@ -101,3 +105,44 @@ def test_a_source_that_no_path_can_be_is_refused(tmp_path: Path) -> None:
     for source in ("a" * 300, "~no-such-user/model"):
         with pytest.raises(InputError, match=f"model '{source[:20]}"):
             locate(source, tmp_path)
+
+
+def test_the_number_formats_of_a_folder_are_those_of_its_tensors(folder: Path) -> None:
+    assert weight_format(str(folder), folder) == "float32"
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    last = max(tensors, key=lambda name: tensors[name].numel())
+    halves = {name: tensor if name == last else tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    share = tensors[last].numel() / sum(tensor.numel() for tensor in tensors.values())
+    kinds = [f"{100 * share:.0f} % float32", f"{100 - 100 * share:.0f} % bfloat16"]
+    assert weight_format(str(folder), folder) == ", ".join(kinds if share > 0.5 else kinds[::-1])
+    save_file({name: tensor.to(torch.float16) for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    assert weight_format(str(folder), folder) == "float16"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(gguf.LlamaFileType.MOSTLY_Q4_1, "Q4_1"), (None, "GGUF")])
+def test_a_gguf_file_is_named_with_the_shares_of_what_it_holds(
+    kind: gguf.LlamaFileType | None, name: str, tmp_path: Path
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    if kind is not None:
+        writer.add_file_type(kind)
+    for key, rows, dtype in (("a", 75, "Q4_1"), ("b", 24, "Q8_0"), ("c", 1, "F32")):
+        raw = np.zeros((rows, 320), np.float32)
+        kept = gguf.GGMLQuantizationType[dtype]
+        writer.add_tensor(key, raw if dtype == "F32" else gguf.quantize(raw, kept), raw_dtype=kept)
+    writer.add_tensor("tiny", np.zeros(100, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # 32,100 weights; the float32 ones are 1.3 percent of them.
+    mixture = "75 % Q4_1, 24 % Q8_0, 1 % F32"
+    assert weight_format(str(tmp_path / "model.gguf"), tmp_path) == f"{name}: {mixture}"
+
+
+def test_an_embedded_model_is_named_as_the_file_that_it_came_from(tmp_path: Path) -> None:
+    assert weight_format("embedded", tmp_path) == weight_format("embedded:smollm2-135m-instruct", tmp_path)
+    assert weight_format("embedded", tmp_path).startswith("Q4_1: ")
+    assert weight_format("embedded:gemma-3-270m", tmp_path).startswith("Q4_K_M: 63 % Q8_0")

@@ -172,7 +172,7 @@ def test_noise_costs_the_passes_of_the_dense_model() -> None:
 def test_single_swaps_cost_the_layers_above_them() -> None:
     scopes = ("local", "isolated", "propagated")
     whole = load().forward(8) + load().forward(10)
-    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 0, 0)):
+    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 4 / 2, 4)):
         costs = load(scopes=scopes).variant(parse_recipe(name))
         assert amounts(costs, "body", "single swaps") == passes * whole
         assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8

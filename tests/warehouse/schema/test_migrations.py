@@ -217,7 +217,7 @@ def test_versions_that_contradict_each_other_are_refused(changes: dict[str, obje
 
 
 KNOWN = {
-    "models": (1, "79072d76203a"),
+    "models": (2, "f5c2d4716e37"),
     "activation_stats": (2, "f8e5b0463d10"),
     "block_influence": (1, "cfe408647862"),
     "variants": (4, "bf7ea164df5f"),
