@@ -198,6 +198,12 @@ class Handmade:
             "answer": None,
             "gold": None if is_correct is None else "12",
             "is_correct": is_correct,
+            "text_fork": None,
+            "token_ids_fork": None,
+            "collapse_step_fork": None,
+            "end_step_fork": None,
+            "answer_fork": None,
+            "is_correct_fork": None,
         }
         return self.add("generations", **(row | given))
 
