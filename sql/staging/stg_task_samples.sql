@@ -30,5 +30,12 @@ select
     collapse_step,
     distinct_2,
     repeat_rate,
-    verdict
+    verdict,
+    token_ids,
+    first_flip_step,
+    text_fork,
+    answer_fork,
+    is_correct_fork,
+    answer_lenient_fork,
+    is_correct_lenient_fork
 from task_samples
