@@ -226,7 +226,7 @@ KNOWN = {
     "decoding_steps": (3, "c1b828e6298f"),
     "top_tokens": (1, "edfd15c04401"),
     "option_subspace": (2, "1e9249ff14fa"),
-    "generations": (1, "9834fedc0398"),
+    "generations": (2, "fcce3d0496b9"),
     "text_tokens": (2, "281e4cd8648c"),
     "hidden_states": (1, "16c709a59620"),
     "sampled_generations": (1, "248dff6b3864"),
