@@ -234,7 +234,7 @@ KNOWN = {
     "search_effects": (2, "e2c5991aed9d"),
     "search_trials": (2, "0b31df3430cd"),
     "task_scores": (2, "721f43c46c81"),
-    "task_samples": (1, "20d9511afa25"),
+    "task_samples": (2, "e63aa2c6e56f"),
     "retrieval_scores": (1, "08113d352c9a"),
     "retrieval_queries": (1, "51077a48fa69"),
     "retrieval_embeddings": (1, "e15ae9386c36"),
