@@ -63,7 +63,7 @@ def variant_work(load: "Workload", recipe: Recipe, tables: Collection[str]) -> S
         "traces": load.variant(recipe) if todo & set(TRACE_TABLES) else (),
         "sampling": load.sampling_variant() if todo & set(SAMPLED_TABLES) else (),
         "texts": load.text_variant() if TEXT_TABLE in todo else (),
-        "tasks": load.task_variant() if todo & set(TASK_TABLES) else (),
+        "tasks": load.task_variant(recipe) if todo & set(TASK_TABLES) else (),
         "retrieval": load.retrieval_variant(recipe) if todo & set(RETRIEVAL_TABLES) else (),
         "speed": load.speed_variant(recipe) if SPEED_TABLE in todo else (),
     }

@@ -52,10 +52,11 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
 def _evaluation_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     """Return the rows of a variant in the tables of tasks, retrieval and speed."""
     options = sum(task.samples * task.options_a_sample for task in load.tasks)
+    written = sum(task.samples * task.new_tokens for task in load.tasks)
     stored = sum(size.texts for size in load.retrieval if size.keeps_embeddings)
     return [
         RowCount("task_scores", sum(_METRICS[task.scoring] for task in load.tasks)),
-        RowCount("task_samples", sum(task.samples for task in load.tasks), listed=round(2 * options)),
+        RowCount("task_samples", sum(task.samples for task in load.tasks), listed=round(2 * options) + written),
         RowCount("retrieval_scores", 4 * len(load.retrieval)),
         RowCount("retrieval_queries", 4 * sum(size.queries for size in load.retrieval)),
         # A float16 takes half of a listed float32.

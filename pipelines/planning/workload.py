@@ -243,17 +243,21 @@ class Workload:
             Cost("measures at T = 1, texts", "vocabulary", logits),
         ]
 
-    def task_variant(self) -> list[Cost]:
-        """Return the work of the tasks of one variant: contexts, continuations, and a head product for each of them."""
+    def task_variant(self, recipe: Recipe) -> list[Cost]:
+        """Return the work of the tasks of one variant: contexts, continuations, and a head product for each of them.
+
+        A task that writes also has a fork of each text, at most as long as the text.
+        """
         costs = []
         for task in self.tasks:
+            texts = 2 if task.new_tokens and recipe.method != "dense" else 1
             read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
-            scored = task.options or len(task.contexts)
+            read, scored = texts * read, task.options or texts * len(task.contexts)
             # A task with options is asked twice, for their texts and for their letters.
             name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
             costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size)]
             if task.new_tokens:
-                rounds = -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
+                rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
                 costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
         return costs
 

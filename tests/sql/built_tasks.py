@@ -122,6 +122,9 @@ def task_sample(
         "distinct_2": 1.0 if is_greedy else None,
         "repeat_rate": 0.0 if is_greedy else None,
         "verdict": None,
+        "token_ids": [1] * 8 if is_greedy else None,
+        **dict.fromkeys(("first_flip_step", "text_fork", "answer_fork", "is_correct_fork")),
+        **dict.fromkeys(("answer_lenient_fork", "is_correct_lenient_fork")),
     }
     warehouse.add("task_samples", **(row | given))
 

@@ -72,7 +72,9 @@ def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> Non
     written = [is_dense or bool(chance.random() < 0.5) for _ in range(8)]
     chosen = [[-1.0, -2.0] if is_dense or chance.random() < 0.8 else [-2.0, -1.0] for _ in range(8)]
     for sample in range(8):
-        task_sample(warehouse, recipe, "maths", f"s{sample}", is_correct=written[sample])
+        fork: dict[str, object] = {"first_flip_step": 3, "text_fork": "so 12", "is_correct_fork": sample % 2 == 0}
+        forked = {} if is_dense else fork | {"is_correct_lenient_fork": True}
+        task_sample(warehouse, recipe, "maths", f"s{sample}", is_correct=written[sample], **forked)
         for scoring in ("letter", "full_text"):
             task_sample(warehouse, recipe, "choice", f"s{sample}", scoring=scoring, log_likelihoods=chosen[sample])
     share = sum(written) / 8
@@ -105,8 +107,9 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
         _sample_texts(warehouse, recipe, prompt, chance)
         flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
         end = STEPS - 1 if is_dense and prompt == PROMPTS[0] else None
+        fork = {} if flip is None else {"text_fork": "so", "is_correct_fork": prompt == PROMPTS[0]}
         warehouse.generation(
-            recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense, end_step=end
+            recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense, end_step=end, **fork
         )
         for temperature in (0.5, 1.0):
             pruned = [0.2, 0.1, 0.05, 0.02] if is_dense else [0.2, 0.02, 0.05, 0.1]

@@ -87,6 +87,11 @@ COUNTS = {
     ),
     "q36_do_effects_add": ("sum(n_allocations)", "(select count(*) from search_trials)"),
     "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),
+    "lost_answers": (
+        "sum(n_answers) filter (where measure = 'score')",
+        "(select count(*) from generations where recipe <> 'dense')"
+        " + (select 2 * count(*) from task_samples where recipe <> 'dense' and scoring = 'greedy')",
+    ),
     "task_answers": ("count(*)", f"(select {READINGS} from task_samples)"),
     "task_comparisons": ("sum(n_samples)", f"(select {READINGS} from task_samples where {PRUNED})"),
     "task_pairs": ("count(*)", f"(select {READINGS} from task_samples where {PRUNED})"),

@@ -18,6 +18,7 @@ ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 OF_EVERY_VARIANT = {
     "graded_answers",
     "imported_comparisons",
+    "lost_answers",
     "metric_losses",
     "sampling_summary",
     "sampling_survival",

@@ -13,6 +13,10 @@ def _optional(name: str, of: pa.DataType, doc: str, unit: str = "", formula: str
     return Column(name, of, doc, unit, formula, nullable=True)
 
 
+def _since_2(name: str, of: pa.DataType, doc: str, unit: str = "") -> Column:
+    return Column(name, of, doc, unit, nullable=True, since=2)
+
+
 def _count(name: str, doc: str, unit: str = "") -> Column:
     return Column(name, pa.int32(), doc, unit, nullable=True, minimum=0)
 
@@ -128,13 +132,35 @@ TABLE = Table(
             nullable=True,
             values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
         ),
+        _since_2(
+            "token_ids", pa.list_(pa.int32()), "Tokens of the generated text, its end included; NULL without a text."
+        ),
+        _since_2(
+            "first_flip_step",
+            pa.int32(),
+            "First step whose token differs from the dense model's; NULL without one.",
+            "step",
+        ),
+        _since_2(
+            "text_fork",
+            pa.string(),
+            "Text that the dense model writes by itself after it was made to take the variant's token at the first "
+            "flip, the tokens before included; NULL without a flip.",
+        ),
+        _since_2("answer_fork", pa.string(), "`answer` of that text."),
+        _since_2("is_correct_fork", pa.bool_(), "`is_correct` of that text."),
+        _since_2("answer_lenient_fork", pa.string(), "`answer_lenient` of that text."),
+        _since_2("is_correct_lenient_fork", pa.bool_(), "`is_correct_lenient` of that text."),
     ),
+    version=2,
     partitioning="variant",
     preview_columns=("target", "answer", "is_correct"),
     references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),
         Invariant("text_has_its_length", "(scoring = 'greedy') = (tokens_generated is not null and text is not null)"),
+        Invariant("a_text_has_its_tokens", "len(token_ids) = tokens_generated"),
+        Invariant("a_flip_has_its_fork", "(first_flip_step is null) = (text_fork is null)"),
         Invariant("a_text_is_one_option", "scoring <> 'rolling' or len(option_log_likelihoods) = 1"),
         Invariant(
             "options_are_named", "scoring in ('greedy', 'rolling') or len(options) = len(option_log_likelihoods)"

@@ -76,6 +76,7 @@ def generate_greedy(
     max_new_tokens: int,
     batch: int = BATCH_CONTEXTS,
     others: Sequence[Sequence[int]] | None = None,
+    starts: Sequence[Sequence[int]] | None = None,
     *,
     reuses_prefix: bool | None = None,
 ) -> list[Generation]:
@@ -97,6 +98,7 @@ def generate_greedy(
         max_new_tokens: the limit.
         batch: maximum number of rows in a batch; fewer where they would exceed MAX_TOKENS.
         others: another model's tokens after each context, as drafts; they decide no token.
+        starts: tokens that each answer begins with, whatever the model prefers; they count towards the limit.
         reuses_prefix: the result of `can_reuse_prefix`, if it is known.
 
     Raises:
@@ -109,10 +111,14 @@ def generate_greedy(
             f"max_new_tokens {max_new_tokens}: the model's context of {decoder.context_length} tokens leaves no room "
             "for a question; choose fewer"
         )
-    rows = []
-    for tokens, stops, other in zip(contexts, until, others or [()] * len(contexts), strict=True):
+    rows, none = [], [()] * len(contexts)
+    for tokens, stops, other, start in zip(contexts, until, others or none, starts or none, strict=True):
         context = tuple(tokens)[-room:] or _first_token(decoder)
-        rows.append(_Row(context, tuple(stop for stop in stops if stop), DraftProposer(context, other)))
+        row = _Row(context, tuple(stop for stop in stops if stop), DraftProposer(context, other), list(start))
+        row.proposer.observe(start)
+        row.ended = bool(start) and _has_ended(decoder, row)
+        rows.append(row)
+    unfinished = [row for row in rows if not row.ended and len(row.tokens) < max_new_tokens]
     with quick_linears(decoder.model):
         if reuses_prefix is None:
             reuses_prefix = can_reuse_prefix(decoder)
@@ -123,7 +129,7 @@ def generate_greedy(
             return len(together) < max_rows and tokens <= max_tokens
 
         # The longest first, so that memory runs out at once or never.
-        for together in batched(sorted(rows, key=lambda row: -len(row.context)), fits):
+        for together in batched(sorted(unfinished, key=lambda row: -len(row.context)), fits):
             _generate_batch(decoder, together, max_new_tokens, reuses_prefix=reuses_prefix)
     return [_finished(decoder, row) for row in rows]
 
@@ -139,7 +145,8 @@ def _first_token(decoder: Decoder) -> tuple[int]:
 def _generate_batch(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, reuses_prefix: bool) -> None:
     """Fill the rows' tokens, all through one key-value cache."""
     new_cache = None if decoder.cache_refusal else decoder.new_cache()
-    tokens, mask = _prefill(decoder, [row.context for row in rows], new_cache, reuses_prefix=reuses_prefix)
+    read = [(*row.context, *row.tokens) for row in rows]
+    tokens, mask = _prefill(decoder, read, new_cache, reuses_prefix=reuses_prefix)
     # RecurrentGemma keeps its state in its modules and resets it only on a pass of several tokens: a text that
     # begins with one token would continue the previous text. Without a cache all tokens run again.
     cache = None if tokens.shape[1] == 1 else new_cache
@@ -192,7 +199,7 @@ def _accept(decoder: Decoder, row: _Row, draft: Sequence[int], tokens: Sequence[
     row.proposer.observe(tokens[: right + 1])
     for token in tokens[: right + 1]:
         row.tokens.append(token)
-        row.ended = token in decoder.end_ids or _is_stopped(decoder.tokenizer, row)
+        row.ended = _has_ended(decoder, row)
         if row.ended:
             break
     return right
@@ -266,11 +273,11 @@ def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tupl
     return torch.cat(best).reshape(states.shape[:2]), bool(torch.cat(largest).isfinite().all())
 
 
-def _is_stopped(tokenizer: Any, row: _Row) -> bool:  # noqa: ANN401
-    """Return whether the text contains a stop string, special tokens included."""
-    if not row.stops:
-        return False
-    text = tokenizer.decode(row.tokens)
+def _has_ended(decoder: Decoder, row: _Row) -> bool:
+    """Return whether the last token ends the text, or the text contains a stop string, special tokens included."""
+    if row.tokens[-1] in decoder.end_ids:
+        return True
+    text = decoder.tokenizer.decode(row.tokens) if row.stops else ""
     return any(stop in text for stop in row.stops)
 
 

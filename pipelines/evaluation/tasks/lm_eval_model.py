@@ -4,6 +4,8 @@ Tokenization, windows and truncation are lm-eval's own code; only the arithmetic
 """
 
 import copy
+import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +98,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     Attributes:
         progress: one step a request, or a window of a text.
         task: name of the current task in the progress.
-        written: generations by context and arguments, until the caller clears it.
-        others: another model's text by sample number, used as drafts; they decide no token.
+        written: generations by `sample_hash`, until the caller clears it.
+        others: another model's tokens by `sample_hash`, used as drafts; they decide no token.
+        starts: tokens that texts begin with, by `sample_hash`; other texts then stay empty. None writes all freely.
         is_noise: whether the applied variant is a kind of rounding, which float64 would hide.
     """
 
@@ -113,8 +116,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         self.is_noise = False
         self.progress: Progress = SILENT
         self.task = "task"
-        self.written: dict[tuple[str, str], Generation] = {}
-        self.others: Mapping[int, str] = {}
+        self.written: dict[str, Generation] = {}
+        self.others: Mapping[str, Sequence[int]] = {}
+        self.starts: Mapping[str, Sequence[int]] | None = None
 
     def set_context(self, context: int | None) -> None:
         """Set the tokens of a text's window; None is the model's context."""
@@ -173,36 +177,32 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         Raises:
             InputError: the task samples tokens, or its limit leaves no room for a question.
         """
-        by_limit: dict[int, list[tuple[int, tuple[int, ...], list[str]]]] = defaultdict(list)
+        by_limit: dict[int, list[tuple[str, tuple[int, ...], list[str]]]] = defaultdict(list)
+        keys = [sample_hash([request.args]) for request in requests]
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        for index, request in enumerate(requests):
+        for key, request in zip(keys, requests, strict=True):
+            if self.starts is not None and key not in self.starts:
+                self.written[key] = Generation("", (), ended=False, kept=0)
+                continue
             context, arguments = request.args
             settings = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
             if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
                 raise InputError(f"task {request.task_name}: it samples its answers; only greedy tasks can be paired")
             until = handle_stop_sequences(settings.get("until"), eos=eos)
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
-            by_limit[int(settings["max_gen_toks"])].append((index, ids, until))
-        texts: dict[int, str] = {}
-        self.progress.start(
-            self.task, len(requests), sum(len(ids) for group in by_limit.values() for _, ids, _ in group)
-        )
+            by_limit[int(settings["max_gen_toks"])].append((key, ids, until))
+        waiting = [len(ids) for group in by_limit.values() for _, ids, _ in group]
+        self.progress.start(self.task, len(waiting), sum(waiting))
         for limit, group in by_limit.items():
-            others = [self._other(requests[index]) for index, *_ in group]
+            others, starts = ([known.get(key, ()) for key, *_ in group] for known in (self.others, self.starts or {}))
             contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]
             answers = generate_greedy(
-                self.decoder, contexts, stops, limit, others=others, reuses_prefix=self._reuses_prefix
+                self.decoder, contexts, stops, limit, others=others, starts=starts, reuses_prefix=self._reuses_prefix
             )
-            for (index, *_), answer in zip(group, answers, strict=True):
-                texts[index] = answer.text
-                self.written[written_key(requests[index].args)] = answer
+            self.written |= {key: answer for (key, *_), answer in zip(group, answers, strict=True)}
             self.progress.advance(len(group))
         self.progress.done()
-        return [texts[index] for index in range(len(requests))]
-
-    def _other(self, request: Any) -> list[int]:  # noqa: ANN401 (lm-eval has no types)
-        text = self.others.get(int(request.doc_id), "")
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return [self.written[key].text for key in keys]
 
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
         """Return the distinct token rows of the requests, cut from the left as lm-eval does."""
@@ -302,10 +302,14 @@ def _can_share(decoder: Decoder) -> bool:
     return is_close(states, decoder.hidden(tokens)[:, split:].expand_as(states))
 
 
-def written_key(arguments: tuple[Any, ...]) -> tuple[str, str]:
-    """Return the key of a generation in `VariantLM.written`: its context and generation arguments."""
-    context, settings = arguments
-    return context, repr(settings)
+def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:
+    """Return a hash of a sample's prompts with their continuations or generation arguments."""
+    return hashed([scoring, [list(arguments) for arguments in requests]])
+
+
+def hashed(value: object) -> str:
+    """Return the SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _reads(row: _Row, index: int) -> list[Read]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import Likelihood, Request, VariantLM, written_key
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import Likelihood, Request, VariantLM, sample_hash
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
 from prunescope.pipelines.evaluation.tasks.score_rows import options_of
 from prunescope.pipelines.models.decoder import Decoder
@@ -115,7 +115,7 @@ def _answers(reader: _Reader, loaded: LoadedTask, samples: Sequence[int]) -> Ite
 def _generated(reader: _Reader, request: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401 (lm-eval's)
     reader.generate_until([request])
     context = reader.tok_batch_encode([request.args[0]])[0][0].tolist() or [reader.prefix_token_id]
-    return tuple(context), reader.written[written_key(request.args)].tokens
+    return tuple(context), reader.written[sample_hash([request.args])].tokens
 
 
 def _right(reader: _Reader, loaded: LoadedTask, requests: Sequence[Any]) -> tuple[list[int], list[int]] | None:

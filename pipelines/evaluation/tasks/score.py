@@ -1,7 +1,7 @@
 """Scoring of variants on tasks with lm-eval, as rows of `task_scores` and `task_samples`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +11,7 @@ from lm_eval.evaluator import evaluate
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM, sample_hash
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
 from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict, run_tests
 from prunescope.pipelines.evaluation.tasks.score_rows import (
@@ -22,6 +22,7 @@ from prunescope.pipelines.evaluation.tasks.score_rows import (
     sample_rows,
     score_rows,
 )
+from prunescope.pipelines.metrics.text_metrics import first_flip
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -30,6 +31,8 @@ from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
 # Scorings whose answers are compared with the dense model's; so are letters, where a task has no other scoring.
 _COMPARED = ("full_text", "greedy")
+# Columns of the text that the dense model writes from a variant's first different token on.
+_OF_FORK = {f"{name}_fork": name for name in ("text", "answer", "is_correct", "answer_lenient", "is_correct_lenient")}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class TaskSession:
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
     ) -> TaskScores:
-        """Score a variant on all tasks.
+        """Score a variant on all tasks, and the dense model's texts from each first token that differs from its own.
 
         Args:
             recipe: the variant's name.
@@ -96,7 +99,8 @@ class TaskSession:
             return self._compared(scored)
         if self._dense is None:
             self._dense = self._run("dense", Variant(), progress).samples if dense is None else dense
-        return self._compared(self._run(recipe, variant, progress, self._dense))
+        scored = self._run(recipe, variant, progress, self._dense)
+        return self._compared(replace(scored, samples=self._with_forks(recipe, scored.samples, progress)))
 
     @property
     def dense(self) -> pl.DataFrame:
@@ -113,11 +117,12 @@ class TaskSession:
         self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None
     ) -> _UncomparedScores:
         scores, samples, compared = [], [], []
+        others = {} if dense is None else _tokens(dense)
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         self._lm.is_noise = variant.noise is not None
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
-                for loaded, output in self._evaluated(list(together), recipe, progress, dense):
+                for loaded, output in self._evaluated(list(together), recipe, progress, others):
                     if self._is_compared(loaded.name, loaded.scoring):
                         compared.append(common_columns(loaded, output))
                     scores.append(pl.DataFrame(list(score_rows(loaded, output)), schema_overrides=SCORE_SCHEMA))
@@ -128,18 +133,44 @@ class TaskSession:
             _joined([pl.DataFrame(compared, schema_overrides=SCORE_SCHEMA)], SCORE_SCHEMA).with_columns(**names),
         )
 
+    def _with_forks(self, recipe: str, samples: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        """Add the first step at which a text differs from the dense one, and the dense model's text from there.
+
+        All texts of a task are evaluated, so that worked examples are drawn as before; only the forks are written.
+        """
+        own, dense = _tokens(samples), _tokens(self.dense)
+        flips = {key: first_flip(dense.get(key, ()), tokens) for key, tokens in own.items()}
+        steps = {key: step for key, step in flips.items() if step is not None}
+        starts = {key: own[key][: step + 1] for key, step in steps.items()}
+        rows = [
+            row | {fork: row[name] for fork, name in _OF_FORK.items()} | {"first_flip_step": steps[row["sample_hash"]]}
+            for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec)
+            if steps and (writing := [loaded for loaded in together if loaded.scoring == "greedy"])
+            for loaded, output in self._evaluated(writing, f"{recipe} (forks)", progress, own, starts)
+            for row in sample_rows(loaded, output)
+            if row["sample_hash"] in steps
+        ]
+        added = ["first_flip_step", *_OF_FORK]
+        forks = pl.DataFrame(rows, schema={name: SAMPLE_SCHEMA[name] for name in (*_SAMPLE_KEY, *added)})
+        return samples.drop(added).join(forks, on=_SAMPLE_KEY, how="left", maintain_order="left")
+
     def _evaluated(
-        self, together: Sequence[LoadedTask], recipe: str, progress: Progress, dense: pl.DataFrame | None
+        self,
+        together: Sequence[LoadedTask],
+        recipe: str,
+        progress: Progress,
+        others: Mapping[str, Sequence[int]],
+        starts: Mapping[str, Sequence[int]] | None = None,
     ) -> Iterator[tuple[LoadedTask, TaskOutput]]:
         """Run a task in all its scorings through lm-eval's evaluator at once, so that these share their prefixes.
 
-        Few-shot examples are drawn anew from the study's seed. The dense model's texts serve as drafts.
+        Few-shot examples are drawn anew from the study's seed. `others` serve as drafts.
         """
         lm, spec = self._lm, together[0].spec
         lm.progress, lm.task = progress, f"{recipe}: {spec.name}"
         lm.set_context(spec.context)
         lm.written.clear()
-        lm.others = {} if dense is None else _generated_texts(dense, together)
+        lm.others, lm.starts = others, starts
         named = {f"{loaded.name} by {loaded.scoring}": loaded for loaded in together}
         for loaded in together:
             loaded.task.set_fewshot_seed(spec.seed)
@@ -157,7 +188,7 @@ class TaskSession:
             yield loaded, TaskOutput(results, samples, dict(lm.written), tokens, self._verdicts(loaded, samples))
 
     def _verdicts(self, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> dict[int, ExecutionVerdict]:
-        """Run every generated program in the sandbox; none where that is not allowed."""
+        """Run every generated program in the sandbox, of forks only those written; none where that is not allowed."""
         if not (loaded.runs_code and self._allows_code):
             return {}
         return {
@@ -165,6 +196,7 @@ class TaskSession:
                 sample["doc"]["prompt"], sample["resps"][0][0], sample["target"], sample["doc"]["entry_point"]
             )
             for sample in samples
+            if self._lm.starts is None or sample_hash(sample["arguments"]) in self._lm.starts
         }
 
     def _is_compared(self, task: str, scoring: str) -> bool:
@@ -212,13 +244,9 @@ def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _generated_texts(samples: pl.DataFrame, together: Sequence[LoadedTask]) -> dict[int, str]:
-    """Return the texts of a task by sample number; none for a group of tasks, whose numbers coincide."""
-    names = {loaded.name for loaded in together}
-    if len(names) > 1:
-        return {}
-    texts = samples.filter(pl.col("task").is_in(names), pl.col("scoring") == "greedy", pl.col("text").is_not_null())
-    return {int(number): text for number, text in texts.select("sample_id", "text").iter_rows()}
+def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:
+    """Return the generated tokens by `sample_hash`."""
+    return dict(samples.filter(pl.col("token_ids").is_not_null()).select("sample_hash", "token_ids").iter_rows())
 
 
 def _answer() -> pl.Expr:

@@ -1,7 +1,5 @@
 """Rows of `task_scores` and `task_samples` from the output of lm-eval's evaluator."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ import polars as pl
 
 from prunescope.pipelines.evaluation.tasks.batched_generation import Generation
 from prunescope.pipelines.evaluation.tasks.definition import harness
-from prunescope.pipelines.evaluation.tasks.lm_eval_model import written_key
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import hashed, sample_hash
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask
 from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict
 from prunescope.pipelines.metrics.text_metrics import collapse_step
@@ -42,6 +40,12 @@ _SAMPLE_TYPES: _Types = {
     "collapse_step": pl.Int32,
     **dict.fromkeys(("distinct_2", "repeat_rate"), pl.Float32),
     "verdict": pl.String,
+    "token_ids": pl.List(pl.Int32),
+    "first_flip_step": pl.Int32,
+    **dict.fromkeys(("text_fork", "answer_fork"), pl.String),
+    "is_correct_fork": pl.Boolean,
+    "answer_lenient_fork": pl.String,
+    "is_correct_lenient_fork": pl.Boolean,
 }
 SCORE_SCHEMA, SAMPLE_SCHEMA = pl.Schema(_SCORE_TYPES), pl.Schema(_SAMPLE_TYPES)
 _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "generative", "rolling": "perplexity"}
@@ -70,14 +74,14 @@ class TaskOutput:
     Attributes:
         results: aggregates by `metric,filter`.
         samples: lm-eval's log, one entry per sample and filter.
-        written: generations by context and arguments.
+        written: generations by `sample_hash`.
         tokens: number of tokens of each text of a rolling task; empty for the others.
         verdicts: of the generated programs, by sample; empty where they did not run.
     """
 
     results: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
-    written: Mapping[tuple[str, str], Generation]
+    written: Mapping[str, Generation]
     tokens: Sequence[int]
     verdicts: Mapping[int, ExecutionVerdict]
 
@@ -163,8 +167,8 @@ def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[
 
 
 def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
-    asked = [(_sample_hash(loaded, sample), str(sample["target"])) for sample in output.samples]
-    return _hashed([loaded.scoring, sorted(output.results), asked])
+    asked = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
+    return hashed([loaded.scoring, sorted(output.results), asked])
 
 
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
@@ -181,7 +185,7 @@ def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
         yield {
             "task": loaded.name,
             "sample_id": str(number),
-            "sample_hash": _sample_hash(loaded, entries[0]),
+            "sample_hash": sample_hash(entries[0]["arguments"], loaded.scoring),
             "scoring": loaded.scoring,
         } | columns
 
@@ -238,7 +242,7 @@ def _text_row(sample: Mapping[str, Any]) -> Row:
 def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], output: TaskOutput) -> Row:
     by_filter = {str(sample["filter"]): sample for sample in entries}
     strict, lenient = (by_filter[name] for name in _strict_and_lenient(list(by_filter)))
-    written = output.written[written_key(strict["arguments"][0])]
+    written = output.written[sample_hash(strict["arguments"])]
     target = strict["target"]
     if loaded.runs_code:
         answers = _program_columns(written.text, output.verdicts.get(int(strict["doc_id"])))
@@ -258,6 +262,7 @@ def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], ou
         "collapse_step": collapse_step(written.tokens[: written.kept]),
         "distinct_2": written.distinct_2,
         "repeat_rate": written.repeat_rate,
+        "token_ids": list(written.tokens),
     }
 
 
@@ -282,12 +287,3 @@ def _extracted(sample: Mapping[str, Any]) -> str | None:
 
 def _is_right(sample: Mapping[str, Any]) -> bool | None:
     return bool(sample["exact_match"]) if "exact_match" in sample else None
-
-
-def _sample_hash(loaded: LoadedTask, sample: Mapping[str, Any]) -> str:
-    """Return a hash of the prompts with their continuations or generation arguments."""
-    return _hashed([loaded.scoring, [list(arguments) for arguments in sample["arguments"]]])
-
-
-def _hashed(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -206,19 +206,21 @@ def test_accuracy_over_lengths_has_one_name() -> None:
 def test_the_dense_models_texts_draft_those_of_a_variant(
     session: TaskSession, pruned: Variant, dense: TaskScores, scored: TaskScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known: list[list[str]] = []
+    known: list[list[list[int]]] = []
 
     def spy(decoder: Decoder, *given: Any, others: list[list[int]], **named: Any) -> Any:
-        known.append([decoder.tokenizer.decode(tokens) for tokens in others])
+        known.append([list(tokens) for tokens in others])
         return generate_greedy(decoder, *given, others=others, **named)
 
     monkeypatch.setattr(lm_eval_model, "generate_greedy", spy)
-    texts = [row["text"] for row in samples(dense, "mine", "greedy")]
+    of_dense, own = ([row["token_ids"] for row in samples(found, "mine", "greedy")] for found in (dense, scored))
     assert session.score(RECIPE, pruned, dense.samples).samples.equals(scored.samples)
-    assert known == [texts]
-    assert any(texts)
+    flipped = [tokens for tokens, others in zip(own, of_dense, strict=True) if tokens != others]
+    assert known == [of_dense, flipped]
+    assert all(of_dense)
+    assert flipped
     assert session.score("dense", Variant()).samples.equals(dense.samples)
-    assert known[1:] == [[""] * len(texts)]
+    assert known[2:] == [[[]] * len(of_dense)]
 
 
 def test_known_dense_rows_are_not_computed_again(

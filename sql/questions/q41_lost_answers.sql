@@ -1,0 +1,54 @@
+-- Of the answers that pruning loses, which share does the first wrong token lose by itself, and which what follows?
+-- grain: one row per model × recipe × text_source × metric.
+-- key: model, recipe, text_source, metric
+-- inputs: lost_answers
+-- how to read: an answer is lost by the first token if the dense model, made to take the variant's token at the first
+--   flip and then writing on by itself, is wrong, too. first_token_loss and following_loss sum to the loss of right
+--   answers, gained ones subtracted; an interval that contains 0 shows no loss. The columns _noise are the largest of
+--   the noise variants, whose flips are those of rounding; NULL where none was measured. The dense recipe and noise
+--   variants are excluded.
+-- reason: decides whether to guard single tokens or to repair the model.
+-- columns:
+--   first_token_loss_noise: Largest first_token_loss of a noise variant [share]
+--   following_loss_noise: Largest following_loss of a noise variant [share]
+with
+
+floors as (
+    select
+        model,
+        text_source,
+        metric,
+        max(first_token_loss) as first_token_loss_noise,
+        max(following_loss) as following_loss_noise
+    from lost_answers
+    where is_noise
+    group by model, text_source, metric
+)
+
+select
+    variants.model,
+    variants.recipe,
+    variants.text_source,
+    variants.metric,
+    variants.n_answers,
+    variants.n_right_dense,
+    variants.n_lost,
+    variants.n_lost_by_first_token,
+    variants.n_lost_after,
+    variants.n_gained,
+    variants.first_token_share,
+    variants.first_token_share_low,
+    variants.first_token_share_high,
+    variants.first_token_loss,
+    variants.first_token_loss_low,
+    variants.first_token_loss_high,
+    floors.first_token_loss_noise,
+    variants.following_loss,
+    variants.following_loss_low,
+    variants.following_loss_high,
+    floors.following_loss_noise
+from lost_answers as variants
+left join floors
+    on variants.model = floors.model and variants.text_source = floors.text_source and variants.metric = floors.metric
+where not variants.is_noise
+order by variants.model, variants.text_source, variants.metric, variants.recipe
