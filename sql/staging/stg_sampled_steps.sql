@@ -1,8 +1,9 @@
 -- The table sampled_steps as other views read it: every column by name, and columns computed from a single row.
--- grain: one row per variant × prompt × sample × step up to the flip.
--- key: model, recipe, prompt_id, sample, step
+-- grain: one row per variant × prompt × sample × trajectory × step.
+-- key: model, recipe, prompt_id, sample, trajectory, step
 -- inputs: sampled_steps
--- how to read: up to the flip both models have read the same tokens. is_flip says that they draw different ones here.
+-- how to read: up to the flip both trajectories have the same rows, and flip_probability is known. is_flip says that
+--   the models draw different tokens here; NULL behind the flip.
 -- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
 --   variant: Name of the variant = model || '@' || recipe
@@ -13,6 +14,7 @@ select
     model || '@' || recipe as variant,
     prompt_id,
     sample,
+    trajectory,
     step,
     temperature,
     token_id_dense,
@@ -20,6 +22,7 @@ select
     total_variation,
     flip_probability,
     kl_dense_pruned_nats,
+    kl_pruned_dense_nats,
     entropy_dense_nats,
     entropy_pruned_nats,
     token_id_dense <> token_id_pruned as is_flip
