@@ -24,8 +24,8 @@ TABLE = Table(
         c.SAMPLE,
         replace(
             c.TRAJECTORY,
-            doc="`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's. Rows up "
-            "to the first flip are the same in both. Files of version 1 stop at the flip.",
+            doc="`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's. Rows "
+            "up to the first flip are the same in both. Files of version 1 stop at the flip.",
             values=("teacher_forced", "own_text"),
             since=2,
         ),

@@ -1,6 +1,7 @@
 """Sampled texts against a slow sampler that reads each text anew, and against themselves."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby, product
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -150,6 +153,7 @@ def test_a_broken_variant_is_refused(tiny_folder: Path) -> None:
         session.trace("other", Variant())
 
 
+Text = tuple[int, ...]
 VOCABULARY, LENGTH = 5, 4
 # What ends a text is the third token.
 LEAVES = [
@@ -201,21 +205,28 @@ def of_both(decoder: Decoder, variant: Variant, ids: tuple[int, ...]) -> tuple[n
         return dense, log_probabilities(decoder, ids)
 
 
-def test_the_chain_rule_over_all_texts_gives_the_kl_of_the_distributions_over_texts(
-    toy: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def listed(toy: Decoder) -> tuple[Variant, dict[str, pl.DataFrame]]:
+    """Sample every text once from both models, the variant in reverse order, so that a sample's two texts differ."""
     study, variant = toy_study(len(LEAVES), "ab"), prune(toy, parse_recipe("magnitude-50"))
     keys = {noise_key(0, "ab", sample): sample for sample in range(len(LEAVES))}
-    order = list(range(len(LEAVES)))
+    order = list(LEAVES)
 
     def draw(nucleus: object, key: int, step: int) -> int:
-        return LEAVES[order[keys[key]]][step]
+        return order[keys[key]][step]
 
-    monkeypatch.setattr("prunescope.pipelines.evaluation.traces.sampled_texts.draw", draw)
-    session = SamplingSession(toy, "tiny", study)
-    order.reverse()  # so that the variant's text of a sample is another one
-    tables = session.trace("magnitude-50", variant)
-    assert tables["sampled_generations"]["token_ids"].to_list() == [list(LEAVES[leaf]) for leaf in order]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunescope.pipelines.evaluation.traces.sampled_texts.draw", draw)
+        session = SamplingSession(toy, "tiny", study)
+        order.reverse()
+        return variant, session.trace("magnitude-50", variant)
+
+
+def test_the_chain_rule_over_all_texts_gives_the_kl_of_the_distributions_over_texts(
+    toy: Decoder, listed: tuple[Variant, dict[str, pl.DataFrame]]
+) -> None:
+    variant, tables = listed
+    assert tables["sampled_generations"]["token_ids"].to_list() == [list(leaf) for leaf in reversed(LEAVES)]
     log_p, log_q = of_both(toy, variant, (3, 4))
     assert np.exp(log_p).sum() == pytest.approx(1)
     assert np.exp(log_q).sum() == pytest.approx(1)
@@ -225,7 +236,7 @@ def test_the_chain_rule_over_all_texts_gives_the_kl_of_the_distributions_over_te
     ):
         rows = tables["sampled_steps"].filter(trajectory=trajectory)
         sums = rows.group_by("sample").agg(pl.len(), pl.col(column).cast(pl.Float64).sum()).sort("sample")
-        lengths = [len(LEAVES[leaf]) for leaf in (range(len(LEAVES)) if trajectory == "teacher_forced" else order)]
+        lengths = [len(leaf) for leaf in (LEAVES if trajectory == "teacher_forced" else reversed(LEAVES))]
         assert sums["len"].to_list() == lengths, "a text is measured whole"
         exact = float((np.exp(own) * (own - other)).sum())
         assert exact > 0.05
@@ -268,3 +279,82 @@ def test_a_token_that_one_model_hardly_gives_costs_its_whole_logarithm(toy: Deco
     assert max(exact) > 120
     found = [first["kl_dense_pruned_nats"][0], first["kl_pruned_dense_nats"][0]]
     assert found == pytest.approx(exact, rel=1e-3)
+
+
+def speculated(
+    p: dict[Text, np.ndarray], q: dict[Text, np.ndarray], length: int, chance: np.random.Generator
+) -> tuple[Text, list[tuple[Text, bool]]]:
+    """Write one text by speculative sampling (Leviathan et al. 2023, algorithm 1).
+
+    Args:
+        p: probabilities of the dense model's next token, by the tokens before it.
+        q: those of the draft.
+        length: tokens of a draft.
+        chance: random numbers.
+
+    Returns:
+        The text, and the contexts at which a token was proposed, with whether it was accepted.
+    """
+    text, proposals = Text(), list[tuple[Text, bool]]()
+
+    def is_whole() -> bool:
+        return len(text) == LENGTH or text[-1:] == (2,)
+
+    while not is_whole():
+        drafted = list[int]()
+        while len(drafted) < length and (*text, *drafted) in q:
+            drafted.append(int(chance.choice(VOCABULARY, p=q[*text, *drafted])))
+        for token in drafted:
+            mine, other = p[text], q[text]
+            is_accepted = bool(chance.random() < mine[token] / other[token])
+            proposals.append((text, is_accepted))
+            if not is_accepted:
+                residual = np.maximum(mine - other, 0)
+                text = (*text, int(chance.choice(VOCABULARY, p=residual / residual.sum())))
+                break
+            text = (*text, token)
+        else:
+            if not is_whole():
+                text = (*text, int(chance.choice(VOCABULARY, p=p[text])))
+    return text, proposals
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_speculative_sampling_accepts_as_often_as_one_minus_total_variation_and_keeps_the_dense_distribution(
+    toy: Decoder, listed: tuple[Variant, dict[str, pl.DataFrame]], length: int
+) -> None:
+    variant, tables = listed
+    contexts = {leaf[:step] for leaf in LEAVES for step in range(len(leaf))}
+
+    def next_token() -> dict[Text, np.ndarray]:
+        return {
+            context: softmax(
+                toy.head.logits_of_state(toy.hidden(torch.tensor([[3, 4, *context]]))[0, -1:])[0].double().numpy() / 2
+            )
+            for context in contexts
+        }
+
+    p = next_token()
+    with apply_variant(toy, variant):
+        q = next_token()
+    rows = tables["sampled_steps"].filter(trajectory="teacher_forced")
+    acceptance = {
+        LEAVES[sample][:step]: 1 - distance
+        for sample, step, distance in rows.select("sample", "step", "total_variation").iter_rows()
+    }
+    chance = np.random.default_rng(5)
+    texts, proposals = Counter[Text](), Counter[tuple[Text, bool]]()
+    for _ in range(8000):
+        text, proposed = speculated(p, q, length, chance)
+        texts[text] += 1
+        proposals.update(proposed)
+    accepted = sum(count for (_, is_accepted), count in proposals.items() if is_accepted)
+    expected = sum(count * acceptance[context] for (context, _), count in proposals.items())
+    spread = sum(count * acceptance[context] * (1 - acceptance[context]) for (context, _), count in proposals.items())
+    assert abs(accepted - expected) < 3.5 * np.sqrt(spread)
+    assert spread < 0.25 * proposals.total(), "acceptance differs between contexts"
+    counts = np.array([texts[leaf] for leaf in LEAVES])
+    predicted = 8000 * np.exp(log_probabilities(toy, (3, 4)))
+    rare = predicted < 5
+    cells = [(*side[~rare], side[rare].sum()) for side in (counts, predicted)]
+    assert chisquare(*cells, sum_check=False).pvalue > 0.001
