@@ -4,8 +4,8 @@
 -- inputs: token_acceptance, acceptance, speed_summary
 -- how to read: the variant drafts draft_tokens tokens, the dense model checks them in one pass and adds one of its own.
 --   Measured: acceptance_rate, from the distributions of both models along the dense model's texts, and draft_cost, the
---   time of a written token of the variant over the dense model's, from `speed` at the smallest batch and the shortest
---   text; NULL without `speed`. Arithmetic: tokens_per_pass is the mean over all starts in a text of
+--   time of a written token of the variant over the dense model's, from `speed` at the smallest batch and the longest
+--   prompt; NULL without `speed`. Arithmetic: tokens_per_pass is the mean over all starts in a text of
 --   1 + a₁ + a₁a₂ + …, with the acceptances a of the tokens that follow, so that it counts that rejections cluster;
 --   tokens_per_pass_independent is (1 − α^(γ+1))/(1 − α), which takes the acceptance rate α for every token. speedup is
 --   tokens_per_pass over draft_tokens × draft_cost + 1, as if a pass over draft_tokens + 1 tokens took the time of one:
@@ -81,7 +81,7 @@ costs as (
     select
         model,
         recipe,
-        1 / arg_min(decode_speedup, row(batch, length, new_tokens)) as draft_cost
+        1 / arg_min(decode_speedup, row(batch, -length, -new_tokens)) as draft_cost
     from speed_summary
     group by model, recipe
 )
