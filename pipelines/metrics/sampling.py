@@ -106,7 +106,7 @@ def draw(nucleus: Nucleus, key: int, step: int) -> int:
 
 def on_union(p: Nucleus, q: Nucleus) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the probabilities of two nuclei, each renormalised, over the union of their tokens."""
-    ids = np.union1d(p.ids, q.ids)
+    ids = p.ids if np.array_equal(p.ids, q.ids) else np.union1d(p.ids, q.ids)
     sides = np.zeros((2, len(ids)))
     for side, own in zip(sides, (p, q), strict=True):
         weights = np.exp(own.scores)

@@ -82,7 +82,9 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
         },
         "decoded": {
             **applied,
-            "final streams of the variant": 8 * decoded * steps_width,
+            # Sampled texts are read three times: two passes in 4 bytes, and the third as it is decoded.
+            "final streams of the variant": max(8 * load.texts_a_prompt * len(load.prompts), 20 * load.sampled_texts)
+            * steps_width,
             "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
             # The dense model's texts are decoded before, in its own type.
             "key-value cache": max(cached * own_size, cached * size - sum(weights.values())),

@@ -42,7 +42,7 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
         RowCount("option_subspace", choices * temperatures),
         RowCount("generations", len(load.prompts) if measure.writes else 0),
         RowCount("sampled_generations", load.sampled_texts),
-        RowCount("sampled_steps", load.sampled_texts * load.study.generation.new_tokens),
+        RowCount("sampled_steps", 2 * load.sampled_texts * load.study.generation.new_tokens),
         *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),
         RowCount("text_tokens", load.scored_tokens, unmoved=load.scored_tokens if is_dense else 0),
         *_evaluation_rows(load, recipe),

@@ -216,13 +216,14 @@ class Workload:
         return self._decode("dense model samples", self.study.decoding.samples) if self.study.decoding else []
 
     def sampling_variant(self) -> list[Cost]:
-        """Return the work of one variant's sampled texts: at most, as if none parts from the dense one."""
+        """Return the work of one variant's sampled texts: at most, as if all part from the dense ones at once."""
         if not self.study.decoding:
             return []
-        rows = self.sampled_texts * self.study.generation.new_tokens
+        rows = 2 * self.sampled_texts * self.study.generation.new_tokens
         logits = float(rows * self.shape.vocabulary)
+        tasks = ("variant samples", "variant reads the dense samples", "dense model reads the variant's samples")
         return [
-            *self._decode("variant samples", self.study.decoding.samples),
+            *(cost for task in tasks for cost in self._decode(task, self.study.decoding.samples)),
             # Logits of both sides for the measures, and again for what may be drawn.
             Cost("head product, sampled steps, at most", "head", 8 * logits * self.shape.width),
             Cost("measures, sampled steps, at most", "vocabulary", logits),

@@ -107,13 +107,13 @@ class DecodingSpec(FrozenModel):
     Attributes:
         temperature: of the softmax.
         top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
-        samples: texts of each prompt.
+        samples: texts of each prompt; at least two, because one does not say how much a prompt's texts differ.
         seed: of the noise.
     """
 
     temperature: float = Field(default=0.7, gt=0, le=100)
     top_p: float = Field(default=0.95, gt=0, le=1)
-    samples: int = Field(default=8, ge=1, le=1024)
+    samples: int = Field(default=8, ge=2, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

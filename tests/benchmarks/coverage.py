@@ -185,6 +185,35 @@ class Simulation:
                 )"""
                 yield self.cell("median first flip", n, f"hazard {hazard}, {end} steps", rows, query)
 
+    def sequences(self) -> Iterator[Cell]:
+        """Yield cells of the sequence KL, per text and per token: heavy-tailed sums over texts of unequal length."""
+        samples, longest = 4, 64
+        for n in self.sizes:
+            for spread in (0.5, 1.0):
+                size = (min(self.studies, 100_000 // n), n, samples)
+                # Tokens of one prompt are alike, a few tokens have most of the KL, and texts end early or are cut.
+                lengths = np.minimum(self.chance.geometric(1 / 48, size), longest)
+                tokens = self.chance.lognormal(0, 1.5, (*size, longest)) * (np.arange(longest) < lengths[..., None])
+                kl = tokens.sum(-1) * self.chance.lognormal(0, spread, size[:2])[..., None]
+                mean = float(np.exp(1.5**2 / 2 + spread**2 / 2))
+                rows = pl.DataFrame(
+                    {
+                        "study": np.repeat(np.arange(size[0]), n),
+                        "kl": kl.sum(-1).ravel(),
+                        "tokens": lengths.sum(-1).ravel(),
+                        "texts": samples,
+                    }
+                )
+                tokens_a_text = float(np.minimum(np.arange(1, 3000), longest) @ (47 / 48) ** np.arange(2999) / 48)
+                for unit, of_mean, half, truth in (
+                    ("text", "avg(kl / texts)", "half_width_of_mean(kl / texts, 1.0)", mean * tokens_a_text),
+                    ("token", "sum(kl) / sum(tokens)", "half_width_of_mean(kl, tokens)", mean),
+                ):
+                    query = f"""
+                    select {truth} as truth, interval_of_positive_mean(mean, half) as ends
+                    from (select {of_mean} as mean, {half} as half from rows group by study)"""
+                    yield self.cell(f"sequence KL per {unit}", n, f"spread of prompts {spread}", rows, query)
+
     def cells(self) -> Iterator[Cell]:
         """Yield all cells."""
         yield from self.shares()
@@ -195,6 +224,7 @@ class Simulation:
         yield from self.means()
         yield from self.growths()
         yield from self.medians()
+        yield from self.sequences()
 
 
 def main() -> None:

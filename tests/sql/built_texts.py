@@ -1,6 +1,7 @@
 """Rows of `text_tokens` written by hand, for `warehouse_builder`."""
 
 import math
+from collections.abc import Sequence
 
 from prunescope.warehouse.tables.text_tokens import NAMES
 from tests.sql.warehouse_builder import MODEL, Handmade, divergence
@@ -40,27 +41,55 @@ def text_token(
 
 
 def sampled_text(
-    warehouse: Handmade, recipe: str, prompt: str, sample: int, hazards: list[float], *, flips: bool
+    warehouse: Handmade,
+    recipe: str,
+    prompt: str,
+    sample: int,
+    hazards: list[float],
+    *,
+    flips: bool,
+    forced: Sequence[float] = (),
+    own: Sequence[float] = (),
+    top_p: float = 1.0,
 ) -> None:
-    """Add a sampled text; `hazards` has the flip probability of every step up to the flip or the end."""
+    """Add a sampled text of both trajectories.
+
+    Args:
+        warehouse: gets the rows.
+        recipe: the variant.
+        prompt: the prompt.
+        sample: number of the sample.
+        hazards: the flip probability of every step up to the flip or the end, which is also its KL(dense‖pruned).
+        flips: whether the last of them flips.
+        forced: KL(dense‖pruned) of the dense text's steps behind the flip; KL(pruned‖dense) is twice that, and total
+            variation 0.5.
+        own: the same of the variant's text.
+        top_p: of the sampling.
+    """
     last = len(hazards) - 1
-    for step, hazard in enumerate(hazards):
-        warehouse.add(
-            "sampled_steps",
-            model="tiny",
-            recipe=recipe,
-            prompt_id=prompt,
-            sample=sample,
-            step=step,
-            temperature=0.7,
-            token_id_dense=7,
-            token_id_pruned=9 if flips and step == last else 7,
-            total_variation=hazard / (2 - hazard),
-            flip_probability=hazard,
-            kl_dense_pruned_nats=hazard,
-            entropy_dense_nats=1.0,
-            entropy_pruned_nats=1.0,
-        )
+    for trajectory, behind in (("teacher_forced", forced), ("own_text", own)):
+        for step, kl in enumerate([*hazards, *behind]):
+            is_shared = step <= last
+            warehouse.add(
+                "sampled_steps",
+                model="tiny",
+                recipe=recipe,
+                prompt_id=prompt,
+                sample=sample,
+                trajectory=trajectory,
+                step=step,
+                temperature=0.7,
+                token_id_dense=7 if is_shared or trajectory == "teacher_forced" else None,
+                token_id_pruned=(9 if flips and step == last else 7)
+                if is_shared or trajectory == "own_text"
+                else None,
+                total_variation=kl / (2 - kl) if is_shared else 0.5,
+                flip_probability=kl if is_shared else None,
+                kl_dense_pruned_nats=kl,
+                kl_pruned_dense_nats=2 * kl,
+                entropy_dense_nats=1.0,
+                entropy_pruned_nats=1.0,
+            )
     warehouse.add(
         "sampled_generations",
         model="tiny",
@@ -68,9 +97,9 @@ def sampled_text(
         prompt_id=prompt,
         sample=sample,
         temperature=0.7,
-        top_p=0.95,
+        top_p=top_p,
         text="t",
-        token_ids=[7],
+        token_ids=[7] * (len(hazards) + len(own)),
         first_flip_step=last if flips else None,
         collapse_step=2 if flips and sample == 0 else None,
         end_step=None,

@@ -135,7 +135,8 @@ def _sample_texts(warehouse: Handmade, recipe: str, prompt: str, chance: np.rand
     for sample in range(2):
         steps = STEPS if recipe == "dense" else int(chance.integers(1, STEPS + 1))
         hazards = [0.0 if recipe == "dense" else chance.uniform(0.01, 0.9) for _ in range(steps)]
-        sampled_text(warehouse, recipe, prompt, sample, hazards, flips=steps < STEPS)
+        behind = [1.0] * (STEPS - steps)
+        sampled_text(warehouse, recipe, prompt, sample, hazards, flips=steps < STEPS, forced=behind, own=behind)
 
 
 def _measure_layers(

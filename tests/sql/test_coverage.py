@@ -23,6 +23,8 @@ FINE = {
     ("mean (t)", 20, "normal"),
     ("mean of positive values (t of logarithm)", 20, "lognormal 0.5"),
     ("median first flip", 20, "hazard 0.05, 1000 steps"),
+    ("sequence KL per text", 20, "spread of prompts 0.5"),
+    ("sequence KL per token", 20, "spread of prompts 0.5"),
     ("median first flip", 20, "hazard 0.05, 16 steps"),
 }
 
@@ -37,8 +39,10 @@ def test_intervals_cover_the_truth_in_93_to_98_percent_of_studies(cells: list[Ce
 
 def test_no_interval_covers_much_less_where_outcomes_are_few_or_skewed(cells: list[Cell]) -> None:
     (widest,) = [cell for cell in cells if cell.p == "lognormal 1.5"]
-    assert [cell for cell in cells if cell.coverage < 0.88 and cell is not widest] == []
     assert 0.8 <= widest.coverage < 0.84, "as the macro says"
+    # Prompts whose KL spreads by a factor of e in either direction are more than twenty prompts can show.
+    least = {"spread of prompts 1.0": 0.86, "lognormal 1.5": 0.8}
+    assert [cell for cell in cells if cell.coverage < least.get(str(cell.p), 0.88)] == []
     # Without a deviation there is no half-width; without a right dense answer there is no loss.
     assert {cell.method for cell in cells if cell.known < 1} <= {"kept score of a task"}
 

@@ -28,6 +28,9 @@ READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 
 # A count over the view, and the same count over the stored rows below it.
 WEIGHTS_REMOVED = f"{PRUNED} and recipe not like 'rtn%'"
+ACCEPTED = f"""(
+    (select count(*) from decoding_steps where temperature = 1 and {FORCED}) + (select count(*) from sampled_steps)
+)"""
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),
     "first_divergent_layer": (
@@ -59,6 +62,10 @@ COUNTS = {
         "sum(flips)",
         "(select count(first_flip_step) from sampled_generations)",
     ),
+    "sampled_sequences": ("sum(tokens)", "(select count(*) from sampled_steps)"),
+    "sequence_kl": ("sum(tokens)", "(select count(*) from sampled_steps)"),
+    "token_acceptance": ("count(*)", ACCEPTED),
+    "acceptance": ("sum(tokens)", ACCEPTED),
     "search_treatments": ("count(*)", "(select sum(n_treated) from stg_search_trials)"),
     "search_front": ("sum(n_trials)", "(select count(*) from search_trials)"),
     "search_path": ("count(*)", "(select count(*) from search_trials)"),
@@ -84,6 +91,13 @@ COUNTS = {
     "q35_choosing_by_p_against_controls": (
         "count(*)",
         "(select count(*) from search_trials where is_result and strategy <> 'searched')",
+    ),
+    "q37_sequence_kl": ("sum(tokens)", f"(select count(*) from sampled_steps where {PRUNED})"),
+    # A text of four steps has ten starts of drafts of one to four tokens.
+    "q38_best_draft": (
+        "sum(n_starts)",
+        "(select 2.5 * count(*) from (from sampled_steps select recipe, trajectory union all"
+        f" from decoding_steps select recipe, trajectory where temperature = 1) where {FORCED} and {PRUNED})",
     ),
     "q36_do_effects_add": ("sum(n_allocations)", "(select count(*) from search_trials)"),
     "speed_summary": ("count(*)", f"(select count(*) from speed where {COMPARED})"),

@@ -16,18 +16,22 @@ VIEWS = database.view_sql()
 ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
+    "acceptance",
     "graded_answers",
     "imported_comparisons",
     "lost_answers",
     "metric_losses",
+    "sampled_sequences",
     "sampling_summary",
     "sampling_survival",
     "score_pairs",
+    "sequence_kl",
     "task_answers",
     "task_group_scores",
     "text_token_losses",
     "text_statistics",
     "text_window_errors",
+    "token_acceptance",
 }
 ABOUT_ISOLATED = {"sublayer_kl_attribution", "layer_kl_share", "q29_isolated_against_joint"}
 COMPARED = [

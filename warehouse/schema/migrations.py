@@ -73,7 +73,8 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
             continue
         read = f"SELECT * FROM {source}"  # noqa: S608
         for migration in _later(table, version):
-            read = f"SELECT * EXCLUDE ({_replaced(migration)}), {_computed(migration)} FROM ({read})"  # noqa: S608
+            kept = f"* EXCLUDE ({_replaced(migration)})" if migration.replaced else "*"
+            read = f"SELECT {kept}, {_computed(migration)} FROM ({read})"  # noqa: S608
         casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
         selects.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
     return " UNION ALL ".join(selects) if selects else empty

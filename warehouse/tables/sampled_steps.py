@@ -1,28 +1,47 @@
-"""Distributions at every step of a sampled text up to the flip: what decides whether dense and pruned text part.
+"""Distributions of both models at every token of sampled texts, the dense model's and the variant's.
 
-Up to the flip both models have read the same tokens, so that the two distributions are of one context.
+Both models read the same tokens, so that the two distributions of a row are of one context. The sum of a text's KL
+gives the KL of two distributions over texts by the chain rule.
 """
+
+from dataclasses import replace
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 _DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
 
 TABLE = Table(
     name="sampled_steps",
-    grain="One row per variant × prompt × sample × step up to the flip, in studies with `decoding`.",
-    key=("model", "recipe", "prompt_id", "sample", "step"),
+    grain="One row per variant × prompt × sample × trajectory × step, in studies with `decoding`.",
+    key=("model", "recipe", "prompt_id", "sample", "trajectory", "step"),
     columns=(
         c.MODEL,
         c.RECIPE,
         c.PROMPT_ID,
         c.SAMPLE,
+        replace(
+            c.TRAJECTORY,
+            doc="`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's. Rows "
+            "up to the first flip are the same in both. Files of version 1 stop at the flip.",
+            values=("teacher_forced", "own_text"),
+            since=2,
+        ),
         c.STEP,
         c.TEMPERATURE,
-        Column("token_id_dense", pa.int32(), "Token that the dense model draws at this step.", minimum=0),
-        Column("token_id_pruned", pa.int32(), "Token that the pruned model draws with the same noise.", minimum=0),
+        *(
+            Column(
+                f"token_id_{side}",
+                pa.int32(),
+                f"Token that the {side} model draws with the noise that both share; NULL behind the flip of a text "
+                "that is the other model's.",
+                nullable=True,
+                minimum=0,
+            )
+            for side in ("dense", "pruned")
+        ),
         Column(
             "total_variation",
             pa.float64(),
@@ -37,19 +56,23 @@ TABLE = Table(
             "flip_probability",
             pa.float64(),
             "Probability that common Gumbel noise draws different tokens from them; from total variation t to "
-            "2t/(1 + t).",
+            "2t/(1 + t). NULL behind the flip.",
             "probability",
             "1 − Σ_i 1/Σ_j max(p_j/p_i, q_j/q_i)",
+            nullable=True,
             minimum=0,
             maximum=1,
         ),
         _DIVERGENCE["kl_dense_pruned_nats"],
+        replace(_DIVERGENCE["kl_pruned_dense_nats"], since=2),
         _DIVERGENCE["entropy_dense_nats"],
         _DIVERGENCE["entropy_pruned_nats"],
     ),
     partitioning="variant",
     preview_columns=("token_id_dense", "token_id_pruned", "flip_probability"),
     references=(c.OF_VARIANT,),
+    version=2,
+    migrations=(Migration(2, (), {"trajectory": "'teacher_forced'"}),),
     invariants=(
         Invariant("a_flip_is_at_least_total_variation", "flip_probability >= total_variation - 1e-9"),
         Invariant(

@@ -1,19 +1,19 @@
-"""Sampled texts of both models under common noise, and the distributions that decide where they part."""
+"""Sampled texts of both models under common noise, and the two distributions of every token of either text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode, text_columns
+from prunescope.pipelines.evaluation.traces.decoding import decode, text_columns
 from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.sampling import draw, flip_probability, noise_key, nuclei, on_union, total_variation
@@ -23,6 +23,8 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import DecodingSpec, Study
 
+# Columns of `divergence` that `sampled_steps` has.
+MEASURES = ("kl_dense_pruned_nats", "kl_pruned_dense_nats", "entropy_dense_nats", "entropy_pruned_nats")
 _Types = dict[str, pl.DataType | type[pl.DataType]]
 _GENERATION_TYPES: _Types = {
     **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
@@ -36,12 +38,12 @@ _GENERATION_TYPES: _Types = {
     "is_correct": pl.Boolean,
 }
 _STEP_TYPES: _Types = {
-    **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
+    **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
     **dict.fromkeys(("sample", "step"), pl.Int32),
     "temperature": pl.Float64,
     **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
     **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
-    **dict.fromkeys(("kl_dense_pruned_nats", "entropy_dense_nats", "entropy_pruned_nats"), pl.Float32),
+    **dict.fromkeys(MEASURES, pl.Float32),
 }
 GENERATION_SCHEMA, STEP_SCHEMA = pl.Schema(_GENERATION_TYPES), pl.Schema(_STEP_TYPES)
 # Steps whose logits are in memory at once, on each thread.
@@ -49,8 +51,8 @@ PIECE_ROWS = 64
 
 
 @dataclass(frozen=True)
-class _DenseText:
-    """One sampled text of the dense model: its tokens and the stream that predicted each."""
+class _Text:
+    """One text: its tokens, and the stream from which one of the models predicted each."""
 
     tokens: tuple[int, ...]
     states: DenseTextStates
@@ -58,25 +60,36 @@ class _DenseText:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some steps of one text before the two models part, the step of the flip included.
+    """Some steps of one text.
 
     Attributes:
         text: number of the text.
-        first: first of the steps.
-        tokens: tokens of the variant.
-        streams: streams of the variant, float64; a view, because all pieces wait in memory.
+        steps: the steps.
+        dense: the text as the dense model read it.
+        pruned: the text as the variant read it.
+        trajectories: whose rows these are: both up to the first flip, because both texts are the same before it.
     """
 
     text: int
-    first: int
-    tokens: tuple[int, ...]
-    streams: Float64[Tensor, "steps width"]
+    steps: range
+    dense: _Text
+    pruned: _Text
+    trajectories: tuple[str, ...]
+
+    def of(self, text: _Text) -> DenseTextStates:
+        """Return the streams of these steps."""
+        return text.states.rows(slice(self.steps.start, self.steps.stop))
+
+    def tokens(self, text: _Text, trajectory: str) -> list[int | None]:
+        """Return the tokens of these steps; None behind the flip for the model that only reads the text."""
+        is_its_own = trajectory in self.trajectories
+        return [token if is_its_own else None for token in text.tokens[self.steps.start : self.steps.stop]]
 
 
 class SamplingSession:
     """The dense model's sampled texts, computed once and shared by the variants of a model.
 
-    A text keeps four bytes a number of its final streams. Noise depends on seed, prompt, sample, step and token, so
+    A text keeps four bytes per number of its final streams. Noise depends on seed, prompt, sample, step and token, so
     that a variant's texts do not depend on other variants, nor on other prompts beyond rounding.
 
     Args:
@@ -99,32 +112,42 @@ class SamplingSession:
             for prompt in self._prompts
             for sample in range(self._spec.samples)
         ]
-        self._dense = [
-            _DenseText(text.tokens, DenseTextStates.of(text.streams))
-            for text in self._sampled(f"model {model}", "dense model samples", progress)
-        ]
+        self._dense = self._texts(f"model {model}", "dense model samples", progress)
         progress.done()
 
-    def _sampled(self, name: str, task: str, progress: Progress) -> list[DecodingResult]:
-        """Return the texts of the model as it now is, prompt by prompt; progress is one step a token."""
+    def _texts(self, name: str, task: str, progress: Progress, known: Sequence[_Text] | None = None) -> list[_Text]:
+        """Return texts as the model in its present state writes or reads them, prompt by prompt.
+
+        Args:
+            name: the model or variant, for errors.
+            task: for the progress.
+            progress: one step per token.
+            known: texts that it reads, in the batches in which they were written, so that equal models have equal
+                streams; None samples new ones.
+        """
         spec = self._spec
 
         def choose(logits: Float[Tensor, "rows vocabulary"], texts: Sequence[int], step: int) -> Int[Tensor, " rows"]:
             progress.advance(len(texts))
             if not bool(torch.isfinite(logits.amax(-1)).all()):  # a NaN is the maximum, too
                 raise ComputationError(f"{name}: NaN or infinite logits")
+            if known is not None:
+                return torch.tensor([known[text].tokens[step] for text in texts], device=logits.device)
             found = nuclei(logits, spec.temperature, spec.top_p)
             tokens = [draw(nucleus, self._keys[text], step) for nucleus, text in zip(found, texts, strict=True)]
             return torch.tensor(tokens, device=logits.device)
 
         prompts = [prompt.ids for prompt in self._prompts]
-        least = [0] * (len(prompts) * spec.samples)
+        least = [0 if known is None else len(known[text].tokens) for text in range(len(prompts) * spec.samples)]
         tokens = len(least) * self.study.generation.new_tokens
         progress.start(task, tokens, tokens)
-        return decode(self.decoder, prompts, self.study.generation.new_tokens, choose, least, spec.samples)
+        texts = decode(self.decoder, prompts, self.study.generation.new_tokens, choose, least, spec.samples)
+        return [_Text(text.tokens, DenseTextStates.of(text.streams)) for text in texts]
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
-        """Sample from one variant and compare it with the dense model.
+        """Sample from one variant and compare it with the dense model on the texts of both.
+
+        Each model also reads the other one's texts, unless no text parts.
 
         Returns:
             Rows of `sampled_generations` and `sampled_steps`.
@@ -132,10 +155,17 @@ class SamplingSession:
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.
         """
+        name = f"{self.model}@{recipe}"
+        dense_read, read = self._dense, self._dense
         with apply_variant(self.decoder, variant, skips=False):
-            texts = self._sampled(f"{self.model}@{recipe}", f"sample {recipe}", progress)
+            texts = self._texts(name, f"sample {recipe}", progress)
+            if has_flips := [text.tokens for text in texts] != [text.tokens for text in self._dense]:
+                read = self._texts(name, f"{recipe} reads the dense texts", progress, self._dense)
         # After the variant is undone, because a head tied to changed weights must be the dense one.
-        steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, self._pieces(texts), self.decoder.device)]
+        if has_flips:
+            dense_read = self._texts(f"model {self.model}", f"dense model reads texts of {recipe}", progress, texts)
+        pieces = self._blocks(self._pieces(texts, read, dense_read))
+        steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, pieces, self.decoder.device)]
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         rows = [
             text_columns(self.decoder, self._prompt(number), text.tokens, dense.tokens)
@@ -154,30 +184,48 @@ class SamplingSession:
     def _prompt(self, text: int) -> TokenizedPrompt:
         return self._prompts[text // self._spec.samples]
 
-    def _pieces(self, texts: Sequence[DecodingResult]) -> Iterator[list[_Piece]]:
-        """Yield the steps up to the flip of all texts, as many at a time as one block holds."""
-        pieces: list[_Piece] = []
-        for number, (text, dense) in enumerate(zip(texts, self._dense, strict=True)):
-            flip = first_flip(dense.tokens, text.tokens)
-            steps = len(dense.tokens) if flip is None else flip + 1
-            for first in range(0, steps, PIECE_ROWS):
-                part = slice(first, min(first + PIECE_ROWS, steps))
-                piece = _Piece(number, first, text.tokens[part], text.streams[part])
-                if pieces and sum(len(one.tokens) for one in pieces) + len(piece.tokens) > PIECE_ROWS:
-                    yield pieces
-                    pieces = []
-                pieces.append(piece)
-        if pieces:
-            yield pieces
+    def _pieces(
+        self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]
+    ) -> Iterator[_Piece]:
+        """Yield the steps of all texts: up to the flip, and those of either text behind it.
+
+        Args:
+            texts: the variant's own.
+            read: the dense model's, as the variant reads them.
+            dense_read: the variant's, as the dense model reads them.
+        """
+        for number, (dense, own) in enumerate(zip(self._dense, texts, strict=True)):
+            flip = first_flip(dense.tokens, own.tokens)
+            shared = len(dense.tokens) if flip is None else flip + 1
+            for first, pair, trajectories in (
+                (0, (dense, own), ("teacher_forced", "own_text")),
+                (shared, (dense, read[number]), ("teacher_forced",)),
+                (shared, (dense_read[number], own), ("own_text",)),
+            ):
+                end = len(pair[0].tokens) if first else shared
+                for start in range(first, end, PIECE_ROWS):
+                    yield _Piece(number, range(start, min(start + PIECE_ROWS, end)), *pair, trajectories)
+
+    @staticmethod
+    def _blocks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+        """Yield the pieces, as many at a time as one block holds."""
+        block: list[_Piece] = []
+        for piece in pieces:
+            if block and sum(len(one.steps) for one in block) + len(piece.steps) > PIECE_ROWS:
+                yield block
+                block = []
+            block.append(piece)
+        if block:
+            yield block
 
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
         """Return the rows of `sampled_steps` of some steps, without model and recipe."""
         spec, head = self._spec, self.decoder.head
-        own = [
-            self._dense[piece.text].states.rows(slice(piece.first, piece.first + len(piece.tokens))) for piece in pieces
-        ]
+        own = [piece.of(piece.dense) for piece in pieces]
         streams = torch.cat([states.streams().float() for states in own])
-        shifts = torch.cat([states.shift_to(piece.streams) for states, piece in zip(own, pieces, strict=True)])
+        shifts = torch.cat(
+            [states.shift_to(piece.of(piece.pruned).streams()) for states, piece in zip(own, pieces, strict=True)]
+        )
         states, moves = head.lens(streams, shifts, "normed")
         is_moved = bool(moves.any())
         measured = divergence(states, moves if is_moved else None, head, (spec.temperature,))
@@ -185,28 +233,25 @@ class SamplingSession:
         before = nuclei(dense, spec.temperature, spec.top_p)
         after = nuclei(dense + head.shift(states, moves), spec.temperature, spec.top_p) if is_moved else before
         unions = [on_union(p, q) for p, q in zip(before, after, strict=True)]
-        about = [
-            (number, first + step)
-            for number, first, count in ((piece.text, piece.first, len(piece.tokens)) for piece in pieces)
-            for step in range(count)
-        ]
-        texts = [number for number, _ in about]
+        about = [(piece, step) for piece in pieces for step in piece.steps]
         return pl.DataFrame(
             {
                 "model": [""] * len(about),
                 "recipe": [""] * len(about),
-                "prompt_id": [self._prompt(number).prompt.id for number in texts],
-                "sample": [number % spec.samples for number in texts],
+                "prompt_id": [self._prompt(piece.text).prompt.id for piece, _ in about],
+                "trajectory": [piece.trajectories for piece, _ in about],
+                "sample": [piece.text % spec.samples for piece, _ in about],
                 "step": [step for _, step in about],
                 "temperature": [spec.temperature] * len(about),
-                "token_id_dense": [self._dense[number].tokens[step] for number, step in about],
-                "token_id_pruned": [token for piece in pieces for token in piece.tokens],
+                "token_id_dense": [token for piece in pieces for token in piece.tokens(piece.dense, "teacher_forced")],
+                "token_id_pruned": [token for piece in pieces for token in piece.tokens(piece.pruned, "own_text")],
                 "total_variation": [total_variation(p, q) for p, q in unions],
-                "flip_probability": [flip_probability(p, q) for p, q in unions],
-                **{
-                    name: np.asarray(measured[name][0])
-                    for name in ("kl_dense_pruned_nats", "entropy_dense_nats", "entropy_pruned_nats")
-                },
+                # Behind the flip the two texts differ, so that nothing can part any more.
+                "flip_probability": [
+                    flip_probability(p, q) if len(piece.trajectories) > 1 else None
+                    for (p, q), (piece, _) in zip(unions, about, strict=True)
+                ],
+                **{name: np.asarray(measured[name][0]) for name in MEASURES},
             },
-            schema=STEP_SCHEMA,
-        )
+            schema=STEP_SCHEMA | {"trajectory": pl.List(pl.String)},
+        ).explode("trajectory")

@@ -32,6 +32,7 @@ horizons as (
         model,
         unnest(range(max(step) + 1)) as step
     from stg_sampled_steps
+    where trajectory = 'teacher_forced'
     group by model
 ),
 
@@ -56,6 +57,7 @@ hazards as (
         step,
         sum(flip_probability) as flips_expected
     from stg_sampled_steps
+    where trajectory = 'teacher_forced'
     group by model, recipe, prompt_id, step
 ),
 

@@ -72,6 +72,7 @@ distances as (
         recipe,
         avg(total_variation) as total_variation_mean
     from stg_sampled_steps
+    where trajectory = 'teacher_forced' and flip_probability is not null
     group by model, recipe
 ),
 

@@ -2,7 +2,7 @@
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
---   output_noise_ceiling
+--   output_noise_ceiling, acceptance, sequence_kl
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
 --   the nearest to 1 otherwise. first_flip_step_median is over all prompts, where one that never flips counts as later
 --   than any step; it is NULL where that is the median. Compare prompts_correct with prompts_graded, the prompts with a
@@ -17,6 +17,10 @@
 --   kl_teacher_forced_max_nats: Largest KL(dense‖pruned) over steps on the dense model's tokens [nats]
 --   kl_free_running_median_nats: Median KL(dense‖pruned) over steps with each model on its own tokens [nats]
 --   top1_agreement: Share of teacher-forced steps with the same most likely token [share]
+--   acceptance_rate: Mean of 1 − TV over the tokens of the dense model's greedy texts: share of the variant's
+--     drafts that it would accept [share]
+--   sequence_kl_dense_pruned_nats: KL(dense‖pruned) of the distributions over sampled texts [nats]
+--   sequence_kl_pruned_dense_nats: KL(pruned‖dense) of them [nats]
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
 --     kl_noise_p95_nats
@@ -41,6 +45,16 @@ prompts_at_output as (
         median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_median_nats,
         avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
     from decoding_at_reference
+    group by model, recipe
+),
+
+sequences as (
+    select
+        model,
+        recipe,
+        any_value(sequence_kl_nats) filter (where trajectory = 'teacher_forced') as sequence_kl_dense_pruned_nats,
+        any_value(sequence_kl_nats) filter (where trajectory = 'own_text') as sequence_kl_pruned_dense_nats
+    from sequence_kl
     group by model, recipe
 ),
 
@@ -84,6 +98,9 @@ select
     prompts_at_output.kl_teacher_forced_max_nats,
     prompts_at_output.kl_free_running_median_nats,
     prompts_at_output.top1_agreement,
+    acceptance.acceptance_rate,
+    sequences.sequence_kl_dense_pruned_nats,
+    sequences.sequence_kl_pruned_dense_nats,
     ceilings.kl_noise_p95_nats,
     prompts_at_output.kl_teacher_forced_median_nats <= ceilings.kl_noise_p95_nats as is_below_noise,
     case
@@ -101,6 +118,14 @@ left join reference_temperature
     on variants.model = reference_temperature.model and variants.recipe = reference_temperature.recipe
 left join prompts_at_output
     on variants.model = prompts_at_output.model and variants.recipe = prompts_at_output.recipe
+left join acceptance
+    on
+        variants.model = acceptance.model
+        and variants.recipe = acceptance.recipe
+        and acceptance.decoding = 'greedy'
+        and acceptance.trajectory = 'teacher_forced'
+left join sequences
+    on variants.model = sequences.model and variants.recipe = sequences.recipe
 left join texts
     on variants.model = texts.model and variants.recipe = texts.recipe
 left join choices

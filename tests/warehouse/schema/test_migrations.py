@@ -20,7 +20,7 @@ from prunescope.warehouse.storage.partition_store import Store, fits
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
-# Written by the store of commits cb48a24, f8c1493 and 0c69cda, whose names are the files' code versions.
+# Written by the store of commits cb48a24, f8c1493, 0c69cda and bd9eeb0, whose names are the files' code versions.
 OLD = sorted((Path(__file__).parent / "old").glob("*.parquet"))
 VARIANTS = TABLES["variants"]
 ADDED_SINCE_2 = ["weights_updated", "bytes_removed", "drop_order", "drop_scores", "facts_json"]
@@ -230,7 +230,7 @@ KNOWN = {
     "text_tokens": (2, "281e4cd8648c"),
     "hidden_states": (1, "16c709a59620"),
     "sampled_generations": (1, "248dff6b3864"),
-    "sampled_steps": (1, "d278f876a0da"),
+    "sampled_steps": (2, "d9c2f362c135"),
     "search_effects": (2, "e2c5991aed9d"),
     "search_trials": (2, "0b31df3430cd"),
     "task_scores": (2, "721f43c46c81"),

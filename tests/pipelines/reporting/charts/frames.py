@@ -311,6 +311,23 @@ def sampling_survival(models=(MODEL,), recipes=RECIPES, steps=12) -> pl.DataFram
     return pl.DataFrame(rows)
 
 
+def sequence_kl(models=(MODEL,), recipes=(*RECIPES, "noise-batch")) -> pl.DataFrame:
+    """Return distances of every size; the least damaged variant has no interval, and the dense model no distance."""
+    rows = []
+    for model in models:
+        for place, recipe in enumerate(("dense", *recipes)):
+            noise = recipe.startswith("noise")
+            nats = 0.0 if recipe == "dense" else 3e-4 if noise else 0.4 * 2.0**place
+            for trajectory, factor in (("teacher_forced", 1.0), ("own_text", 0.6)):
+                value = nats * factor
+                rows.append({"model": model, "recipe": recipe, "is_noise": noise, "trajectory": trajectory,
+                             "prompts": 6, "texts": 24, "sequence_kl_nats": value,
+                             "sequence_kl_low_nats": value / 1.5 if place > 1 else None,
+                             "sequence_kl_high_nats": value * 1.5 if place > 1 else None,
+                             "kl_per_token_nats": value / 32})  # fmt: skip
+    return pl.DataFrame(rows)
+
+
 def q33_claims_by_model(models=(MODEL,)) -> pl.DataFrame:
     texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
     return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
@@ -411,6 +428,7 @@ MARTS = (
     q33_claims_by_model,
     sampling_summary,
     sampling_survival,
+    sequence_kl,
     layer_summary,
     estimate_points,
     decoding_curve,

@@ -12,7 +12,7 @@ import pytest
 import vl_convert
 
 from prunescope.pipelines import recipes
-from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, theme
+from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, sequence, theme
 from prunescope.pipelines.reporting.charts.pareto import frontier, labels
 from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
@@ -545,6 +545,21 @@ def test_survival_draws_both_curves_with_their_intervals_until_no_text_is_equal(
     assert [row["share"] for row in expected] == own["equal_share_expected"].drop_nulls().to_list()
     assert [row.get("share_low") for row in measured] == own["equal_share_low"].to_list()
     assert expected[0]["share_high"] == own["equal_share_expected_high"][0]
+
+
+def test_sequence_draws_both_directions_of_every_variant_and_its_null_and_leaves_zeros_out():
+    marts = {"sequence_kl": frames.sequence_kl()}
+    rows = rows_with(drawn("sequence", **marts), "sequence_kl_nats")
+    shown = marts["sequence_kl"].filter(pl.col("recipe") != "dense")
+
+    assert len(rows) == len(shown) == 2 * (len(frames.RECIPES) + 1)
+    found = {(row["variant"], row["direction"]): row for row in rows}
+    for row in shown.iter_rows(named=True):
+        mark = found[row["recipe"], sequence.DIRECTIONS[row["trajectory"]]]
+        for name in ("sequence_kl_nats", "sequence_kl_low_nats", "sequence_kl_high_nats", "kl_per_token_nats"):
+            assert mark.get(name) == row[name]
+    only_zeros = marts["sequence_kl"].with_columns(sequence_kl_nats=pl.lit(0.0))
+    assert theme.missing(drawn("sequence", sequence_kl=only_zeros).to_dict()) == "every distance is 0"
 
 
 def test_survival_of_long_texts_draws_few_steps_and_the_last_and_no_rounding_noise():

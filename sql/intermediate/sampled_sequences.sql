@@ -1,0 +1,86 @@
+-- The sampled texts along which both models were measured whole, with the sums of their tokens.
+-- grain: one row per variant × trajectory × prompt × sample; dense and noise variants included.
+-- key: model, recipe, trajectory, prompt_id, sample
+-- inputs: stg_sampled_generations, stg_sampled_steps
+-- how to read: a sum over a text is a sum over all of its tokens, the end-of-text token included. A variant has no rows
+--   in a trajectory in which one of its texts has fewer steps than tokens, as in older files, which stop at the flip:
+--   the sums of the other texts would be those of texts that never part.
+-- reason: single place that says which sampled texts are complete.
+-- columns:
+--   tokens: Tokens of the text [tokens]
+--   has_ended: Whether the text ends with an end-of-text token; others are cut at the study's length
+--   kl_text_nats: Sum over the tokens of the KL from the model that wrote the text to the other one: of
+--     KL(dense‖pruned) in teacher_forced, of KL(pruned‖dense) in own_text [nats]
+with
+
+writers as (
+    select
+        *,
+        'own_text' as trajectory
+    from stg_sampled_generations
+    union all
+    select
+        *,
+        'teacher_forced' as trajectory
+    from stg_sampled_generations
+    where recipe = 'dense'
+),
+
+texts as (
+    select
+        own.model,
+        own.recipe,
+        writers.trajectory,
+        own.prompt_id,
+        own.sample,
+        own.temperature,
+        own.top_p,
+        len(writers.token_ids) as tokens,
+        writers.end_step is not null as has_ended
+    from stg_sampled_generations as own
+    inner join writers
+        on
+            own.model = writers.model
+            and own.prompt_id = writers.prompt_id
+            and own.sample = writers.sample
+            and (own.recipe = writers.recipe or writers.trajectory = 'teacher_forced')
+),
+
+sums as (
+    select
+        model,
+        recipe,
+        trajectory,
+        prompt_id,
+        sample,
+        count(*) as steps,
+        sum(
+            case trajectory when 'teacher_forced' then kl_dense_pruned_nats else kl_pruned_dense_nats end
+        ) as kl_text_nats
+    from stg_sampled_steps
+    group by all
+)
+
+select
+    texts.model,
+    texts.recipe,
+    texts.trajectory,
+    texts.prompt_id,
+    texts.sample,
+    texts.temperature,
+    texts.top_p,
+    texts.tokens,
+    texts.has_ended,
+    sums.kl_text_nats
+from texts
+left join sums
+    on
+        texts.model = sums.model
+        and texts.recipe = sums.recipe
+        and texts.trajectory = sums.trajectory
+        and texts.prompt_id = sums.prompt_id
+        and texts.sample = sums.sample
+qualify
+    count_if(sums.steps is distinct from texts.tokens) over (
+        partition by texts.model, texts.recipe, texts.trajectory
+    ) = 0
