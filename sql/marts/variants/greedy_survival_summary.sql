@@ -1,0 +1,134 @@
+-- One row per variant with how long its greedy texts stay the dense model's own, and how well its flips are predicted.
+-- grain: one row per variant with teacher-forced steps; noise variants included, dense excluded.
+-- key: model, recipe
+-- inputs: greedy_survival, greedy_hazards
+-- how to read: equal_tokens_95 is the number of tokens for which at least 95 % of the texts stay equal, and
+--   equal_tokens_95_low the number for which the lower end of the share's interval says so: 95 % of texts stay equal for
+--   at least that many tokens. It is NULL below 73 texts, which cannot show it even if none flips. A number that equals
+--   `steps` means: at least as long as was measured. The figures of the hazard are those of predictions for later steps
+--   of other prompts (greedy_hazards). brier_skill is the share of the constant hazard's squared error that margin and
+--   shift remove, with Student's t over prompts; 0 is no use. calibration_error is to be compared with what the same
+--   predictions show when they are exactly right. Both are NULL below 10 flips or 10 kept steps. Noise variants are the
+--   null: what rounding alone does.
+-- reason: how far a text can be trusted to be the dense model's own is one number, and needs no generation.
+-- columns:
+--   texts: Texts, one per prompt [texts]
+--   texts_flipped: Texts that flip before they end [texts]
+--   steps: Steps to which a text was at risk [steps]
+--   equal_tokens_95: Tokens for which at least 95 % of the texts stay equal [token]
+--   equal_tokens_95_low: Lower end of its 95 % interval, from that of the share; NULL below 73 texts [token]
+--   equal_tokens_95_high: Upper end of it [token]
+--   equal_tokens_50: Tokens for which at least half of the texts stay equal [token]
+--   equal_tokens_50_low: Lower end of its 95 % interval, from that of the share [token]
+--   equal_tokens_50_high: Upper end of it [token]
+--   predicted_steps: Steps whose flip was predicted [steps]
+--   predicted_flips: Sum of their flip_probability: what measured_flips must be near [steps]
+--   measured_flips: Those at which the two models differ [steps]
+--   brier_score: Mean of (is_flip − flip_probability)² [probability²]
+--   brier_score_constant: The same of flip_probability_constant [probability²]
+--   brier_skill: Share of the latter that the former saves [share] = 1 − brier_score / brier_score_constant
+--   brier_skill_low: Lower end of its 95 % interval, Student's t over prompts [share]
+--   brier_skill_high: Upper end of it [share]
+--   calibration_error: Mean over steps of |predicted − measured share of flips| in their decile [share]
+--   calibration_error_expected: The same if every flip_probability is true and steps are independent [share]
+with
+
+lengths as (
+    select
+        model,
+        recipe,
+        is_noise,
+        max(texts_at_risk) as texts,
+        cast(sum(flips) as bigint) as texts_flipped,
+        max(step) + 1 as steps,
+        min(step) filter (where equal_share < 0.95) as equal_tokens_95,
+        min(step) filter (where equal_share_low < 0.95) as equal_tokens_95_low,
+        min(step) filter (where equal_share_high < 0.95) as equal_tokens_95_high,
+        min(step) filter (where equal_share < 0.5) as equal_tokens_50,
+        min(step) filter (where equal_share_low < 0.5) as equal_tokens_50_low,
+        min(step) filter (where equal_share_high < 0.5) as equal_tokens_50_high
+    from greedy_survival
+    group by all
+),
+
+prompts as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        count(*) as steps,
+        count(*) filter (where is_flip) as flips,
+        sum(flip_probability) as predicted,
+        sum((cast(is_flip as integer) - flip_probability) ** 2) as error,
+        sum((cast(is_flip as integer) - flip_probability_constant) ** 2) as error_constant
+    from greedy_hazards
+    group by all
+),
+
+scores as (
+    select
+        model,
+        recipe,
+        cast(sum(steps) as bigint) as predicted_steps,
+        sum(predicted) as predicted_flips,
+        cast(sum(flips) as bigint) as measured_flips,
+        sum(error) / sum(steps) as brier_score,
+        sum(error_constant) / sum(steps) as brier_score_constant,
+        least(sum(flips), sum(steps - flips)) >= 10 as is_enough,
+        1 - sum(error) / sum(error_constant) as skill,
+        half_width_of_mean(error, error_constant) as half_width
+    from prompts
+    group by all
+),
+
+deciles as (
+    select
+        model,
+        recipe,
+        decile,
+        count(*) as n,
+        abs(sum(flip_probability - cast(is_flip as integer))) as difference,
+        -- The mean of |x| is √(2/π) standard deviations of a normal x.
+        sqrt(2 / pi() * sum(flip_probability * (1 - flip_probability))) as difference_expected
+    from greedy_hazards
+    group by all
+),
+
+calibrations as (
+    select
+        model,
+        recipe,
+        sum(difference) / sum(n) as calibration_error,
+        sum(difference_expected) / sum(n) as calibration_error_expected
+    from deciles
+    group by all
+)
+
+select
+    model,
+    recipe,
+    is_noise,
+    texts,
+    texts_flipped,
+    steps,
+    coalesce(equal_tokens_95, steps) as equal_tokens_95,
+    case
+        when wilson_interval(texts, texts)[1] >= 0.95 then coalesce(equal_tokens_95_low, steps)
+    end as equal_tokens_95_low,
+    coalesce(equal_tokens_95_high, steps) as equal_tokens_95_high,
+    coalesce(equal_tokens_50, steps) as equal_tokens_50,
+    coalesce(equal_tokens_50_low, steps) as equal_tokens_50_low,
+    coalesce(equal_tokens_50_high, steps) as equal_tokens_50_high,
+    predicted_steps,
+    predicted_flips,
+    measured_flips,
+    brier_score,
+    brier_score_constant,
+    case when is_enough then skill end as brier_skill,
+    case when is_enough then skill - half_width end as brier_skill_low,
+    case when is_enough then skill + half_width end as brier_skill_high,
+    case when is_enough then calibration_error end as calibration_error,
+    case when is_enough then calibration_error_expected end as calibration_error_expected
+from lengths
+left join scores using (model, recipe)
+left join calibrations using (model, recipe)

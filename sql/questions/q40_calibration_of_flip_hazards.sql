@@ -1,0 +1,46 @@
+-- Do tokens flip as often as margin and Var_p(Δz) predict?
+-- grain: one row per model × recipe × decile of the prediction.
+-- key: model, recipe, decile
+-- inputs: greedy_hazards
+-- how to read: flip_share should lie near flip_probability in each decile, and the interval, over prompts, should contain
+--   it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. Noise variants are
+--   included: their flips are few.
+-- reason: a mean score hides where a hazard is wrong.
+-- columns:
+--   n: Steps [steps]
+--   prompts: Prompts that they come from [prompts]
+--   margin_over_shift: Mean lead of the first token over what the shift may take [ratio]
+--   flip_probability: Mean predicted probability [probability]
+--   flip_share: Share of the steps at which the two models differ [share]
+--   flip_share_low: Lower end of its 95 % interval, Wilson's over prompts [share]
+--   flip_share_high: Upper end of it [share]
+with
+
+prompts as (
+    select
+        model,
+        recipe,
+        decile,
+        prompt_id,
+        count(*) as n,
+        count(*) filter (where is_flip) as flips,
+        sum(margin_over_shift) as margin_over_shift,
+        sum(flip_probability) as flip_probability
+    from greedy_hazards
+    group by all
+)
+
+select
+    model,
+    recipe,
+    decile,
+    cast(sum(n) as bigint) as n,
+    count(*) as prompts,
+    sum(margin_over_shift) / sum(n) as margin_over_shift,
+    sum(flip_probability) / sum(n) as flip_probability,
+    sum(flips) / sum(n) as flip_share,
+    wilson_interval_over_clusters(flips, n)[1] as flip_share_low,
+    wilson_interval_over_clusters(flips, n)[2] as flip_share_high
+from prompts
+group by model, recipe, decile
+order by model, recipe, decile
