@@ -17,10 +17,10 @@
 --   steps: Steps to which a text was at risk [steps]
 --   equal_tokens_95: Tokens for which at least 95 % of the texts stay equal [token]
 --   equal_tokens_95_low: Lower end of its 95 % interval, from that of the share; NULL below 73 texts [token]
---   equal_tokens_95_high: Upper end of it [token]
+--   equal_tokens_95_high: Upper end of it; NULL beyond the last step [token]
 --   equal_tokens_50: Tokens for which at least half of the texts stay equal [token]
 --   equal_tokens_50_low: Lower end of its 95 % interval, from that of the share [token]
---   equal_tokens_50_high: Upper end of it [token]
+--   equal_tokens_50_high: Upper end of it; NULL beyond the last step [token]
 --   predicted_steps: Steps whose flip was predicted [steps]
 --   predicted_flips: Sum of their flip_probability: what measured_flips must be near [steps]
 --   measured_flips: Those at which the two models differ [steps]
@@ -115,10 +115,10 @@ select
     case
         when wilson_interval(texts, texts)[1] >= 0.95 then coalesce(equal_tokens_95_low, steps)
     end as equal_tokens_95_low,
-    coalesce(equal_tokens_95_high, steps) as equal_tokens_95_high,
+    equal_tokens_95_high,
     coalesce(equal_tokens_50, steps) as equal_tokens_50,
     coalesce(equal_tokens_50_low, steps) as equal_tokens_50_low,
-    coalesce(equal_tokens_50_high, steps) as equal_tokens_50_high,
+    equal_tokens_50_high,
     predicted_steps,
     predicted_flips,
     measured_flips,
