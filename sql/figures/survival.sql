@@ -21,6 +21,20 @@ measured as (
     from greedy_survival
 ),
 
+horizons as (
+    select distinct
+        model,
+        step
+    from measured
+),
+
+variants as (
+    select distinct
+        model,
+        recipe
+    from measured
+),
+
 noise as (
     select
         model,
@@ -32,9 +46,9 @@ noise as (
 )
 
 select
-    model,
-    recipe,
-    step,
+    variants.model,
+    variants.recipe,
+    horizons.step,
     sampled.prompts,
     sampled.texts,
     sampled.equal_share,
@@ -48,20 +62,19 @@ select
     greedy.equal_share_low as greedy_share_low,
     greedy.equal_share_high as greedy_share_high,
     noise.greedy_share_noise
-from (select distinct
-    model,
-    step
-from measured) as steps
-inner join (select distinct
-    model,
-    recipe
-from measured) as variants using (model)
-left join sampling_survival as sampled using (model, recipe, step)
-left join greedy_survival as greedy using (model, recipe, step)
-left join noise using (model, step)
-anti join noise_variants using (model, recipe)
-where recipe <> 'dense'
+from variants
+inner join horizons
+    on variants.model = horizons.model
+left join sampling_survival as sampled
+    on variants.model = sampled.model and variants.recipe = sampled.recipe and horizons.step = sampled.step
+left join greedy_survival as greedy
+    on variants.model = greedy.model and variants.recipe = greedy.recipe and horizons.step = greedy.step
+left join noise
+    on variants.model = noise.model and horizons.step = noise.step
+anti join noise_variants
+    on variants.model = noise_variants.model and variants.recipe = noise_variants.recipe
+where variants.recipe <> 'dense'
 qualify
-    step % (max(step) over (partition by model) // 64 + 1) = 0
-    or step = max(step) over (partition by model)
-order by model, recipe, step
+    horizons.step % (max(horizons.step) over (partition by variants.model) // 64 + 1) = 0
+    or horizons.step = max(horizons.step) over (partition by variants.model)
+order by variants.model, variants.recipe, horizons.step

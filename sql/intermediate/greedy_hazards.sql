@@ -24,6 +24,13 @@ steps as (
     from greedy_steps
 ),
 
+folds as (
+    select distinct
+        model,
+        fold
+    from steps
+),
+
 counts as (
     select
         model,
@@ -47,10 +54,7 @@ lessons as (
         cast(sum(counts.n) as double) as n,
         cast(sum(counts.flips) as double) as flips
     from counts
-    inner join (select distinct
-        model,
-        fold
-    from steps) as folds
+    inner join folds
         on counts.model = folds.model and counts.fold <> folds.fold
     group by all
 ),
@@ -89,15 +93,18 @@ fits as (
             sum(n * p * (1 - p) * x ** 2) + 0.01 as h_bb
         from (
             select
-                *,
-                margin_over_shift as x,
-                1 / (1 + exp(-a - b * margin_over_shift)) as p
+                fits.*,
+                lessons.n,
+                lessons.flips,
+                lessons.margin_over_shift as x,
+                1 / (1 + exp(-fits.a - fits.b * lessons.margin_over_shift)) as p
             from fits
-            inner join lessons using (model, recipe, fold)
-            where iteration < 20
-        )
+            inner join lessons
+                on fits.model = lessons.model and fits.recipe = lessons.recipe and fits.fold = lessons.fold
+            where fits.iteration < 20
+        ) as seen
         group by model, recipe, fold, iteration, a, b
-    )
+    ) as sums
 ),
 
 shares as (
@@ -112,12 +119,15 @@ shares as (
 
 predicted as (
     select
-        *,
-        1 / (1 + exp(-a - b * margin_over_shift)) as flip_probability
+        steps.*,
+        1 / (1 + exp(-fits.a - fits.b * steps.margin_over_shift)) as flip_probability,
+        shares.flip_probability_constant
     from steps
-    inner join fits using (model, recipe, fold)
-    inner join shares using (model, recipe, fold)
-    where not is_first_half and iteration = 20
+    inner join fits
+        on steps.model = fits.model and steps.recipe = fits.recipe and steps.fold = fits.fold and fits.iteration = 20
+    inner join shares
+        on steps.model = shares.model and steps.recipe = shares.recipe and steps.fold = shares.fold
+    where not steps.is_first_half
 )
 
 select

@@ -3,14 +3,14 @@
 -- key: model, recipe, prompt_id, step
 -- inputs: stg_decoding_steps, dense_ends
 -- how to read: both models read the dense model's text, so that the first step with is_flip is the one at which the
---   variant's own greedy text flips, ties excepted. margin_over_shift is measured before the choice: the logits by
---   which the first token leads, over the root mean square by which the shift moves it against another one. Var_p(Δz) /
---   (p (1 − p)), p being that of the first token, is at least the mean square of these moves, and equal to it for p
---   near 1. The temperature is 1 or the nearest.
+--   variant's own greedy text flips, ties excepted. margin_over_shift is measured before the choice: the margin m of
+--   the first token over √(Var_p(Δz) / (p (1 − p))), where p is its probability. The latter is at least the root mean
+--   square by which the shift moves another token against the first one, and equal to it for p near 1. So a ratio far
+--   above 1 leaves the first token first. Ratios are rounded to 0.01. The temperature is 1 or the nearest.
 -- reason: single place that cuts and grades the steps that survival and hazard are made of.
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
---   margin_over_shift: Lead of the first token over what the shift may take, to 0.01 and at most 5 [ratio] = margin_dense × √(p (1 − p) / Var_p(Δz)), p = p_dense_top1_dense
+--   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
 select
     steps.model,
     steps.recipe,

@@ -31,4 +31,4 @@ select
     calibration_error,
     calibration_error_expected
 from greedy_survival_summary
-order by model, is_noise, equal_tokens_50 desc, texts_flipped, recipe
+order by model, is_noise, texts_flipped, recipe

@@ -2,9 +2,9 @@
 -- grain: one row per model × recipe × decile of the prediction.
 -- key: model, recipe, decile
 -- inputs: greedy_hazards
--- how to read: flip_share should lie near flip_probability in each decile, and the interval, over prompts, should contain
---   it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. Noise variants are
---   included: their flips are few.
+-- how to read: flip_share should lie near flip_probability in each decile, and its interval, over prompts, should
+--   contain it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. Noise
+--   variants are included: their flips are few.
 -- reason: a mean score hides where a hazard is wrong.
 -- columns:
 --   n: Steps [steps]

@@ -2,7 +2,8 @@
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
 -- reason: up to the flip both trajectories read the same tokens, so that three ways lead to the same step. Survival
---   (greedy_survival) rests on it. Noise variants are excluded: they are rounding, and the two trajectories round differently.
+--   (greedy_survival) rests on it. Noise variants are excluded: they are rounding, and the two trajectories round
+--   differently.
 with
 
 differences as (

@@ -38,7 +38,10 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             "variant",
             "step",
             pl.lit(title).alias("curve"),
-            *((pl.col(name + part) if name + part in frame.columns else missing).alias(f"share{part}") for part in _PARTS),
+            *(
+                (pl.col(name + part) if name + part in frame.columns else missing).alias(f"share{part}")
+                for part in _PARTS
+            ),
         )
         for name, (title, _, _) in CURVES.items()
     ).drop_nulls("share")

@@ -38,27 +38,29 @@ counts as (
 curves as (
     select
         *,
-        product(1 - flips / texts_at_risk) over (partition by model, recipe order by step) as equal_share
+        product(1 - flips / texts_at_risk) over steps_so_far as equal_share,
+        coalesce(product(1 - flips / texts_at_risk) over earlier, 1) as equal_share_before
     from counts
-),
-
-earlier as (
-    select
-        *,
-        lag(equal_share, 1, 1) over (partition by model, recipe order by step) as equal_share_before
-    from curves
+    window
+        steps_so_far as (partition by model, recipe order by step),
+        earlier as (
+            partition by model, recipe order by step rows between unbounded preceding and 1 preceding
+        )
 )
 
 select
-    model,
-    recipe,
+    curves.model,
+    curves.recipe,
     noise_variants.recipe is not null as is_noise,
-    step,
-    texts_at_risk,
-    flips,
-    flips / texts_at_risk as hazard,
-    equal_share,
-    wilson_interval(texts_at_risk - flips, texts_at_risk / equal_share_before)[1] as equal_share_low,
-    wilson_interval(texts_at_risk - flips, texts_at_risk / equal_share_before)[2] as equal_share_high
-from earlier
-left join noise_variants using (model, recipe)
+    curves.step,
+    curves.texts_at_risk,
+    curves.flips,
+    curves.flips / curves.texts_at_risk as hazard,
+    curves.equal_share,
+    wilson_interval(curves.texts_at_risk - curves.flips, curves.texts_at_risk / curves.equal_share_before)[1]
+        as equal_share_low,
+    wilson_interval(curves.texts_at_risk - curves.flips, curves.texts_at_risk / curves.equal_share_before)[2]
+        as equal_share_high
+from curves
+left join noise_variants
+    on curves.model = noise_variants.model and curves.recipe = noise_variants.recipe

@@ -3,13 +3,12 @@
 -- key: model, recipe
 -- inputs: greedy_survival, greedy_hazards
 -- how to read: equal_tokens_95 is the number of tokens for which at least 95 % of the texts stay equal, and
---   equal_tokens_95_low the number for which the lower end of the share's interval says so: 95 % of texts stay equal for
---   at least that many tokens. It is NULL below 73 texts, which cannot show it even if none flips. A number that equals
---   `steps` means: at least as long as was measured. The figures of the hazard are those of predictions for later steps
---   of other prompts (greedy_hazards). brier_skill is the share of the constant hazard's squared error that margin and
---   shift remove, with Student's t over prompts; 0 is no use. calibration_error is to be compared with what the same
---   predictions show when they are exactly right. Both are NULL below 10 flips or 10 kept steps. Noise variants are the
---   null: what rounding alone does.
+--   equal_tokens_95_low the number for which the lower end of the share's interval says so. The latter is NULL below 73
+--   texts, which cannot show it even if none flips. A number that equals `steps` means: at least as long as was
+--   measured. The hazard is judged by predictions for later steps of other prompts (greedy_hazards). brier_skill is the
+--   share of the constant hazard's squared error that margin and shift remove; without use it is 0. calibration_error
+--   is to be compared with calibration_error_expected, what the same predictions show if they are exactly right. Skill
+--   and calibration are NULL below 10 flips or 10 kept steps. Noise variants are the null: what rounding alone does.
 -- reason: how far a text can be trusted to be the dense model's own is one number, and needs no generation.
 -- columns:
 --   texts: Texts, one per prompt [texts]
@@ -105,30 +104,33 @@ calibrations as (
 )
 
 select
-    model,
-    recipe,
-    is_noise,
-    texts,
-    texts_flipped,
-    steps,
-    coalesce(equal_tokens_95, steps) as equal_tokens_95,
+    lengths.model,
+    lengths.recipe,
+    lengths.is_noise,
+    lengths.texts,
+    lengths.texts_flipped,
+    lengths.steps,
+    coalesce(lengths.equal_tokens_95, lengths.steps) as equal_tokens_95,
     case
-        when wilson_interval(texts, texts)[1] >= 0.95 then coalesce(equal_tokens_95_low, steps)
+        when wilson_interval(lengths.texts, lengths.texts)[1] >= 0.95
+            then coalesce(lengths.equal_tokens_95_low, lengths.steps)
     end as equal_tokens_95_low,
-    equal_tokens_95_high,
-    coalesce(equal_tokens_50, steps) as equal_tokens_50,
-    coalesce(equal_tokens_50_low, steps) as equal_tokens_50_low,
-    equal_tokens_50_high,
-    predicted_steps,
-    predicted_flips,
-    measured_flips,
-    brier_score,
-    brier_score_constant,
-    case when is_enough then skill end as brier_skill,
-    case when is_enough then skill - half_width end as brier_skill_low,
-    case when is_enough then skill + half_width end as brier_skill_high,
-    case when is_enough then calibration_error end as calibration_error,
-    case when is_enough then calibration_error_expected end as calibration_error_expected
+    lengths.equal_tokens_95_high,
+    coalesce(lengths.equal_tokens_50, lengths.steps) as equal_tokens_50,
+    coalesce(lengths.equal_tokens_50_low, lengths.steps) as equal_tokens_50_low,
+    lengths.equal_tokens_50_high,
+    scores.predicted_steps,
+    scores.predicted_flips,
+    scores.measured_flips,
+    scores.brier_score,
+    scores.brier_score_constant,
+    case when scores.is_enough then scores.skill end as brier_skill,
+    case when scores.is_enough then scores.skill - scores.half_width end as brier_skill_low,
+    case when scores.is_enough then scores.skill + scores.half_width end as brier_skill_high,
+    case when scores.is_enough then calibrations.calibration_error end as calibration_error,
+    case when scores.is_enough then calibrations.calibration_error_expected end as calibration_error_expected
 from lengths
-left join scores using (model, recipe)
-left join calibrations using (model, recipe)
+left join scores
+    on lengths.model = scores.model and lengths.recipe = scores.recipe
+left join calibrations
+    on lengths.model = calibrations.model and lengths.recipe = calibrations.recipe
