@@ -129,6 +129,7 @@ def hostile_marts() -> dict[str, pl.DataFrame]:
         "stg_top_tokens": frames.stg_top_tokens(models, recipes, words=frames.HOSTILE),
         "reference_temperature": frames.reference_temperature(models),
         "sampling_survival": frames.sampling_survival(models, recipes, steps=2),
+        "greedy_survival": frames.greedy_survival(models, recipes, steps=2),
     }
 
 
