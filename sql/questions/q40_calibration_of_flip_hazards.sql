@@ -1,10 +1,10 @@
 -- Do tokens flip as often as margin and Var_p(Δz) predict?
 -- grain: one row per model × recipe × decile of the prediction.
 -- key: model, recipe, decile
--- inputs: greedy_hazards
+-- inputs: greedy_hazards, noise_variants
 -- how to read: flip_share should lie near flip_probability in each decile, and its interval, over prompts, should
---   contain it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. Noise
---   variants are included: their flips are few.
+--   contain it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. The
+--   dense recipe and noise variants are excluded.
 -- reason: a mean score hides where a hazard is wrong.
 -- columns:
 --   n: Steps [steps]
@@ -18,15 +18,17 @@ with
 
 prompts as (
     select
-        model,
-        recipe,
-        decile,
-        prompt_id,
+        greedy_hazards.model,
+        greedy_hazards.recipe,
+        greedy_hazards.decile,
+        greedy_hazards.prompt_id,
         count(*) as n,
-        count(*) filter (where is_flip) as flips,
-        sum(margin_over_shift) as margin_over_shift,
-        sum(flip_probability) as flip_probability
+        count(*) filter (where greedy_hazards.is_flip) as flips,
+        sum(greedy_hazards.margin_over_shift) as margin_over_shift,
+        sum(greedy_hazards.flip_probability) as flip_probability
     from greedy_hazards
+    anti join noise_variants
+        on greedy_hazards.model = noise_variants.model and greedy_hazards.recipe = noise_variants.recipe
     group by all
 )
 

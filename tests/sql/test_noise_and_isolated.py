@@ -17,6 +17,10 @@ ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
     "graded_answers",
+    "greedy_hazards",
+    "greedy_steps",
+    "greedy_survival",
+    "greedy_survival_summary",
     "imported_comparisons",
     "metric_losses",
     "sampling_summary",
