@@ -53,4 +53,16 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
             f"nothing of writing or nothing of choosing was measured for {', '.join(missing)}; a study with at least "
             f"{MIN_UNITS} prompts of the kind `choice` measures both"
         )
+    if (greedy := rows.drop_nulls("n_greedy")).height:
+        ends = greedy.select("recipe", "equal_tokens_95_low", "equal_tokens_95_high").rows()
+        notes.append(
+            f"tokens for which 95 % of greedy texts stay the dense model's own, from {greedy['n_greedy'].max()} texts: "
+            + ", ".join(f"{recipe} {_between(low, high)}" for recipe, low, high in ends)
+        )
     return notes
+
+
+def _between(low: int | None, high: int | None) -> str:
+    if low is None:
+        return "not known" if high is None else f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"

@@ -2,7 +2,7 @@
 -- predicted from other models come after those of tasks and before tokens and options. Parameters: model, recipes,
 -- tolerance.
 -- grain: one row per recipe.
--- inputs: verdict_evidence, variant_summary, loss_predictions
+-- inputs: verdict_evidence, variant_summary, loss_predictions, greedy_survival_summary
 with
 
 kinds as (
@@ -28,10 +28,15 @@ select
     choosing.chosen.loss as loss_choosing,
     choosing.chosen.loss_low as loss_choosing_low,
     choosing.chosen.loss_high as loss_choosing_high,
-    choosing.chosen.n_units as n_choosing
+    choosing.chosen.n_units as n_choosing,
+    greedy.equal_tokens_95_low,
+    greedy.equal_tokens_95_high,
+    greedy.texts as n_greedy
 from (select unnest($2) as recipe) as recipes
 left join variant_summary as variants
     on recipes.recipe = variants.recipe and variants.model = $1
+left join greedy_survival_summary as greedy
+    on recipes.recipe = greedy.recipe and greedy.model = $1
 left join kinds as writing
     on recipes.recipe = writing.recipe and writing.kind = 'writing'
 left join kinds as choosing

@@ -1,25 +1,80 @@
--- The share of sampled texts that are still the dense model's own, step by step: measured and expected.
+-- The share of texts that are still the dense model's own, step by step: sampled ones as measured and expected, greedy
+-- ones beside those of rounding alone.
 -- grain: one row per model × recipe × step.
--- inputs: sampling_survival, noise_variants
--- how to read: of a model with more than 64 steps, every n-th is drawn, so that at most 64 are, and the last. Dense and
---   noise variants are left out.
+-- inputs: sampling_survival, greedy_survival, noise_variants
+-- how to read: greedy_share_noise is the lowest share among the model's noise variants. Curves that were not measured,
+--   or have ended, are NULL. Of a model with more than 64 steps, every n-th is drawn, so that at most 64 are, and the
+--   last. Dense and noise variants have no rows of their own.
+with
+
+measured as (
+    select
+        model,
+        recipe,
+        step
+    from sampling_survival
+    union
+    select
+        model,
+        recipe,
+        step
+    from greedy_survival
+),
+
+horizons as (
+    select distinct
+        model,
+        step
+    from measured
+),
+
+variants as (
+    select distinct
+        model,
+        recipe
+    from measured
+),
+
+noise as (
+    select
+        model,
+        step,
+        min(equal_share) as greedy_share_noise
+    from greedy_survival
+    where is_noise
+    group by all
+)
+
 select
-    curves.model,
-    curves.recipe,
-    curves.step,
-    curves.prompts,
-    curves.texts,
-    curves.equal_share,
-    curves.equal_share_low,
-    curves.equal_share_high,
-    curves.equal_share_expected,
-    curves.equal_share_expected_low,
-    curves.equal_share_expected_high
-from sampling_survival as curves
+    variants.model,
+    variants.recipe,
+    horizons.step,
+    sampled.prompts,
+    sampled.texts,
+    sampled.equal_share,
+    sampled.equal_share_low,
+    sampled.equal_share_high,
+    sampled.equal_share_expected,
+    sampled.equal_share_expected_low,
+    sampled.equal_share_expected_high,
+    greedy.texts_at_risk,
+    greedy.equal_share as greedy_share,
+    greedy.equal_share_low as greedy_share_low,
+    greedy.equal_share_high as greedy_share_high,
+    noise.greedy_share_noise
+from variants
+inner join horizons
+    on variants.model = horizons.model
+left join sampling_survival as sampled
+    on variants.model = sampled.model and variants.recipe = sampled.recipe and horizons.step = sampled.step
+left join greedy_survival as greedy
+    on variants.model = greedy.model and variants.recipe = greedy.recipe and horizons.step = greedy.step
+left join noise
+    on variants.model = noise.model and horizons.step = noise.step
 anti join noise_variants
-    on curves.model = noise_variants.model and curves.recipe = noise_variants.recipe
-where curves.recipe <> 'dense'
+    on variants.model = noise_variants.model and variants.recipe = noise_variants.recipe
+where variants.recipe <> 'dense'
 qualify
-    curves.step % (max(curves.step) over (partition by curves.model) // 64 + 1) = 0
-    or curves.step = max(curves.step) over (partition by curves.model)
-order by curves.model, curves.recipe, curves.step
+    horizons.step % (max(horizons.step) over (partition by variants.model) // 64 + 1) = 0
+    or horizons.step = max(horizons.step) over (partition by variants.model)
+order by variants.model, variants.recipe, horizons.step

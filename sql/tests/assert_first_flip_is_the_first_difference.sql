@@ -1,8 +1,9 @@
--- first_flip_step is the first step whose two tokens differ, in both trajectories.
+-- first_flip_step is the first step whose two tokens, or most likely tokens, differ, in both trajectories.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
--- reason: up to the flip both trajectories read the same tokens, so that three ways lead to the same step. Noise
---   variants are excluded: they are rounding, and the two trajectories round differently.
+-- reason: up to the flip both trajectories read the same tokens, so that three ways lead to the same step. Survival
+--   (greedy_survival) rests on it. Noise variants are excluded: they are rounding, and the two trajectories round
+--   differently.
 with
 
 differences as (
@@ -11,7 +12,9 @@ differences as (
         steps.recipe,
         steps.prompt_id,
         steps.trajectory,
-        min(steps.step) filter (where not steps.is_same_token) as first_difference_step,
+        min(steps.step) filter (
+            where not (steps.is_same_token and steps.is_top1_same)
+        ) as first_difference_step,
         min(steps.step) filter (
             where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype)
         ) as first_tie_step

@@ -4,6 +4,7 @@ Simulates studies with a known truth, computes their intervals by the very SQL m
 the truth, and its mean width. The seed is fixed.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import polars as pl
 from tabulate import tabulate
 
 import prunescope.sql
+from prunescope.warehouse.catalogue.database import view_sql
 
 SIZES = (2, 5, 20, 200)
 SHARES = (0.0, 0.02, 0.5, 1.0)
@@ -214,6 +216,43 @@ class Simulation:
                     from (select {of_mean} as mean, {half} as half from rows group by study)"""
                     yield self.cell(f"sequence KL per {unit}", n, f"spread of prompts {spread}", rows, query)
 
+    def survivals(self) -> Iterator[Cell]:
+        """Yield cells of the share of texts that are still equal, of which some end early."""
+        view = view_sql()["greedy_survival"].sql
+        for n in self.sizes:
+            for hazard, short, step in itertools.product((0.005, 0.05, 0.3), (0.0, 0.4), (0, 7)):
+                size = (min(self.studies, 200_000 // n), n)
+                flips = self.chance.geometric(hazard, size) - 1
+                ends = np.where(self.chance.random(size) < short, self.chance.integers(0, 6, size), step)
+                # One row per text and step up to its flip, its end or the step in question.
+                counts = np.minimum(np.minimum(flips, ends), step).ravel() + 1
+                study = np.repeat(np.repeat(np.arange(size[0]), n), counts)
+                place = np.arange(len(study)) - np.repeat(np.cumsum(counts) - counts, counts)
+                greedy_steps = pl.DataFrame(
+                    {
+                        "model": study,
+                        "recipe": "r",
+                        "prompt_id": np.repeat(np.arange(counts.size), counts),
+                        "step": place,
+                        "is_flip": place == np.repeat(flips.ravel(), counts),
+                    }
+                )
+                self.connection.register("greedy_steps", greedy_steps.to_arrow())
+                truth = (1 - hazard) ** (step + 1)
+                # Once all texts have flipped the last interval stays; once all have ended there is none.
+                query = f"""
+                with noise_variants as (select 0 as model, '' as recipe where false), curves as ({view})
+                select
+                    {truth} as truth,
+                    case
+                        when max(step) = {step} or min(equal_share) = 0
+                            then arg_max([equal_share_low, equal_share_high], step)
+                    end as ends
+                from curves
+                group by model"""
+                name = f"hazard {hazard}, {short:.0%} end early, step {step}"
+                yield self.cell("share of greedy texts still equal", n, name, greedy_steps, query)
+
     def cells(self) -> Iterator[Cell]:
         """Yield all cells."""
         yield from self.shares()
@@ -225,6 +264,7 @@ class Simulation:
         yield from self.growths()
         yield from self.medians()
         yield from self.sequences()
+        yield from self.survivals()
 
 
 def main() -> None:

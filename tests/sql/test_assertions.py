@@ -65,6 +65,7 @@ BROKEN = [
     ("texts_agree_with_themselves", change("text_tokens", {"recipe": "wanda-50", "position": 1}, window_id=1)),
     ("first_flip_is_the_first_difference", change("generations", {"recipe": "wanda-50"}, first_flip_step=99)),
     ("first_flip_is_the_first_difference", change("decoding_steps", RUNNING | DENSE, token_id_pruned=9)),
+    ("first_flip_is_the_first_difference", change("decoding_steps", FORCED | DENSE, is_top1_same=False)),
     ("top_tokens_are_ranked", change("top_tokens", {"rank": 1}, token_id=8)),
     ("top_tokens_are_ranked", change("top_tokens", {"rank": 2}, rank=3)),
     ("top_tokens_are_ranked", change("top_tokens", {"rank": 2, "side": "dense"}, logit_dense=3.0)),

@@ -42,6 +42,16 @@ COUNTS = {
         f"(select count_if(kl_pruned_dense_nats > 0) from layer_transitions where {COMPARED}) + {POINTS}",
     ),
     "estimate_points": ("count(*)", POINTS),
+    "greedy_steps": (
+        "count(*)",
+        f"(select count(*) from decoding_steps where temperature = 1 and {FORCED} and recipe <> 'dense')",
+    ),
+    "greedy_survival": (
+        "sum(flips)",
+        "(select count(distinct row(model, recipe, prompt_id)) from decoding_steps"
+        f" where {FORCED} and not is_top1_same)",
+    ),
+    "greedy_survival_summary": ("sum(texts)", "(select count(*) from generations where recipe <> 'dense')"),
     "imported_comparisons": ("count(*)", "(select count(*) from imported_scores)"),
     "kld_summary": ("sum(tokens)", f"(select count(*) from text_tokens where {COMPARED})"),
     "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),

@@ -18,6 +18,10 @@ ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
 OF_EVERY_VARIANT = {
     "acceptance",
     "graded_answers",
+    "greedy_hazards",
+    "greedy_steps",
+    "greedy_survival",
+    "greedy_survival_summary",
     "imported_comparisons",
     "lost_answers",
     "metric_losses",

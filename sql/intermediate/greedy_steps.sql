@@ -1,0 +1,43 @@
+-- The teacher-forced steps of each variant, as what they say of its greedy text.
+-- grain: one row per model × recipe × prompt × step, to the end of the dense text; noise included, dense excluded.
+-- key: model, recipe, prompt_id, step
+-- inputs: stg_decoding_steps, dense_ends
+-- how to read: both models read the dense model's text, so that the first step with is_flip is the one at which the
+--   variant's own greedy text flips, ties excepted. margin_over_shift is measured before the choice: the margin m of
+--   the first token over √(Var_p(Δz) / (p (1 − p))), where p is its probability. The latter is at least the root mean
+--   square by which the shift moves another token against the first one, and equal to it for p near 1. So a ratio far
+--   above 1 leaves the first token first. Ratios are rounded to 0.01. The temperature is 1 or the nearest.
+-- reason: single place that cuts and grades the steps that survival and hazard are made of.
+-- columns:
+--   is_flip: Whether the two models have different most likely tokens
+--   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
+select
+    steps.model,
+    steps.recipe,
+    steps.prompt_id,
+    steps.step,
+    not steps.is_top1_same as is_flip,
+    -- A p that is rounded to 1 leaves at least that of the second token; without a shift the ratio is the largest.
+    round(
+        least(
+            5,
+            cast(steps.margin_dense as double) * sqrt(
+                steps.p_dense_top1_dense
+                * greatest(
+                    1 - steps.p_dense_top1_dense,
+                    steps.p_dense_top1_dense * exp(-steps.margin_dense / steps.temperature)
+                )
+                / nullif(steps.var_p_dz, 0)
+            )
+        ),
+        2
+    ) as margin_over_shift
+from stg_decoding_steps as steps
+anti join dense_ends
+    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
+where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
+qualify
+    row_number() over (
+        partition by steps.model, steps.recipe, steps.prompt_id, steps.step
+        order by abs(steps.temperature - 1), steps.temperature
+    ) = 1
