@@ -98,6 +98,15 @@ Workers = Annotated[
         "of 10, 100 and 1,000 models × 30 recipes.",
     ),
 ]
+Gpu = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu",
+        metavar="GB",
+        min=1,
+        help="Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.",
+    ),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
 ]
@@ -166,6 +175,7 @@ def plan(
     recipe: Recipes = None,
     allow_code_execution: AllowCode = False,
     replace: Replace = False,
+    gpu: Gpu = None,
     workers: Workers = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
@@ -190,6 +200,7 @@ def plan(
 
     - `prunescope plan demo`
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
+    - `prunescope plan paper-qwen7b --gpu 80`
     - `prunescope plan demo --workers 8`
     """
     chosen_format(format_, output)
@@ -207,7 +218,9 @@ def plan(
             cache, estimates = settings.cache_folder(), list[estimate.ModelEstimate]()
             refused.check(
                 lambda name: estimates.append(
-                    estimate.estimate_model(chosen, store, cache, bars, name, replace=replace)
+                    estimate.estimate_model(
+                        chosen, store, cache, bars, name, replace=replace, gpu=gpu and int(gpu * 1e9)
+                    )
                 )
             )
             sections, rows = estimate.SECTIONS, estimate.table(estimates)
