@@ -50,6 +50,7 @@ def test_the_wheel_contains_all_resources_and_no_data(installed: Path) -> None:
         ("sql", "*.sql"),
         ("pipelines/studies", "*.yaml"),
         ("pipelines/studies", "*.json"),
+        ("pipelines/models/outlines", "*.json"),
         ("pipelines/corpora", "*"),
         ("pipelines/evaluation/tasks", "*.*"),
         ("pipelines/evaluation/retrieval", "*.*"),

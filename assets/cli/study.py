@@ -89,6 +89,15 @@ Gpus = Annotated[
 Cpus = Annotated[
     int | None, typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine).")
 ]
+Gpu = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu",
+        metavar="GB",
+        min=1,
+        help="Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.",
+    ),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
 ]
@@ -157,6 +166,7 @@ def plan(
     recipe: Recipes = None,
     allow_code_execution: AllowCode = False,
     replace: Replace = False,
+    gpu: Gpu = None,
     details: Annotated[
         bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
     ] = False,
@@ -177,6 +187,7 @@ def plan(
 
     - `prunescope plan demo`
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
+    - `prunescope plan paper-qwen7b --gpu 80`
     """
     chosen_format(format_, output)
     location = root(context)
@@ -189,7 +200,9 @@ def plan(
         chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
         refused, estimates = RefusedModels(chosen, bars), list[estimate.ModelEstimate]()
         refused.check(
-            lambda name: estimates.append(estimate.estimate_model(chosen, store, cache, bars, name, replace=replace))
+            lambda name: estimates.append(
+                estimate.estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu and int(gpu * 1e9))
+            )
         )
         rows = estimate.table(estimates)
     for model_estimate in estimates:

@@ -3,6 +3,7 @@
 The cost model is `prunescope.pipelines.planning`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES, variant_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.assets.runs.stages import Steps, shared_work, trace_groups, variant_work
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
-from prunescope.pipelines.models.sources import locate_config
+from prunescope.pipelines.models.sources import locate_config, shipped_outline
 from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, RowCount, peak
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -65,7 +67,8 @@ class ModelEstimate:
         costs: work of each variant that has tables to compute, by step.
         memory: memory of each such variant.
         rows: rows of each partition that would be written, by its name, without those of a search.
-        machine: measured speeds; None where nothing is to be computed.
+        machine: measured speeds; None if nothing is to be computed, or a GPU is planned that need not be here.
+        has_tokenizer: whether the model's tokenizer was there to count tokens.
         available: free bytes; None where the system does not report them, or nothing is to be computed.
         uncounted: tasks whose samples a run would download.
         movable: bytes of layers on the device that the study's `memory` could move to disk.
@@ -86,6 +89,7 @@ class ModelEstimate:
     memory: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
     rows: Mapping[str, Sequence[RowCount]] = field(default_factory=dict)
     machine: "Machine | None" = None
+    has_tokenizer: bool = True
     available: int | None = None
     uncounted: Sequence[str] = ()
     movable: int = 0
@@ -107,9 +111,11 @@ class ModelEstimate:
 
 
 def estimate_model(
-    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool
+    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool, gpu: int | None = None
 ) -> ModelEstimate:
     """Estimate what a run would do for one model; with `replace` it recomputes what other studies computed.
+
+    With `gpu` it is planned for one GPU with so many bytes, which this machine need not have: no speed is measured.
 
     Raises:
         InputError: a run would refuse the study, too.
@@ -117,7 +123,13 @@ def estimate_model(
     """
     missing_data = [spec.name for spec in study.retrieval if not is_there(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if is_there(spec))})
-    folder, is_whole = locate_config(study.model(name).source, cache, progress)
+    source = study.model(name).source
+    try:
+        folder, is_whole = locate_config(source, cache, progress)
+    except InputError:
+        if (outline_folder := shipped_outline(source)) is None:
+            raise
+        folder, is_whole = outline_folder, False
     tables = variant_tables(study)
     if is_whole:
         with VerifiedFiles(store.root, cache) as files:
@@ -135,20 +147,27 @@ def estimate_model(
     from prunescope.pipelines.planning.machine_speed import measure_machine
     from prunescope.pipelines.planning.memory import memory_items
     from prunescope.pipelines.planning.power import verdict_power
-    from prunescope.pipelines.planning.preflight import check_outline, unmatched, workload
+    from prunescope.pipelines.planning.preflight import assumed_workload, check_outline, unmatched, workload
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
     outline = load_meta_model(folder)
-    checked = check_outline(study, outline)
-    device = resolve_device(study.device)
-    local = [task for task in study.tasks if find(task).is_local]
+    local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
     tasks = _task_sizes(local, outline) if local else []
-    load = workload(study, outline, checked, tasks)
+    if gpu is not None:
+        study = study.model_copy(update={"device": "cuda:0", "memory": None})
+    if outline.tokenizer is None:
+        load = assumed_workload(study, outline)
+    else:
+        here = study.model_copy(update={"device": "auto"}) if gpu is not None else study
+        load = workload(study, outline, check_outline(here, outline), tasks)
+    device = resolve_device(study.device)
     resident = load.resident_bytes
     process = 0 if device.startswith("cuda") else peak_memory_bytes()
     dtype = getattr(torch, study.dtype)
     longest = max(load.lengths, default=study.calibration.length)
-    machine = measure_machine(load.shape, dtype, device, longest, len(study.measure.temperatures))
+    machine = None
+    if gpu is None:
+        machine = measure_machine(load.shape, dtype, device, longest, len(study.measure.temperatures))
     variants = [(work.recipe, work.tables) for work in works if work.recipe and work.tables]
     groups = trace_groups(load, works)
     group_of = {recipe.name: group for group in groups for recipe in group}
@@ -161,18 +180,19 @@ def estimate_model(
         shared=shared_work(load, to_compute, len(groups)),
         costs={recipe.name: variant_work(load, recipe, todo) for recipe, todo in variants},
         memory={
-            recipe.name: memory_items(load, recipe, group_of.get(recipe.name, [recipe]), process)
+            recipe.name: memory_items(load, recipe, group_of.get(recipe.name, [recipe]), process, gpu)
             for recipe, _ in variants
         },
         rows={work.name: _rows(load, work) for work in works if work.tables and not work.is_search},
         machine=machine,
-        available=available_bytes(device),
+        available=gpu or available_bytes(device),
+        has_tokenizer=outline.tokenizer is not None,
         movable=0 if study.speed else load.layers_bytes if resident is None else min(resident, load.layers_bytes),
         streamed=0 if resident is None else max(0, load.layers_bytes - resident),
         device=device,
         uncounted=[task.name for task in study.tasks if task not in local],
         refused=unmatched(study, outline),
-        power=verdict_power(study, tasks) if checked[0] or tasks else (),
+        power=verdict_power(study, tasks) if study.prompts or tasks else (),
         search_minutes=study.search.minutes if study.search and any(work.is_search for work in works) else 0,
     )
 
@@ -224,7 +244,7 @@ def _partitions(found: ModelEstimate) -> Iterator[dict[str, object]]:
                 "item": ", ".join(work.tables),
                 "rows": sum(count.rows for count in counts),
                 "bytes": bytes_of(counts),
-                "seconds": sum(cost.seconds(found.machine) for cost in costs) if costs else None,
+                "seconds": _seconds(found, costs) if costs else None,
             }
 
 
@@ -242,8 +262,13 @@ def _work(found: ModelEstimate) -> Iterator[dict[str, object]]:
             "when": "once" if len(costs) == 1 else f"{len(costs)} variants",
             "flop": amount if kind in {"head", "body"} else None,
             "bytes": round(amount) if kind == "memory" else None,
-            "seconds": sum(cost.seconds(found.machine) for cost in costs),
+            "seconds": _seconds(found, costs),
         }
+
+
+def _seconds(found: ModelEstimate, costs: Sequence[Cost]) -> float | None:
+    """Return the time of some work; None if no speed was measured."""
+    return None if found.machine is None else sum(cost.seconds(found.machine) for cost in costs)
 
 
 def _memory(found: ModelEstimate) -> Iterator[dict[str, object]]:
@@ -267,17 +292,19 @@ def summary_line(found: ModelEstimate) -> list[tuple[str, bool]]:
     warnings += [
         f"retrieval {name!r} has no files; this plan leaves it out, but `run` needs it" for name in found.missing_data
     ]
+    if not found.has_tokenizer:
+        warnings.append("its tokenizer is not there: four characters count as a token, and tasks are not counted")
     warnings += [f"{reason}; `run` refuses it" for reason in found.refused]
     lines = [(line, True) for line in warnings]
-    if found.machine is None:
+    if not any(work.tables for work in found.works):
         lines.append(("everything is current; nothing would be computed", False))
     else:
-        lines += _costs_in_words(found, found.machine)
+        lines += _costs_in_words(found)
         lines += [(line, False) for line in found.power]
     return [(f"{found.model}: {line}", is_warning) for line, is_warning in lines]
 
 
-def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[str, bool]]:
+def _costs_in_words(found: ModelEstimate) -> Iterator[tuple[str, bool]]:
     """Yield what is computed, its time, disk and memory, and what these leave out."""
     names = [
         work.recipe.name if work.recipe else "a search" if work.is_search else "the model's own tables"
@@ -287,12 +314,24 @@ def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     current = sum(not work.tables for work in found.works)
     yield (f"computes {', '.join(names[:_MAX_LISTED])}{more} ({len(names)} partitions; {current} are current)", False)
-    yield (
-        f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's measured "
-        f"speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
-        f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
-        False,
-    )
+    machine = found.machine
+    if machine is None:
+        amount: dict[str, float] = defaultdict(float)
+        for cost in found.all_costs:
+            amount[cost.kind] += cost.amount
+        yield (
+            f"{(amount['head'] + amount['body']) / 1e15:,.1f} PFLOP in layers and head, "
+            f"{amount['memory'] / 1e12:,.1f} TB of weights read to decode, and "
+            f"{amount['vocabulary'] / 1e9:,.0f} billion logits measured",
+            False,
+        )
+    else:
+        yield (
+            f"about {_minutes(sum(cost.seconds(machine) for cost in found.all_costs))} of work at this machine's "
+            f"measured speed (head {machine.head / 1e9:,.0f} and layers {machine.body / 1e9:,.0f} GFLOP/s, "
+            f"weights {machine.memory / 1e9:.1f} GB/s, logits {machine.vocabulary / 1e6:,.0f} million/s)",
+            False,
+        )
     if found.search_minutes:
         yield f"not counted is the search, which begins no trial after {found.search_minutes:g} min", False
     if found.uncounted:
@@ -305,8 +344,9 @@ def _costs_in_words(found: ModelEstimate, machine: "Machine") -> Iterator[tuple[
     peaks, available = found.peaks, found.available
     if peaks:
         recipe = max(peaks, key=peaks.__getitem__)
-        items = sorted(found.memory[recipe], key=lambda item: -item.bytes)[:3]
-        largest = ", ".join(f"{item.item} {gib(item.bytes)}" for item in items)
+        # An item of several phases once.
+        sizes = {item.item: item.bytes for item in sorted(found.memory[recipe], key=lambda item: item.bytes)}
+        largest = ", ".join(f"{item} {gib(size)}" for item, size in list(sizes.items())[:-4:-1])
         most = f"at most {gib(peaks[recipe])} of memory ({recipe}; {largest})"
         if available is None:
             yield f"{most}; this system does not tell how much is free", False

@@ -18,6 +18,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.file_validation import check_gguf, library_errors
+from prunescope.pipelines.models.sources import TOKENIZER_FILES
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS
 
 
@@ -27,7 +28,7 @@ class MetaModel:
 
     Attributes:
         config: of the text decoder.
-        tokenizer: the model's own.
+        tokenizer: the model's own; None if it is not there, as in a plan from a config alone.
         module: the model with empty parameters.
         context_length: in tokens.
     """
@@ -92,7 +93,7 @@ def load_meta_model(path: Path) -> MetaModel:
     """Load config, tokenizer and empty modules of a model.
 
     Args:
-        path: folder with config.json and a tokenizer, or a GGUF file.
+        path: folder with config.json and mostly a tokenizer, or a GGUF file.
 
     Raises:
         InputError: transformers cannot load it.
@@ -108,7 +109,8 @@ def load_meta_model(path: Path) -> MetaModel:
     with library_errors(path):
         config = AutoConfig.from_pretrained(**arguments)
         check_config(path, config.to_dict())
-        tokenizer = AutoTokenizer.from_pretrained(**arguments)
+        has_tokenizer = path.is_file() or any((path / name).exists() for name in TOKENIZER_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(**arguments) if has_tokenizer else None
         with torch.device("meta"):
             module: nn.Module = auto_class(config).from_config(config, trust_remote_code=False)
         text = config.get_text_config()

@@ -25,6 +25,8 @@ from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.embedded import GGUF, EmbeddedModel, embedded_model, fetch_embedded
 from prunescope.pipelines.models.file_validation import check_descriptions, check_safetensors, read_description
 
+# Published sizes of the models of the package's studies, by hub id, for plans without a network.
+_OUTLINES = Path(__file__).parent / "outlines"
 _SCRATCH = ".scratch-"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Names of safetensors' number types; others keep theirs.
@@ -116,6 +118,12 @@ def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tupl
     except InputError:
         return folder, False
     return folder, True
+
+
+def shipped_outline(source: str) -> Path | None:
+    """Return the folder with a hub model's config and nothing else, if the package has it."""
+    folder = _OUTLINES / source.partition("@")[0]
+    return folder if is_hub_id(source) and (folder / "config.json").is_file() else None
 
 
 def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:

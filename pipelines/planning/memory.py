@@ -19,7 +19,9 @@ from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, c
 _EMBEDDING_BYTES = 4 + 8 + 2
 
 
-def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], process: int) -> list[MemoryItem]:
+def memory_items(
+    load: Workload, recipe: Recipe, group: Sequence[Recipe], process: int, free_bytes: int | None = None
+) -> list[MemoryItem]:
     """Return the largest users of memory while one variant is computed; `peak` of them is the most at once.
 
     Args:
@@ -27,6 +29,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
         recipe: the variant's recipe.
         group: all recipes traced together with it, including it; their masks are loaded together.
         process: bytes of the process with its libraries, before it loads anything; 0 on a GPU, whose memory is meant.
+        free_bytes: free memory of a GPU that this machine need not have; None asks the device.
     """
     shape, measure, size = load.shape, load.study.measure, load.item_size
     noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
@@ -70,7 +73,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
         "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
     }
     is_alone = is_gpu and load.resident_bytes is None
-    free = (available_bytes(str(device)) or 0) - sum(always.values()) if is_alone else None
+    free = (free_bytes or available_bytes(str(device)) or 0) - sum(always.values()) if is_alone else None
     weights = _applied_weights(load, recipe, noise, changed_limit(str(device), free))
     applied = {"masks, a bit a weight": masks, **weights}
     phases: dict[Phase, dict[str, int]] = {
@@ -150,7 +153,9 @@ def _block_bytes(load: Workload, rows: int, *, is_moved: bool = True) -> int:
     copy that a product may make.
     """
     arrays = 4
-    if kernels_for(_device(load)) == "torch":
+    device = _device(load)
+    # A GPU that is only planned is taken as one that Triton runs on.
+    if (torch.cuda.is_available() or device.type != "cuda") and kernels_for(device) == "torch":
         arrays = (21 if is_moved else 6) + len(load.study.measure.temperatures)
     return arrays * block_sizes(rows)[0] * load.shape.vocabulary * FLOAT_BYTES
 

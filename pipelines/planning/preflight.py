@@ -86,6 +86,24 @@ def workload(study: Study, outline: MetaModel, checked: Checked, tasks: "Sequenc
     )
 
 
+def assumed_workload(study: Study, outline: MetaModel) -> Workload:
+    """Return the study on a model whose tokenizer is not there, in sizes: four characters are a token.
+
+    Tasks and retrieval data sets are left out, and texts have as many windows as `max_tokens` allows.
+    """
+    _check_recipes(study, outline)
+    return Workload(
+        study,
+        shape_of(outline),
+        prompts=[
+            len(prompt.ids) if prompt.ids else 1 + sum(len(turn["content"]) for turn in prompt.messages) // 4
+            for prompt in study.prompts
+        ],
+        windows=[text.max_tokens // text.scored for text in study.texts],
+        workers=workers_on(resolve_device(study.device)),
+    )
+
+
 def check_outline(study: Study, outline: MetaModel) -> Checked:
     """Refuse a study that a model cannot run, tasks apart.
 

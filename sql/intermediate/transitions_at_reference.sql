@@ -23,6 +23,7 @@ select
     transitions.orth_rel_z,
     transitions.one_minus_cos_z,
     transitions.one_minus_cos_p,
+    transitions.t2_p,
     transitions.par_rel_p,
     transitions.orth_rel_p,
     transitions.var_uniform_dz,

@@ -194,7 +194,7 @@ def test_a_group_of_tasks_is_one_task_and_joins_its_published_number(ask: Ask) -
     assert (loss["n_tasks"], loss["loss"]) == (1, pytest.approx((0.7 - 0.475) / (0.7 - 0.25)))
     (gap,) = ask(warehouse, "q22_generative_gap")
     assert (gap["n_non_generative"], gap["loss_non_generative"]) == (2, pytest.approx((1 - 0.475 / 0.7) / 2))
-    (published,) = ask(warehouse, "paper_published")
+    (published,) = (row for row in ask(warehouse, "paper_published") if row["value_ours"] is not None)
     assert (published["task"], published["measured_on"], published["n"]) == ("mmlu", "task mmlu", 400)
     assert published["difference"] == pytest.approx(0.475 - 0.5)
 
@@ -220,7 +220,7 @@ def test_published_numbers_join_the_same_drop_or_the_recipe_of_that_name(ask: As
     retrieval_score(warehouse, "wanda-50", "news", 0.4)
     text_token(warehouse, "wanda-50", 1, 1.0, p_dense=0.5, p_pruned=0.25)
     task_score(warehouse, "wanda-50", "wiki", 9.0, metric="token_perplexity", kind="perplexity")
-    rows = ask(warehouse, "paper_published")
+    rows = [row for row in ask(warehouse, "paper_published") if row["measured_on"] != "nothing"]
     found = by([row for row in rows if row["is_same_model"]], "recipe")
     assert {recipe: (row["value_published"], row["value_ours"]) for recipe, row in found.items()} == {
         "dense": (0.9, 0.8),

@@ -98,10 +98,11 @@ PAPER_TABLES: dict[str, TableSpec] = {
         within=("model", "claim"),
     ),
     "paper_published": TableSpec(
-        "Published scores beside ours",
+        "Published numbers beside ours",
         (
             *(_MODEL, ColumnFormat("model_published", "published model"), ColumnFormat("task"), ColumnFormat("metric")),
-            *(_METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, ColumnFormat("measured_on", "ours on")),
+            *(_METHOD, ColumnFormat("dropped", "dropped"), ColumnFormat("layer"), _RECIPE),
+            ColumnFormat("measured_on", "ours on"),
             ColumnFormat("value_published", "published"),
             ColumnFormat("value_ours", "ours", error="value_ours_se"),
             ColumnFormat("kept_published", "published kept"),
@@ -109,7 +110,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
             *(ColumnFormat("n"), ColumnFormat("shots"), ColumnFormat("source", "published in")),
         ),
         "Scores are shares, perplexities are in tokens; ± standard error over samples, which published numbers lack. "
-        "Kept: over the dense score of the same model; of another model only that compares.",
+        "– as ours: not measured. Layer −1: the whole model. Kept: over the dense score of the same model; of another "
+        "model only that compares.",
         within=("model", "model_published", "task", "metric"),
     ),
 }

@@ -13,6 +13,12 @@ from transformers import AutoConfig
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import MODEL_TABLES
+from prunescope.assets.runs.estimate import estimate_model, summary_line
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.models.sources import shipped_outline
+from prunescope.pipelines.studies import load_study
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 Capture = pytest.CaptureFixture[str]
@@ -89,6 +95,68 @@ def test_a_new_recipe_is_computed_and_the_others_are_reused(study: StudyFile, wa
     assert todo == {(None, "reused"), ("dense", "reused"), ("magnitude-50", "reused"), ("mlp-drop-1", "computed")}
     assert [row["recipe"] for row in of(rows, "memory", item="peak")] == ["mlp-drop-1"]
     assert not [row for row in of(rows, "work") if row["item"] == "calibration pass"]
+
+
+# Parameters as the models' cards and papers give them.
+PUBLISHED = {
+    "paper-qwen7b": 7_615_616_512,
+    "paper-mistral7b": 7_248_023_552,
+    "paper-llama3-8b": 8_030_261_248,
+    "paper-llama2-7b": 6_738_415_616,
+    "paper-retrieval": 7_110_660_096,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_studies_say_without_a_network_what_they_need_on_one_gpu(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(source: str, *_: object, **__: object) -> Path:
+        raise InputError(f"model {source!r}: cannot be reached")
+
+    monkeypatch.setattr("prunescope.pipelines.models.sources._from_hub", offline)
+    study, gpu = load_study(name), 80_000_000_000
+    [spec] = study.models
+    found = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=gpu)
+    held = {item.item: item.bytes for item in found.memory["dense"]}
+    assert held[f"weights in {study.dtype}"] == 2 * PUBLISHED[name]
+    assert set(found.peaks) == {recipe.name for recipe in study.recipes}
+    assert all(2 * PUBLISHED[name] < peak <= gpu for peak in found.peaks.values())
+    lines = [line for line, _ in summary_line(found)]
+    assert any("four characters count as a token" in line for line in lines)
+    assert any("PFLOP" in line for line in lines)
+    assert any("74.5 GiB are free: it fits" in line for line in lines)
+    assert not any("measured speed" in line for line in lines)
+    small = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=10**10)
+    assert any("DOES NOT FIT" in line for line, _ in summary_line(small))
+
+
+def test_a_model_that_is_not_shipped_cannot_be_planned_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    study = load_study("paper-llama2-7b").replaced(["mine=meta-llama/../Llama-2-7b-hf"], [])
+    with pytest.raises(InputError, match="no such folder"):
+        estimate_model(study, Store(tmp_path), tmp_path, SILENT, "mine", replace=False, gpu=10**10)
+    assert shipped_outline("meta-llama/Llama-2-7b-hf@main") is not None
+    assert [shipped_outline(source) for source in ("meta-llama/..", "meta-llama/Llama-2-70b-hf", "embedded")] == [
+        None
+    ] * 3
+
+
+def test_a_plan_for_a_gpu_needs_none_and_measures_no_speed(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
+    here, _ = planned(study, tmp_path / "nothing", capsys)
+    there, told = planned(study, tmp_path / "nothing", capsys, "--gpu", 80)
+    assert {row["seconds"] for row in of(there, "work")} == {None}
+    # The same passes but for those in float64, which a GPU makes in the model's own type.
+    flop = {row["item"]: row["flop"] for row in of(here, "work")}
+    assert {row["item"] for row in of(there, "work")} == set(flop)
+    assert all(
+        row["flop"] in {flop[row["item"]], flop[row["item"]] and flop[row["item"]] / 2} for row in of(there, "work")
+    )
+    [free] = of(there, "memory", item="available on this machine")
+    assert free["bytes"] == 80_000_000_000
+    assert "it fits" in told
 
 
 def test_noise_is_planned_as_part_of_the_study(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:

@@ -193,7 +193,8 @@ CASES: list[tuple[Case, str]] = [
     (
         unknown_study,
         "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
-        "paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, variations, or give",
+        "paper-llama3-8b, paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, variations, "
+        "or give",
     ),
     (missing_study_file, "nowhere.yaml: No such file"),
     (missing_model, "nowhere': no such folder or file"),

@@ -1,5 +1,6 @@
 """Tests that published numbers equal those of the sources, in the table's units and names."""
 
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from prunescope.warehouse.storage.provenance import fingerprint
 from prunescope.warehouse.tables import TABLES
 
 NUMBERS = published()
+PATTERNS = ("50", "4of8", "2of4")
 # What the paper says of single layers, one text and its estimates; no study scores it.
 UNASKED = ["layerwise", "generation", "options", "estimates"]
 
@@ -93,6 +95,24 @@ def test_every_published_score_has_a_metric_of_the_papers_study(name: str) -> No
         assert (task, metric) in stored | texts
     methods = {recipe.name.rsplit("-", 1)[0] if "drop" in recipe.name else recipe.name for recipe in study.recipes}
     assert set(own["method"]) <= methods
+
+
+@pytest.mark.parametrize("name", ["paper-qwen7b", "paper-mistral7b", "paper-llama3-8b"])
+def test_the_papers_studies_ask_as_the_authors_scripts_do(name: str) -> None:
+    study = load_study(name)
+    shots = {task.name: task.shots for task in study.tasks if task.shots is not None}
+    assert shots == {"hellaswag": 10, "arc_challenge": 25, "mmlu": 5, "winogrande": 5}
+    kinds = Counter(prompt.kind for prompt in study.prompts)
+    assert kinds["choice"] == 100
+    assert {text.step for text in study.texts} == {text.context for text in study.texts}  # no overlap
+    for recipe in study.recipes:
+        if recipe.needs == ("block_influence",):
+            assert study.calibrated_for(recipe).calibration.sequences == 256
+        elif recipe.is_calibrated:
+            assert study.calibrated_for(recipe).calibration.sequences == 128
+    assert {f"{method}-{pattern}" for method in ("magnitude", "wanda", "sparsegpt") for pattern in PATTERNS} <= {
+        recipe.name for recipe in study.recipes
+    }
 
 
 def test_a_fact_is_the_single_number_of_its_names() -> None:

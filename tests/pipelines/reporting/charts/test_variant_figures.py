@@ -381,6 +381,48 @@ def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
     return {panel["title"]["text"]: chart["datasets"][panel["data"]["name"]] for panel in chart["concat"]}
 
 
+def test_quantization_steps_holds_the_medians_of_one_variant_of_each_kind_on_texts_that_both_read():
+    steps = variant_frames.decoding_at_reference()
+    free = steps.with_columns(trajectory=pl.lit("free_running"), one_minus_cos_h=pl.lit(0.9))
+    chart = drawn("quantization_steps", decoding_at_reference=pl.concat([steps, free])).to_dict()
+    rows = [row for data in chart["datasets"].values() for row in data if "median" in row]
+    wanted = (
+        steps.filter(pl.col("recipe").is_in(["awq-4bit", "attn-drop-4", "wanda-4of8"]))
+        .group_by("recipe", "trajectory", "step")
+        .agg(pl.col("one_minus_cos_p").median())
+    )
+    texts = {"on the dense text": "teacher_forced", "on the variant's text": "own_text"}
+    found = {
+        (row["variant"], texts[row["trajectory"]], row["step"]): row["median"]
+        for row in rows
+        if row["quantity"].startswith("probabilities")
+    }
+    assert len(rows) == 3 * len(found) == 3 * 2 * 3 * variant_frames.STEPS
+    assert found == {key[:3]: pytest.approx(key[3]) for key in wanted.iter_rows()}
+
+
+def test_quantization_steps_takes_the_variants_nearest_to_the_papers():
+    names = ("attn-drop-4", "attn-drop-9", "rtn-4bit", "awq-3bit", "awq-4bit", "wanda-50", "magnitude-4of8", "dense")
+    blocks = {"magnitude-4of8": '{"block": 8}', "awq-3bit": '{"bits": 3}', "awq-4bit": '{"bits": 4}'}
+    variants = pl.DataFrame(
+        {"model": "m", "recipe": name, "method": name.rpartition("-")[0] or name,
+         "sublayers_dropped_count": int(name[-1]) if "drop" in name else 0, "parameters_json": blocks.get(name, "{}")}
+        for name in names
+    )  # fmt: skip
+    steps = variant_frames.decoding_at_reference(("m",), names)
+
+    def chosen(variants: pl.DataFrame, steps: pl.DataFrame = steps) -> set[str]:
+        query = FIGURES["quantization_steps"].query
+        return {*frames.ask(query, stg_variants=variants, decoding_at_reference=steps)["recipe"]}
+
+    assert chosen(variants) == {"awq-4bit", "attn-drop-9", "magnitude-4of8"}
+    assert chosen(variants.filter(pl.col("method") != "awq")) == {"rtn-4bit", "attn-drop-9", "magnitude-4of8"}
+    # Neither without quantization nor alone, nor from texts that only their own model reads.
+    assert chosen(variants.filter(~pl.col("method").is_in(["awq", "rtn"]))) == set()
+    assert chosen(variants.filter(pl.col("method").is_in(["awq", "rtn"]))) == set()
+    assert chosen(variants, steps.with_columns(trajectory=pl.lit("free_running"))) == set()
+
+
 def test_quantization_holds_both_values_and_the_quantized_variants_on_their_line():
     rows = with_quantized()["steps with another top token"]
     answers = variant_frames.q27_pruning_against_quantization().filter(measure="top1_change")

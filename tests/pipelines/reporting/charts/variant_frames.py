@@ -13,6 +13,8 @@ import polars as pl
 MODEL = "SmolLM2-135M-Instruct"
 RECIPES = ("attn-drop-4", "block-drop-4", "magnitude-50", "mlp-drop-4", "wanda-2of4", "wanda-50")
 DROPS = tuple(f"{kind}-drop-{k}" for kind in ("attn", "mlp") for k in (1, 2, 4))
+# Beside a drop, what the paper compares with quantization.
+COMPARED = ("awq-4bit", "wanda-4of8")
 TASKS = {"boolq": ("non_generative", "accuracy"), "gsm8k": ("generative", "exact_match")}
 PROMPTS = ("choice-planets", "maths-apples", "open-rain")
 LAYERS, STEPS = 6, 10
@@ -70,9 +72,10 @@ def paper_drops(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
 
 def stg_variants(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
     rows = [
-        {"model": model, "recipe": recipe, "parameters_json": '{"by": "influence"}' if "drop" in recipe else "{}"}
-        for model, recipe in _each(models, recipes, dense=True)
-    ]
+        {"model": model, "recipe": recipe, "method": _method(recipe), "sublayers_dropped_count": _dropped(recipe),
+         "parameters_json": '{"by": "influence"}' if "drop" in recipe else "{}"}
+        for model, recipe in (*_each(models, recipes, dense=True), *_each(models, COMPARED))
+    ]  # fmt: skip
     return pl.DataFrame(rows)
 
 
@@ -215,10 +218,15 @@ def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.
 
 
 def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    """Return teacher-forced rows, and for what is compared with quantization also those on the variant's own text."""
     return pl.DataFrame(
-        [{"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": "teacher_forced", "step": step,
-          "position": 20 + step, "temperature": 1.0, "kl_dense_pruned_nats": _chance(recipe, prompt, step) ** 4}
-         for model, recipe in _each(models, recipes) for prompt in PROMPTS for step in range(STEPS)]
+        [{"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": trajectory, "step": step,
+          "position": 20 + step, "temperature": 1.0, "kl_dense_pruned_nats": _chance(recipe, prompt, step) ** 4,
+          **{f"one_minus_cos_{space}": size * (0.1 + _chance(recipe, prompt, step, trajectory)) / (4 + step % 3)
+             for space, size in {"h": 0.02, "z": 0.01, "p": 0.3 * (1 + ("drop" in recipe))}.items()}}
+         for model, recipe in _each(models, (*dict.fromkeys((*recipes, "attn-drop-4", *COMPARED)),))
+         for trajectory in ("teacher_forced", *(("own_text",) if recipe in {"attn-drop-4", *COMPARED} else ()))
+         for prompt in PROMPTS for step in range(STEPS)]
     )  # fmt: skip
 
 
