@@ -118,11 +118,11 @@ def _listed(rows: Sequence[_Row]) -> str:
     return _names([row["recipe"] for row in rows])
 
 
-def _grouped(rows: Sequence[_Row], column: str, preposition: str) -> str:
-    """List the numbers of variants, the largest first and equal ones together: "6 by a and b; 1 by c"."""
+def _grouped(rows: Sequence[_Row], column: str) -> str:
+    """List the numbers of variants, the largest first and equal ones together: "a and b: 6; c: 1"."""
     ordered = sorted(rows, key=lambda row: (-row[column], row["recipe"]))
     groups = [(value, list(group)) for value, group in groupby(ordered, key=lambda row: row[column])]
-    return "; ".join(f"{value:.0f} {preposition} {_listed(group)}" for value, group in groups)
+    return "; ".join(f"{_listed(group)}: {value:.0f}" for value, group in groups)
 
 
 def _right(model: str, rows: Sequence[_Row]) -> Answer:
@@ -140,9 +140,8 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
         which = _listed(unknown) if kept or lost else "any variant"
         parts.append(f"There are too few answers to be sure of {which}.")
     if graded := max(row["prompts_graded"] for row in rows):
-        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {graded} prompts right"
-        counts = f"{dense}. Of the same prompts, {_grouped(rows, 'prompts_correct', 'are right by')}."
-        parts.insert(len(parts) if kept or lost else 0, counts)
+        dense = f"Right answers to {graded} prompts: the dense model: {rows[0]['prompts_correct_dense']}"
+        parts.insert(len(parts) if kept or lost else 0, f"{dense}; {_grouped(rows, 'prompts_correct')}.")
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
     text = " ".join(f"{word.capitalize()}: {_listed(_of_word(rows, 'verdict', word))}." for word in verdicts)
     links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
@@ -159,9 +158,8 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     lost, held = (_of_word(written, "alive_together", word) for word in ("fails", "holds"))
     which = f"{_listed(lost)} surely loop or stop" if lost else "No variant is shown to loop or stop"
     short = (
-        f"{which} early in more than a tenth of their texts. Of {max(row['n_alive'] for row in written)} texts, "
-        f"{_grouped(written, 'prompts_lost', 'loop or stop early in')}. The dense model loops in "
-        f"{rows[0]['prompts_collapsed_dense']}."
+        f"{which} early in more than a tenth of their texts. Such texts, of {max(row['n_alive'] for row in written)}: "
+        f"the dense model: {rows[0]['prompts_collapsed_dense']}; {_grouped(written, 'prompts_lost')}."
     )
     details = [f"Surely at most a tenth of the texts of {_listed(held)}."] if held else []
     if loops := _rows(frames, "collapses", model):
@@ -189,7 +187,7 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     # A median between two steps is reached at the later one; readers count tokens from 1.
     flips = [row | {"token": math.ceil(row["first_flip_step_median"]) + 1} for row in written if row not in same]
     if flips:
-        parts.append(f"Half of the texts differ from the dense ones by token {_grouped(flips, 'token', 'in')}.")
+        parts.append(f"The token by which half of the texts differ from the dense ones: {_grouped(flips, 'token')}.")
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
         for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]
