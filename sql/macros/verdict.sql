@@ -8,7 +8,9 @@ create or replace macro verdict_min_units() as 30;
 
 -- Whether evidence can carry a verdict. The variants behind a prediction are of other models; loss_predictions refuses
 -- too few of them.
-create or replace macro is_evidence_enough(evidence, units) as evidence = 'prediction' or units >= verdict_min_units();
+create or replace macro is_evidence_enough(evidence, units) as coalesce(
+    evidence = 'prediction' or units >= verdict_min_units(), false
+);
 
 -- The evidence of one measure that is judged, as a struct; an aggregate. The order is fixed, and looks at what was
 -- measured, never at a loss: right answers of tasks, right answers to the study's prompts, the dense model's own

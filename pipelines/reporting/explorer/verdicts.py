@@ -118,6 +118,10 @@ def _listed(rows: Sequence[_Row]) -> str:
     return _names([row["recipe"] for row in rows])
 
 
+def _surely(rows: Sequence[_Row], singular: str, plural: str) -> str:
+    return f"{_listed(rows)} surely {singular if len(rows) == 1 else plural}"
+
+
 def _grouped(rows: Sequence[_Row], column: str) -> str:
     """List the numbers of variants, the largest first and equal ones together: "a and b: 6; c: 1"."""
     ordered = sorted(rows, key=lambda row: (-row[column], row["recipe"]))
@@ -127,7 +131,7 @@ def _grouped(rows: Sequence[_Row], column: str) -> str:
 
 def _right(model: str, rows: Sequence[_Row]) -> Answer:
     kept, lost = (_of_word(rows, "quality_together", word) for word in ("holds", "fails"))
-    parts = [f"{_listed(kept)} surely lose at most a tenth of the right answers."] if kept else []
+    parts = [f"{_surely(kept, 'loses', 'lose')} at most a tenth of the right answers."] if kept else []
     if lost:
         losses = [
             f"{label(row['recipe'])} loses {_loss(row, kind)} of {EVIDENCE[row[f'evidence_{kind}']]} in {kind}"
@@ -135,7 +139,7 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
             for kind in ("writing", "choosing")
             if row[kind] == "fails"
         ]
-        parts.append(f"{_listed(lost)} surely lose more than a tenth of the right answers: {'; '.join(losses)}.")
+        parts.append(f"{_surely(lost, 'loses', 'lose')} more than a tenth of the right answers: {'; '.join(losses)}.")
     if unknown := _of_word(rows, "quality_together", "too little evidence"):
         which = _listed(unknown) if kept or lost else "any variant"
         parts.append(f"There are too few answers to be sure of {which}.")
@@ -156,9 +160,9 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     if not written:
         return _answer(model, question, "Not known: no pruned variant has generated a text.", "", sources, [])
     lost, held = (_of_word(written, "alive_together", word) for word in ("fails", "holds"))
-    which = f"{_listed(lost)} surely loop or stop" if lost else "No variant is shown to loop or stop"
+    which = _surely(lost, "loops or stops", "loop or stop") if lost else "No variant is shown to loop or stop"
     short = (
-        f"{which} early in more than a tenth of their texts. Such texts, of {max(row['n_alive'] for row in written)}: "
+        f"{which} early in more than a tenth of the texts. Such texts, of {max(row['n_alive'] for row in written)}: "
         f"the dense model: {rows[0]['prompts_collapsed_dense']}; {_grouped(written, 'prompts_lost')}."
     )
     details = [f"Surely at most a tenth of the texts of {_listed(held)}."] if held else []
@@ -168,7 +172,7 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
         mildest = min(loops, key=lambda row: math.inf if row["kl_step0_nats"] is None else row["kl_step0_nats"])
         details.append(
             f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
-            f"{label(mildest['prompt_id'])} repeats itself for the third time by token {mildest['collapse_step'] + 1}."
+            f"{label(mildest['prompt_id'])} repeats itself for the third time by token {mildest['collapse_token']}."
         )
         links.append(_token_link(model, mildest))
     return _answer(model, question, short, " ".join(details), sources, links)
@@ -180,14 +184,15 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     if not read:
         return _answer(model, question, "Not known: no tokens were compared.", "", sources, [])
     held = _of_word(read, "fidelity_together", "holds")
-    parts = [f"{_listed(held)} surely change at most a tenth of the dense model's tokens."] if held else []
+    parts = [f"{_surely(held, 'changes', 'change')} at most a tenth of the dense model's tokens."] if held else []
     written = [row for row in read if row["prompts"]]
-    if same := [row for row in written if row["first_flip_step_median"] is None]:
+    if same := [row for row in written if row["first_other_token"] is None]:
         parts.append(f"Most texts of {_listed(same)} stay the same to the end.")
-    # A median between two steps is reached at the later one; readers count tokens from 1.
-    flips = [row | {"token": math.ceil(row["first_flip_step_median"]) + 1} for row in written if row not in same]
+    flips = [row for row in written if row not in same]
     if flips:
-        parts.append(f"The token by which half of the texts differ from the dense ones: {_grouped(flips, 'token')}.")
+        parts.append(
+            f"The token by which half of the texts differ from the dense ones: {_grouped(flips, 'first_other_token')}."
+        )
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
         for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]
@@ -204,10 +209,10 @@ def _nearest(frames: QueryCache, model: str) -> str:
     sentences = []
     for _, band in groupby(ranked, key=lambda row: row["band"]):
         nearest = list(band)
-        verb = "changes" if len(nearest) == 1 else "change, and cannot be told apart,"
+        verb = "changes the fewest tokens" if len(nearest) == 1 else "change the fewest tokens and are not told apart"
         sentences.append(
             f"Of {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} % "
-            f"of the parameters, {_listed(nearest)} {verb} the fewest tokens (paired tests, 95 % over the comparisons)."
+            f"of the parameters, {_listed(nearest)} {verb} (paired tests, 95 % over the comparisons)."
         )
     return " ".join(sentences)
 
