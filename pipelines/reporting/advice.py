@@ -51,10 +51,10 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
             f"too little data to predict losses: {others} other model{'' if others == 1 else 's'} with at least 5 "
             "variants scored on writing and on choosing, and 2 are needed"
         )
-    unmeasured = pl.col("evidence_writing").is_null() | pl.col("evidence_choosing").is_null()
+    unmeasured = pl.any_horizontal(pl.col("evidence_writing", "evidence_choosing", "loss_alive").is_null())
     if missing := rows.filter(unmeasured)["recipe"].to_list():
         notes.append(
-            f"nothing of writing or nothing of choosing was measured for {', '.join(missing)}; a study with at least "
-            f"{MIN_UNITS} prompts of the kind `choice` measures both"
+            f"writing, choosing or texts were not measured for {', '.join(missing)}; a study with at least {MIN_UNITS} "
+            "prompts of the kind `choice` and texts of the variants measures all"
         )
     return notes

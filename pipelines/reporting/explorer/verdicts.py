@@ -122,11 +122,13 @@ def _surely(rows: Sequence[_Row], singular: str, plural: str) -> str:
     return f"{_listed(rows)} surely {singular if len(rows) == 1 else plural}"
 
 
-def _grouped(rows: Sequence[_Row], column: str) -> str:
-    """List the numbers of variants, the largest first and equal ones together: "a and b: 6; c: 1"."""
+def _grouped(rows: Sequence[_Row], column: str, singular: str, plural: str) -> str:
+    """List the numbers of variants, the largest first and equal ones together: "a and b have 6; c has 1"."""
     ordered = sorted(rows, key=lambda row: (-row[column], row["recipe"]))
     groups = [(value, list(group)) for value, group in groupby(ordered, key=lambda row: row[column])]
-    return "; ".join(f"{_listed(group)}: {value:.0f}" for value, group in groups)
+    return "; ".join(
+        f"{_listed(group)} {singular if len(group) == 1 else plural} {value:.0f}" for value, group in groups
+    )
 
 
 def _right(model: str, rows: Sequence[_Row]) -> Answer:
@@ -144,8 +146,9 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
         which = _listed(unknown) if kept or lost else "any variant"
         parts.append(f"There are too few answers to be sure of {which}.")
     if graded := max(row["prompts_graded"] for row in rows):
-        dense = f"Right answers to {graded} prompts: the dense model: {rows[0]['prompts_correct_dense']}"
-        parts.insert(len(parts) if kept or lost else 0, f"{dense}; {_grouped(rows, 'prompts_correct')}.")
+        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {graded} prompts right"
+        counts = f"{dense}; {_grouped(rows, 'prompts_correct', 'answers', 'answer')}."
+        parts.insert(len(parts) if kept or lost else 0, counts)
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
     text = " ".join(f"{word.capitalize()}: {_listed(_of_word(rows, 'verdict', word))}." for word in verdicts)
     links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
@@ -162,8 +165,9 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     lost, held = (_of_word(written, "alive_together", word) for word in ("fails", "holds"))
     which = _surely(lost, "loops or stops", "loop or stop") if lost else "No variant is shown to loop or stop"
     short = (
-        f"{which} early in more than a tenth of the texts. Such texts, of {max(row['n_alive'] for row in written)}: "
-        f"the dense model: {rows[0]['prompts_collapsed_dense']}; {_grouped(written, 'prompts_lost')}."
+        f"{which} early in more than a tenth of the texts. The dense model has "
+        f"{rows[0]['prompts_collapsed_dense']} such texts of {max(row['n_alive'] for row in written)}; "
+        f"{_grouped(written, 'prompts_lost', 'has', 'have')}."
     )
     details = [f"Surely at most a tenth of the texts of {_listed(held)}."] if held else []
     if loops := _rows(frames, "collapses", model):
@@ -190,9 +194,8 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
         parts.append(f"Most texts of {_listed(same)} stay the same to the end.")
     flips = [row for row in written if row not in same]
     if flips:
-        parts.append(
-            f"The token by which half of the texts differ from the dense ones: {_grouped(flips, 'first_other_token')}."
-        )
+        tokens = _grouped(flips, "first_other_token", "by token", "by token")
+        parts.append(f"Half of the texts differ from the dense ones: {tokens}.")
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
         for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]

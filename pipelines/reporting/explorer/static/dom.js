@@ -139,7 +139,7 @@ function verdict(variant) {
 }
 
 // The three words of a verdict: same tokens, right answers, alive.
-function words(variant) {
+function threeWords(variant) {
   const signs = { holds: "✓", fails: "✕" };
   return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signs[variant.words[place]] ?? "?"}`).join(" · ");
 }

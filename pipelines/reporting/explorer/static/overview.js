@@ -92,7 +92,7 @@ function variantsWith(columns) {
     sortBy: "kl_teacher_forced_median_nats",
     columns: [
       { id: "variant", heading: "variant", doc: "link to the page of the variant", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
-      { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, words(variant))] },
+      { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, threeWords(variant))] },
       {
         id: "spark",
         heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],

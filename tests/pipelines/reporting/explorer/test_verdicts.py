@@ -90,8 +90,8 @@ def test_too_few_answers_are_counted_beside_the_dense_models():
         [few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))]
     )["right"]
     assert answer["short"] == (
-        "Right answers to 24 prompts: the dense model: 6; x and z: 6; y: 1. There are too few answers to be sure of "
-        "any variant."
+        "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few answers to be "
+        "sure of any variant."
     )
 
 
@@ -120,8 +120,8 @@ def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_milde
     ]
     answer = answers_by_topic(verdicts, stg_generations=texts)["alive"]
     assert answer["short"] == (
-        "harsh surely loops or stops early in more than a tenth of the texts. Such texts, of 400: the dense model: 0; "
-        "harsh: 320; fine and mild: 4."
+        "harsh surely loops or stops early in more than a tenth of the texts. The dense model has 0 such texts "
+        "of 400; harsh has 320; fine and mild have 4."
     )
     assert answer["text"] == (
         "Surely at most a tenth of the texts of fine and mild. The least damaged variant that loops is mild: its text "
@@ -148,8 +148,8 @@ def test_the_first_other_token_counts_from_one_and_texts_that_never_differ_are_n
         ranking,
     )["same"]
     assert answer["short"] == (
-        "c surely changes at most a tenth of the dense model's tokens. Most texts of c stay the same to the end. The "
-        "token by which half of the texts differ from the dense ones: a and d: 3; b: 1."
+        "c surely changes at most a tenth of the dense model's tokens. Most texts of c stay the same to the end. "
+        "Half of the texts differ from the dense ones: a and d by token 3; b by token 1."
     )
     assert answer["text"] == (
         "Tokens of the dense text that change: c 1 % [0, 2], a 20 % [18, 22], b 20 % [18, 22], d 20 % [18, 22]. Of 3 "
