@@ -13,8 +13,8 @@ from prunescope.pipelines.reporting.explorer.document_types import Number, Varia
 
 BARS = "▁▂▃▄▅▆▇█"
 NOTHING = "–"
-_SIGNS = {"safe": "✓", "non-generative only": "~", "not safe": "!", "broken": "✗", "too little evidence": "?"}
-_STYLES = {"safe": "green", "non-generative only": "yellow", "not safe": "yellow", "broken": "red"}
+_SIGNS = {"safe": "✓", "writes other text": "≈", "chooses only": "~", "not safe": "✗", "too little evidence": "?"}
+_STYLES = {"safe": "green", "writes other text": "yellow", "chooses only": "yellow", "not safe": "red"}
 
 
 def spark(values: Sequence[Number], width: int, to_level: Callable[[float], int] | None = None) -> str:

@@ -14,22 +14,29 @@ SPREAD_OF_PROMPTS = 0.1
 
 
 def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
-    """Return for writing and for choosing which losses the study will call tolerated, and which not.
+    """Return for each thing that a verdict judges which losses the study will call tolerated, and which not.
 
-    A share of answers is compared with the tolerance as by Wilson's interval, whose end is at the tolerance where the
-    share is t ∓ z √(t (1 − t) / n); the share of changed tokens as by Student's t over prompts.
+    A share of answers or texts is compared with the tolerance as by Wilson's interval, whose end is at the tolerance
+    if the share is t ∓ z √(t (1 − t) / n); the share of changed tokens as by Student's t over prompts.
 
     Args:
         study: prompts and tasks.
         tasks: sizes of the tasks.
     """
     questions = sum(prompt.kind == "choice" for prompt in study.prompts)
+    graded = sum(prompt.gold is not None and prompt.answer_pattern is not None for prompt in study.prompts)
     written = sum(task.samples for task in tasks if task.scoring == "greedy")
     chosen = sum(task.samples for task in tasks if task.scoring in {"full_text", "letter"})
-    of_answers = math.sqrt(TOLERANCE * (1 - TOLERANCE))
+    of_answers, prompts = math.sqrt(TOLERANCE * (1 - TOLERANCE)), len(study.prompts)
+    is_written = set(study.measure.trajectories) != {"teacher_forced"}
     return [
-        _kind("writing", [(written, "answers", of_answers), (len(study.prompts), "prompts", SPREAD_OF_PROMPTS)]),
-        _kind("choosing", [(chosen, "answers", of_answers), (questions, "questions", of_answers)]),
+        _kind("same tokens", [(prompts, "prompts", SPREAD_OF_PROMPTS)]),
+        _kind(
+            "right answers in writing",
+            [(written, "answers", of_answers), (graded * is_written, "graded prompts", of_answers)],
+        ),
+        _kind("right answers in choosing", [(chosen, "answers", of_answers), (questions, "questions", of_answers)]),
+        _kind("alive", [(prompts * is_written, "texts", of_answers)]),
     ]
 
 

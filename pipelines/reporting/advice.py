@@ -4,22 +4,26 @@ import polars as pl
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 
-SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN = "safe", "non-generative only", "not safe", "broken"
-TOO_LITTLE = "too little evidence"
+SAFE, OTHER_TEXT, CHOOSING_ONLY = "safe", "writes other text", "chooses only"
+NOT_SAFE, TOO_LITTLE = "not safe", "too little evidence"
+VERDICTS = (SAFE, OTHER_TEXT, CHOOSING_ONLY, NOT_SAFE, TOO_LITTLE)
 EVIDENCE = {
-    "score": "the dense model's right answers above a guess",
-    "agreement": "the dense model's own answers above a guess",
+    "score": "the right answers to tasks",
+    "graded": "the right answers to the prompts",
+    "agreement": "the dense model's own answers to tasks",
+    "options": "the dense model's own choices",
     "prediction": "the dense model's skill, as predicted from other models",
-    "tokens": "its most likely tokens",
-    "options": "its choices",
 }
 RULE = (
-    "safe: writing and choosing each lose at most 10 %, at the upper end of their 95 % intervals; broken: choosing "
-    "loses half or more, at the lower end; non-generative only: writing surely loses more than 10 %, and choosing "
-    "surely less than half; not safe: else one surely loses more than 10 %; else too little evidence. A loss is that "
-    "beyond the noise floor, by the first that decides: right answers, the dense model's own answers, or the most "
-    f"likely tokens or options of the study's prompts. Fewer than {MIN_UNITS} answers, prompts or questions support no "
-    "verdict."
+    "Three things are judged. Fidelity: the same tokens as the dense model on its text. Quality: right answers, in "
+    "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before an "
+    "answer. Each holds if surely at most 10 % is lost beyond what rounding changes, and fails if surely more is "
+    f"lost: with the whole 95 % interval of one variant, over at least {MIN_UNITS} prompts, questions or answers. "
+    "All else is too little evidence. Safe: quality and alive hold. Chooses only: choosing holds, but writing or "
+    "alive fails. Not safe: else quality or alive fails. Writes other text: alive holds, fidelity fails, and "
+    "quality is not known. Quality is judged by the first of these that was measured on enough answers, whatever it"
+    " shows: right answers to tasks, right answers to the prompts, and, where no right answer is known, the dense "
+    "model's own answers."
 )
 
 
@@ -47,11 +51,11 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
             f"too little data to predict losses: {others} other model{'' if others == 1 else 's'} with at least 5 "
             "variants scored on writing and on choosing, and 2 are needed"
         )
-    unmeasured = pl.col("evidence_writing").is_null() | pl.col("evidence_choosing").is_null()
+    unmeasured = pl.any_horizontal(pl.col("evidence_writing", "evidence_choosing", "loss_alive").is_null())
     if missing := rows.filter(unmeasured)["recipe"].to_list():
         notes.append(
-            f"nothing of writing or nothing of choosing was measured for {', '.join(missing)}; a study with at least "
-            f"{MIN_UNITS} prompts of the kind `choice` measures both"
+            f"writing, choosing or texts were not measured for {', '.join(missing)}; a study with at least {MIN_UNITS} "
+            "prompts of the kind `choice` and texts of the variants measures all"
         )
     if (greedy := rows.drop_nulls("n_greedy")).height:
         ends = greedy.select("recipe", "equal_tokens_95_low", "equal_tokens_95_high").rows()

@@ -1,34 +1,60 @@
 -- Verdicts on recipes of one model for `prunescope advise`: those of variant_verdict for any tolerance, where losses
--- predicted from other models come after those of tasks and before tokens and options. Parameters: model, recipes,
+-- predicted from other models stand in for what was not measured on enough units. Parameters: model, recipes,
 -- tolerance.
 -- grain: one row per recipe.
 -- inputs: verdict_evidence, variant_summary, loss_predictions, greedy_survival_summary
 with
 
-kinds as (
+declared as (
     select
         recipe,
-        kind,
-        decisive_evidence_of(kind, evidence, loss, loss_low, loss_high, n_units, unit, $3) as chosen
+        measure,
+        declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
     where model = $1 and list_contains($2, recipe)
-    group by recipe, kind
+    group by recipe, measure
+),
+
+measures as (
+    select
+        recipe,
+        max(it) filter (where measure = 'fidelity') as fidelity,
+        max(it) filter (where measure = 'writing') as writing,
+        max(it) filter (where measure = 'choosing') as choosing,
+        max(it) filter (where measure = 'alive') as alive
+    from declared
+    group by recipe
+),
+
+worded as (
+    select
+        *,
+        word_of(fidelity.evidence, fidelity.low, fidelity.high, fidelity.units, $3) as same,
+        word_of(writing.evidence, writing.low, writing.high, writing.units, $3) as writes,
+        word_of(choosing.evidence, choosing.low, choosing.high, choosing.units, $3) as chooses,
+        word_of(alive.evidence, alive.low, alive.high, alive.units, $3) as lives
+    from measures
 )
 
 select
     recipes.recipe,
-    verdict_of(writing.chosen.low, writing.chosen.high, choosing.chosen.low, choosing.chosen.high, $3) as verdict,
+    verdict_of(same, writes, chooses, lives) as verdict,
+    coalesce(same, 'too little evidence') as fidelity,
+    quality_of(writes, chooses) as quality,
+    coalesce(lives, 'too little evidence') as alive,
     variants.parameters_removed_share,
-    writing.chosen.evidence as evidence_writing,
-    writing.chosen.loss as loss_writing,
-    writing.chosen.loss_low as loss_writing_low,
-    writing.chosen.loss_high as loss_writing_high,
-    writing.chosen.n_units as n_writing,
-    choosing.chosen.evidence as evidence_choosing,
-    choosing.chosen.loss as loss_choosing,
-    choosing.chosen.loss_low as loss_choosing_low,
-    choosing.chosen.loss_high as loss_choosing_high,
-    choosing.chosen.n_units as n_choosing,
+    worded.fidelity.loss as loss_fidelity,
+    worded.writing.evidence as evidence_writing,
+    worded.writing.loss as loss_writing,
+    worded.writing.low as loss_writing_low,
+    worded.writing.high as loss_writing_high,
+    worded.writing.units as n_writing,
+    worded.choosing.evidence as evidence_choosing,
+    worded.choosing.loss as loss_choosing,
+    worded.choosing.low as loss_choosing_low,
+    worded.choosing.high as loss_choosing_high,
+    worded.choosing.units as n_choosing,
+    worded.alive.loss as loss_alive,
     greedy.equal_tokens_95_low,
     greedy.equal_tokens_95_high,
     greedy.texts as n_greedy
@@ -37,12 +63,10 @@ left join variant_summary as variants
     on recipes.recipe = variants.recipe and variants.model = $1
 left join greedy_survival_summary as greedy
     on recipes.recipe = greedy.recipe and greedy.model = $1
-left join kinds as writing
-    on recipes.recipe = writing.recipe and writing.kind = 'writing'
-left join kinds as choosing
-    on recipes.recipe = choosing.recipe and choosing.kind = 'choosing'
+left join worded
+    on recipes.recipe = worded.recipe
 order by
-    list_position(['safe', 'non-generative only', 'not safe', 'broken', 'too little evidence'], verdict),
-    writing.chosen.loss,
-    choosing.chosen.loss,
+    list_position(['safe', 'writes other text', 'chooses only', 'not safe', 'too little evidence'], verdict),
+    worded.choosing.loss + coalesce(worded.writing.loss, 0),
+    loss_fidelity,
     recipes.recipe

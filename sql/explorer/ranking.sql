@@ -1,10 +1,11 @@
--- Pruned variants in order of damage, with the differences to the nearest.
+-- Pruned variants that remove about as many parameters, in order of the tokens that they change.
 -- grain: one row per pruned variant.
 -- inputs: variant_ranking
 select
     model,
     recipe,
-    measure,
+    band,
+    band_removed_share,
     amount,
     amount_low,
     amount_high,

@@ -1,25 +1,60 @@
--- Verdict on each pruned variant.
+-- Verdict on each pruned variant, what is sure of all variants of its model together, and the dense model's texts.
 -- grain: one row per pruned variant.
--- inputs: variant_verdict
+-- inputs: variant_verdict, variant_summary
+-- how to read: the columns of variant_verdict. Of a model's n_variants, fidelity_together, quality_together and
+--   alive_together are the words for intervals that hold for all of them together (held_together).
+with
+
+judged as (
+    select
+        *,
+        count(*) over (partition by model) as n_variants
+    from variant_verdict
+),
+
+moved as (
+    select
+        model,
+        recipe,
+        unnest(['fidelity', 'writing', 'choosing', 'alive']) as measure,
+        unnest(['tokens', evidence_writing, evidence_choosing, 'texts']) as evidence,
+        unnest([n_fidelity, n_writing, n_choosing, n_alive]) as units,
+        unnest([
+            held_together(loss_fidelity, loss_fidelity_low, n_variants),
+            held_together(loss_writing, loss_writing_low, n_variants),
+            held_together(loss_choosing, loss_choosing_low, n_variants),
+            held_together(loss_alive, loss_alive_low, n_variants)
+        ]) as low,
+        unnest([
+            held_together(loss_fidelity, loss_fidelity_high, n_variants),
+            held_together(loss_writing, loss_writing_high, n_variants),
+            held_together(loss_choosing, loss_choosing_high, n_variants),
+            held_together(loss_alive, loss_alive_high, n_variants)
+        ]) as high
+    from judged
+),
+
+worded as (
+    select
+        model,
+        recipe,
+        map_from_entries(list((measure, word_of(evidence, low, high, units, verdict_tolerance())))) as together
+    from moved
+    group by model, recipe
+)
+
 select
-    model,
-    recipe,
-    verdict,
-    evidence_writing,
-    loss_writing,
-    loss_writing_low,
-    loss_writing_high,
-    n_writing,
-    evidence_choosing,
-    loss_choosing,
-    loss_choosing_low,
-    loss_choosing_high,
-    n_choosing,
-    undecided,
-    units_needed,
-    unit_needed,
-    is_below_noise,
-    prompts,
-    prompts_flipped,
-    prompts_collapsed
-from variant_verdict
+    judged.*,
+    worded.together['fidelity'] as fidelity_together,
+    quality_of(worded.together['writing'], worded.together['choosing']) as quality_together,
+    worded.together['alive'] as alive_together,
+    -- A median between two steps is reached at the later one. Steps count from 0, tokens from 1.
+    cast(ceil(judged.first_flip_step_median) as bigint) + 1 as first_other_token,
+    dense.prompts_correct as prompts_correct_dense,
+    dense.prompts_collapsed as prompts_collapsed_dense
+from judged
+inner join worded
+    on judged.model = worded.model and judged.recipe = worded.recipe
+left join variant_summary as dense
+    on judged.model = dense.model and dense.recipe = 'dense'
+order by judged.model, judged.recipe

@@ -1,7 +1,7 @@
 -- The texts of pruned variants that fall into a loop where the dense model's text does not.
 -- grain: one row per model × recipe × prompt with such a text.
 -- key: model, recipe, prompt_id
--- inputs: stg_generations, variant_verdict
+-- inputs: stg_generations, variant_summary
 -- how to read: first_flip_step and collapse_step are those of the variant's text, kl_step0_nats and
 --   parameters_removed_share those of the variant. Noise variants are excluded.
 -- reason: the report counts, ranks and explains these texts.
@@ -11,11 +11,11 @@ select
     texts.prompt_id,
     texts.first_flip_step,
     texts.collapse_step,
-    verdicts.parameters_removed_share,
-    verdicts.kl_step0_nats
+    variants.parameters_removed_share,
+    variants.kl_step0_nats
 from stg_generations as texts
 inner join stg_generations as dense
     on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-inner join variant_verdict as verdicts
-    on texts.model = verdicts.model and texts.recipe = verdicts.recipe
+inner join variant_summary as variants
+    on texts.model = variants.model and texts.recipe = variants.recipe
 where texts.collapse_step is not null and dense.collapse_step is null

@@ -1,261 +1,198 @@
--- What is known of each pruned variant's losses in writing and in choosing: tasks, tokens, options and predictions.
--- grain: one row per pruned variant × kind × evidence.
--- key: model, recipe, kind, evidence
--- inputs: task_losses, loss_predictions, decoding_at_reference, options_at_reference, stg_decoding_steps,
---   stg_option_subspace, noise_variants, top1_changes
--- how to read: a loss is that beyond the noise floor: the loss of the dense model computed in another way (bfloat16,
---   other order of sums), the noise variant that loses most, is subtracted, paired by prompt, question or answer.
---   score and agreement are the losses of task_losses. tokens: share of the teacher-forced tokens, up to the end, whose
---   most likely token differs. options: share of the study's questions whose most likely option differs. prediction:
---   that of loss_predictions with the narrowest interval, which holds for 9 of 10 variants; only `prunescope advise`
---   uses it. Intervals of tokens are, on each side, the wider of Student's t over prompts (of the paired difference)
---   and Wilson's over clusters (of the share, top1_changes); those of options are Wilson's over questions, with a
---   floor interval_of_difference of both shares as if independent, which is rather too wide.
--- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule. The view is long because the
---   evidence comes from four tables.
+-- What is known of the losses of each pruned variant: of tokens, right answers, choices and texts.
+-- grain: one row per pruned variant × measure × evidence.
+-- key: model, recipe, measure, evidence
+-- inputs: task_losses, loss_predictions, decoding_at_reference, stg_decoding_steps, stg_generations,
+--   stg_option_subspace, noise_variants
+-- how to read: a loss is that beyond its null: the loss of the dense model computed in another way (bfloat16, other
+--   order of sums), of the noise variant that loses most, is subtracted, paired by prompt, question or answer; where no
+--   noise was measured, that of the dense model itself. score and agreement are the losses of task_losses. tokens: share
+--   of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's own
+--   texts that loop or end early: before half of the dense text's length, and without an answer. graded: right answers to the study's prompts
+--   (writing) and questions (choosing), gained ones set against lost ones, as a share of the dense model's right ones
+--   above a guess; left out where the dense model is not right beyond a guess. options: share of the questions whose
+--   most likely option differs. prediction: that of loss_predictions with the narrowest interval, which holds for 9 of
+--   10 variants. Intervals are at 95 %, and on each side the wider of Student's t over the units, and Wilson's of what
+--   is lost, clustered by unit.
+-- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule.
 -- columns:
---   kind: writing or choosing [label]
---   evidence: score, agreement, tokens, options or prediction [label]
---   loss: Loss beyond the noise floor [share]
+--   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
+--   evidence: tokens, score, graded, agreement, options, texts or prediction [label]
+--   loss: Loss beyond its null [share]
 --   loss_low: Lower end of its 95 % interval; NULL where it is not known [share]
 --   loss_high: Upper end of it [share]
+--   lost: Tokens, answers, choices or texts that are lost, those of the null included; NULL of tasks
+--   total: Those that could be lost; NULL of tasks
 --   n_units: Answers, prompts or questions that it rests on; of a prediction the scored variants [units]
---   unit: answers, prompts, questions or variants [label]
 with
 
-tasks as (
-    select
-        model,
-        recipe,
-        if(kind = 'generative', 'writing', 'choosing') as kind,
-        measure as evidence,
-        loss_beyond_noise as loss,
-        loss_beyond_noise_low as loss_low,
-        loss_beyond_noise_high as loss_high,
-        n_answers as n_units,
-        'answers' as unit
-    from task_losses
-),
-
-predictions as (
-    select
-        model,
-        recipe,
-        if(kind = 'generative', 'writing', 'choosing') as kind,
-        'prediction' as evidence,
-        predicted_loss as loss,
-        predicted_loss_low as loss_low,
-        predicted_loss_high as loss_high,
-        n_variants as n_units,
-        'variants' as unit
-    from loss_predictions
-    where predicted_loss_high is not null
-    -- Right answers before the dense model's own ones, then the probe with the smallest error on other models.
-    qualify row_number() over (partition by model, recipe, kind order by measure desc, half_width asc, probe asc) = 1
-),
-
-forced as (
-    select
-        model,
-        recipe,
-        prompt_id,
-        temperature,
-        step,
-        not is_top1_same as is_changed
-    from decoding_at_reference
-    where trajectory = 'teacher_forced'
-),
-
--- The dense rows of `forced` select the same steps of a noise variant.
-noise_tokens as (
+units as (
     select
         steps.model,
         steps.recipe,
-        steps.prompt_id,
-        steps.step,
-        not steps.is_top1_same as is_changed
+        'fidelity' as measure,
+        'tokens' as evidence,
+        steps.prompt_id as unit,
+        count(*) as weight,
+        count_if(not steps.is_top1_same) as lost
     from stg_decoding_steps as steps
-    inner join noise_variants
-        on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
-    inner join forced as dense
-        on
-            steps.model = dense.model
-            and dense.recipe = 'dense'
-            and steps.prompt_id = dense.prompt_id
-            and steps.step = dense.step
-            and steps.temperature = dense.temperature
-    where steps.trajectory = 'teacher_forced'
-),
+    inner join decoding_at_reference as dense
+        using (model, prompt_id, trajectory, step, temperature)
+    where dense.recipe = 'dense' and trajectory = 'teacher_forced'
+    group by steps.model, steps.recipe, steps.prompt_id
 
-token_floors as (
+    union all
+
     select
-        model,
-        recipe
-    from noise_tokens
-    group by model, recipe
-    qualify row_number() over (partition by model order by avg(cast(is_changed as integer)) desc, recipe) = 1
-),
+        texts.model,
+        texts.recipe,
+        unnest(['alive', 'writing']) as measure,
+        unnest(['texts', 'graded']) as evidence,
+        texts.prompt_id as unit,
+        unnest([1, cast(dense.is_correct as integer)]) as weight,
+        unnest([
+            cast(
+                texts.collapse_step is not null
+                or coalesce(
+                    texts.answer is null and 2 * texts.end_step < coalesce(dense.end_step, len(dense.token_ids)), false
+                ) as integer
+            ),
+            cast(dense.is_correct as integer) - cast(texts.is_correct as integer)
+        ]) as lost
+    from stg_generations as texts
+    inner join stg_generations as dense
+        using (model, prompt_id)
+    where dense.recipe = 'dense'
 
-prompts as (
-    select
-        forced.model,
-        forced.recipe,
-        forced.prompt_id,
-        count(*) as tokens,
-        count_if(forced.is_changed) as changed,
-        count_if(coalesce(noise_tokens.is_changed, false)) as changed_by_noise
-    from forced
-    left join token_floors
-        on forced.model = token_floors.model
-    left join noise_tokens
-        on
-            token_floors.model = noise_tokens.model
-            and token_floors.recipe = noise_tokens.recipe
-            and forced.prompt_id = noise_tokens.prompt_id
-            and forced.step = noise_tokens.step
-    where forced.recipe <> 'dense'
-    group by forced.model, forced.recipe, forced.prompt_id
-),
+    union all
 
-weighed as (
-    select
-        *,
-        (
-            changed - changed_by_noise
-            - tokens * sum(changed - changed_by_noise) over of_variant / sum(tokens) over of_variant
-        )
-        / sum(tokens) over of_variant as influence
-    from prompts
-    window of_variant as (partition by model, recipe)
-),
-
-token_sums as (
+    -- The order of options does not depend on the temperature.
     select
         model,
         recipe,
-        count(*) as n_prompts,
-        sum(changed - changed_by_noise) / sum(tokens) as loss,
-        half_width_over_clusters(influence) as by_prompts
+        'choosing' as measure,
+        unnest(['graded', 'options']) as evidence,
+        prompt_id as unit,
+        unnest([cast(argmax_dense = gold as integer) - 1 / len(options), 1]) as weight,
+        unnest([
+            cast(argmax_dense = gold as integer) - cast(argmax_pruned = gold as integer),
+            cast(not is_argmax_same as integer)
+        ]) as lost
+    from stg_option_subspace
+    qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1
+),
+
+-- What the dense model has to lose above a guess counts alike for all questions.
+weighed as (
+    select
+        model,
+        recipe,
+        measure,
+        evidence,
+        unit,
+        if(evidence = 'graded' and measure = 'choosing', avg(weight) over of_variant, weight) as weight,
+        lost
+    from units
+    where lost is not null
+    window of_variant as (partition by model, recipe, measure, evidence)
+    qualify
+        wilson_interval(count_if(weight > 0) over of_variant, count(*) over of_variant)[1]
+        > count_if(weight > 0) over of_variant / count(*) over of_variant - avg(weight) over of_variant
+),
+
+floors as (
+    select
+        model,
+        measure,
+        evidence,
+        recipe
     from weighed
-    group by model, recipe
-),
-
-tokens as (
-    select
-        token_sums.model,
-        token_sums.recipe,
-        'writing' as kind,
-        'tokens' as evidence,
-        token_sums.loss,
-        token_sums.loss
-        - greatest(coalesce(token_sums.by_prompts, 0), changes.top1_change - changes.top1_change_low) as loss_low,
-        token_sums.loss
-        + greatest(coalesce(token_sums.by_prompts, 0), changes.top1_change_high - changes.top1_change) as loss_high,
-        token_sums.n_prompts as n_units,
-        'prompts' as unit
-    from token_sums
-    inner join top1_changes as changes
-        on token_sums.model = changes.model and token_sums.recipe = changes.recipe
-),
-
-noise_options as (
-    select
-        options.model,
-        options.recipe,
-        options.prompt_id,
-        not options.is_argmax_same as is_changed
-    from stg_option_subspace as options
-    inner join noise_variants
-        on options.model = noise_variants.model and options.recipe = noise_variants.recipe
-    inner join options_at_reference as dense
-        on
-            options.model = dense.model
-            and dense.recipe = 'dense'
-            and options.prompt_id = dense.prompt_id
-    -- The order of options does not depend on the temperature.
+    left join noise_variants as noise
+        using (model, recipe)
+    where recipe = 'dense' or noise.recipe is not null
+    group by model, measure, evidence, recipe
     qualify row_number() over (
-        partition by options.model, options.recipe, options.prompt_id order by options.temperature
+        partition by model, measure, evidence order by sum(lost) / sum(weight) desc, recipe
     ) = 1
 ),
 
-option_floors as (
+paired as (
     select
-        model,
-        recipe
-    from noise_options
-    group by model, recipe
-    qualify row_number() over (partition by model order by avg(cast(is_changed as integer)) desc, recipe) = 1
-),
-
-question_sums as (
-    select
-        options.model,
-        options.recipe,
-        count(*) as n_questions,
-        count_if(not options.is_argmax_same) as changed,
-        count_if(coalesce(noise_options.is_changed, false)) as changed_by_noise,
-        wilson_interval(count_if(not options.is_argmax_same), count(*)) as ends,
-        -- Noise that changes no choice corrects nothing, and adds no error.
-        case
-            when count_if(coalesce(noise_options.is_changed, false)) = 0 then [0.0, 0.0]
-            else wilson_interval(count_if(coalesce(noise_options.is_changed, false)), count(*))
-        end as noise_ends
-    from options_at_reference as options
-    left join option_floors
-        on options.model = option_floors.model
-    left join noise_options
+        own.*,
+        own.lost - coalesce(beside.lost, 0) as net
+    from weighed as own
+    left join floors
+        using (model, measure, evidence)
+    left join weighed as beside
         on
-            option_floors.model = noise_options.model
-            and option_floors.recipe = noise_options.recipe
-            and options.prompt_id = noise_options.prompt_id
-    where options.recipe <> 'dense'
-    group by options.model, options.recipe
+            floors.recipe = beside.recipe
+            and own.model = beside.model
+            and own.measure = beside.measure
+            and own.evidence = beside.evidence
+            and own.unit = beside.unit
+    anti join noise_variants
+        on own.model = noise_variants.model and own.recipe = noise_variants.recipe
+    where own.recipe <> 'dense'
 ),
 
-question_losses as (
+sums as (
     select
         model,
         recipe,
-        n_questions,
-        (changed - changed_by_noise) / n_questions as loss,
-        interval_of_difference(
-            changed / n_questions, ends[1], ends[2], changed_by_noise / n_questions, noise_ends[1], noise_ends[2], 0
-        ) as ends
-    from question_sums
-),
-
-options as (
-    select
-        model,
-        recipe,
-        'choosing' as kind,
-        'options' as evidence,
-        loss,
-        ends[1] as loss_low,
-        ends[2] as loss_high,
-        n_questions as n_units,
-        'questions' as unit
-    from question_losses
-),
-
-evidence_of_all as (
-    select * from tasks
-    union all by name
-    select * from predictions
-    union all by name
-    select * from tokens
-    union all by name
-    select * from options
+        measure,
+        evidence,
+        sum(lost) as lost,
+        sum(weight) as total,
+        count(*) as n_units,
+        sum(net) / sum(weight) as loss,
+        coalesce(half_width_of_mean(net, weight), 0) as by_spread,
+        sum(greatest(lost, 0)) / sum(weight) as share,
+        wilson_interval_over_clusters(greatest(lost, 0), weight) as ends
+    from paired
+    group by model, recipe, measure, evidence
 )
 
 select
     model,
     recipe,
-    kind,
+    measure,
     evidence,
     loss,
-    loss_low,
-    loss_high,
-    n_units,
-    unit
-from evidence_of_all
+    loss - greatest(by_spread, share - ends[1]) as loss_low,
+    loss + greatest(by_spread, ends[2] - share) as loss_high,
+    lost,
+    total,
+    n_units
+from sums
+
+union all by name
+
+select
+    model,
+    recipe,
+    if(kind = 'generative', 'writing', 'choosing') as measure,
+    measure as evidence,
+    loss_beyond_noise as loss,
+    loss_beyond_noise_low as loss_low,
+    loss_beyond_noise_high as loss_high,
+    n_answers as n_units
+from task_losses
+
+union all by name
+
+(
+    select
+        model,
+        recipe,
+        if(kind = 'generative', 'writing', 'choosing') as measure,
+        'prediction' as evidence,
+        predicted_loss as loss,
+        predicted_loss_low as loss_low,
+        predicted_loss_high as loss_high,
+        n_variants as n_units
+    from loss_predictions
+    where predicted_loss_high is not null
+    -- Right answers before the dense model's own ones, then the probe with the smallest error on other models.
+    qualify row_number() over (
+        partition by model, recipe, kind order by loss_predictions.measure desc, half_width asc, probe asc
+    ) = 1
+)

@@ -1,62 +1,81 @@
--- The rule of verdicts: what may be said of a variant from the 95 % intervals of its losses in writing and in choosing.
+-- The rule of verdicts: what may be said of a variant from the 95 % intervals of its losses.
+
+-- The share that may be lost where a verdict says that something holds.
+create or replace macro verdict_tolerance() as 0.1;
 
 -- Number of independent units (prompts, questions, answers) below which no verdict rests on them.
 create or replace macro verdict_min_units() as 30;
 
--- A statement is made only where the whole interval supports it. A score that halves counts as gone (q21). An interval
--- that is not known is NULL and supports nothing.
-create or replace macro verdict_of(writing_low, writing_high, choosing_low, choosing_high, tolerance) as case
-    when choosing_low >= 0.5 and choosing_low > tolerance then 'broken'
-    when writing_high <= tolerance and choosing_high <= tolerance then 'safe'
-    when writing_low > tolerance and choosing_high < 0.5 then 'non-generative only'
-    when writing_low > tolerance or choosing_low > tolerance then 'not safe'
-    else 'too little evidence'
-end;
-
--- Whether an interval answers what a verdict asks of its kind: is the loss tolerated, and of choosing: is half gone.
-create or replace macro is_loss_decided(kind, low, high, tolerance) as coalesce(
-    high <= tolerance
-    or (low > tolerance and (kind = 'writing' or low >= 0.5 or high < 0.5)),
-    false
-);
-
 -- Whether evidence can carry a verdict. The variants behind a prediction are of other models; loss_predictions refuses
 -- too few of them.
-create or replace macro is_evidence_enough(evidence, low, units) as coalesce(
-    low is not null and (evidence = 'prediction' or units >= verdict_min_units()), false
+create or replace macro is_evidence_enough(evidence, units) as coalesce(
+    evidence = 'prediction' or units >= verdict_min_units(), false
 );
 
--- The evidence that decides about a variant's writing or choosing, as a struct; an aggregate over its evidence of that
--- kind. Right answers are preferred to the dense model's own ones, tasks to predictions, and these to tokens and
--- options. The first of them that is enough and decides is taken; else the first that is enough; else the first. `low`
--- and `high` are the ends of the interval where it is enough, else NULL: those for verdict_of.
-create or replace macro decisive_evidence_of(
-    kind, evidence, loss, loss_low, loss_high, units, unit, tolerance
-) as arg_min(
+-- The evidence of one measure that is judged, as a struct; an aggregate. The order is fixed, and looks at what was
+-- measured, never at a loss: right answers of tasks, right answers to the study's prompts, the dense model's own
+-- answers, its own choices, what other models predict. The first of them with enough units, else the first.
+create or replace macro declared_evidence(evidence, loss, loss_low, loss_high, lost, total, units) as arg_min(
     struct_pack(
-        evidence := evidence,
-        loss := loss,
-        loss_low := loss_low,
-        loss_high := loss_high,
-        n_units := units,
-        unit := unit,
-        low := if(is_evidence_enough(evidence, loss_low, units), loss_low, null),
-        high := if(is_evidence_enough(evidence, loss_low, units), loss_high, null)
+        evidence := evidence, loss := loss, low := loss_low, high := loss_high, lost := lost, total := total,
+        units := units
     ),
     row(
-        not (is_evidence_enough(evidence, loss_low, units) and is_loss_decided(kind, loss_low, loss_high, tolerance)),
-        not is_evidence_enough(evidence, loss_low, units),
-        list_position(['score', 'agreement', 'prediction', 'tokens', 'options'], evidence)
+        not is_evidence_enough(evidence, units),
+        list_position(['score', 'graded', 'agreement', 'options', 'prediction', 'tokens', 'texts'], evidence)
     )
 );
 
--- Number of units at which an interval around the same loss would not contain the threshold, because widths shrink with
--- the root of the number; NULL where it does not contain it now, or the loss is the threshold.
-create or replace macro units_to_decide(loss, low, high, threshold, units) as case
-    when low <= threshold and high > threshold and loss <> threshold
-        then cast(
-            least(1e12, ceil(units * power(if(loss < threshold, high - loss, loss - low) / (loss - threshold), 2)))
-            as bigint
+-- An end of a 95 % interval, moved away from the loss so that the intervals of so many variants hold together. ln(n)
+-- over the square of the normal quantile divides the error of an end at 0 of n units by the number of variants
+-- (Bonferroni), and widens intervals in the middle of the scale, and of Student's t, by a little more than that needs.
+create or replace macro held_together(loss, loss_end, variants) as (
+    loss + (loss_end - loss) * (1 + ln(variants) / 3.841458820694124)
+);
+
+-- What an interval says of one measure; an end that is not known is NULL and supports nothing.
+create or replace macro word_of(evidence, loss_low, loss_high, units, tolerance) as case
+    when not is_evidence_enough(evidence, units) then 'too little evidence'
+    when loss_high <= tolerance then 'holds'
+    when loss_low > tolerance then 'fails'
+    else 'too little evidence'
+end;
+
+-- The word for right answers, from those for writing and choosing. One that was not measured is NULL.
+create or replace macro quality_of(writing, choosing) as case
+    when writing = 'fails' or choosing = 'fails' then 'fails'
+    when writing = 'holds' and choosing = 'holds' then 'holds'
+    else 'too little evidence'
+end;
+
+create or replace macro verdict_of(fidelity, writing, choosing, alive) as case
+    when alive = 'holds' and quality_of(writing, choosing) = 'holds' then 'safe'
+    when choosing = 'holds' and (alive = 'fails' or writing = 'fails') then 'chooses only'
+    when alive = 'fails' or quality_of(writing, choosing) = 'fails' then 'not safe'
+    when alive = 'holds' and fidelity = 'fails' then 'writes other text'
+    else 'too little evidence'
+end;
+
+-- Number of units at which an interval around the same loss would not contain the tolerance, because widths shrink with
+-- the root of the number; NULL where it does not contain it, or the loss is the tolerance.
+create or replace macro units_to_decide(loss, loss_low, loss_high, units, tolerance) as case
+    when loss <> tolerance and (loss_low is not null or units < verdict_min_units())
+        then greatest(
+            if(units < verdict_min_units(), verdict_min_units(), null),
+            if(
+                loss_low <= tolerance and loss_high > tolerance,
+                cast(
+                    least(
+                        1e12,
+                        ceil(
+                            units * power(
+                                if(loss < tolerance, loss_high - loss, loss - loss_low) / (loss - tolerance), 2
+                            )
+                        )
+                    ) as bigint
+                ),
+                null
+            )
         )
 end;
 

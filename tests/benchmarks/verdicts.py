@@ -1,7 +1,7 @@
 """Error rates of verdicts in simulated studies of known truth: `python -m tests.benchmarks.verdicts [STUDIES]`.
 
-The views of the warehouse judge simulated tokens, options and answers. A study draws the true losses of six variants,
-the number of its prompts, questions and answers, how much prompts differ, and the noise floor.
+The views of the warehouse judge simulated tokens, texts, options and answers. A study draws the true losses of six
+variants, the number of its prompts, questions and answers, how much prompts differ, and the noise floor.
 """
 
 import sys
@@ -10,10 +10,12 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
+from prunescope.pipelines.core.verdict_rule import TOLERANCE
+from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.warehouse_builder import Handmade, prepared
 
 VARIANTS, TOKENS = 6, 24
+MEASURES = ("fidelity", "writing", "choosing", "alive")
 LOSSES = (0.0, 0.02, 0.05, 0.08, 0.09, 0.11, 0.12, 0.15, 0.3, 0.6)
 CHOOSING = (0.0, 0.02, 0.05, 0.08, 0.11, 0.15, 0.3, 0.45, 0.55, 0.8)
 PROMPTS, QUESTIONS, ANSWERS = (4, 12, 36, 100), (4, 12, 40, 100, 300), (0, 4, 40, 200)
@@ -30,6 +32,8 @@ def simulated(studies: int, seed: int = 0) -> tuple[dict[str, pl.DataFrame], pl.
         spread, floor, skill = (float(rng.choice(values)) for values in (SPREADS, FLOORS, SKILLS))
         writing = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(LOSSES)) for n in range(VARIANTS)}
         choosing = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(CHOOSING)) for n in range(VARIANTS)}
+        loops = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(LOSSES)) for n in range(VARIANTS)}
+        is_right = rng.random(n_prompts) < skill
         # Prompts are hard for all variants alike, and a little by chance.
         difficulty = rng.random(n_prompts)
         right_dense = {kind: rng.random(n_answers) < (skill if kind == "generative" else 0.25 + 0.75 * skill)
@@ -40,7 +44,13 @@ def simulated(studies: int, seed: int = 0) -> tuple[dict[str, pl.DataFrame], pl.
             order = np.argsort(np.argsort(difficulty + 0.3 * rng.random(n_prompts)))
             rates = np.sort(rng.beta(rate / spread, (1 - rate) / spread, n_prompts))[order] if rate else 0 * difficulty
             changed = rng.binomial(TOKENS, rates)
-            prompts += [(model, recipe, f"p{n}", int(changed[n])) for n in range(n_prompts)]
+            looped = rng.random(n_prompts) < (0.0 if is_dense else loops[recipe] + floor)
+            # A right answer is lost at the rate of writing, and a few wrong ones are gained.
+            keeps = 1.0 if is_dense else 1 - writing[recipe] - 0.05 * (1 - skill) / skill
+            right = rng.random(n_prompts) < np.where(is_right, keeps, 0.0 if is_dense else 0.05)
+            prompts += [
+                (model, recipe, f"p{n}", int(changed[n]), bool(looped[n]), bool(right[n])) for n in range(n_prompts)
+            ]
             flips = rng.random(n_questions) < (0.0 if is_dense else choosing[recipe] + floor * (choosing[recipe] < 1))
             questions += [(model, recipe, f"q{n}", bool(flips[n])) for n in range(n_questions)]
             variants.append((model, recipe, recipe == "noise"))
@@ -57,16 +67,16 @@ def simulated(studies: int, seed: int = 0) -> tuple[dict[str, pl.DataFrame], pl.
                 samples += [(model, recipe, kind, f"a{n}", bool(right[n])) for n in range(n_answers)]
                 scores.append((model, recipe, kind, float(right.mean()), n_answers))
             if recipe not in ("dense", "noise"):
-                truth.append((model, recipe, writing[recipe], choosing[recipe]))
+                truth.append((model, recipe, writing[recipe], writing[recipe], choosing[recipe], loops[recipe]))
     named = ["model", "recipe"]
     frames = {
-        "prompts": pl.DataFrame(prompts, [*named, "prompt_id", "changed"], orient="row"),
+        "prompts": pl.DataFrame(prompts, [*named, "prompt_id", "changed", "loops", "is_correct"], orient="row"),
         "questions": pl.DataFrame(questions, [*named, "prompt_id", "is_changed"], orient="row"),
         "samples": pl.DataFrame(samples, [*named, "kind", "sample_id", "is_right"], orient="row"),
         "scores": pl.DataFrame(scores, [*named, "kind", "score", "n"], orient="row"),
         "variants": pl.DataFrame(variants, [*named, "is_noise"], orient="row"),
     }
-    return frames, pl.DataFrame(truth, [*named, "writing", "choosing"], orient="row")
+    return frames, pl.DataFrame(truth, [*named, *(f"true_{measure}" for measure in MEASURES)], orient="row")
 
 
 # The staging views' own columns, those that a verdict does not read left NULL.
@@ -79,6 +89,10 @@ _REPLACED = {
             cast(step as integer) as step, 1.0 as temperature, step >= changed as is_top1_same,
             cast(changed as float) as kl_dense_pruned_nats
         from drawn_prompts cross join range({TOKENS}) as steps (step)""",
+    "stg_generations": """
+        select model, recipe, model || '@' || recipe as variant, prompt_id, if(loops, 5, null) as collapse_step,
+            [1, 2, 3] as token_ids, is_correct
+        from drawn_prompts""",
     "stg_option_subspace": """
         select model, recipe, model || '@' || recipe as variant, prompt_id, 1.0 as temperature,
             not is_changed as is_argmax_same
@@ -108,10 +122,11 @@ def judged(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
             connection.register(f"drawn_{name}", frame.to_arrow())
         for name, query in _REPLACED.items():
             _replace(connection, name, query)
+        statement = (SQL / "explorer" / "verdicts.sql").read_text("utf-8")
         return prepared(
             connection,
-            "select model, recipe, verdict, evidence_writing, evidence_choosing, is_nearest, measure "
-            "from variant_verdict left join variant_ranking using (model, recipe)",
+            f"select *, {', '.join(MEASURES)}, is_nearest from ({statement}) left join variant_ranking "
+            "using (model, recipe)",
         ).pl()
 
 
@@ -126,42 +141,42 @@ def _replace(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> No
 
 
 def rates(verdicts: pl.DataFrame, truth: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Return for each statement how often it was made, how often wrongly, and of what share of those it is wrong of."""
+    """Return for each statement how often it was made, how often wrongly, and of what share of those it is wrong of.
+
+    The last two lines count studies: those with a statement for all variants together that is wrong of one of them, and
+    those whose nearest variants do not include the truly nearest.
+    """
     both = verdicts.join(truth, on=["model", "recipe"])
-    is_safe = (both["writing"] <= 0.1) & (both["choosing"] <= 0.1)
-    is_broken = both["choosing"] >= 0.5
-    is_wrong = {
-        SAFE: ~is_safe,
-        BROKEN: ~is_broken,
-        CHOOSING_ONLY: is_safe | is_broken,
-        NOT_SAFE: is_safe,
-        TOO_LITTLE: is_safe & False,
-    }
     table = {}
-    for statement, wrong in is_wrong.items():
-        is_said = both["verdict"].cast(pl.String) == statement
-        false = (is_said & wrong).sum()
-        table[statement] = {
-            "said": int(is_said.sum()),
-            "wrong": int(false),
-            "wrong of those said": false / max(1, is_said.sum()),
-            "said of those wrong": false / max(1, wrong.sum()),
-        }
-    # The measure that ranks the variants of a study is either of tokens or of options.
-    is_of_tokens = pl.col("measure").cast(pl.String) != "options_changed_share"
-    ranked = both.with_columns(loss=pl.when(is_of_tokens).then("writing").otherwise("choosing"))
-    missed = (
-        ranked.filter(pl.col("is_nearest").is_not_null())
+    for measure in MEASURES:
+        is_lost = both[f"true_{measure}"] > TOLERANCE
+        for word, wrong in (("holds", is_lost), ("fails", ~is_lost)):
+            table[f"{measure} {word}"] = _counted(both[measure].cast(pl.String) == word, wrong)
+    lost = {measure: both[f"true_{measure}"] > TOLERANCE for measure in MEASURES}
+    lost["quality"] = lost["writing"] | lost["choosing"]
+    wrong_together = pl.Series([False]).extend_constant(value=False, n=both.height - 1)
+    for measure in ("fidelity", "quality", "alive"):
+        said = both[f"{measure}_together"].cast(pl.String)
+        wrong_together |= ((said == "holds") & lost[measure]) | ((said == "fails") & ~lost[measure])
+    by_study = both.with_columns(wrong=wrong_together).group_by("model").agg(pl.col("wrong").any())
+    table["together"] = _counted(by_study["wrong"] | True, by_study["wrong"])
+    nearest = (
+        both.filter(pl.col("is_nearest").is_not_null())
         .group_by("model")
-        .agg(truly=((pl.col("loss") == pl.col("loss").min()) & pl.col("is_nearest")).any())
+        .agg(truly=((pl.col("true_fidelity") == pl.col("true_fidelity").min()) & pl.col("is_nearest")).any())
     )
-    table["nearest"] = {
-        "said": missed.height,
-        "wrong": int((~missed["truly"]).sum()),
-        "wrong of those said": float((~missed["truly"]).mean()),
-        "said of those wrong": float((~missed["truly"]).mean()),
-    }
+    table["nearest"] = _counted(nearest["truly"] | True, ~nearest["truly"])
     return table
+
+
+def _counted(is_said: pl.Series, is_wrong: pl.Series) -> dict[str, float]:
+    false = (is_said & is_wrong).sum()
+    return {
+        "said": int(is_said.sum()),
+        "wrong": int(false),
+        "wrong of those said": false / max(1, is_said.sum()),
+        "said of those wrong": false / max(1, is_wrong.sum()),
+    }
 
 
 def main() -> None:

@@ -1,46 +1,66 @@
 """Verdicts on handmade evidence, with what must be said of each, and the layers with the most damage."""
 
+import math
 from functools import cache
 
 import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.core.verdict_rule import MIN_UNITS
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE
-from tests.benchmarks.verdicts import judged, rates, simulated
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
+from prunescope.pipelines.reporting.advice import CHOOSING_ONLY, NOT_SAFE, OTHER_TEXT, SAFE, TOO_LITTLE
+from tests.benchmarks.verdicts import MEASURES, judged, rates, simulated
 from tests.sql.built_tasks import task_sample, task_score
 from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, prepared
 
 # Dense model, noise floor and pruned variants of every case.
 NOISE = "noise-batch"
-KEPT, CHANGED = [0.4, 0.3], [0.3, 0.4]
+KEPT, CHANGED = [0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.2, 0.1]
+DENSE_TOKENS = 12
 
 
 def by_recipe(rows: list[Row]) -> dict[str, Row]:
     return {row["recipe"]: row for row in rows}
 
 
-def started(*recipes: str) -> Handmade:
+def started(*recipes: str, removed: dict[str, float] | None = None) -> Handmade:
     """Build the variants of a model with a noise floor."""
     warehouse = Handmade().model().variant("dense").variant(NOISE, method="noise")
     for recipe in recipes:
-        warehouse.variant(recipe)
+        warehouse.variant(recipe, removed=(removed or {}).get(recipe, 0.0))
     return warehouse
 
 
 def prompted(warehouse: Handmade, recipe: str, changes: list[int], tokens: int = 10) -> None:
-    """Build a text a prompt, of whose teacher-forced tokens so many change."""
+    """Build teacher-forced tokens of each prompt, of which so many change."""
     for index, changed in enumerate(changes):
         for step in range(tokens):
             warehouse.step(recipe, f"p{index}", step, 0.01 * changed, flips=step < changed)
-        warehouse.generation(recipe, f"p{index}", flip=0 if changed else None)
 
 
-def questioned(warehouse: Handmade, recipe: str, changed: int, questions: int) -> None:
-    """Build questions, of which so many change their most likely option."""
+def written(warehouse: Handmade, recipe: str, texts: str, right: str | None = None) -> None:
+    """Build a text per letter: o in order, l loops, e ends early, a ends as early with an answer, h ends at half.
+
+    `right` says with a 1 or a 0 of each text whether its answer is right.
+    """
+    for index, fate in enumerate(texts):
+        warehouse.generation(
+            recipe,
+            f"p{index}",
+            flip=0 if fate != "o" else None,
+            collapse=9 if fate == "l" else None,
+            is_correct=None if right is None else right[index] == "1",
+            end_step={"e": 5, "a": 5, "h": 6}.get(fate),
+            answer="7" if fate == "a" else None,
+            token_ids=list(range(DENSE_TOKENS)),
+        )
+
+
+def questioned(warehouse: Handmade, recipe: str, changed: int, questions: int, gold: list[str] | None = None) -> None:
+    """Build questions, of which so many change their most likely option from A to B; `gold` has right options."""
     for index in range(questions):
-        warehouse.options(recipe, f"q{index}", KEPT, CHANGED if index < changed else KEPT)
+        pruned = CHANGED if index < changed else KEPT
+        warehouse.options(recipe, f"q{index}", KEPT, pruned, gold=gold[index] if gold else None)
 
 
 def answered(warehouse: Handmade, recipe: str, task: str, right: int, answers: int, *, kind: str) -> None:
@@ -75,77 +95,248 @@ def said(rows: dict[str, Row]) -> dict[str, str]:
     return {recipe: row["verdict"] for recipe, row in rows.items()}
 
 
-def test_the_rule_follows_from_the_ends_of_both_intervals() -> None:
-    cases = {
-        ((0.0, 0.1), (-0.1, 0.1)): SAFE,
-        ((0.0, 0.11), (0.0, 0.1)): TOO_LITTLE,
-        ((0.11, 0.9), (0.0, 0.1)): CHOOSING_ONLY,
-        ((0.11, 0.9), (0.2, 0.49)): CHOOSING_ONLY,
-        ((0.0, 0.05), (0.11, 0.3)): NOT_SAFE,
-        ((0.05, 0.2), (0.11, 0.3)): NOT_SAFE,
-        ((0.11, 0.9), (0.2, 0.5)): NOT_SAFE,
-        ((0.11, 0.9), None): NOT_SAFE,
-        ((0.11, 0.9), (0.5, 0.8)): BROKEN,
-        (None, (0.5, 0.8)): BROKEN,
-        (None, (0.0, 0.1)): TOO_LITTLE,
-        ((0.0, 0.1), None): TOO_LITTLE,
-        (None, None): TOO_LITTLE,
+def test_the_verdict_follows_from_the_words_of_its_measures() -> None:
+    holds, fails, unknown = "holds", "fails", TOO_LITTLE
+    cases = {  # fidelity, writing, choosing, alive
+        (fails, holds, holds, holds): SAFE,
+        (unknown, holds, holds, holds): SAFE,
+        (holds, holds, unknown, holds): TOO_LITTLE,
+        (holds, holds, holds, unknown): TOO_LITTLE,
+        (fails, None, holds, holds): OTHER_TEXT,
+        (fails, unknown, unknown, holds): OTHER_TEXT,
+        (fails, fails, holds, holds): CHOOSING_ONLY,
+        (fails, holds, holds, fails): CHOOSING_ONLY,
+        (fails, fails, None, holds): NOT_SAFE,
+        (fails, holds, fails, holds): NOT_SAFE,
+        (fails, unknown, unknown, fails): NOT_SAFE,
+        (None, None, None, None): TOO_LITTLE,
     }
     with Handmade().opened() as connection:
-        for (writing, choosing), expected in cases.items():
-            ends = [*(writing or (None, None)), *(choosing or (None, None))]
-            query = "select verdict_of(?::double, ?::double, ?::double, ?::double, 0.1), verdict_min_units()"
-            assert connection.execute(query, ends).fetchall() == [(expected, MIN_UNITS)], (writing, choosing)
+        for words, expected in cases.items():
+            query = "select verdict_of(?::varchar, ?::varchar, ?::varchar, ?::varchar)"
+            assert connection.execute(query, list(words)).fetchall() == [(expected,)], words
 
 
-def test_variants_that_change_nothing_are_safe_and_all_of_them_are_nearest() -> None:
-    warehouse = started("a", "b", "c")
-    for recipe in ("dense", NOISE, "a", "b", "c"):
-        prompted(warehouse, recipe, [0] * 40)
+@pytest.mark.parametrize(
+    ("low", "high", "units", "word"),
+    [(-0.1, 0.1, 30, "holds"), (0.0, 0.11, 30, TOO_LITTLE), (0.11, 0.9, 30, "fails"), (0.1, 0.9, 30, TOO_LITTLE),
+     (0.11, 0.9, 29, TOO_LITTLE), (None, None, 30, TOO_LITTLE), (0.0, 0.0, 29, TOO_LITTLE)],
+)  # fmt: skip
+def test_a_word_needs_its_whole_interval_on_one_side_and_enough_units(low, high, units, word) -> None:
+    with Handmade().opened() as connection:
+        query = "select word_of('graded', ?::double, ?::double, ?, verdict_tolerance())"
+        assert connection.execute(query, [low, high, units]).fetchall() == [(word,)]
+        thresholds = connection.execute("select verdict_tolerance(), verdict_min_units()").fetchall()
+        assert [tuple(map(float, row)) for row in thresholds] == [(TOLERANCE, MIN_UNITS)]
+
+
+@pytest.mark.parametrize("variants", [1, 6, 12, 100])
+def test_intervals_that_hold_together_divide_the_error_by_the_number_of_variants(variants: int) -> None:
+    """No loss in n units is by chance likelier than at the end of the interval; exp(−n p) for large n."""
+    n = 100_000
+    with Handmade().opened() as connection:
+        query = "select wilson_interval(0, ?::bigint)[2], held_together(0, wilson_interval(0, ?::bigint)[2], ?)"
+        [(alone, together)] = connection.execute(query, [n, n, variants]).fetchall()
+        # Student's t over 30 prompts, one-sided at 2.5 % over all variants.
+        [(wide,)] = connection.execute("select held_together(0, t_quantile_975(29), ?)", [variants]).fetchall()
+        [(needed,)] = connection.execute("select quantile_against_best(2 * ?, 29)", [variants]).fetchall()
+
+    assert (1 - together) ** n == pytest.approx((1 - alone) ** n / variants, rel=1e-2)
+    assert wide >= needed - 0.01
+
+
+def test_a_variant_that_neither_loops_nor_loses_is_told_from_one_that_loops() -> None:
+    """Both change more than a tenth of the tokens."""
+    warehouse = started("mild", "loops")
+    for recipe, changes, texts, right in (
+        ("dense", [0] * 40, "o" * 40, "1" * 40),
+        ("mild", [2, 3] * 20, "o" * 40, "1" * 40),
+        ("loops", [8, 9] * 20, "l" * 31 + "o" * 9, "1" * 20 + "0" * 20),
+    ):
+        prompted(warehouse, recipe, changes)
+        written(warehouse, recipe, texts, right)
         questioned(warehouse, recipe, 0, 40)
     rows = verdicts(warehouse)
 
-    assert set(said(rows).values()) == {SAFE}
-    assert {row["evidence_writing"] for row in rows.values()} == {"tokens"}
-    assert all(row["is_nearest"] and row["place"] == 1 for row in rows.values())
+    assert said(rows) == {"mild": SAFE, "loops": CHOOSING_ONLY}
+    words = {recipe: tuple(row[name] for name in ("fidelity", "quality", "alive")) for recipe, row in rows.items()}
+    assert words == {"mild": ("fails", "holds", "holds"), "loops": ("fails", "fails", "fails")}
+    assert (rows["loops"]["prompts_lost"], rows["loops"]["n_alive"]) == (31, 40)
+    assert rows["loops"]["loss_alive"] == pytest.approx(31 / 40)
+    assert rows["loops"]["loss_writing"] == pytest.approx(0.5)
+    assert rows["mild"]["loss_fidelity"] == pytest.approx(0.25)
 
 
-def test_the_same_on_few_prompts_is_too_little_evidence_and_says_how_many_would_do() -> None:
+def test_a_variant_that_differs_only_in_rounding_loses_nothing() -> None:
+    """It changes as many tokens, answers and choices as the noise does, and loops as often, in other places."""
+    rng = np.random.default_rng(3)
+    warehouse = started("rounded")
+    changes = rng.binomial(10, 0.25, 60)
+    fates = rng.choice(list("ol"), 60, p=[0.75, 0.25])
+    right = rng.choice(list("10"), 60, p=[0.75, 0.25])
+    prompted(warehouse, "dense", [0] * 60)
+    written(warehouse, "dense", "o" * 60, "1" * 60)
+    questioned(warehouse, "dense", 0, 60)
+    for recipe in (NOISE, "rounded"):
+        for values in (changes, fates, right):
+            rng.shuffle(values)
+        prompted(warehouse, recipe, changes.tolist())
+        written(warehouse, recipe, "".join(fates), "".join(right))
+        for index, place in enumerate(rng.permutation(60).tolist()):
+            warehouse.options(recipe, f"q{index}", KEPT, CHANGED if place < 15 else KEPT)
+    [row] = verdicts(warehouse).values()
+
+    assert [row[f"loss_{measure}"] for measure in MEASURES] == pytest.approx([0] * 4, abs=1e-12)
+    assert all(row[f"loss_{measure}_low"] < 0 < row[f"loss_{measure}_high"] for measure in MEASURES)
+    assert "fails" not in [row[measure] for measure in MEASURES]
+    assert row["verdict"] == TOO_LITTLE
+
+
+def test_a_text_ends_early_before_half_of_the_dense_text_without_an_answer() -> None:
+    warehouse = started("a")
+    written(warehouse, "dense", "o" * 38 + "ll")
+    written(warehouse, "a", "eeahl" + "o" * 33 + "lo")
+    [row] = verdicts(warehouse).values()
+
+    # Where nothing else was measured, the dense model is the null: it loops in two, one of them another than here.
+    assert (row["prompts_lost"], row["n_alive"]) == (4, 40)
+    assert row["loss_alive"] == pytest.approx((4 - 2) / 40)
+    net = np.array([1, 1, 0, 0, 1, *[0] * 33, 0, -1])
+    student = 2.0227 * net.std(ddof=1) / math.sqrt(40)
+    assert row["loss_alive"] - row["loss_alive_low"] == pytest.approx(student, rel=1e-3)
+
+
+def test_right_answers_that_are_gained_are_set_against_lost_ones() -> None:
+    warehouse = started("a")
+    dense, pruned = "1" * 30 + "0" * 20, "1" * 22 + "0" * 8 + "1" * 5 + "0" * 15
+    written(warehouse, "dense", "o" * 50, dense)
+    written(warehouse, "a", "o" * 50, pruned)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["evidence_writing"], row["n_writing"]) == ("graded", 50)
+    assert row["loss_writing"] == pytest.approx((8 - 5) / 30)
+    net, weight = np.array([*[0] * 22, *[1] * 8, *[-1] * 5, *[0] * 15]), np.array([1] * 30 + [0] * 20)
+    influence = (net - 0.1 * weight) / 30
+    student = 2.0096 * math.sqrt(50 / 49 * (influence**2).sum())
+    assert row["loss_writing_high"] - row["loss_writing"] == pytest.approx(student, rel=1e-3)
+
+
+def test_right_options_count_only_where_the_dense_model_is_right_beyond_a_guess() -> None:
+    """The dense model chooses A in 60 questions of four options; the variant chooses B in 12 of them."""
+    rows = {}
+    for right in (45, 18):
+        warehouse = started("a")
+        for recipe in ("dense", "a"):
+            gold = ["A"] * right + ["C"] * (60 - right)
+            questioned(warehouse, recipe, 12 if recipe == "a" else 0, 60, gold)
+        [rows[right]] = verdicts(warehouse).values()
+
+    assert {right: row["evidence_choosing"] for right, row in rows.items()} == {45: "graded", 18: "options"}
+    assert rows[45]["loss_choosing"] == pytest.approx(12 / (45 - 60 / 4))
+    assert rows[18]["loss_choosing"] == pytest.approx(12 / 60)
+
+
+def test_the_source_of_evidence_depends_on_what_was_measured_and_not_on_what_it_shows() -> None:
+    """A hundred answers leave the loss open where forty graded prompts would show it."""
+    warehouse = started("kept", "open", "lost")
+    for recipe, right, graded in (("dense", 90, "1" * 40), ("kept", 90, "0" * 40), ("open", 80, "0" * 40),
+                                  ("lost", 20, "1" * 40)):  # fmt: skip
+        written(warehouse, recipe, "o" * 40, graded)
+        answered(warehouse, recipe, "gsm8k", right, 100, kind="generative")
+    rows = verdicts(warehouse)
+
+    assert {row["evidence_writing"] for row in rows.values()} == {"score"}
+    assert {recipe: row["writing"] for recipe, row in rows.items()} == {
+        "kept": "holds",
+        "open": TOO_LITTLE,
+        "lost": "fails",
+    }
+
+
+def test_four_answers_are_no_basis_if_there_are_forty_prompts() -> None:
+    warehouse = started("a")
+    for recipe, right in (("dense", 4), ("a", 0)):
+        written(warehouse, recipe, "o" * 40, "1" * 40)
+        questioned(warehouse, recipe, 0, 40)
+        answered(warehouse, recipe, "gsm8k", right, 4, kind="generative")
+        answered(warehouse, recipe, "arc", right, 4, kind="non_generative")
+    [row] = verdicts(warehouse).values()
+
+    assert (row["verdict"], row["evidence_writing"], row["evidence_choosing"]) == (SAFE, "graded", "options")
+
+
+def test_letters_of_the_same_questions_are_no_further_answers() -> None:
+    """Sixteen questions, scored by whole options and by letters."""
     warehouse = started("a")
     for recipe in ("dense", "a"):
-        prompted(warehouse, recipe, [0] * 12)
+        for index in range(16):
+            for scoring in ("full_text", "letter"):
+                is_same = recipe == "dense" or index < 12
+                task_sample(warehouse, recipe, "arc", f"s{index}", scoring=scoring, is_answer_same=is_same)
+        task_score(warehouse, recipe, "arc", 1 if recipe == "dense" else 0.75, metric="agreement", n=16)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["evidence_choosing"], row["n_choosing"], row["verdict"]) == ("agreement", 16, TOO_LITTLE)
+
+
+def test_one_task_against_many_weighs_as_one() -> None:
+    """One of five tasks that choose is gone: a fifth is lost."""
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        for task in range(5):
+            right = 10 if recipe == "a" and not task else 90
+            answered(warehouse, recipe, f"arc{task}", right, 100, kind="non_generative")
+    [row] = verdicts(warehouse).values()
+
+    assert row["loss_choosing"] == pytest.approx((80 / 65) / 5)
+    assert (row["verdict"], row["choosing"], row["n_choosing"]) == (NOT_SAFE, "fails", 500)
+
+
+def test_too_little_evidence_says_how_much_would_decide() -> None:
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        prompted(warehouse, recipe, [0 if recipe == "dense" else 1] * 12)
+        written(warehouse, recipe, "o" * 12)
         questioned(warehouse, recipe, 0, 12)
     [row] = verdicts(warehouse).values()
 
-    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (
-        TOO_LITTLE,
-        "both",
-        "prompts and as many questions",
+    # None of 12: up to z² / (12 + z²) = 0.242 may be lost; 12 · (0.242 / 0.1)² = 71 would do. No number tells a loss
+    # of 0.1 from 0.1.
+    assert row["loss_fidelity"] == pytest.approx(0.1)
+    assert row["would_decide"] == "alive: 71, choosing: 71"
+
+
+def test_a_huge_variance_leaves_fidelity_open() -> None:
+    """Five of 40 prompts change wholly, so that an eighth of the tokens does, give or take as much."""
+    warehouse = started("a")
+    for recipe, changes in (("dense", [0] * 40), ("a", [10] * 5 + [0] * 35)):
+        prompted(warehouse, recipe, changes)
+    [row] = verdicts(warehouse).values()
+
+    assert row["fidelity"] == TOO_LITTLE
+    # Student's t over 40 prompts.
+    assert row["loss_fidelity"] - row["loss_fidelity_low"] == pytest.approx(
+        2.0227 * np.sqrt(0.125 * 0.875 / 39), rel=1e-3
     )
-    # None of 12 prompts: up to z² / (12 + z²) = 0.242 of the tokens may change; 12 · (0.242 / 0.1)² = 71 would do.
-    assert row["units_needed"] == 71
 
 
-def test_more_of_one_kind_is_asked_for_only_where_it_can_change_the_verdict() -> None:
-    warehouse = started("without questions", "lost", "at the tolerance")
-    for recipe, changed in (("dense", 0), ("without questions", 0), ("lost", 3), ("at the tolerance", 1)):
-        prompted(warehouse, recipe, [changed] * 12)
-        if recipe in {"dense", "lost"}:
-            questioned(warehouse, recipe, 0, 12)
+def test_variants_are_ranked_only_against_those_of_about_their_size() -> None:
+    """The two large ones differ by 0.9 percentage points, and the small one changes fewer tokens than both."""
+    warehouse = started("small", "large", "larger", removed={"small": 0.026, "large": 0.39, "larger": 0.399})
+    for recipe, changes in (("dense", 0), ("small", 1), ("large", 3), ("larger", 6)):
+        prompted(warehouse, recipe, [changes, changes + 1, changes] * 10 if changes else [0] * 30)
     rows = verdicts(warehouse)
 
-    assert {recipe: row["undecided"] for recipe, row in rows.items()} == {
-        "without questions": None,
-        "lost": "writing",
-        "at the tolerance": None,
+    assert {recipe: (row["band"], row["place"], row["is_nearest"]) for recipe, row in rows.items()} == {
+        "small": (1, 1, True),
+        "large": (2, 1, True),
+        "larger": (2, 2, False),
     }
-    assert rows["lost"]["units_needed"] == MIN_UNITS
-    with warehouse.opened() as connection:
-        needed = prepared(connection, "select units_needed from decisive_evidence where recipe = 'at the tolerance'")
-        assert needed.fetchall() == [(None,)], "no number of prompts tells a loss of 0.1 from 0.1"
+    assert rows["larger"]["difference"] == pytest.approx(0.3)
+    assert rows["large"]["band_removed_share"] == pytest.approx(0.3945)
 
 
-def test_one_prompt_says_neither_which_variant_is_safe_nor_which_is_nearest() -> None:
+def test_one_prompt_says_neither_what_holds_nor_which_variant_is_nearest() -> None:
     warehouse = started("a", "b")
     for recipe, changed in (("dense", 0), ("a", 1), ("b", 9)):
         prompted(warehouse, recipe, [changed])
@@ -156,39 +347,15 @@ def test_one_prompt_says_neither_which_variant_is_safe_nor_which_is_nearest() ->
 
 
 def test_a_variant_that_cannot_be_compared_leaves_the_nearest_unknown() -> None:
-    """Of the third variant another model's prompts were measured, so that it shares none with the others."""
+    """The third variant shares no prompt with the others."""
     warehouse = started("a", "b", "c")
     for recipe, changes in (("dense", [0] * 50), ("a", [1, 2] * 20), ("b", [2, 1] * 20)):
         prompted(warehouse, recipe, changes)
     for index in range(40, 50):
         warehouse.step("c", f"p{index}", 0, 0.1 + index, flips=True)
-        warehouse.generation("c", f"p{index}", flip=0)
     rows = verdicts(warehouse)
 
     assert {row["is_nearest"] for row in rows.values()} == {None}
-
-
-def test_more_writing_could_make_a_lossy_choice_one_for_choosing_only() -> None:
-    warehouse = started("a")
-    for recipe, changes in (("dense", [0] * 40), ("a", [0, 0, 0, 3] * 10)):
-        prompted(warehouse, recipe, changes)
-        questioned(warehouse, recipe, 40 if recipe == "a" else 0, 200)
-    [row] = verdicts(warehouse).values()
-
-    assert (row["verdict"], row["undecided"], row["unit_needed"]) == (NOT_SAFE, "writing", "prompts")
-    assert row["units_needed"] > 40
-
-
-def test_where_one_number_is_not_known_none_is_given_for_both() -> None:
-    """A tenth of the tokens changes, which no number of prompts would decide."""
-    warehouse = started("a")
-    for recipe, changes in (("dense", [0] * 40), ("a", [0, 2] * 20)):
-        prompted(warehouse, recipe, changes)
-        questioned(warehouse, recipe, 3 if recipe == "a" else 0, 32)
-    [row] = verdicts(warehouse).values()
-
-    assert (row["verdict"], row["loss_writing"], row["undecided"]) == (TOO_LITTLE, pytest.approx(0.1), "both")
-    assert row["units_needed"] is None
 
 
 def test_ties_are_all_nearest_whatever_their_names() -> None:
@@ -202,134 +369,6 @@ def test_ties_are_all_nearest_whatever_their_names() -> None:
     assert {recipe: row["is_nearest"] for recipe, row in rows.items()} == {"a": True, "b": True, "far": False}
     assert {recipe: row["place"] for recipe, row in rows.items()} == {"a": 1, "b": 1, "far": 3}
     assert rows["far"]["difference_low"] > rows["far"]["difference"] / 2
-
-
-def test_a_measure_in_which_all_variants_are_at_the_limit_does_not_rank_them() -> None:
-    """Every text flips, which has the narrowest interval and tells nothing apart."""
-    warehouse = started("a", "b")
-    for recipe, changes in (("dense", [0] * 40), ("a", [1, 2] * 20), ("b", [6, 9] * 20)):
-        prompted(warehouse, recipe, changes)
-    rows = verdicts(warehouse)
-
-    assert {row["measure"] for row in rows.values()} == {"kl_step0_nats"}
-    assert (rows["a"]["is_nearest"], rows["b"]["is_nearest"]) == (True, False)
-
-
-def test_a_huge_variance_leaves_the_verdict_open() -> None:
-    """Four of 40 prompts change wholly, so that a tenth of the tokens does, give or take as much."""
-    warehouse = started("a")
-    for recipe, changes in (("dense", [0] * 40), ("a", [10] * 5 + [0] * 35)):
-        prompted(warehouse, recipe, changes)
-        questioned(warehouse, recipe, 0, 40)
-    [row] = verdicts(warehouse).values()
-
-    assert row["verdict"] == TOO_LITTLE
-    # Student's t over 40 prompts.
-    assert row["loss_writing"] - row["loss_writing_low"] == pytest.approx(
-        2.0227 * np.sqrt(0.125 * 0.875 / 39), rel=1e-3
-    )
-    assert row["units_needed"] == pytest.approx(40 * (2.0227 * np.sqrt(0.125 * 0.875 / 39) / 0.025) ** 2, abs=1.5)
-
-
-def test_a_loss_as_large_as_that_of_the_noise_floor_is_none() -> None:
-    warehouse = started("a", "b")
-    for recipe, first in (("dense", [0]), (NOISE, [2, 3]), ("a", [2, 3]), ("b", [5, 6])):
-        prompted(warehouse, recipe, first * (40 // len(first)))
-        questioned(warehouse, recipe, {NOISE: 16, "a": 16, "b": 16}.get(recipe, 0), 400)
-    rows = verdicts(warehouse)
-
-    assert said(rows) == {"a": SAFE, "b": CHOOSING_ONLY}
-    assert rows["a"]["loss_writing"] == rows["a"]["loss_choosing"] == 0
-    assert rows["b"]["loss_writing"] == pytest.approx(0.3)
-
-
-def test_four_answers_are_no_basis_where_forty_prompts_are() -> None:
-    warehouse = started("a")
-    for recipe, right in (("dense", 4), ("a", 0)):
-        prompted(warehouse, recipe, [0] * 40)
-        questioned(warehouse, recipe, 0, 40)
-        answered(warehouse, recipe, "gsm8k", right, 4, kind="generative")
-        answered(warehouse, recipe, "arc", right, 4, kind="non_generative")
-    [row] = verdicts(warehouse).values()
-
-    assert (row["verdict"], row["evidence_writing"], row["evidence_choosing"]) == (SAFE, "tokens", "options")
-
-
-def test_a_task_that_the_dense_model_does_not_solve_beyond_a_guess_is_no_basis() -> None:
-    warehouse = started("a")
-    for recipe, right in (("dense", 27), ("a", 2)):  # a guess is right in 25 of 100
-        prompted(warehouse, recipe, [0] * 2)
-        answered(warehouse, recipe, "arc", right, 100, kind="non_generative")
-        questioned(warehouse, recipe, 0, 40)
-    [row] = verdicts(warehouse).values()
-
-    assert row["evidence_choosing"] == "options"
-
-
-def test_letters_of_the_same_questions_are_no_further_answers() -> None:
-    """Sixteen questions, scored by whole options and by letters."""
-    warehouse = started("a")
-    for recipe in ("dense", "a"):
-        prompted(warehouse, recipe, [0] * 2)
-        for index in range(16):
-            for scoring in ("full_text", "letter"):
-                is_same = recipe == "dense" or index < 12
-                task_sample(warehouse, recipe, "arc", f"s{index}", scoring=scoring, is_answer_same=is_same)
-        task_score(warehouse, recipe, "arc", 1 if recipe == "dense" else 0.75, metric="agreement", n=16)
-    [row] = verdicts(warehouse).values()
-
-    assert (row["evidence_choosing"], row["n_choosing"], row["verdict"]) == ("agreement", 16, TOO_LITTLE)
-
-
-def test_right_answers_count_more_than_tokens_unless_they_leave_the_verdict_open() -> None:
-    warehouse = started("kept", "lost", "open")
-    for recipe, right, changes in (("dense", 90, 0), ("kept", 90, 3), ("lost", 20, 0), ("open", 80, 3)):
-        prompted(warehouse, recipe, [changes, changes + 1] * 20 if changes else [0] * 40)
-        answered(warehouse, recipe, "gsm8k", right, 100, kind="generative")
-        answered(warehouse, recipe, "arc", 90, 100, kind="non_generative")
-    rows = verdicts(warehouse)
-
-    assert said(rows) == {"kept": SAFE, "lost": CHOOSING_ONLY, "open": CHOOSING_ONLY}
-    assert {recipe: row["evidence_writing"] for recipe, row in rows.items()} == {
-        "kept": "score",
-        "lost": "score",
-        "open": "tokens",
-    }
-
-
-def test_one_task_against_many_weighs_as_one() -> None:
-    """Of five tasks that choose, one is gone: a fifth is lost, less than half."""
-    warehouse = started("a")
-    for recipe in ("dense", "a"):
-        prompted(warehouse, recipe, [0] * 40)
-        for task in range(5):
-            right = 10 if recipe == "a" and not task else 90
-            answered(warehouse, recipe, f"arc{task}", right, 100, kind="non_generative")
-    [row] = verdicts(warehouse).values()
-
-    assert row["loss_choosing"] == pytest.approx((80 / 65) / 5)
-    assert (row["verdict"], row["n_choosing"], row["undecided"]) == (NOT_SAFE, 500, None)
-
-
-def test_a_variant_without_questions_can_be_unsafe_but_not_safe() -> None:
-    warehouse = started("a", "b")
-    for recipe, changes in (("dense", [0] * 40), ("a", [0] * 40), ("b", [5, 6] * 20)):
-        prompted(warehouse, recipe, changes)
-    rows = verdicts(warehouse)
-
-    assert said(rows) == {"a": TOO_LITTLE, "b": NOT_SAFE}
-    assert rows["a"]["loss_choosing"] is None
-
-
-def test_loops_are_counted_with_the_earliest_step_and_the_dense_models_own(ask: Ask) -> None:
-    warehouse = Handmade().model().variant("dense").variant("a")
-    for recipe, collapses in (("dense", (None, 9)), ("a", (7, 4))):
-        for index, step in enumerate(collapses):
-            warehouse.generation(recipe, f"p{index}")
-            warehouse.where("generations", recipe=recipe, prompt_id=f"p{index}")[0].update(collapse_step=step)
-    [row] = ask(warehouse, "variant_verdict")
-
-    assert (row["prompts_collapsed"], row["collapse_step_first"], row["prompts_collapsed_dense"]) == (2, 4, 1)
 
 
 def carried(*scopes: str, isolated: int = 2) -> Handmade:
@@ -394,6 +433,7 @@ def test_the_dense_model_and_noise_have_no_row(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
     for recipe in ("dense", "noise-batch"):
         prompted(warehouse, recipe, [0])
+        written(warehouse, recipe, "o")
         questioned(warehouse, recipe, 0, 1)
         warehouse.transition(recipe, "p", 0, 0.0, is_changed=False)
 
@@ -406,7 +446,5 @@ def test_statements_about_simulated_studies_are_wrong_in_at_most_a_twentieth_of_
     frames, truth = simulated(60, seed=1)
     table = rates(judged(frames), truth)
 
-    assert all(table[statement]["said"] >= 5 for statement in (SAFE, BROKEN, CHOOSING_ONLY, NOT_SAFE, "nearest"))
-    assert {statement: row["wrong of those said"] > 0.05 for statement, row in table.items()} == dict.fromkeys(
-        table, False
-    )
+    assert min(row["said"] for row in table.values()) >= 20
+    assert max(row["wrong of those said"] for row in table.values()) <= 0.05

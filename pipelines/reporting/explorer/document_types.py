@@ -94,6 +94,7 @@ class VariantEntry(TypedDict):
     is_dense: bool
     verdict: str | None  # as of `variant_verdict`; None for the dense model
     verdict_reason: str | None
+    words: list[str]  # for same tokens, right answers and alive: holds, fails or too little evidence; else empty
     where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
     numbers: dict[str, Number]
     intervals: dict[str, list[Number]]  # ends of 95 % intervals; None where nothing bounds a number

@@ -29,6 +29,7 @@ from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
 
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
+_LOSSES = ("loss_writing", "loss_choosing", "loss_alive")
 _MAX_CURVES = 6
 # Texts with a perplexity column, and tasks with a score's.
 _MAX_TEXTS, _MAX_TASKS = 3, 8
@@ -56,6 +57,7 @@ COLUMNS: tuple[Column, ...] = (
     _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
     _column("loss_writing", "writing lost", "loss in writing that the verdict rests on", "percent", "verdicts"),
     _column("loss_choosing", "choosing lost", "loss in choosing that the verdict rests on", "percent", "verdicts"),
+    _column("loss_alive", "looped", "texts that loop or end early, beyond the dense model's", "percent", "verdicts"),
     _column("score_non_generative", "chosen right", "questions of tasks answered right, mean", "percent", "task_means"),
     _column("score_generative", "written right", "tasks that write answered right, mean", "percent", "task_means"),
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
@@ -207,7 +209,7 @@ def _numbers(
     """Return the columns with a number in some row, and each variant's numbers by column."""
     values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
     for row in frames.all("verdicts").iter_rows(named=True):
-        values[row["model"], row["recipe"]] |= {name: row[name] for name in ("loss_writing", "loss_choosing")}
+        values[row["model"], row["recipe"]] |= {name: row[name] for name in _LOSSES}
     for row in frames.all("task_means").iter_rows(named=True):
         if (key := (row["model"], row["recipe"])) in values:
             values[key][f"score_{row['measure']}"] = row["score"]
@@ -270,6 +272,7 @@ def _variants(
                 "is_dense": row["recipe"] == "dense",
                 "verdict": verdict["verdict"] if verdict else None,
                 "verdict_reason": prose(reason(verdict)) if verdict else None,
+                "words": [verdict[name] for name in ("fidelity", "quality", "alive")] if verdict else [],
                 "where": where,
                 "numbers": values[key],
                 "intervals": intervals.get(key, {}),
@@ -305,8 +308,8 @@ def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float
     for row in frames.all("damage").iter_rows(named=True):
         add(row, row["measure"], "amount")
     for row in frames.all("verdicts").iter_rows(named=True):
-        add(row, "loss_writing", "loss_writing")
-        add(row, "loss_choosing", "loss_choosing")
+        for name in _LOSSES:
+            add(row, name, name)
     for row in frames.all("task_means").iter_rows(named=True):
         add(row, f"score_{row['measure']}", "score")
     for name, rows_of in _task_scores(frames).items():

@@ -14,8 +14,8 @@ OF_PROMPT = ("model", "prompt_id")
 _KEYS: dict[tuple[str, ...], str] = {
     (): "names",
     MODEL: (
-        "lens search/allocation search/matrices answers/safe answers/retrieval answers/collapse answers/sublayers "
-        "answers/carriers answers/parts findings/flips findings/answers findings/first_token findings/feedback "
+        "lens search/allocation search/matrices answers/retrieval answers/sublayers answers/carriers answers/parts "
+        "findings/flips findings/answers findings/first_token findings/feedback "
         "findings/noise findings/sampling findings/options findings/attention_or_mlp"
     ),
     VARIANT: (

@@ -1,32 +1,24 @@
-"""Answers to the main questions: which variants are safe, where the first collapse is, which layers cause the damage.
+"""Answers to the main questions: which variants answer right, which loop, how long texts stay the same, and why.
 
-Their numbers come from the statements `answers/…`.
+Their numbers come from the statements `verdicts`, `ranking`, `collapses` and `answers/…`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
-from prunescope.pipelines.reporting.advice import EVIDENCE
+from prunescope.pipelines.reporting.advice import EVIDENCE, VERDICTS
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
 from prunescope.pipelines.reporting.explorer.findings import number
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 
 _MAX_NAMES = 8
-# Numbers of units that are not worth stating exactly.
-_MANY_UNITS = 100_000
-_MEASURES = {
-    "top1_change": "the share of tokens whose most likely token changes",
-    "kl_step0_nats": "KL at the first token",
-    "kl_free_running_median_nats": "median KL on its own tokens",
-    "flipped_share": "the share of texts that change",
-    "collapsed_share": "the share of texts that end in a loop",
-    "options_changed_share": "the share of choices that change",
-}
 _Row = Mapping[str, Any]
 
 
@@ -36,62 +28,55 @@ def basis(verdicts: pl.DataFrame) -> str:
     for kind in ("writing", "choosing"):
         kinds = set(verdicts[f"evidence_{kind}"].cast(pl.String).drop_nulls())
         if words := [text for name, text in EVIDENCE.items() if name in kinds]:
-            notes.append(f"{kind.capitalize()} lost, beyond the noise floor: share of {', or of '.join(words)}.")
+            notes.append(f"{kind.capitalize()} lost, beyond what rounding changes: share of {', or of '.join(words)}.")
     return " ".join(notes)
 
 
 def reason(row: _Row) -> str:
-    """Return the numbers behind a variant's verdict, a row of `variant_verdict`, and how its texts changed."""
-    parts = [_loss(row, kind) for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is not None]
-    if not parts:
-        return "nothing was measured that a verdict could rest on"
-    parts += [f"{kind} was not measured" for kind in ("writing", "choosing") if row[f"evidence_{kind}"] is None]
-    if row["undecided"] is not None:
-        subject = "writing and choosing are" if row["undecided"] == "both" else f"{row['undecided']} is"
-        parts.append(f"{subject} open{_enough(row['units_needed'], row['unit_needed'])}")
-    if row["prompts"]:
-        parts.append(f"{row['prompts_flipped']} of {row['prompts']} texts change, {row['prompts_collapsed']} loop")
+    """Return the numbers behind a variant's verdict, a row of `variant_verdict`."""
+    parts = []
+    if row["n_fidelity"] is not None:
+        parts.append(f"same tokens: {row['fidelity']}, {_loss(row, 'fidelity')} change ({_count(row, 'fidelity')})")
+    for kind in ("writing", "choosing"):
+        if (evidence := row[f"evidence_{kind}"]) is not None:
+            lost = f"{_loss(row, kind)} of {EVIDENCE[evidence]} lost"
+            parts.append(f"right answers in {kind}: {row[kind]}, {lost} ({_count(row, kind, 'answer')})")
+    if row["n_alive"] is not None:
+        texts = f"{row['prompts_lost']:.0f} of {_count(row, 'alive', 'text')} loop or end early"
+        parts.append(f"alive: {row['alive']}, {texts}, {_loss(row, 'alive')} beyond the dense model's")
+    if row["would_decide"] is not None:
+        parts.append(f"enough would be {row['would_decide']}")
     if row["is_below_noise"]:
         parts.append("its median KL is not above that of rounding alone")
-    return "; ".join(parts)
+    return "; ".join(parts) or "nothing was measured that a verdict could rest on"
 
 
 def _loss(row: _Row, kind: str) -> str:
-    ends = (
-        "" if row[f"loss_{kind}_low"] is None else f" [{_percent(row, kind, '_low')}, {_percent(row, kind, '_high')}]"
-    )
-    evidence, units = row[f"evidence_{kind}"], row[f"n_{kind}"]
-    unit = {"tokens": "prompt", "options": "question"}.get(evidence, "answer")
-    return (
-        f"{kind} loses {_percent(row, kind)} %{ends} of {EVIDENCE[evidence]} "
-        f"({units} {unit}{'' if units == 1 else 's'}{'' if units >= MIN_UNITS else ', too few'})"
-    )
+    loss, low, high = (row[f"loss_{kind}{end}"] for end in ("", "_low", "_high"))
+    return f"{_percent(loss)} %" + ("" if low is None else f" [{_percent(low)}, {_percent(high)}]")
 
 
-def _percent(row: _Row, kind: str, end: str = "") -> str:
+def _percent(share: float) -> str:
     # Adding 0 turns a rounded −0 into 0.
-    return f"{round(100 * row[f'loss_{kind}{end}']) + 0:.0f}"
+    return f"{round(100 * share) + 0:.0f}"
 
 
-def _enough(units: float | None, unit: str | None) -> str:
-    """Say how many units would decide, if that is known."""
-    if units is None:
-        return ""
-    return (
-        f": more than {_MANY_UNITS:,} {unit} are needed" if units > _MANY_UNITS else f": {units:,.0f} {unit} would do"
-    )
+def _count(row: _Row, kind: str, unit: str = "prompt") -> str:
+    units = row[f"n_{kind}"]
+    return f"{units} {unit}{'' if units == 1 else 's'}{'' if units >= MIN_UNITS else ', too few'}"
 
 
 def answers(frames: QueryCache, model: str) -> list[Answer]:
-    """Answer the three questions for one model, and that of retrieval if measured; none without a pruned variant."""
-    verdicts, losses = (_first(frames, f"answers/{key}", model) for key in ("safe", "retrieval"))
-    if verdicts is None:
+    """Answer the main questions for one model, and that of retrieval if measured; none without a pruned variant."""
+    rows, losses = _rows(frames, "verdicts", model), _first(frames, "answers/retrieval", model)
+    if not rows:
         return []
     retrieval = [] if losses is None else [_retrieval(model, losses)]
-    if retrieval and not verdicts["measured"]:
+    measured = ("n_fidelity", "n_writing", "n_choosing", "n_alive")
+    if retrieval and all(row[name] is None for row in rows for name in measured):
         return retrieval  # an encoder has neither texts nor choices
-    collapses = _first(frames, "answers/collapse", model)
-    return [_safe(frames, model, verdicts), _collapse(model, collapses), _layers(frames, model), *retrieval]
+    return [_right(model, rows), _alive(frames, model, rows), _same(frames, model, rows), _layers(frames, model),
+            *retrieval]  # fmt: skip
 
 
 def _rows(frames: QueryCache, key: str, model: str) -> list[_Row]:
@@ -108,8 +93,10 @@ def source(key: str, **where: str) -> Source:
 
 
 def _names(recipes: Sequence[str]) -> str:
-    more = f" and {len(recipes) - _MAX_NAMES} more" if len(recipes) > _MAX_NAMES else ""
-    return ", ".join(map(label, recipes[:_MAX_NAMES])) + more
+    *first, last = [*map(label, recipes[:_MAX_NAMES])]
+    if len(recipes) > _MAX_NAMES:
+        first, last = [*first, last], f"{len(recipes) - _MAX_NAMES} more"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _answer(model: str, question: str, short: str, text: str, sources: list[Source], links: list[Link]) -> Answer:
@@ -123,65 +110,114 @@ def _answer(model: str, question: str, short: str, text: str, sources: list[Sour
     }
 
 
-def _safe(frames: QueryCache, model: str, verdicts: _Row) -> Answer:
-    sources = [source("answers/safe", model=model)]
-    safe, undecided = (verdicts[f"recipes_{name}"] or [] for name in ("safe", "open"))
-    nearest: list[str] = verdicts["nearest"] or []
-    variants = verdicts["variants"]
-    of_all = f"{variants} pruned variant{'' if variants == 1 else 's'}"
-    if safe:
-        verb = "generates" if len(safe) == 1 else "generate"
-        short = f"{len(safe)} of {of_all} {verb} safely: {_names(safe)}."
-    else:
-        short = f"None of {of_all} generates safely"
-        if len(undecided) == variants:
-            short = f"Not known: too little evidence on any of {of_all}"
-        elif undecided:
-            short = f"None of {of_all} is shown to generate safely"
-        short += f"; {_nearest(nearest)}." if nearest and variants > 1 else "."
-    details = [_ranking(verdicts)] if nearest and variants > 1 else []
-    if nearest:
-        sources.append(source("ranking", model=model))
-    if len(nearest) == 1:
-        [row] = [row for row in _rows(frames, "verdicts", model) if row["recipe"] == nearest[0]]
-        details.append(f"{label(nearest[0])}: {reason(row)}.")
-        sources.append(source("verdicts", model=model, recipe=nearest[0]))
-    for kind, words in (
-        ("choosing_only", "Choosing only"),
-        ("not_safe", "Not safe"),
-        ("broken", "Broken"),
-        ("open", "Too little evidence"),
-    ):
-        if recipes := verdicts[f"recipes_{kind}"]:
-            details.append(f"{words}: {_names(recipes)}.")
-    if verdicts["units_needed"] is not None:
-        enough = _enough(verdicts["units_needed"], verdicts["unit_needed"])
-        details.append(f"The least is needed for {label(verdicts['recipe_needing'])}{enough}.")
-    if verdicts["by_tasks"]:
-        sources.append(source("losses", model=model))
-    linked = safe or nearest or undecided
-    links = [_link(model, recipe) for recipe in linked[:_MAX_NAMES]]
-    return _answer(model, "Which variants generate safely?", short, " ".join(details), sources, links)
+def _of_word(rows: Sequence[_Row], column: str, word: str) -> list[_Row]:
+    return [row for row in rows if row[column] == word]
 
 
-def _nearest(recipes: Sequence[str]) -> str:
-    if len(recipes) == 1:
-        return f"the nearest is {label(recipes[0])}"
-    return f"the nearest, which cannot be told apart, are {_names(recipes)}"
+def _listed(rows: Sequence[_Row]) -> str:
+    return _names([row["recipe"] for row in rows])
 
 
-def _ranking(verdicts: _Row) -> str:
-    """State the measure that orders the variants, and the distance to the next one."""
-    is_share = not verdicts["measure"].endswith("nats")
+def _surely(rows: Sequence[_Row], singular: str, plural: str) -> str:
+    return f"{_listed(rows)} surely {singular if len(rows) == 1 else plural}"
 
-    def amount(name: str) -> str:
-        return f"{100 * verdicts[name]:.0f} %" if is_share else f"{number(verdicts[name])} nats"
 
-    ends = f"[{amount('amount_low')}, {amount('amount_high')}]"
-    text = f"By {_MEASURES[verdicts['measure']]}, the least is {amount('amount')} {ends}"
-    if verdicts["recipe_next"] is not None:
-        text += f"; the next that can be told apart is {label(verdicts['recipe_next'])} with {amount('amount_next')}"
-    return text + (" (paired tests, 95 % over all comparisons)." if verdicts["variants"] > 1 else ".")
+def _grouped(rows: Sequence[_Row], column: str, singular: str, plural: str) -> str:
+    """List the numbers of variants, the largest first and equal ones together: "a and b have 6; c has 1"."""
+    ordered = sorted(rows, key=lambda row: (-row[column], row["recipe"]))
+    groups = [(value, list(group)) for value, group in groupby(ordered, key=lambda row: row[column])]
+    return "; ".join(
+        f"{_listed(group)} {singular if len(group) == 1 else plural} {value:.0f}" for value, group in groups
+    )
+
+
+def _right(model: str, rows: Sequence[_Row]) -> Answer:
+    kept, lost = (_of_word(rows, "quality_together", word) for word in ("holds", "fails"))
+    parts = [f"{_surely(kept, 'loses', 'lose')} at most a tenth of the right answers."] if kept else []
+    if lost:
+        losses = [
+            f"{label(row['recipe'])} loses {_loss(row, kind)} of {EVIDENCE[row[f'evidence_{kind}']]} in {kind}"
+            for row in lost[:_MAX_NAMES]
+            for kind in ("writing", "choosing")
+            if row[kind] == "fails"
+        ]
+        parts.append(f"{_surely(lost, 'loses', 'lose')} more than a tenth of the right answers: {'; '.join(losses)}.")
+    if unknown := _of_word(rows, "quality_together", "too little evidence"):
+        which = _listed(unknown) if kept or lost else "any variant"
+        parts.append(f"There are too few answers to be sure of {which}.")
+    if graded := max(row["prompts_graded"] for row in rows):
+        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {graded} prompts right"
+        counts = f"{dense}; {_grouped(rows, 'prompts_correct', 'answers', 'answer')}."
+        parts.insert(len(parts) if kept or lost else 0, counts)
+    verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
+    text = " ".join(f"{word.capitalize()}: {_listed(_of_word(rows, 'verdict', word))}." for word in verdicts)
+    links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
+    return _answer(
+        model, "Which variants still answer right?", " ".join(parts), text, [source("verdicts", model=model)], links
+    )
+
+
+def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
+    question, sources, links = "Which variants loop or stop early?", [source("verdicts", model=model)], []
+    written = [row for row in rows if row["n_alive"] is not None]
+    if not written:
+        return _answer(model, question, "Not known: no pruned variant has generated a text.", "", sources, [])
+    lost, held = (_of_word(written, "alive_together", word) for word in ("fails", "holds"))
+    which = _surely(lost, "loops or stops", "loop or stop") if lost else "No variant is shown to loop or stop"
+    short = (
+        f"{which} early in more than a tenth of the texts. The dense model has "
+        f"{rows[0]['prompts_collapsed_dense']} such texts of {max(row['n_alive'] for row in written)}; "
+        f"{_grouped(written, 'prompts_lost', 'has', 'have')}."
+    )
+    details = [f"Surely at most a tenth of the texts of {_listed(held)}."] if held else []
+    if loops := _rows(frames, "collapses", model):
+        sources.append(source("collapses", model=model))
+        # Without teacher-forced steps no KL orders them, and the one that loops first stands for them.
+        mildest = min(loops, key=lambda row: math.inf if row["kl_step0_nats"] is None else row["kl_step0_nats"])
+        details.append(
+            f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
+            f"{label(mildest['prompt_id'])} repeats itself for the third time by token {mildest['collapse_token']}."
+        )
+        links.append(_token_link(model, mildest))
+    return _answer(model, question, short, " ".join(details), sources, links)
+
+
+def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
+    question, sources = "How long do the texts stay the same?", [source("verdicts", model=model)]
+    read = [row for row in rows if row["n_fidelity"] is not None]
+    if not read:
+        return _answer(model, question, "Not known: no tokens were compared.", "", sources, [])
+    held = _of_word(read, "fidelity_together", "holds")
+    parts = [f"{_surely(held, 'changes', 'change')} at most a tenth of the dense model's tokens."] if held else []
+    written = [row for row in read if row["prompts"]]
+    if same := [row for row in written if row["first_other_token"] is None]:
+        parts.append(f"Most texts of {_listed(same)} stay the same to the end.")
+    flips = [row for row in written if row not in same]
+    if flips:
+        tokens = _grouped(flips, "first_other_token", "by token", "by token")
+        parts.append(f"Half of the texts differ from the dense ones: {tokens}.")
+    changes = ", ".join(
+        f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
+        for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]
+    )
+    details = f"Tokens of the dense text that change: {changes}. {_nearest(frames, model)}"
+    links = [_link(model, row["recipe"]) for row in held[:_MAX_NAMES]]
+    sources.append(source("ranking", model=model))
+    return _answer(model, question, " ".join(parts) or details, details, sources, links)
+
+
+def _nearest(frames: QueryCache, model: str) -> str:
+    """Name the nearest variants of each band of about as many parameters removed, with more than one variant."""
+    ranked = [row for row in _rows(frames, "ranking", model) if row["n_variants"] > 1 and row["is_nearest"]]
+    sentences = []
+    for _, band in groupby(ranked, key=lambda row: row["band"]):
+        nearest = list(band)
+        verb = "changes the fewest tokens" if len(nearest) == 1 else "change the fewest tokens and are not told apart"
+        sentences.append(
+            f"Of {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} % "
+            f"of the parameters, {_listed(nearest)} {verb} (paired tests, 95 % over the comparisons)."
+        )
+    return " ".join(sentences)
 
 
 def _retrieval(model: str, losses: _Row) -> Answer:
@@ -213,57 +249,12 @@ def _link(model: str, recipe: str) -> Link:
     return {"text": label(recipe), "href": f"#/variant/{quote(f'{model}@{recipe}', safe='')}"}
 
 
-def _collapse(model: str, collapses: _Row | None) -> Answer:
-    links: list[Link] = []
-    text = ""
-    if collapses is None:
-        short = "Not known: no pruned variant has generated a text."
-    elif not collapses["variants_collapsed"]:
-        short = "Nowhere: no text of a pruned variant falls into a loop where the dense model's does not."
-    else:
-        mildest, earliest = (
-            {name.removeprefix(f"{which}_"): value for name, value in collapses.items() if name.startswith(which)}
-            for which in ("mildest", "earliest")
-        )
-        count, variants = collapses["variants_collapsed"], collapses["variants"]
-        nats = mildest["kl_step0_nats"]
-        # Without teacher-forced steps no KL orders them, and the one that loops first stands for them.
-        which = "the first" if nats is None else "the mildest (by KL at the first token)"
-        short = (
-            f"In {label(mildest['recipe'])}, {which} of {count} of {variants} pruned variants that loop: prompt "
-            f"{label(mildest['prompt_id'])}, from step {_step(mildest)}; the loop is closed at step "
-            f"{mildest['collapse_step']}."
-        )
-        text = (
-            f"{label(mildest['recipe'])}: {_loop(mildest)}."
-            if nats is None
-            else f"By KL at the first token ({number(nats)} nats) it is the mildest that loops where the dense model "
-            f"does not: {_loop(mildest)}."
-        )
-        links.append(_token_link(model, mildest))
-        if (earliest["recipe"], earliest["prompt_id"]) != (mildest["recipe"], mildest["prompt_id"]):
-            text += f" The earliest loop of all is that of {label(earliest['recipe'])}: {_loop(earliest)}."
-            links.append(_token_link(model, earliest))
-    sources = [source("answers/collapse", model=model), source("collapses", model=model)]
-    return _answer(model, "Where does the first collapse start?", short, text, sources, links)
-
-
-def _step(loop: _Row) -> int:
-    """Return the step of the first flip, or that of the loop if there is no flip."""
-    return int(loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"])
-
-
-def _loop(loop: _Row) -> str:
-    flip = loop["first_flip_step"]
-    where = "" if flip is None else f"differs from the dense one from step {flip} on and "
-    return f"its text to prompt {label(loop['prompt_id'])} {where}has closed a loop at step {loop['collapse_step']}"
-
-
 def _token_link(model: str, loop: _Row) -> Link:
+    step = loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"]
     variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
     return {
         "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
-        "href": f"#/tokens/{variant}/{prompt}/{_step(loop)}/free",
+        "href": f"#/tokens/{variant}/{prompt}/{step}/free",
     }
 
 

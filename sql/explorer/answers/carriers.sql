@@ -1,23 +1,24 @@
 -- The three sublayers with the largest KL of the mildest variant that loops, or of the mildest if none does.
 -- grain: one row per model × sublayer, three per model.
--- inputs: looping_texts, variant_verdict, layer_kl_share
+-- inputs: looping_texts, variant_summary, layer_kl_share
 with
 
 chosen as (
     select
-        verdicts.model,
+        variants.model,
         first(
-            verdicts.recipe
+            variants.recipe
             order by
                 looping_texts.collapse_step is null,
-                verdicts.kl_step0_nats,
+                variants.kl_step0_nats,
                 looping_texts.collapse_step,
-                verdicts.recipe
+                variants.recipe
         ) as recipe
-    from variant_verdict as verdicts
+    from variant_summary as variants
     left join looping_texts
-        on verdicts.model = looping_texts.model and verdicts.recipe = looping_texts.recipe
-    group by verdicts.model
+        on variants.model = looping_texts.model and variants.recipe = looping_texts.recipe
+    where variants.recipe <> 'dense'
+    group by variants.model
 )
 
 select

@@ -1,191 +1,125 @@
--- The verdict on each pruned variant: what the evidence allows to say, and how much would allow to say more.
+-- The verdict on each pruned variant: whether it keeps the dense tokens, gives right answers, and stays alive.
 -- grain: one row per pruned variant.
 -- key: model, recipe
--- inputs: variant_summary, decisive_evidence, variant_damage, stg_generations
--- how to read: verdict_of applies to the 95 % intervals of the losses beyond the noise floor, with a tolerance of 0.1
---   (decisive_evidence, verdict_evidence). safe: writing and choosing surely lose at most that. broken: choosing surely
---   loses half or more. non-generative only: writing surely loses more than the tolerance, and choosing surely less
---   than half. not safe: else one of them surely loses more than the tolerance. Evidence of fewer than 30 independent
---   units (answers, prompts, questions) supports no verdict. Each statement holds for one variant, at 95 % without
---   correction for the number of variants. Flips and loops of the texts are columns beside the verdict and do not
---   change it.
+-- inputs: variant_summary, verdict_evidence
+-- how to read: fidelity: the same tokens as the dense model. quality: right answers, in writing and in choosing, or the
+--   dense model's own answers where no right one is known (evidence agreement, options). alive: no loop and no early
+--   end. Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1 (verdict_tolerance), and fails
+--   if it is surely more: with its whole 95 % interval, over at least 30 units (verdict_min_units). The source of the
+--   evidence is the first with enough units in a fixed order (declared_evidence), whatever it shows. safe: quality and
+--   alive hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails. writes,
+--   but other text: alive holds, fidelity fails, and right answers are not known. Each verdict holds for one variant;
+--   the report's first sentences hold for all variants of a model together.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
---   verdict: safe, non-generative only, broken, not safe or too little evidence [label]
---   evidence_writing: score or agreement of tasks, or tokens of the study's prompts; NULL without any [label]
---   loss_writing: Loss in writing beyond the noise floor [share]
+--   verdict: safe, writes other text, chooses only, not safe or too little evidence [label]
+--   fidelity: holds, fails or too little evidence [label]
+--   quality: Likewise: holds if writing and choosing hold, fails if one of them fails [label]
+--   writing: Likewise [label]
+--   choosing: Likewise [label]
+--   alive: Likewise [label]
+--   loss_fidelity: Share of teacher-forced tokens whose most likely token differs, beyond the null [share]
+--   loss_fidelity_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_fidelity_high: Upper end of it [share]
+--   n_fidelity: Prompts that it rests on [prompts]
+--   evidence_writing: score, graded or agreement; NULL without any [label]
+--   loss_writing: Share of the dense model's right answers in writing that is lost beyond the null [share]
 --   loss_writing_low: Lower end of its 95 % interval; NULL where it is not known [share]
 --   loss_writing_high: Upper end of it [share]
---   n_writing: Answers or prompts that it rests on [units]
---   evidence_choosing: score or agreement of tasks, or options of the study's questions; NULL without any [label]
---   loss_choosing: Loss in choosing among options beyond the noise floor [share]
+--   n_writing: Answers that it rests on [answers]
+--   evidence_choosing: score, graded, agreement or options; NULL without any [label]
+--   loss_choosing: Likewise in choosing among options, above a guess [share]
 --   loss_choosing_low: Lower end of its 95 % interval; NULL where it is not known [share]
 --   loss_choosing_high: Upper end of it [share]
---   n_choosing: Answers or questions that it rests on [units]
---   undecided: writing, choosing or both, where more of it would change the verdict; NULL without, as where one kind
---     was not measured and the other seems to be tolerated [label]
---   units_needed: Number of units of that evidence, of both the larger, that would decide, with the same loss and
---     spread; NULL where it is not known [units]
---   unit_needed: answers, prompts or questions, or those of both kinds [label]
---   kl_step0_nats_low: Lower end of its 95 % interval, Student's t over prompts [nats]
---   kl_step0_nats_high: Upper end of it [nats]
---   top1_change: Share of teacher-forced tokens whose most likely token differs [share] = 1 − top1_agreement
---   top1_change_low: Lower end of its 95 % interval, as in variant_damage [share]
---   top1_change_high: Upper end of it [share]
---   options_changed: Share of the prompts' questions whose most likely option differs [share] = 1 −
---     options_argmax_kept/questions
---   options_changed_low: Lower end of its 95 % interval by Wilson [share]
---   options_changed_high: Upper end of it [share]
---   collapse_step_first: Earliest step at which one of the variant's texts completes a loop; NULL where none does
---     [step]
---   prompts_collapsed_dense: Prompts whose dense text ends in a loop [prompts]
+--   n_choosing: Answers that it rests on [answers]
+--   loss_alive: Share of the variant's own texts that loop or end early, beyond the null [share]
+--   loss_alive_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_alive_high: Upper end of it [share]
+--   prompts_lost: Texts that loop or end early [prompts]
+--   n_alive: Texts that it rests on [prompts]
+--   would_decide: Of each measure without enough evidence the number of units that would decide, with the same loss
+--     and spread; NULL where none is known
 with
 
-texts as (
+declared as (
     select
         model,
         recipe,
-        min(collapse_step) as collapse_step_first,
-        count(collapse_step) as prompts_collapsed
-    from stg_generations
+        measure,
+        declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
+    from verdict_evidence
+    where evidence <> 'prediction'
+    group by model, recipe, measure
+),
+
+worded as (
+    select
+        *,
+        word_of(it.evidence, it.low, it.high, it.units, verdict_tolerance()) as word,
+        units_to_decide(it.loss, it.low, it.high, it.units, verdict_tolerance()) as units_needed
+    from declared
+),
+
+measures as (
+    select
+        model,
+        recipe,
+        max(word) filter (where measure = 'fidelity') as fidelity_word,
+        max(word) filter (where measure = 'writing') as writing_word,
+        max(word) filter (where measure = 'choosing') as choosing_word,
+        max(word) filter (where measure = 'alive') as alive_word,
+        max(it) filter (where measure = 'fidelity') as fidelity,
+        max(it) filter (where measure = 'writing') as writing,
+        max(it) filter (where measure = 'choosing') as choosing,
+        max(it) filter (where measure = 'alive') as alive,
+        string_agg(measure || ': ' || units_needed, ', ' order by measure) filter (
+            where word = 'too little evidence'
+        ) as would_decide
+    from worded
     group by model, recipe
-),
-
-damages as (
-    select
-        model,
-        recipe,
-        max(amount_low) filter (where measure = 'kl_step0_nats') as kl_step0_nats_low,
-        max(amount_high) filter (where measure = 'kl_step0_nats') as kl_step0_nats_high,
-        max(amount) filter (where measure = 'top1_change') as top1_change,
-        max(amount_low) filter (where measure = 'top1_change') as top1_change_low,
-        max(amount_high) filter (where measure = 'top1_change') as top1_change_high,
-        max(amount) filter (where measure = 'options_changed_share') as options_changed,
-        max(amount_low) filter (where measure = 'options_changed_share') as options_changed_low,
-        max(amount_high) filter (where measure = 'options_changed_share') as options_changed_high
-    from variant_damage
-    group by model, recipe
-),
-
-kinds as (
-    select
-        model,
-        recipe,
-        kind,
-        evidence,
-        loss,
-        loss_low,
-        loss_high,
-        n_units,
-        unit,
-        units_needed,
-        low,
-        high,
-        is_loss_decided(kind, low, high, 0.1) as is_decided
-    from decisive_evidence
-),
-
-ruled as (
-    select
-        variants.model,
-        variants.recipe,
-        verdict_of(writing.low, writing.high, choosing.low, choosing.high, 0.1) as verdict,
-        coalesce(not writing.is_decided, false) as is_writing_open,
-        coalesce(not choosing.is_decided, false) as is_choosing_open,
-        -- Whether more evidence of one kind is enough, because it is likely to show a loss, or the other is tolerated.
-        coalesce(writing.loss > 0.1 or choosing.high <= 0.1, false) as is_writing_enough,
-        coalesce(choosing.loss > 0.1 or writing.high <= 0.1, false) as is_choosing_enough
-    from variant_summary as variants
-    left join kinds as writing
-        on variants.model = writing.model and variants.recipe = writing.recipe and writing.kind = 'writing'
-    left join kinds as choosing
-        on variants.model = choosing.model and variants.recipe = choosing.recipe and choosing.kind = 'choosing'
-    where variants.recipe <> 'dense'
-),
-
-judged as (
-    select
-        model,
-        recipe,
-        verdict,
-        case
-            -- Where one kind is lost, the other, or how much of choosing is lost, can still change the verdict.
-            when verdict = 'not safe' and is_choosing_open then 'choosing'
-            when verdict = 'not safe' and is_writing_open then 'writing'
-            when verdict <> 'too little evidence' then null
-            when is_writing_open and is_writing_enough then 'writing'
-            when is_choosing_open and is_choosing_enough then 'choosing'
-            when is_writing_open and is_choosing_open then 'both'
-        end as undecided
-    from ruled
 )
 
 select
-    judged.model,
-    judged.recipe,
+    variants.model,
+    variants.recipe,
     variants.variant,
     variants.method,
     variants.parameters_removed_share,
-    judged.verdict,
-    writing.evidence as evidence_writing,
-    writing.loss as loss_writing,
-    writing.loss_low as loss_writing_low,
-    writing.loss_high as loss_writing_high,
-    writing.n_units as n_writing,
-    choosing.evidence as evidence_choosing,
-    choosing.loss as loss_choosing,
-    choosing.loss_low as loss_choosing_low,
-    choosing.loss_high as loss_choosing_high,
-    choosing.n_units as n_choosing,
-    judged.undecided,
-    case judged.undecided
-        when 'writing' then writing.units_needed
-        when 'choosing' then choosing.units_needed
-        -- greatest would skip a number that is not known.
-        when 'both'
-            then if(
-                writing.units_needed + choosing.units_needed is not null,
-                greatest(writing.units_needed, choosing.units_needed),
-                null
-            )
-    end as units_needed,
-    case judged.undecided
-        when 'writing' then writing.unit
-        when 'choosing' then choosing.unit
-        when 'both'
-            then if(writing.unit = choosing.unit, 'answers of each', writing.unit || ' and as many ' || choosing.unit)
-    end as unit_needed,
-    variants.kl_step0_nats,
-    damages.kl_step0_nats_low,
-    damages.kl_step0_nats_high,
-    damages.top1_change,
-    damages.top1_change_low,
-    damages.top1_change_high,
-    variants.questions,
-    damages.options_changed,
-    damages.options_changed_low,
-    damages.options_changed_high,
-    variants.kl_teacher_forced_median_nats,
-    variants.kl_free_running_median_nats,
-    variants.kl_noise_p95_nats,
+    verdict_of(fidelity_word, writing_word, choosing_word, alive_word) as verdict,
+    coalesce(fidelity_word, 'too little evidence') as fidelity,
+    quality_of(writing_word, choosing_word) as quality,
+    coalesce(writing_word, 'too little evidence') as writing,
+    coalesce(choosing_word, 'too little evidence') as choosing,
+    coalesce(alive_word, 'too little evidence') as alive,
+    measures.fidelity.loss as loss_fidelity,
+    measures.fidelity.low as loss_fidelity_low,
+    measures.fidelity.high as loss_fidelity_high,
+    measures.fidelity.units as n_fidelity,
+    measures.writing.evidence as evidence_writing,
+    measures.writing.loss as loss_writing,
+    measures.writing.low as loss_writing_low,
+    measures.writing.high as loss_writing_high,
+    measures.writing.units as n_writing,
+    measures.choosing.evidence as evidence_choosing,
+    measures.choosing.loss as loss_choosing,
+    measures.choosing.low as loss_choosing_low,
+    measures.choosing.high as loss_choosing_high,
+    measures.choosing.units as n_choosing,
+    measures.alive.loss as loss_alive,
+    measures.alive.low as loss_alive_low,
+    measures.alive.high as loss_alive_high,
+    measures.alive.lost as prompts_lost,
+    measures.alive.units as n_alive,
+    measures.would_decide,
+    variants.first_flip_step_median,
     variants.is_below_noise,
     variants.prompts,
     variants.prompts_flipped,
-    variants.first_flip_step_median,
     variants.prompts_collapsed,
-    texts.collapse_step_first,
-    coalesce(dense_texts.prompts_collapsed, 0) as prompts_collapsed_dense
-from judged
-inner join variant_summary as variants
-    on judged.model = variants.model and judged.recipe = variants.recipe
-left join kinds as writing
-    on judged.model = writing.model and judged.recipe = writing.recipe and writing.kind = 'writing'
-left join kinds as choosing
-    on judged.model = choosing.model and judged.recipe = choosing.recipe and choosing.kind = 'choosing'
-left join damages
-    on judged.model = damages.model and judged.recipe = damages.recipe
-left join texts
-    on judged.model = texts.model and judged.recipe = texts.recipe
-left join texts as dense_texts
-    on judged.model = dense_texts.model and dense_texts.recipe = 'dense'
-order by judged.model, judged.recipe
+    variants.prompts_graded,
+    variants.prompts_correct
+from variant_summary as variants
+left join measures
+    on variants.model = measures.model and variants.recipe = measures.recipe
+where variants.recipe <> 'dense'
+order by variants.model, variants.recipe

@@ -37,7 +37,7 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     assert {row["recipe"] for row in rows} == {"wanda-2of4", "mlp-drop-1"}
     # The tiny study asks too few prompts and questions for a verdict.
     assert {row["verdict"] for row in rows} == {TOO_LITTLE}
-    assert "Fewer than 30 answers, prompts or questions support no verdict" in told
+    assert "over at least 30 prompts, questions or answers" in told
     assert "too little data to predict losses: 0 other models" in told
     written = written_since(before, warehouse)
     assert {name.split("/")[0] for name in written} == set(PROBE_TABLES) - {
@@ -78,9 +78,7 @@ def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_ow
 
 
 def test_the_shipped_probes_are_enough_for_every_verdict() -> None:
-    writing, choosing = verdict_power(load_study("advise"), [])
-    assert "tolerated up to" in writing
-    assert "tolerated up to" in choosing
+    assert all("tolerated up to" in line for line in verdict_power(load_study("advise"), []))
 
 
 def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:

@@ -74,7 +74,7 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
         "median KL(dense‖pruned) on the prompts",
         "first token that differs",
         "perplexity on help, pruned",
-        "| verdict | too little evidence: writing loses ",
+        "| verdict | too little evidence: same tokens: ",
     ):
         assert measured in text
     assert str(tmp_path) not in text + (out / "config.json").read_text()

@@ -172,7 +172,8 @@ def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tab
     shown = capsys.readouterr()
     lines = [line.removeprefix("tiny-a: ") for line in shown.err.splitlines() if line.startswith("tiny-a: ")]
     assert lines[0] == f"computes the model's own tables, {', '.join(RECIPES)} (5 partitions; 0 are current)"
-    starts = ["about ", "writes about ", "at most ", "writing will not be judged: ", "choosing will not be judged: "]
+    judged = ("same tokens", "right answers in writing", "right answers in choosing", "alive")
+    starts = ["about ", "writes about ", "at most ", *(f"{word} will not be judged: " for word in judged)]
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
     assert shown.out.index("computed") < shown.out.index("head product") < shown.out.index("weights in float32")
     assert run(["plan", str(study.path), "--warehouse", str(computed_once)], Globals()) == 0

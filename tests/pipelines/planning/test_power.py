@@ -6,11 +6,12 @@ from prunescope.pipelines.core.verdict_rule import TOLERANCE
 from prunescope.pipelines.planning.power import SPREAD_OF_PROMPTS, verdict_power
 from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.measure_specs import MeasureSpec
 from tests.sql.warehouse_builder import Handmade
 
 
 def study(prompts: int, questions: int) -> Study:
-    options = {"options": ["A", "B"], "gold": "A"}
+    options = {"options": ["A", "B"], "gold": "A", "answer_pattern": "(A|B)"}
     asked = [{"id": f"o{n}", "kind": "open", "text": "Why?"} for n in range(prompts - questions)]
     asked += [{"id": f"c{n}", "kind": "choice", "text": "Which?", **options} for n in range(questions)]
     models = [{"name": "m", "source": "embedded"}]
@@ -23,7 +24,7 @@ def task(scoring: str, samples: int) -> TaskSize:
 
 @pytest.mark.parametrize("count", [40, 100, 1319])
 def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_the_tolerance(count: int) -> None:
-    [_, choosing] = verdict_power(study(1, 0), [task("full_text", count)])
+    [_, _, choosing, _] = verdict_power(study(1, 0), [task("full_text", count)])
     low, high = (float(part.split("%")[0].split()[-1]) / 100 for part in choosing.split(", and one too large from"))
     with Handmade().opened() as connection:
         # One answer more or less is beyond the limit.
@@ -34,20 +35,29 @@ def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_t
                 assert ((end <= TOLERANCE) if side == 2 else (end > TOLERANCE)) is is_decided
 
 
-def test_too_few_units_are_named_by_kind() -> None:
-    writing, choosing = verdict_power(study(36, 1), [task("full_text", 16), task("greedy", 4)])
+def test_too_few_units_are_named_by_what_they_would_judge() -> None:
+    same, writing, choosing, alive = verdict_power(study(36, 1), [task("full_text", 16), task("greedy", 4)])
 
-    assert choosing == (
-        "choosing will not be judged: 16 answers and 1 question are fewer than the 30 that a verdict needs"
-    )
+    few = "are fewer than the 30 that a verdict needs"
+    assert writing == f"right answers in writing will not be judged: 4 answers and 1 graded prompt {few}"
+    assert choosing == f"right answers in choosing will not be judged: 16 answers and 1 question {few}"
     margin = 1.959964 * SPREAD_OF_PROMPTS / 6
-    assert writing == (
-        f"writing: 36 prompts can call a loss tolerated up to {0.1 - margin:.1%}, and one too large from "
+    assert same == (
+        f"same tokens: 36 prompts can call a loss tolerated up to {0.1 - margin:.1%}, and one too large from "
         f"{0.1 + margin:.1%} on"
     )
+    assert alive.startswith("alive: 36 texts can call a loss tolerated up to ")
+
+
+def test_a_study_whose_variants_write_no_text_judges_none() -> None:
+    silent = study(40, 40).model_copy(update={"measure": MeasureSpec(trajectories=("teacher_forced",))})
+    _, writing, _, alive = verdict_power(silent, [])
+
+    assert "will not be judged: 0 answers and 0 graded prompts" in writing
+    assert "will not be judged: 0 texts" in alive
 
 
 def test_few_answers_never_show_that_a_loss_is_tolerated() -> None:
-    [writing, _] = verdict_power(study(1, 0), [task("greedy", 30)])
+    writing = verdict_power(study(1, 0), [task("greedy", 30)])[1]
 
     assert "30 answers can call no loss tolerated, and one too large from 20.7% on" in writing

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.advice import BROKEN, CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE, advise
+from prunescope.pipelines.reporting.advice import CHOOSING_ONLY, NOT_SAFE, SAFE, TOO_LITTLE, VERDICTS, advise
 from prunescope.warehouse.catalogue.database import SQL
 from tests.sql.built_models import Losses, chance, cliff, probed, scored
 from tests.sql.warehouse_builder import Handmade, prepared
@@ -45,13 +45,12 @@ def of_three() -> tuple[pl.DataFrame, str]:
 
 def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_three: tuple[pl.DataFrame, str]) -> None:
     rows, notes = of_three
-    assert said(rows)[:5] == [SAFE, SAFE, CHOOSING_ONLY, CHOOSING_ONLY, BROKEN]
     rows = rows.sort("recipe").head(5)
-    assert (
-        set(rows["evidence_writing"].cast(pl.String))
-        == set(rows["evidence_choosing"].cast(pl.String))
-        == {"prediction"}
-    )
+    assert rows["quality"].cast(pl.String).to_list() == ["holds", "holds", "fails", "fails", "fails"]
+    # No text was written, so that none is known to be alive.
+    assert said(rows) == [TOO_LITTLE, TOO_LITTLE, CHOOSING_ONLY, CHOOSING_ONLY, NOT_SAFE]
+    for kind in ("writing", "choosing"):
+        assert set(rows[f"evidence_{kind}"].cast(pl.String)) == {"prediction"}
     for index, (writing, choosing) in enumerate([(0, 0), (0, 0), (1, 0), (1, 0), (1, 1)]):
         row = rows.row(index, named=True)
         assert row["loss_writing_low"] <= writing <= row["loss_writing_high"]
@@ -59,19 +58,25 @@ def test_losses_that_follow_the_probe_give_verdicts_before_any_task_is_run(of_th
     assert "from at least 3 other models" in notes
 
 
-def test_safe_recipes_come_first(of_three: tuple[pl.DataFrame, str]) -> None:
-    rows, _ = of_three
-    verdicts = (SAFE, CHOOSING_ONLY, NOT_SAFE, BROKEN, TOO_LITTLE)
-    order = [verdicts.index(verdict) for verdict in rows["verdict"].cast(pl.String)]
+def test_texts_without_a_loop_make_a_predicted_quality_safe_and_safe_recipes_come_first() -> None:
+    warehouse = known(3, cliff)
+    for recipe in ("dense", *(f"r{index}" for index in range(len(NEW)))):
+        for prompt in range(40):
+            collapse = 5 if recipe == "r1" else None
+            warehouse.generation(recipe, f"p{prompt}", collapse=collapse, token_ids=[7] * 9, model="new")
+    rows, _ = advised(warehouse)
+
+    assert said(rows)[:3] == [SAFE, CHOOSING_ONLY, CHOOSING_ONLY]
+    order = [VERDICTS.index(verdict) for verdict in rows["verdict"].cast(pl.String)]
     assert order == sorted(order)
-    assert rows["recipe"].to_list()[:2] == ["r0", "r1"]
+    assert rows["recipe"][0] == "r0"
 
 
 def test_losses_without_a_pattern_do_not_tell_recipes_apart() -> None:
     """Half is lost on average, whatever the probe."""
     rows, _ = advised(known(4, chance))
 
-    assert not {SAFE, BROKEN, CHOOSING_ONLY} & set(rows["verdict"].cast(pl.String))
+    assert "holds" not in rows["quality"].cast(pl.String).to_list()
     assert (rows["loss_choosing_high"] - rows["loss_choosing_low"] > 0.4).all()
 
 
@@ -91,26 +96,19 @@ def test_a_greater_tolerance_allows_more_recipes() -> None:
         return min(1.0, damage / 10), 0.0
 
     warehouse = known(3, slope)
-    strict, mild = (said(advised(warehouse, tolerance)[0]) for tolerance in (0.05, 0.6))
+    strict, mild = (advised(warehouse, tolerance)[0].sort("recipe") for tolerance in (0.05, 0.6))
 
-    assert (strict[2], mild[2]) == (CHOOSING_ONLY, SAFE)
-
-
-def test_choosing_that_loses_less_than_half_is_not_broken() -> None:
-    def dulled(damage: float, _: np.random.Generator) -> tuple[float, float]:
-        return 0.0, min(1.0, damage / 4)
-
-    assert said(advised(known(3, dulled))[0])[:5] == [SAFE, SAFE, NOT_SAFE, BROKEN, BROKEN]
+    assert (strict["quality"][2], mild["quality"][2]) == ("fails", "holds")
 
 
-def test_measured_losses_that_decide_come_before_predicted_ones() -> None:
+def test_measured_losses_come_before_predicted_ones_whatever_they_show() -> None:
     """A hundred answers show that all is lost, but not that nothing is."""
     warehouse = Handmade()
     for model in (*"abc", "new"):
         scored(warehouse, model, NEW if model == "new" else SEEN, cliff)
     rows = advised(warehouse)[0].sort("recipe")
 
-    assert rows["evidence_choosing"].cast(pl.String).to_list()[:5] == ["prediction"] * 4 + ["score"]
+    assert set(rows["evidence_choosing"].cast(pl.String)) == {"score"}
 
 
 def test_the_notes_say_for_how_many_tokens_greedy_texts_stay_equal() -> None:
@@ -134,9 +132,11 @@ def test_the_notes_say_for_how_many_tokens_greedy_texts_stay_equal() -> None:
 
 def test_a_recipe_that_was_not_computed_is_named() -> None:
     warehouse = known(0, cliff)
-    for table in ("variants", "decoding_steps", "option_subspace"):
+    for recipe in ("dense", *(f"r{index}" for index in range(len(NEW)))):
+        warehouse.generation(recipe, "p", is_correct=True, model="new")
+    for table in ("variants", "decoding_steps", "option_subspace", "generations"):
         warehouse.rows[table] = [row for row in warehouse.rows[table] if row["recipe"] != "r3"]
     rows, notes = advised(warehouse)
 
-    assert "nothing of writing or nothing of choosing was measured for r3" in notes
+    assert "writing, choosing or texts were not measured for r3; a study" in notes
     assert rows.height == len(NEW)

@@ -120,9 +120,9 @@ function intervalOf(column, { intervals }) {
 
 const SHAPES = new Map([
   ["safe", "●"],
-  ["non-generative only", "◐"],
-  ["not safe", "◔"],
-  ["broken", "✕"],
+  ["writes other text", "◕"],
+  ["chooses only", "◐"],
+  ["not safe", "✕"],
   ["too little evidence", "○"],
 ]);
 
@@ -136,6 +136,12 @@ function verdict(variant) {
     el("span", { class: "shape", "aria-hidden": "true" }, SHAPES.get(said) ?? "○"),
     said,
   );
+}
+
+// The three words of a verdict: same tokens, right answers, alive.
+function threeWords(variant) {
+  const signs = { holds: "✓", fails: "✕" };
+  return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signs[variant.words[place]] ?? "?"}`).join(" · ");
 }
 
 // The recipe, after its model if the study has several models.

@@ -4,9 +4,9 @@ function overview() {
   const { answers, claims, claims_by_model: shared, findings, searches, figures } = index;
   return [
     el("h1", { tabindex: -1 }, name(index.title)),
+    answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
     el("p", { class: "lead" }, `Each variant is a pruned model, compared with the dense model token by token: hidden states h, logits z and probabilities p. Divergence is KL(dense ‖ pruned) in nats. “Forced”: the variant reads the dense tokens; “free”: it reads its own.`),
     index.notes.map((note) => el("p", { class: "hint" }, note)),
-    answers.length > 0 && el("section", { class: "answers", "aria-label": "Answers" }, answers.map(answerCard)),
     leadPicture(),
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
     example(),
@@ -92,7 +92,7 @@ function variantsWith(columns) {
     sortBy: "kl_teacher_forced_median_nats",
     columns: [
       { id: "variant", heading: "variant", doc: "link to the page of the variant", value: (variant) => variant.id, cell: (variant) => el("a", { href: route("variant", variant.id) }, variantName(variant)) },
-      { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
+      { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, threeWords(variant))] },
       {
         id: "spark",
         heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],

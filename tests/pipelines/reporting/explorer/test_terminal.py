@@ -145,7 +145,7 @@ def index(**changes: Any) -> Index:
         "columns_sql": "variants",
         "variants": [
             entry("dense", None),
-            entry("wanda-50", "broken"),
+            entry("wanda-50", "not safe"),
             entry("attn-drop-1", "safe"),
             entry("gone", "too little evidence", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
         ],
@@ -243,7 +243,7 @@ def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> No
     terminal.show_overview(screen.console, index())
     lines = screen.text().splitlines()
     [broken] = [line for line in lines if "wanda-50" in line]
-    assert broken.split() == ["wanda-50", "✗", "broken", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
+    assert broken.split() == ["wanda-50", "✗", "not", "safe", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
     [gone] = [line for line in lines if "gone" in line]
     assert gone.split() == ["gone", "?", "too", "little", "evidence", "··", "–", "–", "–"]
     assert any("✓ safe" in line for line in lines)
@@ -256,7 +256,7 @@ def test_a_variant_states_its_numbers_with_intervals_and_the_one_end_that_is_kno
     columns = [column for column in COLUMNS if column["name"] in names]
     one = entry(
         "wanda-50",
-        "broken",
+        "not safe",
         intervals={
             "first_flip_step_median": [1.0, None],
             "kl_free_running_median_nats": [2.5, 4.125],
@@ -289,7 +289,7 @@ def test_no_color_loses_no_information() -> None:
     text = plain.all()
     assert not [code for code in ("38;", "48;", "\x1b[31m", "\x1b[32m", "\x1b[33m") if code in text]
     pipe = Screen().all()
-    for sign in ("✗ broken", "✓ safe", "≠", "◆flip", "◆loop", "✗ wrong", "█ 12", "▄ 0.1"):
+    for sign in ("✗ not safe", "✓ safe", "≠", "◆flip", "◆loop", "✗ wrong", "█ 12", "▄ 0.1"):
         assert sign in pipe
 
 

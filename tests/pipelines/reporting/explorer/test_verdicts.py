@@ -6,21 +6,26 @@ import pytest
 
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason
-from prunescope.warehouse.catalogue.database import view_sql
+from prunescope.warehouse.catalogue.database import SQL, view_sql
 
+FEW = "too little evidence"
 VERDICT = {
-    "model": "m", "undecided": None, "units_needed": None, "unit_needed": None, "kl_step0_nats": 0.1,
-    "evidence_writing": "score", "loss_writing": 0.05, "loss_writing_low": 0.01, "loss_writing_high": 0.09,
-    "n_writing": 64, "evidence_choosing": "options", "loss_choosing": 0.02, "loss_choosing_low": -0.001,
-    "loss_choosing_high": 0.04, "n_choosing": 40, "parameters_removed_share": 0.1, "is_below_noise": False,
-    "prompts": 4, "prompts_flipped": 2, "prompts_collapsed": 1,
+    "model": "m", "verdict": "safe", "fidelity": "fails", "writing": "holds", "choosing": "holds", "alive": "holds",
+    "loss_fidelity": 0.2, "loss_fidelity_low": 0.18, "loss_fidelity_high": 0.22, "n_fidelity": 400,
+    "evidence_writing": "score", "loss_writing": 0.05, "loss_writing_low": 0.04, "loss_writing_high": 0.06,
+    "n_writing": 640, "evidence_choosing": "options", "loss_choosing": 0.02, "loss_choosing_low": -0.001,
+    "loss_choosing_high": 0.04, "n_choosing": 400, "loss_alive": 0.01, "loss_alive_low": 0.0, "loss_alive_high": 0.03,
+    "prompts_lost": 4, "n_alive": 400, "first_flip_step_median": 1.5, "is_below_noise": False,
+    "prompts": 400, "prompts_graded": 0, "prompts_correct": 0,
 }  # fmt: skip
-RANKING = {
-    "measure": "top1_change", "amount": 0.14, "amount_low": 0.10, "amount_high": 0.18, "place": 1, "is_nearest": False
-}  # fmt: skip
+LOST = {"writing": "fails", "loss_writing": 0.83, "loss_writing_low": 0.75, "loss_writing_high": 0.9}
+OPEN = {"loss_writing_low": -0.3, "loss_writing_high": 0.4, "writing": FEW}
+LOOPS = {"alive": "fails", "loss_alive": 0.8, "loss_alive_low": 0.75, "loss_alive_high": 0.85, "prompts_lost": 320}
+RANKING = {"band": 1, "band_removed_share": 0.39, "is_nearest": False, "n_variants": 2}
 ABOUT = {
-    "Which variants generate safely?": "safe",
-    "Where does the first collapse start?": "collapse",
+    "Which variants still answer right?": "right",
+    "Which variants loop or stop early?": "alive",
+    "How long do the texts stay the same?": "same",
     "Which layers cause the damage?": "layers",
     "Which variants still retrieve?": "retrieval",
 }
@@ -37,12 +42,20 @@ SCHEMAS = {
 
 
 def answers_by_topic(verdicts: list[dict], ranking: list[dict] | None = None, **rows: list[tuple]) -> dict[str, dict]:
-    """Return the answers by topic, from SQL over the given rows."""
+    """Return the answers by topic, from SQL over the given rows; a verdict may have the KL of its summary."""
     with duckdb.connect() as connection:
+        for file in sorted((SQL / "macros").glob("*.sql")):
+            connection.execute(file.read_text("utf-8"))
         views = view_sql()
         judged = [dict.fromkeys(views["variant_verdict"].columns) | VERDICT | row for row in verdicts]
         connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
-        ranked = [{"model": "m"} | RANKING | row for row in ranking or [{"recipe": "of no variant"}]]
+        sums = {"model": "m", "kl_step0_nats": 0.1, "prompts_correct": 6, "prompts_collapsed": 0,
+                "parameters_removed_share": 0.1}  # fmt: skip
+        summaries = [sums | {"recipe": "dense"}, *(sums | {name: row[name] for name in sums if name in row}
+                                                   | {"recipe": row["recipe"]} for row in verdicts)]  # fmt: skip
+        connection.register("variant_summary", pl.DataFrame(summaries))
+        ranked = [dict.fromkeys(views["variant_ranking"].columns) | {"model": "m"} | RANKING | row
+                  for row in ranking or [{"recipe": "of no variant"}]]  # fmt: skip
         connection.register("variant_ranking", pl.DataFrame(ranked))
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
@@ -52,96 +65,46 @@ def answers_by_topic(verdicts: list[dict], ranking: list[dict] | None = None, **
     return {ABOUT[answer["question"]]: answer for answer in found}
 
 
-def test_safe_variants_are_listed_by_damage_and_the_others_by_verdict():
+def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
     answer = answers_by_topic(
         [
-            {"recipe": "b", "verdict": "safe"},
-            {"recipe": "a", "verdict": "safe"},
-            {"recipe": "mute", "verdict": "non-generative only", "loss_writing": 0.8},
-            {"recipe": "gone", "verdict": "broken", "loss_writing": 1.0, "loss_choosing": 0.7},
-        ],
-        [{"recipe": "b", "is_nearest": True}, {"recipe": "a", "amount": 0.2}, {"recipe": "mute", "amount": 0.5}],
-    )["safe"]
-    assert answer["short"] == "2 of 4 pruned variants generate safely: b, a."
-    assert answer["text"].endswith("Choosing only: mute. Broken: gone.")
-    assert [link["href"] for link in answer["links"]] == ["#/variant/m%40b", "#/variant/m%40a"]
-    assert [source["key"] for source in answer["sql"]] == ["answers/safe", "ranking", "verdicts", "losses"]
-
-
-def test_without_a_safe_variant_the_nearest_is_named_with_what_tells_it_apart():
-    answer = answers_by_topic(
-        [{"recipe": "x", "verdict": "not safe"}, {"recipe": "y", "verdict": "broken"}],
-        [{"recipe": "x", "is_nearest": True}, {"recipe": "y", "amount": 0.39}],
-    )["safe"]
-    assert answer["short"] == "None of 2 pruned variants generates safely; the nearest is x."
-    assert answer["sql"][1:3] == [
-        {"key": "ranking", "where": {"model": "m"}},
-        {"key": "verdicts", "where": {"model": "m", "recipe": "x"}},
-    ]
-    assert answer["text"].startswith(
-        "By the share of tokens whose most likely token changes, the least is 14 % [10 %, 18 %]; the next that can be "
-        "told apart is y with 39 % (paired tests, 95 % over all comparisons). x: writing loses 5 % [1, 9] of the dense "
-        "model's right answers above a guess (64 answers); choosing loses 2 % [0, 4] of its choices (40 questions); 2 "
-        "of 4 texts change, 1 loop."
-    )
-
-
-def test_a_single_variant_is_not_called_the_nearest():
-    answer = answers_by_topic([{"recipe": "x", "verdict": "broken"}], [{"recipe": "x", "is_nearest": True}])["safe"]
-    assert answer["short"] == "None of 1 pruned variant generates safely."
-    assert answer["text"].startswith("x: writing loses 5 % [1, 9]")
-
-
-def test_variants_that_cannot_be_told_apart_are_all_nearest():
-    verdicts = [{"recipe": name, "verdict": "broken"} for name in "xyz"]
-    ranking = [{"recipe": "y", "is_nearest": True}, {"recipe": "x", "amount": 0.15, "is_nearest": True}]
-    answer = answers_by_topic(verdicts, ranking)["safe"]
+            {"recipe": "b"},
+            {"recipe": "a"},
+            {"recipe": "mute", "verdict": "chooses only"} | LOST,
+            {"recipe": "dim", "verdict": "writes other text"} | OPEN,
+        ]
+    )["right"]
     assert answer["short"] == (
-        "None of 3 pruned variants generates safely; the nearest, which cannot be told apart, are y, x."
+        "a and b surely lose at most a tenth of the right answers. mute surely loses more than a tenth of the right "
+        "answers: mute loses 83 % [75, 90] of the right answers to tasks in writing. There are too few answers to be "
+        "sure of dim."
+    )
+    assert answer["text"] == "Safe: a and b. Writes other text: dim. Chooses only: mute."
+    assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
+    assert answer["sql"] == [{"key": "verdicts", "where": {"model": "m"}}]
+
+
+def test_too_few_answers_are_counted_beside_the_dense_models():
+    few = OPEN | {"verdict": "writes other text", "prompts_graded": 24}
+    answer = answers_by_topic(
+        [few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))]
+    )["right"]
+    assert answer["short"] == (
+        "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few answers to be "
+        "sure of any variant."
     )
 
 
-def test_what_too_little_evidence_leaves_open_is_not_denied():
-    open_ = {"verdict": "too little evidence", "undecided": "writing", "unit_needed": "prompts"}
-    few = {"recipe": "x", "units_needed": 71} | open_
-    many = {"recipe": "y", "units_needed": 10**9} | open_
-    assert answers_by_topic([few, {"recipe": "z", "verdict": "broken"}])["safe"]["short"] == (
-        "None of 2 pruned variants is shown to generate safely."
-    )
-    answer = answers_by_topic([few, many])["safe"]
-    assert answer["short"] == "Not known: too little evidence on any of 2 pruned variants."
-    assert answer["text"] == "Too little evidence: x, y. The least is needed for x: 71 prompts would do."
-    assert "more than 100,000 prompts are needed" in answers_by_topic([many])["safe"]["text"]
+def test_what_is_said_of_many_variants_needs_wider_intervals_than_the_verdict_on_one():
+    """The upper end of 9 % is within the tolerance for one variant, and not if twenty must hold together."""
+    close = {"loss_writing": 0.06, "loss_writing_high": 0.09}
+    alone = answers_by_topic([{"recipe": "x"} | close])["right"]["short"]
+    among = answers_by_topic([{"recipe": f"v{n}"} | (close if n == 0 else {}) for n in range(20)])["right"]["short"]
+    assert alone.startswith("x surely loses")
+    assert among.endswith("There are too few answers to be sure of v0.")
 
 
-def test_a_long_list_is_cut_and_the_rest_counted():
-    answer = answers_by_topic([{"recipe": f"r{index:02}", "verdict": "safe"} for index in range(11)])["safe"]
-    assert answer["short"].endswith("r07 and 3 more.")
-    assert len(answer["links"]) == 8
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"evidence_writing": None, "evidence_choosing": None}, "nothing was measured that a verdict could rest on"),
-        ({"evidence_writing": "tokens", "n_writing": 1, "loss_writing_low": None, "prompts": 0,
-          "undecided": "writing", "units_needed": 30, "unit_needed": "prompts"},
-         "writing loses 5 % of its most likely tokens (1 prompt, too few); choosing loses 2 % [0, 4] of its choices "
-         "(40 questions); writing is open: 30 prompts would do"),
-        ({"undecided": "both", "units_needed": 71, "unit_needed": "prompts and as many questions", "prompts": 0},
-         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); choosing loses 2 % "
-         "[0, 4] of its choices (40 questions); writing and choosing are open: 71 prompts and as many questions would "
-         "do"),
-        ({"evidence_choosing": None, "undecided": "writing", "is_below_noise": True},
-         "writing loses 5 % [1, 9] of the dense model's right answers above a guess (64 answers); choosing was not "
-         "measured; writing is open; 2 of 4 texts change, 1 loop; its median KL is not above that of rounding alone"),
-    ],
-)  # fmt: skip
-def test_a_reason_states_only_measurements(changes, expected):
-    assert reason(VERDICT | changes) == expected
-
-
-def test_the_first_collapse_is_that_of_the_mildest_variant_with_the_earliest_named():
+def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_mildest_loop():
     texts = [
         *(("dense", prompt, None, 4 if prompt == "dull" else None) for prompt in ("p", "q/1", "dull")),
         ("harsh", "p", None, 2),
@@ -151,39 +114,76 @@ def test_the_first_collapse_is_that_of_the_mildest_variant_with_the_earliest_nam
         ("fine", "p", 5, None),
     ]
     verdicts = [
-        {"recipe": "mild", "verdict": "safe", "kl_step0_nats": 0.2},
-        {"recipe": "harsh", "verdict": "broken", "kl_step0_nats": 0.5},
-        {"recipe": "fine", "verdict": "safe", "kl_step0_nats": 0.1},
+        {"recipe": "mild", "kl_step0_nats": 0.2},
+        {"recipe": "harsh", "kl_step0_nats": 0.5} | LOOPS,
+        {"recipe": "fine", "kl_step0_nats": 0.1},
     ]
-    answer = answers_by_topic(verdicts, stg_generations=texts)["collapse"]
+    answer = answers_by_topic(verdicts, stg_generations=texts)["alive"]
     assert answer["short"] == (
-        "In mild, the mildest (by KL at the first token) of 2 of 3 pruned variants that loop: prompt q/1, from step 3; "
-        "the loop is closed at step 9."
+        "harsh surely loops or stops early in more than a tenth of the texts. The dense model has 0 such texts "
+        "of 400; harsh has 320; fine and mild have 4."
     )
     assert answer["text"] == (
-        "By KL at the first token (0.200 nats) it is the mildest that loops where the dense model does not: its text "
-        "to prompt q/1 differs from the dense one from step 3 on and has closed a loop at step 9. The earliest loop of "
-        "all is that of harsh: its text to prompt p has closed a loop at step 2."
+        "Surely at most a tenth of the texts of fine and mild. The least damaged variant that loops is mild: its text "
+        "to prompt q/1 repeats itself for the third time by token 10."
     )
-    assert [link["href"] for link in answer["links"]] == [
-        "#/tokens/m%40mild/q%2F1/3/free",
-        "#/tokens/m%40harsh/p/2/free",
-    ]
-    # Without a KL at the first token none is the mildest.
+    assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3/free"]
+    # Without a KL at the first token none is the mildest, and the first loop is named.
     unknown = [verdict | {"kl_step0_nats": None} for verdict in verdicts]
-    answer = answers_by_topic(unknown, stg_generations=texts)["collapse"]
+    answer = answers_by_topic(unknown, stg_generations=texts)["alive"]
+    assert answer["text"].endswith("is harsh: its text to prompt p repeats itself for the third time by token 3.")
+
+
+def test_the_first_other_token_counts_from_one_and_texts_that_never_differ_are_named():
+    flips = {"a": 1.5, "b": 0.0, "c": None, "d": 2.0}
+    nearest = {"is_nearest": True, "n_variants": 3}
+    alone = {"is_nearest": True, "band": 2, "n_variants": 1}
+    ranking = [{"recipe": "a"} | nearest, {"recipe": "b"} | nearest, {"recipe": "c"}, {"recipe": "d"} | alone]
+    same = {"fidelity": "holds", "loss_fidelity": 0.01, "loss_fidelity_low": 0.0, "loss_fidelity_high": 0.02}
+    answer = answers_by_topic(
+        [
+            {"recipe": name, "first_flip_step_median": step} | (same if name == "c" else {})
+            for name, step in flips.items()
+        ],
+        ranking,
+    )["same"]
     assert answer["short"] == (
-        "In harsh, the first of 2 of 3 pruned variants that loop: prompt p, from step 2; the loop is closed at step 2."
+        "c surely changes at most a tenth of the dense model's tokens. Most texts of c stay the same to the end. "
+        "Half of the texts differ from the dense ones: a and d by token 3; b by token 1."
     )
-    assert answer["text"] == "harsh: its text to prompt p has closed a loop at step 2."
+    assert answer["text"] == (
+        "Tokens of the dense text that change: c 1 % [0, 2], a 20 % [18, 22], b 20 % [18, 22], d 20 % [18, 22]. Of 3 "
+        "variants that remove about 39 % of the parameters, a and b change the fewest tokens and are not told apart "
+        "(paired tests, 95 % over the comparisons)."
+    )
 
 
-def test_a_variant_without_texts_does_not_count_as_free_of_loops():
-    verdicts = [{"recipe": name, "verdict": "safe"} for name in ("loops", "writes", "silent")]
-    texts = [("dense", "p", None, None), ("loops", "p", 0, 3), ("writes", "p", 1, None)]
-    assert (
-        "of 1 of 2 pruned variants that loop" in answers_by_topic(verdicts, stg_generations=texts)["collapse"]["short"]
-    )
+def test_a_long_list_is_cut_and_the_rest_counted():
+    answer = answers_by_topic([{"recipe": f"r{index:02}"} for index in range(11)])["right"]
+    assert answer["short"].startswith("r00, r01, r02, r03, r04, r05, r06, r07 and 3 more surely lose")
+    assert len(answer["links"]) == 8
+
+
+UNMEASURED = dict.fromkeys(
+    ("n_fidelity", "evidence_writing", "n_writing", "evidence_choosing", "n_choosing", "n_alive")
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (UNMEASURED, "nothing was measured that a verdict could rest on"),
+        (UNMEASURED | {"n_fidelity": 1, "loss_fidelity_low": None, "fidelity": FEW, "would_decide": "fidelity: 30"},
+         "same tokens: too little evidence, 20 % change (1 prompt, too few); enough would be fidelity: 30"),
+        ({"is_below_noise": True},
+         "same tokens: fails, 20 % [18, 22] change (400 prompts); right answers in writing: holds, 5 % [4, 6] of the "
+         "right answers to tasks lost (640 answers); right answers in choosing: holds, 2 % [0, 4] of the dense model's "
+         "own choices lost (400 answers); alive: holds, 4 of 400 texts loop or end early, 1 % [0, 3] beyond the dense "
+         "model's; its median KL is not above that of rounding alone"),
+    ],
+)  # fmt: skip
+def test_a_reason_states_only_measurements(changes, expected):
+    assert reason(VERDICT | {"would_decide": None} | changes) == expected
 
 
 def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
@@ -195,15 +195,14 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     parts = [("far", f"p{layer}", layer) for layer in (*range(10), None)]
     found = answers_by_topic(
         [
-            {"recipe": "far", "verdict": "safe", "kl_step0_nats": 3.0},
-            {"recipe": "near", "verdict": "safe"},
-            {"recipe": "unmeasured", "verdict": "too little evidence", "kl_step0_nats": None},
+            {"recipe": "far", "kl_step0_nats": 3.0},
+            {"recipe": "near"},
+            {"recipe": "unmeasured", "kl_step0_nats": None},
         ],
         layer_kl_share=carriers,
         first_divergent_layer=parts,
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )
-    assert found["collapse"]["short"].startswith("Nowhere: no text of a pruned variant falls into a loop")
     assert found["layers"]["short"] == (
         "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the sum of the KL that each of its "
         "sublayers alone causes."
@@ -224,20 +223,21 @@ def test_the_list_of_variants_names_the_evidence_of_the_losses():
             schema={"evidence_writing": pl.String, "evidence_choosing": pl.String},
         )
 
-    assert basis(rows(("score", "options"), ("tokens", None))) == (
-        "Writing lost, beyond the noise floor: share of the dense model's right answers above a guess, or of its most "
-        "likely tokens. Choosing lost, beyond the noise floor: share of its choices."
+    assert basis(rows(("score", "options"), ("agreement", None))) == (
+        "Writing lost, beyond what rounding changes: share of the right answers to tasks, or of the dense model's own "
+        "answers to tasks. Choosing lost, beyond what rounding changes: share of the dense model's own choices."
     )
     assert basis(rows()) == ""
 
 
 def test_missing_measurements_are_named():
-    found = answers_by_topic([{"recipe": "a", "verdict": "too little evidence"}])
+    found = answers_by_topic([{"recipe": "a"} | UNMEASURED])
     assert found["layers"]["short"] == (
         "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     )
-    assert found["collapse"]["short"] == "Not known: no pruned variant has generated a text."
-    assert found["safe"]["short"] == "Not known: too little evidence on any of 1 pruned variant."
+    assert found["alive"]["short"] == "Not known: no pruned variant has generated a text."
+    assert found["right"]["short"] == "There are too few answers to be sure of any variant."
+    assert found["same"]["short"] == "Not known: no tokens were compared."
     assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
 
@@ -249,22 +249,23 @@ def test_an_encoder_has_only_the_question_about_retrieval():
         ("old", "x", 0.8, 0.0, 0.9, None, None), ("old", "y", 0.6, 0.0, 0.9, -0.1, 0.1),
         ("half", "x", 0.8, 0.0, 0.9, 0.0, 0.0), ("zero", "x", 0.0, None, 0.9, None, None),
     ]  # fmt: skip
-    unjudged = {"verdict": "too little evidence", "evidence_writing": None, "evidence_choosing": None}
-    answers_of = answers_by_topic([{"recipe": name, **unjudged} for name in ("mild", "gone")], q30_retrieval_loss=rows)
+    answers_of = answers_by_topic(
+        [{"recipe": name, **UNMEASURED} for name in ("mild", "gone")], q30_retrieval_loss=rows
+    )
     assert list(answers_of) == ["retrieval"]
-    measured = answers_by_topic([{"recipe": "few", "verdict": "too little evidence"}], q30_retrieval_loss=rows)
-    assert "safe" in measured, "a decoder that retrieves has too little evidence, not none"
+    measured = answers_by_topic([{"recipe": "few"}], q30_retrieval_loss=rows)
+    assert "right" in measured, "a decoder that retrieves has too little evidence, not none"
     assert answers_of["retrieval"]["short"] == "1 of 4 pruned variants: mild."
     assert answers_of["retrieval"]["text"] == (
         "The limit is a loss of a tenth of the dense model's nDCG@10 (0.700, mean over 2 data sets). gone loses more. "
-        "Not shown either way: few, old. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the "
+        "Not shown either way: few and old. gone loses most, 40 %; its embeddings have a mean cosine of 0.400 with the "
         "dense ones."
     )
 
 
-def test_a_decoder_with_retrieval_has_all_four_questions():
+def test_a_decoder_with_retrieval_has_all_questions():
     rows = [("a", "x", 0.8, 0.4, None, 0.3, 0.5)]
-    found = answers_by_topic([{"recipe": "a", "verdict": "safe"}], q30_retrieval_loss=rows)
-    assert list(found) == ["safe", "collapse", "layers", "retrieval"]
+    found = answers_by_topic([{"recipe": "a"}], q30_retrieval_loss=rows)
+    assert list(found) == ["right", "alive", "same", "layers", "retrieval"]
     assert found["retrieval"]["short"] == "None of 1 pruned variants."
     assert found["retrieval"]["text"].endswith("a loses most, 40 %.")
