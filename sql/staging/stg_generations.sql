@@ -24,5 +24,11 @@ select
     distinct_2,
     answer,
     gold,
-    is_correct
+    is_correct,
+    text_fork,
+    token_ids_fork,
+    collapse_step_fork,
+    end_step_fork,
+    answer_fork,
+    is_correct_fork
 from generations

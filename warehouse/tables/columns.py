@@ -97,8 +97,9 @@ TEMPERATURE = Column("temperature", pa.float64(), "Temperature T of the softmax.
 TRAJECTORY = Column(
     "trajectory",
     LABEL,
-    "`teacher_forced`: both models read the dense model's tokens; `free_running`: each reads its own.",
-    values=("teacher_forced", "free_running"),
+    "`teacher_forced`: both models read the dense model's tokens; `own_text`: both read the variant's; `fork`: the "
+    "dense model on its text and after the variant's first different token; `free_running`: each reads its own.",
+    values=("teacher_forced", "own_text", "fork", "free_running"),
 )
 
 OF_MODEL = ForeignKey("models", ("model",))

@@ -10,8 +10,8 @@ from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
 
-def _step(name: str, doc: str) -> Column:
-    return Column(name, pa.int32(), doc, "step", nullable=True, minimum=0)
+def _step(name: str, doc: str, since: int = 1) -> Column:
+    return Column(name, pa.int32(), doc, "step", nullable=True, minimum=0, since=since)
 
 
 TABLE = Table(
@@ -57,7 +57,16 @@ TABLE = Table(
             "Whether `answer` equals `gold`; NULL without `gold` or without a pattern.",
             nullable=True,
         ),
+        Column("text_fork", pa.string(), "The dense model's text after the first flip's token.", nullable=True, since=2),
+        Column(
+            "token_ids_fork", pa.list_(pa.int32()), "All tokens of the fork; NULL without one.", nullable=True, since=2
+        ),
+        _step("collapse_step_fork", "`collapse_step` of the fork.", since=2),
+        _step("end_step_fork", "`end_step` of the fork.", since=2),
+        Column("answer_fork", pa.string(), "`answer` of the fork.", nullable=True, since=2),
+        Column("is_correct_fork", pa.bool_(), "`is_correct` of the fork.", nullable=True, since=2),
     ),
+    version=2,
     partitioning="variant",
     preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),
     references=(c.OF_VARIANT,),
