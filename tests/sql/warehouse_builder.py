@@ -198,7 +198,9 @@ class Handmade:
             "answer": None,
             "gold": None if is_correct is None else "12",
             "is_correct": is_correct,
-        }
+        } | dict.fromkeys(
+            ("text_fork", "token_ids_fork", "collapse_step_fork", "end_step_fork", "answer_fork", "is_correct_fork")
+        )
         return self.add("generations", **(row | given))
 
     def options(
