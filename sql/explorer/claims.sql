@@ -9,8 +9,9 @@ select
     amount,
     amount_low,
     amount_high,
+    null_amount,
     n,
     units,
     verdict
 from paper_claims
-order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 else 2 end, claim, measure
+order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 when 'as under rounding' then 2 else 3 end, claim, measure
