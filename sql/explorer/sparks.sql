@@ -1,5 +1,4 @@
--- Mean KL over prompts at every step: of the variant on the dense text and on its own, and of the dense model after the
--- variant's first other token.
+-- Mean KL over prompts at every step, both models reading the dense text or the variant's.
 -- grain: one row per pruned variant × trajectory × step.
 -- inputs: decoding_at_reference
 select
@@ -9,6 +8,6 @@ select
     step,
     avg(kl_dense_pruned_nats) as kl_mean_nats
 from decoding_at_reference
-where recipe <> 'dense' and trajectory <> 'free_running'
+where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
 group by model, recipe, trajectory, step
 order by model, recipe, trajectory, step

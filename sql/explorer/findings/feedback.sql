@@ -3,7 +3,7 @@
 -- inputs: q13_own_text_against_forced
 select
     model,
-    count_if(not is_noise) as variants,
+    count(*) filter (where not is_noise) as variants,
     median(kl_teacher_forced_median_nats) filter (where not is_noise) as forced_nats,
     median(kl_own_text_median_nats) filter (where not is_noise) as own_nats,
     median(kl_free_running_median_nats) filter (where not is_noise) as free_nats,

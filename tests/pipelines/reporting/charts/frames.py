@@ -108,10 +108,13 @@ def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) 
             for prompt in prompts:
                 flip = rng.choice([1, 2, 5, 9, None])
                 end = rng.choice([14, 20, None])
-                for trajectory in ("teacher_forced", "free_running"):
+                for trajectory in ("teacher_forced", "own_text", "fork", "free_running"):
+                    if flip is None and trajectory == "fork":
+                        continue
                     for step in range(steps):
-                        after = flip is not None and step > flip and trajectory == "free_running"
-                        kl = 0.0 if rng.random() < 0.05 else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * after
+                        parted = flip is not None and step > flip and trajectory in {"fork", "free_running"}
+                        is_equal = rng.random() < 0.05 or (trajectory == "fork" and not parted)
+                        kl = 0.0 if is_equal else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * parted
                         rows.append(
                             {
                                 "model": model,
