@@ -204,14 +204,14 @@ def question(
     return notebook.question(name, _existing(root), RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
 
 
-def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: bool = False) -> "TokenText":
+def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_text: bool = False) -> "TokenText":
     """Return the text of a prompt, which a notebook shows with its tokens colored by KL(dense ‖ pruned).
 
     Args:
         name: MODEL@RECIPE, or RECIPE if only one model has it; noise has no texts.
         prompt: id of the prompt.
         root: as in `open`.
-        is_free: whether to show the tokens that the variant generates itself, instead of the dense model's.
+        is_own_text: whether to show the text that the variant writes, instead of the dense model's.
 
     Raises:
         WarehouseError: there is no such variant or prompt.
@@ -223,7 +223,7 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_free: 
     """
     from prunescope.assets.publishing import notebook
 
-    return notebook.text(name, prompt, _existing(root), is_free=is_free)
+    return notebook.text(name, prompt, _existing(root), is_own_text=is_own_text)
 
 
 def run(

@@ -273,7 +273,7 @@ def report(
     ] = None,
     forced: Annotated[
         bool,
-        typer.Option("--forced", help="With --prompt: the variant reads the dense model's tokens instead of its own."),
+        typer.Option("--forced", help="With --prompt: show the dense model's text, instead of the variant's."),
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,

@@ -26,12 +26,12 @@ _ROWS = ("step", "dense", "pruned", "KL")
 
 
 def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *, forced: bool) -> None:
-    """Print both texts token by token with their KL; if `forced`, the pruned model reads the dense tokens."""
+    """Print both models token by token with their KL, on the dense text if `forced`, else on the variant's."""
     prompt = index["prompts"][m]
     console.print(marks.heading(f"{label(index['variants'][n]['id'], 80)} · {label(prompt['name'])}"))
     console.print(marks.verdict(index["variants"][n]), Text(prose(prompt["text"], 400), "dim"))
     steps = _steps(trace, forced=forced)
-    console.print(Text("reading the dense model's tokens" if forced else "each reading its own tokens", "dim"))
+    console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text", "dim"))
     events = _events(trace, forced=forced)
     cells = [_cell(steps, row, events) for row in range(len(steps["step"]))]
     for line in _lines(cells, console.width - _GUTTER):
@@ -54,14 +54,14 @@ def _tokens_legend() -> str:
 
 
 def _steps(trace: Trace, *, forced: bool) -> Steps:
-    steps = trace.get("forced") if forced else trace.get("free")
+    steps = trace.get("forced" if forced else "own")
     if not steps or not steps["step"]:
         raise InputError(f"{trace['id']}, prompt {trace['prompt_id']}: no step was measured that way")
     return steps
 
 
 def _events(trace: Trace, *, forced: bool) -> dict[int, str]:
-    """Return the events by step in the text that the variant reads: its own, or the dense one."""
+    """Return the events by step of the text that both models read."""
     events: dict[int, str] = {}
     suffix = "_dense" if forced else ""
     for step, word in (
@@ -131,7 +131,7 @@ def show_step(console: Console, trace: Trace, step: int, *, forced: bool) -> Non
             + ", ".join(f"{name} {written(steps[name][row])}" for name in ("h", "z", "p"))
         )
     )
-    tops = trace["top"].get("forced" if forced else "free", [])
+    tops = trace["top"].get("forced" if forced else "own", [])
     if row < len(tops):
         console.print()
         for table in _tops(tops[row], console.width):

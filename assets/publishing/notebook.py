@@ -108,17 +108,17 @@ def question(name: str, root: Place | str, row_filter: RowFilter) -> Answer:
     return Answer(header.asks, header.how_to_read, pl.DataFrame(ask(root, view, row_filter)))
 
 
-def text(name: str, prompt: str, root: Place | str, *, is_free: bool) -> TokenText:
+def text(name: str, prompt: str, root: Place | str, *, is_own_text: bool) -> TokenText:
     """Return the text of a prompt; arguments and errors as `prunescope.text`."""
     import polars as pl
 
     name = _full_name(name, root)
     require(root, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
-    trajectory = "free_running" if is_free else "teacher_forced"
+    trajectory = "own_text" if is_own_text else "teacher_forced"
     rows = pl.DataFrame(token_rows(root, name, prompt, trajectory))
     written = str(rows["prompt_text"][0]) if len(rows) else ""
     title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
-    return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_free else "dense")
+    return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_own_text else "dense")
 
 
 def _full_name(name: str, root: Place | str) -> str:

@@ -111,7 +111,7 @@ def memory_items(load: Workload, recipe: Recipe, group: Sequence[Recipe], proces
             * shape.width
             * (4 * sum(load.layered) + 16 * longest + 4 * len(group) * load.positions),
             "logits of a block": load.workers
-            * max(_block_bytes(load, load.positions * len(measure.lenses)), _block_bytes(load, load.decoded_steps)),
+            * max(_block_bytes(load, load.positions * len(measure.lenses)), _block_bytes(load, load.text_steps)),
             "rows of the variants": 0 if is_gpu else len(group) * load.bytes_a_variant,
         },
         "compared": {

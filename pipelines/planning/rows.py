@@ -27,6 +27,7 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     shifted = sum(load.shifted_sublayers(recipe, scope) for scope in measure.scopes)
     transitions = rows * load.sublayers * len(measure.scopes)
     decoded = load.decoded_steps * temperatures
+    listed = load.text_steps * len({"teacher_forced", "own_text"} & set(measure.trajectories))
     # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
     states = load.positions * (load.sublayers if is_dense else shifted)
     choices = sum(bool(prompt.options) for prompt in load.study.prompts)
@@ -37,9 +38,9 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
         RowCount("mask_samples", shape.modules, packed=sampled if masks else 0),
         RowCount("layer_transitions", transitions, unmoved=transitions - rows * shifted),
         RowCount("decoding_steps", decoded, unmoved=decoded if is_dense else 0),
-        RowCount("top_tokens", load.decoded_steps * 2 * min(measure.top_k, shape.vocabulary)),
+        RowCount("top_tokens", listed * 2 * min(measure.top_k, shape.vocabulary)),
         RowCount("option_subspace", choices * temperatures),
-        RowCount("generations", len(load.prompts) if "free_running" in measure.trajectories else 0),
+        RowCount("generations", len(load.prompts) if measure.writes else 0),
         RowCount("sampled_generations", load.sampled_texts),
         RowCount("sampled_steps", load.sampled_texts * load.study.generation.new_tokens),
         *([RowCount("hidden_states", states, listed=states * shape.width)] if measure.keep_states else []),

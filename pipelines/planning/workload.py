@@ -202,6 +202,9 @@ class Workload:
             costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
         if self.texts_a_prompt > 1 or len(self.layered) < len(self.prompts):
             costs += self._decode("variant decodes", self.texts_a_prompt)
+        again = len({"own_text", "fork"} & set(measure.trajectories))
+        if again and recipe.method != "dense":
+            costs += self._decode("dense model after the variant, at most", again)
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):
@@ -297,8 +300,8 @@ class Workload:
 
     @property
     def texts_a_prompt(self) -> int:
-        """Texts of a prompt: teacher forced, and free running where that is measured."""
-        return 1 + ("free_running" in self.study.measure.trajectories)
+        """Texts of a prompt: teacher forced, and its own if variants write."""
+        return 1 + self.study.measure.writes
 
     @property
     def _text_pass(self) -> float:
@@ -306,9 +309,14 @@ class Workload:
         return sum(self.forward(text.context, count) for text, count in pairs)
 
     @property
+    def text_steps(self) -> int:
+        """Steps of one text of every prompt."""
+        return len(self.prompts) * self.study.generation.new_tokens
+
+    @property
     def decoded_steps(self) -> int:
         """Steps of all prompts and trajectories."""
-        return len(self.prompts) * self.study.generation.new_tokens * len(self.study.measure.trajectories)
+        return self.text_steps * len(self.study.measure.trajectories)
 
     def single_swaps(self, recipe: Recipe) -> int:
         """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""

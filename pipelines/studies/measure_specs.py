@@ -1,6 +1,6 @@
 """Models, texts and measurement settings of a study. No torch here."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -117,10 +117,16 @@ class DecodingSpec(FrozenModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
+Trajectory = Literal["teacher_forced", "own_text", "fork", "free_running"]
+
+
 class MeasureSpec(FrozenModel):
     """Measurement settings.
 
     Attributes:
+        trajectories: texts that the output is measured on: `teacher_forced` (both models read the dense text),
+            `own_text` (both read the variant's), `fork` (the dense model after the variant's first different token),
+            `free_running` (each reads its own; needs `fork`, without which it says nothing about the model).
         positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
         cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
         keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
@@ -132,7 +138,7 @@ class MeasureSpec(FrozenModel):
     temperatures: tuple[float, ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
     scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
-    trajectories: tuple[Literal["teacher_forced", "free_running"], ...] = ("teacher_forced", "free_running")
+    trajectories: tuple[Trajectory, ...] = get_args(Trajectory)
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
     keep_states: bool = False
@@ -158,4 +164,13 @@ class MeasureSpec(FrozenModel):
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"`{key}` needs at least one value and no repetition")
+        if "teacher_forced" not in self.trajectories:
+            raise ValueError("`trajectories` needs `teacher_forced`, with which the others are compared; add it")
+        if "free_running" in self.trajectories and "fork" not in self.trajectories:
+            raise ValueError("`trajectories` has `free_running` without `fork`, what another text costs; add `fork`")
         return self
+
+    @property
+    def writes(self) -> bool:
+        """Return whether variants write texts of their own."""
+        return self.trajectories != ("teacher_forced",)

@@ -1,4 +1,4 @@
--- Every generated token with its divergence.
+-- Every token of the dense text and of the variant's own, with its divergence.
 -- grain: one row per pruned variant × prompt × trajectory × step.
 -- inputs: decoding_at_reference
 select
@@ -20,5 +20,5 @@ select
     one_minus_cos_z,
     one_minus_cos_p
 from decoding_at_reference
-where recipe <> 'dense'
+where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
 order by model, recipe, prompt_id, trajectory, step

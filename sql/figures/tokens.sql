@@ -10,7 +10,7 @@ select
     left(traces.token_text_dense, 60) as token_text_dense,
     left(traces.token_text_pruned, 60) as token_text_pruned,
     traces.is_same_token,
-    traces.kl_free_running_nats,
+    traces.kl_own_text_nats,
     traces.kl_teacher_forced_nats,
     traces.first_flip_step
 from token_trace as traces

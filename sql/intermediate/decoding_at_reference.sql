@@ -1,9 +1,8 @@
--- The decoding steps at the reference temperature (T = 1 where measured), both trajectories.
+-- The decoding steps at the reference temperature (T = 1 where measured), in every trajectory.
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
--- inputs: stg_decoding_steps, reference_temperature, dense_ends
--- how to read: the columns of stg_decoding_steps that other views read, up to the step at which the dense text ends.
---   Noise variants are excluded.
+-- inputs: decoding_in_text, reference_temperature
+-- how to read: the columns of stg_decoding_steps that other views read. Noise variants are excluded.
 -- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
@@ -14,6 +13,8 @@ select
     steps.step,
     steps.position,
     steps.temperature,
+    steps.token_id_dense,
+    steps.token_id_pruned,
     steps.token_text_dense,
     steps.token_text_pruned,
     steps.one_minus_cos_h,
@@ -21,6 +22,7 @@ select
     steps.one_minus_cos_p,
     steps.var_p_dz,
     steps.kl_dense_pruned_nats,
+    steps.total_variation,
     steps.is_top1_same,
     steps.rank_of_dense_top1,
     steps.rank_of_pruned_top1,
@@ -31,11 +33,9 @@ select
     steps.margin_dense,
     steps.margin_pruned,
     steps.is_same_token
-from stg_decoding_steps as steps
+from decoding_in_text as steps
 inner join reference_temperature
     on
         steps.model = reference_temperature.model
         and steps.recipe = reference_temperature.recipe
         and steps.temperature = reference_temperature.temperature
-anti join dense_ends
-    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step

@@ -1,9 +1,9 @@
--- The rows of decoding_steps up to the end of the dense text, without those of noise variants.
+-- The rows of decoding_steps up to the ends of their texts, without those of noise variants.
 -- grain: one row per variant × prompt × trajectory × step × temperature, noise left out.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
--- inputs: stg_decoding_steps, noise_variants, dense_ends
+-- inputs: decoding_in_text, noise_variants
 -- how to read: the columns of stg_decoding_steps that other views read. The dense recipe is included.
--- reason: single place that excludes noise and what is behind the end from the decoding steps.
+-- reason: single place that excludes noise from the decoding steps.
 select
     steps.model,
     steps.recipe,
@@ -19,8 +19,6 @@ select
     steps.entropy_dense_nats,
     steps.margin_dense,
     steps.margin_pruned
-from stg_decoding_steps as steps
+from decoding_in_text as steps
 anti join noise_variants
     on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
-anti join dense_ends
-    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step

@@ -97,8 +97,11 @@ TEMPERATURE = Column("temperature", pa.float64(), "Temperature T of the softmax.
 TRAJECTORY = Column(
     "trajectory",
     LABEL,
-    "`teacher_forced`: both models read the dense model's tokens; `own_text`: both read the variant's; `fork`: the "
-    "dense model on its text and after the variant's first different token; `free_running`: each reads its own.",
+    "`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's; `fork`: the dense "
+    "model on its text against the dense model on the text that it writes after taking the variant's token at the "
+    "first flip; `free_running`: each reads its own, so that from the flip on two texts are compared as well as two "
+    "models, which only `fork` tells apart.",
+    source="own_text: exposure bias, 1511.06732; on-policy distillation, 2306.13649",
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )
 

@@ -1,6 +1,7 @@
-"""Shift of the model's output at every generated token, in both trajectories.
+"""Shift of the model's output at every generated token, in every trajectory.
 
-h is the head's input (after the final norm), z the true logits.
+h is the head's input (after the final norm), z the true logits. `own_text` and `fork` end with the text that they are
+named after, its end-of-text token included; `fork` has rows only for texts that flip, zero up to the flip.
 """
 
 import pyarrow as pa
@@ -20,11 +21,17 @@ TABLE = Table(
         c.STEP,
         c.POSITION,
         c.TEMPERATURE,
-        Column("token_id_dense", pa.int32(), "Token that the dense model emits at this step (greedy).", minimum=0),
+        Column(
+            "token_id_dense",
+            pa.int32(),
+            "Token that the dense model emits at this step (greedy, on the tokens of this trajectory).",
+            minimum=0,
+        ),
         Column(
             "token_id_pruned",
             pa.int32(),
-            "Token that the pruned model emits at this step (greedy, on the tokens of this trajectory).",
+            "Token that the pruned model emits at this step, likewise; under `fork` the dense model's after the "
+            "variant's first different token.",
             minimum=0,
         ),
         Column("token_text_dense", pa.string(), "The dense token as text."),

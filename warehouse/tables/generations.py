@@ -1,7 +1,8 @@
 """Text and tokens that each variant generates, and the step at which it first differs from the dense model.
 
 A text is decoded to its own end-of-text token and at least as far as the dense one, so that steps pair up; with
-`generation: {until: length}` it continues to the study's length.
+`generation: {until: length}` it continues to the study's length. The fork is the text that the dense model writes when
+it has to take the variant's first different token and then goes on by itself: what that one token costs.
 """
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ from prunescope.warehouse.tables import columns as c
 
 def _step(name: str, doc: str, since: int = 1) -> Column:
     return Column(name, pa.int32(), doc, "step", nullable=True, minimum=0, since=since)
+
+
+_NO_FORK = "NULL where the text never flips, or forks were not asked for"
 
 
 TABLE = Table(
@@ -57,19 +61,29 @@ TABLE = Table(
             "Whether `answer` equals `gold`; NULL without `gold` or without a pattern.",
             nullable=True,
         ),
-        Column("text_fork", pa.string(), "The dense model's text after the first flip's token.", nullable=True, since=2),
+        Column("text_fork", pa.string(), f"Text of the fork, up to its end; {_NO_FORK}.", nullable=True, since=2),
         Column(
-            "token_ids_fork", pa.list_(pa.int32()), "All tokens of the fork; NULL without one.", nullable=True, since=2
+            "token_ids_fork",
+            pa.list_(pa.int32()),
+            f"Tokens of the fork, up to its end; {_NO_FORK}.",
+            nullable=True,
+            since=2,
         ),
-        _step("collapse_step_fork", "`collapse_step` of the fork.", since=2),
-        _step("end_step_fork", "`end_step` of the fork.", since=2),
-        Column("answer_fork", pa.string(), "`answer` of the fork.", nullable=True, since=2),
-        Column("is_correct_fork", pa.bool_(), "`is_correct` of the fork.", nullable=True, since=2),
+        _step("collapse_step_fork", "`collapse_step` of the fork; NULL without a loop or a fork.", since=2),
+        _step("end_step_fork", "`end_step` of the fork; NULL without one or without a fork.", since=2),
+        Column("answer_fork", pa.string(), "`answer` of the fork; NULL without one.", nullable=True, since=2),
+        Column(
+            "is_correct_fork",
+            pa.bool_(),
+            "`is_correct` of the fork; NULL without that or a fork.",
+            nullable=True,
+            since=2,
+        ),
     ),
-    version=2,
     partitioning="variant",
     preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),
     references=(c.OF_VARIANT,),
-    # A study may have no free-running trajectory.
+    # A study may measure on the dense model's text only.
     may_be_empty=True,
+    version=2,
 )

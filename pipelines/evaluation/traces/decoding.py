@@ -1,7 +1,7 @@
 """Decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
@@ -50,6 +50,11 @@ _GENERATION_TYPES: _Types = {
     **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
     **dict.fromkeys(("answer", "gold"), pl.String),
     "is_correct": pl.Boolean,
+    "text_fork": pl.String,
+    "token_ids_fork": pl.List(pl.Int32),
+    **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
+    "answer_fork": pl.String,
+    "is_correct_fork": pl.Boolean,
 }
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
 # Steps whose logits are in memory at once.
@@ -198,6 +203,12 @@ def end_of(decoder: Decoder, tokens: Sequence[int]) -> int | None:
     return next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
 
 
+def up_to_end(decoder: Decoder, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tokens up to the first end-of-text token, which is included."""
+    end = end_of(decoder, tokens)
+    return tokens if end is None else tokens[: end + 1]
+
+
 def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
     """Register hooks for the embedding, every contribution and the final stream, (batch, width) each.
 
@@ -320,10 +331,10 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
     return pl.concat(frames)
 
 
-def with_pruned_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame) -> list[DensePrunedPair]:
-    """Return the pairs with the pruned side's most likely tokens, which their rows of `top_tokens` name."""
-    tokens = iter(tops.filter(side="pruned", rank=1)["token_id"].to_list())
-    return [replace(pair, pruned_tokens=tuple(islice(tokens, len(pair.streams)))) for pair in pairs]
+def first_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame, side: str) -> list[tuple[int, ...]]:
+    """Return a side's most likely tokens of every pair, which their rows of `top_tokens` name."""
+    tokens = iter(tops.filter(side=side, rank=1)["token_id"].to_list())
+    return [tuple(islice(tokens, len(pair.streams))) for pair in pairs]
 
 
 class _Texts:
@@ -370,11 +381,20 @@ def generation_row(
     }
 
 
+def fork_columns(
+    decoder: Decoder, prompt: TokenizedPrompt, fork: tuple[int, ...] | None, dense: tuple[int, ...]
+) -> dict[str, object]:
+    """Return the columns of `generations` about the fork, all NULL without one."""
+    names = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
+    judged = {} if fork is None else text_columns(decoder, prompt, fork, dense)
+    return {f"{name}_fork": judged.get(name) for name in names}
+
+
 def text_columns(
     decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
 ) -> dict[str, object]:
     """Return what is stored of every text, greedy or sampled. Behind the dense text's end there is no flip."""
-    end, dense_end = end_of(decoder, tokens), end_of(decoder, dense)
+    end = end_of(decoder, tokens)
     written = tokens[:end]
     text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
     answer, gold = find_answer(prompt.prompt, text), prompt.prompt.gold
@@ -383,7 +403,7 @@ def text_columns(
         "prompt_id": prompt.prompt.id,
         "text": text,
         "token_ids": list(tokens),
-        "first_flip_step": first_flip(dense if dense_end is None else dense[: dense_end + 1], tokens),
+        "first_flip_step": first_flip(up_to_end(decoder, dense), tokens),
         "collapse_step": collapse_step(written),
         "end_step": end,
         "repeat_rate": float(repeat_rates(written)[-1]) if written else 0.0,

@@ -16,21 +16,11 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
-from prunescope.pipelines.evaluation.traces.decoding import (
-    GENERATION_SCHEMA,
-    OPTION_SCHEMA,
-    DecodingResult,
-    DensePrunedPair,
-    bytes_a_variant,
-    decode,
-    generation_row,
-    option_rows,
-    step_rows,
-    top_rows,
-    with_pruned_tokens,
-)
+from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_a_variant
+from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
+from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.models.decoder import Decoder
@@ -132,7 +122,8 @@ class TraceSession:
         self.decoder, self.model, self.study = decoder, model, study
         self._layer_ids = frozenset(study.layer_prompts)
         prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
-        decoded = self._decode("dense model", prompts, None, progress)
+        self._texts = GreedyTexts(decoder, study, prompts)
+        decoded = self._texts.of_dense(progress)
         progress.start("dense model on every prompt", len(prompts), sum(len(prompt.ids) for prompt in prompts))
         # Token by token, float64 weights would be made anew for each token.
         self._norms = None if study.measure.cache else float64_norms(decoder)
@@ -141,49 +132,6 @@ class TraceSession:
         progress.done()
         self._thread_local = threading.local()
         self._isolation = IsolatedEffect(decoder)
-
-    def _decode(
-        self, name: str, prompts: Sequence[TokenizedPrompt], known: Sequence[tuple[int, ...]] | None, progress: Progress
-    ) -> list[tuple[DecodingResult, ...]]:
-        """Decode every prompt as two texts of one batch: teacher forced, and free running where that is measured.
-
-        Each text ends at the study's length, or at its own end, though not before the dense text does.
-
-        Args:
-            name: the model or variant, for the progress.
-            prompts: the prompts.
-            known: the dense texts, which the first text of each prompt repeats; None for the dense model itself, whose
-                first text repeats the second.
-            progress: one step a token.
-        """
-        generation = self.study.generation
-        copies = 1 + ("free_running" in self.study.measure.trajectories)
-
-        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
-            progress.advance(len(texts))
-            chosen = logits.argmax(dim=-1)
-            firsts = [row for row, text in enumerate(texts) if text % copies == 0]
-            if known is not None:
-                tokens = [-1] * len(texts)
-                for row in firsts:
-                    tokens[row] = known[texts[row] // copies][step]
-                forced = torch.tensor(tokens, device=chosen.device)
-                return torch.where(forced < 0, chosen, forced)
-            if copies == 1:
-                return chosen
-            rows = {text: row for row, text in enumerate(texts)}
-            sources = list(range(len(texts)))
-            for row in firsts:
-                sources[row] = rows.get(texts[row] + copies - 1, row)
-            return chosen[sources]
-
-        least = [0 if known is None else len(known[text // copies]) for text in range(copies * len(prompts))]
-        stops = None if generation.until == "length" else least
-        tokens = copies * len(prompts) * generation.new_tokens
-        progress.start(f"{name} decodes", tokens, tokens)
-        texts = decode(self.decoder, [prompt.ids for prompt in prompts], generation.new_tokens, choose, stops, copies)
-        progress.done()
-        return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]
 
     def _dense(self, prompt: TokenizedPrompt, decoded: tuple[DecodingResult, ...], progress: Progress) -> _DensePrompt:
         measure, start = self.study.measure, len(prompt.ids) - 1
@@ -267,12 +215,11 @@ class TraceSession:
         forced: list[Tensor] = []
         norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
         last = self.decoder.layers[-1].mlp.label
-        is_free = "free_running" in self.study.measure.trajectories
+        known = [dense.decoded.tokens for dense in self._prompts]
         with apply_variant(self.decoder, variant, skips=False):
-            decoded = list[tuple[DecodingResult, ...]]()
-            if is_free or len(self._layered) < len(self._prompts):
-                known = [dense.decoded.tokens for dense in self._prompts]
-                decoded = self._decode(recipe, [dense.prompt for dense in self._prompts], known, progress)
+            texts = list[VariantTexts]()
+            if self.study.measure.writes or len(self._layered) < len(self._prompts):
+                texts = self._texts.of_variant(recipe, known, progress)
             progress.start(f"{recipe} on every prompt", len(self._layered))
             for index, dense in enumerate(self._prompts):
                 if isinstance(dense, _LayeredPrompt):
@@ -281,13 +228,21 @@ class TraceSession:
                     forced.append(shifts[-1][last][dense.predicting])
                     progress.advance()
                 else:
-                    own = decoded[index][0].streams[: len(dense.decoded.tokens)]
+                    own = texts[index].forced.streams[: len(dense.decoded.tokens)]
                     forced.append((own - dense.forced.streams).float())
-        found = (*forced, *(shift for by_label in shifts for shift in by_label.values()))
+        found = [*forced, *(shift for by_label in shifts for shift in by_label.values())]
+        found += [text.own.streams for text in texts if text.own]
         if not _all_finite(found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
-        free = [own[1] for own in decoded] if is_free else None
-        return _VariantShifts(shifts, self._isolated(variant)), self._decoding(forced, free)
+        # After the variant is undone: the dense model reads its texts and writes on from them.
+        texts = self._texts.with_dense(recipe, known, texts, progress) if texts else texts
+        pairs = [
+            DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
+            for dense, shift in zip(self._prompts, forced, strict=True)
+        ]
+        dense_texts = [dense.decoded for dense in self._prompts]
+        tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
+        return _VariantShifts(shifts, self._isolated(variant)), tables
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
         """Return the shift of the final stream by every changed sublayer alone, by label, one a prompt."""
@@ -417,41 +372,6 @@ class TraceSession:
             )
             for index, temperature in enumerate(self.study.measure.temperatures)
         ]
-
-    def _decoding(self, shifts: Sequence[Tensor], free: Sequence[DecodingResult] | None) -> dict[str, pl.DataFrame]:
-        """Return the tables of the output, from the shift and the variant's own continuation of every prompt."""
-        measure, decoder = self.study.measure, self.decoder
-        pairs = [
-            DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
-            for dense, shift in zip(self._prompts, shifts, strict=True)
-        ]
-        options = [row for pair in pairs for row in option_rows(decoder, pair, measure.temperatures)]
-        steps, tops, generations = [], [], []
-        if "teacher_forced" in measure.trajectories:
-            tops.append(top_rows(decoder, pairs, measure.top_k))
-            steps.append(step_rows(decoder, with_pruned_tokens(pairs, tops[0]), measure.temperatures))
-        if free is not None:
-            pairs = [self._free_pair(*pair) for pair in zip(self._prompts, free, strict=True)]
-            tops.append(top_rows(decoder, pairs, measure.top_k))
-            steps.append(step_rows(decoder, pairs, measure.temperatures))
-            generations = [
-                generation_row(decoder, dense.prompt, own.tokens, dense.decoded.tokens)
-                for dense, own in zip(self._prompts, free, strict=True)
-            ]
-        return {
-            "decoding_steps": pl.concat(steps),
-            "top_tokens": pl.concat(tops),
-            "option_subspace": pl.DataFrame(options, schema=OPTION_SCHEMA),
-            "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
-        }
-
-    def _free_pair(self, dense: _DensePrompt, free: DecodingResult) -> DensePrunedPair:
-        """Pair step t of the dense continuation with step t of the variant's own, which may be longer."""
-        own = dense.decoded
-        steps = len(own.tokens)
-        move = (free.streams[:steps] - own.streams).float()
-        tokens = free.tokens[:steps]
-        return DensePrunedPair(dense.prompt, "free_running", own.streams.float(), move, own.tokens, tokens)
 
 
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:

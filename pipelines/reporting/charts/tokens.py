@@ -10,9 +10,9 @@ from prunescope.pipelines.reporting.charts.display_text import visible
 
 TITLE = "What each variant writes, token by token"
 CAPTION = (
-    "Each row is one variant reading its own tokens, the dense model on top; the colour is KL(dense ‖ pruned) at that "
-    "step, bold tokens differ from the dense token, and the outline marks the first that does. ␣ is a space, ↵ a line "
-    "break. The first 64 tokens of at most four prompts: of each kind those that break first."
+    "Each row is the text of one variant, the dense model's on top. The colour is KL(dense ‖ pruned) with both models "
+    "reading the variant's text. Bold tokens differ from the dense token, and the outline marks the first that does. ␣ is "
+    "a space, ↵ a line break. The first 64 tokens of at most four prompts: of each kind those that break first."
 )
 
 CELLS = 12  # per line, so that a line fits a page beside the row names
@@ -30,7 +30,7 @@ def _cells(frame: pl.DataFrame, per_line: int) -> pl.DataFrame:
         pl.col("token_text_pruned").alias("text"),
         ~pl.col("is_same_token").alias("is_different"),
         (pl.col("first_flip_step") == pl.col("step")).fill_null(value=False).alias("is_first_flip"),
-        "kl_free_running_nats",
+        "kl_own_text_nats",
         "kl_teacher_forced_nats",
     )
     dense = (
@@ -44,7 +44,7 @@ def _cells(frame: pl.DataFrame, per_line: int) -> pl.DataFrame:
             pl.lit(value=False).alias("is_first_flip"),
         )
     )
-    kl = pl.col("kl_free_running_nats")
+    kl = pl.col("kl_own_text_nats")
     return pl.concat([dense, pruned], how="diagonal").with_columns(
         pl.col("text").map_elements(lambda text: visible(text, 8), return_dtype=pl.String).alias("token"),
         pl.col("text").map_elements(lambda text: visible(text, 60), return_dtype=pl.String).alias("text"),
@@ -59,7 +59,7 @@ def _cells(frame: pl.DataFrame, per_line: int) -> pl.DataFrame:
 
 
 def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt.Chart:
-    dark = f"datum.kl_free_running_nats >= {BOUNDS[-2]}"
+    dark = f"datum.kl_own_text_nats >= {BOUNDS[-2]}"
     words: alt.Chart = (
         base.transform_filter(test)
         .mark_text(font=theme.MONOSPACE, fontSize=11, limit=65, fontWeight=weight)
@@ -84,11 +84,11 @@ def draw(frame: pl.DataFrame, per_line: int = CELLS) -> theme.AnyChart:
     box = base.mark_rect(style="gap", strokeWidth=1.5).encode(
         color=alt.Color(
             "class:N",
-            title="KL(dense ‖ pruned) in nats, free running",
+            title="KL(dense ‖ pruned) in nats, both on this text",
             scale=alt.Scale(domain=CLASSES, range=COLORS),
             legend=alt.Legend(symbolStrokeColor="#999999", symbolStrokeWidth=0.5, symbolType="square", symbolSize=150),
         ),
-        tooltip=theme.tooltip("variant:N", "step:Q", "text:N", "kl_free_running_nats:Q", "kl_teacher_forced_nats:Q"),
+        tooltip=theme.tooltip("variant:N", "step:Q", "text:N", "kl_own_text_nats:Q", "kl_teacher_forced_nats:Q"),
     )
     outline = base.transform_filter("datum.is_first_flip").mark_rect(
         fill=None, stroke=theme.VERMILLION, strokeWidth=2.5

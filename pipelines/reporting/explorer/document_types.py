@@ -407,7 +407,7 @@ class Trace(TextOutcome):
     answer_end_step: int | None
     answer_end_step_dense: int | None
     forced: NotRequired[Steps]
-    free: NotRequired[Steps]
-    top: dict[str, list[TopStep]]  # forced, free → one entry per step
+    own: NotRequired[Steps]
+    top: dict[str, list[TopStep]]  # forced, own → one entry per step
     layers: dict[str, Layers]  # by scope: local, propagated, isolated
     options: Options | None

@@ -10,7 +10,7 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 
 # Maximum display width of a token; most have a few characters, but a hostile vocabulary may have very long ones.
 TOKEN_COLUMNS = 60
-TRAJECTORIES = {"teacher_forced": "forced", "free_running": "free"}
+TRAJECTORIES = {"teacher_forced": "forced", "own_text": "own"}
 
 
 def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Trace:

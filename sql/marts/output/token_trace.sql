@@ -2,12 +2,17 @@
 -- grain: one row per model × recipe × prompt × step, at the reference temperature (T = 1 where measured).
 -- key: model, recipe, prompt_id, step
 -- inputs: decoding_at_reference, stg_generations
--- how to read: token_text_pruned is what the pruned model writes free running; is_same_token compares the token ids.
---   kl_teacher_forced_nats is on the dense model's tokens, kl_free_running_nats with each model on its own tokens.
+-- how to read: step t of the dense text and step t of the variant's own text, which may be longer; is_same_token
+--   compares the two tokens. Each KL is of the step's number in its text: the dense one (teacher forced), the variant's
+--   (own text), the fork against the dense text, or both models on their own texts (free running).
 -- reason: shows at which word an answer begins to differ, and how sure the dense model was there.
 -- columns:
---   token_text_pruned: Token that the pruned model writes on its own tokens, as text
---   kl_teacher_forced_nats: KL(dense‖pruned) on the dense model's tokens [nats]
+--   token_text_dense: Token of the dense text; NULL behind its end
+--   token_text_pruned: Token that the pruned model writes on its own tokens, as text; NULL behind its end
+--   is_same_token: Whether both texts have the same token; NULL behind the end of one
+--   kl_teacher_forced_nats: KL(dense‖pruned) on the dense model's text [nats]
+--   kl_own_text_nats: KL(dense‖pruned) on the variant's own text [nats]
+--   kl_fork_nats: KL of the dense model on its text and on the fork; NULL where the text never flips [nats]
 --   kl_free_running_nats: KL(dense‖pruned) with each model on its own tokens [nats]
 with
 
@@ -17,13 +22,16 @@ paired as (
         recipe,
         prompt_id,
         step,
-        any_value(token_text_dense) filter (where trajectory = 'free_running') as token_text_dense,
-        any_value(token_text_pruned) filter (where trajectory = 'free_running') as token_text_pruned,
-        bool_and(is_same_token) filter (where trajectory = 'free_running') as is_same_token,
+        any_value(token_text_dense) filter (where trajectory = 'teacher_forced') as token_text_dense,
+        any_value(token_text_pruned) filter (where trajectory = 'own_text') as token_text_pruned,
+        any_value(token_id_dense) filter (where trajectory = 'teacher_forced')
+        = any_value(token_id_pruned) filter (where trajectory = 'own_text') as is_same_token,
         max(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_nats,
+        max(kl_dense_pruned_nats) filter (where trajectory = 'own_text') as kl_own_text_nats,
+        max(kl_dense_pruned_nats) filter (where trajectory = 'fork') as kl_fork_nats,
         max(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_nats,
-        max(entropy_dense_nats) filter (where trajectory = 'free_running') as entropy_dense_nats,
-        max(margin_dense) filter (where trajectory = 'free_running') as margin_dense
+        max(entropy_dense_nats) filter (where trajectory = 'teacher_forced') as entropy_dense_nats,
+        max(margin_dense) filter (where trajectory = 'teacher_forced') as margin_dense
     from decoding_at_reference
     group by model, recipe, prompt_id, step
 )
@@ -37,6 +45,8 @@ select
     paired.token_text_pruned,
     paired.is_same_token,
     paired.kl_teacher_forced_nats,
+    paired.kl_own_text_nats,
+    paired.kl_fork_nats,
     paired.kl_free_running_nats,
     paired.entropy_dense_nats,
     paired.margin_dense,

@@ -144,7 +144,7 @@ def test_temperatures_add_passes_but_no_head_products() -> None:
         assert amounts(costs, "head", "lens raw") == 2 * rows * once
         assert amounts(costs, "head", "lens") == 2 * amounts(costs, "head", "lens raw")
         assert amounts(costs, "vocabulary", "lens") == len(temperatures) * 2 * 2 * rows * 50
-        assert amounts(costs, "head", "decoding steps") == 4 * 2 * STEPS * 2 * once
+        assert amounts(costs, "head", "decoding steps") == 4 * 2 * STEPS * 4 * once
     assert amounts(load(lenses=("normed",)).variant(drop), "head", "lens") == (rows / 4 + rows) * once
     assert amounts(load(scopes=("local",)).variant(drop), "head", "lens") == 2 * rows / 4 * once
 
@@ -239,12 +239,16 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
 
 
 def test_decoding_reads_all_weights_for_every_token() -> None:
-    costs = load(trajectories=("free_running",)).variant(parse_recipe("magnitude-50"))
-    assert amounts(costs, "memory") == STEPS * (960 * 4 + 50 * 8 * 4)
+    costs = load().variant(parse_recipe("magnitude-50"))
+    weights = STEPS * (960 * 4 + 50 * 8 * 4)
+    assert amounts(costs, "memory", "variant decodes") == amounts(costs, "memory", "after the variant") == weights
     assert amounts(costs, "body", "decodes: prompts") == load().forward(7, sequences=2)
-    # Two prompts, each read teacher forced and free running.
-    assert amounts(costs, "body", "tokens") == 4 * STEPS * 2 * 960
-    assert amounts(costs, "head", "logits of") == 4 * STEPS * 2 * 50 * 8
+    # Two prompts, each with the variant on the dense text and its own, and the dense model on that and after the flip.
+    assert amounts(costs, "body", "tokens") == (4 + 4) * STEPS * 2 * 960
+    assert amounts(costs, "head", "logits of") == (4 + 4) * STEPS * 2 * 50 * 8
+    fork = load(trajectories=("teacher_forced", "fork")).variant(parse_recipe("magnitude-50"))
+    assert amounts(fork, "head", "logits of") == (4 + 2) * STEPS * 2 * 50 * 8
+    assert amounts(load().variant(parse_recipe("dense")), "memory") == weights
     assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
 
 
@@ -260,14 +264,15 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     assert amounts(costs, "body", "variant pass") == 2 * 3 * work.forward(5 + STEPS)  # in float64
     # 200 texts are four batches, greedy or sampled.
     weights = STEPS * (960 * 4 + 50 * 8 * 4)
-    assert amounts(costs, "memory") == 4 * weights
+    assert amounts(costs, "memory") == (4 + 4) * weights
     assert amounts(work.sampling_variant(), "memory") == amounts(work.sampling_dense(), "memory") == 4 * weights
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
     rows = {each.table: each.rows for each in variant_rows(work, recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 200 * STEPS)
-    assert rows["decoding_steps"] == 100 * STEPS * 2
+    assert rows["decoding_steps"] == 100 * STEPS * 4
+    assert rows["top_tokens"] == 100 * STEPS * 2 * 2 * 10
     assert load().sampling_variant() == load().sampling_dense() == []
 
 

@@ -40,5 +40,5 @@ def test_command_line_limits_keep_their_order() -> None:
 def test_a_study_names_its_wrong_limit(memory: dict[str, object], message: str, tmp_path: Path) -> None:
     study = yaml.safe_load((Path("pipelines/studies/demo.yaml")).read_text(encoding="utf-8"))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"memory": memory}), encoding="utf-8")
-    with pytest.raises(InputError, match=rf"s.yaml: line 25: `memory.*{message}"):
+    with pytest.raises(InputError, match=rf"s.yaml: line 27: `memory.*{message}"):
         load_study(str(tmp_path / "s.yaml"))

@@ -6,7 +6,7 @@ const HEATS = {
   agreement: { title: "agreement", ends: () => ["same token", "other token"], heat: (steps, at) => (steps.is_same[at] ? 0 : 0.8) },
   margin: { title: "margin", ends: () => ["sure", "undecided"], heat: (steps, at, side) => 1 / (1 + Math.max(0, steps[`margin_${side}`][at] ?? Infinity)) },
 };
-const TRAJECTORIES = { forced: "teacher forced", free: "free running" };
+const TRAJECTORIES = { forced: "the dense text", own: "the variant’s text" };
 let heatOf = "kl";
 
 async function tokensPage(id, promptId, step, wantedTrajectory) {
@@ -28,7 +28,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     view.show(view.step, false);
   };
   const switches = [
-    choice("Trajectory", trajectories.map((key) => [key, TRAJECTORIES[key]]), view.trajectory, (key) => {
+    choice("Both models read", trajectories.map((key) => [key, TRAJECTORIES[key]]), view.trajectory, (key) => {
       view.trajectory = key;
       redraw();
     }),
@@ -60,13 +60,13 @@ function tokenAt(steps) {
   return new Map(steps?.step.map((step, at) => [step, steps.token_dense[at]]));
 }
 
-// The events of both texts, with links to their steps; a loop of the pruned text is on its free trajectory.
+// The events of both texts, with links to their steps; a loop of the pruned text is on that text.
 function outcome({ variant, prompt, trace }) {
   const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
     trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts first differ at ", at(trace.first_flip_step), "."],
-    isNumber(trace.collapse_step) && ["The pruned text completes a loop at ", at(trace.collapse_step, "free"), "."],
+    isNumber(trace.collapse_step) && ["The pruned text completes a loop at ", at(trace.collapse_step, "own"), "."],
     isNumber(trace.collapse_step_dense) && ["The dense text completes a loop at ", at(trace.collapse_step_dense), "."],
     (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right answer ${prompt.gold}` : ""}.`,
     trace.parts_at && `At the first flip the most likely token first differs after ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? `, and permanently after ${trace.parts_for_good_at}` : ""}.`,
@@ -86,10 +86,11 @@ function choice(label, options, chosen, pick) {
 function sides(view) {
   const { title, ends: endsOf } = HEATS[heatOf];
   const ends = endsOf(view.trace[view.trajectory]);
+  const hint = (isShown, text) => isShown && el("span", { class: "hint" }, text);
   const isForced = view.trajectory === "forced";
   return [
-    el("div", { class: "side" }, el("h2", null, "dense"), stream(view, "dense")),
-    el("div", { class: "side" }, el("h2", null, name(view.variant.recipe), isForced && el("span", { class: "hint" }, " its most likely token after the dense text")), stream(view, "pruned")),
+    el("div", { class: "side" }, el("h2", null, "dense", hint(!isForced, " its most likely token on the variant’s text")), stream(view, "dense")),
+    el("div", { class: "side" }, el("h2", null, name(view.variant.recipe), hint(isForced, " its most likely token on the dense text")), stream(view, "pruned")),
     el("p", { class: "legend hint" }, `${title}: ${ends[0]} `, el("span", { class: "ramp", "aria-hidden": "true" }), ` ${ends[1]}`, heatOf === "agreement" ? "" : " · underlined: differs from the dense token"),
   ];
 }
@@ -105,10 +106,9 @@ function flagsOf(view, side) {
   const flags = new Map();
   const flag = (step, text) => isNumber(step) && flags.set(step, [...(flags.get(step) ?? []), text]);
   flag(trace.first_flip_step, "first flip");
-  if (side === "dense" || view.trajectory === "forced") flag(trace.answer_end_step_dense, "answer ends");
-  if (side === "pruned" && view.trajectory === "free") flag(trace.answer_end_step, "answer ends");
-  if (side === "dense") flag(trace.collapse_step_dense, "loop");
-  if (side === "pruned" && view.trajectory === "free") flag(trace.collapse_step, "loop");
+  const isForced = view.trajectory === "forced";
+  flag(isForced ? trace.answer_end_step_dense : trace.answer_end_step, "answer ends");
+  if (isForced === (side === "dense")) flag(isForced ? trace.collapse_step_dense : trace.collapse_step, "loop");
   return flags;
 }
 
@@ -219,8 +219,8 @@ function layersAt(view, step) {
     return el("p", { class: "hint" }, "This prompt was measured at the output only: it has no layers.", layered.length > 0 && [" With layers: ", layered.slice(0, 3).map((prompt, at) => [at > 0 && ", ", el("a", { href: route("tokens", view.variant.id, prompt.prompt_id, 0) }, name(prompt.name))]), "."]);
   }
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
-  const isElsewhere = trajectory === "free" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
-  return [isElsewhere && el("p", { class: "hint" }, "Layers are measured with teacher forcing: after the first flip they belong to the dense text, not to the pruned one."), measured];
+  const isElsewhere = trajectory === "own" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
+  return [isElsewhere && el("p", { class: "hint" }, "Layers are measured on the dense text: after the first flip they do not belong to this one."), measured];
 }
 
 function optionsOf(trace, where) {

@@ -14,11 +14,11 @@ from prunescope.pipelines.evaluation.traces.decoding import (
     DensePrunedPair,
     _batches,
     _record_last_position,
+    first_tokens,
     generation_row,
     logits_of,
     step_rows,
     top_rows,
-    with_pruned_tokens,
 )
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
@@ -73,7 +73,7 @@ def test_top_rows_equal_a_sort_of_the_whole_vocabulary(
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
     best = expected.filter(side="pruned", rank=1).sort("step")["token_id"].to_list()
     several = [pair, replace(pair, streams=pair.streams[:2], shifts=pair.shifts[:2]), pair]
-    tokens = [own.pruned_tokens for own in with_pruned_tokens(several, top_rows(decoder, several, 10))]
+    tokens = first_tokens(several, top_rows(decoder, several, 10), "pruned")
     assert tokens == [tuple(best), tuple(best[:2]), tuple(best)]
 
 

@@ -51,10 +51,10 @@ def variant_of(decoder: Decoder, name: str) -> Variant:
     return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 
 
-def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
+def expected_shapes(temperatures: int, positions: int, forked: int) -> dict[str, int]:
     return {
         "layer_transitions": positions * 6 * 2 * 2 * temperatures,
-        "decoding_steps": 3 * 2 * STEPS * temperatures,
+        "decoding_steps": (3 * 3 + forked) * STEPS * temperatures,
         "top_tokens": 3 * 2 * STEPS * 2 * 10,
         "option_subspace": temperatures,
         "generations": 3,
@@ -65,7 +65,9 @@ def expected_shapes(temperatures: int, positions: int) -> dict[str, int]:
 def test_one_row_per_grain(decoder: Decoder) -> None:
     session = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0)))
     tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
-    assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(2, 3 * (STEPS + 1))
+    assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(
+        2, 3 * (STEPS + 1), tables["generations"]["first_flip_step"].count()
+    )
     transitions = tables["layer_transitions"]
     keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens", "temperature"]
     assert transitions.select(keys).is_duplicated().sum() == 0
@@ -404,6 +406,8 @@ def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder:
         for spec in (full.generation, GenerationSpec(new_tokens=STEPS))
     )
     steps = length["decoding_steps"]
+    # The others end with the text that they are named after.
+    steps = steps.filter(pl.col("trajectory").is_in(["teacher_forced", "free_running"]))
     assert set(steps.group_by("prompt_id", "trajectory").len()["len"]) == {STEPS}
     texts = {
         prompt: steps.filter(prompt_id=prompt, trajectory="free_running").sort("step")["token_id_dense"].to_list()
@@ -415,7 +419,7 @@ def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder:
     }
     assert ends["maths"] <= 2 < max(ends.values())
     counted = steps.filter(pl.col("step") <= pl.col("prompt_id").replace_strict(ends))
-    found = end["decoding_steps"]
+    found = end["decoding_steps"].filter(pl.col("trajectory").is_in(["teacher_forced", "free_running"]))
     exact = ["prompt_id", "trajectory", "step", "token_id_dense", "token_id_pruned"]
     assert found.select(exact).equals(counted.select(exact))
     np.testing.assert_allclose(found["kl_dense_pruned_nats"], counted["kl_dense_pruned_nats"], rtol=2e-3, atol=1e-6)

@@ -1,0 +1,111 @@
+"""Tables of the output in every trajectory, from the texts of both models; decoding belongs to `greedy_texts`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import polars as pl
+import torch
+
+from prunescope.pipelines.evaluation.traces.decoding import (
+    GENERATION_SCHEMA,
+    OPTION_SCHEMA,
+    DecodingResult,
+    DensePrunedPair,
+    first_tokens,
+    fork_columns,
+    generation_row,
+    option_rows,
+    step_rows,
+    top_rows,
+    up_to_end,
+)
+from prunescope.pipelines.evaluation.traces.greedy_texts import VariantTexts
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.studies import MeasureSpec
+
+
+def output_tables(
+    decoder: Decoder,
+    measure: MeasureSpec,
+    forced: Sequence[DensePrunedPair],
+    dense: Sequence[DecodingResult],
+    texts: Sequence[VariantTexts],
+) -> dict[str, pl.DataFrame]:
+    """Return `decoding_steps`, `top_tokens`, `option_subspace` and `generations` of one variant.
+
+    Args:
+        decoder: the dense model.
+        measure: trajectories, temperatures and number of top tokens.
+        forced: both models on the dense text, of every prompt.
+        dense: the dense text of every prompt.
+        texts: the variant's texts of every prompt; none if it was measured on the dense text in one pass only.
+    """
+    written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
+    tops = [top_rows(decoder, forced, measure.top_k)]
+    tokens = first_tokens(forced, tops[0], "pruned")
+    pairs = [[replace(pair, pruned_tokens=own) for pair, own in zip(forced, tokens, strict=True)]]
+    if "own_text" in measure.trajectories and written:
+        own_texts = [_own_text(decoder, pair, text) for pair, _, text in written]
+        tops.append(top_rows(decoder, own_texts, measure.top_k))
+        tokens = first_tokens(own_texts, tops[-1], "dense")
+        pairs.append([_with_dense_tokens(*own) for own in zip(own_texts, written, tokens, strict=True)])
+    if "fork" in measure.trajectories:
+        pairs.append([_fork(decoder, *own) for own in written if own[2].fork])
+    if "free_running" in measure.trajectories:
+        pairs.append([_free_running(*own) for own in written])
+    generations = [
+        generation_row(decoder, pair.prompt, text.own.tokens, own.tokens)
+        | fork_columns(decoder, pair.prompt, text.fork and text.fork.tokens, own.tokens)
+        for pair, own, text in written
+        if text.own
+    ]
+    options = [row for pair in forced for row in option_rows(decoder, pair, measure.temperatures)]
+    return {
+        "decoding_steps": pl.concat([step_rows(decoder, own, measure.temperatures) for own in pairs if own]),
+        "top_tokens": pl.concat(tops),
+        "option_subspace": pl.DataFrame(options, schema=OPTION_SCHEMA),
+        "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
+    }
+
+
+_Written = tuple[DensePrunedPair, DecodingResult, VariantTexts]
+
+
+def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> DensePrunedPair:
+    """Pair both models on the variant's text, up to its end. Up to the flip the context is that of the dense text."""
+    own = cast(DecodingResult, text.own)
+    tokens = up_to_end(decoder, own.tokens)
+    shared = len(tokens) if text.read is None else cast(int, text.flip) + 1
+    streams, shifts = forced.streams[:shared], forced.shifts[:shared]
+    if text.read is not None:
+        behind = slice(shared, len(tokens))
+        streams = torch.cat([streams, text.read.streams[behind].float()])
+        shifts = torch.cat([shifts, (own.streams[behind] - text.read.streams[behind]).float()])
+    return DensePrunedPair(forced.prompt, "own_text", streams, shifts, (), tokens)
+
+
+def _with_dense_tokens(pair: DensePrunedPair, written: _Written, firsts: tuple[int, ...]) -> DensePrunedPair:
+    """Name what the dense model would write: its own text up to the flip, then its most likely tokens."""
+    forced, _, text = written
+    shared = len(firsts) if text.flip is None else text.flip + 1
+    return replace(pair, dense_tokens=(*forced.dense_tokens[:shared], *firsts[shared:]))
+
+
+def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
+    """Pair the dense text with the fork step by step, up to the shorter one's end; equal up to the flip."""
+    fork, flip = cast(DecodingResult, text.fork), cast(int, text.flip)
+    known, tokens = up_to_end(decoder, dense.tokens), up_to_end(decoder, fork.tokens)
+    steps = min(len(known), len(tokens))
+    shifts = (fork.streams[:steps] - dense.streams[:steps]).float()
+    shifts[: flip + 1] = 0
+    return DensePrunedPair(forced.prompt, "fork", dense.streams[:steps].float(), shifts, known[:steps], tokens[:steps])
+
+
+def _free_running(forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
+    """Pair step t of the dense text with step t of the variant's own, which may be longer."""
+    own, steps = cast(DecodingResult, text.own), len(dense.tokens)
+    shifts = (own.streams[:steps] - dense.streams).float()
+    return DensePrunedPair(
+        forced.prompt, "free_running", dense.streams.float(), shifts, dense.tokens, own.tokens[:steps]
+    )
