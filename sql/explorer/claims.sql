@@ -14,4 +14,8 @@ select
     units,
     verdict
 from paper_claims
-order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 when 'as under rounding' then 2 else 3 end, claim, measure
+order by
+    model,
+    list_position(['holds', 'does not hold', 'as under rounding', 'too little data'], verdict),
+    claim,
+    measure

@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe × trajectory × step.
 -- inputs: decoding_curve, reference_temperature
 -- how to read: prompts_flipping counts first flips, prompts_answered the variants' texts that complete their answer.
---   Neighbouring steps (stride) of a model with more than 64 steps, or with more than 12 variants and more than 16 steps,
---   share a row, so that at most 64, or 16, are drawn. The KL on fork up to a prompt's first flip is 0.
+--   Neighbouring steps (stride) of a model with more than 64 steps, or with more than 12 variants and more than 16
+--   steps, share a row, so that at most 64, or 16, are drawn. The KL on fork up to a prompt's first flip is 0.
 with
 
 strides as (

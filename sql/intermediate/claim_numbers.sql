@@ -310,16 +310,36 @@ gap_claims as (
         noise.gap.mean as null_amount
     from gap_means as pruned
     left join gap_means as noise
-        on pruned.model = noise.model and pruned.claim = noise.claim and pruned.measure = noise.measure and noise.is_noise
+        on
+            pruned.model = noise.model
+            and pruned.claim = noise.claim
+            and pruned.measure = noise.measure
+            and noise.is_noise
     where not pruned.is_noise
+),
+
+claims as (
+    select * from task_claims
+    union all by name
+    select * from fit_claims
+    union all by name
+    select * from amplification_claims
+    union all by name
+    select * from question_claims
+    union all by name
+    select * from gap_claims
 )
 
-select * from task_claims
-union all by name
-select * from fit_claims
-union all by name
-select * from amplification_claims
-union all by name
-select * from question_claims
-union all by name
-select * from gap_claims
+select
+    model,
+    claim,
+    measure,
+    n,
+    units,
+    rests_on,
+    is_rounding,
+    amount,
+    amount_low,
+    amount_high,
+    null_amount
+from claims

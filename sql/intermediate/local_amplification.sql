@@ -78,8 +78,18 @@ medians as (
 )
 
 select
-    medians.*,
+    medians.model,
+    medians.lens,
+    medians.is_noise,
+    medians.is_rounding,
+    medians.positions,
     shares.prompts,
+    medians.sublayers,
+    medians.one_minus_cos_h,
+    medians.one_minus_cos_z,
+    medians.one_minus_cos_p,
+    medians.h_to_z_median,
+    medians.z_to_p_median,
     shares.share_amplified,
     shares.ends[1] as share_amplified_low,
     shares.ends[2] as share_amplified_high

@@ -1,4 +1,4 @@
--- The records behind one changed sublayer in the dense context, of the variants that the claims are about and their null.
+-- The records behind one changed sublayer in the dense context: the variants that the claims are about, and their null.
 -- grain: one row per variant of claim_variants × prompt × position × layer × sublayer × lens.
 -- key: model, recipe, prompt_id, position, layer, sublayer, lens
 -- inputs: stg_layer_transitions, variant_temperatures, claim_variants, dense_ends

@@ -50,8 +50,8 @@ create or replace macro half_width_of_scores(se, n) as case
     when count(se) = count(*) then t_quantile_975(min(n) - 1) * sqrt(sum(se ** 2)) / count(*)
 end;
 
--- Mean of values of independent units, half the width of its 95 % interval, and their number, as a struct; an aggregate.
--- half_width is NULL below two units and where none deviates.
+-- Mean of values of independent units, half the width of its 95 % interval, and their number, as a struct; an
+-- aggregate. half_width is NULL below two units and where none deviates.
 create or replace macro mean_over_units(x) as struct_pack(
     mean := avg(x),
     half_width := half_width_of_mean(x, case when x is not null then 1.0 end),

@@ -1,4 +1,4 @@
--- Is a variant further from the dense model on its own text than on the dense one, and free running than any other text?
+-- Is a variant further from the dense model on its own text than on the dense one, and further free running than a fork?
 -- grain: one row per model × recipe with a text that flips, noise variants included as nulls.
 -- key: model, recipe
 -- inputs: steps_after_flip, trajectory_gaps, noise_variants
@@ -78,16 +78,16 @@ select
     kl_own_text_median_nats,
     kl_free_running_median_nats,
     kl_fork_median_nats,
-    own.mean as own_minus_forced_nats,
-    own.mean - own.half_width as own_minus_forced_low_nats,
-    own.mean + own.half_width as own_minus_forced_high_nats,
-    exp(ratio.mean) as own_over_forced,
-    exp(ratio.mean - ratio.half_width) as own_over_forced_low,
-    exp(ratio.mean + ratio.half_width) as own_over_forced_high,
+    own['mean'] as own_minus_forced_nats,
+    own['mean'] - own['half_width'] as own_minus_forced_low_nats,
+    own['mean'] + own['half_width'] as own_minus_forced_high_nats,
+    exp(ratio['mean']) as own_over_forced,
+    exp(ratio['mean'] - ratio['half_width']) as own_over_forced_low,
+    exp(ratio['mean'] + ratio['half_width']) as own_over_forced_high,
     direction_of_mean(own, comparisons) as own_text_is,
-    free.mean as free_minus_fork_nats,
-    free.mean - free.half_width as free_minus_fork_low_nats,
-    free.mean + free.half_width as free_minus_fork_high_nats,
+    free['mean'] as free_minus_fork_nats,
+    free['mean'] - free['half_width'] as free_minus_fork_low_nats,
+    free['mean'] + free['half_width'] as free_minus_fork_high_nats,
     direction_of_mean(free, comparisons) as free_running_is
 from counted
 order by model, is_noise, recipe

@@ -126,9 +126,7 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
                     )
                 if flip is not None:
                     nats = 0.9 * parted
-                    warehouse.step(
-                        recipe, prompt, step, nats, flips=flips, temperature=temperature, trajectory="fork"
-                    )
+                    warehouse.step(recipe, prompt, step, nats, flips=flips, temperature=temperature, trajectory="fork")
                 _measure_layers(warehouse, recipe, prompt, step, kl, temperature, dropped, chance)
             for trajectory in ("teacher_forced", "own_text"):
                 warehouse.top_tokens(recipe, prompt, step, trajectory=trajectory, flips=flips)
@@ -154,7 +152,7 @@ def _measure_layers(
 ) -> None:
     for layer in range(LAYERS):
         for sublayer in ("attn", "mlp"):
-            is_changed = recipe.startswith(("wanda", "mixed")) or f"{sublayer}.{layer}" in dropped
+            is_changed = recipe.startswith(("wanda", "mixed", "noise")) or f"{sublayer}.{layer}" in dropped
             for lens in ("raw", "normed"):
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0

@@ -15,8 +15,8 @@ CAPTION = (
     "text: both models read what the dense model wrote. Own text: both read what the variant wrote. Fork is the null: "
     "the dense model alone, its text against the one that it writes after the variant's first other token. Free "
     "running, each model reads its own text; that compares two texts, so that it means something only above the fork. "
-    "Lines are medians over prompts; the bands of the first two run from the 10th to the 90th percentile. Marks above a "
-    "panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps of "
+    "Lines are medians over prompts; the bands of the first two run from the 10th to the 90th percentile. Marks above "
+    "a panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps of "
     "a model with more than 64 generated tokens share a point, so that at most 64 are drawn, or 16 for more than 12 "
     "variants."
 )
@@ -93,7 +93,11 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
     base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color(curves))
     banded = alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND)
-    band = base.transform_filter(banded).mark_area(opacity=0.18).encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
+    band = (
+        base.transform_filter(banded)
+        .mark_area(opacity=0.18)
+        .encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
+    )
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
         strokeDash=trajectory_dash(curves),

@@ -145,7 +145,9 @@ def _amplification(row: _Row) -> str:
     elif high < 0.5:
         claim = "The paper's claim that the softmax amplifies does not hold here."
     share, null = row["share_amplified"], row["noise_share_amplified"]
-    noise = "" if null is None else f"; under rounding alone {percent(null)}, {number(row['noise_z_to_p_median'])} times"
+    noise = (
+        "" if null is None else f"; under rounding alone {percent(null)}, {number(row['noise_z_to_p_median'])} times"
+    )
     return (
         f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
         f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z at {percent(share)} of "
@@ -173,15 +175,15 @@ def _fit(row: _Row) -> str:
                 else f", without the overshoot of the paper ({paper:g})"
             )
         sentence += "."
-    correlation = row["correlation"]
+    correlation = row["plain_correlation"]
     if theorem.startswith("T3") and correlation is not None:
         closeness = "as closely as" if correlation >= 0.99 else "less closely than"
         sentence += (
             f" Within a variant estimate and truth correlate with r = {correlation:.3f} in the median "
-            f"({row['correlation_min']:.3f} to {row['correlation_max']:.3f}), {closeness} in the paper "
+            f"({row['plain_correlation_min']:.3f} to {row['plain_correlation_max']:.3f}), {closeness} in the paper "
             f"(r = {fact('estimates', 't3_correlation'):g}); their logarithms with {row['log_correlation']:.3f}."
         )
-        if (propagated := row["correlation_propagated"]) is not None:
+        if (propagated := row["plain_correlation_propagated"]) is not None:
             sentence += f" Behind all pruned sublayers together r is {propagated:.3f}."
     return sentence
 

@@ -38,11 +38,11 @@ correlations as (
     select
         model,
         theorem,
-        median(plain_correlation) filter (where scope = 'local') as correlation,
-        min(plain_correlation) filter (where scope = 'local') as correlation_min,
-        max(plain_correlation) filter (where scope = 'local') as correlation_max,
+        median(plain_correlation) filter (where scope = 'local') as plain_correlation,
+        min(plain_correlation) filter (where scope = 'local') as plain_correlation_min,
+        max(plain_correlation) filter (where scope = 'local') as plain_correlation_max,
         median(log_correlation) filter (where scope = 'local') as log_correlation,
-        median(plain_correlation) filter (where scope = 'propagated') as correlation_propagated
+        median(plain_correlation) filter (where scope = 'propagated') as plain_correlation_propagated
     from by_variant
     where log_correlation is not null
     group by model, theorem
@@ -56,11 +56,11 @@ select
     quantile_cont(points.estimate / points.truth, 0.1) as ratio_p10,
     quantile_cont(points.estimate / points.truth, 0.9) as ratio_p90,
     median(points.estimate / points.truth) filter (where points.truth > 0.05) as large_ratio_median,
-    any_value(correlations.correlation) as correlation,
-    any_value(correlations.correlation_min) as correlation_min,
-    any_value(correlations.correlation_max) as correlation_max,
+    any_value(correlations.plain_correlation) as plain_correlation,
+    any_value(correlations.plain_correlation_min) as plain_correlation_min,
+    any_value(correlations.plain_correlation_max) as plain_correlation_max,
     any_value(correlations.log_correlation) as log_correlation,
-    any_value(correlations.correlation_propagated) as correlation_propagated
+    any_value(correlations.plain_correlation_propagated) as plain_correlation_propagated
 from points
 left join correlations
     on points.model = correlations.model and points.theorem = correlations.theorem

@@ -45,11 +45,11 @@ select
     any_value(claims.amount) as less_share,
     any_value(claims.null_amount) as noise_less_share,
     count(*) as choices,
-    count(*) filter (where split_part(dense, ',', 1) = split_part(pruned, ',', 1)) as argmax_kept,
-    count(*) filter (where split_part(dense, ',', 1) <> split_part(pruned, ',', 1)) as argmax_changed,
-    count(*) filter (where dense = pruned) as ranking_kept,
-    median(mass_dense) as mass_dense_median,
-    median(mass_pruned) as mass_pruned_median
+    count(*) filter (where split_part(ranking.dense, ',', 1) = split_part(ranking.pruned, ',', 1)) as argmax_kept,
+    count(*) filter (where split_part(ranking.dense, ',', 1) <> split_part(ranking.pruned, ',', 1)) as argmax_changed,
+    count(*) filter (where ranking.dense = ranking.pruned) as ranking_kept,
+    median(ranking.mass_dense) as mass_dense_median,
+    median(ranking.mass_pruned) as mass_pruned_median
 from ranking
 left join parts
     on ranking.model = parts.model
