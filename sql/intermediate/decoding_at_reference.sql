@@ -1,8 +1,9 @@
 -- The decoding steps at the reference temperature (T = 1 where measured), in every trajectory.
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
--- inputs: decoding_in_text, reference_temperature
--- how to read: the columns of stg_decoding_steps that other views read. Noise variants are excluded.
+-- inputs: stg_decoding_steps, trajectory_ends, reference_temperature
+-- how to read: the columns of stg_decoding_steps that other views read, up to the ends of the texts. Noise variants are
+--   excluded.
 -- reason: most questions about the output need one row per step; greedy tokens do not depend on T.
 select
     steps.model,
@@ -33,9 +34,16 @@ select
     steps.margin_dense,
     steps.margin_pruned,
     steps.is_same_token
-from decoding_in_text as steps
+from stg_decoding_steps as steps
 inner join reference_temperature
     on
         steps.model = reference_temperature.model
         and steps.recipe = reference_temperature.recipe
         and steps.temperature = reference_temperature.temperature
+anti join trajectory_ends as ends
+    on
+        steps.model = ends.model
+        and steps.recipe = ends.recipe
+        and steps.prompt_id = ends.prompt_id
+        and steps.trajectory = ends.trajectory
+        and steps.step > ends.end_step

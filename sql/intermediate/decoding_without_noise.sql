@@ -1,7 +1,7 @@
 -- The rows of decoding_steps up to the ends of their texts, without those of noise variants.
 -- grain: one row per variant × prompt × trajectory × step × temperature, noise left out.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
--- inputs: decoding_in_text, noise_variants
+-- inputs: stg_decoding_steps, trajectory_ends, noise_variants
 -- how to read: the columns of stg_decoding_steps that other views read. The dense recipe is included.
 -- reason: single place that excludes noise from the decoding steps.
 select
@@ -19,6 +19,13 @@ select
     steps.entropy_dense_nats,
     steps.margin_dense,
     steps.margin_pruned
-from decoding_in_text as steps
+from stg_decoding_steps as steps
 anti join noise_variants
     on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+anti join trajectory_ends as ends
+    on
+        steps.model = ends.model
+        and steps.recipe = ends.recipe
+        and steps.prompt_id = ends.prompt_id
+        and steps.trajectory = ends.trajectory
+        and steps.step > ends.end_step

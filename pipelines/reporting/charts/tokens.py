@@ -11,8 +11,8 @@ from prunescope.pipelines.reporting.charts.display_text import visible
 TITLE = "What each variant writes, token by token"
 CAPTION = (
     "Each row is the text of one variant, the dense model's on top. The colour is KL(dense ‖ pruned) with both models "
-    "reading the variant's text. Bold tokens differ from the dense token, and the outline marks the first that does. ␣ is "
-    "a space, ↵ a line break. The first 64 tokens of at most four prompts: of each kind those that break first."
+    "reading the variant's text. Bold tokens differ from the dense token, and the outline marks the first that does. ␣ "
+    "is a space, ↵ a line break. The first 64 tokens of at most four prompts: of each kind those that break first."
 )
 
 CELLS = 12  # per line, so that a line fits a page beside the row names
