@@ -140,20 +140,24 @@ def _(mo, pl, spikes):
 
 @app.cell
 def _(ask):
-    feedback, _shown = ask("q13_free_running_against_teacher_forced")
+    feedback, _shown = ask("q13_own_text_against_forced")
     _shown
     return (feedback,)
 
 
 @app.cell
 def _(feedback, mo, pl):
-    _after = feedback.filter(pl.col("context") != "shared")
+    _pruned = feedback.filter(~pl.col("is_noise"))
+    _medians = [
+        f"{_pruned[f'kl_{name}_median_nats'].median() or float('nan'):.2f}"
+        for name in ("teacher_forced", "own_text", "free_running", "fork")
+    ]
     mo.md(
         f"""
-        **Answer.** On the dense model's own tokens the variants stay at a median of
-        {_after["kl_teacher_forced_median_nats"].median() or float("nan"):.2f} nats a token; on their own tokens, after the
-        first flip, at {_after["kl_free_running_median_nats"].median() or float("nan"):.2f}. What pruning breaks is less
-        the single prediction than the text that is fed back.
+        **Answer.** After the first flip the variants are at a median of {_medians[0]} nats a token on the dense text and
+        of {_medians[1]} on their own; {_pruned.filter(own_text_is="further").height} of {_pruned.height} are further
+        away on their own text. Free running compares two texts: {_medians[2]} nats, against {_medians[3]} of the dense
+        model alone after one other token.
         """
     )
     return

@@ -58,7 +58,7 @@ def test_variants_have_errors_over_prompts_of_any_length(ask: Ask) -> None:
     assert row["kl_teacher_forced_mean_nats_se"] == pytest.approx(clustered(kl, prompt), rel=1e-6)
     assert row["top1_agreement"] == pytest.approx(1 - flips.mean())
     assert row["top1_agreement_se"] == pytest.approx(clustered(flips.astype(float), prompt))
-    assert row["kl_free_running_mean_nats"] is None
+    assert row["kl_own_text_mean_nats"] is None
 
 
 def test_patterns_stand_side_by_side_with_their_own_errors(ask: Ask) -> None:

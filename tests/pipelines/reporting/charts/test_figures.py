@@ -273,7 +273,7 @@ def test_generation_holds_the_medians_over_prompts_in_every_space_and_shows_zero
     chart = FIGURES["generation"].draw(frames.ask(FIGURES["generation"].query, decoding_curve=curve))
     stored = ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats")
     medians = {
-        (row["recipe"], row["trajectory"].replace("_", " "), row["step"], quantity): row[column]
+        (row["recipe"], generation.TRAJECTORIES[row["trajectory"]], row["step"], quantity): row[column]
         for row in curve.group_by("recipe", "trajectory", "step").agg(pl.col(stored).median()).to_dicts()
         for column, quantity in zip(stored, generation.QUANTITIES.values(), strict=True)
     }
@@ -395,8 +395,9 @@ def test_temperatures_are_curves_and_a_single_temperature_is_dots():
     curves = temperature.draw(frames.ask(query, decoding_curve=several))
     kl = [row for row in rows_with(curves, "median") if row["quantity"].startswith("KL")]
     medians = {
-        (row["recipe"], row["trajectory"].replace("_", " "), row["temperature"]): row["kl_dense_pruned_nats"]
-        for row in several.group_by("recipe", "trajectory", "temperature")
+        (row["recipe"], generation.TRAJECTORIES[row["trajectory"]], row["temperature"]): row["kl_dense_pruned_nats"]
+        for row in several.filter(pl.col("trajectory").is_in(["teacher_forced", "own_text"]))
+        .group_by("recipe", "trajectory", "temperature")
         .agg(pl.col("kl_dense_pruned_nats").median())
         .to_dicts()
     }
