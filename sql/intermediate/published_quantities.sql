@@ -2,7 +2,7 @@
 -- grain: one row per variant × way in which a publication names it × what was measured × metric × layer.
 -- key: model, recipe, method, measured_on, metric, layer
 -- inputs: stg_variants, task_group_scores, stg_retrieval_scores, kld_summary, transitions_at_reference,
---   decoding_at_reference, free_running_medians, option_shift, options_at_reference, reference_temperature
+--   decoding_at_reference, option_shift, options_at_reference, reference_temperature
 -- how to read: `unnamed` is every pruned variant, since the publication names no method there. Layers: mean cosine
 --   behind one dropped sublayer in the dense context, lens raw, of the smallest drop that has the sublayer. Generation:
 --   mean over prompts of the same step of both models' own texts, and the median of all steps. Options: of questions
@@ -106,19 +106,18 @@ scores as (
     union all
 
     select
-        medians.model,
-        medians.recipe,
+        model,
+        recipe,
         'generation' as measured_on,
         'generation' as asked,
         'kl_free_running_median_nats' as metric,
-        medians.median_nats as score,
+        median(kl_dense_pruned_nats) as score,
         null as score_se,
         count(*) as n,
         null as shots
-    from free_running_medians as medians
-    inner join decoding_at_reference as steps
-        on medians.model = steps.model and medians.recipe = steps.recipe and steps.trajectory = 'free_running'
-    group by medians.model, medians.recipe, medians.median_nats
+    from decoding_at_reference
+    where trajectory = 'free_running'
+    group by model, recipe
 ),
 
 layer_points as (

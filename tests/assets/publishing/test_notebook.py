@@ -51,7 +51,9 @@ def test_variant_question_and_text_come_from_the_warehouse(computed_once) -> Non
     assert values["parameters_removed_share"] == "0.5" or 0 < float(values["parameters_removed_share"]) < 0.5
     assert ps.question("q01", computed_once, recipes=["wanda-2of4"]).rows["recipe"].unique().to_list() == ["wanda-2of4"]
     [(prompt,)] = ps.open(computed_once).sql("select min(prompt_id) from generations").fetchall()
-    texts = [ps.text("tiny-a@wanda-2of4", prompt, computed_once, is_own_text=is_own_text) for is_own_text in (False, True)]
+    texts = [
+        ps.text("tiny-a@wanda-2of4", prompt, computed_once, is_own_text=is_own_text) for is_own_text in (False, True)
+    ]
     query = "select step, token_text_dense, token_text_pruned, kl_dense_pruned_nats, is_top1_same"
     for text, trajectory in zip(texts, ("teacher_forced", "free_running"), strict=True):
         steps = f"from decoding_at_reference where variant = 'tiny-a@wanda-2of4' and trajectory = '{trajectory}'"

@@ -498,7 +498,9 @@ def test_no_drawing_of_a_large_study_is_larger_than_2_mb(figure: Figure):
 @EVERY
 def test_a_figure_states_its_size_rule(figure: Figure):
     assert ("below 2 MB" in figure.caption) == (figure.page_by is not None)
-    assert figure.page_by or any(number in figure.caption for number in ("at most 500 points", "more than 50", "more than 64"))
+    assert figure.page_by or any(
+        number in figure.caption for number in ("at most 500 points", "more than 50", "more than 64")
+    )
 
 
 @pytest.mark.third(2)
