@@ -102,8 +102,9 @@ def _tables(_: typer.Context) -> list[str]:
     return sorted({*_stems("warehouse/tables/[!_]*.py"), "provenance"} - {"columns"})
 
 
-def _views(_: typer.Context) -> list[str]:
-    return [name for layer in ("marts", "intermediate", "staging") for name in _stems(f"sql/{layer}/**/*.sql")]
+def _views(context: typer.Context) -> list[str]:
+    names = [name for layer in ("marts", "intermediate") for name in _stems(f"sql/{layer}/**/*.sql")]
+    return [*names, *(f"stg_{name}" for name in _tables(context) if name != "provenance")]
 
 
 def _questions(_: typer.Context) -> list[str]:

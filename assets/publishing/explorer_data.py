@@ -19,7 +19,7 @@ from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue import comparison as compare_module
 from prunescope.warehouse.catalogue.comparison import compare_pairs
-from prunescope.warehouse.catalogue.database import LAYERS, SQL
+from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.storage.snapshot import damage_explained
 
@@ -41,9 +41,7 @@ def documents(
         figures: the study's figures, if they were drawn before.
         is_live: whether documents are built one by one, from the present state of the warehouse.
     """
-    views = {
-        path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in sorted((SQL / layer).rglob("*.sql"))
-    }
+    views = {view.name: view.sql for view in view_sql().values()}
     ask = ask or asking(connection)
     name, title, order = study, "", DisplayOrder()
     if not isinstance(study, str):

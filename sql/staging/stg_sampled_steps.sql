@@ -1,26 +1,5 @@
--- The table sampled_steps as other views read it: every column by name, and columns computed from a single row.
--- grain: one row per variant × prompt × sample × step up to the flip.
--- key: model, recipe, prompt_id, sample, step
--- inputs: sampled_steps
 -- how to read: up to the flip both models have read the same tokens. is_flip says that they draw different ones here.
--- reason: single place that names the stored columns, so that a renamed column breaks only this view.
 -- columns:
---   variant: Name of the variant = model || '@' || recipe
 --   is_flip: Whether the two models draw different tokens = token_id_dense <> token_id_pruned
-select
-    model,
-    recipe,
-    model || '@' || recipe as variant,
-    prompt_id,
-    sample,
-    step,
-    temperature,
-    token_id_dense,
-    token_id_pruned,
-    total_variation,
-    flip_probability,
-    kl_dense_pruned_nats,
-    entropy_dense_nats,
-    entropy_pruned_nats,
-    token_id_dense <> token_id_pruned as is_flip
+select token_id_dense <> token_id_pruned as is_flip
 from sampled_steps

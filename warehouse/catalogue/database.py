@@ -26,6 +26,7 @@ import duckdb
 import pyarrow as pa
 
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
+from prunescope.warehouse.catalogue.staging import staging_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.cache import cache_folder
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning, WarehouseError
@@ -203,9 +204,13 @@ def view_sql(folder: Path | None = None) -> dict[str, View]:
 
 
 def _sources(folder: Path) -> tuple[_Source, ...]:
-    """Return all SQL files, macros first."""
-    paths = [(layer, path) for layer in ("macros", *LAYERS) for path in sorted((folder / layer).rglob("*.sql"))]
-    return tuple((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths)
+    """Return the staging views of all tables, which may have no file, and all other SQL files."""
+    staged = [(table, folder / "staging" / f"stg_{table.name}.sql") for table in TABLES.values()]
+    paths = [(layer, path) for layer in ("macros", *LAYERS[1:]) for path in sorted((folder / layer).rglob("*.sql"))]
+    return (
+        *(("staging", path, staging_sql(table, path)) for table, path in staged),
+        *((layer, path, path.read_text(encoding="utf-8")) for layer, path in paths),
+    )
 
 
 @lru_cache(maxsize=8)  # parsing takes long, and a process calls this often

@@ -22,7 +22,7 @@ class ColumnDoc:
 
 @dataclass(frozen=True)
 class View:
-    """A view, one file of `sql/`.
+    """A view: a file of `sql/`, or the staging view of a table.
 
     Attributes:
         name: the file's stem, and the view's name.
@@ -32,7 +32,7 @@ class View:
         columns: its columns, in order.
         notes: what the header says about columns, by name.
         depends_on: the tables and views that it reads.
-        path: the file.
+        path: the file; that of a staging view may not exist, or holds only its computed columns.
     """
 
     name: str

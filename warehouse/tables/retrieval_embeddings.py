@@ -27,7 +27,8 @@ TABLE = Table(
             "embedding",
             pa.list_(pa.float16()),
             "The embedding divided by its length: an entry has an error of at most 2^-12, and of 2^-11 of its size. "
-            "Scores are computed before this rounding.",
+            "Scores are computed before this rounding. list_cosine_similarity of two recipes' embeddings of a text "
+            "says how far it moved.",
             "norm",
             "e/‖e‖",
         ),
