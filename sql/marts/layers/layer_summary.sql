@@ -123,15 +123,5 @@ select
     end as kl_noise_p95_nats,
     spread.kl_median_nats <= kl_noise_p95_nats as is_below_noise
 from spread
-left join noise_floor as floors
-    on
-        spread.model = floors.model
-        and spread.layer = floors.layer
-        and spread.sublayer = floors.sublayer
-        and spread.lens = floors.lens
-        and spread.temperature = floors.temperature
-left join floors_at_output
-    on
-        spread.model = floors_at_output.model
-        and spread.lens = floors_at_output.lens
-        and spread.temperature = floors_at_output.temperature
+left join noise_floor as floors using (model, layer, sublayer, lens, temperature)
+left join floors_at_output using (model, lens, temperature)
