@@ -106,6 +106,8 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
                 store, (table.name for table in TABLES.values() if not table.is_study_output)
             ),
             "sql": _folder_hash(SQL, ("*.sql",)),
+            # The report shows the staging views, which follow from the tables.
+            "columns": {table.name: [column.name for column in table.columns] for table in TABLES.values()},
             "explorer": explorer_version(),
         }
     )

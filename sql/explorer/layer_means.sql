@@ -14,11 +14,7 @@ select
     layer_summary.kl_mean_nats,
     layer_summary.kl_noise_p95_nats
 from layer_summary
-semi join reference_temperature
-    on
-        layer_summary.model = reference_temperature.model
-        and layer_summary.recipe = reference_temperature.recipe
-        and layer_summary.temperature = reference_temperature.temperature
+semi join reference_temperature using (model, recipe, temperature)
 semi join reference_lens
     on layer_summary.model = reference_lens.model and layer_summary.lens = reference_lens.lens
 where layer_summary.recipe <> 'dense'

@@ -19,16 +19,7 @@ select
     questions.gold,
     questions.is_argmax_same
 from option_shift as options
-inner join stg_option_subspace as questions
-    on
-        options.model = questions.model
-        and options.recipe = questions.recipe
-        and options.prompt_id = questions.prompt_id
-        and options.temperature = questions.temperature
-semi join reference_temperature
-    on
-        options.model = reference_temperature.model
-        and options.recipe = reference_temperature.recipe
-        and options.temperature = reference_temperature.temperature
+inner join stg_option_subspace as questions using (model, recipe, prompt_id, temperature)
+semi join reference_temperature using (model, recipe, temperature)
 where options.recipe <> 'dense'
 order by options.model, options.recipe, options.prompt_id, options.option_index

@@ -13,14 +13,7 @@ select
     coalesce(parts.removed_share, whole.removed_share) as removed_share,
     if(parts.matrix is null, whole.effect_nats, parts.effect_nats) as effect_nats
 from search_allocation as whole
-left join search_matrices as parts
-    on
-        whole.model = parts.model
-        and whole.search = parts.search
-        and whole.strategy = parts.strategy
-        and whole.remove = parts.remove
-        and whole.layer = parts.layer
-        and whole.sublayer = parts.sublayer
+left join search_matrices as parts using (model, search, strategy, remove, layer, sublayer)
 order by
     whole.model,
     whole.search,

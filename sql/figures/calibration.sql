@@ -33,11 +33,7 @@ select
     wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[1] as jaccard_low,
     wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[2] as jaccard_high
 from q28_sensitivity_to_calibration as pairs
-left join sampled
-    on
-        pairs.model = sampled.model
-        and pairs.recipe = sampled.recipe
-        and pairs.other_recipe = sampled.other_recipe
+left join sampled using (model, recipe, other_recipe)
 where
     pairs.kl_difference_nats is not null
     or pairs.jaccard_removed is not null

@@ -31,11 +31,7 @@ select
     pairwise_flips.holm_p,
     pairwise_flips.n_tests
 from pairwise_flips
-semi join shown
-    on
-        pairwise_flips.model = shown.model
-        and pairwise_flips.metric = shown.metric
-        and pairwise_flips.recipe = shown.recipe
+semi join shown using (model, metric, recipe)
 semi join shown as other_shown
     on
         pairwise_flips.model = other_shown.model and pairwise_flips.metric = other_shown.metric

@@ -19,11 +19,7 @@ select
     layer_summary.cos_p_p10,
     layer_summary.cos_p_p90
 from layer_summary
-semi join reference_temperature
-    on
-        layer_summary.model = reference_temperature.model
-        and layer_summary.recipe = reference_temperature.recipe
-        and layer_summary.temperature = reference_temperature.temperature
+semi join reference_temperature using (model, recipe, temperature)
 where layer_summary.is_changed and layer_summary.scope = 'local'
 order by
     layer_summary.model asc,

@@ -22,11 +22,7 @@ select
     any_value(decoding_curve.one_minus_cos_p) filter (where decoding_curve.step = 0) as p_first,
     count(*) as tokens
 from decoding_curve
-semi join reference_temperature
-    on
-        decoding_curve.model = reference_temperature.model
-        and decoding_curve.recipe = reference_temperature.recipe
-        and decoding_curve.temperature = reference_temperature.temperature
+semi join reference_temperature using (model, recipe, temperature)
 left join prompt_summary as prompts
     on decoding_curve.model = prompts.model and decoding_curve.prompt_id = prompts.prompt_id
 where decoding_curve.recipe <> 'dense' and decoding_curve.trajectory = 'teacher_forced'

@@ -68,13 +68,7 @@ thresholds as (
         count(*) over above as passed,
         count(*) over everything as n
     from stg_layer_transitions as transitions
-    inner join outputs
-        on
-            transitions.model = outputs.model
-            and transitions.recipe = outputs.recipe
-            and transitions.prompt_id = outputs.prompt_id
-            and transitions.position = outputs.position
-            and transitions.temperature = outputs.temperature
+    inner join outputs using (model, recipe, prompt_id, position, temperature)
     semi join answers as best
         on
             best.is_best

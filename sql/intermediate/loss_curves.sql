@@ -146,5 +146,4 @@ select
     fitted.bin,
     fitted.predicted_loss
 from fitted
-inner join curves
-    on fitted.curve = curves.curve
+inner join curves using (curve)

@@ -48,8 +48,7 @@ select
     found.strategy,
     found.budget
 from pruned_variants as pruned
-semi join searched_models
-    on pruned.model = searched_models.model
+semi join searched_models using (model)
 inner join stg_variants as variants
     on pruned.model = variants.model and pruned.recipe = variants.recipe
 left join found

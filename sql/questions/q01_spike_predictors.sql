@@ -111,13 +111,7 @@ spreads as (
             + sums.positions / fits.all_positions
         ) as log_lift
     from fits
-    inner join sums
-        on
-            fits.model = sums.model
-            and fits.recipe = sums.recipe
-            and fits.layer = sums.layer
-            and fits.sublayer = sums.sublayer
-            and fits.lens = sums.lens
+    inner join sums using (model, recipe, layer, sublayer, lens)
     group by fits.model, fits.recipe, fits.layer, fits.sublayer, fits.lens
 ),
 
@@ -128,13 +122,7 @@ intervals as (
         case when fits.n_prompts_with_spikes >= 3 then interval_of_auc(fits.auc, spreads.auc) end as auc_ends,
         case when fits.n_prompts_with_spikes >= 3 then spreads.log_lift end as log_lift_half_width
     from fits
-    left join spreads
-        on
-            fits.model = spreads.model
-            and fits.recipe = spreads.recipe
-            and fits.layer = spreads.layer
-            and fits.sublayer = spreads.sublayer
-            and fits.lens = spreads.lens
+    left join spreads using (model, recipe, layer, sublayer, lens)
 )
 
 select

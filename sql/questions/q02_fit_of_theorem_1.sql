@@ -23,10 +23,6 @@ select
     fit.worst_layer,
     fit.worst_layer_ratio_median
 from estimate_fit as fit
-inner join reference_temperature
-    on
-        fit.model = reference_temperature.model
-        and fit.recipe = reference_temperature.recipe
-        and fit.temperature = reference_temperature.temperature
+inner join reference_temperature using (model, recipe, temperature)
 where fit.theorem in ('T1 h', 'T1 z')
 order by fit.model, fit.recipe, fit.theorem, fit.scope, fit.lens, fit.sublayer

@@ -137,13 +137,7 @@ deciles as (
             cast(abs(cast(points.estimate as double) / points.truth - 1) <= 0.1 as integer)
         ) as share_within_10_percent
     from points
-    inner join cuts
-        on
-            points.model = cuts.model
-            and points.scope = cuts.scope
-            and points.lens = cuts.lens
-            and points.temperature = cuts.temperature
-            and points.theorem = cuts.theorem
+    inner join cuts using (model, scope, lens, temperature, theorem)
     group by points.model, points.scope, points.lens, points.temperature, points.theorem, decile
 )
 

@@ -34,13 +34,8 @@ select
     median(shift.rank_pruned) / any_value(models.vocabulary) as rank_pruned_share,
     sum(shift.p_full_pruned) as mass_pruned
 from option_shift as shift
-inner join reference_temperature
-    on
-        shift.model = reference_temperature.model
-        and shift.recipe = reference_temperature.recipe
-        and shift.temperature = reference_temperature.temperature
-left join stg_models as models
-    on shift.model = models.model
+inner join reference_temperature using (model, recipe, temperature)
+left join stg_models as models using (model)
 where shift.recipe <> 'dense'
 group by shift.model, shift.recipe, shift.prompt_id
 order by shift.model, shift.recipe, shift.prompt_id

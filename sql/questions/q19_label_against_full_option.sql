@@ -48,12 +48,7 @@ paired as (
         whole.answer_index_per_byte = whole.target_index as is_whole_correct_per_byte,
         letter.answer_index = whole.answer_index as is_same
     from chosen as letter
-    inner join chosen as whole
-        on
-            letter.model = whole.model
-            and letter.recipe = whole.recipe
-            and letter.task = whole.task
-            and letter.sample_id = whole.sample_id
+    inner join chosen as whole using (model, recipe, task, sample_id)
     where letter.scoring = 'letter' and whole.scoring = 'full_text'
 ),
 

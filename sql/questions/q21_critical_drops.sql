@@ -102,24 +102,9 @@ select
     flips.k as first_flip_k,
     maths_flips.k as first_maths_flip_k
 from critical
-left join probes
-    on
-        critical.model = probes.model
-        and critical.method = probes.method
-        and critical.chosen_by = probes.chosen_by
-left join flips
-    on
-        critical.model = flips.model
-        and critical.method = flips.method
-        and critical.chosen_by = flips.chosen_by
-        and critical.task_group = flips.task_group
-        and critical.kind = flips.kind
-        and critical.metric = flips.metric
-left join maths_flips
-    on
-        critical.model = maths_flips.model
-        and critical.method = maths_flips.method
-        and critical.chosen_by = maths_flips.chosen_by
+left join probes using (model, method, chosen_by)
+left join flips using (model, method, chosen_by, task_group, kind, metric)
+left join maths_flips using (model, method, chosen_by)
 order by
     critical.model,
     critical.task_group,

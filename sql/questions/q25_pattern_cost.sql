@@ -56,9 +56,5 @@ select
     baselines.baseline_top1_agreement,
     masked.kl_nats / nullif(baselines.baseline_kl_nats, 0) as kl_ratio
 from masked
-left join baselines
-    on
-        masked.model = baselines.model
-        and masked.method = baselines.method
-        and masked.sparsity_percent = baselines.sparsity_percent
+left join baselines using (model, method, sparsity_percent)
 order by masked.model, masked.method, masked.sparsity, masked.pattern, masked.recipe

@@ -47,11 +47,7 @@ complete as (
         steps.kl_dense_pruned_nats as kl_nats,
         temperatures.n_temperatures
     from decoding_without_noise as steps
-    inner join temperatures
-        on
-            steps.model = temperatures.model
-            and steps.recipe = temperatures.recipe
-            and steps.trajectory = temperatures.trajectory
+    inner join temperatures using (model, recipe, trajectory)
     qualify
         count(*) over (
             partition by steps.model, steps.recipe, steps.trajectory, steps.prompt_id, steps.step
@@ -159,9 +155,5 @@ select
     lowest.temperature_lowest in (lowest.temperature_min, lowest.temperature_max) as is_at_edge,
     certainties.certainty
 from lowest
-left join certainties
-    on
-        lowest.model = certainties.model
-        and lowest.recipe = certainties.recipe
-        and lowest.trajectory = certainties.trajectory
+left join certainties using (model, recipe, trajectory)
 order by lowest.model, lowest.recipe, lowest.trajectory

@@ -40,8 +40,7 @@ at_output as (
             and transitions.layer = models.layers - 1
         ) as kl_joint_nats
     from transitions_at_reference as transitions
-    inner join stg_models as models
-        on transitions.model = models.model
+    inner join stg_models as models using (model)
     where transitions.lens = 'normed' and transitions.scope in ('isolated', 'propagated')
     group by transitions.model, transitions.recipe, transitions.prompt_id, transitions.position
 ),

@@ -143,8 +143,7 @@ spreads as (
             )
         ) as half_width
     from fits
-    inner join data_set_sums as sums
-        on fits.model = sums.model
+    inner join data_set_sums as sums using (model)
     where fits.spearman is not null
     group by fits.model
 )
@@ -165,13 +164,7 @@ select
     interval_of_correlation(fits.spearman, spreads.half_width)[1] as spearman_low,
     interval_of_correlation(fits.spearman, spreads.half_width)[2] as spearman_high
 from losses
-left join query_spreads
-    on
-        losses.model = query_spreads.model
-        and losses.recipe = query_spreads.recipe
-        and losses.data_set = query_spreads.data_set
-left join fits
-    on losses.model = fits.model
-left join spreads
-    on losses.model = spreads.model
+left join query_spreads using (model, recipe, data_set)
+left join fits using (model)
+left join spreads using (model)
 order by losses.model, losses.recipe, losses.data_set

@@ -12,30 +12,6 @@
 --   estimate: Value of the estimate [1 - cosine; nats for T3 KL] = t1_h, t1_z, t2_p or t3_kl_nats
 --   truth: Quantity that it estimates, above 0 [1 - cosine; nats for T3 KL] = one_minus_cos_h, _z, _p or
 --     kl_dense_pruned_nats
-with
-
-compared as (
-    select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.position,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
-        transitions.t1_h,
-        transitions.one_minus_cos_h,
-        transitions.t1_z,
-        transitions.one_minus_cos_z,
-        transitions.t2_p,
-        transitions.one_minus_cos_p,
-        transitions.t3_kl_nats,
-        transitions.kl_dense_pruned_nats
-    from transitions_without_noise as transitions
-)
-
 select
     model,
     recipe,
@@ -49,7 +25,7 @@ select
     'T1 h' as theorem,
     t1_h as estimate,
     one_minus_cos_h as truth
-from compared
+from transitions_without_noise
 where one_minus_cos_h > 0
 
 union all
@@ -67,7 +43,7 @@ select
     'T1 z' as theorem,
     t1_z as estimate,
     one_minus_cos_z as truth
-from compared
+from transitions_without_noise
 where one_minus_cos_z > 0
 
 union all
@@ -85,7 +61,7 @@ select
     'T2 p' as theorem,
     t2_p as estimate,
     one_minus_cos_p as truth
-from compared
+from transitions_without_noise
 where one_minus_cos_p > 0
 
 union all
@@ -103,5 +79,5 @@ select
     'T3 KL' as theorem,
     t3_kl_nats as estimate,
     kl_dense_pruned_nats as truth
-from compared
+from transitions_without_noise
 where kl_dense_pruned_nats > 0

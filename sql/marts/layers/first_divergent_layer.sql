@@ -88,12 +88,7 @@ flips as (
         placed.kl_output_nats,
         placed.margin_share_below
     from placed
-    inner join prompts
-        on
-            placed.model = prompts.model
-            and placed.recipe = prompts.recipe
-            and placed.prompt_id = prompts.prompt_id
-            and placed.step = prompts.step
+    inner join prompts using (model, recipe, prompt_id, step)
 ),
 
 sublayers as (
@@ -108,13 +103,7 @@ sublayers as (
         transitions.kl_dense_pruned_nats,
         transitions.margin_dense
     from stg_layer_transitions as transitions
-    inner join flips
-        on
-            transitions.model = flips.model
-            and transitions.recipe = flips.recipe
-            and transitions.prompt_id = flips.prompt_id
-            and transitions.step = flips.step
-            and transitions.temperature = flips.temperature
+    inner join flips using (model, recipe, prompt_id, step, temperature)
     where transitions.scope = 'propagated' and transitions.lens = 'normed'
 ),
 
@@ -168,13 +157,5 @@ select
     case when prompts.steps >= 4 then flips.margin_share_below < 0.25 end as is_margin_low,
     prompts.steps
 from prompts
-left join flips
-    on
-        prompts.model = flips.model
-        and prompts.recipe = flips.recipe
-        and prompts.prompt_id = flips.prompt_id
-left join layers
-    on
-        prompts.model = layers.model
-        and prompts.recipe = layers.recipe
-        and prompts.prompt_id = layers.prompt_id
+left join flips using (model, recipe, prompt_id)
+left join layers using (model, recipe, prompt_id)

@@ -30,11 +30,7 @@ alone as (
         max(layers.kl_mean_nats) filter (where layers.scope = 'local') as kl_local_nats,
         max(layers.kl_mean_nats) filter (where layers.scope = 'isolated') as kl_isolated_nats
     from layer_summary as layers
-    semi join reference_temperature
-        on
-            layers.model = reference_temperature.model
-            and layers.recipe = reference_temperature.recipe
-            and layers.temperature = reference_temperature.temperature
+    semi join reference_temperature using (model, recipe, temperature)
     where layers.is_changed and layers.lens = 'normed' and layers.scope in ('local', 'isolated')
     group by layers.model, layers.recipe, layers.layer, layers.sublayer
 ),

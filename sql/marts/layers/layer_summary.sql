@@ -108,11 +108,4 @@ select
     floors.kl_p95_nats as kl_noise_p95_nats,
     spread.kl_median_nats <= floors.kl_p95_nats as is_below_noise
 from spread
-left join noise_floor as floors
-    on
-        spread.model = floors.model
-        and spread.layer = floors.layer
-        and spread.sublayer = floors.sublayer
-        and spread.scope = floors.scope
-        and spread.lens = floors.lens
-        and spread.temperature = floors.temperature
+left join noise_floor as floors using (model, layer, sublayer, scope, lens, temperature)

@@ -194,19 +194,9 @@ select
     over_tokens.is_top1_same_se as top1_agreement_se_iid,
     floors.top1_agreement_noise
 from over_tokens
-inner join text_window_errors as over_windows
-    on
-        over_tokens.model = over_windows.model
-        and over_tokens.recipe = over_windows.recipe
-        and over_tokens.text_id = over_windows.text_id
+inner join text_window_errors as over_windows using (model, recipe, text_id)
 left join stg_variants
     on over_tokens.model = stg_variants.model and over_tokens.recipe = stg_variants.recipe
-left join floors
-    on
-        over_tokens.model = floors.model
-        and over_tokens.text_id = floors.text_id
-        and over_tokens.text_hash = floors.text_hash
-        and over_tokens.context = floors.context
-        and over_tokens.stride = floors.stride
+left join floors using (model, text_id, text_hash, context, stride)
 anti join noise_variants
     on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe

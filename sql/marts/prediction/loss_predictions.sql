@@ -86,8 +86,7 @@ asked as (
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
         cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
     from probed as models
-    inner join totals
-        on models.probe = totals.probe
+    inner join totals using (probe)
     left join known_models
         on
             models.model = known_models.model
@@ -199,16 +198,5 @@ select
     end as predicted_loss_high,
     scored.loss
 from predicted
-left join widths
-    on
-        predicted.model = widths.model
-        and predicted.measure = widths.measure
-        and predicted.kind = widths.kind
-        and predicted.probe = widths.probe
-left join scored
-    on
-        predicted.model = scored.model
-        and predicted.recipe = scored.recipe
-        and predicted.measure = scored.measure
-        and predicted.kind = scored.kind
-        and predicted.probe = scored.probe
+left join widths using (model, measure, kind, probe)
+left join scored using (model, recipe, measure, kind, probe)

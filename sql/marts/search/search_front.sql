@@ -47,11 +47,6 @@ select
     spent.n_trials,
     spent.seconds
 from stg_search_trials as results
-inner join spent
-    on
-        results.model = spent.model
-        and results.search = spent.search
-        and results.strategy = spent.strategy
-        and results.remove = spent.remove
+inner join spent using (model, search, strategy, remove)
 where results.is_result
 order by results.model, results.search, results.strategy, results.remove

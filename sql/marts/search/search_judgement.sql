@@ -164,11 +164,7 @@ compared as (
         amounts.n_units,
         amounts.direction
     from pairs
-    inner join amounts
-        on
-            pairs.model = amounts.model
-            and pairs.recipe = amounts.recipe
-            and pairs.other_recipe = amounts.other_recipe
+    inner join amounts using (model, recipe, other_recipe)
 )
 
 select

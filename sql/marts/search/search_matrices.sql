@@ -51,12 +51,7 @@ select
     ) as removed_share,
     effects.kl_dense_pruned_nats as effect_nats
 from search_allocation as allocation
-inner join matrices
-    on
-        allocation.model = matrices.model
-        and allocation.search = matrices.search
-        and allocation.layer = matrices.layer
-        and allocation.sublayer = matrices.sublayer
+inner join matrices using (model, search, layer, sublayer)
 left join sizes
     on
         matrices.model = sizes.model

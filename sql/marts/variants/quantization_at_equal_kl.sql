@@ -116,8 +116,7 @@ pruned as (
         measures.amount,
         methods.method as quantization
     from measures
-    inner join methods
-        on measures.model = methods.model
+    inner join methods using (model)
     anti join not_only_pruned
         on measures.model = not_only_pruned.model and measures.recipe = not_only_pruned.recipe
     where measures.parameters_removed_share > 0

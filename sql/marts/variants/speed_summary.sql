@@ -66,11 +66,5 @@ select
     ratios.peak_memory_ratio,
     equals.equal_sides
 from ratios
-left join equals
-    on
-        ratios.model = equals.model
-        and ratios.batch = equals.batch
-        and ratios.length = equals.length
-        and ratios.new_tokens = equals.new_tokens
-        and ratios.machine = equals.machine
+left join equals using (model, batch, length, new_tokens, machine)
 order by ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens

@@ -28,14 +28,14 @@ from prunescope.pipelines.reporting.explorer.page import _script, embedded, rend
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened
-from prunescope.warehouse.catalogue.database import LAYERS, SQL
+from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
 from tests.sql import demo
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Handmade
 
 Ask = Callable[[str], pl.DataFrame]
-VIEWS = {path.stem: path.read_text(encoding="utf-8") for layer in LAYERS for path in (SQL / layer).rglob("*.sql")}
+VIEWS = {view.name: view.sql for view in view_sql().values()}
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
