@@ -100,6 +100,15 @@ class Simulation:
                 query = "select truth, interval_of_paired_change(l, g, n) as ends from rows"
                 yield self.cell("paired change", n, f"lost {lost}, gained {gained}", rows, query)
 
+    def lost_by_first_token(self) -> Iterator[Cell]:
+        """Yield cells of the share of lost answers that the first token loses; how many are lost is chance, too."""
+        for n in self.sizes:
+            for lost, first in ((0.3, 0.5), (0.3, 0.9), (0.1, 0.5), (0.9, 0.02), (1, 1)):
+                all_lost = self.chance.binomial(n, lost, self.studies)
+                rows = pl.DataFrame({"x": self.chance.binomial(all_lost, first), "n": all_lost, "truth": float(first)})
+                query = "select truth, wilson_interval(x, n) as ends from rows"
+                yield self.cell("lost by the first token", n, f"lost {lost}, of these {first}", rows, query)
+
     def losses(self) -> Iterator[Cell]:
         """Yield cells of the loss of a task, of a dense and a pruned variant that are right together more often."""
         for n in self.sizes:
@@ -259,6 +268,7 @@ class Simulation:
         yield from self.clustered(0)
         yield from self.clustered(TOGETHER)
         yield from self.changes()
+        yield from self.lost_by_first_token()
         yield from self.losses()
         yield from self.means()
         yield from self.growths()

@@ -18,6 +18,7 @@ FINE = {
     ("share of tokens by prompt, correlated 0.2", 20, 0.02),
     ("share of tokens by prompt, correlated 0.2", 20, 0.5),
     ("paired change", 20, "lost 0.3, gained 0.3"),
+    ("lost by the first token", 20, "lost 0.3, of these 0.5"),
     ("kept score of a task", 20, "0.9 to 0.5"),
     ("kept score of a task", 20, "0.5 to 0.5"),
     ("mean (t)", 20, "normal"),
@@ -45,9 +46,9 @@ def test_no_interval_covers_much_less_where_outcomes_are_few_or_skewed(cells: li
     # Prompts whose KL spreads by a factor of e in either direction are more than twenty prompts can show.
     least = {"spread of prompts 1.0": 0.86, "lognormal 1.5": 0.8}
     assert [cell for cell in cells if cell.coverage < least.get(str(cell.p), 0.88)] == []
-    # Without a right dense answer there is no loss; if all texts end before a step, no share is known there.
+    # Without a right dense answer, or a lost one, there is no share; if all texts end before a step, none there.
     unknown = {cell.method for cell in cells if cell.known < 1}
-    assert unknown <= {"kept score of a task", "share of greedy texts still equal"}
+    assert unknown <= {"kept score of a task", "lost by the first token", "share of greedy texts still equal"}
 
 
 def test_intervals_of_twenty_answers_say_something(cells: list[Cell]) -> None:
