@@ -80,9 +80,7 @@ def sampled_text(
                 step=step,
                 temperature=0.7,
                 token_id_dense=7 if is_shared or trajectory == "teacher_forced" else None,
-                token_id_pruned=(9 if flips and step == last else 7)
-                if is_shared or trajectory == "own_text"
-                else None,
+                token_id_pruned=(9 if flips and step == last else 7) if is_shared or trajectory == "own_text" else None,
                 total_variation=kl / (2 - kl) if is_shared else 0.5,
                 flip_probability=kl if is_shared else None,
                 kl_dense_pruned_nats=kl,

@@ -184,9 +184,7 @@ class SamplingSession:
     def _prompt(self, text: int) -> TokenizedPrompt:
         return self._prompts[text // self._spec.samples]
 
-    def _pieces(
-        self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]
-    ) -> Iterator[_Piece]:
+    def _pieces(self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]) -> Iterator[_Piece]:
         """Yield the steps of all texts: up to the flip, and those of either text behind it.
 
         Args:
