@@ -15,7 +15,7 @@ KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
 # Tasks, retrieval, roundings, other temperatures and calibrations, scope isolated, sampled texts, searches and forks:
 # the demo's tables in this folder have none of them.
-UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", "q30", "q31", "q32", "q34", "q35", "q36", "q41"}
+UNASKED = {"q19", "q20", "q22", "q23", "q26", "q27", "q28", "q29", *(f"q{n}" for n in (30, 31, 32, 34, 35, 36, 37, 41))}
 
 
 def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:

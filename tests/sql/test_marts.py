@@ -57,6 +57,10 @@ def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(
             "kl_teacher_forced_max_nats": 9.0,
             "kl_own_text_median_nats": 35.0,
             "top1_agreement": pytest.approx(5 / 6),
+            # A total variation of √(KL/2)/2, at most 1/2.
+            "acceptance_rate": pytest.approx(1 - (0.5**0.5 / 2 + 5 / 2) / 6),
+            "sequence_kl_dense_pruned_nats": None,
+            "sequence_kl_pruned_dense_nats": None,
             "kl_noise_p95_nats": None,
             "is_below_noise": None,
             "first_flip_step_median": 4.0,
