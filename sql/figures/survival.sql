@@ -2,7 +2,7 @@
 -- ones beside those of rounding alone.
 -- grain: one row per model × recipe × step.
 -- inputs: sampling_survival, greedy_survival, noise_variants
--- how to read: greedy_share_noise is the lowest share among the model's noise compared. Curves that were not measured,
+-- how to read: greedy_share_noise is the lowest share among the model's noise variants. Curves that were not measured,
 --   or have ended, are NULL. Of a model with more than 64 steps, every n-th is drawn, so that at most 64 are, and the
 --   last. Dense and noise variants have no rows of their own.
 with
