@@ -58,9 +58,10 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
             "prompts of the kind `choice` and texts of the variants measures all"
         )
     if (greedy := rows.drop_nulls("n_greedy")).height:
+        texts = max(greedy["n_greedy"].cast(pl.Int64).to_list())
         ends = greedy.select("recipe", "equal_tokens_95_low", "equal_tokens_95_high").rows()
         notes.append(
-            f"tokens for which 95 % of greedy texts stay the dense model's own, from {greedy['n_greedy'].max()} texts: "
+            f"tokens for which 95 % of greedy texts stay the dense model's own, from {texts} texts: "
             + ", ".join(f"{recipe} {_between(low, high)}" for recipe, low, high in ends)
         )
     return notes

@@ -28,7 +28,7 @@ horizons as (
     from measured
 ),
 
-variants as (
+compared as (
     select distinct
         model,
         recipe
@@ -46,8 +46,8 @@ noise as (
 )
 
 select
-    variants.model,
-    variants.recipe,
+    compared.model,
+    compared.recipe,
     horizons.step,
     sampled.prompts,
     sampled.texts,
@@ -62,19 +62,19 @@ select
     greedy.equal_share_low as greedy_share_low,
     greedy.equal_share_high as greedy_share_high,
     noise.greedy_share_noise
-from variants
+from compared
 inner join horizons
-    on variants.model = horizons.model
+    on compared.model = horizons.model
 left join sampling_survival as sampled
-    on variants.model = sampled.model and variants.recipe = sampled.recipe and horizons.step = sampled.step
+    on compared.model = sampled.model and compared.recipe = sampled.recipe and horizons.step = sampled.step
 left join greedy_survival as greedy
-    on variants.model = greedy.model and variants.recipe = greedy.recipe and horizons.step = greedy.step
+    on compared.model = greedy.model and compared.recipe = greedy.recipe and horizons.step = greedy.step
 left join noise
-    on variants.model = noise.model and horizons.step = noise.step
+    on compared.model = noise.model and horizons.step = noise.step
 anti join noise_variants
-    on variants.model = noise_variants.model and variants.recipe = noise_variants.recipe
-where variants.recipe <> 'dense'
+    on compared.model = noise_variants.model and compared.recipe = noise_variants.recipe
+where compared.recipe <> 'dense'
 qualify
-    horizons.step % (max(horizons.step) over (partition by variants.model) // 64 + 1) = 0
-    or horizons.step = max(horizons.step) over (partition by variants.model)
-order by variants.model, variants.recipe, horizons.step
+    horizons.step % (max(horizons.step) over (partition by compared.model) // 64 + 1) = 0
+    or horizons.step = max(horizons.step) over (partition by compared.model)
+order by compared.model, compared.recipe, horizons.step

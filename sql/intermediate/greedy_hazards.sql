@@ -15,20 +15,32 @@
 --   decile: Tenth of the variant's rows in the order of flip_probability, from 1 [number]
 with recursive
 
-steps as (
+prompts as (
     select
-        *,
+        model,
+        prompt_id,
         -- The same in every version of DuckDB, which its own hash is not.
         cast(md5_number(prompt_id) % 5 as integer) as fold,
-        2 * step <= max(step) over (partition by model) as is_first_half
+        max(max(step)) over (partition by model) as last_step
     from greedy_steps
+    group by model, prompt_id
+),
+
+steps as (
+    select
+        greedy_steps.*,
+        prompts.fold,
+        2 * greedy_steps.step <= prompts.last_step as is_first_half
+    from greedy_steps
+    inner join prompts
+        on greedy_steps.model = prompts.model and greedy_steps.prompt_id = prompts.prompt_id
 ),
 
 folds as (
     select distinct
         model,
         fold
-    from steps
+    from prompts
 ),
 
 counts as (

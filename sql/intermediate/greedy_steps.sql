@@ -11,6 +11,19 @@
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
+with
+
+-- reference_temperature leaves noise out.
+temperatures as (
+    select
+        model,
+        recipe,
+        arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature
+    from stg_decoding_steps
+    where trajectory = 'teacher_forced' and recipe <> 'dense'
+    group by model, recipe
+)
+
 select
     steps.model,
     steps.recipe,
@@ -33,11 +46,11 @@ select
         2
     ) as margin_over_shift
 from stg_decoding_steps as steps
+inner join temperatures
+    on
+        steps.model = temperatures.model
+        and steps.recipe = temperatures.recipe
+        and steps.temperature = temperatures.temperature
 anti join dense_ends
     on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
-where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
-qualify
-    row_number() over (
-        partition by steps.model, steps.recipe, steps.prompt_id, steps.step
-        order by abs(steps.temperature - 1), steps.temperature
-    ) = 1
+where steps.trajectory = 'teacher_forced'

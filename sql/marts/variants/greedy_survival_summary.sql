@@ -50,17 +50,33 @@ lengths as (
     group by all
 ),
 
+parts as (
+    select
+        model,
+        recipe,
+        prompt_id,
+        decile,
+        count(*) as steps,
+        count(*) filter (where is_flip) as flips,
+        sum(flip_probability) as predicted,
+        sum(flip_probability * (1 - flip_probability)) as variance,
+        sum((cast(is_flip as integer) - flip_probability) ** 2) as error,
+        sum((cast(is_flip as integer) - flip_probability_constant) ** 2) as error_constant
+    from greedy_hazards
+    group by all
+),
+
 prompts as (
     select
         model,
         recipe,
         prompt_id,
-        count(*) as steps,
-        count(*) filter (where is_flip) as flips,
-        sum(flip_probability) as predicted,
-        sum((cast(is_flip as integer) - flip_probability) ** 2) as error,
-        sum((cast(is_flip as integer) - flip_probability_constant) ** 2) as error_constant
-    from greedy_hazards
+        sum(steps) as steps,
+        sum(flips) as flips,
+        sum(predicted) as predicted,
+        sum(error) as error,
+        sum(error_constant) as error_constant
+    from parts
     group by all
 ),
 
@@ -85,11 +101,11 @@ deciles as (
         model,
         recipe,
         decile,
-        count(*) as n,
-        abs(sum(flip_probability - cast(is_flip as integer))) as difference,
+        sum(steps) as steps,
+        abs(sum(predicted - flips)) as difference,
         -- The mean of |x| is √(2/π) standard deviations of a normal x.
-        sqrt(2 / pi() * sum(flip_probability * (1 - flip_probability))) as difference_expected
-    from greedy_hazards
+        sqrt(2 / pi() * sum(variance)) as difference_expected
+    from parts
     group by all
 ),
 
@@ -97,8 +113,8 @@ calibrations as (
     select
         model,
         recipe,
-        sum(difference) / sum(n) as calibration_error,
-        sum(difference_expected) / sum(n) as calibration_error_expected
+        sum(difference) / sum(steps) as calibration_error,
+        sum(difference_expected) / sum(steps) as calibration_error_expected
     from deciles
     group by all
 )
