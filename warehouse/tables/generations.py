@@ -10,8 +10,8 @@ from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
 
-def _step(name: str, doc: str) -> Column:
-    return Column(name, pa.int32(), doc, "step", nullable=True, minimum=0)
+def _step(name: str, doc: str, source: str = "") -> Column:
+    return Column(name, pa.int32(), doc, "step", source=source, nullable=True, minimum=0)
 
 
 TABLE = Table(
@@ -34,6 +34,7 @@ TABLE = Table(
         _step(
             "first_flip_step",
             "First step whose token differs from the dense model's, up to the dense text's end; NULL without one.",
+            "first divergent token, 2311.01544",
         ),
         _step(
             "collapse_step",
