@@ -14,7 +14,7 @@
 -- columns:
 --   method: dense, the method of a drop, `unnamed`, or the recipe [label]
 --   dropped: Sublayers or blocks that are gone; 1 for a single layer [sublayers or blocks]
---   measured_on: task, retrieval, text, layers, generation, options or estimates, with the name if there is one [label]
+--   measured_on: task, retrieval or text with its name, or layerwise, generation, options or estimates [label]
 --   asked: Name of the task, data set or text, or what was measured [label]
 --   metric: Name of the metric
 --   layer: Layer whose sublayer is dropped; −1 for the whole model
@@ -35,89 +35,6 @@ variants as (
         cast(sublayers_dropped_count / case when method = 'block-drop' then 2 else 1 end as integer) as dropped
     from stg_variants
     where not is_noise
-),
-
-scores as (
-    select
-        model,
-        recipe,
-        'task ' || task_group as measured_on,
-        task_group as asked,
-        metric,
-        score,
-        score_se,
-        n,
-        shots
-    from task_group_scores
-
-    union all
-
-    select
-        model,
-        recipe,
-        'retrieval ' || data_set as measured_on,
-        data_set as asked,
-        metric,
-        value as score,
-        standard_error as score_se,
-        n,
-        null as shots
-    from stg_retrieval_scores
-
-    union all
-
-    select
-        model,
-        recipe,
-        'text ' || text_id as measured_on,
-        text_id as asked,
-        'token_perplexity' as metric,
-        ppl_pruned as score,
-        ppl_pruned_se as score_se,
-        cast(tokens as bigint) as n,
-        null as shots
-    from kld_summary
-
-    union all
-
-    select
-        model,
-        recipe,
-        'generation' as measured_on,
-        'generation' as asked,
-        unnest([
-            'cosine_h_step' || step, 'cosine_z_step' || step, 'cosine_p_step' || step, 'kl_step' || step || '_nats'
-        ]) as metric,
-        unnest([
-            1 - avg(one_minus_cos_h), 1 - avg(one_minus_cos_z), 1 - avg(one_minus_cos_p), avg(kl_dense_pruned_nats)
-        ]) as score,
-        unnest([
-            standard_error(one_minus_cos_h),
-            standard_error(one_minus_cos_z),
-            standard_error(one_minus_cos_p),
-            standard_error(kl_dense_pruned_nats)
-        ]) as score_se,
-        count(*) as n,
-        null as shots
-    from decoding_at_reference
-    where trajectory = 'free_running' and step <= 1
-    group by model, recipe, step
-
-    union all
-
-    select
-        model,
-        recipe,
-        'generation' as measured_on,
-        'generation' as asked,
-        'kl_free_running_median_nats' as metric,
-        median(kl_dense_pruned_nats) as score,
-        null as score_se,
-        count(*) as n,
-        null as shots
-    from decoding_at_reference
-    where trajectory = 'free_running'
-    group by model, recipe
 ),
 
 layer_points as (
@@ -166,11 +83,115 @@ options as (
     window question as (partition by shift.model, shift.recipe, shift.prompt_id)
 ),
 
--- What a publication says of pruning without naming how.
-unnamed as (
+-- asked is the published task where measured_on is not, published_as the published method where the variant's is not.
+measured as (
     select
         model,
         recipe,
+        'task ' || task_group as measured_on,
+        task_group as asked,
+        metric,
+        score,
+        score_se,
+        n,
+        shots
+    from task_group_scores
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        'retrieval ' || data_set as measured_on,
+        data_set as asked,
+        metric,
+        value as score,
+        standard_error as score_se,
+        n
+    from stg_retrieval_scores
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        'text ' || text_id as measured_on,
+        text_id as asked,
+        'token_perplexity' as metric,
+        ppl_pruned as score,
+        ppl_pruned_se as score_se,
+        cast(tokens as bigint) as n
+    from kld_summary
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        'generation' as measured_on,
+        unnest([
+            'cosine_h_step' || step, 'cosine_z_step' || step, 'cosine_p_step' || step, 'kl_step' || step || '_nats'
+        ]) as metric,
+        unnest([
+            1 - avg(one_minus_cos_h), 1 - avg(one_minus_cos_z), 1 - avg(one_minus_cos_p), avg(kl_dense_pruned_nats)
+        ]) as score,
+        unnest([
+            standard_error(one_minus_cos_h),
+            standard_error(one_minus_cos_z),
+            standard_error(one_minus_cos_p),
+            standard_error(kl_dense_pruned_nats)
+        ]) as score_se,
+        count(*) as n
+    from decoding_at_reference
+    where trajectory = 'free_running' and step <= 1
+    group by model, recipe, step
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        'generation' as measured_on,
+        'kl_free_running_median_nats' as metric,
+        median(kl_dense_pruned_nats) as score,
+        count(*) as n
+    from decoding_at_reference
+    where trajectory = 'free_running'
+    group by model, recipe
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        sublayer || '-drop' as published_as,
+        'layerwise' as measured_on,
+        layer,
+        unnest(['cosine_h', 'cosine_z', 'cosine_p']) as metric,
+        unnest([cosine_h, cosine_z, cosine_p]) as score,
+        n
+    from layers
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        'options' as measured_on,
+        'mass' as metric,
+        avg(mass_dense) as score,
+        standard_error(mass_dense) as score_se,
+        count(*) as n
+    from options_at_reference
+    where recipe = 'dense'
+    group by model, recipe
+
+    union all by name
+
+    select
+        model,
+        recipe,
+        case when recipe <> 'dense' then 'unnamed' end as published_as,
         'options' as measured_on,
         'p_option_' || ['a', 'b', 'c', 'd'][place] as metric,
         avg(p_options_pruned) as score,
@@ -180,95 +201,46 @@ unnamed as (
     where n_options = 4
     group by model, recipe, place
 
-    union all
+    union all by name
 
     select
-        points.model,
-        points.recipe,
+        model,
+        recipe,
+        'unnamed' as published_as,
         'estimates' as measured_on,
         unnest(['t2_ratio_median', 't2_ratio_max', 't3_correlation']) as metric,
         unnest([
-            median(points.t2_p / points.one_minus_cos_p) filter (where points.one_minus_cos_p > 0.05),
-            max(points.t2_p / points.one_minus_cos_p) filter (where points.one_minus_cos_p > 0.05),
-            correlation(cast(points.t3_kl_nats as double), points.kl_dense_pruned_nats)
+            median(t2_p / one_minus_cos_p) filter (where one_minus_cos_p > 0.05),
+            max(t2_p / one_minus_cos_p) filter (where one_minus_cos_p > 0.05),
+            correlation(cast(t3_kl_nats as double), kl_dense_pruned_nats)
         ]) as score,
-        null as score_se,
-        unnest([
-            count_if(points.one_minus_cos_p > 0.05), count_if(points.one_minus_cos_p > 0.05), count(*)
-        ]) as n
-    from layer_points as points
-    group by points.model, points.recipe
+        unnest([count_if(one_minus_cos_p > 0.05), count_if(one_minus_cos_p > 0.05), count(*)]) as n
+    from layer_points
+    group by model, recipe
 )
 
 select
-    scores.model,
-    scores.recipe,
-    variants.published_as as method,
-    variants.dropped,
-    scores.measured_on,
-    scores.asked,
-    scores.metric,
-    -1 as layer,
-    scores.score,
-    scores.score_se,
-    scores.n,
-    scores.shots
-from scores
+    measured.model,
+    measured.recipe,
+    coalesce(measured.published_as, variants.published_as) as method,
+    case measured.measured_on
+        when 'layerwise' then 1
+        when 'options' then 0
+        when 'estimates' then 0
+        else variants.dropped
+    end as dropped,
+    measured.measured_on,
+    coalesce(measured.asked, measured.measured_on) as asked,
+    measured.metric,
+    coalesce(measured.layer, -1) as layer,
+    measured.score,
+    measured.score_se,
+    cast(measured.n as bigint) as n,
+    measured.shots
+from measured
 inner join variants
-    on scores.model = variants.model and scores.recipe = variants.recipe
-
-union all
-
-select
-    model,
-    recipe,
-    sublayer || '-drop' as method,
-    1 as dropped,
-    'layers' as measured_on,
-    'layerwise' as asked,
-    unnest(['cosine_h', 'cosine_z', 'cosine_p']) as metric,
-    layer,
-    unnest([cosine_h, cosine_z, cosine_p]) as score,
-    null as score_se,
-    n,
-    null as shots
-from layers
-
-union all
-
-select
-    unnamed.model,
-    unnamed.recipe,
-    case when unnamed.recipe = 'dense' then 'dense' else 'unnamed' end as method,
-    0 as dropped,
-    unnamed.measured_on,
-    unnamed.measured_on as asked,
-    unnamed.metric,
-    -1 as layer,
-    unnamed.score,
-    unnamed.score_se,
-    cast(unnamed.n as bigint) as n,
-    null as shots
-from unnamed
-inner join variants
-    on unnamed.model = variants.model and unnamed.recipe = variants.recipe
-where unnamed.score is not null and variants.method not in ('rtn', 'gptq', 'awq')
-
-union all
-
-select
-    model,
-    recipe,
-    'dense' as method,
-    0 as dropped,
-    'options' as measured_on,
-    'options' as asked,
-    'mass' as metric,
-    -1 as layer,
-    avg(mass_dense) as score,
-    standard_error(mass_dense) as score_se,
-    count(*) as n,
-    null as shots
-from options_at_reference
-where recipe = 'dense'
-group by model, recipe
+    on measured.model = variants.model and measured.recipe = variants.recipe
+where
+    measured.score is not null
+    -- Without a name it is pruning.
+    and (measured.published_as is distinct from 'unnamed' or variants.method not in ('rtn', 'gptq', 'awq'))

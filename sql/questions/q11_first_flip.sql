@@ -6,7 +6,7 @@
 --   models. rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss. All
 --   columns from first_flip_step on are NULL where the text never flips. The dense recipe and noise variants are
 --   excluded.
--- reason: a flip at a small margin is chance, at a large one damage.
+-- reason: a flip (first divergent token, 2311.01544) at a small margin is chance, at a large one damage.
 select
     generations.model,
     generations.recipe,

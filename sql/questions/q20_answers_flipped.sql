@@ -8,7 +8,7 @@
 --   mcnemar_p is the probability of a split between lost and gained at least as uneven if pruning had no direction, 1
 --   where no answer changed. Samples without a right answer count as flipped or not, but not in the accuracies. The
 --   dense recipe and noise variants are excluded.
--- reason: two models of equal accuracy need not agree on a single question, and users notice the flips.
+-- reason: two models of equal accuracy need not agree on a single question, and users notice the flips (2407.09141).
 -- columns:
 --   n_samples: Samples that both models answered [samples]
 --   n_graded: Of these, those with a right answer [samples]

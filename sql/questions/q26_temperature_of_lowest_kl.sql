@@ -5,10 +5,9 @@
 -- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are over
 --   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of the
 --   measured temperatures (is_at_edge) the true lowest may be beyond it; every KL vanishes as T grows, so that a lowest
---   KL at the highest temperature means nothing. certainty is 1 − the one-sided p-value of a paired t-test over prompts
---   against the temperature that is hardest to tell from it, not corrected for the number of temperatures; NULL below 5
---   prompts and where none deviates. No row where only one temperature was measured. The dense recipe and noise
---   variants are excluded.
+--   KL at the highest temperature means nothing. p_value is that of a one-sided paired t-test over prompts against the
+--   temperature that is hardest to tell from it, not corrected for the number of temperatures; NULL below 5 prompts and
+--   if none deviates. No row if only one temperature was measured. The dense recipe and noise variants are excluded.
 -- reason: a higher sampling temperature may hide pruning or show it; the paper draws this curve. The view is a little
 --   long because the lowest temperature is compared with every other one.
 -- columns:
@@ -21,8 +20,7 @@
 --   kl_lowest_nats: Mean KL there [nats]
 --   kl_highest_nats: Mean KL at the temperature at which it is highest [nats]
 --   is_at_edge: Whether temperature_lowest is the lowest or the highest temperature measured
---   certainty: 1 − one-sided p that another temperature is as low, paired t-test over prompts; NULL below 5 prompts
---     [probability]
+--   p_value: One-sided p that another temperature is as low, paired t-test over prompts; NULL below 5 [probability]
 with
 
 temperatures as (
@@ -125,17 +123,17 @@ rivals as (
     group by lowest.model, lowest.recipe, lowest.trajectory, other.temperature
 ),
 
-certainties as (
+p_values as (
     select
         model,
         recipe,
         trajectory,
-        min(
+        max(
             case
                 when prompts >= 5 and difference_se_nats > 0
-                    then t_probability(difference_nats / difference_se_nats, prompts - 1)
+                    then 1 - t_probability(difference_nats / difference_se_nats, prompts - 1)
             end
-        ) as certainty
+        ) as p_value
     from rivals
     group by model, recipe, trajectory
 )
@@ -153,7 +151,7 @@ select
     lowest.kl_lowest_nats,
     lowest.kl_highest_nats,
     lowest.temperature_lowest in (lowest.temperature_min, lowest.temperature_max) as is_at_edge,
-    certainties.certainty
+    p_values.p_value
 from lowest
-left join certainties using (model, recipe, trajectory)
+left join p_values using (model, recipe, trajectory)
 order by lowest.model, lowest.recipe, lowest.trajectory

@@ -7,7 +7,7 @@
 --   where less. log_correlation is near 1 where the sum puts allocations in their measured order, even if the ratio is
 --   not 1; NULL below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are
 --   alike, so that an interval over them would be too narrow and none is given; random ones differ most.
--- reason: a search that minimises sums of effects relies on it.
+-- reason: a search that minimises sums of effects relies on it; EvoPress (2410.14649) found that they need not add up.
 -- columns:
 --   n_allocations: Allocations with at least two treatments [trials]
 --   ratio_p10: 10th percentile of the ratio [ratio]

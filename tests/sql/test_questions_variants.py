@@ -36,12 +36,12 @@ def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask
             "kl_lowest_nats": 1.0,
             "kl_highest_nats": 2.0,
             "is_at_edge": False,
-            "certainty": None,
+            "p_value": None,
         }
     ]
 
 
-def test_q26_gives_the_certainty_of_the_lowest_and_whether_it_is_at_an_edge(ask: Ask) -> None:
+def test_q26_gives_the_p_value_of_the_lowest_and_whether_it_is_at_an_edge(ask: Ask) -> None:
     warehouse = Handmade()
     kls = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 1.5], [3.0, 2.5], [1.0, 2.0]])
     for prompt, (cold, hot) in enumerate(kls):
@@ -50,8 +50,8 @@ def test_q26_gives_the_certainty_of_the_lowest_and_whether_it_is_at_an_edge(ask:
     p = stats.ttest_rel(kls[:, 1], kls[:, 0], alternative="greater").pvalue
 
     assert (row["temperature_lowest"], row["is_at_edge"], row["kl_lowest_nats"]) == (0.5, True, pytest.approx(1.6))
-    assert row["certainty"] == pytest.approx(1 - p, abs=0.002)
-    assert 0.5 < row["certainty"] < 1
+    assert row["p_value"] == pytest.approx(p, abs=0.002)
+    assert 0 < row["p_value"] < 0.5
 
 
 def test_q26_names_the_lower_of_two_equal_temperatures(ask: Ask) -> None:

@@ -35,6 +35,33 @@ _IDEAS = {
     ("score", "flap"): "an2024flap",
     ("score", "wanda"): "sun2024wanda",
 }
+# Ideas that a table's rows rest on: the table, which of its rows, and the sentence with its citations.
+PRIOR_ART: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    (
+        *("layer_transitions", "true", "Reading hidden states through the LM head is the logit lens {}."),
+        ("nostalgebraist2020logit",),
+    ),
+    (
+        *("generations", "first_flip_step >= 0", "The first token that differs is the first divergent token {}."),
+        ("deiseroth2023divergent",),
+    ),
+    (
+        *("decoding_steps", "true", "One minus the total variation is the expected acceptance rate {}{}."),
+        ("leviathan2023fast", "chen2023accelerating"),
+    ),
+    (
+        "decoding_steps",
+        "trajectory = 'own_text'",
+        "Both models also read the variant's own text, as in on-policy distillation {}; a larger distance there than "
+        "on the dense model's text is exposure bias {}{}.",
+        ("agarwal2023onpolicy", "ranzato2016sequence", "arora2022exposure"),
+    ),
+    ("task_samples", "recipe <> 'dense'", "Answers that change are flips {}.", ("dutta2024accuracy",)),
+    (
+        *("search_trials", "true", "Allocations are searched by the KL at the output, as EvoPress {} does."),
+        ("sieberling2025evopress",),
+    ),
+)
 # The first pattern that a model's name or source matches.
 _MODELS = (
     (r"^embedded$|smollm2", "allal2025smollm2"),

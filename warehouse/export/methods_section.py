@@ -88,6 +88,7 @@ def methods(
         _recipes(connection),
         _calibration(connection, known),
         _measures(connection, tables),
+        _prior_art(connection, tables),
         _texts(connection, tables, known),
         _software(connection, tables, version),
     ]
@@ -239,6 +240,17 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
                 f"{row['top_p']:g}, both models with the same Gumbel noise."
             )
     return text
+
+
+def _prior_art(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> str:
+    """Return a sentence for every idea of others that the exported rows rest on."""
+    said = []
+    for table, which, text, keys in bibliography.PRIOR_ART:
+        columns = "model" if table == "search_trials" else "model, recipe"
+        query = f"SELECT 1 FROM {table} SEMI JOIN exported_variants USING ({columns}) WHERE {which} LIMIT 1"  # noqa: S608
+        if table in tables and _rows(connection, query):
+            said.append(text.format(*map(_cite, keys)))
+    return " ".join(said)
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], known: ProvenanceFacts) -> str:

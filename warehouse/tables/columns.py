@@ -90,7 +90,7 @@ LENS = Column(
     LABEL,
     "Input of the LM head: `raw` the residual stream, `normed` the residual stream after the final norm. "
     "It applies to h, z and p of the row.",
-    source="2603.24652 §3",
+    source="nostalgebraist 2020, the logit lens; raw: 2603.24652 §3",
     values=("raw", "normed"),
 )
 TEMPERATURE = Column("temperature", pa.float64(), "Temperature T of the softmax.", minimum=1e-6)
@@ -101,7 +101,7 @@ TRAJECTORY = Column(
     "model on its text against the dense model on the text that it writes after taking the variant's token at the "
     "first flip; `free_running`: each reads its own, so that from the flip on two texts are compared as well as two "
     "models, which only `fork` tells apart.",
-    source="own_text: exposure bias, 1511.06732; on-policy distillation, 2306.13649",
+    source="exposure bias: 1511.06732, 2204.01171; texts of the changed model: 2306.13649",
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )
 
@@ -230,7 +230,14 @@ _DIVERGENCE: tuple[Column, ...] = (
     ),
     amount("kl_pruned_dense_nats", "KL divergence, pruned side first, summed over the vocabulary.", "nats", "KL(q‖p)"),
     amount("js_nats", "Jensen–Shannon divergence.", "nats", "½KL(p‖m)+½KL(q‖m), m=(p+q)/2", maximum=0.693148),
-    amount("total_variation", "Total variation distance.", "probability", "½Σ|p−q|", maximum=1.000001),
+    amount(
+        "total_variation",
+        "Total variation distance: 1 minus the expected acceptance rate of speculative sampling.",
+        "probability",
+        "½Σ|p−q|",
+        "2211.17192 Theorem 3.5; 2302.01318",
+        maximum=1.000001,
+    ),
     signed(
         "identity_residual_nats",
         "Residual of the exact identity: KL summed token by token minus KL from the normalisers of both sides. Zero in "

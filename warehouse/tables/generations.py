@@ -11,8 +11,8 @@ from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import columns as c
 
 
-def _step(name: str, doc: str, since: int = 1) -> Column:
-    return Column(name, pa.int32(), doc, "step", nullable=True, minimum=0, since=since)
+def _step(name: str, doc: str, source: str = "", since: int = 1) -> Column:
+    return Column(name, pa.int32(), doc, "step", source=source, nullable=True, minimum=0, since=since)
 
 
 _NO_FORK = "NULL where the text never flips, or forks were not asked for"
@@ -38,6 +38,7 @@ TABLE = Table(
         _step(
             "first_flip_step",
             "First step whose token differs from the dense model's, up to the dense text's end; NULL without one.",
+            "first divergent token, 2311.01544",
         ),
         _step(
             "collapse_step",

@@ -50,6 +50,7 @@ TABLE = Table(
             c.LABEL,
             "Minimised quantity, measured in every trial: KL on given tokens (`kl`) or at the answers to a task "
             "(`task:NAME`); in older files `free-kl`, on tokens that each model writes.",
+            source="KL as fitness of a non-uniform allocation: 2410.14649",
         ),
         Column("budget", c.LABEL, "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
         _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),

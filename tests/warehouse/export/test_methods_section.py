@@ -12,7 +12,7 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.export import bibliography
-from prunescope.warehouse.export.methods_section import Calibration, Methods, ProvenanceFacts, methods
+from prunescope.warehouse.export.methods_section import Calibration, Methods, ProvenanceFacts, _prior_art, methods
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
@@ -25,6 +25,10 @@ RECIPES = {
     "block-drop-4": ("block-drop", {"by": "greedy"}),
     "both": ("composed", {"steps": [{"method": "sparsegpt"}, {"method": "dsnot"}]}),
     "noise-batch": ("noise", {}),
+}
+# Ideas of others that the tables below rest on.
+PRIOR_ART = {
+    *("nostalgebraist2020logit", "deiseroth2023divergent", "leviathan2023fast", "chen2023accelerating"),
 }
 TABLES_READ = ("variants", "generations", "decoding_steps", "text_tokens", "layer_transitions")
 
@@ -67,7 +71,7 @@ def keys(section: Methods) -> set[str]:
 
 def test_only_the_sources_of_the_rows_are_named_and_cited(warehouse: duckdb.DuckDBPyConnection) -> None:
     section = written(warehouse, "dense", "wanda-50")
-    assert keys(section) == {"he2026demystifying", "allal2025smollm2", "sun2024wanda"}
+    assert keys(section) == {"he2026demystifying", "allal2025smollm2", "sun2024wanda", *PRIOR_ART}
     assert "wanda-owl" not in section.markdown + section.latex
     assert set(re.findall(r"\[@([^\]]+)\]", section.markdown)) == keys(section)
     assert set(re.findall(r"\\cite\{([^}]+)\}", section.latex)) == keys(section)
@@ -108,6 +112,40 @@ def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckD
     assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
     embedded = ProvenanceFacts({"c" * 64: replace(drawn, source="embedded")}, {})
     assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
+
+
+def test_the_ideas_that_tables_rest_on_are_cited_where_their_rows_are_exported(store: Store) -> None:
+    def section(steps: pl.DataFrame, *tables: str) -> Methods:
+        for name, rows in (("decoding_steps", steps), ("task_samples", rows_of(TABLES["task_samples"], "tiny", "w"))):
+            store.write(TABLES[name], rows, provenance_of("tiny", "w"), "tiny", "w")
+        trials = TABLES["search_trials"]
+        store.write(trials, rows_of(trials, "tiny", None), provenance_of("tiny", None), "tiny", None)
+        with database.connect(store.root) as connection:
+            return methods(connection, {("tiny", "w")}, tables, ProvenanceFacts(), "1")
+
+    steps = rows_of(TABLES["decoding_steps"], "tiny", "w")
+    accepted = {"he2026demystifying", "leviathan2023fast", "chen2023accelerating"}
+    assert keys(section(steps, "decoding_steps")) == accepted
+    assert keys(section(steps, "task_samples")) == {"he2026demystifying", "dutta2024accuracy"}
+    searched = section(steps, "search_trials")
+    assert keys(searched) == {"he2026demystifying", "sieberling2025evopress"}
+    assert "as EvoPress [@sieberling2025evopress] does" in searched.markdown
+    for _, _, text, cited in bibliography.PRIOR_ART:
+        assert text.count("{}") == len(cited)
+
+
+def test_texts_of_the_variant_that_both_models_read_cite_exposure_bias() -> None:
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE exported_variants AS SELECT 'tiny' AS model, 'w' AS recipe")
+        connection.execute("CREATE TABLE decoding_steps AS SELECT 'tiny' AS model, 'w' AS recipe, 'x' AS trajectory")
+        assert "exposure" not in _prior_art(connection, ("decoding_steps",))
+        connection.execute("INSERT INTO decoding_steps VALUES ('tiny', 'other', 'own_text')")
+        assert "exposure" not in _prior_art(connection, ("decoding_steps",))
+        connection.execute("INSERT INTO decoding_steps VALUES ('tiny', 'w', 'own_text')")
+        said = _prior_art(connection, ("decoding_steps",))
+        for key in ("agarwal2023onpolicy", "ranzato2016sequence", "arora2022exposure"):
+            assert key in said
+        assert _prior_art(connection, ()) == ""
 
 
 def test_unread_tables_are_not_described(warehouse: duckdb.DuckDBPyConnection) -> None:
