@@ -6,13 +6,13 @@
 -- how to read: a loss is that beyond its null: the loss of the dense model computed in another way (bfloat16, other
 --   order of sums), of the noise variant that loses most, is subtracted, paired by prompt, question or answer; if no
 --   noise was measured, that of the dense model itself. score and agreement are the losses of task_losses. tokens:
---   share of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's own
---   texts that loop or end early: before half of the dense text's length, and without an answer. graded: right answers
---   to the study's prompts (writing) and questions (choosing), gained ones set against lost ones, as a share of the
---   dense model's right ones above a guess; left out if the dense model is not right beyond a guess. options: share of
---   the questions whose most likely option differs. prediction: that of loss_predictions with the narrowest interval,
---   which holds for 9 of 10 variants. Intervals are at 95 %, and on each side the wider of Student's t over the units,
---   and Wilson's of what is lost, clustered by unit.
+--   share of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's
+--   own texts that loop or end early: before half of the dense text's length, and without an answer. graded: right
+--   answers to the study's prompts (writing) and questions (choosing), gained ones set against lost ones, as a share
+--   of the dense model's right ones above a guess; left out if the dense model is not right beyond a guess. options:
+--   share of the questions whose most likely option differs. prediction: that of loss_predictions with the narrowest
+--   interval, which holds for 9 of 10 variants. Intervals are at 95 %, and on each side the wider of Student's t over
+--   the units, and Wilson's of what is lost, clustered by unit.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule.
 -- columns:
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]

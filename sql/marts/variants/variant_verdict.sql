@@ -6,10 +6,10 @@
 --   dense model's own answers if no right one is known (evidence agreement, options). alive: no loop and no early end.
 --   Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1 (verdict_tolerance), and fails if
 --   it is surely more: with its whole 95 % interval, over at least 30 units (verdict_min_units). The source of the
---   evidence is the first with enough units in a fixed order (declared_evidence), whatever it shows. safe: quality and alive
---   hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails. writes other
---   text: alive holds, fidelity fails, and quality is not known. Each verdict holds for one variant; the report's first
---   sentences hold for all variants of a model together.
+--   evidence is the first with enough units in a fixed order (declared_evidence), whatever it shows. safe: quality and
+--   alive hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails.
+--   writes other text: alive holds, fidelity fails, and quality is not known. Each verdict holds for one variant; the
+--   report's first sentences hold for all variants of a model together.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, writes other text, chooses only, not safe or too little evidence [label]
