@@ -61,8 +61,8 @@ def advise(
     """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
 
     Probes the model with short prompts under every recipe, unless that was done before. Predicts the losses in tasks
-    from other models of the warehouse that have scores; if there are too few, changed tokens and options decide, and
-    the output says so.
+    from other models of the warehouse that have scores, if the prompts' own answers are too few; the output says what
+    is missing.
 
     For example:
 

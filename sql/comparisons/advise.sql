@@ -15,46 +15,49 @@ declared as (
     group by recipe, measure
 ),
 
+worded as (
+    select
+        declared.*,
+        word_of(declared.it.evidence, declared.it.low, declared.it.high, declared.it.units, $3) as word
+    from declared
+),
+
 measures as (
     select
         recipe,
+        max(word) filter (where measure = 'fidelity') as fidelity_word,
+        max(word) filter (where measure = 'writing') as writing_word,
+        max(word) filter (where measure = 'choosing') as choosing_word,
+        max(word) filter (where measure = 'alive') as alive_word,
         max(it) filter (where measure = 'fidelity') as fidelity,
         max(it) filter (where measure = 'writing') as writing,
         max(it) filter (where measure = 'choosing') as choosing,
         max(it) filter (where measure = 'alive') as alive
-    from declared
+    from worded
     group by recipe
-),
-
-worded as (
-    select
-        *,
-        word_of(fidelity.evidence, fidelity.low, fidelity.high, fidelity.units, $3) as same,
-        word_of(writing.evidence, writing.low, writing.high, writing.units, $3) as writes,
-        word_of(choosing.evidence, choosing.low, choosing.high, choosing.units, $3) as chooses,
-        word_of(alive.evidence, alive.low, alive.high, alive.units, $3) as lives
-    from measures
 )
 
 select
     recipes.recipe,
-    verdict_of(same, writes, chooses, lives) as verdict,
-    coalesce(same, 'too little evidence') as fidelity,
-    quality_of(writes, chooses) as quality,
-    coalesce(lives, 'too little evidence') as alive,
+    verdict_of(
+        measures.fidelity_word, measures.writing_word, measures.choosing_word, measures.alive_word
+    ) as verdict,
+    coalesce(measures.fidelity_word, 'too little evidence') as fidelity,
+    quality_of(measures.writing_word, measures.choosing_word) as quality,
+    coalesce(measures.alive_word, 'too little evidence') as alive,
     variants.parameters_removed_share,
-    worded.fidelity.loss as loss_fidelity,
-    worded.writing.evidence as evidence_writing,
-    worded.writing.loss as loss_writing,
-    worded.writing.low as loss_writing_low,
-    worded.writing.high as loss_writing_high,
-    worded.writing.units as n_writing,
-    worded.choosing.evidence as evidence_choosing,
-    worded.choosing.loss as loss_choosing,
-    worded.choosing.low as loss_choosing_low,
-    worded.choosing.high as loss_choosing_high,
-    worded.choosing.units as n_choosing,
-    worded.alive.loss as loss_alive,
+    measures.fidelity.loss as loss_fidelity,
+    measures.writing.evidence as evidence_writing,
+    measures.writing.loss as loss_writing,
+    measures.writing.low as loss_writing_low,
+    measures.writing.high as loss_writing_high,
+    measures.writing.units as n_writing,
+    measures.choosing.evidence as evidence_choosing,
+    measures.choosing.loss as loss_choosing,
+    measures.choosing.low as loss_choosing_low,
+    measures.choosing.high as loss_choosing_high,
+    measures.choosing.units as n_choosing,
+    measures.alive.loss as loss_alive,
     greedy.equal_tokens_95_low,
     greedy.equal_tokens_95_high,
     greedy.texts as n_greedy
@@ -63,10 +66,10 @@ left join variant_summary as variants
     on recipes.recipe = variants.recipe and variants.model = $1
 left join greedy_survival_summary as greedy
     on recipes.recipe = greedy.recipe and greedy.model = $1
-left join worded
-    on recipes.recipe = worded.recipe
+left join measures
+    on recipes.recipe = measures.recipe
 order by
     list_position(['safe', 'writes other text', 'chooses only', 'not safe', 'too little evidence'], verdict),
-    worded.choosing.loss + coalesce(worded.writing.loss, 0),
+    measures.choosing.loss + coalesce(measures.writing.loss, 0),
     loss_fidelity,
     recipes.recipe

@@ -1,7 +1,7 @@
 -- Verdict on each pruned variant, what is sure of all variants of its model together, and the dense model's texts.
 -- grain: one row per pruned variant.
 -- inputs: variant_verdict, variant_summary
--- how to read: the columns of variant_verdict. Of a model's n_variants, fidelity_together, quality_together and
+-- how to read: the columns of variant_verdict. Of all variants of a model, fidelity_together, quality_together and
 --   alive_together are the words for intervals that hold for all of them together (held_together).
 with
 
@@ -44,7 +44,39 @@ worded as (
 )
 
 select
-    judged.*,
+    judged.model,
+    judged.recipe,
+    judged.verdict,
+    judged.fidelity,
+    judged.quality,
+    judged.writing,
+    judged.choosing,
+    judged.alive,
+    judged.loss_fidelity,
+    judged.loss_fidelity_low,
+    judged.loss_fidelity_high,
+    judged.n_fidelity,
+    judged.evidence_writing,
+    judged.loss_writing,
+    judged.loss_writing_low,
+    judged.loss_writing_high,
+    judged.n_writing,
+    judged.evidence_choosing,
+    judged.loss_choosing,
+    judged.loss_choosing_low,
+    judged.loss_choosing_high,
+    judged.n_choosing,
+    judged.loss_alive,
+    judged.loss_alive_low,
+    judged.loss_alive_high,
+    judged.prompts_lost,
+    judged.n_alive,
+    judged.would_decide,
+    judged.is_below_noise,
+    judged.prompts,
+    judged.prompts_graded,
+    judged.prompts_correct,
+    judged.first_flip_step_median,
     worded.together['fidelity'] as fidelity_together,
     quality_of(worded.together['writing'], worded.together['choosing']) as quality_together,
     worded.together['alive'] as alive_together,

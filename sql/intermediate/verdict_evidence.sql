@@ -4,15 +4,15 @@
 -- inputs: task_losses, loss_predictions, decoding_at_reference, stg_decoding_steps, stg_generations,
 --   stg_option_subspace, noise_variants
 -- how to read: a loss is that beyond its null: the loss of the dense model computed in another way (bfloat16, other
---   order of sums), of the noise variant that loses most, is subtracted, paired by prompt, question or answer; where no
---   noise was measured, that of the dense model itself. score and agreement are the losses of task_losses. tokens: share
---   of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's own
---   texts that loop or end early: before half of the dense text's length, and without an answer. graded: right answers to the study's prompts
---   (writing) and questions (choosing), gained ones set against lost ones, as a share of the dense model's right ones
---   above a guess; left out where the dense model is not right beyond a guess. options: share of the questions whose
---   most likely option differs. prediction: that of loss_predictions with the narrowest interval, which holds for 9 of
---   10 variants. Intervals are at 95 %, and on each side the wider of Student's t over the units, and Wilson's of what
---   is lost, clustered by unit.
+--   order of sums), of the noise variant that loses most, is subtracted, paired by prompt, question or answer; if no
+--   noise was measured, that of the dense model itself. score and agreement are the losses of task_losses. tokens:
+--   share of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's
+--   own texts that loop or end early: before half of the dense text's length, and without an answer. graded: right
+--   answers to the study's prompts (writing) and questions (choosing), gained ones set against lost ones, as a share
+--   of the dense model's right ones above a guess; left out if the dense model is not right beyond a guess. options:
+--   share of the questions whose most likely option differs. prediction: that of loss_predictions with the narrowest
+--   interval, which holds for 9 of 10 variants. Intervals are at 95 %, and on each side the wider of Student's t over
+--   the units, and Wilson's of what is lost, clustered by unit.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule.
 -- columns:
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
@@ -36,8 +36,14 @@ units as (
         count_if(not steps.is_top1_same) as lost
     from stg_decoding_steps as steps
     inner join decoding_at_reference as dense
-        using (model, prompt_id, trajectory, step, temperature)
-    where dense.recipe = 'dense' and trajectory = 'teacher_forced'
+        on
+            steps.model = dense.model
+            and dense.recipe = 'dense'
+            and steps.prompt_id = dense.prompt_id
+            and steps.trajectory = dense.trajectory
+            and steps.step = dense.step
+            and steps.temperature = dense.temperature
+    where steps.trajectory = 'teacher_forced'
     group by steps.model, steps.recipe, steps.prompt_id
 
     union all
@@ -60,8 +66,7 @@ units as (
         ]) as lost
     from stg_generations as texts
     inner join stg_generations as dense
-        using (model, prompt_id)
-    where dense.recipe = 'dense'
+        on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
 
     union all
 
@@ -101,17 +106,18 @@ weighed as (
 
 floors as (
     select
-        model,
-        measure,
-        evidence,
-        recipe
-    from weighed
+        beside.model,
+        beside.measure,
+        beside.evidence,
+        beside.recipe
+    from weighed as beside
     left join noise_variants as noise
-        using (model, recipe)
-    where recipe = 'dense' or noise.recipe is not null
-    group by model, measure, evidence, recipe
+        on beside.model = noise.model and beside.recipe = noise.recipe
+    where beside.recipe = 'dense' or noise.recipe is not null
+    group by beside.model, beside.measure, beside.evidence, beside.recipe
     qualify row_number() over (
-        partition by model, measure, evidence order by sum(lost) / sum(weight) desc, recipe
+        partition by beside.model, beside.measure, beside.evidence
+        order by sum(beside.lost) / sum(beside.weight) desc, beside.recipe
     ) = 1
 ),
 
@@ -121,7 +127,7 @@ paired as (
         own.lost - coalesce(beside.lost, 0) as net
     from weighed as own
     left join floors
-        using (model, measure, evidence)
+        on own.model = floors.model and own.measure = floors.measure and own.evidence = floors.evidence
     left join weighed as beside
         on
             floors.recipe = beside.recipe
@@ -140,12 +146,12 @@ sums as (
         recipe,
         measure,
         evidence,
-        sum(lost) as lost,
-        sum(weight) as total,
+        cast(sum(lost) as double) as lost,
+        cast(sum(weight) as double) as total,
         count(*) as n_units,
         sum(net) / sum(weight) as loss,
         coalesce(half_width_of_mean(net, weight), 0) as by_spread,
-        sum(greatest(lost, 0)) / sum(weight) as share,
+        sum(greatest(lost, 0)) / sum(weight) as lost_share,
         wilson_interval_over_clusters(greatest(lost, 0), weight) as ends
     from paired
     group by model, recipe, measure, evidence
@@ -157,14 +163,14 @@ select
     measure,
     evidence,
     loss,
-    loss - greatest(by_spread, share - ends[1]) as loss_low,
-    loss + greatest(by_spread, ends[2] - share) as loss_high,
+    loss - greatest(by_spread, lost_share - ends[1]) as loss_low,
+    loss + greatest(by_spread, ends[2] - lost_share) as loss_high,
     lost,
     total,
     n_units
 from sums
 
-union all by name
+union all
 
 select
     model,
@@ -174,10 +180,12 @@ select
     loss_beyond_noise as loss,
     loss_beyond_noise_low as loss_low,
     loss_beyond_noise_high as loss_high,
+    null as lost,
+    null as total,
     n_answers as n_units
 from task_losses
 
-union all by name
+union all
 
 (
     select
@@ -188,6 +196,8 @@ union all by name
         predicted_loss as loss,
         predicted_loss_low as loss_low,
         predicted_loss_high as loss_high,
+        null as lost,
+        null as total,
         n_variants as n_units
     from loss_predictions
     where predicted_loss_high is not null

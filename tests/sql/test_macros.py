@@ -297,28 +297,20 @@ def test_the_place_of_a_medians_interval_is_the_last_that_the_sign_test_rejects(
         assert value(connection, f"place_of_median_low({n})") == (max(places) if places else None), n
 
 
-def test_the_decisive_evidence_is_the_first_that_decides_then_the_first_that_is_enough(
-    connection: duckdb.DuckDBPyConnection,
-) -> None:
-    def chosen(*rows: tuple[str, float | None, float | None, int], kind: str = "writing") -> tuple[object, ...]:
-        connection.execute("create or replace temp table found (evidence text, low double, high double, n int)")
-        connection.executemany("insert into found values (?, ?, ?, ?)", rows)
-        [(one,)] = connection.execute(
-            f"select decisive_evidence_of('{kind}', evidence, 0.3, low, high, n, 'x', 0.1) from found"
-        ).fetchall()
-        return one["evidence"], one["low"], one["high"]
+def test_the_declared_evidence_is_the_first_in_order_with_enough_units(connection: duckdb.DuckDBPyConnection) -> None:
+    def chosen(*rows: tuple[str, int], loss: float = 0.3) -> str:
+        connection.execute("create or replace temp table found (evidence text, n int)")
+        connection.executemany("insert into found values (?, ?)", rows)
+        query = f"select declared_evidence(evidence, {loss}, {loss} - 0.2, {loss} + 0.2, null, null, n) from found"
+        return connection.execute(query).fetchall()[0][0]["evidence"]
 
-    wide, lost, few = (0.0, 0.5, 40), (0.2, 0.5, 40), (0.2, 0.5, 29)
-    assert chosen(("options", *lost), ("tokens", *lost), ("score", *wide)) == ("tokens", 0.2, 0.5)
-    assert chosen(("tokens", *wide), ("agreement", *wide)) == ("agreement", 0.0, 0.5)
-    assert chosen(("tokens", *wide), ("score", *few)) == ("tokens", 0.0, 0.5)
-    assert chosen(("tokens", *few), ("score", *few)) == ("score", None, None)
-    assert chosen(("tokens", *wide), ("score", None, None, 40)) == ("tokens", 0.0, 0.5)
-    # The variants behind a prediction are of other models, so that fewer do; it goes before tokens, and after tasks.
-    assert chosen(("tokens", *lost), ("prediction", *few)) == ("prediction", 0.2, 0.5)
-    assert chosen(("prediction", *lost), ("agreement", *lost)) == ("agreement", 0.2, 0.5)
-    # A loss of 0.2 to 0.5 does not say whether half of choosing is gone.
-    assert chosen(("options", 0.2, 0.4, 40), ("score", *lost), kind="choosing") == ("options", 0.2, 0.4)
+    for loss in (0.0, 0.3, 0.9):
+        assert chosen(("options", 40), ("agreement", 40), ("score", 40), ("graded", 99), loss=loss) == "score"
+    assert chosen(("options", 40), ("agreement", 40), ("graded", 30), ("score", 29)) == "graded"
+    assert chosen(("options", 29), ("score", 29)) == "score"
+    # The variants behind a prediction are of other models, so that fewer do; it goes after all that was measured.
+    assert chosen(("prediction", 5), ("options", 40)) == "options"
+    assert chosen(("prediction", 5), ("options", 29)) == "prediction"
 
 
 @pytest.mark.parametrize(

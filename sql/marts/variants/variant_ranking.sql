@@ -7,8 +7,8 @@
 --   alone. The measure is the top1_change of variant_damage. The difference is to the variant of the band that changes
 --   the fewest tokens, paired by prompt. The nearest variants are those whose difference is within the interval:
 --   one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that the truly
---   nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are never ordered
---   by name: all of them are nearest.
+--   nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are never
+--   ordered by name: all of them are nearest.
 -- reason: a report names the nearest variant only where it is compared with its like, and the measurements tell it
 --   apart.
 -- columns:
@@ -47,7 +47,9 @@ stepped as (
 banded as (
     select
         *,
-        sum(cast(is_new_band as integer)) over (partition by model order by parameters_removed_share) as band
+        cast(
+            sum(cast(is_new_band as integer)) over (partition by model order by parameters_removed_share) as bigint
+        ) as band
     from stepped
 ),
 

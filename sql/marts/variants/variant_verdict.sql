@@ -3,13 +3,13 @@
 -- key: model, recipe
 -- inputs: variant_summary, verdict_evidence
 -- how to read: fidelity: the same tokens as the dense model. quality: right answers, in writing and in choosing, or the
---   dense model's own answers where no right one is known (evidence agreement, options). alive: no loop and no early
---   end. Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1 (verdict_tolerance), and fails
---   if it is surely more: with its whole 95 % interval, over at least 30 units (verdict_min_units). The source of the
+--   dense model's own answers if no right one is known (evidence agreement, options). alive: no loop and no early end.
+--   Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1 (verdict_tolerance), and fails if
+--   it is surely more: with its whole 95 % interval, over at least 30 units (verdict_min_units). The source of the
 --   evidence is the first with enough units in a fixed order (declared_evidence), whatever it shows. safe: quality and
---   alive hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails. writes,
---   but other text: alive holds, fidelity fails, and right answers are not known. Each verdict holds for one variant;
---   the report's first sentences hold for all variants of a model together.
+--   alive hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails.
+--   writes other text: alive holds, fidelity fails, and quality is not known. Each verdict holds for one variant; the
+--   report's first sentences hold for all variants of a model together.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, writes other text, chooses only, not safe or too little evidence [label]
@@ -54,9 +54,13 @@ declared as (
 
 worded as (
     select
-        *,
-        word_of(it.evidence, it.low, it.high, it.units, verdict_tolerance()) as word,
-        units_to_decide(it.loss, it.low, it.high, it.units, verdict_tolerance()) as units_needed
+        declared.*,
+        word_of(
+            declared.it.evidence, declared.it.low, declared.it.high, declared.it.units, verdict_tolerance()
+        ) as word,
+        units_to_decide(
+            declared.it.loss, declared.it.low, declared.it.high, declared.it.units, verdict_tolerance()
+        ) as units_needed
     from declared
 ),
 
@@ -85,12 +89,14 @@ select
     variants.variant,
     variants.method,
     variants.parameters_removed_share,
-    verdict_of(fidelity_word, writing_word, choosing_word, alive_word) as verdict,
-    coalesce(fidelity_word, 'too little evidence') as fidelity,
-    quality_of(writing_word, choosing_word) as quality,
-    coalesce(writing_word, 'too little evidence') as writing,
-    coalesce(choosing_word, 'too little evidence') as choosing,
-    coalesce(alive_word, 'too little evidence') as alive,
+    verdict_of(
+        measures.fidelity_word, measures.writing_word, measures.choosing_word, measures.alive_word
+    ) as verdict,
+    coalesce(measures.fidelity_word, 'too little evidence') as fidelity,
+    quality_of(measures.writing_word, measures.choosing_word) as quality,
+    coalesce(measures.writing_word, 'too little evidence') as writing,
+    coalesce(measures.choosing_word, 'too little evidence') as choosing,
+    coalesce(measures.alive_word, 'too little evidence') as alive,
     measures.fidelity.loss as loss_fidelity,
     measures.fidelity.low as loss_fidelity_low,
     measures.fidelity.high as loss_fidelity_high,
@@ -108,7 +114,7 @@ select
     measures.alive.loss as loss_alive,
     measures.alive.low as loss_alive_low,
     measures.alive.high as loss_alive_high,
-    measures.alive.lost as prompts_lost,
+    cast(measures.alive.lost as bigint) as prompts_lost,
     measures.alive.units as n_alive,
     measures.would_decide,
     variants.first_flip_step_median,
