@@ -269,8 +269,7 @@ def test_a_variant_states_its_numbers_with_intervals_and_the_one_end_that_is_kno
 
     assert (
         "With 95 % intervals: KL, own text, nats: 3.2 [2.5, 4.1]; same top token, %: 25.0 ≤ 50.0; first flip, step: "
-        "– ≥ 1."
-        in screen.text()
+        "– ≥ 1." in screen.text()
     )
     plain = Screen()
     terminal.show_variant(plain.console, index(), 1, document())
