@@ -1,6 +1,6 @@
 """h, z, p and KL along the generation on the dense text, the own text and the fork, for every recipe.
 
-The paper's Figure 5 has free running alone, which has no null.
+The paper's Figure 5 shows free running alone, without a null.
 """
 
 import altair as alt
