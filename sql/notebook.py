@@ -85,12 +85,16 @@ def _(ask):
 
 @app.cell
 def _(amplification, mo, pl):
-    _local = amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == "normed"))
+    _factors = {
+        lens: amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == lens) & ~pl.col("is_noise"))
+        for lens in ("raw", "normed")
+    }
+    _told = {lens: f"{rows['z_to_p_median'].median() or float('nan'):.2g}" for lens, rows in _factors.items()}
     mo.md(
         f"""
-        **Answer.** Behind one changed sublayer the head shrinks the move from *h* to *z* to
-        {_local["h_to_z_median"].median() or float("nan"):.2g} of it (median over {_local.height} sublayers), and the
-        softmax makes it {_local["z_to_p_median"].median() or float("nan"):.2g} times as large again in *p*.
+        **Answer.** Behind one changed sublayer the move in *p* is {_told["raw"]} times that in *z* where the residual
+        stream is read as it is (lens raw, as in the paper), and {_told["normed"]} times after the final norm (medians
+        over sublayers). Whether the softmax amplifies is a matter of the lens; the rows of noise show rounding alone.
         """
     )
     return

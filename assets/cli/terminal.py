@@ -122,8 +122,8 @@ def _legend() -> str:
     bars = "  ".join(f"{bar} {bound:g}" for bar, bound in zip(marks.BARS[1:], marks.KL_BOUNDS, strict=True))
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: "
-        f"both models reading the dense text (forced) or the variant's (own). Lower bound of a bar: {bars}. "
-        "median: of KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
+        f"both models reading the dense text (forced) or the variant's (own). Lower bound of a bar: {bars}. median: of "
+        "KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
     )
 
 

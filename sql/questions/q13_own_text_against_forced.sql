@@ -1,4 +1,4 @@
--- Is a variant further from the dense model on its own text than on the dense one, and further free running than a fork?
+-- Is a variant further from the dense model on its own text than on the dense one, and free running than a fork?
 -- grain: one row per model × recipe with a text that flips, noise variants included as nulls.
 -- key: model, recipe
 -- inputs: steps_after_flip, trajectory_gaps, noise_variants

@@ -23,6 +23,8 @@ FINE = {
     ("kept score of a task", 20, "0.5 to 0.5"),
     ("mean (t)", 20, "normal"),
     ("mean of positive values (t of logarithm)", 20, "lognormal 0.5"),
+    ("direction of all variants", 20, "6 variants"),
+    ("rank correlation over variants", 20, 0.5),
     ("median first flip", 20, "hazard 0.05, 1000 steps"),
     ("sequence KL per text", 20, "spread of prompts 0.5"),
     ("sequence KL per token", 20, "spread of prompts 0.5"),

@@ -16,7 +16,6 @@ VIEWS = database.view_sql()
 # Noise, and views that have it as the null beside the pruned variants.
 ABOUT_NOISE = {
     "claim_variants",
-    "decoding_in_text",
     "local_transitions",
     "noise_at_output",
     "noise_floor",
@@ -25,6 +24,7 @@ ABOUT_NOISE = {
     "q13_own_text_against_forced",
     "q16_options_against_vocabulary",
     "steps_after_flip",
+    "trajectory_ends",
     "trajectory_gaps",
     "variant_temperatures",
 }

@@ -1,6 +1,6 @@
 """h, z, p and KL along the generation on the dense text, the own text and the fork, for every recipe.
 
-The paper's Figure 5 has free running alone, which has no null.
+The paper's Figure 5 shows free running alone, without a null.
 """
 
 import altair as alt
@@ -16,8 +16,8 @@ CAPTION = (
     "the dense model alone, its text against the one that it writes after the variant's first other token. Free "
     "running, each model reads its own text; that compares two texts, so that it means something only above the fork. "
     "Lines are medians over prompts; the bands of the first two run from the 10th to the 90th percentile. Marks above "
-    "a panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps of "
-    "a model with more than 64 generated tokens share a point, so that at most 64 are drawn, or 16 for more than 12 "
+    "a panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps "
+    "of a model with more than 64 generated tokens share a point, so that at most 64 are drawn, or 16 for more than 12 "
     "variants."
 )
 

@@ -2,11 +2,12 @@
 -- grain: one row per model × trajectory.
 -- key: model, trajectory
 -- inputs: steps_after_flip, stg_generations, pruned_variants
--- how to read: each variant has the median KL of q13, and the share of answers that it loses: of the graded prompts those
---   without the right answer, or, where the dense model answers none right, of the dense model's answers those that it
---   does not repeat. rank_correlation is Spearman's over the variants: 1 where the further variant always loses
---   more answers, below 0 where the order is the other way round. Its interval (Bonett and Wright) takes variants as
---   independent; NULL below 5 of them. The order on `fork` is the null, because the dense model alone is measured there.
+-- how to read: each variant has the median KL of q13, and the share of answers that it loses: of the graded prompts
+--   those without the right answer; where the dense model answers none right, of its answers those that the variant
+--   does not repeat. rank_correlation is Spearman's over the variants: 1 where the further variant always loses more
+--   answers, below 0 where the order is the other way round. Its interval (Bonett and Wright) takes variants as
+--   independent; NULL below 5 of them. The order on `fork` is the null, because the dense model alone is measured
+--   there.
 -- reason: a distance that orders variants against their answers must not rank them.
 -- columns:
 --   answers: right or same: what the answers are compared with [label]

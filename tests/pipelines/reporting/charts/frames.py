@@ -72,6 +72,19 @@ def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def q07_amplification(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
+    """Return factors of the layers that each recipe changed, and of rounding."""
+    summary = layer_summary(models, (*recipes, "noise-bfloat16"), layers)
+    z, h, p = (pl.col(f"one_minus_cos_{space}_mean") for space in "zhp")
+    return summary.select(
+        *("model", "recipe", "layer", "sublayer", "scope", "lens", "temperature"),
+        is_noise=pl.col("recipe").str.starts_with("noise"),
+        n="positions",
+        h_to_z_median=z / h,
+        z_to_p_median=p / z,
+    )
+
+
 def estimate_points(models=(MODEL,), per_theorem=750) -> pl.DataFrame:
     rng = _rng(2)
     rows = []
@@ -488,6 +501,7 @@ MARTS = (
     sequence_kl,
     greedy_survival,
     layer_summary,
+    q07_amplification,
     estimate_points,
     decoding_curve,
     token_trace,
