@@ -26,7 +26,6 @@ from prunescope.assets.cli.options import (
 )
 from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
 from prunescope.assets.cli.relations import describe, tables
-from prunescope.assets.cli.serve import show_report
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
@@ -259,22 +258,17 @@ def report(
         typer.Option(
             "--variant",
             metavar="MODEL@RECIPE",
-            help="With --terminal: show one variant.",
+            help="With --terminal and --prompt: show a text of this variant token by token.",
             autocompletion=completion.variants_or_recipes,
         ),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            "--prompt", metavar="ID", help="With --terminal: show one prompt; with --variant, token by token."
-        ),
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option("--step", min=0, help="With --prompt: show likely tokens and layers at this step.")
+        typer.Option("--prompt", metavar="ID", help="With --variant: the prompt that the text answers."),
     ] = None,
     forced: Annotated[
         bool,
-        typer.Option("--forced", help="With --prompt: show the dense model's text, instead of the variant's."),
+        typer.Option("--forced", help="With --prompt: both models read the dense model's text, not the variant's."),
     ] = False,
     warehouse: Warehouse = None,
     debug: Debug = False,
@@ -284,17 +278,20 @@ def report(
     For example:
 
     - `prunescope report demo -o report.html`
-    - `prunescope report demo --terminal --variant wanda-50`
+    - `prunescope report demo --terminal`
+    - `prunescope report demo --terminal --variant wanda-50 --prompt open-1`
     """
     from prunescope.warehouse.storage.partition_store import Store
 
     if terminal:
+        from prunescope.assets.cli.terminal import show_report
+
         if output is not None:
             raise InputError("--terminal -o: leave out one of the two; `> FILE` saves what the terminal shows")
-        show_report(existing(context), study, variant, prompt, step, forced=forced)
+        show_report(existing(context), study, variant, prompt, forced=forced)
         return
-    if variant is not None or prompt is not None or step is not None or forced:
-        raise InputError("--variant, --prompt, --step and --forced are for --terminal; the page links to these views")
+    if variant is not None or prompt is not None or forced:
+        raise InputError("--variant, --prompt and --forced are for --terminal; the page links to these texts")
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}

@@ -1,13 +1,12 @@
-"""`prunescope serve`: the explorer of the live warehouse on a web server; and the explorer in a terminal."""
+"""`prunescope serve`: the explorer of the live warehouse on a web server."""
 
 # ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
 
 import ipaddress
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
@@ -15,9 +14,6 @@ from prunescope.assets.cli.options import Debug, Globals, Memory, Seconds, Wareh
 from prunescope.assets.cli.output import INTERRUPTED, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
-
-if TYPE_CHECKING:
-    from prunescope.warehouse.storage.location import Place
 
 LOCALHOST = "127.0.0.1"
 
@@ -111,58 +107,3 @@ def listening_socket(host: str, port: int) -> socket.socket:
         )
         raise InputError(f"{host}, port {port} cannot be used ({error.strerror}); {fix}") from error
     return opened
-
-
-def show_report(
-    root: "Place", study: str | None, variant: str | None, prompt: str | None, step: int | None, *, forced: bool
-) -> None:
-    """Print a study's overview, one variant of it, or one answer token by token.
-
-    Args:
-        root: the warehouse.
-        study: its name or file; None for the only one with results.
-        variant: `model@recipe`, or a recipe.
-        prompt: the id of a prompt; without a variant, its texts in all variants.
-        step: a step of that prompt.
-        forced: whether the pruned model reads the dense model's tokens.
-
-    Raises:
-        InputError, WarehouseError: an option names something unknown, or lacks the option that it needs.
-    """
-    from prunescope.assets.cli import terminal, terminal_prompts, terminal_tokens
-    from prunescope.assets.publishing.live_study import LiveStudy, studies
-    from prunescope.warehouse.catalogue.variant_values import find_variant
-
-    for value, option, other, needed in (
-        (step, "--step", prompt, "--prompt"),
-        (step, "--step", variant, "--variant"),
-        (forced or None, "--forced", prompt, "--prompt"),
-        (forced or None, "--forced", variant, "--variant"),
-    ):
-        if value is not None and other is None:
-            raise InputError(f"{option}: add {needed}")
-    known = studies(root, study)
-    if len(known) > 1:
-        raise InputError(f"name the study, one of {', '.join(known)}")
-    [(name, loaded)] = known.items()
-    live = LiveStudy(root, name, loaded)
-    index = live.index()
-    console = Console(highlight=False, emoji=False, markup=False)
-    if variant is None:
-        if prompt is None:
-            terminal.show_overview(console, index)
-            return
-        m = terminal.find_prompt(index, None, prompt)
-        terminal_prompts.show_prompt(console, index, m, live.build(f"prompt/{m}"))  # type: ignore[arg-type]
-        return
-    pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
-    n = pairs.index(find_variant(variant, pairs))
-    if prompt is None:
-        terminal.show_variant(console, index, n, live.build(f"variant/{n}"))  # type: ignore[arg-type]
-        return
-    m = terminal.find_prompt(index, n, prompt)
-    trace = live.build(f"trace/{n}/{m}")
-    if step is None:
-        terminal_tokens.show_tokens(console, index, n, m, trace, forced=forced)  # type: ignore[arg-type]
-    else:
-        terminal_tokens.show_step(console, trace, step, forced=forced)  # type: ignore[arg-type]

@@ -1,80 +1,111 @@
-"""The explorer in a terminal: the overview and one variant, printed from the documents of the page.
+"""The report in a terminal: the overview, or one text token by token, from the documents of the page.
 
-Colour only repeats a number, sign or bar next to it.
+Colour only repeats a number or sign next to it.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
-from prunescope.assets.cli import terminal_marks as marks
-from prunescope.assets.cli import terminal_prompts
+from prunescope.assets.publishing.notebook import KL_BOUNDS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import similar_names
-from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import Column, Index, Number, VariantDocument, VariantEntry
+from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
+from prunescope.pipelines.reporting.explorer.document_types import Index, Number, Steps, Trace, VariantEntry
 
-_OVERVIEW: dict[str, Literal["left", "right"]] = {
-    "recipe": "left",
-    "verdict": "left",
-    "KL forced": "left",
-    "KL own": "left",
-    "median": "right",
-    "flip": "right",
-    "loops": "right",
-}
+if TYPE_CHECKING:
+    from prunescope.warehouse.storage.location import Place
+
+_BARS = "▁▂▃▄▅▆▇█"
+_MISSING = "–"
+_SIGNS = {"safe": "✓", "writes other text": "≈", "chooses only": "~", "not safe": "✗", "too little evidence": "?"}
+_STYLES = {"safe": "green", "writes other text": "yellow", "chooses only": "yellow", "not safe": "red"}
+# The blues of the figure `tokens`, with a readable text colour.
+_LIGHT, _MIDDLE, _DARK = "black on #abcfe6", "black on #6aaed6", "white on #0b4a90"
+_KL_STYLES = ("", "", "", _LIGHT, _LIGHT, _MIDDLE, _MIDDLE, _DARK)
 # Width of all columns but names, verdicts and bars, with gaps.
 _NUMBERS_WIDTH = 27
 _MIN_SPARK, _MAX_SPARK = 9, 40
-_MAX_CARRIERS = 8
-_CARRIERS_LEGEND = (
-    "KL that this sublayer alone causes, and its share of the sum over all changed sublayers. parts here: prompts "
-    "whose most likely token at the first flip differs from this sublayer's output on."
+_TOKEN_WIDTH = 14
+_GUTTER = 8
+_ROWS = ("step", "dense", "pruned", "KL")
+_OVERVIEW_LEGEND = (
+    "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: both "
+    "models reading the dense text (forced) or the variant's (own). Lower bound of a bar: "
+    + "  ".join(f"{bar} {bound:g}" for bar, bound in zip(_BARS[1:], KL_BOUNDS, strict=True))
+    + ". median: of KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall "
+    "into a loop. One text token by token: --variant NAME --prompt ID."
+)
+_TOKENS_LEGEND = (
+    "≠ another token. flip: the first of them; loop: the text has closed a loop; end: the answer is complete. "
+    "KL(dense ‖ pruned) in nats; darker is larger. ␣ is a space, ↵ a line break."
 )
 
 
-def find_prompt(index: Index, variant: int | None, name: str) -> int:
-    """Return the position of a prompt of the variant's model, or without a variant of any model.
+def show_report(root: "Place", study: str | None, variant: str | None, prompt: str | None, *, forced: bool) -> None:
+    """Print a study's overview, or one answer of a variant token by token.
+
+    Args:
+        root: the warehouse.
+        study: its name or file; None for the only one with results.
+        variant: `model@recipe`, or a recipe.
+        prompt: the id of a prompt.
+        forced: whether the pruned model reads the dense model's tokens.
 
     Raises:
-        InputError: there is none, several models have it, or the variant has no steps of it.
+        InputError, WarehouseError: an option names something unknown, or lacks the option that it needs.
     """
+    from prunescope.assets.publishing.live_study import LiveStudy, studies
+    from prunescope.warehouse.catalogue.variant_values import find_variant
+
+    if variant is None and (prompt is not None or forced):
+        raise InputError(f"{'--forced' if prompt is None else '--prompt'}: add --variant")
+    known = studies(root, study)
+    if len(known) > 1:
+        raise InputError(f"name the study, one of {', '.join(known)}")
+    [(name, loaded)] = known.items()
+    live = LiveStudy(root, name, loaded)
+    index = live.index()
+    console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:
-        matches = [m for m, prompt in enumerate(index["prompts"]) if prompt["prompt_id"] == name]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise InputError(f"--prompt {name}: several models have it; add --variant")
-        raise InputError(f"--prompt {name}: there is no such prompt; {_suggestion(name, _ids(index))}")
+        show_overview(console, index)
+        return
+    pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
+    n = pairs.index(find_variant(variant, pairs))
+    m = find_prompt(index, n, prompt)
+    show_tokens(console, index, n, m, live.build(f"trace/{n}/{m}"), forced=forced)  # type: ignore[arg-type]
+
+
+def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
+    """Return the position of a prompt whose steps were measured for the variant.
+
+    Raises:
+        InputError: there is none, or none is given; the message names those that there are.
+    """
     entry = index["variants"][variant]
-    positions = {p["prompt_id"]: m for m, p in enumerate(index["prompts"]) if p["model"] == entry["model"]}
-    if name not in positions:
-        raise InputError(f"--prompt {name}: there is no such prompt; {_suggestion(name, list(positions))}")
-    if positions[name] not in entry["traces"]:
-        raise InputError(f"--prompt {name}: its steps were not measured for {entry['id']}")
-    return positions[name]
-
-
-def _ids(index: Index) -> list[str]:
-    return [prompt["prompt_id"] for prompt in index["prompts"]]
-
-
-def _suggestion(name: str, names: Sequence[str]) -> str:
-    similar = similar_names(name, names)
-    return f"did you mean {label(similar[0], 80)}?" if similar else f"there are {_listed(names)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(label(name, 80) for name in names[:20]) + (", …" if len(names) > 20 else "")
+    measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
+    if prompt in measured:
+        return measured[prompt]
+    if prompt is not None and (similar := similar_names(prompt, measured)):
+        fix = f"did you mean {label(similar[0], 80)}?"
+    else:
+        names = ", ".join(label(name, 80) for name in [*measured][:20])
+        fix = f"there are {names}{', …' if len(measured) > 20 else ''}" if measured else "it has no steps of any prompt"
+    if prompt is None:
+        raise InputError(f"--variant: add --prompt; {fix}")
+    raise InputError(f"--prompt {prompt}: no steps of it were measured for {label(entry['id'], 80)}; {fix}")
 
 
 def show_overview(console: Console, index: Index) -> None:
     """Print the answers, and a table of the variants of each model."""
-    console.print(marks.heading(f"Study {label(index['study'])}"))
+    console.print(_heading(f"Study {label(index['study'])}"))
     for answer in index["answers"]:
         prefix = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
         console.print(Text(prefix + prose(answer["question"]), "bold"))
@@ -82,111 +113,116 @@ def show_overview(console: Console, index: Index) -> None:
         console.print(Padding(Text(prose(text)), (0, 0, 1, 2), expand=False))
     for model in index["models"]:
         entries = [entry for entry in index["variants"] if entry["model"] == model]
-        width = _spark_width(console.width, entries)
-        table = marks.table(Text(label(model), "bold"))
-        for heading, justify in _OVERVIEW.items():
-            table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading.startswith("KL"))
+        names = max(cell_len(label(entry["recipe"])) + cell_len(_verdict(entry).plain) for entry in entries)
+        width = max(_MIN_SPARK, min(_MAX_SPARK, (console.width - names - _NUMBERS_WIDTH) // 2))
+        table = Table(box=SIMPLE_HEAD, title=Text(label(model), "bold"), title_justify="left", header_style="bold")
+        table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+        for heading in ("recipe", "verdict", "KL forced", "KL own"):
+            table.add_column(heading, overflow="fold", no_wrap=heading.startswith("KL"))
+        for heading in ("median", "flip", "loops"):
+            table.add_column(heading, justify="right", overflow="fold")
         for entry in entries:
             numbers = entry["numbers"]
+            part, whole = numbers.get("prompts_collapsed"), numbers.get("prompts")
             table.add_row(
                 Text(label(entry["recipe"])),
-                marks.verdict(entry),
-                Text(marks.spark(entry["spark"]["forced"], width)),
-                Text(marks.spark(entry["spark"]["own"], width)),
-                marks.number(numbers.get("kl_own_text_median_nats")),
-                marks.number(numbers.get("first_flip_step_median")),
-                terminal_prompts.ratio(numbers.get("prompts_collapsed"), numbers.get("prompts")),
+                _verdict(entry),
+                spark(entry["spark"]["forced"], width),
+                spark(entry["spark"]["own"], width),
+                _written(numbers.get("kl_own_text_median_nats")),
+                _written(numbers.get("first_flip_step_median")),
+                _MISSING if part is None or not whole else f"{part:g}/{whole:g}",
             )
         console.print(table)
         console.print()
-    console.print(Text(_legend(), "dim"))
-    terminal_prompts.show_prompts(console, index)
-    for note in index["notes"]:
-        console.print(Text(prose(note), "dim"))
-    console.print(
-        Text(
-            "One variant: --variant NAME; one prompt: --prompt ID; its tokens: --variant NAME --prompt ID; one step: "
-            "add --step N.",
-            "dim",
-        )
-    )
+    for text in (_OVERVIEW_LEGEND, *index["notes"]):
+        console.print(Text(prose(text), "dim"))
 
 
-def _spark_width(width: int, entries: Sequence[VariantEntry]) -> int:
-    """Return the number of bars per line that leaves room for names and verdicts, if the terminal is wide enough."""
-    names = max(cell_len(label(entry["recipe"])) + cell_len(marks.verdict(entry).plain) for entry in entries)
-    return max(_MIN_SPARK, min(_MAX_SPARK, (width - names - _NUMBERS_WIDTH) // 2))
-
-
-def _legend() -> str:
-    bars = "  ".join(f"{bar} {bound:g}" for bar, bound in zip(marks.BARS[1:], marks.KL_BOUNDS, strict=True))
-    return (
-        "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: "
-        f"both models reading the dense text (forced) or the variant's (own). Lower bound of a bar: {bars}. median: of "
-        "KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
-    )
-
-
-def _with_intervals(index: Index, entry: VariantEntry) -> str:
-    """State the numbers of a variant that have a 95 % interval."""
-
-    def written(column: Column, value: Number) -> str:
-        return f"{100 * value:.1f}" if column["form"] == "percent" and value is not None else marks.written(value)
-
-    parts = []
-    for column in index["columns"]:
-        if (ends := entry["intervals"].get(column["name"])) is None:
-            continue
-        low, high = (None if end is None else written(column, end) for end in ends)
-        interval = f"[{low}, {high}]" if low and high else f"≥ {low}" if low else f"≤ {high}"
-        unit = ", %" if column["form"] == "percent" else ""
-        parts.append(f"{column['heading']}{unit}: {written(column, entry['numbers'][column['name']])} {interval}")
-    return f"With 95 % intervals: {'; '.join(parts)}."
-
-
-def show_variant(console: Console, index: Index, n: int, document: VariantDocument) -> None:
-    """Print one variant: verdict, prompts, and the sublayers that cause most of the KL."""
-    entry = index["variants"][n]
-    console.print(marks.heading(label(entry["id"], 80)))
-    console.print(
-        Text(": ").join([marks.verdict(entry), Text(prose(entry["verdict_reason"] or "reference of the others"))])
-    )
-    if entry["intervals"]:
-        console.print(Text(_with_intervals(index, entry), "dim"))
-    table = marks.table()
-    for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL own", "parts at"):
-        table.add_column(heading, justify="left" if heading in {"prompt", "answer", "parts at"} else "right")
-    shown = document["prompts"][: terminal_prompts.MOST]
-    for prompt in shown:
-        table.add_row(
-            Text(label(index["prompts"][prompt["prompt"]]["name"])),
-            terminal_prompts.step(prompt["first_flip_step"]),
-            terminal_prompts.step(prompt["collapse_step"]),
-            terminal_prompts.answered(prompt),
-            marks.number(prompt["kl_forced_mean"]),
-            marks.number(prompt["kl_own_mean"]),
-            Text(label(prompt["parts_for_good_at"] or prompt["parts_at"] or marks.NOTHING)),
-        )
-    console.print(table)
-    if len(shown) < len(document["prompts"]):
-        console.print(Text(f"The {len(shown)} of {len(document['prompts'])} prompts that break first.", "dim"))
-    if carriers := document["carriers"][:_MAX_CARRIERS]:
-        table = marks.table(Text("Sublayers with the largest KL", "bold"))
-        for heading in ("sublayer", "scope", "KL, nats", "share", "", "parts here"):
-            table.add_column(heading, justify="right" if heading in {"KL, nats", "share", "parts here"} else "left")
-        largest = max(carrier["share"] or 0.0 for carrier in carriers) or 1.0
-        for carrier in carriers:
-            share = carrier["share"] or 0.0
-            table.add_row(
-                Text(label(carrier["place"])),
-                Text(label(carrier["scope"])),
-                marks.number(carrier["kl"]),
-                Text(marks.NOTHING if carrier["share"] is None else f"{100 * share:.0f} %"),
-                Text("█" * round(20 * share / largest)),
-                Text(str(carrier["parted"])),
-            )
+def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *, forced: bool) -> None:
+    """Print both models token by token with their KL, on the dense text if `forced`, else on the variant's."""
+    entry, prompt = index["variants"][n], index["prompts"][m]
+    steps = trace.get("forced" if forced else "own")
+    if not steps or not steps["step"]:
+        raise InputError(f"{label(entry['id'], 80)}, prompt {prompt['name']}: no step was measured that way")
+    console.print(_heading(f"{label(entry['id'], 80)} · {label(prompt['name'])}"))
+    console.print(_verdict(entry), Text(prose(prompt["text"], 400), "dim"))
+    console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text", "dim"))
+    events = _events(trace, "_dense" if forced else "")
+    cells = [_cell(steps, row, events) for row in range(len(steps["step"]))]
+    for line in _lines(cells, console.width - _GUTTER):
+        for row, name in enumerate(_ROWS):
+            text = Text(f"{name:<{_GUTTER}}", "dim", no_wrap=True)
+            for cell in line:
+                text.append_text(cell[row])
+            text.rstrip()
+            console.print(text, no_wrap=True, crop=False)
         console.print()
-        console.print(table)
-        console.print(Text(_CARRIERS_LEGEND, "dim"))
-    if prompt_ids := [index["prompts"][m]["prompt_id"] for m in entry["traces"]]:
-        console.print(Text(f"Token by token: --prompt {_listed(prompt_ids)}", "dim"))
+    console.print(Text(_TOKENS_LEGEND, "dim"))
+
+
+def _events(trace: Trace, suffix: str) -> dict[int, str]:
+    """Return the events by step of the text that both models read."""
+    places = (trace["first_flip_step"], trace[f"collapse_step{suffix}"], trace[f"answer_end_step{suffix}"])  # type: ignore[literal-required]
+    events: dict[int, str] = {}
+    for step, word in zip(places, ("flip", "loop", "end"), strict=True):
+        if step is not None:
+            events[step] = f"{events[step]},{word}" if step in events else word
+    return events
+
+
+def _cell(steps: Steps, row: int, events: dict[int, str]) -> list[Text]:
+    """Return one step as texts of equal width, one for each of `_ROWS`."""
+    step, kl, sign = steps["step"][row], steps["kl"][row], "" if steps["is_same"][row] else " ≠"
+    style = _KL_STYLES[_level(kl)] if kl is not None else ""
+    mark = f" ◆{events[step]}" if step in events else ""
+    texts = (
+        (f"{step}{mark}", "bold" if mark else "dim"),
+        (visible(steps["token_dense"][row], _TOKEN_WIDTH), ""),
+        (visible(steps["token_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
+        (f"{spark([kl], 1)} {_written(kl)}{sign}", style),
+    )
+    width = max(cell_len(text) for text, _ in texts) + 2
+    # Only the words are coloured, so that the gap between two cells shows.
+    return [Text.assemble((text, style), " " * (width - cell_len(text))) for text, style in texts]
+
+
+def _lines(cells: Sequence[list[Text]], width: int) -> Iterator[list[list[Text]]]:
+    line: list[list[Text]] = []
+    for cell in cells:
+        if line and sum(cell_len(each[0].plain) for each in [*line, cell]) - 2 > width:
+            yield line
+            line = []
+        line.append(cell)
+    if line:
+        yield line
+
+
+def spark(values: Sequence[Number], width: int) -> str:
+    """Return at most `width` bars, one per bin of KL in nats with the bin's maximum; `·` for a bin without a value."""
+    count = max(1, min(len(values), width))
+    bins = pairwise(round(k * len(values) / count) for k in range(count + 1 if values else 0))
+    known = ([value for value in values[start:end] if value is not None] for start, end in bins)
+    return "".join(_BARS[_level(max(each))] if each else "·" for each in known)
+
+
+def _level(kl: float) -> int:
+    """Return the index in `_BARS` of a KL in nats."""
+    return sum(kl >= bound for bound in KL_BOUNDS)
+
+
+def _verdict(entry: VariantEntry) -> Text:
+    """Return a verdict as sign, words and colour."""
+    name = entry["verdict"]
+    if name is None:
+        return Text("dense model" if entry["is_dense"] else _MISSING, "dim")
+    return Text(f"{_SIGNS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", "bold underline")
+
+
+def _written(value: Number) -> str:
+    """Format a number with two significant digits; None as a dash."""
+    return _MISSING if value is None else f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"
