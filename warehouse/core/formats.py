@@ -1,4 +1,7 @@
-"""Conversion of rows to a terminal table, CSV, JSON, Markdown, LaTeX or Parquet."""
+"""Conversion of rows to a terminal table, CSV, JSON, Markdown, LaTeX or Parquet.
+
+Polars would refuse equal names and dates beyond the year 262142, and write NaN as null in JSON.
+"""
 
 import csv
 import io
@@ -6,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC
 from decimal import Decimal
 from typing import BinaryIO, Literal, get_args
 
@@ -27,14 +29,8 @@ from prunescope.warehouse.core.quoting import escape_control
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
-# Names that DuckDB gives the time zone UTC.
-_UTC = {"UTC", "Etc/UTC"}
-_DAY_SECONDS = 24 * 60 * 60
-_PER_SECOND = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
-# Days since 1970 of Python's first and last date.
-_FIRST_DAY, _LAST_DAY = -719162, 2932896
+_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
-_PLAN = ["explain_key", "explain_value"]
 
 
 def render(rows: pa.Table, to: str, *, width: int = 120) -> str | bytes:
@@ -72,73 +68,64 @@ def write(
     Raises:
         WarehouseError: there is no such format, or it cannot hold two columns of one name.
     """
-    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    names, counts = schema.names, [0]
+    repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None and to in {"json", "parquet"}:
         raise WarehouseError(f"two columns are named {repeated!r}, which {to} cannot hold; give one an alias (as)")
-    if to == "parquet":
-        return _write_parquet(schema, batches, sink)
-    tables = (pa.Table.from_batches([batch], schema) for batch in batches)
-    match to:
-        case "csv":
-            return _write_csv(schema, tables, sink)
-        case "json":
-            names = schema.names
-            objects = ([_dumps(dict(zip(names, row, strict=True))) for row in _rows(table)] for table in tables)
-            return _write_list(b"[\n", objects, b",\n", b"\n]\n", b"[]\n", sink)
-        case "plain":
-            columns = [{"name": field.name, "type": str(field.type)} for field in schema]
-            sink.write(f'{{"columns": {_dumps(columns)}, "rows": '.encode())
-            lists = (list(map(_dumps, _rows(table))) for table in tables)
-            return _write_list(b"[", lists, b",", b"]}", b"[]}", sink)
-        case "table":
-            shown, count = pa.Table.from_batches([], schema), 0
-            for table in tables:
-                shown = pa.concat_tables([shown, table.slice(0, lines - shown.num_rows)])
-                count += table.num_rows
-            sink.write(to_text(shown, width, count=count).encode())
-            return count
-        case "markdown" | "latex":
-            rows = pa.concat_tables([pa.Table.from_batches([], schema), *tables])
-            sink.write((_markdown(rows) if to == "markdown" else _latex(rows)).encode())
-            return int(rows.num_rows)
-    raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
 
-
-def _write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: BinaryIO) -> int:
-    count = 0
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    def tables() -> Iterator[pa.Table]:
         for batch in batches:
-            writer.write_batch(batch)
-            count += batch.num_rows
-    return count
+            counts.append(batch.num_rows)
+            yield pa.Table.from_batches([batch], schema)
+
+    empty = schema.empty_table()
+    match to:
+        case "parquet":
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for table in tables():
+                    writer.write_table(table)
+        case "csv":
+            _write_csv(names, tables(), sink)
+        case "json":
+            objects = (
+                [f"\n{_dumps(dict(zip(names, row, strict=True)))}" for row in _rows(table)] for table in tables()
+            )
+            _write_list("[", objects, "\n]\n", sink)
+        case "plain":
+            columns = _dumps([{"name": field.name, "type": str(field.type)} for field in schema])
+            lists = (list(map(_dumps, _rows(table))) for table in tables())
+            _write_list(f'{{"columns": {columns}, "rows": [', lists, "]}", sink)
+        case "table":
+            shown = empty
+            for table in tables():
+                shown = pa.concat_tables([shown, table.slice(0, lines - shown.num_rows)])
+            sink.write(to_text(shown, width, count=sum(counts)).encode())
+        case "markdown" | "latex":
+            sink.write(_typeset(pa.concat_tables([empty, *tables()]), to).encode())
+        case _:
+            raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
+    return sum(counts)
 
 
-def _write_list(
-    start: bytes, parts: Iterable[list[str]], separator: bytes, end: bytes, empty: bytes, sink: BinaryIO
-) -> int:
-    count = 0
-    for texts in parts:
-        if texts:
-            sink.write(separator if count else start)
-            sink.write(separator.join(text.encode() for text in texts))
-            count += len(texts)
-    sink.write(end if count else empty)
-    return count
+def _write_list(start: str, parts: Iterable[list[str]], end: str, sink: BinaryIO) -> None:
+    for texts in filter(None, parts):
+        sink.write((start + ",".join(texts)).encode())
+        start = ","
+    sink.write((end if start == "," else start + end).encode())
 
 
 def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
     """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
 
-    A single row is shown with one line per column. Otherwise, where not all columns fit, those with one value in all
+    A single row is shown with one line per column. Otherwise, if not all columns fit, those with one value in all
     rows are named below the table with that value, and so are the names of the last ones that do not fit. The table
     has at most 500 rows, and below it the number of the others.
     """
     count = rows.num_rows if count is None else count
-    if rows.column_names == _PLAN:  # DuckDB draws the plan itself
+    if rows.column_names == ["explain_key", "explain_value"]:  # DuckDB draws the plan itself
         return escape_control("\n".join([*map(str, rows["explain_value"].to_pylist()), ""]), keep="\n")
     names = [escape_control(name) for name in rows.column_names]
     cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS))]
-    numeric = [is_number(field.type) for field in rows.schema]
     if count == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
     columns = list(range(len(names)))
@@ -147,9 +134,8 @@ def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
         equal = []
     columns = [i for i in columns if i not in equal]
     fitting = _fitting(names, cells, columns, width)
-    text = _terminal_table(
-        [names[i] for i in fitting], [cells[i] for i in fitting], [numeric[i] for i in fitting], width
-    )
+    numeric = [is_number(rows.schema.field(i).type) for i in fitting]
+    text = _terminal_table([names[i] for i in fitting], [cells[i] for i in fitting], numeric, width)
     if equal:
         text += f"in each of these rows: {', '.join(f'{names[i]} {cells[i][0]}' for i in equal)}\n"
     if left := columns[len(fitting) :]:
@@ -175,64 +161,54 @@ def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool
     for name, is_right in zip(names, numeric, strict=True):
         table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
     for row in zip(*cells, strict=True):
-        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a token are not markup
+        table.add_row(*map(Text, row))  # Text: brackets in a token are not markup
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
 
 
-def _write_csv(schema: pa.Schema, tables: Iterable[pa.Table], sink: BinaryIO) -> int:
+def _write_csv(names: list[str], tables: Iterable[pa.Table], sink: BinaryIO) -> None:
     """Write NULL as an empty field, empty text in quotes and a list as JSON."""
     # Arrow quotes every name in the header, and some readers keep the quotes.
     header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(schema.names)
+    csv.writer(header, lineterminator="\n").writerow(names)
     sink.write(header.getvalue().encode())
-    count = 0
     for rows in tables:
-        flat = pa.Table.from_arrays([_csv_column(column) for column in rows.columns], names=rows.column_names)
         body = io.BytesIO()
+        flat = pa.Table.from_arrays([_flat(column) for column in rows.columns], names=names)
         pyarrow.csv.write_csv(flat, body, pyarrow.csv.WriteOptions(include_header=False))
         sink.write(body.getvalue())
-        count += rows.num_rows
-    return count
 
 
-def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
-    if pa.types.is_nested(column.type):
-        return pa.array([None if value is None else _dumps(value) for value in _values(column)], pa.string())
-    if pa.types.is_binary(column.type) or not _fits_python(column):
-        return pa.array([None if value is None else str(_plain(value)) for value in _values(column)], pa.string())
-    return column
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """Return a column of a type that Arrow writes as CSV."""
+    of = column.type
+    if pa.types.is_dictionary(of):
+        return column.cast(of.value_type)
+    if not (pa.types.is_nested(of) or pa.types.is_binary(of) or pa.types.is_temporal(of)):
+        return column
+    texts = (value if value is None else _plain(value) for value in _values(column))
+    return pa.array([each if each is None or isinstance(each, str) else _dumps(each) for each in texts], pa.string())
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[object, ...]]:
     return zip(*map(_values, table.columns), strict=True)
 
 
-def _markdown(rows: pa.Table) -> str:
-    cells = [[markdown_escaped(cell) for cell in column] for column in _cells(rows)]
-    text = tabulate(
-        list(zip(*cells, strict=True)),
-        headers=[markdown_escaped(name) for name in rows.column_names],
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=["right" if is_number(field.type) else "left" for field in rows.schema] if rows.num_rows else None,
-    )
-    return f"{text}\n"
+def _typeset(rows: pa.Table, to: str) -> str:
+    escaped = markdown_escaped if to == "markdown" else _latex_escaped
+    names = list(map(escaped, rows.column_names))
+    body = list(zip(*(map(escaped, column) for column in _cells(rows)), strict=True))
+    numeric = [is_number(field.type) for field in rows.schema]
+    if to == "latex":
+        letters = "".join("r" if is_right else "l" for is_right in numeric)
+        return "\n".join([*latex.tabular(letters, names, map(latex.row, body)), ""])
+    sides = ["right" if is_right else "left" for is_right in numeric] if body else None
+    return tabulate(body, headers=names, tablefmt="pipe", disable_numparse=True, colalign=sides) + "\n"
 
 
-def _latex(rows: pa.Table) -> str:
-    letters = "".join("r" if is_number(field.type) else "l" for field in rows.schema)
-    columns = [[latex_cell(cell) for cell in column] for column in _cells(rows)]
-    body = map(latex.row, zip(*columns, strict=True))
-    return "\n".join([*latex.tabular(letters, map(latex_cell, rows.column_names), body), ""])
-
-
-def latex_cell(text: str) -> str:
-    """Escape text for a cell of a LaTeX table."""
+def _latex_escaped(text: str) -> str:
     return latex.latex_escaped(escape_control(text, keep="\n\t"))
 
 
@@ -251,81 +227,55 @@ def shown_cell(value: object, digits: int = 4) -> str:
         case float():
             # Large numbers keep all digits before the point and have no exponent.
             text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
-        case Decimal():
-            text = str(int(value)) if value == value.to_integral_value() else f"{value:.{digits}g}"
         case list():
             text = ", ".join(shown_cell(item, digits) for item in value)
         case dict():
             text = ", ".join(f"{key}: {shown_cell(item, digits)}" for key, item in value.items())
-        case bytes():
-            text = value.hex()
         case str():
             # No format shows a line break at an end, which is all of some tokens.
             text = _OUTER_BREAKS.sub(lambda breaks: r"\n" * len(breaks[0]), value)
+        case Decimal():
+            text = shown_cell(_plain(value), digits)
+        case bytes():
+            text = value.hex()
         case _:
             text = str(value)
     return text
 
 
 def _values(column: pa.ChunkedArray) -> list[object]:
-    """Return Python values; a float32 as the shortest decimal that is read back as the same float32."""
-    if pa.types.is_float32(column.type):
+    """Return Python values; times as text, a float32 as the shortest decimal that is read back as the same float32."""
+    of = column.type
+    if pa.types.is_float32(of):
         column = column.cast(pa.string()).cast(pa.float64())
-    elif pa.types.is_list(column.type):
+    elif pa.types.is_list(of):
         import pyarrow.compute as pc  # slow to import
 
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
-    elif not _fits_python(column):
-        return [None if value is None else _moment(value, column.type) for value in _counts(column).to_pylist()]
-    elif pa.types.is_timestamp(column.type) and column.type.tz in _UTC:
-        # For a time with a zone Arrow would import pandas.
-        plain = column.cast(pa.timestamp(column.type.unit)).to_pylist()
-        return [None if value is None else value.replace(tzinfo=UTC) for value in plain]
+    elif pa.types.is_date32(of) or pa.types.is_time(of) or pa.types.is_timestamp(of):
+        counts = column.cast(pa.int32() if of.bit_width == 32 else pa.int64()).to_pylist()
+        return [None if count is None else _moment(count, of) for count in counts]
     return list(column.to_pylist())
 
 
-def _counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return dates and times as their numbers of days or of the type's unit."""
-    return column.cast(pa.int32() if pa.types.is_date32(column.type) or column.type.bit_width == 32 else pa.int64())
+def _moment(count: int, of: pa.DataType) -> str:
+    """Return the text of a date or time from its number of days or units, without zeros at its end.
 
-
-def _fits_python(column: pa.ChunkedArray) -> bool:
-    """Return whether Python holds every value: dates of the years 1 to 9999, times to the microsecond below 24:00."""
-    of = column.type
-    if not pa.types.is_temporal(of) or pa.types.is_interval(of) or pa.types.is_duration(of):
-        return True
-    # pyarrow.compute would import pandas.
-    known = [count for count in _counts(column).to_pylist() if count is not None]
-    if not known:
-        return True
-    first, last = min(known), max(known)
-    if pa.types.is_date(of):
-        return bool(first >= _FIRST_DAY and last <= _LAST_DAY)
-    second = _PER_SECOND[of.unit]
-    if pa.types.is_time(of):
-        return bool(of.unit != "ns" and last < _DAY_SECONDS * second)
-    days = _DAY_SECONDS * second
-    return bool(of.unit != "ns" and first >= _FIRST_DAY * days and last < (_LAST_DAY + 1) * days)
-
-
-def _moment(value: int, of: pa.DataType) -> str:
-    """Return the text of any date or time: ISO 8601 with a space, `infinity`, or `24:00:00`; years before 1 as −n."""
+    Python's own types end at the year 9999 and before 24:00. Years before 1 are −n, and DuckDB has `infinity`.
+    """
     import numpy as np
 
+    if abs(count) >= (1 << (of.bit_width - 1)) - 1:
+        return "infinity" if count > 0 else "-infinity"
     if pa.types.is_time(of):
-        second = _PER_SECOND[of.unit]
-        seconds, rest = divmod(value, second)
-        fraction = f"{rest / second:.9f}"[1:].rstrip("0").rstrip(".")
-        return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}"
-    limit = (1 << (31 if pa.types.is_date(of) else 63)) - 1
-    if abs(value) >= limit:
-        return "infinity" if value > 0 else "-infinity"
-    unit = "D" if pa.types.is_date(of) else of.unit
-    text = str(np.datetime64(value, unit)).replace("T", " ")  # type: ignore[arg-type]
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
+        seconds, rest = divmod(count, 10 ** _DIGITS[of.unit])
+        text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:0{_DIGITS[of.unit]}}"
+    else:
+        unit = "D" if pa.types.is_date(of) else of.unit
+        text = str(np.datetime64(count, unit)).replace("T", " ")  # type: ignore[arg-type]
+    text = text.rstrip("0").rstrip(".") if "." in text else text
     return f"{text}+00:00" if pa.types.is_timestamp(of) and of.tz is not None else text
 
 
@@ -335,17 +285,16 @@ def is_number(of: pa.DataType) -> bool:
 
 
 def _dumps(value: object) -> str:
-    """Return JSON: dates, times, NaN and infinity are texts, bytes are hexadecimal."""
+    """Return JSON: NaN and infinity are texts, bytes are hexadecimal."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: object) -> object:
-    plain: object
+    """Return what JSON can hold."""
+    plain = value
     match value:
-        case None | bool() | int() | str():
-            plain = value
-        case float():
-            plain = value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        case float() if not math.isfinite(value):
+            plain = {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
         case Decimal():
             plain = int(value) if value == value.to_integral_value() else float(value)
         case list() | tuple():  # a map is a list of pairs
@@ -354,6 +303,8 @@ def _plain(value: object) -> object:
             plain = {key: _plain(item) for key, item in value.items()}
         case bytes():
             plain = value.hex()
+        case None | bool() | int() | float() | str():
+            pass
         case _:
             plain = str(value)
     return plain
