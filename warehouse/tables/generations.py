@@ -58,7 +58,9 @@ TABLE = Table(
             nullable=True,
         ),
         Column("text_fork", pa.string(), "Text of the fork; NULL without a flip.", nullable=True, since=2),
-        Column("token_ids_fork", pa.list_(pa.int32()), "Tokens of the fork; NULL without a flip.", nullable=True, since=2),
+        Column(
+            "token_ids_fork", pa.list_(pa.int32()), "Tokens of the fork; NULL without a flip.", nullable=True, since=2
+        ),
         Column("collapse_step_fork", pa.int32(), "As collapse_step.", "step", nullable=True, minimum=0, since=2),
         Column("end_step_fork", pa.int32(), "As end_step.", "step", nullable=True, minimum=0, since=2),
         Column("answer_fork", pa.string(), "As answer.", nullable=True, since=2),
