@@ -80,7 +80,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts", is_detail=True),
     _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded", is_detail=True),
-    _column("options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions"),
+    _column(
+        "options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions", is_detail=True
+    ),
     _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
 
