@@ -183,6 +183,41 @@ class Simulation:
                 )"""
                 yield self.cell("median first flip", n, f"hazard {hazard}, {end} steps", rows, query)
 
+    def directions(self) -> Iterator[Cell]:
+        """Yield cells of the verdicts of q13 on variants without a gap, on the same prompts: none of them may tell."""
+        for n in (size for size in self.sizes if size >= 6):
+            for variants in (1, 6, 24):
+                size = (min(self.studies, 400_000 // (n * variants)), variants, n)
+                draws = self.chance.normal(0, 1, size) + self.chance.normal(0, 1, (size[0], 1, n))
+                study, variant, _ = (axis.ravel() for axis in np.indices(size))
+                rows = pl.DataFrame({"study": study, "variant": variant, "x": draws.ravel()})
+                query = f"""
+                select 0 as truth, [if(bool_or(told <> 'no difference shown'), 1, 0), 1] as ends
+                from (
+                    select study, direction_of_mean(mean_over_units(x), {variants}) as told
+                    from rows group by study, variant
+                )
+                group by study"""
+                yield self.cell("direction of all variants", n, f"{variants} variants", rows, query)
+
+    def ranks(self) -> Iterator[Cell]:
+        """Yield cells of rank correlations over variants of two numbers that are jointly normal."""
+        for n in self.sizes:
+            for together in (0.0, 0.5, 0.9):
+                size = (min(self.studies, 400_000 // n), n)
+                x, noise = self.chance.normal(size=size), self.chance.normal(size=size)
+                y = together * x + np.sqrt(1 - together**2) * noise
+                rows = pl.DataFrame({"study": np.repeat(np.arange(size[0]), n), "x": x.ravel(), "y": y.ravel()})
+                query = f"""
+                select
+                    {6 / np.pi * np.arcsin(together / 2)} as truth,
+                    interval_of_correlation(r, half_width_of_rank_correlation(r, {n})) as ends
+                from (
+                    select corr(x, y) as r
+                    from (select study, midrank(x, study) as x, midrank(y, study) as y from rows) group by study
+                )"""
+                yield self.cell("rank correlation over variants", n, together, rows, query)
+
     def cells(self) -> Iterator[Cell]:
         """Yield all cells."""
         yield from self.shares()
@@ -192,6 +227,8 @@ class Simulation:
         yield from self.losses()
         yield from self.means()
         yield from self.growths()
+        yield from self.directions()
+        yield from self.ranks()
         yield from self.medians()
 
 

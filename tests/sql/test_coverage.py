@@ -22,6 +22,8 @@ FINE = {
     ("kept score of a task", 20, "0.5 to 0.5"),
     ("mean (t)", 20, "normal"),
     ("mean of positive values (t of logarithm)", 20, "lognormal 0.5"),
+    ("direction of all variants", 20, "6 variants"),
+    ("rank correlation over variants", 20, 0.5),
     ("median first flip", 20, "hazard 0.05, 1000 steps"),
     ("median first flip", 20, "hazard 0.05, 16 steps"),
 }
