@@ -85,12 +85,16 @@ def _(ask):
 
 @app.cell
 def _(amplification, mo, pl):
-    _local = amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == "normed"))
+    _factors = {
+        lens: amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == lens) & ~pl.col("is_noise"))
+        for lens in ("raw", "normed")
+    }
+    _told = {lens: f"{rows['z_to_p_median'].median() or float('nan'):.2g}" for lens, rows in _factors.items()}
     mo.md(
         f"""
-        **Answer.** Behind one changed sublayer the head shrinks the move from *h* to *z* to
-        {_local["h_to_z_median"].median() or float("nan"):.2g} of it (median over {_local.height} sublayers), and the
-        softmax makes it {_local["z_to_p_median"].median() or float("nan"):.2g} times as large again in *p*.
+        **Answer.** Behind one changed sublayer the move in *p* is {_told["raw"]} times that in *z* where the residual
+        stream is read as it is (lens raw, as in the paper), and {_told["normed"]} times after the final norm (medians
+        over sublayers). Whether the softmax amplifies is a matter of the lens; the rows of noise show rounding alone.
         """
     )
     return
@@ -140,20 +144,24 @@ def _(mo, pl, spikes):
 
 @app.cell
 def _(ask):
-    feedback, _shown = ask("q13_free_running_against_teacher_forced")
+    feedback, _shown = ask("q13_own_text_against_forced")
     _shown
     return (feedback,)
 
 
 @app.cell
 def _(feedback, mo, pl):
-    _after = feedback.filter(pl.col("context") != "shared")
+    _pruned = feedback.filter(~pl.col("is_noise"))
+    _medians = [
+        f"{_pruned[f'kl_{name}_median_nats'].median() or float('nan'):.2f}"
+        for name in ("teacher_forced", "own_text", "free_running", "fork")
+    ]
     mo.md(
         f"""
-        **Answer.** On the dense model's own tokens the variants stay at a median of
-        {_after["kl_teacher_forced_median_nats"].median() or float("nan"):.2f} nats a token; on their own tokens, after the
-        first flip, at {_after["kl_free_running_median_nats"].median() or float("nan"):.2f}. What pruning breaks is less
-        the single prediction than the text that is fed back.
+        **Answer.** After the first flip the variants are at a median of {_medians[0]} nats a token on the dense text and
+        of {_medians[1]} on their own; {_pruned.filter(own_text_is="further").height} of {_pruned.height} are further
+        away on their own text. Free running compares two texts: {_medians[2]} nats, against {_medians[3]} of the dense
+        model alone after one other token.
         """
     )
     return

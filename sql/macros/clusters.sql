@@ -49,3 +49,23 @@ end;
 create or replace macro half_width_of_scores(se, n) as case
     when count(se) = count(*) then t_quantile_975(min(n) - 1) * sqrt(sum(se ** 2)) / count(*)
 end;
+
+-- Mean of values of independent units, half the width of its 95 % interval, and their number, as a struct; an
+-- aggregate. half_width is NULL below two units and where none deviates.
+create or replace macro mean_over_units(x) as struct_pack(
+    mean := avg(x),
+    half_width := half_width_of_mean(x, case when x is not null then 1.0 end),
+    units := count(x)
+);
+
+-- On which side of 0 a mean of mean_over_units lies, in several comparisons of which all are right in 95 of 100 studies
+-- (Bonferroni); NULL below 6 units, and where its error is not known.
+create or replace macro direction_of_mean(average, comparisons) as case
+    when average.units < 6 or average.half_width is null then null
+    when
+        abs(average.mean) <= average.half_width / t_quantile_975(average.units - 1)
+        * quantile_against_best(2 * greatest(comparisons, 1), average.units - 1)
+        then 'no difference shown'
+    when average.mean > 0 then 'further'
+    else 'nearer'
+end;

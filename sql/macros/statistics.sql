@@ -94,3 +94,17 @@ create or replace macro kendall_tau_b(x, y) as (
 
 -- Tenths of a decade of a probe's damage; a damage below 1e-4 counts as 1e-4.
 create or replace macro probe_bin(damage) as cast(round(10 * log10(greatest(damage, 1e-4))) as integer);
+
+-- KL of two distributions over the tokens outside of the options, each renormalised, from their KLs over the vocabulary
+-- and over the options and from the options' masses m and n, by the chain rule: KL = KL of the masses + m KL(options) +
+-- (1 − m) KL(rest). NULL where one side has no mass outside.
+create or replace macro kl_of_rest(kl, kl_options, m, n) as case
+    when m > 0 and n > 0 and m < 1 and n < 1
+        then
+            greatest(
+                kl - m * kl_options - m * ln(cast(m as double) / n)
+                - (1 - cast(m as double)) * ln((1 - cast(m as double)) / (1 - cast(n as double))),
+                0
+            )
+            / (1 - cast(m as double))
+end;

@@ -16,8 +16,7 @@
 -- columns:
 --   quantization: Method of quantization that it is compared with, such as gptq [label]
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
---     kl_free_running_median_nats with each model on its own tokens; flipped_share and collapsed_share of prompts;
---     options_changed_share of questions [label]
+--     flipped_share and collapsed_share of prompts; options_changed_share of questions [label]
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) at which both are compared [nats]
 --   value_pruned: The measure of the pruned variant; more is worse [share or nats]
 --   value_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]

@@ -8,13 +8,13 @@
 -- reason: what holds on one model may be a property of that model.
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
---     options_move_less, options_in_the_tail or decoding_feeds_back [label]
---   measure: What it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
+--     options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork [label]
+--   measure: As in paper_claims [label]
 --   says: The claim in words, with its threshold
 --   n_models: Models with a verdict on any claim [models]
 --   models_hold: Names of the models on which it holds [labels]
 --   models_fail: Names of the models on which it does not hold [labels]
---   models_open: Names of the models with too little data, or none [labels]
+--   models_open: Names of the models with too little data, none, or no more than rounding [labels]
 --   verdict: holds on every model; holds on no model; differs, where it holds on one and does not on another; else too
 --     little data [label]
 with

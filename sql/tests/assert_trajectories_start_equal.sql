@@ -1,8 +1,8 @@
--- Up to the first flip both trajectories read the same tokens, so they must agree there; step 0 always is such a step.
--- grain: one row per model × recipe × prompt × step × temperature that disagrees.
+-- Up to the first flip all trajectories read the same tokens, so they must agree there; the fork differs by exactly 0.
+-- grain: one row per model × recipe × prompt × trajectory × step × temperature that disagrees.
 -- inputs: decoding_without_noise, stg_decoding_steps, stg_generations, stg_models
 -- reason: a difference means a cache, a position or a prompt that is not the same on both sides. Noise variants are
---   excluded: they are rounding, and the two trajectories round differently.
+--   excluded: they are rounding, and passes of other shapes round differently.
 with
 
 compared as (
@@ -12,21 +12,22 @@ compared as (
         forced.prompt_id,
         forced.step,
         forced.temperature,
+        other.trajectory,
         forced.kl_dense_pruned_nats as kl_teacher_forced_nats,
-        running.kl_dense_pruned_nats as kl_free_running_nats,
+        other.kl_dense_pruned_nats as kl_nats,
         models.dtype,
-        least(forced.margin_pruned, running.margin_pruned) as margin_pruned,
+        least(forced.margin_pruned, other.margin_pruned) as margin_pruned,
         forced.token_id_pruned as token_id_teacher_forced,
-        running.token_id_pruned as token_id_free_running
+        other.token_id_pruned as token_id_other
     from decoding_without_noise as forced
-    inner join stg_decoding_steps as running
+    inner join stg_decoding_steps as other
         on
-            forced.model = running.model
-            and forced.recipe = running.recipe
-            and forced.prompt_id = running.prompt_id
-            and forced.step = running.step
-            and forced.temperature = running.temperature
-            and running.trajectory = 'free_running'
+            forced.model = other.model
+            and forced.recipe = other.recipe
+            and forced.prompt_id = other.prompt_id
+            and forced.step = other.step
+            and forced.temperature = other.temperature
+            and other.trajectory <> 'teacher_forced'
     left join stg_models as models on forced.model = models.model
     left join stg_generations as generations
         on
@@ -43,14 +44,19 @@ select
     recipe,
     prompt_id,
     step,
+    trajectory,
     temperature,
     kl_teacher_forced_nats,
-    kl_free_running_nats
+    kl_nats
 from compared
 where
-    -- Passes of other shapes round differently, which may reverse a tie; a real difference is far larger.
-    (token_id_teacher_forced <> token_id_free_running and margin_pruned > tie_margin(dtype))
-    or (
-        coalesce(dtype, 'float32') = 'float32'
-        and abs(kl_teacher_forced_nats - kl_free_running_nats) > 1e-2 * kl_teacher_forced_nats + 1e-5
-    )
+    case
+        when trajectory = 'fork' then kl_nats <> 0
+        -- Passes of other shapes round differently, which may reverse a tie; a real difference is far larger.
+        else
+            (token_id_teacher_forced <> token_id_other and margin_pruned > tie_margin(dtype))
+            or (
+                coalesce(dtype, 'float32') = 'float32'
+                and abs(kl_teacher_forced_nats - kl_nats) > 1e-2 * kl_teacher_forced_nats + 1e-5
+            )
+    end

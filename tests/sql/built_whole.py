@@ -116,14 +116,19 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
             flips = flip is not None and (step == flip or (step > flip and chance.random() < 0.3))
             kl = 0.0 if is_dense else chance.uniform(0.01, 1.0)
             kl = kl / 100 if recipe.startswith("noise") else kl
-            running = kl if flip is None or step <= flip else kl + 1.0
+            parted = flip is not None and step > flip
+            read = {"own_text": kl + 0.1 * parted, "free_running": kl + 1.0 * parted}
             for temperature in (0.5, 1.0):
                 warehouse.step(recipe, prompt, step, kl, flips=flips, temperature=temperature)
-                warehouse.step(
-                    recipe, prompt, step, running, flips=flips, temperature=temperature, trajectory="free_running"
-                )
+                for trajectory, nats in read.items():
+                    warehouse.step(
+                        recipe, prompt, step, nats, flips=flips, temperature=temperature, trajectory=trajectory
+                    )
+                if flip is not None:
+                    nats = 0.9 * parted
+                    warehouse.step(recipe, prompt, step, nats, flips=flips, temperature=temperature, trajectory="fork")
                 _measure_layers(warehouse, recipe, prompt, step, kl, temperature, dropped, chance)
-            for trajectory in ("teacher_forced", "free_running"):
+            for trajectory in ("teacher_forced", "own_text"):
                 warehouse.top_tokens(recipe, prompt, step, trajectory=trajectory, flips=flips)
 
 
@@ -147,7 +152,7 @@ def _measure_layers(
 ) -> None:
     for layer in range(LAYERS):
         for sublayer in ("attn", "mlp"):
-            is_changed = recipe.startswith(("wanda", "mixed")) or f"{sublayer}.{layer}" in dropped
+            is_changed = recipe.startswith(("wanda", "mixed", "noise")) or f"{sublayer}.{layer}" in dropped
             for lens in ("raw", "normed"):
                 where = {"layer": layer, "sublayer": sublayer, "lens": lens, "temperature": temperature}
                 local = chance.uniform(0.001, 0.1) if is_changed else 0.0

@@ -43,6 +43,8 @@ def test_keys_identify_rows_and_no_figure_is_infinite(name: str, measured: duckd
 @pytest.mark.parametrize("question", sorted(set(QUESTIONS) - UNASKED))
 def test_a_question_answers_for_every_pruned_variant(question: str, measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, question)
+    # Noise is the null of some questions.
+    rows = rows.filter(~pl.col("is_noise")) if "is_noise" in rows.columns else rows
     recipes = set(rows["recipe"]) if "recipe" in rows.columns else PRUNED
     expected = {"q24": {name for name in PRUNED if "drop" in name}, "q25": {name for name in PRUNED if "-" in name}}
     expected["q25"] -= expected["q24"]
@@ -166,12 +168,11 @@ def test_q12_a_collapse_comes_after_the_flip(measured: duckdb.DuckDBPyConnection
     assert len(rows) == 18
 
 
-def test_q13_own_tokens_make_the_divergence_grow_and_shared_ones_do_not(measured: duckdb.DuckDBPyConnection) -> None:
-    shared, own = (of(measured, "q13", f"context = '{context}'") for context in ("shared", "own"))
+def test_q13_free_running_is_far_from_what_the_dense_text_shows(measured: duckdb.DuckDBPyConnection) -> None:
+    rows = of(measured, "q13", "not is_noise")
 
-    assert (shared["feedback_share"].abs() < 1e-4).all()
-    assert (own["kl_free_running_median_nats"] > own["kl_teacher_forced_median_nats"]).all()
-    assert own["feedback_share"].is_between(0.4, 1).all()
+    assert (rows["kl_free_running_median_nats"] > rows["kl_teacher_forced_median_nats"]).all()
+    assert rows["n_prompts"].is_between(1, 3).all()
 
 
 def test_q14_the_phases_share_out_the_whole_divergence(measured: duckdb.DuckDBPyConnection) -> None:
@@ -189,10 +190,11 @@ def test_q15_a_small_margin_predicts_flips(measured: duckdb.DuckDBPyConnection) 
 
 
 def test_q16_to_q18_the_options_are_four_tokens_at_the_top(measured: duckdb.DuckDBPyConnection) -> None:
-    against, ranking, places = of(measured, "q16"), of(measured, "q17"), of(measured, "q18")
+    against, ranking, places = of(measured, "q16", "not is_noise"), of(measured, "q17"), of(measured, "q18")
 
     assert against["mass_dense_mean"].unique().to_list() == pytest.approx([0.805388], rel=1e-4)
-    assert (against["kl_options_mean_nats"] <= against["kl_vocabulary_mean_nats"]).all()
+    assert against["options_share"].is_between(0, 1).all()
+    assert (against["kl_rest_mean_nats"] > 0).all()
     assert against["argmax_kept"].to_list() == ranking["argmax_kept"].to_list()
     assert ranking["kendall_tau_mean"].is_between(-1, 1).all()
     assert places["rank_dense_worst"].unique().to_list() == [4]

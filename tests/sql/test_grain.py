@@ -115,7 +115,7 @@ COUNTS = {
     "q06_non_local_layers": ("sum(n)", f"(select count(*) from layer_transitions where {MOVED})"),
     "q07_amplification": (
         "sum(n)",
-        f"(select count(*) from layer_transitions where one_minus_cos_h > 0 and one_minus_cos_z > 0 and {COMPARED})",
+        "(select count(*) from layer_transitions where one_minus_cos_h > 0 and one_minus_cos_z > 0)",
     ),
     "q08_head_compression": (
         "sum(n)",
@@ -131,9 +131,10 @@ COUNTS = {
     ),
     "q11_first_flip": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
     "q12_flip_to_collapse": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
-    "q13_free_running_against_teacher_forced": (
-        "sum(n)",
-        f"(select count(*) from decoding_steps where temperature = 1 and {FORCED} and {PRUNED})",
+    "q13_own_text_against_forced": (
+        "sum(n_prompts)",
+        "(select count(distinct (model, recipe, prompt_id)) from decoding_steps inner join generations"
+        " using (model, recipe, prompt_id) where temperature = 1 and step > first_flip_step)",
     ),
     "q14_before_and_after_the_answer": (
         "sum(n)",
@@ -145,7 +146,7 @@ COUNTS = {
     ),
     "q16_options_against_vocabulary": (
         "sum(n_questions)",
-        f"(select count(*) from option_subspace where {PRUNED})",
+        "(select count(*) from option_subspace where recipe <> 'dense')",
     ),
     "q17_ranking_lost": (
         "sum(n_questions)",

@@ -33,7 +33,7 @@ def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(
     for prompt, kls in (("p", (1.0, 2.0, 9.0)), ("q", (3.0, 4.0, 5.0))):
         for step, kl in enumerate(kls):
             warehouse.step("drop", prompt, step, kl, flips=kl == 9.0)
-            warehouse.step("drop", prompt, step, 10 * kl, trajectory="free_running")
+            warehouse.step("drop", prompt, step, 10 * kl, trajectory="own_text")
             warehouse.step("drop", prompt, step, 100 * kl, temperature=0.5)
     warehouse.generation("drop", "p", flip=2, collapse=2, is_correct=True, kind="maths")
     warehouse.generation("drop", "q", flip=4, is_correct=False, kind="choice")
@@ -55,7 +55,7 @@ def test_a_variant_summary_takes_both_trajectories_at_the_reference_temperature(
             "kl_teacher_forced_median_nats": 3.5,
             "kl_teacher_forced_mean_nats": 4.0,
             "kl_teacher_forced_max_nats": 9.0,
-            "kl_free_running_median_nats": 35.0,
+            "kl_own_text_median_nats": 35.0,
             "top1_agreement": pytest.approx(5 / 6),
             "kl_noise_p95_nats": None,
             "is_below_noise": None,

@@ -13,7 +13,21 @@ from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Ask, Handmade, materialized, rows_of
 
 VIEWS = database.view_sql()
-ABOUT_NOISE = {"noise_variants", "noise_floor", "noise_at_output"}
+# Noise, and views that have it as the null beside the pruned variants.
+ABOUT_NOISE = {
+    "claim_variants",
+    "local_transitions",
+    "noise_at_output",
+    "noise_floor",
+    "noise_variants",
+    "q07_amplification",
+    "q13_own_text_against_forced",
+    "q16_options_against_vocabulary",
+    "steps_after_flip",
+    "trajectory_ends",
+    "trajectory_gaps",
+    "variant_temperatures",
+}
 # Views of the answers and scores of all variants, noise and dense too; comparisons read them.
 OF_EVERY_VARIANT = {
     "graded_answers",

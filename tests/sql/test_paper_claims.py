@@ -56,24 +56,25 @@ def test_losses_beyond_the_noise_count_over_variants_whose_writing_loses_half(as
     rows = claims(ask, scored(choosing, writing, noise=(0.63, 0.75)))
     survives, gap = rows["choosing_survives", "score"], rows["writing_loses_more", "score"]
     noise = loss_of(0.63, 0.65, GUESS), loss_of(0.75, 0.8, 0)
-    # The last one loses more than half of its writing, but not beyond the noise, and is left out.
-    chosen = [beyond(loss_of(score, 0.65, GUESS), noise[0]) for score in choosing[:4]]
-    written = [beyond(loss_of(score, 0.8, 0), noise[1]) for score in writing[:4]]
+    # The last one loses more than half of its writing, but not beyond the noise: `survives` leaves it out and says so.
+    chosen = [beyond(loss_of(score, 0.65, GUESS), noise[0]) for score in choosing]
+    written = [beyond(loss_of(score, 0.8, 0), noise[1]) for score in writing]
     gaps = [
         (write[0] - choose[0], reference_intervals.of_difference(*write, *choose))
         for write, choose in zip(written, chosen, strict=True)
     ]
 
-    for row, numbers, verdict in ((survives, chosen, "holds"), (gap, gaps, "holds")):
-        amounts = np.array([amount for amount, _ in numbers])
-        over_variants = stats.t.ppf(0.975, 3) * amounts.std(ddof=1) / 2
+    for row, numbers, variants in ((survives, chosen[:4], "4 of 5"), (gap, gaps, "5")):
+        amounts, n = np.array([amount for amount, _ in numbers]), len(numbers)
+        over_variants = stats.t.ppf(0.975, n - 1) * amounts.std(ddof=1) / math.sqrt(n)
         below = np.mean([amount - low for amount, (low, _) in numbers])
         above = np.mean([high - amount for amount, (_, high) in numbers])
-        assert (row["n"], row["units"], row["rests_on"]) == (N, "answers", "answers: 1000, variants: 4")
+        assert (row["n"], row["units"], row["rests_on"]) == (N, "answers", f"answers: 1000, variants: {variants}")
         assert row["amount"] == pytest.approx(amounts.mean())
-        assert row["amount_low"] == pytest.approx(amounts.mean() - math.hypot(below, over_variants), rel=1e-4)
-        assert row["amount_high"] == pytest.approx(amounts.mean() + math.hypot(above, over_variants), rel=1e-4)
-        assert row["verdict"] == verdict
+        assert row["amount_low"] == pytest.approx(amounts.mean() - math.hypot(below, over_variants), rel=2e-3)
+        assert row["amount_high"] == pytest.approx(amounts.mean() + math.hypot(above, over_variants), rel=2e-3)
+        assert row["null_amount"] == 0
+    assert (survives["verdict"], gap["verdict"]) == ("holds", "too little data")
 
 
 def test_a_refuted_claim_fails(ask: Ask) -> None:
@@ -89,8 +90,8 @@ def test_one_broken_variant_leaves_a_claim_open(ask: Ask) -> None:
     assert (row["n"], row["amount_low"], row["verdict"]) == (N, None, "too little data")
 
 
-def test_without_broken_writing_there_is_no_claim(ask: Ask) -> None:
-    assert not claims(ask, scored([0.6], [0.7]))
+def test_without_broken_writing_nothing_is_said_of_choosing(ask: Ask) -> None:
+    assert set(claims(ask, scored([0.6], [0.7]))) == {("writing_loses_more", "score")}
 
 
 def test_a_claim_of_two_answers_says_so_and_stays_open(ask: Ask) -> None:
@@ -121,21 +122,17 @@ def test_a_claim_of_two_answers_says_so_and_stays_open(ask: Ask) -> None:
     assert row["verdict"] == "too little data"
 
 
-def test_shares_are_over_questions_and_prompts_with_wilsons_interval(ask: Ask) -> None:
-    warehouse = Handmade().model().variant("dense")
-    for recipe, kept in (("a", 5), ("b", 6), ("c", 8)):
-        warehouse.variant(recipe)
+def test_shares_are_over_questions_and_positions_with_wilsons_interval(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("noise-batch", method="noise")
+    # KL is 1 at every step: further than the rounding.
+    for recipe, kept in (("a", 5), ("b", 6), ("c", 8), ("noise-batch", 7)):
+        is_noise = recipe == "noise-batch"
+        if not is_noise:
+            warehouse.variant(recipe)
         for index in range(8):
+            warehouse.step(recipe, f"q{index}", 0, 0.001 if is_noise else 1.0)
             dense, same, other = [0.004, 0.003], [0.004, 0.003], [0.003, 0.004]
             warehouse.options(recipe, f"q{index}", dense, same if index < kept else other)
-            # Free running moves c no further, and from q6 on b neither.
-            farther = recipe == "a" or (recipe == "b" and index < 6)
-            for step in (0, 1):
-                # Up to the flip the two differ by rounding alone, which says nothing.
-                free = 1.001 if not step else 2.0 if farther else 1.0
-                warehouse.step(recipe, f"q{index}", step, 1.0)
-                warehouse.step(recipe, f"q{index}", step, free, trajectory="free_running")
-            warehouse.generation(recipe, f"q{index}", flip=0)
             for layer in (0, 1):
                 for sublayer in ("attn", "mlp"):
                     # Layer 1 in every prompt, layer 0 in two of eight for most variants.
@@ -145,23 +142,71 @@ def test_shares_are_over_questions_and_prompts_with_wilsons_interval(ask: Ask) -
     rows = claims(ask, warehouse)
 
     # Question 5 keeps its choice in two of three variants, 6 and 7 in one.
-    for claim, times, units in (
-        ("choice_is_kept", 6, "questions"),
-        ("options_in_the_tail", 8, "questions"),
-        ("decoding_feeds_back", 6, "prompts"),
-    ):
+    for claim, times, null in (("choice_is_kept", 6, 7 / 8), ("options_in_the_tail", 8, 1.0)):
         row = rows[claim, "all"]
         low, high = reference_intervals.wilson(times, 8)
-        assert (row["n"], row["units"], row["amount"]) == (8, units, times / 8), claim
+        assert (row["n"], row["units"], row["amount"]) == (8, "questions", times / 8), claim
         assert (row["amount_low"], row["amount_high"]) == pytest.approx((low, high)), claim
+        assert row["null_amount"] == null, claim
         assert row["verdict"] == ("holds" if low > 0.5 else "too little data"), claim
 
     row = rows["softmax_amplifies", "normed"]
-    # Four sublayers a prompt: all of them in two prompts, two in the others.
-    share, ends = 5 / 8, reference_intervals.over_clusters([4, 4, *[2] * 6], [4] * 8)
-    assert (row["n"], row["units"], row["amount"]) == (8, "prompts", share)
+    # Of twelve positions per prompt all but two of c in two prompts, half in the others.
+    ends = reference_intervals.over_clusters([10, 10, *[6] * 6], [12] * 8)
+    assert (row["n"], row["units"], row["amount"]) == (8, "prompts", pytest.approx((20 + 36) / 96))
     assert row["rests_on"] == "prompts: 8, sublayers: 4"
     assert (row["amount_low"], row["amount_high"]) == pytest.approx(ends, rel=1e-3)
+    assert row["null_amount"] == pytest.approx((8 + 12) / 32)
+
+
+def questions(options_kl: float, noise_kl: float | None) -> Handmade:
+    """Build ten questions whose options hold half of the mass and move so far, all else so that the whole KL is 1."""
+    warehouse = Handmade().model().variant("dense").variant("a").variant("noise-batch", method="noise")
+    for recipe, kl in (("a", options_kl), ("noise-batch", noise_kl)):
+        for index in range(10):
+            warehouse.step(recipe, f"q{index}", 0, 1.0 if recipe == "a" else 0.001)
+            if kl is not None:
+                kls = {"kl_options_dense_pruned_nats": kl, "kl_dense_pruned_nats": 1.0}
+                warehouse.options(recipe, f"q{index}", [0.25, 0.25], [0.25, 0.25], **kls)
+    return warehouse
+
+
+# The rest has 2 − KL(options): equal at 1. KL(options) is below KL(vocabulary) in neither of the last two.
+@pytest.mark.parametrize(
+    ("options_kl", "noise_kl", "verdict"),
+    [
+        (0.9, None, "holds"),
+        (0.9, 1.1, "holds"),
+        (0.9, 0.8, "as under rounding"),
+        (1.1, 1.1, "does not hold"),
+        (1.9, None, "does not hold"),
+    ],
+)
+def test_options_are_compared_with_the_rest_of_the_vocabulary_and_with_rounding(
+    ask: Ask, options_kl: float, noise_kl: float | None, verdict: str
+) -> None:
+    row = claims(ask, questions(options_kl, noise_kl))["options_move_less", "all"]
+    assert row["verdict"] == verdict
+    assert row["null_amount"] == (None if noise_kl is None else float(noise_kl < 1))
+
+
+def test_medians_of_factors_are_those_of_positions_and_zeros_are_not_measured(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a").variant("noise-batch", method="noise")
+    for prompt in range(6):
+        # One huge factor, which a mean would follow.
+        for step, p in enumerate((0.05, 0.08, 0.9)):
+            warehouse.transition(
+                "a", f"q{prompt}", step, 1.0, one_minus_cos_h=0.2, one_minus_cos_z=0.1, one_minus_cos_p=p
+            )
+            warehouse.transition("noise-batch", f"q{prompt}", step, 0.0, is_changed=False)
+        warehouse.step("a", f"q{prompt}", 0, 1.0).step("noise-batch", f"q{prompt}", 0, 0.001)
+    (row,) = ask(warehouse, "local_amplification")
+
+    assert (row["is_noise"], row["positions"], row["prompts"], row["sublayers"]) == (False, 18, 6, 1)
+    assert (row["z_to_p_median"], row["h_to_z_median"]) == (pytest.approx(0.8), pytest.approx(0.5))
+    assert row["share_amplified"] == pytest.approx(1 / 3)
+    claim = claims(ask, warehouse)["softmax_amplifies", "normed"]
+    assert (claim["amount"], claim["null_amount"]) == (pytest.approx(1 / 3), None)
 
 
 def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask: Ask) -> None:
@@ -174,55 +219,157 @@ def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(ask:
                 kl = float(np.float32(chance.lognormal(-2, 1)))
                 estimate = float(np.float32(kl * chance.lognormal(0, noise)))
                 warehouse.transition(recipe, f"p{prompt}", step, kl, t3_kl_nats=estimate, var_p_dz=2 * estimate)
-    row = claims(ask, warehouse)["second_order_fits", "T3 KL"]
+    rows = claims(ask, warehouse)
     fits = [fit for fit in ask(warehouse, "paper_fits") if fit["theorem"] == "T3 KL"]
+    for measure, column in (("T3 KL", "pearson"), ("T3 KL, logarithms", "pearson_log10")):
+        row = rows["second_order_fits", measure]
+        assert (len(fits), row["n"], row["rests_on"]) == (2, 4, "prompts: 4, methods: 2")
+        mean = sum(fit[column] for fit in fits) / 2
+        error = sum(fit[f"{column}_se"] for fit in fits) / 2
+        # Fisher's transformation has the slope 1/(1 − r²).
+        half = stats.t.ppf(0.975, 3) * error / (1 - mean**2)
+        ends = (math.tanh(math.atanh(mean) - half), math.tanh(math.atanh(mean) + half))
+        assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx((mean, *ends), rel=1e-4)
+        assert (row["verdict"], row["null_amount"]) == ("does not hold", None)
 
-    assert (len(fits), row["n"], row["rests_on"]) == (2, 4, "prompts: 4, methods: 2")
-    mean = sum(fit["pearson_log10"] for fit in fits) / 2
-    error = sum(fit["pearson_log10_se"] for fit in fits) / 2
-    # Fisher's transformation has the slope 1/(1 − r²).
-    half = stats.t.ppf(0.975, 3) * error / (1 - mean**2)
-    ends = (math.tanh(math.atanh(mean) - half), math.tanh(math.atanh(mean) + half))
-    assert (row["amount"], row["amount_low"], row["amount_high"]) == pytest.approx((mean, *ends), rel=1e-4)
-    assert row["verdict"] == "does not hold"
 
-
-def texts(warehouse: Handmade, recipe: str, prompt: str, free: float, model: str) -> None:
-    """Build two steps, of which the first flips, with a KL of 1 on the dense tokens."""
-    for step in (0, 1):
-        warehouse.step(recipe, prompt, step, 1.0, model=model)
-        warehouse.step(recipe, prompt, step, free, trajectory="free_running", model=model)
+def texts(warehouse: Handmade, recipe: str, prompt: str, own: float, model: str, forced: float = 1.0) -> None:
+    """Build three steps, of which the first flips, with a KL of 10 free running and of 12 on the fork."""
+    for step in (0, 1, 2):
+        warehouse.step(recipe, prompt, step, forced, model=model)
+        warehouse.step(recipe, prompt, step, own, trajectory="own_text", model=model)
+        warehouse.step(recipe, prompt, step, 10.0, trajectory="free_running", model=model)
+        warehouse.step(recipe, prompt, step, 12.0 * (step > 0), trajectory="fork", model=model)
     warehouse.generation(recipe, prompt, flip=0, model=model)
+
+
+def test_feedback_is_the_mean_over_prompts_of_the_gap_between_trajectories(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant("a").variant("b").variant("noise-batch", method="noise")
+    chance, prompts = np.random.default_rng(4), 7
+    own = {recipe: 1 + chance.uniform(0.1, 1, prompts) for recipe in ("a", "b", "noise-batch")}
+    own["noise-batch"] = own["noise-batch"] / 1000
+    for recipe, kls in own.items():
+        for prompt, kl in enumerate(kls):
+            # On the last prompt b never flips.
+            if (recipe, prompt) != ("b", prompts - 1):
+                forced = 0.001 if recipe == "noise-batch" else 1.0
+                texts(warehouse, recipe, f"q{prompt}", float(np.float32(kl)), "tiny", forced)
+    rows = claims(ask, warehouse)
+
+    shared = (own["a"][:-1] + own["b"][:-1]) / 2 - 1
+    logs = (np.log(own["a"][:-1]) + np.log(own["b"][:-1])) / 2
+    for measure, gaps, null in (
+        ("difference", np.append(shared, own["a"][-1] - 1), (own["noise-batch"] - 0.001).mean()),
+        ("logarithm of the ratio", np.append(logs, np.log(own["a"][-1])), np.log(own["noise-batch"] / 0.001).mean()),
+    ):
+        row = rows["own_text_is_further", measure]
+        half = stats.t.ppf(0.975, prompts - 1) * gaps.std(ddof=1) / math.sqrt(prompts)
+        assert (row["n"], row["units"], row["rests_on"]) == (prompts, "prompts", "prompts: 7, variants: 2")
+        assert row["amount"] == pytest.approx(gaps.mean(), rel=1e-5)
+        assert (row["amount_low"], row["amount_high"]) == pytest.approx(
+            (gaps.mean() - half, gaps.mean() + half), rel=1e-3
+        )
+        assert row["null_amount"] == pytest.approx(null, rel=1e-4)
+    # 10 nats are below 12 of the dense model alone, on every prompt alike: an error of 0 is not known.
+    row = rows["free_running_exceeds_fork", "difference"]
+    assert (row["amount"], row["amount_low"], row["verdict"]) == (-2.0, None, "too little data")
 
 
 @pytest.mark.parametrize(("prompts", "verdict"), [(5, "too little data"), (6, "holds")])
 def test_five_prompts_are_too_little_even_where_all_agree(ask: Ask, prompts: int, verdict: str) -> None:
     warehouse = Handmade().model().variant("dense").variant("a")
     for prompt in range(prompts):
-        texts(warehouse, "a", f"q{prompt}", 2.0, "tiny")
+        texts(warehouse, "a", f"q{prompt}", 2.0 + prompt / 100, "tiny")
         warehouse.transition("a", f"q{prompt}", 0, 1.0, one_minus_cos_z=0.1, one_minus_cos_p=0.2)
     rows = claims(ask, warehouse)
-    assert {rows[claim]["verdict"] for claim in (("decoding_feeds_back", "all"), ("softmax_amplifies", "normed"))} == {
-        verdict
-    }
+    told = (("own_text_is_further", "difference"), ("softmax_amplifies", "normed"))
+    assert {rows[claim]["verdict"] for claim in told} == {verdict}
 
 
 def test_a_text_that_never_parts_says_nothing_of_feedback(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant("a")
     for step in range(3):
-        warehouse.step("a", "p", step, 1.0).step("a", "p", step, 1.0 + 1e-6, trajectory="free_running")
+        warehouse.step("a", "p", step, 1.0).step("a", "p", step, 1.0 + 1e-6, trajectory="own_text")
     warehouse.generation("a", "p")
-    assert ("decoding_feeds_back", "all") not in claims(ask, warehouse)
+    assert not claims(ask, warehouse)
+
+
+def rounded(chance: np.random.Generator, warehouse: Handmade, recipe: str, size: float = 1e-3) -> None:
+    """Measure a variant in every way as rounding of that size moves the dense model, on 40 prompts and questions."""
+    draw = lambda: float(np.float32(chance.lognormal(np.log(size), 1)))  # noqa: E731
+    for index in range(40):
+        prompt, flip = f"q{index:02}", 1 if index % 2 else None
+        warehouse.generation(recipe, prompt, flip=flip, answer="7", is_correct=True)
+        for step in range(6):
+            parted, kl = flip is not None and step > flip, draw()
+            warehouse.step(recipe, prompt, step, kl, flips=step == flip)
+            warehouse.step(recipe, prompt, step, draw() if parted else kl, trajectory="own_text", flips=step == flip)
+            free, fork = (10 + chance.normal() if parted else kl for _ in range(2))
+            warehouse.step(recipe, prompt, step, free, trajectory="free_running", flips=step == flip)
+            if flip is not None:
+                warehouse.step(recipe, prompt, step, fork * parted, trajectory="fork", flips=step == flip)
+            moved = draw()
+            shifts = zip("hzp", (10, 50, 3), strict=True)
+            spaces = {f"one_minus_cos_{space}": min(moved / part, 1.0) for space, part in shifts}
+            warehouse.transition(recipe, prompt, step, moved, **spaces)
+        mass = np.array([0.3, 0.2, 0.05])
+        kls = {"kl_options_dense_pruned_nats": draw() / 10, "kl_dense_pruned_nats": draw() + 0.1 * size}
+        warehouse.options(
+            recipe, prompt, mass.tolist(), (mass * np.exp(size * chance.normal(size=3) / 10)).tolist(), **kls
+        )
+
+
+def rounding_study(names: tuple[str, ...]) -> Handmade:
+    """Build variants that differ from the dense model in rounding alone, beside a noise variant."""
+    chance, warehouse = np.random.default_rng(9), scored([0.65] * len(names), [0.8] * len(names), noise=(0.65, 0.8))
+    for row in (*warehouse.rows["variants"], *warehouse.rows["task_scores"], *warehouse.rows["task_samples"]):
+        if row["recipe"].startswith("r"):
+            row["recipe"] = names[int(row["recipe"][1:])]
+    warehouse.model()
+    for prompt in range(40):
+        warehouse.generation("dense", f"q{prompt:02}", answer="7", is_correct=True)
+    for recipe in ("noise-batch", *names):
+        rounded(chance, warehouse, recipe)
+    return warehouse
+
+
+def test_a_variant_that_differs_only_in_rounding_confirms_no_claim(ask: Ask) -> None:
+    rows = ask(rounding_study(("wanda-50", "magnitude-50")), "paper_claims")
+
+    assert {row["claim"] for row in rows} == {
+        "writing_loses_more", "second_order_fits", "softmax_amplifies", "choice_is_kept", "options_move_less",
+        "options_in_the_tail", "own_text_is_further", "free_running_exceeds_fork",
+    }  # fmt: skip
+    assert {row["verdict"] for row in rows} == {"as under rounding"}
+    # Without the rule several would hold: the same numbers, had they been those of pruning.
+    above = {row["claim"] for row in rows if row["amount_low"] is not None and row["amount_low"] > row["threshold"]}
+    assert {"softmax_amplifies", "choice_is_kept", "options_move_less"} <= above
+
+
+def test_one_pruned_variant_is_judged_without_those_that_only_round(ask: Ask) -> None:
+    warehouse = rounding_study(("wanda-50",))
+    warehouse.variant("broken")
+    rounded(np.random.default_rng(10), warehouse, "broken", size=0.5)
+    rows = claims(ask, warehouse)
+
+    # Kept by the pruned one, and by rounding too, which does not count against it.
+    row = rows["choice_is_kept", "all"]
+    assert (row["rests_on"], row["null_amount"], row["verdict"]) == ("questions: 40, variants: 1", 1.0, "holds")
+    # An effect no larger than that of rounding is none.
+    row = rows["softmax_amplifies", "normed"]
+    assert (row["amount"], row["null_amount"], row["verdict"]) == (1.0, 1.0, "as under rounding")
+    gaps = {rows[claim, "difference"]["verdict"] for claim in ("own_text_is_further", "free_running_exceeds_fork")}
+    assert gaps <= {"too little data", "does not hold"}
 
 
 def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask) -> None:
     warehouse = Handmade()
-    for model, free, recipes in (("a", 2.0, 8), ("b", 0.5, 8), ("c", 2.0, 1)):
+    for model, own, recipes in (("a", 2.0, 8), ("b", 0.5, 8), ("c", 2.0, 1)):
         warehouse.model(model).variant("dense", model=model)
         for recipe in (f"r{index}" for index in range(recipes)):
             warehouse.variant(recipe, model=model)
             for prompt in range(1 if model == "c" else 8):
-                texts(warehouse, recipe, f"q{prompt}", free, model)
+                texts(warehouse, recipe, f"q{prompt}", own + prompt / 100, model)
             if model == "a":
                 for question in range(8):
                     warehouse.options(recipe, f"q{question}", [0.004, 0.003], [0.004, 0.003], model=model)
@@ -233,7 +380,7 @@ def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask
         assert row["n_models"] == 3
         return row["models_hold"], row["models_fail"], row["models_open"], row["verdict"]
 
-    assert said("decoding_feeds_back") == ("a", "b", "c", "differs")
+    assert said("own_text_is_further") == ("a", "b", "c", "differs")
     # Without data a claim is open.
     assert said("choice_is_kept") == ("a", "", "b, c", "too little data")
 
@@ -245,6 +392,7 @@ def test_a_claim_is_of_every_model_only_where_none_is_open(ask: Ask) -> None:
         for recipe in (f"r{index}" for index in range(8)):
             warehouse.variant(recipe, model=model)
             for prompt in range(8):
-                texts(warehouse, recipe, f"q{prompt}", 2.0, model)
-    (row,) = ask(warehouse, "q33_claims_by_model")
+                texts(warehouse, recipe, f"q{prompt}", 2.0 + prompt / 100, model)
+    rows = {(row["claim"], row["measure"]): row for row in ask(warehouse, "q33_claims_by_model")}
+    row = rows["own_text_is_further", "difference"]
     assert (row["models_hold"], row["verdict"]) == ("a, b", "holds on every model")

@@ -39,7 +39,8 @@ def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDB
         text = to_latex(printed(name, rows, layout, key))
         bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
         assert bodies
-        assert {body.count("\\\\\n") for body in bodies} == {rows.num_rows}
+        # Every part of the columns has all rows, spread over pages.
+        assert sum(body.count("\\\\\n") for body in bodies) % rows.num_rows == 0
 
 
 def test_variants_have_errors_over_prompts_of_any_length(ask: Ask) -> None:
@@ -58,7 +59,7 @@ def test_variants_have_errors_over_prompts_of_any_length(ask: Ask) -> None:
     assert row["kl_teacher_forced_mean_nats_se"] == pytest.approx(clustered(kl, prompt), rel=1e-6)
     assert row["top1_agreement"] == pytest.approx(1 - flips.mean())
     assert row["top1_agreement_se"] == pytest.approx(clustered(flips.astype(float), prompt))
-    assert row["kl_free_running_mean_nats"] is None
+    assert row["kl_own_text_mean_nats"] is None
 
 
 def test_patterns_stand_side_by_side_with_their_own_errors(ask: Ask) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.sql import reference_intervals
 from tests.sql.reference_intervals import auc_of_pairs
@@ -51,24 +52,99 @@ def test_q12_counts_steps_from_flip_to_loop_without_loops_of_the_dense_text(ask:
     assert (rows["q"]["repeat_rate_dense"], rows["r"]["repeat_rate_dense"]) == (0.75, None)
 
 
-def test_q13_splits_the_steps_at_the_flip(ask: Ask) -> None:
-    warehouse = Handmade().generation(RECIPE, "p", flip=1).generation(RECIPE, "q")
-    for prompt, step, forced, running in (
-        ("p", 0, 0.5, 0.5),
-        ("p", 1, 1.5, 1.5),
-        ("p", 2, 1.0, 4.0),
-        ("p", 3, 3.0, 12.0),
-        ("q", 0, 1.0, 1.0),
-    ):
-        warehouse.step(RECIPE, prompt, step, forced)
-        warehouse.step(RECIPE, prompt, step, running, trajectory="free_running")
-    warehouse.step("dense", "p", 0).step("dense", "p", 0, trajectory="free_running")
-    shared, own = ask(warehouse, "q13_free_running_against_teacher_forced")
+def parted(recipes: dict[str, dict[str, float]], prompts: int = 8) -> Handmade:
+    """Build texts that flip at step 0, with two more steps of each trajectory's KL, scaled by 1, 2, … per prompt."""
+    warehouse = Handmade().model().variant("dense")
+    for recipe, kls in recipes.items():
+        warehouse.variant(recipe, method="noise" if recipe.startswith("noise") else "wanda")
+        warehouse.generation(recipe, "same")
+        warehouse.step(recipe, "same", 1, 50.0).step(recipe, "same", 1, 50.0, trajectory="own_text")
+        for prompt in range(prompts):
+            warehouse.generation(recipe, f"p{prompt}", flip=0)
+            for trajectory, kl in kls.items():
+                warehouse.step(recipe, f"p{prompt}", 0, 0.0 if trajectory == "fork" else 50.0, trajectory=trajectory)
+                warehouse.step(recipe, f"p{prompt}", 1, kl * (prompt + 1), trajectory=trajectory)
+                warehouse.step(recipe, f"p{prompt}", 2, 3 * kl * (prompt + 1), trajectory=trajectory)
+    return warehouse
 
-    assert (shared["context"], shared["n"], shared["n_prompts"], shared["feedback_share"]) == ("shared", 3, 2, 0.0)
-    assert (shared["kl_teacher_forced_median_nats"], shared["kl_free_running_median_nats"]) == (1.0, 1.0)
-    assert (own["context"], own["n"], own["n_prompts"], own["feedback_share"]) == ("own", 2, 1, 0.75)
-    assert (own["kl_teacher_forced_mean_nats"], own["kl_free_running_mean_nats"]) == (2.0, 8.0)
+
+def test_q13_compares_trajectories_behind_the_flip_paired_by_prompt(ask: Ask) -> None:
+    kls = {"teacher_forced": 1.0, "own_text": 1.5, "free_running": 4.0, "fork": 5.0}
+    (row,) = ask(parted({RECIPE: kls}), "q13_own_text_against_forced")
+    scale = np.arange(1, 9)
+
+    assert (row["recipe"], row["is_noise"], row["n_prompts"]) == (RECIPE, False, 8)
+    for trajectory, kl in kls.items():
+        assert row[f"kl_{trajectory}_median_nats"] == np.median([kl * scale, 3 * kl * scale])
+    for name, gaps in (("own_minus_forced", 2 * 0.5 * scale), ("free_minus_fork", -2 * 1.0 * scale)):
+        half = stats.t.ppf(0.975, 7) * gaps.std(ddof=1) / np.sqrt(8)
+        assert row[f"{name}_nats"] == pytest.approx(gaps.mean())
+        ends = (row[f"{name}_low_nats"], row[f"{name}_high_nats"])
+        assert ends == pytest.approx((gaps.mean() - half, gaps.mean() + half), rel=1e-3)
+    # Every text has the same ratio: its error is not known.
+    assert (row["own_over_forced"], row["own_over_forced_low"]) == (pytest.approx(1.5), None)
+    assert (row["own_text_is"], row["free_running_is"]) == ("further", "nearer")
+
+
+def test_q13_corrects_its_verdicts_for_the_number_of_variants_and_says_nothing_of_five_prompts(ask: Ask) -> None:
+    kls = {"teacher_forced": 1.0, "own_text": 1.5, "fork": 5.0, "free_running": 5.0}
+
+    def verdicts(warehouse: Handmade) -> set[object]:
+        rows = ask(warehouse, "q13_own_text_against_forced")
+        return {row["own_text_is"] for row in rows if not row["is_noise"]}
+
+    # The mean of 1 … 8 is 5.2 standard errors: t with 7 degrees of freedom exceeds that in 0.13 % of studies, on both
+    # sides, which is 5 % of 40 comparisons. Noise is no comparison.
+    assert verdicts(parted({f"r{place:02}": kls for place in range(20)})) == {"further"}
+    assert verdicts(parted({f"r{place:02}": kls for place in range(80)})) == {"no difference shown"}
+    assert verdicts(parted({RECIPE: kls} | {f"noise-{place:02}": kls for place in range(80)})) == {"further"}
+    assert verdicts(parted({RECIPE: kls}, prompts=5)) == {None}
+
+
+def test_q13_ends_each_trajectory_with_its_own_texts(ask: Ask) -> None:
+    warehouse = Handmade().model().variant("dense").variant(RECIPE)
+    warehouse.generation("dense", "p", end_step=2).generation(RECIPE, "p", flip=0, end_step=3)
+    for trajectory in ("teacher_forced", "own_text", "free_running", "fork"):
+        for step in range(5 if trajectory in {"teacher_forced", "free_running"} else 4):
+            warehouse.step(RECIPE, "p", step, float(step), trajectory=trajectory)
+    (row,) = ask(warehouse, "q13_own_text_against_forced")
+    found = {name: row[f"kl_{name}_median_nats"] for name in ("teacher_forced", "own_text", "free_running", "fork")}
+    assert found == {"teacher_forced": 1.5, "own_text": 2.0, "free_running": 1.5, "fork": 2.0}
+
+
+def answered(right: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool) -> Handmade:
+    """Build eight prompts whose dense answers are right; each variant repeats the answers to the first of them."""
+    warehouse = Handmade().model().variant("dense")
+    for recipe in ("dense", *right):
+        if recipe != "dense":
+            warehouse.variant(recipe)
+        for prompt in range(8):
+            same = recipe == "dense" or prompt < right[recipe]
+            given = {"answer": "12" if same else "13", "is_correct": same if graded else None}
+            warehouse.generation(recipe, f"p{prompt}", flip=None if recipe == "dense" else 0, **given)
+            for trajectory, kl in kls.get(recipe, {}).items():
+                warehouse.step(recipe, f"p{prompt}", 1, kl, trajectory=trajectory)
+    return warehouse
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_trajectories_are_compared_with_the_order_by_answers(ask: Ask, graded: bool) -> None:
+    right = {"a": 8, "b": 6, "c": 6, "d": 3, "e": 1}
+    forced, free = [0.1, 0.3, 0.2, 0.9, 0.8], [9.0, 8.0, 7.0, 9.5, 5.0]
+    kls = {name: {"teacher_forced": one, "free_running": other, "fork": 5.0}
+           for name, one, other in zip(right, forced, free, strict=True)}  # fmt: skip
+    rows = {row["trajectory"]: row for row in ask(answered(right, kls, graded=graded), "trajectory_summary")}
+
+    for name, values in (("teacher_forced", forced), ("free_running", free)):
+        expected = stats.spearmanr(values, [8 - count for count in right.values()]).statistic
+        half = 1.959963984540054 * np.sqrt((1 + expected**2 / 2) / 2)
+        ends = np.tanh(np.arctanh(expected) + half * np.array([-1, 1]))
+        row = rows[name]
+        assert (row["answers"], row["n_variants"]) == ("right" if graded else "same", 5)
+        assert row["rank_correlation"] == pytest.approx(expected)
+        assert (row["rank_correlation_low"], row["rank_correlation_high"]) == pytest.approx(tuple(ends))
+        assert row["kl_median_nats"] == pytest.approx(np.median(values))
+    assert rows["fork"]["rank_correlation"] is None
 
 
 def test_q14_separates_the_answer_from_the_steps_after_it(ask: Ask) -> None:
@@ -118,31 +194,32 @@ def test_q15_has_no_row_for_two_flips_and_no_interval_for_perfect_separation(ask
     assert (rows["rare"]["n_flips"], rows["rare"]["auc"]) == (2, None)
 
 
-def test_q16_compares_the_options_with_the_vocabulary(ask: Ask) -> None:
-    warehouse = Handmade().options("dense", "p", [0.5, 0.25], [0.5, 0.25])
-    moved = {"kl_options_dense_pruned_nats": 0.25, "kl_dense_pruned_nats": 2.0, "one_minus_cos_p": 0.5}
-    warehouse.options(RECIPE, "p", [0.5, 0.25], [0.5, 0.125], **moved)
-    warehouse.options(RECIPE, "q", [0.25, 0.125], [0.125, 0.25], **(moved | {"kl_dense_pruned_nats": 4.0}))
+def moved_options(chance: np.random.Generator, warehouse: Handmade, recipe: str, prompt: str) -> tuple[float, ...]:
+    """Add a question with four options among ten tokens; return KL of the vocabulary, options and rest, and masses."""
+    dense, pruned = chance.dirichlet(np.ones(10)), chance.dirichlet(np.ones(10))
+    parts = [stats.entropy(dense[part], pruned[part]) for part in (slice(10), slice(4), slice(4, 10))]
+    kls = {"kl_dense_pruned_nats": parts[0], "kl_options_dense_pruned_nats": parts[1]}
+    warehouse.options(recipe, prompt, dense[:4].tolist(), pruned[:4].tolist(), **kls)
+    return (*parts, dense[:4].sum(), pruned[:4].sum())
 
-    assert ask(warehouse, "q16_options_against_vocabulary") == [
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "temperature": 1.0,
-            "n_questions": 2,
-            "argmax_kept": 1,
-            "kl_options_mean_nats": 0.25,
-            "kl_vocabulary_mean_nats": 3.0,
-            "kl_share": 0.25 / 3.0,
-            "one_minus_cos_z_options_mean": 0.0,
-            "one_minus_cos_p_options_mean": 0.0,
-            "one_minus_cos_h_mean": 0.0,
-            "one_minus_cos_z_vocabulary_mean": 0.0,
-            "one_minus_cos_p_vocabulary_mean": 0.5,
-            "mass_dense_mean": 0.5625,
-            "mass_pruned_mean": 0.5,
-        }
-    ]
+
+def test_q16_compares_the_options_with_the_rest_of_the_vocabulary(ask: Ask) -> None:
+    chance = np.random.default_rng(5)
+    warehouse = Handmade().model().variant("dense").variant(RECIPE).variant("noise-batch", method="noise")
+    warehouse.options("dense", "p0", [0.5, 0.25], [0.5, 0.25])
+    for recipe in (RECIPE, "noise-batch"):
+        numbers = np.array([moved_options(chance, warehouse, recipe, f"p{prompt}") for prompt in range(20)])
+        (row,) = ask(warehouse, f"select * from q16_options_against_vocabulary where recipe = '{recipe}'")
+        whole, options, rest, mass, mass_pruned = numbers.T
+
+        assert (row["n_questions"], row["is_noise"]) == (20, recipe == "noise-batch")
+        assert row["kl_vocabulary_mean_nats"] == pytest.approx(whole.mean(), rel=1e-6)
+        assert row["kl_options_mean_nats"] == pytest.approx(options.mean(), rel=1e-6)
+        # By the chain rule, as over the tokens themselves; on either side of the options' KL.
+        assert row["kl_rest_mean_nats"] == pytest.approx(rest.mean(), rel=1e-5)
+        assert 0 < (options < rest).sum() < 20
+        assert row["options_share"] == pytest.approx((mass * options).sum() / whole.sum(), rel=1e-6)
+        assert (row["mass_dense_mean"], row["mass_pruned_mean"]) == pytest.approx((mass.mean(), mass_pruned.mean()))
 
 
 def test_q17_counts_questions_whose_first_option_stays_while_others_swap(ask: Ask) -> None:

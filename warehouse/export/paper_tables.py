@@ -7,7 +7,7 @@ _REMOVED = ColumnFormat("parameters_removed_share", "removed", "%", scale=100)
 _FORCED = ColumnFormat(
     "kl_teacher_forced_mean_nats", "KL forced", "nats", error="kl_teacher_forced_mean_nats_se", best="min"
 )
-_FREE = ColumnFormat("kl_free_running_mean_nats", "KL free", "nats", error="kl_free_running_mean_nats_se", best="min")
+_OWN = ColumnFormat("kl_own_text_mean_nats", "KL own text", "nats", error="kl_own_text_mean_nats_se")
 _AGREEMENT = ColumnFormat("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100)
 _KL = "KL is KL(dense‖pruned). "
 _PROMPTS = (
@@ -26,7 +26,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "What each recipe removes from the model and what that costs at its output",
         (
             *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", "sparsity", "%", scale=100)),
-            *(ColumnFormat("prompts", "prompts"), ColumnFormat("steps", "steps"), _FORCED, _FREE, _AGREEMENT),
+            *(ColumnFormat("prompts", "prompts"), ColumnFormat("steps", "steps"), _FORCED, _OWN, _AGREEMENT),
             ColumnFormat("first_flip_step_median", "first flip", "step", best="max"),
             ColumnFormat("options_argmax_kept", "choices kept", of="questions"),
             ColumnFormat("prompts_correct", "right answers", of="prompts_graded"),
@@ -68,7 +68,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_drops": TableSpec(
         "Divergence and scores against the number of dropped sublayers or blocks",
         (
-            *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _FREE, _AGREEMENT),
+            *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _OWN, _AGREEMENT),
             _score("non_generative"),
             _score("generative"),
         ),
@@ -79,6 +79,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "How closely the second-order estimates of the theorems meet the truth",
         (
             *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts", "prompts")),
+            ColumnFormat("pearson", "r", error="pearson_se", best="max"),
             ColumnFormat("pearson_log10", "r of logarithms", error="pearson_log10_se", best="max"),
             ColumnFormat("ratio_median", "estimate / truth", interval=("ratio_median_low", "ratio_median_high")),
             ColumnFormat("share_within_10_percent", "within a tenth", "%", scale=100),
@@ -92,9 +93,16 @@ PAPER_TABLES: dict[str, TableSpec] = {
         (
             *(_MODEL, ColumnFormat("claim"), ColumnFormat("measure"), ColumnFormat("says", "in words")),
             ColumnFormat("amount", "figure", interval=("amount_low", "amount_high")),
-            *(ColumnFormat("threshold"), ColumnFormat("n"), ColumnFormat("units", "of"), ColumnFormat("verdict")),
+            *(
+                ColumnFormat("null_amount", "under rounding"),
+                ColumnFormat("threshold"),
+                ColumnFormat("n"),
+                ColumnFormat("units", "of"),
+                ColumnFormat("verdict"),
+            ),
         ),
-        "Figure [95 % interval]. A claim holds, or does not, where the whole interval is on one side of the threshold.",
+        "Figure [95 % interval]. A claim holds, or does not, where the whole interval is on one side of the threshold; "
+        "an effect must also exceed that of rounding alone.",
         within=("model", "claim"),
     ),
     "paper_published": TableSpec(

@@ -29,7 +29,7 @@
 --   steps: Steps of the prompt [steps]
 with
 
--- The dense model reads its own tokens in both trajectories, and the pruned model reads the same up to the first flip.
+-- The dense model reads its own tokens in these trajectories, and the pruned model reads the same up to the first flip.
 steps as (
     select
         model,
@@ -43,7 +43,7 @@ steps as (
         first(margin_dense order by trajectory desc) as margin_dense,
         first(kl_dense_pruned_nats order by trajectory desc) as kl_output_nats
     from decoding_at_reference
-    where recipe <> 'dense'
+    where recipe <> 'dense' and trajectory in ('teacher_forced', 'free_running')
     group by model, recipe, prompt_id, step
 ),
 

@@ -3,14 +3,13 @@
 -- key: model, recipe, prompt_id, trajectory, step, temperature
 -- inputs: decoding_without_noise, stg_generations, output_noise_ceiling
 -- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
---   up to there free_running equals teacher_forced. answer_end_step is the end of the dense answer under teacher_forced
---   (both models read its tokens) and the end of the answer that is complete first under free_running; NULL where none
---   is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of output_noise_ceiling at the same
+--   up to there all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read:
+--   the dense one under teacher_forced and fork, the variant's under own_text, the one that is complete first under
+--   free_running; NULL where it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of output_noise_ceiling at the same
 --   temperature: such a step shows no damage. NULL where no noise was measured. Noise variants are excluded.
 -- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:
---   answer_end_step: Step at which the first answer is complete: the dense one under teacher_forced, either under
---     free_running [step]
+--   answer_end_step: Step at which the answer that is read is complete; under free_running the first of both [step]
 --   is_after_flip: Whether the step is after the first flip = step > first_flip_step
 --   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
 --   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=
@@ -32,9 +31,10 @@ marked as (
         steps.entropy_dense_nats,
         steps.margin_dense,
         pruned.first_flip_step,
-        case
-            when steps.trajectory = 'teacher_forced' then dense.answer_end_step
-            else least(dense.answer_end_step, pruned.answer_end_step)
+        case steps.trajectory
+            when 'own_text' then pruned.answer_end_step
+            when 'free_running' then least(dense.answer_end_step, pruned.answer_end_step)
+            else dense.answer_end_step
         end as answer_end_step
     from decoding_without_noise as steps
     left join stg_generations as pruned

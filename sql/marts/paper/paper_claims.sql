@@ -1,39 +1,53 @@
--- Whether the paper's claims hold on a model: each with its number, the uncertainty, and a verdict.
+-- Whether the paper's claims hold on a model: each with its number, the uncertainty, the null, and a verdict.
 -- grain: one row per model × claim × measure.
 -- key: model, claim, measure
 -- inputs: claim_numbers
 -- columns:
 --   model: name of the dense model
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
---     options_move_less, options_in_the_tail or decoding_feeds_back [label]
---   measure: what it is measured by: score or agreement of tasks, a theorem, a lens; all where there is one way [label]
+--     options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork [label]
+--   measure: what it is measured by: score or agreement of tasks, a theorem, a lens, a scale; all where there is one
+--     way [label]
 --   says: the claim in words, with its threshold
 --   n: number of independent units that the amount rests on
 --   units: answers, prompts or questions [label]
 --   rests_on: number of units, and of what was measured on all of them
---   amount: the number [share; correlation for second_order_fits]
+--   amount: the number [share, correlation, nats or ln ratio]
 --   amount_low: lower end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
 --     nothing says how uncertain it is [as amount]
 --   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
 --     nothing says how uncertain it is [as amount]
+--   null_amount: the same number where nothing is pruned and only rounding differs (the noise variant that moves the
+--     output most); NULL where it was not measured [as amount]
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, answers to tasks are
---     at least verdict_min_units, and prompts or questions at least 6, else too little data
--- how to read: losses are those of task_losses, above a guess and beyond the noise floor, paired by answer. The first
---   two claims are about variants whose writing loses at least half; their intervals add the spread over variants
---   (Student's t, NULL for one variant) and the error over answers, the latter taken as the same for all. n is the
---   smaller number of answers of the two kinds of task. Which variants these are follows from the measured loss, so
---   that chance adds a little to the loss in writing. For the theorems the amount is the correlation of the logarithms
---   of estimate and truth (paper_fits), averaged over methods, with its error over prompts (Student's t, after Fisher's
---   transformation). softmax_amplifies is the share of sublayers, clustered by prompt, and the others are shares of
---   questions or prompts, for which the claim holds in more than half of the variants, with Wilson's interval.
---   decoding_feeds_back compares the median KLs behind a text's first flip, and counts prompts with one. Verdicts are
---   not corrected for the number of claims: each claim that is exactly at its threshold holds or fails by chance in 5 %
---   of all studies. The paper states its claims in words; the thresholds are ours. 0.5 of a loss: a score counts as
---   lost when it halves, as in q21. 0.5 of questions, sublayers, prompts: the paper says `most`, which is more than
---   half. 0: writing loses more if the difference is above 0. 0.99: the paper's figure has a correlation of 0.996, and
---   fewer prompts scatter more. 1 %: the options in the paper have 0.004 % of the probability, whereas a model that
---   answers by letter gives them nearly all of it, so that the exact threshold matters little.
+--     at least verdict_min_units, and prompts or questions at least 6; as under rounding where an effect is no larger
+--     than the null, or no variant moves further than rounding; else too little data
+-- how to read: each number is one mean over all pruned variants that move the output further than rounding does
+--   (claim_variants), so that no variant is chosen by its outcome and nothing has to be corrected for their number. The
+--   exception is choosing_survives: it is about the variants whose measured writing loses at least half, and rests_on
+--   says how many of all these are. Losses are those of task_losses, above a guess and beyond the noise, paired by
+--   answer, so that their null is 0; their intervals add the spread over variants (Student's t, NULL for one variant)
+--   and the error over answers, the latter taken as the same for all. n is the smaller number of answers of the two
+--   kinds of task. second_order_fits is the correlation of estimate and truth within a method (paper_fits), averaged
+--   over methods, with its error over prompts (Student's t, after Fisher's transformation): on the plain scale, as the
+--   paper has it, and of the logarithms. softmax_amplifies is the share of positions behind one changed sublayer whose
+--   1 − cos is larger in p than in z, clustered by prompt (local_amplification has the median factors).
+--   own_text_is_further and free_running_exceeds_fork compare means behind the first flip, paired by prompt and
+--   averaged over variants, with Student's interval; q13 has them by variant. The others are shares of questions for
+--   which the claim holds in more than half of the variants, with Wilson's interval. options_move_less compares
+--   KL(options) with KL(rest), each renormalised. KL(options) below KL(vocabulary) would be no test: by the chain rule
+--   KL(vocabulary) = KL(masses) + m KL(options) + (1 − m) KL(rest), so that KL(options) is at most KL(vocabulary)/m
+--   whatever the model does, and hardly above it where the options have most of the mass m. Either of KL(options) and
+--   KL(rest) may be the larger one. An effect (softmax_amplifies, options_move_less, own_text_is_further,
+--   free_running_exceeds_fork, writing_loses_more) must also exceed the null. What survives pruning or fits it does so
+--   under rounding all the more, so that its null is shown and not compared. Verdicts are not corrected for the number
+--   of claims: each claim that is exactly at its threshold holds or fails by chance in 5 % of all studies. The paper
+--   states its claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as in
+--   q21. 0.5 of questions and positions: the paper says `most`, which is more than half. 0: a difference or logarithm
+--   that is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %: the
+--   options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them nearly all
+--   of it, so that the exact threshold matters little.
 -- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
 with
 
@@ -47,47 +61,62 @@ claims as (
             'choice_is_kept',
             'options_move_less',
             'options_in_the_tail',
-            'decoding_feeds_back'
+            'own_text_is_further',
+            'free_running_exceeds_fork'
         ]) as claim,
         unnest([
-            'Where writing loses at least half, choosing among options loses less than half.',
-            'Where writing loses at least half, it loses more than choosing.',
-            'The second-order estimate follows the truth: its logarithm correlates above 0.99.',
-            'Probabilities move further than logits behind most sublayers.',
+            'Of the variants whose measured writing loses at least half, choosing among options loses less than half.',
+            'Writing loses more than choosing.',
+            'The second-order estimate follows the truth: it correlates above 0.99.',
+            'Probabilities move further than logits at most positions behind a changed sublayer.',
             'Most questions keep the choice among their options.',
-            'The options move less than the whole vocabulary for most questions.',
+            'The options move less than the rest of the vocabulary for most questions.',
             'The options of most questions have less than 1 % of the dense probability.',
-            'On most prompts whose texts part, a variant is further off reading its own tokens than the dense ones.'
+            'On its own text a variant is further from the dense model than on the dense text.',
+            'Free running, a variant is further from the dense model than that is from itself after one other token.'
         ]) as says,
-        unnest(cast([0.5, 0.0, 0.99, 0.5, 0.5, 0.5, 0.5, 0.5] as double[])) as threshold,
+        unnest(cast([0.5, 0, 0.99, 0.5, 0.5, 0.5, 0.5, 0, 0] as double[])) as threshold,
         -- Whether more is better for the claim.
-        unnest([false, true, true, true, true, true, true, true]) as is_more
+        unnest([false, true, true, true, true, true, true, true, true]) as is_more,
+        -- Whether the claim is about an effect of pruning, which must exceed that of rounding.
+        unnest([false, true, false, true, false, true, false, true, true]) as is_effect
+),
+
+judged as (
+    select
+        numbers.*,
+        claims.says,
+        claims.threshold,
+        if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold) as is_above,
+        if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
+        claims.is_effect and numbers.amount_low <= numbers.null_amount as is_as_null
+    from claim_numbers as numbers
+    inner join claims
+        on numbers.claim = claims.claim
 )
 
 select
-    numbers.model,
-    numbers.claim,
-    numbers.measure,
-    claims.says,
-    numbers.n,
-    numbers.units,
-    numbers.rests_on,
-    numbers.amount,
-    numbers.amount_low,
-    numbers.amount_high,
-    claims.threshold,
+    model,
+    claim,
+    measure,
+    says,
+    n,
+    units,
+    rests_on,
+    amount,
+    amount_low,
+    amount_high,
+    null_amount,
+    threshold,
     case
         -- As for a verdict on a variant; an interval from fewer answers rests on hardly any that differ.
-        when numbers.units = 'answers' and numbers.n < verdict_min_units() then 'too little data'
+        when units = 'answers' and n < verdict_min_units() then 'too little data'
         -- Of five, all are on one side by chance in more than 5 % of studies; a correlation has Student's t.
-        when numbers.n < 6 and numbers.claim <> 'second_order_fits' then 'too little data'
-        when if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold)
-            then 'holds'
-        when if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold)
-            then 'does not hold'
+        when n < 6 and claim <> 'second_order_fits' then 'too little data'
+        when is_rounding or (is_above and is_as_null) then 'as under rounding'
+        when is_above then 'holds'
+        when is_below then 'does not hold'
         else 'too little data'
     end as verdict
-from claim_numbers as numbers
-inner join claims
-    on numbers.claim = claims.claim
-order by numbers.model, claims.claim, numbers.measure
+from judged
+order by model, claim, measure

@@ -5,6 +5,8 @@
 -- columns:
 --   n: points: variants of the method × prompts × positions × layers × sublayers
 --   prompts: prompts that the points come from
+--   pearson: correlation of estimate and truth, the paper's statistic
+--   pearson_se: its standard error, by leaving out one prompt at a time (jackknife)
 --   pearson_log10: correlation of the logarithms of estimate and truth
 --   pearson_log10_se: its standard error, by leaving out one prompt at a time (jackknife)
 --   ratio_median: median of estimate / truth; above 1 the estimate overshoots
@@ -12,9 +14,9 @@
 --   ratio_median_high: 90th percentile of estimate / truth
 --   share_within_10_percent: points whose estimate is within 10 % of the truth [share]
 -- how to read: scope local, lens normed, at the reference temperature. ratio_median_low and _high span the middle 80 %
---   of the points: they are a spread, not an error. The correlation is NULL below 10 points or where one side does not
---   vary, its error below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the correlation
---   only.
+--   of the points: they are a spread, not an error. The correlations are NULL below 10 points or where one side
+--   does not vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
+--   correlation of logarithms only.
 -- reason: a paper prints the fit of the theorems with one row per method.
 with
 
@@ -24,9 +26,8 @@ points as (
         stg_variants.method,
         points.theorem,
         points.prompt_id,
-        cast(points.estimate as double) / points.truth as ratio,
-        case when points.estimate > 0 then log10(cast(points.estimate as double)) end as x,
-        case when points.estimate > 0 then log10(cast(points.truth as double)) end as y
+        cast(points.estimate as double) as estimate,
+        cast(points.truth as double) as truth
     from estimate_points as points
     inner join reference_temperature
         on
@@ -38,55 +39,69 @@ points as (
     where points.scope = 'local' and points.lens = 'normed'
 ),
 
-whole as (
+ratios as (
     select
         model,
         theorem,
         method,
         count(*) as n,
         count(distinct prompt_id) as prompts,
-        correlation(x, y) as pearson_log10,
-        avg(x) as x_mean,
-        avg(y) as y_mean,
-        quantile_cont(ratio, [0.1, 0.5, 0.9]) as ratio_quantiles,
-        avg(cast(abs(ratio - 1) <= 0.1 as integer)) as share_within_10_percent
+        quantile_cont(estimate / truth, [0.1, 0.5, 0.9]) as ratio_quantiles,
+        avg(cast(abs(estimate / truth - 1) <= 0.1 as integer)) as share_within_10_percent
     from points
     group by model, theorem, method
+),
+
+-- Each point on both scales. Lists unnested in one select are expanded in parallel.
+scaled as (
+    select
+        model,
+        theorem,
+        method,
+        prompt_id,
+        unnest(['plain', 'log10']) as scale,
+        unnest([estimate, log10_positive(estimate)]) as x,
+        unnest([truth, log10(truth)]) as y
+    from points
+),
+
+whole as (
+    select
+        model,
+        theorem,
+        method,
+        scale,
+        correlation(x, y) as pearson,
+        avg(x) as x_mean,
+        avg(y) as y_mean
+    from scaled
+    where x is not null
+    group by model, theorem, method, scale
 ),
 
 -- Moments around the common mean, prompt by prompt: their sums without one prompt give the correlation without it.
 moments as (
     select
-        points.model,
-        points.theorem,
-        points.method,
-        points.prompt_id,
-        count(points.x) as n,
-        sum(points.x - whole.x_mean) as x,
-        sum(points.y - whole.y_mean) as y,
-        sum((points.x - whole.x_mean) ** 2) as xx,
-        sum((points.y - whole.y_mean) ** 2) as yy,
-        sum((points.x - whole.x_mean) * (points.y - whole.y_mean)) as xy
-    from points
+        scaled.model,
+        scaled.theorem,
+        scaled.method,
+        scaled.scale,
+        scaled.prompt_id,
+        count(*) as n,
+        sum(scaled.x - whole.x_mean) as x,
+        sum(scaled.y - whole.y_mean) as y,
+        sum((scaled.x - whole.x_mean) ** 2) as xx,
+        sum((scaled.y - whole.y_mean) ** 2) as yy,
+        sum((scaled.x - whole.x_mean) * (scaled.y - whole.y_mean)) as xy
+    from scaled
     inner join whole
-        on points.model = whole.model and points.theorem = whole.theorem and points.method = whole.method
-    where points.x is not null
-    group by points.model, points.theorem, points.method, points.prompt_id
-),
-
-rests as (
-    select
-        model,
-        theorem,
-        method,
-        sum(n) over method_points - n as n,
-        sum(x) over method_points - x as x,
-        sum(y) over method_points - y as y,
-        sum(xx) over method_points - xx as xx,
-        sum(yy) over method_points - yy as yy,
-        sum(xy) over method_points - xy as xy
-    from moments
-    window method_points as (partition by model, theorem, method)
+        on
+            scaled.model = whole.model
+            and scaled.theorem = whole.theorem
+            and scaled.method = whole.method
+            and scaled.scale = whole.scale
+    where scaled.x is not null
+    group by scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id
 ),
 
 left_out as (
@@ -94,8 +109,17 @@ left_out as (
         model,
         theorem,
         method,
-        correlation_of_sums(n, x, y, xx, yy, xy) as pearson_log10
-    from rests
+        scale,
+        correlation_of_sums(
+            sum(n) over method_points - n,
+            sum(x) over method_points - x,
+            sum(y) over method_points - y,
+            sum(xx) over method_points - xx,
+            sum(yy) over method_points - yy,
+            sum(xy) over method_points - xy
+        ) as pearson
+    from moments
+    window method_points as (partition by model, theorem, method, scale)
 ),
 
 errors as (
@@ -103,27 +127,51 @@ errors as (
         model,
         theorem,
         method,
+        scale,
         case
-            when count(pearson_log10) = count(*) and count(*) >= 3
-                then sqrt((count(*) - 1.0) * var_pop(pearson_log10))
-        end as pearson_log10_se
+            when count(pearson) = count(*) and count(*) >= 3 then sqrt((count(*) - 1.0) * var_pop(pearson))
+        end as pearson_se
     from left_out
-    group by model, theorem, method
+    group by model, theorem, method, scale
+),
+
+correlations as (
+    select
+        whole.model,
+        whole.theorem,
+        whole.method,
+        max(whole.pearson) filter (where whole.scale = 'plain') as pearson,
+        max(errors.pearson_se) filter (where whole.scale = 'plain' and whole.pearson is not null) as pearson_se,
+        max(whole.pearson) filter (where whole.scale = 'log10') as pearson_log10,
+        max(errors.pearson_se) filter (where whole.scale = 'log10' and whole.pearson is not null) as pearson_log10_se
+    from whole
+    left join errors
+        on
+            whole.model = errors.model
+            and whole.theorem = errors.theorem
+            and whole.method = errors.method
+            and whole.scale = errors.scale
+    group by whole.model, whole.theorem, whole.method
 )
 
 select
-    whole.model,
-    whole.theorem,
-    whole.method,
-    whole.n,
-    whole.prompts,
-    whole.pearson_log10,
-    case when whole.pearson_log10 is not null then errors.pearson_log10_se end as pearson_log10_se,
-    whole.ratio_quantiles[2] as ratio_median,
-    whole.ratio_quantiles[1] as ratio_median_low,
-    whole.ratio_quantiles[3] as ratio_median_high,
-    whole.share_within_10_percent
-from whole
-left join errors
-    on whole.model = errors.model and whole.theorem = errors.theorem and whole.method = errors.method
-order by whole.model, whole.theorem, whole.method
+    ratios.model,
+    ratios.theorem,
+    ratios.method,
+    ratios.n,
+    ratios.prompts,
+    correlations.pearson,
+    correlations.pearson_se,
+    correlations.pearson_log10,
+    correlations.pearson_log10_se,
+    ratios.ratio_quantiles[2] as ratio_median,
+    ratios.ratio_quantiles[1] as ratio_median_low,
+    ratios.ratio_quantiles[3] as ratio_median_high,
+    ratios.share_within_10_percent
+from ratios
+left join correlations
+    on
+        ratios.model = correlations.model
+        and ratios.theorem = correlations.theorem
+        and ratios.method = correlations.method
+order by ratios.model, ratios.theorem, ratios.method

@@ -5,8 +5,8 @@
 -- columns:
 --   kl_teacher_forced_mean_nats: mean KL(dense‖pruned) over prompts and steps, both reading the dense tokens [nats]
 --   kl_teacher_forced_mean_nats_se: its standard error over prompts [nats]
---   kl_free_running_mean_nats: mean KL(dense‖pruned) over prompts and steps, each reading its own tokens [nats]
---   kl_free_running_mean_nats_se: its standard error over prompts [nats]
+--   kl_own_text_mean_nats: mean KL(dense‖pruned) over prompts and steps, both reading the variant's text [nats]
+--   kl_own_text_mean_nats_se: its standard error over prompts [nats]
 --   top1_agreement: steps with the same most likely token, teacher forced [share]
 --   top1_agreement_se: its standard error over prompts [share]
 --   steps: teacher-forced steps that were measured
@@ -72,8 +72,8 @@ select
     coalesce(cast(forced.steps as bigint), 0) as steps,
     forced.kl_mean as kl_teacher_forced_mean_nats,
     forced.kl_mean_se as kl_teacher_forced_mean_nats_se,
-    free_running.kl_mean as kl_free_running_mean_nats,
-    free_running.kl_mean_se as kl_free_running_mean_nats_se,
+    own_text.kl_mean as kl_own_text_mean_nats,
+    own_text.kl_mean_se as kl_own_text_mean_nats_se,
     forced.top1_mean as top1_agreement,
     forced.top1_mean_se as top1_agreement_se,
     totals.first_flip_step_median,
@@ -84,9 +84,9 @@ select
 from variant_summary as totals
 left join spreads as forced
     on totals.model = forced.model and totals.recipe = forced.recipe and forced.trajectory = 'teacher_forced'
-left join spreads as free_running
+left join spreads as own_text
     on
-        totals.model = free_running.model
-        and totals.recipe = free_running.recipe
-        and free_running.trajectory = 'free_running'
+        totals.model = own_text.model
+        and totals.recipe = own_text.recipe
+        and own_text.trajectory = 'own_text'
 order by totals.model, totals.recipe <> 'dense', totals.recipe

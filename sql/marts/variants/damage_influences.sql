@@ -1,30 +1,18 @@
 -- The contribution of each prompt or question to each comparable measure of variant_damage.
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
--- inputs: decoding_at_reference, free_running_medians, generations_without_noise, options_at_reference
+-- inputs: decoding_at_reference, generations_without_noise, options_at_reference
 -- how to read: influence is what the unit adds to the measure beyond its expected part, so that the influences of a
 --   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
---   sums of influences of several variants, paired by unit, is that of the sum of their measures. For the median the
---   influence is the unit's contribution to the share of steps above the median, times the nats by which a change of
---   that share moves the median (Woodruff's interval); NULL where that interval is not known. Noise variants are
+--   sums of influences of several variants, paired by unit, is that of the sum of their measures. Noise variants are
 --   excluded.
 -- reason: two variants read the same prompts, so that the difference of their measures is more certain than either
---   measure. The view is long because six measures come from three tables.
+--   measure.
 -- columns:
 --   measure: As in variant_damage [label]
 --   unit: Prompt or question, the independent unit
 --   influence: Its contribution to the measure beyond its expected part [share or nats]
 with
-
--- Read twice, and computed once.
-medians as materialized (
-    select
-        model,
-        recipe,
-        median_nats,
-        nats_per_share
-    from free_running_medians
-),
 
 forced as (
     select
@@ -39,7 +27,7 @@ forced as (
     group by model, recipe, prompt_id
 ),
 
--- Every measure but the median is the sum of the amounts over the sum of the weights.
+-- Every measure is the sum of the amounts over the sum of the weights.
 amounts as (
     select
         model,
@@ -64,22 +52,6 @@ amounts as (
 
     union all
 
-    select
-        steps.model,
-        steps.recipe,
-        'kl_free_running_median_nats' as measure,
-        steps.prompt_id as unit,
-        count_if(steps.kl_dense_pruned_nats > medians.median_nats)
-        + count_if(steps.kl_dense_pruned_nats = medians.median_nats) / 2.0 as amount,
-        count(*) as weight
-    from decoding_at_reference as steps
-    inner join medians
-        on steps.model = medians.model and steps.recipe = medians.recipe
-    where steps.trajectory = 'free_running'
-    group by steps.model, steps.recipe, steps.prompt_id
-
-    union all
-
     -- Lists unnested in one select are expanded in parallel.
     select
         model,
@@ -100,29 +72,14 @@ amounts as (
         cast(not options.is_argmax_same as integer) as amount,
         1 as weight
     from options_at_reference as options
-),
-
-weighed as (
-    select
-        model,
-        recipe,
-        measure,
-        unit,
-        (amount - weight * sum(amount) over of_variant / sum(weight) over of_variant)
-        / sum(weight) over of_variant as influence
-    from amounts
-    window of_variant as (partition by model, recipe, measure)
 )
 
 select
-    weighed.model,
-    weighed.recipe,
-    weighed.measure,
-    weighed.unit,
-    case weighed.measure
-        when 'kl_free_running_median_nats' then weighed.influence * medians.nats_per_share
-        else weighed.influence
-    end as influence
-from weighed
-left join medians
-    on weighed.model = medians.model and weighed.recipe = medians.recipe
+    model,
+    recipe,
+    measure,
+    unit,
+    (amount - weight * sum(amount) over of_variant / sum(weight) over of_variant)
+    / sum(weight) over of_variant as influence
+from amounts
+window of_variant as (partition by model, recipe, measure)

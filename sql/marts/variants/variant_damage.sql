@@ -1,23 +1,21 @@
--- The damage of each variant to texts and choices, in eight measures, each with its interval.
+-- The damage of each variant to texts and choices, in seven measures, each with its interval.
 -- grain: one row per model × recipe × measure that was taken.
 -- key: model, recipe, measure
--- inputs: variant_summary, damage_influences, free_running_medians, top1_changes, generations_without_noise,
---   kl_growths
+-- inputs: variant_summary, damage_influences, top1_changes, generations_without_noise, trajectory_gaps,
+--   reference_temperature
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
 --   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or
---   where none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The median of the
---   KL has Woodruff's interval (free_running_medians), whose ends are measured values. The median first flip has the
---   order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt that
---   never flips counts as later than any step: where that is the median its amount is NULL, and so is an end, and
---   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
---   number of variants. Noise variants are excluded.
+--   where none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The
+--   median first flip has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6
+--   prompts. A prompt that never flips counts as later than any step: where that is the median its amount is NULL, and
+--   so is an end, and amount_low alone says until when at least half of the texts are surely equal. Intervals are not
+--   corrected for the number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
---     kl_free_running_median_nats with each model on its own tokens; kl_growth_nats, the mean over prompts of KL free
---     running minus teacher forced; flipped_share and collapsed_share of prompts; first_flip_step_median;
---     options_changed_share of questions [label]
+--     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, behind the flip;
+--     flipped_share and collapsed_share of prompts; first_flip_step_median; options_changed_share of questions [label]
 --   amount: The measure [share, nats or step]
 --   amount_low: Lower end of its 95 % interval over the units [share, nats or step]
 --   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
@@ -33,7 +31,6 @@ measures as (
         unnest([
             'top1_change',
             'kl_step0_nats',
-            'kl_free_running_median_nats',
             'flipped_share',
             'collapsed_share',
             'options_changed_share'
@@ -41,7 +38,6 @@ measures as (
         unnest([
             1 - totals.top1_agreement,
             totals.kl_step0_nats,
-            totals.kl_free_running_median_nats,
             totals.prompts_flipped / nullif(totals.prompts, 0),
             totals.prompts_collapsed / nullif(totals.prompts, 0),
             1 - totals.options_argmax_kept / nullif(totals.questions, 0)
@@ -49,7 +45,6 @@ measures as (
         unnest([
             [changes.top1_change_low, changes.top1_change_high],
             null,
-            [medians.low_nats, medians.high_nats],
             wilson_interval(totals.prompts_flipped, totals.prompts),
             wilson_interval(totals.prompts_collapsed, totals.prompts),
             wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
@@ -57,8 +52,6 @@ measures as (
     from variant_summary as totals
     left join top1_changes as changes
         on totals.model = changes.model and totals.recipe = changes.recipe
-    left join free_running_medians as medians
-        on totals.model = medians.model and totals.recipe = medians.recipe
 ),
 
 spreads as (
@@ -103,13 +96,13 @@ comparable as (
 
 growths as (
     select
-        model,
-        recipe,
-        avg(growth_nats) as amount,
-        half_width_of_mean(growth_nats, 1.0) as half_width,
-        count(*) as n_units
-    from kl_growths
-    group by model, recipe
+        gaps.model,
+        gaps.recipe,
+        mean_over_units(gaps.own_minus_forced_nats) as growth
+    from trajectory_gaps as gaps
+    inner join reference_temperature
+        on gaps.model = reference_temperature.model and gaps.recipe = reference_temperature.recipe
+    group by gaps.model, gaps.recipe
 ),
 
 first_flips as (
@@ -153,12 +146,13 @@ select
     model,
     recipe,
     'kl_growth_nats' as measure,
-    amount,
-    amount - half_width as amount_low,
-    amount + half_width as amount_high,
-    n_units,
+    growth.mean as amount,
+    growth.mean - growth.half_width as amount_low,
+    growth.mean + growth.half_width as amount_high,
+    growth.units as n_units,
     false as is_comparable
 from growths
+where growth.units > 0
 
 union all
 

@@ -15,7 +15,7 @@
 --   kl_teacher_forced_median_nats: Median KL(dense‖pruned) over steps on the dense model's tokens [nats]
 --   kl_teacher_forced_mean_nats: Mean KL(dense‖pruned) over steps on the dense model's tokens [nats]
 --   kl_teacher_forced_max_nats: Largest KL(dense‖pruned) over steps on the dense model's tokens [nats]
---   kl_free_running_median_nats: Median KL(dense‖pruned) over steps with each model on its own tokens [nats]
+--   kl_own_text_median_nats: Median KL(dense‖pruned) over steps on the variant's text, which both models read [nats]
 --   top1_agreement: Share of teacher-forced steps with the same most likely token [share]
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
@@ -38,7 +38,7 @@ prompts_at_output as (
         median(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_median_nats,
         avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_mean_nats,
         max(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_max_nats,
-        median(kl_dense_pruned_nats) filter (where trajectory = 'free_running') as kl_free_running_median_nats,
+        median(kl_dense_pruned_nats) filter (where trajectory = 'own_text') as kl_own_text_median_nats,
         avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
     from decoding_at_reference
     group by model, recipe
@@ -82,7 +82,7 @@ select
     prompts_at_output.kl_teacher_forced_median_nats,
     prompts_at_output.kl_teacher_forced_mean_nats,
     prompts_at_output.kl_teacher_forced_max_nats,
-    prompts_at_output.kl_free_running_median_nats,
+    prompts_at_output.kl_own_text_median_nats,
     prompts_at_output.top1_agreement,
     ceilings.kl_noise_p95_nats,
     prompts_at_output.kl_teacher_forced_median_nats <= ceilings.kl_noise_p95_nats as is_below_noise,

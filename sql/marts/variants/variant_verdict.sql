@@ -166,7 +166,7 @@ select
     damages.options_changed_low,
     damages.options_changed_high,
     variants.kl_teacher_forced_median_nats,
-    variants.kl_free_running_median_nats,
+    variants.kl_own_text_median_nats,
     variants.kl_noise_p95_nats,
     variants.is_below_noise,
     variants.prompts,

@@ -1,0 +1,39 @@
+-- The records behind one changed sublayer in the dense context: the variants that the claims are about, and their null.
+-- grain: one row per variant of claim_variants × prompt × position × layer × sublayer × lens.
+-- key: model, recipe, prompt_id, position, layer, sublayer, lens
+-- inputs: stg_layer_transitions, variant_temperatures, claim_variants, dense_ends
+-- how to read: scope local at the reference temperature, up to the end of the dense text. is_noise has the rows of the
+--   null, the dense model with one sublayer computed in another way; older warehouses hold zeros there.
+-- reason: what is said of local shifts needs the same rows of pruning and of rounding.
+select
+    transitions.model,
+    transitions.recipe,
+    transitions.prompt_id,
+    transitions.position,
+    transitions.layer,
+    transitions.sublayer,
+    transitions.lens,
+    variants.is_noise,
+    variants.is_rounding,
+    transitions.one_minus_cos_h,
+    transitions.one_minus_cos_z,
+    transitions.one_minus_cos_p,
+    transitions.kl_dense_pruned_nats,
+    transitions.t1_h,
+    transitions.t1_z,
+    transitions.t2_p,
+    transitions.t3_kl_nats
+from stg_layer_transitions as transitions
+inner join variant_temperatures as temperatures
+    on
+        transitions.model = temperatures.model
+        and transitions.recipe = temperatures.recipe
+        and transitions.temperature = temperatures.temperature
+inner join claim_variants as variants
+    on transitions.model = variants.model and transitions.recipe = variants.recipe
+anti join dense_ends
+    on
+        transitions.model = dense_ends.model
+        and transitions.prompt_id = dense_ends.prompt_id
+        and transitions.position > dense_ends.end_position
+where transitions.scope = 'local' and (transitions.is_changed or variants.is_noise)

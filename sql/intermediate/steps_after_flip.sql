@@ -1,0 +1,32 @@
+-- The KL of every step behind a text's first flip, on each trajectory.
+-- grain: one row per variant × prompt whose text flips × trajectory × step, noise variants included.
+-- key: model, recipe, prompt_id, trajectory, step
+-- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_generations
+-- how to read: up to the flip the texts are equal, so that all trajectories agree there. Each ends with the
+--   texts that it compares (trajectory_ends).
+-- reason: q13 and the claims compare trajectories where they differ, and need the noise as their null.
+-- columns:
+--   kl_nats: KL(dense‖pruned); on fork of the dense model on its text and on the fork [nats]
+select
+    steps.model,
+    steps.recipe,
+    steps.prompt_id,
+    steps.trajectory,
+    steps.step,
+    cast(steps.kl_dense_pruned_nats as double) as kl_nats
+from stg_decoding_steps as steps
+inner join variant_temperatures as temperatures
+    on
+        steps.model = temperatures.model
+        and steps.recipe = temperatures.recipe
+        and steps.temperature = temperatures.temperature
+inner join stg_generations as texts
+    on steps.model = texts.model and steps.recipe = texts.recipe and steps.prompt_id = texts.prompt_id
+anti join trajectory_ends as ends
+    on
+        steps.model = ends.model
+        and steps.recipe = ends.recipe
+        and steps.prompt_id = ends.prompt_id
+        and steps.trajectory = ends.trajectory
+        and steps.step > ends.end_step
+where steps.step > texts.first_flip_step
