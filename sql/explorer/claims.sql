@@ -9,8 +9,13 @@ select
     amount,
     amount_low,
     amount_high,
+    null_amount,
     n,
     units,
     verdict
 from paper_claims
-order by model, case verdict when 'holds' then 0 when 'does not hold' then 1 else 2 end, claim, measure
+order by
+    model,
+    list_position(['holds', 'does not hold', 'as under rounding', 'too little data'], verdict),
+    claim,
+    measure

@@ -85,14 +85,29 @@ def _first_token(row: _Row) -> str:
 
 
 def _feedback(row: _Row) -> str:
+    further, nearer, total = row["own_further"], row["own_nearer"], row["variants"]
     sentence = (
-        f"Behind the token at which a text parts from the dense one, the median KL per token is "
-        f"{number(row['free_nats'])} nats where a variant reads its own tokens and {number(row['forced_nats'])} where "
-        f"it reads the dense ones; the first is larger in {_of(row['variants_further'], row['variants'])} variants."
+        f"After the first token that differs, the median KL per token is {number(row['forced_nats'])} nats where both "
+        f"models read the dense text and {number(row['own_nats'])} where both read the variant's own (medians of "
+        f"{total} variant{'' if total == 1 else 's'}). "
     )
-    if less := row["recipes_not_further"]:
-        sentence += f" The paper's claim that decoding amplifies the shift does not hold here for {_recipes(less)}."
-    return sentence
+    sentence += (
+        f"On its own text {_of(len(further), total)} variants are further from the dense model: {_recipes(further)}."
+        if further
+        else "No variant is shown to be further from the dense model on its own text, so that nothing shows feedback."
+    )
+    if nearer:
+        sentence += f" Nearer there: {_recipes(nearer)}."
+    if row["fork_nats"] is None:
+        return sentence
+    more = row["free_further"]
+    noise = row["noise_free_nats"]
+    sentence += (
+        f" Free running compares two different texts: {number(row['free_nats'])} nats"
+        f"{'' if noise is None else f', with nothing pruned {number(noise)}'}. The dense model alone, after one other "
+        f"token, is {number(row['fork_nats'])} nats from itself; "
+    )
+    return sentence + (f"{_recipes(more)} exceed that." if more else "no variant is shown to exceed that.")
 
 
 def _attention_or_mlp(row: _Row) -> str:
@@ -123,16 +138,21 @@ def percent(share: float) -> str:
 
 
 def _amplification(row: _Row) -> str:
-    total, others = row["sublayers"], row["p_not_over_z"]
-    claim = (
-        f"The paper's claim that the softmax amplifies the shift does not hold for the other {others}."
-        if others
-        else "The softmax amplifies the shift of most variants at every sublayer."
+    low, high, factor = row["share_amplified_low"], row["share_amplified_high"], row["z_to_p_median"]
+    claim = "Whether the softmax amplifies most shifts, these prompts do not tell."
+    if low > 0.5:
+        claim = "The softmax amplifies most shifts."
+    elif high < 0.5:
+        claim = "The paper's claim that the softmax amplifies does not hold here."
+    share, null = row["share_amplified"], row["noise_share_amplified"]
+    noise = (
+        "" if null is None else f"; under rounding alone {percent(null)}, {number(row['noise_z_to_p_median'])} times"
     )
     return (
         f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
-        f"{number(row['z'])} in z and {number(row['p'])} in p. In most variants it is larger in p than in z for "
-        f"{_of(row['p_over_z'], total)} sublayers and larger in z than in h for {_of(row['z_over_h'], total)}. {claim}"
+        f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z at {percent(share)} of "
+        f"{row['positions']:,} positions (95 % interval {percent(low)} to {percent(high)}), by a median factor of "
+        f"{number(factor)}{noise}. {claim}"
     )
 
 
@@ -155,15 +175,15 @@ def _fit(row: _Row) -> str:
                 else f", without the overshoot of the paper ({paper:g})"
             )
         sentence += "."
-    correlation = row["log_correlation"]
+    correlation = row["plain_correlation"]
     if theorem.startswith("T3") and correlation is not None:
         closeness = "as closely as" if correlation >= 0.99 else "less closely than"
         sentence += (
-            f" Within a variant the logarithms correlate with r = {correlation:.3f} in the median "
-            f"({row['log_correlation_min']:.3f} to {row['log_correlation_max']:.3f}), {closeness} in the paper "
-            f"(r = {fact('estimates', 't3_correlation'):g})."
+            f" Within a variant estimate and truth correlate with r = {correlation:.3f} in the median "
+            f"({row['plain_correlation_min']:.3f} to {row['plain_correlation_max']:.3f}), {closeness} in the paper "
+            f"(r = {fact('estimates', 't3_correlation'):g}); their logarithms with {row['log_correlation']:.3f}."
         )
-        if (propagated := row["log_correlation_propagated"]) is not None:
+        if (propagated := row["plain_correlation_propagated"]) is not None:
             sentence += f" Behind all pruned sublayers together r is {propagated:.3f}."
     return sentence
 
@@ -217,6 +237,14 @@ def _options(row: _Row) -> str:
     )
     if changed:
         sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
+    if row["options_share"] is not None:
+        sentence += f" Among the options lies {percent(row['options_share'])} of the KL over the vocabulary (median)."
+    if row["less_share"] is not None:
+        null = row["noise_less_share"]
+        noise = "" if null is None else f"; with nothing pruned, at {percent(null)}"
+        sentence += (
+            f" They move less than the rest of the vocabulary at {percent(row['less_share'])} of the questions{noise}."
+        )
     if row["mass_dense_median"] > 0.01:
         sentence += (
             f" Unlike in the paper ({number(fact('options', 'mass'))}), the options are not in the tail of the dense "

@@ -1,30 +1,19 @@
--- KL free running against KL teacher forced behind the first flip, medians over variants.
+-- KL on each trajectory behind the first flip, of the variants and of the noise, and what the comparison says.
 -- grain: one row per model.
--- inputs: token_trace
-with
-
-by_variant as (
-    select
-        model,
-        recipe,
-        median(kl_free_running_nats) as free_nats,
-        median(kl_teacher_forced_nats) as forced_nats
-    from token_trace
-    where
-        recipe <> 'dense'
-        and step > first_flip_step
-        and kl_free_running_nats is not null
-        and kl_teacher_forced_nats is not null
-    group by model, recipe
-)
-
+-- inputs: q13_own_text_against_forced
 select
     model,
-    count(*) as variants,
-    median(free_nats) as free_nats,
-    median(forced_nats) as forced_nats,
-    count(*) filter (where free_nats > forced_nats) as variants_further,
-    list(recipe order by recipe) filter (where free_nats <= forced_nats) as recipes_not_further
-from by_variant
+    count(*) filter (where not is_noise) as variants,
+    median(kl_teacher_forced_median_nats) filter (where not is_noise) as forced_nats,
+    median(kl_own_text_median_nats) filter (where not is_noise) as own_nats,
+    median(kl_free_running_median_nats) filter (where not is_noise) as free_nats,
+    median(kl_fork_median_nats) filter (where not is_noise) as fork_nats,
+    max(kl_free_running_median_nats) filter (where is_noise) as noise_free_nats,
+    list(recipe order by recipe) filter (where not is_noise and own_text_is = 'further') as own_further,
+    list(recipe order by recipe) filter (where not is_noise and own_text_is = 'nearer') as own_nearer,
+    list(recipe order by recipe) filter (where not is_noise and free_running_is = 'further') as free_further
+from q13_own_text_against_forced
+where kl_own_text_median_nats is not null
 group by model
+having variants > 0
 order by model

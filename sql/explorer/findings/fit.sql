@@ -28,6 +28,7 @@ by_variant as (
         theorem,
         scope,
         recipe,
+        correlation(cast(estimate as double), cast(truth as double)) as plain_correlation,
         correlation(ln(estimate), ln(truth)) as log_correlation
     from points
     group by model, theorem, scope, recipe
@@ -37,10 +38,11 @@ correlations as (
     select
         model,
         theorem,
+        median(plain_correlation) filter (where scope = 'local') as plain_correlation,
+        min(plain_correlation) filter (where scope = 'local') as plain_correlation_min,
+        max(plain_correlation) filter (where scope = 'local') as plain_correlation_max,
         median(log_correlation) filter (where scope = 'local') as log_correlation,
-        min(log_correlation) filter (where scope = 'local') as log_correlation_min,
-        max(log_correlation) filter (where scope = 'local') as log_correlation_max,
-        median(log_correlation) filter (where scope = 'propagated') as log_correlation_propagated
+        median(plain_correlation) filter (where scope = 'propagated') as plain_correlation_propagated
     from by_variant
     where log_correlation is not null
     group by model, theorem
@@ -54,10 +56,11 @@ select
     quantile_cont(points.estimate / points.truth, 0.1) as ratio_p10,
     quantile_cont(points.estimate / points.truth, 0.9) as ratio_p90,
     median(points.estimate / points.truth) filter (where points.truth > 0.05) as large_ratio_median,
+    any_value(correlations.plain_correlation) as plain_correlation,
+    any_value(correlations.plain_correlation_min) as plain_correlation_min,
+    any_value(correlations.plain_correlation_max) as plain_correlation_max,
     any_value(correlations.log_correlation) as log_correlation,
-    any_value(correlations.log_correlation_min) as log_correlation_min,
-    any_value(correlations.log_correlation_max) as log_correlation_max,
-    any_value(correlations.log_correlation_propagated) as log_correlation_propagated
+    any_value(correlations.plain_correlation_propagated) as plain_correlation_propagated
 from points
 left join correlations
     on points.model = correlations.model and points.theorem = correlations.theorem

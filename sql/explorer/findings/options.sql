@@ -1,6 +1,6 @@
--- Choices among the options before and after pruning.
+-- Choices among the options before and after pruning, and KL among the options and among all other tokens.
 -- grain: one row per model.
--- inputs: option_shift, reference_temperature
+-- inputs: option_shift, reference_temperature, q16_options_against_vocabulary, paper_claims
 with
 
 ranking as (
@@ -24,16 +24,36 @@ ranking as (
             and option_shift.temperature = reference_temperature.temperature
     where option_shift.recipe <> 'dense'
     group by option_shift.model, option_shift.recipe, option_shift.prompt_id
+),
+
+parts as (
+    select
+        shifts.model,
+        median(shifts.options_share) as options_share
+    from q16_options_against_vocabulary as shifts
+    semi join reference_temperature
+        on
+            shifts.model = reference_temperature.model
+            and shifts.recipe = reference_temperature.recipe
+            and shifts.temperature = reference_temperature.temperature
+    group by shifts.model
 )
 
 select
-    model,
+    ranking.model,
+    any_value(parts.options_share) as options_share,
+    any_value(claims.amount) as less_share,
+    any_value(claims.null_amount) as noise_less_share,
     count(*) as choices,
-    count(*) filter (where split_part(dense, ',', 1) = split_part(pruned, ',', 1)) as argmax_kept,
-    count(*) filter (where split_part(dense, ',', 1) <> split_part(pruned, ',', 1)) as argmax_changed,
-    count(*) filter (where dense = pruned) as ranking_kept,
-    median(mass_dense) as mass_dense_median,
-    median(mass_pruned) as mass_pruned_median
+    count(*) filter (where split_part(ranking.dense, ',', 1) = split_part(ranking.pruned, ',', 1)) as argmax_kept,
+    count(*) filter (where split_part(ranking.dense, ',', 1) <> split_part(ranking.pruned, ',', 1)) as argmax_changed,
+    count(*) filter (where ranking.dense = ranking.pruned) as ranking_kept,
+    median(ranking.mass_dense) as mass_dense_median,
+    median(ranking.mass_pruned) as mass_pruned_median
 from ranking
-group by model
-order by model
+left join parts
+    on ranking.model = parts.model
+left join paper_claims as claims
+    on ranking.model = claims.model and claims.claim = 'options_move_less'
+group by ranking.model
+order by ranking.model

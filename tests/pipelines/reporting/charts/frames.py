@@ -72,6 +72,19 @@ def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def q07_amplification(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
+    """Return factors of the layers that each recipe changed, and of rounding."""
+    summary = layer_summary(models, (*recipes, "noise-bfloat16"), layers)
+    z, h, p = (pl.col(f"one_minus_cos_{space}_mean") for space in "zhp")
+    return summary.select(
+        *("model", "recipe", "layer", "sublayer", "scope", "lens", "temperature"),
+        is_noise=pl.col("recipe").str.starts_with("noise"),
+        n="positions",
+        h_to_z_median=z / h,
+        z_to_p_median=p / z,
+    )
+
+
 def estimate_points(models=(MODEL,), per_theorem=750) -> pl.DataFrame:
     rng = _rng(2)
     rows = []
@@ -108,10 +121,13 @@ def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) 
             for prompt in prompts:
                 flip = rng.choice([1, 2, 5, 9, None])
                 end = rng.choice([14, 20, None])
-                for trajectory in ("teacher_forced", "free_running"):
+                for trajectory in ("teacher_forced", "own_text", "fork", "free_running"):
+                    if flip is None and trajectory == "fork":
+                        continue
                     for step in range(steps):
-                        after = flip is not None and step > flip and trajectory == "free_running"
-                        kl = 0.0 if rng.random() < 0.05 else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * after
+                        parted = flip is not None and step > flip and trajectory in {"fork", "free_running"}
+                        is_equal = rng.random() < 0.05 or (trajectory == "fork" and not parted)
+                        kl = 0.0 if is_equal else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * parted
                         rows.append(
                             {
                                 "model": model,
@@ -232,7 +248,7 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
                     "kl_teacher_forced_median_nats": kl / 2,
                     "kl_teacher_forced_mean_nats": kl,
                     "kl_teacher_forced_max_nats": kl * 9,
-                    "kl_free_running_median_nats": kl * 6,
+                    "kl_own_text_median_nats": kl * 6,
                     "top1_agreement": 1.0 if dense else 0.6,
                     "kl_noise_p95_nats": 0.002,
                     "is_below_noise": kl / 2 <= 0.002,
@@ -267,13 +283,49 @@ def kld_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
 def paper_claims(models=(MODEL,)) -> pl.DataFrame:
     rows = [
         {"model": model, "claim": claim, "measure": measure, "says": says, "amount": amount, "amount_low": low,
-         "amount_high": high, "n": n, "units": units, "verdict": verdict}
+         "amount_high": high, "null_amount": null, "n": n, "units": units, "verdict": verdict}
         for model in models
-        for claim, measure, says, amount, low, high, n, units, verdict in (
-            ("choosing_survives", "agreement", "Choosing survives.", 0.125, 0.05, 0.2, 7, "variants", "holds"),
-            ("second_order_fits", "T9", "The estimate fits.", 0.9, 0.85, 0.95, 1, "methods", "does not hold"),
-            ("choice_is_kept", "all", "Choices are kept.", 0.5, None, None, 2, "questions", "too little data"),
+        for claim, measure, says, amount, low, high, null, n, units, verdict in (
+            ("choosing_survives", "agreement", "Choosing survives.", 0.125, 0.05, 0.2, 0.0, 7, "variants", "holds"),
+            ("second_order_fits", "T9", "The estimate fits.", 0.9, 0.85, 0.95, None, 1, "methods", "does not hold"),
+            ("choice_is_kept", "all", "Choices are kept.", 0.5, None, None, None, 2, "questions", "too little data"),
+            ("options_move_less", "all", "Options less.", 0.9, 0.8, 0.95, 0.875, 40, "questions", "as under rounding"),
         )
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def local_amplification(models=(MODEL,)) -> pl.DataFrame:
+    """Return factors of two lenses, beside rounding; under lens raw most positions shrink."""
+    rows = [
+        {"model": model, "lens": lens, "is_noise": is_noise, "positions": 1200, "one_minus_cos_h": 0.004,
+         "one_minus_cos_z": 0.002, "one_minus_cos_p": p, "h_to_z_median": 0.5, "z_to_p_median": factor,
+         "share_amplified": share, "share_amplified_low": share - 0.1, "share_amplified_high": share + 0.05}
+        for model in models
+        for lens, is_noise, p, factor, share in (
+            ("raw", False, 0.001, 0.5, 0.4), ("normed", False, 0.03, 15.0, 0.9), ("normed", True, 0.03, 12.0, 0.85)
+        )
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def q13_own_text_against_forced(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    """Return variants that are nearer on their own text the more they are pruned, and free running below the fork."""
+    rows = [
+        {"model": model, "recipe": recipe, "is_noise": recipe.startswith("noise"),
+         "kl_teacher_forced_median_nats": 0.5 + index, "kl_own_text_median_nats": 0.5 + index / 2,
+         "kl_free_running_median_nats": 10.0 + index, "kl_fork_median_nats": 13.0,
+         "own_minus_forced_nats": -index / 2, "own_text_is": "nearer" if index > 3 else "no difference shown",
+         "free_running_is": "nearer"}
+        for model in models for index, recipe in enumerate((*recipes, "noise-bfloat16"))
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def q16_options_against_vocabulary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    rows = [
+        {"model": model, "recipe": recipe, "temperature": 1.0, "options_share": 0.1 * (index + 1)}
+        for model in models for index, recipe in enumerate(recipes)
     ]  # fmt: skip
     return pl.DataFrame(rows)
 
@@ -408,10 +460,14 @@ MARTS = (
     stg_top_tokens,
     noise_variants,
     paper_claims,
+    local_amplification,
+    q13_own_text_against_forced,
+    q16_options_against_vocabulary,
     q33_claims_by_model,
     sampling_summary,
     sampling_survival,
     layer_summary,
+    q07_amplification,
     estimate_points,
     decoding_curve,
     token_trace,
