@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Column of variant_summary or kld_summary → its name on the model card.
 _ON_PROMPTS = {
     "kl_teacher_forced_median_nats": "median KL(dense‖pruned) on the prompts, teacher forced, nats",
-    "kl_free_running_median_nats": "median KL(dense‖pruned) on the prompts, free running, nats",
+    "kl_own_text_median_nats": "median KL(dense‖pruned) on the variant's own texts, nats",
     "top1_agreement": "same most likely token, teacher forced, share of steps",
     "first_flip_step_median": "median step of the first token that differs",
 }

@@ -311,7 +311,7 @@ def _print_summary(outcome: "RunResult", location: "Place") -> None:
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
     summary = f"""
         SELECT model, recipe, parameters_removed_share AS removed_share, kl_step0_nats,
-               kl_teacher_forced_median_nats AS kl_forced_nats, kl_free_running_median_nats AS kl_free_nats,
+               kl_teacher_forced_median_nats AS kl_forced_nats, kl_own_text_median_nats AS kl_own_nats,
                top1_agreement, first_flip_step_median AS first_flip_step,
                options_argmax_kept || ' of ' || questions AS options_kept
         FROM variant_summary

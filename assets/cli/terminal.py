@@ -22,7 +22,7 @@ _OVERVIEW: dict[str, Literal["left", "right"]] = {
     "recipe": "left",
     "verdict": "left",
     "KL forced": "left",
-    "KL free": "left",
+    "KL own": "left",
     "median": "right",
     "flip": "right",
     "loops": "right",
@@ -92,8 +92,8 @@ def show_overview(console: Console, index: Index) -> None:
                 Text(label(entry["recipe"])),
                 marks.verdict(entry),
                 Text(marks.spark(entry["spark"]["forced"], width)),
-                Text(marks.spark(entry["spark"]["free"], width)),
-                marks.number(numbers.get("kl_free_running_median_nats")),
+                Text(marks.spark(entry["spark"]["own"], width)),
+                marks.number(numbers.get("kl_own_text_median_nats")),
                 marks.number(numbers.get("first_flip_step_median")),
                 terminal_prompts.ratio(numbers.get("prompts_collapsed"), numbers.get("prompts")),
             )
@@ -122,8 +122,8 @@ def _legend() -> str:
     bars = "  ".join(f"{bar} {bound:g}" for bar, bound in zip(marks.BARS[1:], marks.KL_BOUNDS, strict=True))
     return (
         "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: "
-        f"forced on the dense model's tokens, free on its own. Lower bound of a bar: {bars}. median: of KL free. flip: "
-        "step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
+        f"both models reading the dense text (forced) or the variant's (own). Lower bound of a bar: {bars}. median: of "
+        "KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall into a loop."
     )
 
 
@@ -154,7 +154,7 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
     if entry["intervals"]:
         console.print(Text(_with_intervals(index, entry), "dim"))
     table = marks.table()
-    for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL free", "parts at"):
+    for heading in ("prompt", "flip", "loop", "answer", "KL forced", "KL own", "parts at"):
         table.add_column(heading, justify="left" if heading in {"prompt", "answer", "parts at"} else "right")
     shown = document["prompts"][: terminal_prompts.MOST]
     for prompt in shown:
@@ -164,7 +164,7 @@ def show_variant(console: Console, index: Index, n: int, document: VariantDocume
             terminal_prompts.step(prompt["collapse_step"]),
             terminal_prompts.answered(prompt),
             marks.number(prompt["kl_forced_mean"]),
-            marks.number(prompt["kl_free_mean"]),
+            marks.number(prompt["kl_own_mean"]),
             Text(label(prompt["parts_for_good_at"] or prompt["parts_at"] or marks.NOTHING)),
         )
     console.print(table)

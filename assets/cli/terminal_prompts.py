@@ -67,7 +67,7 @@ def show_prompt(console: Console, index: Index, m: int, document: PromptDocument
     console.print(Text(prose(prompt["text"], 400), "dim"))
     if not prompt["has_layers"]:
         console.print(Text("Measured at the output only: this prompt has no layers.", "dim"))
-    table = _table("", ("variant", "flip", "loop", "answer", "KL step 0", "KL forced", "KL free"))
+    table = _table("", ("variant", "flip", "loop", "answer", "KL step 0", "KL forced", "KL own"))
     pruned = [text for text in document["texts"] if not index["variants"][text["variant"]]["is_dense"]]
     for text in sorted(pruned, key=lambda text: (text["first_flip_step"] is None, text["first_flip_step"] or 0)):
         table.add_row(
@@ -77,7 +77,7 @@ def show_prompt(console: Console, index: Index, m: int, document: PromptDocument
             answered(text),
             marks.number(text["kl_step0"]),
             marks.number(text["kl_forced_mean"]),
-            marks.number(text["kl_free_mean"]),
+            marks.number(text["kl_own_mean"]),
         )
     console.print(table)
     console.print(Text("Token by token: add --variant NAME.", "dim"))

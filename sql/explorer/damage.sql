@@ -24,7 +24,7 @@ select
     amount_low,
     amount_high
 from bounded
-where measure in ('kl_step0_nats', 'kl_free_running_median_nats', 'kl_growth_nats', 'first_flip_step_median')
+where measure in ('kl_step0_nats', 'kl_growth_nats', 'first_flip_step_median')
 
 union all
 

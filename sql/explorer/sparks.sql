@@ -1,4 +1,4 @@
--- Mean KL over prompts at every step, on the dense model's tokens and on the variant's own.
+-- Mean KL over prompts at every step, both models reading the dense text or the variant's.
 -- grain: one row per pruned variant × trajectory × step.
 -- inputs: decoding_at_reference
 select
@@ -8,6 +8,6 @@ select
     step,
     avg(kl_dense_pruned_nats) as kl_mean_nats
 from decoding_at_reference
-where recipe <> 'dense'
+where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
 group by model, recipe, trajectory, step
 order by model, recipe, trajectory, step

@@ -19,5 +19,5 @@ anti join dense_ends
         and tokens.prompt_id = dense_ends.prompt_id
         and tokens.step > dense_ends.end_step
         and tokens.trajectory = 'teacher_forced'
-where tokens.recipe <> 'dense' and tokens.rank <= 10
+where tokens.recipe <> 'dense' and tokens.rank <= 10 and tokens.trajectory in ('teacher_forced', 'own_text')
 order by tokens.model, tokens.recipe, tokens.prompt_id, tokens.trajectory, tokens.step, tokens.side, tokens.rank

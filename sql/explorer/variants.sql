@@ -10,7 +10,7 @@ select
     sublayers_dropped_count,
     kl_step0_nats,
     kl_teacher_forced_median_nats,
-    kl_free_running_median_nats,
+    kl_own_text_median_nats,
     top1_agreement,
     first_flip_step_median,
     prompts_flipped,

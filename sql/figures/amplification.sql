@@ -1,27 +1,26 @@
--- 1 − cos between dense and pruned in h, z and p behind each changed sublayer, in the dense context.
+-- Median factors from h to z and from z to p behind each changed sublayer, in the dense context.
 -- grain: one row per model × lens × recipe × sublayer × layer.
--- inputs: layer_summary, reference_temperature
+-- inputs: q07_amplification, reference_temperature
 select
-    layer_summary.model,
-    layer_summary.recipe,
-    layer_summary.layer,
-    layer_summary.sublayer,
-    layer_summary.lens,
-    layer_summary.temperature,
-    layer_summary.positions,
-    layer_summary.one_minus_cos_h_mean,
-    layer_summary.one_minus_cos_z_mean,
-    layer_summary.one_minus_cos_p_mean
-from layer_summary
+    factors.model,
+    factors.recipe,
+    factors.layer,
+    factors.sublayer,
+    factors.lens,
+    factors.temperature,
+    factors.n as positions,
+    factors.h_to_z_median,
+    factors.z_to_p_median
+from q07_amplification as factors
 semi join reference_temperature
     on
-        layer_summary.model = reference_temperature.model
-        and layer_summary.recipe = reference_temperature.recipe
-        and layer_summary.temperature = reference_temperature.temperature
-where layer_summary.is_changed and layer_summary.scope = 'local'
+        factors.model = reference_temperature.model
+        and factors.recipe = reference_temperature.recipe
+        and factors.temperature = reference_temperature.temperature
+where factors.scope = 'local'
 order by
-    layer_summary.model asc,
-    layer_summary.lens desc,
-    layer_summary.recipe asc,
-    layer_summary.sublayer asc,
-    layer_summary.layer asc
+    factors.model asc,
+    factors.lens desc,
+    factors.recipe asc,
+    factors.sublayer asc,
+    factors.layer asc

@@ -1,8 +1,9 @@
 -- Shift in h, z and p and KL along the generation, with the numbers of prompts that flip or answer at a step.
 -- grain: one row per model × recipe × trajectory × step.
 -- inputs: decoding_curve, reference_temperature
--- how to read: of a model with more than 64 steps, or with more than 12 variants and more than 16 steps, stride
---   neighbouring steps share a row, so that at most 64, or 16, are drawn.
+-- how to read: prompts_flipping counts first flips, prompts_answered the variants' texts that complete their answer.
+--   Neighbouring steps (stride) of a model with more than 64 steps, or with more than 12 variants and more than 16
+--   steps, share a row, so that at most 64, or 16, are drawn. The KL on fork up to a prompt's first flip is 0.
 with
 
 strides as (
@@ -33,9 +34,9 @@ select
     quantile_cont(curve.kl_dense_pruned_nats, 0.1) as kl_p10,
     quantile_cont(curve.kl_dense_pruned_nats, 0.9) as kl_p90,
     count(distinct curve.prompt_id) as prompts,
-    count(*) filter (where curve.trajectory = 'free_running' and curve.first_flip_step = curve.step)
+    count(*) filter (where curve.trajectory = 'teacher_forced' and curve.first_flip_step = curve.step)
         as prompts_flipping,
-    count(*) filter (where curve.trajectory = 'free_running' and curve.answer_end_step = curve.step) as prompts_answered
+    count(*) filter (where curve.trajectory = 'own_text' and curve.answer_end_step = curve.step) as prompts_answered
 from decoding_curve as curve
 inner join strides
     on curve.model = strides.model

@@ -14,6 +14,6 @@ select
     quantile_cont(kl_dense_pruned_nats, 0.9) as kl_p90,
     count(*) as tokens
 from decoding_curve
-where recipe <> 'dense'
+where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
 group by model, recipe, trajectory, temperature
 order by model asc, recipe asc, trajectory desc, temperature asc

@@ -26,8 +26,8 @@ _BOUNDS = (("_low", "_high"), ("_p10", "_p90"))
 _VALUES = {
     "q11_first_flip": "first_flip_step",
     "q12_flip_to_collapse": "steps_to_collapse",
-    "q13_free_running_against_teacher_forced": "kl_free_running_median_nats",
-    "q16_options_against_vocabulary": "kl_share",
+    "q13_own_text_against_forced": "own_minus_forced_nats",
+    "q16_options_against_vocabulary": "options_share",
     "q17_ranking_lost": "kendall_tau_mean",
     "q18_options_in_the_tail": "mass_dense",
     "q24_attention_mlp_block": "kl_ratio",

@@ -1,4 +1,7 @@
-"""h, z, p and KL along the generation, teacher-forced beside free-running: the paper's Figure 5, for every recipe."""
+"""h, z, p and KL along the generation on the dense text, the own text and the fork, for every recipe.
+
+The paper's Figure 5 shows free running alone, without a null.
+"""
 
 import altair as alt
 import polars as pl
@@ -7,16 +10,26 @@ from prunescope.pipelines.reporting.charts import theme
 
 TITLE = "From hidden state to KL along the generation"
 CAPTION = (
-    "How far each variant lies from the dense model at each generated token, as 1 − cos in h, z and p and as "
-    "KL(dense ‖ pruned) in nats, on axes that are linear below 0.001 and logarithmic above, so that zeros show. "
-    "Teacher forced, both models read the dense tokens; free running, each reads its own, so that the distance grows "
-    "by feedback. Lines are medians over prompts, bands run from the 10th to the 90th percentile. Marks above a panel "
-    "say at which steps prompts first leave the dense text, and at which the first of the two models completes its "
-    "answer. Of a model with more than 64 generated tokens as many neighbouring steps share a point as leave at most "
-    "64 points; of one with more than 12 variants, at most 16."
+    "How far each variant is from the dense model at each generated token, as 1 − cos in h, z and p and as "
+    "KL(dense ‖ pruned) in nats, on axes that are linear below 0.001 and logarithmic above, so that zeros show. Dense "
+    "text: both models read what the dense model wrote. Own text: both read what the variant wrote. Fork is the null: "
+    "the dense model alone, its text against the one that it writes after the variant's first other token. Free "
+    "running, each model reads its own text; that compares two texts, so that it means something only above the fork. "
+    "Lines are medians over prompts; the bands of the first two run from the 10th to the 90th percentile. Marks above "
+    "a panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps "
+    "of a model with more than 64 generated tokens share a point, so that at most 64 are drawn, or 16 for more than 12 "
+    "variants."
 )
 
-TRAJECTORIES = {"teacher_forced": "teacher forced", "free_running": "free running"}
+TRAJECTORIES = {
+    "teacher_forced": "dense text",
+    "own_text": "own text",
+    "fork": "fork (dense alone)",
+    "free_running": "free running",
+}
+_COLORS = dict(zip(TRAJECTORIES.values(), (theme.BLUE, theme.VERMILLION, theme.GREY, theme.ORANGE), strict=True))
+_DASHES = dict(zip(TRAJECTORIES.values(), ([4, 2], [1, 0], [1, 0], [1.5, 2.5]), strict=True))
+_WITH_BAND = [TRAJECTORIES["teacher_forced"], TRAJECTORIES["own_text"]]
 QUANTITIES = {
     "one_minus_cos_h": "hidden state\n1 − cos h",
     "one_minus_cos_z": "logits\n1 − cos z",
@@ -32,16 +45,21 @@ def quantity_column(padding: int) -> alt.Column:
     return alt.Column("quantity:N", title=None, sort=list(QUANTITIES.values()), header=header)
 
 
-def trajectory_color() -> alt.Color:
-    """Return the colour by trajectory, the same in every figure."""
+def trajectory_color(curves: pl.DataFrame) -> alt.Color:
+    """Return the colour by trajectory, the same in every figure; the legend names those of the rows."""
     legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
-    colors = [theme.BLUE, theme.VERMILLION]
-    return theme.nominal(alt.Color, "trajectory", TRAJECTORIES.values(), colors, legend=legend)
+    drawn = _drawn(curves)
+    return theme.nominal(alt.Color, "trajectory", drawn, [_COLORS[name] for name in drawn], legend=legend)
 
 
-def trajectory_dash() -> alt.StrokeDash:
-    """Return dashes for teacher forcing, which tell the trajectories apart without colour."""
-    return theme.nominal(alt.StrokeDash, "trajectory", TRAJECTORIES.values(), [[4, 2], [1, 0]])
+def trajectory_dash(curves: pl.DataFrame) -> alt.StrokeDash:
+    """Return dashes by trajectory, which tell the trajectories apart without colour."""
+    drawn = _drawn(curves)
+    return theme.nominal(alt.StrokeDash, "trajectory", drawn, [_DASHES[name] for name in drawn])
+
+
+def _drawn(curves: pl.DataFrame) -> list[str]:
+    return [name for name in TRAJECTORIES.values() if name in theme.names(curves, "trajectory")]
 
 
 def distance_axis() -> tuple[alt.Scale, alt.Axis]:
@@ -73,11 +91,16 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
     # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
-    base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color())
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
+    base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color(curves))
+    banded = alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND)
+    band = (
+        base.transform_filter(banded)
+        .mark_area(opacity=0.18)
+        .encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
+    )
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
-        strokeDash=trajectory_dash(),
+        strokeDash=trajectory_dash(curves),
         tooltip=theme.tooltip(
             "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
         ),

@@ -49,7 +49,7 @@ def draw(
     shapes: Sequence[str],
     *above: alt.Chart,
 ) -> theme.AnyChart:
-    """Draw the mean of each curve as a line, p10 to p90 as a band where there are such, one row of panels per variant.
+    """Draw the mean or median of each curve as a line, one row of panels per variant; p10 to p90, if given, as a band.
 
     Args:
         long: rows of `curves`.
@@ -62,9 +62,10 @@ def draw(
     axis = {name: y[name] for name in ("scale", "axis", "title")}
     titles = theme.names(long, "curve")
     sublayers = [name for name in theme.SUBLAYER_TITLES.values() if name in set(long["quantity"])]
+    middle = "mean" if "mean" in long.columns else "median"
     base = (
         theme.Chart()
-        .transform_filter("isValid(datum.mean)")
+        .transform_filter(f"isValid(datum.{middle})")
         .encode(
             x=theme.whole_axis("layer", "layer", long["layer"]),
             color=theme.nominal(alt.Color, "curve", titles, colors, legend=_LEGEND),
@@ -77,13 +78,13 @@ def draw(
         # An area or line of one layer, such as a dropped sublayer, has no extent: a bar shows its spread.
         alone = base.transform_filter("datum.is_alone").mark_rule(opacity=0.4, strokeWidth=2)
         bands = [base.mark_area(opacity=0.16).encode(**spread), alone.encode(**spread)]
-    mean = alt.Y("mean:Q", **axis)
+    height = alt.Y(f"{middle}:Q", **axis)
     # The second curve often coincides with the first, which the gaps between its dashes show.
     dashes = theme.nominal(alt.StrokeDash, "curve", titles, [[1, 0], [5, 4], [1, 0]][: len(titles)], legend=_LEGEND)
-    line = base.mark_line(strokeWidth=1.8).encode(y=mean, strokeDash=dashes)
-    fields = ("layer", "mean", "p10", "p90", "positions")
+    line = base.mark_line(strokeWidth=1.8).encode(y=height, strokeDash=dashes)
+    fields = ("layer", middle, "p10", "p90", "positions")
     point = base.mark_point(size=16, filled=True, opacity=1).encode(
-        y=mean,
+        y=height,
         shape=theme.nominal(alt.Shape, "curve", titles, shapes, legend=_LEGEND),
         tooltip=theme.tooltip(
             "variant:N", "quantity:N", "curve:N", *(f"{name}:Q" for name in fields if name in long.columns)

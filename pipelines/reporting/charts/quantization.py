@@ -14,15 +14,14 @@ CAPTION = (
     "points). The thin rule from it to the point is the damage that pruning adds or saves: solid where the 95 % "
     "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where one "
     "prompt or question gives no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
-    "shares of prompts and questions, Student's t over prompts for the KL at the first token, and Woodruff's for the "
-    "median. Points without a rule are beyond the largest quantized KL, because nothing is extrapolated. Higher is "
+    "shares of prompts and questions, Student's t over prompts for the KL at the first token. "
+    "Points without a rule are beyond the largest quantized KL, because nothing is extrapolated. Higher is "
     "worse. The axis cannot show a KL of exactly 0."
 )
 
 MEASURES = {
     "top1_change": "steps with another top token",
     "kl_step0_nats": "KL at the first token, nats",
-    "kl_free_running_median_nats": "median KL of free texts, nats",
     "flipped_share": "prompts whose text flips",
     "collapsed_share": "prompts whose text loops",
     "options_changed_share": "questions with another choice",

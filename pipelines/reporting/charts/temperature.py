@@ -40,13 +40,13 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         # The axis's own format rounds 1.5 to 2 where only few ticks fit.
         axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
-    base = theme.Chart().encode(x=x, color=generation.trajectory_color())
+    base = theme.Chart().encode(x=x, color=generation.trajectory_color(data))
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
         y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q")
     )
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
-        strokeDash=generation.trajectory_dash(),
+        strokeDash=generation.trajectory_dash(data),
         tooltip=_TOOLTIP,
     )
     names = theme.row_names(next(iter(QUANTITIES.values())), above=3)
@@ -70,7 +70,7 @@ def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
     base = theme.Chart().encode(
         y=alt.Y("variant:N", title=None, sort=order),
         yOffset=alt.YOffset("trajectory:N", sort=list(generation.TRAJECTORIES.values())),
-        color=generation.trajectory_color(),
+        color=generation.trajectory_color(data),
     )
     spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
         x=alt.X("p10:Q", scale=scale, axis=axis, title=None), x2=alt.X2("p90:Q")

@@ -62,19 +62,23 @@ class Column(TypedDict):
 
 
 class Sparkline(TypedDict):
-    """Mean KL over prompts at every step, in nats; `forced` on the dense tokens, `free` on the variant's own."""
+    """Mean KL over prompts at every step, in nats; `forced` on the dense text, `own` on the variant's."""
 
     forced: list[Number]
-    free: list[Number]
+    own: list[Number]
 
 
 class GenerationCurves(TypedDict):
-    """Medians over prompts along the generation of one variant; 1 − cos in h, z and p, and KL in nats."""
+    """Medians over prompts along the generation of one variant; 1 − cos in h, z and p, and KL in nats.
+
+    `own` and `fork` are empty where they were not measured.
+    """
 
     id: str  # raw model@recipe
     step: list[int]
     forced: dict[str, list[Number]]  # h, z, p, kl → one entry a step
-    free: dict[str, list[Number]]
+    own: dict[str, list[Number]]
+    fork: dict[str, list[Number]]
 
 
 class Source(TypedDict):
@@ -126,10 +130,11 @@ class Claim(TypedDict):
     model: str
     says: str
     measure: str | None
-    verdict: str  # holds, does not hold, too little data
+    verdict: str  # holds, does not hold, as under rounding, too little data
     amount: Number
     low: Number
     high: Number
+    null: Number  # the same of rounding alone
     n: int
     units: str
     sql: Source
@@ -262,7 +267,7 @@ class PromptSummary(TextOutcome):
     text_pruned: str  # continuation of the pruned text
     kl_step0: Number
     kl_forced_mean: Number
-    kl_free_mean: Number
+    kl_own_mean: Number
 
 
 class PromptVariant(PromptSummary):

@@ -16,6 +16,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     GenerationCurves,
     Index,
     KindSummary,
+    Number,
     Prompt,
     SharedClaim,
     Sparkline,
@@ -28,6 +29,8 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
 
+# Key of a curve → its trajectory.
+_CURVES = {"forced": "teacher_forced", "own": "own_text", "fork": "fork"}
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
 _MAX_CURVES = 6
 # Texts with a perplexity column, and tasks with a score's.
@@ -60,11 +63,11 @@ COLUMNS: tuple[Column, ...] = (
     _column("score_generative", "written right", "tasks that write answered right, mean", "percent", "task_means"),
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
     _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
-    _column("kl_free_running_median_nats", "KL, free, nats", f"median {_KL}, each on its own tokens", "number"),
+    _column("kl_own_text_median_nats", "KL, own text, nats", f"median {_KL}, on the variant's text", "number"),
     _column(
         "kl_growth_nats",
-        "KL, free − forced, nats",
-        f"mean {_KL} that reading its own tokens adds",
+        "KL, own − forced, nats",
+        f"mean {_KL} that reading its own text adds after the first flip",
         "number",
         "damage",
         is_detail=True,
@@ -273,7 +276,7 @@ def _variants(
                 "where": where,
                 "numbers": values[key],
                 "intervals": intervals.get(key, {}),
-                "spark": sparks.get(key, {"forced": [], "free": []}),
+                "spark": sparks.get(key, {"forced": [], "own": []}),
                 "kinds": kinds.get(key, []),
                 "traces": sorted(traces.get(key, ())),
             }
@@ -326,15 +329,17 @@ def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
     recipes = by_kl["recipe"].cast(pl.String).to_list()
     found: list[GenerationCurves] = []
     for recipe in told_apart(recipes):
-        own = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
-        sides = {"forced": own.filter(forced), "free": own.filter(~forced)}
-        if any(side.is_empty() for side in sides.values()):
-            continue
-        curves = {
-            name: {space: numbers(side[column], 3) for space, column in _SPACES.items()} for name, side in sides.items()
-        }
-        steps = sides["forced"]["step"].to_list()
-        found.append({"id": f"{model}@{recipe}", "step": steps, "forced": curves["forced"], "free": curves["free"]})
+        rows = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
+        steps = rows.select(pl.col("step").unique().sort())
+        curves: dict[str, dict[str, list[Number]]] = {}
+        for name, trajectory in _CURVES.items():
+            side = rows.filter(pl.col("trajectory").cast(pl.String) == trajectory)
+            aligned = steps.join(side, on="step", how="left", maintain_order="left")
+            spaces = {space: numbers(aligned[column], 3) for space, column in _SPACES.items()}
+            curves[name] = {} if side.is_empty() else spaces
+        own, fork = curves["own"], curves["fork"]
+        step = steps["step"].to_list()
+        found.append({"id": f"{model}@{recipe}", "step": step, "forced": curves["forced"], "own": own, "fork": fork})
     return found
 
 
@@ -351,8 +356,8 @@ def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:
     sparks: dict[tuple[str, str], Sparkline] = {}
     parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
     for (model, recipe, trajectory), part in parts.items():
-        spark = sparks.setdefault((str(model), str(recipe)), {"forced": [], "free": []})
-        spark["forced" if trajectory == "teacher_forced" else "free"] = numbers(part["kl_mean_nats"], 3)
+        spark = sparks.setdefault((str(model), str(recipe)), {"forced": [], "own": []})
+        spark["forced" if trajectory == "teacher_forced" else "own"] = numbers(part["kl_mean_nats"], 3)
     return sparks
 
 
@@ -365,6 +370,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
         "amount": number(row["amount"]),
         "low": number(row["amount_low"]),
         "high": number(row["amount_high"]),
+        "null": number(row["null_amount"]),
         "n": row["n"],
         "units": row["units"],
         "sql": source("claims", model=row["model"], claim=row["claim"], measure=row["measure"]),

@@ -152,7 +152,7 @@ def _summary(text: Mapping[str, Any], mean: Mapping[str, Any], parts: Mapping[st
         "text_pruned": prose(pruned[same:]),
         "kl_step0": number(mean.get("kl_step0_nats")),
         "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
-        "kl_free_mean": number(mean.get("kl_free_mean_nats")),
+        "kl_own_mean": number(mean.get("kl_own_mean_nats")),
     }
 
 

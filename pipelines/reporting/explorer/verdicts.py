@@ -22,7 +22,6 @@ _MANY_UNITS = 100_000
 _MEASURES = {
     "top1_change": "the share of tokens whose most likely token changes",
     "kl_step0_nats": "KL at the first token",
-    "kl_free_running_median_nats": "median KL on its own tokens",
     "flipped_share": "the share of texts that change",
     "collapsed_share": "the share of texts that end in a loop",
     "options_changed_share": "the share of choices that change",

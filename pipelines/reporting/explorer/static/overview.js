@@ -26,7 +26,7 @@ function leadPicture() {
   const { model } = variantsById.get(curves[0].id);
   const of = index.variants.filter((variant) => variant.model === model && !variant.is_dense).length;
   const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", variantName(variantsById.get(id))));
-  return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. Upper row: both models read the dense text. Lower row: each reads its own, so that the distance feeds back. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
+  return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. forced: both models read the dense text. own text: both read the variant’s. fork: the dense model alone, its text against the one that it writes after the variant’s first other token. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
 }
 
 // The results of one model's searches; the figures below are of all models.
@@ -95,9 +95,9 @@ function variantsWith(columns) {
       { id: "verdict", heading: "verdict", doc: index.verdict_rule, value: ofVerdict, cell: verdict },
       {
         id: "spark",
-        heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key free" }, "free")],
-        doc: "mean over prompts, on the same scale in all rows; sorts by the mean of the free curve",
-        value: ({ spark }) => mean(spark.free) ?? mean(spark.forced),
+        heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key own" }, "own text")],
+        doc: "mean over prompts, on the same scale in all rows; sorts by the mean of the forced curve",
+        value: ({ spark }) => mean(spark.forced) ?? mean(spark.own),
         cell: ({ spark }) => sparkline(spark),
       },
       ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, align: "number", value: (variant) => variant.numbers[column.name], cell: (variant) => bounded(column, variant) })),
@@ -125,6 +125,7 @@ function claimsTable(claims) {
       { id: "measure", heading: "measure", align: "wide", value: (claim) => claim.measure, cell: (claim) => claim.measure ?? "–" },
       { id: "amount", heading: "amount", align: "number", value: (claim) => claim.amount, cell: (claim) => number(claim.amount) },
       { id: "interval", heading: "95 % interval", align: "number", value: (claim) => claim.low, cell: (claim) => (isNumber(claim.low) ? `${number(claim.low)} to ${number(claim.high)}` : "–") },
+      { id: "null", heading: "under rounding", align: "number", doc: "the same number where nothing is pruned and only rounding differs", value: (claim) => claim.null, cell: (claim) => number(claim.null) },
       { id: "n", heading: "n", align: "number", doc: "independent units", value: (claim) => claim.n, cell: (claim) => [number(claim.n), " ", el("span", { class: "hint" }, claim.units)] },
     ],
   });
@@ -144,7 +145,7 @@ function sharedClaimsTable(claims) {
       { id: "verdict", heading: "verdict", align: "wide", value: (claim) => claim.verdict, cell: (claim) => claim.verdict },
       models("hold", "holds on"),
       models("fail", "does not hold on"),
-      models("open", "too little data on"),
+      models("open", "open on"),
     ],
   });
 }

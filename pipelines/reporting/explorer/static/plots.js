@@ -22,21 +22,21 @@ function pathOf(values, x, y, isShown = isNumber) {
 }
 
 // KL by step, on the same scale in all rows so that rows are comparable; its square root, so that small values are visible.
-const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.free]).filter(isNumber))[1]);
+const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.own]).filter(isNumber))[1]);
 
 function sparkline(spark) {
   const [width, height] = [104, 26];
-  const steps = Math.max(spark.forced.length, spark.free.length);
+  const steps = Math.max(spark.forced.length, spark.own.length);
   if (!steps) return "–";
   const x = (step) => 2 + (step * (width - 4)) / Math.max(1, steps - 1);
   const y = (value) => height - 2 - (height - 4) * Math.sqrt(value / sparkTop);
   const last = (values) => number(values.filter(isNumber).at(-1));
-  const said = `KL by step: forced ends at ${last(spark.forced)}, free at ${last(spark.free)} nats`;
+  const said = `KL by step: forced ends at ${last(spark.forced)}, own text at ${last(spark.own)} nats`;
   return svg(
     "svg",
     { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": said },
     svg("title", null, said),
-    svg("path", { class: "free", d: pathOf(spark.free, x, y) }),
+    svg("path", { class: "own", d: pathOf(spark.own, x, y) }),
     svg("path", { class: "forced", d: pathOf(spark.forced, x, y) }),
   );
 }
@@ -66,11 +66,12 @@ function powers(series) {
 const QUANTITIES = [["h", "1 − cos, hidden states h", 1], ["z", "1 − cos, logits z", 1], ["p", "1 − cos, probabilities p", 1], ["kl", "KL(dense ‖ pruned), nats", 30]];
 const LOWEST = 1e-3;
 
-// A picture a quantity: two panels, forced above free, one curve a variant. A narrow screen shows two pictures side by side.
+// A picture per quantity: one panel per trajectory that was measured, one curve per variant. A narrow screen shows two pictures side by side.
 function generationCurves(curves) {
-  const [wide, high, x0, right, top, gap] = [236, 118, 56, 8, 26, 26];
+  const [wide, high, x0, right, top, gap] = [236, 96, 56, 8, 26, 22];
+  const trajectories = [["forced", "forced"], ["own", "own text"], ["fork", "fork"]].filter(([key]) => curves.some((one) => one[key].kl));
   const steps = extremes(curves.flatMap((one) => one.step))[1] || 1;
-  const picture = ([key, title, most]) => svg("svg", { viewBox: `0 0 ${x0 + wide + right} ${top + 2 * high + gap + 22}`, "aria-hidden": "true" }, nodes(["forced", "free"].map((trajectory, row) => {
+  const picture = ([key, title, most]) => svg("svg", { viewBox: `0 0 ${x0 + wide + right} ${top + trajectories.length * (high + gap)}`, "aria-hidden": "true" }, nodes(trajectories.map(([trajectory, name], row) => {
     const y0 = top + row * (high + gap);
     const x = (step) => x0 + (step * wide) / steps;
     const y = (value) => y0 + high * (1 - Math.log10(Math.max(value, LOWEST) / LOWEST) / Math.log10(most / LOWEST));
@@ -81,12 +82,12 @@ function generationCurves(curves) {
     return [
       grid,
       row === 0 && svg("text", { class: "series", x: x0, y: 14 }, title),
-      svg("text", { class: "tick", x: x0 + wide - 3, y: y0 + high - 5, "text-anchor": "end" }, trajectory),
-      row === 1 && svg("text", { class: "tick", x: x0 + wide / 2, y: y0 + high + 16, "text-anchor": "middle" }, `generated token, 0 to ${steps}`),
-      curves.map((one, place) => svg("g", { class: `color-${place}` }, svg("path", { class: place % 2 ? "curve dashed" : "curve", d: pathOf(one[trajectory][key], (at) => x(one.step[at]), y) }))),
+      svg("text", { class: "tick", x: x0 + wide - 3, y: y0 + high - 5, "text-anchor": "end" }, name),
+      row === trajectories.length - 1 && svg("text", { class: "tick", x: x0 + wide / 2, y: y0 + high + 16, "text-anchor": "middle" }, `generated token, 0 to ${steps}`),
+      curves.map((one, place) => svg("g", { class: `color-${place}` }, svg("path", { class: place % 2 ? "curve dashed" : "curve", d: pathOf(one[trajectory][key] ?? [], (at) => x(one.step[at]), y) }))),
     ];
   })));
-  const said = curves.map((one) => `${variantsById.get(one.id).recipe}: KL forced ends at ${number(one.forced.kl.at(-1))}, free at ${number(one.free.kl.at(-1))} nats`).join("; ");
+  const said = curves.map((one) => `${variantsById.get(one.id).recipe}: KL ends ${trajectories.map(([key, name]) => `${name} at ${number(one[key].kl?.filter(isNumber).at(-1))}`).join(", ")} nats`).join("; ");
   return el("div", { class: "quantities", role: "img", "aria-label": `h, z, p and KL along the generation. ${said}` }, QUANTITIES.map(picture));
 }
 

@@ -100,7 +100,7 @@ const TEXT_COLUMNS = [
   { id: "collapse", heading: "loop, step", align: "number", value: (one) => one.collapse_step, cell: (one) => number(one.collapse_step) },
   { id: "kl_step0", heading: "KL, step 0, nats", align: "number", value: (one) => one.kl_step0, cell: (one) => number(one.kl_step0) },
   { id: "forced", heading: "mean KL, forced, nats", align: "number", value: (one) => one.kl_forced_mean, cell: (one) => number(one.kl_forced_mean) },
-  { id: "free", heading: "mean KL, free, nats", align: "number", value: (one) => one.kl_free_mean, cell: (one) => number(one.kl_free_mean) },
+  { id: "own", heading: "mean KL, own text, nats", align: "number", value: (one) => one.kl_own_mean, cell: (one) => number(one.kl_own_mean) },
   { id: "answer", heading: "answer", value: (one) => one.is_correct, cell: (one) => (one.is_correct === null ? "–" : one.is_correct ? "right" : "wrong") },
 ];
 

@@ -50,7 +50,7 @@ function promptCard(variant, summary) {
     same ? "same text" : isNumber(summary.first_flip_step) && `first flip at step ${summary.first_flip_step}`,
     isNumber(summary.collapse_step) && `completes a loop at step ${summary.collapse_step}`,
     summary.is_correct !== null && `answer ${summary.answer ?? "none"}, ${summary.is_correct ? "right" : "wrong"} (dense ${summary.is_correct_dense ? "right" : "wrong"})`,
-    isNumber(summary.kl_forced_mean) && `mean KL forced ${number(summary.kl_forced_mean)}, free ${number(summary.kl_free_mean)} nats`,
+    isNumber(summary.kl_forced_mean) && `mean KL forced ${number(summary.kl_forced_mean)}, own text ${number(summary.kl_own_mean)} nats`,
     summary.parts_at && `most likely token first differs after ${summary.parts_at}${summary.parts_for_good_at && summary.parts_for_good_at !== summary.parts_at ? `, permanently after ${summary.parts_for_good_at}` : ""}`,
   ].filter(Boolean);
   const has = variant.traces.includes(summary.prompt);

@@ -179,18 +179,16 @@ def test_the_hierarchy_holds_means_and_spread_of_the_frame():
     assert drawn == given
 
 
-def test_amplification_is_the_ratio_of_the_mean_shifts_of_neighbouring_spaces():
+def test_amplification_is_the_median_factor_between_neighbouring_spaces_without_noise():
     frame = frames.ask(FIGURES["amplification"].query).filter(pl.col("lens") == "raw")
     drawn = {
-        (row["layer"], row["quantity"], row["variant"], row["curve"][:6]): row["mean"]
-        for row in rows_with(FIGURES["amplification"].draw(frame), "mean")
+        (row["layer"], row["quantity"], row["variant"], row["curve"][:6]): row["median"]
+        for row in rows_with(FIGURES["amplification"].draw(frame), "median")
     }
     given = {
-        (row["layer"], theme.SUBLAYER_TITLES[row["sublayer"]], row["recipe"], f"{above} over"): (
-            row[f"one_minus_cos_{above}_mean"] / row[f"one_minus_cos_{below}_mean"]
-        )
-        for row in frame.iter_rows(named=True)
-        for above, below in ("zh", "pz")
+        (row["layer"], theme.SUBLAYER_TITLES[row["sublayer"]], row["recipe"], curve): row[column]
+        for row in frames.q07_amplification().filter(scope="local", lens="raw", is_noise=False).iter_rows(named=True)
+        for curve, column in (("z over", "h_to_z_median"), ("p over", "z_to_p_median"))
     }
     assert drawn.keys() == given.keys()
     assert drawn == pytest.approx(given, rel=1e-12)
@@ -216,13 +214,13 @@ def test_a_panel_without_a_changed_sublayer_says_so_beside_the_other_sublayer():
 def test_amplification_counts_zeros_outside_its_axis():
     frame = frames.ask(FIGURES["amplification"].query).filter(pl.col("lens") == "raw")
     none = frame.with_columns(
-        pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("one_minus_cos_p_mean").alias("one_minus_cos_p_mean"),
-        pl.when(pl.int_range(pl.len()) == 5).then(0.0).otherwise("one_minus_cos_h_mean").alias("one_minus_cos_h_mean"),
+        pl.when(pl.int_range(pl.len()) < 3).then(0.0).otherwise("z_to_p_median").alias("z_to_p_median"),
+        pl.when(pl.int_range(pl.len()) == 5).then(0.0).otherwise("h_to_z_median").alias("h_to_z_median"),
     )
     chart = FIGURES["amplification"].draw(none)
-    assert len(rows_with(chart, "mean")) == 2 * frame.height - 4
+    assert len(rows_with(chart, "median")) == 2 * frame.height - 4
     assert "without 4 factors of shifts that are exactly 0" in chart.to_dict()["title"]["subtitle"][1]
-    still = frame.with_columns(pl.lit(0.0).alias(f"one_minus_cos_{space}_mean") for space in "hzp")
+    still = frame.with_columns(h_to_z_median=pl.lit(0.0), z_to_p_median=pl.lit(0.0))
     assert theme.missing(FIGURES["amplification"].draw(still).to_dict()) == "every shift is exactly zero"
 
 
@@ -271,7 +269,7 @@ def test_generation_holds_the_medians_over_prompts_in_every_space_and_shows_zero
     chart = FIGURES["generation"].draw(frames.ask(FIGURES["generation"].query, decoding_curve=curve))
     stored = ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats")
     medians = {
-        (row["recipe"], row["trajectory"].replace("_", " "), row["step"], quantity): row[column]
+        (row["recipe"], generation.TRAJECTORIES[row["trajectory"]], row["step"], quantity): row[column]
         for row in curve.group_by("recipe", "trajectory", "step").agg(pl.col(stored).median()).to_dicts()
         for column, quantity in zip(stored, generation.QUANTITIES.values(), strict=True)
     }
@@ -393,8 +391,9 @@ def test_temperatures_are_curves_and_a_single_temperature_is_dots():
     curves = temperature.draw(frames.ask(query, decoding_curve=several))
     kl = [row for row in rows_with(curves, "median") if row["quantity"].startswith("KL")]
     medians = {
-        (row["recipe"], row["trajectory"].replace("_", " "), row["temperature"]): row["kl_dense_pruned_nats"]
-        for row in several.group_by("recipe", "trajectory", "temperature")
+        (row["recipe"], generation.TRAJECTORIES[row["trajectory"]], row["temperature"]): row["kl_dense_pruned_nats"]
+        for row in several.filter(pl.col("trajectory").is_in(["teacher_forced", "own_text"]))
+        .group_by("recipe", "trajectory", "temperature")
         .agg(pl.col("kl_dense_pruned_nats").median())
         .to_dicts()
     }

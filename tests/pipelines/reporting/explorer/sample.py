@@ -132,7 +132,7 @@ def with_long_answers() -> dict[str, Any]:
     """Return the usual study with one variant that has more steps than a function call may have arguments."""
     found = documents()
     first, second, *others = found["index"]["variants"]
-    long = second | {"spark": {"forced": [2.0] * 150_000, "free": [2.0] * 150_000}}
+    long = second | {"spark": {"forced": [2.0] * 150_000, "own": [2.0] * 150_000}}
     return found | {"index": found["index"] | {"variants": [first, long, *others]}}
 
 
@@ -180,7 +180,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "where": {"model": model, "recipe": recipe},
                 "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
                 "intervals": {"kl": [kl / 2, kl * 2]} if n and kl else {},
-                "spark": {"forced": [0.1, None, kl], "free": [0.1, 3.0, 9.0]} if n else {"forced": [], "free": []},
+                "spark": {"forced": [0.1, None, kl], "own": [0.1, 3.0, 9.0]} if n else {"forced": [], "own": []},
                 "kinds": [
                     {
                         "kind": "choice",
@@ -251,7 +251,8 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "id": id_,
                 "step": [0, 1, 2],
                 "forced": {space: [0.0, None, 0.01] for space in ("h", "z", "p", "kl")},
-                "free": {space: [0.0, 0.5, 1.0] for space in ("h", "z", "p", "kl")},
+                "own": {space: [0.0, 0.5, 1.0] for space in ("h", "z", "p", "kl")},
+                "fork": {},
             }
             for id_ in ids[1:-1]
         ],
@@ -272,10 +273,11 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "model": label(model),
                 "says": f"Claim {n}",
                 "measure": None,
-                "verdict": ["holds", "does not hold", "too little data"][n % 3],
+                "verdict": ["holds", "does not hold", "as under rounding", "too little data"][n % 4],
                 "amount": n / 7,
                 "low": None if n else 0.0,
                 "high": None if n else 1.0,
+                "null": 0.5 if n else None,
                 "n": 9,
                 "units": "variants",
                 "sql": {"key": "all", "where": {"model": model}},
@@ -383,7 +385,7 @@ def _summary(id_: str, n: int, m: int) -> PromptSummary:
         "text_pruned": prose(f" red{id_}", 60) if n else "",
         "kl_step0": 0.25,
         "kl_forced_mean": 0.5,
-        "kl_free_mean": 2.0,
+        "kl_own_mean": 2.0,
         "parts_at": "1 mlp",
         "parts_for_good_at": "2 attn",
     }

@@ -322,7 +322,7 @@ def test_answers_of_over_a_hundred_thousand_steps_are_shown(opened):
     reader = opened("long")
     reader.show("/")
     assert rows(reader, "variants")[0] == "dense"
-    wanted = "KL by step: forced ends at 2, free at 2 nats"
+    wanted = "KL by step: forced ends at 2, own text at 2 nats"
     assert reader.one("svg.spark").get_attribute("aria-label") == wanted
     assert reader.complaints() == []
 
@@ -734,7 +734,7 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_logs_errors(opened, wi
     assert reader.complaints() == []
 
 
-UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, free, nats", "first flip, step")
+UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, own text, nats", "first flip, step")
 
 
 def test_headings_of_the_overview_have_units_and_its_columns_fit_the_window(opened):

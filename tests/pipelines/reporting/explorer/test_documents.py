@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
@@ -254,7 +255,7 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
         else:
             assert name not in entry["intervals"]
     # Fewer than six prompts have no interval of a median.
-    assert {"kl_step0_nats", "kl_growth_nats", "top1_agreement"} == seen
+    assert {"kl_step0_nats", "top1_agreement"} <= seen <= {"kl_step0_nats", "kl_growth_nats", "top1_agreement"}
 
 
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
@@ -265,10 +266,10 @@ def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
         assert "of its most likely tokens" in entry["verdict_reason"]
         means = measured.execute(
             "select avg(kl_dense_pruned_nats) from decoding_at_reference "
-            "where recipe = ? and trajectory = 'free_running' group by step order by step",
+            "where recipe = ? and trajectory = 'own_text' group by step order by step",
             [recipe],
         ).fetchall()
-        assert entry["spark"]["free"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
+        assert entry["spark"]["own"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
 
 
 def test_the_curves_are_medians_from_the_nearest_variant_to_the_furthest(file, measured) -> None:
@@ -279,19 +280,18 @@ def test_the_curves_are_medians_from_the_nearest_variant_to_the_furthest(file, m
     ).fetchall()
     assert [curve["id"].partition("@")[2] for curve in curves] == [recipe for (recipe,) in recipes]
     for curve in curves:
-        for side, trajectory in (("forced", "teacher_forced"), ("free", "free_running")):
-            steps, *medians = zip(
-                *measured.execute(
-                    "select step, median(one_minus_cos_h), median(one_minus_cos_z), median(one_minus_cos_p), "
-                    "median(kl_dense_pruned_nats) from decoding_at_reference where variant = ? and trajectory = ? "
-                    "group by step order by step",
-                    [curve["id"], trajectory],
-                ).fetchall(),
-                strict=True,
-            )
-            assert curve["step"] == list(steps)
-            for space, wanted in zip(("h", "z", "p", "kl"), medians, strict=True):
-                assert curve[side][space] == pytest.approx(wanted, rel=6e-3, abs=1e-9), (curve["id"], side, space)
+        for side, trajectory in (("forced", "teacher_forced"), ("own", "own_text"), ("fork", "fork")):
+            medians = measured.execute(
+                "select step, median(one_minus_cos_h), median(one_minus_cos_z), median(one_minus_cos_p), "
+                "median(kl_dense_pruned_nats) from decoding_at_reference where variant = ? and trajectory = ? "
+                "group by step order by step",
+                [curve["id"], trajectory],
+            ).fetchall()
+            drawn = curve[side] or dict.fromkeys(("h", "z", "p", "kl"), [None] * len(curve["step"]))
+            rows = zip(curve["step"], *(drawn[space] for space in ("h", "z", "p", "kl")), strict=True)
+            # A text that ends earlier has no value there, and a trajectory that was not measured none at all.
+            shown = [row for row in rows if row[1] is not None]
+            assert np.array(shown) == pytest.approx(np.array(medians), rel=6e-3, abs=1e-9), (curve["id"], side)
 
 
 def test_scores_and_perplexities_of_the_overview_have_their_own_intervals(by_hand) -> None:
@@ -580,7 +580,7 @@ def test_claims_are_in_a_table_and_not_among_the_findings(by_hand) -> None:
     assert all(claim["says"] and claim["n"] > 0 for claim in index["claims"])
     assert not [finding for finding in index["findings"] if finding["sql"] == "findings/claims"]
     order = [claim["verdict"] for claim in index["claims"]]
-    assert order == sorted(order, key=["holds", "does not hold", "too little data"].index)
+    assert order == sorted(order, key=["holds", "does not hold", "as under rounding", "too little data"].index)
 
 
 def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None:

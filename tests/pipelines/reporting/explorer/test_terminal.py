@@ -102,13 +102,13 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
         "sql": {"key": "verdicts", "where": {}},
         "where": {},
         "numbers": {
-            "kl_free_running_median_nats": 3.25,
+            "kl_own_text_median_nats": 3.25,
             "first_flip_step_median": 1.5,
             "prompts_collapsed": 1,
             "prompts": 2,
         },
         "intervals": {},
-        "spark": {"forced": [0.0, 0.02, 0.5], "free": [0.0, 0.02, 11.0]},
+        "spark": {"forced": [0.0, 0.02, 0.5], "own": [0.0, 0.02, 11.0]},
         "kinds": [],
         "traces": [0],
     } | changes
@@ -147,7 +147,7 @@ def index(**changes: Any) -> Index:
             entry("dense", None),
             entry("wanda-50", "broken"),
             entry("attn-drop-1", "safe"),
-            entry("gone", "too little evidence", numbers={}, spark={"forced": [], "free": [None, None]}, traces=[]),
+            entry("gone", "too little evidence", numbers={}, spark={"forced": [], "own": [None, None]}, traces=[]),
         ],
         "verdict_basis": "",
         "verdict_rule": "",
@@ -192,7 +192,7 @@ def document(**changes: Any) -> VariantDocument:
                 "text_pruned": "no",
                 "kl_step0": 0.2,
                 "kl_forced_mean": 0.1,
-                "kl_free_mean": 3.0,
+                "kl_own_mean": 3.0,
                 "parts_at": None,
                 "parts_for_good_at": "1 mlp",
             }
@@ -252,14 +252,14 @@ def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> No
 
 def test_a_variant_states_its_numbers_with_intervals_and_the_one_end_that_is_known() -> None:
     shown = index()
-    names = ("first_flip_step_median", "kl_free_running_median_nats", "top1_agreement", "prompts_collapsed")
+    names = ("first_flip_step_median", "kl_own_text_median_nats", "top1_agreement", "prompts_collapsed")
     columns = [column for column in COLUMNS if column["name"] in names]
     one = entry(
         "wanda-50",
         "broken",
         intervals={
             "first_flip_step_median": [1.0, None],
-            "kl_free_running_median_nats": [2.5, 4.125],
+            "kl_own_text_median_nats": [2.5, 4.125],
             "top1_agreement": [None, 0.5],
         },
     )
@@ -268,8 +268,8 @@ def test_a_variant_states_its_numbers_with_intervals_and_the_one_end_that_is_kno
     terminal.show_variant(screen.console, shown | {"columns": columns, "variants": [one] * 2}, 1, document())  # type: ignore[typeddict-item]
 
     assert (
-        "With 95 % intervals: KL, free, nats: 3.2 [2.5, 4.1]; same top token, %: 25.0 ≤ 50.0; first flip, step: – ≥ 1."
-        in screen.text()
+        "With 95 % intervals: KL, own text, nats: 3.2 [2.5, 4.1]; same top token, %: 25.0 ≤ 50.0; first flip, step: "
+        "– ≥ 1." in screen.text()
     )
     plain = Screen()
     terminal.show_variant(plain.console, index(), 1, document())
