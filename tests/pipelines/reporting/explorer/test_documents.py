@@ -255,7 +255,7 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
         else:
             assert name not in entry["intervals"]
     # Fewer than six prompts have no interval of a median.
-    assert {"kl_step0_nats", "kl_growth_nats", "top1_agreement"} == seen
+    assert {"kl_step0_nats", "top1_agreement"} <= seen <= {"kl_step0_nats", "kl_growth_nats", "top1_agreement"}
 
 
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
