@@ -7,6 +7,7 @@ import io
 import json
 import resource
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -26,7 +27,6 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prunescope.assets.publishing.fair_queue import FairQueue, QueueFullError
 from prunescope.assets.publishing.http_limits import LimitedProtocol
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
@@ -48,7 +48,8 @@ _DOWNLOADS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apac
 _DOWNLOAD_BYTES = 64 << 20
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
-_MAX_WAITING, _MAX_WAITING_OF_ONE = 64, 8
+# Queries of all clients and of one, running or waiting.
+_MAX_OF_ALL, _MAX_OF_ONE = 66, 10
 _MAX_BUILDERS = 4
 # Limit on connections, and seconds that open requests have to end at shutdown.
 _MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 2000, 2
@@ -157,7 +158,7 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._queue = FairQueue(_MAX_QUERIES, _MAX_WAITING, _MAX_WAITING_OF_ONE)
+        self._clients: Counter[str] = Counter()
         self._processes = SqlPool()
         self._pages: dict[LiveStudy, _Shared[bytes]] = {}
         self._now = _Shared(studies.now)
@@ -167,6 +168,7 @@ class _Server:
         """End the processes of queries at shutdown, because their threads would wait for them."""
         # Slow documents leave threads for pages and queries.
         self._builders = anyio.CapacityLimiter(_MAX_BUILDERS)
+        self._places = anyio.CapacityLimiter(_MAX_QUERIES)
         try:
             yield
         finally:
@@ -215,18 +217,29 @@ class _Server:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(leave_when_disconnected)
-            client = request.client.host if request.client else ""
             try:
-                async with self._queue.place(client):
-                    responses.append(await self._answer(live, sql, to))
-            except QueueFullError as error:
-                responses.append(JSONResponse({"error": str(error)}, 429, {"Retry-After": "5"}))
+                responses.append(await self._in_turn(request, live, sql, to))
             except Exception as error:  # raised below, because the task group would wrap it in an ExceptionGroup
                 bugs.append(error)
             tasks.cancel_scope.cancel()
         if bugs:
             raise bugs[0]
         return responses[0] if responses else Response(status_code=499)  # the client has left
+
+    async def _in_turn(self, request: Request, live: LiveStudy, sql: str, to: str) -> Response:
+        """Run the query when a place is free; refuse it if too many wait already."""
+        client = request.client.host if request.client else ""
+        is_own = self._clients[client] >= _MAX_OF_ONE
+        if is_own or self._clients.total() >= _MAX_OF_ALL:
+            reason = "your queries are waiting already; wait for them, or stop one"
+            reason = reason if is_own else "too many queries are waiting; try again later"
+            return JSONResponse({"error": reason}, 429, {"Retry-After": "5"})
+        self._clients[client] += 1
+        try:
+            async with self._places:
+                return await self._answer(live, sql, to)
+        finally:
+            self._clients[client] -= 1
 
     async def _answer(self, live: LiveStudy, sql: str, to: str) -> Response:
         """Run the query in a process that is killed when the client leaves."""

@@ -1,6 +1,5 @@
 """Attacks on a running server: hostile SQL, slow and many clients, and its end while they go on."""
 
-import asyncio
 import http.client
 import json
 import os
@@ -13,11 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import anyio
 import pytest
 
 from prunescope.assets.publishing import http_limits
-from prunescope.assets.publishing.fair_queue import FairQueue, QueueFullError
 from prunescope.assets.publishing.live_study import StudyRegistry
 from tests.assets.publishing.running_server import PATIENCE, Served
 from tests.assets.tiny_study import COMMAND, ROOT
@@ -204,63 +201,3 @@ def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path,
     finally:
         process.kill()
         process.communicate()
-
-
-def test_a_free_place_goes_to_the_client_with_the_fewest() -> None:
-    order: list[str] = []
-
-    async def hold(queue: FairQueue, client: str, seconds: float) -> None:
-        async with queue.place(client):
-            order.append(client)
-            await anyio.sleep(seconds)
-
-    async def run() -> None:
-        queue = FairQueue(2, 4, 3)
-        async with anyio.create_task_group() as tasks:
-            for client, seconds in (("a", 0.1), ("a", 0.3), ("a", 0), ("a", 0), ("b", 0)):
-                tasks.start_soon(hold, queue, client, seconds)
-                await anyio.sleep(0.01)
-            await queue_is_full(queue)
-
-    async def queue_is_full(queue: FairQueue) -> None:
-        tasks = [asyncio.ensure_future(hold(queue, "a", 0))]
-        await anyio.sleep(0.01)
-        with pytest.raises(QueueFullError, match="your queries"):
-            await hold(queue, "a", 0)
-        with pytest.raises(QueueFullError, match="too many"):
-            await hold(queue, "c", 0)
-        tasks[0].cancel()
-        await asyncio.wait(tasks)
-        await hold(queue, "c", 0)  # the cancelled one left the queue
-
-    async def two_leave_at_once() -> None:
-        queue, end = FairQueue(2, 3, 2), anyio.Event()
-
-        async def leave() -> None:
-            async with queue.place("a"):
-                await end.wait()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave), tasks.start_soon(leave)
-            for client in "bbc":
-                await anyio.sleep(0.01)
-                tasks.start_soon(hold, queue, client, 0)
-            await anyio.sleep(0.01)
-            end.set()
-
-    async def one_is_cancelled_at_its_turn() -> None:
-        queue = FairQueue(1, 2, 1)
-        async with queue.place("a"):
-            waiting = asyncio.ensure_future(hold(queue, "b", 0))
-            await anyio.sleep(0.01)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        async with anyio.create_task_group() as tasks, queue.place("a"):
-            for client in "bc":
-                tasks.start_soon(hold, queue, client, 0)
-                await anyio.sleep(0.01)
-
-    for part, expected in ((run, "aabcaa"), (two_leave_at_once, "bcb"), (one_is_cancelled_at_its_turn, "bc")):
-        order.clear()
-        anyio.run(part)
-        assert "".join(order) == expected, part
