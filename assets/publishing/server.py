@@ -27,7 +27,6 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prunescope.assets.publishing.http_limits import LimitedProtocol
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 from prunescope.assets.publishing.sql_pool import SqlPool
@@ -40,9 +39,9 @@ from prunescope.warehouse.core.errors import SqlSizeError, SqlTimeError, Warehou
 
 # Rows of an answer in the browser; `prunescope sql` returns all.
 ROWS = 1000
-# Size limits of an answer's JSON, and of a query.
+# Size limits of an answer's JSON, of a query, and of a request's headers.
 _ANSWER_BYTES = 4 << 20
-_SQL_BYTES = 64 << 10
+_SQL_BYTES = _HEADER_BYTES = 64 << 10
 # Media types of answers to keep, and the limit of their size.
 _DOWNLOADS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 _DOWNLOAD_BYTES = 64 << 20
@@ -122,7 +121,8 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=LimitedProtocol,
+            http="h11",  # httptools collects headers without a limit
+            h11_max_incomplete_event_size=_HEADER_BYTES,
             ws="none",
             log_level="info" if is_debugged else "critical",
             server_header=False,

@@ -43,10 +43,6 @@ class Served:
         self._socket.close()
         assert not self._thread.is_alive()
 
-    def connections(self) -> int:
-        """Return the number of open connections."""
-        return len(self._server.server_state.connections)
-
     def ask(
         self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:

@@ -333,6 +333,18 @@ def test_a_query_ends_when_its_client_leaves_and_others_wait_their_turn(computed
     assert not server.told
 
 
+def test_clients_together_have_a_limit_too(computed_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunescope.assets.publishing.server._MAX_OF_ALL", 1)
+    with Served(computed_once) as server:
+        endless = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        endless.request("POST", f"{server.home}/sql", json.dumps({"sql": ENDLESS}), JSON)
+        deadline = time.monotonic() + PATIENCE
+        while (found := _post(server, "select 1"))[0] != 429:
+            assert time.monotonic() < deadline
+        assert "too many queries" in json.loads(found[2])["error"]
+        endless.close()
+
+
 def _post(server: Served, sql: str) -> tuple[int, dict[str, str], bytes]:
     return server.ask(f"{server.home}/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
 
