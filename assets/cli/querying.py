@@ -279,7 +279,7 @@ def report(
 
     - `prunescope report demo -o report.html`
     - `prunescope report demo --terminal`
-    - `prunescope report demo --terminal --variant wanda-50 --prompt open-1`
+    - `prunescope report demo --terminal --variant wanda-50 --prompt open`
     """
     from prunescope.warehouse.storage.partition_store import Store
 
