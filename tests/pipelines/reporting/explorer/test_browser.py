@@ -271,7 +271,7 @@ def test_colours_and_text_follow_the_chosen_measure(page):
     assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
     page.click(page.one("[data-key='own']"))
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
-    assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
+    assert flags == [["first flip", "answer ends"], ["first flip", "answer ends", "loop"]]
 
 
 def test_every_view_has_an_address_and_back_works(page):
