@@ -6,7 +6,7 @@
 --   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
 --   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
 --   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
--- reason: with hundreds of prompts a reader starts from those that break first; the report and the terminal list them.
+-- reason: with hundreds of prompts a reader starts from those that break first; the report lists them.
 -- columns:
 --   steps: Steps of the dense model's text up to its end [steps]
 --   variants: Pruned variants with a text for this prompt [variants]
