@@ -27,11 +27,7 @@ points as (
         estimates.estimate,
         estimates.truth
     from estimate_points as estimates
-    semi join reference_temperature
-        on
-            estimates.model = reference_temperature.model
-            and estimates.recipe = reference_temperature.recipe
-            and estimates.temperature = reference_temperature.temperature
+    semi join reference_temperature using (model, recipe, temperature)
     where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope <> 'isolated'
     qualify row_number() over (
         partition by estimates.model, estimates.lens, estimates.theorem
@@ -70,10 +66,7 @@ deciles as (
         bias.ratio_p10,
         bias.ratio_p90
     from q05_bias_by_deviation as bias
-    semi join temperatures
-        on
-            bias.model = temperatures.model
-            and bias.temperature = temperatures.temperature
+    semi join temperatures using (model, temperature)
     where bias.scope <> 'isolated'
 )
 

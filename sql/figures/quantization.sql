@@ -21,8 +21,7 @@ damage as materialized (
         variant_damage.amount_low,
         variant_damage.amount_high
     from variant_damage
-    inner join variant_summary
-        on variant_damage.model = variant_summary.model and variant_damage.recipe = variant_summary.recipe
+    inner join variant_summary using (model, recipe)
 )
 
 select
@@ -42,11 +41,7 @@ select
     damage.amount_low as low,
     damage.amount_high as high
 from answers
-inner join damage
-    on
-        answers.model = damage.model
-        and answers.recipe = damage.recipe
-        and answers.measure = damage.measure
+inner join damage using (model, recipe, measure)
 
 union all
 

@@ -63,8 +63,7 @@ select
     greedy.equal_share_high as greedy_share_high,
     noise.greedy_share_noise
 from compared
-inner join horizons
-    on compared.model = horizons.model
+inner join horizons using (model)
 left join sampling_survival as sampled
     on compared.model = sampled.model and compared.recipe = sampled.recipe and horizons.step = sampled.step
 left join greedy_survival as greedy

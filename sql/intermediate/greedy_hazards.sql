@@ -32,8 +32,7 @@ steps as (
         prompts.fold,
         2 * greedy_steps.step <= prompts.last_step as is_first_half
     from greedy_steps
-    inner join prompts
-        on greedy_steps.model = prompts.model and greedy_steps.prompt_id = prompts.prompt_id
+    inner join prompts using (model, prompt_id)
 ),
 
 folds as (
@@ -111,8 +110,7 @@ fits as (
                 lessons.margin_over_shift as x,
                 1 / (1 + exp(-fits.a - fits.b * lessons.margin_over_shift)) as p
             from fits
-            inner join lessons
-                on fits.model = lessons.model and fits.recipe = lessons.recipe and fits.fold = lessons.fold
+            inner join lessons using (model, recipe, fold)
             where fits.iteration < 20
         ) as seen
         group by model, recipe, fold, iteration, a, b

@@ -46,8 +46,7 @@ guesses as (
             end
         ) as guess
     from stg_task_samples as samples
-    inner join groups
-        on samples.model = groups.model and samples.task = groups.task
+    inner join groups using (model, task)
     where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
     group by samples.model, groups.task_group
 ),

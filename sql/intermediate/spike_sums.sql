@@ -80,13 +80,8 @@ numbered as (
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
     from outputs
-    inner join variants
-        on outputs.model = variants.model and outputs.recipe = variants.recipe
-    inner join prompts
-        on
-            outputs.model = prompts.model
-            and outputs.recipe = prompts.recipe
-            and outputs.prompt_id = prompts.prompt_id
+    inner join variants using (model, recipe)
+    inner join prompts using (model, recipe, prompt_id)
 ),
 
 positions as (
@@ -103,13 +98,7 @@ positions as (
         numbered.log_y,
         transitions.var_p_dz
     from stg_layer_transitions as transitions
-    inner join numbered
-        on
-            transitions.model = numbered.model
-            and transitions.recipe = numbered.recipe
-            and transitions.prompt_id = numbered.prompt_id
-            and transitions.position = numbered.position
-            and transitions.temperature = numbered.temperature
+    inner join numbered using (model, recipe, prompt_id, position, temperature)
     where transitions.scope = 'local' and transitions.is_changed
 ),
 

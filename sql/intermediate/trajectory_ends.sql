@@ -14,8 +14,7 @@ select
     'teacher_forced' as trajectory,
     dense_ends.end_step
 from stg_generations as texts
-inner join dense_ends
-    on texts.model = dense_ends.model and texts.prompt_id = dense_ends.prompt_id
+inner join dense_ends using (model, prompt_id)
 
 union all
 
@@ -27,6 +26,5 @@ select
     -- least skips NULL.
     least(texts.end_step, dense_ends.end_step) as end_step
 from stg_generations as texts
-left join dense_ends
-    on texts.model = dense_ends.model and texts.prompt_id = dense_ends.prompt_id
+left join dense_ends using (model, prompt_id)
 where coalesce(texts.end_step, dense_ends.end_step) is not null

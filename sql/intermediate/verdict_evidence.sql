@@ -111,8 +111,7 @@ floors as (
         beside.evidence,
         beside.recipe
     from weighed as beside
-    left join noise_variants as noise
-        on beside.model = noise.model and beside.recipe = noise.recipe
+    left join noise_variants as noise using (model, recipe)
     where beside.recipe = 'dense' or noise.recipe is not null
     group by beside.model, beside.measure, beside.evidence, beside.recipe
     qualify row_number() over (
@@ -126,8 +125,7 @@ paired as (
         own.*,
         own.lost - coalesce(beside.lost, 0) as net
     from weighed as own
-    left join floors
-        on own.model = floors.model and own.measure = floors.measure and own.evidence = floors.evidence
+    left join floors using (model, measure, evidence)
     left join weighed as beside
         on
             floors.recipe = beside.recipe

@@ -56,8 +56,7 @@ flips as (
         scores.metric,
         min(variants.k) as k
     from drop_variants as variants
-    inner join task_pairs as pairs
-        on variants.model = pairs.model and variants.recipe = pairs.recipe
+    inner join task_pairs as pairs using (model, recipe)
     inner join stg_task_scores as scores
         on
             pairs.model = scores.model
@@ -75,8 +74,7 @@ maths_flips as (
         variants.chosen_by,
         min(variants.k) as k
     from drop_variants as variants
-    inner join stg_generations as pruned
-        on variants.model = pruned.model and variants.recipe = pruned.recipe
+    inner join stg_generations as pruned using (model, recipe)
     inner join stg_generations as dense
         on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
     where pruned.kind = 'maths' and pruned.answer is distinct from dense.answer

@@ -57,8 +57,7 @@ ranked as (
             losses.loss, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as loss_below
     from losses
-    inner join damage_probes as probes
-        on losses.model = probes.model and losses.recipe = probes.recipe
+    inner join damage_probes as probes using (model, recipe)
 ),
 
 fits as (

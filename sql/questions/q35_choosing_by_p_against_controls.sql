@@ -32,8 +32,7 @@ items as (
         unnest(trials.item_ids) as item,
         cast(unnest(trials.item_nats) as double) as nats
     from search_front as front
-    inner join stg_search_trials as trials
-        on front.model = trials.model and front.search = trials.search and front.trial = trials.trial
+    inner join stg_search_trials as trials using (model, search, trial)
 ),
 
 paired as (

@@ -30,11 +30,7 @@ select
     generations.first_flip_step,
     differences.first_difference_step
 from generations_without_noise as generations
-inner join differences
-    on
-        generations.model = differences.model
-        and generations.recipe = differences.recipe
-        and generations.prompt_id = differences.prompt_id
+inner join differences using (model, recipe, prompt_id)
 where
     generations.first_flip_step is distinct from differences.first_difference_step
     -- Passes of other shapes round differently: after a tie the two may diverge.

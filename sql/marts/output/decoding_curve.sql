@@ -37,11 +37,7 @@ marked as (
             else dense.answer_end_step
         end as answer_end_step
     from decoding_without_noise as steps
-    left join stg_generations as pruned
-        on
-            steps.model = pruned.model
-            and steps.recipe = pruned.recipe
-            and steps.prompt_id = pruned.prompt_id
+    left join stg_generations as pruned using (model, recipe, prompt_id)
     left join stg_generations as dense
         on
             steps.model = dense.model
@@ -68,5 +64,4 @@ select
     coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
     marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise
 from marked
-left join output_noise_ceiling as ceilings
-    on marked.model = ceilings.model and marked.temperature = ceilings.temperature
+left join output_noise_ceiling as ceilings using (model, temperature)

@@ -85,10 +85,8 @@ ordered as (
                 prompts.prompt_id asc
         ) as place_in_order
     from prompts
-    left join texts
-        on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
-    left join first_steps
-        on prompts.model = first_steps.model and prompts.prompt_id = first_steps.prompt_id
+    left join texts using (model, prompt_id)
+    left join first_steps using (model, prompt_id)
 )
 
 select

@@ -82,8 +82,7 @@ prompt_steps as (
         coalesce(hazards.flips_expected, 0) as flips_expected,
         prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
     from prompts
-    inner join horizons
-        on prompts.model = horizons.model
+    inner join horizons using (model)
     left join parted
         on
             prompts.model = parted.model
@@ -152,11 +151,7 @@ influences as (
             order by prompt_steps.step
         ) as on_expected
     from prompt_steps
-    inner join curves
-        on
-            prompt_steps.model = curves.model
-            and prompt_steps.recipe = curves.recipe
-            and prompt_steps.step = curves.step
+    inner join curves using (model, recipe, step)
 ),
 
 spreads as (
@@ -192,5 +187,4 @@ select
     within_0_and_1(curves.equal_share_expected - spreads.half_width_expected) as equal_share_expected_low,
     within_0_and_1(curves.equal_share_expected + spreads.half_width_expected) as equal_share_expected_high
 from curves
-inner join spreads
-    on curves.model = spreads.model and curves.recipe = spreads.recipe and curves.step = spreads.step
+inner join spreads using (model, recipe, step)

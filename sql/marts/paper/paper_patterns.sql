@@ -61,8 +61,7 @@ lowest as (
         measured.measure,
         arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as found
     from sparsity_patterns as masked
-    inner join measured
-        on masked.model = measured.model and masked.recipe = measured.recipe
+    inner join measured using (model, recipe)
     where measured.outcome is not null
     group by
         masked.model,

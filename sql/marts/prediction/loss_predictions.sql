@@ -161,8 +161,7 @@ targets as (
         '' as out_a,
         asked.left_out as out_b
     from probes
-    inner join asked
-        on probes.model = asked.model and probes.probe = asked.probe
+    inner join asked using (model, probe)
 ),
 
 predicted as (

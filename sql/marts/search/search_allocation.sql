@@ -48,8 +48,7 @@ select
     ) as removed_share,
     case when treatments.place is null then 0 else treatments.effect_nats end as effect_nats
 from search_front as front
-inner join sublayers
-    on front.model = sublayers.model and front.search = sublayers.search
+inner join sublayers using (model, search)
 left join search_treatments as treatments
     on
         front.model = treatments.model

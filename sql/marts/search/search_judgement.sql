@@ -78,8 +78,7 @@ paired as (
         if(own.measure = 'perplexity', exp(sum(theirs.total) over of_pair / sum(own.size) over of_pair), 1)
             as other_slope
     from pairs
-    inner join search_units as own
-        on pairs.model = own.model and pairs.recipe = own.recipe
+    inner join search_units as own using (model, recipe)
     inner join search_units as theirs
         on
             pairs.model = theirs.model

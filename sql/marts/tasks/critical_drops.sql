@@ -149,11 +149,4 @@ select
     crossed.critical_k_low,
     crossed.critical_k_high
 from summaries
-left join crossed
-    on
-        summaries.model = crossed.model
-        and summaries.method = crossed.method
-        and summaries.chosen_by = crossed.chosen_by
-        and summaries.task_group = crossed.task_group
-        and summaries.kind = crossed.kind
-        and summaries.metric = crossed.metric
+left join crossed using (model, method, chosen_by, task_group, kind, metric)

@@ -166,5 +166,4 @@ select
     interval_of_paired_change(counted.gained_after_fork, counted.lost_after_fork, counted.n_answers)[2]
         as following_loss_high
 from counted
-left join noise_variants
-    on counted.model = noise_variants.model and counted.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)

@@ -34,8 +34,7 @@ masks as (
         samples.kept,
         bit_count(samples.kept) as kept_count
     from stg_mask_samples as samples
-    anti join noise_variants
-        on samples.model = noise_variants.model and samples.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
     where samples.recipe <> 'dense'
 ),
 

@@ -27,8 +27,7 @@ measures as (
         damage.measure,
         damage.amount
     from variant_summary as totals
-    inner join variant_damage as damage
-        on totals.model = damage.model and totals.recipe = damage.recipe
+    inner join variant_damage as damage using (model, recipe)
     where damage.is_comparable and totals.kl_teacher_forced_mean_nats is not null
 ),
 
@@ -117,8 +116,7 @@ pruned as (
         methods.method as quantization
     from measures
     inner join methods using (model)
-    anti join not_only_pruned
-        on measures.model = not_only_pruned.model and measures.recipe = not_only_pruned.recipe
+    anti join not_only_pruned using (model, recipe)
     where measures.parameters_removed_share > 0
 ),
 

@@ -114,10 +114,8 @@ select
     coalesce(choices.questions, 0) as questions,
     coalesce(choices.options_argmax_kept, 0) as options_argmax_kept
 from stg_variants as variants
-left join reference_temperature
-    on variants.model = reference_temperature.model and variants.recipe = reference_temperature.recipe
-left join prompts_at_output
-    on variants.model = prompts_at_output.model and variants.recipe = prompts_at_output.recipe
+left join reference_temperature using (model, recipe)
+left join prompts_at_output using (model, recipe)
 left join acceptance
     on
         variants.model = acceptance.model
