@@ -41,7 +41,5 @@ from decoding_curve as curve
 inner join strides using (model)
 semi join reference_temperature using (model, recipe, temperature)
 where curve.recipe <> 'dense'
-group by
-    curve.model, curve.recipe, curve.temperature, curve.trajectory,
-    curve.step // strides.stride * strides.stride, strides.stride
+group by all
 order by curve.model asc, curve.recipe asc, curve.trajectory desc, step asc

@@ -51,14 +51,7 @@ spread as (
             and transitions.prompt_id = dense_ends.prompt_id
             and transitions.position > dense_ends.end_position
     where transitions.scope = 'propagated' or transitions.is_changed
-    group by
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature
+    group by all
 )
 
 select

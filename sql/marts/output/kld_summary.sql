@@ -109,8 +109,7 @@ floors as (
         min(over_tokens.is_top1_same) as top1_agreement_noise
     from over_tokens
     inner join noise_variants using (model, recipe)
-    group by
-        over_tokens.model, over_tokens.text_id, over_tokens.text_hash, over_tokens.context, over_tokens.stride
+    group by all
 )
 
 select

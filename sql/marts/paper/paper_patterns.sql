@@ -63,13 +63,7 @@ lowest as (
     from sparsity_patterns as masked
     inner join measured using (model, recipe)
     where measured.outcome is not null
-    group by
-        masked.model,
-        masked.method,
-        masked.sparsity_percent,
-        masked.pattern,
-        measured.measured_on,
-        measured.measure
+    group by all
 ),
 
 patterns as (
