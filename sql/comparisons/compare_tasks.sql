@@ -91,13 +91,9 @@ stacked as (
 
 pairs as (
     select
-        stacked.recipe_a,
-        stacked.recipe_b,
-        stacked.task,
+        stacked.*,
         stacked.one.statistic,
         stacked.one.place,
-        stacked.sample_id,
-        stacked.weight,
         stacked.one.a,
         stacked.one.b
     from stacked

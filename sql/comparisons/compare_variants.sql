@@ -140,11 +140,7 @@ stacked as (
 -- Prompts have only some of the measures; the others are NULL.
 measures as (
     select
-        stacked.recipe_a,
-        stacked.recipe_b,
-        stacked.measured_on,
-        stacked.temperature,
-        stacked.block,
+        stacked.*,
         stacked.one.measure,
         stacked.one.a,
         stacked.one.b

@@ -13,19 +13,7 @@ temperatures as (
 ),
 
 points as (
-    select
-        estimates.model,
-        estimates.recipe,
-        estimates.prompt_id,
-        estimates.position,
-        estimates.layer,
-        estimates.sublayer,
-        estimates.scope,
-        estimates.lens,
-        estimates.temperature,
-        estimates.theorem,
-        estimates.estimate,
-        estimates.truth
+    select estimates.*
     from estimate_points as estimates
     semi join reference_temperature using (model, recipe, temperature)
     where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope <> 'isolated'
@@ -54,17 +42,8 @@ points as (
 
 deciles as (
     select
-        bias.model,
-        bias.scope,
-        bias.lens,
-        bias.temperature,
-        bias.theorem,
-        bias.decile,
-        bias.n,
-        sqrt(bias.truth_min * bias.truth_max) as truth,
-        bias.ratio_median,
-        bias.ratio_p10,
-        bias.ratio_p90
+        bias.*,
+        sqrt(bias.truth_min * bias.truth_max) as truth
     from q05_bias_by_deviation as bias
     semi join temperatures using (model, temperature)
     where bias.scope <> 'isolated'

@@ -12,14 +12,9 @@ answers as materialized (
 
 damage as materialized (
     select
-        variant_damage.model,
-        variant_damage.recipe,
+        variant_damage.*,
         variant_summary.method,
-        variant_damage.measure,
-        variant_summary.kl_teacher_forced_mean_nats as kl_nats,
-        variant_damage.amount,
-        variant_damage.amount_low,
-        variant_damage.amount_high
+        variant_summary.kl_teacher_forced_mean_nats as kl_nats
     from variant_damage
     inner join variant_summary using (model, recipe)
 )

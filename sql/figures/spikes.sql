@@ -26,16 +26,7 @@ left_out as (
 
 answers as (
     select
-        model,
-        recipe,
-        lens,
-        layer,
-        sublayer,
-        n_prompts,
-        n_spikes,
-        auc,
-        auc_low,
-        auc_high,
+        *,
         row_number() over (partition by model, recipe, lens, sublayer order by auc desc, layer asc) = 1 as is_best
     from q01_spike_predictors
     where auc is not null

@@ -84,17 +84,11 @@ averaged as (
 
 task_claims as (
     select
-        model,
-        claim,
-        measure,
-        n,
+        *,
         'answers' as units,
         'answers: ' || n || ', variants: ' || variants || if(variants < measured, ' of ' || measured, '') as rests_on,
-        is_rounding,
-        amount,
         amount - sqrt(answers_below ** 2 + half_width ** 2) as amount_low,
-        amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high,
-        null_amount
+        amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high
     from averaged
 ),
 
@@ -137,17 +131,13 @@ fits as (
 
 fit_claims as (
     select
-        fits.model,
+        fits.*,
         'second_order_fits' as claim,
-        fits.measure,
-        fits.n,
         'prompts' as units,
         'prompts: ' || fits.n || ', methods: ' || fits.methods as rests_on,
         rounding.is_rounding,
-        fits.amount,
         interval_of_correlation(fits.amount, fits.half_width)[1] as amount_low,
-        interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high,
-        fits.null_amount
+        interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high
     from fits
     inner join rounding using (model)
 ),
@@ -198,10 +188,7 @@ questions as (
 
 counted as (
     select
-        model,
-        is_noise,
-        is_rounding,
-        variants,
+        *,
         unnest(['choice_is_kept', 'options_move_less', 'options_in_the_tail']) as claim,
         unnest([is_kept, is_less, is_tail]) as holds
     from questions
@@ -224,14 +211,10 @@ question_shares as (
 
 question_claims as (
     select
-        pruned.model,
-        pruned.claim,
+        pruned.*,
         'all' as measure,
-        pruned.n,
         'questions' as units,
         'questions: ' || pruned.n || ', variants: ' || pruned.variants as rests_on,
-        pruned.is_rounding,
-        pruned.amount,
         pruned.ends[1] as amount_low,
         pruned.ends[2] as amount_high,
         noise.amount as null_amount
@@ -288,13 +271,10 @@ gap_means as (
 
 gap_claims as (
     select
-        pruned.model,
-        pruned.claim,
-        pruned.measure,
+        pruned.*,
         pruned.gap.units as n,
         'prompts' as units,
         'prompts: ' || pruned.gap.units || ', variants: ' || pruned.variants as rests_on,
-        pruned.is_rounding,
         pruned.gap.mean as amount,
         pruned.gap.mean - pruned.gap.half_width as amount_low,
         pruned.gap.mean + pruned.gap.half_width as amount_high,

@@ -68,11 +68,7 @@ prompts as (
 
 numbered as (
     select
-        outputs.model,
-        outputs.recipe,
-        outputs.prompt_id,
-        outputs.position,
-        outputs.temperature,
+        outputs.*,
         variants.variant_id,
         prompts.prompt_index,
         log10_positive(outputs.kl_dense_pruned_nats) as log_y,
@@ -106,11 +102,7 @@ positions as (
 -- equal ones count half.
 ranked as (
     select
-        group_id,
-        prompt_index,
-        is_spike,
-        v,
-        log_y,
+        *,
         log10_positive(var_p_dz) as log_x,
         count_below(var_p_dz, group_id) as u,
         sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,

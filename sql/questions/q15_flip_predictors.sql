@@ -33,11 +33,7 @@ scored as (
 
 ranked as (
     select
-        model,
-        recipe,
-        prompt_id,
-        predictor,
-        is_flip,
+        *,
         count_below(score, row(model, recipe, predictor)) as steps_below,
         sum_below(cast(not is_flip as integer), score, row(model, recipe, predictor)) as kept_below
     from scored

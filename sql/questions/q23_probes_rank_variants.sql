@@ -42,14 +42,9 @@ losses as (
 
 ranked as (
     select
-        losses.model,
-        losses.recipe,
-        losses.task_group,
-        losses.kind,
-        losses.metric,
+        losses.*,
         probes.probe,
         probes.damage,
-        losses.loss,
         count_below(
             probes.damage, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as damage_below,

@@ -17,12 +17,7 @@ with
 
 masked as (
     select
-        patterns.model,
-        patterns.recipe,
-        patterns.method,
-        patterns.sparsity,
-        patterns.sparsity_percent,
-        patterns.pattern,
+        patterns.*,
         totals.kl_teacher_forced_mean_nats as kl_nats,
         totals.top1_agreement
     from sparsity_patterns as patterns

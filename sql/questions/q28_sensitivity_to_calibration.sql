@@ -32,10 +32,7 @@ with
 
 described as (
     select
-        model,
-        recipe,
-        method,
-        calibration_hash,
+        *,
         -- calibration_hash identifies the tokens, whether the recipe or the study names them.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.

@@ -37,11 +37,8 @@ items as (
 
 paired as (
     select
-        own.model,
-        own.search,
-        own.remove,
+        own.*,
         control.strategy as control,
-        own.nats,
         control.nats as control_nats
     from items as own
     inner join items as control

@@ -18,18 +18,7 @@ with
 
 marked as (
     select
-        steps.model,
-        steps.recipe,
-        steps.prompt_id,
-        steps.trajectory,
-        steps.step,
-        steps.temperature,
-        steps.kl_dense_pruned_nats,
-        steps.one_minus_cos_h,
-        steps.one_minus_cos_z,
-        steps.one_minus_cos_p,
-        steps.entropy_dense_nats,
-        steps.margin_dense,
+        steps.*,
         pruned.first_flip_step,
         case steps.trajectory
             when 'own_text' then pruned.answer_end_step

@@ -62,10 +62,7 @@ first_steps as (
 
 ordered as (
     select
-        prompts.model,
-        prompts.prompt_id,
-        prompts.kind,
-        prompts.steps,
+        prompts.*,
         coalesce(texts.variants, 0) as variants,
         coalesce(texts.variants_flipped, 0) as variants_flipped,
         coalesce(texts.variants_collapsed, 0) as variants_collapsed,
@@ -74,7 +71,6 @@ ordered as (
         first_steps.kl_step0_median_nats,
         coalesce(texts.variants_graded, 0) as variants_graded,
         coalesce(texts.variants_correct, 0) as variants_correct,
-        prompts.is_correct_dense,
         row_number() over (
             partition by prompts.model
             order by

@@ -73,11 +73,8 @@ prompts as (
 
 prompt_steps as (
     select
-        prompts.model,
-        prompts.recipe,
-        prompts.prompt_id,
+        prompts.*,
         horizons.step,
-        prompts.texts,
         coalesce(parted.flips, 0) as flips,
         coalesce(hazards.flips_expected, 0) as flips_expected,
         prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
@@ -120,15 +117,7 @@ sums as (
 
 curves as (
     select
-        model,
-        recipe,
-        step,
-        prompts,
-        texts,
-        at_risk,
-        flips,
-        flips_expected,
-        hazard,
+        *,
         (at_risk - flips) / texts as equal_share,
         case when at_risk > 0 then product(1 - hazard) over steps_so_far end as equal_share_expected
     from sums

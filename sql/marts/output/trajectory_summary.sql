@@ -49,10 +49,7 @@ variants as (
 
 ranked as (
     select
-        model,
-        trajectory,
-        is_graded,
-        kl_nats,
+        *,
         midrank(kl_nats, row(model, trajectory)) as kl_rank,
         midrank(lost, row(model, trajectory)) as lost_rank
     from variants

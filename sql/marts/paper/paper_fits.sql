@@ -50,10 +50,7 @@ ratios as (
 -- Each point on both scales. Lists unnested in one select are expanded in parallel.
 scaled as (
     select
-        model,
-        theorem,
-        method,
-        prompt_id,
+        *,
         unnest(['plain', 'log10']) as scale,
         unnest([estimate, log10_positive(estimate)]) as x,
         unnest([truth, log10(truth)]) as y

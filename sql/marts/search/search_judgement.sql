@@ -142,15 +142,8 @@ amounts as (
 
 compared as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.strategy,
-        pairs.budget,
-        pairs.other_recipe,
+        pairs.*,
         amounts.measure,
-        pairs.removed_share,
-        pairs.other_removed_share,
-        pairs.is_published,
         amounts.amount,
         amounts.ends[1] as amount_low,
         amounts.ends[2] as amount_high,

@@ -58,13 +58,7 @@ points as (
 
 curves as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
-        k,
+        *,
         unnest(['low', 'middle', 'high']) as curve,
         unnest([ends[1], excess, ends[2]]) as height
     from points

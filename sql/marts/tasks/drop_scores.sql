@@ -31,15 +31,7 @@ scores_of_tasks as (
 ),
 
 dense as (
-    select
-        model,
-        task_group,
-        kind,
-        metric,
-        score,
-        score_se,
-        ends,
-        n_tasks
+    select *
     from scores_of_tasks
     where recipe = 'dense' and is_higher_better and score > 0
 ),

@@ -112,15 +112,7 @@ noise_answers as (
 
 beside_noise as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.measure,
-        pruned.kind,
-        pruned.task_group,
-        pruned.n_answers,
-        pruned.loss,
-        pruned.loss_low,
-        pruned.loss_high,
+        pruned.*,
         noise.loss as noise_loss,
         noise.loss_low as noise_loss_low,
         noise.loss_high as noise_loss_high,

@@ -32,13 +32,7 @@ measures as (
 ),
 
 quantized as (
-    select
-        model,
-        recipe,
-        method,
-        kl_nats,
-        measure,
-        amount
+    select *
     from measures
     where method in ('rtn', 'gptq', 'awq')
 ),
@@ -108,11 +102,7 @@ not_only_pruned as (
 
 pruned as (
     select
-        measures.model,
-        measures.recipe,
-        measures.measure,
-        measures.kl_nats,
-        measures.amount,
+        measures.*,
         methods.method as quantization
     from measures
     inner join methods using (model)
@@ -122,12 +112,7 @@ pruned as (
 
 bracketed as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.quantization,
-        pruned.measure,
-        pruned.kl_nats,
-        pruned.amount,
+        pruned.*,
         below.recipe as recipe_below,
         below.recipes as recipes_below,
         below.kl_nats as kl_below,

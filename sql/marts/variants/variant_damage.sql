@@ -66,11 +66,7 @@ spreads as (
 
 ends as (
     select
-        measures.model,
-        measures.recipe,
-        measures.measure,
-        measures.amount,
-        measures.by_count,
+        measures.*,
         spreads.n_units,
         interval_of_positive_mean(measures.amount, spreads.half_width) as by_size
     from measures
@@ -80,12 +76,8 @@ ends as (
 
 comparable as (
     select
-        model,
-        recipe,
-        measure,
-        amount,
-        coalesce(by_count, case when measure = 'kl_step0_nats' then by_size end) as ends,
-        n_units
+        *,
+        coalesce(by_count, case when measure = 'kl_step0_nats' then by_size end) as ends
     from ends
 ),
 
