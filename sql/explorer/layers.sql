@@ -19,10 +19,5 @@ from transitions_at_reference as transitions
 semi join reference_lens using (model, lens)
 where transitions.recipe <> 'dense' and transitions.step is not null
 order by
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.scope,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.step
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.scope, transitions.layer,
+    transitions.sublayer, transitions.step

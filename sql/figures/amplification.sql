@@ -14,9 +14,4 @@ select
 from q07_amplification as factors
 semi join reference_temperature using (model, recipe, temperature)
 where factors.scope = 'local'
-order by
-    factors.model asc,
-    factors.lens desc,
-    factors.recipe asc,
-    factors.sublayer asc,
-    factors.layer asc
+order by factors.model asc, factors.lens desc, factors.recipe asc, factors.sublayer asc, factors.layer asc

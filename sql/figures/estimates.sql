@@ -91,15 +91,5 @@ select
     ratio_p90
 from deciles
 order by
-    model asc,
-    lens desc,
-    theorem asc,
-    decile asc,
-    scope asc,
-    truth asc,
-    estimate asc,
-    recipe asc,
-    prompt_id asc,
-    position asc,
-    layer asc,
-    sublayer asc
+    model asc, lens desc, theorem asc, decile asc, scope asc, truth asc, estimate asc, recipe asc, prompt_id asc,
+    position asc, layer asc, sublayer asc

@@ -16,8 +16,5 @@ inner join variant_summary using (model, recipe)
 where variant_summary.parameters_removed_share > 0 or variant_scores.recipe = 'dense'
 qualify max(variant_summary.parameters_removed_share) over (partition by variant_scores.model) > 0
 order by
-    variant_scores.model asc,
-    variant_scores.measure asc,
-    variant_summary.parameters_removed_share asc,
-    variant_scores.score desc,
-    variant_scores.recipe asc
+    variant_scores.model asc, variant_scores.measure asc, variant_summary.parameters_removed_share asc,
+    variant_scores.score desc, variant_scores.recipe asc

@@ -72,19 +72,11 @@ thresholds as (
     window
         everything as (
             partition by
-                transitions.model,
-                transitions.recipe,
-                transitions.lens,
-                transitions.layer,
-                transitions.sublayer
+                transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
         ),
         above as (
             partition by
-                transitions.model,
-                transitions.recipe,
-                transitions.lens,
-                transitions.layer,
-                transitions.sublayer
+                transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
             order by transitions.var_p_dz desc
         )
 ),
@@ -141,10 +133,5 @@ select
     false_positive_rate
 from curves
 order by
-    model asc,
-    lens desc,
-    recipe asc,
-    sublayer asc,
-    layer asc,
-    false_positive_rate asc nulls first,
+    model asc, lens desc, recipe asc, sublayer asc, layer asc, false_positive_rate asc nulls first,
     true_positive_rate asc

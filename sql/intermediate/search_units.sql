@@ -28,13 +28,7 @@ on_texts as (
     from text_token_losses as losses
     semi join search_candidates using (model, recipe)
     group by
-        losses.model,
-        losses.recipe,
-        losses.text_id,
-        losses.text_hash,
-        losses.context,
-        losses.stride,
-        losses.window_id
+        losses.model, losses.recipe, losses.text_id, losses.text_hash, losses.context, losses.stride, losses.window_id
 ),
 
 dense_lengths as (

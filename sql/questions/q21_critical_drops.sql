@@ -103,10 +103,4 @@ from critical
 left join probes using (model, method, chosen_by)
 left join flips using (model, method, chosen_by, task_group, kind, metric)
 left join maths_flips using (model, method, chosen_by)
-order by
-    critical.model,
-    critical.task_group,
-    critical.kind,
-    critical.metric,
-    critical.method,
-    critical.chosen_by
+order by critical.model, critical.task_group, critical.kind, critical.metric, critical.method, critical.chosen_by

@@ -112,9 +112,5 @@ inner join acceptance as rates using (model, recipe, decoding)
 left join costs using (model, recipe)
 where rates.trajectory = 'teacher_forced' and passes.recipe <> 'dense' and not rates.is_noise
 order by
-    passes.model asc,
-    passes.decoding asc,
-    speedup desc nulls last,
-    passes.tokens_per_pass desc,
-    passes.recipe asc,
+    passes.model asc, passes.decoding asc, speedup desc nulls last, passes.tokens_per_pass desc, passes.recipe asc,
     passes.draft_tokens asc

@@ -66,10 +66,5 @@ left join stg_search_effects as effects
         and matrices.matrix = effects.matrix
         and allocation.treatment = effects.treatment
 order by
-    allocation.model,
-    allocation.search,
-    allocation.strategy,
-    allocation.remove,
-    allocation.layer,
-    allocation.sublayer,
+    allocation.model, allocation.search, allocation.strategy, allocation.remove, allocation.layer, allocation.sublayer,
     matrices.matrix
