@@ -133,11 +133,9 @@ predicted as (
         1 / (1 + exp(-fits.a - fits.b * steps.margin_over_shift)) as flip_probability,
         shares.flip_probability_constant
     from steps
-    inner join fits
-        on steps.model = fits.model and steps.recipe = fits.recipe and steps.fold = fits.fold and fits.iteration = 20
-    inner join shares
-        on steps.model = shares.model and steps.recipe = shares.recipe and steps.fold = shares.fold
-    where not steps.is_first_half
+    inner join fits using (model, recipe, fold)
+    inner join shares using (model, recipe, fold)
+    where fits.iteration = 20 and not steps.is_first_half
 )
 
 select

@@ -174,8 +174,4 @@ select
 from prompt_sums as sums
 inner join variants
     on sums.group_id // 4 // 65536 = variants.variant_id
-inner join prompts
-    on
-        variants.model = prompts.model
-        and variants.recipe = prompts.recipe
-        and sums.prompt_index = prompts.prompt_index
+inner join prompts using (model, recipe, prompt_index)

@@ -35,15 +35,8 @@ units as (
         count(*) as weight,
         count_if(not steps.is_top1_same) as lost
     from stg_decoding_steps as steps
-    inner join decoding_at_reference as dense
-        on
-            steps.model = dense.model
-            and dense.recipe = 'dense'
-            and steps.prompt_id = dense.prompt_id
-            and steps.trajectory = dense.trajectory
-            and steps.step = dense.step
-            and steps.temperature = dense.temperature
-    where steps.trajectory = 'teacher_forced'
+    inner join decoding_at_reference as dense using (model, prompt_id, trajectory, step, temperature)
+    where steps.trajectory = 'teacher_forced' and dense.recipe = 'dense'
     group by steps.model, steps.recipe, steps.prompt_id
 
     union all

@@ -57,12 +57,7 @@ flips as (
         min(variants.k) as k
     from drop_variants as variants
     inner join task_pairs as pairs using (model, recipe)
-    inner join stg_task_scores as scores
-        on
-            pairs.model = scores.model
-            and pairs.recipe = scores.recipe
-            and pairs.task = scores.task
-            and pairs.metric = scores.metric
+    inner join stg_task_scores as scores using (model, recipe, task, metric)
     where pairs.is_flipped
     group by variants.model, variants.method, variants.chosen_by, scores.task_group, scores.kind, scores.metric
 ),

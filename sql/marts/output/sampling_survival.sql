@@ -80,18 +80,8 @@ prompt_steps as (
         prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
     from prompts
     inner join horizons using (model)
-    left join parted
-        on
-            prompts.model = parted.model
-            and prompts.recipe = parted.recipe
-            and prompts.prompt_id = parted.prompt_id
-            and horizons.step = parted.step
-    left join hazards
-        on
-            prompts.model = hazards.model
-            and prompts.recipe = hazards.recipe
-            and prompts.prompt_id = hazards.prompt_id
-            and horizons.step = hazards.step
+    left join parted using (model, recipe, prompt_id, step)
+    left join hazards using (model, recipe, prompt_id, step)
     window
         earlier as (
             partition by prompts.model, prompts.recipe, prompts.prompt_id

@@ -90,12 +90,8 @@ pairs as (
         cast(own.collapse_step is not null as integer) as collapsed,
         cast(dense.collapse_step is not null as integer) as collapsed_dense
     from stg_sampled_generations as own
-    inner join stg_sampled_generations as dense
-        on
-            own.model = dense.model
-            and own.prompt_id = dense.prompt_id
-            and own.sample = dense.sample
-            and dense.recipe = 'dense'
+    inner join stg_sampled_generations as dense using (model, prompt_id, sample)
+    where dense.recipe = 'dense'
 ),
 
 totals as (

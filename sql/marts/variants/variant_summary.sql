@@ -122,12 +122,9 @@ left join acceptance
         and variants.recipe = acceptance.recipe
         and acceptance.decoding = 'greedy'
         and acceptance.trajectory = 'teacher_forced'
-left join sequences
-    on variants.model = sequences.model and variants.recipe = sequences.recipe
-left join texts
-    on variants.model = texts.model and variants.recipe = texts.recipe
-left join choices
-    on variants.model = choices.model and variants.recipe = choices.recipe
+left join sequences using (model, recipe)
+left join texts using (model, recipe)
+left join choices using (model, recipe)
 left join output_noise_ceiling as ceilings
     on variants.model = ceilings.model and reference_temperature.temperature = ceilings.temperature
 where not variants.is_noise
