@@ -112,20 +112,10 @@ published_curves as (
     where method <> 'dense'
 )
 
-select
-    model,
-    recipe,
-    method,
-    chosen_by,
-    dropped,
-    kind,
-    score,
-    low,
-    high,
-    null as publication
+select *
 from measured
 
-union all
+union all by name
 
 select
     kinds.model,
@@ -135,8 +125,6 @@ select
     published.dropped,
     published.kind,
     published.score,
-    null as low,
-    null as high,
     published.publication
 from published
 inner join measured_kinds as kinds using (kind)

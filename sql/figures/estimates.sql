@@ -61,28 +61,17 @@ select
     temperature,
     theorem,
     estimate,
-    truth,
-    null as decile,
-    null as n,
-    null as ratio_median,
-    null as ratio_p10,
-    null as ratio_p90
+    truth
 from points
 
-union all
+union all by name
 
 select
     model,
-    null as recipe,
-    null as prompt_id,
-    null as position,
-    null as layer,
-    null as sublayer,
     scope,
     lens,
     temperature,
     theorem,
-    null as estimate,
     truth,
     decile,
     n,

@@ -38,7 +38,7 @@ select
 from answers
 inner join damage using (model, recipe, measure)
 
-union all
+union all by name
 
 select
     damage.model,
@@ -47,20 +47,13 @@ select
     damage.method as quantization,
     damage.measure,
     damage.kl_nats,
-    null as value_pruned,
     damage.amount as value_quantized,
     damage.recipe as recipe_below,
     damage.recipe as recipe_above,
-    null as difference,
-    null as difference_low,
-    null as difference_high,
     damage.amount_low as low,
     damage.amount_high as high
 from damage
 semi join answers
-    on
-        damage.model = answers.model
-        and damage.method = answers.quantization
-        and damage.measure = answers.measure
+    on damage.model = answers.model and damage.method = answers.quantization and damage.measure = answers.measure
 where damage.kl_nats > 0
 order by model, quantization, measure, kl_nats, recipe

@@ -28,11 +28,9 @@ chosen as (
         row_number() over (
             partition by model, kind
             order by
-                abs(sublayers_dropped_count - 8),
-                coalesce(json_extract_string(parameters_json, '$.block'), '') <> '8',
+                abs(sublayers_dropped_count - 8), coalesce(json_extract_string(parameters_json, '$.block'), '') <> '8',
                 coalesce(json_extract_string(parameters_json, '$.bits'), '4') <> '4',
-                list_position(['awq', 'gptq', 'rtn', 'wanda', 'sparsegpt', 'magnitude'], method),
-                recipe
+                list_position(['awq', 'gptq', 'rtn', 'wanda', 'sparsegpt', 'magnitude'], method), recipe
         ) = 1
 ),
 

@@ -9,9 +9,7 @@ chosen as (
         first(
             variants.recipe
             order by
-                looping_texts.collapse_step is null,
-                variants.kl_step0_nats,
-                looping_texts.collapse_step,
+                looping_texts.collapse_step is null, variants.kl_step0_nats, looping_texts.collapse_step,
                 variants.recipe
         ) as recipe
     from variant_summary as variants

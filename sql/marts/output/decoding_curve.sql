@@ -28,10 +28,7 @@ marked as (
     from decoding_without_noise as steps
     left join stg_generations as pruned using (model, recipe, prompt_id)
     left join stg_generations as dense
-        on
-            steps.model = dense.model
-            and dense.recipe = 'dense'
-            and steps.prompt_id = dense.prompt_id
+        on steps.model = dense.model and dense.recipe = 'dense' and steps.prompt_id = dense.prompt_id
 )
 
 select

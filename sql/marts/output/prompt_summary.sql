@@ -74,11 +74,9 @@ ordered as (
         row_number() over (
             partition by prompts.model
             order by
-                texts.first_flip_step_median asc nulls last,
-                texts.variants_flipped / texts.variants desc nulls last,
+                texts.first_flip_step_median asc nulls last, texts.variants_flipped / texts.variants desc nulls last,
                 texts.variants_collapsed / texts.variants desc nulls last,
-                first_steps.kl_step0_median_nats desc nulls last,
-                prompts.prompt_id asc
+                first_steps.kl_step0_median_nats desc nulls last, prompts.prompt_id asc
         ) as place_in_order
     from prompts
     left join texts using (model, prompt_id)

@@ -81,8 +81,5 @@ from variant_summary as totals
 left join spreads as forced
     on totals.model = forced.model and totals.recipe = forced.recipe and forced.trajectory = 'teacher_forced'
 left join spreads as own_text
-    on
-        totals.model = own_text.model
-        and totals.recipe = own_text.recipe
-        and own_text.trajectory = 'own_text'
+    on totals.model = own_text.model and totals.recipe = own_text.recipe and own_text.trajectory = 'own_text'
 order by totals.model, totals.recipe <> 'dense', totals.recipe

@@ -50,9 +50,7 @@ pairs as (
         other.is_published
     from search_candidates as mixed
     inner join search_candidates as other
-        on
-            mixed.model = other.model
-            and mixed.recipe <> other.recipe
+        on mixed.model = other.model and mixed.recipe <> other.recipe
     where
         not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'

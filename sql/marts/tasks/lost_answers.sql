@@ -84,14 +84,10 @@ answers as (
             dense.answer_lenient is not distinct from pruned.answer_lenient
         ]) as is_right_pruned
     from stg_task_samples as pruned
-    inner join stg_task_samples as dense
-        on
-            pruned.model = dense.model
-            and pruned.task = dense.task
-            and pruned.sample_id = dense.sample_id
-            and pruned.sample_hash = dense.sample_hash
-            and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense' and pruned.token_ids is not null and dense.token_ids is not null
+    inner join stg_task_samples as dense using (model, task, sample_id, sample_hash)
+    where
+        pruned.recipe <> 'dense' and dense.recipe = 'dense'
+        and pruned.token_ids is not null and dense.token_ids is not null
 ),
 
 threes as (
