@@ -1,6 +1,6 @@
-"""Thresholds of verdicts, as in `sql/macros/verdict.sql` and the view `variant_verdict`; tests compare them."""
+"""Thresholds of verdicts, as in `sql/macros/verdict.sql`; tests compare them."""
 
 # Independent answers, prompts or questions below which no verdict rests on them.
 MIN_UNITS = 30
-# Share of the dense model's skill that a safe variant may lose.
+# Share that may be lost where a verdict says that something holds.
 TOLERANCE = 0.1

@@ -278,7 +278,8 @@ gap_claims as (
         pruned.gap.mean as amount,
         pruned.gap.mean - pruned.gap.half_width as amount_low,
         pruned.gap.mean + pruned.gap.half_width as amount_high,
-        noise.gap.mean as null_amount
+        -- Rounding makes few texts flip; the mean of fewer than 6 prompts is no null.
+        case when noise.gap.units >= 6 then noise.gap.mean end as null_amount
     from gap_means as pruned
     left join gap_means as noise
         on

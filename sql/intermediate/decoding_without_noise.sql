@@ -26,5 +26,5 @@ anti join trajectory_ends as ends
         steps.model = ends.model
         and steps.recipe = ends.recipe
         and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.trajectory
+        and steps.trajectory = ends.on_trajectory
         and steps.step > ends.end_step

@@ -84,8 +84,10 @@ measured as (
     select
         model,
         recipe,
+        null as published_as,
         'task ' || task_group as measured_on,
         task_group as asked,
+        null as layer,
         metric,
         score,
         score_se,
@@ -93,38 +95,47 @@ measured as (
         shots
     from task_group_scores
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
+        null as published_as,
         'retrieval ' || data_set as measured_on,
         data_set as asked,
+        null as layer,
         metric,
         value as score,
         standard_error as score_se,
-        n
+        n,
+        null as shots
     from stg_retrieval_scores
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
+        null as published_as,
         'text ' || text_id as measured_on,
         text_id as asked,
+        null as layer,
         'token_perplexity' as metric,
         ppl_pruned as score,
         ppl_pruned_se as score_se,
-        cast(tokens as bigint) as n
+        cast(tokens as bigint) as n,
+        null as shots
     from kld_summary
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
+        null as published_as,
         'generation' as measured_on,
+        null as asked,
+        null as layer,
         unnest([
             'cosine_h_step' || step, 'cosine_z_step' || step, 'cosine_p_step' || step, 'kl_step' || step || '_nats'
         ]) as metric,
@@ -137,80 +148,100 @@ measured as (
             standard_error(one_minus_cos_p),
             standard_error(kl_dense_pruned_nats)
         ]) as score_se,
-        count(*) as n
+        count(*) as n,
+        null as shots
     from decoding_at_reference
     where trajectory = 'free_running' and step <= 1
     group by model, recipe, step
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
+        null as published_as,
         'generation' as measured_on,
+        null as asked,
+        null as layer,
         'kl_free_running_median_nats' as metric,
         median(kl_dense_pruned_nats) as score,
-        count(*) as n
+        null as score_se,
+        count(*) as n,
+        null as shots
     from decoding_at_reference
     where trajectory = 'free_running'
     group by model, recipe
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
         sublayer || '-drop' as published_as,
         'layerwise' as measured_on,
+        null as asked,
         layer,
         unnest(['cosine_h', 'cosine_z', 'cosine_p']) as metric,
         unnest([cosine_h, cosine_z, cosine_p]) as score,
-        n
+        null as score_se,
+        n,
+        null as shots
     from layers
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
+        null as published_as,
         'options' as measured_on,
+        null as asked,
+        null as layer,
         'mass' as metric,
         avg(mass_dense) as score,
         standard_error(mass_dense) as score_se,
-        count(*) as n
+        count(*) as n,
+        null as shots
     from options_at_reference
     where recipe = 'dense'
     group by model, recipe
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
         case when recipe <> 'dense' then 'unnamed' end as published_as,
         'options' as measured_on,
+        null as asked,
+        null as layer,
         'p_option_' || ['a', 'b', 'c', 'd'][place] as metric,
         avg(p_options_pruned) as score,
         standard_error(p_options_pruned) as score_se,
-        count(*) as n
+        count(*) as n,
+        null as shots
     from options
     where n_options = 4
     group by model, recipe, place
 
-    union all by name
+    union all
 
     select
         model,
         recipe,
         'unnamed' as published_as,
         'estimates' as measured_on,
+        null as asked,
+        null as layer,
         unnest(['t2_ratio_median', 't2_ratio_max', 't3_correlation']) as metric,
         unnest([
             median(t2_p / one_minus_cos_p) filter (where one_minus_cos_p > 0.05),
             max(t2_p / one_minus_cos_p) filter (where one_minus_cos_p > 0.05),
             correlation(cast(t3_kl_nats as double), kl_dense_pruned_nats)
         ]) as score,
-        unnest([count_if(one_minus_cos_p > 0.05), count_if(one_minus_cos_p > 0.05), count(*)]) as n
+        null as score_se,
+        unnest([count_if(one_minus_cos_p > 0.05), count_if(one_minus_cos_p > 0.05), count(*)]) as n,
+        null as shots
     from layer_points
     group by model, recipe
 )

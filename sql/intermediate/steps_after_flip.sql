@@ -22,6 +22,6 @@ anti join trajectory_ends as ends
         steps.model = ends.model
         and steps.recipe = ends.recipe
         and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.trajectory
+        and steps.trajectory = ends.on_trajectory
         and steps.step > ends.end_step
 where steps.step > texts.first_flip_step

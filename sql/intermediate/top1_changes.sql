@@ -4,7 +4,7 @@
 -- inputs: decoding_at_reference
 -- how to read: Wilson's interval with an effective number of tokens, because the tokens of a prompt are not
 --   independent.
--- reason: single definition of this interval, for variant_damage and verdict_evidence.
+-- reason: single definition of this interval, for variant_damage and variant_scores.
 -- columns:
 --   top1_change: Share of tokens with another most likely token [share]
 --   top1_change_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]

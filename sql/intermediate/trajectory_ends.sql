@@ -1,17 +1,18 @@
 -- The last step that belongs to the texts that a trajectory compares, of each prompt with an end.
 -- grain: one row per variant × prompt × trajectory with an end.
--- key: model, recipe, prompt_id, trajectory
+-- key: model, recipe, prompt_id, on_trajectory
 -- inputs: stg_generations, dense_ends
 -- how to read: steps on the dense text end with it; free running ends with the shorter of both texts. Rows of own_text
 --   and fork are stored up to their ends only and have no row here. Noise variants are included.
 -- reason: single place that says which steps lie behind an end; what a model would write there is in no mean.
 -- columns:
+--   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]
 select
     texts.model,
     texts.recipe,
     texts.prompt_id,
-    'teacher_forced' as trajectory,
+    'teacher_forced' as on_trajectory,
     dense_ends.end_step
 from stg_generations as texts
 inner join dense_ends using (model, prompt_id)
@@ -22,7 +23,7 @@ select
     texts.model,
     texts.recipe,
     texts.prompt_id,
-    'free_running' as trajectory,
+    'free_running' as on_trajectory,
     -- least skips NULL.
     least(texts.end_step, dense_ends.end_step) as end_step
 from stg_generations as texts

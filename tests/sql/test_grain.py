@@ -29,7 +29,8 @@ READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 # A count over the view, and the same count over the stored rows below it.
 WEIGHTS_REMOVED = f"{PRUNED} and recipe not like 'rtn%'"
 ACCEPTED = f"""(
-    (select count(*) from decoding_steps where temperature = 1 and {FORCED}) + (select count(*) from sampled_steps)
+    (select count(*) from decoding_steps where temperature = 1 and trajectory in ('teacher_forced', 'own_text'))
+    + (select count(*) from sampled_steps)
 )"""
 COUNTS = {
     "decoding_curve": ("count(*)", f"(select count(*) from decoding_steps where {COMPARED})"),

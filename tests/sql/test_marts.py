@@ -157,24 +157,20 @@ def test_no_step_is_after_a_missing_flip_or_answer(ask: Ask) -> None:
     assert rows == 2 * [{"is_after_flip": False, "is_after_answer": False, "answer_end_step": None}]
 
 
-def test_a_token_trace_puts_both_texts_and_both_divergences_into_one_row_a_step(ask: Ask) -> None:
+def test_a_token_trace_puts_both_texts_and_every_divergence_into_one_row_a_step(ask: Ask) -> None:
     warehouse = Handmade().generation("wanda-50", "p", flip=1)
     for step, flips in enumerate((False, True)):
         warehouse.step("wanda-50", "p", step, 0.5, entropy_dense_nats=0.25, margin_dense=4.0)
         warehouse.step("wanda-50", "p", step, 0.5, temperature=0.5)
-        warehouse.step(
-            "wanda-50",
-            "p",
-            step,
-            2.0,
-            flips=flips,
-            trajectory="free_running",
-            entropy_dense_nats=0.25,
-            margin_dense=4.0,
-        )
+        for trajectory, nats in (("own_text", 1.0), ("fork", 3.0), ("free_running", 2.0)):
+            warehouse.step("wanda-50", "p", step, nats, flips=flips, trajectory=trajectory)
+    # The variant's text is longer than the dense one.
+    warehouse.step("wanda-50", "p", 2, 1.5, trajectory="own_text")
     shared = {"model": "tiny", "recipe": "wanda-50", "prompt_id": "p"}
     numbers = {
         "kl_teacher_forced_nats": 0.5,
+        "kl_own_text_nats": 1.0,
+        "kl_fork_nats": 3.0,
         "kl_free_running_nats": 2.0,
         "entropy_dense_nats": 0.25,
         "margin_dense": 4.0,
@@ -184,6 +180,9 @@ def test_a_token_trace_puts_both_texts_and_both_divergences_into_one_row_a_step(
     assert ask(warehouse, "select * from token_trace order by step") == [
         shared | {"step": 0, "token_text_dense": "d0", "token_text_pruned": "d0", "is_same_token": True} | numbers,
         shared | {"step": 1, "token_text_dense": "d1", "token_text_pruned": "x1", "is_same_token": False} | numbers,
+        shared
+        | dict.fromkeys(("token_text_dense", "is_same_token", *numbers))
+        | {"step": 2, "token_text_pruned": "d2", "kl_own_text_nats": 1.5, "first_flip_step": 1},
     ]
 
 

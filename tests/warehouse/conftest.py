@@ -73,7 +73,8 @@ _FITTING: dict[str, dict[str, list[object]]] = {
         "target_index": [0, 0, None],
         "tokens_generated": _OF_TEXT,
         "token_ids": [None, None, [7]],
-        **dict.fromkeys(("first_flip_step", "text_fork", "answer_fork", "is_correct_fork"), [None, None, None]),
+        "first_flip_step": [None, None, 0],
+        "text_fork": [None, None, "so it is"],
     },
     "search_effects": {"n_items": [1, 1, 1]},
     "search_trials": {

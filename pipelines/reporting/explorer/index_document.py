@@ -16,6 +16,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
     GenerationCurves,
     Index,
     KindSummary,
+    Number,
     Prompt,
     SharedClaim,
     Sparkline,
@@ -80,7 +81,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts", is_detail=True),
     _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded", is_detail=True),
-    _column("options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions"),
+    _column(
+        "options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions", is_detail=True
+    ),
     _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
 
@@ -333,13 +336,15 @@ def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
     for recipe in told_apart(recipes):
         rows = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
         steps = rows.select(pl.col("step").unique().sort())
-        curves = {}
+        curves: dict[str, dict[str, list[Number]]] = {}
         for name, trajectory in _CURVES.items():
             side = rows.filter(pl.col("trajectory").cast(pl.String) == trajectory)
             aligned = steps.join(side, on="step", how="left", maintain_order="left")
             spaces = {space: numbers(aligned[column], 3) for space, column in _SPACES.items()}
             curves[name] = {} if side.is_empty() else spaces
-        found.append({"id": f"{model}@{recipe}", "step": steps["step"].to_list()} | curves)  # type: ignore[typeddict-item]
+        own, fork = curves["own"], curves["fork"]
+        step = steps["step"].to_list()
+        found.append({"id": f"{model}@{recipe}", "step": step, "forced": curves["forced"], "own": own, "fork": fork})
     return found
 
 

@@ -254,7 +254,7 @@ def _token_link(model: str, loop: _Row) -> Link:
     variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
     return {
         "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
-        "href": f"#/tokens/{variant}/{prompt}/{step}/free",
+        "href": f"#/tokens/{variant}/{prompt}/{step}/own",
     }
 
 

@@ -8,9 +8,9 @@
 --   tokens, so that the number is the KL of the distributions over these. Texts that are drawn from a nucleus (top_p
 --   below 1) have no row: their sums are no KL, because the nuclei of the two models differ. Samples of one prompt are
 --   averaged first. Intervals are Student's t of the logarithm over prompts; NULL below 2 prompts and for a mean of 0.
---   With 20 prompts they cover the truth in 93 % of studies if the KL of prompts spreads by a factor of 1.6, in 88 % if
---   it spreads by a factor of 2.7. Noise variants are the null. KL(P‖Q) is high if the variant lacks texts of the dense model, KL(Q‖P) if it writes
---   texts that the dense model would not.
+--   In simulated studies of 20 prompts they cover the truth in 93 % if the KL of prompts spreads by a factor of 1.6,
+--   and in 88 % if it spreads by a factor of 2.7. Noise variants are the null. KL(P‖Q) is high if the variant lacks
+--   texts of the dense model, KL(Q‖P) if it writes texts that the dense model would not.
 -- reason: where generation is stochastic, this is the one number that says how far apart two models are.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding

@@ -18,7 +18,7 @@
 --   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL where
 --     nothing says how uncertain it is [as amount]
 --   null_amount: the same number where nothing is pruned and only rounding differs (the noise variant that moves the
---     output most); NULL where it was not measured [as amount]
+--     output most); NULL where it was not measured, or on fewer than 6 prompts that flip [as amount]
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, answers to tasks are
 --     at least verdict_min_units, and prompts or questions at least 6; as under rounding where an effect is no larger

@@ -131,7 +131,7 @@ def test_the_page_of_an_export_shows_its_figures_tables_and_methods_and_loads_no
 
 def test_the_manifest_has_the_provenance_and_no_path_of_this_machine(exported: Path, computed_once: Path) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
-    assert {row["study"] for row in manifest["provenance"]} == {"tiny"}
+    assert {row["study"] for row in manifest["provenance"]} == {"tiny", "published"}
     recipes = {row["recipe"] for row in manifest["provenance"] if row["table_name"] == "variants"}
     assert recipes == set(RECIPES)
     for name, data in content(exported).items():

@@ -21,6 +21,7 @@ from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
 from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import variant_rows
+from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -236,6 +237,20 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     assert [rows.rows for rows in variant_rows(work, recipe) if rows.table == "speed"] == [1]
     assert not work.speed_variant(parse_recipe("noise-batch"))
     assert not load().speed_variant(recipe)
+
+
+def test_a_written_task_costs_its_texts_and_as_many_forks_at_most() -> None:
+    sizes = (TaskSize("w", "greedy", 17, (10,) * 17, 0, 0.0, new_tokens=6), TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
+    work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
+    by_recipe = {recipe.name: work.task_variant(recipe) for recipe in (parse_recipe("dense"), pruned)}
+    for name, texts in (("dense", 1), ("magnitude-50", 2)):
+        costs = by_recipe[name]
+        # Seventeen contexts are two batches.
+        assert amounts(costs, "memory") == texts * 2 * 6 * (960 * 4 + 50 * 8 * 4)
+        assert amounts(costs, "body") == texts * 17 * work.forward(10) + 2 * work.forward(8) + 2 * 4 * 960
+        assert amounts(costs, "head") == 2 * (texts * 17 + 4) * 50 * 8
+    (rows,) = [rows for rows in variant_rows(work, pruned) if rows.table == "task_samples"]
+    assert (rows.rows, rows.listed) == (17 + 2, 17 * 6 + 2 * 2 * 2)
 
 
 def test_decoding_reads_all_weights_for_every_token() -> None:

@@ -186,7 +186,7 @@ def token_trace(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24, wor
                             "token_text_pruned": pruned,
                             "is_same_token": same,
                             "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
-                            "kl_free_running_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
+                            "kl_own_text_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
                             "entropy_dense_nats": 1.0,
                             "margin_dense": 2.0,
                             "first_flip_step": flip,

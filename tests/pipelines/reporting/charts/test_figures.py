@@ -317,8 +317,8 @@ def test_the_token_map_shows_each_token_in_reading_order_below_the_dense_text():
     ]
     assert cells[0]["variant"] == "dense"
     assert all(cell["line"] + cell["cell"] == cell["step"] and cell["cell"] < tokens.CELLS for cell in cells)
-    kl = {(row["variant"], row["step"]): row["kl_free_running_nats"] for row in cells if row["variant"] != "dense"}
-    assert kl == {(row["recipe"], row["step"]): row["kl_free_running_nats"] for row in trace.to_dicts()}
+    kl = {(row["variant"], row["step"]): row["kl_own_text_nats"] for row in cells if row["variant"] != "dense"}
+    assert kl == {(row["recipe"], row["step"]): row["kl_own_text_nats"] for row in trace.to_dicts()}
     flips = {row["variant"]: row["step"] for row in cells if row["is_first_flip"]}
     assert flips == {row["recipe"]: row["first_flip_step"] for row in trace.drop_nulls("first_flip_step").to_dicts()}
 
@@ -328,8 +328,8 @@ def test_the_token_map_shows_each_token_in_reading_order_below_the_dense_text():
     [(0.0, "below 0.01"), (0.01, "0.01 to 0.1"), (1.0, "1 to 5"), (19.9, "5 to 20"), (20.0, "20 and more")],
 )
 def test_a_token_has_the_class_of_its_legend(kl, shown):
-    frame = frames.ask(FIGURES["tokens"].query).head(1).with_columns(pl.lit(kl).alias("kl_free_running_nats"))
-    (row,) = rows_with(FIGURES["tokens"].draw(frame), "kl_free_running_nats")
+    frame = frames.ask(FIGURES["tokens"].query).head(1).with_columns(pl.lit(kl).alias("kl_own_text_nats"))
+    (row,) = rows_with(FIGURES["tokens"].draw(frame), "kl_own_text_nats")
     assert row["class"] == shown
 
 

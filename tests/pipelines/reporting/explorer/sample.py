@@ -469,8 +469,8 @@ def _trace(prompt: str, dense: list[str], pruned: list[str]) -> Trace:
         "is_correct": False,
         "is_correct_dense": True,
         "forced": steps,
-        "free": steps,
-        "top": {"forced": top, "free": top},  # type: ignore[typeddict-item]
+        "own": steps,
+        "top": {"forced": top, "own": top},  # type: ignore[typeddict-item]
         "layers": {"local": layers, "propagated": layers},
         "parts_at": "1 mlp",
         "parts_for_good_at": "1 mlp",

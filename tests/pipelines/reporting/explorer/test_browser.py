@@ -227,7 +227,7 @@ def test_events_link_to_their_steps(page):
     page.show(f"/tokens/{WANDA}/sky/0")
     page.click(next(link for link in page.all("main p a") if link.text == "step 5"))
     page.wait_for_view()
-    assert page.driver.current_url.endswith("/sky/5/free")
+    assert page.driver.current_url.endswith("/sky/5/own")
     assert "Step 5" in page.text(".detail h2")
 
 
@@ -269,9 +269,9 @@ def test_colours_and_text_follow_the_chosen_measure(page):
     ]
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
     assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
-    page.click(page.one("[data-key='free']"))
+    page.click(page.one("[data-key='own']"))
     flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
-    assert flags == [["answer ends", "first flip"], ["first flip", "answer ends", "loop"]]
+    assert flags == [["first flip", "answer ends"], ["first flip", "answer ends", "loop"]]
 
 
 def test_every_view_has_an_address_and_back_works(page):
@@ -280,9 +280,9 @@ def test_every_view_has_an_address_and_back_works(page):
         "tiny@wanda-50",
         "tiny@attn-drop-4",
     ]
-    page.show(f"/tokens/{DROP}/fruit/1/free")
+    page.show(f"/tokens/{DROP}/fruit/1/own")
     assert "fruit" in heading(page)
-    assert page.one("[data-key='free']").get_attribute("aria-pressed") == "true"
+    assert page.one("[data-key='own']").get_attribute("aria-pressed") == "true"
     page.show("/sql/figures%2Ftokens")
     assert "select *" in page.text("pre")
     page.show("/sql/figures/tokens")
@@ -718,7 +718,7 @@ def test_no_view_of_the_hostile_study_scrolls_sideways_or_logs_errors(opened, wi
         *(f"/variant/{one}" for one in ids),
         f"/compare/{ids[0]}/{ids[1]}",
         f"/tokens/{ids[2]}/{prompt}/5",
-        f"/tokens/{ids[0]}/constructor/7/free",
+        f"/tokens/{ids[0]}/constructor/7/own",
         "/sql",
         "/sql/all",
         "/licences",

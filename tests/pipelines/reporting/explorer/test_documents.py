@@ -94,7 +94,7 @@ def hostile() -> Iterator[Ask]:
         warehouse.generation(
             recipe, prompt, text="<img src=x onerror=alert(1)>\ufffd\0\u202e" + "y" * 10_000, prompt_text="\u2066why?"
         )
-    for trajectory in ("teacher_forced", "free_running"):
+    for trajectory in ("teacher_forced", "own_text"):
         for step, token in enumerate(tokens):
             warehouse.step(HOSTILE_RECIPE, prompt, step, 0.5, trajectory=trajectory)
             warehouse.rows["decoding_steps"][-1].update(token_text_pruned=token, token_text_dense=token)
@@ -255,7 +255,7 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
         else:
             assert name not in entry["intervals"]
     # Fewer than six prompts have no interval of a median.
-    assert {"kl_step0_nats", "kl_growth_nats", "top1_agreement"} == seen
+    assert {"kl_step0_nats", "top1_agreement"} <= seen <= {"kl_step0_nats", "kl_growth_nats", "top1_agreement"}
 
 
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
@@ -334,7 +334,7 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
     assert right["text"].startswith("Too little evidence: ")
     assert alive["short"].startswith("No variant is shown to loop or stop early in more than a tenth of the texts. The")
     assert "The least damaged variant that loops is wanda-2of4: its text to prompt choice repeats" in alive["text"]
-    assert alive["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/free"
+    assert alive["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/own"
     assert same["short"].startswith("Half of the texts differ from the dense ones: ")
     assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (54 %)")
     assert "MLP of layer 0 (3 of 3)" in layers["text"]
@@ -347,18 +347,19 @@ def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> N
     trace = file[f"trace/{n}/{m}"]
     rows = measured.execute(
         "select step, token_id_dense = token_id_pruned, kl_dense_pruned_nats from decoding_steps "
-        "where recipe = 'wanda-50' and prompt_id = ? and trajectory = 'free_running' order by step",
+        "where recipe = 'wanda-50' and prompt_id = ? and trajectory = 'teacher_forced' order by step",
         [index["prompts"][m]["prompt_id"]],
     ).fetchall()
-    assert trace["free"]["step"] == [row[0] for row in rows]
-    assert trace["free"]["is_same"] == [row[1] for row in rows]
-    assert trace["free"]["kl"] == pytest.approx([row[2] for row in rows], rel=1e-3)
-    assert trace["free"]["is_same"].index(False) == trace["first_flip_step"]
+    assert trace["forced"]["step"] == [row[0] for row in rows]
+    assert trace["forced"]["is_same"] == [row[1] for row in rows]
+    assert trace["forced"]["kl"] == pytest.approx([row[2] for row in rows], rel=1e-3)
+    assert trace["forced"]["is_same"].index(False) == trace["first_flip_step"]
     assert {len(values) for values in trace["forced"].values()} == {len(rows)}
+    assert "own" not in trace, "these rows were measured before there was a trajectory own_text"
     assert len(trace["top"]["forced"]) == len(rows)
-    token, dense, pruned = trace["top"]["free"][0]["dense"][0]
-    assert token == trace["free"]["token_dense"][0]
-    assert dense >= trace["top"]["free"][0]["dense"][1][1]
+    token, dense, pruned = trace["top"]["forced"][0]["dense"][0]
+    assert token == trace["forced"]["token_dense"][0]
+    assert dense >= trace["top"]["forced"][0]["dense"][1][1]
     assert 0 <= pruned <= 1
 
 
@@ -536,9 +537,9 @@ def test_documents_escape_and_cut_hostile_text(hostile) -> None:
         assert not [text for text in shown if INVISIBLE.search(text)]
         assert max(map(len, shown)) < 4200
     trace = documents.build("trace/1/0")
-    assert trace["free"]["token_pruned"][0] == "x" * 59 + "…"
-    assert trace["free"]["token_pruned"][1] == "⟨202E⟩evil⟨0⟩"
-    assert trace["top"]["free"][0]["dense"][0][0] == "</script>"
+    assert trace["own"]["token_pruned"][0] == "x" * 59 + "…"
+    assert trace["own"]["token_pruned"][1] == "⟨202E⟩evil⟨0⟩"
+    assert trace["top"]["own"][0]["dense"][0][0] == "</script>"
     assert "<img src=x onerror=alert(1)>" in trace["text_pruned"]
     assert "\ufffd" in trace["text_pruned"]
     [entry] = [entry for entry in documents.build("index")["variants"] if not entry["is_dense"]]
@@ -654,7 +655,7 @@ def many() -> Iterator[Ask]:
         for recipe in "ab":
             warehouse.generation(recipe, prompt, kind=kind, flip=9 - n if n else None, text=f"text {n} of {recipe}")
             warehouse.top_tokens(recipe, prompt, 0)
-            for trajectory in ("teacher_forced", "free_running"):
+            for trajectory in ("teacher_forced", "own_text"):
                 warehouse.step(recipe, prompt, 0, 0.5, trajectory=trajectory)
     for recipe in "ab":
         warehouse.transition(recipe, "p0", 0, 0.5)
@@ -671,6 +672,7 @@ def test_a_full_file_keeps_of_each_variant_and_kind_what_breaks_first_and_one_te
     built = list(documents._built(documents._frames(), order))
     assert built == [documents.build(f"trace/{n}/{m}") for m, n in order]
     assert [bool(trace["layers"]) for trace in built] == [m == 0 for m, _ in order]
+    assert all(trace["own"]["kl"] == trace["forced"]["kl"] == [0.5] for trace in built)
 
 
 def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) -> None:

@@ -127,7 +127,7 @@ def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_milde
         "Surely at most a tenth of the texts of fine and mild. The least damaged variant that loops is mild: its text "
         "to prompt q/1 repeats itself for the third time by token 10."
     )
-    assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3/free"]
+    assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3/own"]
     # Without a KL at the first token none is the mildest, and the first loop is named.
     unknown = [verdict | {"kl_step0_nats": None} for verdict in verdicts]
     answer = answers_by_topic(unknown, stg_generations=texts)["alive"]
