@@ -84,11 +84,17 @@ averaged as (
 
 task_claims as (
     select
-        *,
+        model,
+        claim,
+        measure,
+        n,
         'answers' as units,
         'answers: ' || n || ', variants: ' || variants || if(variants < measured, ' of ' || measured, '') as rests_on,
+        is_rounding,
+        amount,
         amount - sqrt(answers_below ** 2 + half_width ** 2) as amount_low,
-        amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high
+        amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high,
+        null_amount
     from averaged
 ),
 
@@ -131,15 +137,20 @@ fits as (
 
 fit_claims as (
     select
-        fits.*,
+        fits.model,
         'second_order_fits' as claim,
+        fits.measure,
+        fits.n,
         'prompts' as units,
         'prompts: ' || fits.n || ', methods: ' || fits.methods as rests_on,
         rounding.is_rounding,
+        fits.amount,
         interval_of_correlation(fits.amount, fits.half_width)[1] as amount_low,
-        interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high
+        interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high,
+        fits.null_amount
     from fits
-    inner join rounding using (model)
+    inner join rounding
+        on fits.model = rounding.model
 ),
 
 -- The sublayers of one model are no sample of anything: the prompts are.
@@ -211,10 +222,14 @@ question_shares as (
 
 question_claims as (
     select
-        pruned.*,
+        pruned.model,
+        pruned.claim,
         'all' as measure,
+        pruned.n,
         'questions' as units,
         'questions: ' || pruned.n || ', variants: ' || pruned.variants as rests_on,
+        pruned.is_rounding,
+        pruned.amount,
         pruned.ends[1] as amount_low,
         pruned.ends[2] as amount_high,
         noise.amount as null_amount
@@ -271,10 +286,13 @@ gap_means as (
 
 gap_claims as (
     select
-        pruned.*,
+        pruned.model,
+        pruned.claim,
+        pruned.measure,
         pruned.gap.units as n,
         'prompts' as units,
         'prompts: ' || pruned.gap.units || ', variants: ' || pruned.variants as rests_on,
+        pruned.is_rounding,
         pruned.gap.mean as amount,
         pruned.gap.mean - pruned.gap.half_width as amount_low,
         pruned.gap.mean + pruned.gap.half_width as amount_high,
