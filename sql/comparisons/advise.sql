@@ -70,6 +70,4 @@ left join measures
     on recipes.recipe = measures.recipe
 order by
     list_position(['safe', 'writes other text', 'chooses only', 'not safe', 'too little evidence'], verdict),
-    measures.choosing.loss + coalesce(measures.writing.loss, 0),
-    loss_fidelity,
-    recipes.recipe
+    measures.choosing.loss + coalesce(measures.writing.loss, 0), loss_fidelity, recipes.recipe

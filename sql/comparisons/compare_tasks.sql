@@ -91,13 +91,9 @@ stacked as (
 
 pairs as (
     select
-        stacked.recipe_a,
-        stacked.recipe_b,
-        stacked.task,
+        stacked.*,
         stacked.one.statistic,
         stacked.one.place,
-        stacked.sample_id,
-        stacked.weight,
         stacked.one.a,
         stacked.one.b
     from stacked
@@ -132,12 +128,7 @@ errors as (
         error_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as difference_se,
         half_width_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as half_width
     from means
-    inner join pairs
-        on
-            means.recipe_a = pairs.recipe_a
-            and means.recipe_b = pairs.recipe_b
-            and means.task = pairs.task
-            and means.statistic = pairs.statistic
+    inner join pairs using (recipe_a, recipe_b, task, statistic)
     group by means.recipe_a, means.recipe_b, means.task, means.statistic
 ),
 
@@ -192,16 +183,6 @@ select
     corrected.mcnemar_p,
     corrected.holm_p
 from means
-inner join errors
-    on
-        means.recipe_a = errors.recipe_a
-        and means.recipe_b = errors.recipe_b
-        and means.task = errors.task
-        and means.statistic = errors.statistic
-left join corrected
-    on
-        means.recipe_a = corrected.recipe_a
-        and means.recipe_b = corrected.recipe_b
-        and means.task = corrected.task
-        and means.statistic = corrected.statistic
+inner join errors using (recipe_a, recipe_b, task, statistic)
+left join corrected using (recipe_a, recipe_b, task, statistic)
 order by means.recipe_a, means.recipe_b, means.task, means.place, means.statistic

@@ -140,11 +140,7 @@ stacked as (
 -- Prompts have only some of the measures; the others are NULL.
 measures as (
     select
-        stacked.recipe_a,
-        stacked.recipe_b,
-        stacked.measured_on,
-        stacked.temperature,
-        stacked.block,
+        stacked.*,
         stacked.one.measure,
         stacked.one.a,
         stacked.one.b
@@ -181,13 +177,7 @@ influences as (
         sum(measures.a - means.a) / any_value(means.tokens) as of_a,
         sum(measures.b - means.b) / any_value(means.tokens) as of_b
     from means
-    inner join measures
-        on
-            means.recipe_a = measures.recipe_a
-            and means.recipe_b = measures.recipe_b
-            and means.measured_on = measures.measured_on
-            and means.temperature = measures.temperature
-            and means.measure = measures.measure
+    inner join measures using (recipe_a, recipe_b, measured_on, temperature, measure)
     group by means.recipe_a, means.recipe_b, means.measured_on, means.temperature, means.measure, measures.block
 ),
 
@@ -286,14 +276,8 @@ noise_on_texts as (
         tokens.text_id,
         quantile_cont(cast(tokens.kl_dense_pruned_nats as double), 0.95) as noise_p95
     from stg_text_tokens as tokens
-    inner join noise_variants
-        on tokens.model = noise_variants.model and tokens.recipe = noise_variants.recipe
-    inner join conditions
-        on
-            tokens.text_id = conditions.text_id
-            and tokens.text_hash = conditions.text_hash
-            and tokens.context = conditions.context
-            and tokens.stride = conditions.stride
+    inner join noise_variants using (model, recipe)
+    inner join conditions using (text_id, text_hash, context, stride)
     where tokens.model = $1
     group by tokens.recipe, conditions.recipe_a, tokens.text_id
 ),
@@ -383,11 +367,7 @@ select
     statistics.tokens,
     statistics.clusters
 from statistics
-left join floors
-    on
-        statistics.recipe_a = floors.recipe_a
-        and statistics.measured_on = floors.measured_on
-        and statistics.temperature = floors.temperature
+left join floors using (recipe_a, measured_on, temperature)
 order by
     statistics.recipe_a,
     statistics.recipe_b,

@@ -15,7 +15,4 @@ select
     verdict
 from paper_claims
 order by
-    model,
-    list_position(['holds', 'does not hold', 'as under rounding', 'too little data'], verdict),
-    claim,
-    measure
+    model, list_position(['holds', 'does not hold', 'as under rounding', 'too little data'], verdict), claim, measure

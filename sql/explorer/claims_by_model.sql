@@ -13,5 +13,4 @@ from q33_claims_by_model
 where n_models > 1
 order by
     case verdict when 'holds on every model' then 0 when 'differs' then 1 when 'holds on no model' then 2 else 3 end,
-    claim,
-    measure
+    claim, measure

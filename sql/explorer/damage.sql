@@ -16,13 +16,7 @@ bounded as (
     from variant_damage
 )
 
-select
-    model,
-    recipe,
-    measure,
-    amount,
-    amount_low,
-    amount_high
+select *
 from bounded
 where measure in ('kl_step0_nats', 'kl_growth_nats', 'first_flip_step_median')
 

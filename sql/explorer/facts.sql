@@ -23,7 +23,6 @@ select
     variants.seconds,
     variants.peak_memory_bytes
 from stg_variants as variants
-left join stg_models as models
-    on variants.model = models.model
+left join stg_models as models using (model)
 where not variants.is_noise
 order by variants.model, variants.recipe

@@ -15,7 +15,6 @@ select
     layer_summary.kl_noise_p95_nats
 from layer_summary
 semi join reference_temperature using (model, recipe, temperature)
-semi join reference_lens
-    on layer_summary.model = reference_lens.model and layer_summary.lens = reference_lens.lens
+semi join reference_lens using (model, lens)
 where layer_summary.recipe <> 'dense'
 order by layer_summary.model, layer_summary.recipe, layer_summary.scope, layer_summary.layer, layer_summary.sublayer

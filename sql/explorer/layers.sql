@@ -16,14 +16,8 @@ select
     transitions.kl_dense_pruned_nats,
     transitions.is_top1_same
 from transitions_at_reference as transitions
-semi join reference_lens
-    on transitions.model = reference_lens.model and transitions.lens = reference_lens.lens
+semi join reference_lens using (model, lens)
 where transitions.recipe <> 'dense' and transitions.step is not null
 order by
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.scope,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.step
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.scope, transitions.layer,
+    transitions.sublayer, transitions.step

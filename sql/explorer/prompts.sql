@@ -39,8 +39,6 @@ select
     prompts.place_in_order,
     layered.prompt_id is not null as has_layers
 from prompt_summary as prompts
-inner join texts
-    on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
-left join layered
-    on prompts.model = layered.model and prompts.prompt_id = layered.prompt_id
+inner join texts using (model, prompt_id)
+left join layered using (model, prompt_id)
 order by prompts.model, prompts.place_in_order

@@ -17,8 +17,7 @@ select
     dense.answer as answer_dense,
     dense.is_correct as is_correct_dense
 from stg_generations as one
+anti join noise_variants using (model, recipe)
 left join stg_generations as dense
     on one.model = dense.model and one.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-anti join noise_variants
-    on one.model = noise_variants.model and one.recipe = noise_variants.recipe
 order by one.model, one.recipe, one.prompt_id

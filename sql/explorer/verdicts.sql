@@ -85,8 +85,7 @@ select
     dense.prompts_correct as prompts_correct_dense,
     dense.prompts_collapsed as prompts_collapsed_dense
 from judged
-inner join worded
-    on judged.model = worded.model and judged.recipe = worded.recipe
+inner join worded using (model, recipe)
 left join variant_summary as dense
     on judged.model = dense.model and dense.recipe = 'dense'
 order by judged.model, judged.recipe

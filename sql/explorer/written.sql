@@ -11,18 +11,14 @@ select
     row_number() over (
         partition by texts.model, texts.recipe
         order by
-            texts.first_flip_step asc nulls last,
-            texts.collapse_step asc nulls last,
-            steps.kl_dense_pruned_nats desc nulls last,
-            texts.prompt_id asc
+            texts.first_flip_step asc nulls last, texts.collapse_step asc nulls last,
+            steps.kl_dense_pruned_nats desc nulls last, texts.prompt_id asc
     ) as place_in_order,
     row_number() over (
         partition by texts.model, texts.recipe, texts.kind
         order by
-            texts.first_flip_step asc nulls last,
-            texts.collapse_step asc nulls last,
-            steps.kl_dense_pruned_nats desc nulls last,
-            texts.prompt_id asc
+            texts.first_flip_step asc nulls last, texts.collapse_step asc nulls last,
+            steps.kl_dense_pruned_nats desc nulls last, texts.prompt_id asc
     ) as place_in_kind
 from generations_without_noise as texts
 left join decoding_at_reference as steps

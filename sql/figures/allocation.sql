@@ -15,10 +15,5 @@ select
 from search_allocation as whole
 left join search_matrices as parts using (model, search, strategy, remove, layer, sublayer)
 order by
-    whole.model,
-    whole.search,
-    list_position(['searched', 'hidden', 'random', 'greedy'], whole.strategy),
-    whole.remove,
-    whole.layer,
-    whole.sublayer,
-    matrix
+    whole.model, whole.search, list_position(['searched', 'hidden', 'random', 'greedy'], whole.strategy), whole.remove,
+    whole.layer, whole.sublayer, matrix

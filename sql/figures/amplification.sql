@@ -12,15 +12,6 @@ select
     factors.h_to_z_median,
     factors.z_to_p_median
 from q07_amplification as factors
-semi join reference_temperature
-    on
-        factors.model = reference_temperature.model
-        and factors.recipe = reference_temperature.recipe
-        and factors.temperature = reference_temperature.temperature
+semi join reference_temperature using (model, recipe, temperature)
 where factors.scope = 'local'
-order by
-    factors.model asc,
-    factors.lens desc,
-    factors.recipe asc,
-    factors.sublayer asc,
-    factors.layer asc
+order by factors.model asc, factors.lens desc, factors.recipe asc, factors.sublayer asc, factors.layer asc

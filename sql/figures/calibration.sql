@@ -37,8 +37,4 @@ left join sampled using (model, recipe, other_recipe)
 where
     pairs.kl_difference_nats is not null
     or pairs.jaccard_removed is not null
-order by
-    pairs.model,
-    pairs.method,
-    pairs.recipe,
-    pairs.other_recipe
+order by pairs.model, pairs.method, pairs.recipe, pairs.other_recipe

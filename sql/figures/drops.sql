@@ -11,8 +11,7 @@ drops as (
         paper_drops.*,
         coalesce(json_extract_string(try_cast(stg_variants.parameters_json as json), '$.by'), '') as chosen_by
     from paper_drops
-    left join stg_variants
-        on paper_drops.model = stg_variants.model and paper_drops.recipe = stg_variants.recipe
+    left join stg_variants using (model, recipe)
 ),
 
 scored as (
@@ -42,8 +41,7 @@ scored as (
         score_means.score_low as low,
         score_means.score_high as high
     from drops
-    inner join score_means
-        on drops.model = score_means.model and drops.recipe = score_means.recipe
+    inner join score_means using (model, recipe)
     where score_means.measure = 'agreement'
 
     union all
@@ -65,8 +63,7 @@ scored as (
             + half_width_of_scores(stg_retrieval_scores.standard_error, stg_retrieval_scores.n)
         ) as high
     from drops
-    inner join stg_retrieval_scores
-        on drops.model = stg_retrieval_scores.model and drops.recipe = stg_retrieval_scores.recipe
+    inner join stg_retrieval_scores using (model, recipe)
     where stg_retrieval_scores.metric = 'ndcg_at_10'
     group by drops.model, drops.recipe
 ),
@@ -115,20 +112,10 @@ published_curves as (
     where method <> 'dense'
 )
 
-select
-    model,
-    recipe,
-    method,
-    chosen_by,
-    dropped,
-    kind,
-    score,
-    low,
-    high,
-    null as publication
+select *
 from measured
 
-union all
+union all by name
 
 select
     kinds.model,
@@ -138,15 +125,8 @@ select
     published.dropped,
     published.kind,
     published.score,
-    null as low,
-    null as high,
     published.publication
 from published
-inner join measured_kinds as kinds
-    on published.kind = kinds.kind
-semi join published_curves as curves
-    on
-        published.publication = curves.publication
-        and published.source = curves.source
-        and published.kind = curves.kind
+inner join measured_kinds as kinds using (kind)
+semi join published_curves using (publication, source, kind)
 order by model, kind, publication nulls first, method <> 'dense', method, chosen_by, dropped, recipe, score

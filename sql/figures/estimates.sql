@@ -13,25 +13,9 @@ temperatures as (
 ),
 
 points as (
-    select
-        estimates.model,
-        estimates.recipe,
-        estimates.prompt_id,
-        estimates.position,
-        estimates.layer,
-        estimates.sublayer,
-        estimates.scope,
-        estimates.lens,
-        estimates.temperature,
-        estimates.theorem,
-        estimates.estimate,
-        estimates.truth
+    select estimates.*
     from estimate_points as estimates
-    semi join reference_temperature
-        on
-            estimates.model = reference_temperature.model
-            and estimates.recipe = reference_temperature.recipe
-            and estimates.temperature = reference_temperature.temperature
+    semi join reference_temperature using (model, recipe, temperature)
     where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope <> 'isolated'
     qualify row_number() over (
         partition by estimates.model, estimates.lens, estimates.theorem
@@ -58,22 +42,10 @@ points as (
 
 deciles as (
     select
-        bias.model,
-        bias.scope,
-        bias.lens,
-        bias.temperature,
-        bias.theorem,
-        bias.decile,
-        bias.n,
-        sqrt(bias.truth_min * bias.truth_max) as truth,
-        bias.ratio_median,
-        bias.ratio_p10,
-        bias.ratio_p90
+        bias.*,
+        sqrt(bias.truth_min * bias.truth_max) as truth
     from q05_bias_by_deviation as bias
-    semi join temperatures
-        on
-            bias.model = temperatures.model
-            and bias.temperature = temperatures.temperature
+    semi join temperatures using (model, temperature)
     where bias.scope <> 'isolated'
 )
 
@@ -89,28 +61,17 @@ select
     temperature,
     theorem,
     estimate,
-    truth,
-    null as decile,
-    null as n,
-    null as ratio_median,
-    null as ratio_p10,
-    null as ratio_p90
+    truth
 from points
 
-union all
+union all by name
 
 select
     model,
-    null as recipe,
-    null as prompt_id,
-    null as position,
-    null as layer,
-    null as sublayer,
     scope,
     lens,
     temperature,
     theorem,
-    null as estimate,
     truth,
     decile,
     n,
@@ -119,15 +80,5 @@ select
     ratio_p90
 from deciles
 order by
-    model asc,
-    lens desc,
-    theorem asc,
-    decile asc,
-    scope asc,
-    truth asc,
-    estimate asc,
-    recipe asc,
-    prompt_id asc,
-    position asc,
-    layer asc,
-    sublayer asc
+    model asc, lens desc, theorem asc, decile asc, scope asc, truth asc, estimate asc, recipe asc, prompt_id asc,
+    position asc, layer asc, sublayer asc

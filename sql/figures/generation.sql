@@ -38,12 +38,8 @@ select
         as prompts_flipping,
     count(*) filter (where curve.trajectory = 'own_text' and curve.answer_end_step = curve.step) as prompts_answered
 from decoding_curve as curve
-inner join strides
-    on curve.model = strides.model
-semi join reference_temperature as reference
-    on curve.model = reference.model and curve.recipe = reference.recipe and curve.temperature = reference.temperature
+inner join strides using (model)
+semi join reference_temperature using (model, recipe, temperature)
 where curve.recipe <> 'dense'
-group by
-    curve.model, curve.recipe, curve.temperature, curve.trajectory,
-    curve.step // strides.stride * strides.stride, strides.stride
+group by all
 order by curve.model asc, curve.recipe asc, curve.trajectory desc, step asc

@@ -22,8 +22,5 @@ from layer_summary
 semi join reference_temperature using (model, recipe, temperature)
 where layer_summary.is_changed and layer_summary.scope = 'local'
 order by
-    layer_summary.model asc,
-    layer_summary.lens desc,
-    layer_summary.recipe asc,
-    layer_summary.sublayer asc,
+    layer_summary.model asc, layer_summary.lens desc, layer_summary.recipe asc, layer_summary.sublayer asc,
     layer_summary.layer asc

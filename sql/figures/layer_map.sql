@@ -43,10 +43,8 @@ cells as (
         transitions.var_p_dz,
         cast(ceil((1 + max(transitions.step) over (partition by transitions.model)) / 24.0) as integer) as width
     from transitions_at_reference as transitions
-    inner join shown
-        on transitions.model = shown.model and transitions.recipe = shown.recipe
-    semi join reference_lens
-        on transitions.model = reference_lens.model and transitions.lens = reference_lens.lens
+    inner join shown using (model, recipe)
+    semi join reference_lens using (model, lens)
     where transitions.step >= 0 and transitions.scope in ('local', 'propagated')
 )
 

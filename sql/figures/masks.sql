@@ -53,8 +53,7 @@ pairs as (
         error_of_weighted_mean(counts.jaccard_removed_se, counts.either_removed) as se,
         sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
     from counts
-    semi join shown
-        on counts.model = shown.model and counts.recipe = shown.recipe
+    semi join shown using (model, recipe)
     semi join shown as other_shown
         on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
     group by counts.model, counts.recipe, counts.other_recipe

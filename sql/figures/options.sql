@@ -17,13 +17,8 @@ select
     option_shift.rank_dense,
     option_shift.rank_pruned
 from option_shift
-semi join reference_temperature
-    on
-        option_shift.model = reference_temperature.model
-        and option_shift.recipe = reference_temperature.recipe
-        and option_shift.temperature = reference_temperature.temperature
-left join prompt_summary as prompts
-    on option_shift.model = prompts.model and option_shift.prompt_id = prompts.prompt_id
+semi join reference_temperature using (model, recipe, temperature)
+left join prompt_summary as prompts using (model, prompt_id)
 where option_shift.recipe <> 'dense'
 qualify
     dense_rank() over (

@@ -12,13 +12,9 @@ select
     variant_scores.score_high as high,
     variant_scores.n_tasks
 from variant_scores
-inner join variant_summary
-    on variant_scores.model = variant_summary.model and variant_scores.recipe = variant_summary.recipe
+inner join variant_summary using (model, recipe)
 where variant_summary.parameters_removed_share > 0 or variant_scores.recipe = 'dense'
 qualify max(variant_summary.parameters_removed_share) over (partition by variant_scores.model) > 0
 order by
-    variant_scores.model asc,
-    variant_scores.measure asc,
-    variant_summary.parameters_removed_share asc,
-    variant_scores.score desc,
-    variant_scores.recipe asc
+    variant_scores.model asc, variant_scores.measure asc, variant_summary.parameters_removed_share asc,
+    variant_scores.score desc, variant_scores.recipe asc

@@ -12,17 +12,11 @@ answers as materialized (
 
 damage as materialized (
     select
-        variant_damage.model,
-        variant_damage.recipe,
+        variant_damage.*,
         variant_summary.method,
-        variant_damage.measure,
-        variant_summary.kl_teacher_forced_mean_nats as kl_nats,
-        variant_damage.amount,
-        variant_damage.amount_low,
-        variant_damage.amount_high
+        variant_summary.kl_teacher_forced_mean_nats as kl_nats
     from variant_damage
-    inner join variant_summary
-        on variant_damage.model = variant_summary.model and variant_damage.recipe = variant_summary.recipe
+    inner join variant_summary using (model, recipe)
 )
 
 select
@@ -42,13 +36,9 @@ select
     damage.amount_low as low,
     damage.amount_high as high
 from answers
-inner join damage
-    on
-        answers.model = damage.model
-        and answers.recipe = damage.recipe
-        and answers.measure = damage.measure
+inner join damage using (model, recipe, measure)
 
-union all
+union all by name
 
 select
     damage.model,
@@ -57,20 +47,13 @@ select
     damage.method as quantization,
     damage.measure,
     damage.kl_nats,
-    null as value_pruned,
     damage.amount as value_quantized,
     damage.recipe as recipe_below,
     damage.recipe as recipe_above,
-    null as difference,
-    null as difference_low,
-    null as difference_high,
     damage.amount_low as low,
     damage.amount_high as high
 from damage
 semi join answers
-    on
-        damage.model = answers.model
-        and damage.method = answers.quantization
-        and damage.measure = answers.measure
+    on damage.model = answers.model and damage.method = answers.quantization and damage.measure = answers.measure
 where damage.kl_nats > 0
 order by model, quantization, measure, kl_nats, recipe

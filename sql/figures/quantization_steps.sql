@@ -28,11 +28,9 @@ chosen as (
         row_number() over (
             partition by model, kind
             order by
-                abs(sublayers_dropped_count - 8),
-                coalesce(json_extract_string(parameters_json, '$.block'), '') <> '8',
+                abs(sublayers_dropped_count - 8), coalesce(json_extract_string(parameters_json, '$.block'), '') <> '8',
                 coalesce(json_extract_string(parameters_json, '$.bits'), '4') <> '4',
-                list_position(['awq', 'gptq', 'rtn', 'wanda', 'sparsegpt', 'magnitude'], method),
-                recipe
+                list_position(['awq', 'gptq', 'rtn', 'wanda', 'sparsegpt', 'magnitude'], method), recipe
         ) = 1
 ),
 
@@ -69,10 +67,8 @@ select
     quantile_cont(steps.one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
     quantile_cont(steps.one_minus_cos_p, 0.9) as one_minus_cos_p_p90
 from decoding_at_reference as steps
-inner join compared
-    on steps.model = compared.model and steps.recipe = compared.recipe
-inner join strides
-    on steps.model = strides.model
+inner join compared using (model, recipe)
+inner join strides using (model)
 where steps.trajectory in ('teacher_forced', 'own_text')
 group by
     steps.model, steps.recipe, compared.kind, steps.trajectory,

@@ -16,8 +16,4 @@ select
 from sequence_kl
 where recipe <> 'dense'
 order by
-    model asc,
-    is_noise asc,
-    max(sequence_kl_nats) over (partition by model, recipe) desc,
-    recipe asc,
-    trajectory desc
+    model asc, is_noise asc, max(sequence_kl_nats) over (partition by model, recipe) desc, recipe asc, trajectory desc

@@ -23,8 +23,7 @@ select
     count(*) as tokens
 from decoding_curve
 semi join reference_temperature using (model, recipe, temperature)
-left join prompt_summary as prompts
-    on decoding_curve.model = prompts.model and decoding_curve.prompt_id = prompts.prompt_id
+left join prompt_summary as prompts using (model, prompt_id)
 where decoding_curve.recipe <> 'dense' and decoding_curve.trajectory = 'teacher_forced'
 group by
     decoding_curve.model, decoding_curve.recipe, decoding_curve.prompt_id, decoding_curve.temperature,

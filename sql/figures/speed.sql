@@ -34,9 +34,7 @@ select
     speedups.work,
     speedups.speedup
 from speedups
-inner join variant_scores
-    on speedups.model = variant_scores.model and speedups.recipe = variant_scores.recipe
-inner join variant_summary
-    on speedups.model = variant_summary.model and speedups.recipe = variant_summary.recipe
+inner join variant_scores using (model, recipe)
+inner join variant_summary using (model, recipe)
 where speedups.speedup is not null
 order by speedups.model asc, speedups.work desc, variant_scores.measure asc, speedups.recipe asc

@@ -26,16 +26,7 @@ left_out as (
 
 answers as (
     select
-        model,
-        recipe,
-        lens,
-        layer,
-        sublayer,
-        n_prompts,
-        n_spikes,
-        auc,
-        auc_low,
-        auc_high,
+        *,
         row_number() over (partition by model, recipe, lens, sublayer order by auc desc, layer asc) = 1 as is_best
     from q01_spike_predictors
     where auc is not null
@@ -81,19 +72,11 @@ thresholds as (
     window
         everything as (
             partition by
-                transitions.model,
-                transitions.recipe,
-                transitions.lens,
-                transitions.layer,
-                transitions.sublayer
+                transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
         ),
         above as (
             partition by
-                transitions.model,
-                transitions.recipe,
-                transitions.lens,
-                transitions.layer,
-                transitions.sublayer
+                transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
             order by transitions.var_p_dz desc
         )
 ),
@@ -125,35 +108,16 @@ select
     answers.auc_low,
     answers.auc_high,
     answers.is_best,
-    left_out.recipes as left_out,
-    null as true_positive_rate,
-    null as false_positive_rate
+    left_out.recipes as left_out
 from answers
 left join left_out on answers.model = left_out.model and answers.lens = left_out.lens
 
-union all
+union all by name
 
 select
-    model,
-    recipe,
-    lens,
-    layer,
-    sublayer,
-    null as n_prompts,
-    null as n_spikes,
-    null as auc,
-    null as auc_low,
-    null as auc_high,
-    true as is_best,
-    null as left_out,
-    true_positive_rate,
-    false_positive_rate
+    *,
+    true as is_best
 from curves
 order by
-    model asc,
-    lens desc,
-    recipe asc,
-    sublayer asc,
-    layer asc,
-    false_positive_rate asc nulls first,
+    model asc, lens desc, recipe asc, sublayer asc, layer asc, false_positive_rate asc nulls first,
     true_positive_rate asc

@@ -63,16 +63,11 @@ select
     greedy.equal_share_high as greedy_share_high,
     noise.greedy_share_noise
 from compared
-inner join horizons
-    on compared.model = horizons.model
-left join sampling_survival as sampled
-    on compared.model = sampled.model and compared.recipe = sampled.recipe and horizons.step = sampled.step
-left join greedy_survival as greedy
-    on compared.model = greedy.model and compared.recipe = greedy.recipe and horizons.step = greedy.step
-left join noise
-    on compared.model = noise.model and horizons.step = noise.step
-anti join noise_variants
-    on compared.model = noise_variants.model and compared.recipe = noise_variants.recipe
+inner join horizons using (model)
+left join sampling_survival as sampled using (model, recipe, step)
+left join greedy_survival as greedy using (model, recipe, step)
+left join noise using (model, step)
+anti join noise_variants using (model, recipe)
 where compared.recipe <> 'dense'
 qualify
     horizons.step % (max(horizons.step) over (partition by compared.model) // 64 + 1) = 0

@@ -14,8 +14,7 @@ select
     traces.kl_teacher_forced_nats,
     traces.first_flip_step
 from token_trace as traces
-left join prompt_summary as prompts
-    on traces.model = prompts.model and traces.prompt_id = prompts.prompt_id
+left join prompt_summary as prompts using (model, prompt_id)
 where traces.recipe <> 'dense' and traces.step < 64
 qualify
     dense_rank() over (

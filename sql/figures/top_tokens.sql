@@ -16,15 +16,9 @@ select
     min(tokens.rank) filter (where tokens.side = 'dense') as rank_dense,
     min(tokens.rank) filter (where tokens.side = 'pruned') as rank_pruned
 from stg_top_tokens as tokens
-inner join stg_generations as generations
-    on
-        tokens.model = generations.model
-        and tokens.recipe = generations.recipe
-        and tokens.prompt_id = generations.prompt_id
-left join prompt_summary as prompts
-    on tokens.model = prompts.model and tokens.prompt_id = prompts.prompt_id
-anti join noise_variants as noise
-    on tokens.model = noise.model and tokens.recipe = noise.recipe
+inner join stg_generations as generations using (model, recipe, prompt_id)
+left join prompt_summary as prompts using (model, prompt_id)
+anti join noise_variants using (model, recipe)
 where
     tokens.recipe <> 'dense'
     and tokens.trajectory = 'teacher_forced'

@@ -18,5 +18,4 @@ select
     answers.target_margin,
     answers.weight
 from task_answers as answers
-anti join noise_variants
-    on answers.model = noise_variants.model and answers.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

@@ -36,8 +36,7 @@ losses as (
         max(losses.n_answers) filter (where losses.kind = 'non_generative') as choosing_answers,
         count(losses.noise_loss) = count(*) as has_null
     from task_losses as losses
-    inner join claim_variants as variants
-        on losses.model = variants.model and losses.recipe = variants.recipe
+    inner join claim_variants as variants using (model, recipe)
     group by losses.model, losses.recipe, losses.measure
 ),
 
@@ -118,8 +117,7 @@ scales as (
         unnest([fits.pearson_se, fits.pearson_log10_se]) as se,
         unnest([noise.pearson, noise.pearson_log10]) as null_amount
     from paper_fits as fits
-    left join noise_fits as noise
-        on fits.model = noise.model and fits.theorem = noise.theorem
+    left join noise_fits as noise using (model, theorem)
 ),
 
 -- Methods are measured on the same prompts, so that their errors do not average out.
@@ -194,22 +192,14 @@ questions as (
         ) > 0.5 as is_less,
         any_value(options.mass_dense) < 0.01 as is_tail
     from stg_option_subspace as options
-    inner join variant_temperatures as temperatures
-        on
-            options.model = temperatures.model
-            and options.recipe = temperatures.recipe
-            and options.temperature = temperatures.temperature
-    inner join claim_variants as variants
-        on options.model = variants.model and options.recipe = variants.recipe
+    inner join variant_temperatures using (model, recipe, temperature)
+    inner join claim_variants as variants using (model, recipe)
     group by options.model, variants.is_noise, options.prompt_id
 ),
 
 counted as (
     select
-        model,
-        is_noise,
-        is_rounding,
-        variants,
+        *,
         unnest(['choice_is_kept', 'options_move_less', 'options_in_the_tail']) as claim,
         unnest([is_kept, is_less, is_tail]) as holds
     from questions
@@ -263,8 +253,7 @@ gaps as (
             gaps.own_minus_forced_nats, gaps.own_over_forced_ln, gaps.free_minus_fork_nats, gaps.free_over_fork_ln
         ]) as gap
     from trajectory_gaps as gaps
-    inner join claim_variants as variants
-        on gaps.model = variants.model and gaps.recipe = variants.recipe
+    inner join claim_variants as variants using (model, recipe)
 ),
 
 -- All variants of a prompt together: prompts are the independent units.

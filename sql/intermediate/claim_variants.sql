@@ -25,8 +25,7 @@ nulls as (
         noise_variants.model,
         arg_max(noise_variants.recipe, row(coalesce(at_output.kl_p95_nats, 0), noise_variants.recipe)) as recipe
     from noise_variants
-    left join noise_at_output as at_output
-        on noise_variants.model = at_output.model and noise_variants.recipe = at_output.recipe
+    left join noise_at_output as at_output using (model, recipe)
     group by noise_variants.model
 )
 

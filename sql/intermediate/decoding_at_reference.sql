@@ -35,11 +35,7 @@ select
     steps.margin_pruned,
     steps.is_same_token
 from stg_decoding_steps as steps
-inner join reference_temperature
-    on
-        steps.model = reference_temperature.model
-        and steps.recipe = reference_temperature.recipe
-        and steps.temperature = reference_temperature.temperature
+inner join reference_temperature using (model, recipe, temperature)
 anti join trajectory_ends as ends
     on
         steps.model = ends.model

@@ -20,8 +20,7 @@ select
     steps.margin_dense,
     steps.margin_pruned
 from stg_decoding_steps as steps
-anti join noise_variants
-    on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)
 anti join trajectory_ends as ends
     on
         steps.model = ends.model

@@ -27,8 +27,7 @@ prompts as (
         ]) as total,
         unnest([count(*), count(*), count(*) filter (where steps.step = 0)]) as steps
     from drop_variants as variants
-    inner join decoding_at_reference as steps
-        on variants.model = steps.model and variants.recipe = steps.recipe
+    inner join decoding_at_reference as steps using (model, recipe)
     where steps.trajectory = 'teacher_forced'
     group by variants.model, variants.recipe, steps.prompt_id
 ),
@@ -58,8 +57,7 @@ probe_errors as (
             any_value(means.per_step), half_width_of_mean(prompts.total, prompts.steps)
         ) as mean_ends
     from probe_means as means
-    inner join prompts
-        on means.model = prompts.model and means.recipe = prompts.recipe and means.metric = prompts.metric
+    inner join prompts using (model, recipe, metric)
     where prompts.steps > 0
     group by means.model, means.recipe, means.metric
 )

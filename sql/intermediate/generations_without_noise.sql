@@ -16,5 +16,4 @@ select
     generations.distinct_1,
     generations.distinct_2
 from stg_generations as generations
-anti join noise_variants
-    on generations.model = noise_variants.model and generations.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

@@ -32,8 +32,7 @@ steps as (
         prompts.fold,
         2 * greedy_steps.step <= prompts.last_step as is_first_half
     from greedy_steps
-    inner join prompts
-        on greedy_steps.model = prompts.model and greedy_steps.prompt_id = prompts.prompt_id
+    inner join prompts using (model, prompt_id)
 ),
 
 folds as (
@@ -111,8 +110,7 @@ fits as (
                 lessons.margin_over_shift as x,
                 1 / (1 + exp(-fits.a - fits.b * lessons.margin_over_shift)) as p
             from fits
-            inner join lessons
-                on fits.model = lessons.model and fits.recipe = lessons.recipe and fits.fold = lessons.fold
+            inner join lessons using (model, recipe, fold)
             where fits.iteration < 20
         ) as seen
         group by model, recipe, fold, iteration, a, b
@@ -135,11 +133,9 @@ predicted as (
         1 / (1 + exp(-fits.a - fits.b * steps.margin_over_shift)) as flip_probability,
         shares.flip_probability_constant
     from steps
-    inner join fits
-        on steps.model = fits.model and steps.recipe = fits.recipe and steps.fold = fits.fold and fits.iteration = 20
-    inner join shares
-        on steps.model = shares.model and steps.recipe = shares.recipe and steps.fold = shares.fold
-    where not steps.is_first_half
+    inner join fits using (model, recipe, fold)
+    inner join shares using (model, recipe, fold)
+    where fits.iteration = 20 and not steps.is_first_half
 )
 
 select

@@ -46,11 +46,7 @@ select
         2
     ) as margin_over_shift
 from stg_decoding_steps as steps
-inner join temperatures
-    on
-        steps.model = temperatures.model
-        and steps.recipe = temperatures.recipe
-        and steps.temperature = temperatures.temperature
+inner join temperatures using (model, recipe, temperature)
 anti join dense_ends
     on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
 where steps.trajectory = 'teacher_forced'

@@ -94,5 +94,4 @@ select
     shares.ends[1] as share_amplified_low,
     shares.ends[2] as share_amplified_high
 from medians
-inner join shares
-    on medians.model = shares.model and medians.lens = shares.lens and medians.is_noise = shares.is_noise
+inner join shares using (model, lens, is_noise)

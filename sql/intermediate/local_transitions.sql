@@ -24,13 +24,8 @@ select
     transitions.t2_p,
     transitions.t3_kl_nats
 from stg_layer_transitions as transitions
-inner join variant_temperatures as temperatures
-    on
-        transitions.model = temperatures.model
-        and transitions.recipe = temperatures.recipe
-        and transitions.temperature = temperatures.temperature
-inner join claim_variants as variants
-    on transitions.model = variants.model and transitions.recipe = variants.recipe
+inner join variant_temperatures using (model, recipe, temperature)
+inner join claim_variants as variants using (model, recipe)
 anti join dense_ends
     on
         transitions.model = dense_ends.model

@@ -14,8 +14,6 @@ select
     variants.parameters_removed_share,
     variants.kl_step0_nats
 from stg_generations as texts
-inner join stg_generations as dense
-    on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-inner join variant_summary as variants
-    on texts.model = variants.model and texts.recipe = variants.recipe
-where texts.collapse_step is not null and dense.collapse_step is null
+inner join variant_summary as variants using (model, recipe)
+inner join stg_generations as dense using (model, prompt_id)
+where dense.recipe = 'dense' and texts.collapse_step is not null and dense.collapse_step is null

@@ -13,13 +13,7 @@
 with
 
 lessons as (
-    select
-        measure,
-        kind,
-        probe,
-        model,
-        bin,
-        loss
+    select *
     from losses_by_probe
     where is_known
 ),

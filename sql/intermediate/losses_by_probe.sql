@@ -18,5 +18,4 @@ select
     losses.loss,
     count(*) over (partition by losses.measure, losses.kind, probes.probe, probes.model) >= 5 as is_known
 from damage_probes as probes
-inner join task_losses as losses
-    on probes.model = losses.model and probes.recipe = losses.recipe
+inner join task_losses as losses using (model, recipe)

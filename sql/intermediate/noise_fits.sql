@@ -34,7 +34,7 @@ theorems as (
 select
     model,
     theorem,
-    fit.pearson as pearson,
-    fit.pearson_log10 as pearson_log10
+    fit['pearson'] as pearson,
+    fit['pearson_log10'] as pearson_log10
 from theorems
-where fit.n > 0
+where fit['n'] > 0

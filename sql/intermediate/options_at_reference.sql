@@ -14,8 +14,4 @@ select
     options.kl_options_dense_pruned_nats,
     options.kl_dense_pruned_nats
 from stg_option_subspace as options
-inner join reference_temperature
-    on
-        options.model = reference_temperature.model
-        and options.recipe = reference_temperature.recipe
-        and options.temperature = reference_temperature.temperature
+inner join reference_temperature using (model, recipe, temperature)

@@ -30,5 +30,4 @@ select
     options.one_minus_cos_p,
     options.kl_dense_pruned_nats
 from stg_option_subspace as options
-anti join noise_variants
-    on options.model = noise_variants.model and options.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

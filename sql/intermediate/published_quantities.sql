@@ -75,11 +75,7 @@ options as (
         count(*) over question as n_options,
         row_number() over (question order by -shift.p_options_dense, shift.option_index) as place
     from option_shift as shift
-    inner join reference_temperature
-        on
-            shift.model = reference_temperature.model
-            and shift.recipe = reference_temperature.recipe
-            and shift.temperature = reference_temperature.temperature
+    inner join reference_temperature using (model, recipe, temperature)
     window question as (partition by shift.model, shift.recipe, shift.prompt_id)
 ),
 
@@ -269,8 +265,7 @@ select
     cast(measured.n as bigint) as n,
     measured.shots
 from measured
-inner join variants
-    on measured.model = variants.model and measured.recipe = variants.recipe
+inner join variants using (model, recipe)
 where
     measured.score is not null
     -- Without a name it is pruning.

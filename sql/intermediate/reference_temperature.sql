@@ -9,5 +9,4 @@ select
     temperatures.recipe,
     temperatures.temperature
 from variant_temperatures as temperatures
-anti join noise_variants
-    on temperatures.model = noise_variants.model and temperatures.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

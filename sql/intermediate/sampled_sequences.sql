@@ -73,13 +73,7 @@ select
     texts.has_ended,
     sums.kl_text_nats
 from texts
-left join sums
-    on
-        texts.model = sums.model
-        and texts.recipe = sums.recipe
-        and texts.trajectory = sums.trajectory
-        and texts.prompt_id = sums.prompt_id
-        and texts.sample = sums.sample
+left join sums using (model, recipe, trajectory, prompt_id, sample)
 qualify
     count_if(sums.steps is distinct from texts.tokens) over (
         partition by texts.model, texts.recipe, texts.trajectory

@@ -46,8 +46,7 @@ guesses as (
             end
         ) as guess
     from stg_task_samples as samples
-    inner join groups
-        on samples.model = groups.model and samples.task = groups.task
+    inner join groups using (model, task)
     where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
     group by samples.model, groups.task_group
 ),
@@ -81,18 +80,9 @@ answers as (
         count(*) filter (where other.is_right) as other_right,
         count(*) filter (where dense.is_right and other.is_right) as both_right
     from graded_answers as other
-    inner join graded_answers as dense
-        on
-            other.model = dense.model
-            and other.task = dense.task
-            and other.metric = dense.metric
-            and other.scoring = dense.scoring
-            and other.sample_id = dense.sample_id
-            and other.sample_hash = dense.sample_hash
-            and dense.recipe = 'dense'
-    inner join groups
-        on other.model = groups.model and other.task = groups.task
-    where other.recipe <> 'dense'
+    inner join graded_answers as dense using (model, task, metric, scoring, sample_id, sample_hash)
+    inner join groups using (model, task)
+    where other.recipe <> 'dense' and dense.recipe = 'dense'
     group by other.model, other.recipe, groups.task_group, other.metric
 )
 
@@ -127,21 +117,8 @@ select
         else variance_of_outcomes(coalesce(answers.n, dense.n), coalesce(answers.dense_right, dense.score * dense.n))
     end as answers_dense_variance
 from scores as other
-inner join scores as dense
-    on
-        other.model = dense.model
-        and other.task_group = dense.task_group
-        and other.kind = dense.kind
-        and other.metric = dense.metric
-        and dense.recipe = 'dense'
-left join guesses
-    on other.model = guesses.model and other.task_group = guesses.task_group
-left join answers
-    on
-        other.model = answers.model
-        and other.recipe = answers.recipe
-        and other.task_group = answers.task_group
-        and other.metric = answers.metric
-left join noise_variants
-    on other.model = noise_variants.model and other.recipe = noise_variants.recipe
-where other.recipe <> 'dense'
+left join guesses using (model, task_group)
+left join answers using (model, recipe, task_group, metric)
+left join noise_variants using (model, recipe)
+inner join scores as dense using (model, task_group, kind, metric)
+where other.recipe <> 'dense' and dense.recipe = 'dense'

@@ -16,5 +16,4 @@ select
     scores.n,
     scores.is_higher_better
 from task_group_scores as scores
-anti join noise_variants
-    on scores.model = noise_variants.model and scores.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

@@ -49,8 +49,6 @@ select
     found.budget
 from pruned_variants as pruned
 semi join searched_models using (model)
-inner join stg_variants as variants
-    on pruned.model = variants.model and pruned.recipe = variants.recipe
-left join found
-    on pruned.model = found.model and pruned.recipe = found.recipe
+inner join stg_variants as variants using (model, recipe)
+left join found using (model, recipe)
 where variants.parameters_removed > 0 or variants.bytes_removed > 0

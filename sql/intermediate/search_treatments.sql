@@ -24,10 +24,7 @@ listed as (
 
 treated as (
     select
-        model,
-        search,
-        trial,
-        place,
+        *,
         json_extract_string(treatments, '$."' || place || '"') as treatment
     from listed
 )

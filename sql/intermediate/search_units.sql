@@ -26,16 +26,9 @@ on_texts as (
         sum(losses.nll_pruned) as nll_nats,
         count(*) as tokens
     from text_token_losses as losses
-    semi join search_candidates as candidates
-        on losses.model = candidates.model and losses.recipe = candidates.recipe
+    semi join search_candidates using (model, recipe)
     group by
-        losses.model,
-        losses.recipe,
-        losses.text_id,
-        losses.text_hash,
-        losses.context,
-        losses.stride,
-        losses.window_id
+        losses.model, losses.recipe, losses.text_id, losses.text_hash, losses.context, losses.stride, losses.window_id
 ),
 
 dense_lengths as (
@@ -69,8 +62,7 @@ select
     count(*) as size,
     null as largest_total
 from decoding_at_reference as steps
-semi join search_candidates as candidates
-    on steps.model = candidates.model and steps.recipe = candidates.recipe
+semi join search_candidates using (model, recipe)
 where steps.trajectory = 'teacher_forced'
 group by steps.model, steps.recipe, steps.prompt_id
 
@@ -85,10 +77,8 @@ select
     1 as size,
     dense_lengths.steps as largest_total
 from stg_generations as generations
-semi join search_candidates as candidates
-    on generations.model = candidates.model and generations.recipe = candidates.recipe
-inner join dense_lengths
-    on generations.model = dense_lengths.model and generations.prompt_id = dense_lengths.prompt_id
+semi join search_candidates using (model, recipe)
+inner join dense_lengths using (model, prompt_id)
 
 union all
 
@@ -101,5 +91,4 @@ select
     1 as size,
     1 as largest_total
 from options_at_reference as options
-semi join search_candidates as candidates
-    on options.model = candidates.model and options.recipe = candidates.recipe
+semi join search_candidates using (model, recipe)

@@ -68,11 +68,7 @@ prompts as (
 
 numbered as (
     select
-        outputs.model,
-        outputs.recipe,
-        outputs.prompt_id,
-        outputs.position,
-        outputs.temperature,
+        outputs.*,
         variants.variant_id,
         prompts.prompt_index,
         log10_positive(outputs.kl_dense_pruned_nats) as log_y,
@@ -80,13 +76,8 @@ numbered as (
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
     from outputs
-    inner join variants
-        on outputs.model = variants.model and outputs.recipe = variants.recipe
-    inner join prompts
-        on
-            outputs.model = prompts.model
-            and outputs.recipe = prompts.recipe
-            and outputs.prompt_id = prompts.prompt_id
+    inner join variants using (model, recipe)
+    inner join prompts using (model, recipe, prompt_id)
 ),
 
 positions as (
@@ -103,13 +94,7 @@ positions as (
         numbered.log_y,
         transitions.var_p_dz
     from stg_layer_transitions as transitions
-    inner join numbered
-        on
-            transitions.model = numbered.model
-            and transitions.recipe = numbered.recipe
-            and transitions.prompt_id = numbered.prompt_id
-            and transitions.position = numbered.position
-            and transitions.temperature = numbered.temperature
+    inner join numbered using (model, recipe, prompt_id, position, temperature)
     where transitions.scope = 'local' and transitions.is_changed
 ),
 
@@ -117,11 +102,7 @@ positions as (
 -- equal ones count half.
 ranked as (
     select
-        group_id,
-        prompt_index,
-        is_spike,
-        v,
-        log_y,
+        *,
         log10_positive(var_p_dz) as log_x,
         count_below(var_p_dz, group_id) as u,
         sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,
@@ -193,8 +174,4 @@ select
 from prompt_sums as sums
 inner join variants
     on sums.group_id // 4 // 65536 = variants.variant_id
-inner join prompts
-    on
-        variants.model = prompts.model
-        and variants.recipe = prompts.recipe
-        and sums.prompt_index = prompts.prompt_index
+inner join prompts using (model, recipe, prompt_index)

@@ -15,13 +15,8 @@ select
     steps.step,
     cast(steps.kl_dense_pruned_nats as double) as kl_nats
 from stg_decoding_steps as steps
-inner join variant_temperatures as temperatures
-    on
-        steps.model = temperatures.model
-        and steps.recipe = temperatures.recipe
-        and steps.temperature = temperatures.temperature
-inner join stg_generations as texts
-    on steps.model = texts.model and steps.recipe = texts.recipe and steps.prompt_id = texts.prompt_id
+inner join variant_temperatures using (model, recipe, temperature)
+inner join stg_generations as texts using (model, recipe, prompt_id)
 anti join trajectory_ends as ends
     on
         steps.model = ends.model

@@ -44,12 +44,5 @@ select
     pruned.target_margin - dense.target_margin as margin_change,
     dense.weight
 from answers_without_noise as pruned
-inner join task_answers as dense
-    on
-        pruned.model = dense.model
-        and pruned.task = dense.task
-        and pruned.metric = dense.metric
-        and pruned.sample_id = dense.sample_id
-        and pruned.sample_hash = dense.sample_hash
-        and dense.recipe = 'dense'
-where pruned.recipe <> 'dense'
+inner join task_answers as dense using (model, task, metric, sample_id, sample_hash)
+where pruned.recipe <> 'dense' and dense.recipe = 'dense'

@@ -34,11 +34,7 @@ select
     steps.temperature,
     1 - least(steps.total_variation, 1) as acceptance
 from stg_decoding_steps as steps
-inner join temperatures
-    on
-        steps.model = temperatures.model
-        and steps.recipe = temperatures.recipe
-        and steps.temperature = temperatures.temperature
+inner join temperatures using (model, recipe, temperature)
 anti join dense_ends
     on
         steps.model = dense_ends.model
@@ -58,5 +54,4 @@ select
     steps.temperature,
     1 - steps.total_variation as acceptance
 from stg_sampled_steps as steps
-semi join sampled_sequences as texts
-    on steps.model = texts.model and steps.recipe = texts.recipe and steps.trajectory = texts.trajectory
+semi join sampled_sequences using (model, recipe, trajectory)

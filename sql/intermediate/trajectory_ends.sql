@@ -15,8 +15,7 @@ select
     'teacher_forced' as on_trajectory,
     dense_ends.end_step
 from stg_generations as texts
-inner join dense_ends
-    on texts.model = dense_ends.model and texts.prompt_id = dense_ends.prompt_id
+inner join dense_ends using (model, prompt_id)
 
 union all
 
@@ -28,6 +27,5 @@ select
     -- least skips NULL.
     least(texts.end_step, dense_ends.end_step) as end_step
 from stg_generations as texts
-left join dense_ends
-    on texts.model = dense_ends.model and texts.prompt_id = dense_ends.prompt_id
+left join dense_ends using (model, prompt_id)
 where coalesce(texts.end_step, dense_ends.end_step) is not null

@@ -36,11 +36,7 @@ select
     transitions.kl_pruned_dense_nats,
     transitions.is_top1_same
 from stg_layer_transitions as transitions
-inner join reference_temperature
-    on
-        transitions.model = reference_temperature.model
-        and transitions.recipe = reference_temperature.recipe
-        and transitions.temperature = reference_temperature.temperature
+inner join reference_temperature using (model, recipe, temperature)
 anti join dense_ends
     on
         transitions.model = dense_ends.model

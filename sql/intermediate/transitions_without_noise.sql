@@ -27,8 +27,7 @@ select
     transitions.kl_dense_pruned_nats,
     transitions.kl_pruned_dense_nats
 from stg_layer_transitions as transitions
-anti join noise_variants
-    on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)
 anti join dense_ends
     on
         transitions.model = dense_ends.model

@@ -35,15 +35,8 @@ units as (
         count(*) as weight,
         count_if(not steps.is_top1_same) as lost
     from stg_decoding_steps as steps
-    inner join decoding_at_reference as dense
-        on
-            steps.model = dense.model
-            and dense.recipe = 'dense'
-            and steps.prompt_id = dense.prompt_id
-            and steps.trajectory = dense.trajectory
-            and steps.step = dense.step
-            and steps.temperature = dense.temperature
-    where steps.trajectory = 'teacher_forced'
+    inner join decoding_at_reference as dense using (model, prompt_id, trajectory, step, temperature)
+    where steps.trajectory = 'teacher_forced' and dense.recipe = 'dense'
     group by steps.model, steps.recipe, steps.prompt_id
 
     union all
@@ -111,8 +104,7 @@ floors as (
         beside.evidence,
         beside.recipe
     from weighed as beside
-    left join noise_variants as noise
-        on beside.model = noise.model and beside.recipe = noise.recipe
+    left join noise_variants as noise using (model, recipe)
     where beside.recipe = 'dense' or noise.recipe is not null
     group by beside.model, beside.measure, beside.evidence, beside.recipe
     qualify row_number() over (
@@ -126,8 +118,7 @@ paired as (
         own.*,
         own.lost - coalesce(beside.lost, 0) as net
     from weighed as own
-    left join floors
-        on own.model = floors.model and own.measure = floors.measure and own.evidence = floors.evidence
+    left join floors using (model, measure, evidence)
     left join weighed as beside
         on
             floors.recipe = beside.recipe

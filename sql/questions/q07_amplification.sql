@@ -32,8 +32,7 @@ ratios as (
         cast(transitions.one_minus_cos_z as double) / transitions.one_minus_cos_h as h_to_z,
         cast(transitions.one_minus_cos_p as double) / transitions.one_minus_cos_z as z_to_p
     from stg_layer_transitions as transitions
-    left join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    left join noise_variants using (model, recipe)
     anti join dense_ends
         on
             transitions.model = dense_ends.model

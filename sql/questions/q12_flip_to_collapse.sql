@@ -32,9 +32,6 @@ select
     dense.repeat_rate as repeat_rate_dense
 from generations_without_noise as pruned
 left join stg_generations as dense
-    on
-        pruned.model = dense.model
-        and pruned.prompt_id = dense.prompt_id
-        and dense.recipe = 'dense'
+    on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
 where pruned.recipe <> 'dense'
 order by pruned.model, pruned.recipe, steps_to_collapse nulls last, pruned.prompt_id

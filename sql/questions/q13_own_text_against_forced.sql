@@ -63,10 +63,8 @@ counted as (
         noise_variants.recipe is not null as is_noise,
         count_if(noise_variants.recipe is null) over (partition by medians.model) as comparisons
     from medians
-    inner join gaps
-        on medians.model = gaps.model and medians.recipe = gaps.recipe
-    left join noise_variants
-        on medians.model = noise_variants.model and medians.recipe = noise_variants.recipe
+    inner join gaps using (model, recipe)
+    left join noise_variants using (model, recipe)
 )
 
 select

@@ -28,11 +28,7 @@ steps as (
             else 'before'
         end as phase
     from decoding_curve as curve
-    inner join reference_temperature
-        on
-            curve.model = reference_temperature.model
-            and curve.recipe = reference_temperature.recipe
-            and curve.temperature = reference_temperature.temperature
+    inner join reference_temperature using (model, recipe, temperature)
     where curve.recipe <> 'dense'
 ),
 

@@ -33,11 +33,7 @@ scored as (
 
 ranked as (
     select
-        model,
-        recipe,
-        prompt_id,
-        predictor,
-        is_flip,
+        *,
         count_below(score, row(model, recipe, predictor)) as steps_below,
         sum_below(cast(not is_flip as integer), score, row(model, recipe, predictor)) as kept_below
     from scored
@@ -92,8 +88,7 @@ spreads as (
             )
         ) as half_width
     from fits
-    inner join prompt_sums as sums
-        on fits.model = sums.model and fits.recipe = sums.recipe and fits.predictor = sums.predictor
+    inner join prompt_sums as sums using (model, recipe, predictor)
     where fits.auc is not null and fits.n_prompts_with_flips >= 3
     group by fits.model, fits.recipe, fits.predictor
 )
@@ -109,9 +104,5 @@ select
     interval_of_auc(fits.auc, spreads.half_width)[1] as auc_low,
     interval_of_auc(fits.auc, spreads.half_width)[2] as auc_high
 from fits
-left join spreads
-    on
-        fits.model = spreads.model
-        and fits.recipe = spreads.recipe
-        and fits.predictor = spreads.predictor
+left join spreads using (model, recipe, predictor)
 order by fits.model, fits.recipe, fits.predictor

@@ -51,8 +51,7 @@ select
     avg(questions.mass_dense) as mass_dense_mean,
     avg(questions.mass_pruned) as mass_pruned_mean
 from stg_option_subspace as questions
-left join noise_variants
-    on questions.model = noise_variants.model and questions.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)
 where questions.recipe <> 'dense'
 group by questions.model, questions.recipe, questions.temperature, noise_variants.recipe is not null
 order by questions.model, is_noise, questions.recipe, questions.temperature

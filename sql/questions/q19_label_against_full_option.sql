@@ -33,8 +33,7 @@ chosen as (
         likeliest(samples.option_log_likelihoods) - 1 as answer_index,
         likeliest(samples.option_log_likelihoods_per_byte) - 1 as answer_index_per_byte
     from stg_task_samples as samples
-    anti join noise_variants
-        on samples.model = noise_variants.model and samples.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
     where samples.scoring in ('letter', 'full_text') and samples.target_index is not null
 ),
 

@@ -56,14 +56,8 @@ flips as (
         scores.metric,
         min(variants.k) as k
     from drop_variants as variants
-    inner join task_pairs as pairs
-        on variants.model = pairs.model and variants.recipe = pairs.recipe
-    inner join stg_task_scores as scores
-        on
-            pairs.model = scores.model
-            and pairs.recipe = scores.recipe
-            and pairs.task = scores.task
-            and pairs.metric = scores.metric
+    inner join task_pairs as pairs using (model, recipe)
+    inner join stg_task_scores as scores using (model, recipe, task, metric)
     where pairs.is_flipped
     group by variants.model, variants.method, variants.chosen_by, scores.task_group, scores.kind, scores.metric
 ),
@@ -75,8 +69,7 @@ maths_flips as (
         variants.chosen_by,
         min(variants.k) as k
     from drop_variants as variants
-    inner join stg_generations as pruned
-        on variants.model = pruned.model and variants.recipe = pruned.recipe
+    inner join stg_generations as pruned using (model, recipe)
     inner join stg_generations as dense
         on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
     where pruned.kind = 'maths' and pruned.answer is distinct from dense.answer
@@ -105,10 +98,4 @@ from critical
 left join probes using (model, method, chosen_by)
 left join flips using (model, method, chosen_by, task_group, kind, metric)
 left join maths_flips using (model, method, chosen_by)
-order by
-    critical.model,
-    critical.task_group,
-    critical.kind,
-    critical.metric,
-    critical.method,
-    critical.chosen_by
+order by critical.model, critical.task_group, critical.kind, critical.metric, critical.method, critical.chosen_by

@@ -116,6 +116,5 @@ select
     variants.gap_ends[1] as loss_gap_low,
     variants.gap_ends[2] as loss_gap_high
 from variants
-inner join stg_variants
-    on variants.model = stg_variants.model and variants.recipe = stg_variants.recipe
+inner join stg_variants using (model, recipe)
 order by variants.model, variants.measure <> 'score', stg_variants.method, variants.recipe

@@ -28,28 +28,16 @@ losses as (
         pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
     from task_group_scores as pruned
-    inner join task_group_scores as dense
-        on
-            pruned.model = dense.model
-            and pruned.task_group = dense.task_group
-            and pruned.kind = dense.kind
-            and pruned.metric = dense.metric
-            -- Means over different tasks do not compare.
-            and pruned.n_tasks = dense.n_tasks
-            and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense'
+    -- Means over different tasks do not compare.
+    inner join task_group_scores as dense using (model, task_group, kind, metric, n_tasks)
+    where pruned.recipe <> 'dense' and dense.recipe = 'dense'
 ),
 
 ranked as (
     select
-        losses.model,
-        losses.recipe,
-        losses.task_group,
-        losses.kind,
-        losses.metric,
+        losses.*,
         probes.probe,
         probes.damage,
-        losses.loss,
         count_below(
             probes.damage, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as damage_below,
@@ -57,8 +45,7 @@ ranked as (
             losses.loss, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as loss_below
     from losses
-    inner join damage_probes as probes
-        on losses.model = probes.model and losses.recipe = probes.recipe
+    inner join damage_probes as probes using (model, recipe)
 ),
 
 fits as (

@@ -54,11 +54,7 @@ lines as (
 
 pairs as (
     select
-        drops.model,
-        drops.recipe,
-        drops.method,
-        drops.parameters_removed_share,
-        drops.kl_nats,
+        drops.*,
         methods.method as other_method
     from drops
     inner join methods
@@ -67,12 +63,7 @@ pairs as (
 
 bracketed as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.method,
-        pairs.other_method,
-        pairs.parameters_removed_share,
-        pairs.kl_nats,
+        pairs.*,
         lower_point.parameters_removed_share as share_below,
         lower_point.kl_nats as kl_below,
         upper_point.parameters_removed_share as share_above,

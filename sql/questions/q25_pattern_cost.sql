@@ -17,17 +17,11 @@ with
 
 masked as (
     select
-        patterns.model,
-        patterns.recipe,
-        patterns.method,
-        patterns.sparsity,
-        patterns.sparsity_percent,
-        patterns.pattern,
+        patterns.*,
         totals.kl_teacher_forced_mean_nats as kl_nats,
         totals.top1_agreement
     from sparsity_patterns as patterns
-    inner join variant_summary as totals
-        on patterns.model = totals.model and patterns.recipe = totals.recipe
+    inner join variant_summary as totals using (model, recipe)
 ),
 
 baselines as (

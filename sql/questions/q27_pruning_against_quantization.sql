@@ -111,10 +111,5 @@ select
     matched.amount - matched.amount_quantized - spreads.half_width as difference_low,
     matched.amount - matched.amount_quantized + spreads.half_width as difference_high
 from matched
-left join spreads
-    on
-        matched.model = spreads.model
-        and matched.recipe = spreads.recipe
-        and matched.quantization = spreads.quantization
-        and matched.measure = spreads.measure
+left join spreads using (model, recipe, quantization, measure)
 order by matched.model, matched.recipe, matched.quantization, matched.measure

@@ -32,10 +32,7 @@ with
 
 described as (
     select
-        model,
-        recipe,
-        method,
-        calibration_hash,
+        *,
         -- calibration_hash identifies the tokens, whether the recipe or the study names them.
         json_merge_patch(try_cast(parameters_json as json), '{"calibration": null}') as uncalibrated,
         -- The parameters without their seed, to find recipes that differ in it alone.
@@ -76,8 +73,7 @@ matrices as (
         bit_count(other.kept) as other_kept,
         bit_count(one.kept & other.kept) as both_kept
     from pairs
-    inner join stg_mask_samples as one
-        on pairs.model = one.model and pairs.recipe = one.recipe
+    inner join stg_mask_samples as one using (model, recipe)
     inner join stg_mask_samples as other
         on
             one.model = other.model
@@ -118,8 +114,7 @@ prompt_sums as (
         sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
     from pairs
-    inner join decoding_at_reference as one
-        on pairs.model = one.model and pairs.recipe = one.recipe
+    inner join decoding_at_reference as one using (model, recipe)
     inner join decoding_at_reference as other
         on
             one.model = other.model
@@ -167,14 +162,6 @@ select
     divergences.other_kl_nats - divergences.kl_nats - divergences.half_width as kl_difference_low_nats,
     divergences.other_kl_nats - divergences.kl_nats + divergences.half_width as kl_difference_high_nats
 from pairs
-left join mask_sums
-    on
-        pairs.model = mask_sums.model
-        and pairs.recipe = mask_sums.recipe
-        and pairs.other_recipe = mask_sums.other_recipe
-left join divergences
-    on
-        pairs.model = divergences.model
-        and pairs.recipe = divergences.recipe
-        and pairs.other_recipe = divergences.other_recipe
+left join mask_sums using (model, recipe, other_recipe)
+left join divergences using (model, recipe, other_recipe)
 order by pairs.model, pairs.recipe, pairs.other_recipe

@@ -98,6 +98,5 @@ select
     sublayers.worst[2] as worst_sublayer,
     sublayers.worst[3] as worst_isolated_share
 from sums
-left join sublayers
-    on sums.model = sublayers.model and sums.recipe = sublayers.recipe
+left join sublayers using (model, recipe)
 order by sums.model, sums.recipe

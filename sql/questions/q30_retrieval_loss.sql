@@ -37,22 +37,15 @@ losses as (
         (dense.value - pruned.value) / nullif(dense.value, 0) as ndcg_loss_share,
         pruned.n as n_queries
     from stg_retrieval_scores as pruned
-    inner join stg_retrieval_scores as dense
-        on
-            pruned.model = dense.model
-            and pruned.data_set = dense.data_set
-            and pruned.data_hash = dense.data_hash
-            and pruned.metric = dense.metric
-            and dense.recipe = 'dense'
+    anti join noise_variants using (model, recipe)
+    inner join stg_retrieval_scores as dense using (model, data_set, data_hash, metric)
     left join stg_retrieval_scores as cosines
         on
             pruned.model = cosines.model
             and pruned.recipe = cosines.recipe
             and pruned.data_set = cosines.data_set
             and cosines.metric = 'embedding_cosine'
-    anti join noise_variants
-        on pruned.model = noise_variants.model and pruned.recipe = noise_variants.recipe
-    where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense'
+    where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense' and dense.recipe = 'dense'
 ),
 
 query_pairs as (
@@ -63,21 +56,9 @@ query_pairs as (
         (losses.ndcg_pruned / losses.ndcg_dense * dense.value - pruned.value)
         / (losses.ndcg_dense * losses.n_queries) as influence
     from losses
-    inner join stg_retrieval_queries as pruned
-        on
-            losses.model = pruned.model
-            and losses.recipe = pruned.recipe
-            and losses.data_set = pruned.data_set
-            and pruned.metric = 'ndcg_at_10'
-    inner join stg_retrieval_queries as dense
-        on
-            pruned.model = dense.model
-            and pruned.data_set = dense.data_set
-            and pruned.data_hash = dense.data_hash
-            and pruned.query_id = dense.query_id
-            and pruned.metric = dense.metric
-            and dense.recipe = 'dense'
-    where losses.ndcg_loss_share is not null
+    inner join stg_retrieval_queries as pruned using (model, recipe, data_set)
+    inner join stg_retrieval_queries as dense using (model, data_set, data_hash, query_id, metric)
+    where losses.ndcg_loss_share is not null and pruned.metric = 'ndcg_at_10' and dense.recipe = 'dense'
 ),
 
 query_spreads as (

@@ -44,7 +44,6 @@ select
     variants.collapsed_difference_low,
     variants.collapsed_difference_high
 from sampling_summary as variants
-left join floors
-    on variants.model = floors.model
+left join floors using (model)
 where variants.recipe <> 'dense' and not variants.is_noise
 order by variants.model, variants.total_variation_mean, variants.recipe

@@ -41,8 +41,7 @@ judged as (
         coalesce(given.verdict, 'too little data') as verdict
     from claims
     cross join models
-    left join paper_claims as given
-        on claims.claim = given.claim and claims.measure = given.measure and models.model = given.model
+    left join paper_claims as given using (claim, measure, model)
 ),
 
 listed as (

@@ -32,17 +32,13 @@ items as (
         unnest(trials.item_ids) as item,
         cast(unnest(trials.item_nats) as double) as nats
     from search_front as front
-    inner join stg_search_trials as trials
-        on front.model = trials.model and front.search = trials.search and front.trial = trials.trial
+    inner join stg_search_trials as trials using (model, search, trial)
 ),
 
 paired as (
     select
-        own.model,
-        own.search,
-        own.remove,
+        own.*,
         control.strategy as control,
-        own.nats,
         control.nats as control_nats
     from items as own
     inner join items as control

@@ -38,7 +38,6 @@ select
     variants.kl_per_token_high_nats,
     floors.sequence_kl_noise_nats
 from sequence_kl as variants
-left join floors
-    on variants.model = floors.model and variants.trajectory = floors.trajectory
+left join floors using (model, trajectory)
 where variants.recipe <> 'dense' and not variants.is_noise
 order by variants.model asc, variants.trajectory desc, variants.sequence_kl_nats asc, variants.recipe asc

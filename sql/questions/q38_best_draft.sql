@@ -108,15 +108,9 @@ select
     costs.draft_cost,
     passes.tokens_per_pass / (passes.draft_tokens * costs.draft_cost + 1) as speedup
 from passes
-inner join acceptance as rates
-    on passes.model = rates.model and passes.recipe = rates.recipe and passes.decoding = rates.decoding
-left join costs
-    on passes.model = costs.model and passes.recipe = costs.recipe
+inner join acceptance as rates using (model, recipe, decoding)
+left join costs using (model, recipe)
 where rates.trajectory = 'teacher_forced' and passes.recipe <> 'dense' and not rates.is_noise
 order by
-    passes.model asc,
-    passes.decoding asc,
-    speedup desc nulls last,
-    passes.tokens_per_pass desc,
-    passes.recipe asc,
+    passes.model asc, passes.decoding asc, speedup desc nulls last, passes.tokens_per_pass desc, passes.recipe asc,
     passes.draft_tokens asc

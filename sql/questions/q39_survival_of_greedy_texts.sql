@@ -47,7 +47,6 @@ select
     floors.texts_flipped_noise,
     floors.equal_tokens_95_noise
 from greedy_survival_summary as variants
-left join floors
-    on variants.model = floors.model
+left join floors using (model)
 where not variants.is_noise
 order by variants.model, variants.texts_flipped, variants.recipe

@@ -27,8 +27,7 @@ prompts as (
         sum(greedy_hazards.margin_over_shift) as margin_over_shift,
         sum(greedy_hazards.flip_probability) as flip_probability
     from greedy_hazards
-    anti join noise_variants
-        on greedy_hazards.model = noise_variants.model and greedy_hazards.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
     group by all
 )
 

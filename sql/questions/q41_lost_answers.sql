@@ -48,7 +48,6 @@ select
     variants.following_loss_high,
     floors.following_loss_noise
 from lost_answers as variants
-left join floors
-    on variants.model = floors.model and variants.text_source = floors.text_source and variants.metric = floors.metric
+left join floors using (model, text_source, metric)
 where not variants.is_noise
 order by variants.model, variants.text_source, variants.metric, variants.recipe

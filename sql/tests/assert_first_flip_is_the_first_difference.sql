@@ -1,8 +1,8 @@
 -- first_flip_step is the first step whose two tokens, or most likely tokens, differ, in every trajectory.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
--- reason: up to the flip all trajectories read the same tokens, so that all lead to the same step. greedy_survival rests
---   on it. Noise variants are excluded: they are rounding, and passes of other shapes round differently.
+-- reason: up to the flip all trajectories read the same tokens, so that all lead to the same step. greedy_survival
+--   rests on it. Noise variants are excluded: they are rounding, and passes of other shapes round differently.
 with
 
 differences as (
@@ -30,11 +30,7 @@ select
     generations.first_flip_step,
     differences.first_difference_step
 from generations_without_noise as generations
-inner join differences
-    on
-        generations.model = differences.model
-        and generations.recipe = differences.recipe
-        and generations.prompt_id = differences.prompt_id
+inner join differences using (model, recipe, prompt_id)
 where
     generations.first_flip_step is distinct from differences.first_difference_step
     -- Passes of other shapes round differently: after a tie the two may diverge.

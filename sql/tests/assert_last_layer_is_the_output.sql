@@ -16,20 +16,12 @@ compared as (
         transitions.var_p_dz as var_p_dz_at_last_layer,
         outputs.var_p_dz as var_p_dz_at_output
     from stg_layer_transitions as transitions
+    inner join stg_decoding_steps as outputs using (model, recipe, prompt_id, position, temperature)
     inner join stg_models as models
         on transitions.model = models.model and transitions.layer = models.layers - 1
-    inner join stg_decoding_steps as outputs
-        on
-            transitions.model = outputs.model
-            and transitions.recipe = outputs.recipe
-            and transitions.prompt_id = outputs.prompt_id
-            and transitions.position = outputs.position
-            and transitions.temperature = outputs.temperature
-            and outputs.trajectory = 'teacher_forced'
     where
-        transitions.scope = 'propagated'
-        and transitions.lens = 'normed'
-        and transitions.sublayer = 'mlp'
+        transitions.scope = 'propagated' and transitions.lens = 'normed' and transitions.sublayer = 'mlp'
+        and outputs.trajectory = 'teacher_forced'
 )
 
 select *

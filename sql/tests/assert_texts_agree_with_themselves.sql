@@ -25,11 +25,7 @@ other_tokens as (
         variants.position as place,
         'another dense side' as contradiction
     from stg_text_tokens as variants
-    inner join reference
-        on
-            variants.model = reference.model
-            and variants.text_id = reference.text_id
-            and variants.position = reference.position
+    inner join reference using (model, text_id, position)
     where
         variants.token_id <> reference.token_id
         or variants.window_id <> reference.window_id
@@ -78,8 +74,7 @@ incomplete as (
         null as place,
         'other tokens than the dense model' as contradiction
     from stg_text_tokens as variants
-    inner join dense_scores
-        on variants.model = dense_scores.model and variants.text_id = dense_scores.text_id
+    inner join dense_scores using (model, text_id)
     group by variants.model, variants.recipe, variants.text_id, dense_scores.tokens
     having count(*) <> dense_scores.tokens
 )

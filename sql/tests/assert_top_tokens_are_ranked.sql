@@ -45,13 +45,7 @@ select
     lists.rank,
     lists.token_id
 from lists
-left join emitted
-    on
-        lists.model = emitted.model
-        and lists.recipe = emitted.recipe
-        and lists.prompt_id = emitted.prompt_id
-        and lists.trajectory = emitted.trajectory
-        and lists.step = emitted.step
+left join emitted using (model, recipe, prompt_id, trajectory, step)
 left join stg_models as models on lists.model = models.model
 where
     lists.rank <> lists.place

@@ -20,22 +20,12 @@ compared as (
         forced.token_id_pruned as token_id_teacher_forced,
         other.token_id_pruned as token_id_other
     from decoding_without_noise as forced
-    inner join stg_decoding_steps as other
-        on
-            forced.model = other.model
-            and forced.recipe = other.recipe
-            and forced.prompt_id = other.prompt_id
-            and forced.step = other.step
-            and forced.temperature = other.temperature
-            and other.trajectory <> 'teacher_forced'
-    left join stg_models as models on forced.model = models.model
-    left join stg_generations as generations
-        on
-            forced.model = generations.model
-            and forced.recipe = generations.recipe
-            and forced.prompt_id = generations.prompt_id
+    inner join stg_decoding_steps as other using (model, recipe, prompt_id, step, temperature)
+    left join stg_models as models using (model)
+    left join stg_generations as generations using (model, recipe, prompt_id)
     where
         forced.trajectory = 'teacher_forced'
+        and other.trajectory <> 'teacher_forced'
         and (forced.step = 0 or generations.first_flip_step is null or forced.step <= generations.first_flip_step)
 )
 

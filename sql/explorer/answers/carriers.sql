@@ -9,14 +9,11 @@ chosen as (
         first(
             variants.recipe
             order by
-                looping_texts.collapse_step is null,
-                variants.kl_step0_nats,
-                looping_texts.collapse_step,
+                looping_texts.collapse_step is null, variants.kl_step0_nats, looping_texts.collapse_step,
                 variants.recipe
         ) as recipe
     from variant_summary as variants
-    left join looping_texts
-        on variants.model = looping_texts.model and variants.recipe = looping_texts.recipe
+    left join looping_texts using (model, recipe)
     where variants.recipe <> 'dense'
     group by variants.model
 )
@@ -28,7 +25,6 @@ select
     layer_kl_share.sublayer,
     layer_kl_share.share_of_kl
 from layer_kl_share
-inner join chosen
-    on layer_kl_share.model = chosen.model and layer_kl_share.recipe = chosen.recipe
+inner join chosen using (model, recipe)
 where layer_kl_share.share_of_kl > 0 and layer_kl_share.place_in_order <= 3
 order by layer_kl_share.model, layer_kl_share.place_in_order

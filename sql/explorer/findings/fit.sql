@@ -12,13 +12,8 @@ points as (
         every_point.estimate,
         every_point.truth
     from estimate_points as every_point
-    semi join reference_temperature
-        on
-            every_point.model = reference_temperature.model
-            and every_point.recipe = reference_temperature.recipe
-            and every_point.temperature = reference_temperature.temperature
-    semi join reference_lens
-        on every_point.model = reference_lens.model and every_point.lens = reference_lens.lens
+    semi join reference_temperature using (model, recipe, temperature)
+    semi join reference_lens using (model, lens)
     where every_point.estimate > 0 and every_point.truth > 0 and every_point.scope in ('local', 'propagated')
 ),
 
@@ -62,8 +57,7 @@ select
     any_value(correlations.log_correlation) as log_correlation,
     any_value(correlations.plain_correlation_propagated) as plain_correlation_propagated
 from points
-left join correlations
-    on points.model = correlations.model and points.theorem = correlations.theorem
+left join correlations using (model, theorem)
 where points.scope = 'local'
 group by points.model, points.theorem
 order by points.model, points.theorem

@@ -17,11 +17,7 @@ ranking as (
         sum(option_shift.p_full_dense) as mass_dense,
         sum(option_shift.p_full_pruned) as mass_pruned
     from option_shift
-    semi join reference_temperature
-        on
-            option_shift.model = reference_temperature.model
-            and option_shift.recipe = reference_temperature.recipe
-            and option_shift.temperature = reference_temperature.temperature
+    semi join reference_temperature using (model, recipe, temperature)
     where option_shift.recipe <> 'dense'
     group by option_shift.model, option_shift.recipe, option_shift.prompt_id
 ),
@@ -31,11 +27,7 @@ parts as (
         shifts.model,
         median(shifts.options_share) as options_share
     from q16_options_against_vocabulary as shifts
-    semi join reference_temperature
-        on
-            shifts.model = reference_temperature.model
-            and shifts.recipe = reference_temperature.recipe
-            and shifts.temperature = reference_temperature.temperature
+    semi join reference_temperature using (model, recipe, temperature)
     group by shifts.model
 )
 
@@ -51,8 +43,7 @@ select
     median(ranking.mass_dense) as mass_dense_median,
     median(ranking.mass_pruned) as mass_pruned_median
 from ranking
-left join parts
-    on ranking.model = parts.model
+left join parts using (model)
 left join paper_claims as claims
     on ranking.model = claims.model and claims.claim = 'options_move_less'
 group by ranking.model

@@ -41,8 +41,7 @@ select
     questions.amount * questions.n_units as same_options,
     questions.other_amount * questions.n_units as other_same_options
 from search_front as front
-left join judged
-    on front.model = judged.model and front.recipe = judged.recipe
+left join judged using (model, recipe)
 left join search_judgement as texts
     on
         judged.model = texts.model

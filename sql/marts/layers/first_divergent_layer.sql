@@ -49,16 +49,7 @@ steps as (
 
 placed as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
-        temperature,
-        is_flip,
-        token_text_dense,
-        token_text_pruned,
-        margin_dense,
-        kl_output_nats,
+        *,
         count(*) over (partition by model, recipe, prompt_id) as steps,
         percent_rank() over (partition by model, recipe, prompt_id order by margin_dense) as margin_share_below
     from steps
@@ -76,17 +67,7 @@ prompts as (
 ),
 
 flips as (
-    select
-        placed.model,
-        placed.recipe,
-        placed.prompt_id,
-        placed.step,
-        placed.temperature,
-        placed.token_text_dense,
-        placed.token_text_pruned,
-        placed.margin_dense,
-        placed.kl_output_nats,
-        placed.margin_share_below
+    select placed.*
     from placed
     inner join prompts using (model, recipe, prompt_id, step)
 ),
@@ -109,15 +90,7 @@ sublayers as (
 
 parted as (
     select
-        model,
-        recipe,
-        prompt_id,
-        layer,
-        sublayer,
-        place,
-        kl_dense_pruned_nats,
-        margin_dense,
-        is_top1_same,
+        *,
         max(place) filter (where is_top1_same) over (partition by model, recipe, prompt_id) as last_same
     from sublayers
 ),

@@ -54,11 +54,7 @@ placed as (
 
 measured as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
+        *,
         case scope when 'isolated' then kl_isolated_nats else kl_local_nats end as kl_alone_nats
     from placed
 ),

@@ -63,14 +63,7 @@ spread as (
         avg(transitions.var_p_dz) as var_p_dz_mean,
         avg(transitions.orth_rel_h) as orth_rel_h_mean
     from transitions_without_noise as transitions
-    group by
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature
+    group by all
 )
 
 select

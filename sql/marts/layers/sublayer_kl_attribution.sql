@@ -62,6 +62,5 @@ select
     alone.kl_isolated_nats / nullif(alone.kl_local_nats, 0) as isolated_over_local,
     alone.kl_isolated_nats / nullif(joint.kl_joint_nats, 0) as isolated_share
 from alone
-left join joint
-    on alone.model = joint.model and alone.recipe = joint.recipe
+left join joint using (model, recipe)
 where alone.positions > 0

@@ -42,10 +42,8 @@ select
     coalesce(any_value(texts.prompts_flipped), 0) as prompts_flipped,
     any_value(texts.first_flip_step_min) as first_flip_step_min
 from stg_decoding_steps as steps
-inner join noise_variants
-    on steps.model = noise_variants.model and steps.recipe = noise_variants.recipe
-left join texts
-    on steps.model = texts.model and steps.recipe = texts.recipe
+inner join noise_variants using (model, recipe)
+left join texts using (model, recipe)
 anti join dense_ends
     on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
 where steps.trajectory = 'teacher_forced'

@@ -44,22 +44,14 @@ spread as (
         quantile_cont(transitions.total_variation, 0.95) as total_variation_p95,
         max(transitions.total_variation) as total_variation_max
     from stg_layer_transitions as transitions
-    inner join noise_variants
-        on transitions.model = noise_variants.model and transitions.recipe = noise_variants.recipe
+    inner join noise_variants using (model, recipe)
     anti join dense_ends
         on
             transitions.model = dense_ends.model
             and transitions.prompt_id = dense_ends.prompt_id
             and transitions.position > dense_ends.end_position
     where transitions.scope = 'propagated' or transitions.is_changed
-    group by
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature
+    group by all
 )
 
 select

@@ -60,5 +60,4 @@ select
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[1] as acceptance_low,
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[2] as acceptance_high
 from rates
-left join noise_variants
-    on rates.model = noise_variants.model and rates.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)

@@ -5,8 +5,9 @@
 -- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
 --   up to there all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read:
 --   the dense one under teacher_forced and fork, the variant's under own_text, the one that is complete first under
---   free_running; NULL where it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of output_noise_ceiling at the same
---   temperature: such a step shows no damage. NULL where no noise was measured. Noise variants are excluded.
+--   free_running; NULL where it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
+--   output_noise_ceiling at the same temperature: such a step shows no damage. NULL where no noise was measured. Noise
+--   variants are excluded.
 -- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:
 --   answer_end_step: Step at which the answer that is read is complete; under free_running the first of both [step]
@@ -18,18 +19,7 @@ with
 
 marked as (
     select
-        steps.model,
-        steps.recipe,
-        steps.prompt_id,
-        steps.trajectory,
-        steps.step,
-        steps.temperature,
-        steps.kl_dense_pruned_nats,
-        steps.one_minus_cos_h,
-        steps.one_minus_cos_z,
-        steps.one_minus_cos_p,
-        steps.entropy_dense_nats,
-        steps.margin_dense,
+        steps.*,
         pruned.first_flip_step,
         case steps.trajectory
             when 'own_text' then pruned.answer_end_step
@@ -37,16 +27,9 @@ marked as (
             else dense.answer_end_step
         end as answer_end_step
     from decoding_without_noise as steps
-    left join stg_generations as pruned
-        on
-            steps.model = pruned.model
-            and steps.recipe = pruned.recipe
-            and steps.prompt_id = pruned.prompt_id
+    left join stg_generations as pruned using (model, recipe, prompt_id)
     left join stg_generations as dense
-        on
-            steps.model = dense.model
-            and dense.recipe = 'dense'
-            and steps.prompt_id = dense.prompt_id
+        on steps.model = dense.model and dense.recipe = 'dense' and steps.prompt_id = dense.prompt_id
 )
 
 select
@@ -68,5 +51,4 @@ select
     coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
     marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise
 from marked
-left join output_noise_ceiling as ceilings
-    on marked.model = ceilings.model and marked.temperature = ceilings.temperature
+left join output_noise_ceiling as ceilings using (model, temperature)

@@ -62,5 +62,4 @@ select
     wilson_interval(curves.texts_at_risk - curves.flips, curves.texts_at_risk / curves.equal_share_before)[2]
         as equal_share_high
 from curves
-left join noise_variants
-    on curves.model = noise_variants.model and curves.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)

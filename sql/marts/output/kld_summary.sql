@@ -108,10 +108,8 @@ floors as (
         max(over_tokens.delta_p_rms) as delta_p_rms_noise,
         min(over_tokens.is_top1_same) as top1_agreement_noise
     from over_tokens
-    inner join noise_variants
-        on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
-    group by
-        over_tokens.model, over_tokens.text_id, over_tokens.text_hash, over_tokens.context, over_tokens.stride
+    inner join noise_variants using (model, recipe)
+    group by all
 )
 
 select
@@ -195,8 +193,6 @@ select
     floors.top1_agreement_noise
 from over_tokens
 inner join text_window_errors as over_windows using (model, recipe, text_id)
-left join stg_variants
-    on over_tokens.model = stg_variants.model and over_tokens.recipe = stg_variants.recipe
+left join stg_variants using (model, recipe)
 left join floors using (model, text_id, text_hash, context, stride)
-anti join noise_variants
-    on over_tokens.model = noise_variants.model and over_tokens.recipe = noise_variants.recipe
+anti join noise_variants using (model, recipe)

@@ -62,10 +62,7 @@ first_steps as (
 
 ordered as (
     select
-        prompts.model,
-        prompts.prompt_id,
-        prompts.kind,
-        prompts.steps,
+        prompts.*,
         coalesce(texts.variants, 0) as variants,
         coalesce(texts.variants_flipped, 0) as variants_flipped,
         coalesce(texts.variants_collapsed, 0) as variants_collapsed,
@@ -74,21 +71,16 @@ ordered as (
         first_steps.kl_step0_median_nats,
         coalesce(texts.variants_graded, 0) as variants_graded,
         coalesce(texts.variants_correct, 0) as variants_correct,
-        prompts.is_correct_dense,
         row_number() over (
             partition by prompts.model
             order by
-                texts.first_flip_step_median asc nulls last,
-                texts.variants_flipped / texts.variants desc nulls last,
+                texts.first_flip_step_median asc nulls last, texts.variants_flipped / texts.variants desc nulls last,
                 texts.variants_collapsed / texts.variants desc nulls last,
-                first_steps.kl_step0_median_nats desc nulls last,
-                prompts.prompt_id asc
+                first_steps.kl_step0_median_nats desc nulls last, prompts.prompt_id asc
         ) as place_in_order
     from prompts
-    left join texts
-        on prompts.model = texts.model and prompts.prompt_id = texts.prompt_id
-    left join first_steps
-        on prompts.model = first_steps.model and prompts.prompt_id = first_steps.prompt_id
+    left join texts using (model, prompt_id)
+    left join first_steps using (model, prompt_id)
 )
 
 select

@@ -73,29 +73,15 @@ prompts as (
 
 prompt_steps as (
     select
-        prompts.model,
-        prompts.recipe,
-        prompts.prompt_id,
+        prompts.*,
         horizons.step,
-        prompts.texts,
         coalesce(parted.flips, 0) as flips,
         coalesce(hazards.flips_expected, 0) as flips_expected,
         prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
     from prompts
-    inner join horizons
-        on prompts.model = horizons.model
-    left join parted
-        on
-            prompts.model = parted.model
-            and prompts.recipe = parted.recipe
-            and prompts.prompt_id = parted.prompt_id
-            and horizons.step = parted.step
-    left join hazards
-        on
-            prompts.model = hazards.model
-            and prompts.recipe = hazards.recipe
-            and prompts.prompt_id = hazards.prompt_id
-            and horizons.step = hazards.step
+    inner join horizons using (model)
+    left join parted using (model, recipe, prompt_id, step)
+    left join hazards using (model, recipe, prompt_id, step)
     window
         earlier as (
             partition by prompts.model, prompts.recipe, prompts.prompt_id
@@ -121,15 +107,7 @@ sums as (
 
 curves as (
     select
-        model,
-        recipe,
-        step,
-        prompts,
-        texts,
-        at_risk,
-        flips,
-        flips_expected,
-        hazard,
+        *,
         (at_risk - flips) / texts as equal_share,
         case when at_risk > 0 then product(1 - hazard) over steps_so_far end as equal_share_expected
     from sums
@@ -152,11 +130,7 @@ influences as (
             order by prompt_steps.step
         ) as on_expected
     from prompt_steps
-    inner join curves
-        on
-            prompt_steps.model = curves.model
-            and prompt_steps.recipe = curves.recipe
-            and prompt_steps.step = curves.step
+    inner join curves using (model, recipe, step)
 ),
 
 spreads as (
@@ -192,5 +166,4 @@ select
     within_0_and_1(curves.equal_share_expected - spreads.half_width_expected) as equal_share_expected_low,
     within_0_and_1(curves.equal_share_expected + spreads.half_width_expected) as equal_share_expected_high
 from curves
-inner join spreads
-    on curves.model = spreads.model and curves.recipe = spreads.recipe and curves.step = spreads.step
+inner join spreads using (model, recipe, step)

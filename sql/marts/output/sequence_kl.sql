@@ -77,5 +77,4 @@ select
     interval_of_positive_mean(means.kl_per_token_nats, means.half_width_per_token)[1] as kl_per_token_low_nats,
     interval_of_positive_mean(means.kl_per_token_nats, means.half_width_per_token)[2] as kl_per_token_high_nats
 from means
-left join noise_variants
-    on means.model = noise_variants.model and means.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)

@@ -52,8 +52,4 @@ select
     paired.margin_dense,
     generations.first_flip_step
 from paired
-left join stg_generations as generations
-    on
-        paired.model = generations.model
-        and paired.recipe = generations.recipe
-        and paired.prompt_id = generations.prompt_id
+left join stg_generations as generations using (model, recipe, prompt_id)

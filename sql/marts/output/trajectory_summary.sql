@@ -28,8 +28,7 @@ answers as (
         ) as other_share,
         count_if(dense.is_correct) > 0 as is_graded
     from stg_generations as texts
-    inner join pruned_variants
-        on texts.model = pruned_variants.model and texts.recipe = pruned_variants.recipe
+    inner join pruned_variants using (model, recipe)
     inner join stg_generations as dense
         on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
     group by texts.model, texts.recipe
@@ -44,17 +43,13 @@ variants as (
         bool_or(answers.is_graded) as is_graded,
         any_value(if(answers.is_graded, answers.wrong_share, answers.other_share)) as lost
     from steps_after_flip as steps
-    inner join answers
-        on steps.model = answers.model and steps.recipe = answers.recipe
+    inner join answers using (model, recipe)
     group by steps.model, steps.recipe, steps.trajectory
 ),
 
 ranked as (
     select
-        model,
-        trajectory,
-        is_graded,
-        kl_nats,
+        *,
         midrank(kl_nats, row(model, trajectory)) as kl_rank,
         midrank(lost, row(model, trajectory)) as lost_rank
     from variants

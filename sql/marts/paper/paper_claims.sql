@@ -91,8 +91,7 @@ judged as (
         if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
         claims.is_effect and numbers.amount_low <= numbers.null_amount as is_as_null
     from claim_numbers as numbers
-    inner join claims
-        on numbers.claim = claims.claim
+    inner join claims using (claim)
 )
 
 select

@@ -29,13 +29,8 @@ points as (
         cast(points.estimate as double) as estimate,
         cast(points.truth as double) as truth
     from estimate_points as points
-    inner join reference_temperature
-        on
-            points.model = reference_temperature.model
-            and points.recipe = reference_temperature.recipe
-            and points.temperature = reference_temperature.temperature
-    inner join stg_variants
-        on points.model = stg_variants.model and points.recipe = stg_variants.recipe
+    inner join reference_temperature using (model, recipe, temperature)
+    inner join stg_variants using (model, recipe)
     where points.scope = 'local' and points.lens = 'normed'
 ),
 
@@ -55,10 +50,7 @@ ratios as (
 -- Each point on both scales. Lists unnested in one select are expanded in parallel.
 scaled as (
     select
-        model,
-        theorem,
-        method,
-        prompt_id,
+        *,
         unnest(['plain', 'log10']) as scale,
         unnest([estimate, log10_positive(estimate)]) as x,
         unnest([truth, log10(truth)]) as y
@@ -94,12 +86,7 @@ moments as (
         sum((scaled.y - whole.y_mean) ** 2) as yy,
         sum((scaled.x - whole.x_mean) * (scaled.y - whole.y_mean)) as xy
     from scaled
-    inner join whole
-        on
-            scaled.model = whole.model
-            and scaled.theorem = whole.theorem
-            and scaled.method = whole.method
-            and scaled.scale = whole.scale
+    inner join whole using (model, theorem, method, scale)
     where scaled.x is not null
     group by scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id
 ),
@@ -145,12 +132,7 @@ correlations as (
         max(whole.pearson) filter (where whole.scale = 'log10') as pearson_log10,
         max(errors.pearson_se) filter (where whole.scale = 'log10' and whole.pearson is not null) as pearson_log10_se
     from whole
-    left join errors
-        on
-            whole.model = errors.model
-            and whole.theorem = errors.theorem
-            and whole.method = errors.method
-            and whole.scale = errors.scale
+    left join errors using (model, theorem, method, scale)
     group by whole.model, whole.theorem, whole.method
 )
 
@@ -169,9 +151,5 @@ select
     ratios.ratio_quantiles[3] as ratio_median_high,
     ratios.share_within_10_percent
 from ratios
-left join correlations
-    on
-        ratios.model = correlations.model
-        and ratios.theorem = correlations.theorem
-        and ratios.method = correlations.method
+left join correlations using (model, theorem, method)
 order by ratios.model, ratios.theorem, ratios.method

@@ -61,16 +61,9 @@ lowest as (
         measured.measure,
         arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as found
     from sparsity_patterns as masked
-    inner join measured
-        on masked.model = measured.model and masked.recipe = measured.recipe
+    inner join measured using (model, recipe)
     where measured.outcome is not null
-    group by
-        masked.model,
-        masked.method,
-        masked.sparsity_percent,
-        masked.pattern,
-        measured.measured_on,
-        measured.measure
+    group by all
 ),
 
 patterns as (

@@ -100,16 +100,6 @@ left join ours
             or (published.metric = 'token_perplexity' and starts_with(ours.asked, published.task))
         )
 order by
-    ours.model is null,
-    ours.model,
-    not is_same_model,
-    published.model,
-    published.task,
-    published.metric,
-    published.method <> 'dense',
-    published.method,
-    published.dropped,
-    published.layer,
-    recipe,
-    measured_on,
+    ours.model is null, ours.model, not is_same_model, published.model, published.task, published.metric,
+    published.method <> 'dense', published.method, published.dropped, published.layer, recipe, measured_on,
     published.source

@@ -52,11 +52,7 @@ spreads as (
         error_over_clusters((prompts.kl - prompts.steps * sums.kl_mean) / sums.steps) as kl_mean_se,
         error_over_clusters((prompts.top1 - prompts.steps * sums.top1_mean) / sums.steps) as top1_mean_se
     from sums
-    inner join prompts
-        on
-            sums.model = prompts.model
-            and sums.recipe = prompts.recipe
-            and sums.trajectory = prompts.trajectory
+    inner join prompts using (model, recipe, trajectory)
     group by sums.model, sums.recipe, sums.trajectory
 )
 
@@ -85,8 +81,5 @@ from variant_summary as totals
 left join spreads as forced
     on totals.model = forced.model and totals.recipe = forced.recipe and forced.trajectory = 'teacher_forced'
 left join spreads as own_text
-    on
-        totals.model = own_text.model
-        and totals.recipe = own_text.recipe
-        and own_text.trajectory = 'own_text'
+    on totals.model = own_text.model and totals.recipe = own_text.recipe and own_text.trajectory = 'own_text'
 order by totals.model, totals.recipe <> 'dense', totals.recipe

@@ -87,12 +87,7 @@ asked as (
         cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
     from probed as models
     inner join totals using (probe)
-    left join known_models
-        on
-            models.model = known_models.model
-            and totals.measure = known_models.measure
-            and totals.kind = known_models.kind
-            and totals.probe = known_models.probe
+    left join known_models using (model, measure, kind, probe)
 ),
 
 -- Every other model, predicted without itself and without the one that is asked for.
@@ -161,8 +156,7 @@ targets as (
         '' as out_a,
         asked.left_out as out_b
     from probes
-    inner join asked
-        on probes.model = asked.model and probes.probe = asked.probe
+    inner join asked using (model, probe)
 ),
 
 predicted as (

@@ -48,15 +48,7 @@ select
     ) as removed_share,
     case when treatments.place is null then 0 else treatments.effect_nats end as effect_nats
 from search_front as front
-inner join sublayers
-    on front.model = sublayers.model and front.search = sublayers.search
-left join search_treatments as treatments
-    on
-        front.model = treatments.model
-        and front.search = treatments.search
-        and front.trial = treatments.trial
-        and sublayers.place = treatments.place
-left join sizes
-    on
-        sublayers.model = sizes.model and sublayers.layer = sizes.layer and sublayers.sublayer = sizes.sublayer
+inner join sublayers using (model, search)
+left join search_treatments as treatments using (model, search, trial, place)
+left join sizes using (model, layer, sublayer)
 order by front.model, front.search, front.strategy, front.remove, sublayers.layer, sublayers.sublayer

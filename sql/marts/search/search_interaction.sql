@@ -43,7 +43,6 @@ select
     typical_of(trials.item_nats) as typical_nats,
     typical_of(trials.item_nats) / nullif(sums.effects_sum_nats, 0) as ratio
 from stg_search_trials as trials
-inner join sums
-    on trials.model = sums.model and trials.search = sums.search and trials.trial = sums.trial
+inner join sums using (model, search, trial)
 where trials.objective = 'kl'
 order by trials.model, trials.search, trials.trial

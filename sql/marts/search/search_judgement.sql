@@ -50,9 +50,7 @@ pairs as (
         other.is_published
     from search_candidates as mixed
     inner join search_candidates as other
-        on
-            mixed.model = other.model
-            and mixed.recipe <> other.recipe
+        on mixed.model = other.model and mixed.recipe <> other.recipe
     where
         not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'
@@ -78,8 +76,7 @@ paired as (
         if(own.measure = 'perplexity', exp(sum(theirs.total) over of_pair / sum(own.size) over of_pair), 1)
             as other_slope
     from pairs
-    inner join search_units as own
-        on pairs.model = own.model and pairs.recipe = own.recipe
+    inner join search_units as own using (model, recipe)
     inner join search_units as theirs
         on
             pairs.model = theirs.model
@@ -143,15 +140,8 @@ amounts as (
 
 compared as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.strategy,
-        pairs.budget,
-        pairs.other_recipe,
+        pairs.*,
         amounts.measure,
-        pairs.removed_share,
-        pairs.other_removed_share,
-        pairs.is_published,
         amounts.amount,
         amounts.ends[1] as amount_low,
         amounts.ends[2] as amount_high,

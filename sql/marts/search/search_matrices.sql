@@ -52,24 +52,8 @@ select
     effects.kl_dense_pruned_nats as effect_nats
 from search_allocation as allocation
 inner join matrices using (model, search, layer, sublayer)
-left join sizes
-    on
-        matrices.model = sizes.model
-        and matrices.layer = sizes.layer
-        and matrices.sublayer = sizes.sublayer
-        and matrices.matrix = sizes.matrix
-left join stg_search_effects as effects
-    on
-        matrices.model = effects.model
-        and matrices.search = effects.search
-        and matrices.place = effects.place
-        and matrices.matrix = effects.matrix
-        and allocation.treatment = effects.treatment
+left join sizes using (model, layer, sublayer, matrix)
+left join stg_search_effects as effects using (model, search, place, matrix, treatment)
 order by
-    allocation.model,
-    allocation.search,
-    allocation.strategy,
-    allocation.remove,
-    allocation.layer,
-    allocation.sublayer,
+    allocation.model, allocation.search, allocation.strategy, allocation.remove, allocation.layer, allocation.sublayer,
     matrices.matrix

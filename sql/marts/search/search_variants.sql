@@ -40,8 +40,7 @@ select
     interval_of_positive_mean(means.kl_mean_nats, means.half_width)[2] as kl_high,
     means.n_units
 from search_candidates as candidates
-inner join means
-    on candidates.model = means.model and candidates.recipe = means.recipe
+inner join means using (model, recipe)
 -- Quantization alone removes no weight.
 where candidates.removed_share > 0
 order by candidates.model, measured_on, candidates.removed_share, candidates.recipe

@@ -58,13 +58,7 @@ points as (
 
 curves as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
-        k,
+        *,
         unnest(['low', 'middle', 'high']) as curve,
         unnest([ends[1], excess, ends[2]]) as height
     from points
@@ -149,11 +143,4 @@ select
     crossed.critical_k_low,
     crossed.critical_k_high
 from summaries
-left join crossed
-    on
-        summaries.model = crossed.model
-        and summaries.method = crossed.method
-        and summaries.chosen_by = crossed.chosen_by
-        and summaries.task_group = crossed.task_group
-        and summaries.kind = crossed.kind
-        and summaries.metric = crossed.metric
+left join crossed using (model, method, chosen_by, task_group, kind, metric)

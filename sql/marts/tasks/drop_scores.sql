@@ -31,15 +31,7 @@ scores_of_tasks as (
 ),
 
 dense as (
-    select
-        model,
-        task_group,
-        kind,
-        metric,
-        score,
-        score_se,
-        ends,
-        n_tasks
+    select *
     from scores_of_tasks
     where recipe = 'dense' and is_higher_better and score > 0
 ),
@@ -60,8 +52,7 @@ measured as (
         dense.score_se as score_dense_se,
         dense.ends as dense_ends
     from drop_variants as variants
-    inner join scores_of_tasks as scores
-        on variants.model = scores.model and variants.recipe = scores.recipe
+    inner join scores_of_tasks as scores using (model, recipe)
     inner join dense
         on
             scores.model = dense.model
@@ -88,8 +79,7 @@ measured as (
         0.0 as score_dense_se,
         [1.0, 1.0] as dense_ends
     from drop_variants as variants
-    inner join drop_probe_scores as probes
-        on variants.model = probes.model and variants.recipe = probes.recipe
+    inner join drop_probe_scores as probes using (model, recipe)
 )
 
 select

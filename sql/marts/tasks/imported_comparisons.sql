@@ -109,5 +109,4 @@ select
     compared.harness,
     compared.source_file
 from compared
-left join variant_summary
-    on compared.model = variant_summary.model and compared.recipe = variant_summary.recipe
+left join variant_summary using (model, recipe)

@@ -84,14 +84,10 @@ answers as (
             dense.answer_lenient is not distinct from pruned.answer_lenient
         ]) as is_right_pruned
     from stg_task_samples as pruned
-    inner join stg_task_samples as dense
-        on
-            pruned.model = dense.model
-            and pruned.task = dense.task
-            and pruned.sample_id = dense.sample_id
-            and pruned.sample_hash = dense.sample_hash
-            and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense' and pruned.token_ids is not null and dense.token_ids is not null
+    inner join stg_task_samples as dense using (model, task, sample_id, sample_hash)
+    where
+        pruned.recipe <> 'dense' and dense.recipe = 'dense'
+        and pruned.token_ids is not null and dense.token_ids is not null
 ),
 
 threes as (
@@ -166,5 +162,4 @@ select
     interval_of_paired_change(counted.gained_after_fork, counted.lost_after_fork, counted.n_answers)[2]
         as following_loss_high
 from counted
-left join noise_variants
-    on counted.model = noise_variants.model and counted.recipe = noise_variants.recipe
+left join noise_variants using (model, recipe)

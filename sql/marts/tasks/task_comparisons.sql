@@ -77,8 +77,7 @@ tested as (
         studies.study,
         case when counted.n_graded > 0 then coalesce(mcnemar_exact(counted.lost, counted.gained), 1.0) end as mcnemar_p
     from counted
-    left join studies
-        on counted.model = studies.model and counted.recipe = studies.recipe
+    left join studies using (model, recipe)
 ),
 
 placed as (

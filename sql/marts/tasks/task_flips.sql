@@ -21,12 +21,6 @@ select
     pairs.log_likelihood_change,
     pairs.margin_change
 from task_pairs as pairs
-inner join stg_task_samples as samples
-    on
-        pairs.model = samples.model
-        and pairs.recipe = samples.recipe
-        and pairs.task = samples.task
-        and pairs.sample_id = samples.sample_id
-        and pairs.scoring = samples.scoring
+inner join stg_task_samples as samples using (model, recipe, task, sample_id, scoring)
 where pairs.is_flipped or pairs.is_lost or pairs.is_gained
 order by pairs.model, pairs.task, pairs.recipe, pairs.metric, pairs.sample_id

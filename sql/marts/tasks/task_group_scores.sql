@@ -17,16 +17,7 @@ with
 
 weighted as (
     select
-        model,
-        recipe,
-        task_group,
-        kind,
-        metric,
-        value,
-        standard_error,
-        n,
-        is_higher_better,
-        shots,
+        *,
         ends_with(metric, 'perplexity') as is_perplexity,
         n / sum(n) over (partition by model, recipe, task_group, kind, metric) as weight
     from stg_task_scores

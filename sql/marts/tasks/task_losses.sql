@@ -59,12 +59,7 @@ floors as (
         pruned.kind,
         max_by(noise.recipe, row(noise.loss, noise.recipe)) as noise_recipe
     from totals as pruned
-    inner join totals as noise
-        on
-            pruned.model = noise.model
-            and pruned.measure = noise.measure
-            and pruned.kind = noise.kind
-            and pruned.scored = noise.scored
+    inner join totals as noise using (model, measure, kind, scored)
     where noise.is_noise and not pruned.is_noise
     group by pruned.model, pruned.recipe, pruned.measure, pruned.kind
 ),
@@ -100,8 +95,7 @@ noise_answers as (
             count(*) filter (where pruned.is_right and noise.is_right)
         ) as covariance
     from noise_pairs
-    inner join graded_answers as pruned
-        on noise_pairs.model = pruned.model and noise_pairs.recipe = pruned.recipe
+    inner join graded_answers as pruned using (model, recipe)
     inner join graded_answers as noise
         on
             noise_pairs.model = noise.model
@@ -118,15 +112,7 @@ noise_answers as (
 
 beside_noise as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.measure,
-        pruned.kind,
-        pruned.task_group,
-        pruned.n_answers,
-        pruned.loss,
-        pruned.loss_low,
-        pruned.loss_high,
+        pruned.*,
         noise.loss as noise_loss,
         noise.loss_low as noise_loss_low,
         noise.loss_high as noise_loss_high,
@@ -144,12 +130,7 @@ beside_noise as (
             + (1 - noise.loss) ** 2 * noise.answers_dense_variance
         ) as losses_correlation
     from losses as pruned
-    left join floors
-        on
-            pruned.model = floors.model
-            and pruned.recipe = floors.recipe
-            and pruned.measure = floors.measure
-            and pruned.kind = floors.kind
+    left join floors using (model, recipe, measure, kind)
     left join losses as noise
         on
             floors.model = noise.model

@@ -146,7 +146,5 @@ select
     case when scores.is_enough then calibrations.calibration_error end as calibration_error,
     case when scores.is_enough then calibrations.calibration_error_expected end as calibration_error_expected
 from lengths
-left join scores
-    on lengths.model = scores.model and lengths.recipe = scores.recipe
-left join calibrations
-    on lengths.model = calibrations.model and lengths.recipe = calibrations.recipe
+left join scores using (model, recipe)
+left join calibrations using (model, recipe)

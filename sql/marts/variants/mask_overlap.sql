@@ -24,31 +24,17 @@ with
 
 masks as (
     select
-        samples.model,
-        samples.recipe,
-        samples.layer,
-        samples.sublayer,
-        samples.module,
-        samples.weights,
-        samples.sampled,
-        samples.kept,
+        samples.*,
         bit_count(samples.kept) as kept_count
     from stg_mask_samples as samples
-    anti join noise_variants
-        on samples.model = noise_variants.model and samples.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
     where samples.recipe <> 'dense'
 ),
 
 pairs as (
     select
-        one.model,
-        one.recipe,
+        one.*,
         other.recipe as other_recipe,
-        one.layer,
-        one.sublayer,
-        one.module,
-        one.weights,
-        one.sampled,
         one.kept_count / one.sampled as kept_share,
         other.kept_count / other.sampled as other_kept_share,
         bit_count(one.kept & other.kept) as both_kept,

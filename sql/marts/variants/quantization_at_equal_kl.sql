@@ -27,19 +27,12 @@ measures as (
         damage.measure,
         damage.amount
     from variant_summary as totals
-    inner join variant_damage as damage
-        on totals.model = damage.model and totals.recipe = damage.recipe
+    inner join variant_damage as damage using (model, recipe)
     where damage.is_comparable and totals.kl_teacher_forced_mean_nats is not null
 ),
 
 quantized as (
-    select
-        model,
-        recipe,
-        method,
-        kl_nats,
-        measure,
-        amount
+    select *
     from measures
     where method in ('rtn', 'gptq', 'awq')
 ),
@@ -109,27 +102,17 @@ not_only_pruned as (
 
 pruned as (
     select
-        measures.model,
-        measures.recipe,
-        measures.measure,
-        measures.kl_nats,
-        measures.amount,
+        measures.*,
         methods.method as quantization
     from measures
     inner join methods using (model)
-    anti join not_only_pruned
-        on measures.model = not_only_pruned.model and measures.recipe = not_only_pruned.recipe
+    anti join not_only_pruned using (model, recipe)
     where measures.parameters_removed_share > 0
 ),
 
 bracketed as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.quantization,
-        pruned.measure,
-        pruned.kl_nats,
-        pruned.amount,
+        pruned.*,
         below.recipe as recipe_below,
         below.recipes as recipes_below,
         below.kl_nats as kl_below,

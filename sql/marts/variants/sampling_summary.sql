@@ -90,12 +90,8 @@ pairs as (
         cast(own.collapse_step is not null as integer) as collapsed,
         cast(dense.collapse_step is not null as integer) as collapsed_dense
     from stg_sampled_generations as own
-    inner join stg_sampled_generations as dense
-        on
-            own.model = dense.model
-            and own.prompt_id = dense.prompt_id
-            and own.sample = dense.sample
-            and dense.recipe = 'dense'
+    inner join stg_sampled_generations as dense using (model, prompt_id, sample)
+    where dense.recipe = 'dense'
 ),
 
 totals as (
@@ -127,8 +123,7 @@ influences as (
         sum(pairs.collapsed - pairs.collapsed_dense - totals.collapsed_share + totals.collapsed_share_dense)
         / any_value(totals.texts) as on_collapsed
     from pairs
-    inner join totals
-        on pairs.model = totals.model and pairs.recipe = totals.recipe
+    inner join totals using (model, recipe)
     group by pairs.model, pairs.recipe, pairs.prompt_id
 ),
 
@@ -175,11 +170,7 @@ select
     totals.collapsed_share - totals.collapsed_share_dense - spreads.half_width_collapsed as collapsed_difference_low,
     totals.collapsed_share - totals.collapsed_share_dense + spreads.half_width_collapsed as collapsed_difference_high
 from totals
-left join medians
-    on totals.model = medians.model and totals.recipe = medians.recipe
-left join distances
-    on totals.model = distances.model and totals.recipe = distances.recipe
-left join spreads
-    on totals.model = spreads.model and totals.recipe = spreads.recipe
-left join noise_variants
-    on totals.model = noise_variants.model and totals.recipe = noise_variants.recipe
+left join medians using (model, recipe)
+left join distances using (model, recipe)
+left join spreads using (model, recipe)
+left join noise_variants using (model, recipe)

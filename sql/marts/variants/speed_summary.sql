@@ -34,8 +34,7 @@ ratios as (
         speeds.seconds_to_first_token_dense / speeds.seconds_to_first_token as first_token_speedup,
         speeds.peak_memory_bytes / speeds.peak_memory_bytes_dense as peak_memory_ratio
     from stg_speed as speeds
-    anti join noise_variants
-        on speeds.model = noise_variants.model and speeds.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
 ),
 
 equals as (

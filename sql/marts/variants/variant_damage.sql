@@ -50,8 +50,7 @@ measures as (
             wilson_interval(totals.questions - totals.options_argmax_kept, totals.questions)
         ]) as by_count
     from variant_summary as totals
-    left join top1_changes as changes
-        on totals.model = changes.model and totals.recipe = changes.recipe
+    left join top1_changes as changes using (model, recipe)
 ),
 
 spreads as (
@@ -67,30 +66,18 @@ spreads as (
 
 ends as (
     select
-        measures.model,
-        measures.recipe,
-        measures.measure,
-        measures.amount,
-        measures.by_count,
+        measures.*,
         spreads.n_units,
         interval_of_positive_mean(measures.amount, spreads.half_width) as by_size
     from measures
-    left join spreads
-        on
-            measures.model = spreads.model
-            and measures.recipe = spreads.recipe
-            and measures.measure = spreads.measure
+    left join spreads using (model, recipe, measure)
     where measures.amount is not null
 ),
 
 comparable as (
     select
-        model,
-        recipe,
-        measure,
-        amount,
-        coalesce(by_count, case when measure = 'kl_step0_nats' then by_size end) as ends,
-        n_units
+        *,
+        coalesce(by_count, case when measure = 'kl_step0_nats' then by_size end) as ends
     from ends
 ),
 
@@ -100,8 +87,7 @@ growths as (
         gaps.recipe,
         mean_over_units(gaps.own_minus_forced_nats) as growth
     from trajectory_gaps as gaps
-    inner join reference_temperature
-        on gaps.model = reference_temperature.model and gaps.recipe = reference_temperature.recipe
+    inner join reference_temperature using (model, recipe)
     group by gaps.model, gaps.recipe
 ),
 
@@ -125,8 +111,7 @@ flip_intervals as (
         nullif(interval_of_median(first_flips.steps, first_flips.place_low)[2], cast('inf' as double)) as amount_high,
         len(first_flips.steps) as n_units
     from variant_summary as totals
-    inner join first_flips
-        on totals.model = first_flips.model and totals.recipe = first_flips.recipe
+    inner join first_flips using (model, recipe)
 )
 
 select

@@ -91,8 +91,7 @@ compared as (
         if(errors.units >= 5, errors.error, null)
         * quantile_against_best(ranked.n_variants - 1, errors.units - 1) as half_width
     from ranked
-    left join errors
-        on ranked.model = errors.model and ranked.recipe = errors.recipe
+    left join errors using (model, recipe)
 )
 
 select

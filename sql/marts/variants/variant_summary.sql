@@ -114,22 +114,17 @@ select
     coalesce(choices.questions, 0) as questions,
     coalesce(choices.options_argmax_kept, 0) as options_argmax_kept
 from stg_variants as variants
-left join reference_temperature
-    on variants.model = reference_temperature.model and variants.recipe = reference_temperature.recipe
-left join prompts_at_output
-    on variants.model = prompts_at_output.model and variants.recipe = prompts_at_output.recipe
+left join reference_temperature using (model, recipe)
+left join prompts_at_output using (model, recipe)
 left join acceptance
     on
         variants.model = acceptance.model
         and variants.recipe = acceptance.recipe
         and acceptance.decoding = 'greedy'
         and acceptance.trajectory = 'teacher_forced'
-left join sequences
-    on variants.model = sequences.model and variants.recipe = sequences.recipe
-left join texts
-    on variants.model = texts.model and variants.recipe = texts.recipe
-left join choices
-    on variants.model = choices.model and variants.recipe = choices.recipe
+left join sequences using (model, recipe)
+left join texts using (model, recipe)
+left join choices using (model, recipe)
 left join output_noise_ceiling as ceilings
     on variants.model = ceilings.model and reference_temperature.temperature = ceilings.temperature
 where not variants.is_noise

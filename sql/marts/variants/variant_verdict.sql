@@ -125,7 +125,6 @@ select
     variants.prompts_graded,
     variants.prompts_correct
 from variant_summary as variants
-left join measures
-    on variants.model = measures.model and variants.recipe = measures.recipe
+left join measures using (model, recipe)
 where variants.recipe <> 'dense'
 order by variants.model, variants.recipe
