@@ -28,7 +28,7 @@ READINGS = "sum(case when scoring = 'letter' then 1 else 2 end)"
 
 # A count over the view, and the same count over the stored rows below it.
 WEIGHTS_REMOVED = f"{PRUNED} and recipe not like 'rtn%'"
-ACCEPTED = f"""(
+ACCEPTED = """(
     (select count(*) from decoding_steps where temperature = 1 and trajectory in ('teacher_forced', 'own_text'))
     + (select count(*) from sampled_steps)
 )"""

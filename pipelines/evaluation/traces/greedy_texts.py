@@ -102,7 +102,9 @@ class GreedyTexts:
             task = f"dense model after {name}"
             after = self._after(task, prompts, list(begun.values()), [0] * len(begun), progress)
             for index, own in zip(begun, after, strict=True):
-                found[index] = replace(found[index], **dict(zip(measured, own, strict=True)))
+                after_flip = dict(zip(measured, own, strict=True))
+                read, fork = after_flip.get("read"), after_flip.get("fork")
+                found[index] = replace(found[index], read=read, fork=fork)
         return found
 
     def _after(

@@ -56,7 +56,7 @@ def output_tables(
         pairs.append([_free_running(*own) for own in written])
     generations = [
         generation_row(decoder, pair.prompt, text.own.tokens, own.tokens)
-        | fork_columns(decoder, pair.prompt, text.fork and text.fork.tokens, own.tokens)
+        | fork_columns(decoder, pair.prompt, text.fork.tokens if text.fork else None, own.tokens)
         for pair, own, text in written
         if text.own
     ]
