@@ -298,11 +298,12 @@ def _print_summary(outcome: "RunResult", location: "Place") -> None:
     models = ", ".join(literal(model.name) for model in outcome.study.models)
     recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
     summary = f"""
-        SELECT model, recipe, parameters_removed_share AS removed_share, kl_step0_nats,
+        SELECT model, recipe, parameters_removed_share AS removed_share,
                kl_teacher_forced_median_nats AS kl_forced_nats, kl_own_text_median_nats AS kl_own_nats,
                top1_agreement, first_flip_step_median AS first_flip_step,
-               options_argmax_kept || ' of ' || questions AS options_kept
-        FROM variant_summary
+               prompts_collapsed || ' of ' || prompts AS looping,
+               prompts_correct || ' of ' || prompts_graded AS right_answers, verdict
+        FROM variant_summary LEFT JOIN (SELECT model, recipe, verdict FROM variant_verdict) USING (model, recipe)
         WHERE model IN ({models}) AND recipe IN ({recipes})
         ORDER BY list_position([{models}], model), list_position([{recipes}], recipe)
     """  # noqa: S608 - literals are quoted
