@@ -26,7 +26,9 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     rows = len(measure.lenses) * temperatures * load.positions
     shifted = sum(load.shifted_sublayers(recipe, scope) for scope in measure.scopes)
     transitions = rows * load.sublayers * len(measure.scopes)
-    decoded = load.decoded_steps * temperatures
+    # The dense model's own text has no fork.
+    own = len(measure.trajectories) - (is_dense and "fork" in measure.trajectories)
+    decoded = load.text_steps * own * temperatures
     listed = load.text_steps * len({"teacher_forced", "own_text"} & set(measure.trajectories))
     # Kept are the stream of the dense model, and of a variant the shifts after shifted sublayers.
     states = load.positions * (load.sublayers if is_dense else shifted)

@@ -144,7 +144,7 @@ class Study(FrozenModel):
             raise ValueError("nothing is measured; name `prompts`, `texts`, `tasks`, `retrieval` or `speed`")
         if self.decoding and not self.prompts:
             raise ValueError("`decoding` samples texts of `prompts`; name some, or leave it out")
-        if "trajectories" in self.measure.model_fields_set and self.measure.writes:
+        if self.measure.trajectories != MeasureSpec().trajectories and self.measure.writes:
             written = [name for name in self.measure.trajectories if name != "teacher_forced"]
             if not self.prompts:
                 raise ValueError(f"`measure.trajectories`: {written[0]} needs texts of `prompts`; name some")

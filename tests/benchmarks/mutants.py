@@ -383,9 +383,9 @@ FAULTS = (
         "sql/test_noise_and_isolated.py",
     ),
     fault(
-        "sql/intermediate/reference_temperature.sql",
-        "row(abs(steps.temperature - 1), steps.temperature)",
-        "row(steps.temperature, steps.temperature)",
+        "sql/intermediate/variant_temperatures.sql",
+        "row(abs(temperature - 1), temperature)",
+        "row(temperature, temperature)",
         "sql/test_marts.py",
     ),
     fault(

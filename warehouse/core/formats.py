@@ -78,7 +78,7 @@ def write(
             counts.append(batch.num_rows)
             yield pa.Table.from_batches([batch], schema)
 
-    empty = schema.empty_table()
+    empty = pa.Table.from_batches([], schema)  # `schema.empty_table` imports pandas
     match to:
         case "parquet":
             with pq.ParquetWriter(sink, schema, compression="zstd") as writer:

@@ -55,7 +55,7 @@ def test_variant_question_and_text_come_from_the_warehouse(computed_once) -> Non
         ps.text("tiny-a@wanda-2of4", prompt, computed_once, is_own_text=is_own_text) for is_own_text in (False, True)
     ]
     query = "select step, token_text_dense, token_text_pruned, kl_dense_pruned_nats, is_top1_same"
-    for text, trajectory in zip(texts, ("teacher_forced", "free_running"), strict=True):
+    for text, trajectory in zip(texts, ("teacher_forced", "own_text"), strict=True):
         steps = f"from decoding_at_reference where variant = 'tiny-a@wanda-2of4' and trajectory = '{trajectory}'"
         expected = ps.open(computed_once).sql(f"{query} {steps} and prompt_id = '{prompt}' order by step")
         assert text.rows.rows() == expected.fetchall()
