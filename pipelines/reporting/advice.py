@@ -8,8 +8,8 @@ SAFE, OTHER_TEXT, CHOOSING_ONLY = "safe", "writes other text", "chooses only"
 NOT_SAFE, TOO_LITTLE = "not safe", "too little evidence"
 VERDICTS = (SAFE, OTHER_TEXT, CHOOSING_ONLY, NOT_SAFE, TOO_LITTLE)
 EVIDENCE = {
-    "score": "the right answers to tasks",
-    "graded": "the right answers to the prompts",
+    "score": "the right answers to tasks above a guess",
+    "graded": "the right answers to the prompts above a guess",
     "agreement": "the dense model's own answers to tasks",
     "options": "the dense model's own choices",
     "prediction": "the dense model's skill, as predicted from other models",

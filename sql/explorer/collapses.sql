@@ -7,7 +7,6 @@ select
     prompt_id,
     first_flip_step,
     collapse_step,
-    collapse_step + 1 as collapse_token,
     parameters_removed_share,
     kl_step0_nats
 from looping_texts

@@ -80,8 +80,8 @@ select
     worded.together['fidelity'] as fidelity_together,
     quality_of(worded.together['writing'], worded.together['choosing']) as quality_together,
     worded.together['alive'] as alive_together,
-    -- A median between two steps is reached at the later one. Steps count from 0, tokens from 1.
-    cast(ceil(judged.first_flip_step_median) as bigint) + 1 as first_other_token,
+    -- A median between two steps is reached at the later one.
+    cast(ceil(judged.first_flip_step_median) as bigint) as first_other_step,
     dense.prompts_correct as prompts_correct_dense,
     dense.prompts_collapsed as prompts_collapsed_dense
 from judged

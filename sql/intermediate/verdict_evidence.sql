@@ -155,7 +155,8 @@ select
     evidence,
     loss,
     loss - greatest(by_spread, lost_share - ends[1]) as loss_low,
-    loss + greatest(by_spread, ends[2] - lost_share) as loss_high,
+    -- No more can be lost than all; a variant that is worse than a guess has a loss above 1.
+    least(loss + greatest(by_spread, ends[2] - lost_share), greatest(loss, 1)) as loss_high,
     lost,
     total,
     n_units

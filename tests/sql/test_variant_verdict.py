@@ -236,6 +236,19 @@ def test_right_options_count_only_where_the_dense_model_is_right_beyond_a_guess(
     assert rows[18]["loss_choosing"] == pytest.approx(12 / 60)
 
 
+def test_the_upper_end_is_at_most_all_of_what_can_be_lost() -> None:
+    """The dense model chooses 45 of 60 right; without 29 of them the variant is at a guess, without 40 below it."""
+    rows = {}
+    for changed in (29, 40):
+        warehouse = started("a")
+        for recipe in ("dense", "a"):
+            questioned(warehouse, recipe, changed if recipe == "a" else 0, 60, ["A"] * 45 + ["C"] * 15)
+        [rows[changed]] = verdicts(warehouse).values()
+
+    assert (rows[29]["loss_choosing"], rows[29]["loss_choosing_high"]) == (pytest.approx(29 / 30), 1.0)
+    assert rows[40]["loss_choosing"] == rows[40]["loss_choosing_high"] == pytest.approx(40 / 30)
+
+
 def test_the_source_of_evidence_depends_on_what_was_measured_and_not_on_what_it_shows() -> None:
     """A hundred answers leave the loss open where forty graded prompts would show it."""
     warehouse = started("kept", "open", "lost")
@@ -321,19 +334,22 @@ def test_a_huge_variance_leaves_fidelity_open() -> None:
 
 
 def test_variants_are_ranked_only_against_those_of_about_their_size() -> None:
-    """The two large ones differ by 0.9 percentage points, and the small one changes fewer tokens than both."""
-    warehouse = started("small", "large", "larger", removed={"small": 0.026, "large": 0.39, "larger": 0.399})
-    for recipe, changes in (("dense", 0), ("small", 1), ("large", 3), ("larger", 6)):
+    """Neighbours of the large ones differ by 0.8 and 0.7 points, the outer two by more than one point."""
+    removed = {"quantized": 0.0, "small": 0.004, "large": 0.386, "larger": 0.394, "largest": 0.401}
+    warehouse = started(*removed, removed=removed)
+    for recipe, changes in (("dense", 0), ("quantized", 1), ("small", 1), ("large", 3), ("larger", 6), ("largest", 2)):
         prompted(warehouse, recipe, [changes, changes + 1, changes] * 10 if changes else [0] * 30)
     rows = verdicts(warehouse)
 
     assert {recipe: (row["band"], row["place"], row["is_nearest"]) for recipe, row in rows.items()} == {
-        "small": (1, 1, True),
-        "large": (2, 1, True),
-        "larger": (2, 2, False),
+        "quantized": (1, 1, True),
+        "small": (2, 1, True),
+        "large": (3, 1, True),
+        "larger": (3, 2, False),
+        "largest": (4, 1, True),
     }
     assert rows["larger"]["difference"] == pytest.approx(0.3)
-    assert rows["large"]["band_removed_share"] == pytest.approx(0.3945)
+    assert rows["large"]["band_removed_share"] == pytest.approx(0.39)
 
 
 def test_one_prompt_says_neither_what_holds_nor_which_variant_is_nearest() -> None:

@@ -94,7 +94,8 @@ def _feedback(row: _Row) -> str:
     sentence += (
         f"On its own text {_of(len(further), total)} variants are further from the dense model: {_recipes(further)}."
         if further
-        else "No variant is shown to be further from the dense model on its own text, so that nothing shows feedback."
+        else "No variant is shown to be further from the dense model on its own text, so that the KL shows no "
+        "feedback; a loop is feedback that the KL does not show."
     )
     if nearer:
         sentence += f" Nearer there: {_recipes(nearer)}."
@@ -139,11 +140,11 @@ def percent(share: float) -> str:
 
 def _amplification(row: _Row) -> str:
     low, high, factor = row["share_amplified_low"], row["share_amplified_high"], row["z_to_p_median"]
-    claim = "Whether the softmax amplifies most shifts, these prompts do not tell."
-    if low > 0.5:
-        claim = "The softmax amplifies most shifts."
-    elif high < 0.5:
-        claim = "The paper's claim that the softmax amplifies does not hold here."
+    claim = {
+        "holds": "The softmax amplifies most shifts.",
+        "does not hold": "The paper's claim that the softmax amplifies does not hold here.",
+        "as under rounding": "That is as under rounding, and no effect of pruning.",
+    }.get(row["verdict"], "Whether the softmax amplifies most shifts, these prompts do not tell.")
     share, null = row["share_amplified"], row["noise_share_amplified"]
     noise = (
         "" if null is None else f"; under rounding alone {percent(null)}, {number(row['noise_z_to_p_median'])} times"

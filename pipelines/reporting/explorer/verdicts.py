@@ -52,7 +52,8 @@ def reason(row: _Row) -> str:
 
 
 def _loss(row: _Row, kind: str) -> str:
-    loss, low, high = (row[f"loss_{kind}{end}"] for end in ("", "_low", "_high"))
+    # A variant that is worse than a guess has lost all that is above one.
+    loss, low, high = (end and min(end, 1) for end in (row[f"loss_{kind}{name}"] for name in ("", "_low", "_high")))
     return f"{_percent(loss)} %" + ("" if low is None else f" [{_percent(low)}, {_percent(high)}]")
 
 
@@ -136,7 +137,7 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
     parts = [f"{_surely(kept, 'loses', 'lose')} at most a tenth of the right answers."] if kept else []
     if lost:
         losses = [
-            f"{label(row['recipe'])} loses {_loss(row, kind)} of {EVIDENCE[row[f'evidence_{kind}']]} in {kind}"
+            f"{label(row['recipe'])} loses, in {kind}, {_loss(row, kind)} of {EVIDENCE[row[f'evidence_{kind}']]}"
             for row in lost[:_MAX_NAMES]
             for kind in ("writing", "choosing")
             if row[kind] == "fails"
@@ -150,7 +151,8 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
         counts = f"{dense}; {_grouped(rows, 'prompts_correct', 'answers', 'answer')}."
         parts.insert(len(parts) if kept or lost else 0, counts)
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
-    text = " ".join(f"{word.capitalize()}: {_listed(_of_word(rows, 'verdict', word))}." for word in verdicts)
+    listed = "; ".join(f"{word}: {_listed(_of_word(rows, 'verdict', word))}" for word in verdicts)
+    text = f"Each by itself: {listed}."
     links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
     return _answer(
         model, "Which variants still answer right?", " ".join(parts), text, [source("verdicts", model=model)], links
@@ -176,7 +178,7 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
         mildest = min(loops, key=lambda row: math.inf if row["kl_step0_nats"] is None else row["kl_step0_nats"])
         details.append(
             f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
-            f"{label(mildest['prompt_id'])} repeats itself for the third time by token {mildest['collapse_token']}."
+            f"{label(mildest['prompt_id'])} repeats itself for the third time by step {mildest['collapse_step']}."
         )
         links.append(_token_link(model, mildest))
     return _answer(model, question, short, " ".join(details), sources, links)
@@ -190,12 +192,12 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     held = _of_word(read, "fidelity_together", "holds")
     parts = [f"{_surely(held, 'changes', 'change')} at most a tenth of the dense model's tokens."] if held else []
     written = [row for row in read if row["prompts"]]
-    if same := [row for row in written if row["first_other_token"] is None]:
-        parts.append(f"Most texts of {_listed(same)} stay the same to the end.")
+    if same := [row for row in written if row["first_other_step"] is None]:
+        parts.append(f"At least half of the texts of {_listed(same)} stay the same to the end.")
     flips = [row for row in written if row not in same]
     if flips:
-        tokens = _grouped(flips, "first_other_token", "by token", "by token")
-        parts.append(f"Half of the texts differ from the dense ones: {tokens}.")
+        steps = _grouped(flips, "first_other_step", "by step", "by step")
+        parts.append(f"Half of the texts differ from the dense ones (the first token is step 0): {steps}.")
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
         for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]

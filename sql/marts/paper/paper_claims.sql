@@ -22,7 +22,8 @@
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, answers to tasks are
 --     at least verdict_min_units, and prompts or questions at least 6; as under rounding where an effect is no larger
---     than the null, or no variant moves further than rounding; else too little data
+--     than the null, or no variant moves further than rounding; else, or without the null of an effect, too little
+--     data
 -- how to read: each number is one mean over all pruned variants that move the output further than rounding does
 --   (claim_variants), so that no variant is chosen by its outcome and nothing has to be corrected for their number. The
 --   exception is choosing_survives: it is about the variants whose measured writing loses at least half, and rests_on
@@ -89,6 +90,7 @@ judged as (
         claims.threshold,
         if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold) as is_above,
         if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
+        -- NULL, so that nothing holds, if the null of an effect was not measured.
         claims.is_effect and numbers.amount_low <= numbers.null_amount as is_as_null
     from claim_numbers as numbers
     inner join claims using (claim)
@@ -110,10 +112,10 @@ select
     case
         -- As for a verdict on a variant; an interval from fewer answers rests on hardly any that differ.
         when units = 'answers' and n < verdict_min_units() then 'too little data'
-        -- Of five, all are on one side by chance in more than 5 % of studies; a correlation has Student's t.
-        when n < 6 and claim <> 'second_order_fits' then 'too little data'
+        -- Of five, all are on one side by chance in more than 5 % of studies.
+        when n < 6 then 'too little data'
         when is_rounding or (is_above and is_as_null) then 'as under rounding'
-        when is_above then 'holds'
+        when is_above and not is_as_null then 'holds'
         when is_below then 'does not hold'
         else 'too little data'
     end as verdict

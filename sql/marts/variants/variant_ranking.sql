@@ -2,13 +2,14 @@
 -- grain: one row per pruned variant of a model with teacher-forced tokens.
 -- key: model, recipe
 -- inputs: variant_summary, variant_damage, damage_influences
--- how to read: variants are compared within bands: sorted by parameters removed, a step of more than one percentage
---   point begins a new band. Nothing is ranked across bands, because a variant that removes less is nearer for that
---   alone. The measure is the top1_change of variant_damage. The difference is to the variant of the band that changes
---   the fewest tokens, paired by prompt. The nearest variants are those whose difference is within the interval:
---   one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that the truly
---   nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are never
---   ordered by name: all of them are nearest.
+-- how to read: variants are compared within bands: those whose share of parameters removed rounds to the same whole
+--   percentage point, so that no band is wider than one point. Those that remove nothing, as all that are only
+--   quantized, are a band of their own. Nothing is ranked across bands, because a variant that removes less is nearer
+--   for that alone. The measure is the top1_change of variant_damage. The difference is to the variant of the band that
+--   changes the fewest tokens, paired by prompt. The nearest variants are those whose difference is within the
+--   interval: one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that
+--   the truly nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are
+--   never ordered by name: all of them are nearest.
 -- reason: a report names the nearest variant only where it is compared with its like, and the measurements tell it
 --   apart.
 -- columns:
@@ -24,7 +25,7 @@
 --   n_variants: Pruned variants of the band that are compared [variants]
 with
 
-stepped as (
+banded as (
     select
         totals.model,
         totals.recipe,
@@ -32,25 +33,14 @@ stepped as (
         damages.amount,
         damages.amount_low,
         damages.amount_high,
-        coalesce(
-            totals.parameters_removed_share - lag(totals.parameters_removed_share) over (
-                partition by totals.model order by totals.parameters_removed_share
-            ) > 0.01,
-            true
-        ) as is_new_band
+        dense_rank() over (
+            partition by totals.model
+            order by round(100 * totals.parameters_removed_share), totals.parameters_removed_share > 0
+        ) as band
     from variant_summary as totals
     inner join variant_damage as damages
         on totals.model = damages.model and totals.recipe = damages.recipe and damages.measure = 'top1_change'
     where totals.recipe <> 'dense'
-),
-
-banded as (
-    select
-        *,
-        cast(
-            sum(cast(is_new_band as integer)) over (partition by model order by parameters_removed_share) as bigint
-        ) as band
-    from stepped
 ),
 
 ranked as (

@@ -87,9 +87,10 @@ def test_feedback_is_what_the_own_text_adds_and_free_running_has_the_fork_beside
     assert the_one(sentences_of(), "first token that differs") == (
         "After the first token that differs, the median KL per token is 3.00 nats where both models read the dense "
         "text and 1.75 where both read the variant's own (medians of 6 variants). No variant is shown to be further "
-        "from the dense model on its own text, so that nothing shows feedback. Nearer there: wanda-2of4, wanda-50. "
-        "Free running compares two different texts: 12.5 nats, with nothing pruned 16.0. The dense model alone, after "
-        "one other token, is 13.0 nats from itself; no variant is shown to exceed that."
+        "from the dense model on its own text, so that the KL shows no feedback; a loop is feedback that the KL does "
+        "not show. Nearer there: wanda-2of4, wanda-50. Free running compares two different texts: 12.5 nats, with "
+        "nothing pruned 16.0. The dense model alone, after one other token, is 13.0 nats "
+        "from itself; no variant is shown to exceed that."
     )
     one = pl.when(pl.col("recipe").is_in(["wanda-50", "noise-bfloat16"])).then(pl.lit("further"))
     further = usual.with_columns(
@@ -105,7 +106,21 @@ def test_feedback_is_what_the_own_text_adds_and_free_running_has_the_fork_beside
 
 
 def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it():
-    raw, normed = (the_one(sentences_of(), f"lens {lens}") for lens in ("raw", "normed"))
+    def told(raw: str, normed: str) -> list[str]:
+        """Return the sentences of both lenses, from these verdicts of the claim."""
+        judged = (
+            frames.paper_claims()
+            .head(2)
+            .with_columns(
+                claim=pl.lit("softmax_amplifies"),
+                measure=pl.Series(["raw", "normed"]),
+                verdict=pl.Series([raw, normed]),
+            )
+        )
+        sentences = sentences_of(paper_claims=judged)
+        return [the_one(sentences, f"lens {lens}") for lens in ("raw", "normed")]
+
+    raw, normed = told("does not hold", "holds")
     assert raw == (
         "Behind one changed sublayer, without the final norm (lens raw, as in the paper), the median 1 − cos is "
         "0.00400 in h, 0.00200 in z and 0.00100 in p. It is larger in p than in z at 40.0 % of 1,200 positions (95 % "
@@ -113,8 +128,10 @@ def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it
         "not hold here."
     )
     assert "by a median factor of 15.0; under rounding alone 85.0 %, 12.0 times. The softmax amplifies most" in normed
-    wide = frames.local_amplification().with_columns(share_amplified_high=pl.lit(0.99), share_amplified_low=pl.lit(0.1))
-    assert the_one(sentences_of(local_amplification=wide), "lens raw").endswith("these prompts do not tell.")
+    # The claim's verdict decides, and not the interval alone: without a null nothing is told.
+    raw, normed = told("too little data", "as under rounding")
+    assert raw.endswith("these prompts do not tell.")
+    assert normed.endswith("That is as under rounding, and no effect of pruning.")
 
 
 def test_the_fit_of_each_theorem_has_its_spread_after_one_changed_sublayer():

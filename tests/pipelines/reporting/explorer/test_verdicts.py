@@ -76,10 +76,10 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
     )["right"]
     assert answer["short"] == (
         "a and b surely lose at most a tenth of the right answers. mute surely loses more than a tenth of the right "
-        "answers: mute loses 83 % [75, 90] of the right answers to tasks in writing. There are too few answers to be "
-        "sure of dim."
+        "answers: mute loses, in writing, 83 % [75, 90] of the right answers to tasks above a guess. There are too few "
+        "answers to be sure of dim."
     )
-    assert answer["text"] == "Safe: a and b. Writes other text: dim. Chooses only: mute."
+    assert answer["text"] == "Each by itself: safe: a and b; writes other text: dim; chooses only: mute."
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
     assert answer["sql"] == [{"key": "verdicts", "where": {"model": "m"}}]
 
@@ -125,16 +125,16 @@ def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_milde
     )
     assert answer["text"] == (
         "Surely at most a tenth of the texts of fine and mild. The least damaged variant that loops is mild: its text "
-        "to prompt q/1 repeats itself for the third time by token 10."
+        "to prompt q/1 repeats itself for the third time by step 9."
     )
     assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3/own"]
     # Without a KL at the first token none is the mildest, and the first loop is named.
     unknown = [verdict | {"kl_step0_nats": None} for verdict in verdicts]
     answer = answers_by_topic(unknown, stg_generations=texts)["alive"]
-    assert answer["text"].endswith("is harsh: its text to prompt p repeats itself for the third time by token 3.")
+    assert answer["text"].endswith("is harsh: its text to prompt p repeats itself for the third time by step 2.")
 
 
-def test_the_first_other_token_counts_from_one_and_texts_that_never_differ_are_named():
+def test_half_of_the_texts_differ_by_a_step_that_counts_from_zero_and_texts_that_never_differ_are_named():
     flips = {"a": 1.5, "b": 0.0, "c": None, "d": 2.0}
     nearest = {"is_nearest": True, "n_variants": 3}
     alone = {"is_nearest": True, "band": 2, "n_variants": 1}
@@ -148,8 +148,9 @@ def test_the_first_other_token_counts_from_one_and_texts_that_never_differ_are_n
         ranking,
     )["same"]
     assert answer["short"] == (
-        "c surely changes at most a tenth of the dense model's tokens. Most texts of c stay the same to the end. "
-        "Half of the texts differ from the dense ones: a and d by token 3; b by token 1."
+        "c surely changes at most a tenth of the dense model's tokens. At least half of the texts of c stay the "
+        "same to the end. Half of the texts differ from the dense ones (the first token is step 0): a and d by step 2; "
+        "b by step 0."
     )
     assert answer["text"] == (
         "Tokens of the dense text that change: c 1 % [0, 2], a 20 % [18, 22], b 20 % [18, 22], d 20 % [18, 22]. Of 3 "
@@ -177,13 +178,19 @@ UNMEASURED = dict.fromkeys(
          "same tokens: too little evidence, 20 % change (1 prompt, too few); enough would be fidelity: 30"),
         ({"is_below_noise": True},
          "same tokens: fails, 20 % [18, 22] change (400 prompts); right answers in writing: holds, 5 % [4, 6] of the "
-         "right answers to tasks lost (640 answers); right answers in choosing: holds, 2 % [0, 4] of the dense model's "
-         "own choices lost (400 answers); alive: holds, 4 of 400 texts loop or end early, 1 % [0, 3] beyond the dense "
-         "model's; its median KL is not above that of rounding alone"),
+         "right answers to tasks above a guess lost (640 answers); right answers in choosing: holds, 2 % [0, 4] of "
+         "the dense model's own choices lost (400 answers); alive: holds, 4 of 400 texts loop or end early, 1 % [0, 3] "
+         "beyond the dense model's; its median KL is not above that of rounding alone"),
     ],
 )  # fmt: skip
 def test_a_reason_states_only_measurements(changes, expected):
     assert reason(VERDICT | {"would_decide": None} | changes) == expected
+
+
+def test_a_variant_worse_than_a_guess_has_lost_all_above_it():
+    worse = {"choosing": "fails", "loss_choosing": 1.25, "loss_choosing_low": 0.75, "loss_choosing_high": 1.5}
+    said = reason(VERDICT | {"would_decide": None, "evidence_choosing": "graded"} | worse)
+    assert "in choosing: fails, 100 % [75, 100] of the right answers to the prompts above a guess lost" in said
 
 
 def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
@@ -224,8 +231,9 @@ def test_the_list_of_variants_names_the_evidence_of_the_losses():
         )
 
     assert basis(rows(("score", "options"), ("agreement", None))) == (
-        "Writing lost, beyond what rounding changes: share of the right answers to tasks, or of the dense model's own "
-        "answers to tasks. Choosing lost, beyond what rounding changes: share of the dense model's own choices."
+        "Writing lost, beyond what rounding changes: share of the right answers to tasks above a guess, or of the "
+        "dense model's own answers to tasks. Choosing lost, beyond what rounding changes: share of the "
+        "dense model's own choices."
     )
     assert basis(rows()) == ""
 
