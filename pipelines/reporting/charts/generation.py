@@ -91,14 +91,15 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
     # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
-    base = theme.Chart().transform_filter("isValid(datum.trajectory)").encode(x=x, color=trajectory_color(curves))
+    base = theme.Chart().encode(x=x, color=trajectory_color(curves))
     banded = alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND)
     band = (
         base.transform_filter(banded)
         .mark_area(opacity=0.18)
         .encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
     )
-    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
+    drawn = base.transform_filter("isValid(datum.trajectory)")
+    line = drawn.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
         y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
         strokeDash=trajectory_dash(curves),
         tooltip=theme.tooltip(

@@ -70,6 +70,7 @@ def large_marts() -> dict[str, pl.DataFrame]:
     }
     return {
         "layer_summary": frames.layer_summary(**many, layers=32),
+        "q07_amplification": frames.q07_amplification(**many, layers=32),
         "decoding_curve": frames.decoding_curve(**many, prompts=("a",), steps=1000),
         "token_trace": frames.token_trace(**many, prompts=tuple("abcdef"), steps=80),
         "option_shift": frames.option_shift(**many, questions=tuple("abcdefgh")),
@@ -119,6 +120,7 @@ def hostile_marts() -> dict[str, pl.DataFrame]:
     recipes = ("attn-drop-4", "wanda-50")
     return {
         "layer_summary": frames.layer_summary(models, recipes, layers=2),
+        "q07_amplification": frames.q07_amplification(models, recipes, layers=2),
         "estimate_points": frames.estimate_points(models, per_theorem=2),
         "decoding_curve": frames.decoding_curve(models, recipes, steps=2),
         "token_trace": frames.token_trace(models, recipes, prompts=("a",), steps=2),
@@ -464,6 +466,7 @@ def largest_marts() -> dict[str, pl.DataFrame]:
     return {
         **variant_frames.of((frames.MODEL,), recipes),
         "layer_summary": frames.layer_summary(recipes=recipes, layers=80),
+        "q07_amplification": frames.q07_amplification(recipes=recipes, layers=80),
         "decoding_curve": pl.concat(curve.with_columns(temperature=pl.lit(t)) for t in (0.5, 0.7, 1.0, 1.5, 2.0)),
         "token_trace": frames.token_trace(recipes=recipes, prompts=("a",), steps=128),
         "option_shift": frames.option_shift(recipes=recipes),
