@@ -152,7 +152,7 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
         parts.insert(len(parts) if kept or lost else 0, counts)
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
     listed = "; ".join(f"{word}: {_listed(_of_word(rows, 'verdict', word))}" for word in verdicts)
-    text = f"Each by itself: {listed}."
+    text = f"Each by itself, {listed}."
     links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
     return _answer(
         model, "Which variants still answer right?", " ".join(parts), text, [source("verdicts", model=model)], links

@@ -331,7 +331,7 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
     right, alive, same, layers = index["answers"]
     # Three prompts are no evidence.
     assert right["short"].endswith("There are too few answers to be sure of any variant.")
-    assert right["text"].startswith("Too little evidence: ")
+    assert right["text"].startswith("Each by itself, too little evidence: ")
     assert alive["short"].startswith("No variant is shown to loop or stop early in more than a tenth of the texts. The")
     assert "The least damaged variant that loops is wanda-2of4: its text to prompt choice repeats" in alive["text"]
     assert alive["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/own"

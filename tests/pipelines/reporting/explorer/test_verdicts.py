@@ -79,7 +79,7 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
         "answers: mute loses, in writing, 83 % [75, 90] of the right answers to tasks above a guess. There are too few "
         "answers to be sure of dim."
     )
-    assert answer["text"] == "Each by itself: safe: a and b; writes other text: dim; chooses only: mute."
+    assert answer["text"] == "Each by itself, safe: a and b; writes other text: dim; chooses only: mute."
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
     assert answer["sql"] == [{"key": "verdicts", "where": {"model": "m"}}]
 
