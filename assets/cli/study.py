@@ -5,6 +5,7 @@
 import dataclasses
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,11 +91,10 @@ Cpus = Annotated[
     int | None, typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine).")
 ]
 Gpu = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--gpu",
         metavar="GB",
-        min=1,
         help="Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.",
     ),
 ]
@@ -190,7 +190,7 @@ def plan(
     - `prunescope plan paper-qwen7b --gpu 80`
     """
     chosen_format(format_, output)
-    location = root(context)
+    location, gpu_bytes = root(context), _gpu_bytes(gpu)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
         from prunescope.assets.runs.refused_models import RefusedModels
@@ -201,7 +201,7 @@ def plan(
         refused, estimates = RefusedModels(chosen, bars), list[estimate.ModelEstimate]()
         refused.check(
             lambda name: estimates.append(
-                estimate.estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu and int(gpu * 1e9))
+                estimate.estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu_bytes)
             )
         )
         rows = estimate.table(estimates)
@@ -219,6 +219,16 @@ def plan(
     else:
         log("--details shows every partition, item of work and item of memory", "dim")
     end(context, list(refused.failures.values()))
+
+
+def _gpu_bytes(gigabytes: str | None) -> int | None:
+    """Return the memory that --gpu names; refuse what is no number from 1 to 10,000."""
+    if gigabytes is None:
+        return None
+    with suppress(ValueError):
+        if 1 <= float(gigabytes) <= 10_000:
+            return int(float(gigabytes) * 1e9)
+    raise InputError(f"--gpu {gigabytes}: give the GPU's memory in GB, for example 80")
 
 
 def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "StudyRequest":

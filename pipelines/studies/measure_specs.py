@@ -102,7 +102,8 @@ class GenerationSpec(FrozenModel):
 class DecodingSpec(FrozenModel):
     """Sampled texts beside the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
 
-    A text ends with its end-of-text token, or after `generation.new_tokens`.
+    A text ends with its end-of-text token, or after `generation.new_tokens`. The KL of distributions over texts needs
+    all tokens, so that there is none with `top_p` below 1.
 
     Attributes:
         temperature: of the softmax.
@@ -112,7 +113,7 @@ class DecodingSpec(FrozenModel):
     """
 
     temperature: float = Field(default=0.7, gt=0, le=100)
-    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     samples: int = Field(default=8, ge=2, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -163,7 +164,8 @@ class MeasureSpec(FrozenModel):
         for key in ("temperatures", "lenses", "scopes", "trajectories"):
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{key}` needs at least one value and no repetition")
+                twice = values and f"has {max(values, key=values.count)!r} more than once; name each value once"
+                raise ValueError(f"`{key}` {twice or 'is empty; give at least one value'}")
         if "teacher_forced" not in self.trajectories:
             raise ValueError("`trajectories` needs `teacher_forced`, with which the others are compared; add it")
         if "free_running" in self.trajectories and "fork" not in self.trajectories:

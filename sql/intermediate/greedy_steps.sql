@@ -1,7 +1,7 @@
 -- The teacher-forced steps of each variant, as what they say of its greedy text.
 -- grain: one row per model × recipe × prompt × step, to the end of the dense text; noise included, dense excluded.
 -- key: model, recipe, prompt_id, step
--- inputs: stg_decoding_steps, dense_ends
+-- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures
 -- how to read: both models read the dense model's text, so that the first step with is_flip is the one at which the
 --   variant's own greedy text flips, ties excepted. margin_over_shift is measured before the choice: the margin m of
 --   the first token over √(Var_p(Δz) / (p (1 − p))), where p is its probability. The latter is at least the root mean
@@ -11,19 +11,6 @@
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
-with
-
--- reference_temperature leaves noise out.
-temperatures as (
-    select
-        model,
-        recipe,
-        arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature
-    from stg_decoding_steps
-    where trajectory = 'teacher_forced' and recipe <> 'dense'
-    group by model, recipe
-)
-
 select
     steps.model,
     steps.recipe,
@@ -46,7 +33,12 @@ select
         2
     ) as margin_over_shift
 from stg_decoding_steps as steps
-inner join temperatures using (model, recipe, temperature)
-anti join dense_ends
-    on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
-where steps.trajectory = 'teacher_forced'
+inner join variant_temperatures using (model, recipe, temperature)
+anti join trajectory_ends as ends
+    on
+        steps.model = ends.model
+        and steps.recipe = ends.recipe
+        and steps.prompt_id = ends.prompt_id
+        and steps.trajectory = ends.on_trajectory
+        and steps.step > ends.end_step
+where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'

@@ -1,7 +1,7 @@
 -- The probability that a token that a variant proposes is accepted as one of its dense model, token by token.
 -- grain: one row per variant × decoding × trajectory × prompt × sample × step; dense and noise variants included.
 -- key: model, recipe, decoding, trajectory, prompt_id, sample, step
--- inputs: stg_decoding_steps, dense_ends, stg_sampled_steps, sampled_sequences
+-- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_sampled_steps, sampled_sequences
 -- how to read: decoding is `greedy`, the greedy texts at the temperature nearest to 1, sample 0; or `sampled`, the
 --   texts of the study's key `decoding` at their own temperature, within the nuclei of both models. A teacher_forced
 --   text ends with the dense model's, and sampled texts count if they are measured whole.
@@ -12,17 +12,6 @@
 --   trajectory: Whose texts both models read: the dense model's (`teacher_forced`) or the variant's (`own_text`)
 --   acceptance: Probability that the dense model accepts the token that the variant draws [probability] =
 --     1 − total_variation
-with
-
-temperatures as (
-    select
-        model,
-        recipe,
-        arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature
-    from stg_decoding_steps
-    group by model, recipe
-)
-
 select
     steps.model,
     steps.recipe,
@@ -34,13 +23,14 @@ select
     steps.temperature,
     1 - least(steps.total_variation, 1) as acceptance
 from stg_decoding_steps as steps
-inner join temperatures using (model, recipe, temperature)
-anti join dense_ends
+inner join variant_temperatures using (model, recipe, temperature)
+anti join trajectory_ends as ends
     on
-        steps.model = dense_ends.model
-        and steps.prompt_id = dense_ends.prompt_id
-        and steps.step > dense_ends.end_step
-        and steps.trajectory = 'teacher_forced'
+        steps.model = ends.model
+        and steps.recipe = ends.recipe
+        and steps.prompt_id = ends.prompt_id
+        and steps.trajectory = ends.on_trajectory
+        and steps.step > ends.end_step
 where steps.trajectory in ('teacher_forced', 'own_text')
 union all
 select

@@ -20,6 +20,7 @@ def warehouse_of(texts: dict[str, str], recipe: str = "r", method: str = "wanda"
     for prompt, steps in texts.items():
         kept, _, behind = steps.partition(".")
         warehouse.generation("dense", prompt, end_step=len(kept) - 1 if "." in steps else None)
+        warehouse.generation(recipe, prompt)
         for step, sign in enumerate(kept + behind):
             warehouse.step(recipe, prompt, step, 1.0, flips=sign == "x")
             # The other trajectories, and the dense model itself, are not read.

@@ -28,7 +28,8 @@ def tokenize_prompts(study: Study, tokenizer: Any, context_length: int) -> list[
 
     Raises:
         InputError: a prompt with its new tokens is longer than the context, has token ids beyond the vocabulary or a
-            template that the model does not have or that fails, or two of its options begin with the same token.
+            template that the model does not have or that fails, an option that is not in the vocabulary, or two options
+            that begin with the same token.
     """
     for template in dict.fromkeys(prompt.template or study.template for prompt in study.prompts):
         _check_template(template, study, tokenizer)
@@ -87,7 +88,10 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
         else _continuation(tokenizer, text, f" {option}", ids, adds_special_tokens)
         for option in prompt.options
     ]
-    option_ids = tuple(label[0] for label in labels if label)
+    for option, label in zip(prompt.options, labels, strict=True):
+        if label[:1] in ([], [tokenizer.unk_token_id]):
+            raise InputError(f"{where}: option {option!r} begins with no token of the model; use other characters")
+    option_ids = tuple(label[0] for label in labels)
     if len(set(option_ids)) != len(prompt.options):
         raise InputError(f"{where}: options must begin with different tokens")
     return TokenizedPrompt(prompt, ids, option_ids)

@@ -10,7 +10,7 @@
 --   first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
 --   by question, and include 0 wherever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
 --   model's answer counts as the right one; texts without an answer in d are excluded. A noise variant is the null:
---   its flips are those of rounding. Variants whose forks are not stored (older files) have no row. Intervals are at
+--   its flips are those of rounding. Variants with a flip whose fork is not stored have no row. Intervals are at
 --   95 % and not corrected for the number of variants.
 -- reason: says whether an answer breaks at one token, which any sampler may draw, or through many.
 -- columns:

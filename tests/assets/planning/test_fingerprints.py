@@ -207,7 +207,7 @@ def test_a_changed_measurement_outdates_the_traces_only(study: StudyFile, change
 
 def test_a_changed_sampling_outdates_sampled_texts_only(study: StudyFile) -> None:
     before = versions(load(study))
-    for spec in ({}, {"top_p": 1.0}, {"top_p": 1.0, "seed": 1}):
+    for spec in ({}, {"top_p": 0.9}, {"top_p": 0.9, "seed": 1}):
         study.write(decoding=spec)
         before, found = versions(load(study)), before
         assert changed(found, before) == of(SAMPLED_TABLES, *ALL_RECIPES)

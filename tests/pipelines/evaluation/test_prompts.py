@@ -129,6 +129,26 @@ def test_a_prompt_that_the_model_cannot_read_is_named_with_its_line(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("option", ["Zürich", "ß"])
+def test_an_option_that_begins_with_no_token_of_the_vocabulary_is_refused_by_its_name(option: str) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"?": 0, "Pick": 1, "Rome": 2, "Paris": 3}, "?"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.normalizer = normalizers.Replace("ß", "")  # leaves no token at all
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?")
+    assert tokenizer(option).input_ids in ([0], [])
+    for text in ("Pick", "Pick\n"):
+        assert tokenized(tokenizer, text=text, options=["Rome", "Paris"]).option_ids == (2, 3)
+        with pytest.raises(InputError) as refusal:
+            tokenized(tokenizer, text=text, options=["Rome", option])
+        assert str(refusal.value) == (
+            f"study s: prompt 'a' (p.jsonl, line 7): option {option!r} begins with no token of the model; "
+            "use other characters"
+        )
+
+
 def test_chat_needs_a_chat_template_and_one_that_keeps_the_system(base: Any) -> None:
     with pytest.raises(InputError, match="`template: chat`, but the model has no chat template; write `plain` or"):
         tokenized(base, "chat", text="Why?")

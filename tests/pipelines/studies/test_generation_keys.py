@@ -31,7 +31,7 @@ def test_texts_end_and_are_not_sampled_unless_asked(tmp_path: Path) -> None:
     assert (study.generation.until, study.decoding) == ("end", None)
     spec = loaded(tmp_path, decoding={"samples": 2}).decoding
     assert spec is not None
-    assert (spec.temperature, spec.top_p, spec.samples, spec.seed) == (0.7, 0.95, 2, 0)
+    assert (spec.temperature, spec.top_p, spec.samples, spec.seed) == (0.7, 1.0, 2, 0)
 
 
 @pytest.mark.parametrize(
