@@ -45,7 +45,7 @@ class KindSummary(TypedDict):
     flipped_ends: list[Number]
     collapsed_ends: list[Number]
     correct_ends: list[Number]
-    first_flip: Number  # median step; None where most texts never flip
+    first_flip: Number  # median step; None if at least half never flip
     kl_step0: Number  # mean, nats
 
 

@@ -24,7 +24,7 @@
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
 --     kl_noise_p95_nats
---   first_flip_step_median: Median step of the first other token; NULL where most texts never flip [step]
+--   first_flip_step_median: Median step of the first other token; NULL if at least half never flip [step]
 --   prompts: Prompts with a free-running text [prompts]
 --   prompts_flipped: Those whose text differs from the dense one [prompts]
 --   prompts_collapsed: Those whose text ends in a loop [prompts]

@@ -2,7 +2,7 @@
 
 const KINDS = {
   flipped: { title: "flipped", doc: "texts that differ from the dense one", share: (kind) => [kind.flipped, kind.prompts, kind.flipped_ends] },
-  first_flip: { title: "first flip, step", doc: "median; – where most texts never flip", value: (kind) => kind.first_flip },
+  first_flip: { title: "first flip, step", doc: "median; – if at least half never flip", value: (kind) => kind.first_flip },
   collapsed: { title: "loops", doc: "texts that fall into a loop", share: (kind) => [kind.collapsed, kind.prompts, kind.collapsed_ends] },
   kl_step0: { title: "KL, step 0, nats", doc: "mean at the first generated token", value: (kind) => kind.kl_step0 },
   correct: { title: "right", doc: "right answers of those that were graded", share: (kind) => [kind.correct, kind.graded, kind.correct_ends] },

@@ -335,7 +335,7 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
     assert alive["short"].startswith("No variant is shown to loop or stop early in more than a tenth of the texts. The")
     assert "The least damaged variant that loops is wanda-2of4: its text to prompt choice repeats" in alive["text"]
     assert alive["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/own"
-    assert same["short"].startswith("Half of the texts differ from the dense ones: ")
+    assert same["short"].startswith("Half of the texts differ from the dense ones (the first token is step 0): ")
     assert layers["short"].startswith("In wanda-2of4: MLP of layer 0 (54 %)")
     assert "MLP of layer 0 (3 of 3)" in layers["text"]
     assert all(answer["sql"] for answer in index["answers"])
