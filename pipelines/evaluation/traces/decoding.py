@@ -126,8 +126,17 @@ def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
     if copies < size:  # the texts of a prompt are in one batch: two of them may have to choose the same tokens
         size -= size % copies
-    texts = sorted(range(len(lengths) * copies), key=lambda text: lengths[text // copies])
-    return [sorted(texts[start : start + size]) for start in range(0, len(texts), size)]
+    batches: list[list[int]] = []
+    for prompt in sorted(range(len(lengths)), key=lambda prompt: lengths[prompt]):
+        own = list(range(prompt * copies, (prompt + 1) * copies))
+        for text in own:
+            is_full = not batches or len(batches[-1]) >= size
+            # Half a batch is as fast per text as a whole one, and padding to a much longer prompt is not free.
+            is_longer = not is_full and lengths[prompt] > 1.2 * lengths[batches[-1][0] // copies]
+            if is_full or (text == own[0] and is_longer and len(batches[-1]) >= size // 2):
+                batches.append([])
+            batches[-1].append(text)
+    return [sorted(batch) for batch in batches]
 
 
 def _decode_batch(
