@@ -2,8 +2,8 @@
 -- grain: one row per pruned variant of a model with teacher-forced tokens.
 -- key: model, recipe
 -- inputs: variant_summary, variant_damage, damage_influences
--- how to read: variants are compared within bands: those whose share of parameters removed rounds to the same whole
---   percentage point, so that no band is wider than one point. Those that remove nothing, as all that are only
+-- how to read: variants are compared within bands: those whose share of parameters removed rounds to the same even
+--   percentage point, so that no band is wider than two points. Those that remove nothing, as all that are only
 --   quantized, are a band of their own. Nothing is ranked across bands, because a variant that removes less is nearer
 --   for that alone. The measure is the top1_change of variant_damage. The difference is to the variant of the band that
 --   changes the fewest tokens, paired by prompt. The nearest variants are those whose difference is within the
@@ -35,7 +35,7 @@ banded as (
         damages.amount_high,
         dense_rank() over (
             partition by totals.model
-            order by round(100 * totals.parameters_removed_share), totals.parameters_removed_share > 0
+            order by round(50 * totals.parameters_removed_share), totals.parameters_removed_share > 0
         ) as band
     from variant_summary as totals
     inner join variant_damage as damages
