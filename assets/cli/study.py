@@ -222,7 +222,7 @@ def plan(
 
 
 def _gpu_bytes(gigabytes: str | None) -> int | None:
-    """Return the memory that --gpu names; refuse what is no number from 1 to 10,000."""
+    """Return the memory that --gpu names; refuse all but numbers from 1 to 10,000."""
     if gigabytes is None:
         return None
     with suppress(ValueError):

@@ -151,7 +151,7 @@ def test_shares_are_over_questions_and_positions_with_wilsons_interval(ask: Ask)
         assert row["verdict"] == ("holds" if low > 0.5 else "too little data"), claim
 
     row = rows["softmax_amplifies", "normed"]
-    # Of twelve positions per prompt all but two of c in two prompts, half in the others.
+    # Each prompt has twelve positions: all but two are amplified for c in two prompts, half in the others.
     ends = reference_intervals.over_clusters([10, 10, *[6] * 6], [12] * 8)
     assert (row["n"], row["units"], row["amount"]) == (8, "prompts", pytest.approx((20 + 36) / 96))
     assert row["rests_on"] == "prompts: 8, sublayers: 4"

@@ -98,7 +98,7 @@ def generate_greedy(
         max_new_tokens: the limit.
         batch: maximum number of rows in a batch; fewer where they would exceed MAX_TOKENS.
         others: another model's tokens after each context, as drafts; they decide no token.
-        starts: tokens that each answer begins with, whatever the model prefers; they count towards the limit.
+        starts: tokens that each answer is made to begin with; they count towards the limit.
         reuses_prefix: the result of `can_reuse_prefix`, if it is known.
 
     Raises:

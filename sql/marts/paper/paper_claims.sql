@@ -39,7 +39,7 @@
 --   which the claim holds in more than half of the variants, with Wilson's interval. options_move_less compares
 --   KL(options) with KL(rest), each renormalised. KL(options) below KL(vocabulary) would be no test: by the chain rule
 --   KL(vocabulary) = KL(masses) + m KL(options) + (1 − m) KL(rest), so that KL(options) is at most KL(vocabulary)/m
---   whatever the model does, and hardly above it where the options have most of the mass m. Either of KL(options) and
+--   for any model, and hardly above it if the options hold most of the mass m. Either of KL(options) and
 --   KL(rest) may be the larger one. An effect (softmax_amplifies, options_move_less, own_text_is_further,
 --   free_running_exceeds_fork, writing_loses_more) must also exceed the null. What survives pruning or fits it does so
 --   under rounding all the more, so that its null is shown and not compared. Verdicts are not corrected for the number

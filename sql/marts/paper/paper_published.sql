@@ -1,4 +1,4 @@
--- Every published number, beside ours of the same quantity and drop or recipe, whatever the model.
+-- Every published number, beside ours of the same quantity and drop or recipe, for every model.
 -- grain: one row per published number × model of ours × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, layer, measured_on
 -- across: models

@@ -119,7 +119,7 @@ def test_the_notes_say_for_how_many_tokens_greedy_texts_stay_equal() -> None:
     for recipe, texts in recipes.items():
         for prompt in range(texts):
             for step in range(4):
-                # Of r1, a fifth flips at step 2; of r2, half at step 1.
+                # A fifth of r1's texts flip at step 2, half of r2's at step 1.
                 flips = (recipe == "r1" and step == 2 and prompt < 16) or (recipe == "r2" and step == 1 and prompt < 20)
                 warehouse.step(recipe, f"p{prompt}", step, 1.0, flips=flips, model="new")
     rows, notes = advised(warehouse)

@@ -128,7 +128,7 @@ def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it
         "not hold here."
     )
     assert "by a median factor of 15.0; under rounding alone 85.0 %, 12.0 times. The softmax amplifies most" in normed
-    # The claim's verdict decides, and not the interval alone: without a null nothing is told.
+    # The claim's verdict decides, not the interval alone: without a null it stays open.
     raw, normed = told("too little data", "as under rounding")
     assert raw.endswith("these prompts do not tell.")
     assert normed.endswith("That is as under rounding, and no effect of pruning.")
