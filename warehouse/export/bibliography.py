@@ -66,6 +66,7 @@ PRIOR_ART: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 _MODELS = (
     (r"^embedded$|smollm2", "allal2025smollm2"),
     (r"gemma-?3", "gemma2025gemma3"),
+    (r"qwen2\.5-coder", "hui2024qwen25coder"),
     (r"qwen2\.5", "qwen2024qwen25"),
     (r"qwen3", "yang2025qwen3"),
     (r"llama-?2", "touvron2023llama2"),

