@@ -50,7 +50,7 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
 
 def _convert(file: Path, folder: Path, progress: Progress) -> None:
     meta = load_meta_model(file)
-    config, tokenizer, metadata = meta.module.config, meta.tokenizer, _metadata(file)
+    config, tokenizer, metadata = meta.config, meta.tokenizer, _metadata(file)
     _check_config(file, metadata, config)
     _write_weights(file, folder, meta.module, progress)
 
