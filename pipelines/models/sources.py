@@ -306,8 +306,8 @@ def converted_folder(sha256: str, cache: Path) -> Path:
 def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], Path]) -> Path:
     """Return the cached folder of a model; where there is none, `make` writes it into a scratch folder.
 
-    One process at a time makes a model, and the others wait for it. Nothing incomplete is left, and what a killed
-    process left is removed.
+    One process at a time makes a model, and the others wait for it. Only checked parts of an unfinished model are
+    kept, for a week; what else a killed process left is removed.
 
     Raises:
         ComputationError: the cache cannot be written.
