@@ -80,13 +80,8 @@ stacked as (
     from wanted
     inner join answers as a
         on wanted.recipe_a = a.recipe
-    inner join answers as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.task = b.task
-            and a.metric = b.metric
-            and a.sample_id = b.sample_id
-            and a.sample_hash = b.sample_hash
+    inner join answers as b using (task, metric, sample_id, sample_hash)
+    where wanted.recipe_b = b.recipe
 ),
 
 pairs as (

@@ -75,15 +75,8 @@ pairs as (
     from wanted
     inner join text_tokens as a
         on wanted.recipe_a = a.recipe
-    inner join text_tokens as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.text_id = b.text_id
-            and a.text_hash = b.text_hash
-            and a.context = b.context
-            and a.stride = b.stride
-            and a.window_id = b.window_id
-            and a.position = b.position
+    inner join text_tokens as b using (text_id, text_hash, context, stride, window_id, position)
+    where wanted.recipe_b = b.recipe
 
     union all
 
@@ -104,14 +97,8 @@ pairs as (
     from wanted
     inner join steps as a
         on wanted.recipe_a = a.recipe and list_contains(wanted.prompts, a.prompt_id)
-    inner join steps as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.prompt_id = b.prompt_id
-            and a.step = b.step
-            and a.position = b.position
-            and a.temperature = b.temperature
-            and a.token_id_dense = b.token_id_dense
+    inner join steps as b using (prompt_id, step, position, temperature, token_id_dense)
+    where wanted.recipe_b = b.recipe
 ),
 
 -- One row per token and measure.

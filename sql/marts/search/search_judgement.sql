@@ -77,13 +77,8 @@ paired as (
             as other_slope
     from pairs
     inner join search_units as own using (model, recipe)
-    inner join search_units as theirs
-        on
-            pairs.model = theirs.model
-            and pairs.other_recipe = theirs.recipe
-            and own.measure = theirs.measure
-            and own.unit = theirs.unit
-            and own.size = theirs.size
+    inner join search_units as theirs using (model, measure, unit, size)
+    where pairs.other_recipe = theirs.recipe
     window of_pair as (partition by pairs.model, pairs.recipe, pairs.other_recipe, own.measure)
 ),
 
