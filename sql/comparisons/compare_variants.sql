@@ -78,7 +78,7 @@ pairs as (
     inner join text_tokens as b using (text_id, text_hash, context, stride, window_id, position)
     where wanted.recipe_b = b.recipe
 
-    union all
+    union all by name
 
     select
         wanted.recipe_a,
@@ -86,10 +86,6 @@ pairs as (
         'prompts' as measured_on,
         a.temperature,
         a.prompt_id as block,
-        null as nll_a,
-        null as nll_b,
-        null as delta_p_a,
-        null as delta_p_b,
         a.kl as kl_a,
         b.kl as kl_b,
         a.top1 as top1_a,
@@ -298,41 +294,16 @@ floors as (
 
 statistics as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        statistic,
-        tokens,
-        clusters,
-        a,
-        a_se,
-        b,
-        b_se,
-        difference,
-        difference_se,
+        *,
         difference - half_width as difference_low,
         difference + half_width as difference_high
     from with_errors
 
-    union all
+    union all by name
 
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        statistic,
-        tokens,
-        clusters,
-        a,
-        null as a_se,
-        b,
-        null as b_se,
-        b - a as difference,
-        null as difference_se,
-        null as difference_low,
-        null as difference_high
+        *,
+        b - a as difference
     from spreads
 )
 
