@@ -25,14 +25,8 @@ worded as (
 measures as (
     select
         recipe,
-        max(word) filter (where measure = 'fidelity') as fidelity_word,
-        max(word) filter (where measure = 'writing') as writing_word,
-        max(word) filter (where measure = 'choosing') as choosing_word,
-        max(word) filter (where measure = 'alive') as alive_word,
-        max(it) filter (where measure = 'fidelity') as fidelity,
-        max(it) filter (where measure = 'writing') as writing,
-        max(it) filter (where measure = 'choosing') as choosing,
-        max(it) filter (where measure = 'alive') as alive
+        map_from_entries(list((measure, word))) as words,
+        map_from_entries(list((measure, it))) as judged
     from worded
     group by recipe
 )
@@ -40,24 +34,24 @@ measures as (
 select
     recipes.recipe,
     verdict_of(
-        measures.fidelity_word, measures.writing_word, measures.choosing_word, measures.alive_word
+        measures.words['fidelity'], measures.words['writing'], measures.words['choosing'], measures.words['alive']
     ) as verdict,
-    coalesce(measures.fidelity_word, 'too little evidence') as fidelity,
-    quality_of(measures.writing_word, measures.choosing_word) as quality,
-    coalesce(measures.alive_word, 'too little evidence') as alive,
+    coalesce(measures.words['fidelity'], 'too little evidence') as fidelity,
+    quality_of(measures.words['writing'], measures.words['choosing']) as quality,
+    coalesce(measures.words['alive'], 'too little evidence') as alive,
     variants.parameters_removed_share,
-    measures.fidelity.loss as loss_fidelity,
-    measures.writing.evidence as evidence_writing,
-    measures.writing.loss as loss_writing,
-    measures.writing.low as loss_writing_low,
-    measures.writing.high as loss_writing_high,
-    measures.writing.units as n_writing,
-    measures.choosing.evidence as evidence_choosing,
-    measures.choosing.loss as loss_choosing,
-    measures.choosing.low as loss_choosing_low,
-    measures.choosing.high as loss_choosing_high,
-    measures.choosing.units as n_choosing,
-    measures.alive.loss as loss_alive,
+    measures.judged['fidelity'].loss as loss_fidelity,
+    measures.judged['writing'].evidence as evidence_writing,
+    measures.judged['writing'].loss as loss_writing,
+    measures.judged['writing'].low as loss_writing_low,
+    measures.judged['writing'].high as loss_writing_high,
+    measures.judged['writing'].units as n_writing,
+    measures.judged['choosing'].evidence as evidence_choosing,
+    measures.judged['choosing'].loss as loss_choosing,
+    measures.judged['choosing'].low as loss_choosing_low,
+    measures.judged['choosing'].high as loss_choosing_high,
+    measures.judged['choosing'].units as n_choosing,
+    measures.judged['alive'].loss as loss_alive,
     greedy.equal_tokens_95_low,
     greedy.equal_tokens_95_high,
     greedy.texts as n_greedy
@@ -70,4 +64,4 @@ left join measures
     on recipes.recipe = measures.recipe
 order by
     list_position(['safe', 'writes other text', 'chooses only', 'not safe', 'too little evidence'], verdict),
-    measures.choosing.loss + coalesce(measures.writing.loss, 0), loss_fidelity, recipes.recipe
+    measures.judged['choosing'].loss + coalesce(measures.judged['writing'].loss, 0), loss_fidelity, recipes.recipe

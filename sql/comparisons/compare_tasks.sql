@@ -25,20 +25,11 @@ wanted as (
 ),
 
 answers as (
-    select
-        recipe,
-        task,
-        metric,
-        sample_id,
-        sample_hash,
-        is_correct,
-        target_log_likelihood,
-        target_margin,
-        weight
+    select *
     from task_answers
     where model = $1 and list_contains($3, recipe)
 
-    union all
+    union all by name
 
     select
         recipe,
@@ -47,8 +38,6 @@ answers as (
         sample_id,
         sample_hash,
         is_answer_same as is_correct,
-        null as target_log_likelihood,
-        null as target_margin,
         1.0 as weight
     from stg_task_samples
     where model = $1 and list_contains($3, recipe) and scoring in ('full_text', 'greedy')
@@ -80,13 +69,8 @@ stacked as (
     from wanted
     inner join answers as a
         on wanted.recipe_a = a.recipe
-    inner join answers as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.task = b.task
-            and a.metric = b.metric
-            and a.sample_id = b.sample_id
-            and a.sample_hash = b.sample_hash
+    inner join answers as b using (task, metric, sample_id, sample_hash)
+    where wanted.recipe_b = b.recipe
 ),
 
 pairs as (

@@ -75,17 +75,10 @@ pairs as (
     from wanted
     inner join text_tokens as a
         on wanted.recipe_a = a.recipe
-    inner join text_tokens as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.text_id = b.text_id
-            and a.text_hash = b.text_hash
-            and a.context = b.context
-            and a.stride = b.stride
-            and a.window_id = b.window_id
-            and a.position = b.position
+    inner join text_tokens as b using (text_id, text_hash, context, stride, window_id, position)
+    where wanted.recipe_b = b.recipe
 
-    union all
+    union all by name
 
     select
         wanted.recipe_a,
@@ -93,10 +86,6 @@ pairs as (
         'prompts' as measured_on,
         a.temperature,
         a.prompt_id as block,
-        null as nll_a,
-        null as nll_b,
-        null as delta_p_a,
-        null as delta_p_b,
         a.kl as kl_a,
         b.kl as kl_b,
         a.top1 as top1_a,
@@ -104,14 +93,8 @@ pairs as (
     from wanted
     inner join steps as a
         on wanted.recipe_a = a.recipe and list_contains(wanted.prompts, a.prompt_id)
-    inner join steps as b
-        on
-            wanted.recipe_b = b.recipe
-            and a.prompt_id = b.prompt_id
-            and a.step = b.step
-            and a.position = b.position
-            and a.temperature = b.temperature
-            and a.token_id_dense = b.token_id_dense
+    inner join steps as b using (prompt_id, step, position, temperature, token_id_dense)
+    where wanted.recipe_b = b.recipe
 ),
 
 -- One row per token and measure.
@@ -311,41 +294,16 @@ floors as (
 
 statistics as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        statistic,
-        tokens,
-        clusters,
-        a,
-        a_se,
-        b,
-        b_se,
-        difference,
-        difference_se,
+        *,
         difference - half_width as difference_low,
         difference + half_width as difference_high
     from with_errors
 
-    union all
+    union all by name
 
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        statistic,
-        tokens,
-        clusters,
-        a,
-        null as a_se,
-        b,
-        null as b_se,
-        b - a as difference,
-        null as difference_se,
-        null as difference_low,
-        null as difference_high
+        *,
+        b - a as difference
     from spreads
 )
 

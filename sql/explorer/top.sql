@@ -13,11 +13,11 @@ select
     tokens.probability_dense,
     tokens.probability_pruned
 from stg_top_tokens as tokens
-anti join dense_ends
-    on
-        tokens.model = dense_ends.model
-        and tokens.prompt_id = dense_ends.prompt_id
-        and tokens.step > dense_ends.end_step
-        and tokens.trajectory = 'teacher_forced'
-where tokens.recipe <> 'dense' and tokens.rank <= 10 and tokens.trajectory in ('teacher_forced', 'own_text')
+left join dense_ends using (model, prompt_id)
+where
+    tokens.recipe <> 'dense' and tokens.rank <= 10
+    and (
+        tokens.trajectory = 'own_text'
+        or (tokens.trajectory = 'teacher_forced' and tokens.step <= coalesce(dense_ends.end_step, tokens.step))
+    )
 order by tokens.model, tokens.recipe, tokens.prompt_id, tokens.trajectory, tokens.step, tokens.side, tokens.rank

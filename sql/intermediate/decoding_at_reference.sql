@@ -36,10 +36,6 @@ select
     steps.is_same_token
 from stg_decoding_steps as steps
 inner join reference_temperature using (model, recipe, temperature)
-anti join trajectory_ends as ends
-    on
-        steps.model = ends.model
-        and steps.recipe = ends.recipe
-        and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.on_trajectory
-        and steps.step > ends.end_step
+left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_step)
+    using (model, recipe, prompt_id, trajectory)
+where steps.step <= coalesce(ends.end_step, steps.step)

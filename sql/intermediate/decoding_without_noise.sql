@@ -21,10 +21,6 @@ select
     steps.margin_pruned
 from stg_decoding_steps as steps
 anti join noise_variants using (model, recipe)
-anti join trajectory_ends as ends
-    on
-        steps.model = ends.model
-        and steps.recipe = ends.recipe
-        and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.on_trajectory
-        and steps.step > ends.end_step
+left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_step)
+    using (model, recipe, prompt_id, trajectory)
+where steps.step <= coalesce(ends.end_step, steps.step)

@@ -34,11 +34,8 @@ select
     ) as margin_over_shift
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)
-anti join trajectory_ends as ends
-    on
-        steps.model = ends.model
-        and steps.recipe = ends.recipe
-        and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.on_trajectory
-        and steps.step > ends.end_step
-where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
+left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_step)
+    using (model, recipe, prompt_id, trajectory)
+where
+    steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
+    and steps.step <= coalesce(ends.end_step, steps.step)

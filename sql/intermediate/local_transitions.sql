@@ -26,9 +26,8 @@ select
 from stg_layer_transitions as transitions
 inner join variant_temperatures using (model, recipe, temperature)
 inner join claim_variants as variants using (model, recipe)
-anti join dense_ends
-    on
-        transitions.model = dense_ends.model
-        and transitions.prompt_id = dense_ends.prompt_id
-        and transitions.position > dense_ends.end_position
-where transitions.scope = 'local' and (transitions.is_changed or variants.is_noise)
+left join dense_ends using (model, prompt_id)
+where
+    transitions.scope = 'local'
+    and (transitions.is_changed or variants.is_noise)
+    and transitions.position <= coalesce(dense_ends.end_position, transitions.position)

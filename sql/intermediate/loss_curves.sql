@@ -50,12 +50,8 @@ curves as (
         first_out.left_out as out_a,
         second_out.left_out as out_b
     from left_out_names as first_out
-    inner join left_out_names as second_out
-        on
-            first_out.measure = second_out.measure
-            and first_out.kind = second_out.kind
-            and first_out.probe = second_out.probe
-            and (first_out.left_out < second_out.left_out or (first_out.left_out = '' and second_out.left_out = ''))
+    inner join left_out_names as second_out using (measure, kind, probe)
+    where first_out.left_out < second_out.left_out or (first_out.left_out = '' and second_out.left_out = '')
 ),
 
 sums as (
@@ -78,13 +74,8 @@ points as (
         sum(sums.n) as n,
         sum(sums.loss) as loss
     from curves
-    inner join sums
-        on
-            curves.measure = sums.measure
-            and curves.kind = sums.kind
-            and curves.probe = sums.probe
-            and curves.out_a <> sums.model
-            and curves.out_b <> sums.model
+    inner join sums using (measure, kind, probe)
+    where sums.model not in (curves.out_a, curves.out_b)
     group by curves.curve, sums.bin
 ),
 

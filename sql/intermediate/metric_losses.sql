@@ -13,14 +13,6 @@
 --   loss_high: Upper end of its 95 % interval, paired by answer [share]
 with
 
-correlated as (
-    select
-        *,
-        correlation_or_0(answers_covariance, answers_variance, answers_dense_variance) as correlation_of_scores
-    from score_pairs
-    where score_dense_low > guess
-),
-
 ratios as (
     select
         *,
@@ -31,9 +23,10 @@ ratios as (
             score_dense - guess,
             score_dense_low - guess,
             score_dense_high - guess,
-            correlation_of_scores
+            correlation_or_0(answers_covariance, answers_variance, answers_dense_variance)
         ) as kept
-    from correlated
+    from score_pairs
+    where score_dense_low > guess
 )
 
 select

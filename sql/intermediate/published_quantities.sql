@@ -79,14 +79,13 @@ options as (
     window question as (partition by shift.model, shift.recipe, shift.prompt_id)
 ),
 
--- asked is the published task where measured_on is not, published_as the published method where the variant's is not.
+-- published_as is the published method where the variant's is not.
 measured as (
     select
         model,
         recipe,
         null as published_as,
         'task ' || task_group as measured_on,
-        task_group as asked,
         null as layer,
         metric,
         score,
@@ -102,7 +101,6 @@ measured as (
         recipe,
         null as published_as,
         'retrieval ' || data_set as measured_on,
-        data_set as asked,
         null as layer,
         metric,
         value as score,
@@ -118,7 +116,6 @@ measured as (
         recipe,
         null as published_as,
         'text ' || text_id as measured_on,
-        text_id as asked,
         null as layer,
         'token_perplexity' as metric,
         ppl_pruned as score,
@@ -134,7 +131,6 @@ measured as (
         recipe,
         null as published_as,
         'generation' as measured_on,
-        null as asked,
         null as layer,
         unnest([
             'cosine_h_step' || step, 'cosine_z_step' || step, 'cosine_p_step' || step, 'kl_step' || step || '_nats'
@@ -161,7 +157,6 @@ measured as (
         recipe,
         null as published_as,
         'generation' as measured_on,
-        null as asked,
         null as layer,
         'kl_free_running_median_nats' as metric,
         median(kl_dense_pruned_nats) as score,
@@ -179,7 +174,6 @@ measured as (
         recipe,
         sublayer || '-drop' as published_as,
         'layerwise' as measured_on,
-        null as asked,
         layer,
         unnest(['cosine_h', 'cosine_z', 'cosine_p']) as metric,
         unnest([cosine_h, cosine_z, cosine_p]) as score,
@@ -195,7 +189,6 @@ measured as (
         recipe,
         null as published_as,
         'options' as measured_on,
-        null as asked,
         null as layer,
         'mass' as metric,
         avg(mass_dense) as score,
@@ -213,7 +206,6 @@ measured as (
         recipe,
         case when recipe <> 'dense' then 'unnamed' end as published_as,
         'options' as measured_on,
-        null as asked,
         null as layer,
         'p_option_' || ['a', 'b', 'c', 'd'][place] as metric,
         avg(p_options_pruned) as score,
@@ -231,7 +223,6 @@ measured as (
         recipe,
         'unnamed' as published_as,
         'estimates' as measured_on,
-        null as asked,
         null as layer,
         unnest(['t2_ratio_median', 't2_ratio_max', 't3_correlation']) as metric,
         unnest([
@@ -257,7 +248,7 @@ select
         else variants.dropped
     end as dropped,
     measured.measured_on,
-    coalesce(measured.asked, measured.measured_on) as asked,
+    regexp_replace(measured.measured_on, '^(task|retrieval|text) ', '') as asked,
     measured.metric,
     coalesce(measured.layer, -1) as layer,
     measured.score,

@@ -16,14 +16,8 @@ with
 writers as (
     select
         *,
-        'own_text' as trajectory
+        unnest(['own_text', 'teacher_forced']) as trajectory
     from stg_sampled_generations
-    union all
-    select
-        *,
-        'teacher_forced' as trajectory
-    from stg_sampled_generations
-    where recipe = 'dense'
 ),
 
 texts as (
@@ -38,12 +32,8 @@ texts as (
         len(writers.token_ids) as tokens,
         writers.end_step is not null as has_ended
     from stg_sampled_generations as own
-    inner join writers
-        on
-            own.model = writers.model
-            and own.prompt_id = writers.prompt_id
-            and own.sample = writers.sample
-            and (own.recipe = writers.recipe or writers.trajectory = 'teacher_forced')
+    inner join writers using (model, prompt_id, sample)
+    where writers.recipe = if(writers.trajectory = 'own_text', own.recipe, 'dense')
 ),
 
 sums as (

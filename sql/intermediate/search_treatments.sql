@@ -25,7 +25,8 @@ listed as (
 treated as (
     select
         *,
-        json_extract_string(treatments, '$."' || place || '"') as treatment
+        json_extract_string(treatments, '$."' || place || '"') as treatment,
+        'all' as matrix
     from listed
 )
 
@@ -39,10 +40,4 @@ select
     effects.kl_dense_pruned_nats as effect_nats,
     effects.n_items
 from treated
-left join stg_search_effects as effects
-    on
-        treated.model = effects.model
-        and treated.search = effects.search
-        and treated.place = effects.place
-        and treated.treatment = effects.treatment
-        and effects.matrix = 'all'
+left join stg_search_effects as effects using (model, search, place, treatment, matrix)

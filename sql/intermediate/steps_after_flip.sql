@@ -17,11 +17,6 @@ select
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)
 inner join stg_generations as texts using (model, recipe, prompt_id)
-anti join trajectory_ends as ends
-    on
-        steps.model = ends.model
-        and steps.recipe = ends.recipe
-        and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.on_trajectory
-        and steps.step > ends.end_step
-where steps.step > texts.first_flip_step
+left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_step)
+    using (model, recipe, prompt_id, trajectory)
+where steps.step > texts.first_flip_step and steps.step <= coalesce(ends.end_step, steps.step)

@@ -24,14 +24,9 @@ select
     1 - least(steps.total_variation, 1) as acceptance
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)
-anti join trajectory_ends as ends
-    on
-        steps.model = ends.model
-        and steps.recipe = ends.recipe
-        and steps.prompt_id = ends.prompt_id
-        and steps.trajectory = ends.on_trajectory
-        and steps.step > ends.end_step
-where steps.trajectory in ('teacher_forced', 'own_text')
+left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_step)
+    using (model, recipe, prompt_id, trajectory)
+where steps.trajectory in ('teacher_forced', 'own_text') and steps.step <= coalesce(ends.end_step, steps.step)
 union all
 select
     steps.model,

@@ -37,8 +37,5 @@ select
     transitions.is_top1_same
 from stg_layer_transitions as transitions
 inner join reference_temperature using (model, recipe, temperature)
-anti join dense_ends
-    on
-        transitions.model = dense_ends.model
-        and transitions.prompt_id = dense_ends.prompt_id
-        and transitions.position > dense_ends.end_position
+left join dense_ends using (model, prompt_id)
+where transitions.position <= coalesce(dense_ends.end_position, transitions.position)

@@ -28,8 +28,5 @@ select
     transitions.kl_pruned_dense_nats
 from stg_layer_transitions as transitions
 anti join noise_variants using (model, recipe)
-anti join dense_ends
-    on
-        transitions.model = dense_ends.model
-        and transitions.prompt_id = dense_ends.prompt_id
-        and transitions.position > dense_ends.end_position
+left join dense_ends using (model, prompt_id)
+where transitions.position <= coalesce(dense_ends.end_position, transitions.position)

@@ -113,21 +113,19 @@ floors as (
     ) = 1
 ),
 
+floor_units as (
+    select weighed.*
+    from weighed
+    semi join floors using (model, recipe, measure, evidence)
+),
+
 paired as (
     select
         own.*,
         own.lost - coalesce(beside.lost, 0) as net
     from weighed as own
-    left join floors using (model, measure, evidence)
-    left join weighed as beside
-        on
-            floors.recipe = beside.recipe
-            and own.model = beside.model
-            and own.measure = beside.measure
-            and own.evidence = beside.evidence
-            and own.unit = beside.unit
-    anti join noise_variants
-        on own.model = noise_variants.model and own.recipe = noise_variants.recipe
+    anti join noise_variants using (model, recipe)
+    left join floor_units as beside using (model, measure, evidence, unit)
     where own.recipe <> 'dense'
 ),
 

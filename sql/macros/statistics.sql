@@ -24,6 +24,11 @@ create or replace macro correlation_of_sums(n, x, y, xx, yy, xy) as (
     (n * xy - x * y) / nullif(sqrt(greatest(n * xx - x * x, 0) * greatest(n * yy - y * y, 0)), 0)
 );
 
+-- Spearman's correlation from both sides' count_below; an aggregate. NULL below 5 pairs.
+create or replace macro spearman_of_counts(x, y) as case
+    when count(x) >= 5 then correlation_of_sums(count(x), sum(x), sum(y), sum(x ** 2), sum(y ** 2), sum(x * y))
+end;
+
 -- Number of rows of a group below x, equal ones counting half (the row included): midrank − 1/2.
 create or replace macro count_below(x, grp) as (
     (rank() over (partition by grp order by x) - 1 + count(*) over (partition by grp order by x)) / 2.0

@@ -8,8 +8,7 @@
 --   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. Of a
 --   model with a million records or more every second position is used, from one and a half million on every third, and
 --   so on, shifted by one position per layer: more points would change these tenths little.
--- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else. The view
---   is long because the four estimates are stacked from one pass over the records.
+-- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else.
 -- columns:
 --   theorem: Name of the estimate: T1 h, T1 z, T2 p or T3 KL
 --   decile: Tenth of the points by the size of the truth; 1 is the smallest
@@ -55,56 +54,17 @@ records as materialized (
     where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
 
+-- Lists unnested in one select are expanded in parallel.
 points as not materialized (
     select
         model,
         scope,
         lens,
         temperature,
-        'T1 h' as theorem,
-        t1_h as estimate,
-        one_minus_cos_h as truth
+        unnest(['T1 h', 'T1 z', 'T2 p', 'T3 KL']) as theorem,
+        unnest([t1_h, t1_z, t2_p, t3_kl_nats]) as estimate,
+        unnest([one_minus_cos_h, one_minus_cos_z, one_minus_cos_p, kl_dense_pruned_nats]) as truth
     from records
-    where one_minus_cos_h > 0
-
-    union all
-
-    select
-        model,
-        scope,
-        lens,
-        temperature,
-        'T1 z' as theorem,
-        t1_z as estimate,
-        one_minus_cos_z as truth
-    from records
-    where one_minus_cos_z > 0
-
-    union all
-
-    select
-        model,
-        scope,
-        lens,
-        temperature,
-        'T2 p' as theorem,
-        t2_p as estimate,
-        one_minus_cos_p as truth
-    from records
-    where one_minus_cos_p > 0
-
-    union all
-
-    select
-        model,
-        scope,
-        lens,
-        temperature,
-        'T3 KL' as theorem,
-        t3_kl_nats as estimate,
-        kl_dense_pruned_nats as truth
-    from records
-    where kl_dense_pruned_nats > 0
 ),
 
 cuts as (
@@ -116,6 +76,7 @@ cuts as (
         theorem,
         quantile_disc(truth, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as cuts
     from points
+    where truth > 0
     group by model, scope, lens, temperature, theorem
     -- Always true: the planner assumes that a filtered side is the smaller one of the join below.
     having count(*) > 0
@@ -138,6 +99,7 @@ deciles as (
         ) as share_within_10_percent
     from points
     inner join cuts using (model, scope, lens, temperature, theorem)
+    where points.truth > 0
     group by points.model, points.scope, points.lens, points.temperature, points.theorem, decile
 )
 

@@ -33,12 +33,11 @@ ratios as (
         cast(transitions.one_minus_cos_p as double) / transitions.one_minus_cos_z as z_to_p
     from stg_layer_transitions as transitions
     left join noise_variants using (model, recipe)
-    anti join dense_ends
-        on
-            transitions.model = dense_ends.model
-            and transitions.prompt_id = dense_ends.prompt_id
-            and transitions.position > dense_ends.end_position
-    where transitions.one_minus_cos_h > 0 and transitions.one_minus_cos_z > 0
+    left join dense_ends using (model, prompt_id)
+    where
+        transitions.one_minus_cos_h > 0
+        and transitions.one_minus_cos_z > 0
+        and transitions.position <= coalesce(dense_ends.end_position, transitions.position)
 ),
 
 spread as (

@@ -56,18 +56,7 @@ fits as (
         kind,
         metric,
         count(*) as n_variants,
-        case
-            when count(*) >= 5
-                then
-                    correlation_of_sums(
-                        count(*),
-                        sum(damage_below),
-                        sum(loss_below),
-                        sum(damage_below ** 2),
-                        sum(loss_below ** 2),
-                        sum(damage_below * loss_below)
-                    )
-        end as spearman,
+        spearman_of_counts(damage_below, loss_below) as spearman,
         case
             when count(*) >= 5 then kendall_tau_b(list(damage order by recipe), list(loss order by recipe))
         end as kendall_tau_b

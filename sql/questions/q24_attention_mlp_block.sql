@@ -79,23 +79,6 @@ bracketed as (
             pairs.model = upper_point.model
             and pairs.other_method = upper_point.method
             and pairs.parameters_removed_share <= upper_point.parameters_removed_share
-),
-
-interpolated as (
-    select
-        model,
-        recipe,
-        method,
-        other_method,
-        parameters_removed_share,
-        kl_nats,
-        case
-            when share_above = share_below then kl_below
-            else
-                kl_below
-                + (kl_above - kl_below) * (parameters_removed_share - share_below) / (share_above - share_below)
-        end as kl_other_nats
-    from bracketed
 )
 
 select
@@ -105,7 +88,10 @@ select
     other_method,
     parameters_removed_share,
     kl_nats,
-    kl_other_nats,
+    case
+        when share_above = share_below then kl_below
+        else kl_below + (kl_above - kl_below) * (parameters_removed_share - share_below) / (share_above - share_below)
+    end as kl_other_nats,
     kl_nats / nullif(kl_other_nats, 0) as kl_ratio
-from interpolated
+from bracketed
 order by model, parameters_removed_share, recipe, other_method

@@ -107,19 +107,9 @@ rivals as (
         sum(other.kl_sum_nats - best.kl_sum_nats) / sum(best.steps) as difference_nats,
         sqrt(variance_over_clusters(other.kl_sum_nats - best.kl_sum_nats, best.steps)) as difference_se_nats
     from lowest
-    inner join prompt_sums as best
-        on
-            lowest.model = best.model
-            and lowest.recipe = best.recipe
-            and lowest.trajectory = best.trajectory
-            and lowest.temperature_lowest = best.temperature
-    inner join prompt_sums as other
-        on
-            best.model = other.model
-            and best.recipe = other.recipe
-            and best.trajectory = other.trajectory
-            and best.prompt_id = other.prompt_id
-            and best.temperature <> other.temperature
+    inner join prompt_sums as best using (model, recipe, trajectory)
+    inner join prompt_sums as other using (model, recipe, trajectory, prompt_id)
+    where lowest.temperature_lowest = best.temperature and best.temperature <> other.temperature
     group by lowest.model, lowest.recipe, lowest.trajectory, other.temperature
 ),
 

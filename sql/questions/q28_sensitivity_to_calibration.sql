@@ -74,16 +74,9 @@ matrices as (
         bit_count(one.kept & other.kept) as both_kept
     from pairs
     inner join stg_mask_samples as one using (model, recipe)
-    inner join stg_mask_samples as other
-        on
-            one.model = other.model
-            and pairs.other_recipe = other.recipe
-            and one.layer = other.layer
-            and one.sublayer = other.sublayer
-            and one.module = other.module
-            -- The same positions: a file of another revision of the model may have other shapes.
-            and one.weights = other.weights
-            and one.sampled = other.sampled
+    -- The same positions: a file of another revision of the model may have other shapes.
+    inner join stg_mask_samples as other using (model, layer, sublayer, module, weights, sampled)
+    where pairs.other_recipe = other.recipe
 ),
 
 mask_sums as (
@@ -115,15 +108,8 @@ prompt_sums as (
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
     from pairs
     inner join decoding_at_reference as one using (model, recipe)
-    inner join decoding_at_reference as other
-        on
-            one.model = other.model
-            and pairs.other_recipe = other.recipe
-            and one.prompt_id = other.prompt_id
-            and one.trajectory = other.trajectory
-            and one.step = other.step
-            and one.temperature = other.temperature
-    where one.trajectory = 'teacher_forced'
+    inner join decoding_at_reference as other using (model, prompt_id, trajectory, step, temperature)
+    where pairs.other_recipe = other.recipe and one.trajectory = 'teacher_forced'
     group by pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id
 ),
 

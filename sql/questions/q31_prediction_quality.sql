@@ -57,36 +57,14 @@ counted as (
         any_value(n_models) as n_models,
         count(predicted_loss) as n_variants,
         count(*) filter (where predicted_loss is null and n_models > 0) as n_beyond,
-        case
-            when count(predicted_loss) >= 5
-                then
-                    correlation_of_sums(
-                        count(predicted_loss),
-                        sum(predicted_below),
-                        sum(loss_below),
-                        sum(predicted_below ** 2),
-                        sum(loss_below ** 2),
-                        sum(predicted_below * loss_below)
-                    )
-        end as spearman,
+        spearman_of_counts(predicted_below, loss_below) as spearman,
         avg(abs(loss - predicted_loss)) as error_mean,
         -- A bound can equal the loss: rounding must not put the loss outside the interval.
         count(*) filter (where abs(loss - predicted_loss) <= half_width + 1e-9) as inside,
         count(predicted_loss + half_width) as n_intervals,
         any_value(half_width) as half_width,
         count(*) as n_scored,
-        case
-            when count(*) >= 5
-                then
-                    correlation_of_sums(
-                        count(*),
-                        sum(damage_below),
-                        sum(scored_below),
-                        sum(damage_below ** 2),
-                        sum(scored_below ** 2),
-                        sum(damage_below * scored_below)
-                    )
-        end as probe_spearman
+        spearman_of_counts(damage_below, scored_below) as probe_spearman
     from ranked
     group by model, measure, kind, probe
 ),

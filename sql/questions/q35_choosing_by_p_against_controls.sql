@@ -41,14 +41,8 @@ paired as (
         control.strategy as control,
         control.nats as control_nats
     from items as own
-    inner join items as control
-        on
-            own.model = control.model
-            and own.search = control.search
-            and own.remove = control.remove
-            and own.item = control.item
-            and control.strategy <> 'searched'
-    where own.strategy = 'searched'
+    inner join items as control using (model, search, remove, item)
+    where own.strategy = 'searched' and control.strategy <> 'searched'
 ),
 
 compared as (
@@ -89,16 +83,7 @@ select
         'the control'
     ) as verdict
 from compared
-inner join search_front as own
-    on
-        compared.model = own.model
-        and compared.search = own.search
-        and compared.remove = own.remove
-        and own.strategy = 'searched'
-inner join search_front as control
-    on
-        compared.model = control.model
-        and compared.search = control.search
-        and compared.remove = control.remove
-        and compared.control = control.strategy
+inner join search_front as own using (model, search, remove)
+inner join search_front as control using (model, search, remove)
+where own.strategy = 'searched' and compared.control = control.strategy
 order by compared.model, compared.search, compared.remove, compared.control

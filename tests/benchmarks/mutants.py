@@ -410,8 +410,8 @@ FAULTS = (
     ),
     fault(
         "sql/marts/noise/noise_floor.sql",
-        "where transitions.scope = 'propagated' or transitions.is_changed",
-        "where transitions.is_changed",
+        "(transitions.scope = 'propagated' or transitions.is_changed)",
+        "transitions.is_changed",
         "sql/test_noise_and_isolated.py::test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant",
     ),
     fault(

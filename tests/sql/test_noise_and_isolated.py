@@ -116,8 +116,9 @@ def noisy(*, has_local: bool = True) -> Handmade:
     return warehouse
 
 
-def test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant(ask: Ask) -> None:
-    first, last = ask(noisy(), "select * from noise_floor where scope = 'propagated' order by layer")
+@pytest.mark.parametrize("has_local", [True, False])
+def test_the_noise_floor_is_the_largest_quantile_of_any_noise_variant(has_local: bool, ask: Ask) -> None:
+    first, last = ask(noisy(has_local=has_local), "select * from noise_floor where scope = 'propagated' order by layer")
     assert (first["layer"], first["sublayer"], first["lens"], first["temperature"]) == (0, "mlp", "normed", 1.0)
     assert (first["noise_variants"], first["positions"]) == (2, 21)
     # 21 values from 0 to 20: the 95th percentile is the 20th of them.

@@ -22,17 +22,7 @@
 with
 
 points as not materialized (
-    select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        theorem,
-        estimate,
-        truth
+    select * exclude (prompt_id, position)
     from estimate_points
     union all
     select

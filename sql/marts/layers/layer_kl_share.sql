@@ -36,35 +36,24 @@ alone as (
 ),
 
 -- KLs behind a sublayer and at the output do not add up, so that one scope is used for the whole variant.
-placed as (
+measured as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        kl_local_nats,
-        kl_isolated_nats,
+        *,
         case
             when count(kl_isolated_nats) over (partition by model, recipe) = count(*) over (partition by model, recipe)
                 then 'isolated'
             else 'local'
-        end as scope
-    from alone
-),
-
-measured as (
-    select
-        *,
+        end as scope,
         case scope when 'isolated' then kl_isolated_nats else kl_local_nats end as kl_alone_nats
-    from placed
+    from alone
 ),
 
 parted as (
     select
         model,
         recipe,
-        from_layer,
-        from_sublayer,
+        from_layer as layer,
+        from_sublayer as sublayer,
         count(*) as prompts_parted
     from first_divergent_layer
     where from_layer is not null
@@ -86,9 +75,4 @@ select
     ) as place_in_order,
     coalesce(parted.prompts_parted, 0) as prompts_parted
 from measured
-left join parted
-    on
-        measured.model = parted.model
-        and measured.recipe = parted.recipe
-        and measured.layer = parted.from_layer
-        and measured.sublayer = parted.from_sublayer
+left join parted using (model, recipe, layer, sublayer)

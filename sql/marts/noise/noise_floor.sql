@@ -45,12 +45,10 @@ spread as (
         max(transitions.total_variation) as total_variation_max
     from stg_layer_transitions as transitions
     inner join noise_variants using (model, recipe)
-    anti join dense_ends
-        on
-            transitions.model = dense_ends.model
-            and transitions.prompt_id = dense_ends.prompt_id
-            and transitions.position > dense_ends.end_position
-    where transitions.scope = 'propagated' or transitions.is_changed
+    left join dense_ends using (model, prompt_id)
+    where
+        (transitions.scope = 'propagated' or transitions.is_changed)
+        and transitions.position <= coalesce(dense_ends.end_position, transitions.position)
     group by all
 )
 

@@ -33,20 +33,9 @@ measured as (
         model,
         recipe,
         text_id as measured_on,
-        'KL, nats' as measure,
-        kl_mean_nats as outcome,
-        kl_mean_nats_se as outcome_se
-    from paper_texts
-
-    union all
-
-    select
-        model,
-        recipe,
-        text_id as measured_on,
-        'perplexity' as measure,
-        ppl_pruned as outcome,
-        ppl_pruned_se as outcome_se
+        unnest(['KL, nats', 'perplexity']) as measure,
+        unnest([kl_mean_nats, ppl_pruned]) as outcome,
+        unnest([kl_mean_nats_se, ppl_pruned_se]) as outcome_se
     from paper_texts
 ),
 

@@ -12,28 +12,22 @@
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
 with
 
-measured as (
-    select
-        steps.model,
-        steps.recipe,
-        avg(steps.kl_dense_pruned_nats) filter (where steps.step = 0) as kl_step0,
-        avg(steps.var_p_dz) filter (where steps.step = 0) as var_p_step0,
-        avg(steps.one_minus_cos_h) filter (where steps.step = 0) as one_minus_cos_h_step0,
-        avg(steps.kl_dense_pruned_nats) as kl_mean,
-        1 - avg(cast(steps.is_top1_same as integer)) as top1_change
-    from decoding_at_reference as steps
-    where steps.trajectory = 'teacher_forced' and steps.recipe <> 'dense'
-    group by steps.model, steps.recipe
-),
-
 listed as (
     -- Lists unnested in one select are expanded in parallel.
     select
         model,
         recipe,
         unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
-        unnest([kl_step0, var_p_step0, one_minus_cos_h_step0, kl_mean, top1_change]) as damage
-    from measured
+        unnest([
+            avg(kl_dense_pruned_nats) filter (where step = 0),
+            avg(var_p_dz) filter (where step = 0),
+            avg(one_minus_cos_h) filter (where step = 0),
+            avg(kl_dense_pruned_nats),
+            1 - avg(cast(is_top1_same as integer))
+        ]) as damage
+    from decoding_at_reference
+    where trajectory = 'teacher_forced' and recipe <> 'dense'
+    group by model, recipe
 ),
 
 dropped as (

@@ -103,12 +103,8 @@ rehearsed as (
         least(asked.left_out, lessons.model) as out_a,
         greatest(asked.left_out, lessons.model) as out_b
     from asked
-    inner join lessons
-        on
-            asked.measure = lessons.measure
-            and asked.kind = lessons.kind
-            and asked.probe = lessons.probe
-            and asked.model <> lessons.model
+    inner join lessons using (measure, kind, probe)
+    where asked.model <> lessons.model
 ),
 
 errors as (

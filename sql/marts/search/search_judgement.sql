@@ -77,13 +77,8 @@ paired as (
             as other_slope
     from pairs
     inner join search_units as own using (model, recipe)
-    inner join search_units as theirs
-        on
-            pairs.model = theirs.model
-            and pairs.other_recipe = theirs.recipe
-            and own.measure = theirs.measure
-            and own.unit = theirs.unit
-            and own.size = theirs.size
+    inner join search_units as theirs using (model, measure, unit, size)
+    where pairs.other_recipe = theirs.recipe
     window of_pair as (partition by pairs.model, pairs.recipe, pairs.other_recipe, own.measure)
 ),
 
@@ -136,54 +131,36 @@ amounts as (
         end as difference_ends,
         if(measure in ('same_steps', 'same_options'), -1, 1) as direction
     from spreads
-),
-
-compared as (
-    select
-        pairs.*,
-        amounts.measure,
-        amounts.amount,
-        amounts.ends[1] as amount_low,
-        amounts.ends[2] as amount_high,
-        amounts.other_amount,
-        amounts.other_ends[1] as other_low,
-        amounts.other_ends[2] as other_high,
-        amounts.amount - amounts.other_amount as difference,
-        amounts.difference_ends[1] as difference_low,
-        amounts.difference_ends[2] as difference_high,
-        amounts.n_units,
-        amounts.direction
-    from pairs
-    inner join amounts using (model, recipe, other_recipe)
 )
 
 select
-    model,
-    recipe,
-    strategy,
-    budget,
-    other_recipe,
-    measure,
-    removed_share,
-    other_removed_share,
-    is_published,
-    amount,
-    amount_low,
-    amount_high,
-    other_amount,
-    other_low,
-    other_high,
-    difference,
-    difference_low,
-    difference_high,
-    n_units,
+    pairs.model,
+    pairs.recipe,
+    pairs.strategy,
+    pairs.budget,
+    pairs.other_recipe,
+    amounts.measure,
+    pairs.removed_share,
+    pairs.other_removed_share,
+    pairs.is_published,
+    amounts.amount,
+    amounts.ends[1] as amount_low,
+    amounts.ends[2] as amount_high,
+    amounts.other_amount,
+    amounts.other_ends[1] as other_low,
+    amounts.other_ends[2] as other_high,
+    amounts.amount - amounts.other_amount as difference,
+    amounts.difference_ends[1] as difference_low,
+    amounts.difference_ends[2] as difference_high,
+    amounts.n_units,
     case
-        when difference_low > 0 or difference_high < 0 then direction * difference < 0
+        when difference_low > 0 or difference_high < 0 then amounts.direction * difference < 0
     end as is_better,
-    is_published
+    pairs.is_published
     and row_number() over (
-        partition by model, recipe, measure, is_published
-        order by direction * difference desc, other_recipe asc
+        partition by pairs.model, pairs.recipe, amounts.measure, pairs.is_published
+        order by amounts.direction * difference desc, pairs.other_recipe asc
     ) = 1 as is_best_published
-from compared
-order by model, recipe, measure, other_recipe
+from pairs
+inner join amounts using (model, recipe, other_recipe)
+order by pairs.model, pairs.recipe, amounts.measure, pairs.other_recipe

@@ -79,22 +79,13 @@ segments as (
 
 crossings as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
-        curve,
-        min(
-            case
-                when k_before is null then cast(k as double)
-                else k_before + (k - k_before) * height_before / (height_before - height)
-            end
-        ) as k
+        *,
+        case
+            when k_before is null then cast(k as double)
+            else k_before + (k - k_before) * height_before / (height_before - height)
+        end as crossing
     from segments
     where is_whole and height <= 0 and (k_before is null or height_before > 0)
-    group by model, method, chosen_by, task_group, kind, metric, curve
 ),
 
 crossed as (
@@ -105,9 +96,9 @@ crossed as (
         task_group,
         kind,
         metric,
-        max(k) filter (where curve = 'middle') as critical_k,
-        max(k) filter (where curve = 'low') as critical_k_low,
-        max(k) filter (where curve = 'high') as critical_k_high
+        min(crossing) filter (where curve = 'middle') as critical_k,
+        min(crossing) filter (where curve = 'low') as critical_k_low,
+        min(crossing) filter (where curve = 'high') as critical_k_high
     from crossings
     group by model, method, chosen_by, task_group, kind, metric
 ),

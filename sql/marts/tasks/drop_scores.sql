@@ -53,14 +53,8 @@ measured as (
         dense.ends as dense_ends
     from drop_variants as variants
     inner join scores_of_tasks as scores using (model, recipe)
-    inner join dense
-        on
-            scores.model = dense.model
-            and scores.task_group = dense.task_group
-            and scores.kind = dense.kind
-            and scores.metric = dense.metric
-            -- Means over different tasks do not compare.
-            and scores.n_tasks = dense.n_tasks
+    -- Means over different tasks do not compare.
+    inner join dense using (model, task_group, kind, metric, n_tasks)
 
     union all
 

@@ -35,7 +35,7 @@ ours as (
     select
         model,
         recipe,
-        task as asked,
+        task,
         metric,
         value as score,
         standard_error as score_se,
@@ -50,7 +50,7 @@ ours as (
     select
         model,
         recipe,
-        task_group as asked,
+        task_group as task, -- noqa: RF04
         metric,
         score,
         score_se,
@@ -73,13 +73,7 @@ compared as (
         interval_of_score(theirs.value, theirs.standard_error, theirs.n, theirs.metric) as ends,
         interval_of_score(ours.score, ours.score_se, ours.n, ours.metric) as ends_ours
     from stg_imported_scores as theirs
-    left join ours
-        on
-            theirs.model = ours.model
-            and theirs.recipe = ours.recipe
-            and theirs.task = ours.asked
-            and theirs.metric = ours.metric
-            and theirs.is_group = ours.is_group
+    left join ours using (model, recipe, task, metric, is_group)
 )
 
 select

@@ -25,16 +25,9 @@
 with
 
 graded as (
-    select
-        answers.model,
-        answers.recipe,
-        answers.task,
-        answers.metric,
-        answers.sample_id,
-        answers.sample_hash,
-        answers.is_correct
-    from answers_without_noise as answers
-    where answers.is_correct is not null
+    select *
+    from answers_without_noise
+    where is_correct is not null
 ),
 
 counted as (
@@ -50,14 +43,8 @@ counted as (
         count(*) filter (where one.is_correct and not other.is_correct) as lost,
         count(*) filter (where other.is_correct and not one.is_correct) as gained
     from graded as one
-    inner join graded as other
-        on
-            one.model = other.model
-            and one.task = other.task
-            and one.metric = other.metric
-            and one.sample_id = other.sample_id
-            and one.sample_hash = other.sample_hash
-            and one.recipe < other.recipe
+    inner join graded as other using (model, task, metric, sample_id, sample_hash)
+    where one.recipe < other.recipe
     group by one.model, one.recipe, other.recipe, one.metric
 ),
 

@@ -62,22 +62,14 @@ counted as (
     group by model, recipe, task, metric
 ),
 
-studies as (
-    select
-        model,
-        recipe,
-        study
-    from provenance
-    where table_name = 'task_samples'
-),
-
 tested as (
     select
         counted.*,
         studies.study,
         case when counted.n_graded > 0 then coalesce(mcnemar_exact(counted.lost, counted.gained), 1.0) end as mcnemar_p
     from counted
-    left join studies using (model, recipe)
+    left join provenance as studies
+        on counted.model = studies.model and counted.recipe = studies.recipe and studies.table_name = 'task_samples'
 ),
 
 placed as (

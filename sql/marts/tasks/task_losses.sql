@@ -96,17 +96,9 @@ noise_answers as (
         ) as covariance
     from noise_pairs
     inner join graded_answers as pruned using (model, recipe)
-    inner join graded_answers as noise
-        on
-            noise_pairs.model = noise.model
-            and noise_pairs.noise_recipe = noise.recipe
-            and pruned.task = noise.task
-            and pruned.metric = noise.metric
-            and pruned.scoring = noise.scoring
-            and pruned.sample_id = noise.sample_id
-            and pruned.sample_hash = noise.sample_hash
-    inner join groups
-        on pruned.model = groups.model and pruned.task = groups.task
+    inner join graded_answers as noise using (model, task, metric, scoring, sample_id, sample_hash)
+    inner join groups using (model, task)
+    where noise_pairs.noise_recipe = noise.recipe
     group by pruned.model, pruned.recipe, noise.recipe, groups.task_group, pruned.metric
 ),
 

@@ -14,45 +14,24 @@
 --   influence: Its contribution to the measure beyond its expected part [share or nats]
 with
 
-forced as (
-    select
-        model,
-        recipe,
-        prompt_id as unit,
-        count(*) as tokens,
-        count_if(not is_top1_same) as changed,
-        max(kl_dense_pruned_nats) filter (where step = 0) as kl_step0_nats
-    from decoding_at_reference
-    where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id
-),
-
--- Every measure is the sum of the amounts over the sum of the weights.
+-- Every measure is the sum of the amounts over the sum of the weights. Lists unnested in one select are expanded in
+-- parallel.
 amounts as (
     select
         model,
         recipe,
-        'top1_change' as measure,
-        unit,
-        cast(changed as double) as amount,
-        tokens as weight
-    from forced
+        unnest(['top1_change', 'kl_step0_nats']) as measure,
+        prompt_id as unit,
+        unnest([
+            cast(count_if(not is_top1_same) as double), max(kl_dense_pruned_nats) filter (where step = 0)
+        ]) as amount,
+        unnest([count(*), 1]) as weight
+    from decoding_at_reference
+    where trajectory = 'teacher_forced'
+    group by model, recipe, prompt_id
 
     union all
 
-    select
-        model,
-        recipe,
-        'kl_step0_nats' as measure,
-        unit,
-        kl_step0_nats as amount,
-        1 as weight
-    from forced
-    where kl_step0_nats is not null
-
-    union all
-
-    -- Lists unnested in one select are expanded in parallel.
     select
         model,
         recipe,
@@ -65,13 +44,13 @@ amounts as (
     union all
 
     select
-        options.model,
-        options.recipe,
+        model,
+        recipe,
         'options_changed_share' as measure,
-        options.prompt_id as unit,
-        cast(not options.is_argmax_same as integer) as amount,
+        prompt_id as unit,
+        cast(not is_argmax_same as integer) as amount,
         1 as weight
-    from options_at_reference as options
+    from options_at_reference
 )
 
 select
@@ -82,4 +61,5 @@ select
     (amount - weight * sum(amount) over of_variant / sum(weight) over of_variant)
     / sum(weight) over of_variant as influence
 from amounts
+where amount is not null
 window of_variant as (partition by model, recipe, measure)

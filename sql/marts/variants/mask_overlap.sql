@@ -40,16 +40,9 @@ pairs as (
         bit_count(one.kept & other.kept) as both_kept,
         bit_count(one.kept | other.kept) as any_kept
     from masks as one
-    inner join masks as other
-        on
-            one.model = other.model
-            and one.module = other.module
-            and one.layer = other.layer
-            and one.sublayer = other.sublayer
-            -- The same positions: a file of another revision of the model may have other shapes.
-            and one.weights = other.weights
-            and one.sampled = other.sampled
-            and one.recipe < other.recipe
+    -- The same positions: a file of another revision of the model may have other shapes.
+    inner join masks as other using (model, module, layer, sublayer, weights, sampled)
+    where one.recipe < other.recipe
 ),
 
 shares as (
