@@ -245,6 +245,8 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
     labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
     with decoder.without(labels, skips=False):
         truth = decoder.hidden(probe)
+        with other_rounding(decoder.model):  # a model with drops rounds otherwise than the dense one
+            rounding = distance(decoder.hidden(probe), truth)
     cache = decoder.new_cache() if decoder.cache_refusal is None else None
     chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
     try:
@@ -252,4 +254,4 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
             states = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
     except _CACHE_ERRORS:
         return False  # the layer reads more of a module's output than its first tensor
-    return is_close(states, truth, decoder.rounding.states)
+    return is_close(states, truth, rounding)
