@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics import rounding
 from prunescope.pipelines.metrics.cpu_matmul import product, product64
 
 _PROBE_ROWS = 5
@@ -15,9 +16,6 @@ _PROBE_ROWS = 5
 _EPS_ROOTS = (1e-2, 1e-4)
 _TINY = 1e-10
 _MAX_EPS = 0.1
-# A norm in bfloat16 rounds its output to 8 bits; the error of a wrong kind is far larger.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
 
 NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
 
@@ -117,7 +115,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
             if weight is None:  # the gain may be one number: 1/√d for an L2 norm
                 norm = replace(norm, weight=_measured_gain(norm, probe, truth))
             error = (norm(probe).double() - truth).norm(dim=-1) / truth.norm(dim=-1).clamp_min(1e-30)
-            if bool((error <= _TOLERANCE[probe.dtype]).all()):
+            if bool((error <= rounding.OF_NORM[probe.dtype]).all()):
                 return norm
     raise InputError(refusal)
 
@@ -128,7 +126,7 @@ def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | No
     if norm.bias is not None:
         formula, output = formula - norm.bias.double(), output - norm.bias.double()
     gain = (formula * output).sum() / formula.square().sum()
-    return None if abs(float(gain) - 1) < _TOLERANCE[probe.dtype] else gain.float()
+    return None if abs(float(gain) - 1) < rounding.OF_NORM[probe.dtype] else gain.float()
 
 
 def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.cpu_matmul import product64
 from prunescope.pipelines.metrics.output_head import FinalNorm, find_final_norm
+from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import Arguments, hooks, other_forward
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_offload import swapped_data
@@ -53,7 +53,7 @@ def float64_norms(decoder: Decoder) -> Norms | None:
             exact = decoder.hidden(tokens)
     except _UNFIT:
         return None
-    return norms if is_close(usual, exact.float()) else None
+    return norms if is_close(usual, exact.float(), decoder.rounding.states) else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Recorder of every module's input and output in one short run, and tests whether tensors sum up to another."""
+"""Recorder of every module's input and output in one short run, and estimates of multipliers."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunescope.pipelines.metrics.rounding import distance
 from prunescope.pipelines.models.module_calls import Arguments, state_argument
-
-# A sum of a few tensors is rounded a few times; each time by at most eps times the largest partial sum.
-_ROUNDINGS = 8
 
 
 @dataclass
@@ -48,12 +46,14 @@ class ForwardRecorder:
         calls: of each module, in their order.
         names: of all modules.
         numbers: numbers of the model's config, which a multiplier or scale may equal.
+        rounding: distance by which rounding alone moves the output of each module that was called once.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: dict[nn.Module, list[ModuleIO]] = {}
         self.names = {module: name for name, module in model.named_modules()}
         self.numbers = numbers_of(cast(Any, model).config.to_dict())
+        self.rounding: dict[nn.Module, float] = {}
         self._model, self._count = model, 0
 
     def watch(self) -> list[RemovableHandle]:
@@ -72,6 +72,15 @@ class ForwardRecorder:
     def call_of(self, module: nn.Module) -> ModuleIO:
         """Return the call of a module for which `once` is known to find one."""
         return cast(ModuleIO, self.once(module))
+
+    def compare(self, rounded: "ForwardRecorder") -> None:
+        """Set `rounding` from a recorded pass over the same tokens in `other_rounding`."""
+        for module in self.calls:
+            if self.once(module) is not None and rounded.once(module) is not None:
+                moved, result = rounded.call_of(module).result, self.call_of(module).result
+                # Experts may get other numbers of tokens; rotations may be complex.
+                if moved.shape == result.shape and result.is_floating_point():
+                    self.rounding[module] = distance(moved, result)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = state_argument(args, kwargs)
@@ -96,30 +105,6 @@ def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return False
     return bool(one.data_ptr() == other.data_ptr() and one.numel() == other.numel())
-
-
-def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
-    """Return whether a tensor is the sum of others, element by element, to the rounding of its type."""
-    flat = [term.reshape(-1) for term in terms]
-    truth = total.reshape(-1)
-    if any(term.shape != truth.shape for term in flat):
-        return False
-    wide = torch.stack([term.double() for term in flat])
-    allowed = _ROUNDINGS * torch.finfo(total.dtype).eps * wide.abs().sum(dim=0)
-    return bool(((wide.sum(dim=0) - truth.double()).abs() <= allowed).all())
-
-
-def is_close(actual: Tensor, truth: Tensor) -> bool:
-    """Return whether two results of the same products differ by rounding alone: 6e-6 of the norm in float32."""
-    if actual.numel() != truth.numel():
-        return False
-    return bool(distance(actual, truth) <= torch.finfo(truth.dtype).eps ** 0.75)
-
-
-def distance(actual: Tensor, truth: Tensor) -> float:
-    """Return the norm of the difference, relative to the norm of `truth`."""
-    one, other = actual.reshape(-1).double(), truth.reshape(-1).double()
-    return float((one - other).norm() / other.norm().clamp_min(1e-30))
 
 
 def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set[float]) -> list[float] | None:

@@ -1,6 +1,6 @@
 """Discovery of one layer's attention and MLP, and of how each adds to the stream, proved by running them again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.metrics.rounding import distance, is_close, is_sum
 from prunescope.pipelines.models.decoder import Layer
 from prunescope.pipelines.models.forward_probe import (
     ForwardRecorder,
     ModuleIO,
-    distance,
-    is_close,
-    is_sum,
     multipliers,
     numbers_of,
     same_memory,
@@ -88,7 +86,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
             return Sublayer(index, kind, name, module, own, matrices, unread, modules)
 
         attn, mlp = sublayer("attn"), sublayer("mlp")
-        return Layer(module, attn, mlp, is_parallel=_prove_runs(module, call, attn, mlp, run.names[module]))
+        return Layer(module, attn, mlp, is_parallel=_prove_runs(module, attn, mlp, run))
 
 
 def _product_operands(layer: nn.Module, call: ModuleIO) -> dict[int, Tensor]:
@@ -228,7 +226,7 @@ def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[floa
 
 def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:
     for child in _children(layer, run):
-        if not has_matrix(child) and is_close(run.call_of(child).result, total):
+        if not has_matrix(child) and is_close(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
             return (
                 f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
                 "so there is no stream in which contributions add up; refused"
@@ -254,19 +252,25 @@ def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
             value = first_tensor(module(value + state if is_norm_of_stream else value))
         outputs.append(value.reshape(-1, value.shape[-1]))
     same, other = outputs
-    _require_same(same, run.call_of(branch.chain[-1]).result, run.names[branch.chain[0]])
-    return not is_close(other[-1], same[-1])
+    rounding = _rounding([branch], run)
+    _require_same(same, run.call_of(branch.chain[-1]).result, run.names[branch.chain[0]], rounding)
+    return not is_close(other[-1], same[-1], rounding)
 
 
-def _require_same(again: Tensor, truth: Tensor, name: str) -> None:
-    if not is_close(again, truth):
+def _rounding(branches: Iterable[Branch], run: ForwardRecorder) -> float:
+    """Return how far rounding moves what branches add: as far as the module in them that it moves most."""
+    return max(run.rounding.get(module, 0.0) for branch in branches for module in branch.chain)
+
+
+def _require_same(again: Tensor, truth: Tensor, name: str, rounding: float) -> None:
+    if not is_close(again, truth, rounding):
         raise InputError(
             f"{name}: called again on the same stream it adds something else "
             f"({distance(again, truth):.1e} of its length); refused"
         )
 
 
-def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer, name: str) -> bool:
+def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: ForwardRecorder) -> bool:
     """Run the layer again, whole and without sublayers, and return whether it is parallel.
 
     In a parallel layer the MLP reads the stream without attention's contribution.
@@ -275,6 +279,7 @@ def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer
         InputError: a sublayer adds something else when called again, attention depends on the MLP, or the layer adds
             something with both sublayers dropped.
     """
+    call, name = probe.call_of(module), probe.names[module]
 
     def run(*dropped: Sublayer, shift: Tensor | None = None) -> _Run:
         result = _Run()
@@ -291,10 +296,11 @@ def _prove_runs(module: nn.Module, call: ModuleIO, attn: Sublayer, mlp: Sublayer
 
     whole = run()
     for sublayer in (attn, mlp):
-        _require_same(sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label], sublayer.name)
+        again, added = sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label]
+        _require_same(again, added, sublayer.name, _rounding(sublayer.parts, probe))
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
         raise InputError(f"{name}: called again on the same stream it returns something else; refused")
-    if not is_close(run(mlp).added[attn.label], whole.added[attn.label]):
+    if not is_close(run(mlp).added[attn.label], whole.added[attn.label], _rounding(attn.parts, probe)):
         raise InputError(f"{attn.name}: reads what {mlp.name} adds; only attention before the MLP is known; refused")
     if not torch.equal(run(attn, mlp).output, call.input_copy):
         raise InputError(f"{name}: without its sublayers it still changes the stream; refused")

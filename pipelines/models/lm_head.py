@@ -9,22 +9,12 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import FinalNorm, OutputHead, find_final_norm
-from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, nearest
+from prunescope.pipelines.metrics.rounding import allowed, distance
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, nearest
 from prunescope.pipelines.models.module_calls import first_tensor, other_forward
 
-# Largest accepted distance of rebuilt logits from the model's own, relative to their norm: the products round, too.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 # Largest logit of a probe that every cap flattens, and of one that none does; half types have a smaller range.
 _HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
-
-
-def allowed(dtype: torch.dtype, layers: int) -> float:
-    """Return the largest accepted distance between the logits of two whole models with the same weights.
-
-    It is relative to their norm. Other block sizes or orders of sums round differently in every layer, and the later
-    layers carry the difference on.
-    """
-    return min(TOLERANCE[dtype] * max(1, layers), 0.1)
 
 
 @dataclass(frozen=True)
@@ -66,9 +56,10 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
         with other_forward(trunk, lambda *_, **__: replace(trunk_output, last_hidden_state=states)):
             return first_tensor(model(input_ids=probe, use_cache=False).logits)
 
-    head = _prove_head(plain, logits_of, states, run.names[module], run.numbers)
+    largest = allowed(run.rounding[module], logits.dtype)
+    head = _prove_head(plain, logits_of, states, run.names[module], run.numbers, largest)
     error = distance(head.logits(stream[0].float()), logits[0].float())
-    if not error <= TOLERANCE[logits.dtype]:
+    if not error <= largest:
         raise InputError(
             f"{run.names[final]}, {run.names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
         )
@@ -104,7 +95,12 @@ def _final_norm(
 
 
 def _prove_head(
-    plain: OutputHead, logits_of: Callable[[Tensor], Tensor], states: Tensor, name: str, known: set[float]
+    plain: OutputHead,
+    logits_of: Callable[[Tensor], Tensor],
+    states: Tensor,
+    name: str,
+    known: set[float],
+    largest_error: float,
 ) -> OutputHead:
     """Measure scale and cap where the cap flattens everything or nothing, and prove the formula in between."""
     size = float(plain.linear(states[0].float()).double().abs().max())
@@ -135,7 +131,7 @@ def _prove_head(
             for factor in (1.0, middle / size):
                 x, logits = at(factor)
                 error = max(error, distance(head.logits_of_state(x), logits.float()))
-            if error <= TOLERANCE[states.dtype]:
+            if error <= largest_error:
                 return head
             errors.append(error)
     raise InputError(

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.metrics.rounding import Rounding, distance, is_close, other_rounding
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.file_validation import library_errors
-from prunescope.pipelines.models.forward_probe import ForwardRecorder, distance, is_close
+from prunescope.pipelines.models.forward_probe import ForwardRecorder
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
@@ -32,10 +33,10 @@ _CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
     """Find layers, sublayers, final norm and head by running a short probe, and prove each.
 
-    Proof, to the rounding of the model's type: the stream plus the contributions of its sublayers rebuilds every
-    layer's output; a sublayer called again adds the same; without its sublayers a layer returns its input; norm, head,
-    scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be causal. Discovery
-    costs about 30 passes over 12 tokens. Parameters of zeros hold random numbers in them.
+    Proof, to the model's own rounding, which is measured first: the stream plus the contributions of its sublayers
+    rebuilds every layer's output; a sublayer called again adds the same; without its sublayers a layer returns its
+    input; norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be
+    causal. Discovery costs about 32 passes over 12 tokens. Parameters of zeros hold random numbers in them.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -58,6 +59,10 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     with hooks(*run.watch()), library_errors(folder, "it fails on its first tokens"):
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run)
+    rounded = ForwardRecorder(model)
+    with other_rounding(model), hooks(*rounded.watch()):
+        model(input_ids=probe, **without_cache(model))
+    run.compare(rounded)
     stack = _layer_stack(model, run)
     config = typed.config
     layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
@@ -82,6 +87,7 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
         device=parameter.device,
     )
     added, states = _contributions(decoder, probe)
+    decoder = replace(decoder, rounding=_rounding(decoder, probe, run, added, states))
     _require_deterministic(decoder, run, states)
     decoder = replace(
         decoder, cache_refusal=_cache_refusal(decoder, probe, added), is_causal=_is_causal(decoder, probe, states)
@@ -144,10 +150,20 @@ def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor],
     return {label: torch.cat(chunks) for label, chunks in added.items() if chunks}, states
 
 
+def _rounding(
+    decoder: Decoder, probe: Tensor, run: ForwardRecorder, added: dict[str, Tensor], states: Tensor
+) -> Rounding:
+    with other_rounding(decoder.model):
+        moved, moved_states = _contributions(decoder, probe)
+    logits = run.rounding[cast(Any, decoder.model).get_output_embeddings()] if decoder.output is not None else 0.0
+    contributions = {label: distance(moved[label], truth) for label, truth in added.items()}
+    return Rounding(distance(moved_states, states), logits, contributions)
+
+
 def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
     """Refuse a model whose second pass, now with the hooks of `watch`, gives other states than the first."""
     first = run.calls[decoder.trunk][0].output.last_hidden_state
-    if not is_close(states, first):
+    if not is_close(states, first, decoder.rounding.states):
         raise InputError(
             f"{type(decoder.model).__name__}: two runs on the same tokens differ by {distance(states, first):.1e} of "
             "their length; a model that draws random numbers is refused"
@@ -157,7 +173,7 @@ def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tenso
 def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     other = probe.clone()
     other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
-    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1])
+    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1], decoder.rounding.states)
 
 
 def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) -> str | None:
@@ -178,7 +194,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) ->
             own = decoder.new_cache()
             again = torch.cat([sublayer.recompute(call, own) for call in calls[sublayer.label]], dim=1)
             for cached in (torch.cat(chunks[sublayer.label], dim=1), again):
-                if not is_close(cached, added[sublayer.label]):
+                if not is_close(cached, added[sublayer.label], decoder.rounding.contributions[sublayer.label]):
                     return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
     except _CACHE_ERRORS as error:
         return f"{name} does not run through a cache ({str(error).strip().splitlines()[0][:100]})"
@@ -193,13 +209,13 @@ def _can_pad_left(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     real[1, :_PADDING] = 0
     try:
         if decoder.cache_refusal is not None:
-            return is_close(decoder.hidden(tokens, None, real)[1:, _PADDING:], states)
+            return is_close(decoder.hidden(tokens, None, real)[1:, _PADDING:], states, decoder.rounding.states)
         cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
         chunks = [decoder.hidden(tokens[:, :start], cache, real[:, :start])[1:, _PADDING:]]
         cache.keep([1])
         ends = range(start + 1, tokens.shape[1] + 1)
         chunks += [decoder.hidden(tokens[1:, end - 1 : end], cache, real[1:, :end]) for end in ends]
-        return is_close(torch.cat(chunks, dim=1), states)
+        return is_close(torch.cat(chunks, dim=1), states, decoder.rounding.states)
     except _MASK_ERRORS:
         return False
 
@@ -208,7 +224,7 @@ def _can_pad_right(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
     padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
     lengths = torch.full((1,), probe.shape[1], device=probe.device)
     try:
-        return is_close(decoder.padded(padded, lengths)[:, : probe.shape[1]], states)
+        return is_close(decoder.padded(padded, lengths)[:, : probe.shape[1]], states, decoder.rounding.states)
     except _MASK_ERRORS:
         return False
 
@@ -229,6 +245,8 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
     labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
     with decoder.without(labels, skips=False):
         truth = decoder.hidden(probe)
+        with other_rounding(decoder.model):  # a model with drops rounds otherwise than the dense one
+            rounding = distance(decoder.hidden(probe), truth)
     cache = decoder.new_cache() if decoder.cache_refusal is None else None
     chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
     try:
@@ -236,4 +254,4 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
             states = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
     except _CACHE_ERRORS:
         return False  # the layer reads more of a module's output than its first tensor
-    return is_close(states, truth)
+    return is_close(states, truth, rounding)

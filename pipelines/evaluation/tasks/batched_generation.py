@@ -11,9 +11,9 @@ from torch import Tensor
 from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
+from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
-from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
@@ -247,7 +247,7 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # errors of architectures that do not support such a cache
     whole = [decoder.hidden(torch.tensor([prefix + end], device=decoder.device))[0, -1] for end in (longer, shorter)]
-    return is_close(states[:, -1], torch.stack(whole))
+    return is_close(states[:, -1], torch.stack(whole), decoder.rounding.states)
 
 
 def _depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401

@@ -24,10 +24,10 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, generate_greedy
 from prunescope.pipelines.evaluation.tasks.loading import quiet
+from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
-from prunescope.pipelines.models.forward_probe import is_close
 from prunescope.pipelines.models.module_calls import quick_linears
 
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
@@ -299,7 +299,7 @@ def _can_share(decoder: Decoder) -> bool:
         states = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # errors of architectures that do not support such a cache
-    return is_close(states, decoder.hidden(tokens)[:, split:].expand_as(states))
+    return is_close(states, decoder.hidden(tokens)[:, split:].expand_as(states), decoder.rounding.states)
 
 
 def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:

@@ -13,10 +13,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.embedded import embedded_model
-from prunescope.pipelines.models.forward_probe import distance
-from prunescope.pipelines.models.lm_head import allowed
 from prunescope.pipelines.models.load import open_folder
 from prunescope.pipelines.models.module_calls import first_tensor, without_cache
 from prunescope.pipelines.models.sources import TOKENIZER_FILES
@@ -212,8 +211,10 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
         raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
     with torch.inference_mode():
         logits = _logits(model, probe).float()
+        with other_rounding(model):
+            moved = _logits(model, probe).float()
     apart = distance(logits, expected.float())
-    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
+    if not apart <= allowed(distance(moved, logits), decoder.dtype):
         raise ComputationError(
             f"transformers computes other logits from what was written: they differ by {apart:.1e} of their length; "
             "nothing was kept"

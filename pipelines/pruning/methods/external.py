@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.forward_probe import distance
-from prunescope.pipelines.models.lm_head import allowed
 from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.module_calls import first_tensor
 from prunescope.pipelines.models.sources import locate
@@ -327,11 +326,16 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
-    expected = first_tensor(cast(Any, pair.other)(input_ids=probe, use_cache=False).logits)
+
+    def logits_of(model: nn.Module) -> Tensor:
+        return first_tensor(cast(Any, model)(input_ids=probe, use_cache=False).logits).float()
+
+    expected = logits_of(pair.other)
+    with other_rounding(pair.other):
+        rounding = distance(logits_of(pair.other), expected)
     with apply_variant(decoder, variant):
-        actual = first_tensor(cast(Any, decoder.model)(input_ids=probe, use_cache=False).logits)
-    apart = distance(actual.float(), expected.float())
-    if not apart <= allowed(decoder.dtype, len(decoder.layers)):
+        apart = distance(logits_of(decoder.model), expected)
+    if not apart <= allowed(rounding, decoder.dtype):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
         keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""
