@@ -1,12 +1,14 @@
 """The key-value cache of decoding, which writes new tokens in place instead of copying all earlier ones."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+# Keys and values of one text by layer, (heads, tokens, size) each.
+KeyValues = list[tuple[Tensor, Tensor]]
 # Tokens for which a full buffer is extended: its copy is needed once in so many steps.
 ROOM = 64
 
@@ -30,6 +32,22 @@ class TokenCache(DynamicCache):
     def keep(self, rows: Sequence[int]) -> None:
         """Replace the batch by some of its rows; a row may repeat."""
         self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
+
+    def text(self, row: int, first: int) -> KeyValues | None:
+        """Return views of one row from a column on; None if a layer has other states than keys of all tokens."""
+        if not all(type(layer) is _GrowingLayer and layer.get_seq_length() for layer in self.layers):
+            return None
+        both = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in self.layers]
+        return [(keys[row, :, first:], values[row, :, first:]) for keys, values in both]
+
+    def fill(self, texts: Sequence[KeyValues], lengths: Sequence[int]) -> None:
+        """Begin a batch, padded on the left, with the first tokens of texts that were read before."""
+        for layer, states in zip(self.layers, zip(*texts, strict=True), strict=True):
+            keys, values = (
+                torch.stack([_padded(own[:, :length], max(lengths)) for own, length in zip(side, lengths, strict=True)])
+                for side in zip(*states, strict=True)
+            )
+            layer.update(keys, values)
 
 
 class _GrowingLayer(DynamicLayer):
@@ -78,6 +96,10 @@ class _GrowingLayer(DynamicLayer):
         super().crop(tokens_to_remove)
         if is_used:
             self._used = self.keys
+
+
+def _padded(states: Tensor, tokens: int) -> Tensor:
+    return torch.nn.functional.pad(states, (0, 0, tokens - states.shape[1], 0))
 
 
 def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:

@@ -20,6 +20,7 @@ from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
 # Explicit types, because these tables may have no row, or only nulls in a column.
@@ -79,6 +80,10 @@ class DecodingResult:
     tokens: tuple[int, ...]
     streams: Float64[Tensor, "steps width"]
 
+    def followed_by(self, other: "DecodingResult") -> "DecodingResult":
+        """Return the text that goes on with another one."""
+        return DecodingResult(self.tokens + other.tokens, torch.cat([self.streams, other.streams]))
+
 
 # Chooses a token of every row from its logits, given the row's text and the step.
 Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]
@@ -88,10 +93,12 @@ Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Te
 def decode(
     decoder: Decoder,
     prompts: Sequence[tuple[int, ...]],
-    steps: int,
+    steps: int | Sequence[int],
     choose: Choice,
     least: Sequence[int] | None = None,
     copies: int = 1,
+    known: Sequence[KeyValues] | None = None,
+    keep: Callable[[int, KeyValues], None] | None = None,
 ) -> list[DecodingResult]:
     """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
 
@@ -101,22 +108,28 @@ def decode(
     Args:
         decoder: dense, or with a variant applied.
         prompts: token ids.
-        steps: maximum number of tokens of a text.
+        steps: maximum number of tokens of a text; one number, or one per prompt.
         choose: chooses the next tokens; texts are numbered prompt by prompt.
         least: number of tokens of each text before which it does not end; from there on it ends with an end-of-text
             token. None decodes `steps` tokens of every text, so that the steps of two models pair up.
         copies: texts of each prompt.
+        known: keys and values of at least all tokens but the last of each prompt, which then do not run.
+        keep: receives the number of each text that ends, and views of keys and values of all its tokens but the last,
+            where the model's cache has them.
 
     Returns:
         The texts, prompt by prompt.
     """
     results: dict[int, DecodingResult] = {}
-    for texts in _batches(decoder, [len(prompt) for prompt in prompts], copies):
+    # Without a pass over the prompts, their lengths hardly matter.
+    for texts in _batches(decoder, [0 if known else len(prompt) for prompt in prompts], copies):
         used = sorted({text // copies for text in texts})
         place = {prompt: row for row, prompt in enumerate(used)}
         rows = [place[text // copies] for text in texts]
+        most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
         stops = None if least is None else [least[text] for text in texts]
-        decoded = _decode_batch(decoder, [prompts[prompt] for prompt in used], rows, texts, steps, choose, stops)
+        own, read = [prompts[prompt] for prompt in used], [known[prompt] for prompt in used] if known else None
+        decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
 
@@ -144,11 +157,13 @@ def _decode_batch(
     prompts: Sequence[tuple[int, ...]],
     rows: Sequence[int],
     texts: Sequence[int],
-    steps: int,
+    most: Sequence[int],
     choose: Choice,
     stops: Sequence[int] | None,
+    known: Sequence[KeyValues] | None,
+    keep: Callable[[int, KeyValues], None] | None,
 ) -> list[DecodingResult]:
-    """Decode one batch: `rows` has the prompt of each text, `texts` the text's number, `stops` its `least`."""
+    """Decode one batch: per text `rows` has its prompt, `texts` its number, `most` its steps, `stops` its `least`."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # embedding, contributions and final stream of the current step's last position
     streams: list[list[Tensor]] = [[] for _ in texts]
@@ -156,8 +171,11 @@ def _decode_batch(
     live = list(range(len(texts)))
     kept = list(rows)  # rows of the pass to which the live texts belong
     tokens, mask = padded_left(prompts, decoder.device)
+    if cache is not None and known is not None:
+        cache.fill(known, [len(prompt) - 1 for prompt in prompts])
+        tokens = tokens[:, -1:]
     with hooks(*_record_last_position(decoder, last)), quick_linears(decoder.model):
-        for step in range(steps):
+        for step in range(max(most)):
             decoder.hidden(tokens, cache, mask)
             stream = last.pop("stream")
             logits = decoder.head.logits(stream.float())
@@ -169,7 +187,15 @@ def _decode_batch(
             for index, state, token in zip(live, states, chosen.tolist(), strict=True):
                 streams[index].append(state)
                 generated[index].append(token)
-            going = [row for row, index in enumerate(live) if not _has_ended(decoder, generated[index], stops, index)]
+            is_over = [
+                len(generated[index]) == most[index] or _has_ended(decoder, generated[index], stops, index)
+                for index in live
+            ]
+            if cache is not None and keep is not None:
+                for row in (row for row, is_its_end in enumerate(is_over) if is_its_end):
+                    if states := cache.text(kept[row], int((mask[kept[row]] == 0).sum())):
+                        keep(texts[live[row]], states)
+            going = [row for row, is_its_end in enumerate(is_over) if not is_its_end]
             if not going:
                 break
             selected = [kept[row] for row in going]
