@@ -33,21 +33,26 @@ class TokenCache(DynamicCache):
         """Replace the batch by some of its rows; a row may repeat."""
         self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
 
+    @property
+    def has_keys_alone(self) -> bool:
+        """Return whether every layer is for keys and values of all tokens."""
+        return all(type(layer) is _GrowingLayer for layer in self.layers)
+
     def text(self, row: int, first: int) -> KeyValues | None:
-        """Return views of one row from a column on; None if a layer has other states than keys of all tokens."""
-        if not all(type(layer) is _GrowingLayer and layer.get_seq_length() for layer in self.layers):
+        """Return views of one row from a column on; None if a layer has other states than keys and values."""
+        layers = cast(list[Any], self.layers)
+        if not self.has_keys_alone or not all(layer.get_seq_length() for layer in layers):
             return None
-        both = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in self.layers]
-        return [(keys[row, :, first:], values[row, :, first:]) for keys, values in both]
+        return [(layer.keys[row, :, first:], layer.values[row, :, first:]) for layer in layers]
 
     def fill(self, texts: Sequence[KeyValues], lengths: Sequence[int]) -> None:
-        """Begin a batch, padded on the left, with the first tokens of texts that were read before."""
-        for layer, states in zip(self.layers, zip(*texts, strict=True), strict=True):
-            keys, values = (
-                torch.stack([_padded(own[:, :length], max(lengths)) for own, length in zip(side, lengths, strict=True)])
-                for side in zip(*states, strict=True)
-            )
-            layer.update(keys, values)
+        """Begin a batch, padded on the left, with the first tokens of texts that were read before.
+
+        The texts' lists are emptied, so that only one layer is in memory twice.
+        """
+        for layer in cast(list[_GrowingLayer], self.layers):
+            sides = zip(*(text.pop(0) for text in texts), strict=True)
+            layer.update(*(_padded([own[:, :end] for own, end in zip(side, lengths, strict=True)]) for side in sides))
 
 
 class _GrowingLayer(DynamicLayer):
@@ -98,8 +103,10 @@ class _GrowingLayer(DynamicLayer):
             self._used = self.keys
 
 
-def _padded(states: Tensor, tokens: int) -> Tensor:
-    return torch.nn.functional.pad(states, (0, 0, tokens - states.shape[1], 0))
+def _padded(states: Sequence[Tensor]) -> Tensor:
+    """Return the states of texts, (heads, tokens, size) each, as one batch with zeros in front of the shorter ones."""
+    longest = max(each.shape[1] for each in states)
+    return torch.stack([torch.nn.functional.pad(each, (0, 0, longest - each.shape[1], 0)) for each in states])
 
 
 def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:

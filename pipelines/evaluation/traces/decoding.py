@@ -128,7 +128,7 @@ def decode(
         rows = [place[text // copies] for text in texts]
         most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
         stops = None if least is None else [least[text] for text in texts]
-        own, read = [prompts[prompt] for prompt in used], [known[prompt] for prompt in used] if known else None
+        own, read = [prompts[prompt] for prompt in used], [list(known[prompt]) for prompt in used] if known else None
         decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
@@ -193,8 +193,8 @@ def _decode_batch(
             ]
             if cache is not None and keep is not None:
                 for row in (row for row, is_its_end in enumerate(is_over) if is_its_end):
-                    if states := cache.text(kept[row], int((mask[kept[row]] == 0).sum())):
-                        keep(texts[live[row]], states)
+                    if read := cache.text(kept[row], int((mask[kept[row]] == 0).sum())):
+                        keep(texts[live[row]], read)
             going = [row for row, is_its_end in enumerate(is_over) if not is_its_end]
             if not going:
                 break

@@ -121,7 +121,8 @@ class GreedyTexts:
             after = dict(zip(begun, ends, strict=True))
         for index, start in shared.items():
             whole = [start.followed_by(end) for end in after[index]] if index in after else [start] * 2
-            found[index] = replace(found[index], **dict(zip(self._measured, whole, strict=False)))
+            texts_behind = dict(zip(self._measured, whole, strict=False))
+            found[index] = replace(found[index], read=texts_behind.get("read"), fork=texts_behind.get("fork"))
         return found
 
     def _after(
