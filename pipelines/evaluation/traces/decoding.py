@@ -13,12 +13,19 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunescope.pipelines.evaluation.tasks.batched_generation import depends_on_pass_length
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
-from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
-from prunescope.pipelines.models.decoder import Decoder, padded_left
+from prunescope.pipelines.metrics.text_metrics import (
+    collapse_step,
+    common_prefix_length,
+    distinct_n,
+    first_flip,
+    repeat_rates,
+)
+from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
@@ -66,6 +73,8 @@ TOP_TOKEN_BYTES = 80
 _ROW_BYTES = 5 * len(COLUMN_NAMES)
 # Texts that are decoded together: their key-value cache bounds the memory.
 BATCH_TEXTS = 64
+# Tokens of padding in a pass over prompts, above which a further pass is faster.
+MAX_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -102,8 +111,9 @@ def decode(
 ) -> list[DecodingResult]:
     """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
 
-    Shorter prompts are padded on the left. Batches are made by length, so that one batch holds similar prompts, and a
-    prompt runs once for all of its texts in a batch. A text that has ended leaves its batch.
+    A prompt runs once for all of its texts in a batch, and the tokens with which all prompts of a batch begin run once.
+    If the cache holds other states than keys and values, shorter prompts are padded on the left instead. Batches are
+    made by length. A text that has ended leaves its batch.
 
     Args:
         decoder: dense, or with a variant applied.
@@ -121,17 +131,46 @@ def decode(
         The texts, prompt by prompt.
     """
     results: dict[int, DecodingResult] = {}
-    # Without a pass over the prompts, their lengths hardly matter.
-    for texts in _batches(decoder, [0 if known else len(prompt) for prompt in prompts], copies):
+    for texts in _batches(decoder, [len(prompt) for prompt in prompts], copies):
         used = sorted({text // copies for text in texts})
         place = {prompt: row for row, prompt in enumerate(used)}
         rows = [place[text // copies] for text in texts]
         most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
         stops = None if least is None else [least[text] for text in texts]
-        own, read = [prompts[prompt] for prompt in used], [list(known[prompt]) for prompt in used] if known else None
-        decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
+        own = [prompts[prompt] for prompt in used]
+        with quick_linears(decoder.model):
+            read = [list(known[prompt]) for prompt in used] if known else _read(decoder, own)
+            decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
+
+
+def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
+    """Return keys and values of at least all tokens but the last of each prompt; None if the cache does not hold them.
+
+    Prompts of similar length run together, padded on the right, behind what all prompts begin with.
+    """
+    shared = min(common_prefix_length(min(prompts), max(prompts)), min(map(len, prompts)) - 2)
+    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
+        return None
+    config = cast(Any, decoder.model).config.to_dict()
+    is_worth_a_pass = shared * (len(prompts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
+    prefix = _read(decoder, [prompts[0][: shared + 1]]) if is_worth_a_pass else None
+    shared = shared if prefix else 0
+    groups: list[list[int]] = []
+    for prompt in sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])):
+        if not groups or sum(len(prompts[prompt]) - len(prompts[each]) for each in groups[-1]) > MAX_PADDING:
+            groups.append([])
+        groups[-1].append(prompt)
+    found: dict[int, KeyValues | None] = {}
+    for group in groups:
+        cache = decoder.new_cache()
+        if prefix:
+            cache.fill([list(prefix[0]) for _ in group], [shared] * len(group))
+        decoder.hidden(padded_right([prompts[prompt][shared:-1] for prompt in group]).to(decoder.device), cache)
+        found |= {prompt: cache.text(row, 0) for row, prompt in enumerate(group)}
+    texts = [found[prompt] for prompt in range(len(prompts))]
+    return None if None in texts else cast(list[KeyValues], texts)
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
@@ -139,17 +178,9 @@ def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
     if copies < size:  # the texts of a prompt are in one batch: two of them may have to choose the same tokens
         size -= size % copies
-    batches: list[list[int]] = []
-    for prompt in sorted(range(len(lengths)), key=lambda prompt: lengths[prompt]):
-        own = list(range(prompt * copies, (prompt + 1) * copies))
-        for text in own:
-            is_full = not batches or len(batches[-1]) >= size
-            # Half a batch is as fast per text as a whole one, and padding to a much longer prompt is not free.
-            is_longer = not is_full and lengths[prompt] > 1.2 * lengths[batches[-1][0] // copies]
-            if is_full or (text == own[0] and is_longer and len(batches[-1]) >= size // 2):
-                batches.append([])
-            batches[-1].append(text)
-    return [sorted(batch) for batch in batches]
+    prompts = sorted(range(len(lengths)), key=lambda prompt: lengths[prompt])
+    texts = [prompt * copies + copy for prompt in prompts for copy in range(copies)]
+    return [sorted(texts[first : first + size]) for first in range(0, len(texts), size)]
 
 
 def _decode_batch(
@@ -174,7 +205,7 @@ def _decode_batch(
     if cache is not None and known is not None:
         cache.fill(known, [len(prompt) - 1 for prompt in prompts])
         tokens = tokens[:, -1:]
-    with hooks(*_record_last_position(decoder, last)), quick_linears(decoder.model):
+    with hooks(*_record_last_position(decoder, last)):
         for step in range(max(most)):
             decoder.hidden(tokens, cache, mask)
             stream = last.pop("stream")
