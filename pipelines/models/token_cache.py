@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # Keys and values of one text by layer, (heads, tokens, size) each.
@@ -52,7 +53,8 @@ class TokenCache(DynamicCache):
         """
         for layer in cast(list[_GrowingLayer], self.layers):
             sides = zip(*(text.pop(0) for text in texts), strict=True)
-            layer.update(*(_padded([own[:, :end] for own, end in zip(side, lengths, strict=True)]) for side in sides))
+            rows = ([own[:, :end].transpose(0, 1) for own, end in zip(side, lengths, strict=True)] for side in sides)
+            layer.update(*(pad_sequence(each, True, padding_side="left").transpose(1, 2) for each in rows))
 
 
 class _GrowingLayer(DynamicLayer):
@@ -101,12 +103,6 @@ class _GrowingLayer(DynamicLayer):
         super().crop(tokens_to_remove)
         if is_used:
             self._used = self.keys
-
-
-def _padded(states: Sequence[Tensor]) -> Tensor:
-    """Return the states of texts, (heads, tokens, size) each, as one batch with zeros in front of the shorter ones."""
-    longest = max(each.shape[1] for each in states)
-    return torch.stack([torch.nn.functional.pad(each, (0, 0, longest - each.shape[1], 0)) for each in states])
 
 
 def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:

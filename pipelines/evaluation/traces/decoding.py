@@ -18,13 +18,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
-from prunescope.pipelines.metrics.text_metrics import (
-    collapse_step,
-    common_prefix_length,
-    distinct_n,
-    first_flip,
-    repeat_rates,
-)
+from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
 from prunescope.pipelines.models.token_cache import KeyValues
@@ -107,7 +101,7 @@ def decode(
     least: Sequence[int] | None = None,
     copies: int = 1,
     known: Sequence[KeyValues] | None = None,
-    keep: Callable[[int, KeyValues], None] | None = None,
+    keep: Callable[[int, KeyValues | None], None] | None = None,
 ) -> list[DecodingResult]:
     """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
 
@@ -124,8 +118,8 @@ def decode(
             token. None decodes `steps` tokens of every text, so that the steps of two models pair up.
         copies: texts of each prompt.
         known: keys and values of at least all tokens but the last of each prompt, which then do not run.
-        keep: receives the number of each text that ends, and views of keys and values of all its tokens but the last,
-            where the model's cache has them.
+        keep: receives the number of each text that ends, and views of keys and values of all its tokens but the last;
+            None if the cache has other states.
 
     Returns:
         The texts, prompt by prompt.
@@ -150,7 +144,8 @@ def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValue
 
     Prompts of similar length run together, padded on the right, behind what all prompts begin with.
     """
-    shared = min(common_prefix_length(min(prompts), max(prompts)), min(map(len, prompts)) - 2)
+    shared, flip = min(map(len, prompts)) - 2, first_flip(min(prompts), max(prompts))
+    shared = shared if flip is None else min(shared, flip)  # in token order all others lie between these two
     if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
         return None
     config = cast(Any, decoder.model).config.to_dict()
@@ -192,7 +187,7 @@ def _decode_batch(
     choose: Choice,
     stops: Sequence[int] | None,
     known: Sequence[KeyValues] | None,
-    keep: Callable[[int, KeyValues], None] | None,
+    keep: Callable[[int, KeyValues | None], None] | None,
 ) -> list[DecodingResult]:
     """Decode one batch: per text `rows` has its prompt, `texts` its number, `most` its steps, `stops` its `least`."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
@@ -218,14 +213,10 @@ def _decode_batch(
             for index, state, token in zip(live, states, chosen.tolist(), strict=True):
                 streams[index].append(state)
                 generated[index].append(token)
-            is_over = [
-                len(generated[index]) == most[index] or _has_ended(decoder, generated[index], stops, index)
-                for index in live
-            ]
-            if cache is not None and keep is not None:
-                for row in (row for row, is_its_end in enumerate(is_over) if is_its_end):
-                    if read := cache.text(kept[row], int((mask[kept[row]] == 0).sum())):
-                        keep(texts[live[row]], read)
+            is_over = [_has_ended(decoder, generated[index], stops, most, index) for index in live]
+            for row, index in enumerate(live):
+                if is_over[row] and keep is not None and cache is not None:
+                    keep(texts[index], cache.text(kept[row], int((mask[kept[row]] == 0).sum())))
             going = [row for row, is_its_end in enumerate(is_over) if not is_its_end]
             if not going:
                 break
@@ -243,9 +234,12 @@ def _decode_batch(
     return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]
 
 
-def _has_ended(decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, text: int) -> bool:
-    """Return whether a text has its end-of-text token and as many tokens as it must have."""
-    return stops is not None and len(generated) >= stops[text] and end_of(decoder, generated) is not None
+def _has_ended(
+    decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
+) -> bool:
+    """Return whether a text has all its tokens, or its end-of-text token and as many tokens as it must have."""
+    can_end = stops is not None and len(generated) >= stops[text]
+    return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
 def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
-from prunescope.pipelines.evaluation.traces.decoding import Choice, DecodingResult, decode, up_to_end
+from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode, up_to_end
 from prunescope.pipelines.metrics.text_metrics import first_flip
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.token_cache import KeyValues
@@ -57,24 +57,17 @@ class GreedyTexts:
         self._known: dict[int, KeyValues] = {}  # of the dense texts, by prompt
 
     def of_dense(self, progress: Progress) -> list[tuple[DecodingResult, ...]]:
-        """Decode the dense text of every prompt in as many rows as a variant has texts, so that both round alike.
-
-        Equal rows of a batch may still round differently: all take the token of the last one.
-        """
-        copies = self._copies
+        """Decode the dense text of every prompt in as many rows as a variant has texts, so that both round alike."""
         tokens = sum(len(ids) + steps for ids, steps in zip(self._ids, self._steps, strict=True))
 
-        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:  # noqa: ARG001
-            rows = {text // copies: row for row, text in enumerate(texts)}
-            return logits.argmax(dim=-1)[[rows[text // copies] for text in texts]]
-
-        def keep(text: int, states: KeyValues) -> None:
-            size = sum(side.nbytes // side.shape[1] for both in states for side in both)
-            if self._measured and tokens * size <= KEPT_BYTES:
-                self._known[text // copies] = [(keys.clone(), values.clone()) for keys, values in states]
+        def keep(text: int, states: KeyValues | None) -> None:
+            size = sum(side.nbytes // side.shape[1] for both in states or () for side in both)
+            if states and self._measured and tokens * size <= KEPT_BYTES:
+                self._known[text // self._copies] = [(keys.clone(), values.clone()) for keys, values in states]
 
         least = None if self._pads else [0] * len(self._ids)
-        return self._decode("dense model", self._ids, self._steps, choose, least, copies, progress, keep=keep)
+        begun = [((),) * self._copies] * len(self._ids)
+        return self._decode("dense model", self._ids, self._steps, begun, least, progress, keep=keep)
 
     def of_variant(self, name: str, dense: Sequence[Tokens], progress: Progress) -> list[VariantTexts]:
         """Decode every prompt with the weights of a variant: on the dense text, and freely if variants write.
@@ -86,7 +79,7 @@ class GreedyTexts:
         """
         begun: list[tuple[Tokens, ...]] = [(tokens, ())[: self._copies] for tokens in dense]
         least = None if self._pads else [len(tokens) for tokens in dense]
-        texts = self._after(name, self._ids, self._steps, begun, least, progress)
+        texts = self._decode(name, self._ids, self._steps, begun, least, progress)
         return [VariantTexts(own[0], own[1] if self._copies > 1 else None) for own in texts]
 
     def with_dense(
@@ -117,7 +110,7 @@ class GreedyTexts:
             steps = [self._steps[index] - len(shared[index].tokens) for index in begun]
             states = [self._known[index] for index in begun] if self._known else None
             task, least = f"dense model after {name}", [0] * len(begun)
-            ends = self._after(task, contexts, steps, list(begun.values()), least, progress, states)
+            ends = self._decode(task, contexts, steps, list(begun.values()), least, progress, states)
             after = dict(zip(begun, ends, strict=True))
         for index, start in shared.items():
             whole = [start.followed_by(end) for end in after[index]] if index in after else [start] * 2
@@ -125,7 +118,7 @@ class GreedyTexts:
             found[index] = replace(found[index], read=texts_behind.get("read"), fork=texts_behind.get("fork"))
         return found
 
-    def _after(
+    def _decode(
         self,
         name: str,
         contexts: Sequence[Tokens],
@@ -134,39 +127,26 @@ class GreedyTexts:
         least: Sequence[int] | None,
         progress: Progress,
         known: Sequence[KeyValues] | None = None,
+        keep: Callable[[int, KeyValues | None], None] | None = None,
     ) -> list[tuple[DecodingResult, ...]]:
-        """Decode texts that begin with given tokens, as many of every context, and go on greedily."""
-        prefixes = [tokens for own in begun for tokens in own]
+        """Decode texts that begin with given tokens, as many of every context, and go on greedily.
+
+        `least` tokens of a context's texts come before an end, None lets no text end. Texts of a context that begin
+        alike take the token of the last one: equal rows of a batch may round differently.
+        """
+        copies, prefixes = len(begun[0]), [tokens for own in begun for tokens in own]
 
         def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
-            chosen = logits.argmax(dim=-1)
+            progress.advance(len(texts))
+            rows = {(text // copies, prefixes[text]): row for row, text in enumerate(texts)}
+            chosen = logits.argmax(dim=-1)[[rows[text // copies, prefixes[text]] for text in texts]]
             tokens = [prefixes[text][step] if step < len(prefixes[text]) else -1 for text in texts]
             given = torch.tensor(tokens, device=chosen.device)
             return torch.where(given < 0, chosen, given)
 
-        return self._decode(name, contexts, steps, choose, least, len(begun[0]), progress, known)
-
-    def _decode(
-        self,
-        name: str,
-        contexts: Sequence[Tokens],
-        steps: Sequence[int],
-        choose: Choice,
-        least: Sequence[int] | None,
-        copies: int,
-        progress: Progress,
-        known: Sequence[KeyValues] | None = None,
-        keep: Callable[[int, KeyValues], None] | None = None,
-    ) -> list[tuple[DecodingResult, ...]]:
-        """Decode `copies` texts of every context; `least` tokens come before an end, None lets no text end."""
-
-        def counted(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
-            progress.advance(len(texts))
-            return choose(logits, texts, step)
-
         stops = None if least is None else [number for number in least for _ in range(copies)]
         tokens = copies * sum(steps)
         progress.start(f"{name} decodes", tokens, tokens)
-        texts = decode(self._decoder, contexts, steps, counted, stops, copies, known, keep)
+        texts = decode(self._decoder, contexts, steps, choose, stops, copies, known, keep)
         progress.done()
         return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]
