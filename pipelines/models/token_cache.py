@@ -1,12 +1,15 @@
 """The key-value cache of decoding, which writes new tokens in place instead of copying all earlier ones."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+# Keys and values of one text by layer, (heads, tokens, size) each.
+KeyValues = list[tuple[Tensor, Tensor]]
 # Tokens for which a full buffer is extended: its copy is needed once in so many steps.
 ROOM = 64
 
@@ -30,6 +33,28 @@ class TokenCache(DynamicCache):
     def keep(self, rows: Sequence[int]) -> None:
         """Replace the batch by some of its rows; a row may repeat."""
         self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
+
+    @property
+    def has_keys_alone(self) -> bool:
+        """Return whether every layer is for keys and values of all tokens."""
+        return all(type(layer) is _GrowingLayer for layer in self.layers)
+
+    def text(self, row: int, first: int) -> KeyValues | None:
+        """Return views of one row from a column on; None if a layer has other states than keys and values."""
+        layers = cast(list[Any], self.layers)
+        if not self.has_keys_alone or not all(layer.get_seq_length() for layer in layers):
+            return None
+        return [(layer.keys[row, :, first:], layer.values[row, :, first:]) for layer in layers]
+
+    def fill(self, texts: Sequence[KeyValues], lengths: Sequence[int]) -> None:
+        """Begin a batch, padded on the left, with the first tokens of texts that were read before.
+
+        The texts' lists are emptied, so that only one layer is in memory twice.
+        """
+        for layer in cast(list[_GrowingLayer], self.layers):
+            sides = zip(*(text.pop(0) for text in texts), strict=True)
+            rows = ([own[:, :end].transpose(0, 1) for own, end in zip(side, lengths, strict=True)] for side in sides)
+            layer.update(*(pad_sequence(each, True, padding_side="left").transpose(1, 2) for each in rows))
 
 
 class _GrowingLayer(DynamicLayer):

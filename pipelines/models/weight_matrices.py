@@ -89,7 +89,7 @@ class Products(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """Observe the function's arguments, then call it."""
         kwargs = kwargs or {}
-        if func is torch.nn.functional.linear:
+        if func in (torch.nn.functional.linear, torch.ops.mkldnn._linear_pointwise):
             rows, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
             self._observe(rows, weight.transpose(-1, -2))
         elif func in _PRODUCTS:

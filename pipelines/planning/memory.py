@@ -69,6 +69,7 @@ def memory_items(
         # In float64, teacher forced and free running; sampled ones in 4 bytes.
         "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
         * steps_width,
+        "keys and values of the dense texts": load.kept_bytes,
         "final streams of the texts": text_states,
         "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
     }

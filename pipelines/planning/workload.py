@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
+from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Cost
@@ -94,6 +95,12 @@ class Workload:
         if self.study.measure.positions == "every":
             return sum(self.layered)
         return len(self.layered) * (self.study.generation.new_tokens + 1)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values of the dense texts, from which the dense model goes on; 0 if they are not kept."""
+        size = sum(self.lengths) * self.shape.cache_width * self.shape.layers * self.item_size
+        return size if size <= KEPT_BYTES and {"own_text", "fork"} & set(self.study.measure.trajectories) else 0
 
     @property
     def sampled_texts(self) -> int:
@@ -203,7 +210,7 @@ class Workload:
             costs += self._decode("variant decodes", self.texts_a_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and recipe.method != "dense":
-            costs += self._decode("dense model after the variant, at most", again)
+            costs += self._decode("dense model after the variant, at most", again)[self.kept_bytes > 0 :]
         for lens in measure.lenses:
             for scope in measure.scopes:
                 if sublayers := self.shifted_sublayers(recipe, scope):

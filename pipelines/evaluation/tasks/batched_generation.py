@@ -234,7 +234,7 @@ def _after_prefix(
 @torch.inference_mode()
 def can_reuse_prefix(decoder: Decoder) -> bool:
     """Return whether texts of different lengths can continue one cached prefix, padded in between, by trying two."""
-    if decoder.cache_refusal is not None or _depends_on_pass_length(cast(Any, decoder.model).config.to_dict()):
+    if decoder.cache_refusal is not None or depends_on_pass_length(cast(Any, decoder.model).config.to_dict()):
         return False
     cache = decoder.new_cache()
     if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
@@ -250,7 +250,7 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
     return is_close(states[:, -1], torch.stack(whole), decoder.rounding.states)
 
 
-def _depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
+def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
     """Return whether masks or rotations depend on a pass's length, which two short texts would not show.
 
     GPT-Neo's local attention masks by `window_size` inside its module, where the cache shows no window.
@@ -259,11 +259,11 @@ def _depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
         return any(
             (name.endswith("window_size") and bool(value))
             or (name in {"rope_type", "type"} and value in _LENGTH_DEPENDENT_ROPE)
-            or _depends_on_pass_length(value)
+            or depends_on_pass_length(value)
             for name, value in config.items()
             if isinstance(name, str)
         )
-    return isinstance(config, list | tuple) and any(map(_depends_on_pass_length, config))
+    return isinstance(config, list | tuple) and any(map(depends_on_pass_length, config))
 
 
 def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tuple[Int[Tensor, "texts tokens"], bool]:

@@ -13,13 +13,15 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunescope.pipelines.evaluation.tasks.batched_generation import depends_on_pass_length
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
-from prunescope.pipelines.models.decoder import Decoder, padded_left
+from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
 # Explicit types, because these tables may have no row, or only nulls in a column.
@@ -65,6 +67,8 @@ TOP_TOKEN_BYTES = 80
 _ROW_BYTES = 5 * len(COLUMN_NAMES)
 # Texts that are decoded together: their key-value cache bounds the memory.
 BATCH_TEXTS = 64
+# Tokens of padding in a pass over prompts, above which a further pass is faster.
+MAX_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,10 @@ class DecodingResult:
     tokens: tuple[int, ...]
     streams: Float64[Tensor, "steps width"]
 
+    def followed_by(self, other: "DecodingResult") -> "DecodingResult":
+        """Return the text that goes on with another one."""
+        return DecodingResult(self.tokens + other.tokens, torch.cat([self.streams, other.streams]))
+
 
 # Chooses a token of every row from its logits, given the row's text and the step.
 Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]
@@ -88,24 +96,30 @@ Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Te
 def decode(
     decoder: Decoder,
     prompts: Sequence[tuple[int, ...]],
-    steps: int,
+    steps: int | Sequence[int],
     choose: Choice,
     least: Sequence[int] | None = None,
     copies: int = 1,
+    known: Sequence[KeyValues] | None = None,
+    keep: Callable[[int, KeyValues | None], None] | None = None,
 ) -> list[DecodingResult]:
     """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
 
-    Shorter prompts are padded on the left. Batches are made by length, so that one batch holds similar prompts, and a
-    prompt runs once for all of its texts in a batch. A text that has ended leaves its batch.
+    A prompt runs once for all of its texts in a batch, and the tokens with which all prompts of a batch begin run once.
+    If the cache holds other states than keys and values, shorter prompts are padded on the left instead. Batches are
+    made by length. A text that has ended leaves its batch.
 
     Args:
         decoder: dense, or with a variant applied.
         prompts: token ids.
-        steps: maximum number of tokens of a text.
+        steps: maximum number of tokens of a text; one number, or one per prompt.
         choose: chooses the next tokens; texts are numbered prompt by prompt.
         least: number of tokens of each text before which it does not end; from there on it ends with an end-of-text
             token. None decodes `steps` tokens of every text, so that the steps of two models pair up.
         copies: texts of each prompt.
+        known: keys and values of at least all tokens but the last of each prompt, which then do not run.
+        keep: receives the number of each text that ends, and views of keys and values of all its tokens but the last;
+            None if the cache has other states.
 
     Returns:
         The texts, prompt by prompt.
@@ -115,10 +129,43 @@ def decode(
         used = sorted({text // copies for text in texts})
         place = {prompt: row for row, prompt in enumerate(used)}
         rows = [place[text // copies] for text in texts]
+        most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
         stops = None if least is None else [least[text] for text in texts]
-        decoded = _decode_batch(decoder, [prompts[prompt] for prompt in used], rows, texts, steps, choose, stops)
+        own = [prompts[prompt] for prompt in used]
+        with quick_linears(decoder.model):
+            read = [list(known[prompt]) for prompt in used] if known else _read(decoder, own)
+            decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
+
+
+def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
+    """Return keys and values of at least all tokens but the last of each prompt; None if the cache does not hold them.
+
+    Prompts of similar length run together, padded on the right, behind what all prompts begin with.
+    """
+    shared, flip = min(map(len, prompts)) - 2, first_flip(min(prompts), max(prompts))
+    shared = shared if flip is None else min(shared, flip)  # in token order all others lie between these two
+    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
+        return None
+    config = cast(Any, decoder.model).config.to_dict()
+    is_worth_a_pass = shared * (len(prompts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
+    prefix = _read(decoder, [prompts[0][: shared + 1]]) if is_worth_a_pass else None
+    shared = shared if prefix else 0
+    groups: list[list[int]] = []
+    for prompt in sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])):
+        if not groups or sum(len(prompts[prompt]) - len(prompts[each]) for each in groups[-1]) > MAX_PADDING:
+            groups.append([])
+        groups[-1].append(prompt)
+    found: dict[int, KeyValues | None] = {}
+    for group in groups:
+        cache = decoder.new_cache()
+        if prefix:
+            cache.fill([list(prefix[0]) for _ in group], [shared] * len(group))
+        decoder.hidden(padded_right([prompts[prompt][shared:-1] for prompt in group]).to(decoder.device), cache)
+        found |= {prompt: cache.text(row, 0) for row, prompt in enumerate(group)}
+    texts = [found[prompt] for prompt in range(len(prompts))]
+    return None if None in texts else cast(list[KeyValues], texts)
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
@@ -126,17 +173,9 @@ def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
     if copies < size:  # the texts of a prompt are in one batch: two of them may have to choose the same tokens
         size -= size % copies
-    batches: list[list[int]] = []
-    for prompt in sorted(range(len(lengths)), key=lambda prompt: lengths[prompt]):
-        own = list(range(prompt * copies, (prompt + 1) * copies))
-        for text in own:
-            is_full = not batches or len(batches[-1]) >= size
-            # Half a batch is as fast per text as a whole one, and padding to a much longer prompt is not free.
-            is_longer = not is_full and lengths[prompt] > 1.2 * lengths[batches[-1][0] // copies]
-            if is_full or (text == own[0] and is_longer and len(batches[-1]) >= size // 2):
-                batches.append([])
-            batches[-1].append(text)
-    return [sorted(batch) for batch in batches]
+    prompts = sorted(range(len(lengths)), key=lambda prompt: lengths[prompt])
+    texts = [prompt * copies + copy for prompt in prompts for copy in range(copies)]
+    return [sorted(texts[first : first + size]) for first in range(0, len(texts), size)]
 
 
 def _decode_batch(
@@ -144,11 +183,13 @@ def _decode_batch(
     prompts: Sequence[tuple[int, ...]],
     rows: Sequence[int],
     texts: Sequence[int],
-    steps: int,
+    most: Sequence[int],
     choose: Choice,
     stops: Sequence[int] | None,
+    known: Sequence[KeyValues] | None,
+    keep: Callable[[int, KeyValues | None], None] | None,
 ) -> list[DecodingResult]:
-    """Decode one batch: `rows` has the prompt of each text, `texts` the text's number, `stops` its `least`."""
+    """Decode one batch: per text `rows` has its prompt, `texts` its number, `most` its steps, `stops` its `least`."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # embedding, contributions and final stream of the current step's last position
     streams: list[list[Tensor]] = [[] for _ in texts]
@@ -156,8 +197,11 @@ def _decode_batch(
     live = list(range(len(texts)))
     kept = list(rows)  # rows of the pass to which the live texts belong
     tokens, mask = padded_left(prompts, decoder.device)
-    with hooks(*_record_last_position(decoder, last)), quick_linears(decoder.model):
-        for step in range(steps):
+    if cache is not None and known is not None:
+        cache.fill(known, [len(prompt) - 1 for prompt in prompts])
+        tokens = tokens[:, -1:]
+    with hooks(*_record_last_position(decoder, last)):
+        for step in range(max(most)):
             decoder.hidden(tokens, cache, mask)
             stream = last.pop("stream")
             logits = decoder.head.logits(stream.float())
@@ -169,7 +213,11 @@ def _decode_batch(
             for index, state, token in zip(live, states, chosen.tolist(), strict=True):
                 streams[index].append(state)
                 generated[index].append(token)
-            going = [row for row, index in enumerate(live) if not _has_ended(decoder, generated[index], stops, index)]
+            is_over = [_has_ended(decoder, generated[index], stops, most, index) for index in live]
+            for row, index in enumerate(live):
+                if is_over[row] and keep is not None and cache is not None:
+                    keep(texts[index], cache.text(kept[row], int((mask[kept[row]] == 0).sum())))
+            going = [row for row, is_its_end in enumerate(is_over) if not is_its_end]
             if not going:
                 break
             selected = [kept[row] for row in going]
@@ -186,9 +234,12 @@ def _decode_batch(
     return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]
 
 
-def _has_ended(decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, text: int) -> bool:
-    """Return whether a text has its end-of-text token and as many tokens as it must have."""
-    return stops is not None and len(generated) >= stops[text] and end_of(decoder, generated) is not None
+def _has_ended(
+    decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
+) -> bool:
+    """Return whether a text has all its tokens, or its end-of-text token and as many tokens as it must have."""
+    can_end = stops is not None and len(generated) >= stops[text]
+    return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
 def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:

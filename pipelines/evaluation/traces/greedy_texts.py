@@ -1,6 +1,6 @@
 """Greedy texts of both models in every trajectory; what is measured on them belongs to `trajectories`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,12 +8,15 @@ from torch import Tensor
 
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
-from prunescope.pipelines.evaluation.traces.decoding import Choice, DecodingResult, decode, up_to_end
+from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, decode, up_to_end
 from prunescope.pipelines.metrics.text_metrics import first_flip
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import Study
 
 Tokens = tuple[int, ...]
+# Bytes of keys and values of all dense texts, up to which they are kept for the texts of variants.
+KEPT_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,26 @@ class GreedyTexts:
     """
 
     def __init__(self, decoder: Decoder, study: Study, prompts: Sequence[TokenizedPrompt]) -> None:
-        self._decoder, self._study, self._prompts = decoder, study, prompts
+        self._decoder, self._ids = decoder, [prompt.ids for prompt in prompts]
+        self._steps = [study.generation.new_tokens] * len(prompts)
         self._copies = 1 + study.measure.writes
         self._pads = study.generation.until == "length"
+        asked = {"read": "own_text", "fork": "fork"}
+        self._measured = [field for field, name in asked.items() if name in study.measure.trajectories]
+        self._known: dict[int, KeyValues] = {}  # of the dense texts, by prompt
 
     def of_dense(self, progress: Progress) -> list[tuple[DecodingResult, ...]]:
-        """Decode the dense text of every prompt in as many rows as a variant has texts, so that both round alike.
+        """Decode the dense text of every prompt in as many rows as a variant has texts, so that both round alike."""
+        tokens = sum(len(ids) + steps for ids, steps in zip(self._ids, self._steps, strict=True))
 
-        Equal rows of a batch may still round differently: all take the token of the last one.
-        """
-        copies = self._copies
+        def keep(text: int, states: KeyValues | None) -> None:
+            size = sum(side.nbytes // side.shape[1] for both in states or () for side in both)
+            if states and self._measured and tokens * size <= KEPT_BYTES:
+                self._known[text // self._copies] = [(keys.clone(), values.clone()) for keys, values in states]
 
-        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:  # noqa: ARG001
-            rows = {text // copies: row for row, text in enumerate(texts)}
-            return logits.argmax(dim=-1)[[rows[text // copies] for text in texts]]
-
-        least = None if self._pads else [0] * len(self._prompts)
-        return self._decode("dense model", self._prompts, choose, least, copies, progress)
+        least = None if self._pads else [0] * len(self._ids)
+        begun = [((),) * self._copies] * len(self._ids)
+        return self._decode("dense model", self._ids, self._steps, begun, least, progress, keep=keep)
 
     def of_variant(self, name: str, dense: Sequence[Tokens], progress: Progress) -> list[VariantTexts]:
         """Decode every prompt with the weights of a variant: on the dense text, and freely if variants write.
@@ -73,13 +79,15 @@ class GreedyTexts:
         """
         begun: list[tuple[Tokens, ...]] = [(tokens, ())[: self._copies] for tokens in dense]
         least = None if self._pads else [len(tokens) for tokens in dense]
-        texts = self._after(name, self._prompts, begun, least, progress)
+        texts = self._decode(name, self._ids, self._steps, begun, least, progress)
         return [VariantTexts(own[0], own[1] if self._copies > 1 else None) for own in texts]
 
     def with_dense(
-        self, name: str, dense: Sequence[Tokens], texts: Sequence[VariantTexts], progress: Progress
+        self, name: str, dense: Sequence[DecodingResult], texts: Sequence[VariantTexts], progress: Progress
     ) -> list[VariantTexts]:
         """Add what the dense model makes of the texts that flip: it reads them, and it writes on after the flip.
+
+        It begins with the token at the flip: everything up to there it has read and predicted in its own text.
 
         Args:
             name: the variant, for the progress.
@@ -87,64 +95,58 @@ class GreedyTexts:
             texts: the variant's texts of every prompt.
             progress: one step per token.
         """
-        asked = {"read": "own_text", "fork": "fork"}
-        measured = [field for field, name in asked.items() if name in self._study.measure.trajectories]
-        found, begun = list(texts), dict[int, tuple[Tokens, ...]]()
+        found, shared, begun = list(texts), dict[int, DecodingResult](), dict[int, tuple[Tokens, ...]]()
         for index, (known, text) in enumerate(zip(dense, texts, strict=True)):
-            written = text.own.tokens if text.own else ()
-            flip = first_flip(up_to_end(self._decoder, known), written) if text.own else None
+            written = up_to_end(self._decoder, text.own.tokens) if text.own else ()
+            flip = first_flip(up_to_end(self._decoder, known.tokens), written)
             if flip is not None:
                 found[index] = replace(text, flip=flip)
-                prefixes = {"read": up_to_end(self._decoder, written), "fork": (*known[:flip], written[flip])}
-                begun[index] = tuple(prefixes[field] for field in measured)
-        if begun and measured:
-            prompts = [self._prompts[index] for index in begun]
-            task = f"dense model after {name}"
-            after = self._after(task, prompts, list(begun.values()), [0] * len(begun), progress)
-            for index, own in zip(begun, after, strict=True):
-                after_flip = dict(zip(measured, own, strict=True))
-                read, fork = after_flip.get("read"), after_flip.get("fork")
-                found[index] = replace(found[index], read=read, fork=fork)
+                shared[index] = DecodingResult((*known.tokens[:flip], written[flip]), known.streams[: flip + 1])
+                if behind := written[flip + 1 :]:
+                    begun[index] = tuple(behind if field == "read" else () for field in self._measured)
+        after: dict[int, tuple[DecodingResult, ...]] = {}
+        if begun and self._measured:
+            contexts = [(*self._ids[index], *shared[index].tokens) for index in begun]
+            steps = [self._steps[index] - len(shared[index].tokens) for index in begun]
+            states = [self._known[index] for index in begun] if self._known else None
+            task, least = f"dense model after {name}", [0] * len(begun)
+            ends = self._decode(task, contexts, steps, list(begun.values()), least, progress, states)
+            after = dict(zip(begun, ends, strict=True))
+        for index, start in shared.items():
+            whole = [start.followed_by(end) for end in after[index]] if index in after else [start] * 2
+            texts_behind = dict(zip(self._measured, whole, strict=False))
+            found[index] = replace(found[index], read=texts_behind.get("read"), fork=texts_behind.get("fork"))
         return found
-
-    def _after(
-        self,
-        name: str,
-        prompts: Sequence[TokenizedPrompt],
-        begun: Sequence[tuple[Tokens, ...]],
-        least: Sequence[int] | None,
-        progress: Progress,
-    ) -> list[tuple[DecodingResult, ...]]:
-        """Decode texts that begin with given tokens, as many of every prompt, and go on greedily."""
-        prefixes = [tokens for own in begun for tokens in own]
-
-        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
-            chosen = logits.argmax(dim=-1)
-            tokens = [prefixes[text][step] if step < len(prefixes[text]) else -1 for text in texts]
-            given = torch.tensor(tokens, device=chosen.device)
-            return torch.where(given < 0, chosen, given)
-
-        return self._decode(name, prompts, choose, least, len(begun[0]), progress)
 
     def _decode(
         self,
         name: str,
-        prompts: Sequence[TokenizedPrompt],
-        choose: Choice,
+        contexts: Sequence[Tokens],
+        steps: Sequence[int],
+        begun: Sequence[tuple[Tokens, ...]],
         least: Sequence[int] | None,
-        copies: int,
         progress: Progress,
+        known: Sequence[KeyValues] | None = None,
+        keep: Callable[[int, KeyValues | None], None] | None = None,
     ) -> list[tuple[DecodingResult, ...]]:
-        """Decode `copies` texts of every prompt; `least` tokens come before an end, None lets no text end."""
-        steps = self._study.generation.new_tokens
+        """Decode texts that begin with given tokens, as many of every context, and go on greedily.
 
-        def counted(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
+        `least` tokens of a context's texts come before an end, None lets no text end. Texts of a context that begin
+        alike take the token of the last one: equal rows of a batch may round differently.
+        """
+        copies, prefixes = len(begun[0]), [tokens for own in begun for tokens in own]
+
+        def choose(logits: Tensor, texts: Sequence[int], step: int) -> Tensor:
             progress.advance(len(texts))
-            return choose(logits, texts, step)
+            rows = {(text // copies, prefixes[text]): row for row, text in enumerate(texts)}
+            chosen = logits.argmax(dim=-1)[[rows[text // copies, prefixes[text]] for text in texts]]
+            tokens = [prefixes[text][step] if step < len(prefixes[text]) else -1 for text in texts]
+            given = torch.tensor(tokens, device=chosen.device)
+            return torch.where(given < 0, chosen, given)
 
         stops = None if least is None else [number for number in least for _ in range(copies)]
-        tokens = copies * len(prompts) * steps
+        tokens = copies * sum(steps)
         progress.start(f"{name} decodes", tokens, tokens)
-        texts = decode(self._decoder, [prompt.ids for prompt in prompts], steps, counted, stops, copies)
+        texts = decode(self._decoder, contexts, steps, choose, stops, copies, known, keep)
         progress.done()
         return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]

@@ -234,13 +234,13 @@ class TraceSession:
         found += [text.own.streams for text in texts if text.own]
         if not _all_finite(found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
+        dense_texts = [dense.decoded for dense in self._prompts]
         # After the variant is undone: the dense model reads its texts and writes on from them.
-        texts = self._texts.with_dense(recipe, known, texts, progress) if texts else texts
+        texts = self._texts.with_dense(recipe, dense_texts, texts, progress) if texts else texts
         pairs = [
             DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
             for dense, shift in zip(self._prompts, forced, strict=True)
         ]
-        dense_texts = [dense.decoded for dense in self._prompts]
         tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
         return _VariantShifts(shifts, self._isolated(variant)), tables
 

@@ -94,11 +94,10 @@ def _with_dense_tokens(pair: DensePrunedPair, written: _Written, firsts: tuple[i
 
 def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
     """Pair the dense text with the fork step by step, up to the shorter one's end; equal up to the flip."""
-    fork, flip = cast(DecodingResult, text.fork), cast(int, text.flip)
+    fork = cast(DecodingResult, text.fork)
     known, tokens = up_to_end(decoder, dense.tokens), up_to_end(decoder, fork.tokens)
     steps = min(len(known), len(tokens))
     shifts = (fork.streams[:steps] - dense.streams[:steps]).float()
-    shifts[: flip + 1] = 0
     return DensePrunedPair(forced.prompt, "fork", dense.streams[:steps].float(), shifts, known[:steps], tokens[:steps])
 
 

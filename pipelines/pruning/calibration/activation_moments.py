@@ -134,8 +134,8 @@ class InputRecorder:
         self._by_address = {matrix.address: matrix for matrix in matrices.values()}
         self._grams, self._with_tails, self._stops = {*grams}, with_tails, stops
         # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
-        self._readers: dict[int, list[str]] = {}
-        self._rows: dict[int, Tensor] = {}
+        self._readers: dict[tuple[int, torch.Size], list[str]] = {}
+        self._rows: dict[tuple[int, torch.Size], Tensor] = {}
         self._groups: dict[tuple[str, ...], ActivationMoments] = {}
         self._expected: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
@@ -152,8 +152,9 @@ class InputRecorder:
             return
         matrix = self._by_address.get(operand.data_ptr())
         if matrix is not None and operand.shape == matrix.shape[::-1] and rows.shape[-1] == operand.shape[0]:
-            self._readers.setdefault(id(rows), []).append(matrix.name)
-            self._rows[id(rows)] = rows
+            key = rows.data_ptr(), rows.shape  # a product may read a view of its own
+            self._readers.setdefault(key, []).append(matrix.name)
+            self._rows[key] = rows
             if self._missing:
                 self._missing -= Counter((matrix.name,))
                 if not self._missing:

@@ -15,6 +15,7 @@ from prunescope.pipelines.models.module_calls import (
     call_with_state,
     hooks,
     other_forward,
+    quick_linears,
     stream_of,
     with_first,
 )
@@ -114,7 +115,8 @@ class Streams:
                 states[batch] = self._run(index, batch, states[batch])
 
     def _run(self, index: int, batch: int, state: Tensor) -> Tensor:
-        return call_with_state(self._modules[index], *self._calls[batch][index], state)
+        with quick_linears(self._modules[index]):
+            return call_with_state(self._modules[index], *self._calls[batch][index], state)
 
 
 def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> AbstractContextManager[None]:

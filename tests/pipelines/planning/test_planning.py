@@ -253,6 +253,20 @@ def test_a_written_task_costs_its_texts_and_as_many_forks_at_most() -> None:
     assert (rows.rows, rows.listed) == (17 + 2, 17 * 6 + 2 * 2 * 2)
 
 
+def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = "prunescope.pipelines.planning.workload.KEPT_BYTES"
+    work, (recipe, group) = load(), alone("magnitude-50")
+    size = (5 + STEPS + 7 + STEPS) * 8 * 2 * 4
+    for most, kept in ((size, size), (size - 1, 0)):
+        monkeypatch.setattr(limit, most)
+        held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "always"}
+        assert held["keys and values of the dense texts"] == kept
+        prompts = amounts(work.variant(recipe), "body", "after the variant, at most: prompts")
+        assert prompts == (0 if kept else work.forward(7, sequences=2))
+    monkeypatch.setattr(limit, size)
+    assert load(trajectories=("teacher_forced",)).kept_bytes == 0
+
+
 def test_decoding_reads_all_weights_for_every_token() -> None:
     costs = load().variant(parse_recipe("magnitude-50"))
     weights = STEPS * (960 * 4 + 50 * 8 * 4)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.corpora.hub_datasets import split_source
 from prunescope.pipelines.corpora.text_sources import contents_hash, read_documents
+from prunescope.pipelines.models import module_calls
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
@@ -44,6 +45,16 @@ def test_moments_equal_a_slow_pass_in_float64(decoder: Decoder) -> None:
         assert row["rms"] == pytest.approx(float(x.pow(2).mean().sqrt()), rel=1e-5)
         assert row["kurtosis"] == pytest.approx(float(x.pow(4).mean() / x.pow(2).mean() ** 2), rel=1e-4)
         assert row["max_abs"] == pytest.approx(float(x.abs().max()), rel=1e-5)
+
+
+def test_every_matrix_of_a_layer_multiplies_by_the_fast_product(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, plain = list[int](), module_calls.product
+    monkeypatch.setattr(module_calls, "product", lambda *args: count.append(1) or plain(*args))
+    calibrate(decoder, SPEC, "tiny")
+    # Five sequences pass each layer in two batches. GPT-2's matrices are convolutions, which torch multiplies.
+    assert len(count) == (0 if decoder.model.config.model_type == "gpt2" else 2 * len(decoder.matrices))
 
 
 def test_influence_is_the_mean_cosine_defect_and_orders_the_drops(decoder: Decoder) -> None:

@@ -94,7 +94,7 @@ def test_in_bfloat16_contributions_sum_to_the_rounded_stream(decoder: Decoder) -
     rebuilt = capture.streams[0] + sum(capture.added.values())
     torch.testing.assert_close(rebuilt, finals[0][0].float(), rtol=1e-6, atol=1e-5)
     assert set(capture.streams) == set(range(len(decoder.layers)))
-    assert torch.equal(decoded.streams, torch.stack([final[0, -1].double() for final in finals[1:]]))
+    assert torch.equal(decoded.streams, torch.stack([final[0, -1].double() for final in finals[-4:]]))
 
 
 def test_a_reordered_product_differs_only_by_rounding(decoder: Decoder) -> None:

@@ -129,11 +129,44 @@ def test_the_texts_of_a_prompt_are_in_one_batch(decoder: Decoder, split: int, co
     assert sorted(text for batch in batches for text in batch) == list(range(64 * copies))
 
 
-def test_a_batch_of_half_its_size_takes_no_much_longer_prompt(decoder: Decoder) -> None:
-    batches = _batches(decoder, [10] * 20 + [13] * 10 + [12] * 2 + [50] * 3, 2)
-    lengths = [{text // 2 for text in batch} for batch in batches]
-    assert lengths == [{*range(20), 30, 31}, {*range(20, 30), 32, 33, 34}]
-    assert [len(batch) for batch in _batches(decoder, [10] * 3 + [90] * 3, 2)] == [12], "few texts share one batch"
+def test_a_batch_has_prompts_of_similar_length(decoder: Decoder) -> None:
+    batches = _batches(decoder, [10, 50] * 20, 2)
+    lengths = [[(10, 50)[text // 2 % 2] for text in batch] for batch in batches]
+    assert [(each.count(10), each.count(50)) for each in lengths] == [(40, 24), (0, 16)]
+
+
+@pytest.mark.parametrize(
+    ("beginning", "most", "expected"),
+    [
+        (tuple(range(10, 50)), 0, [(1, 39), (1, 1), (2, 2), (1, 5)]),
+        (tuple(range(10, 50)), 64, [(1, 39), (4, 5)]),
+        (tuple(range(10, 31)), 64, [(4, 25)]),  # 3 * 20 tokens are not worth a pass
+        ((), 0, [(2, 1), (1, 4)]),
+        ((7,), 2, [(3, 2), (1, 5)]),
+    ],
+)
+def test_what_all_prompts_begin_with_is_read_once(
+    decoder: Decoder,
+    beginning: tuple[int, ...],
+    most: int,
+    expected: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prunescope.pipelines.evaluation.traces.decoding.MAX_PADDING", most)
+    ends = [(4, 5), (3,), (4, 5, 6, 7, 8), (4, 9)] if beginning else [(4, 5), (3, 8), (4, 5, 6, 7, 8)]
+    prompts = [beginning + end for end in ends]
+    alone = [decode_greedily(decoder, [prompt], 4)[0] for prompt in prompts]
+    hidden, passes = Decoder.hidden, list[tuple[int, ...]]()
+
+    def counted(self: Decoder, tokens: Tensor, *args: object) -> Tensor:
+        passes.append(tuple(tokens.shape))
+        return hidden(self, tokens, *args)
+
+    monkeypatch.setattr(Decoder, "hidden", counted)
+    for found, own in zip(decode_greedily(decoder, prompts, 4), alone, strict=True):
+        assert found.tokens == own.tokens
+        np.testing.assert_allclose(found.streams, own.streams, rtol=1e-3, atol=1e-4)
+    assert passes == [*expected, *[(len(prompts), 1)] * 4]
 
 
 def test_states_of_a_step_hold_no_other_token_of_the_prompt(decoder: Decoder) -> None:

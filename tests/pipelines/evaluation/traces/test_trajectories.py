@@ -120,6 +120,38 @@ def test_own_text_and_fork_equal_slow_float64_passes(
     assert (flips == 0) == (variant_name == "dense")
 
 
+def test_the_dense_model_reads_no_prompt_again_if_its_keys_fit(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, hidden, passes = variant_of(decoder, "magnitude-50"), Decoder.hidden, list[tuple[int, ...]]()
+
+    def counted(self: Decoder, tokens: torch.Tensor, *args: object) -> torch.Tensor:
+        passes.append(tuple(tokens.shape))
+        return hidden(self, tokens, *args)
+
+    monkeypatch.setattr(Decoder, "hidden", counted)
+    tables, behind = [], []
+    session = TraceSession(decoder, "tiny", study_of())
+    size = sum(keys.nbytes + values.nbytes for keys, values in session._texts._known[0])
+    length = session._texts._known[0][0][0].shape[1]
+    total = sum(len(dense.prompt.ids) + STEPS for dense in session._prompts) * size // length
+    for budget in (total, total - 1):
+        monkeypatch.setattr("prunescope.pipelines.evaluation.traces.greedy_texts.KEPT_BYTES", budget)
+        session = TraceSession(decoder, "tiny", study_of())
+        passes.clear()
+        tables.append(session.trace("magnitude-50", variant))
+        # The variant reads the prompts in the first pass; the three layered ones run in passes of one row.
+        behind.append([shape for shape in passes[1:] if min(shape) > 1])
+    assert [len(shapes) for shapes in behind] == [0, 1]
+    kept, read = tables
+    assert kept["generations"].equals(read["generations"])
+    for trajectory in ("teacher_forced", "own_text", "fork"):
+        both = [frames["decoding_steps"].filter(trajectory=trajectory) for frames in (kept, read)]
+        assert both[0]["token_id_dense"].equals(both[1]["token_id_dense"])
+        for name in ("kl_dense_pruned_nats", "norm_dh", "entropy_pruned_nats"):
+            np.testing.assert_allclose(both[0][name], both[1][name], rtol=1e-3, atol=1e-6)
+
+
 def test_top_tokens_of_the_own_text_are_those_of_its_steps(decoder: Decoder) -> None:
     tables = TraceSession(decoder, "tiny", study_of()).trace("magnitude-50", variant_of(decoder, "magnitude-50"))
     tops = tables["top_tokens"].filter(trajectory="own_text", rank=1).sort("prompt_id", "step")
