@@ -29,11 +29,10 @@ class TaskSpec(FrozenModel):
         name: name in every table; also the definition, where there is no `definition`. In YAML it alone will do, or
             a definition alone.
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
-            fetched samples `humaneval_full`, `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
-            (`lm_eval:NAME` where a shipped one has the same name), or the path of a YAML in lm-eval's form.
+            fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval (`lm_eval:NAME` where a
+            shipped one has the same name), or the path of a YAML in lm-eval's form.
         data: your own questions, where `name` is no other task's (.jsonl, .csv and so on, as in prompt sets); or a
-            file that replaces the shipped task's own samples, in the same form. None takes the small subset in the
-            package.
+            file that replaces the shipped task's own samples, in the same form. None takes the samples in the package.
         question: field of your own `data` with the question, where no definition reads it; found by its usual names
             by default, and so are the next two.
         options: field with the list of options, or one field for each option; none for an answer in the model's words.

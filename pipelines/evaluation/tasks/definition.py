@@ -36,7 +36,6 @@ _HASHED_NAMES = {
 # Files of samples are read as a whole.
 MAX_SAMPLES = 2_000_000_000
 _MAX_INCLUDES = 20
-_PACKINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 
 
 @dataclass(frozen=True)
@@ -190,12 +189,8 @@ def contents_hash(spec: TaskSpec) -> str:
 
 def data_file(name: str) -> Path:
     """Return the path of a definition's `file`: a shipped data set's name, else a path."""
-    if name in CORPORA:
-        return CORPORA[name]
-    for ending in _PACKINGS:
-        if (path := DATA / f"{name}{ending}").is_file():
-            return path
-    return local_path(name, "task data").absolute()
+    path = CORPORA.get(name, DATA / f"{name}.jsonl")
+    return path if path.is_file() else local_path(name, "task data").absolute()
 
 
 def fields(path: Path) -> dict[str, Any]:

@@ -193,8 +193,8 @@ CASES: list[tuple[Case, str]] = [
     (
         unknown_study,
         "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
-        "paper-llama3-8b, paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, variations, "
-        "or give",
+        "paper-llama3-8b, paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, trajectories, "
+        "variations, writing, writing-large, or give",
     ),
     (missing_study_file, "nowhere.yaml: No such file"),
     (missing_model, "nowhere': no such folder or file"),
@@ -266,7 +266,7 @@ def test_wrong_input_exits_with_2_and_the_fix(
         ({"calibration": {"source": "/no/such/file.txt"}}, "calibration source /no/such/file.txt"),
         ({"texts": [{"id": "long", "context": 4096}]}, "text 'long': `context` 4096 is over the model's of"),
         ({"tasks": [{"name": "helaswag"}]}, "task helaswag: neither shipped nor a task of lm_eval"),
-        ({"tasks": [{"name": "boolq", "samples": 101}]}, "task boolq: `samples` 101, but there are 100"),
+        ({"tasks": [{"name": "boolq", "samples": 201}]}, "task boolq: `samples` 201, but there are 200"),
         ({"tasks": [{"name": "gsm8k"}]}, "task gsm8k: up to 256 new tokens leave no room"),
         (
             {"tasks": [{"name": "wikitext2", "context": 256}]},

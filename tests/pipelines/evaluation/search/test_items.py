@@ -177,7 +177,7 @@ class Told:
 
 
 def test_samples_come_from_behind_the_studys_and_the_progress_tells_where_there_are_none(decoder: Decoder) -> None:
-    for samples, first, is_overlap in ((3, 3, False), (98, 98, False), (100, 50, True), (None, 50, True)):
+    for samples, first, is_overlap in ((3, 3, False), (198, 198, False), (200, 100, True), (None, 100, True)):
         study, told = study_of(tasks=[{"name": "boolq", "samples": samples, "shots": 0}]), Told()
         items = task_items(decoder, study, "boolq", 2, told)
         assert [item.id for item in items] == [f"boolq-{first}", f"boolq-{first + 1}"]

@@ -47,6 +47,8 @@ def test_an_unknown_name_is_refused_with_near_ones() -> None:
         InputError, match=r"task mine: neither shipped nor a task of lm_eval .* 'helaswag'; .*hellaswag"
     ):
         find(TaskSpec(name="mine", definition="helaswag"))
+    with pytest.raises(InputError, match=r"did you mean .*\bhumaneval\?"):
+        find(TaskSpec(name="humaneval_full"))
     with pytest.raises(InputError, match=r"shipped are arc_challenge, boolq"):
         find(TaskSpec(name="zzzzzzzzzzzz"))
 
@@ -63,10 +65,10 @@ def test_every_task_with_packaged_samples_loads() -> None:
     specs = {name: TaskSpec(name=name) for name in shipped()}
     fetched = {name for name, spec in specs.items() if not find(spec).is_local}
     loaded = load_tasks([spec for name, spec in specs.items() if name not in fetched])
-    assert fetched == {"humaneval_full", "mbpp", "narrativeqa"}
+    assert fetched == {"mbpp", "narrativeqa"}
     assert {each.name for each in loaded} == specs.keys() - fetched
     assert all(len(each.docs) > 0 for each in loaded)
-    assert {name for name, spec in specs.items() if runs_code(spec)} == {"humaneval", "humaneval_full", "mbpp"}
+    assert {name for name, spec in specs.items() if runs_code(spec)} == {"humaneval", "mbpp"}
 
 
 @pytest.mark.parametrize("name", ["lm_eval:mbpp", "lm_eval:humaneval", "mbpp_instruct"])
@@ -148,12 +150,12 @@ def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"name": "arc_challenge", "samples": 101}, r"`samples` 101, but there are 100"),
+        ({"name": "arc_challenge", "samples": 201}, r"`samples` 201, but there are 200"),
         ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that generate text"),
         ({"name": "wikitext2", "shots": 1}, r"`shots` is for tasks that ask questions"),
         ({"name": "humaneval", "shots": 1}, r"`shots` 1, but it has no examples beside its problems; leave it out"),
         ({"name": "gsm8k", "shots": 9}, r"`shots` 9, but there are 8 examples; lower it"),
-        ({"name": "arc_challenge", "shots": 100}, r"`shots` 100, but there are 99 examples; lower it"),
+        ({"name": "arc_challenge", "shots": 200}, r"`shots` 200, but there are 199 examples; lower it"),
         ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that score a whole text"),
         ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"/no/such.jsonl: No such file"),
         ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),

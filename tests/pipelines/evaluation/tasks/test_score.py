@@ -301,6 +301,7 @@ def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: 
     assert values(kept, "humaneval")["agreement"]["n"] == 2
     assert values(kept, "humaneval")["agreement"]["kind"] == "generative"
     assert kept.samples["verdict"].to_list() == ["not_run"] * 2
+    assert kept.samples["ended"].to_list() == [False] * 2, "one token is the limit"
     assert kept.samples["is_correct"].to_list() == [None, None]
     judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
     if reason := refusal():
