@@ -15,7 +15,7 @@ differences as (
             where not (steps.is_same_token and steps.is_top1_same)
         ) as first_difference_step,
         min(steps.step) filter (
-            where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype)
+            where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype, steps.recipe)
         ) as first_tie_step
     from stg_decoding_steps as steps
     left join stg_models as models on steps.model = models.model

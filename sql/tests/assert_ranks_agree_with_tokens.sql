@@ -17,7 +17,7 @@ where
         steps.is_same_token <> steps.is_top1_same
         -- At the flip the fork is made to take the variant's token.
         and steps.trajectory <> 'fork'
-        and least(steps.margin_dense, steps.margin_pruned) > tie_margin(models.dtype)
+        and least(steps.margin_dense, steps.margin_pruned) > tie_margin(models.dtype, steps.recipe)
     )
     or steps.is_top1_same <> (steps.rank_of_dense_top1 = 1)
     or steps.is_top1_same <> (steps.rank_of_pruned_top1 = 1)

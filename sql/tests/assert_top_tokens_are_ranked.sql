@@ -53,7 +53,7 @@ where
     or (
         lists.rank = 1
         -- Tokens come from decoding, the list from dense logits plus shift: rounding may reverse a tie.
-        and coalesce(lists.own_logit - lists.own_logit_behind, 1) > tie_margin(models.dtype)
+        and coalesce(lists.own_logit - lists.own_logit_behind, 1) > tie_margin(models.dtype, lists.recipe)
         and lists.token_id is distinct from case lists.side
             when 'dense' then emitted.token_id_dense
             else emitted.token_id_pruned

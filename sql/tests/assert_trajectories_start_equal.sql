@@ -44,7 +44,7 @@ where
         when trajectory = 'fork' then kl_nats <> 0
         -- Passes of other shapes round differently, which may reverse a tie; a real difference is far larger.
         else
-            (token_id_teacher_forced <> token_id_other and margin_pruned > tie_margin(dtype))
+            (token_id_teacher_forced <> token_id_other and margin_pruned > tie_margin(dtype, recipe))
             or (
                 coalesce(dtype, 'float32') = 'float32'
                 and abs(kl_teacher_forced_nats - kl_nats) > 1e-2 * kl_teacher_forced_nats + 1e-5
