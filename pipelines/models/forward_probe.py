@@ -73,14 +73,18 @@ class ForwardRecorder:
         """Return the call of a module for which `once` is known to find one."""
         return cast(ModuleIO, self.once(module))
 
-    def compare(self, rounded: "ForwardRecorder") -> None:
-        """Set `rounding` from a recorded pass over the same tokens in `other_rounding`."""
-        for module in self.calls:
-            if self.once(module) is not None and rounded.once(module) is not None:
-                moved, result = rounded.call_of(module).result, self.call_of(module).result
-                # Experts may get other numbers of tokens; rotations may be complex.
-                if moved.shape == result.shape and result.is_floating_point():
-                    self.rounding[module] = distance(moved, result)
+    def watch_rounding(self) -> list[RemovableHandle]:
+        """Set `rounding` in the next pass, over the same tokens in `other_rounding`; the caller removes the hooks."""
+        return [module.register_forward_hook(self._compare) for module in self._model.modules()]
+
+    def _compare(self, module: nn.Module, _: tuple[Any, ...], output: object) -> None:
+        tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+        if self.once(module) is None or not isinstance(tensor, Tensor):
+            return
+        result = self.call_of(module).result
+        # Experts may get other numbers of tokens; rotations may be complex.
+        if tensor.shape == result.shape and tensor.is_floating_point():
+            self.rounding[module] = distance(tensor.cpu(), result.cpu())
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = state_argument(args, kwargs)

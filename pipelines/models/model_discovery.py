@@ -59,10 +59,8 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     with hooks(*run.watch()), library_errors(folder, "it fails on its first tokens"):
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run)
-    rounded = ForwardRecorder(model)
-    with other_rounding(model), hooks(*rounded.watch()):
+    with other_rounding(model), hooks(*run.watch_rounding()):
         model(input_ids=probe, **without_cache(model))
-    run.compare(rounded)
     stack = _layer_stack(model, run)
     config = typed.config
     layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
