@@ -17,8 +17,8 @@ from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_toke
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
-# Most contexts of one batch.
-BATCH_CONTEXTS = 16
+# Most contexts of one batch: on a CPU, 64 rows of a product take half the time per row that 16 take.
+BATCH_CONTEXTS = 64
 # Tokens of one batch, padding and answers included: bounds the cache and the activations.
 MAX_TOKENS = 16_384
 # States whose logits are in memory at once: a batch with drafts has up to seventeen times its rows.
