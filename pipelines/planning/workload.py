@@ -252,18 +252,18 @@ class Workload:
         ]
 
     def task_variant(self, recipe: Recipe) -> list[Cost]:
-        """Return the work of the tasks of one variant: contexts, continuations, and a head product for each of them.
+        """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
 
         A task that writes also has a fork of each text, at most as long as the text.
         """
         costs = []
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
-            read = sum(self.forward(length) for length in task.contexts) + 2.0 * task.options * self.shape.active
-            read, scored = texts * read, task.options or texts * len(task.contexts)
+            tokens = task.options + texts * len(task.contexts) * task.new_tokens
+            read = texts * sum(map(self.forward, task.contexts)) + 2.0 * tokens * self.shape.active
             # A task with options is asked twice, for their texts and for their letters.
             name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
-            costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * scored * self.head_size)]
+            costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * tokens * self.head_size)]
             if task.new_tokens:
                 rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
                 costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))

@@ -240,17 +240,18 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
 
 
 def test_a_written_task_costs_its_texts_and_as_many_forks_at_most() -> None:
-    sizes = (TaskSize("w", "greedy", 17, (10,) * 17, 0, 0.0, new_tokens=6), TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
+    sizes = (TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, new_tokens=6), TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     by_recipe = {recipe.name: work.task_variant(recipe) for recipe in (parse_recipe("dense"), pruned)}
     for name, texts in (("dense", 1), ("magnitude-50", 2)):
         costs = by_recipe[name]
-        # Seventeen contexts are two batches.
+        # So many contexts are two batches.
         assert amounts(costs, "memory") == texts * 2 * 6 * (960 * 4 + 50 * 8 * 4)
-        assert amounts(costs, "body") == texts * 17 * work.forward(10) + 2 * work.forward(8) + 2 * 4 * 960
-        assert amounts(costs, "head") == 2 * (texts * 17 + 4) * 50 * 8
+        written = texts * 65 * (work.forward(10) + 6 * 2 * 960)
+        assert amounts(costs, "body") == written + 2 * work.forward(8) + 2 * 4 * 960
+        assert amounts(costs, "head") == 2 * (texts * 65 * 6 + 4) * 50 * 8
     (rows,) = [rows for rows in variant_rows(work, pruned) if rows.table == "task_samples"]
-    assert (rows.rows, rows.listed) == (17 + 2, 17 * 6 + 2 * 2 * 2)
+    assert (rows.rows, rows.listed) == (65 + 2, 65 * 6 + 2 * 2 * 2)
 
 
 def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,11 @@ def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     assert min(lengths) < NEW
     assert run(2) == together
     assert max(shapes)[0] == 2
+    # Beyond the first few, padding must not be longer than half an answer.
+    with monkeypatch.context() as patch:
+        patch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.FEW_CONTEXTS", 1)
+        assert run(16) == together
+    assert [shape for shape in shapes if shape[1] > 1] == [(1, 20), (1, 10), (4, 3)]
     monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_TOKENS", 3 * (20 + NEW) - 1)
     assert run(16) == together
     assert shapes[0] == (2, 20)
