@@ -1,8 +1,8 @@
 -- The mean KL behind the first flip on each trajectory, text by text, and the two gaps that a null makes readable.
--- grain: one row per variant × prompt whose text flips, noise variants included.
+-- grain: one row per variant × prompt whose texts go on after the flip, noise variants included.
 -- key: model, recipe, prompt_id
 -- inputs: steps_after_flip
--- how to read: each mean is over the steps of its own trajectory. NULL where a trajectory has no step behind the flip.
+-- how to read: all means of a text are over the same steps, those that all its trajectories have (steps_after_flip).
 -- reason: prompts are the independent units of the comparisons in q13, paper_claims and variant_damage.
 -- columns:
 --   own_minus_forced_nats: What reading its own text adds to the KL [nats] = own_text − teacher_forced

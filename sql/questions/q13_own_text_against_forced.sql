@@ -1,8 +1,9 @@
--- Is a variant further from the dense model on its own text than on the dense one, and free running than a fork?
+-- On its own text, is a variant further from the dense model than on the dense text? Is free running beyond a fork?
 -- grain: one row per model × recipe with a text that flips, noise variants included as nulls.
 -- key: model, recipe
 -- inputs: steps_after_flip, trajectory_gaps, noise_variants
--- how to read: all numbers are over the steps behind the first flip, where the texts differ. On own_text both models
+-- how to read: all numbers are over the steps behind the first flip that all of a prompt's texts have, at least two of
+--   them (steps_after_flip): an answer of one letter has nothing that can be fed back. On own_text both models
 --   read the variant's text, on teacher_forced the dense one. fork is the dense model alone: its text against the one
 --   that it writes after the variant's first other token. free_running compares a step of one text with the same step
 --   of another one, so that it says something about pruning only where it exceeds fork. Differences and factors are
@@ -12,7 +13,7 @@
 -- reason: whether decoding feeds the error back is a question about the same text, read by both models.
 -- columns:
 --   is_noise: Whether nothing is pruned: the null of the other rows
---   n_prompts: Prompts whose text flips before its last step [prompts]
+--   n_prompts: Prompts whose texts go on for two steps or more after the flip [prompts]
 --   kl_teacher_forced_median_nats: Median KL(dense‖pruned), both reading the dense text [nats]
 --   kl_own_text_median_nats: Median KL(dense‖pruned), both reading the variant's text [nats]
 --   kl_free_running_median_nats: Median KL(dense‖pruned), each reading its own text [nats]

@@ -163,8 +163,9 @@ COUNTS = {
     "q12_flip_to_collapse": ("count(*)", f"(select count(*) from generations where {PRUNED})"),
     "q13_own_text_against_forced": (
         "sum(n_prompts)",
-        "(select count(distinct (model, recipe, prompt_id)) from decoding_steps inner join generations"
-        " using (model, recipe, prompt_id) where temperature = 1 and step > first_flip_step)",
+        "(select count(*) from (select 1 from decoding_steps inner join generations using (model, recipe, prompt_id)"
+        " where temperature = 1 and step > first_flip_step group by model, recipe, prompt_id"
+        " having count(distinct step) >= 2))",
     ),
     "q14_before_and_after_the_answer": (
         "sum(n)",

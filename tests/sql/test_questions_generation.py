@@ -101,15 +101,19 @@ def test_q13_corrects_its_verdicts_for_the_number_of_variants_and_says_nothing_o
     assert verdicts(parted({RECIPE: kls}, prompts=5)) == {None}
 
 
-def test_q13_ends_each_trajectory_with_its_own_texts(ask: Ask) -> None:
+def test_q13_reads_the_steps_that_all_texts_of_a_prompt_have_if_they_are_two_or_more(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant(RECIPE)
-    warehouse.generation("dense", "p", end_step=2).generation(RECIPE, "p", flip=0, end_step=3)
-    for trajectory in ("teacher_forced", "own_text", "free_running", "fork"):
-        for step in range(5 if trajectory in {"teacher_forced", "free_running"} else 4):
-            warehouse.step(RECIPE, "p", step, float(step), trajectory=trajectory)
+    # The text of "letter" ends behind its first token, where KL is large.
+    for prompt, end in (("p", 2), ("letter", 1)):
+        warehouse.generation("dense", prompt, end_step=end).generation(RECIPE, prompt, flip=0, end_step=3)
+        for number, trajectory in enumerate(("teacher_forced", "own_text", "free_running", "fork")):
+            for step in range(5 if trajectory in {"teacher_forced", "free_running"} else 4):
+                kl = step + number if prompt == "p" else 50.0
+                warehouse.step(RECIPE, prompt, step, float(kl), trajectory=trajectory)
     (row,) = ask(warehouse, "q13_own_text_against_forced")
     found = {name: row[f"kl_{name}_median_nats"] for name in ("teacher_forced", "own_text", "free_running", "fork")}
-    assert found == {"teacher_forced": 1.5, "own_text": 2.0, "free_running": 1.5, "fork": 2.0}
+    assert found == {"teacher_forced": 1.5, "own_text": 2.5, "free_running": 3.5, "fork": 4.5}
+    assert (row["n_prompts"], row["own_minus_forced_nats"]) == (1, 1.0)
 
 
 def answered(right: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool) -> Handmade:
@@ -123,7 +127,8 @@ def answered(right: dict[str, int], kls: dict[str, dict[str, float]], *, graded:
             given = {"answer": "12" if same else "13", "is_correct": same if graded else None}
             warehouse.generation(recipe, f"p{prompt}", flip=None if recipe == "dense" else 0, **given)
             for trajectory, kl in kls.get(recipe, {}).items():
-                warehouse.step(recipe, f"p{prompt}", 1, kl, trajectory=trajectory)
+                for step in (1, 2):
+                    warehouse.step(recipe, f"p{prompt}", step, kl, trajectory=trajectory)
     return warehouse
 
 
