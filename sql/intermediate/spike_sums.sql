@@ -21,6 +21,7 @@
 --   uv: Sum of the products of both ranks
 --   largest: Positions among the tenth with the largest variance [positions]
 --   largest_spikes: Spikes among them [positions]
+--   largest_from: Smallest variance among them [logit²]
 --   pairs: Positions where variance and KL both have a logarithm [positions]
 --   x: Sum of log10 of the variance over these
 --   y: Sum of log10 of the KL over these
@@ -127,6 +128,7 @@ prompt_sums as (
         sum(u * v) as uv,
         cast(count_if(is_largest) as double) as largest,
         cast(count_if(is_largest and is_spike) as double) as largest_spikes,
+        min(var_p_dz) filter (where is_largest) as largest_from,
         count(log_x + log_y) as pairs,
         sum(log_x) filter (where log_y is not null) as x,
         sum(log_y) filter (where log_x is not null) as y,
@@ -161,6 +163,7 @@ select
     sums.uv,
     sums.largest,
     sums.largest_spikes,
+    sums.largest_from,
     sums.pairs,
     sums.x,
     sums.y,

@@ -54,6 +54,7 @@ def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:
         "pearson_log10": about(stats.pearsonr(np.log10(variance.ravel()), np.log10(kl.ravel())).statistic),
         "auc": about(auc_of_pairs(variance, is_spike)),
         "top_decile_lift": about(is_spike.ravel()[top].mean() / is_spike.mean()),
+        "top_decile_var_p_dz": about(variance.ravel()[top].min()),
     }
     assert all(row[bound] is not None for bound in bounds)
 
