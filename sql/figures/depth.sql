@@ -7,12 +7,10 @@ select
     sublayer,
     layer,
     relative_depth,
-    n_variants,
     recipes,
     auc,
     auc_low,
     auc_high,
-    top_decile_lift,
     top_decile_var_p_dz
 from q42_depth_of_predictors
 order by lens desc, model asc, sublayer asc, layer asc

@@ -18,7 +18,6 @@ select
     spearman,
     spearman_low,
     spearman_high,
-    pearson_log10,
     auc,
     auc_low,
     auc_high,

@@ -15,45 +15,34 @@ CAPTION = (
     "those whose recipes most other models have too."
 )
 
+_DEPTHS = alt.Scale(domain=[0, 1], padding=6)
 _SHAPES = ["circle", "triangle-up", "square", "diamond"]
-_WIDTH, _HEIGHT = 300, 150
+_NUMBERS = ("layer", "auc", "auc_low", "auc_high", "top_decile_var_p_dz")
 
 
-def _panels(rows: pl.DataFrame, y: alt.Y, *above: alt.Chart, band: str | None = None) -> theme.AnyChart:
-    """Return a row of panels, one per sublayer, with a line per model; `band` is the prefix of the ends of a band."""
+def _panels(rows: pl.DataFrame, y: alt.Y, *behind: alt.Chart) -> theme.AnyChart:
+    """Return a panel per sublayer with a line per model in front of other layers."""
     order = theme.names(rows, "model")
+    colors, shapes = ([of[index % len(of)] for index in range(len(order))] for of in (theme.CATEGORIES, _SHAPES))
     legend = alt.Legend(symbolOpacity=1, symbolSize=70)
-    axis = {name: y[name] for name in ("title", "scale", "axis")}
-    shapes = (_SHAPES[index % len(_SHAPES)] for index, _ in enumerate(order))
-    colors = (theme.CATEGORIES[index % len(theme.CATEGORIES)] for index, _ in enumerate(order))
-    base = theme.Chart().encode(
-        x=alt.X(
-            "relative_depth:Q",
-            title="depth: first layer 0, last layer 1",
-            scale=alt.Scale(domain=[0, 1], padding=6),
-            axis=alt.Axis(tickCount=5),
+    layers = alt.layer(
+        *behind,
+        theme.Chart().mark_line(strokeWidth=1.6).encode(y=y),
+        theme.Chart()
+        .mark_point(filled=True, size=24, opacity=1)
+        .encode(
+            y=y,
+            shape=theme.nominal(alt.Shape, "model", order, shapes, legend=legend),
+            tooltip=theme.tooltip("model:N", "sublayer:N", *(f"{name}:Q" for name in _NUMBERS)),
         ),
+        data=theme.rows(rows.select("model", "sublayer", "relative_depth", *_NUMBERS)),
+    ).encode(
+        x=alt.X("relative_depth:Q", title="depth, first to last layer", axis=alt.Axis(tickCount=5), scale=_DEPTHS),
         color=theme.nominal(alt.Color, "model", order, colors, legend=legend),
     )
-    fields = ("layer", "auc", "auc_low", "auc_high", "top_decile_lift", "top_decile_var_p_dz", "n_variants")
-    line = base.mark_line(strokeWidth=1.6).encode(y=y)
-    point = base.mark_point(filled=True, size=24, opacity=1).encode(
-        y=y,
-        shape=theme.nominal(alt.Shape, "model", order, shapes, legend=legend),
-        tooltip=theme.tooltip("model:N", "sublayer:N", *(f"{name}:Q" for name in fields)),
-    )
-    bands = []
-    if band:
-        ends = {"y": alt.Y(f"{band}_low:Q", **axis), "y2": alt.Y2(f"{band}_high:Q")}
-        bands = [base.transform_filter(f"isValid(datum.{band}_low)").mark_area(opacity=0.14).encode(**ends)]
-    faceted: theme.AnyChart = (
-        alt.layer(
-            *above, *bands, line, point, data=theme.rows(rows.select("model", "sublayer", "relative_depth", *fields))
-        )
-        .properties(width=_WIDTH, height=_HEIGHT)
-        .facet(column=alt.Column("sublayer:N", title=None, sort=list(theme.SUBLAYER_TITLES.values())))
-    )
-    return faceted
+    sublayer = alt.Column("sublayer:N", title=None, sort=list(theme.SUBLAYER_TITLES.values()))
+    panels: theme.AnyChart = layers.properties(width=300, height=150).facet(column=sublayer)
+    return panels
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
@@ -64,14 +53,14 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         pl.col("model").cast(pl.String).replace_strict(theme.distinct_labels(frame["model"].cast(pl.String))),
         pl.col("sublayer").cast(pl.String).replace(theme.SUBLAYER_TITLES),
     )
+    title, scale = "area under the ROC curve", alt.Scale(domain=[0, 1])
     chance = (
-        theme.Chart()
-        .transform_aggregate(rows="count()", groupby=["sublayer"])
-        .mark_rule(strokeDash=[4, 3], strokeWidth=1, color=theme.GREY)
-        .encode(y=alt.datum(0.5))
+        theme.Chart().mark_line(strokeDash=[4, 3], strokeWidth=1).encode(y=alt.datum(0.5), color=alt.value(theme.GREY))
     )
-    area = alt.Y("auc:Q", title="area under the ROC curve", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-    parts = [_panels(rows, area, chance, band="auc" if rows["auc_low"].count() else None)]
+    has_bands = bool(rows["auc_low"].count())
+    ends = {"y": alt.Y("auc_low:Q", title=title, scale=scale), "y2": alt.Y2("auc_high:Q")}
+    band = theme.Chart().transform_filter("isValid(datum.auc_low)").mark_area(opacity=0.14).encode(**ends)
+    parts = [_panels(rows, alt.Y("auc:Q", title=title, scale=scale), chance, *([band] if has_bands else []))]
     positive = rows.filter(theme.has_logarithm("top_decile_var_p_dz"))
     if positive.height:
         scale, axis = theme.decades(*theme.extent(positive["top_decile_var_p_dz"]))
@@ -81,6 +70,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     means = [
         f"means over {label(recipes, 90)} · {label(', '.join(models), 90)}" for recipes, models in groups.iter_rows()
     ]
-    without = "" if frame["auc_low"].count() else "no intervals: fewer than three prompts with spikes"
-    title = theme.title(TITLE, f"lens {frame['lens'][0]}", *means, without)
-    return theme.themed(alt.vconcat(*parts, title=title))
+    without = "" if has_bands else "no intervals: fewer than three prompts with spikes"
+    return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, f"lens {frame['lens'][0]}", *means, without)))

@@ -4,14 +4,14 @@
 -- inputs: spike_sums
 -- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, is
 --   above the variant's own 90th percentile. auc is the probability that this sublayer's Var_p(Δz) is larger at a spike
---   than elsewhere (0.5 = useless), lift is how many times more frequent spikes are where it is largest, spearman and
---   pearson_log10 are its correlations with the output KL itself (ranked among all outputs of the variant). *_low and
---   *_high are a 95 % interval by Student's t with prompts as the independent units, because the positions of one
---   prompt are not independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and
---   auc on Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL where
---   there is too little data: correlations below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of
---   auc and lift below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. The
---   dense recipe and sublayers that the recipe did not touch are excluded.
+--   than elsewhere (0.5 = useless), lift is how many times more frequent spikes are where it is largest, spearman is
+--   its rank correlation with the output KL itself (ranked among all outputs of the variant). *_low and *_high are a
+--   95 % interval by Student's t with prompts as the independent units, because the positions of one prompt are not
+--   independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and auc on
+--   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL where there is
+--   too little data: spearman below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of auc and lift
+--   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. The dense recipe
+--   and sublayers that the recipe did not touch are excluded.
 -- reason: q01 ranks the sublayers of a variant by it, q42 compares depths and models. The view is a little long because
 --   three figures have intervals.
 -- columns:
@@ -21,7 +21,6 @@
 --   spearman: Rank correlation of Var_p(Δz) here and the KL at the output; NULL below 10 positions [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [-1 to 1]
---   pearson_log10: Correlation of their logarithms; NULL below 10 positions [-1 to 1]
 --   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is useless [probability]
 --   auc_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 --   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
@@ -52,10 +51,6 @@ fits as (
             when sum(n) >= 10 then correlation_of_sums(sum(n), sum(u), sum(v), sum(uu), sum(vv), sum(uv))
         end as spearman,
         case
-            when sum(pairs) >= 10 and min(x_min) < max(x_max) and min(y_min) < max(y_max)
-                then correlation_of_sums(sum(pairs), sum(x), sum(y), sum(xx), sum(yy), sum(xy))
-        end as pearson_log10,
-        case
             when sum(spikes) >= 3 and sum(calm) >= 3 then sum(calm_below_spikes) / (sum(spikes) * sum(calm))
         end as auc,
         case
@@ -63,7 +58,6 @@ fits as (
                 then sum(largest_spikes) / nullif(sum(largest), 0) / (sum(spikes) / sum(n))
         end as top_decile_lift,
         min(largest_from) as top_decile_var_p_dz,
-        sum(positions) as all_positions,
         sum(spikes) as all_spikes,
         sum(calm) as all_calm,
         sum(u) / sum(n) as u_mean,
@@ -86,9 +80,9 @@ spreads as (
         fits.lens,
         half_width_over_clusters(
             influence_on_correlation(
-                sums.uv - fits.u_mean * sums.v - fits.v_mean * sums.u + sums.positions * fits.u_mean * fits.v_mean,
-                sums.uu - 2 * fits.u_mean * sums.u + sums.positions * fits.u_mean ** 2,
-                sums.vv - 2 * fits.v_mean * sums.v + sums.positions * fits.v_mean ** 2,
+                sums.uv - fits.u_mean * sums.v - fits.v_mean * sums.u + sums.n * fits.u_mean * fits.v_mean,
+                sums.uu - 2 * fits.u_mean * sums.u + sums.n * fits.u_mean ** 2,
+                sums.vv - 2 * fits.v_mean * sums.v + sums.n * fits.v_mean ** 2,
                 fits.all_uv,
                 fits.all_uu,
                 fits.all_vv
@@ -110,7 +104,7 @@ spreads as (
             sums.largest_spikes / nullif(fits.all_largest_spikes, 0)
             - sums.largest / nullif(fits.all_largest, 0)
             - sums.spikes / nullif(fits.all_spikes, 0)
-            + sums.positions / fits.all_positions
+            + sums.n / fits.n
         ) as log_lift
     from fits
     inner join sums using (model, recipe, layer, sublayer, lens)
@@ -139,7 +133,6 @@ select
     spearman,
     spearman_ends[1] as spearman_low,
     spearman_ends[2] as spearman_high,
-    pearson_log10,
     auc,
     auc_ends[1] as auc_low,
     auc_ends[2] as auc_high,
