@@ -4,8 +4,7 @@
 -- inputs: spike_predictors
 -- how to read: the sublayers of a variant by auc, the best first. spike_predictors says what a spike is, how numbers
 --   and intervals are made, and when they are NULL.
--- reason: a sublayer whose local variance predicts the spikes is where pruning hurts generation, and serves as a cheap
---   probe.
+-- reason: a sublayer whose local variance predicts the spikes is where pruning hurts, and serves as a cheap probe.
 select
     model,
     recipe,

@@ -4,10 +4,10 @@
 -- across: models
 -- inputs: pruned_variants, spike_predictors, stg_models
 -- how to read: numbers of q01, as means over the pruned and quantized variants that have an auc in every sublayer, so
---   that each depth is a mean over the same variants. Of these each model counts the recipes that most other models
---   have too. The interval is the mean of theirs: too wide, if anything, because variants that read the same prompts
---   err together, but not fully. Not corrected for the number of sublayers. elsewhere is the mean of the other models
---   at the same depth, interpolated linearly between their layers; NULL with one model.
+--   that each depth is a mean over the same variants; each model counts the recipes that most other models have too.
+--   The interval is the mean of theirs, not corrected for the number of sublayers. It is rather too wide, because
+--   variants do not err in full unison. elsewhere is the mean of the other models at the same depth, interpolated
+--   linearly between their layers; NULL with one model.
 -- reason: what predicts at one depth and from one variance on in every model is due to pruning, else to the model.
 -- columns:
 --   relative_depth: Place among the layers [0 first to 1 last] = layer/(layers − 1)

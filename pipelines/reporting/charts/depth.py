@@ -15,7 +15,6 @@ CAPTION = (
     "those whose recipes most other models have too."
 )
 
-_DEPTHS = alt.Scale(domain=[0, 1], padding=6)
 _SHAPES = ["circle", "triangle-up", "square", "diamond"]
 _NUMBERS = ("layer", "auc", "auc_low", "auc_high", "top_decile_var_p_dz")
 
@@ -37,7 +36,7 @@ def _panels(rows: pl.DataFrame, y: alt.Y, *behind: alt.Chart) -> theme.AnyChart:
         ),
         data=theme.rows(rows.select("model", "sublayer", "relative_depth", *_NUMBERS)),
     ).encode(
-        x=alt.X("relative_depth:Q", title="depth, first to last layer", axis=alt.Axis(tickCount=5), scale=_DEPTHS),
+        x=alt.X("relative_depth:Q", title="depth, first to last layer", scale=alt.Scale(domain=[0, 1], padding=6)),
         color=theme.nominal(alt.Color, "model", order, colors, legend=legend),
     )
     sublayer = alt.Column("sublayer:N", title=None, sort=list(theme.SUBLAYER_TITLES.values()))
@@ -54,21 +53,18 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         pl.col("sublayer").cast(pl.String).replace(theme.SUBLAYER_TITLES),
     )
     title, scale = "area under the ROC curve", alt.Scale(domain=[0, 1])
-    chance = (
-        theme.Chart().mark_line(strokeDash=[4, 3], strokeWidth=1).encode(y=alt.datum(0.5), color=alt.value(theme.GREY))
-    )
+    chance = theme.Chart().mark_line(strokeDash=[4, 3]).encode(y=alt.datum(0.5), color=alt.value(theme.GREY))
     has_bands = bool(rows["auc_low"].count())
     ends = {"y": alt.Y("auc_low:Q", title=title, scale=scale), "y2": alt.Y2("auc_high:Q")}
     band = theme.Chart().transform_filter("isValid(datum.auc_low)").mark_area(opacity=0.14).encode(**ends)
     parts = [_panels(rows, alt.Y("auc:Q", title=title, scale=scale), chance, *([band] if has_bands else []))]
-    positive = rows.filter(theme.has_logarithm("top_decile_var_p_dz"))
-    if positive.height:
+    if (positive := rows.filter(theme.has_logarithm("top_decile_var_p_dz"))).height:
         scale, axis = theme.decades(*theme.extent(positive["top_decile_var_p_dz"]))
-        title = "Var_p(Δz) of the largest tenth"
-        parts.append(_panels(positive, alt.Y("top_decile_var_p_dz:Q", title=title, scale=scale, axis=axis)))
+        y = alt.Y("top_decile_var_p_dz:Q", title="Var_p(Δz) of the largest tenth", scale=scale, axis=axis)
+        parts.append(_panels(positive, y))
     groups = rows.group_by("recipes", maintain_order=True).agg(pl.col("model").unique(maintain_order=True))
     means = [
-        f"means over {label(recipes, 90)} · {label(', '.join(models), 90)}" for recipes, models in groups.iter_rows()
+        f"means over {label(recipes, 90)} · {label(', '.join(names), 90)}" for recipes, names in groups.iter_rows()
     ]
     without = "" if has_bands else "no intervals: fewer than three prompts with spikes"
     return theme.themed(alt.vconcat(*parts, title=theme.title(TITLE, f"lens {frame['lens'][0]}", *means, without)))

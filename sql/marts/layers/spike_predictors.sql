@@ -10,10 +10,9 @@
 --   independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and auc on
 --   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL where there is
 --   too little data: spearman below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of auc and lift
---   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. The dense recipe
---   and sublayers that the recipe did not touch are excluded.
--- reason: q01 ranks the sublayers of a variant by it, q42 compares depths and models. The view is a little long because
---   three figures have intervals.
+--   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. Excluded are the
+--   dense recipe and sublayers that the recipe did not touch.
+-- reason: q01 ranks sublayers by it, q42 compares depths. It is a little long because three figures have intervals.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
 --   n_prompts: Prompts that they come from [prompts]
