@@ -57,12 +57,16 @@ SECTIONS = (
         "What can the dense models do?",
         "Scores of the dense models (table `task_scores`), with 95 % intervals of Wilson over n samples.",
         """
-        select format(
-            '{} models of {} to {} million parameters; tasks that write: {}.', count(distinct model),
-            round(min(parameters) / 1e6)::int, round(max(parameters) / 1e6)::int,
-            coalesce(string_agg(distinct task, ', ' order by task) filter (where kind = 'generative'), 'none')
+        select
+            string_agg(format('{} has {} million parameters', model, millions), ', ' order by millions, model)
+            || '. Answered by choosing: ' || coalesce(any_value(choosing), 'nothing')
+            || '. Answered by writing: ' || coalesce(any_value(writing), 'nothing') || '.'
+        from (select distinct model, round(parameters / 1e6)::int as millions from answer), (
+            select
+                string_agg(distinct task, ', ' order by task) filter (where kind = 'non_generative') as choosing,
+                string_agg(distinct task, ', ' order by task) filter (where kind = 'generative') as writing
+            from answer
         )
-        from answer having count(*) > 0
         """,
         """
         select
