@@ -53,13 +53,13 @@ def main(places: Sequence[str]) -> None:
             for name in names:
                 frame = pl.DataFrame(connection.sql(FIGURES[name].query).to_arrow_table())
                 if name not in drawn and frame.height:
-                    drawn[name] = _picture(next(FIGURES[name].draw_all(frame)).specification)
+                    drawn[name] = picture(next(FIGURES[name].draw_all(frame)).specification)
     if not drawn:
         sys.exit(
             f"no figure has data in {', '.join(places) or 'the warehouse'}; run a study there, such as `make demo`"
         )
-    for name, picture in drawn.items():
-        (FOLDER / f"{name}.png").write_bytes(picture)
+    for name, content in drawn.items():
+        (FOLDER / f"{name}.png").write_bytes(content)
     kept = {old.stem for old in FOLDER.glob("*.png")}
     for name in kept - FIGURES.keys():
         (FOLDER / f"{name}.png").unlink()
@@ -74,7 +74,8 @@ def _asked(place: str) -> tuple[list[str], str]:
     return (chosen, root) if set(chosen) <= set(FIGURES) else (list(FIGURES), place)
 
 
-def _picture(specification: Specification) -> bytes:
+def picture(specification: Specification) -> bytes:
+    """Return the chart as a small PNG."""
     picture = Image.open(io.BytesIO(vl_convert.vegalite_to_png(specification, scale=1.2)))
     small = io.BytesIO()
     # A repository keeps every version of a picture; fewer colours would lose those of small marks.

@@ -6,8 +6,8 @@ from pathlib import Path
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, open_regular
 from prunescope.pipelines.models.embedded import embedded_model
+from prunescope.pipelines.models.file_validation import TOKENIZER_FILES
 from prunescope.pipelines.models.sources import (
-    TOKENIZER_FILES,
     ModelIdentity,
     check_folder,
     converted_folder,

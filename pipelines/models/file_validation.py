@@ -20,6 +20,16 @@ _WHAT = "a description of a model"
 _DESCRIPTIONS = {".json", ".jinja", ".model", ".txt", ".jsonl", ".tiktoken", ".vocab"}
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 def read_description(file: Path, limit: int = DESCRIPTION) -> object:

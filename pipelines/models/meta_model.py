@@ -17,8 +17,7 @@ from transformers.utils import logging as transformers_logging
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.context_length import context_length
-from prunescope.pipelines.models.file_validation import check_gguf, library_errors
-from prunescope.pipelines.models.sources import TOKENIZER_FILES
+from prunescope.pipelines.models.file_validation import TOKENIZER_FILES, check_gguf, library_errors
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS
 
 

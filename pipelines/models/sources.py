@@ -24,7 +24,12 @@ from prunescope.pipelines.core.regular_files import local_path, open_regular
 from prunescope.pipelines.core.scratch_directory import lock
 from prunescope.pipelines.models.config_validation import check_config
 from prunescope.pipelines.models.embedded import GGUF, EmbeddedModel, embedded_model, fetch_embedded
-from prunescope.pipelines.models.file_validation import check_descriptions, check_safetensors, read_description
+from prunescope.pipelines.models.file_validation import (
+    TOKENIZER_FILES,
+    check_descriptions,
+    check_safetensors,
+    read_description,
+)
 
 # Published sizes of the models of the package's studies, by hub id, for plans without a network.
 _OUTLINES = Path(__file__).parent / "outlines"
@@ -34,16 +39,6 @@ _PARTS, _KEPT = ".parts-", 7 * 86_400
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Names of safetensors' number types; others keep theirs.
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,22 @@
 --   variants of the model without any area.
 with
 
-without_area as (
-    select
-        model,
-        recipe,
-        lens
-    from q01_spike_predictors
-    group by model, recipe, lens
-    having count(auc) = 0
-),
-
-left_out as (
-    select
-        model,
-        lens,
-        string_agg(recipe, ', ' order by recipe) as recipes
-    from without_area
-    group by model, lens
-),
-
 answers as (
     select
         *,
         row_number() over (partition by model, recipe, lens, sublayer order by auc desc, layer asc) = 1 as is_best
     from q01_spike_predictors
     where auc is not null
+),
+
+left_out as (
+    select
+        model,
+        lens,
+        string_agg(distinct recipe, ', ' order by recipe) as recipes
+    from q01_spike_predictors
+    anti join answers using (model, recipe, lens)
+    group by model, lens
 ),
 
 outputs as (
@@ -74,11 +65,7 @@ thresholds as (
             partition by
                 transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
         ),
-        above as (
-            partition by
-                transitions.model, transitions.recipe, transitions.lens, transitions.layer, transitions.sublayer
-            order by transitions.var_p_dz desc
-        )
+        above as (everything order by transitions.var_p_dz desc)
 ),
 
 curves as (

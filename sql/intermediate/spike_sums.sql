@@ -9,7 +9,6 @@
 --   names takes several times as long.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
---   positions: The same as a double, for lists of weights [positions]
 --   spikes: Positions whose output KL is above the variant's 90th percentile [positions]
 --   calm: The other positions [positions]
 --   calm_below_spikes: Sum over the spikes of the calm positions below them in variance; ties count half
@@ -21,16 +20,7 @@
 --   uv: Sum of the products of both ranks
 --   largest: Positions among the tenth with the largest variance [positions]
 --   largest_spikes: Spikes among them [positions]
---   pairs: Positions where variance and KL both have a logarithm [positions]
---   x: Sum of log10 of the variance over these
---   y: Sum of log10 of the KL over these
---   xx: Sum of squares of the former
---   yy: Sum of squares of the latter
---   xy: Sum of the products of both
---   x_min: Smallest log10 of the variance
---   x_max: Largest log10 of the variance
---   y_min: Smallest log10 of the KL
---   y_max: Largest log10 of the KL
+--   largest_from: Smallest variance among them [logit²]
 with
 
 outputs as (
@@ -71,7 +61,6 @@ numbered as (
         outputs.*,
         variants.variant_id,
         prompts.prompt_index,
-        log10_positive(outputs.kl_dense_pruned_nats) as log_y,
         -- All sublayers share the outputs of a variant, so that these are ranked once per variant.
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
@@ -91,7 +80,6 @@ positions as (
         numbered.prompt_index,
         numbered.is_spike,
         numbered.v,
-        numbered.log_y,
         transitions.var_p_dz
     from stg_layer_transitions as transitions
     inner join numbered using (model, recipe, prompt_id, position, temperature)
@@ -103,7 +91,6 @@ positions as (
 ranked as (
     select
         *,
-        log10_positive(var_p_dz) as log_x,
         count_below(var_p_dz, group_id) as u,
         sum_below(cast(not is_spike as integer), var_p_dz, group_id) as calm_below,
         percent_rank() over (partition by group_id order by var_p_dz) >= 0.9 as is_largest
@@ -115,7 +102,6 @@ prompt_sums as (
         group_id,
         prompt_index,
         count(*) as n,
-        cast(count(*) as double) as positions,
         cast(count_if(is_spike) as double) as spikes,
         cast(count_if(not is_spike) as double) as calm,
         coalesce(sum(calm_below) filter (where is_spike), 0) as calm_below_spikes,
@@ -127,16 +113,7 @@ prompt_sums as (
         sum(u * v) as uv,
         cast(count_if(is_largest) as double) as largest,
         cast(count_if(is_largest and is_spike) as double) as largest_spikes,
-        count(log_x + log_y) as pairs,
-        sum(log_x) filter (where log_y is not null) as x,
-        sum(log_y) filter (where log_x is not null) as y,
-        sum(log_x * log_x) filter (where log_y is not null) as xx,
-        sum(log_y * log_y) filter (where log_x is not null) as yy,
-        sum(log_x * log_y) as xy,
-        min(log_x) filter (where log_y is not null) as x_min,
-        max(log_x) filter (where log_y is not null) as x_max,
-        min(log_y) filter (where log_x is not null) as y_min,
-        max(log_y) filter (where log_x is not null) as y_max
+        min(var_p_dz) filter (where is_largest) as largest_from
     from ranked
     group by group_id, prompt_index
 )
@@ -149,7 +126,6 @@ select
     case sums.group_id % 2 when 1 then 'normed' else 'raw' end as lens,
     prompts.prompt_id,
     sums.n,
-    sums.positions,
     sums.spikes,
     sums.calm,
     sums.calm_below_spikes,
@@ -161,16 +137,7 @@ select
     sums.uv,
     sums.largest,
     sums.largest_spikes,
-    sums.pairs,
-    sums.x,
-    sums.y,
-    sums.xx,
-    sums.yy,
-    sums.xy,
-    sums.x_min,
-    sums.x_max,
-    sums.y_min,
-    sums.y_max
+    sums.largest_from
 from prompt_sums as sums
 inner join variants
     on sums.group_id // 4 // 65536 = variants.variant_id

@@ -17,7 +17,7 @@ from tests.sql.built_texts import sampled_text, text_token
 from tests.sql.warehouse_builder import LAYERS, Handmade
 
 PROMPTS = [f"p{index}" for index in range(3)]
-STEPS = 4
+STEPS = 8
 
 
 def whole_warehouse() -> Handmade:

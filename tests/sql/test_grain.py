@@ -104,10 +104,10 @@ COUNTS = {
         "(select count(*) from search_trials where is_result and strategy <> 'searched')",
     ),
     "q37_sequence_kl": ("sum(tokens)", f"(select count(*) from sampled_steps where {PRUNED})"),
-    # A text of four steps has ten starts of drafts of one to four tokens.
+    # A text of eight steps has 36 starts of drafts of one to eight tokens.
     "q38_best_draft": (
         "sum(n_starts)",
-        "(select 2.5 * count(*) from (from sampled_steps select recipe, trajectory union all"
+        "(select 4.5 * count(*) from (from sampled_steps select recipe, trajectory union all"
         f" from decoding_steps select recipe, trajectory where temperature = 1) where {FORCED} and {PRUNED})",
     ),
     "q36_do_effects_add": ("sum(n_allocations)", "(select count(*) from search_trials)"),

@@ -16,9 +16,9 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.embedded import embedded_model
+from prunescope.pipelines.models.file_validation import TOKENIZER_FILES
 from prunescope.pipelines.models.load import open_folder
 from prunescope.pipelines.models.module_calls import first_tensor, without_cache
-from prunescope.pipelines.models.sources import TOKENIZER_FILES
 from prunescope.pipelines.pruning.checkpoints.export_config import Form, form_of
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
     MaterializedWeights,

@@ -16,6 +16,7 @@ from prunescope.pipelines.reporting.charts import (
     allocation,
     amplification,
     calibration,
+    depth,
     drops,
     estimates,
     flip_matrix,
@@ -51,6 +52,7 @@ _DRAWING = Lock()
 _PARTS = {"lens": "lens {}", "prompt_id": "prompt {}", "search": "search {}"}
 # Names of the panels of a page in captions, by `page_by`.
 _PAGED = {
+    "model": "models",
     "recipe": "variants",
     "task": "tasks",
     "measure": "measures",
@@ -245,6 +247,7 @@ FIGURES: dict[str, Figure] = {
         _figure("drops", drops, "model", page_by="kind"),
         _figure("layer_map", layer_map, "model", page_size=6),
         _figure("spikes", spikes, "model", "lens", page_size=12),
+        _figure("depth", depth, "lens", page_by="model", page_size=8, print_by="sublayer"),
         _figure("flips", flips, "model", page_by="task", page_size=9),
         _figure("flip_matrix", flip_matrix, "model", "metric", page_by=None),
         _figure("pareto", pareto, "model", page_by="measure"),

@@ -25,7 +25,7 @@ from prunescope.assets.watching.watch_list import (
     request_for,
 )
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.sources import TOKENIZER_FILES
+from prunescope.pipelines.models.file_validation import TOKENIZER_FILES
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile, without_answers
 

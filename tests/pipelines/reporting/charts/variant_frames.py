@@ -217,6 +217,18 @@ def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.
     )  # fmt: skip
 
 
+def q42_depth_of_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "lens": lens, "sublayer": sublayer, "layer": layer,
+          "relative_depth": layer / max(1, layers - 1),
+          "recipes": ", ".join(sorted(recipes)), "auc": auc, "auc_low": max(0.0, auc - 0.15),
+          "auc_high": min(1.0, auc + 0.1),
+          "top_decile_var_p_dz": 0.1 * 10 ** _chance(model, layer, sublayer, lens)}
+         for model in models for lens in ("raw", "normed") for sublayer in ("attn", "mlp") for layer in range(layers)
+         for auc in [0.35 + 0.6 * _chance(model, layer, sublayer, lens)]]
+    )  # fmt: skip
+
+
 def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     """Return teacher-forced rows, and for what is compared with quantization also those on the variant's own text."""
     return pl.DataFrame(
@@ -317,6 +329,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     q28_sensitivity_to_calibration,
     mask_overlap,
     q01_spike_predictors,
+    q42_depth_of_predictors,
     decoding_at_reference,
     stg_layer_transitions,
     transitions_at_reference,

@@ -1,0 +1,283 @@
+"""The results page of a warehouse: its models' scores, the paper's question on each, and what carries over.
+
+`python -m tests.benchmarks.results WAREHOUSE [FOLDER]` writes RESULTS.md into the folder (default: this one), and
+beside it in `results/` each table with all its columns and digits, each figure, and the provenance of every partition.
+The page only puts questions, figures and a sentence from their rows together; what they mean is in `sql/` and in the
+captions of the figures.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from prunescope.assets import settings
+from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.charts.theme import missing
+from prunescope.warehouse.catalogue.database import connected
+from prunescope.warehouse.catalogue.materialized import Materialized
+from prunescope.warehouse.core.formats import markdown_escaped, render, shown_cell
+from tests.gallery import picture
+
+_PROVENANCE = """
+    select
+        model, recipe, study, code_version, device, provenance.dtype, seed, source, revision, weight_hash,
+        string_agg(table_name, ' ' order by table_name) as tables, round(sum(seconds), 1) as seconds
+    from provenance left join stg_models using (model) where model is not null group by all order by all
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes:
+        name: of the file with the table.
+        title: the question.
+        note: how to read the table.
+        sentence: SELECT of one text from the rows of the view `answer`; no row or NULL where they say nothing.
+        query: SELECT of the table; x, x_low and x_high are printed as one column.
+        figures: names of figures.
+    """
+
+    name: str
+    title: str
+    note: str
+    sentence: str
+    query: str
+    figures: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section(
+        "dense",
+        "What can the dense models do?",
+        "Scores of the dense models (table `task_scores`), with 95 % intervals of Wilson over n samples.",
+        """
+        select
+            string_agg(format('{} has {} million parameters', model, millions), ', ' order by millions, model)
+            || '. Answered by choosing: ' || coalesce(any_value(choosing), 'nothing')
+            || '. Answered by writing: ' || coalesce(any_value(writing), 'nothing') || '.'
+        from (select distinct model, round(parameters / 1e6)::int as millions from answer), (
+            select
+                string_agg(distinct task, ', ' order by task) filter (where kind = 'non_generative') as choosing,
+                string_agg(distinct task, ', ' order by task) filter (where kind = 'generative') as writing
+            from answer
+        )
+        """,
+        """
+        select
+            model, parameters, weight_format, task_group as task, kind, metric, score, n,
+            wilson_interval(score * n, n)[1] as score_low, wilson_interval(score * n, n)[2] as score_high
+        from scores_without_noise inner join stg_models using (model)
+        where recipe = 'dense' and metric <> 'agreement' and is_higher_better order by parameters, kind, task, metric
+        """,
+    ),
+    Section(
+        "choosing_writing",
+        "Does writing lose more than choosing, by share removed?",
+        "Mean scores of tasks answered by choosing and by writing (`variant_scores`), and the loss of choosing minus "
+        "that of writing (`q22_generative_gap`): below 0 writing loses more. Each interval is at 95 %, not corrected "
+        "for the number of variants; the sentence above rests on one mean per model (`paper_claims`).",
+        """
+        select string_agg(format(
+            '- {}: the loss of writing minus that of choosing, above a guess and beyond rounding, is {:.2f} [{}] in '
+            'the mean of the variants ({}).', model, amount,
+            coalesce(format('{:.2f}, {:.2f}', amount_low, amount_high), 'no interval'), verdict
+        ), chr(10) order by model)
+        from paper_claims where claim = 'writing_loses_more' and measure = 'score'
+        """,
+        """
+        select
+            q22.model, q22.recipe, round(summary.parameters_removed_share, 3) as removed, choosing.score as choosing,
+            choosing.score_low as choosing_low, choosing.score_high as choosing_high, writing.score as writing,
+            writing.score_low as writing_low, writing.score_high as writing_high, q22.loss_gap, q22.loss_gap_low,
+            q22.loss_gap_high
+        from q22_generative_gap as q22
+        left join variant_summary as summary using (model, recipe)
+        left join variant_scores as choosing
+            on choosing.model = q22.model and choosing.recipe = q22.recipe and choosing.measure = 'non_generative'
+        left join variant_scores as writing
+            on writing.model = q22.model and writing.recipe = q22.recipe and writing.measure = 'generative'
+        where q22.measure = 'score' order by q22.model, removed, q22.recipe
+        """,
+        ("drops", "pareto"),
+    ),
+    Section(
+        "published",
+        "Is as much kept as published for models of 7 B?",
+        "Shares of the dense score that the same method keeps there and here (`paper_published`), means over the tasks "
+        "of a metric that both have.",
+        """
+        select format(
+            'Of {} published points beside ours, ours keep less in {}.', count(*),
+            count(*) filter (where kept_ours < kept_published)
+        )
+        from answer having count(*) > 0
+        """,
+        """
+        select
+            model, recipe, model_published, source, metric, count(*) as tasks, avg(kept_published) as kept_published,
+            avg(kept_ours) as kept_ours
+        from paper_published
+        where
+            kept_ours + kept_published is not null and method <> 'dense' and layer = -1
+            and metric not like '%perplexity' and task not in ('generation', 'options', 'estimates')
+        group by all order by all
+        """,
+    ),
+    Section(
+        "quantization",
+        "Is quantization another kind of damage at the same KL?",
+        "Damage of pruning minus that of quantization at equal KL (`q27_pruning_against_quantization`), paired; above "
+        "0 pruning does more. Of texts the share with a different token, of questions the share with another option.",
+        """
+        select format(
+            '{} of {} intervals are above 0 and {} below; by chance each would be outside in 5 %.',
+            count_if(difference_low > 0), count(difference_low), count_if(difference_high < 0)
+        )
+        from answer having count(difference_low) > 0
+        """,
+        """
+        select model, recipe, quantization, measure, kl_nats, difference, difference_low, difference_high
+        from q27_pruning_against_quantization
+        where difference is not null and measure in ('flipped_share', 'options_changed_share') order by all
+        """,
+        ("quantization",),
+    ),
+    Section(
+        "claims",
+        "Which claims of the paper hold on which model?",
+        "`q33_claims_by_model`; `paper_claims` has the numbers, intervals and nulls.",
+        """
+        select format(
+            'Of {} claims {} hold on every model, {} on none, {} differ between models; for the others there is too '
+            'little data.', count(*), count(*) filter (where verdict = 'holds on every model'),
+            count(*) filter (where verdict = 'holds on no model'), count(*) filter (where verdict = 'differs')
+        )
+        from answer having count(*) > 0
+        """,
+        "select says as claim, measure, models_hold, models_fail, models_open, verdict from q33_claims_by_model",
+    ),
+    Section(
+        "advice",
+        "Can the losses of a model be predicted from the others?",
+        "Each model's losses as predicted by probes from the other models alone (`q31_prediction_quality`): the rank "
+        "correlation with what was measured, the mean error, and the share inside the stated interval, made for 0.9.",
+        """
+        select string_agg(format(
+            '- {}: the loss in {} of {} variants is predicted with a mean error of {:.2f} from {}, the best probe.',
+            model, if(kind = 'generative', 'writing', 'choosing'), n_variants, error_mean, probe
+        ), chr(10) order by model, kind)
+        from (
+            from answer where error_mean is not null
+            qualify row_number() over (partition by model, kind order by error_mean, probe) = 1
+        )
+        """,
+        """
+        select
+            model, kind, probe, n_models, n_variants, n_beyond, spearman, error_mean, coverage, coverage_low,
+            coverage_high
+        from q31_prediction_quality where n_variants > 0 and measure = 'score' order by all
+        """,
+    ),
+    Section(
+        "layers",
+        "Which layers' logit shifts foretell a KL spike?",
+        "The five sublayers of each model with the largest area (`q42_depth_of_predictors`, lens normed), which look "
+        "better than they are because they are the best; elsewhere are the other models at the same depth.",
+        """
+        select string_agg(
+            format('- {}: the largest area is that of {}', model, best)
+            || coalesce(format(', from which {} of {} sublayers cannot be told', nullif(n_best, 0), n), '')
+            || coalesce(format(
+                '; over depth the areas correlate by {:.2f} with those of the other models, and the Var_p threshold is '
+                '{:.2g} times theirs in the median', r, ratio
+            ), '') || '.', chr(10) order by model
+        )
+        from (
+            select
+                model, count(*) as n, count_if(is_among_best) as n_best, corr(auc, auc_elsewhere) as r,
+                median(var_p_dz_ratio)::double as ratio, arg_max(format('{} {}', sublayer, layer), auc) as best
+            from q42_depth_of_predictors where lens = 'normed' group by model
+        )
+        """,
+        """
+        select
+            model, sublayer, layer, relative_depth, recipes, auc, auc_low, auc_high, auc_elsewhere, best_elsewhere,
+            top_decile_var_p_dz, var_p_dz_ratio
+        from q42_depth_of_predictors where lens = 'normed'
+        qualify row_number() over (partition by model order by auc desc, layer, sublayer) <= 5 order by model, auc desc
+        """,
+        ("depth",),
+    ),
+)
+
+
+def cells(rows: pa.Table) -> pa.Table:
+    """Return the rows as texts, an estimate and the ends of its interval in one column, NULL as a dash."""
+    texts = {
+        name: ["–" if value is None else shown_cell(value, 3) for value in rows[name].to_pylist()]
+        for name in rows.column_names
+    }
+    for name in rows.column_names:
+        if f"{name}_low" in texts:
+            ends = zip(texts[name], texts.pop(f"{name}_low"), texts.pop(f"{name}_high"), strict=True)
+            texts[name] = [value if low == high == "–" else f"{value} [{low}, {high}]" for value, low, high in ends]
+    return pa.table(texts)
+
+
+def parts(connection: duckdb.DuckDBPyConnection, files: dict[str, bytes]) -> Iterator[str]:
+    """Yield the paragraphs of the page, and add the files beside it to `files`, by name."""
+    prepared = Materialized(connection)
+    yield "# Results"
+    [(models,)] = connection.execute("select string_agg(distinct model, ', ' order by model) from variants").fetchall()
+    yield (
+        f"Written by `python -m tests.benchmarks.results` from one warehouse, with the models {models}. Each table "
+        "stands in `results/` with all digits, as CSV; [provenance.csv](results/provenance.csv) names the code, the "
+        "device and the study behind each variant."
+    )
+    for section in SECTIONS:
+        prepared.prepare(section.query)
+        rows = connection.sql(section.query).to_arrow_table()
+        connection.register("answer", rows)
+        prepared.prepare(section.sentence)
+        said = [text for (text,) in connection.execute(section.sentence).fetchall() if text]
+        yield f"## {section.title}"
+        if not rows.num_rows:
+            yield "Not measured in this warehouse."
+            continue
+        yield said[0] if said else "The rows below are too few for a sentence."
+        files[f"{section.name}.csv"] = str(render(rows, "csv")).encode()
+        yield f"{section.note} [All digits](results/{section.name}.csv)."
+        yield str(render(cells(rows), "markdown")).strip()
+        for name in section.figures:
+            prepared.prepare(FIGURES[name].query)
+            drawings = list(FIGURES[name].draw_all(connection.sql(FIGURES[name].query).pl()))
+            for drawing in drawings:
+                if missing(drawing.specification) is None:
+                    files[f"{drawing.name}.png"] = picture(drawing.specification)
+                    yield f"![{markdown_escaped(drawing.title)}](results/{drawing.name}.png)"
+            yield f"*{markdown_escaped(FIGURES[name].caption)}*"
+    files["provenance.csv"] = str(render(connection.sql(_PROVENANCE).to_arrow_table(), "csv")).encode()
+
+
+def main(warehouse: str, folder: Path) -> None:
+    """Write the page and the files beside it; files of an earlier page go."""
+    files: dict[str, bytes] = {}
+    with connected(settings.warehouse_root(warehouse)) as connection:
+        text = "\n\n".join(parts(connection, files)) + "\n"
+    beside = folder / "results"
+    beside.mkdir(parents=True, exist_ok=True)
+    for old in (*beside.glob("*.csv"), *beside.glob("*.png")):
+        old.unlink()
+    for name, content in files.items():
+        (beside / name).write_bytes(content)
+    (folder / "RESULTS.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(*sys.argv[2:3] or [Path(__file__).parent]))
