@@ -3,10 +3,12 @@
 -- key: model, recipe, text_source, metric
 -- inputs: lost_answers
 -- how to read: an answer is lost by the first token if the dense model, made to take the variant's token at the first
---   flip and then writing on by itself, is wrong, too. first_token_loss and following_loss sum to the loss of right
---   answers, gained ones subtracted; an interval that contains 0 shows no loss. The columns _noise are the largest of
---   the noise variants, whose flips are those of rounding; NULL where none was measured. The dense recipe and noise
---   variants are excluded.
+--   flip and then writing on by itself, is wrong, too. An unrelated answer loses unrelated_share of them: only a
+--   first_token_share below it says that forks keep answers. Under exact_match, prompts with options count only if the
+--   dense model is right beyond a guess. first_token_loss and following_loss sum to the loss of right answers, gained
+--   ones subtracted; an interval that contains 0 shows no loss. The columns _noise are the largest of the noise
+--   variants, whose flips are those of rounding; NULL where none was measured. The dense recipe and noise variants are
+--   excluded.
 -- reason: decides whether to guard single tokens or to repair the model.
 -- columns:
 --   first_token_loss_noise: Largest first_token_loss of a noise variant [share]
@@ -39,6 +41,7 @@ select
     variants.first_token_share,
     variants.first_token_share_low,
     variants.first_token_share_high,
+    variants.unrelated_share,
     variants.first_token_loss,
     variants.first_token_loss_low,
     variants.first_token_loss_high,

@@ -1,17 +1,19 @@
--- Of the answers that each variant loses, those that its first wrong token loses by itself, and those that the
--- following tokens lose.
+-- Of the answers that each variant loses, those that its first wrong token loses by itself, and those that
+-- the following tokens lose.
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
--- inputs: stg_generations, stg_task_samples, noise_variants
+-- inputs: prompt_answers, stg_task_samples, noise_variants
 -- how to read: three texts answer every question: the dense model's d; the fork f, which the dense model writes by
 --   itself after it was made to take the variant's token at the first flip; and the variant's v. Where nothing flips,
 --   all three are the same text. A lost answer is right in d and wrong in v. It is lost by the first token if f is
 --   wrong, too, and by what follows if f is right. The difference of the shares of right answers, d − v, is
 --   first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
 --   by question, and include 0 wherever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
---   model's answer counts as the right one; texts without an answer in d are excluded. A noise variant is the null:
---   its flips are those of rounding. Variants with a flip whose fork is not stored have no row. Intervals are at
---   95 % and not corrected for the number of variants.
+--   model's answer counts as the right one; texts without an answer in d are excluded. Under exact_match, prompts with
+--   options count only if the dense model is right beyond a guess (prompt_answers). unrelated_share is the null of
+--   first_token_share: at or above it, the fork's answers are no nearer to the right ones than unrelated answers are.
+--   The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored have no row.
+--   Intervals are at 95 % and not corrected for the number of variants.
 -- reason: says whether an answer breaks at one token, which any sampler may draw, or through many.
 -- columns:
 --   text_source: Task that has texts written; (prompts) for the prompts of the study
@@ -33,6 +35,8 @@
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
 --   first_token_share_high: Upper end of its 95 % Wilson interval [share]
+--   unrelated_share: Share of the lost answers that an unrelated answer loses, the mean of 1 − 1/options, which is 1
+--     without options; NULL without a lost one [share]
 --   first_token_loss: Change by the first token alone [share] = (n_right_dense − n_right_fork)/n_answers
 --   first_token_loss_low: Lower end of its 95 % interval, paired [share]
 --   first_token_loss_high: Upper end of its 95 % interval, paired [share]
@@ -43,19 +47,17 @@ with
 
 answers as (
     select
-        pruned.model,
-        pruned.recipe,
+        model,
+        recipe,
         '(prompts)' as text_source,
-        pruned.first_flip_step,
-        pruned.text_fork,
-        unnest(['exact_match', 'agreement']) as metric,
-        unnest([dense.is_correct, case when dense.answer is not null then true end]) as is_right_dense,
-        unnest([pruned.is_correct_fork, dense.answer is not distinct from pruned.answer_fork]) as is_right_fork,
-        unnest([pruned.is_correct, dense.answer is not distinct from pruned.answer]) as is_right_pruned
-    from stg_generations as pruned
-    inner join stg_generations as dense
-        on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-    where pruned.recipe <> 'dense'
+        first_flip_step,
+        text_fork,
+        guess,
+        metric,
+        is_right_dense,
+        is_right_fork,
+        is_right_pruned
+    from prompt_answers
 
     union all
 
@@ -65,6 +67,7 @@ answers as (
         pruned.task as text_source,
         pruned.first_flip_step,
         pruned.text_fork,
+        0 as guess,
         unnest([
             case when pruned.verdict is null then 'exact_match' else 'pass_at_1' end,
             case when pruned.verdict is null then 'exact_match_lenient' end,
@@ -96,6 +99,7 @@ threes as (
         recipe,
         text_source,
         metric,
+        guess,
         first_flip_step is not null as is_flipped,
         is_right_dense as d,
         case when first_flip_step is null then is_right_dense else is_right_fork end as f,
@@ -118,6 +122,7 @@ counted as (
         count(*) filter (where f) as n_right_fork,
         count(*) filter (where v) as n_right_pruned,
         count(*) filter (where d and not v) as n_lost,
+        avg(1 - guess) filter (where d and not v) as unrelated_share,
         count(*) filter (where d and not v and not f) as n_lost_by_first_token,
         count(*) filter (where d and not v and f) as n_lost_after,
         count(*) filter (where d and v and not f) as n_recovered,
@@ -153,6 +158,7 @@ select
     counted.n_lost_by_first_token / nullif(counted.n_lost, 0) as first_token_share,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[1] as first_token_share_low,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[2] as first_token_share_high,
+    counted.unrelated_share,
     (counted.lost_fork - counted.gained_fork) / counted.n_answers as first_token_loss,
     interval_of_paired_change(counted.gained_fork, counted.lost_fork, counted.n_answers)[1] as first_token_loss_low,
     interval_of_paired_change(counted.gained_fork, counted.lost_fork, counted.n_answers)[2] as first_token_loss_high,
