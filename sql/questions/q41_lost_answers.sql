@@ -1,4 +1,4 @@
--- Of the answers that pruning loses, which share does the first wrong token lose by itself, and which what follows?
+-- Of the answers that pruning loses, which share does the first different token lose by itself, and which what follows?
 -- grain: one row per model × recipe × text_source × metric.
 -- key: model, recipe, text_source, metric
 -- inputs: lost_answers
@@ -9,7 +9,7 @@
 --   ones subtracted; an interval that contains 0 shows no loss. The columns _noise are the largest of the noise
 --   variants, whose flips are those of rounding; NULL where none was measured. The dense recipe and noise variants are
 --   excluded.
--- reason: decides whether to guard single tokens or to repair the model.
+-- reason: says whether an answer is lost at the first different token or later.
 -- columns:
 --   first_token_loss_noise: Largest first_token_loss of a noise variant [share]
 --   following_loss_noise: Largest following_loss of a noise variant [share]

@@ -1,4 +1,4 @@
--- Of the answers that each variant loses, those that its first wrong token loses by itself, and those that
+-- Of the answers that each variant loses, those that its first different token loses by itself, and those that
 -- the following tokens lose.
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
