@@ -41,7 +41,17 @@ answers as (
     where pruned.recipe <> 'dense'
 )
 
-select *
+select
+    model,
+    recipe,
+    prompt_id,
+    first_flip_step,
+    text_fork,
+    guess,
+    metric,
+    is_right_dense,
+    is_right_fork,
+    is_right_pruned
 from answers
 window of_options as (partition by model, recipe, metric, guess > 0)
 qualify
