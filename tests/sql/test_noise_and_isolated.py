@@ -39,7 +39,6 @@ OF_EVERY_VARIANT = {
     "imported_comparisons",
     "lost_answers",
     "metric_losses",
-    "prompt_answers",
     "sampled_sequences",
     "sampling_summary",
     "sampling_survival",

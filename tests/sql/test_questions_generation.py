@@ -124,6 +124,8 @@ def answered(kept: dict[str, int], kls: dict[str, dict[str, float]], *, graded: 
         for prompt in range(8):
             same = recipe == "dense" or prompt < kept[recipe]
             given = {"answer": "12" if same else "13", "is_correct": same == (prompt < 6) if graded else None}
+            # Forks lose no answer: what counts is the variant's own text.
+            given |= {"text_fork": "so", "answer_fork": "12", "is_correct_fork": prompt < 6 if graded else None}
             warehouse.generation(recipe, f"p{prompt}", flip=None if recipe == "dense" else 0, **given)
             for trajectory, kl in kls.get(recipe, {}).items():
                 warehouse.step(recipe, f"p{prompt}", 1, kl, trajectory=trajectory)

@@ -1,16 +1,15 @@
 -- Does the KL on a trajectory order the variants as their answers do?
 -- grain: one row per model × trajectory × kind of answers.
 -- key: model, trajectory, answers
--- inputs: steps_after_flip, prompt_answers, pruned_variants
+-- inputs: steps_after_flip, lost_answers, pruned_variants
 -- how to read: each variant has the median KL of q13, and the share of the dense model's answers to prompts that it
---   loses: right ones that it answers wrong (where the dense model is right beyond a guess, see prompt_answers), and
---   any that it does not repeat. Gained answers do not count. rank_correlation is Spearman's over the variants: 1
---   where the further variant always loses more answers, below 0 where the order is the other way round. Its interval
---   (Bonett and Wright) takes variants as independent; NULL below 5 of them. The order on `fork` is the null, because
---   the dense model alone is measured there.
+--   loses (lost_answers); gained ones do not count. rank_correlation is Spearman's over the variants: 1 where the
+--   further variant always loses more answers, below 0 where the order is the other way round. Its interval (Bonett
+--   and Wright) takes variants as independent; NULL below 5 of them. The order on `fork` is the null, because the dense
+--   model alone is measured there; variants without stored forks are excluded.
 -- reason: a distance that orders variants against their answers must not rank them.
 -- columns:
---   answers: right or same: what the answers are compared with [label]
+--   answers: right, of right answers beyond a guess; same, of answers to repeat [label]
 --   n_answers: The dense model's answers that a variant can lose [answers]
 --   n_variants: Pruned variants with both numbers [variants]
 --   kl_median_nats: Median over variants of their median KL behind the first flip [nats]
@@ -19,31 +18,20 @@
 --   rank_correlation_high: Upper end of it [correlation]
 with
 
-answers as (
-    select
-        model,
-        recipe,
-        if(metric = 'agreement', 'same', 'right') as answers,
-        count(*) as n_answers,
-        avg(cast(not is_right_pruned as integer)) as lost
-    from prompt_answers
-    where is_right_dense
-    group by model, recipe, metric
-),
-
 variants as (
     select
         steps.model,
         steps.recipe,
         steps.trajectory,
-        answers.answers,
+        if(any_value(answers.measure) = 'agreement', 'same', 'right') as answers,
         median(steps.kl_nats) as kl_nats,
-        any_value(answers.n_answers) as n_answers,
-        any_value(answers.lost) as lost
+        any_value(answers.n_right_dense) as n_answers,
+        any_value(answers.n_lost / answers.n_right_dense) as lost
     from steps_after_flip as steps
     inner join pruned_variants using (model, recipe)
-    inner join answers using (model, recipe)
-    group by steps.model, steps.recipe, steps.trajectory, answers.answers
+    inner join lost_answers as answers using (model, recipe)
+    where answers.text_source = '(prompts)' and answers.n_right_dense > 0
+    group by steps.model, steps.recipe, steps.trajectory, answers.measure
 ),
 
 ranked as (

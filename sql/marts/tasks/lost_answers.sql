@@ -2,7 +2,7 @@
 -- the following tokens lose.
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
--- inputs: prompt_answers, stg_task_samples, noise_variants
+-- inputs: stg_generations, stg_option_subspace, stg_task_samples, noise_variants
 -- how to read: three texts answer every question: the dense model's d; the fork f, which the dense model writes by
 --   itself after it was made to take the variant's token at the first flip; and the variant's v. Where nothing flips,
 --   all three are the same text. A lost answer is right in d and wrong in v. It is lost by the first token if f is
@@ -10,10 +10,10 @@
 --   first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
 --   by question, and include 0 wherever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
 --   model's answer counts as the right one; texts without an answer in d are excluded. Under exact_match, prompts with
---   options count only if the dense model is right beyond a guess (prompt_answers). unrelated_share is the null of
---   first_token_share: at or above it, the fork's answers are no nearer to the right ones than unrelated answers are.
---   The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored have no row.
---   Intervals are at 95 % and not corrected for the number of variants.
+--   options are excluded unless the Wilson interval of the dense model's share of right answers to them is above that
+--   of a guess, 1/options. A first_token_share that is not below unrelated_share shows that forks give unrelated
+--   answers. The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored have no
+--   row. Intervals are at 95 % and not corrected for the number of variants.
 -- reason: says whether an answer breaks at one token, which any sampler may draw, or through many.
 -- columns:
 --   text_source: Task that has texts written; (prompts) for the prompts of the study
@@ -35,8 +35,7 @@
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
 --   first_token_share_high: Upper end of its 95 % Wilson interval [share]
---   unrelated_share: Share of the lost answers that an unrelated answer loses, the mean of 1 − 1/options, which is 1
---     without options; NULL without a lost one [share]
+--   unrelated_share: Share of the lost that unrelated answers lose, mean of 1 − 1/options, or 1 without any [share]
 --   first_token_loss: Change by the first token alone [share] = (n_right_dense − n_right_fork)/n_answers
 --   first_token_loss_low: Lower end of its 95 % interval, paired [share]
 --   first_token_loss_high: Upper end of its 95 % interval, paired [share]
@@ -45,19 +44,31 @@
 --   following_loss_high: Upper end of its 95 % interval, paired [share]
 with
 
+guesses as (
+    select distinct
+        model,
+        prompt_id,
+        1 / len(options) as guess
+    from stg_option_subspace
+),
+
 answers as (
     select
-        model,
-        recipe,
+        pruned.model,
+        pruned.recipe,
         '(prompts)' as text_source,
-        first_flip_step,
-        text_fork,
-        guess,
-        metric,
-        is_right_dense,
-        is_right_fork,
-        is_right_pruned
-    from prompt_answers
+        pruned.first_flip_step,
+        pruned.text_fork,
+        coalesce(guesses.guess, 0) as guess,
+        unnest(['exact_match', 'agreement']) as metric,
+        unnest([dense.is_correct, case when dense.answer is not null then true end]) as is_right_dense,
+        unnest([pruned.is_correct_fork, dense.answer is not distinct from pruned.answer_fork]) as is_right_fork,
+        unnest([pruned.is_correct, dense.answer is not distinct from pruned.answer]) as is_right_pruned
+    from stg_generations as pruned
+    inner join stg_generations as dense
+        on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
+    left join guesses on pruned.model = guesses.model and pruned.prompt_id = guesses.prompt_id
+    where pruned.recipe <> 'dense'
 
     union all
 
@@ -105,9 +116,14 @@ threes as (
         case when first_flip_step is null then is_right_dense else is_right_fork end as f,
         is_right_pruned as v
     from answers
+    window of_options as (partition by model, recipe, text_source, metric, guess > 0)
     -- Without the flipped texts of older files, the others would count alone.
     qualify
         count_if(first_flip_step is not null and text_fork is null) over (partition by model, recipe, text_source) = 0
+        and (
+            metric = 'agreement' or guess = 0
+            or wilson_interval(count_if(d) over of_options, count(d) over of_options)[1] > avg(guess) over of_options
+        )
 ),
 
 counted as (
