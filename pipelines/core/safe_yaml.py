@@ -6,6 +6,7 @@ No torch here.
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MAX_BYTES = 1_000_000
 # An alias counts at every use: ten lines of nested aliases expand to a billion values.
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+_composed = lru_cache(maxsize=1)(yaml.compose)  # a study asks for the places of many keys
 
 
 # Numbers of YAML 1.1 that readers take for something else: 1:30 is 90, and 010 is 8.
@@ -99,7 +101,7 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
     """
     line = None
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
-        node = yaml.compose(read_regular(Path(path), MAX_BYTES), PlainLoader)
+        node = _composed(read_regular(Path(path), MAX_BYTES), PlainLoader)
         for key in keys:
             if isinstance(node, yaml.MappingNode):
                 pairs = {name.value: (name, value) for name, value in node.value if isinstance(name, yaml.ScalarNode)}

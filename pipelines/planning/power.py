@@ -28,6 +28,7 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
     written = sum(task.samples for task in tasks if task.scoring == "greedy")
     chosen = sum(task.samples for task in tasks if task.scoring in {"full_text", "letter"})
     of_answers, prompts = math.sqrt(TOLERANCE * (1 - TOLERANCE)), len(study.prompts)
+    is_cut = study.decoding is not None and study.decoding.top_p < 1
     is_written = set(study.measure.trajectories) != {"teacher_forced"}
     return [
         _kind("same tokens", [(prompts, "prompts", SPREAD_OF_PROMPTS)]),
@@ -37,6 +38,7 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
         ),
         _kind("right answers in choosing", [(chosen, "answers", of_answers), (questions, "questions", of_answers)]),
         _kind("alive", [(prompts * is_written, "texts", of_answers)]),
+        *(["sequence KL will be empty: it needs texts drawn from all tokens (`top_p: 1`)"] if is_cut else []),
     ]
 
 

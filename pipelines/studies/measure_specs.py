@@ -117,6 +117,13 @@ class DecodingSpec(FrozenModel):
     samples: int = Field(default=8, ge=2, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _differ(cls, samples: object) -> object:
+        if samples == 1:
+            raise ValueError("one text does not say how much a prompt's texts differ; write `samples: 2` or more")
+        return samples
+
 
 Trajectory = Literal["teacher_forced", "own_text", "fork", "free_running"]
 

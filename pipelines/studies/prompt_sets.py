@@ -53,8 +53,8 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
             if isinstance(fields, dict) and "source" in fields:
                 prompts += _set_prompts(PromptSet.model_validate(fields), where, keys, is_shipped)
             else:
-                named = {"id": f"prompt-{index + 1}"} | fields if isinstance(fields, dict) else fields
-                prompts.append(Prompt.model_validate(named))
+                named = {"id": f"prompt-{index + 1}", "origin": key_place(where, keys)}
+                prompts.append(Prompt.model_validate(named | fields if isinstance(fields, dict) else fields))
         except ValidationError as error:
             model = PromptSet if isinstance(fields, dict) and "source" in fields else Prompt
             location, message = first_problem(error, model, fields)
@@ -131,9 +131,6 @@ def _require_unique(prompts: Sequence[Prompt], where: str) -> None:
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         if (other := first.setdefault(prompt.id, prompt)) is not prompt:
-            places = " and ".join(dict.fromkeys(one.origin or "the study" for one in (other, prompt)))
-            fix = "rename one of them, set `id: false` to make ids from the lines, or give one of the sets a `name`"
-            raise InputError(
-                f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice"
-                + (f" ({places}); {fix}" if prompt.origin else "; rename one of them")
-            )
+            places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
+            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
+            raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")

@@ -174,8 +174,10 @@ class Prompt(FrozenModel):
     def _options_belong_to_a_choice(self) -> Self:
         if (self.kind == "choice") != bool(self.options):
             raise ValueError("a `choice` prompt lists its `options`, other kinds have none")
-        if len(set(self.options)) != len(self.options):
-            raise ValueError("an option repeats")
+        if len(self.options) == 1:
+            raise ValueError(f"`options` holds {self.options[0]!r} alone; list two or more, or leave `options` out")
+        if repeated := [option for option in self.options if self.options.count(option) > 1]:
+            raise ValueError(f"option {repeated[0]!r} is listed twice; leave one of them out, or write another")
         if self.options and self.gold is not None and self.gold not in self.options:
             raise ValueError(f"`gold` {self.gold!r} is not among the options")
         return self

@@ -1,13 +1,13 @@
--- Of the answers that pruning loses, which share does the first wrong token lose by itself, and which what follows?
+-- Of the answers that pruning loses, which share does the first different token lose by itself, and which what follows?
 -- grain: one row per model × recipe × text_source × metric.
 -- key: model, recipe, text_source, metric
 -- inputs: lost_answers
 -- how to read: an answer is lost by the first token if the dense model, made to take the variant's token at the first
---   flip and then writing on by itself, is wrong, too. first_token_loss and following_loss sum to the loss of right
---   answers, gained ones subtracted; an interval that contains 0 shows no loss. The columns _noise are the largest of
---   the noise variants, whose flips are those of rounding; NULL where none was measured. The dense recipe and noise
---   variants are excluded.
--- reason: decides whether to guard single tokens or to repair the model.
+--   flip and then writing on by itself, is wrong, too. Unrelated answers lose unrelated_share of them. first_token_loss
+--   and following_loss sum to the loss of right answers, gained ones subtracted; an interval that contains 0 shows no
+--   loss. The columns _noise are the largest of the noise variants, whose flips are those of rounding; NULL where none
+--   was measured. Options that are only guessed, the dense recipe and noise variants are excluded.
+-- reason: says whether an answer is lost at the first different token or later.
 -- columns:
 --   first_token_loss_noise: Largest first_token_loss of a noise variant [share]
 --   following_loss_noise: Largest following_loss of a noise variant [share]
@@ -39,6 +39,7 @@ select
     variants.first_token_share,
     variants.first_token_share_low,
     variants.first_token_share_high,
+    variants.unrelated_share,
     variants.first_token_loss,
     variants.first_token_loss_low,
     variants.first_token_loss_high,

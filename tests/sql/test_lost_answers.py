@@ -73,6 +73,7 @@ def test_lost_answers_are_counted_by_what_loses_them(ask: Ask) -> None:
         "first_token_share": 0.5,
         "first_token_share_low": about(share[0]),
         "first_token_share_high": about(share[1]),
+        "unrelated_share": 1.0,
         "first_token_loss": about(1 / 7),
         "first_token_loss_low": about(first[0]),
         "first_token_loss_high": about(first[1]),
@@ -80,6 +81,41 @@ def test_lost_answers_are_counted_by_what_loses_them(ask: Ask) -> None:
         "following_loss_low": about(following[0]),
         "following_loss_high": about(following[1]),
     }
+
+
+def chosen(right: int, prompts: int) -> Handmade:
+    """Build two maths prompts, of which one answer is right, and some with four options; the variant loses them all."""
+    warehouse = Handmade()
+    answered(warehouse, (True, True, False), (False, False, False))
+    for number in range(prompts):
+        warehouse.generation("dense", f"c{number}", answer="A", is_correct=number < right)
+        wrong = {"answer": "B", "is_correct": False, "answer_fork": "C", "is_correct_fork": False, "text_fork": "C"}
+        warehouse.generation(RECIPE, f"c{number}", flip=0, **wrong)
+        for temperature in (0.5, 1.0):
+            shares = [0.4, 0.3, 0.1, 0.1]
+            warehouse.options("dense", f"c{number}", shares, shares, temperature=temperature)
+    return warehouse
+
+
+# Of eight answers to four options, a share of right ones is above 1/4 by its whole Wilson interval from five on.
+@pytest.mark.parametrize(("right", "counted", "lost"), [(0, 2, 1), (4, 2, 1), (5, 10, 6), (8, 10, 9)])
+def test_answers_to_options_count_only_where_the_dense_model_does_not_guess(
+    ask: Ask, right: int, counted: int, lost: int
+) -> None:
+    assert (reference_intervals.wilson(right, 8)[0] > 1 / 4) == (right > 4)
+    row = of_metric(ask(chosen(right, 8), "lost_answers"), "exact_match")
+
+    assert (row["n_answers"], row["n_lost"], row["n_lost_by_first_token"]) == (counted, lost, lost - 1)
+    # An unrelated answer is the right one of four in a quarter of cases, and never the right number.
+    assert row["unrelated_share"] == about((1 + 0.75 * (lost - 1)) / lost)
+
+
+def test_agreement_counts_all_options_and_says_what_an_unrelated_answer_loses(ask: Ask) -> None:
+    rows = [row for table in ("lost_answers", "q41_lost_answers") for row in ask(chosen(0, 8), table)]
+
+    for row in [row for row in rows if row["metric"] == "agreement"]:
+        assert (row["n_answers"], row["n_lost"], row["unrelated_share"]) == (10, 10, about((2 + 8 * 0.75) / 10))
+    assert len(rows) == 4
 
 
 def test_agreement_takes_the_dense_answer_as_the_right_one(ask: Ask) -> None:

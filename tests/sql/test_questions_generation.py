@@ -116,15 +116,20 @@ def test_q13_reads_the_steps_that_all_texts_of_a_prompt_have_if_they_are_two_or_
     assert (row["n_prompts"], row["own_minus_forced_nats"]) == (1, 1.0)
 
 
-def answered(right: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool) -> Handmade:
-    """Build eight prompts whose dense answers are right; each variant repeats the answers to the first of them."""
+def answered(kept: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool = True) -> Handmade:
+    """Build eight prompts, the first six of whose dense answers are right.
+
+    Each variant repeats the answers to the first `kept` ones, and answers right whatever the dense model gets wrong.
+    """
     warehouse = Handmade().model().variant("dense")
-    for recipe in ("dense", *right):
+    for recipe in ("dense", *kept):
         if recipe != "dense":
             warehouse.variant(recipe)
         for prompt in range(8):
-            same = recipe == "dense" or prompt < right[recipe]
-            given = {"answer": "12" if same else "13", "is_correct": same if graded else None}
+            same = recipe == "dense" or prompt < kept[recipe]
+            given = {"answer": "12" if same else "13", "is_correct": same == (prompt < 6) if graded else None}
+            # Forks lose no answer: what counts is the variant's own text.
+            given |= {"text_fork": "so", "answer_fork": "12", "is_correct_fork": prompt < 6 if graded else None}
             warehouse.generation(recipe, f"p{prompt}", flip=None if recipe == "dense" else 0, **given)
             for trajectory, kl in kls.get(recipe, {}).items():
                 for step in (1, 2):
@@ -132,24 +137,38 @@ def answered(right: dict[str, int], kls: dict[str, dict[str, float]], *, graded:
     return warehouse
 
 
-@pytest.mark.parametrize("graded", [True, False])
-def test_trajectories_are_compared_with_the_order_by_answers(ask: Ask, graded: bool) -> None:
-    right = {"a": 8, "b": 6, "c": 6, "d": 3, "e": 1}
+def test_trajectories_are_compared_with_the_order_by_lost_answers(ask: Ask) -> None:
+    kept = {"a": 8, "b": 7, "c": 5, "d": 3, "e": 1}
     forced, free = [0.1, 0.3, 0.2, 0.9, 0.8], [9.0, 8.0, 7.0, 9.5, 5.0]
     kls = {name: {"teacher_forced": one, "free_running": other, "fork": 5.0}
-           for name, one, other in zip(right, forced, free, strict=True)}  # fmt: skip
-    rows = {row["trajectory"]: row for row in ask(answered(right, kls, graded=graded), "trajectory_summary")}
+           for name, one, other in zip(kept, forced, free, strict=True)}  # fmt: skip
+    rows = {(row["trajectory"], row["answers"]): row for row in ask(answered(kept, kls), "trajectory_summary")}
 
-    for name, values in (("teacher_forced", forced), ("free_running", free)):
-        expected = stats.spearmanr(values, [8 - count for count in right.values()]).statistic
-        half = 1.959963984540054 * np.sqrt((1 + expected**2 / 2) / 2)
-        ends = np.tanh(np.arctanh(expected) + half * np.array([-1, 1]))
-        row = rows[name]
-        assert (row["answers"], row["n_variants"]) == ("right" if graded else "same", 5)
-        assert row["rank_correlation"] == pytest.approx(expected)
-        assert (row["rank_correlation_low"], row["rank_correlation_high"]) == pytest.approx(tuple(ends))
-        assert row["kl_median_nats"] == pytest.approx(np.median(values))
-    assert rows["fork"]["rank_correlation"] is None
+    assert len(rows) == 6
+    # b gains what it does not repeat: of six right answers it loses none, and of all eight one.
+    for answers, n_answers, lost in (("right", 6, [0, 0, 1, 3, 5]), ("same", 8, [0, 1, 3, 5, 7])):
+        for name, values in (("teacher_forced", forced), ("free_running", free)):
+            expected = stats.spearmanr(values, lost).statistic
+            half = 1.959963984540054 * np.sqrt((1 + expected**2 / 2) / 2)
+            ends = np.tanh(np.arctanh(expected) + half * np.array([-1, 1]))
+            row = rows[name, answers]
+            assert (row["n_answers"], row["n_variants"]) == (n_answers, 5)
+            assert row["rank_correlation"] == pytest.approx(expected)
+            assert (row["rank_correlation_low"], row["rank_correlation_high"]) == pytest.approx(tuple(ends))
+            assert row["kl_median_nats"] == pytest.approx(np.median(values))
+        assert rows["fork", answers]["rank_correlation"] is None
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_answers_that_are_only_guessed_or_not_graded_have_no_order_by_right_ones(ask: Ask, graded: bool) -> None:
+    kls = {name: {"teacher_forced": kl} for name, kl in (("a", 0.1), ("b", 0.2), ("c", 0.3))}
+    warehouse = answered({"a": 8, "b": 4, "c": 2}, kls, graded=graded)
+    for prompt in range(8):
+        # Six right answers of eight to two options have an interval that contains 1/2.
+        warehouse.options("dense", f"p{prompt}", [0.5, 0.25], [0.5, 0.25])
+    (row,) = ask(warehouse, "trajectory_summary")
+
+    assert (row["answers"], row["n_answers"], row["rank_correlation"]) == ("same", 8, pytest.approx(1))
 
 
 def test_q14_separates_the_answer_from_the_steps_after_it(ask: Ask) -> None:

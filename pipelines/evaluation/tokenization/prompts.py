@@ -28,8 +28,8 @@ def tokenize_prompts(study: Study, tokenizer: Any, context_length: int) -> list[
 
     Raises:
         InputError: a prompt with its new tokens is longer than the context, has token ids beyond the vocabulary or a
-            template that the model does not have or that fails, an option that is not in the vocabulary, or two options
-            that begin with the same token.
+            template that the model does not have or that fails, an option that begins with no whole character of the
+            vocabulary, or two options that begin with the same token.
     """
     for template in dict.fromkeys(prompt.template or study.template for prompt in study.prompts):
         _check_template(template, study, tokenizer)
@@ -88,13 +88,17 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
         else _continuation(tokenizer, text, f" {option}", ids, adds_special_tokens)
         for option in prompt.options
     ]
+    firsts: dict[int, str] = {}
     for option, label in zip(prompt.options, labels, strict=True):
         if label[:1] in ([], [tokenizer.unk_token_id]):
             raise InputError(f"{where}: option {option!r} begins with no token of the model; use other characters")
-    option_ids = tuple(label[0] for label in labels)
-    if len(set(option_ids)) != len(prompt.options):
-        raise InputError(f"{where}: options must begin with different tokens")
-    return TokenizedPrompt(prompt, ids, option_ids)
+        begin = tokenizer.decode(label[:1])
+        if "\ufffd" in begin:
+            raise InputError(f"{where}: option {option!r} begins with a part of a character; use labels like A and B")
+        if (other := firsts.setdefault(label[0], option)) != option:
+            fix = "use labels like A and B" if begin.strip() else "end the prompt's text with a line feed"
+            raise InputError(f"{where}: options {other!r} and {option!r} begin with the same token, {begin!r}; {fix}")
+    return TokenizedPrompt(prompt, ids, tuple(firsts))
 
 
 def _continuation(

@@ -1,17 +1,19 @@
--- Of the answers that each variant loses, those that its first wrong token loses by itself, and those that the
--- following tokens lose.
+-- Of the answers that each variant loses, those that its first different token loses by itself, and those that
+-- the following tokens lose.
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
--- inputs: stg_generations, stg_task_samples, noise_variants
+-- inputs: stg_generations, stg_option_subspace, stg_task_samples, noise_variants
 -- how to read: three texts answer every question: the dense model's d; the fork f, which the dense model writes by
 --   itself after it was made to take the variant's token at the first flip; and the variant's v. Where nothing flips,
 --   all three are the same text. A lost answer is right in d and wrong in v. It is lost by the first token if f is
 --   wrong, too, and by what follows if f is right. The difference of the shares of right answers, d − v, is
 --   first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
 --   by question, and include 0 wherever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
---   model's answer counts as the right one; texts without an answer in d are excluded. A noise variant is the null:
---   its flips are those of rounding. Variants with a flip whose fork is not stored have no row. Intervals are at
---   95 % and not corrected for the number of variants.
+--   model's answer counts as the right one; texts without an answer in d are excluded. Under exact_match, prompts with
+--   options are excluded unless the Wilson interval of the dense model's share of right answers to them is above that
+--   of a guess, 1/options. A first_token_share that is not below unrelated_share shows that forks give unrelated
+--   answers. The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored have no
+--   row. Intervals are at 95 % and not corrected for the number of variants.
 -- reason: says whether an answer breaks at one token, which any sampler may draw, or through many.
 -- columns:
 --   text_source: Task that has texts written; (prompts) for the prompts of the study
@@ -33,6 +35,7 @@
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
 --   first_token_share_high: Upper end of its 95 % Wilson interval [share]
+--   unrelated_share: Share of the lost that unrelated answers lose, mean of 1 − 1/options, or 1 without any [share]
 --   first_token_loss: Change by the first token alone [share] = (n_right_dense − n_right_fork)/n_answers
 --   first_token_loss_low: Lower end of its 95 % interval, paired [share]
 --   first_token_loss_high: Upper end of its 95 % interval, paired [share]
@@ -41,6 +44,14 @@
 --   following_loss_high: Upper end of its 95 % interval, paired [share]
 with
 
+guesses as (
+    select distinct
+        model,
+        prompt_id,
+        1 / len(options) as guess
+    from stg_option_subspace
+),
+
 answers as (
     select
         pruned.model,
@@ -48,6 +59,7 @@ answers as (
         '(prompts)' as text_source,
         pruned.first_flip_step,
         pruned.text_fork,
+        coalesce(guesses.guess, 0) as guess,
         unnest(['exact_match', 'agreement']) as metric,
         unnest([dense.is_correct, case when dense.answer is not null then true end]) as is_right_dense,
         unnest([pruned.is_correct_fork, dense.answer is not distinct from pruned.answer_fork]) as is_right_fork,
@@ -55,6 +67,7 @@ answers as (
     from stg_generations as pruned
     inner join stg_generations as dense
         on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
+    left join guesses on pruned.model = guesses.model and pruned.prompt_id = guesses.prompt_id
     where pruned.recipe <> 'dense'
 
     union all
@@ -65,6 +78,7 @@ answers as (
         pruned.task as text_source,
         pruned.first_flip_step,
         pruned.text_fork,
+        0 as guess,
         unnest([
             case when pruned.verdict is null then 'exact_match' else 'pass_at_1' end,
             case when pruned.verdict is null then 'exact_match_lenient' end,
@@ -96,14 +110,20 @@ threes as (
         recipe,
         text_source,
         metric,
+        guess,
         first_flip_step is not null as is_flipped,
         is_right_dense as d,
         case when first_flip_step is null then is_right_dense else is_right_fork end as f,
         is_right_pruned as v
     from answers
+    window of_options as (partition by model, recipe, text_source, metric, guess > 0)
     -- Without the flipped texts of older files, the others would count alone.
     qualify
         count_if(first_flip_step is not null and text_fork is null) over (partition by model, recipe, text_source) = 0
+        and (
+            metric = 'agreement' or guess = 0
+            or wilson_interval(count_if(d) over of_options, count(d) over of_options)[1] > avg(guess) over of_options
+        )
 ),
 
 counted as (
@@ -118,6 +138,7 @@ counted as (
         count(*) filter (where f) as n_right_fork,
         count(*) filter (where v) as n_right_pruned,
         count(*) filter (where d and not v) as n_lost,
+        avg(1 - guess) filter (where d and not v) as unrelated_share,
         count(*) filter (where d and not v and not f) as n_lost_by_first_token,
         count(*) filter (where d and not v and f) as n_lost_after,
         count(*) filter (where d and v and not f) as n_recovered,
@@ -153,6 +174,7 @@ select
     counted.n_lost_by_first_token / nullif(counted.n_lost, 0) as first_token_share,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[1] as first_token_share_low,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[2] as first_token_share_high,
+    counted.unrelated_share,
     (counted.lost_fork - counted.gained_fork) / counted.n_answers as first_token_loss,
     interval_of_paired_change(counted.gained_fork, counted.lost_fork, counted.n_answers)[1] as first_token_loss_low,
     interval_of_paired_change(counted.gained_fork, counted.lost_fork, counted.n_answers)[2] as first_token_loss_high,

@@ -253,8 +253,8 @@ def test_wrong_input_exits_with_2_and_the_fix(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompts": [{"id": "long", "kind": "open", "text": "why " * 300}]}, "'long' has"),
-        ({"prompts": [{"id": "far", "ids": [1, 300]}]}, "'far': `ids` holds 300, but the model has 300 tokens"),
+        ({"prompts": [{"id": "long", "kind": "open", "text": "why " * 300}]}, "line 13: `prompts.0`) has 1215 tokens"),
+        ({"prompts": [{"id": "far", "ids": [1, 300]}]}, "`prompts.0`): `ids` holds 300, but the model has 300 tokens"),
         ({"prompts": ["math"]}, "`prompts.0`: source 'math': no such set or file; did you mean maths?"),
         ({"recipes": ["dense", "attn-drop-99"]}, "attn-drop-99: the model has"),
         ({"recipes": ["dense", "wanda-3of7"]}, "not a multiple of 7"),

@@ -96,8 +96,30 @@ def test_token_ids_are_read_as_they_are(tokenizer: Any) -> None:
 def test_an_options_label_follows_a_header_directly_and_words_after_a_space(
     tokenizer: Any, template: str, text: str, before: str
 ) -> None:
-    found = tokenized(tokenizer, template, text=text, options=["A"])  # the tokenizer has a space as its own token
-    assert found.option_ids == (tokenizer(before + "A").input_ids[0],)
+    found = tokenized(tokenizer, template, text=text, options=["the", "is"])
+    assert found.option_ids == tuple(tokenizer(before + option).input_ids[0] for option in ("the", "is"))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("?", ["B", "A1", "A2"], "options 'A1' and 'A2' begin with the same token, 'A'; use labels like A and B"),
+        # Of this tokenizer, a space before a capital letter is a token of its own.
+        ("? ", ["A", "Ä"], "option 'Ä' begins with a part of a character; use labels like A and B"),
+        ("?", ["ሀ", "ቀ"], "option 'ሀ' begins with a part of a character; use labels like A and B"),
+    ],
+)
+def test_options_whose_first_tokens_do_not_tell_them_apart_are_named(
+    tokenizer: Any, text: str, options: list[str], message: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        tokenized(tokenizer, text=text, options=options)
+    assert str(refusal.value).startswith(f"study s: prompt 'a' (p.jsonl, line 7): {message}")
+    with pytest.raises(
+        InputError, match="'A' and 'B' begin with the same token, ' '; end the prompt's text with a lin"
+    ):
+        tokenized(tokenizer, "plain", text="Which?", options=["A", "B"])
+    assert tokenized(tokenizer, "plain", text="Which?\n", options=["A", "B"]).option_ids
 
 
 @pytest.mark.parametrize(

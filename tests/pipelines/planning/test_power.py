@@ -6,7 +6,7 @@ from prunescope.pipelines.core.verdict_rule import TOLERANCE
 from prunescope.pipelines.planning.power import SPREAD_OF_PROMPTS, verdict_power
 from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.studies import Study
-from prunescope.pipelines.studies.measure_specs import MeasureSpec
+from prunescope.pipelines.studies.measure_specs import DecodingSpec, MeasureSpec
 from tests.sql.warehouse_builder import Handmade
 
 
@@ -33,6 +33,16 @@ def test_the_least_and_largest_loss_are_those_at_which_wilsons_interval_leaves_t
                 query = "select wilson_interval(?::double, ?::bigint)[?]"
                 [(end,)] = connection.execute(query, [share * count + shift, count, side]).fetchall()
                 assert ((end <= TOLERANCE) if side == 2 else (end > TOLERANCE)) is is_decided
+
+
+def test_sampling_from_a_part_of_the_tokens_is_said_to_leave_the_sequence_kl_empty() -> None:
+    whole, cut = (study(40, 0).model_copy(update={"decoding": DecodingSpec(top_p=top_p)}) for top_p in (1.0, 0.9))
+
+    assert verdict_power(whole, []) == verdict_power(study(40, 0), [])
+    assert verdict_power(cut, []) == [
+        *verdict_power(whole, []),
+        "sequence KL will be empty: it needs texts drawn from all tokens (`top_p: 1`)",
+    ]
 
 
 def test_too_few_units_are_named_by_what_they_would_judge() -> None:

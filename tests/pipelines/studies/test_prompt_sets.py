@@ -287,6 +287,18 @@ def test_resolved_prompts_survive_replacements_dumps_and_changed_files(tmp_path:
     assert study(tmp_path, *entries).prompts[0].text == "Why not?"
 
 
+def test_a_prompt_with_options_knows_its_file_and_line_which_change_no_hash(tmp_path: Path) -> None:
+    asked = "- {id: why, text: Why not}\n- {id: which, text: Which one, options: [A, B]}\n"
+    rest = "models: [{name: m, source: m}]\nrecipes: [dense]\n"
+    (tmp_path / "a.yaml").write_text(f"prompts:\n{asked}{rest}")
+    (tmp_path / "b.yaml").write_text(f"{rest}prompts:\n{asked}")
+    (_, first), (_, second) = ((load_study(str(tmp_path / name)).prompts) for name in ("a.yaml", "b.yaml"))
+
+    assert first.what == f"prompt 'which' ({tmp_path}/a.yaml: line 3: `prompts.1`)"
+    assert second.what == f"prompt 'which' ({tmp_path}/b.yaml: line 5: `prompts.1`)"
+    assert first.contents(None) == second.contents(None)
+
+
 ROW = {"question": "q"}
 CHOICE = {"question": "q", "choices": ["a", "b"]}
 
