@@ -146,9 +146,10 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
     if unknown := _of_word(rows, "quality_together", "too little evidence"):
         which = _listed(unknown) if kept or lost else "any variant"
         parts.append(f"There are too few answers to be sure of {which}.")
-    if graded := max(row["prompts_graded"] for row in rows):
-        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {graded} prompts right"
-        counts = f"{dense}; {_grouped(rows, 'prompts_correct', 'answers', 'answer')}."
+    if graded := [row for row in rows if row["prompts_graded"]]:
+        prompts = max(row["prompts_graded"] for row in graded)
+        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {prompts} prompts right"
+        counts = f"{dense}; {_grouped(graded, 'prompts_correct', 'answers', 'answer')}."
         parts.insert(len(parts) if kept or lost else 0, counts)
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
     listed = "; ".join(f"{word}: {_listed(_of_word(rows, 'verdict', word))}" for word in verdicts)

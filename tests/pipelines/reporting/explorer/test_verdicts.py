@@ -87,7 +87,10 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
 def test_too_few_answers_are_counted_beside_the_dense_models():
     few = OPEN | {"verdict": "writes other text", "prompts_graded": 24}
     answer = answers_by_topic(
-        [few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))]
+        [
+            *(few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))),
+            few | {"recipe": "unmeasured", "prompts_graded": 0, "prompts_correct": 0},
+        ]
     )["right"]
     assert answer["short"] == (
         "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few answers to be "
