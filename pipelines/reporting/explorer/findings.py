@@ -229,15 +229,16 @@ def _texts(row: _Row) -> str:
 
 
 def _options(row: _Row) -> str:
-    changed = row["argmax_changed"]
     sentence = (
         f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices are those of the dense model; the "
         f"whole ranking is the same in {row['ranking_kept']}. All options together have "
         f"{number(row['mass_dense_median'])} of the dense and "
         f"{number(row['mass_pruned_median'])} of the pruned probability (medians)."
     )
-    if changed:
-        sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
+    sentence += {
+        "holds": " As in the paper, most questions keep their choice.",
+        "does not hold": " Unlike in the paper, most questions do not keep their choice.",
+    }.get(row["choice_is_kept"], "")
     if row["options_share"] is not None:
         sentence += f" Among the options lies {percent(row['options_share'])} of the KL over the vocabulary (median)."
     if row["less_share"] is not None:

@@ -230,12 +230,27 @@ def test_changed_options_are_counted():
     )
     assert "1 of 2 choices are those of the dense model" in sentence
     assert "the whole ranking is the same in 1" in sentence
-    assert "does not hold here for 1." in sentence
+    assert "in the paper, most questions" not in sentence, "the claim has too little data"
     # The median over variants, and the share of questions beside that of rounding.
     assert "Among the options lies 35.0 % of the KL over the vocabulary (median)." in sentence
     assert (
         "less than the rest of the vocabulary at 90.0 % of the questions; with nothing pruned, at 87.5 %." in sentence
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("holds", "As in the paper, most questions keep their choice."),
+        ("does not hold", "Unlike in the paper, most questions do not keep their choice."),
+    ],
+)
+def test_whether_the_choice_is_kept_is_the_verdict_of_the_claim(verdict: str, said: str) -> None:
+    """A single changed choice does not refute that most are kept."""
+    judged = pl.when(pl.col("claim") == "choice_is_kept").then(pl.lit(verdict)).otherwise("verdict").alias("verdict")
+    sentence = the_one(sentences_of(paper_claims=frames.paper_claims().with_columns(judged)), "Among the options")
+    assert said in sentence
+    assert "does not hold here for" not in sentence
 
 
 def test_perplexities_are_listed_in_ascending_order():
