@@ -28,14 +28,6 @@
 --     prediction the scored variants [units]
 with
 
-asked as (
-    select distinct
-        model,
-        prompt_id,
-        options
-    from stg_option_subspace
-),
-
 units as (
     select
         steps.model,
@@ -52,7 +44,8 @@ units as (
 
     union all
 
-    select
+    -- The options of a prompt are the same at each temperature.
+    select distinct
         texts.model,
         texts.recipe,
         unnest(['alive', 'writing']) as measure,
@@ -71,7 +64,8 @@ units as (
     from stg_generations as texts
     inner join stg_generations as dense
         on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-    left join asked on texts.model = asked.model and texts.prompt_id = asked.prompt_id
+    left join stg_option_subspace as asked
+        on dense.model = asked.model and dense.recipe = asked.recipe and dense.prompt_id = asked.prompt_id
 
     union all
 
@@ -82,16 +76,14 @@ units as (
         'choosing' as measure,
         if(gold is null, 'options', 'graded') as evidence,
         prompt_id as unit,
-        if(
-            gold is null,
-            cast(argmax_dense <> mode(argmax_dense) over (partition by model, recipe, gold is null) as integer)
-            - verdict_tolerance(),
-            cast(argmax_dense = gold as integer) - 1 / len(options)
+        coalesce(
+            cast(argmax_dense = gold as integer) - 1 / len(options),
+            cast(argmax_dense <> mode(argmax_dense) over (partition by model, recipe, gold) as integer)
+            - verdict_tolerance()
         ) as weight,
-        if(
-            gold is null,
-            cast(not is_argmax_same as integer),
-            cast(argmax_dense = gold as integer) - cast(argmax_pruned = gold as integer)
+        coalesce(
+            cast(argmax_dense = gold as integer) - cast(argmax_pruned = gold as integer),
+            cast(not is_argmax_same as integer)
         ) as lost
     from stg_option_subspace
     qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1

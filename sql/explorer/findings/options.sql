@@ -46,7 +46,6 @@ from ranking
 left join parts using (model)
 left join paper_claims as claims
     on ranking.model = claims.model and claims.claim = 'options_move_less'
-left join paper_claims as kept
-    on ranking.model = kept.model and kept.claim = 'choice_is_kept'
+left join paper_claims as kept on ranking.model = kept.model and kept.claim = 'choice_is_kept'
 group by ranking.model
 order by ranking.model
