@@ -252,8 +252,8 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     text = found["layers"]["text"]
     # The three sublayers of `far` are all that it changed.
     assert text.startswith(
-        "Among the three sublayers with the largest KL are the attention of layer 3 in 1 of 1, the attention of layer 4 in "
-        "1 of 1, the attention of layer 5 in 1 of 1 variants that changed it and more than three sublayers."
+        "Among the three sublayers with the largest KL are the attention of layer 3 in 1 of 1, the attention of layer "
+        "4 in 1 of 1, the attention of layer 5 in 1 of 1 variants that changed it and more than three sublayers."
     )
     assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
