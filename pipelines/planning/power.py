@@ -54,4 +54,5 @@ def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
         margin = _Z * spread / math.sqrt(count)
         low = f"a loss tolerated up to {TOLERANCE - margin:.1%}" if margin < TOLERANCE else "no loss tolerated"
         parts.append(f"{count} {unit} can call {low}, and one too large from {TOLERANCE + margin:.1%} on")
-    return f"{kind}: {'; '.join(parts)}"
+    all_right = ", if the dense model is right on all of them" if kind.startswith("right") else ""
+    return f"{kind}: {'; '.join(parts)}{all_right}"

@@ -23,7 +23,7 @@ RULE = (
     "alive fails. Not safe: else quality or alive fails. Writes other text: alive holds, fidelity fails, and "
     "quality is not known. Quality is judged by the first of these that was measured on enough answers, whatever it"
     " shows: right answers to tasks, right answers to the prompts, and, where no right answer is known, the dense "
-    "model's own answers."
+    "model's own answers, if they are not nearly always the same."
 )
 
 
@@ -54,8 +54,9 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
     unmeasured = pl.any_horizontal(pl.col("evidence_writing", "evidence_choosing", "loss_alive").is_null())
     if missing := rows.filter(unmeasured)["recipe"].to_list():
         notes.append(
-            f"writing, choosing or texts were not measured for {', '.join(missing)}; a study with at least {MIN_UNITS} "
-            "prompts of the kind `choice` and texts of the variants measures all"
+            f"writing, choosing or texts show nothing of {', '.join(missing)}: they were not measured, or the dense "
+            f"model guesses; a study with texts and at least {MIN_UNITS} prompts of the kind `choice`, which the dense "
+            "model answers right, measures all"
         )
     if (greedy := rows.drop_nulls("n_greedy")).height:
         texts = max(greedy["n_greedy"].cast(pl.Int64).to_list())

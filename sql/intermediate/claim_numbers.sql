@@ -18,6 +18,7 @@
 --   amount_low: Lower end of its 95 % interval; NULL where the uncertainty is not known [as amount]
 --   amount_high: Upper end of its 95 % interval; NULL where the uncertainty is not known [as amount]
 --   null_amount: The same number of the noise variant; NULL where it was not measured [as amount]
+--   null_amount_high: Upper end of its 95 % interval; NULL where it has none of its own [as amount]
 with
 
 losses as (
@@ -166,7 +167,8 @@ amplification_claims as (
         pruned.share_amplified as amount,
         pruned.share_amplified_low as amount_low,
         pruned.share_amplified_high as amount_high,
-        noise.share_amplified as null_amount
+        noise.share_amplified as null_amount,
+        noise.share_amplified_high as null_amount_high
     from local_amplification as pruned
     left join local_amplification as noise
         on pruned.model = noise.model and pruned.lens = noise.lens and noise.is_noise
@@ -232,7 +234,8 @@ question_claims as (
         pruned.amount,
         pruned.ends[1] as amount_low,
         pruned.ends[2] as amount_high,
-        noise.amount as null_amount
+        noise.amount as null_amount,
+        noise.ends[2] as null_amount_high
     from question_shares as pruned
     left join question_shares as noise
         on pruned.model = noise.model and pruned.claim = noise.claim and noise.is_noise
@@ -296,8 +299,8 @@ gap_claims as (
         pruned.gap.mean as amount,
         pruned.gap.mean - pruned.gap.half_width as amount_low,
         pruned.gap.mean + pruned.gap.half_width as amount_high,
-        -- Rounding makes few texts flip; the mean of fewer than 6 prompts is no null.
-        case when noise.gap.units >= 6 then noise.gap.mean end as null_amount
+        noise.gap.mean as null_amount,
+        noise.gap.mean + noise.gap.half_width as null_amount_high
     from gap_means as pruned
     left join gap_means as noise
         on
@@ -305,6 +308,8 @@ gap_claims as (
             and pruned.claim = noise.claim
             and pruned.measure = noise.measure
             and noise.is_noise
+            -- Rounding makes few texts flip; the mean of fewer than 6 prompts is no null.
+            and noise.gap.units >= 6
     where not pruned.is_noise
 ),
 
@@ -331,5 +336,6 @@ select
     amount,
     amount_low,
     amount_high,
-    null_amount
+    null_amount,
+    null_amount_high
 from claims

@@ -9,10 +9,12 @@
 --   share of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's
 --   own texts that loop or end early: before half of the dense text's length, and without an answer. graded: right
 --   answers to the study's prompts (writing) and questions (choosing), gained ones set against lost ones, as a share
---   of the dense model's right ones above a guess; left out if the dense model is not right beyond a guess. options:
---   share of the questions whose most likely option differs. prediction: that of loss_predictions with the narrowest
---   interval, which holds for 9 of 10 variants. Intervals are at 95 %, and on each side the wider of Student's t over
---   the units, and Wilson's of what is lost, clustered by unit.
+--   of the dense model's right ones above a guess. A guess is right in 1 of k options. Prompts with options, or those
+--   without, are left out if the dense model is not right beyond a guess in them. options: share of the questions
+--   without a known right option whose most likely option differs; left out if a constant choice, the dense model's
+--   commonest, might lose no more than verdict_tolerance, because keeping it then shows nothing. prediction: that of
+--   loss_predictions with the narrowest interval, which holds for 9 of 10 variants. Intervals are at 95 %, and on each
+--   side the wider of Student's t over the units, and Wilson's of what is lost, clustered by unit.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule.
 -- columns:
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
@@ -22,7 +24,8 @@
 --   loss_high: Upper end of it [share]
 --   lost: Tokens, answers, choices or texts that are lost, those of the null included; NULL of tasks
 --   total: Those that could be lost; NULL of tasks
---   n_units: Answers, prompts or questions that it rests on; of a prediction the scored variants [units]
+--   n_units: Prompts, questions or answers that it rests on: of written answers the dense model's right ones, of a
+--     prediction the scored variants [units]
 with
 
 units as (
@@ -41,13 +44,14 @@ units as (
 
     union all
 
-    select
+    -- The options of a prompt are the same at each temperature.
+    select distinct
         texts.model,
         texts.recipe,
         unnest(['alive', 'writing']) as measure,
         unnest(['texts', 'graded']) as evidence,
         texts.prompt_id as unit,
-        unnest([1, cast(dense.is_correct as integer)]) as weight,
+        unnest([1, cast(dense.is_correct as integer) - coalesce(1 / len(asked.options), 0)]) as weight,
         unnest([
             cast(
                 texts.collapse_step is not null
@@ -60,6 +64,8 @@ units as (
     from stg_generations as texts
     inner join stg_generations as dense
         on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
+    left join stg_option_subspace as asked
+        on dense.model = asked.model and dense.recipe = asked.recipe and dense.prompt_id = asked.prompt_id
 
     union all
 
@@ -68,18 +74,22 @@ units as (
         model,
         recipe,
         'choosing' as measure,
-        unnest(['graded', 'options']) as evidence,
+        if(gold is null, 'options', 'graded') as evidence,
         prompt_id as unit,
-        unnest([cast(argmax_dense = gold as integer) - 1 / len(options), 1]) as weight,
-        unnest([
+        coalesce(
+            cast(argmax_dense = gold as integer) - 1 / len(options),
+            cast(argmax_dense <> mode(argmax_dense) over (partition by model, recipe, gold) as integer)
+            - verdict_tolerance()
+        ) as weight,
+        coalesce(
             cast(argmax_dense = gold as integer) - cast(argmax_pruned = gold as integer),
             cast(not is_argmax_same as integer)
-        ]) as lost
+        ) as lost
     from stg_option_subspace
     qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1
 ),
 
--- What the dense model has to lose above a guess counts alike for all questions.
+-- Weights above a guess among options are no whole numbers; what can be lost above it counts alike for all questions.
 weighed as (
     select
         model,
@@ -87,14 +97,16 @@ weighed as (
         measure,
         evidence,
         unit,
-        if(evidence = 'graded' and measure = 'choosing', avg(weight) over of_variant, weight) as weight,
+        case
+            when evidence = 'options' then 1 when weight = round(weight) then weight else avg(weight) over alike
+        end as weight,
         lost
     from units
     where lost is not null
-    window of_variant as (partition by model, recipe, measure, evidence)
+    window alike as (partition by model, recipe, measure, evidence, weight = round(weight))
     qualify
-        wilson_interval(count_if(weight > 0) over of_variant, count(*) over of_variant)[1]
-        > count_if(weight > 0) over of_variant / count(*) over of_variant - avg(weight) over of_variant
+        wilson_interval(count_if(weight > 0) over alike, count(*) over alike)[1]
+        > count_if(weight > 0) over alike / count(*) over alike - avg(weight) over alike
 ),
 
 floors as (
@@ -137,7 +149,7 @@ sums as (
         evidence,
         cast(sum(lost) as double) as lost,
         cast(sum(weight) as double) as total,
-        count(*) as n_units,
+        count_if(weight > 0) as n_units,
         sum(net) / sum(weight) as loss,
         coalesce(half_width_of_mean(net, weight), 0) as by_spread,
         sum(greatest(lost, 0)) / sum(weight) as lost_share,

@@ -95,7 +95,7 @@ _REPLACED = {
         from drawn_prompts""",
     "stg_option_subspace": """
         select model, recipe, model || '@' || recipe as variant, prompt_id, 1.0 as temperature,
-            not is_changed as is_argmax_same
+            if(hash(prompt_id) % 2 = 0, 'A', 'B') as argmax_dense, not is_changed as is_argmax_same
         from drawn_questions""",
     "stg_task_scores": """
         select model, recipe, kind as task, kind as task_group, kind, 'hash' as task_hash, n, true as is_higher_better,

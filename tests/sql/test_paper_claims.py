@@ -236,6 +236,40 @@ def test_the_fit_is_the_mean_over_methods_with_the_error_of_their_jackknife(
         assert (row["verdict"], row["null_amount"]) == (verdict, None)
 
 
+@pytest.mark.parametrize(("rounded", "verdict"), [(20, "holds"), (36, "as under rounding")])
+def test_an_effect_must_exceed_the_upper_end_of_its_null(ask: Ask, rounded: int, verdict: str) -> None:
+    """The options move less in all 40 questions; with nothing pruned in 36, which may be up to 96 %."""
+    warehouse = Handmade().model().variant("dense").variant("a").variant("noise-batch", method="noise")
+    for recipe, less in (("a", 40), ("noise-batch", rounded)):
+        for index in range(40):
+            kls = {"kl_options_dense_pruned_nats": 0.9 if index < less else 1.1, "kl_dense_pruned_nats": 1.0}
+            warehouse.step(recipe, f"q{index}", 0, 1.0 if recipe == "a" else 0.001)
+            warehouse.options(recipe, f"q{index}", [0.25, 0.25], [0.25, 0.25], **kls)
+    row = claims(ask, warehouse)["options_move_less", "all"]
+
+    assert (row["amount_low"], row["null_amount"]) == (
+        pytest.approx(reference_intervals.wilson(40, 40)[0]),
+        rounded / 40,
+    )
+    assert row["null_amount"] < row["amount_low"]
+    assert (reference_intervals.wilson(rounded, 40)[1] < row["amount_low"]) is (verdict == "holds")
+    assert row["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.001, "holds"), (2.0, "as under rounding")])
+def test_a_gap_must_exceed_that_of_rounding_and_its_error(ask: Ask, spread: float, verdict: str) -> None:
+    """A mean gap of 1 beside one of 0 over 8 prompts, give or take so much."""
+    warehouse = Handmade().model().variant("dense").variant("a").variant("noise-batch", method="noise")
+    for prompt in range(8):
+        texts(warehouse, "a", f"q{prompt}", 101.0 + prompt / 100, "tiny", forced=100.0)
+        gap = spread * (-1) ** prompt
+        texts(warehouse, "noise-batch", f"q{prompt}", max(gap, 0.0) + 1e-4, "tiny", forced=max(-gap, 0.0) + 1e-4)
+    row = claims(ask, warehouse)["own_text_is_further", "difference"]
+
+    assert row["null_amount"] == pytest.approx(0, abs=1e-6)
+    assert row["verdict"] == verdict
+
+
 def texts(warehouse: Handmade, recipe: str, prompt: str, own: float, model: str, forced: float = 1.0) -> None:
     """Build three steps, of which the first flips, with a KL of 10 free running and of 12 on the fork."""
     for step in (0, 1, 2):

@@ -56,11 +56,24 @@ def written(warehouse: Handmade, recipe: str, texts: str, right: str | None = No
         )
 
 
-def questioned(warehouse: Handmade, recipe: str, changed: int, questions: int, gold: list[str] | None = None) -> None:
-    """Build questions, of which so many change their most likely option from A to B; `gold` has right options."""
+def questioned(
+    warehouse: Handmade,
+    recipe: str,
+    changed: int,
+    questions: int,
+    gold: list[str] | None = None,
+    others: int | None = None,
+) -> None:
+    """Build questions, of which so many change their most likely option from A to B; `gold` has right options.
+
+    In the last `others`, half of them if not given, the dense model chooses D, and a change is to C.
+    """
+    others = questions // 2 if others is None and gold is None else others or 0
     for index in range(questions):
-        pruned = CHANGED if index < changed else KEPT
-        warehouse.options(recipe, f"q{index}", KEPT, pruned, gold=gold[index] if gold else None)
+        sides = [KEPT, CHANGED if index < changed else KEPT]
+        if index >= questions - others:
+            sides = [side[::-1] for side in sides]
+        warehouse.options(recipe, f"q{index}", *sides, gold=gold[index] if gold else None)
 
 
 def answered(warehouse: Handmade, recipe: str, task: str, right: int, answers: int, *, kind: str) -> None:
@@ -183,7 +196,8 @@ def test_a_variant_that_differs_only_in_rounding_loses_nothing() -> None:
         prompted(warehouse, recipe, changes.tolist())
         written(warehouse, recipe, "".join(fates), "".join(right))
         for index, place in enumerate(rng.permutation(60).tolist()):
-            warehouse.options(recipe, f"q{index}", KEPT, CHANGED if place < 15 else KEPT)
+            sides = [KEPT, CHANGED if place < 15 else KEPT]
+            warehouse.options(recipe, f"q{index}", *(side[:: 1 if index < 30 else -1] for side in sides))
     [row] = verdicts(warehouse).values()
 
     assert [row[f"loss_{measure}"] for measure in MEASURES] == pytest.approx([0] * 4, abs=1e-12)
@@ -213,7 +227,7 @@ def test_right_answers_that_are_gained_are_set_against_lost_ones() -> None:
     written(warehouse, "a", "o" * 50, pruned)
     [row] = verdicts(warehouse).values()
 
-    assert (row["evidence_writing"], row["n_writing"]) == ("graded", 50)
+    assert (row["evidence_writing"], row["n_writing"]) == ("graded", 30)
     assert row["loss_writing"] == pytest.approx((8 - 5) / 30)
     net, weight = np.array([*[0] * 22, *[1] * 8, *[-1] * 5, *[0] * 15]), np.array([1] * 30 + [0] * 20)
     influence = (net - 0.1 * weight) / 30
@@ -231,9 +245,62 @@ def test_right_options_count_only_where_the_dense_model_is_right_beyond_a_guess(
             questioned(warehouse, recipe, 12 if recipe == "a" else 0, 60, gold)
         [rows[right]] = verdicts(warehouse).values()
 
-    assert {right: row["evidence_choosing"] for right, row in rows.items()} == {45: "graded", 18: "options"}
+    assert {right: row["evidence_choosing"] for right, row in rows.items()} == {45: "graded", 18: None}
     assert rows[45]["loss_choosing"] == pytest.approx(12 / (45 - 60 / 4))
-    assert rows[18]["loss_choosing"] == pytest.approx(12 / 60)
+
+
+@pytest.mark.parametrize(("others", "word"), [(0, TOO_LITTLE), (10, TOO_LITTLE), (20, "holds")])
+def test_a_constant_answer_shows_nothing_of_choosing(others: int, word: str) -> None:
+    """All 100 choices are kept, and 100 without `others` are the same; of 10 in 100, 5 to 18 % may be others."""
+    warehouse = started("a")
+    for recipe in ("dense", "a"):
+        questioned(warehouse, recipe, 0, 100, others=others)
+        written(warehouse, recipe, "o" * 40 if recipe == "dense" else "l" * 40)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["choosing"], row["verdict"]) == (word, CHOOSING_ONLY if word == "holds" else NOT_SAFE)
+
+
+def test_a_constant_answerer_is_told_from_one_that_loops() -> None:
+    """The dense model answers A to 100 questions, in 32 of them rightly, and writes the answer too."""
+    warehouse = started("mild", "loops")
+    gold = ["A"] * 32 + ["B"] * 68
+    for recipe, changed, text in (("dense", 0, "o"), ("mild", 20, "o"), ("loops", 95, "l")):
+        questioned(warehouse, recipe, changed, 100, gold)
+        for index in range(100):
+            right = gold[index] == ("B" if index < changed else "A")
+            warehouse.generation(
+                recipe, f"q{index}", collapse=9 if text == "l" else None, is_correct=right, token_ids=[1, 2, 3]
+            )
+        prompted(warehouse, recipe, [0 if recipe == "dense" else 5, 0 if recipe == "dense" else 4] * 50)
+    rows = verdicts(warehouse)
+
+    assert said(rows) == {"mild": OTHER_TEXT, "loops": NOT_SAFE}
+    assert {(row["evidence_writing"], row["evidence_choosing"]) for row in rows.values()} == {(None, None)}
+
+
+def test_written_answers_among_options_count_above_a_guess_and_apart_from_others() -> None:
+    """Of 60 prompts with four options the dense model answers 45 right and the variant 33; of 40 others both 35."""
+    warehouse = started("a")
+    for recipe, right in (("dense", 45), ("a", 33)):
+        questioned(warehouse, recipe, 0, 60, ["A"] * 60)
+        for index in range(100):
+            is_correct = index < right if index < 60 else index < 95
+            name = f"q{index}" if index < 60 else f"open{index}"
+            warehouse.generation(recipe, name, is_correct=is_correct)
+    [row] = verdicts(warehouse).values()
+
+    assert row["loss_writing"] == pytest.approx((45 - 33) / (45 - 60 / 4 + 35))
+    assert row["n_writing"] == 60 + 35
+
+
+def test_two_right_answers_are_no_basis_whatever_the_number_of_prompts() -> None:
+    warehouse = started("a")
+    for recipe, right in (("dense", "11"), ("a", "00")):
+        written(warehouse, recipe, "o" * 100, right + "0" * 98)
+    [row] = verdicts(warehouse).values()
+
+    assert (row["writing"], row["n_writing"], row["loss_writing"]) == (TOO_LITTLE, 2, 1.0)
 
 
 def test_the_upper_end_is_at_most_all_of_what_can_be_lost() -> None:

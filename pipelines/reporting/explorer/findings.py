@@ -12,6 +12,7 @@ from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from prunescope.pipelines.reporting.published import fact
 
 _Row = Mapping[str, Any]
+MAX_NAMES = 8
 LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
 
 
@@ -46,8 +47,13 @@ def number(value: float) -> str:
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _recipes(recipes: Sequence[str]) -> str:
-    return ", ".join(map(label, recipes))
+def names(recipes: Sequence[str], singular: str = "", plural: str = "") -> str:
+    """List recipes, the first of many, with a verb if given: "a, b and 3 more are"."""
+    *first, last = [*map(label, recipes[:MAX_NAMES])]
+    if len(recipes) > MAX_NAMES:
+        first, last = [*first, last], f"{len(recipes) - MAX_NAMES} more"
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"{listed} {singular if len(recipes) == 1 else plural}".rstrip()
 
 
 def _of(count: int, total: int) -> str:
@@ -73,7 +79,7 @@ def _answers(row: _Row) -> str:
     if not correct:
         return f"The dense model answers none of its {graded} prompts that have a right answer correctly."
     as_good = row["recipes_as_good"]
-    variants = f"as many or more: {_recipes(as_good)}" if as_good else "no variant reaches that"
+    variants = f"as many or more: {names(as_good)}" if as_good else "no variant reaches that"
     return f"The dense model answers {_of(correct, graded)} prompts that have a right answer correctly; {variants}."
 
 
@@ -85,30 +91,30 @@ def _first_token(row: _Row) -> str:
 
 
 def _feedback(row: _Row) -> str:
-    further, nearer, total = row["own_further"], row["own_nearer"], row["variants"]
+    total, more, noise = row["variants"], row["free_further"], row["noise_free_nats"]
     sentence = (
         f"After the first token that differs, the median KL per token is {number(row['forced_nats'])} nats where both "
         f"models read the dense text and {number(row['own_nats'])} where both read the variant's own (medians of "
-        f"{total} variant{'' if total == 1 else 's'}). "
+        f"{total} variant{'' if total == 1 else 's'}). {own_text(row)}"
     )
-    sentence += (
-        f"On its own text {_of(len(further), total)} variants are further from the dense model: {_recipes(further)}."
-        if further
-        else "No variant is shown to be further from the dense model on its own text, so that the KL shows no "
-        "feedback; a loop is feedback that the KL does not show."
-    )
-    if nearer:
-        sentence += f" Nearer there: {_recipes(nearer)}."
+    if not row["own_further"]:
+        sentence += " The KL shows no feedback; a loop is feedback that it does not show."
     if row["fork_nats"] is None:
         return sentence
-    more = row["free_further"]
-    noise = row["noise_free_nats"]
-    sentence += (
-        f" Free running compares two different texts: {number(row['free_nats'])} nats"
-        f"{'' if noise is None else f', with nothing pruned {number(noise)}'}. The dense model alone, after one other "
-        f"token, is {number(row['fork_nats'])} nats from itself; "
+    return (
+        f"{sentence} Free running compares two different texts: {number(row['free_nats'])} nats"
+        f"{'' if noise is None else f', with nothing pruned {number(noise)}'}. After one other token, the dense model "
+        f"alone differs from its own text by {number(row['fork_nats'])} nats; "
+        f"{names(more, 'exceeds', 'exceed') if more else 'no variant is shown to exceed'} that."
     )
-    return sentence + (f"{_recipes(more)} exceed that." if more else "no variant is shown to exceed that.")
+
+
+def own_text(row: _Row) -> str:
+    """Say how far the variants are from the dense model on own text, beside the dense one; of `findings/feedback`."""
+    further, nearer = row["own_further"], row["own_nearer"]
+    which = names(further, "is", "are") if further else "no variant is shown to be"
+    others = f"; {names(nearer, 'is', 'are')} nearer" if nearer else ""
+    return f"On own text, {which} further from the dense model than on the dense text{others}."
 
 
 def _attention_or_mlp(row: _Row) -> str:
@@ -192,7 +198,7 @@ def _fit(row: _Row) -> str:
 def _noise(row: _Row) -> str:
     below = row["recipes_below"]
     verdict = (
-        f"the median KL of {_recipes(below)} is not above that, so that it shows no effect of pruning"
+        f"the median KL of {names(below)} is not above that, so that it shows no effect of pruning"
         if below
         else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
     )
@@ -206,7 +212,7 @@ def _sampling(row: _Row) -> str:
     sentence = (
         f"Drawn with the same random numbers as the dense ones, {_of(row['texts_flipped'], row['texts'])} sampled "
         f"texts part from them; the distributions let {number(row['flips_expected'])} expect. Those of "
-        f"{_recipes(row['last_recipes'])} stay together longest: "
+        f"{names(row['last_recipes'])} stay together longest: "
     )
     if row["last_step"] is None:
         return f"{sentence}{percent(row['last_equal_share'])} never part."
@@ -229,15 +235,16 @@ def _texts(row: _Row) -> str:
 
 
 def _options(row: _Row) -> str:
-    changed = row["argmax_changed"]
     sentence = (
         f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices are those of the dense model; the "
         f"whole ranking is the same in {row['ranking_kept']}. All options together have "
         f"{number(row['mass_dense_median'])} of the dense and "
         f"{number(row['mass_pruned_median'])} of the pruned probability (medians)."
     )
-    if changed:
-        sentence += f" The paper's claim that pruning keeps the choice does not hold here for {changed}."
+    sentence += {
+        "holds": " As in the paper, most questions keep their choice.",
+        "does not hold": " Unlike in the paper, most questions do not keep their choice.",
+    }.get(row["choice_is_kept"], "")
     if row["options_share"] is not None:
         sentence += f" Among the options lies {percent(row['options_share'])} of the KL over the vocabulary (median)."
     if row["less_share"] is not None:

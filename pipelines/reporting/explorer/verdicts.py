@@ -15,10 +15,9 @@ from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 from prunescope.pipelines.reporting.advice import EVIDENCE, VERDICTS
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
-from prunescope.pipelines.reporting.explorer.findings import number
+from prunescope.pipelines.reporting.explorer.findings import MAX_NAMES, names, number, own_text
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
 
-_MAX_NAMES = 8
 _Row = Mapping[str, Any]
 
 
@@ -93,13 +92,6 @@ def source(key: str, **where: str) -> Source:
     return {"key": key, "where": where}
 
 
-def _names(recipes: Sequence[str]) -> str:
-    *first, last = [*map(label, recipes[:_MAX_NAMES])]
-    if len(recipes) > _MAX_NAMES:
-        first, last = [*first, last], f"{len(recipes) - _MAX_NAMES} more"
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _answer(model: str, question: str, short: str, text: str, sources: list[Source], links: list[Link]) -> Answer:
     return {
         "model": label(model, 200),
@@ -115,45 +107,40 @@ def _of_word(rows: Sequence[_Row], column: str, word: str) -> list[_Row]:
     return [row for row in rows if row[column] == word]
 
 
-def _listed(rows: Sequence[_Row]) -> str:
-    return _names([row["recipe"] for row in rows])
-
-
-def _surely(rows: Sequence[_Row], singular: str, plural: str) -> str:
-    return f"{_listed(rows)} surely {singular if len(rows) == 1 else plural}"
+def _listed(rows: Sequence[_Row], singular: str = "", plural: str = "") -> str:
+    return names([row["recipe"] for row in rows], singular, plural)
 
 
 def _grouped(rows: Sequence[_Row], column: str, singular: str, plural: str) -> str:
     """List the numbers of variants, the largest first and equal ones together: "a and b have 6; c has 1"."""
     ordered = sorted(rows, key=lambda row: (-row[column], row["recipe"]))
     groups = [(value, list(group)) for value, group in groupby(ordered, key=lambda row: row[column])]
-    return "; ".join(
-        f"{_listed(group)} {singular if len(group) == 1 else plural} {value:.0f}" for value, group in groups
-    )
+    return "; ".join(f"{_listed(group, singular, plural)} {value:.0f}" for value, group in groups)
 
 
 def _right(model: str, rows: Sequence[_Row]) -> Answer:
     kept, lost = (_of_word(rows, "quality_together", word) for word in ("holds", "fails"))
-    parts = [f"{_surely(kept, 'loses', 'lose')} at most a tenth of the right answers."] if kept else []
+    parts = [f"{_listed(kept, 'surely loses', 'surely lose')} at most a tenth of the right answers."] if kept else []
     if lost:
-        losses = [
-            f"{label(row['recipe'])} loses, in {kind}, {_loss(row, kind)} of {EVIDENCE[row[f'evidence_{kind}']]}"
-            for row in lost[:_MAX_NAMES]
-            for kind in ("writing", "choosing")
-            if row[kind] == "fails"
-        ]
-        parts.append(f"{_surely(lost, 'loses', 'lose')} more than a tenth of the right answers: {'; '.join(losses)}.")
+        parts.append(f"{_listed(lost, 'surely loses', 'surely lose')} more than a tenth of the right answers.")
     if unknown := _of_word(rows, "quality_together", "too little evidence"):
         which = _listed(unknown) if kept or lost else "any variant"
-        parts.append(f"There are too few answers to be sure of {which}.")
-    if graded := max(row["prompts_graded"] for row in rows):
-        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {graded} prompts right"
-        counts = f"{dense}; {_grouped(rows, 'prompts_correct', 'answers', 'answer')}."
+        parts.append(f"There are too few right answers to be sure of {which}.")
+    if graded := [row for row in rows if row["prompts_graded"]]:
+        prompts = max(row["prompts_graded"] for row in graded)
+        dense = f"The dense model answers {rows[0]['prompts_correct_dense']} of {prompts} prompts right"
+        counts = f"{dense}; {_grouped(graded, 'prompts_correct', 'answers', 'answer')}."
         parts.insert(len(parts) if kept or lost else 0, counts)
     verdicts = sorted({row["verdict"] for row in rows}, key=VERDICTS.index)
-    listed = "; ".join(f"{word}: {_listed(_of_word(rows, 'verdict', word))}" for word in verdicts)
-    text = f"Each by itself, {listed}."
-    links = [_link(model, row["recipe"]) for row in kept[:_MAX_NAMES]]
+    listed = ", ".join(f"{word} ({_listed(_of_word(rows, 'verdict', word))})" for word in verdicts)
+    losses = [
+        f"{label(row['recipe'])} loses {_loss(row, kind)} of the right {adjective} answers. "
+        for row in lost[:MAX_NAMES]
+        for kind, adjective in (("writing", "written"), ("choosing", "chosen"))
+        if row[kind] == "fails"
+    ]
+    text = f"{''.join(losses)}Verdicts by variant: {listed}."
+    links = [_link(model, row["recipe"]) for row in kept[:MAX_NAMES]]
     return _answer(
         model, "Which variants still answer right?", " ".join(parts), text, [source("verdicts", model=model)], links
     )
@@ -165,13 +152,14 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     if not written:
         return _answer(model, question, "Not known: no pruned variant has generated a text.", "", sources, [])
     lost, held = (_of_word(written, "alive_together", word) for word in ("fails", "holds"))
-    which = _surely(lost, "loops or stops", "loop or stop") if lost else "No variant is shown to loop or stop"
+    verbs = "surely loops or stops", "surely loop or stop"
+    which = _listed(lost, *verbs) if lost else "No variant is shown to loop or stop"
     short = (
         f"{which} early in more than a tenth of the texts. The dense model has "
         f"{rows[0]['prompts_collapsed_dense']} such texts of {max(row['n_alive'] for row in written)}; "
         f"{_grouped(written, 'prompts_lost', 'has', 'have')}."
     )
-    details = [f"Surely at most a tenth of the texts of {_listed(held)}."] if held else []
+    details = [f"{_listed(held, *verbs)} early in at most a tenth of the texts."] if held else []
     if loops := _rows(frames, "collapses", model):
         sources.append(source("collapses", model=model))
         # Without teacher-forced steps no KL orders them, and the one that loops first stands for them.
@@ -190,7 +178,11 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     if not read:
         return _answer(model, question, "Not known: no tokens were compared.", "", sources, [])
     held = _of_word(read, "fidelity_together", "holds")
-    parts = [f"{_surely(held, 'changes', 'change')} at most a tenth of the dense model's tokens."] if held else []
+    parts = (
+        [f"{_listed(held, 'surely changes', 'surely change')} at most a tenth of the dense model's tokens."]
+        if held
+        else []
+    )
     written = [row for row in read if row["prompts"]]
     if same := [row for row in written if row["first_other_step"] is None]:
         parts.append(f"At least half of the texts of {_listed(same)} stay the same to the end.")
@@ -198,12 +190,15 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     if flips:
         steps = _grouped(flips, "first_other_step", "by step", "by step")
         parts.append(f"Half of the texts differ from the dense ones (the first token is step 0): {steps}.")
+    if own := _first(frames, "findings/feedback", model):
+        parts.append(own_text(own))
+        sources.append(source("findings/feedback", model=model))
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
-        for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:_MAX_NAMES]
+        for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:MAX_NAMES]
     )
     details = f"Tokens of the dense text that change: {changes}. {_nearest(frames, model)}"
-    links = [_link(model, row["recipe"]) for row in held[:_MAX_NAMES]]
+    links = [_link(model, row["recipe"]) for row in held[:MAX_NAMES]]
     sources.append(source("ranking", model=model))
     return _answer(model, question, " ".join(parts) or details, details, sources, links)
 
@@ -226,24 +221,24 @@ def _retrieval(model: str, losses: _Row) -> Answer:
     kept: list[str] = losses["recipes_kept"] or []
     lost: list[str] = losses["recipes_lost"] or []
     undecided: list[str] = losses["recipes_open"] or []
-    names = f": {_names(kept)}" if kept else ""
+    listed = f": {names(kept)}" if kept else ""
     shown = " is shown to" if undecided and not kept else ""
-    short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{shown}{names}."
+    short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{shown}{listed}."
     details = [
         f"The limit is a loss of a tenth of the dense model's nDCG@10 ({number(losses['ndcg_dense'])}, mean over "
         f"{losses['data_sets']} data set{'' if losses['data_sets'] == 1 else 's'})."
     ]
     if lost:
-        details.append(f"{_names(lost)} lose more." if len(lost) > 1 else f"{label(lost[0])} loses more.")
+        details.append(f"{names(lost, 'loses', 'lose')} more.")
     if undecided:
-        details.append(f"Not shown either way: {_names(undecided)}.")
+        details.append(f"Not shown either way: {names(undecided)}.")
     cosine = losses["worst_cosine"]
     details.append(
         f"{label(losses['worst'])} loses most, {100 * losses['worst_loss']:.0f} %"
         + ("." if cosine is None else f"; its embeddings have a mean cosine of {number(cosine)} with the dense ones.")
     )
     sources = [source("answers/retrieval", model=model)]
-    links = [_link(model, recipe) for recipe in (kept or [losses["worst"]])[:_MAX_NAMES]]
+    links = [_link(model, recipe) for recipe in (kept or [losses["worst"]])[:MAX_NAMES]]
     return _answer(model, "Which variants still retrieve?", short, " ".join(details), sources, links)
 
 
@@ -268,15 +263,17 @@ def _layers(frames: QueryCache, model: str) -> Answer:
     links: list[Link] = []
     if carriers:
         recipe = carriers[0]["recipe"]
-        listed = ", ".join(f"{_sublayer(row)} ({100 * row['share_of_kl']:.0f} %)" for row in carriers)
-        details.append(f"In {label(recipe)}: {listed}, of the sum of the KL that each of its sublayers alone causes.")
+        listed = ", ".join(f"the {_sublayer(row)} ({_percent(row['share_of_kl'])} %)" for row in carriers)
+        details.append(
+            f"In {label(recipe)} the KL, summed over sublayers changed alone, comes above all from {listed}."
+        )
         sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
     if overall:
-        listed = ", ".join(f"{_sublayer(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
+        listed = ", ".join(f"the {_sublayer(row)} in {row['variants_top3']} of {row['variants']}" for row in overall)
         details.append(
-            f"Over all variants: {listed}. In brackets: the number of variants in which the sublayer is among the "
-            "three with the largest KL, of those that changed it and more than three sublayers."
+            f"Among the three sublayers with the largest KL are {listed} variants that changed it and more than three "
+            "sublayers."
         )
         sources.append(source("answers/sublayers", model=model))
     if parts is not None:

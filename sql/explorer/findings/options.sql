@@ -38,7 +38,7 @@ select
     any_value(claims.null_amount) as noise_less_share,
     count(*) as choices,
     count(*) filter (where split_part(ranking.dense, ',', 1) = split_part(ranking.pruned, ',', 1)) as argmax_kept,
-    count(*) filter (where split_part(ranking.dense, ',', 1) <> split_part(ranking.pruned, ',', 1)) as argmax_changed,
+    any_value(kept.verdict) as choice_is_kept,
     count(*) filter (where ranking.dense = ranking.pruned) as ranking_kept,
     median(ranking.mass_dense) as mass_dense_median,
     median(ranking.mass_pruned) as mass_pruned_median
@@ -46,5 +46,6 @@ from ranking
 left join parts using (model)
 left join paper_claims as claims
     on ranking.model = claims.model and claims.claim = 'options_move_less'
+left join paper_claims as kept on ranking.model = kept.model and kept.claim = 'choice_is_kept'
 group by ranking.model
 order by ranking.model

@@ -21,9 +21,9 @@
 --     output most); NULL where it was not measured, or on fewer than 6 prompts that flip [as amount]
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds or does not hold where the whole interval lies on one side of the threshold, answers to tasks are
---     at least verdict_min_units, and prompts or questions at least 6; as under rounding where an effect is no larger
---     than the null, or no variant moves further than rounding; else, or without the null of an effect, too little
---     data
+--     at least verdict_min_units, and prompts or questions at least 6; as under rounding where an effect is not above
+--     the null by both intervals, or no variant moves further than rounding; else, or without the null of an effect,
+--     too little data
 -- how to read: each number is one mean over all pruned variants that move the output further than rounding does
 --   (claim_variants), so that no variant is chosen by its outcome and nothing has to be corrected for their number. The
 --   exception is choosing_survives: it is about the variants whose measured writing loses at least half, and rests_on
@@ -39,16 +39,16 @@
 --   which the claim holds in more than half of the variants, with Wilson's interval. options_move_less compares
 --   KL(options) with KL(rest), each renormalised. KL(options) below KL(vocabulary) would be no test: by the chain rule
 --   KL(vocabulary) = KL(masses) + m KL(options) + (1 − m) KL(rest), so that KL(options) is at most KL(vocabulary)/m
---   for any model, and hardly above it if the options hold most of the mass m. Either of KL(options) and
---   KL(rest) may be the larger one. An effect (softmax_amplifies, options_move_less, own_text_is_further,
---   free_running_exceeds_fork, writing_loses_more) must also exceed the null. What survives pruning or fits it does so
---   under rounding all the more, so that its null is shown and not compared. Verdicts are not corrected for the number
---   of claims: each claim that is exactly at its threshold holds or fails by chance in 5 % of all studies. The paper
---   states its claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as in
---   q21. 0.5 of questions and positions: the paper says `most`, which is more than half. 0: a difference or logarithm
---   that is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %: the
---   options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them nearly all
---   of it, so that the exact threshold matters little.
+--   for any model, and hardly above it if the options hold most of the mass m. Either of KL(options) and KL(rest) may
+--   be the larger one. An effect (softmax_amplifies, options_move_less, own_text_is_further, free_running_exceeds_fork,
+--   writing_loses_more) must also exceed the upper end of the null's own interval. What survives pruning or fits it
+--   does so under rounding all the more, so that its null is shown and not compared. Verdicts are not corrected for the
+--   number of claims: each claim that is exactly at its threshold holds or fails by chance in 5 % of all studies. The
+--   paper states its claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as
+--   in q21. 0.5 of questions and positions: the paper says `most`, which is more than half. 0: a difference or
+--   logarithm that is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1
+--   %: the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them
+--   nearly all of it, so that the exact threshold matters little.
 -- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
 with
 
@@ -91,7 +91,7 @@ judged as (
         if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold) as is_above,
         if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
         -- NULL, so that nothing holds, if the null of an effect was not measured.
-        claims.is_effect and numbers.amount_low <= numbers.null_amount as is_as_null
+        claims.is_effect and numbers.amount_low <= coalesce(numbers.null_amount_high, numbers.null_amount) as is_as_null
     from claim_numbers as numbers
     inner join claims using (claim)
 )

@@ -67,6 +67,15 @@ def test_a_study_whose_variants_write_no_text_judges_none() -> None:
     assert "will not be judged: 0 texts" in alive
 
 
+def test_a_loss_of_right_answers_presumes_that_the_dense_model_is_right() -> None:
+    same, writing, choosing, alive = verdict_power(study(100, 40), [])
+
+    assert [line.endswith(" on, if the dense model is right on all of them") for line in (writing, choosing)] == [
+        True
+    ] * 2
+    assert "if the dense model" not in same + alive
+
+
 def test_few_answers_never_show_that_a_loss_is_tolerated() -> None:
     writing = verdict_power(study(1, 0), [task("greedy", 30)])[1]
 

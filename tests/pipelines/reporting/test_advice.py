@@ -134,9 +134,12 @@ def test_a_recipe_that_was_not_computed_is_named() -> None:
     warehouse = known(0, cliff)
     for recipe in ("dense", *(f"r{index}" for index in range(len(NEW)))):
         warehouse.generation(recipe, "p", is_correct=True, model="new")
+        for index in range(10):
+            sides = [[0.6, 0.4][:: 1 if index < 5 else -1]] * 2
+            warehouse.options(recipe, f"c{index}", *sides, model="new")
     for table in ("variants", "decoding_steps", "option_subspace", "generations"):
         warehouse.rows[table] = [row for row in warehouse.rows[table] if row["recipe"] != "r3"]
     rows, notes = advised(warehouse)
 
-    assert "writing, choosing or texts were not measured for r3; a study" in notes
+    assert "writing, choosing or texts show nothing of r3: they were not measured" in notes
     assert rows.height == len(NEW)

@@ -59,6 +59,11 @@ def index_of(page):
     return next(text for attributes, text in scripts(page) if 'id="index"' in attributes)
 
 
+def test_the_help_defines_the_texts_that_are_compared(page):
+    [told] = re.findall(r"<dialog.*?</dialog>", page, re.DOTALL)
+    assert {"Forced", "Own text", "Free", "Fork", "First flip", "Loop"} <= set(re.findall(r"<b>(.*?)</b>:", told))
+
+
 def test_every_document_survives_embedding(page, documents):
     assert json.loads(index_of(page)) == documents["index"]
     carried = packed(page)

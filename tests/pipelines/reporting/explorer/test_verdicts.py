@@ -41,8 +41,13 @@ SCHEMAS = {
 }  # fmt: skip
 
 
-def answers_by_topic(verdicts: list[dict], ranking: list[dict] | None = None, **rows: list[tuple]) -> dict[str, dict]:
-    """Return the answers by topic, from SQL over the given rows; a verdict may have the KL of its summary."""
+def answers_by_topic(
+    verdicts: list[dict], ranking: list[dict] | None = None, own: dict[str, str] | None = None, **rows: list[tuple]
+) -> dict[str, dict]:
+    """Return the answers by topic, from SQL over the given rows.
+
+    A verdict may have the KL of its summary; `own` says of recipes how far they are on own text.
+    """
     with duckdb.connect() as connection:
         for file in sorted((SQL / "macros").glob("*.sql")):
             connection.execute(file.read_text("utf-8"))
@@ -57,6 +62,14 @@ def answers_by_topic(verdicts: list[dict], ranking: list[dict] | None = None, **
         ranked = [dict.fromkeys(views["variant_ranking"].columns) | {"model": "m"} | RANKING | row
                   for row in ranking or [{"recipe": "of no variant"}]]  # fmt: skip
         connection.register("variant_ranking", pl.DataFrame(ranked))
+        columns = views["q13_own_text_against_forced"].columns
+        known = {"model": "m", "is_noise": False, "kl_own_text_median_nats": 1.0}
+        gaps = [
+            dict.fromkeys(columns) | known | {"recipe": recipe, "own_text_is": word}
+            for recipe, word in (own or {}).items()
+        ]
+        none = pl.DataFrame(schema=dict.fromkeys(columns, pl.Float64) | {"is_noise": pl.Boolean})
+        connection.register("q13_own_text_against_forced", pl.DataFrame(gaps) if gaps else none)
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
@@ -76,10 +89,12 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
     )["right"]
     assert answer["short"] == (
         "a and b surely lose at most a tenth of the right answers. mute surely loses more than a tenth of the right "
-        "answers: mute loses, in writing, 83 % [75, 90] of the right answers to tasks above a guess. There are too few "
-        "answers to be sure of dim."
+        "answers. There are too few right answers to be sure of dim."
     )
-    assert answer["text"] == "Each by itself, safe: a and b; writes other text: dim; chooses only: mute."
+    assert answer["text"] == (
+        "mute loses 83 % [75, 90] of the right written answers. Verdicts by variant: safe (a and b), writes other text "
+        "(dim), chooses only (mute)."
+    )
     assert [link["href"] for link in answer["links"]] == ["#/variant/m%40a", "#/variant/m%40b"]
     assert answer["sql"] == [{"key": "verdicts", "where": {"model": "m"}}]
 
@@ -87,11 +102,14 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
 def test_too_few_answers_are_counted_beside_the_dense_models():
     few = OPEN | {"verdict": "writes other text", "prompts_graded": 24}
     answer = answers_by_topic(
-        [few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))]
+        [
+            *(few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))),
+            few | {"recipe": "unmeasured", "prompts_graded": 0, "prompts_correct": 0},
+        ]
     )["right"]
     assert answer["short"] == (
-        "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few answers to be "
-        "sure of any variant."
+        "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few right answers "
+        "to be sure of any variant."
     )
 
 
@@ -101,7 +119,7 @@ def test_what_is_said_of_many_variants_needs_wider_intervals_than_the_verdict_on
     alone = answers_by_topic([{"recipe": "x"} | close])["right"]["short"]
     among = answers_by_topic([{"recipe": f"v{n}"} | (close if n == 0 else {}) for n in range(20)])["right"]["short"]
     assert alone.startswith("x surely loses")
-    assert among.endswith("There are too few answers to be sure of v0.")
+    assert among.endswith("There are too few right answers to be sure of v0.")
 
 
 def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_mildest_loop():
@@ -124,8 +142,8 @@ def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_milde
         "of 400; harsh has 320; fine and mild have 4."
     )
     assert answer["text"] == (
-        "Surely at most a tenth of the texts of fine and mild. The least damaged variant that loops is mild: its text "
-        "to prompt q/1 repeats itself for the third time by step 9."
+        "fine and mild surely loop or stop early in at most a tenth of the texts. The least damaged variant that loops "
+        "is mild: its text to prompt q/1 repeats itself for the third time by step 9."
     )
     assert [link["href"] for link in answer["links"]] == ["#/tokens/m%40mild/q%2F1/3/own"]
     # Without a KL at the first token none is the mildest, and the first loop is named.
@@ -157,6 +175,23 @@ def test_half_of_the_texts_differ_by_a_step_that_counts_from_zero_and_texts_that
         "variants that remove about 39 % of the parameters, a and b change the fewest tokens and are not told apart "
         "(paired tests, 95 % over the comparisons)."
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"a": "nearer", "b": "no difference shown"},
+         "On own text, no variant is shown to be further from the dense model than on the dense text; a is nearer."),
+        ({"a": "further", "b": "nearer", "c": "nearer"},
+         "On own text, a is further from the dense model than on the dense text; b and c are nearer."),
+        ({"a": "further", "b": "further"},
+         "On own text, a and b are further from the dense model than on the dense text."),
+    ],
+)  # fmt: skip
+def test_own_text_is_compared_with_the_dense_text(own: dict[str, str], said: str) -> None:
+    answer = answers_by_topic([{"recipe": "a"}, {"recipe": "b"}], own=own)["same"]
+    assert answer["short"].endswith(f" by step 2. {said}")
+    assert {"key": "findings/feedback", "where": {"model": "m"}} in answer["sql"]
 
 
 def test_a_long_list_is_cut_and_the_rest_counted():
@@ -211,14 +246,14 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )
     assert found["layers"]["short"] == (
-        "In near: attention of layer 3 (75 %), attention of layer 4 (25 %), of the sum of the KL that each of its "
-        "sublayers alone causes."
+        "In near the KL, summed over sublayers changed alone, comes above all from the attention of layer 3 (75 %), "
+        "the attention of layer 4 (25 %)."
     )
     text = found["layers"]["text"]
     # The three sublayers of `far` are all that it changed.
     assert text.startswith(
-        "Over all variants: attention of layer 3 (1 of 1), attention of layer 4 (1 of 1), attention of layer 5 (1 of "
-        "1)."
+        "Among the three sublayers with the largest KL are the attention of layer 3 in 1 of 1, the attention of layer "
+        "4 in 1 of 1, the attention of layer 5 in 1 of 1 variants that changed it and more than three sublayers."
     )
     assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
@@ -244,7 +279,7 @@ def test_missing_measurements_are_named():
         "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     )
     assert found["alive"]["short"] == "Not known: no pruned variant has generated a text."
-    assert found["right"]["short"] == "There are too few answers to be sure of any variant."
+    assert found["right"]["short"] == "There are too few right answers to be sure of any variant."
     assert found["same"]["short"] == "Not known: no tokens were compared."
     assert answers(QueryCache(lambda _: pl.DataFrame(schema={"model": pl.String}), is_whole=True), "m") == []
 
