@@ -1,7 +1,5 @@
 """Commands that read the warehouse: recipes, SQL, questions, variants and report."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +10,10 @@ from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
 from prunescope.assets.cli.options import (
-    Debug,
     Format,
     Memory,
     Output,
     Seconds,
-    Warehouse,
     answer_bytes,
     existing,
     require_named,
@@ -50,7 +46,6 @@ def recipes(
     ] = None,
     format_: Format = None,
     output: Output = None,
-    debug: Debug = False,
 ) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
@@ -81,8 +76,6 @@ def sql(
     memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
@@ -113,8 +106,6 @@ def questions(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     import pyarrow as pa
@@ -153,8 +144,6 @@ def question(
     memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Answer one question; standard error says how to read the answer.
 
@@ -221,8 +210,6 @@ def variants(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List the variants: what each recipe removed, which study computed it, and when."""
     from prunescope.warehouse.catalogue.database import connected
@@ -270,8 +257,6 @@ def report(
         bool,
         typer.Option("--forced", help="With --prompt: both models read the dense model's text, not the variant's."),
     ] = False,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Print the path of a study's report, copy the report with -o, or show it in the terminal.
 

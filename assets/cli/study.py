@@ -1,7 +1,5 @@
 """`prunescope run` and `prunescope plan`: compute a study, or estimate its cost."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import dataclasses
 import traceback
 from collections.abc import Sequence
@@ -13,11 +11,9 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.options import (
-    Debug,
     Format,
     Globals,
     Output,
-    Warehouse,
     absolute_model,
     absolute_study,
     inline_recipe,
@@ -119,8 +115,6 @@ def run(
     ray: Ray = None,
     gpus_per_task: Gpus = None,
     cpus_per_task: Cpus = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Compute a study's missing and outdated results, and print a summary.
 
@@ -172,8 +166,6 @@ def plan(
     ] = False,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
