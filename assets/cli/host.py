@@ -39,14 +39,8 @@ def ui(
     log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
-    command += [
-        "--host",
-        LOCALHOST,
-        "--port",
-        str(port),
-        "--log-level",
-        "info" if context.ensure_object(Globals).debug else "warning",
-    ]
+    level = "info" if context.ensure_object(Globals).debug else "warning"
+    command += ["--host", LOCALHOST, "--port", str(port), "--log-level", level]
     # The current folder changes below.
     own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
     # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
