@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
+from prunescope.assets.cli.narrowing import study_option
 from prunescope.assets.cli.options import Format, Output, existing, root
 from prunescope.assets.cli.output import chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
@@ -36,12 +36,7 @@ def advise(
     ],
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study",
-            metavar="STUDY",
-            autocompletion=completion.studies,
-            help="Study that gives recipes and prompts (default: the one that computed the model, else `advise`).",
-        ),
+        study_option("Study that gives recipes and prompts (default: the one that computed the model, else `advise`)."),
     ] = None,
     recipe: Recipes = None,
     replace: Replace = False,

@@ -14,6 +14,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
+from prunescope.assets.cli.narrowing import study_option
 from prunescope.assets.cli.options import Format, Output, existing
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log, log_wait
 from prunescope.pipelines.core.errors import InputError
@@ -91,13 +92,7 @@ def gc(
     context: typer.Context,
     study: Annotated[
         list[str] | None,
-        typer.Option(
-            "--study",
-            "-s",
-            metavar="STUDY",
-            help="Keep the results that this study names; a name or a YAML file. Repeatable.",
-            autocompletion=completion.studies,
-        ),
+        study_option("Keep the results that this study names; a name or a YAML file. Repeatable.", "-s"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files that hold no results.")] = False,
     computed_by: Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
+from prunescope.assets.cli.narrowing import study_option, variant_option
 from prunescope.assets.cli.options import Format, Output, existing, variants_of
 from prunescope.assets.cli.output import WRONG_INPUT, chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
@@ -61,13 +62,7 @@ def export(
         ),
     ],
     study: Annotated[
-        str | None,
-        typer.Option(
-            "--study",
-            metavar="STUDY",
-            help="Only this study's models and recipes; a name or the path of a YAML file.",
-            autocompletion=completion.studies,
-        ),
+        str | None, study_option("Only this study's models and recipes; a name or the path of a YAML file.")
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -138,12 +133,9 @@ def import_lm_eval(
     ],
     variant: Annotated[
         str | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model "
-            "(default: what `model_args` in each file names).",
-            autocompletion=completion.variants_or_recipes,
+        variant_option(
+            "The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model "
+            "(default: what `model_args` in each file names)."
         ),
     ] = None,
 ) -> None:
@@ -189,12 +181,8 @@ def log_runs(
     to: Annotated[Literal["mlflow"], typer.Option("--to", help="Where to: `mlflow`.")] = "mlflow",
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise). "
-            "Repeatable.",
-            autocompletion=completion.variants_or_recipes,
+        variant_option(
+            "Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise). Repeatable."
         ),
     ] = None,
     figure: Annotated[

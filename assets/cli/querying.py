@@ -8,7 +8,7 @@ import typer
 
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
+from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes, variant_option
 from prunescope.assets.cli.options import (
     Format,
     Memory,
@@ -125,12 +125,7 @@ def question(
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable.",
-            autocompletion=completion.variants_or_recipes,
-        ),
+        variant_option("Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable."),
     ] = None,
     model: OnlyModels = None,
     recipe: OnlyRecipes = None,
@@ -241,13 +236,7 @@ def report(
         bool, typer.Option("--terminal", "-t", help="Show it in the terminal, without a browser.")
     ] = False,
     variant: Annotated[
-        str | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="With --terminal and --prompt: show a text of this variant token by token.",
-            autocompletion=completion.variants_or_recipes,
-        ),
+        str | None, variant_option("With --terminal and --prompt: show a text of this variant token by token.")
     ] = None,
     prompt: Annotated[
         str | None,

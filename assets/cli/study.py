@@ -10,15 +10,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import (
-    Format,
-    Globals,
-    Output,
-    absolute_model,
-    absolute_study,
-    inline_recipe,
-    root,
-)
+from prunescope.assets.cli.options import Format, Globals, Output, absolute_model, absolute_study, inline_recipe, root
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line

@@ -8,14 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import (
-    Format,
-    Output,
-    absolute_model,
-    absolute_study,
-    root,
-    writable,
-)
+from prunescope.assets.cli.options import Format, Output, absolute_model, absolute_study, root, writable
 from prunescope.assets.cli.output import chosen_format, emit, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
