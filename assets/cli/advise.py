@@ -1,15 +1,13 @@
 """`prunescope advise`: probes of a model, and a verdict on each recipe from them."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, root
+from prunescope.assets.cli.narrowing import study_option
+from prunescope.assets.cli.options import Format, Output, existing, root
 from prunescope.assets.cli.output import chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import Recipes, Replace, end, request_of
@@ -38,12 +36,7 @@ def advise(
     ],
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study",
-            metavar="STUDY",
-            autocompletion=completion.studies,
-            help="Study that gives recipes and prompts (default: the one that computed the model, else `advise`).",
-        ),
+        study_option("Study that gives recipes and prompts (default: the one that computed the model, else `advise`)."),
     ] = None,
     recipe: Recipes = None,
     replace: Replace = False,
@@ -55,8 +48,6 @@ def advise(
     ] = 0.1,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
 

@@ -1,7 +1,5 @@
 """`prunescope checkpoint` and `prunescope prune`: pruned models as Hugging Face folders."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Warehouse, existing, inline_recipe, variants_of
+from prunescope.assets.cli.options import existing, inline_recipe, variants_of
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -75,8 +73,6 @@ def checkpoint(
         ),
     ] = None,
     memory: Memory = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
 
@@ -190,7 +186,6 @@ def prune(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Memory = None,
     shrink: Shrink = False,
-    debug: Debug = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
 

@@ -1,9 +1,8 @@
 """Shell completion of studies, recipes, methods, models, variants, tables, questions and figures.
 
-Names come from the text of source files and from the folders of the warehouse: imports would be too slow for a shell.
+Names come from files' names, from the text of the figure registry, which is slow to import, and from the warehouse.
 """
 
-import ast
 import io
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import get_args
 
 import typer
 
@@ -19,7 +19,6 @@ from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
-_RECIPES = "pipelines/recipes"
 Completer = Callable[[typer.Context, str], list[str]]
 
 
@@ -62,40 +61,26 @@ def _stems(pattern: str) -> list[str]:
     return sorted(path.stem for path in _ROOT.glob(pattern))
 
 
-def _nodes(pattern: str) -> Iterator[ast.AST]:
-    for path in sorted(_ROOT.glob(pattern)):
-        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-
-
-def _assigned(name: str) -> Iterator[ast.AnnAssign]:
-    """Yield the annotated assignments of an attribute in the recipe classes."""
-    for node in _nodes(f"{_RECIPES}/[!_]*.py"):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
-            yield node
-
-
 def _studies(_: typer.Context) -> list[str]:
     """List the shipped studies and the YAML files of the current folder."""
     return [*_stems("pipelines/studies/*.yaml"), *sorted(path.name for path in Path().glob("*.y*ml"))]
 
 
-def _forms(_: typer.Context) -> Iterator[str]:
-    for assignment in _assigned("EXAMPLES"):
-        if assignment.value is not None:
-            yield from (form for form, _ in ast.literal_eval(assignment.value))
+def _forms(_: typer.Context) -> list[str]:
+    from prunescope.pipelines.recipes import KINDS
+
+    return [form for kind in KINDS for form, _ in kind.EXAMPLES]
 
 
-def _methods(_: typer.Context) -> Iterator[str]:
-    for assignment in _assigned("method"):
-        if isinstance(assignment.annotation, ast.Subscript):
-            values = ast.literal_eval(assignment.annotation.slice)
-            yield from [values] if isinstance(values, str) else values
+def _methods(_: typer.Context) -> list[str]:
+    from prunescope.pipelines.recipes import KINDS
+
+    return [method for kind in KINDS for method in get_args(kind.model_fields["method"].annotation)]
 
 
-def _figures(_: typer.Context) -> Iterator[str]:
-    for node in _nodes("pipelines/reporting/charts/registry.py"):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_figure":
-            yield ast.literal_eval(node.args[0])
+def _figures(_: typer.Context) -> list[str]:
+    registry = _ROOT / "pipelines/reporting/charts/registry.py"
+    return re.findall(r'_figure\(\s*"(\w+)"', registry.read_text(encoding="utf-8"))
 
 
 def _tables(_: typer.Context) -> list[str]:

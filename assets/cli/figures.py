@@ -1,7 +1,5 @@
 """`prunescope figure`, and the output of charts to a file or to the browser."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +9,7 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
-from prunescope.assets.cli.options import Debug, Output, Warehouse, existing, require_named
+from prunescope.assets.cli.options import Output, existing, require_named
 from prunescope.assets.cli.output import FAILED, emit, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -42,8 +40,6 @@ def figure(
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the figure's SQL.")] = False,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Draw a figure from the warehouse: open it, or write it to -o as png, svg, pdf, html or json.
 

@@ -1,7 +1,5 @@
 """`prunescope ui` and `prunescope doctor`: Dagster's web interface, and diagnosis of a warehouse or a model."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import os
 import sys
 from dataclasses import asdict, fields
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, writable
+from prunescope.assets.cli.options import Format, Globals, Output, existing, writable
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.serve import LOCALHOST, listening_socket
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 def ui(
     context: typer.Context,
     port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port on 127.0.0.1.")] = 3000,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it.
 
@@ -43,7 +39,8 @@ def ui(
     log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
-    command += ["--host", LOCALHOST, "--port", str(port), "--log-level", "info" if debug else "warning"]
+    level = "info" if context.ensure_object(Globals).debug else "warning"
+    command += ["--host", LOCALHOST, "--port", str(port), "--log-level", level]
     # The current folder changes below.
     own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
     # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
@@ -65,8 +62,6 @@ def doctor(
     ] = None,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
 

@@ -1,7 +1,5 @@
 """`prunescope verify` and `prunescope gc`: check of all files against their hashes, and removal of orphan files."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import shlex
 import tempfile
 from collections import Counter
@@ -16,7 +14,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing
+from prunescope.assets.cli.narrowing import study_option
+from prunescope.assets.cli.options import Format, Output, existing
 from prunescope.assets.cli.output import FAILED, chosen_format, emit, log, log_wait
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -32,8 +31,6 @@ def verify(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Read every file and compare it with its hashes; exit code 1 if one differs or cannot be read.
 
@@ -95,13 +92,7 @@ def gc(
     context: typer.Context,
     study: Annotated[
         list[str] | None,
-        typer.Option(
-            "--study",
-            "-s",
-            metavar="STUDY",
-            help="Keep the results that this study names; a name or a YAML file. Repeatable.",
-            autocompletion=completion.studies,
-        ),
+        study_option("Keep the results that this study names; a name or a YAML file. Repeatable.", "-s"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files that hold no results.")] = False,
     computed_by: Annotated[
@@ -115,8 +106,6 @@ def gc(
     ] = None,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 

@@ -1,11 +1,13 @@
 """Options that several commands share; `--warehouse` and `--debug` may also precede the command."""
 
+import functools
+import inspect
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -239,3 +241,17 @@ Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeo
 Memory = Annotated[
     float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
 ]
+
+
+def with_globals(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with `--debug`, and with `--warehouse` if it has a context, where the callbacks keep both."""
+
+    def called(*, warehouse: Warehouse = None, debug: Debug = False, **values: Any) -> None:  # noqa: ANN401, ARG001
+        command(**values)
+
+    own, added = inspect.signature(command).parameters, inspect.signature(called).parameters
+    names = ("warehouse", "debug") if "context" in own else ("debug",)
+    # Typer reads both.
+    called.__signature__ = inspect.Signature([*own.values(), *(added[name] for name in names)])
+    called.__annotations__ |= command.__annotations__
+    return functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"))

@@ -1,7 +1,5 @@
 """`prunescope compare`, `export`, `import-lm-eval` and `log`: comparisons, files for a paper, lm-eval and MLflow."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +7,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing, variants_of
+from prunescope.assets.cli.narrowing import study_option, variant_option
+from prunescope.assets.cli.options import Format, Output, existing, variants_of
 from prunescope.assets.cli.output import WRONG_INPUT, chosen_format, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -32,8 +31,6 @@ def compare(
     b: _Variant,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
@@ -65,13 +62,7 @@ def export(
         ),
     ],
     study: Annotated[
-        str | None,
-        typer.Option(
-            "--study",
-            metavar="STUDY",
-            help="Only this study's models and recipes; a name or the path of a YAML file.",
-            autocompletion=completion.studies,
-        ),
+        str | None, study_option("Only this study's models and recipes; a name or the path of a YAML file.")
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -92,8 +83,6 @@ def export(
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help=f"Write all rows of tables with more than {MAX_ROWS:,} rows.")
     ] = False,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
 
@@ -144,16 +133,11 @@ def import_lm_eval(
     ],
     variant: Annotated[
         str | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model "
-            "(default: what `model_args` in each file names).",
-            autocompletion=completion.variants_or_recipes,
+        variant_option(
+            "The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model "
+            "(default: what `model_args` in each file names)."
         ),
     ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Read scores that lm-evaluation-harness measured into the warehouse, beside ours and the KL of the variant.
 
@@ -197,12 +181,8 @@ def log_runs(
     to: Annotated[Literal["mlflow"], typer.Option("--to", help="Where to: `mlflow`.")] = "mlflow",
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise). "
-            "Repeatable.",
-            autocompletion=completion.variants_or_recipes,
+        variant_option(
+            "Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise). Repeatable."
         ),
     ] = None,
     figure: Annotated[
@@ -223,8 +203,6 @@ def log_runs(
             help="Tracking server, or a database such as `sqlite:///mlflow.db` (default: MLFLOW_TRACKING_URI).",
         ),
     ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Log each variant as a run of an MLflow experiment: recipe, summary, verdict, scores, report and figures.
 

@@ -1,7 +1,5 @@
 """Commands that read the warehouse: recipes, SQL, questions, variants and report."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +8,12 @@ import typer
 
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
+from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes, variant_option
 from prunescope.assets.cli.options import (
-    Debug,
     Format,
     Memory,
     Output,
     Seconds,
-    Warehouse,
     answer_bytes,
     existing,
     require_named,
@@ -50,7 +46,6 @@ def recipes(
     ] = None,
     format_: Format = None,
     output: Output = None,
-    debug: Debug = False,
 ) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
@@ -81,8 +76,6 @@ def sql(
     memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
@@ -113,8 +106,6 @@ def questions(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     import pyarrow as pa
@@ -134,12 +125,7 @@ def question(
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable.",
-            autocompletion=completion.variants_or_recipes,
-        ),
+        variant_option("Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable."),
     ] = None,
     model: OnlyModels = None,
     recipe: OnlyRecipes = None,
@@ -153,8 +139,6 @@ def question(
     memory: Memory = GIBIBYTES,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Answer one question; standard error says how to read the answer.
 
@@ -221,8 +205,6 @@ def variants(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List the variants: what each recipe removed, which study computed it, and when."""
     from prunescope.warehouse.catalogue.database import connected
@@ -254,13 +236,7 @@ def report(
         bool, typer.Option("--terminal", "-t", help="Show it in the terminal, without a browser.")
     ] = False,
     variant: Annotated[
-        str | None,
-        typer.Option(
-            "--variant",
-            metavar="MODEL@RECIPE",
-            help="With --terminal and --prompt: show a text of this variant token by token.",
-            autocompletion=completion.variants_or_recipes,
-        ),
+        str | None, variant_option("With --terminal and --prompt: show a text of this variant token by token.")
     ] = None,
     prompt: Annotated[
         str | None,
@@ -270,8 +246,6 @@ def report(
         bool,
         typer.Option("--forced", help="With --prompt: both models read the dense model's text, not the variant's."),
     ] = False,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Print the path of a study's report, copy the report with -o, or show it in the terminal.
 

@@ -1,14 +1,12 @@
 """`prunescope tables` and `prunescope describe`: the tables and views of the warehouse, and their columns."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import textwrap
 from typing import Annotated
 
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Format, Output, Warehouse, existing
+from prunescope.assets.cli.options import Format, Output, existing
 from prunescope.assets.cli.output import emit, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
@@ -20,8 +18,6 @@ def tables(
     context: typer.Context,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
     import pyarrow as pa
@@ -70,8 +66,6 @@ def describe(
     ],
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Explain the columns of a table or view: type, unit, formula, source.
 

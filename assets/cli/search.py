@@ -1,7 +1,5 @@
 """`prunescope search`: which treatment each sublayer gets for a budget, judged beside published recipes."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace as with_fields
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Debug, Warehouse, root
+from prunescope.assets.cli.options import root
 from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
@@ -100,8 +98,6 @@ def search(
     ] = None,
     replace: Replace = False,
     allow_code_execution: AllowCode = False,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 

@@ -1,7 +1,5 @@
 """`prunescope serve`: the explorer of the live warehouse on a web server."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import ipaddress
 import socket
 from typing import Annotated
@@ -10,7 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Globals, Memory, Seconds, Warehouse, existing
+from prunescope.assets.cli.options import Globals, Memory, Seconds, existing
 from prunescope.assets.cli.output import INTERRUPTED, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
@@ -32,8 +30,6 @@ def serve(
     ] = LOCALHOST,
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Serve the explorer of the live warehouse, with a box for your own SQL. Ctrl-C stops it.
 

@@ -1,7 +1,5 @@
 """`prunescope run` and `prunescope plan`: compute a study, or estimate its cost."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 import dataclasses
 import traceback
 from collections.abc import Sequence
@@ -12,17 +10,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import (
-    Debug,
-    Format,
-    Globals,
-    Output,
-    Warehouse,
-    absolute_model,
-    absolute_study,
-    inline_recipe,
-    root,
-)
+from prunescope.assets.cli.options import Format, Globals, Output, absolute_model, absolute_study, inline_recipe, root
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
@@ -119,8 +107,6 @@ def run(
     ray: Ray = None,
     gpus_per_task: Gpus = None,
     cpus_per_task: Cpus = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Compute a study's missing and outdated results, and print a summary.
 
@@ -172,8 +158,6 @@ def plan(
     ] = False,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 

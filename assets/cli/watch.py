@@ -1,7 +1,5 @@
 """`prunescope watch`, `add-model` and `remove-model`: the studies and models that `prunescope ui` keeps current."""
 
-# ruff: noqa: ARG001 - the callbacks in options.py read `--warehouse` and `--debug`
-
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import (
-    Debug,
-    Format,
-    Output,
-    Warehouse,
-    absolute_model,
-    absolute_study,
-    root,
-    writable,
-)
+from prunescope.assets.cli.options import Format, Output, absolute_model, absolute_study, root, writable
 from prunescope.assets.cli.output import chosen_format, emit, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -50,8 +39,6 @@ def watch(
     ] = None,
     format_: Format = None,
     output: Output = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Keep studies current: while `prunescope ui` runs, it computes their missing and outdated results.
 
@@ -108,8 +95,6 @@ def add_model(
             "--study", "-s", help="Add it to this study only, and watch the study.", autocompletion=completion.studies
         ),
     ] = None,
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Add a model to the watched studies, or to `demo` if none is watched.
 
@@ -156,8 +141,6 @@ def add_model(
 def remove_model(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the model, as `prunescope watch` lists it.")],
-    warehouse: Warehouse = None,
-    debug: Debug = False,
 ) -> None:
     """Remove a model that `add-model` added: stop its runs, but keep its results.
 

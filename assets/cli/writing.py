@@ -1,7 +1,5 @@
 """`prunescope init` and `prunescope schema`: the beginning of a study's YAML, and its schema for editors."""
 
-# ruff: noqa: ARG001 - the callback in options.py reads `--debug`
-
 import re
 import sys
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Debug, Output, inline_recipe
+from prunescope.assets.cli.options import Output, inline_recipe
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -68,7 +66,6 @@ def init(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Write the YAML of a new study, with a comment for every key; on a terminal, ask for what no option gives.
 
@@ -94,7 +91,7 @@ def init(
     log(f"`prunescope plan {path}` shows what it would compute")
 
 
-def schema(output: Output = None, debug: Debug = False) -> None:
+def schema(output: Output = None) -> None:
     """Print the JSON schema of a study's YAML. Editors find it by the first line of a study.
 
     For example: `prunescope schema -o study.schema.json`

@@ -1,4 +1,4 @@
-"""Checks that a table's definition implies, run on the rows of one partition in one query."""
+"""Checks that a table's definition implies, run on the rows of one partition in SQL."""
 
 import functools
 import os
@@ -9,7 +9,6 @@ import duckdb
 import pyarrow as pa
 
 from prunescope.warehouse.core.quoting import literal, quoted
-from prunescope.warehouse.quality import fast_checks
 from prunescope.warehouse.schema.table import Column, Table
 
 NOT_EMPTY, KEY_UNIQUE = "not_empty", "key_is_unique"
@@ -37,9 +36,8 @@ class Violation:
 
 @dataclass(frozen=True)
 class _Test:
-    """A SQL condition that is true for a failing row, and the value in its message; an invariant has no `column`."""
+    """A SQL condition that is true for a failing row, and the value in its message."""
 
-    column: str
     check: str
     fails: str
     shown: str
@@ -59,27 +57,25 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
     """
     if rows.num_rows == 0:
         return [] if table.may_be_empty else [Violation(NOT_EMPTY, 0, "the partition has no row")]
-    # SQL over every column would take three times as long as writing the rows, so it runs on unproven columns only.
-    sound = {column.name for column in table.columns if fast_checks.is_sound(column, rows[column.name])}
-    tests = [test for test in _tests(table) if test.column not in sound]
-    is_key_proved = fast_checks.is_key_unique(rows, table.key)
-    if is_key_proved and not tests:
-        return []
+    tests = _tests(table)
     key = ", ".join(quoted(name) for name in table.key)
-    distinct_keys = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM rows))"  # noqa: S608
+    # Planning a count for each test takes longer than running them, so the counts are only for rows that fail one.
+    fails = " OR ".join(["false", *(f"({test.fails})" for test in tests)])
     # Without an aggregate the query would return one row per row.
-    keys = "count(*)" if is_key_proved else f"max({distinct_keys})"
-    counts = ", ".join([keys, *(f"count(*) FILTER (WHERE {test.fails})" for test in tests)])
+    query = f"SELECT max((SELECT count(*) FROM (SELECT DISTINCT {key} FROM rows))), bool_or({fails}) FROM rows"  # noqa: S608
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", _widened(rows))
         # Names and conditions come from the table's definition, never from data.
-        distinct, *failing = _one(connection, f"SELECT {counts} FROM rows")  # noqa: S608
+        distinct, is_failing = _one(connection, query)
         violated = []
         if distinct != rows.num_rows:
             query = f"SELECT {key} FROM rows GROUP BY {key} HAVING count(*) > 1 ORDER BY ALL LIMIT 1"  # noqa: S608
             repeated = _one(connection, query)
             violated.append(Violation(KEY_UNIQUE, rows.num_rows - distinct, f"{_named(table, repeated)} repeats"))
-        for test, count in zip(tests, failing, strict=True):
+        if not is_failing:
+            return violated
+        counts = ", ".join(f"count(*) FILTER (WHERE {test.fails})" for test in tests)
+        for test, count in zip(tests, _one(connection, f"SELECT {counts} FROM rows"), strict=True):  # noqa: S608
             if count:
                 query = f"SELECT {test.shown}, {key} FROM rows WHERE {test.fails} ORDER BY ALL LIMIT 1"  # noqa: S608
                 shown, *where = _one(connection, query)
@@ -120,20 +116,20 @@ def _tests(table: Table) -> list[_Test]:
     tests.sort(key=lambda test: [NOT_NULL, FINITE, IN_RANGE, LEGAL_VALUES].index(test.check))
     for invariant in table.invariants:
         rule = invariant.condition.replace("{", "{{").replace("}", "}}") + " is false"
-        tests.append(_Test("", invariant.name, f"NOT ({invariant.condition})", "NULL", rule))
+        tests.append(_Test(invariant.name, f"NOT ({invariant.condition})", "NULL", rule))
     return tests
 
 
 def _column_tests(column: Column) -> list[_Test]:
     name, tests = quoted(column.name), []
     if not column.nullable:
-        tests.append(_Test(column.name, NOT_NULL, f"{name} IS NULL", "NULL", f"{column.name} is NULL"))
+        tests.append(_Test(NOT_NULL, f"{name} IS NULL", "NULL", f"{column.name} is NULL"))
     floating = pa.types.is_floating(column.type)
     if floating:
-        tests.append(_Test(column.name, FINITE, f"NOT isfinite({name})", name, f"{column.name} = {{shown}}"))
+        tests.append(_Test(FINITE, f"NOT isfinite({name})", name, f"{column.name} = {{shown}}"))
     elif pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type):
         fails = f"len(list_filter({name}, lambda x: NOT isfinite(x))) > 0"
-        tests.append(_Test(column.name, FINITE, fails, name, f"{column.name} = {{shown}}"))
+        tests.append(_Test(FINITE, fails, name, f"{column.name} = {{shown}}"))
     bounds = []
     if column.minimum is not None:
         bounds.append((f"{name} < {column.minimum!r}", f"below {column.minimum}"))
@@ -141,9 +137,9 @@ def _column_tests(column: Column) -> list[_Test]:
         bounds.append((f"{name} > {column.maximum!r}", f"above {column.maximum}"))
     for fails, bound in bounds:
         finite = f"isfinite({name}) AND {fails}" if floating else fails
-        tests.append(_Test(column.name, IN_RANGE, finite, name, f"{column.name} = {{shown}} is {bound}"))
+        tests.append(_Test(IN_RANGE, finite, name, f"{column.name} = {{shown}} is {bound}"))
     if column.values:
         legal = ", ".join(literal(value) for value in column.values)
         rule = f"{column.name} = {{shown}} is none of {', '.join(column.values)}"
-        tests.append(_Test(column.name, LEGAL_VALUES, f"{name} NOT IN ({legal})", name, rule))
+        tests.append(_Test(LEGAL_VALUES, f"{name} NOT IN ({legal})", name, rule))
     return tests

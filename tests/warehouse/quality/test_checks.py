@@ -1,13 +1,18 @@
 """Checks of rows: every kind reports the rows that violate it, and no others."""
 
+import math
+
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from prunescope.warehouse.quality.checks import Violation, check_names, violations
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
+from tests.examples import examples
 from tests.warehouse.conftest import rows_of
 
 SMALL = Table(
@@ -114,3 +119,60 @@ def test_sound_rows_whose_key_only_sql_can_prove_pass():
     rows = rows_of(table, rows=2000)
     shuffled = rows.sample(fraction=1, shuffle=True, seed=0)
     assert violations(table, to_arrow(table, rows)) == violations(table, to_arrow(table, shuffled)) == []
+
+
+LABEL = pa.dictionary(pa.int32(), pa.string())
+AWKWARD = Table(
+    name="small",
+    grain="One row per id and side.",
+    key=("id", "side", "temperature"),
+    columns=(
+        Column("id", pa.int32(), "Id.", minimum=-5, maximum=2**30),
+        Column("side", LABEL, "Side.", values=("dense", "pruned")),
+        Column("temperature", pa.float64(), "Temperature."),
+        Column("share", pa.float32(), "Share.", minimum=0, maximum=1, nullable=True),
+        Column("logits", pa.list_(pa.float32()), "Logits."),
+        Column("name", LABEL, "Any name.", nullable=True),
+    ),
+    partitioning="model",
+)
+FLOATS = st.sampled_from([0.0, -0.0, 0.5, 1.0, 1.5, -0.25, math.inf, -math.inf, math.nan])
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([-6, -5, 0, 1, 2, 2**30, 2**31 - 1]),
+        st.sampled_from(["dense", "pruned", "", "dense "]),
+        st.sampled_from([0.5, 1.0, 1e300]),
+        st.none() | FLOATS,
+        st.lists(FLOATS | st.none(), max_size=2),
+        st.none() | st.sampled_from(["ä", "a", "\x00"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def table_of(rows):
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values).cast(c.type) for c, values in zip(AWKWARD.columns, map(list, columns), strict=True)]
+    return pa.table(arrays, names=[c.name for c in AWKWARD.columns])
+
+
+def wrong_checks(rows):
+    """Run the same checks row by row in Python."""
+    shares, lists = [row[3] for row in rows if row[3] is not None], [x for row in rows for x in row[4] if x is not None]
+    found = {
+        "key_is_unique": len({row[:3] for row in rows}) < len(rows),
+        "finite": any(not math.isfinite(x) for x in (*shares, *lists)),
+        "in_range": any(not -5 <= row[0] <= 2**30 for row in rows)
+        or any(math.isfinite(x) and not 0 <= x <= 1 for x in shares),
+        "legal_values": any(row[1] not in {"dense", "pruned"} for row in rows),
+    }
+    return {name for name, is_wrong in found.items() if is_wrong}
+
+
+@settings(deadline=None, max_examples=examples(60))
+@given(ROWS)
+@example([(1, "dense", 1.0, 0.5, [math.inf], None)])
+@example([(1, "dense", 1.0, math.inf, [], None)])
+def test_checks_find_exactly_the_violations_of_awkward_rows(rows):
+    assert {violation.check for violation in violations(AWKWARD, table_of(rows))} == wrong_checks(rows)

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
-from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.storage.partition_store import Store, to_arrow
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
 from tests.warehouse.storage.test_path_names import HOSTILE
@@ -220,3 +221,15 @@ def test_a_folder_of_another_name_is_not_overwritten(store):
 def test_other_files_cannot_leave_their_folders(store, place):
     with pytest.raises(WarehouseError, match="is no place for a file"):
         store.write_bytes(place, lambda path: path.touch())
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.sampled_from(["b", "a", "", "ä"]), max_size=30))
+def test_labels_are_coded_in_order_of_appearance_in_any_frame(labels):
+    column = Column("name", pa.dictionary(pa.int32(), pa.string()), "Any name.", nullable=True)
+    table = Table("t", "One row per row.", ("name",), (column,), "model")
+    expected = list(dict.fromkeys(label for label in labels if label is not None))
+    for dtype in (pl.String, pl.Categorical, pl.Enum(["ä", "a", "b", ""])):
+        found = to_arrow(table, pl.DataFrame({"name": pl.Series(labels, dtype=dtype)}))["name"].combine_chunks()
+        assert found.to_pylist() == labels
+        assert found.dictionary.to_pylist() == expected
