@@ -149,7 +149,7 @@ sums as (
         evidence,
         cast(sum(lost) as double) as lost,
         cast(sum(weight) as double) as total,
-        count_if(weight > 0) as n_units,
+        cast(count_if(weight > 0) as bigint) as n_units,
         sum(net) / sum(weight) as loss,
         coalesce(half_width_of_mean(net, weight), 0) as by_spread,
         sum(greatest(lost, 0)) / sum(weight) as lost_share,
