@@ -95,7 +95,8 @@ task_claims as (
         amount,
         amount - sqrt(answers_below ** 2 + half_width ** 2) as amount_low,
         amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high,
-        null_amount
+        null_amount,
+        cast(null as double) as null_amount_high
     from averaged
 ),
 
@@ -148,7 +149,8 @@ fit_claims as (
         fits.amount,
         interval_of_correlation(fits.amount, fits.half_width)[1] as amount_low,
         interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high,
-        fits.null_amount
+        fits.null_amount,
+        cast(null as double) as null_amount_high
     from fits
     inner join rounding
         on fits.model = rounding.model
