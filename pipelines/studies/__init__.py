@@ -162,6 +162,12 @@ class Study(FrozenModel):
         return self
 
     @property
+    def hash(self) -> str:
+        """Return the SHA-256 of all fields but the places of prompts in files."""
+        dump = self.model_dump_json(exclude={"prompts": {"__all__": {"origin"}}})
+        return hashlib.sha256(dump.encode()).hexdigest()
+
+    @property
     def prompts_hash(self) -> str:
         """Return the SHA-256 of all prompts with their templates, wherever they come from."""
         contents = [prompt.contents(self.template) for prompt in self.prompts]
