@@ -147,7 +147,9 @@ def hostile_marts() -> dict[str, pl.DataFrame]:
 def test_hostile_names_give_distinct_path_safe_chart_names(figure: Figure):
     drawings = list(figure.draw_all(frames.ask(figure.query, **hostile_marts())))
     drawn = [drawing.name for drawing in drawings]
-    assert len(set(drawn)) == len(drawn) >= len(HOSTILE_MODELS)
+    # A figure across models has all of them in one drawing.
+    least = len(HOSTILE_MODELS) if "model" in figure.per else 1
+    assert len(set(drawn)) == len(drawn) >= least
     assert all(name.startswith(f"{figure.name}-") and len(name) < 200 for name in drawn)
     assert not any(character in "/\\<>\"'\x00\u202e" for name in drawn for character in name)
     for drawing in drawings:
@@ -505,7 +507,8 @@ def test_a_figure_states_its_size_rule(figure: Figure):
 
 
 @pytest.mark.third(2)
-@pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by])
+# The frames have one model, so that a figure with models on its pages has one page.
+@pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by not in {None, "model"}])
 def test_a_drawing_above_the_limit_is_split_into_complete_pages(name):
     figure = FIGURES[name]
     frame = next(iter(frames.ask(figure.query).partition_by(figure.per, maintain_order=True)))
