@@ -189,8 +189,8 @@ class SqlProcess:
                 ending = json.loads(self._receive(deadline))
             except (EOFError, OSError) as error:
                 raise self._ending(seconds) from error
-        if ending.get("message") == TOO_LARGE:
-            self._may_go_on = False  # it may keep the memory
+        if ending["is_full"] or ending.get("message") == TOO_LARGE:
+            self._may_go_on = False
         _raise(ending)
         return content, int(ending["rows"])
 

@@ -32,7 +32,8 @@ def main() -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             views = _prepare()
-            connection = _open(parent.recv(), views)
+            setup = parent.recv()
+            connection = _open(setup, views)
     except EOFError:
         return
     except WarehouseError as error:
@@ -44,7 +45,7 @@ def main() -> None:
             request = parent.recv()
         except EOFError:
             return
-        _answer(parent, connection, request)
+        _answer(parent, connection, request, setup.gibibytes)
 
 
 def _prepare() -> Path:
@@ -78,7 +79,9 @@ def _open(setup: Setup, views: Path) -> "duckdb.DuckDBPyConnection":
     return connection
 
 
-def _answer(parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any]) -> None:
+def _answer(
+    parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any], gibibytes: float
+) -> None:
     """Send the rows as bytes of the requested format, an empty message, and how the statement ended."""
     confinement.limit_time(request["seconds"] * (1 + GRACE_SHARE) + GRACE_SECONDS)
     try:
@@ -93,7 +96,8 @@ def _answer(parent: Connection, connection: "duckdb.DuckDBPyConnection", request
         ending = {"error": type(error).__name__, "message": f"{type(error).__name__} in the process for SQL: {error}"}
     confinement.unlimited_time()
     parent.send_bytes(b"")
-    _send(parent, **ending)
+    # An allocator may keep address space that the next statement needs.
+    _send(parent, **ending, is_full=confinement.memory_left() < gibibytes / 2)
 
 
 def _write(parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any]) -> int:

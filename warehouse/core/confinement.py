@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 # From the kernel's headers linux/landlock.h, linux/prctl.h and linux/sched.h; the numbers are those of every machine.
@@ -76,15 +77,25 @@ def forbid_network() -> None:
 def limit_memory(gibibytes: float) -> None:
     """Limit the memory that this process may allocate from now on, as address space, in GiB."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return
-    used = re.search(r"VmSize:\s+(\d+) kB", status.read_text())
+    used = _address_space()
     if used is None:
         return
-    size = int(used[1]) * 1024 + int(gibibytes * (1 << 30))
+    size = used + int(gibibytes * (1 << 30))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+
+
+def memory_left() -> float:
+    """Return how many GiB of address space `limit_memory` still allows; freed memory may stay with the process."""
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _address_space()
+    return inf if used is None or limit == resource.RLIM_INFINITY else (limit - used) / (1 << 30)
+
+
+def _address_space() -> int | None:
+    """Return the bytes of this process's address space; None if the system does not tell."""
+    status = Path("/proc/self/status")
+    used = re.search(r"VmSize:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return None if used is None else int(used[1]) * 1024
 
 
 def limit_time(seconds: float) -> None:

@@ -114,6 +114,33 @@ def test_an_attack_ends_as_it_must(processes, root, attack):
         assert memory_of(process, "VmHWM") < before + 1.2 * GIBIBYTES + 0.05
 
 
+KEEPING = """
+import mmap
+from prunescope.warehouse.core import confinement
+
+print(confinement.memory_left())
+confinement.limit_memory(0.5)
+print(confinement.memory_left())
+kept = mmap.mmap(-1, 3 << 27)
+print(confinement.memory_left())
+"""
+
+
+def test_address_space_that_stays_with_a_process_counts_as_used():
+    found = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
+    unlimited, whole, left = map(float, found.stdout.split())
+    assert unlimited == float("inf")
+    assert (whole, left) == (pytest.approx(0.5, abs=0.02), pytest.approx(0.125, abs=0.02))
+
+
+@pytest.mark.parametrize(("numbers", "goes_on"), [(10, True), (6_000_000, False)])
+def test_a_process_that_keeps_half_of_its_memory_answers_no_further_statement(root, numbers, goes_on):
+    with SqlProcess(Setup(str(root), GIBIBYTES)) as process:
+        found = process.ask(f"SELECT count(*) AS n FROM (SELECT DISTINCT range FROM range({numbers}))")
+        assert found.to_pylist() == [{"n": numbers}]
+        assert process.is_alive is goes_on
+
+
 def test_no_attack_wrote_a_file(processes, root):
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert files == {"models/model=tiny/part.parquet", "variants/model=tiny/recipe=wanda-50/part.parquet"}
