@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, States
-from prunescope.pipelines.metrics.rounding import is_close
+from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
@@ -92,7 +92,7 @@ class IsolatedEffect:
         """Return the shifts after a layer; those from number `outside` on are of its own attention's contribution."""
         layer, call = self._decoder.layers[index], dense.layer_calls[index]
         if index not in self._can_batch:
-            self._can_batch[index] = _can_batch(layer, call, dense, self._decoder.rounding.contributions)
+            self._can_batch[index] = _can_batch(layer, call, dense)
         stream = stream_of(*call)
         size = max(1, self._rows // stream.shape[1] - 1)
         after = torch.empty_like(shifts)
@@ -150,17 +150,20 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
     return added["attn"].to(streams.device), added["mlp"].to(streams.device)
 
 
-def _can_batch(layer: Layer, call: Arguments, dense: Capture, rounding: Mapping[str, float]) -> bool:
+def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     """Return whether a batch with the arguments of one sequence gives the same as its entries alone, tried on two.
 
     Most arguments are broadcast over the batch, some (ALiBi biases by entry and head) are not.
     """
     stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
+    # That of this layer alone: what the layers before it round is in the stream.
+    with other_rounding(layer.module):
+        rounding = max(map(distance, _contributions(layer, call, stream, {}), again))
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
         # In the model's own type, which bounds the rounding: the pass kept it as float32.
         truth = dense.whole[sublayer.label].to(contribution.dtype)
-        if not is_close(contribution[0], truth, rounding[sublayer.label]):
+        if not is_close(contribution[0], truth, rounding):
             raise ComputationError(
                 f"{sublayer.name}: called again on the same stream, it gives another output; leave out scope isolated"
             )
@@ -172,5 +175,4 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture, rounding: Mapping[
     except (RuntimeError, ValueError, IndexError):  # errors of modules on shapes that do not match
         return False
     alone = map(torch.cat, zip(again, _contributions(layer, call, other, {}), strict=True))
-    allowed = max(rounding[sublayer.label] for sublayer in layer.sublayers)
-    return all(is_close(*pair, allowed) for pair in zip(together, alone, strict=True))
+    return all(is_close(*pair, rounding) for pair in zip(together, alone, strict=True))

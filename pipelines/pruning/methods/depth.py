@@ -20,7 +20,7 @@ from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
+from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, quick_linears, stream_of
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast_parameters
 from prunescope.pipelines.pruning.calibration.statistics import Influence
 from prunescope.pipelines.pruning.variant import Variant
@@ -179,7 +179,8 @@ def sublayers_of(label: str) -> tuple[str, ...]:
 def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[str, float]:
     """Return 1 − cos of the stream before and after each unit, over all tokens, with the decoder's current weights."""
     influence = Influence(decoder)
-    with hooks(*influence.watch()):
+    # The products of calibration, whose scores are then the same numbers.
+    with hooks(*influence.watch()), quick_linears(decoder.model):
         for batch in tokens.split(decoder.at_once(BATCH)):
             decoder.hidden(batch.to(decoder.device))
     means = influence.means
