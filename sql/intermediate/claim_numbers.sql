@@ -310,7 +310,7 @@ gap_claims as (
             and pruned.claim = noise.claim
             and pruned.measure = noise.measure
             and noise.is_noise
-            -- Rounding makes few texts flip; the mean of fewer than 6 prompts is no null.
+            -- Rounding makes few texts flip; a mean of fewer than 6 prompts is not used as a null.
             and noise.gap.units >= 6
     where not pruned.is_noise
 ),

@@ -1,4 +1,4 @@
--- Of the answers that pruning loses, which share does the first different token lose by itself, and which what follows?
+-- Which share of lost answers does the first different token lose by itself, and which share is lost by what follows?
 -- grain: one row per model × recipe × text_source × metric.
 -- key: model, recipe, text_source, metric
 -- inputs: lost_answers

@@ -133,7 +133,7 @@ SECTIONS = (
         "quantization",
         "Is quantization another kind of damage at the same KL?",
         "Damage of pruning minus that of quantization at equal KL (`q27_pruning_against_quantization`), paired; above "
-        "0 pruning does more. Of texts the share with a different token, of questions the share with another option.",
+        "0 pruning does more. The share of texts with a different token, or of questions with another option.",
         """
         select format(
             '{} of {} intervals are above 0 and {} below; by chance each would be outside in 5 %.',

@@ -97,7 +97,7 @@ def chosen(right: int, prompts: int) -> Handmade:
     return warehouse
 
 
-# Of eight answers to four options, a share of right ones is above 1/4 by its whole Wilson interval from five on.
+# With eight answers to four options, five right ones are the fewest whose whole Wilson interval is above 1/4.
 @pytest.mark.parametrize(("right", "counted", "lost"), [(0, 2, 1), (4, 2, 1), (5, 10, 6), (8, 10, 9)])
 def test_answers_to_options_count_only_where_the_dense_model_does_not_guess(
     ask: Ask, right: int, counted: int, lost: int

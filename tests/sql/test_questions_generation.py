@@ -119,7 +119,7 @@ def test_q13_reads_the_steps_that_all_texts_of_a_prompt_have_if_they_are_two_or_
 def answered(kept: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool = True) -> Handmade:
     """Build eight prompts, the first six of whose dense answers are right.
 
-    Each variant repeats the answers to the first `kept` ones, and answers right whatever the dense model gets wrong.
+    Each variant repeats the answers to the first `kept` prompts. It is right if the dense model is wrong.
     """
     warehouse = Handmade().model().variant("dense")
     for recipe in ("dense", *kept):

@@ -280,7 +280,7 @@ def test_a_constant_answerer_is_told_from_one_that_loops() -> None:
 
 
 def test_written_answers_among_options_count_above_a_guess_and_apart_from_others() -> None:
-    """Of 60 prompts with four options the dense model answers 45 right and the variant 33; of 40 others both 35."""
+    """The dense model is right on 45 of 60 prompts with options, the variant on 33; both on 35 of 40 others."""
     warehouse = started("a")
     for recipe, right in (("dense", 45), ("a", 33)):
         questioned(warehouse, recipe, 0, 60, ["A"] * 60)

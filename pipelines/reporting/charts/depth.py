@@ -1,4 +1,4 @@
-"""How well local logit shifts predict KL spikes by relative depth, a line per model (q42_depth_of_predictors)."""
+"""Chart of how well local logit shifts predict KL spikes by relative depth, one line per model (q42)."""
 
 import altair as alt
 import polars as pl

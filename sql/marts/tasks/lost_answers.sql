@@ -1,5 +1,5 @@
--- Of the answers that each variant loses, those that its first different token loses by itself, and those that
--- the following tokens lose.
+-- The answers that each variant loses: how many its first different token loses by itself, and how many are lost by
+-- the tokens that follow.
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
 -- inputs: stg_generations, stg_option_subspace, stg_task_samples, noise_variants

@@ -104,7 +104,7 @@ def test_an_options_label_follows_a_header_directly_and_words_after_a_space(
     ("text", "options", "message"),
     [
         ("?", ["B", "A1", "A2"], "options 'A1' and 'A2' begin with the same token, 'A'; use labels like A and B"),
-        # Of this tokenizer, a space before a capital letter is a token of its own.
+        # In this tokenizer, a space before a capital letter is a token of its own.
         ("? ", ["A", "Ä"], "option 'Ä' begins with a part of a character; use labels like A and B"),
         ("?", ["ሀ", "ቀ"], "option 'ሀ' begins with a part of a character; use labels like A and B"),
     ],

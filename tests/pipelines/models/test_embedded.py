@@ -69,7 +69,7 @@ def tiny(tiny_folder: Path, registry: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def left(cache: Path) -> list[str]:
-    """Return the names of the kept parts, and of whatever else there is in the cache of models."""
+    """Return the names of the kept parts, and the names of all other entries in the cache of models."""
     (parts,) = (cache / "models").glob(".parts-*")
     return [path.name for path in (*parts.iterdir(), *(cache / "models").iterdir()) if path != parts]
 
