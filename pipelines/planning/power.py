@@ -48,7 +48,8 @@ def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
         counts = " and ".join(
             f"{count} {unit.removesuffix('s') if count == 1 else unit}" for count, unit, _ in evidence
         )
-        return f"{kind} will not be judged: {counts} are fewer than the {MIN_UNITS} that a verdict needs"
+        are = "is" if [count for count, *_ in evidence] == [1] else "are"
+        return f"{kind} will not be judged: {counts} {are} fewer than the {MIN_UNITS} that a verdict needs"
     parts = []
     for count, unit, spread in enough:
         margin = _Z * spread / math.sqrt(count)

@@ -57,6 +57,9 @@ def test_too_few_units_are_named_by_what_they_would_judge() -> None:
         f"{0.1 + margin:.1%} on"
     )
     assert alive.startswith("alive: 36 texts can call a loss tolerated up to ")
+    assert "alive will not be judged: 1 text is fewer than the 30 that a verdict needs" in verdict_power(
+        study(1, 0), []
+    )
 
 
 def test_a_study_whose_variants_write_no_text_judges_none() -> None:
