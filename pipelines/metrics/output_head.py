@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
@@ -16,6 +16,8 @@ _PROBE_ROWS = 5
 _EPS_ROOTS = (1e-2, 1e-4)
 _TINY = 1e-10
 _MAX_EPS = 0.1
+# Tokens per state whose logits are computed in float32 after a product in half precision has ranked all.
+_CANDIDATES = 32
 
 NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
 
@@ -152,6 +154,7 @@ class OutputHead:
         norm: The final norm; None where the model has none: the lens `normed` then equals `raw`.
         scale: Factor of W x (Cohere, Granite).
         cap: Bound of the logits' absolute value (Gemma's soft-capping); None where there is no cap.
+        half: W in the model's own bfloat16 or float16, equal to `weight`; None for a model in float32.
     """
 
     weight: Float[Tensor, "v d"]
@@ -159,6 +162,7 @@ class OutputHead:
     norm: FinalNorm | None = None
     scale: float = 1.0
     cap: float | None = None
+    half: Float[Tensor, "v d"] | None = None
 
     def lens(
         self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"], lens: str
@@ -186,6 +190,27 @@ class OutputHead:
     def logits_of_state(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Return the model's logits in float32 for the head's input x: scale, bias and cap included."""
         return self.capped(self.raw(x))
+
+    def likeliest(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        """Return each row's largest logit in float32 and its token, the lower id on ties.
+
+        A product in half precision reads half as much memory, and its sums, in float32, are rounded once at the end.
+        So it only chooses candidates, whose logits are then computed in float32; a row whose largest does not exceed
+        the least candidate by two such roundings is computed whole.
+        """
+        if self.half is None or x.dtype != self.half.dtype or self.bias is not None or self.cap or self.scale <= 0:
+            largest, token = self.logits_of_state(x).max(dim=-1)
+            return largest, token
+        rough, candidates = nn.functional.linear(x, self.half).topk(min(_CANDIDATES, len(self.half)), dim=-1)
+        candidates = candidates.sort(dim=-1).values
+        logits = (self.weight[candidates] @ x.float()[:, :, None])[..., 0]
+        largest, place = logits.max(dim=-1)
+        token = candidates.gather(-1, place[:, None])[:, 0]
+        margin = torch.finfo(x.dtype).eps * rough.float().abs().amax(dim=-1)
+        unsure = largest < rough[:, -1] + margin
+        if candidates.shape[1] < len(self.half) and bool(unsure.any()):
+            largest[unsure], token[unsure] = self.linear(x[unsure]).div_(self.scale).max(dim=-1)
+        return largest * self.scale, token
 
     def exact_logits(self, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n v"]:
         """Return the model's logits in float64 for the head's input x, on a CPU."""

@@ -48,7 +48,9 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
     final, norm = _final_norm(stream, states, module, last, run)
     # Views of their own: weights that are swapped into a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
-    plain = OutputHead(weight=module.weight.detach().float(), bias=bias, norm=norm)
+    weight = module.weight.detach()
+    half = weight if weight.dtype.itemsize == 2 else None
+    plain = OutputHead(weight=weight.float(), bias=bias, norm=norm, half=half)
     if plain.weight.shape[1] != states.shape[-1]:
         raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
 

@@ -95,7 +95,7 @@ def shares(decoder: Decoder, prompts: Texts, new: int) -> dict[str, str]:
         begun.append(time.perf_counter())
 
     first = decoder.trunk.register_forward_hook(begin)
-    with patch.object(OutputHead, "logits_of_state", record_function("head")(OutputHead.logits_of_state)):
+    with patch.object(OutputHead, "likeliest", record_function("head")(OutputHead.likeliest)):
         write()
     spent = time.perf_counter() - begun[0]
     profiler.stop()

@@ -271,7 +271,7 @@ def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
 def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tuple[Int[Tensor, "texts tokens"], bool]:
     """Return the likeliest token after each state, the lower id on ties, and whether all logits are finite."""
     blocks = states.flatten(0, 1).split(decoder.at_once(BLOCK_ROWS))
-    largest, best = zip(*(decoder.head.logits_of_state(block).max(dim=-1) for block in blocks), strict=True)
+    largest, best = zip(*map(decoder.head.likeliest, blocks), strict=True)
     return torch.cat(best).reshape(states.shape[:2]), bool(torch.cat(largest).isfinite().all())
 
 

@@ -218,3 +218,26 @@ def test_a_model_without_a_final_norm_has_one_lens_under_both_names():
 def test_an_unknown_lens_is_refused():
     with pytest.raises(ValueError, match="raw or normed"):
         OutputHead(torch.eye(WIDTH)).lens(*states(9), "logit")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("scale", "cap", "has_bias"), [(1.0, None, False), (0.0625, 30.0, False), (-3.0, None, True)])
+def test_the_likeliest_token_of_a_half_precision_head_is_that_of_float32_also_among_near_ties(
+    dtype, scale, cap, has_bias
+):
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(9, WIDTH, generator=generator).to(dtype)
+    half = torch.randn(500, WIDTH, generator=generator).to(dtype)
+    half[100:200] = x[0] * 3  # a hundred equal logits: the lowest id wins
+    half[300:400] = x[1] * 3  # a hundred that half precision cannot tell apart, although one is the largest
+    half[350, 0] += torch.finfo(dtype).eps * half[350, 0]
+    bias = torch.randn(500, generator=generator) if has_bias else None
+    head = OutputHead(half.float(), bias, scale=scale, cap=cap, half=half)
+    largest, tokens = head.likeliest(x)
+    truth = head.exact_logits(x)
+    torch.testing.assert_close(largest.double(), truth.amax(dim=-1), rtol=1e-5, atol=1e-5)
+    assert tokens[2:].tolist() == truth[2:].argmax(dim=-1).tolist()
+    if scale > 0 and cap is None:
+        assert tokens[:2].tolist() == [100, 350]
+    x[3, 2] = torch.nan
+    assert head.likeliest(x)[0].isnan().tolist() == [row == 3 for row in range(9)]
