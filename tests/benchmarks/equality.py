@@ -1,9 +1,9 @@
 """Equality of our lm-eval adapter and lm-eval's own `hf` model, on every shipped sample.
 
-Run by `python -m tests.benchmarks.equality [TASK ...]`; prints a line of JSON a task. The dense SmolLM2-135M on one
-thread in float32. A model in float64 that shares no code also scores the option or text with the largest
-gap, to show the error of each side. Texts are written 96 tokens long. Some hours, most of them lm-eval's on
-wikitext2; `--samples` asks less.
+Run by `python -m tests.benchmarks.equality [TASK ...]`; prints a line of JSON per task. The dense SmolLM2-135M, or
+with `--model` another, in float32. A model in float64 that shares no code also scores the option or text with the
+largest gap, to show the error of each side; it reads Llamas alone, so of other models only texts can be compared. Some
+hours, most of them lm-eval's on wikitext2; `--samples` asks less.
 """
 
 import argparse
@@ -140,8 +140,8 @@ def off(gap: Gap, exact: HFLM, spec: TaskSpec, sides: dict[str, Said]) -> dict[s
     }
 
 
-def compared(spec: TaskSpec, ours: HFLM, theirs: HFLM, exact: HFLM) -> dict[str, Any]:
-    """Compare both sides on one task."""
+def compared(spec: TaskSpec, ours: HFLM, theirs: HFLM, exact: HFLM | None) -> dict[str, Any]:
+    """Compare both sides on one task; a task that is scored needs `exact`."""
     # With a batch of several texts lm-eval pads them, and writes each on until all have ended.
     theirs.batch_size_per_gpu = BATCH if spec.max_new_tokens is None else 1
     start = time.perf_counter()
@@ -154,6 +154,7 @@ def compared(spec: TaskSpec, ours: HFLM, theirs: HFLM, exact: HFLM) -> dict[str,
         by_scoring[gap.key.scoring].append(gap)
     result: dict[str, Any] = {"task": spec.name}
     for scoring, found in by_scoring.items():
+        assert exact is not None
         result[scoring] = {
             "samples": len({gap.key.sample for gap in found}),
             "log_likelihoods": len(found),
@@ -175,12 +176,17 @@ def main() -> None:
     known = {spec.name: spec for spec in TASKS}
     parser.add_argument("tasks", nargs="*", choices=[[], *known], metavar="TASK", help=", ".join(known))
     parser.add_argument("--samples", type=int, help="only the first so many of each")
+    parser.add_argument("--new", type=int, default=96, help="tokens of a written text")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     chosen = [known[name].model_copy(update={"samples": asked.samples}) for name in asked.tasks or known]
-    torch.set_num_threads(1)
-    decoder = load_decoder(locate("embedded", Path(platformdirs.user_cache_dir("prunescope"))))
+    chosen = [spec.model_copy(update={"max_new_tokens": spec.max_new_tokens and asked.new}) for spec in chosen]
+    torch.set_num_threads(asked.threads)
+    decoder = load_decoder(locate(asked.model, Path(platformdirs.user_cache_dir("prunescope"))))
+    is_scored = any(spec.max_new_tokens is None for spec in chosen)
     with quiet():
-        exact = Exact(decoder.folder)
+        exact = Exact(decoder.folder) if is_scored else None
     ours, theirs = VariantLM(decoder), of_harness(decoder.folder)
     for spec in chosen:
         sys.stdout.write(json.dumps(compared(spec, ours, theirs, exact)) + "\n")
