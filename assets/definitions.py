@@ -2,11 +2,11 @@
 
 from dagster import Definitions
 
-from prunescope.assets.automation.jobs import JOBS
 from prunescope.assets.automation.sensors import OUTDATED, answers_sensor, nightly, watch_sensor
 
 # Dagster accepts one Definitions object in this module, so the module is imported, not its object.
 from prunescope.assets.defs import asset_definitions
+from prunescope.assets.runs.study_job import JOBS
 
 defs = Definitions.merge(
     asset_definitions.definitions,

@@ -29,11 +29,11 @@ from dagster import (
 from pydantic import BaseModel
 
 from prunescope.assets import settings
-from prunescope.assets.automation.jobs import STUDY, run_config
 from prunescope.assets.defs.asset_definitions import ANSWERS
 from prunescope.assets.defs.automation_conditions import RECIPE, SCANNER
 from prunescope.assets.defs.partitions import MODELS, RECIPES
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED
+from prunescope.assets.runs.study_job import STUDY, run_config
 from prunescope.assets.watching.backlog import MissingWork
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState
 from prunescope.pipelines.core.errors import InputError
@@ -216,7 +216,9 @@ def _missing_runs(
             requests.append(
                 RunRequest(
                     run_key=f"{study}/{work.model} {fingerprint(new)} {cursor.times}",
-                    run_config=run_config(work.watched.of_model(work.model, tuple(chosen)), store, answers=False),
+                    run_config=run_config(
+                        work.watched.of_model(work.model, tuple(chosen)), store, options={"answers": False}
+                    ),
                     tags={WATCH_TAG: "missing", STUDY_TAG: study, MODEL_TAG: work.model},
                 )
             )

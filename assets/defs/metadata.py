@@ -20,7 +20,7 @@ from dagster import (
     TableSchema,
 )
 
-from prunescope.assets.execution.task import TaskResult
+from prunescope.assets.execution.task import TableWritten
 from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.quality.checks import check_names
@@ -120,6 +120,11 @@ def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
         yield drift.name, False, f"A warning: {drift.doc}"
 
 
+def blocking_checks(table: Table) -> set[str]:
+    """Return the names of a table's checks that block what is computed from it."""
+    return {name for name, blocks, _ in _checks(table) if blocks}
+
+
 def skipped_checks(table: Table) -> Iterator[AssetCheckResult]:
     """Yield passed checks for a table that the study does not request and that was left unchanged."""
     note = {"note": "the study does not request this table; it was left unchanged"}
@@ -132,7 +137,7 @@ def rounded(value: Any) -> Any:  # noqa: ANN401
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def materialized(table: Table, result: TaskResult) -> MaterializeResult:
+def materialized(table: Table, result: TableWritten) -> MaterializeResult:
     """Convert the result of a written partition: version, sizes, details and checks."""
     key = AssetKey(table.name)
     broken = {item.check: f"{item.rows_failing} rows, first {item.example}" for item in result.violations}

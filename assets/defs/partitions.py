@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from dagster import DagsterInstance, DynamicPartitionsDefinition, MultiPartitionKey, MultiPartitionsDefinition
 
+from prunescope.pipelines.studies import Study
+
 MODELS = DynamicPartitionsDefinition(name="model")
 RECIPES = DynamicPartitionsDefinition(name="recipe")
 VARIANTS = MultiPartitionsDefinition({"model": MODELS, "recipe": RECIPES})
@@ -24,6 +26,12 @@ def register(instance: DagsterInstance, dimension: DynamicPartitionsDefinition, 
     known = set(dimension.get_partition_keys(dynamic_partitions_store=instance))
     if new := [key for key in keys if key not in known]:
         instance.add_dynamic_partitions(str(dimension.name), new)
+
+
+def register_study(instance: DagsterInstance, study: Study) -> None:
+    """Add a study's models and recipes to the dimensions."""
+    register(instance, MODELS, [model.name for model in study.models])
+    register(instance, RECIPES, [recipe.name for recipe in study.recipes])
 
 
 def variant_key(model: str, recipe: str) -> MultiPartitionKey:

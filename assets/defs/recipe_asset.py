@@ -1,6 +1,16 @@
 """The recipe asset: a changed parameter makes its variants stale in the UI."""
 
-from dagster import AssetExecutionContext, AssetMaterialization, DataVersion, MaterializeResult, MetadataValue, asset
+from collections.abc import Iterator, Sequence
+
+from dagster import (
+    AssetExecutionContext,
+    AssetMaterialization,
+    DagsterInstance,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
 
 # `report_runless_asset_event` takes the data version as this tag only; the tests of staleness depend on it.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -31,6 +41,12 @@ def published(recipe: Recipe) -> AssetMaterialization:
     return AssetMaterialization(
         RECIPE, metadata=_metadata(recipe), partition=recipe.name, tags={DATA_VERSION_TAG: recipe.hash}
     )
+
+
+def unpublished(instance: DagsterInstance, recipes: Sequence[Recipe]) -> Iterator[AssetMaterialization]:
+    """Yield the events of recipes whose parameters Dagster does not know yet."""
+    versions = published_recipes(instance, [recipe.name for recipe in recipes])
+    yield from (published(recipe) for recipe in recipes if versions.get(recipe.name) != recipe.hash)
 
 
 def publish(context: AssetExecutionContext, recipe: Recipe) -> None:

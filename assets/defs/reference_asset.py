@@ -5,7 +5,7 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.execution.partition_preview import preview
-from prunescope.assets.execution.task import TaskResult
+from prunescope.assets.execution.task import TableWritten
 from prunescope.pipelines.reporting.published import contents_hash, published
 from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.partition_store import Store
@@ -29,7 +29,7 @@ def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource
     return materialized(TABLE, write_published(warehouse.store()))
 
 
-def write_published(store: Store) -> TaskResult:
+def write_published(store: Store) -> TableWritten:
     """Write the numbers of each model unless they are current; return the result for the whole table.
 
     Raises:
@@ -44,7 +44,9 @@ def write_published(store: Store) -> TaskResult:
             provenance = Provenance.of_read_rows("published", str(model), None, inputs, str(TABLE.version))
             violations += store.write(TABLE, own, provenance, str(model), None).violations
     size = sum(int(partition.path.stat().st_size) for partition in store.partitions(TABLE))
-    return TaskResult(
+    return TableWritten(
+        None,
+        "",
         TABLE.name,
         fingerprint=version,
         rows=rows.height,

@@ -29,6 +29,17 @@ def table_assets() -> list[AssetsDefinition]:
     return [_asset(step) for step in STEPS.values()]
 
 
+def upstream(step: Step) -> list[AssetKey]:
+    """Return the assets that a step's tables are computed from."""
+    known = {
+        "models": [],
+        "calibration": [AssetKey("models")],
+        "search": [AssetKey("models"), AssetKey("activation_stats")],
+        "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
+    }
+    return known.get(step.name, [AssetKey("variants")])
+
+
 def _asset(step: Step) -> AssetsDefinition:
     partitions = MODELS if step.is_of_model else VARIANTS
 
@@ -49,18 +60,12 @@ def _asset(step: Step) -> AssetsDefinition:
 
 
 def _spec(step: Step, table: str) -> AssetSpec:
-    upstream = {
-        "models": [],
-        "calibration": [AssetKey("models")],
-        "search": [AssetKey("models"), AssetKey("activation_stats")],
-        "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
-    }
     return AssetSpec(
         table,
         group_name=step.group,
         kinds={"parquet", "pytorch"},
         description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
-        deps=upstream.get(step.name, [AssetKey("variants")]),
+        deps=upstream(step),
         code_version=CODE_VERSIONS[table],
         automation_condition=Outdated(),
         metadata=table_metadata(TABLES[table]),

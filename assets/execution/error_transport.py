@@ -13,6 +13,10 @@ class TransientError(Exception):
     """An error that may not occur again at the next attempt."""
 
 
+class RemoteError(Exception):
+    """The traceback of an error in another process."""
+
+
 class WorkerLostError(TransientError):
     """A worker ended during a task: killed, out of memory, or never started."""
 

@@ -14,10 +14,10 @@ import polars as pl
 
 from prunescope.assets import settings
 from prunescope.assets.execution.partition_preview import command, origin, preview
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
-from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE, partition_tables
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
@@ -53,16 +53,15 @@ class PartitionContext:
     store: Store
 
     @classmethod
-    def of(cls, task: ComputeTask) -> Self:
-        """Load the context of a task.
+    def of(cls, task: ModelTask) -> Self:
+        """Load the context of a task's model.
 
         Raises:
-            InputError: the study, its model or its recipe is missing or not valid.
+            InputError: the study or its model is missing or not valid.
         """
         study = task.request.load()
         dense = fingerprints.find_model(study, task.model, settings.cache_folder(), SILENT)
-        recipe = None if task.recipe is None else study.recipe(task.recipe)
-        return cls(study, dense, recipe, Store(task.root))
+        return cls(study, dense, None, Store(task.root))
 
     @property
     def model(self) -> str:
@@ -126,7 +125,7 @@ class PartitionContext:
 
     def write(
         self, table: str, rows: pl.DataFrame, seconds: float, device: str, details: dict[str, float | str] | None = None
-    ) -> TaskResult:
+    ) -> TableWritten:
         """Write the partition with its provenance.
 
         Args:
@@ -156,7 +155,9 @@ class PartitionContext:
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
-        return TaskResult(
+        return TableWritten(
+            recipe,
+            STEP_OF_TABLE[table].name,
             table,
             fingerprint=provenance.fingerprint,
             rows=written.rows,

@@ -1,50 +1,99 @@
-"""Tasks and their results as plain values, which travel as JSON between processes and machines."""
+"""The unit of work, a model with the partitions wanted of it, and what its computation reports: plain values.
 
-from dataclasses import dataclass, field
+They travel as JSON between processes and machines.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from pydantic import TypeAdapter
 
-from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.execution.error_transport import KINDS, RemoteError, TransientError, is_transient
+from prunescope.assets.planning.steps import steps_writing
+from prunescope.assets.planning.work_plan import PartitionWork, StudyRequest
 from prunescope.warehouse.quality.checks import Violation
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
 
 
 @dataclass(frozen=True)
-class ComputeTask:
-    """One step for one model or variant.
+class WantedPartition:
+    """A partition and the steps that compute what is wanted of it.
 
     Attributes:
-        root: the warehouse.
-        recipe: name of the recipe; None in the steps of models.
-        batch_with: recipes whose task of the same step follows. An engine may compute some of them in the same batch
-            and keep the results until they are requested.
-        halve_batch: whether to halve every batch, because the previous worker was lost, probably for lack of memory.
+        recipe: name of the recipe; None for the model's own partition.
+        steps: names of the steps, in the order of the data flow.
     """
 
-    step: str
-    request: StudyRequest
-    root: str
-    model: str
-    recipe: str | None = None
-    batch_with: tuple[str, ...] = ()
-    halve_batch: bool = False
+    recipe: str | None
+    steps: tuple[str, ...]
 
-    @property
-    def name(self) -> str:
-        """Return the name in logs and messages, `model@recipe step`."""
-        return f"{self.model}@{self.recipe} {self.step}" if self.recipe else f"{self.model} {self.step}"
-
-    @property
-    def partition(self) -> str:
-        """Return the name of the partition, as a plan has it: `model@recipe`, `model` or `model search`."""
-        if self.recipe:
-            return f"{self.model}@{self.recipe}"
-        return self.name if self.step == "search" else self.model
+    @classmethod
+    def of(cls, work: PartitionWork) -> Self:
+        """Return the partition of a plan's work, with the steps that write its tables."""
+        steps = tuple(step.name for step in steps_writing(work.tables))
+        return cls(work.recipe.name if work.recipe else None, steps)
 
 
 @dataclass(frozen=True)
-class TaskResult:
-    """The result of a task for one table.
+class ModelTask:
+    """A model with the partitions that are wanted of it; `compute` computes them in as few passes as it can.
+
+    Attributes:
+        root: the warehouse.
+        halves_batches: whether every batch is half as large, because a worker was lost, probably for lack of memory.
+    """
+
+    request: StudyRequest
+    root: str
+    model: str
+    wanted: tuple[WantedPartition, ...]
+    halves_batches: bool = False
+
+    def name(self, recipe: str | None, step: str) -> str:
+        """Return the name of one of its partitions, as a plan has it: `model@recipe`, `model` or `model search`."""
+        if recipe is not None:
+            return f"{self.model}@{recipe}"
+        return f"{self.model} search" if step == "search" else self.model
+
+    def of(self, keeps: Callable[[str | None, str], bool]) -> "ModelTask":
+        """Return the task with those steps of partitions alone that `keeps` names, by recipe and step."""
+        kept = (
+            replace(wanted, steps=tuple(step for step in wanted.steps if keeps(wanted.recipe, step)))
+            for wanted in self.wanted
+        )
+        return replace(self, wanted=tuple(wanted for wanted in kept if wanted.steps))
+
+    @property
+    def title(self) -> str:
+        """Return the name in logs: the partition and its step, or the model and how many partitions are wanted."""
+        if len(self.wanted) == 1 and len(self.wanted[0].steps) == 1:
+            [step] = self.wanted[0].steps
+            partition = self.name(self.wanted[0].recipe, step)
+            return partition if partition.endswith(f" {step}") else f"{partition} {step}"
+        return f"{self.model} ({len(self.wanted)} partitions)"
+
+
+@dataclass(frozen=True)
+class StepBegun:
+    """The beginning of a step of a partition; `partition` as in `ModelTask.name`."""
+
+    partition: str
+    step: str
+
+
+@dataclass(frozen=True)
+class WorkShared:
+    """Finished work that several partitions share, such as the dense model's, in words with its seconds."""
+
+    work: str
+    shared_seconds: float
+
+
+@dataclass(frozen=True)
+class TableWritten:
+    """A table that a step has written for a partition.
 
     Attributes:
         is_skipped: whether the study does not request this table, which was left unchanged; other fields are empty.
@@ -56,6 +105,8 @@ class TaskResult:
         details: further metadata for the UI by name: numbers, or texts in Markdown.
     """
 
+    recipe: str | None
+    step: str
     table: str
     is_skipped: bool = False
     fingerprint: str = ""
@@ -69,5 +120,40 @@ class TaskResult:
     details: dict[str, float | str] = field(default_factory=dict)
 
 
-TASK = TypeAdapter(ComputeTask)
-RESULT = TypeAdapter(TaskResult)
+@dataclass(frozen=True)
+class StepFailed:
+    """The error that ended a step of a partition; the steps after it were not tried.
+
+    Attributes:
+        kind: name of the nearest class that a user can act on; empty for an unexpected error.
+        traceback: of the process that computed.
+        is_transient: whether another attempt may succeed.
+    """
+
+    recipe: str | None
+    step: str
+    kind: str
+    message: str
+    traceback: str
+    is_transient: bool
+
+    @classmethod
+    def of(cls, recipe: str | None, step: str, error: BaseException) -> Self:
+        """Describe an error."""
+        kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in KINDS), "")
+        message = str(error) if kind else f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        return cls(recipe, step, kind, message, trace, is_transient(error))
+
+    @property
+    def error(self) -> Exception:
+        """Return the error, with the traceback of the process that computed as its cause."""
+        error = KINDS.get(self.kind, RuntimeError)(self.message)
+        error.__cause__ = (TransientError if self.is_transient else RemoteError)(self.traceback)
+        return error
+
+
+Event = StepBegun | WorkShared | TableWritten | StepFailed
+
+TASK = TypeAdapter(ModelTask)
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)

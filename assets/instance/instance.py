@@ -52,6 +52,9 @@ _MAX_OPEN = 16
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
+# Dagster's own, for who started a run; it has no public names for them.
+USER_TAG = "user"
+LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
 # PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
 _STATEMENT_TIMEOUT_MS = 60_000
 _CONNECTION_SECONDS = 3600

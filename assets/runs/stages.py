@@ -31,7 +31,7 @@ _ANSWERS_SECONDS = 20.0
 
 def trace_groups(load: "Workload", works: Sequence[PartitionWork]) -> list[Sequence[Recipe]]:
     """Return the recipes of one model that are traced together, in order."""
-    from prunescope.assets.execution.model_cache import MAX_BATCH, MAX_RESULT_BYTES
+    from prunescope.assets.execution.model_session import MAX_BATCH, MAX_RESULT_BYTES
 
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
     return load.groups(traced, MAX_BATCH, MAX_RESULT_BYTES)

@@ -1,24 +1,35 @@
-"""The run of a study: finds stale partitions and executes them with Dagster.
+"""The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster.
 
 With nothing to do, neither Dagster nor torch is imported.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition, WorkShared
 from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
-from prunescope.assets.runs.outcome import Listener, RunResult
+from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
 from prunescope.assets.runs.refused_models import RefusedModels
+from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
-if TYPE_CHECKING:  # needs torch
+if TYPE_CHECKING:  # Dagster and torch
+    from dagster import OpExecutionContext
+
+    from prunescope.assets.execution.engines import Engine
+    from prunescope.assets.runs.study_job import DagsterEvents
     from prunescope.pipelines.planning.workload import Workload
+
+# Errors that the user can fix.
+INPUT_ERRORS = {"InputError", "WarehouseError"}
 
 
 @compiling_beside()
@@ -30,13 +41,11 @@ def run_study(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
-    computes_here: bool = True,
     cluster: RayClusterConfig | None = None,
-    launched_by: str = "command line",
 ) -> RunResult:
-    """Bring the warehouse up to date with a study.
+    """Bring the warehouse up to date with a study, in this process or on a cluster.
 
-    Of several models, those that cannot be found or read or do not fit the study are failures, and the others go on.
+    If some models cannot be found or read or do not fit the study, they are failures and the others go on.
 
     Args:
         request: the study.
@@ -45,9 +54,7 @@ def run_study(
         listener: receives the progress.
         replace: recompute partitions that another study computed from other inputs, instead of refusing.
         tables: update these tables only, without questions and report; None for the whole study.
-        computes_here: whether this process loads the model and computes; else the warehouse's worker does.
         cluster: the Ray cluster that computes instead, if any.
-        launched_by: the launcher of the runs that the UI shows.
 
     Raises:
         InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
@@ -56,46 +63,155 @@ def run_study(
         WarehouseError: the warehouse cannot be read or written.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
     """
-    study, store = request.load(), Store(root)
-    refused = RefusedModels(study, listener)
-    refused.check(lambda name: find_model(study, name, cache, listener))
-
-    def planned() -> Plan:
-        return make_plan(study, store, cache, listener, replace=replace, tables=tables, without=refused.failures)
-
-    plan = planned()
+    run = StudyRun(request, Store(root), cache, listener, replace=replace, tables=tables)
+    plan = run.plan()
     if plan.unread:
         listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
-    if plan.is_empty:
-        return refused.added_to(RunResult(study))
-    from prunescope.assets.instance.instance import writer_lock
-    from prunescope.assets.runs.run_executor import execute
+    if not plan.is_empty:
+        from prunescope.assets.runs.study_job import run_in_this_process
 
-    with writer_lock(store.local(cache), listener.waiting, store.url):
-        loads: dict[str, Workload] = {}
-        # Planned again, because the process that held the lock may have computed the same.
-        plan = planned()
-        if plan.has_partitions:
-            from prunescope.pipelines.planning.preflight import check_study
+        run_in_this_process(run, cluster)
+    return run.result
 
-            # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
-            requested = set(tables or VARIANT_TABLES)
-            unused: dict[str, object] = {
-                name: () for name in ("tasks", "retrieval") if not requested & set(STEPS[name].tables)
-            }
-            if "tasks" in unused and study.search is not None and requested & set(STEPS["search"].tables):
-                # A search may measure the answers to one of them.
-                unused["tasks"] = tuple(task for task in study.tasks if study.search.objective == f"task:{task.name}")
-            checked = study.model_copy(update=unused)
 
-            def check(name: str) -> None:
-                loads[name] = check_study(checked, find_model(study, name, cache, listener).folder)
+@dataclass
+class StudyRun:
+    """One run of a study; attributes and errors as the arguments of `run_study`."""
 
-            refused.check(check)
-            plan = planned()
-        if plan.is_empty:
-            return refused.added_to(RunResult(study))
-        result = execute(
-            plan, request, store, listener, loads, computes_here=computes_here, cluster=cluster, launched_by=launched_by
+    request: StudyRequest
+    store: Store
+    cache: Path
+    listener: Listener
+    replace: bool = False
+    tables: Collection[str] | None = None
+    interrupted: Callable[[], bool] = lambda: False
+    error: Exception | None = None
+    _computed: list[str] = field(default_factory=list)
+    _failures: list[Failure] = field(default_factory=list)
+    # By partition, the steps that are not finished and the seconds of those that are.
+    _unfinished: dict[str, set[str]] = field(default_factory=dict)
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Load the study, and leave out the models that cannot be found."""
+        self.study: Study = self.request.load()
+        self._refused = RefusedModels(self.study, self.listener)
+        self._refused.check(lambda name: find_model(self.study, name, self.cache, self.listener))
+
+    @property
+    def result(self) -> RunResult:
+        """Return what was computed and what failed."""
+        return self._refused.added_to(RunResult(self.study, self._computed, self._failures))
+
+    def plan(self) -> Plan:
+        """Return the work to do."""
+        return make_plan(
+            self.study,
+            self.store,
+            self.cache,
+            self.listener,
+            replace=self.replace,
+            tables=self.tables,
+            without=self._refused.failures,
         )
-        return refused.added_to(result)
+
+    def events(self, context: "OpExecutionContext", engine: "Engine") -> "DagsterEvents":
+        """Compute all that is missing or stale; yield the events of each partition as it is written.
+
+        The caller holds the writer lock of the warehouse, so the plan is made again: the process that held it before
+        may have computed the same. A failed partition does not stop the others.
+        """
+        try:
+            plan = self.plan()
+            loads: dict[str, Workload] = {}
+            if plan.has_partitions:
+                self._check(loads)
+                plan = self.plan()
+            if not plan.is_empty:
+                yield from self._computed_events(context, engine, plan, loads)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _check(self, loads: "dict[str, Workload]") -> None:
+        """Refuse models that do not fit the study, before anything is computed."""
+        from prunescope.pipelines.planning.preflight import check_study
+
+        # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
+        requested = set(self.tables or VARIANT_TABLES)
+        unused: dict[str, object] = {
+            name: () for name in ("tasks", "retrieval") if not requested & set(STEPS[name].tables)
+        }
+        search = self.study.search
+        if "tasks" in unused and search is not None and requested & set(STEPS["search"].tables):
+            # A search may measure the answers to one of them.
+            unused["tasks"] = tuple(task for task in self.study.tasks if search.objective == f"task:{task.name}")
+        checked = self.study.model_copy(update=unused)
+
+        def check(name: str) -> None:
+            loads[name] = check_study(checked, find_model(self.study, name, self.cache, self.listener).folder)
+
+        self._refused.check(check)
+
+    def _computed_events(
+        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "dict[str, Workload]"
+    ) -> "DagsterEvents":
+        from prunescope.assets.defs.partitions import register_study
+        from prunescope.assets.defs.recipe_asset import unpublished
+        from prunescope.assets.defs.recorded import RecordedTables
+        from prunescope.assets.runs.stages import ANSWERS, stages
+        from prunescope.assets.runs.study_job import answer
+
+        works = (*plan.models, *plan.variants, *plan.searches)
+        self.listener.planned(len(works) + plan.is_report_stale, stages(plan, loads))
+        register_study(context.instance, self.study)
+        yield from unpublished(context.instance, self.study.recipes)
+        tasks, recorded = list(self._tasks(plan)), RecordedTables(context.instance)
+        for task, event in engine.events(tasks, self.listener):
+            if self.interrupted():
+                raise KeyboardInterrupt
+            if isinstance(event, StepBegun):
+                self.listener.begins(event.partition, event.step)
+            elif isinstance(event, WorkShared):
+                self.listener.shared(f"{task.model}: {event.work}", event.shared_seconds)
+            elif isinstance(event, TableWritten):
+                yield from recorded.events(event, task.model)
+                self._written(task.name(event.recipe, event.step), event)
+            else:
+                self._failed(task, event)
+        engine.release()
+        if plan.is_report_stale and study_partitions(self.store, self.study):
+            self.listener.begins(ANSWERS, "answers")
+            seconds, failure = answer(context, self.request, self.store)
+            if failure is None:
+                self._computed.append(ANSWERS)
+                self.listener.computed(ANSWERS, seconds)
+            else:
+                self._failures.append(failure)
+                self.listener.failed(failure)
+
+    def _tasks(self, plan: Plan) -> Iterator[ModelTask]:
+        """Yield a task for each model with work."""
+        for model in self.study.models:
+            works = [work for work in (*plan.models, *plan.variants, *plan.searches) if work.model == model.name]
+            wanted = tuple(map(WantedPartition.of, works))
+            for work, partition in zip(works, wanted, strict=True):
+                self._unfinished[work.name], self._seconds[work.name] = set(partition.steps), 0.0
+            if wanted:
+                yield ModelTask(self.request, str(self.store.root), model.name, wanted)
+
+    def _written(self, name: str, event: TableWritten) -> None:
+        if event.table != STEPS[event.step].tables[-1]:
+            return
+        self._unfinished[name].discard(event.step)
+        self._seconds[name] += event.seconds
+        if not self._unfinished[name]:
+            self._computed.append(name)
+            self.listener.computed(name, self._seconds[name])
+
+    def _failed(self, task: ModelTask, event: StepFailed) -> None:
+        is_input = event.kind in INPUT_ERRORS
+        message = event.message if is_input or not event.kind else f"{event.kind}: {event.message}"
+        failure = Failure(task.name(event.recipe, event.step), message, is_input, event.traceback)
+        self._failures.append(failure)
+        self.listener.failed(failure)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dagster import AssetKey
 
 from prunescope.assets.execution.local import client
 from prunescope.assets.planning import steps
-from prunescope.assets.runs import run_executor
+from prunescope.assets.runs import study_job
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.tables import TABLES
@@ -183,19 +184,13 @@ def workers_of(warehouse: Path) -> set[int]:
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """End runs after the partitions: questions, figures and report are half the work."""
-    patch.setattr("prunescope.assets.runs.run_executor._Runs._answers", lambda runs: None)
+    patch.setattr("prunescope.assets.runs.study_job.answer", lambda *_: (0.0, None))
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
     """Compute one question, one figure and the report only: the others go the same way through Dagster."""
-    few = [AssetKey("paper_reference"), AssetKey("q04_fit_of_theorem_3"), AssetKey(["figures", "spaces"])]
-    whole = run_executor._Runs._run
-
-    def run(runs: object, job: str, name: str, partition: str | None, keys: object, *rest: Any, **options: Any) -> bool:
-        asked = [*few, AssetKey("report")] if job == "answers" else keys
-        return whole(runs, job, name, partition, asked, *rest, **options)
-
-    patch.setattr("prunescope.assets.runs.run_executor._Runs._run", run)
+    few = ["paper_reference", "q04_fit_of_theorem_3", ["figures", "spaces"], "report"]
+    patch.setattr("prunescope.assets.runs.study_job.answer", partial(study_job.answer, assets=[*map(AssetKey, few)]))
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prunescope.assets import settings
-from prunescope.assets.execution.error_transport import KINDS, TransientError, WorkerLostError
-from prunescope.assets.execution.task import RESULT, TASK, ComputeTask, TaskResult
+from prunescope.assets.execution.error_transport import WorkerLostError
+from prunescope.assets.execution.task import EVENT, TASK, Event, ModelTask, StepFailed
 from prunescope.pipelines.core.progress import Progress
 
 # The worker's output; every worker overwrites it.
@@ -33,11 +33,7 @@ _START = (
 )
 
 
-class _RemoteError(Exception):
-    """The traceback of an error in the worker."""
-
-
-def compute_in_worker(task: ComputeTask, progress: Progress, local: Path, lock: int) -> Iterator[TaskResult]:
+def compute_in_worker(task: ModelTask, progress: Progress, local: Path, lock: int) -> Iterator[Event]:
     """Compute a task in the warehouse's worker; closing this generator early ends the worker.
 
     Args:
@@ -57,8 +53,8 @@ def compute_in_worker(task: ComputeTask, progress: Progress, local: Path, lock: 
         worker.send(task, lock)
         for kind, value in worker.messages():
             match kind:
-                case "result":
-                    yield RESULT.validate_json(value)
+                case "event":
+                    yield EVENT.validate_json(value)
                 case "start":
                     progress.start(*value)
                 case "advance":
@@ -68,9 +64,9 @@ def compute_in_worker(task: ComputeTask, progress: Progress, local: Path, lock: 
                 case _:
                     is_over = True
                     if kind == "error":
-                        raise _received_error(value)
+                        raise StepFailed(**value).error
                     return
-        raise WorkerLostError(f"the worker of {local} ended during {task.name}; see {local / LOG}")
+        raise WorkerLostError(f"the worker of {local} ended during {task.title}; see {local / LOG}")
     finally:
         if not is_over:
             worker.end()
@@ -93,7 +89,7 @@ class _Worker:
     pid: int
     identity: str
 
-    def send(self, task: ComputeTask, lock: int) -> None:
+    def send(self, task: ModelTask, lock: int) -> None:
         message = TASK.dump_json(task) + b"\n"
         with suppress(ConnectionError):  # `messages` then ends without a result
             sent = socket.send_fds(self.connection, [message], [lock])
@@ -121,13 +117,6 @@ class _Worker:
                     while self.connection.recv(1 << 16):
                         pass
                 return
-
-
-def _received_error(fields: dict[str, Any]) -> Exception:
-    """Rebuild an error of the worker, with the worker's traceback as its cause."""
-    error = KINDS.get(fields["kind"], RuntimeError)(fields["message"])
-    error.__cause__ = (TransientError if fields["is_transient"] else _RemoteError)(fields["traceback"])
-    return error
 
 
 def _running_worker(local: Path) -> _Worker | None:

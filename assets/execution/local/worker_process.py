@@ -9,15 +9,14 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from prunescope.assets import settings
-from prunescope.assets.execution.error_transport import KINDS, is_transient
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import RESULT, TASK
+from prunescope.assets.execution.compute import compute
+from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.execution.task import EVENT, TASK, StepFailed
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -59,7 +58,7 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
         idle: seconds.
     """
     scratch_directory.clean()
-    cache = ModelCache()
+    session = ModelSession()
     listener.settimeout(idle)
     while True:
         try:
@@ -68,14 +67,14 @@ def serve(listener: socket.socket, path: Path, identity: str, idle: float) -> No
             break
         with connection:
             try:
-                _serve_client(connection, identity, cache)
+                _serve_client(connection, identity, session)
             except BrokenPipeError:
                 os._exit(1)  # the client has gone
     # Before the listener closes: a client that connects in between is disconnected and starts a new worker.
     path.unlink(missing_ok=True)
 
 
-def _serve_client(connection: socket.socket, identity: str, cache: ModelCache) -> None:
+def _serve_client(connection: socket.socket, identity: str, session: ModelSession) -> None:
     """Send the identity, receive one task, and compute it."""
     sender = _Sender(connection)
     sender.send("hello", {"pid": os.getpid(), "identity": identity})
@@ -87,15 +86,15 @@ def _serve_client(connection: socket.socket, identity: str, cache: ModelCache) -
     is_over = threading.Event()
     watcher = threading.Thread(target=_exit_with_client, args=(connection, is_over), daemon=True)
     watcher.start()
-    cache.progress = sender
+    session.progress = sender
     try:
         task = TASK.validate_json(line)
         Store(task.root).clean_temporaries()
-        for result in compute(task, cache):
-            sender.send("result", RESULT.dump_json(result).decode())
+        for event in compute(task, session):
+            sender.send("event", EVENT.dump_json(event).decode())
         kind, end = "end", None
     except Exception as error:  # the client raises it
-        kind, end = "error", _error_fields(error)
+        kind, end = "error", asdict(StepFailed.of(None, "", error))
     finally:
         for lock in locks:
             os.close(lock)
@@ -110,14 +109,6 @@ def _exit_with_client(connection: socket.socket, is_over: threading.Event) -> No
         connection.recv(1)
     if not is_over.is_set():
         os._exit(1)
-
-
-def _error_fields(error: Exception) -> dict[str, object]:
-    """Describe an error, with its nearest class that the client knows."""
-    kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in KINDS), None)
-    message = str(error) if kind else f"{type(error).__name__}: {error}"
-    trace = "".join(traceback.format_exception(error))
-    return {"kind": kind, "message": message, "traceback": trace, "is_transient": is_transient(error)}
 
 
 def main() -> None:

@@ -6,17 +6,15 @@ those of the whole, and a partition is one file.
 
 import os
 import socket
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from prunescope.assets.execution.error_transport import KINDS, TransientError, is_transient
-from prunescope.assets.execution.model_cache import ModelCache
+from prunescope.assets.execution.compute import compute
+from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import LIBRARIES
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import TASK, TaskResult
+from prunescope.assets.execution.task import TASK, Event, StepFailed
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -42,14 +40,6 @@ class WorkerConfig:
     host: str
 
 
-@dataclass(frozen=True)
-class TaskOutcome:
-    """The results of a task, one per written table, and the error that ended it, if any."""
-
-    results: tuple[TaskResult, ...] = ()
-    error: Exception | None = None
-
-
 def versions() -> dict[str, str]:
     """Return the versions that must be equal on all machines; builds of torch may differ."""
     libraries = {name: version(name).partition("+")[0] for name in LIBRARIES}
@@ -57,55 +47,49 @@ def versions() -> dict[str, str]:
 
 
 class Worker:
-    """The actor."""
+    """The actor; Ray starts it again, with the same configuration, if its process dies."""
 
-    def __init__(self) -> None:
-        self._cache = ModelCache()
-        self._driver = ""
-
-    def prepare(self, config: WorkerConfig) -> Exception | None:
-        """Apply the configuration; return the reason why this machine cannot work with it, or None."""
-        self._driver = config.host
+    def __init__(self, config: WorkerConfig) -> None:
+        """Apply the configuration."""
+        self._config, self._session = config, ModelSession()
         for name, value in config.environment.items():
             os.environ.setdefault(name, value)
-        own = versions()
+
+    def refusal(self) -> Exception | None:
+        """Return the reason why this machine cannot work with the configuration, or None."""
+        config, own, where = self._config, versions(), self._where()
         for name, required in config.versions.items():
             if own.get(name) != required:
-                return self._portable(
-                    InputError(f"{name} is {own.get(name)}, not {required}; install the same on every machine")
+                return InputError(
+                    f"{name} is {own.get(name)}, not {required}; install the same on every machine{where}"
                 )
         try:
             Store(config.root).require()
         except WarehouseError as error:
-            return self._portable(error)
+            return WarehouseError(f"{error}{where}")
         if config.marker and not Path(config.marker).exists():
-            return self._portable(
-                InputError(
-                    f"the folder {config.root} is not the one that the driver writes to; "
-                    "give a folder that all machines share, or s3://BUCKET/PREFIX, as --warehouse"
-                )
+            return InputError(
+                f"the folder {config.root} is not the one that the driver writes to; give a folder that all machines "
+                f"share, or s3://BUCKET/PREFIX, as --warehouse{where}"
             )
         return None
 
-    def compute(self, line: bytes) -> TaskOutcome:
-        """Compute the task in a line of JSON; an error is returned as part of the outcome."""
-        results: list[TaskResult] = []
-        try:
-            results.extend(compute(TASK.validate_json(line), self._cache))
-        except Exception as error:  # the driver raises it
-            return TaskOutcome(tuple(results), self._portable(error))
-        return TaskOutcome(tuple(results))
+    def compute(self, line: bytes) -> list[Event]:
+        """Compute the task in a line of JSON, with half of the batches if this process replaces one that died."""
+        import ray
 
-    def _portable(self, error: Exception) -> Exception:
-        """Return a copy that the driver can unpickle; it names this machine unless it is the driver's."""
+        task, where, events = TASK.validate_json(line), self._where(), list[Event]()
+        task = replace(task, halves_batches=ray.get_runtime_context().was_current_actor_reconstructed)
+        try:
+            events.extend(compute(task, self._session))
+        except Exception as error:  # of the study or the model as a whole
+            events += [StepFailed.of(wanted.recipe, wanted.steps[0], error) for wanted in task.wanted]
+        return [
+            replace(event, message=event.message + where) if isinstance(event, StepFailed) else event
+            for event in events
+        ]
+
+    def _where(self) -> str:
+        """Return the name of this machine, unless it is the driver's."""
         host = socket.gethostname()
-        where = "" if host == self._driver else f" (on {host})"
-        kind = next((base for base in type(error).__mro__ if base.__name__ in KINDS), None)
-        if is_transient(error):
-            copy: Exception = TransientError(f"{error}{where}")
-        elif kind is not None:
-            copy = KINDS[kind.__name__](f"{error}{where}")
-        else:
-            copy = RuntimeError(f"{type(error).__name__}: {error}{where}")
-        copy.add_note("".join(traceback.format_exception(error)))
-        return copy
+        return "" if host == self._config.host else f" (on {host})"

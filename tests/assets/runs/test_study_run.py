@@ -17,13 +17,12 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, USER_TAG
 from dagster._serdes import serialize_value
 
-from prunescope.assets.automation.jobs import _launcher
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
-from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
 from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.warehouse.catalogue import database
@@ -224,9 +223,8 @@ def test_the_page_of_a_partition_is_small_and_shows_its_origin(warehouse: Path) 
                 assert "| weight hash |" in told["made from"].value
 
 
-def test_the_runs_of_a_study_name_the_launcher_of_its_job() -> None:
-    for tags, told in (({SCHEDULE_NAME_TAG: "nightly"}, "schedule nightly"), ({USER_TAG: "me"}, "me"), ({}, "a click")):
-        assert _launcher(tags) == told
+def test_the_tags_of_a_launcher_are_those_of_dagster() -> None:
+    assert LAUNCHER_TAGS == (USER_TAG, SENSOR_NAME_TAG, SCHEDULE_NAME_TAG)
 
 
 @pytest.mark.exhaustive  # test_end_to_end.py launches the same jobs
@@ -246,8 +244,6 @@ def test_the_job_study_computes_missing_partitions_and_empties_those_without_tex
         job, tags = defs.resolve_job_def("study"), {SENSOR_NAME_TAG: "watch"}
         assert job.execute_in_process(instance=instance, run_config=config, tags=tags).success
         assert {record.status for record in instance.get_runs(limit=4)} == {DagsterRunStatus.SUCCESS}
-        asked_by = {record.job_name: record.tags.get(USER_TAG) for record in instance.get_runs(limit=4)}
-        assert asked_by == {"variant_tables": "sensor watch"}
         # By `prunescope run`, which has computed the warehouse.
         assert {run.tags[USER_TAG] for run in instance.get_runs() if run.job_name == "answers"} == {"command line"}
     written = written_since(before, warehouse)

@@ -1,0 +1,208 @@
+"""The session of a process: one dense model with its dense results, loaded once for all of its variants.
+
+Another model replaces it. Torch is imported at the first load, not before.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prunescope.assets.execution.task import WorkShared
+from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.studies import Study
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
+    from prunescope.pipelines.evaluation.tasks.score import TaskSession
+    from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
+    from prunescope.pipelines.evaluation.traces.text_traces import TextSession
+    from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
+    from prunescope.pipelines.models.decoder import Decoder
+
+# Variants traced in one batch, and bytes of their rows that may be in memory at once.
+MAX_BATCH = 16
+MAX_RESULT_BYTES = 2**30
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class ModelSession:
+    """The last decoder and the last dense results of each kind: prompts, texts, tasks, retrieval.
+
+    Attributes:
+        progress: receives the progress of long work.
+        batch_divisor: divides the usual number of sequences or tokens per forward pass.
+    """
+
+    progress: Progress = SILENT
+    batch_divisor: int = field(default=1, init=False)
+    _shared: list[WorkShared] = field(default_factory=list, init=False)
+    _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
+    # By kind: the hashes of its inputs, and the session.
+    _sessions: dict[str, tuple[tuple[str, ...], Any]] = field(default_factory=dict, init=False)
+
+    def decoder(self, dense: DenseModel, study: Study) -> "Decoder":
+        """Return the model, loaded.
+
+        Raises:
+            InputError: it cannot be loaded, or its structure could not be verified.
+        """
+        key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device, str(study.memory))
+        if self._decoder is None or self._decoder[0] != key:
+            self.release()
+            from prunescope.pipelines.models.load import load_decoder
+
+            self.progress.start("load the model and verify its structure", 1)
+            with self._timed("load the model"):
+                decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            self.progress.done()
+            self._decoder = (key, replace(decoder, split=self.batch_divisor))
+        return self._decoder[1]
+
+    def traces(self, dense: DenseModel, study: Study) -> "TraceSession":
+        """Return the dense results on the study's prompts.
+
+        Raises:
+            InputError: the model cannot be loaded, or a prompt exceeds its context length.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "TraceSession":
+            from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
+
+            return TraceSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, study.prompts_hash, study.settings_hash)
+        return self._cached("prompts", key, "dense model on every prompt", create)
+
+    def sampling(self, dense: DenseModel, study: Study) -> "SamplingSession":
+        """Return the dense model's sampled texts.
+
+        Raises:
+            InputError: the model cannot be loaded, or a prompt exceeds its context length.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "SamplingSession":
+            from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
+
+            return SamplingSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, study.prompts_hash, study.decoding_hash)
+        return self._cached("sampling", key, "dense model samples from every prompt", create)
+
+    def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
+        """Return the study's calibration tokens, (sequences, length).
+
+        Raises:
+            InputError: their source cannot be read, or the model cannot be loaded.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "Tensor":
+            from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+
+            return calibration_tokens(decoder.tokenizer, study.calibration)
+
+        key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
+        return self._cached("tokens", key, "", create)
+
+    def texts(self, dense: DenseModel, study: Study) -> "TextSession":
+        """Return the dense results on the study's texts.
+
+        Raises:
+            InputError: the model cannot be loaded, or a text does not fit it.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "TextSession":
+            from prunescope.pipelines.evaluation.traces.text_traces import TextSession
+
+            return TextSession(decoder, dense.spec.name, study, self.progress)
+
+        key = (dense.spec.name, texts_hash(study.texts))
+        return self._cached("texts", key, "dense model on every text", create)
+
+    def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
+        """Return the study's tasks, loaded.
+
+        Raises:
+            InputError: the model or a task cannot be loaded.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "TaskSession":
+            from prunescope.pipelines.evaluation.tasks.score import TaskSession
+
+            return TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution)
+
+        return self._cached("tasks", (dense.spec.name, tasks_hash(study)), "load the tasks", create)
+
+    def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
+        """Return the dense embeddings of the study's retrieval data sets.
+
+        Raises:
+            InputError: the model cannot be loaded, or a data set is not valid.
+        """
+        decoder = self.decoder(dense, study)
+
+        def create() -> "RetrievalSession":
+            from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
+
+            return RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress)
+
+        key = (dense.spec.name, retrieval_hash(study.retrieval))
+        return self._cached("retrieval", key, "dense model on every query and document", create)
+
+    def take_shared(self) -> list[WorkShared]:
+        """Return the work done for several partitions since the last call."""
+        done, self._shared = self._shared, []
+        return done
+
+    def traces_at_once(self, dense: DenseModel, study: Study) -> int:
+        """Return how many variants are traced in one batch."""
+        return max(
+            1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // self.traces(dense, study).bytes_a_variant)
+        )
+
+    def _cached(self, kind: str, key: tuple[str, ...], work: str, create: Callable[[], Result]) -> Result:
+        """Return the session of a kind; create it if its inputs have changed, and count the time as shared work."""
+        if kind not in self._sessions or self._sessions[kind][0] != key:
+            self._sessions.pop(kind, None)  # its memory is needed for the new one
+            with self._timed(work):
+                self._sessions[kind] = (key, create())
+        session: Result = self._sessions[kind][1]
+        return session
+
+    @contextmanager
+    def _timed(self, work: str) -> Iterator[None]:
+        """Time work that several partitions share; without a name it is too little to count."""
+        started = time.perf_counter()
+        yield
+        if work:
+            self._shared.append(WorkShared(work, time.perf_counter() - started))
+
+    @contextmanager
+    def halved(self) -> Iterator[None]:
+        """Reload the model and halve every batch inside the block."""
+        self.release()
+        self.batch_divisor = 2
+        try:
+            yield
+        finally:
+            self.batch_divisor = 1
+            self.release()
+
+    def release(self) -> None:
+        """Free everything."""
+        is_empty = self._decoder is None and not self._sessions
+        self._decoder, self._sessions = None, {}
+        if not is_empty:  # to scan the objects of all libraries takes a third of a second
+            gc.collect()

@@ -1,0 +1,249 @@
+"""The Dagster job of a whole study: one run that computes its models and records each partition as it is written.
+
+`prunescope run` executes it in its own process; sensors, the schedule and a click launch it.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetKey,
+    AssetMaterialization,
+    Config,
+    DagsterEvent,
+    DagsterLogManager,
+    GraphDefinition,
+    JobDefinition,
+    OpExecutionContext,
+    Output,
+    graph,
+    in_process_executor,
+    op,
+)
+from dagster import Failure as StepFailure
+
+from prunescope.assets import settings
+from prunescope.assets.defs import asset_definitions
+from prunescope.assets.defs.engine_resource import EngineResource
+from prunescope.assets.defs.reference_asset import write_published
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+from prunescope.assets.defs.table_assets import GPU
+from prunescope.assets.execution.local.client import stop_worker
+from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.signals import watch_interrupts
+from prunescope.assets.instance.instance import (
+    LAUNCHER_TAGS,
+    STUDY_TAG,
+    USER_TAG,
+    WAREHOUSE_TAG,
+    open_instance,
+    recover,
+    require_space,
+    writer_lock,
+)
+from prunescope.assets.planning.steps import CODE_VERSIONS
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.outcome import Failure
+from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.stages import ANSWERS
+from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
+from prunescope.assets.watching.watch_list import make_models_folder
+from prunescope.pipelines.core import scratch_directory
+from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.warehouse.catalogue.database import build_file
+from prunescope.warehouse.storage.partition_store import Store
+
+DagsterEvents = Iterator[AssetMaterialization | AssetCheckEvaluation]
+# The views as a file for DuckDB's own tools; every run writes it again.
+CATALOGUE = "_catalogue/prunescope.duckdb"
+# The run that `run_in_this_process` executes: Dagster passes plain configuration alone to a job.
+_OWN: ContextVar[StudyRun | None] = ContextVar("own", default=None)
+
+
+class WholeStudy(Config):
+    """Options of a study's job in addition to its resources."""
+
+    replace: bool = False
+    answers: bool = True
+
+
+def _study_graph(pool: str | None) -> GraphDefinition:
+    @op(
+        pool=pool,
+        description="Computes what the study still needs, model by model; records each partition; then the answers.",
+    )
+    def whole_study(
+        context: OpExecutionContext,
+        config: WholeStudy,
+        study: StudyResource,
+        warehouse: WarehouseResource,
+        engine: EngineResource,
+    ) -> Iterator[AssetMaterialization | AssetCheckEvaluation | Output[None]]:
+        store = warehouse.store()
+        run = _OWN.get() or StudyRun(
+            study.request(store),
+            store,
+            settings.cache_folder(),
+            LogListener(context.log),
+            replace=config.replace,
+            tables=None if config.answers else set(CODE_VERSIONS),
+        )
+        yield from run.events(context, engine.engine)
+        if failures := run.result.failures:
+            raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in failures))
+        yield Output(None)
+
+    @graph(description="Run a whole study: models, variants, answers, report. What is current is not computed again.")
+    def whole() -> None:
+        whole_study()
+
+    return whole
+
+
+def _study_job(whole: GraphDefinition, name: str, config: dict[str, Any] | None = None) -> JobDefinition:
+    resources = asset_definitions.definitions.resources
+    return whole.to_job(name=name, resource_defs=resources, config=config, executor_def=in_process_executor)
+
+
+# Runs that Dagster launches wait for each other, so that one model at a time is in memory.
+_LAUNCHED = _study_graph(GPU)
+STUDY = _study_job(_LAUNCHED, "study")
+JOBS = [_study_job(_LAUNCHED, "demo", {"resources": {"study": {"config": {"study": "demo"}}}}), STUDY]
+# A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
+_HERE = _study_job(_study_graph(None), "study")
+
+
+def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
+    """Execute the run of a study as a Dagster run of this process.
+
+    Raises:
+        InputError, ComputationError, WarehouseError, KeyboardInterrupt: as `run_study`.
+    """
+    local = run.store.local(run.cache)
+    with writer_lock(local, run.listener.waiting, run.store.url):
+        require_space(local)
+        make_models_folder(run.store)
+        with open_instance(local) as instance, watch_interrupts() as interrupted:
+            recover(instance, str(run.store.root), local)
+            run.store.clean_temporaries()
+            scratch_directory.clean()
+            stop_worker(local)  # its model would be a second one in memory
+            run.interrupted, token = interrupted, _OWN.set(run)
+            engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
+            options = {"replace": run.replace, "answers": run.tables is None}
+            try:
+                _HERE.execute_in_process(
+                    instance=instance,
+                    run_config=run_config(run.request, run.store, engine, options),
+                    # Without a user the UI shows "launched manually".
+                    tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
+                    raise_on_error=False,
+                )
+            finally:
+                _OWN.reset(token)
+            if interrupted():
+                raise KeyboardInterrupt
+            if run.error is not None:
+                raise run.error
+
+
+def answer(
+    context: OpExecutionContext, request: StudyRequest, store: Store, assets: Sequence[AssetKey] | None = None
+) -> tuple[float, Failure | None]:
+    """Answer the questions, draw the figures and write the report in a run of their assets, or of some alone.
+
+    Returns:
+        Its seconds, and its failure if there was one.
+    """
+    started = time.perf_counter()
+    write_published(store)  # damaged ones would keep every question from opening the warehouse
+    result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
+        instance=context.instance,
+        asset_selection=assets,
+        run_config=run_config(request, store),
+        tags=run_tags(request.load().name, store)
+        | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
+        raise_on_error=False,
+    )
+    failure = None if result.success else _failure(result.all_events)
+    build_file(store.root, store.root / CATALOGUE)
+    return time.perf_counter() - started, failure
+
+
+def _failure(events: Sequence[DagsterEvent]) -> Failure:
+    """Return the failure of the answers: the error of the first failed step, with the checks that failed."""
+    for event in events:
+        if event.is_step_failure and (error := event.step_failure_data.error):
+            cause = error.cause or error
+            kind = (cause.cls_name or "Error").rpartition(".")[2]
+            message = cause.message.strip()
+            if message.partition(":")[0].endswith(kind):
+                message = message.partition(":")[2].strip()
+            is_input = kind in INPUT_ERRORS
+            return Failure(ANSWERS, message if is_input else f"{kind}: {message}", is_input, error.to_string())
+    return Failure(ANSWERS, "the run failed before its first step; see the Dagster UI", is_input=False)
+
+
+def run_tags(study: str, store: Store) -> dict[str, str]:
+    """Return the tags of a study's run: one history can serve several warehouses."""
+    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study}
+
+
+def run_config(
+    request: StudyRequest, store: Store, engine: dict[str, object] | None = None, options: dict[str, bool] | None = None
+) -> dict[str, object]:
+    """Return a run's configuration, which the UI shows and can execute again.
+
+    Args:
+        request: the study.
+        store: the warehouse.
+        engine: where to compute; None for the default.
+        options: for the job of a whole study, fields of `WholeStudy`.
+    """
+    resources = {
+        "study": {"config": StudyResource.config_of(request)},
+        "warehouse": {"config": {"root": str(store.root)}},
+    } | ({} if engine is None else {"engine": {"config": engine}})
+    # The listener reports failures; Dagster keeps its own log in the instance.
+    quiet = {} if engine is None else {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    return {"resources": resources} | ({"ops": {"whole_study": {"config": options}}} if options else {}) | quiet
+
+
+class LogListener(LogProgress):
+    """The receiver of a study's progress that writes to the log of the Dagster run."""
+
+    def __init__(self, log: DagsterLogManager) -> None:
+        super().__init__(log.info, "progress")
+        self._dagster_log = log
+
+    def waiting(self, holder: str) -> None:
+        """Log that another process computes in this warehouse."""
+        self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
+
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:  # noqa: ARG002
+        """Log the number of partitions to compute."""
+        self._dagster_log.info(f"{partitions} partitions to compute")
+
+    def begins(self, name: str, step: str) -> None:
+        """Log that a step of a partition begins."""
+        self._dagster_log.info(f"{name}: {step}")
+
+    def computed(self, name: str, seconds: float) -> None:
+        """Log a finished partition."""
+        self._dagster_log.info(f"{name}: {seconds:.1f} s")
+
+    def shared(self, name: str, seconds: float) -> None:
+        """Log finished work that several partitions share."""
+        self.computed(name, seconds)
+
+    def note(self, message: str) -> None:
+        """Log a warning to the user."""
+        self._dagster_log.warning(message)
+
+    def failed(self, failure: Failure) -> None:
+        """Log a failed partition."""
+        self._dagster_log.error(f"{failure.name}: {failure.message}")
