@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +19,13 @@ import torch
 import yaml
 from dagster import AssetKey
 
+from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.local import client
-from prunescope.assets.planning import steps
+from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.planning.steps import RETRIEVAL_TABLES, SAMPLED_TABLES, SPEED_TABLE
+from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs import study_job
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
@@ -36,8 +41,8 @@ SERVER = [
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
 # Tables that the tiny study fills for a variant.
-_ELSEWHERE = {*steps.RETRIEVAL_TABLES, *steps.SAMPLED_TABLES, steps.SPEED_TABLE}
-VARIANT_TABLES = tuple(table for table in steps.VARIANT_TABLES if table not in _ELSEWHERE)
+_ELSEWHERE = {*RETRIEVAL_TABLES, *SAMPLED_TABLES, SPEED_TABLE}
+VARIANT_TABLES = tuple(table for table in ALL_VARIANT_TABLES if table not in _ELSEWHERE)
 # Answers over a model's searches alone, which no variant makes stale.
 _OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "figures/allocation"}
 # Assets over the variants of the whole warehouse.
@@ -90,7 +95,7 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
         "prunescope.assets.cli.application",
-        "prunescope.assets.runs.run_executor",
+        "prunescope.assets.runs.study_job",
         "prunescope.assets.definitions",
         "prunescope.pipelines.evaluation.tasks.loading",
     ]
@@ -180,6 +185,26 @@ def workers_of(warehouse: Path) -> set[int]:
             if socket_of in (folder / "cmdline").read_bytes() and parent != os.getpid():
                 found.add(int(folder.name))
     return found
+
+
+def computed(
+    study: StudyFile | StudyRequest,
+    root: Path,
+    steps: str | Sequence[str],
+    *recipes: str | None,
+    model: str = "tiny-a",
+    session: ModelSession | None = None,
+    **options: bool,
+) -> list[TableWritten]:
+    """Compute steps of some variants, or of the model, in one task; raise the first error."""
+    request = StudyRequest(str(study.path)) if isinstance(study, StudyFile) else study
+    names = (steps,) if isinstance(steps, str) else tuple(steps)
+    wanted = tuple(WantedPartition(recipe, names) for recipe in recipes or (None,))
+    events = list(compute(ModelTask(request, str(root), model, wanted, **options), session or ModelSession()))
+    for event in events:
+        if isinstance(event, StepFailed):
+            raise event.error
+    return [event for event in events if isinstance(event, TableWritten)]
 
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:

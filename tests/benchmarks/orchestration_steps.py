@@ -56,14 +56,14 @@ def direct(study: str, root: str) -> Figures:
     """Call the functions of the assets in the same order without Dagster, then those of the answers."""
     import_all()
     from dagster import build_asset_context
+    from prunescope.assets.execution.model_cache import ModelCache
+    from prunescope.assets.execution.step_functions import compute
 
     from prunescope.assets.defs.figure_assets import figure_assets
     from prunescope.assets.defs.question_assets import question_assets
     from prunescope.assets.defs.reference_asset import paper_reference
     from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-    from prunescope.assets.execution.model_cache import ModelCache
-    from prunescope.assets.execution.step_functions import compute
     from prunescope.assets.execution.task import ComputeTask
     from prunescope.assets.planning.steps import STEPS
     from prunescope.assets.planning.work_plan import StudyRequest
@@ -162,9 +162,8 @@ def cluster(study: str, root: str, workers: str) -> Figures:
         torch.set_num_threads(1)
         return timed(tables)
 
-    from ray.cluster_utils import Cluster
-
     from prunescope.assets.execution.ray.worker_pool import WorkerPool
+    from ray.cluster_utils import Cluster
 
     begun = list[float]()
     assign = WorkerPool._assign

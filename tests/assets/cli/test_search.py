@@ -21,12 +21,9 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.search import _comparison, _control_sentence, _heading
 from prunescope.assets.cli.study import request_of
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
 from prunescope.assets.planning.fingerprints import expected, find_model, search_id
 from prunescope.assets.planning.steps import SEARCH_TABLES
-from prunescope.assets.planning.work_plan import StudyRequest, make_plan, unfinished_folder
+from prunescope.assets.planning.work_plan import make_plan, unfinished_folder
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
@@ -38,7 +35,7 @@ from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds,
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import Running, StudyFile, computed, one_thread, rows, without_answers
 from tests.canary_secrets import MARK
 from tests.tiny_models import SHORT_TEXT
 
@@ -342,8 +339,7 @@ def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile,
     study.write()
     assert planned() == set()
     # A run of the interface may still name the partition.
-    task = ComputeTask("search", StudyRequest(str(study.path)), str(searched), "tiny-a")
-    assert [(result.table, result.is_skipped) for result in compute(task, ModelCache())] == [
+    assert [(result.table, result.is_skipped) for result in computed(study, searched, "search")] == [
         (table, True) for table in SEARCH_TABLES
     ]
 

@@ -13,7 +13,7 @@ from prunescope.assets.definitions import defs
 from prunescope.assets.defs.metadata import materialized, table_schema
 from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
 from prunescope.assets.defs.resources import WarehouseResource
-from prunescope.assets.execution.task import TaskResult
+from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.steps import (
     CODE_VERSIONS,
     RETRIEVAL_TABLES,
@@ -53,7 +53,9 @@ COMPUTED = {name: table for name, table in TABLES.items() if name != "imported_s
 
 
 def test_the_ui_shows_four_digits_and_leaves_counts_and_texts() -> None:
-    result = TaskResult("models", rows=123_456, bytes=7, seconds=12.34567, details={"share": 1 / 3, "scores": "|a|"})
+    result = TableWritten(
+        None, "models", "models", rows=123_456, bytes=7, seconds=12.34567, details={"share": 1 / 3, "scores": "|a|"}
+    )
     shown = materialized(TABLES["models"], result).metadata
     assert (shown["seconds"], shown["share"], shown["dagster/row_count"]) == (12.35, 0.3333, 123_456)
 

@@ -11,7 +11,7 @@ from dagster import AssetCheckSeverity
 
 from prunescope.assets.defs.metadata import materialized, skipped_checks
 from prunescope.assets.execution.partition_preview import MAX_CHARACTERS, command, origin, preview
-from prunescope.assets.execution.task import RESULT, TaskResult
+from prunescope.assets.execution.task import TableWritten
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
 from prunescope.warehouse.tables import TABLES
@@ -80,7 +80,7 @@ def test_the_command_reads_this_partition_in_valid_sql(tmp_path: Path) -> None:
 def test_an_implausible_partition_warns_with_its_numbers() -> None:
     table = TABLES["task_samples"]
     drift = CheckResult("answers_are_graded", {"samples": 4, "share_not_graded": 0.25, "share_not_run": None}, True)
-    sent = TaskResult(table.name, rows=4, drifts=(drift,))
+    sent = TableWritten(None, "", table.name, rows=4, drifts=(drift,))
     told = materialized(table, RESULT.validate_json(RESULT.dump_json(sent)))
     [result] = [each for each in told.check_results if each.check_name == "answers_are_graded"]
     assert (result.passed, result.severity) == (False, AssetCheckSeverity.WARN)

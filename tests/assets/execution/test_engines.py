@@ -8,27 +8,36 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from dagster import AssetKey, DagsterEventType
 
-from prunescope.assets.definitions import defs
-from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.execution import compute as compute_module
+from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
 from prunescope.assets.execution.local.client import stop_worker
-from prunescope.assets.execution.model_cache import ModelCache, _still_valid
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import RESULT, TASK, ComputeTask, TaskResult
-from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.execution.task import (
+    EVENT,
+    TASK,
+    Event,
+    ModelTask,
+    StepBegun,
+    StepFailed,
+    TableWritten,
+    WantedPartition,
+    WorkShared,
+)
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality.checks import Violation
-from tests.assets.tiny_study import WARM, StudyFile, workers_of
+from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows, workers_of
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import save_tiny
 
@@ -37,14 +46,28 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="proces
 
 
 def test_tasks_and_results_survive_json() -> None:
-    part = ComputeTask(
-        "traces", StudyRequest("demo", ("a=b",), ("c",), True), "s3://b/p", "a", "c", ("d", "e"), halve_batch=True
-    )
-    assert TASK.validate_json(TASK.dump_json(part)) == part
-    report = TaskResult(
-        "speed", violations=(Violation("x", 2, "row 1"),), orphaned=("models",), details={"a": 1.5, "b": "c"}
-    )
-    assert RESULT.validate_json(RESULT.dump_json(report)) == report
+    request = StudyRequest("demo", ("a=b",), ("c",), True)
+    wanted = (WantedPartition(None, ("models",)), WantedPartition("c", ("traces", "speed")))
+    task = ModelTask(request, "s3://b/p", "a", wanted, halves_batches=True)
+    assert TASK.validate_json(TASK.dump_json(task)) == task
+    broken, details = (Violation("x", 2, "row 1"),), {"a": 1.5, "b": "c"}
+    events: list[Event] = [
+        StepBegun("a@c", "speed"),
+        WorkShared("load the model", 0.5),
+        TableWritten("c", "speed", "speed", violations=broken, orphaned=("models",), details=details),
+        TableWritten(None, "models", "models", is_skipped=True),
+        StepFailed.of("c", "speed", ComputationError("no")),
+    ]
+    assert [EVENT.validate_json(EVENT.dump_json(event)) for event in events] == events
+
+
+def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process() -> None:
+    for error in (InputError("a"), KeyError("a"), TimeoutError("a")):
+        raised = StepFailed.of(None, "models", error).error
+        assert type(raised) is (InputError if isinstance(error, InputError) else RuntimeError)
+        assert "a" in str(raised)
+        assert type(error).__name__ in str(raised.__cause__)
+        assert is_transient(raised) == isinstance(error, TimeoutError)
 
 
 # -- retries ----------------------------------------------------------------------------------------------------------
@@ -52,7 +75,7 @@ def test_tasks_and_results_survive_json() -> None:
 
 @LINUX
 def test_a_lost_worker_is_replaced_and_its_task_computed_again(study: StudyFile, warehouse: Path) -> None:
-    killed = threading.Event()
+    killed, said = threading.Event(), list[str]()
 
     def kill_the_first() -> None:
         while not (started := workers_of(warehouse)):
@@ -60,31 +83,18 @@ def test_a_lost_worker_is_replaced_and_its_task_computed_again(study: StudyFile,
         os.kill(started.pop(), signal.SIGKILL)
         killed.set()
 
-    config = {
-        "resources": {
-            "study": {"config": {"study": str(study.path)}},
-            "warehouse": {"config": {"root": str(warehouse)}},
-        }
-    }
+    task = ModelTask(
+        StudyRequest(str(study.path)), str(warehouse), "tiny-a", (WantedPartition("dense", ("mask_samples",)),)
+    )
     killer = threading.Thread(target=kill_the_first)
     killer.start()
-    with open_instance(warehouse) as instance:
-        register(instance, MODELS, ["tiny-a"])
-        register(instance, RECIPES, ["dense"])
-        # The tiny study measures no speed, so nothing has to be loaded.
-        done = defs.resolve_job_def("variant_tables").execute_in_process(
-            instance=instance,
-            partition_key=variant_key("tiny-a", "dense"),
-            asset_selection=[AssetKey("speed")],
-            run_config=config,
-        )
+    events = [event for _, event in Engine("warm", warehouse, None, said.append).events([task], SILENT)]
     killer.join()
     stop_worker(warehouse)
-    assert done.success
     assert killed.is_set()
-    told = [event.event_type for event in done.all_events]
-    assert told.count(DagsterEventType.STEP_UP_FOR_RETRY) == 1
-    assert told.count(DagsterEventType.STEP_RESTARTED) == 1
+    assert [event.table for event in events if isinstance(event, TableWritten)] == ["mask_samples"]
+    assert len(said) == 1
+    assert "another worker goes on" in said[0]
 
 
 def test_only_transient_errors_are_retried() -> None:
@@ -104,39 +114,72 @@ def test_only_transient_errors_are_retried() -> None:
     assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
-@pytest.mark.parametrize(("error", "halve_batch"), [(TimeoutError("s3"), False), (WorkerLostError("killed"), True)])
-def test_a_task_whose_worker_was_lost_is_retried_with_half_the_batch(
-    monkeypatch: pytest.MonkeyPatch, study: StudyFile, tmp_path: Path, error: Exception, halve_batch: bool
+def test_a_worker_that_is_lost_goes_on_with_what_is_left_and_at_last_with_half_the_batch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[ComputeTask] = []
+    asked: list[ModelTask] = []
 
-    def answer(part: ComputeTask, *_: object) -> Iterator[TaskResult]:
-        asked.append(part)
+    def answer(task: ModelTask, *_: object) -> Iterator[Event]:
+        asked.append(task)
         if len(asked) == 1:
-            raise error
-        yield TaskResult("speed", is_skipped=True)
+            yield TableWritten("a", "texts", "text_tokens")
+            yield StepFailed.of("b", "texts", InputError("wrong"))
+        if len(asked) < 3:
+            raise WorkerLostError("killed")
+        yield TableWritten("a", "tasks", "task_scores")
 
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource.compute_in_worker", answer)
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource._RETRY_SECONDS", 0)
-    resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}}
-    with open_instance(tmp_path) as instance:
-        register(instance, MODELS, ["tiny-a"])
-        register(instance, RECIPES, ["dense"])
-        done = defs.resolve_job_def("variant_tables").execute_in_process(
-            instance=instance,
-            partition_key=variant_key("tiny-a", "dense"),
-            asset_selection=[AssetKey("speed")],
-            run_config={"resources": {name: {"config": config} for name, config in resources.items()}},
-        )
-    assert done.success
-    assert [part.halve_batch for part in asked] == [False, halve_batch]
+    monkeypatch.setattr("prunescope.assets.execution.engines.compute_in_worker", answer)
+    wanted = (WantedPartition("a", ("texts", "tasks")), WantedPartition("b", ("texts", "tasks")))
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", wanted)
+    engine = Engine("warm", tmp_path, None, lambda _: None)
+    assert len(list(engine.events([task], SILENT))) == 3
+    left = (WantedPartition("a", ("tasks",)),)
+    assert [part.wanted for part in asked] == [wanted, left, left]
+    assert [part.halves_batches for part in asked] == [False, False, True]
+
+
+def test_a_task_that_loses_three_workers_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[ModelTask] = []
+
+    def lose(task: ModelTask, *_: object) -> Iterator[Event]:
+        asked.append(task)
+        yield StepBegun("m@a", "tasks")
+        raise WorkerLostError("killed")
+
+    monkeypatch.setattr("prunescope.assets.execution.engines.compute_in_worker", lose)
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (WantedPartition("a", ("tasks",)),))
+    with pytest.raises(WorkerLostError):
+        list(Engine("warm", tmp_path, None, lambda _: None).events([task], SILENT))
+    assert [part.halves_batches for part in asked] == [False, False, True]
+
+
+def test_what_storage_does_not_answer_is_tried_twice_more(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    tries, whole = [0], compute_module._STEPS["mask_samples"]
+
+    def fail_twice(*arguments: object) -> Iterator[TableWritten]:
+        tries[0] += 1
+        if tries[0] < 3 or tries[0] > 3:
+            raise TimeoutError("s3")
+        yield from whole(*arguments)
+
+    monkeypatch.setitem(compute_module._STEPS, "mask_samples", fail_twice)
+    monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
+    assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
+    assert tries == [3]
+    with pytest.raises(RuntimeError, match="TimeoutError: s3"):
+        computed(study, warehouse, "mask_samples", "dense")
+    assert tries == [6]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str, str]) -> list[TaskResult]:
-    """Compute a part while its process can map only so many bytes more, as on a small machine."""
+def _computed_with_room(
+    more: int | None, variables: dict[str, str], *arguments: object, **options: object
+) -> list[TableWritten]:
+    """Compute a step while its process can map only so many bytes more, as on a small machine."""
     os.environ.update(variables)
     before = resource.getrlimit(resource.RLIMIT_AS)
     if more is not None:
@@ -144,19 +187,16 @@ def _computed_with_room(part: ComputeTask, more: int | None, variables: dict[str
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
     try:
-        return list(compute(part, ModelCache()))
+        return computed(*arguments, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_a_study_with_decoding_samples_texts(tmp_path: Path, study: StudyFile) -> None:
     study.write(decoding={"samples": 2, "top_p": 1.0})
-    cache, request, root = ModelCache(), StudyRequest(str(study.path)), str(tmp_path / "warehouse")
-    results = [
-        result
-        for step, recipe in (("models", None), ("variants", "dense"), ("sampling", "dense"))
-        for result in compute(ComputeTask(step, request, root, "tiny-a", recipe), cache)
-    ]
+    session, root = ModelSession(), tmp_path / "warehouse"
+    computed(study, root, "models", session=session)
+    results = computed(study, root, ("variants", "sampling"), "dense", session=session)
     texts, steps = (pl.read_parquet(result.path) for result in results[-2:])
     assert texts["token_ids"].list.len().max() <= 4
     # Both models read the dense texts and the variant's.
@@ -168,47 +208,50 @@ def test_a_task_that_does_not_fit_on_a_gpu_is_retried_with_half_the_batch_and_th
     tmp_path: Path, study: StudyFile
 ) -> None:
     study.write(device="cuda:0", texts=[{"id": "help", "source": "embedded", "context": 64, "max_tokens": 1024}])
-    request, root = StudyRequest(str(study.path)), str(tmp_path / "warehouse")
+    root = tmp_path / "warehouse"
     with cuda_devices(1 << 30) as devices:
-        cache = ModelCache()
-
-        def computed(step: str, recipe: str | None = None) -> TaskResult:
-            (result,) = compute(ComputeTask(step, request, root, "tiny-a", recipe), cache)
-            return result
-
-        computed("models")
-        computed("variants", "dense")
+        session = ModelSession()
+        computed(study, root, "models", session=session)
+        computed(study, root, "variants", "dense", session=session)
         loaded = devices.peak[0] = devices.allocated[0]
-        whole = computed("texts", "dense")
+        [whole] = computed(study, root, "texts", "dense", session=session)
         assert "memory" not in whole.details
         needed = devices.peak[0] - loaded
         rows = pl.read_parquet(whole.path)
         Path(whole.path).unlink()
-        cache = ModelCache()
+        session.release()
         devices.limits[0] = loaded + needed * 3 // 4
-        halved = computed("texts", "dense")
+        [halved] = computed(study, root, "texts", "dense", session=session)
         assert halved.details["memory"] == "too small at first; half the batch size was enough"
         again = pl.read_parquet(halved.path)
         assert again.height == rows.height == 1024
         assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
         Path(halved.path).unlink()
-        cache = ModelCache()
+        session.release()
         devices.limits[0] = loaded + needed // 4
         with pytest.raises(ComputationError, match="out of memory with"):
-            computed("texts", "dense")
+            computed(study, root, "texts", "dense", session=session)
         assert not Path(halved.path).exists()
 
 
-def test_variants_that_do_not_fit_together_are_computed_alone_in_the_next_try() -> None:
-    cache = ModelCache()
-    with pytest.raises(MemoryError), cache._batch("a", ["b", "c"], "trace"):
-        raise MemoryError
-    with cache.halved():
-        for recipe in ("a", "b", "c"):
-            with cache._batch(recipe, ["b", "c", "d"], "trace") as names:
-                assert names == [recipe, "d"][: 1 + (recipe == "d")]
-    with cache._batch("a", ["d"], "trace") as names:
-        assert names == ["a", "d"]
+def test_variants_that_do_not_fit_together_are_computed_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    whole, tried = TraceSession.trace_all, list[list[str]]()
+
+    def fits_one(session: TraceSession, variants: dict[str, object], progress: object) -> object:
+        tried.append(list(variants))
+        if len(variants) > 1:
+            raise MemoryError
+        return whole(session, variants, progress)
+
+    before = rows(warehouse)
+    monkeypatch.setattr(TraceSession, "trace_all", fits_one)
+    results = computed(study, warehouse, "traces", *RECIPES)
+    assert tried[0] == RECIPES
+    assert [result.recipe for result in results if result.table == "generations"] == RECIPES
+    after = rows(warehouse)
+    assert all(after[name].equals(before[name]) for name in before)
 
 
 @LINUX
@@ -222,31 +265,30 @@ def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refuse
         models=[{"name": "wide", "source": str(wide)}],
         texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
     )
-    root = str(tmp_path / "warehouse")
+    root = tmp_path / "warehouse"
     # A process of its own: memory that other tests free meanwhile would count as room.
     with ProcessPoolExecutor(1, mp_context=WARM) as process:
 
-        def computed(
-            step: str, recipe: str | None = None, *, room: int | None = None, **options: bool
-        ) -> list[TaskResult]:
-            part = ComputeTask(step, StudyRequest(str(study.path)), root, "wide", recipe, **options)
-            return process.submit(_computed_with_room, part, room, dict(os.environ)).result()
+        def within(room: int | None, step: str, *recipes: str, **options: object) -> list[TableWritten]:
+            arguments = StudyRequest(str(study.path)), root, step, *recipes
+            call = partial(_computed_with_room, room, dict(os.environ), *arguments, model="wide", **options)
+            return process.submit(call).result()
 
-        assert computed("models") + computed("variants", "dense")
-        (whole,) = computed("texts", "dense")
+        assert within(None, "models") + within(None, "variants", "dense")
+        (whole,) = within(None, "texts", "dense")
         rows = pl.read_parquet(whole.path)
         Path(whole.path).unlink()
-        (halved,) = computed("texts", "dense", room=320 << 20)
+        (halved,) = within(320 << 20, "texts", "dense")
         assert "memory" not in whole.details
         assert halved.details["memory"] == "too small at first; half the batch size was enough"
-        (after_loss,) = computed("texts", "dense", halve_batch=True)
+        (after_loss,) = within(None, "texts", "dense", halves_batches=True)
         assert after_loss.details["memory"] == "its worker was lost at first; half the batch size was enough"
         again = pl.read_parquet(halved.path)
         assert again.height == rows.height == 2048
         assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
         Path(halved.path).unlink()
         with pytest.raises(ComputationError, match="out of memory with 2048 tokens at once and with 1024; .*allocate"):
-            computed("texts", "dense", room=80 << 20)
+            within(80 << 20, "texts", "dense")
         assert not Path(halved.path).exists()
 
 
@@ -259,14 +301,6 @@ def test_the_memory_error_of_every_library_is_recognised() -> None:
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
-
-
-def test_a_variant_pruned_in_another_run_is_not_used_for_a_later_version() -> None:
-    subject = SimpleNamespace(variant_recipe=SimpleNamespace(name="a"), variant_file="_variants/m/a/new")
-    waiting = {"a": ("_variants/m/a/old", "rows", 1.0), "b": ("_variants/m/b/x", "rows", 1.0), "c": ("", "", 0.0)}
-    assert set(_still_valid(waiting, subject, ["b"])) == {"b"}
-    subject.variant_file = "_variants/m/a/old"
-    assert set(_still_valid(waiting, subject, ["b"])) == {"a", "b"}
 
 
 # -- log lines --------------------------------------------------------------------------------------------------------

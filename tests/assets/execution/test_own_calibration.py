@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunescope import open as open_warehouse
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.fingerprints import expected
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.assets.publishing.paper_export import _calibrations
@@ -17,7 +15,7 @@ from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.execution.test_pruned_together import LITTLE
 from tests.assets.planning.test_fingerprints import IDENTITY
-from tests.assets.tiny_study import StudyFile, rows
+from tests.assets.tiny_study import StudyFile, computed, rows
 from tests.tiny_models import SHORT_TEXT
 
 SHARED = {"source": SHORT_TEXT, "sequences": 2, "length": 32}
@@ -44,13 +42,11 @@ def of(suffix: str, **more: object) -> list[dict[str, object]]:
 
 def compute_steps(study: StudyFile, warehouse: Path, *steps: str) -> None:
     """Compute these steps of each variant."""
-    request, loaded = StudyRequest(str(study.path)), ModelCache()
-    names = tuple(recipe.name for recipe in request.load().recipes)
-    for step in ("models", "calibration"):
-        list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", None), loaded))
+    session = ModelSession()
+    names = [recipe.name for recipe in StudyRequest(str(study.path)).load().recipes]
+    computed(study, warehouse, ("models", "calibration"), session=session)
     for step in steps:
-        for place, name in enumerate(names):
-            list(compute(ComputeTask(step, request, str(warehouse), "tiny-a", name, names[place + 1 :]), loaded))
+        computed(study, warehouse, step, *names, session=session)
 
 
 def variants_of(warehouse: Path) -> dict[str, dict[str, object]]:

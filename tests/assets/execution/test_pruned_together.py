@@ -1,15 +1,14 @@
 """Pruning inside a study: recipes share passes, orders and finished layers, and end in the same variants."""
 
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
+from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.remaining_time import Stage
@@ -18,7 +17,7 @@ from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
 from tests.assets.runs.test_interrupted import stop_once_there_is
-from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import Running, StudyFile, computed, one_thread, rows, without_answers
 
 # The first test that asks for `runs` waits for five studies.
 pytestmark = pytest.mark.timeout(900)
@@ -144,17 +143,16 @@ def test_recipes_with_dense_predecessors_share_a_pass_and_fail_alone(runs: Runs)
 
 
 def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
-    study: StudyFile, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFile, tmp_path: Path, cache: Path
 ) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
-    take = ModelCache.take_shared
-    # An hour more than it took: the partition that shared work is subtracted from is then an hour short.
-    monkeypatch.setattr(ModelCache, "take_shared", lambda cache: [(work, own + 3600) for work, own in take(cache)])
+    started = time.perf_counter()
     listener = heard(study, tmp_path / "warehouse", cache)
-    assert {"tiny-a: prune a, b", "tiny-a: dense model on every prompt"} <= set(listener.together)
-    assert any(name.startswith("tiny-a: trace dense, a, b") for name in listener.together)
-    assert listener.own["tiny-a@dense"] < 0
-    assert sum(listener.own.values()) + sum(listener.together.values()) > 0
+    seconds = time.perf_counter() - started
+    assert {"tiny-a: load the model", "tiny-a: dense model on every prompt"} <= set(listener.together)
+    assert set(listener.own) == {"tiny-a", "tiny-a@dense", "tiny-a@a", "tiny-a@b", ANSWERS}
+    assert min(*listener.own.values(), *listener.together.values()) >= 0
+    assert sum(listener.own.values()) + sum(listener.together.values()) < seconds
     # The progress of a run follows its stages, and work that several share counts in the first of them.
     assert {*listener.begun, (ANSWERS, "answers")} == set(listener.stages)
     for step, first, later in (("variants", "a", "b"), ("traces", "dense", "b")):
@@ -197,19 +195,15 @@ def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, 
 
 def test_a_damaged_file_is_removed_so_that_the_next_run_prunes_again(study: StudyFile, tmp_path: Path) -> None:
     study.write(recipes=["dense", "magnitude-50"], **LITTLE)
-    warehouse, loaded = tmp_path / "warehouse", ModelCache()
-
-    def computed(step: str, recipe: str | None, cache: ModelCache) -> None:
-        list(compute(ComputeTask(step, StudyRequest(str(study.path)), str(warehouse), "tiny-a", recipe), cache))
-
-    for step, recipe in (("models", None), ("calibration", None), ("variants", "dense"), ("variants", "magnitude-50")):
-        computed(step, recipe, loaded)
+    warehouse, session = tmp_path / "warehouse", ModelSession()
+    computed(study, warehouse, ("models", "calibration"), session=session)
+    computed(study, warehouse, "variants", "dense", "magnitude-50", session=session)
     (file,) = (warehouse / "_variants/tiny-a/magnitude-50").iterdir()
     content = bytearray(file.read_bytes())
     content[-3] ^= 16
     file.write_bytes(content)
     with pytest.raises(InputError, match="run its study again"):
-        computed("mask_samples", "magnitude-50", ModelCache())
+        computed(study, warehouse, "mask_samples", "magnitude-50")
     assert not file.exists()
-    computed("variants", "magnitude-50", ModelCache())
+    computed(study, warehouse, "variants", "magnitude-50")
     verify_variant(file)

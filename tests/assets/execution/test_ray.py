@@ -16,11 +16,10 @@ from dagster import AssetKey, DagsterInstance
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
-from prunescope.assets.execution.model_cache import MODEL_CACHE
 from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, connected, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.ray.worker_pool import WorkerPool, WorkerSlot, _may_be_memory, connected, worker_slots
-from prunescope.assets.execution.task import TASK, ComputeTask
+from prunescope.assets.execution.task import TASK, ModelTask, StepFailed, WantedPartition
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
@@ -91,16 +90,19 @@ def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
         RayClusterConfig("auto", gpus_per_task=1.5)
 
 
-def test_only_a_worker_that_died_by_itself_may_have_had_too_little_memory() -> None:
-    errors = pytest.importorskip("ray.exceptions", reason="needs Ray: pip install 'prunescope[ray]'")
-    from ray.core.generated.common_pb2 import ActorDiedErrorContext
-
-    def died(reason: str) -> Exception:
-        return errors.ActorDiedError(ActorDiedErrorContext(actor_id=b"0" * 16, error_message=reason))
-
-    assert _may_be_memory(died("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"))
-    assert not _may_be_memory(died("The actor died because its node has died. Node Id: 0"))
-    assert not _may_be_memory(errors.ActorUnavailableError("out of reach", b"0" * 16))
+def test_variants_are_divided_among_workers_in_groups_of_four_at_most_and_a_search_is_a_task_of_its_own() -> None:
+    names = [f"r{number}" for number in range(11)]
+    wanted = (
+        WantedPartition(None, ("models", "search")),
+        *(WantedPartition(name, ("variants", "traces")) for name in names),
+    )
+    task = ModelTask(StudyRequest("demo"), "w", "m", wanted)
+    for workers, sizes in ((1, [4, 4, 3]), (2, [4, 4, 3]), (4, [2, 2, 2, 2, 2, 1]), (20, [1] * 11)):
+        *groups, search = chunks(task, workers)
+        assert [len(group.wanted) for group in groups] == sizes
+        assert [each.recipe for group in groups for each in group.wanted] == names
+        assert search.wanted == (WantedPartition(None, ("search",)),)
+    assert list(chunks(replace(task, wanted=wanted[:1]), 2)) == [search]
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
@@ -173,21 +175,30 @@ def given(tmp_path: Path) -> WorkerConfig:
 def test_a_machine_with_other_code_or_another_folder_is_refused_before_it_computes(
     tmp_path: Path, given: WorkerConfig
 ) -> None:
-    assert Worker().prepare(given) is None
-    other = Worker().prepare(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver"))
+    assert Worker(given).refusal() is None
+    other = Worker(replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver")).refusal()
     assert isinstance(other, InputError)
     assert f"not 1.0; install the same on every machine (on {socket.gethostname()})" in str(other)
-    unseen = Worker().prepare(replace(given, marker=str(tmp_path / "elsewhere")))
+    unseen = Worker(replace(given, marker=str(tmp_path / "elsewhere"))).refusal()
     assert f"the folder {tmp_path} is not the one that the driver writes to" in str(unseen)
 
 
-def test_an_error_keeps_its_type_and_traceback_between_processes(tmp_path: Path, given: WorkerConfig) -> None:
-    worker = Worker()
-    worker.prepare(given)
-    done = worker.compute(TASK.dump_json(ComputeTask("models", StudyRequest("no-such-study"), str(tmp_path), "m")))
-    assert isinstance(done.error, InputError)
-    assert "no-such-study" in str(done.error)
-    assert "Traceback" in done.error.__notes__[0]
+def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_machine_and_traceback(
+    tmp_path: Path, given: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    context = SimpleNamespace(was_current_actor_reconstructed=False)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    wanted = (WantedPartition("a", ("variants",)), WantedPartition("b", ("variants", "traces")))
+    task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", wanted)
+    events = Worker(replace(given, host="the-driver")).compute(TASK.dump_json(task))
+    assert [(event.recipe, event.step) for event in events] == [("a", "variants"), ("b", "variants")]
+    for event in events:
+        assert isinstance(event, StepFailed)
+        assert isinstance(event.error, InputError)
+        assert "no-such-study" in event.message
+        assert event.message.endswith(f"(on {socket.gethostname()})")
+        assert "Traceback" in event.traceback
 
 
 @dataclass
@@ -255,14 +266,12 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
     folder, listener, lost = tmp_path_factory.mktemp("ray"), Heard(), []
-    assign = WorkerPool._assign
+    assign = _Pool._assign
 
-    def assign_and_die(pool: WorkerPool) -> None:
-        if len(pool._workers) == 2 and any(worker.ready is not None for worker in pool._workers) and not lost:
-            return  # both workers share the work as soon as both are ready
+    def assign_and_die(pool: _Pool) -> None:
         assign(pool)
-        for worker in pool._workers:
-            names = [task.name for _, task in worker.assigned.values() if task.recipe is not None]
+        for worker, task in list(pool._running.values()):
+            names = [wanted.recipe for wanted in task.wanted if wanted.recipe is not None] if task else []
             if worker.slot.node == machines.doomed and names and not lost:
                 lost.extend(names)
                 machines.kill()
@@ -273,7 +282,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
         patch.delenv("DAGSTER_HOME", raising=False)
         without_answers(patch)
-        patch.setattr(WorkerPool, "_assign", assign_and_die)
+        patch.setattr(_Pool, "_assign", assign_and_die)
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
@@ -289,7 +298,6 @@ def test_a_study_that_loses_a_machine_has_the_tables_of_a_single_process(ran: Ra
     assert not ran.outcome.failures
     assert len(ran.outcome.computed) == 5
     assert ran.asked_for, "the machine died while it was at work"
-    assert any("a Ray worker died" in note and "tiny-a@" in note for note in ran.notes)
     alone, found = rows(computed_once), rows(ran.copy)
     assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
     for name, table in found.items():
@@ -328,15 +336,12 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
         assert all(check.passed for check in run("dense").get_asset_check_evaluations())
         (failed,) = [event for event in run("nonsense").all_events if event.is_step_failure]
         assert "InputError" in failed.step_failure_data.error.to_string()
-    assert MODEL_CACHE._decoder is None
 
 
 @cluster
 def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machines: Machines, tmp_path: Path) -> None:
-    part = ComputeTask("models", StudyRequest("demo"), str(tmp_path), "m")
-    with (
-        WorkerPool(RayClusterConfig(machines.address, gpus_per_task=4), print) as pool,
-        pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"),
-    ):
-        list(pool.results(part))
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (WantedPartition(None, ("models",)),))
+    place = RayClusterConfig(machines.address, gpus_per_task=4)
+    with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
+        list(compute_on_ray([task], place, print))
     assert not list(tmp_path.glob(".prunescope-tmp*"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -12,10 +13,8 @@ from transformers import MistralConfig
 import prunescope
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
-from prunescope.assets.planning.steps import RETRIEVAL_TABLES, STEPS
+from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
@@ -24,7 +23,7 @@ from prunescope.pipelines.planning.preflight import check_outline
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.conftest import made_once
-from tests.assets.tiny_study import StudyFile, few_answers, partitions
+from tests.assets.tiny_study import StudyFile, computed, few_answers, partitions
 from tests.tiny_encoders import save_embedder
 from tests.tiny_models import tiny_tokenizer
 
@@ -59,13 +58,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, model: Path, cache: Path) -> Path:
     """Return a folder with the study and its warehouse, computed step by step."""
-    folder, loaded = tmp_path_factory.mktemp("found"), ModelCache()
+    folder, session = tmp_path_factory.mktemp("found"), ModelSession()
     request = StudyRequest(str(written(folder, model)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
-        for step in ("models", "calibration", "variants", "mask_samples", "retrieval"):
-            for recipe in (None,) if STEPS[step].is_of_model else RECIPES:
-                list(compute(ComputeTask(step, request, str(folder / "warehouse"), "tiny-bert", recipe), loaded))
+        of_bert = partial(computed, request, folder / "warehouse", model="tiny-bert", session=session)
+        of_bert(("models", "calibration"))
+        of_bert(("variants", "mask_samples", "retrieval"), *RECIPES)
     return folder
 
 

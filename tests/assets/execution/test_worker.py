@@ -15,7 +15,7 @@ from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import WorkerLostError
 from prunescope.assets.execution.local import client
 from prunescope.assets.execution.local.client import compute_in_worker, stop_worker
-from prunescope.assets.execution.task import ComputeTask, TaskResult
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.instance.instance import writer_lock
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
@@ -41,10 +41,14 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def asked(
     step: str, study: StudyFile, root: Path, recipe: str | None = None, progress: Progress = SILENT
-) -> list[TaskResult]:
-    part = ComputeTask(step, StudyRequest(str(study.path)), str(root), "tiny-a", recipe)
+) -> list[TableWritten]:
+    task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", (WantedPartition(recipe, (step,)),))
     with writer_lock(root, lambda _: None) as lock:
-        return list(compute_in_worker(part, progress, root, lock))
+        events = list(compute_in_worker(task, progress, root, lock))
+    for event in events:
+        if isinstance(event, StepFailed):
+            raise event.error
+    return [event for event in events if isinstance(event, TableWritten)]
 
 
 class Kills:

@@ -4,16 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.execution.model_cache import ModelCache
-from prunescope.assets.execution.step_functions import compute
-from prunescope.assets.execution.task import ComputeTask
-from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.runs.estimate import estimate_model
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.planning.cost_model import peak
 from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, computed
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -37,14 +34,12 @@ def test_a_plan_announces_the_peak_of_every_variant_within_a_tenth(
         calibration={"source": SHORT_TEXT, "sequences": 8, "length": 64},
         measure={"scopes": ["local", "propagated", "isolated"], "lenses": ["normed"]},
     )
-    root, cache, request = str(tmp_path / "warehouse"), ModelCache(), StudyRequest(str(study.path))
+    root, session = str(tmp_path / "warehouse"), ModelSession()
     with cuda_devices(1 << 30) as devices:
         chosen = load_study(str(study.path))
         planned = estimate_model(chosen, Store(root), tmp_path / "cache", SILENT, "tiny-a", replace=False)
         for recipe in RECIPES:
             devices.peak[0] = 0
-            for step in ("variants", "traces", "texts"):
-                for _ in compute(ComputeTask(step, request, root, "tiny-a", recipe), cache):
-                    pass
+            computed(study, Path(root), ("variants", "traces", "texts"), recipe, session=session)
             ratio = peak(planned.memory[recipe]) / devices.peak[0]
             assert 0.9 < ratio < 1.1, recipe
