@@ -22,7 +22,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from prunescope.assets.defs.automation_conditions import published_recipes
+from prunescope.assets.defs.recipe_asset import published_recipes
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES

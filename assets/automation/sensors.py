@@ -1,17 +1,14 @@
 """The sensors and the schedule that launch runs for watched studies.
 
-`watch` launches what is missing, `outdated` what is outdated, `answers` the report, `nightly` everything. Each
-launches one run per state of model, recipe and study; a failed run is repeated when one of them changes, or at night.
+`watch` launches what is missing or outdated, `answers` the report, `nightly` everything. Each launches one run per
+state of model, recipes and study; a failed run is repeated when one of them changes, or at night.
 """
 
 import datetime
-import warnings
 from collections.abc import Iterable, Iterator
 
 from dagster import (
-    AssetSelection,
-    AutomationConditionSensorDefinition,
-    BetaWarning,
+    AssetMaterialization,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -30,17 +27,19 @@ from pydantic import BaseModel
 
 from prunescope.assets import settings
 from prunescope.assets.defs.asset_definitions import ANSWERS
-from prunescope.assets.defs.automation_conditions import RECIPE, SCANNER
 from prunescope.assets.defs.partitions import MODELS, RECIPES
-from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED
+from prunescope.assets.defs.recipe_asset import published, published_recipes
+from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.study_job import STUDY, run_config
-from prunescope.assets.watching.backlog import MissingWork
+from prunescope.assets.watching.backlog import DueWork, FreshnessScanner
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import Recipe
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint
 
+SCANNER = FreshnessScanner()
 MODEL_TAG, WATCH_TAG = "prunescope/model", "prunescope/watched"
 # Ticks without a run after which answers are made although tables are still missing or outdated.
 _MAX_WAIT_TICKS = 3
@@ -64,7 +63,7 @@ class WatchCursor(BaseModel):
     """The state that the sensor `watch` keeps between ticks.
 
     Attributes:
-        asked: the state in which each missing partition was requested, until it is there.
+        asked: the state in which each missing or outdated partition was requested, until it is there.
         told: logged problems, by path or study.
         times: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
             new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
@@ -81,8 +80,8 @@ class WatchCursor(BaseModel):
     job_name=STUDY.name,
     minimum_interval_seconds=settings.watch_seconds(),
     default_status=DefaultSensorStatus.RUNNING,
-    description="Looks for new models and studies and computes what is missing of them. Stops runs of models that are "
-    "no longer watched.",
+    description="Computes what watched studies miss, and what a changed recipe, prompt set, calibration, task or code "
+    "version has made outdated; looks for new models. Stops runs of models that are no longer watched.",
 )
 def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Compare the warehouse with its watch list and its watched folder."""
@@ -98,10 +97,13 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
         context.log.info(f"{run.job_name} {run.run_id}: its model is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
-    asked, requests = _missing_runs(backlog.missing, cursor, store)
+    # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
+    is_free = not is_busy(store.local(settings.cache_folder()))
+    asked, requests = _due_runs(backlog.due, cursor, store) if is_free else (cursor.asked, [])
     return SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
+        asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
         cursor=WatchCursor(
             asked=asked, told=backlog.watch.refused, times=cursor.times + bool(requests)
         ).model_dump_json(),
@@ -176,50 +178,29 @@ def nightly() -> list[RunRequest] | SkipReason:
     ] or SkipReason("all watched studies are current")
 
 
-def _outdated_sensor() -> AutomationConditionSensorDefinition:
-    with warnings.catch_warnings():
-        # `use_user_code_server` is in beta; the version of Dagster is pinned.
-        warnings.simplefilter("ignore", BetaWarning)
-        return AutomationConditionSensorDefinition(
-            "outdated",
-            target=AssetSelection.all(),
-            # The daemon's snapshot would lose a condition class of our own.
-            use_user_code_server=True,
-            # One run per partition, so that each can be stopped by itself.
-            emit_backfills=False,
-            minimum_interval_seconds=settings.watch_seconds(),
-            default_status=DefaultSensorStatus.RUNNING,
-            run_tags={WATCH_TAG: "outdated"},
-            description="Computes again what a changed recipe, prompt set, calibration, task or code version has "
-            "made outdated in a watched study.",
-        )
-
-
-OUTDATED = _outdated_sensor()
-
-
-def _missing_runs(
-    missing: Iterable[MissingWork], cursor: WatchCursor, store: Store
-) -> tuple[dict[str, str], list[RunRequest]]:
+def _due_runs(due: Iterable[DueWork], cursor: WatchCursor, store: Store) -> tuple[dict[str, str], list[RunRequest]]:
     """Return the states requested by now, and one run for each study and model with a new state."""
     all_states, requests = dict[str, str](), []
-    for work in missing:
+    for work in due:
         study = work.watched.study.name
-        states = {f"{study}/{work.model}/{recipe or ''}": state for recipe, state in work.missing.items()}
-        recipes = dict(zip(states, work.missing, strict=True))
+        recipes = {f"{study}/{work.model}/{recipe or ''}": recipe for recipe in {**work.missing, **work.outdated}}
+        states = {
+            key: f"{work.missing.get(recipe, '')} {work.outdated.get(recipe, '')}" for key, recipe in recipes.items()
+        }
         if work.changed:
             states[f"{study}/{work.model}/*"] = work.changed
         all_states |= states
         if new := {key: state for key, state in states.items() if cursor.asked.get(key) != state}:
-            # If the model's files have changed, the run itself has to find out what is outdated.
-            chosen = () if work.changed else dict.fromkeys(recipes[key] or "dense" for key in new)
+            # If the model or its files have changed, the run itself has to find out what is outdated.
+            is_whole = work.changed or None in work.outdated
+            chosen = () if is_whole else dict.fromkeys(recipes[key] or "dense" for key in new)
             requests.append(
                 RunRequest(
                     run_key=f"{study}/{work.model} {fingerprint(new)} {cursor.times}",
                     run_config=run_config(
                         work.watched.of_model(work.model, tuple(chosen)), store, options={"answers": False}
                     ),
-                    tags={WATCH_TAG: "missing", STUDY_TAG: study, MODEL_TAG: work.model},
+                    tags={WATCH_TAG: "due", STUDY_TAG: study, MODEL_TAG: work.model},
                 )
             )
     return all_states, requests
@@ -231,15 +212,20 @@ def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterato
         return
     models = {(watched.study.name, model) for watched in watch.studies for model in watched.origins}
     for run in runs:
-        kind, model = run.tags.get(WATCH_TAG), run.tags.get(MODEL_TAG)
-        if kind == "missing":
-            is_watched = (run.tags.get(STUDY_TAG), model) in models
-        elif kind == "outdated" and RECIPE not in (run.asset_selection or ()):
-            is_watched = run.tags.get("dagster/partition", "").partition("|")[0] in {model for _, model in models}
-        else:
-            continue
-        if not is_watched and run.status != DagsterRunStatus.CANCELING:
+        is_watched = (run.tags.get(STUDY_TAG), run.tags.get(MODEL_TAG)) in models
+        if run.tags.get(WATCH_TAG) == "due" and not is_watched and run.status != DagsterRunStatus.CANCELING:
             yield run
+
+
+def _changed_recipes(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[AssetMaterialization]:
+    """Yield the new versions of published recipes, which mark their variants as stale before a run computes them."""
+    versions: dict[str, dict[str, Recipe]] = {}
+    for watched in studies:
+        for recipe in watched.study.recipes:
+            versions.setdefault(recipe.name, {})[recipe.hash] = recipe
+    for name, version in published_recipes(instance, sorted(versions)).items():
+        if version not in versions[name]:
+            yield published(versions[name][min(versions[name])])
 
 
 def _new_partitions(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[object]:

@@ -239,15 +239,15 @@ def _removal_error(name: str, watch: "WatchState", store: "Store") -> str:
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
-    missing = {(due.watched.study.name, due.model): len(due.missing) for due in backlog.missing}
+    due = {(work.watched.study.name, work.model): work for work in backlog.due}
     return [
         {
             "study": watched.study.name,
             "model": model.name,
             "from": watched.origins[model.name],
             "source": model.source,
-            "missing": missing.get((watched.study.name, model.name), 0),
-            "outdated": sum(name == model.name for name, _ in backlog.outdated_of(watched.study)),
+            "missing": len(work.missing) if (work := due.get((watched.study.name, model.name))) else 0,
+            "outdated": len(work.outdated) if work else 0,
             "of_another_study": len(backlog.of_others.get((watched.study.name, model.name), {})),
         }
         for watched in backlog.watch.studies

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from dagster import (
     AssetExecutionContext,
+    AssetKey,
     AssetMaterialization,
     DagsterInstance,
     DataVersion,
@@ -12,13 +13,16 @@ from dagster import (
     asset,
 )
 
-# `report_runless_asset_event` takes the data version as this tag only; the tests of staleness depend on it.
+# Dagster has no public name for its tag, nor a public way to read the versions of many partitions at once; the tests of
+# sensors and staleness depend on both.
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.events import DagsterEventType
 
-from prunescope.assets.defs.automation_conditions import RECIPE, Outdated, published_recipes
 from prunescope.assets.defs.partitions import RECIPES
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.pipelines.recipes import Recipe
+
+RECIPE = AssetKey("recipe")
 
 
 @asset(
@@ -26,7 +30,6 @@ from prunescope.pipelines.recipes import Recipe
     partitions_def=RECIPES,
     group_name="inputs",
     kinds={"yaml"},
-    automation_condition=Outdated(),
     description="A recipe and its parameters. Its data version is the hash of the parameters: changing one makes "
     "exactly the variants of this recipe stale, and everything downstream of them.",
 )
@@ -58,6 +61,14 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
         context.log_event(published(recipe))
         # Dagster read the input's version at the start of the step, before this event.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
+
+
+def published_recipes(instance: DagsterInstance, names: list[str]) -> dict[str, str]:
+    """Return the versions of recipes in Dagster's event log; recipes that were never published are left out."""
+    tags_by_recipe = instance.event_log_storage.get_latest_tags_by_partition(
+        RECIPE, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=names
+    )
+    return {name: tags[DATA_VERSION_TAG] for name, tags in tags_by_recipe.items() if DATA_VERSION_TAG in tags}
 
 
 def _metadata(recipe: Recipe) -> dict[str, MetadataValue | str]:

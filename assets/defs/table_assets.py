@@ -12,7 +12,6 @@ from dagster import (
     multi_asset,
 )
 
-from prunescope.assets.defs.automation_conditions import Outdated
 from prunescope.assets.defs.engine_resource import EngineResource
 from prunescope.assets.defs.metadata import check_specs, table_metadata
 from prunescope.assets.defs.partitions import MODELS, VARIANTS
@@ -67,7 +66,6 @@ def _spec(step: Step, table: str) -> AssetSpec:
         description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
         deps=upstream(step),
         code_version=CODE_VERSIONS[table],
-        automation_condition=Outdated(),
         metadata=table_metadata(TABLES[table]),
         # A study may request no table of this step.
         skippable=not step.is_of_model or bool(step.study_fields),

@@ -21,7 +21,7 @@ from dagster._core.event_api import EventLogRecord
 from dagster._core.workspace import context
 from dagster._utils.cached_method import cached_method
 
-from prunescope.assets.defs.automation_conditions import RECIPE
+from prunescope.assets.defs.recipe_asset import RECIPE
 
 # A question, figure or report is compared with at most so many partitions of a table; with more it is called fresh.
 MAX_PARTITIONS = 500

@@ -5,7 +5,7 @@ converted. What only those could tell is `changed`, and a run finds out. Without
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, accepted, variant_file
-from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEPS, partition_tables
+from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import require_regular_model
@@ -35,17 +35,20 @@ Accepted = dict[tuple[str, str | None], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class MissingWork:
-    """The missing partitions of one model in one watched study.
+class DueWork:
+    """What one model of one watched study needs.
 
     Attributes:
         missing: recipes with a missing table (None: the model itself), each with a hash of model, recipe and study.
+        outdated: recipes with a table that the study computed from other inputs than it has now, each with a hash of
+            the new inputs.
         changed: hash of the model's files if its tables were computed from other files, else "".
     """
 
     watched: WatchedStudy
     model: str
     missing: dict[str | None, str]
+    outdated: dict[str | None, str]
     changed: str
 
 
@@ -54,57 +57,24 @@ class Backlog:
     """The work that the watched studies of a warehouse still need.
 
     Attributes:
-        missing: by study and model, missing partitions and changed models.
-        outdated: by table, partitions that a watched study computed from other inputs than it has now, each with its
-            new fingerprint.
+        due: by study and model, missing and outdated partitions and changed models.
         stale_reports: by study, the version that its report should have.
         of_others: by study and model, recipes (None: the model itself) that another study computed from other inputs,
             each with that study's name; they are not computed again.
     """
 
     watch: WatchState
-    missing: list[MissingWork]
-    outdated: dict[str, dict[Partition, str]]
+    due: list[DueWork]
     stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
-    def ready(self, table: str) -> dict[Partition, str]:
-        """Return the outdated partitions of a table whose model is current and that miss no other table."""
-        missing = {(work.model, recipe) for work in self.missing for recipe in work.missing}
-        outdated_models = {partition for name in MODEL_TABLES for partition in self.outdated.get(name, {})}
-        return {
-            (model, recipe): version
-            for (model, recipe), version in self.outdated.get(table, {}).items()
-            if (recipe is None or (model, None) not in outdated_models)
-            and not {(model, None), (model, recipe)} & missing
-        }
-
-    def outdated_of(self, study: Study) -> set[Partition]:
-        """Return the outdated partitions of the study's models and recipes."""
-        models, recipes = {model.name for model in study.models}, {None, *(recipe.name for recipe in study.recipes)}
-        return {
-            (model, recipe)
-            for partitions in self.outdated.values()
-            for model, recipe in partitions
-            if model in models and recipe in recipes
-        }
-
     def waits_for_tables(self, study: Study) -> bool:
         """Return whether a partition of the study is missing or outdated, or may be."""
-        is_missing = any(work.watched.study.name == study.name for work in self.missing)
-        return is_missing or bool(self.outdated_of(study))
+        return any(work.watched.study.name == study.name for work in self.due)
 
     def is_incomplete(self, study: Study) -> bool:
         """Return whether a run of the study would have work, as far as is known without fetching its models."""
         return study.name in self.stale_reports or self.waits_for_tables(study)
-
-    def recipe_hashes(self) -> dict[str, set[str]]:
-        """Return the versions that watched studies give a recipe, by its name."""
-        hashes: dict[str, set[str]] = {}
-        for watched in self.watch.studies:
-            for recipe in watched.study.recipes:
-                hashes.setdefault(recipe.name, set()).add(recipe.hash)
-        return hashes
 
 
 @dataclass(frozen=True)
@@ -122,17 +92,18 @@ class _Findings:
 
     Attributes:
         footers: by table and partition, the existing partitions; None if a file is damaged.
-        missing: as in `Backlog`.
+        due: as in `Backlog`, with empty `outdated`.
         current: the partitions that are current for some watched study.
-        outdated: as in `Backlog`, but including partitions that are current for another study.
+        outdated: outdated partitions, each with its new fingerprint, of each element of `due`; they may be current for
+            another study.
         of_others: as in `Backlog`.
         refused: models that cannot be found, with the reason, by study and name.
     """
 
     footers: dict[tuple[str, Partition], _Footer | None]
-    missing: list[MissingWork] = field(default_factory=list)
+    due: list[DueWork] = field(default_factory=list)
     current: set[tuple[str, Partition]] = field(default_factory=set)
-    outdated: dict[str, dict[Partition, str]] = field(default_factory=dict)
+    outdated: list[dict[tuple[str, Partition], str]] = field(default_factory=list)
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -188,13 +159,8 @@ class FreshnessScanner:
             partitions = _study_partitions(store, watched.study, found)
             if partitions and (version := freshness.stale_report(store, watched.study, partitions)):
                 reports[watched.study.name] = version
-        # A partition that is current for one study is not computed again for another.
-        outdated = {
-            table: {key: version for key, version in partitions.items() if (table, key) not in found.current}
-            for table, partitions in found.outdated.items()
-        }
         refused = watch.refused | found.refused
-        return Backlog(replace(watch, refused=refused), found.missing, _by_step(outdated), reports, found.of_others)
+        return Backlog(replace(watch, refused=refused), list(_due(found)), reports, found.of_others)
 
     def _read_footers(
         self, store: Store, studies: Iterable[WatchedStudy]
@@ -235,7 +201,7 @@ class FreshnessScanner:
             hashes = [identity.weight_hash, identity.tokenizer_hash, *recipes.values()]
             key = fingerprint({"study": settings_hash, "hashes": hashes})
             expected = self._accepted[key] = before.get(key) or _accepted(study, known.model)
-        missing, has_partition = dict[str | None, str](), False
+        missing, outdated, has_partition = dict[str | None, str](), dict[tuple[str, Partition], str](), False
         for recipe, recipe_hash in recipes.items():
             name = recipe.name if recipe else None
             for table in partition_tables(study, recipe):
@@ -250,13 +216,26 @@ class FreshnessScanner:
                 elif is_current:
                     found.current.add((table, partition))
                 elif expected and footer.study == study.name:
-                    found.outdated.setdefault(table, {})[partition] = expected[table, name][0]
+                    outdated[table, partition] = expected[table, name][0]
                 elif expected:
                     found.of_others.setdefault((study.name, model), {})[name] = footer.study
                 has_partition = has_partition or footer is not None
         changed = known.files if has_partition and not expected else ""
-        if missing or changed:
-            found.missing.append(MissingWork(watched, model, missing, changed))
+        if missing or changed or outdated:
+            found.due.append(DueWork(watched, model, missing, {}, changed))
+            found.outdated.append(outdated)
+
+
+def _due(found: _Findings) -> Iterator[DueWork]:
+    """Yield the work, without outdated partitions that are current for another study: they are not computed again."""
+    for work, outdated in zip(found.due, found.outdated, strict=True):
+        versions: dict[str | None, dict[str, str]] = {}
+        for (table, partition), version in outdated.items():
+            if (table, partition) not in found.current:
+                versions.setdefault(partition[1], {})[table] = version
+        states = {recipe: fingerprint(own) for recipe, own in versions.items()}
+        if work.missing or work.changed or states:
+            yield replace(work, outdated=states)
 
 
 def _study_partitions(store: Store, study: Study, found: _Findings) -> dict[str, str]:
@@ -336,15 +315,3 @@ def _unfetched(source: str) -> str:
     if path.is_absolute() or source.startswith((".", "~")):
         raise InputError(f"model {source!r}: no such folder or file")
     return source
-
-
-def _by_step(outdated: dict[str, dict[Partition, str]]) -> dict[str, dict[Partition, str]]:
-    """Extend the outdated partitions to all tables of their steps, which are computed together."""
-    extended = {table: dict(partitions) for table, partitions in outdated.items()}
-    for step in STEPS.values():
-        partitions: dict[Partition, str] = {}
-        for table in sorted(set(step.tables) & set(outdated)):
-            partitions = outdated[table] | partitions
-        if partitions:
-            extended |= dict.fromkeys(step.tables, partitions)
-    return extended

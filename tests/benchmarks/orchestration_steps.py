@@ -56,7 +56,6 @@ def direct(study: str, root: str) -> Figures:
     """Call the functions of the assets in the same order without Dagster, then those of the answers."""
     import_all()
     from dagster import build_asset_context
-    from prunescope.assets.execution.model_cache import ModelCache
     from prunescope.assets.execution.step_functions import compute
 
     from prunescope.assets.defs.figure_assets import figure_assets
@@ -64,23 +63,20 @@ def direct(study: str, root: str) -> Figures:
     from prunescope.assets.defs.reference_asset import paper_reference
     from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-    from prunescope.assets.execution.task import ComputeTask
-    from prunescope.assets.planning.steps import STEPS
     from prunescope.assets.planning.work_plan import StudyRequest
 
     def work() -> None:
-        request, loaded = StudyRequest(study), ModelCache()
+        request, session = StudyRequest(study), ModelSession()
         chosen = request.load()
-        recipes = [recipe.name for recipe in chosen.recipes]
-        for model in (spec.name for spec in chosen.models):
-            for step in ("models", "calibration"):
-                list(compute(ComputeTask(step, request, root, model), loaded))
-            for number, name in enumerate(recipes, start=1):
-                list(compute(ComputeTask("variants", request, root, model, name, tuple(recipes[number:])), loaded))
-            for number, name in enumerate(recipes, start=1):
-                for step in [step for step in STEPS if step not in {"models", "calibration", "variants"}]:
-                    list(compute(ComputeTask(step, request, root, model, name, tuple(recipes[number:])), loaded))
-        loaded.release()
+        wanted = tuple(
+            WantedPartition(
+                recipe and recipe.name, tuple(step.name for step in steps_writing(partition_tables(chosen, recipe)))
+            )
+            for recipe in (None, *chosen.recipes)
+        )
+        for model in chosen.models:
+            list(compute(ModelTask(request, root, model.name, wanted), session))
+        session.release()
         given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
         for asset in (paper_reference, *question_assets(), *figure_assets(), report):
             with build_asset_context(
@@ -149,9 +145,9 @@ def cluster(study: str, root: str, workers: str) -> Figures:
 
     from prunescope.assets.cli.application import run as command
     from prunescope.assets.cli.options import Globals
-    from prunescope.assets.runs import run_executor
+    from prunescope.assets.runs import study_job
 
-    run_executor._Runs._answers = lambda runs: None
+    study_job.answer = lambda *_: (0.0, None)
 
     def tables(*place: str) -> None:
         if command(["run", study, "--warehouse", root, *place], Globals()):
@@ -162,18 +158,21 @@ def cluster(study: str, root: str, workers: str) -> Figures:
         torch.set_num_threads(1)
         return timed(tables)
 
-    from prunescope.assets.execution.ray.worker_pool import WorkerPool
     from ray.cluster_utils import Cluster
 
-    begun = list[float]()
-    assign = WorkerPool._assign
+    from prunescope.assets.execution.ray.pool import _Pool
 
-    def assign_together(pool: WorkerPool) -> None:
-        if not any(worker.ready for worker in pool._workers):
+    begun = list[float]()
+    assign = _Pool._assign
+
+    def assign_together(pool: _Pool) -> None:
+        is_new = [not worker.is_ready for worker in pool._workers]
+        if not any(is_new):
             begun.append(time.perf_counter())
+        if not any(is_new) or all(is_new):
             assign(pool)
 
-    WorkerPool._assign = assign_together
+    _Pool._assign = assign_together
     machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
     machines = Cluster(initialize_head=True, head_node_args=machine | {"include_dashboard": False})
     try:

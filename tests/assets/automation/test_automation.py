@@ -1,4 +1,4 @@
-"""Runs that sensors and conditions launch: after which changes, and how often. Real files and instance, no daemon."""
+"""Runs that sensors launch: after which changes, and how often. Real files and instance, no daemon."""
 
 import fcntl
 import io
@@ -11,26 +11,25 @@ from pathlib import Path
 
 import pytest
 from dagster import (
-    AssetSelection,
     DagsterInstance,
     DagsterRunStatus,
     RunRequest,
     SkipReason,
     build_sensor_context,
-    evaluate_automation_conditions,
 )
 
 from prunescope.assets.automation.sensors import MODEL_TAG, STUDY_TAG, WATCH_TAG, answers_sensor, nightly, watch_sensor
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
+from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning.freshness import report_file
-from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
+from tests.assets.tiny_study import RECIPES, StudyFile
 from tests.tiny_models import SHORT_TEXT
 
 # The first test waits for the tiny study to be computed.
@@ -45,7 +44,6 @@ class WatchedWarehouse:
     warehouse: Path
     instance: DagsterInstance
     cursors: dict[str, str | None] = field(default_factory=dict)
-    conditions: object = None
 
     def tick(self, sensor) -> list[RunRequest]:
         """Run one tick of a sensor from its last cursor; add new partitions as the daemon does."""
@@ -57,22 +55,9 @@ class WatchedWarehouse:
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         return list(found.run_requests)
 
-    def outdated(self) -> dict[str, set[str]]:
-        """Return the partitions that the conditions request, by asset."""
-        kept = self.conditions.cursor if self.conditions else None
-        self.conditions = evaluate_automation_conditions(
-            defs=defs, instance=self.instance, asset_selection=AssetSelection.all(), cursor=kept
-        )
-        asked = {
-            result.key.to_user_string(): set(self.conditions.get_requested_partitions(result.key))
-            for result in self.conditions.results
-        }
-        return {asset: keys for asset, keys in asked.items() if keys}
-
-    def publish(self, recipe: str) -> None:
-        """Run the asset `recipe` as the daemon does: without configuration."""
-        job = defs.resolve_job_def("recipes")
-        assert job.execute_in_process(instance=self.instance, partition_key=recipe).success
+    def requested(self) -> list[tuple[list[str], list[str]]]:
+        """Run a tick of `watch`; return models and recipes of each requested run."""
+        return [(config_of(request)["models"], config_of(request)["recipes"]) for request in self.tick(watch_sensor)]
 
     def unfinished(self, job: str, status: DagsterRunStatus, **tags: str) -> str:
         """Create a run in a state, as the daemon does."""
@@ -98,14 +83,14 @@ def config_of(request: RunRequest) -> dict[str, object]:
 
 
 def test_no_run_starts_while_everything_is_current(watched: WatchedWarehouse) -> None:
-    assert (watched.tick(watch_sensor), watched.tick(answers_sensor), watched.outdated()) == ([], [], {})
+    assert (watched.tick(watch_sensor), watched.tick(answers_sensor)) == ([], [])
     assert isinstance(nightly(), SkipReason)
 
 
 def test_no_run_starts_for_a_study_that_is_not_watched(watched: WatchedWarehouse, study: StudyFile) -> None:
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     study.write(recipes=["dense", LESS, "mlp-drop-1"], generation={"new_tokens": 3})
-    assert (watched.tick(watch_sensor), watched.tick(answers_sensor), watched.outdated()) == ([], [], {})
+    assert (watched.tick(watch_sensor), watched.tick(answers_sensor)) == ([], [])
 
 
 def test_a_new_recipe_is_requested_once_and_alone(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -120,12 +105,11 @@ def test_a_new_recipe_is_requested_once_and_alone(watched: WatchedWarehouse, stu
         "search": "",
     }
     assert request.run_config["ops"] == {"whole_study": {"config": {"answers": False}}}
-    assert request.tags == {WATCH_TAG: "missing", STUDY_TAG: "tiny", MODEL_TAG: "tiny-a"}
+    assert request.tags == {WATCH_TAG: "due", STUDY_TAG: "tiny", MODEL_TAG: "tiny-a"}
     assert "mlp-drop-1" in watched.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
     assert watched.tick(watch_sensor) == [], "also where that run has failed"
     study.write(recipes=[*RECIPES, "mlp-drop-1", "mlp-drop-2"])
     assert [config_of(request)["recipes"] for request in watched.tick(watch_sensor)] == [["mlp-drop-2"]]
-    assert watched.outdated() == {}, "conditions request no missing partitions"
 
 
 def test_a_model_in_the_folder_is_requested_until_it_is_removed(
@@ -136,21 +120,18 @@ def test_a_model_in_the_folder_is_requested_until_it_is_removed(
     assert config_of(request)["models"] == [f"night={place}"]
     assert config_of(request)["recipes"] == RECIPES
     assert "night" in watched.instance.get_dynamic_partitions("model")
-    tags = {"prunescope__watched": "missing", "prunescope__study": "tiny"}
+    tags = {"prunescope__watched": "due", "prunescope__study": "tiny"}
     of_night = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="night")
     of_other = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="tiny-a")
     by_hand = watched.unfinished("study", DagsterRunStatus.STARTED)
-    recomputed = {"prunescope__watched": "outdated", "dagster__partition": "night|dense"}
-    again = watched.unfinished("variant_tables", DagsterRunStatus.STARTED, **recomputed)
     assert watched.tick(watch_sensor) == []
     shutil.rmtree(place)
     assert watched.tick(watch_sensor) == []
-    status = {each: watched.instance.get_run_by_id(each).status for each in (of_night, of_other, by_hand, again)}
+    status = {each: watched.instance.get_run_by_id(each).status for each in (of_night, of_other, by_hand)}
     assert status == {
         of_night: DagsterRunStatus.CANCELING,
         of_other: DagsterRunStatus.STARTED,
         by_hand: DagsterRunStatus.STARTED,
-        again: DagsterRunStatus.CANCELING,
     }
 
 
@@ -164,7 +145,7 @@ def test_a_model_that_is_added_to_the_study_is_requested(
 
 
 def test_an_unreadable_study_stops_no_run(watched: WatchedWarehouse, study: StudyFile) -> None:
-    tags = {"prunescope__watched": "missing", "prunescope__study": "tiny", "prunescope__model": "tiny-a"}
+    tags = {"prunescope__watched": "due", "prunescope__study": "tiny", "prunescope__model": "tiny-a"}
     queued = watched.unfinished("study", DagsterRunStatus.STARTED, **tags)
     study.path.write_text("models: [")
     assert watched.tick(watch_sensor) == []
@@ -186,25 +167,22 @@ def test_an_error_is_reported_once(watched: WatchedWarehouse, other_folder: Path
     assert "no config.json" not in said(cursor)[0]
 
 
-def test_a_changed_parameter_is_published_and_then_its_variants_are_recomputed_once(
-    watched: WatchedWarehouse, study: StudyFile
-) -> None:
+def test_the_variants_of_a_changed_parameter_are_requested_once(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=["dense", LESS, "wanda-2of4", "attn-drop-1"])
-    assert watched.outdated() == {"recipe": {"magnitude-50"}}
-    assert watched.outdated() == {}, "the run of the first tick may be under way"
-    watched.publish("magnitude-50")
-    assert watched.outdated() == {table: {"tiny-a|magnitude-50"} for table in VARIANT_TABLES}
-    assert watched.outdated() == {}, "also where those runs have failed"
-    assert watched.tick(watch_sensor) == [], "what is outdated is not missing"
+    context = build_sensor_context(instance=watched.instance)
+    (event,) = watch_sensor(context).asset_events
+    assert (event.partition, event.tags) == ("magnitude-50", {DATA_VERSION_TAG: parse_recipe(LESS).hash})
+    assert watched.requested() == [(["tiny-a"], ["magnitude-50"])]
+    assert watched.requested() == [], "also if that run has failed"
     study.write(recipes=["dense", LESS | {"sparsity": 0.3}, "wanda-2of4", "attn-drop-1"])
-    assert watched.outdated() == {"recipe": {"magnitude-50"}}
+    assert watched.requested() == [(["tiny-a"], ["magnitude-50"])]
 
 
-def test_a_changed_prompt_set_recomputes_only_the_traces_of_all_variants(
+def test_a_changed_prompt_set_makes_all_variants_outdated(
     watched: WatchedWarehouse, study: StudyFile, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     study.write(generation={"new_tokens": 3})
-    assert watched.outdated() == {table: {f"tiny-a|{recipe}" for recipe in RECIPES} for table in TRACE_TABLES}
+    assert watched.requested() == [(["tiny-a"], RECIPES)]
     keys = {"recipes": ["dense", "wanda-50"], "generation": {"new_tokens": 3}}
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys=keys)
     capsysbinary.readouterr()
@@ -213,11 +191,9 @@ def test_a_changed_prompt_set_recomputes_only_the_traces_of_all_variants(
     assert counts == {"tiny": len(RECIPES), "other": 1}, "the dense variant alone is in both"
 
 
-def test_a_changed_calibration_recomputes_the_statistics_before_the_variants(
-    watched: WatchedWarehouse, study: StudyFile
-) -> None:
+def test_a_changed_calibration_makes_the_whole_model_outdated(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(calibration={"source": SHORT_TEXT, "sequences": 3, "length": 32})
-    assert watched.outdated() == {table: {"tiny-a"} for table in MODEL_TABLES[1:]}
+    assert watched.requested() == [(["tiny-a"], [])]
 
 
 def test_a_file_that_a_study_names_is_one_of_its_inputs(
@@ -226,31 +202,23 @@ def test_a_file_that_a_study_names_is_one_of_its_inputs(
     text = tmp_path / "text.txt"
     text.write_text("one " * 200)
     study.write(texts=[{"id": "help", "source": str(text), "context": 16, "max_tokens": 16}])
-    every = {f"tiny-a|{recipe}" for recipe in RECIPES}
-    assert watched.outdated() == {"text_tokens": every}
+    assert watched.requested() == [(["tiny-a"], RECIPES)]
     text.write_text("two " * 200)
-    assert watched.outdated() == {"text_tokens": every}
+    assert watched.requested() == [(["tiny-a"], RECIPES)]
 
 
-def test_nothing_is_recomputed_during_a_run(watched: WatchedWarehouse, study: StudyFile) -> None:
+def test_nothing_is_requested_while_a_process_computes(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(generation={"new_tokens": 3})
     with (watched.warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert watched.outdated() == {}
-    whole = watched.unfinished("study", DagsterRunStatus.STARTED)
-    assert watched.outdated() == {}
-    watched.instance.report_run_failed(watched.instance.get_run_by_id(whole))
-    assert set(watched.outdated()) == set(TRACE_TABLES)
-    watched.unfinished("study", DagsterRunStatus.STARTED)
-    assert watched.outdated() == {}
-    watched.instance.report_run_failed(watched.instance.get_runs(limit=1)[0])
-    assert watched.outdated() == {}, "what was asked for before is still outdated"
+        assert watched.requested() == []
+    assert watched.requested() == [(["tiny-a"], RECIPES)]
 
 
 def test_a_partition_that_is_outdated_again_is_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
-    for tokens, wanted in ((3, set(TRACE_TABLES)), (4, set()), (3, set(TRACE_TABLES))):
+    for tokens, wanted in ((3, [(["tiny-a"], RECIPES)]), (4, []), (3, [(["tiny-a"], RECIPES)])):
         study.write(generation={"new_tokens": tokens})
-        assert set(watched.outdated()) == wanted
+        assert watched.requested() == wanted
 
 
 def test_partitions_of_another_study_are_left_alone(
@@ -258,11 +226,11 @@ def test_partitions_of_another_study_are_left_alone(
 ) -> None:
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys={"generation": {"new_tokens": 3}})
     assert run(["watch", str(other.path)], Globals()) == 0
-    assert watched.outdated() == {}, "tiny's traces are tiny's"
+    assert watched.requested() == [], "tiny's traces are tiny's"
     found = backlog.FreshnessScanner().scan(Store(watched.warehouse))
     assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
-    assert watched.outdated() == {}, "also where it is no longer watched"
+    assert watched.requested() == [], "also if it is no longer watched"
 
 
 def test_a_model_whose_files_change_is_computed_by_a_run_of_the_whole_study(
@@ -273,7 +241,6 @@ def test_a_model_whose_files_change_is_computed_by_a_run_of_the_whole_study(
     (request,) = watched.tick(watch_sensor)
     assert (config_of(request)["models"], config_of(request)["recipes"]) == (["tiny-a"], [])
     assert watched.tick(watch_sensor) == []
-    assert watched.outdated() == {}, "no run has read the new weights"
 
 
 def test_answers_are_requested_when_no_run_is_left(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -319,17 +286,16 @@ def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, stu
 
 def test_a_second_tick_opens_no_file(watched: WatchedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyor, store = backlog.FreshnessScanner(), Store(watched.warehouse)
-    assert not surveyor.scan(store).missing
+    assert not surveyor.scan(store).due
     monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
     monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))
-    assert not surveyor.scan(store).missing
+    assert not surveyor.scan(store).due
 
 
 def test_sensors_report_a_wrong_watch_list_and_start_nothing(watched: WatchedWarehouse) -> None:
     (watched.warehouse / "_watch.yaml").write_text("studies: [")
     found = watch_sensor(build_sensor_context(instance=watched.instance))
     assert "_watch.yaml: line 1: not valid YAML" in found.skip_message
-    assert watched.outdated() == {}
 
 
 def study_of(file: StudyFile):

@@ -109,16 +109,16 @@ def test_added_models_are_computed_changed_recipes_recomputed_and_removed_models
     daemon.stop_answers()  # they were computed once, and take longer than all that follows
     daemon.wait_until(daemon.are_tables_done, "a run does not end")
     assert set(partitions(daemon.warehouse)) == everything
-    missing = [tags["prunescope/model"] for _, _, tags in daemon.runs() if tags["prunescope/watched"] == "missing"]
+    missing = [tags["prunescope/model"] for _, _, tags in daemon.runs() if tags["prunescope/watched"] == "due"]
     assert sorted(missing) == ["night", "tiny-a"], "one run for each model"
     assert daemon.interface.stale() == set()
 
     before, published = partitions(daemon.warehouse), daemon.published("magnitude-50")
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-    daemon.study.write(recipes=["dense", changed])
-    daemon.wait_until(lambda: daemon.published("magnitude-50") > published, "the parameter is not published")
     with (daemon.warehouse / "_lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # no other run computes meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no run computes meanwhile
+        daemon.study.write(recipes=["dense", changed])
+        daemon.wait_until(lambda: daemon.published("magnitude-50") > published, "the parameter is not published")
         stale = daemon.interface.stale()
     of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
     assert stale == of_magnitude | ANSWERS

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dagster import AssetKey, AutomationConditionSensorDefinition, Definitions, MultiPartitionsDefinition
+from dagster import AssetKey, Definitions, MultiPartitionsDefinition
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 FILE = Path(__file__).with_name("graph.txt")
@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("graph.txt")
 def described(defs: Definitions) -> str:
     """Return assets by group in the order of the data flow, and jobs, sensors and schedules by name."""
     repository, graph = defs.get_repository_def(), defs.resolve_asset_graph()
-    lines = ["# assets: name [partitions] <- what it stands on; ~ made again when outdated, ! blocking checks"]
+    lines = ["# assets: name [partitions] <- what it stands on, ! blocking checks"]
     groups: dict[str, list[str]] = {}
     for key in graph.toposorted_asset_keys:
         groups.setdefault(graph.get(key).group_name, []).append(_asset(graph, key))
@@ -24,8 +24,7 @@ def described(defs: Definitions) -> str:
             lines.append(f"  {job.name}: {len(layer)} assets" if layer else f"  {job.name}")
     lines += ["", "# sensors and schedules"]
     for sensor in sorted(repository.sensor_defs, key=lambda sensor: sensor.name):
-        is_condition = isinstance(sensor, AutomationConditionSensorDefinition)
-        starts = "conditions" if is_condition else ", ".join(target.job_name for target in sensor.targets)
+        starts = ", ".join(target.job_name for target in sensor.targets)
         lines.append(f"  {sensor.name} -> {starts}, {sensor.default_status.value.lower()}")
     for schedule in sorted(repository.schedule_defs, key=lambda schedule: schedule.name):
         status = schedule.default_status.value.lower()
@@ -43,7 +42,7 @@ def _asset(graph: AssetGraph, key: AssetKey) -> str:
         if partitions
         else []
     )
-    shown = f"{'~' if node.automation_condition else ''}{key.to_user_string()}"
+    shown = key.to_user_string()
     if dimensions:
         shown += f" [{' x '.join(dimensions)}]"
     if node.parent_keys:

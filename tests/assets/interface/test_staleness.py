@@ -13,11 +13,10 @@ from dagster._core.workspace import context
 from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.automation_conditions import published_recipes
 from prunescope.assets.defs.figure_assets import figure_assets
 from prunescope.assets.defs.partitions import RECIPES, register
 from prunescope.assets.defs.question_assets import question_assets
-from prunescope.assets.defs.recipe_asset import recipe
+from prunescope.assets.defs.recipe_asset import published_recipes, recipe
 from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.report_asset import report
 from prunescope.assets.defs.table_assets import table_assets

@@ -381,7 +381,7 @@ def test_a_pipe_in_a_model_that_a_study_names_is_refused_by_the_sensor(
     with edit_watch_list(store) as versions:
         versions.append(WatchList(studies=(str(study.path),)))
     backlog = FreshnessScanner().scan(store)
-    assert [work.model for work in backlog.missing] == ["whole"]
+    assert [work.model for work in backlog.due] == ["whole"]
     assert str(piped / "config.json") in backlog.watch.refused["tiny: piped"]
 
 
