@@ -53,6 +53,7 @@ from prunescope.assets.runs.stages import ANSWERS
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
+from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
@@ -136,7 +137,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
             options = {"replace": run.replace, "answers": run.tables is None}
             try:
-                _HERE.execute_in_process(
+                done = _HERE.execute_in_process(
                     instance=instance,
                     run_config=run_config(run.request, run.store, engine, options),
                     # Without a user the UI shows "launched manually".
@@ -149,6 +150,8 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 raise KeyboardInterrupt
             if run.error is not None:
                 raise run.error
+            if not done.success and not run.result.failures:
+                raise ComputationError(f"the run could not be recorded: {_failure(done.all_events).message}")
 
 
 def answer(
@@ -175,7 +178,7 @@ def answer(
 
 
 def _failure(events: Sequence[DagsterEvent]) -> Failure:
-    """Return the failure of the answers: the error of the first failed step, with the checks that failed."""
+    """Return the error of the first failed step."""
     for event in events:
         if event.is_step_failure and (error := event.step_failure_data.error):
             cause = error.cause or error

@@ -56,26 +56,27 @@ def direct(study: str, root: str) -> Figures:
     """Call the functions of the assets in the same order without Dagster, then those of the answers."""
     import_all()
     from dagster import build_asset_context
-    from prunescope.assets.execution.step_functions import compute
 
     from prunescope.assets.defs.figure_assets import figure_assets
     from prunescope.assets.defs.question_assets import question_assets
     from prunescope.assets.defs.reference_asset import paper_reference
     from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+    from prunescope.assets.execution.compute import compute
+    from prunescope.assets.execution.model_session import ModelSession
+    from prunescope.assets.execution.task import ModelTask, WantedPartition
+    from prunescope.assets.planning.steps import partition_tables, steps_writing
     from prunescope.assets.planning.work_plan import StudyRequest
 
     def work() -> None:
         request, session = StudyRequest(study), ModelSession()
         chosen = request.load()
-        wanted = tuple(
-            WantedPartition(
-                recipe and recipe.name, tuple(step.name for step in steps_writing(partition_tables(chosen, recipe)))
-            )
-            for recipe in (None, *chosen.recipes)
-        )
+        wanted = []
+        for recipe in (None, *chosen.recipes):
+            steps = steps_writing(partition_tables(chosen, recipe))
+            wanted.append(WantedPartition(recipe and recipe.name, tuple(step.name for step in steps)))
         for model in chosen.models:
-            list(compute(ModelTask(request, root, model.name, wanted), session))
+            list(compute(ModelTask(request, root, model.name, tuple(wanted)), session))
         session.release()
         given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
         for asset in (paper_reference, *question_assets(), *figure_assets(), report):
