@@ -54,11 +54,8 @@ class KnownText:
             passes: the reading, which may leave out the text's end. Other rows may hold anything.
         """
         found = self._read(passes)
-        for sublayer in self._decoder.sublayers:
-            label = sublayer.label
-            if not self.is_known(label, found[label]):
-                return sublayer.name
-        return None
+        differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, found[each.label]))
+        return next((each.name for each in differing), None)
 
     def is_known(self, label: str, added: Tensor) -> bool:
         """Return whether a contribution at the text's first tokens is the known one, up to rounding."""
