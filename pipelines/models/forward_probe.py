@@ -123,13 +123,15 @@ def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
 def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set[float]) -> list[float] | None:
     """Estimate the numbers m with total = stream + Σ m·output, by least squares; the caller proves the sum.
 
-    The layer's own rounding leaves an error of about 1e-7 · ‖stream‖/‖output‖ in an estimate. So each estimate is
-    replaced by the nearest of the `known` numbers (those of the model's config), if one is close enough.
+    Every number counts by its own rounding, which a massive activation has more of. What is left in an estimate is
+    about eps · |stream|/|output|. So each is replaced by the nearest of the `known` numbers (those of the model's
+    config), if one is close enough.
     """
     if any(output.numel() != total.numel() for output in outputs):
         return None
-    columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1)
-    target = (total.double() - stream.double()).reshape(-1, 1)
+    size = (total.double().abs() + stream.double().abs()).reshape(-1, 1).clamp_min(1e-30)
+    columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1) / size
+    target = (total.double() - stream.double()).reshape(-1, 1) / size
     estimates = torch.linalg.lstsq(columns, target).solution.reshape(-1).tolist()
     return [nearest(number, known, total.dtype) for number in estimates]
 

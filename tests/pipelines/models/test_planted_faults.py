@@ -15,7 +15,6 @@ from typing import Any
 import platformdirs
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
@@ -27,7 +26,8 @@ from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, stream_of, with_first
 from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.models.token_cache import TokenCache
-from tests.tiny_models import EVERY_DECODER, save_tiny
+from tests.pipelines.models.reference_models import save_massive
+from tests.tiny_models import EVERY_DECODER
 
 Change = Callable[[Tensor, Tensor], Tensor]
 # Faults are planted at this size, or at the smallest that shows, and at ten times the rounding measured at load.
@@ -41,22 +41,8 @@ CACHE = Path(platformdirs.user_cache_dir("prunescope"))
 # The models of 500 MB and more are tested if they are in the cache.
 REAL = ["embedded", "embedded:gemma-3-270m"]
 REAL += [name for name in ["embedded:qwen2.5-coder-0.5b"] if known_folder(name, CACHE) is not None]
-# Qwen2 with biases of 300 on queries and keys, and one token with a channel of 10,000 times the usual size.
+# Activations of the sizes that models of 7 B parameters have.
 MASSIVE = ["massive float32", "massive bfloat16"]
-
-
-def save_massive(folder: Path) -> Path:
-    """Save a random Qwen2 whose activations have the sizes of a trained one's of 7 B parameters."""
-    file = save_tiny(folder, "qwen2") / "model.safetensors"
-    weights, generator = load_file(file), torch.Generator().manual_seed(1)
-    weights["model.embed_tokens.weight"][int(first_tokens(300)[0, 0]), 7] *= 1e4
-    for name, weight in weights.items():
-        if name.endswith(("q_proj.bias", "k_proj.bias")):
-            # As in Qwen2.5, in the channels that turn slowest: faster ones would attend to one token alone.
-            slow = weight.view(-1, 2, 8)[:, :, -1:]
-            slow += 300 * (2 * torch.randint(0, 2, slow.shape, generator=generator) - 1)
-    save_file(weights, file, metadata={"format": "pt"})
-    return folder
 
 
 @pytest.fixture(
@@ -89,13 +75,8 @@ def planted(change: Change, *modules: nn.Module) -> Iterator[None]:
         yield
 
 
-def first_tokens(vocabulary: int) -> Tensor:
-    """Return the tokens that discovery reads."""
-    return torch.randint(0, vocabulary, (1, 12), generator=torch.Generator().manual_seed(0))
-
-
 def probe(decoder: Decoder) -> Tensor:
-    return first_tokens(decoder.vocabulary)
+    return torch.randint(0, decoder.vocabulary, (1, 12), generator=torch.Generator().manual_seed(0))
 
 
 def sizes(rounding: float) -> tuple[float, float]:
