@@ -1,8 +1,7 @@
 """Rounding of a model's own arithmetic, how it is measured, and all tolerances of proofs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,21 +26,6 @@ _ROUNDINGS = 8
 OF_NORM = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """Distances by which rounding alone moves a model's results, relative to their norms, as measured at load.
-
-    Attributes:
-        states: of the normed last states, by the rounding of all layers.
-        logits: of the LM head's output, by that of the last layer and the head; 0 without a head.
-        contributions: of each sublayer's contribution, by that of its own layer, by label.
-    """
-
-    states: float = 0.0
-    logits: float = 0.0
-    contributions: Mapping[str, float] = field(default_factory=dict)
-
-
 def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
     """Return whether a tensor is the sum of others, element by element, to the rounding of its type."""
     flat = [term.reshape(-1) for term in terms]
@@ -59,7 +43,7 @@ def is_close(actual: Tensor, truth: Tensor, rounding: float) -> bool:
     Args:
         actual: any shape.
         truth: as many numbers.
-        rounding: distance by which rounding moves this result, as `Rounding` has it.
+        rounding: distance by which rounding moves this result, as measured in `other_rounding`.
     """
     factor = _FACTOR if truth.dtype.itemsize > 2 else _FACTOR_IN_HALF
     return actual.numel() == truth.numel() and distance(actual, truth) <= min(factor * rounding, _LARGEST)
@@ -86,8 +70,9 @@ def other_rounding(model: nn.Module) -> Iterator[None]:
     """Let the model compute as if every operation rounded otherwise (Monte Carlo arithmetic, Parker 1997).
 
     The inputs of every module without children, and inputs and outputs of every module with parameters of its own, are
-    off by up to one eps, inputs of long sums by more. What this moves, another order of sums may move as far: by cancellation in a product, by a
-    large bias, by a score in attention. Hooks that are registered inside see the moved values.
+    off by up to one eps, inputs of long sums by more. What this moves, another order of sums may move as far: by
+    cancellation in a product, by a large bias, by a score in attention. Hooks that are registered inside see the moved
+    values.
     """
     generator = torch.Generator().manual_seed(0)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.metrics.rounding import Rounding, distance, is_same, other_rounding
+from prunescope.pipelines.metrics.rounding import distance, is_same, other_rounding
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.file_validation import library_errors
@@ -89,7 +89,8 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     )
     known = KnownText(decoder, probe)
     states = run.calls[decoder.trunk][0].output.last_hidden_state
-    decoder = replace(decoder, rounding=_rounding(decoder, probe, run, known, states))
+    with other_rounding(model):
+        decoder = replace(decoder, rounding=distance(decoder.hidden(probe), states))
     _require_deterministic(decoder, decoder.hidden(probe), states)
     decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, known))
     decoder = replace(decoder, is_causal=_is_causal(decoder, probe, known))
@@ -142,17 +143,8 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
                     raise InputError(f"{name}: shares its weight with {owner}; one cannot change alone; refused")
 
 
-def _rounding(
-    decoder: Decoder, probe: Tensor, run: ForwardRecorder, known: KnownText, states: Tensor
-) -> Rounding:
-    with other_rounding(decoder.model):
-        moved = decoder.hidden(probe)
-    logits = run.rounding[cast(Any, decoder.model).get_output_embeddings()] if decoder.output is not None else 0.0
-    return Rounding(distance(moved, states), logits, known.rounding)
-
-
 def _require_deterministic(decoder: Decoder, states: Tensor, first: Tensor) -> None:
-    if not is_same(states, first, decoder.rounding.states):
+    if not is_same(states, first, decoder.rounding):
         raise InputError(
             f"{type(decoder.model).__name__}: two runs on the same tokens differ by {distance(states, first):.1e} of "
             "their length; a model that draws random numbers is refused"
@@ -238,6 +230,6 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
             return torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
 
     try:
-        return is_same(states(skips=True), states(skips=False), decoder.rounding.states)
+        return is_same(states(skips=True), states(skips=False), decoder.rounding)
     except _CACHE_ERRORS:
         return False  # the layer reads more of a module's output than its first tensor

@@ -18,7 +18,7 @@ FIRST = int(torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_se
 
 
 def save_massive(folder: Path, architecture: str = "qwen2") -> Path:
-    """Save a random decoder with a channel of 10,000 times the usual size in one token, and biases of 300 if it has any."""
+    """Save a random decoder with a channel of 10,000 times the usual size in one token; its biases, if any, are 300."""
     file = save_tiny(folder, architecture) / "model.safetensors"
     weights, generator = load_file(file), torch.Generator().manual_seed(1)
     weights["model.embed_tokens.weight"][FIRST, 7] *= 1e4

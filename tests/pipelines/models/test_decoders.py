@@ -202,7 +202,9 @@ def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(each_decoder: D
 
 
 @pytest.mark.third(2)
-@pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt", "massive float32", "massive bfloat16"])
+@pytest.mark.parametrize(
+    "architecture", ["mixtral", "bloom", "falcon_h1", "opt", "massive float32", "massive bfloat16"]
+)
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
 def test_traces_end_at_the_output_of_a_pruned_copy(
     architecture: str, recipe: str, tiny_decoder: Callable[[str], Decoder], tmp_path: Path

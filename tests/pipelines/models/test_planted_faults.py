@@ -21,6 +21,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
 from prunescope.pipelines.models.cached_identity import known_folder
 from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.known_text import KnownText
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, stream_of, with_first
@@ -86,9 +87,14 @@ def sizes(rounding: float) -> tuple[float, float]:
     return max(SIZE, 10 * rounding), 10 * rounding
 
 
+def rounding_of(decoder: Decoder) -> dict[str, float]:
+    """Return how far rounding moves what each sublayer adds, by label."""
+    return KnownText(decoder, probe(decoder)).rounding
+
+
 def is_drowned(decoder: Decoder) -> bool:
     """Return whether rounding is as large as the states: biases of 300 in bfloat16 hide positions and tokens."""
-    return decoder.rounding.states > 0.5
+    return decoder.rounding > 0.5
 
 
 def middle(decoder: Decoder) -> Layer:
@@ -104,17 +110,17 @@ def test_all_that_is_proved_of_the_model_itself_is_found(decoder: Decoder) -> No
 
 def test_rounding_is_measured_and_small(decoder: Decoder) -> None:
     eps = torch.finfo(decoder.dtype).eps
-    measured = [decoder.rounding.states, decoder.rounding.logits, *decoder.rounding.contributions.values()]
-    assert len(measured) == 2 + 2 * len(decoder.layers)
+    measured = [decoder.rounding, *rounding_of(decoder).values()]
+    assert len(measured) == 1 + 2 * len(decoder.layers)
     assert all(0.5 * eps <= each <= 10_000 * eps for each in measured)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_multiplier_that_is_wrong_for_one_token_is_refused(decoder: Decoder, which: int) -> None:
-    layer = middle(decoder)
+    layer, rounding = middle(decoder), rounding_of(decoder)
+    size = sizes(max(rounding[each.label] for each in layer.sublayers))[which]
 
     def change(output: Tensor, stream: Tensor) -> Tensor:
-        size = sizes(max(decoder.rounding.contributions[each.label] for each in layer.sublayers))[which]
         output[:, -1] += size * (output - stream)[:, -1]
         return output
 
@@ -132,7 +138,7 @@ def test_a_cache_that_changes_what_a_sublayer_adds_is_refused(decoder: Decoder, 
         decoder.hidden(probe(decoder))
     # Three of twelve tokens pass one by one.
     share = float(added[0][:, -3:].norm() / added[0].norm())
-    size = sizes(decoder.rounding.contributions[attn.label])[which] / share
+    size = sizes(rounding_of(decoder)[attn.label])[which] / share
 
     def change(output: Tensor, _: Tensor) -> Tensor:
         return output * (1 + size) if output.shape[1] == 1 else output
@@ -165,7 +171,7 @@ def test_a_final_norm_that_is_mixed_with_another_is_refused(decoder: Decoder, wh
         # LayerNorm for RMSNorm, and the other way.
         other = output - output.mean(dim=-1, keepdim=True) if norm.kind.startswith("rms") else output.clone()
         other[..., 0] += output.norm(dim=-1) * (not norm.kind.startswith("rms"))
-        return output + (other - output) * sizes(decoder.rounding.states)[which] / distance(other, output)
+        return output + (other - output) * sizes(decoder.rounding)[which] / distance(other, output)
 
     with planted(change, decoder.final_norm), pytest.raises(InputError, match="final norm|do not rebuild the logits"):
         again(decoder)
@@ -192,8 +198,8 @@ def test_a_mask_that_shows_the_next_token_is_noticed(decoder: Decoder, which: in
         return [value[:, :-1].double() for value in values]
 
     truth = added()[1].norm()
+    wanted = sizes(rounding_of(decoder)[attn.label])[which]
     with planted(change, *(part.chain[-1] for part in attn.parts)):
-        wanted = sizes(decoder.rounding.contributions[attn.label])[which]
         for _ in range(3):  # in proportion, but for rounding
             size *= wanted * truth / torch.sub(*added()).norm()
         assert float(torch.sub(*added()).norm() / truth) == pytest.approx(wanted, rel=0.3)
@@ -268,9 +274,9 @@ def main() -> None:
     """Run every test of a decoder on a model, and exit with 1 if one fails."""
     model, dtype = (*sys.argv[1:], "float32")[:2]
     decoder, say, failed = load_decoder(locate(model, CACHE), dtype, "cpu"), sys.stdout.write, 0
-    found = sorted((each, label) for label, each in decoder.rounding.contributions.items())
-    say(f"{model}, {dtype}: rounding of states {decoder.rounding.states:.1e}, of logits {decoder.rounding.logits:.1e}, ")
-    say("of contributions " + ", ".join(f"{found[at][0]:.1e} ({found[at][1]})" for at in (0, len(found) // 2, -1)) + "\n")
+    found = sorted((each, label) for label, each in rounding_of(decoder).items())
+    shown = ", ".join(f"{found[at][0]:.1e} ({found[at][1]})" for at in (0, len(found) // 2, -1))
+    say(f"{model}, {dtype}: rounding of states {decoder.rounding:.1e}, of contributions {shown}\n")
     for name, test in list(globals().items()):
         parameters = list(inspect.signature(test).parameters) if name.startswith("test_") else []
         for which in {"decoder": [()], "which": [(0,), (1,)]}.get(*parameters[-1:] or [""], []):
