@@ -42,7 +42,7 @@ WITHOUT_PADDING = {"recurrent_gemma"}
 SOME = ["llama", "gemma2", "bloom", "falcon_h1", "gpt_oss"]
 CACHE = Path(platformdirs.user_cache_dir("prunescope"))
 # The models of 500 MB and more are tested if they are in the cache.
-REAL = ["embedded", "embedded:gemma-3-270m"]
+REAL = ["embedded", "embedded:gemma-3-270m", "embedded:gemma-3-270m bfloat16"]
 REAL += [name for name in ["embedded:qwen2.5-coder-0.5b"] if known_folder(name, CACHE) is not None]
 # Activations of the sizes that models of 7 B parameters have.
 MASSIVE = ["massive float32", "massive bfloat16"]
@@ -58,9 +58,10 @@ MASSIVE = ["massive float32", "massive bfloat16"]
 def decoder(
     request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder], tmp_path_factory: pytest.TempPathFactory
 ) -> Decoder:
+    name, dtype = (*request.param.split(), "float32")[:2]
     if request.param in MASSIVE:
-        return load_decoder(save_massive(tmp_path_factory.mktemp("massive")), request.param.split()[1])
-    return load_decoder(locate(request.param, CACHE)) if request.param in REAL else tiny_decoder(request.param)
+        return load_decoder(save_massive(tmp_path_factory.mktemp(name)), dtype)
+    return load_decoder(locate(name, CACHE), dtype, "cpu") if request.param in REAL else tiny_decoder(name)
 
 
 def again(decoder: Decoder) -> Decoder:
