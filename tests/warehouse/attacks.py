@@ -5,7 +5,7 @@ and `{port}` for a server that must not be called.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunescope.warehouse.core.errors import TOO_LARGE
@@ -393,6 +393,11 @@ class Attack:
         """The time limit."""
         return 1 if self.expected == "stopped" else 30
 
+    def at(self, root: Path, outside: Path, port: int = 9) -> "Attack":
+        """Return the attack on a warehouse, beside a folder of secrets and a server that must not be called."""
+        places = {"{root}": str(root), "{outside}": str(outside), "{port}": str(port)}
+        return replace(self, sql=re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], self.sql))
+
     def check(self, error: str | None, rows: int) -> None:
         """Compare the message of the failure, or None, and the number of rows with what must happen."""
         kind, _, pattern = self.expected.partition(": ")
@@ -415,12 +420,7 @@ class Attack:
                 raise ValueError(f"{self.expected!r} is no expectation")
 
 
-def attacks(root: Path | str = "{root}", outside: Path | str = "{outside}", port: int | str = "{port}") -> list[Attack]:
-    """Return all attacks on a warehouse, beside a folder of secrets and a server that must not be called."""
+def attacks() -> list[Attack]:
+    """Return all attacks."""
     pairs = [(expected, sql, False) for expected, statements in ATTACKS.items() for sql in statements]
-    found = []
-    for expected, sql, is_slow in pairs + [("stopped", sql, True) for sql in SLOW]:
-        for name, value in (("{root}", root), ("{outside}", outside), ("{port}", port)):
-            sql = sql.replace(name, str(value))  # noqa: PLW2901
-        found.append(Attack(expected, sql, is_slow))
-    return found
+    return [Attack(*each) for each in pairs + [("stopped", sql, True) for sql in SLOW]]

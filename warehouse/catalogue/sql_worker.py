@@ -105,9 +105,7 @@ def _is_full(gibibytes: float) -> bool:
     return limit != resource.RLIM_INFINITY and limit - _address_space() < gibibytes / 2 * (1 << 30)
 
 
-def _run(
-    parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any], gibibytes: float
-) -> None:
+def _run(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any], gibibytes: float) -> None:
     """Send the rows as bytes of the requested format, an empty message, and how the statement ended."""
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # the kernel then ends this process
     try:
@@ -208,7 +206,9 @@ def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
     if kind not in _TYPES:
         # DuckDB turns a PIVOT without IN into several statements.
         hint = " (a PIVOT needs IN (...))" if kind == "MULTI" else ""
-        raise SqlError(f"only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed; the warehouse is read-only{hint}")
+        raise SqlError(
+            f"only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed; the warehouse is read-only{hint}"
+        )
     return statements[0]
 
 

@@ -33,7 +33,7 @@ from prunescope.warehouse.core.formats import FORMATS, render
 from prunescope.warehouse.core.program import PACKAGE
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.attacks import GIBIBYTES, SECRET, Attack, attacks
+from tests.warehouse.attacks import GIBIBYTES, SECRET, attacks
 from tests.warehouse.conftest import provenance_of, rows_of
 
 
@@ -75,8 +75,8 @@ class World:
     def is_called(self):
         return bool(select.select([self.server], [], [], 0)[0])
 
-    def attacks(self):
-        return attacks(self.root, self.outside, self.server.getsockname()[1])
+    def here(self, attack):
+        return attack.at(self.root, self.outside, self.server.getsockname()[1])
 
     def close(self):
         if self.process is not None:
@@ -111,24 +111,23 @@ def outcome(process, sql, seconds=1.0):
     """Return the message of the failure, or None, and the number of rows; both without any secret."""
     try:
         content, rows = process.render(sql, to="plain", seconds=seconds, rows=1000, size=16 << 20)
+        message, seen = None, content.decode()
     except WarehouseError as error:
-        assert SECRET not in str(error)
-        return str(error), 0
-    assert SECRET.encode() not in content
-    assert SECRET.encode().hex().encode() not in content  # as BLOB
-    return None, rows
+        message, seen, rows = str(error), str(error), 0
+    assert SECRET not in seen
+    assert SECRET.encode().hex() not in seen  # a BLOB
+    return message, rows
 
 
 @pytest.mark.parametrize(
-    "number",
+    "attack",
     [
-        pytest.param(number, id=attack.name, marks=[pytest.mark.exhaustive] if attack.is_slow else [])
-        for number, attack in enumerate(attacks())
+        pytest.param(attack, id=attack.name, marks=[pytest.mark.exhaustive] if attack.is_slow else [])
+        for attack in attacks()
     ],
 )
-def test_an_attack_ends_as_it_must_and_reads_and_writes_nothing_else(world, number):
-    attack: Attack = world.attacks()[number]
-    process = world.now()
+def test_an_attack_ends_as_it_must_and_reads_and_writes_nothing_else(world, attack):
+    attack, process = world.here(attack), world.now()
     before, memory, started = world.files(), memory_of(process, "VmRSS"), time.monotonic()
     error, rows = outcome(process, attack.sql, attack.seconds)
     assert time.monotonic() - started < attack.seconds + 9
@@ -142,7 +141,7 @@ def test_an_attack_ends_as_it_must_and_reads_and_writes_nothing_else(world, numb
 
 def test_the_attacks_would_find_the_secrets(world):
     """The secrets are where the attacks look for them: DuckDB without limits answers with each."""
-    reads = [attack.sql for attack in world.attacks() if attack.expected == "wrong: no files"]
+    reads = [attack.sql for attack in map(world.here, attacks()) if attack.expected == "wrong: no files"]
     found = []
     with chdir(world.outside), duckdb.connect() as connection:
         for sql in [sql for sql in reads if not re.search("COPY|LOAD|http|s3:", sql)]:
@@ -256,11 +255,28 @@ def test_a_cancelled_statement_ends_at_once(root):
 
 
 def test_the_process_ends_with_its_parent(root):
+    assert_gone_after(root, "process.ask('SELECT 1')")
+
+
+def test_a_statement_ends_with_its_time_after_its_parent(root):
+    assert_gone_after(
+        root,
+        """
+import threading, time
+process.ask("SELECT 1")
+threading.Thread(target=process.ask, args=["SELECT sleep_ms(100000)"], kwargs={"seconds": 1}, daemon=True).start()
+time.sleep(0.3)
+""",
+    )
+
+
+def assert_gone_after(root, statements):
+    """Run statements in a process that is then gone at once, and see its process for SQL end."""
     code = f"""
 import os, sys
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 process = SqlProcess(Setup({str(root)!r}))
-process.ask("SELECT 1")
+{statements}
 print(process._process.pid, flush=True)
 os._exit(0)
 """
@@ -269,7 +285,7 @@ os._exit(0)
         [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     number = int(found.stdout)
-    for _ in range(100):
+    for _ in range(50):
         try:
             os.kill(number, 0)
         except ProcessLookupError:
