@@ -318,7 +318,7 @@ FAULTS = (
         "warehouse/catalogue/sql_worker.py",
         "int(setup.gibibytes * (1 + _UNCOUNTED) * (1 << 30))",
         "(1 << 50)",
-        f"{ATTACKED}[select_repeat_a_4000000000]",
+        "warehouse/catalogue/test_sql_process.py::test_the_kernel_limits_the_memory",
     ),
     fault(
         "warehouse/catalogue/sql_worker.py",
@@ -336,7 +336,7 @@ FAULTS = (
         "warehouse/storage/object_store.py",
         'if mode != "rb":',
         "if not mode:",
-        f"{ATTACKED}[with_t_as_copy_select_1_to_warehouse_proc_self_fd_5_use_tmp_file_false_from_t]",
+        f"{ATTACKED}[explain_analyze_copy_select_1_to_warehouse_x_parquet]",
     ),
     fault(
         "warehouse/core/formats.py",

@@ -219,6 +219,8 @@ ATTACKS: dict[str, list[str]] = {
         "WITH t AS (COPY (SELECT 1) TO '{root}/models/model=tiny/part.parquet' (USE_TMP_FILE false)) FROM t",
         "WITH t AS (COPY (SELECT 1) TO 'x.csv') FROM t",
         "WITH t AS (COPY models TO '/dev/stdout') FROM t",
+        "WITH t AS (COPY (SELECT 1 AS a, 2 AS b) TO '{root}/models' (PARTITION_BY (a), OVERWRITE true)) FROM t",
+        "WITH t AS (COPY (SELECT 1 AS a, 2 AS b) TO 'warehouse://{root}' (PARTITION_BY (a), OVERWRITE true)) FROM t",
         "EXPLAIN ANALYZE COPY models TO '{outside}/x.csv'",
         "/* ; SELECT */ EXPLAIN /**/ ANALYZE -- SELECT 1\nCOPY models TO '{outside}/x.csv'",
         "EXPLAIN ANALYZE LOAD httpfs",
@@ -229,6 +231,7 @@ ATTACKS: dict[str, list[str]] = {
         "WITH t AS (COPY (SELECT 1) TO 'warehouse://{root}/models/model=tiny/part.parquet') FROM t",
         "WITH t AS (COPY (SELECT 1) TO 'warehouse:///proc/self/fd/5' (USE_TMP_FILE false)) FROM t",
         "EXPLAIN ANALYZE COPY (SELECT 1) TO 'warehouse:///x.parquet'",
+        "WITH t AS (COPY models TO 'warehouse:///proc/self/fd' (FORMAT parquet, PER_THREAD_OUTPUT true)) FROM t",
     ],
     "wrong: read-only mode": [
         "EXPLAIN ANALYZE CREATE OR REPLACE VIEW models AS SELECT 'x' AS model",

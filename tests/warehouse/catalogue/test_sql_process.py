@@ -176,6 +176,13 @@ def test_a_process_that_keeps_half_of_its_memory_answers_no_further_statement(ro
         assert process.is_alive is goes_on
 
 
+def test_the_kernel_limits_the_memory(world):
+    process = world.now()
+    limits = Path(f"/proc/{process._process.pid}/limits").read_text()
+    limit = int(re.search(r"Max address space +(\d+)", limits)[1]) / 2**30
+    assert memory_of(process, "VmSize") < limit < memory_of(process, "VmSize") + 1.2 * GIBIBYTES
+
+
 def test_a_process_answers_many_statements_and_shows_only_its_scope(root):
     with SqlProcess(Setup(str(root), scope=(frozenset({"tiny"}), frozenset({"dense"})))) as process:
         assert process.ask("SELECT count(*) AS n FROM models").to_pylist() == [{"n": 1}]
