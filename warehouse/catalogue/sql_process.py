@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 _MODULE = "prunescope.warehouse.catalogue.sql_worker"
 # The format of `SqlProcess.ask`.
 ARROW = "arrow"
-# Seconds after the time limit when the parent ends a process that a signal has stopped.
-_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class SqlProcess:
 
     def __init__(self, setup: Setup | None = None) -> None:
         """Start the process without waiting for it; without `setup` it imports what it needs and waits for `open`."""
-        self._is_ready = self._is_over = self._is_cancelled = self._is_late = False
+        self._is_ready = self._is_over = self._is_cancelled = False
         self._asking = Lock()
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
@@ -149,12 +146,11 @@ class SqlProcess:
         content = bytearray()
         with self._asking:
             self._wait_until_ready()
-            deadline = time.monotonic() + seconds + _PATIENCE
             try:
                 self._connection.send(request)
-                while data := self._receive(deadline):
+                while data := self._connection.recv_bytes():
                     content += data
-                ending = json.loads(self._receive(deadline))
+                ending = json.loads(self._connection.recv_bytes())
             except (EOFError, OSError) as error:
                 raise self._end_of_process(seconds) from error
         self._is_over |= ending["is_full"]
@@ -188,13 +184,6 @@ class SqlProcess:
             warnings.warn(message, DamagedFileWarning, stacklevel=3)
         self._is_ready = True
 
-    def _receive(self, deadline: float) -> bytes:
-        """Return the next message; kill a process that is stopped, which then raises EOFError."""
-        if not self._connection.poll(max(0.0, deadline - time.monotonic())):
-            self._is_late = True
-            self._process.kill()
-        return self._connection.recv_bytes()
-
     def _end_of_process(self, seconds: float | None) -> SqlError:
         """Return the error that explains how the process ended; `seconds` is None before its first statement."""
         self._is_over = True
@@ -205,7 +194,7 @@ class SqlProcess:
         if seconds is None:
             lines = self._errors.read_text(errors="replace").splitlines()
             return SqlError(f"the process for SQL could not start: {lines[-1] if lines else cause}")
-        if self._is_late or status == -signal.SIGALRM:
+        if status == -signal.SIGALRM:
             return SqlTimeError(errors.too_long(seconds))
         return SqlSizeError(f"{TOO_LARGE} (its process ended: {cause})")
 

@@ -216,9 +216,8 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
             raise DamagedFileError(reason.partition(UNUSABLE)[2]) from error
         if REPLACED in message:
             raise WarehouseError(reason.partition(": ")[2]) from error
-        if reason == f"PermissionError: {READ_ONLY}" or reason.startswith(
-            "NotImplementedError"
-        ):  # of what writers need
+        # Our file systems do not implement what only writers need.
+        if reason == f"PermissionError: {READ_ONLY}" or reason.startswith("NotImplementedError"):
             raise SqlError(READ_ONLY) from error
         if reason.startswith("MemoryError"):  # Python's, in one of our file systems
             raise MemoryError from error

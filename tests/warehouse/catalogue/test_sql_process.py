@@ -212,15 +212,6 @@ def test_a_format_is_written_within_the_limits(root):
             process.render("SELECT list_resize([true], 10000, true) FROM range(1000)", to="latex", seconds=1)
 
 
-def test_a_stopped_process_ends_with_its_time(root):
-    with SqlProcess(Setup(str(root))) as process:
-        process.ask("SELECT 1")
-        os.kill(process._process.pid, signal.SIGSTOP)
-        with pytest.raises(SqlTimeError, match="ran longer than 0.2 s"):
-            process.ask("SELECT 1", seconds=0.2)
-        assert not process.is_alive
-
-
 def test_a_killed_process_is_not_alive(root):
     with SqlProcess(Setup(str(root))) as process:
         process.ask("SELECT 1")
