@@ -42,14 +42,14 @@ def impatient(computed_once: Path) -> Iterator[Served]:
         pytest.param(
             attack, id=attack.name, marks=[pytest.mark.exhaustive] if attack.expected == "stopped" or index % 6 else []
         )
-        for index, attack in enumerate(attacks("{root}"))
+        for index, attack in enumerate(attacks())
     ],
 )
 def test_the_server_answers_an_attack_as_the_command_does(
-    served: Served, impatient: Served, computed_once: Path, attack: Attack
+    served: Served, impatient: Served, computed_once: Path, tmp_path: Path, attack: Attack
 ) -> None:
     server = impatient if attack.expected == "stopped" else served
-    body = json.dumps({"sql": attack.sql.replace("{root}", str(computed_once))}).encode()
+    body = json.dumps({"sql": attack.at(computed_once, tmp_path).sql}).encode()
     status, headers, content = server.ask(f"{server.home}/sql", "POST", body, Content_Type="application/json")
     assert headers["content-type"] == "application/json"
     answer = json.loads(content)

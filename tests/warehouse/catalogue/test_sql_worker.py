@@ -1,27 +1,21 @@
-"""A user's SQL reads the warehouse and nothing else; the refusal names the rule."""
+"""Users' SQL reads the warehouse: what is answered, in which types, and how errors are said."""
 
 import re
-import threading
 
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
-from prunescope.warehouse.catalogue.safe_sql import answer, check
-from prunescope.warehouse.core.errors import SqlError, UnsafeSqlError
+from prunescope.warehouse.catalogue.sql_worker import _failure, answer
+from prunescope.warehouse.core.errors import SqlError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.examples import examples
-from tests.warehouse.attacks import attacks
+from tests.warehouse.conftest import provenance_of, rows_of
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    from tests.warehouse.conftest import provenance_of, rows_of
-
     store = Store(tmp_path_factory.mktemp("safe") / "warehouse")
     for name, recipe in (("models", None), ("variants", "wanda-50")):
         store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), provenance_of("tiny", recipe), "tiny", recipe)
@@ -35,7 +29,8 @@ def locked(root):
 
 
 def rows(connection, sql, parameters=None, **limits):
-    return pa.Table.from_batches(answer(connection, sql, parameters, **limits))
+    with answer(connection, sql, parameters, **limits) as (schema, batches):
+        return pa.Table.from_batches(batches, schema)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +68,17 @@ def test_tables_and_views_can_be_listed(locked):
         assert {*TABLES, *view_sql(), "provenance"} == set(rows(locked, sql)["name"].to_pylist())
 
 
-@pytest.mark.parametrize("explain", ["EXPLAIN", "explain\n analyze"])
-def test_a_select_can_be_explained_and_nothing_else(locked, explain):
+@pytest.mark.parametrize("explain", ["EXPLAIN", "/* why */ explain -- how\n analyze"])
+def test_a_select_can_be_explained(locked, explain):
     for sql, found in (("FROM models", "parquet"), ("WITH m AS (SELECT 1 AS a) SELECT a FROM m", "projection")):
         [plan] = rows(locked, f"{explain} {sql}")["explain_value"].to_pylist()
         assert found in plan.lower()
-    for sql in ("COPY models TO '/tmp/x.csv'", "SELECT 1; DROP VIEW models", "EXPLAIN SELECT 1", "FROM '/etc/passwd'"):
-        with pytest.raises(UnsafeSqlError):
-            check(locked, f"{explain} {sql}")
 
 
 def test_only_a_pivot_gets_the_hint_about_pivots(locked):
     for sql, is_told in (("PIVOT models ON model USING count(*)", True), ("DROP VIEW models", False)):
-        with pytest.raises(UnsafeSqlError) as caught:
-            check(locked, sql)
+        with pytest.raises(SqlError) as caught:
+            rows(locked, sql)
         assert ("IN (...)" in str(caught.value)) == is_told
 
 
@@ -98,98 +90,57 @@ def test_parameters_are_values(locked, sql, parameters):
     assert rows(locked, sql, parameters).to_pylist() == [{"x": 3}]
 
 
-HIDDEN = [attack.sql for attack in attacks("/") if attack.name.startswith(("statement", "file"))]
-
-
-@given(st.sampled_from(HIDDEN), st.data())
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_case_comments_and_space_do_not_hide_anything(locked, sql, data):
-    blank = st.sampled_from([" ", "\n", "\t", "/**/", " /* ; SELECT */ ", " -- SELECT 1;\n"])
-    words = re.split(r" (?=(?:[^']*'[^']*')*[^']*$)", sql)
-    words = [word if "'" in word else data.draw(st.sampled_from([word.upper(), word.lower(), word])) for word in words]
-    hidden = data.draw(blank) + "".join(word + data.draw(blank) for word in words)
-    with pytest.raises(UnsafeSqlError):
-        check(locked, hidden)
-
-
-def test_comments_around_explain_are_allowed(locked):
-    check(locked, "/* why */ EXPLAIN -- how\n/**/ SELECT 1")
-
-
 @pytest.mark.parametrize(
     "sql",
     [
-        "FROM read_csv('/etc/passwd')",
-        "FROM '/etc/passwd'",
-        "FROM read_text('{root}/../secret.txt')",
-        "FROM read_text('{root}/models/../../secret.txt')",
-        "FROM glob('/etc/*')",
-        "COPY (SELECT 1) TO '{root}/../x.csv'",
-        "COPY (SELECT 1) TO '{root}/_reports/x.csv'",
-        "WITH t AS (COPY (SELECT 1) TO '{root}/../x.csv') FROM t",
-        "ATTACH '{root}/../x.duckdb'",
+        "COPY (SELECT 1) TO '{root}/models/x.csv'",
+        "COPY (SELECT 1) TO '{root}/models/model=tiny/part.parquet'",
+        "COPY (SELECT 1) TO 'warehouse://{root}/models/x.csv'",
+        "EXPORT DATABASE '{root}/models/x'",
+        "ATTACH '{root}/models/x.duckdb'",
         "INSTALL httpfs",
         "LOAD httpfs",
         "SET memory_limit = '100GB'",
-        "SET enable_external_access = true",
+        "SET disabled_filesystems = ''",
         "SET allowed_directories = ['/']",
         "RESET lock_configuration",
-        "EXPORT DATABASE '{root}/../x'",
     ],
 )
-def test_the_engine_refuses_without_the_check_too(root, locked, sql):
-    (root.parent / "secret.txt").write_text("secret")
-    with pytest.raises(duckdb.Error, match=r"Permission Error|disabled|locked|not allowed|does not exist|[Cc]annot"):
+def test_the_engine_refuses_what_statements_of_other_types_would_do(root, locked, sql):
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(duckdb.Error, match=r"disabled|locked|only reads"):
         locked.execute(sql.format(root=root)).fetchall()
-    assert {path.name for path in root.parent.iterdir()} == {"warehouse", "secret.txt"}
-
-
-def test_nothing_was_written_by_any_attack(root):
-    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    assert files == {"models/model=tiny/part.parquet", "variants/model=tiny/recipe=wanda-50/part.parquet"}
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("", "there is no SQL to run"),
-        (" ; -- nothing", "there is no SQL to run"),
-        ("SELEC 1", r'syntax error at or near "SELEC" \(line 1, column 1\)'),
-        ("SELECT 'é',\n  FROM FROM", r"\(line 2, column \d+\)"),
-        ("SELECT kl FROM models", r'Referenced column "kl" not found in FROM clause! Candidate bindings: '),
-        ("FROM model", r'Table with name model does not exist! Did you mean "models"'),
-        ("SELECT nope(1)", "nope"),
-        ("SELECT 'x'::INT", "Could not convert string 'x' to INT32"),
+        ("SELEC 1", r'^SQL: syntax error at or near "SELEC"$'),
+        ("SELECT 'é',\n  FROM FROM", r'^SQL: syntax error at or near "FROM" \(line 2\)$'),
+        ("SELECT kl FROM models", r'^SQL: Referenced column "kl" not found in FROM clause! Candidate bindings: '),
+        ("FROM model", r'^SQL: Table with name model does not exist! Did you mean "models"\?$'),
+        ("SELECT 'x'::INT", "^SQL: Could not convert string 'x' to INT32"),
         ("SELECT error('boom')", "^SQL: boom$"),
-        ("SELECT ? + 1", "Values were not provided for the following parameters"),
-        ("SELECT '\ud800'", "cannot be parsed"),
-        ("SELECT \0", "SQL: "),
-        ("SELECT " + "(" * 20_000, "nested deeper than 500"),
-        ("SELECT " + "(" * 490, "syntax error"),
-        ("SELECT " + "NOT " * 20_000 + "true", "SQL"),
-        ("SELECT " + "+".join(["1"] * 20_000), "depth"),
-        ("SELECT * FROM " + "(SELECT * FROM " * 500 + "models" + ")" * 500, "SQL"),
+        ("SELECT ? + 1", "^SQL: Values were not provided for the following parameters"),
+        ("FROM 'x.csv'", r"^SQL: only the warehouse's tables and views can be read \(see SHOW TABLES\), no files$"),
     ],
 )
 def test_wrong_sql_is_a_short_message_of_one_line(locked, sql, message):
-    with pytest.raises(SqlError, match=message) as caught:
+    with pytest.raises(duckdb.Error) as caught:
         rows(locked, sql)
-    assert not isinstance(caught.value, UnsafeSqlError)
-    assert "\n" not in str(caught.value)
-    assert "LINE 1" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_no_timer_outlives_its_statement(locked):
-    with pytest.raises(SqlError, match=r"ran longer than 0\.5 s"):
-        rows(locked, "SELECT count(*) FROM range(1000000) a, range(1000000) b", seconds=0.5)
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    found = _failure(caught.value)
+    assert found["error"] == "SqlError"
+    assert re.search(message, found["message"]), found
 
 
 def test_a_large_answer_is_refused(locked):
     assert locked.execute("SELECT current_setting('memory_limit')").fetchall() == [("2.0 GiB",)]
-    with pytest.raises(SqlError, match="larger than 1 GiB"):
-        for _ in answer(locked, "SELECT i, repeat('x', 1000) FROM range(100000000) t(i)"):
+    with (
+        pytest.raises(SqlError, match="larger than 1 GiB"),
+        answer(locked, "SELECT i, repeat('x', 1000) FROM range(100000000) t(i)") as (_, batches),
+    ):
+        for _ in batches:
             pass
 
 
@@ -201,13 +152,13 @@ def test_column_comments_can_be_read(locked):
         assert rows(locked, sql).to_pylist() == [{"comment": TABLES["models"].column("model").comment()}]
 
 
-def test_an_open_connection_returns_the_first_rows_and_stays_usable(root, locked):
+def test_an_open_connection_returns_the_first_rows_and_stays_usable(locked):
     for count in (0, 1, 2047, 2048, 2049):
         assert rows(locked, "SELECT i FROM range(10000000) t(i)", rows=count)["i"].to_pylist() == list(range(count))
     assert rows(locked, "SELECT i FROM range(3) t(i)", rows=5).num_rows == 3
     with pytest.raises(SqlError, match="larger than 1 MiB"):
         rows(locked, "SELECT repeat('x', 1000) FROM range(10000)", size=1 << 20)
-    with pytest.raises(UnsafeSqlError, match="only SELECT"):
+    with pytest.raises(SqlError, match="only SELECT"):
         rows(locked, "CREATE TABLE mine AS SELECT 1")
     assert rows(locked, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
 
