@@ -133,15 +133,9 @@ def serve(task: dict[str, Any], calls: BufferedReader, answer: int) -> None:
 
 
 def _read_task() -> dict[str, Any]:
-    """Read the next JSON object from standard input, and not a byte more."""
+    """Read the next line of JSON from standard input, and not a byte more."""
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
-        data, size = b"", int.from_bytes(stream.read(8), "little")
-        while len(data) < size:
-            more = stream.read(size - len(data))
-            if not more:
-                raise EOFError("a task ends early")
-            data += more
-    return json.loads(data)  # type: ignore[no-any-return]
+        return json.loads(stream.readline())  # type: ignore[no-any-return]
 
 
 def _is_exhausted(process: int, limits: dict[str, int]) -> bool:

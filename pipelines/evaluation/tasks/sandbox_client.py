@@ -87,9 +87,8 @@ def run_tests(
         "limits": asdict(limits),
         "user": _FIRST_USER + os.getpid(),
     }
-    # The tests are a second message, which the sandbox reads outside of the program's process.
-    messages = [json.dumps(message).encode() for message in (task, {"tests": tests})]
-    request = b"".join(len(message).to_bytes(8, "little") + message for message in messages)
+    # The tests are a second line, which the sandbox reads outside of the program's process.
+    request = f"{json.dumps(task)}\n{json.dumps({'tests': tests})}\n".encode()
     process = subprocess.Popen(
         [bubblewrap, *_isolation(limits), *_interpreter()],
         stdin=subprocess.PIPE,
