@@ -11,18 +11,16 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock
 from typing import Any, Literal
 
 from prunescope.pipelines.core.errors import ComputationError
 
 Kind = Literal["chat", "task"]
-# Templates of published models take milliseconds for a text and write little more than the text.
+# Of processor time. Templates of published models take milliseconds for a text and write little more than the text.
 SECONDS = 5
 MEMORY = 512 * 2**20
 MAX_LENGTH = 10_000_000
-# Until the libraries are imported, on a busy machine.
-_START_SECONDS = 120
 # Tokens and passwords are not among them.
 _ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "TMPDIR")
 
@@ -65,21 +63,30 @@ class _Worker:
     def ask(self, request: str) -> dict[str, str]:
         """Send a request and return the answer."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            line = self._line(f"{request}\n", SECONDS)
+            process: Any = self._running()  # its pipes are there
+            try:
+                process.stdin.write(f"{request}\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            except BaseException:
+                self._stop()  # the answer that is still to come belongs to no later request
+                raise
             if not line.endswith("\n"):
                 self._stop()
                 return {"error": f"it takes over {SECONDS} seconds or {MEMORY >> 20} MiB of memory"}
             answer: dict[str, str] = json.loads(line)
             return answer
 
-    def _start(self) -> None:
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
         self._stop()
         # Threads of numpy's would reserve memory.
         settings = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1"}
         worker, limits = Path(__file__).with_name("template_worker.py"), (SECONDS, MEMORY, MAX_LENGTH)
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-P", str(worker), self._kind, *map(str, limits)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -88,26 +95,10 @@ class _Worker:
             env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ} | settings,
             start_new_session=True,  # Ctrl-C is for the parent, which stops the worker
         )
-        if self._line("", _START_SECONDS) != "ready\n":
+        if process.stdout is None or process.stdout.readline() != "ready\n":
             self._stop()
             raise ComputationError("the process that renders templates does not start; install prunescope again")
-
-    def _line(self, request: str, seconds: float) -> str:
-        """Send a request and return the next line; without a line feed if the process ends, by itself or late."""
-        process: Any = self._process  # its pipes are there
-        timer = Timer(seconds, process.kill)
-        timer.start()
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            return str(process.stdout.readline())
-        except BrokenPipeError:
-            return ""
-        except BaseException:
-            process.kill()  # the answer that is still to come belongs to no later request
-            raise
-        finally:
-            timer.cancel()
+        return process
 
     def _stop(self) -> None:
         process, self._process = self._process, None

@@ -60,13 +60,13 @@ def main() -> None:
     """Answer requests until the input ends."""
     seconds, memory, max_length = map(int, sys.argv[2:])
     render = {"chat": chat_renderer, "task": task_renderer}[sys.argv[1]]()
+    limit(resource.RLIMIT_CORE, 0)
     if (used := Path("/proc/self/statm")).exists():  # on Linux
         limit(resource.RLIMIT_AS, int(used.read_text("ascii").split()[0]) * resource.getpagesize() + memory)
     output, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     output.write("ready\n")
     output.flush()
     for line in sys.stdin:
-        # The parent stops a late process; this limit holds if the parent is gone.
         limit(resource.RLIMIT_CPU, int(time.process_time()) + seconds + 1)
         output.write(json.dumps(answer(render, line, max_length)) + "\n")
         output.flush()
