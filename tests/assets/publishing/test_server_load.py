@@ -126,7 +126,7 @@ def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path,
 @pytest.mark.parametrize("what", ["GET", "POST"])
 def test_a_client_that_pipelines_and_reads_nothing_is_no_bug(computed_once: Path, what: str) -> None:
     body = json.dumps({"sql": "select repeat('x', 900) from range(900)"}).encode() if what == "POST" else b""
-    path = "/study/tiny/sql" if body else "/study/tiny/"
+    path = "/study/tiny/sql" if body else "/study/tiny/data/index.json"
     head = f"{what} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     asked = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     with Served(computed_once) as server:
