@@ -95,7 +95,7 @@ def _run(program: str) -> None:
     exec(program, {"__name__": "tested"})  # noqa: S102 - published solutions with one change
 
 
-def tested(problem: dict[str, str], body: str) -> str:
+def program_of(problem: dict[str, str], body: str) -> str:
     """Return the program of a problem with a body, and its tests."""
     return f"{problem['prompt']}{body}\n{problem['test']}\ncheck({problem['entry_point']})"
 
@@ -114,14 +114,14 @@ def sample(problem: dict[str, str]) -> dict[str, object] | None:
     if isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant):
         del function.body[0]  # its docstring is in the prompt
     right = body_of(problem, function)
-    if not passes(tested(problem, right)):
+    if not passes(program_of(problem, right)):
         return None
     generator = random.Random(problem["task_id"])  # noqa: S311 - a reproducible order
     bodies = list(dict.fromkeys(body_of(problem, version) for version in versions(function)))
     generator.shuffle(bodies)
     wrong: list[str] = []
     for body in bodies:
-        if len(wrong) < OPTIONS - 1 and body != right and not passes(tested(problem, body)):
+        if len(wrong) < OPTIONS - 1 and body != right and not passes(program_of(problem, body)):
             wrong.append(body)
     if len(wrong) < OPTIONS - 1:
         return None

@@ -12,8 +12,8 @@ from tests.pipelines.evaluation.tasks.right_and_wrong_programs import (
     body_of,
     passes,
     problems,
+    program_of,
     sample,
-    tested,
     versions,
 )
 
@@ -59,7 +59,7 @@ def test_shipped_options_are_those_of_the_generator_and_one_alone_passes(name: s
     row = SHIPPED.get(name)
     assert sample(PROBLEMS[name]) == row
     for index, body in enumerate(row["choices"] if row else ()):
-        assert passes(tested(PROBLEMS[name], body)) == (index == row["gold"])
+        assert passes(program_of(PROBLEMS[name], body)) == (index == row["gold"])
 
 
 def test_the_model_reads_the_problem_and_then_the_indented_program() -> None:
