@@ -15,7 +15,9 @@ class KeptProcesses:
     @contextmanager
     def give(self, setup: Setup) -> Iterator[SqlProcess]:
         """Lend the process of a setup."""
-        if setup not in self._of or not self._of[setup].is_alive:
+        if setup in self._of and not self._of[setup].is_alive:
+            self._of.pop(setup).close()
+        if setup not in self._of:
             self._of[setup] = SqlProcess(setup)
         yield self._of[setup]
 

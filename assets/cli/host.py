@@ -66,8 +66,8 @@ def doctor(
     """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
 
     For a model, print the structure that was discovered and proved: every sublayer with its contribution to the
-    residual stream, final norm, LM head, parameter shares. If the proof fails, the error names the module and the
-    reason, with exit code 2.
+    residual stream, final norm, LM head, parameter shares. If the proof or the chat template fails, the error names
+    the module or the model and the reason, with exit code 2.
 
     For example:
 
@@ -105,10 +105,12 @@ def _examine(model: str) -> "pa.Table":
         folder = locate(model, cache, bars)
         identity = identify(folder, cache)
         bars.start("load the model and prove its structure", 1)
+        from prunescope.pipelines.models.chat_template import check_chat_template
         from prunescope.pipelines.models.describe import structure_rows
         from prunescope.pipelines.models.load import load_decoder
 
         decoder = load_decoder(folder)
+        check_chat_template(decoder.tokenizer)
     stored = f"stored as {weight_format(model, folder)}"
     log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, {stored}, SHA-256 {identity.weight_hash}")
     return structure_rows(decoder).to_arrow()

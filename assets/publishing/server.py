@@ -1,17 +1,17 @@
-"""The explorer over the live warehouse as a web application: pages, their documents, and read-only SQL."""
+"""The explorer over the live warehouse as a web application: pages, their documents, and read-only SQL.
 
-import asyncio
+It is made for its user's own programs. More readers come through a proxy, whose file `Caddyfile` has their limits.
+"""
+
 import gzip
 import html
 import io
 import json
-import resource
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import cache, partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import anyio
@@ -47,13 +47,12 @@ _DOWNLOADS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apac
 _DOWNLOAD_BYTES = 64 << 20
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
-# Queries of all clients and of one, running or waiting.
-_MAX_OF_ALL, _MAX_OF_ONE = 66, 10
-_MAX_BUILDERS = 4
-# Limit on connections, and seconds that open requests have to end at shutdown.
-_MAX_CONNECTIONS, _SHUTDOWN_SECONDS = 2000, 2
+# Limit on connections, and seconds for which an idle one stays open and that open requests have to end at shutdown.
+_MAX_CONNECTIONS, _IDLE_SECONDS, _SHUTDOWN_SECONDS = 200, 5, 2
 # The largest integer that JavaScript's numbers represent exactly.
 _MAX_INTEGER = 2**53 - 1
+# Errors whose message is meant for the reader.
+_EXPECTED = (InputError, WarehouseError, ComputationError)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -64,7 +63,6 @@ _HEADERS = {
 # Only as a header: browsers ignore it in a page's own policy.
 _NO_FRAME = "frame-ancestors 'none'"
 _DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
-_Result = TypeVar("_Result")
 _LIST = """\
 <!doctype html>
 <html lang="en">
@@ -84,7 +82,7 @@ def application(
     gibibytes: float,
     hosts: Collection[str] = (),
     log: Callable[[str], None] = lambda _: None,
-) -> Starlette:
+) -> ASGIApp:
     """Return the web application.
 
     Args:
@@ -95,29 +93,22 @@ def application(
         log: receives a line for each request that failed for a reason that the reader cannot fix.
     """
     server = _Server(studies, seconds, gibibytes, log)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", server.studies),
             Route("/study/{study}/", server.page),
             Route("/study/{study}/data/{document:path}.json", server.data),
             Route("/study/{study}/sql", server.sql, methods=["POST"]),
         ],
-        middleware=[Middleware(_Headers), Middleware(OwnPagesOnly, hosts=hosts)],
-        exception_handlers={
-            HTTPException: _http_error,
-            InputError: _refusal,
-            WarehouseError: server.failure,
-            ComputationError: server.failure,
-            Exception: server.failure,
-        },
+        middleware=[Middleware(OwnPagesOnly, hosts=hosts)],
+        exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )
+    return _Headers(app)  # around all of it, because responses to unexpected errors bypass Starlette's middleware
 
 
-def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
+def server(app: ASGIApp, *, is_debugged: bool = False) -> uvicorn.Server:
     """Return the server that runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -127,30 +118,11 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
             log_level="info" if is_debugged else "critical",
             server_header=False,
             proxy_headers=False,
-            # Files, pipes and libraries need the other half.
-            limit_concurrency=min(_MAX_CONNECTIONS, files // 2),
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )
-
-
-class _Shared(Generic[_Result]):
-    """Calls of a slow function, each shared by the requests that arrived before it began."""
-
-    def __init__(self, function: Callable[[], _Result]) -> None:
-        self._function = function
-        self._next: asyncio.Future[_Result] | None = None
-        self._lock = anyio.Lock()
-
-    async def __call__(self) -> _Result:
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._call())
-        return await asyncio.shield(self._next)
-
-    async def _call(self) -> _Result:
-        async with self._lock:
-            self._next = None
-            return await anyio.to_thread.run_sync(self._function)
 
 
 class _Server:
@@ -158,16 +130,11 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._clients: Counter[str] = Counter()
         self._processes = SqlPool()
-        self._pages: dict[LiveStudy, _Shared[bytes]] = {}
-        self._now = _Shared(studies.now)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """End the processes of queries at shutdown, because their threads would wait for them."""
-        # Slow documents leave threads for pages and queries.
-        self._builders = anyio.CapacityLimiter(_MAX_BUILDERS)
         self._places = anyio.CapacityLimiter(_MAX_QUERIES)
         try:
             yield
@@ -176,7 +143,7 @@ class _Server:
 
     async def studies(self, _: Request) -> Response:
         """Return the list of studies, or a redirect to the only one."""
-        found = await self._now()
+        found = await anyio.to_thread.run_sync(self._studies.now)
         if len(found) == 1:
             return RedirectResponse(f"study/{quote(next(iter(found)), safe='')}/")
         names = "".join(
@@ -187,7 +154,7 @@ class _Server:
     async def page(self, request: Request) -> Response:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
-        page = await self._pages.setdefault(live, _Shared(partial(self._page, live)))()
+        page = await anyio.to_thread.run_sync(self._page, live)
         security = {"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"}
         return _packed(request, page, "text/html; charset=utf-8", security)
 
@@ -200,82 +167,55 @@ class _Server:
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        version = request.query_params.get("version")
-        document = await anyio.to_thread.run_sync(live.packed, name, version, limiter=self._builders)
+        document = await anyio.to_thread.run_sync(live.packed, name, request.query_params.get("version"))
         return _packed(request, document, "application/json")
 
     async def sql(self, request: Request) -> Response:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
         live, (sql, to) = await self._live(request), _statement(await _body(request))
-        responses: list[Response] = []
-        bugs: list[Exception] = []
 
-        async def leave_when_disconnected() -> None:
+        async def cancel_when_the_client_leaves() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave_when_disconnected)
-            try:
-                responses.append(await self._in_turn(request, live, sql, to))
-            except Exception as error:  # raised below, because the task group would wrap it in an ExceptionGroup
-                bugs.append(error)
+            tasks.start_soon(cancel_when_the_client_leaves)
+            response = await self._answer(live, sql, to)
             tasks.cancel_scope.cancel()
-        if bugs:
-            raise bugs[0]
-        return responses[0] if responses else Response(status_code=499)  # the client has left
-
-    async def _in_turn(self, request: Request, live: LiveStudy, sql: str, to: str) -> Response:
-        """Run the query when a place is free; refuse it if too many wait already."""
-        client = request.client.host if request.client else ""
-        is_own = self._clients[client] >= _MAX_OF_ONE
-        if is_own or self._clients.total() >= _MAX_OF_ALL:
-            reason = "your queries are waiting already; wait for them, or stop one"
-            reason = reason if is_own else "too many queries are waiting; try again later"
-            return JSONResponse({"error": reason}, 429, {"Retry-After": "5"})
-        self._clients[client] += 1
-        try:
-            async with self._places:
-                return await self._answer(live, sql, to)
-        finally:
-            self._clients[client] -= 1
+            return response
+        return Response(status_code=499)  # the client has left
 
     async def _answer(self, live: LiveStudy, sql: str, to: str) -> Response:
-        """Run the query in a process that is killed when the client leaves."""
-        try:
-            setup, version = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
-            process = await anyio.to_thread.run_sync(self._processes.take, setup, version)
-        except (WarehouseError, ComputationError) as error:
-            return JSONResponse({"error": prose(str(error))})
-        try:
-            return await anyio.to_thread.run_sync(self._rows, process, sql, to, abandon_on_cancel=True)
-        except anyio.get_cancelled_exc_class():
-            process.cancel()
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._processes.give_back, setup, version, process)
+        """Run the query when a place is free, in a process that is killed when the client leaves."""
+        async with self._places:
+            try:
+                setup, version = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
+                process = await anyio.to_thread.run_sync(self._processes.take, setup, version)
+                try:
+                    return await anyio.to_thread.run_sync(self._rows, process, sql, to, abandon_on_cancel=True)
+                except anyio.get_cancelled_exc_class():
+                    process.cancel()
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self._processes.give_back, setup, version, process)
+            except _EXPECTED as error:
+                # Mostly with status 200: browsers log others in the console as if the page were broken.
+                code = 408 if isinstance(error, SqlTimeError) else 413 if isinstance(error, SqlSizeError) else 200
+                return JSONResponse({"error": prose(str(error))}, code)
 
     def _rows(self, process: SqlProcess, sql: str, to: str) -> Response:
         start = time.monotonic()
         render = partial(process.render, sql, seconds=self._seconds)
-        try:
-            if to in _DOWNLOADS:
-                content, _ = render(to=to, size=_DOWNLOAD_BYTES)
-                return Response(bytes(content), media_type=_DOWNLOADS[to])
-            if to == "chart":
-                content, _ = render(to="parquet", rows=MAX_MARKS + 1, size=_ANSWER_BYTES)
-                chart = draw_rows(pl.read_parquet(io.BytesIO(content))).to_dict()
-                return JSONResponse({"spec": {name: part for name, part in chart.items() if name != "config"}})
-            content, count = render(to="plain", rows=ROWS + 1, size=_ANSWER_BYTES)
-        except SqlTimeError as error:
-            return JSONResponse({"error": prose(str(error))}, 408)
-        except SqlSizeError as error:
-            return JSONResponse({"error": prose(str(error))}, 413)
-        except (WarehouseError, ComputationError, InputError) as error:
-            # With status 200: browsers log others in the console as if the page were broken.
-            return JSONResponse({"error": prose(str(error))})
+        if to in _DOWNLOADS:
+            content, _ = render(to=to, size=_DOWNLOAD_BYTES)
+            return Response(bytes(content), media_type=_DOWNLOADS[to])
+        if to == "chart":
+            content, _ = render(to="parquet", rows=MAX_MARKS + 1, size=_ANSWER_BYTES)
+            chart = draw_rows(pl.read_parquet(io.BytesIO(content))).to_dict()
+            return JSONResponse({"spec": {name: part for name, part in chart.items() if name != "config"}})
+        content, count = render(to="plain", rows=ROWS + 1, size=_ANSWER_BYTES)
         answer = json.loads(content)
         return JSONResponse(
             {
@@ -290,18 +230,23 @@ class _Server:
         name = request.path_params["study"]
         found = self._studies.known()
         if name not in found:
-            found = await self._now()
+            found = await anyio.to_thread.run_sync(self._studies.now)
         if name not in found:
             raise HTTPException(404, f"there is no study {prose(name, 80)}")
         return found[name]
 
     async def failure(self, request: Request, error: Exception) -> Response:
-        """Log an error that the reader cannot fix, and return it in one line."""
-        known = isinstance(error, (WarehouseError, ComputationError))
-        message = str(error) if known else f"{type(error).__name__}: {error} (a bug; --debug shows where)"
+        """Return an error in one line; log it if the reader cannot fix it."""
+        if isinstance(error, HTTPException):
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        if isinstance(error, InputError):
+            return JSONResponse({"error": prose(str(error))}, 404)
+        if isinstance(error, ExceptionGroup):  # of the tasks of a query
+            error = error.exceptions[0]
+        is_bug = not isinstance(error, _EXPECTED)
+        message = f"{type(error).__name__}: {error} (a bug; --debug shows where)" if is_bug else str(error)
         self._log(f"{label(request.url.path, 120)}: {prose(message)}")
-        # Responses to unexpected errors bypass the middleware that adds the headers.
-        return JSONResponse({"error": prose(message)}, 500, headers=_HEADERS | {"Content-Security-Policy": _DENY_ALL})
+        return JSONResponse({"error": prose(message)}, 500)
 
 
 class _Headers:
@@ -334,14 +279,6 @@ def _packed(request: Request, content: bytes, kind: str, headers: dict[str, str]
     else:
         content = gzip.decompress(content)
     return Response(content, headers=headers, media_type=kind)
-
-
-async def _http_error(_: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _refusal(_: Request, error: InputError) -> Response:
-    return JSONResponse({"error": prose(str(error))}, 404)
 
 
 async def _body(request: Request) -> bytes:

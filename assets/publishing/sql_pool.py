@@ -16,14 +16,12 @@ class SqlPool:
         self._idle: list[tuple[Setup, str, SqlProcess]] = []
         self._used: set[SqlProcess] = set()
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._max_idle = _MAX_IDLE
 
     def prepare(self, setup: Setup, version: str) -> None:
         """Start a process that will be needed, unless there is one."""
-        with self._lock:
-            if any((setup, version) == known[:2] for known in self._idle) or self._used or self._is_closed:
-                return
-        self._keep(setup, version, SqlProcess(setup))
+        if not self._used and all((setup, version) != known[:2] for known in self._idle):
+            self.give_back(setup, version, self.take(setup, version))
 
     def take(self, setup: Setup, version: str) -> SqlProcess:
         """Return a process for the caller alone, until `give_back`."""
@@ -34,29 +32,23 @@ class SqlPool:
         return process
 
     def give_back(self, setup: Setup, version: str, process: SqlProcess) -> None:
-        """Keep the process for the next statement; start another one where a limit ended it."""
+        """Keep the process for the next statement; start another one if a limit ended it."""
         with self._lock:
             self._used.discard(process)
-        if not process.is_alive:
-            process.close()
-            if self._is_closed:
-                return
-            process = SqlProcess(setup)
-        self._keep(setup, version, process)
+            if not process.is_alive and self._max_idle:
+                process.close()
+                process = SqlProcess(setup)
+            self._idle.append((setup, version, process))
+            old = [self._idle.pop(0) for _ in range(len(self._idle) - self._max_idle)]
+        for _, _, each in old:
+            each.close()
 
     def close(self) -> None:
         """End all processes; those in use fail in the thread that waits for them."""
         with self._lock:
-            self._is_closed = True
+            self._max_idle = 0
             idle, self._idle = self._idle, []
             for process in self._used:
                 process.cancel()
         for _, _, process in idle:
             process.close()
-
-    def _keep(self, setup: Setup, version: str, process: SqlProcess) -> None:
-        with self._lock:
-            self._idle.append((setup, version, process))
-            old = [self._idle.pop(0) for _ in range(len(self._idle) - (0 if self._is_closed else _MAX_IDLE))]
-        for _, _, each in old:
-            each.close()

@@ -31,6 +31,16 @@ def messages_in_chat_template(
         raise InputError(f"{where}: the model's chat template fails ({reason}); fix or remove it") from error
 
 
+def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
+    """Render a message in the chat template of a tokenizer, if it has one.
+
+    Raises:
+        InputError: the template is wrong, or exceeds a limit of time, memory or length.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        messages_in_chat_template(tokenizer, [{"role": "user", "content": "Why?"}], add_generation_prompt=True)
+
+
 def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401
     """Return messages in a Jinja template.
 

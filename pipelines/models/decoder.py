@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import OutputHead
-from prunescope.pipelines.metrics.rounding import Rounding
 from prunescope.pipelines.models.lm_head import LMHead
 from prunescope.pipelines.models.module_calls import without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
@@ -59,7 +58,7 @@ class Decoder:
             with a longer text, also after that text's row was dropped from the cache; right padding in a model that
             is not causal.
         is_causal: whether no token's state depends on later tokens, as measured at load.
-        rounding: distances by which rounding alone moves its results, as measured at load.
+        rounding: distance by which rounding alone moves its last states, as measured at load.
         skips: how sublayers are skipped in a pass, as proved at load; None where skipping differs from running a
             sublayer and dropping its contribution.
         memory: bytes of layers on each device, as given to `load_decoder`; None where the whole model is on `device`.
@@ -82,7 +81,7 @@ class Decoder:
     cache_refusal: str | None = None
     can_pad: bool = True
     is_causal: bool = True
-    rounding: Rounding = field(default_factory=Rounding)
+    rounding: float = 0.0
     skips: SkipPlan | None = None
     memory: Mapping[str, int] | None = None
     is_streamed: bool = False

@@ -53,7 +53,7 @@ def float64_norms(decoder: Decoder) -> Norms | None:
             exact = decoder.hidden(tokens)
     except _UNFIT:
         return None
-    return norms if is_close(usual, exact.float(), decoder.rounding.states) else None
+    return norms if is_close(usual, exact.float(), decoder.rounding) else None
 
 
 @contextmanager

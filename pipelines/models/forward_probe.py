@@ -1,5 +1,6 @@
 """Recorder of every module's input and output in one short run, and estimates of multipliers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.metrics.rounding import distance
-from prunescope.pipelines.models.module_calls import Arguments, state_argument
+from prunescope.pipelines.models.module_calls import Arguments, state_argument, with_state
 
 
 @dataclass
@@ -46,7 +47,7 @@ class ForwardRecorder:
         calls: of each module, in their order.
         names: of all modules.
         numbers: numbers of the model's config, which a multiplier or scale may equal.
-        rounding: distance by which rounding alone moves the output of each module that was called once.
+        rounding: distance by which rounding moves the output of each module that was called once, from its layer on.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -73,9 +74,17 @@ class ForwardRecorder:
         """Return the call of a module for which `once` is known to find one."""
         return cast(ModuleIO, self.once(module))
 
-    def watch_rounding(self) -> list[RemovableHandle]:
-        """Set `rounding` in the next pass, over the same tokens in `other_rounding`; the caller removes the hooks."""
-        return [module.register_forward_hook(self._compare) for module in self._model.modules()]
+    def watch_rounding(self, layers: Iterable[nn.Module]) -> list[RemovableHandle]:
+        """Set `rounding` in the next pass, over the same tokens in `other_rounding`; the caller removes the hooks.
+
+        Each of the layers starts from its recorded stream, so that a module's rounding is that of its own layer.
+        """
+
+        def restart(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+            return with_state(args, kwargs, self.call_of(layer).input_copy)
+
+        starts = [layer.register_forward_pre_hook(restart, with_kwargs=True) for layer in layers]
+        return starts + [module.register_forward_hook(self._compare) for module in self._model.modules()]
 
     def _compare(self, module: nn.Module, _: tuple[Any, ...], output: object) -> None:
         tensor = output[0] if isinstance(output, (tuple, list)) and output else output
@@ -114,13 +123,15 @@ def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
 def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set[float]) -> list[float] | None:
     """Estimate the numbers m with total = stream + Σ m·output, by least squares; the caller proves the sum.
 
-    The layer's own rounding leaves an error of about 1e-7 · ‖stream‖/‖output‖ in an estimate. So each estimate is
-    replaced by the nearest of the `known` numbers (those of the model's config), if one is close enough.
+    Every number counts by its own rounding, which a massive activation has more of. What is left in an estimate is
+    about eps · |stream|/|output|. So each is replaced by the nearest of the `known` numbers (those of the model's
+    config), if one is close enough.
     """
     if any(output.numel() != total.numel() for output in outputs):
         return None
-    columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1)
-    target = (total.double() - stream.double()).reshape(-1, 1)
+    size = (total.double().abs() + stream.double().abs()).reshape(-1, 1).clamp_min(1e-30)
+    columns = torch.stack([output.reshape(-1).double() for output in outputs], dim=1) / size
+    target = (total.double() - stream.double()).reshape(-1, 1) / size
     estimates = torch.linalg.lstsq(columns, target).solution.reshape(-1).tolist()
     return [nearest(number, known, total.dtype) for number in estimates]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.metrics.rounding import distance, is_close, is_sum
+from prunescope.pipelines.metrics.rounding import distance, is_same, is_sum
 from prunescope.pipelines.models.decoder import Layer
 from prunescope.pipelines.models.forward_probe import (
     ForwardRecorder,
@@ -226,7 +226,7 @@ def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[floa
 
 def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:
     for child in _children(layer, run):
-        if not has_matrix(child) and is_close(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
+        if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
             return (
                 f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
                 "so there is no stream in which contributions add up; refused"
@@ -254,7 +254,7 @@ def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
     same, other = outputs
     rounding = _rounding([branch], run)
     _require_same(same, run.call_of(branch.chain[-1]).result, run.names[branch.chain[0]], rounding)
-    return not is_close(other[-1], same[-1], rounding)
+    return not is_same(other[-1], same[-1], rounding)
 
 
 def _rounding(branches: Iterable[Branch], run: ForwardRecorder) -> float:
@@ -263,7 +263,7 @@ def _rounding(branches: Iterable[Branch], run: ForwardRecorder) -> float:
 
 
 def _require_same(again: Tensor, truth: Tensor, name: str, rounding: float) -> None:
-    if not is_close(again, truth, rounding):
+    if not is_same(again, truth, rounding):
         raise InputError(
             f"{name}: called again on the same stream it adds something else "
             f"({distance(again, truth):.1e} of its length); refused"
@@ -300,7 +300,7 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
         _require_same(again, added, sublayer.name, _rounding(sublayer.parts, probe))
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
         raise InputError(f"{name}: called again on the same stream it returns something else; refused")
-    if not is_close(run(mlp).added[attn.label], whole.added[attn.label], _rounding(attn.parts, probe)):
+    if not is_same(run(mlp).added[attn.label], whole.added[attn.label], _rounding(attn.parts, probe)):
         raise InputError(f"{attn.name}: reads what {mlp.name} adds; only attention before the MLP is known; refused")
     if not torch.equal(run(attn, mlp).output, call.input_copy):
         raise InputError(f"{name}: without its sublayers it still changes the stream; refused")

@@ -1,6 +1,8 @@
 """Discovery of a model's layers, sublayers, final norm and head by a short probe that proves each of them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.metrics.rounding import Rounding, distance, is_close, other_rounding
+from prunescope.pipelines.metrics.rounding import distance, is_same, other_rounding
 from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.forward_probe import ForwardRecorder
+from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
@@ -36,7 +39,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     Proof, to the model's own rounding, which is measured first: the stream plus the contributions of its sublayers
     rebuilds every layer's output; a sublayer called again adds the same; without its sublayers a layer returns its
     input; norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be
-    causal. Discovery costs about 32 passes over 12 tokens. Parameters of zeros hold random numbers in them.
+    causal. Discovery costs about 37 passes over 12 tokens. Parameters of zeros hold random numbers in them.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -59,9 +62,9 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     with hooks(*run.watch()), library_errors(folder, "it fails on its first tokens"):
         result = model(input_ids=probe, **without_cache(model))
     _require_finite(run)
-    with other_rounding(model), hooks(*run.watch_rounding()):
-        model(input_ids=probe, **without_cache(model))
     stack = _layer_stack(model, run)
+    with other_rounding(model), hooks(*run.watch_rounding(stack)):
+        model(input_ids=probe, **without_cache(model))
     config = typed.config
     layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
     _require_own_weights(layers)
@@ -84,14 +87,15 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
         dtype=parameter.dtype,
         device=parameter.device,
     )
-    added, states = _contributions(decoder, probe)
-    decoder = replace(decoder, rounding=_rounding(decoder, probe, run, added, states))
-    _require_deterministic(decoder, run, states)
-    decoder = replace(
-        decoder, cache_refusal=_cache_refusal(decoder, probe, added), is_causal=_is_causal(decoder, probe, states)
-    )
+    known = KnownText(decoder, probe)
+    states = run.calls[decoder.trunk][0].output.last_hidden_state
+    with other_rounding(model):
+        decoder = replace(decoder, rounding=distance(decoder.hidden(probe), states))
+    _require_deterministic(decoder, decoder.hidden(probe), states)
+    decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, known))
+    decoder = replace(decoder, is_causal=_is_causal(decoder, probe, known))
     can_pad = _can_pad_left if decoder.is_causal else _can_pad_right
-    decoder = replace(decoder, can_pad=can_pad(decoder, probe, states))
+    decoder = replace(decoder, can_pad=can_pad(decoder, probe, known))
     return replace(decoder, skips=_skips(decoder, probe, run))
 
 
@@ -139,90 +143,67 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
                     raise InputError(f"{name}: shares its weight with {owner}; one cannot change alone; refused")
 
 
-def _contributions(decoder: Decoder, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return every sublayer's contribution in one pass, and the trunk's last states."""
-    added: dict[str, list[Tensor]] = {each.label: [] for each in decoder.sublayers}
-    watched = (each.watch(added[each.label].append) for each in decoder.sublayers)
-    with hooks(*(handle for handles in watched for handle in handles)):
-        states = decoder.hidden(tokens)
-    return {label: torch.cat(chunks) for label, chunks in added.items() if chunks}, states
-
-
-def _rounding(
-    decoder: Decoder, probe: Tensor, run: ForwardRecorder, added: dict[str, Tensor], states: Tensor
-) -> Rounding:
-    with other_rounding(decoder.model):
-        moved, moved_states = _contributions(decoder, probe)
-    logits = run.rounding[cast(Any, decoder.model).get_output_embeddings()] if decoder.output is not None else 0.0
-    contributions = {label: distance(moved[label], truth) for label, truth in added.items()}
-    return Rounding(distance(moved_states, states), logits, contributions)
-
-
-def _require_deterministic(decoder: Decoder, run: ForwardRecorder, states: Tensor) -> None:
-    """Refuse a model whose second pass, now with the hooks of `watch`, gives other states than the first."""
-    first = run.calls[decoder.trunk][0].output.last_hidden_state
-    if not is_close(states, first, decoder.rounding.states):
+def _require_deterministic(decoder: Decoder, states: Tensor, first: Tensor) -> None:
+    if not is_same(states, first, decoder.rounding):
         raise InputError(
             f"{type(decoder.model).__name__}: two runs on the same tokens differ by {distance(states, first):.1e} of "
             "their length; a model that draws random numbers is refused"
         )
 
 
-def _is_causal(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+def _is_causal(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
     other = probe.clone()
     other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
-    return is_close(decoder.hidden(other)[:, :-1], states[:, :-1], decoder.rounding.states)
+    return known.differing([(partial(decoder.hidden, other), slice(-1))]) is None
 
 
-def _cache_refusal(decoder: Decoder, probe: Tensor, added: dict[str, Tensor]) -> str | None:
+def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | None:
     """Return why the cache cannot be used: contributions in chunks, recorded or recomputed, differ; else None."""
     name = type(decoder.model).__name__
-    chunks: dict[str, list[Tensor]] = {each.label: [] for each in decoder.sublayers}
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
-    handles = []
-    for sublayer in decoder.sublayers:
-        handles += sublayer.watch(chunks[sublayer.label].append)
-        handles += sublayer.record_calls(calls[sublayer.label])
     try:
-        with hooks(*handles):
-            cache = decoder.new_cache()
-            for chunk in probe.split(list(_CHUNKS), dim=1):
-                decoder.hidden(chunk, cache)
+        cache = decoder.new_cache()
+        with hooks(*(handle for each in decoder.sublayers for handle in each.record_calls(calls[each.label]))):
+            chunks = probe.split(list(_CHUNKS), dim=1)
+            differing = known.differing((partial(decoder.hidden, chunk, cache), WHOLE) for chunk in chunks)
         for sublayer in decoder.sublayers:
             own = decoder.new_cache()
             again = torch.cat([sublayer.recompute(call, own) for call in calls[sublayer.label]], dim=1)
-            for cached in (torch.cat(chunks[sublayer.label], dim=1), again):
-                if not is_close(cached, added[sublayer.label], decoder.rounding.contributions[sublayer.label]):
-                    return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
+            if sublayer.name == differing or not known.is_known(sublayer.label, again):
+                return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
     except _CACHE_ERRORS as error:
         return f"{name} does not run through a cache ({str(error).strip().splitlines()[0][:100]})"
     return None
 
 
-def _can_pad_left(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
-    """Return whether the probe with left padding gives the same states in a batch, and after the other row left."""
+def _can_pad_left(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
+    """Return whether left padding changes no contribution in a batch, also after the other row left."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
     tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
     real = torch.ones_like(tokens)
     real[1, :_PADDING] = 0
-    try:
+
+    def passes() -> Iterator[Pass]:
         if decoder.cache_refusal is not None:
-            return is_close(decoder.hidden(tokens, None, real)[1:, _PADDING:], states, decoder.rounding.states)
+            yield partial(decoder.hidden, tokens, None, real), slice(_PADDING, None)
+            return
         cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
-        chunks = [decoder.hidden(tokens[:, :start], cache, real[:, :start])[1:, _PADDING:]]
+        yield partial(decoder.hidden, tokens[:, :start], cache, real[:, :start]), slice(_PADDING, None)
         cache.keep([1])
-        ends = range(start + 1, tokens.shape[1] + 1)
-        chunks += [decoder.hidden(tokens[1:, end - 1 : end], cache, real[1:, :end]) for end in ends]
-        return is_close(torch.cat(chunks, dim=1), states, decoder.rounding.states)
+        for end in range(start + 1, tokens.shape[1] + 1):
+            yield partial(decoder.hidden, tokens[1:, end - 1 : end], cache, real[1:, :end]), WHOLE
+
+    try:
+        return known.differing(passes()) is None
     except _MASK_ERRORS:
         return False
 
 
-def _can_pad_right(decoder: Decoder, probe: Tensor, states: Tensor) -> bool:
+def _can_pad_right(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
     padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
     lengths = torch.full((1,), probe.shape[1], device=probe.device)
     try:
-        return is_close(decoder.padded(padded, lengths)[:, : probe.shape[1]], states, decoder.rounding.states)
+        return known.differing([(partial(decoder.padded, padded, lengths), slice(probe.shape[1]))]) is None
     except _MASK_ERRORS:
         return False
 
@@ -241,15 +222,14 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
     """Return whether skipping equals dropping: in one third of layers attention, in one the MLP, in one both."""
     keeps = {"attn": 1, "mlp": 0}
     labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
-    with decoder.without(labels, skips=False):
-        truth = decoder.hidden(probe)
-        with other_rounding(decoder.model):  # a model with drops rounds otherwise than the dense one
-            rounding = distance(decoder.hidden(probe), truth)
-    cache = decoder.new_cache() if decoder.cache_refusal is None else None
-    chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
+
+    def states(*, skips: bool) -> Tensor:
+        cache = decoder.new_cache() if decoder.cache_refusal is None else None
+        chunks = (probe,) if cache is None else probe.split(list(_CHUNKS_SKIPPED), dim=1)
+        with decoder.without(labels, skips=skips):
+            return torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
+
     try:
-        with decoder.without(labels):
-            states = torch.cat([decoder.hidden(chunk, cache) for chunk in chunks], dim=1)
+        return is_same(states(skips=True), states(skips=False), decoder.rounding)
     except _CACHE_ERRORS:
         return False  # the layer reads more of a module's output than its first tensor
-    return is_close(states, truth, rounding)

@@ -40,12 +40,18 @@ def stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return cast(Tensor, state_argument(args, kwargs))
 
 
-def call_with_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Tensor:
-    """Call a module with recorded arguments but another state, and return its first tensor."""
+def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Arguments:
+    """Return a call's arguments with another state."""
     recorded = state_argument(args, kwargs)
     if args and args[0] is recorded:
-        return first_tensor(module(state, *args[1:], **kwargs))
-    return first_tensor(module(*args, **{key: state if value is recorded else value for key, value in kwargs.items()}))
+        return (state, *args[1:]), kwargs
+    return args, {key: state if value is recorded else value for key, value in kwargs.items()}
+
+
+def call_with_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Tensor:
+    """Call a module with recorded arguments but another state, and return its first tensor."""
+    args, kwargs = with_state(args, kwargs, state)
+    return first_tensor(module(*args, **kwargs))
 
 
 def with_cache(call: Arguments, cache: Cache) -> Arguments:

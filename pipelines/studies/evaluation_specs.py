@@ -28,9 +28,9 @@ class TaskSpec(FrozenModel):
     Attributes:
         name: name in every table; also the definition, where there is no `definition`. In YAML it alone will do, or
             a definition alone.
-        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`; with
-            fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval (`lm_eval:NAME` where a
-            shipped one has the same name), or the path of a YAML in lm-eval's form.
+        definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`,
+            `humaneval_choice`; with fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
+            (`lm_eval:NAME` if a shipped one has the same name), or the path of a YAML in lm-eval's form.
         data: your own questions, where `name` is no other task's (.jsonl, .csv and so on, as in prompt sets); or a
             file that replaces the shipped task's own samples, in the same form. None takes the samples in the package.
         question: field of your own `data` with the question, where no definition reads it; found by its usual names

@@ -68,7 +68,8 @@ MASKS, SCORES, TEXT = (
     "pipelines/pruning/methods/scores.py",
     "pipelines/metrics/text_metrics.py",
 )
-SAFE, STORE = ("warehouse/catalogue/safe_sql.py", "warehouse/storage/partition_store.py")
+STORE = "warehouse/storage/partition_store.py"
+ATTACKED = "warehouse/catalogue/test_sql_process.py::test_an_attack_ends_as_it_must_and_reads_and_writes_nothing_else"
 FAULTS = (
     # pipelines: models and what they read
     fault(
@@ -315,15 +316,27 @@ FAULTS = (
     ),
     fault(
         "warehouse/catalogue/sql_worker.py",
-        "    confinement.limit_memory(",
-        "    float(",
-        "warehouse/catalogue/test_sql_process.py::test_the_process_can_read_the_warehouse_and_nothing_else",
+        "int(setup.gibibytes * (1 + _UNCOUNTED) * (1 << 30))",
+        "(1 << 50)",
+        "warehouse/catalogue/test_sql_process.py::test_the_kernel_limits_the_memory",
     ),
     fault(
-        "warehouse/core/confinement.py",
-        "accesses, _TCP, _OTHER_PROCESSES",
-        "accesses & ~2, _TCP, _OTHER_PROCESSES",
-        "warehouse/catalogue/test_sql_process.py::test_the_process_can_read_the_warehouse_and_nothing_else",
+        "warehouse/catalogue/sql_worker.py",
+        'signal.ITIMER_REAL, request["seconds"]',
+        "signal.ITIMER_REAL, 1000",
+        "warehouse/catalogue/test_sql_process.py::test_a_statement_ends_with_its_time_after_its_parent",
+    ),
+    fault(
+        "warehouse/catalogue/sql_worker.py",
+        "BEGIN TRANSACTION READ ONLY",
+        "BEGIN TRANSACTION",
+        f"{ATTACKED}[explain_analyze_drop_view_models]",
+    ),
+    fault(
+        "warehouse/storage/object_store.py",
+        'if mode != "rb":',
+        "if not mode:",
+        f"{ATTACKED}[explain_analyze_copy_select_1_to_warehouse_x_parquet]",
     ),
     fault(
         "warehouse/core/formats.py",
@@ -332,22 +345,18 @@ FAULTS = (
         "warehouse/core/test_formats.py::test_what_python_or_arrow_cannot_hold_is_text",
     ),
     fault(
-        SAFE,
-        '"sleep_ms", "getenv", "current_setting"',
-        '"sleep_ms", "current_setting"',
-        "warehouse/catalogue/test_sql_process.py::test_an_attack_ends_as_it_must[scalar_select_1_from_models_where_getenv_home_is_nu]",
-    ),
-    fault(
-        SAFE,
-        'not in {"main", "memory"} for part in schema',
-        'not in {"main", "memory", "files"} for part in schema',
-        "warehouse/catalogue/test_sql_process.py::test_an_attack_ends_as_it_must[name_from_files_models_files]",
+        "warehouse/catalogue/database.py",
+        """        "enable_external_access = false",
+        "disabled_filesystems = 'LocalFileSystem'",
+""",
+        "",
+        f"{ATTACKED}[from_read_text_outside_secret_txt]",
     ),
     fault(
         "warehouse/catalogue/database.py",
-        '        "enable_external_access = false",\n',
+        '        "lock_configuration = true",\n',
         "",
-        "warehouse/catalogue/test_safe_sql.py",
+        "warehouse/catalogue/test_sql_worker.py",
     ),
     fault(
         "warehouse/export/rounding.py",

@@ -1,6 +1,6 @@
 """The explorer's server under load, with `wrk` (Debian's package): pages, then a query of SQL beside them.
 
-Run by `python -m tests.benchmarks.serve WAREHOUSE [--clients 500] [--seconds 60]`. The load tool shares the cores.
+Run by `python -m tests.benchmarks.serve WAREHOUSE [--clients 50] [--seconds 60]`. The load tool shares the cores.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
     """Start the server, load it, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("warehouse", type=Path)
-    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=int, default=60)
     given = parser.parse_args()
     if shutil.which("wrk") is None:

@@ -38,7 +38,7 @@ from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
-from prunescope.warehouse.storage.snapshot import FOOTERS, UNUSABLE, File, Snapshot, Unusable, damage_explained
+from prunescope.warehouse.storage.snapshot import FOOTERS, LISTED, UNUSABLE, File, Snapshot, Unusable, damage_explained
 from prunescope.warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[2] / "sql"
@@ -77,7 +77,7 @@ def connect(
 
     Args:
         root: the warehouse, which may be empty or missing.
-        safe: lock the connection: it reads only the tables' files and accepts no change of settings.
+        safe: lock the connection: it reads only the partitions, writes no file and accepts no change of settings.
         gibibytes: memory limit of a locked connection, in GiB.
         models: models whose partitions are visible; all where None.
 
@@ -129,7 +129,10 @@ def _opened(
     try:
         _set_up(connection)
         _copy(template.result(), connection)
-        _fill(connection, snapshot.files, snapshot.unusable)
+        files = snapshot.files
+        if safe and isinstance(snapshot.root, Path):
+            files = [replace(file, source=LISTED + file.source) for file in files]
+        _fill(connection, files, snapshot.unusable)
         if safe:
             _lock(connection, snapshot.root, gibibytes)
     except BaseException:
@@ -288,8 +291,8 @@ def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
 def _set_up(connection: duckdb.DuckDBPyConnection) -> None:
     # Otherwise a view could read a Python variable with the name of a table.
     connection.execute("SET python_enable_replacements = false")
-    # The same times on every machine.
-    connection.execute("SET TimeZone = 'UTC'")
+    # The same times on every machine, for cursors too.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
     # Standard output is for data only.
     connection.execute("SET enable_progress_bar = false")
 
@@ -429,16 +432,21 @@ def _list(texts: Sequence[str]) -> str:
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, root: Place, gibibytes: float) -> None:
-    """Restrict the connection to the tables' files. The order matters: the last setting forbids all further ones."""
-    # DuckDB compares resolved paths; the path of an open file that was replaced still begins with its folder.
-    folders = _list([str(root / name) for name in TABLES])
+    """Restrict the connection to the partitions. The order matters: the last setting forbids all further ones.
+
+    What is allowed may also be written, by COPY in a WITH too; the file systems of `object_store` refuse that, and
+    DuckDB's own is switched off.
+    """
+    folders = _list([LISTED] if isinstance(root, Path) else [str(root / name) for name in TABLES])
     for setting in (
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
         "temp_directory = ''",
+        "http_proxy = ''",  # by default the environment's, with its password
         f"memory_limit = '{gibibytes * 1024:.0f} MiB'",
         f"allowed_directories = {folders}",
         "enable_external_access = false",
+        "disabled_filesystems = 'LocalFileSystem'",
         "lock_configuration = true",
     ):
         connection.execute(f"SET {setting}")

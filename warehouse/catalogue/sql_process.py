@@ -1,4 +1,4 @@
-"""Execution of users' SQL in a separate process, whose time, memory and files the kernel limits.
+"""Execution of SQL in a process of its own, whose memory and time the kernel limits and which can read no other file.
 
 This module imports nothing heavy, so that the process can start before its parent has imported the rest.
 """
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -20,14 +19,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from prunescope.warehouse.core import errors
-from prunescope.warehouse.core.errors import (
-    TOO_LARGE,
-    DamagedFileWarning,
-    SqlError,
-    SqlSizeError,
-    SqlTimeError,
-    too_long,
-)
+from prunescope.warehouse.core.errors import TOO_LARGE, DamagedFileWarning, SqlError, SqlSizeError, SqlTimeError
 from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES, SECONDS, TEXT_ROWS
 from prunescope.warehouse.core.program import PACKAGE
 
@@ -37,11 +29,8 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _MODULE = "prunescope.warehouse.catalogue.sql_worker"
-# An interrupted statement ends in its own words; after this share of its time, and these seconds, the kernel ends it.
-GRACE_SHARE, GRACE_SECONDS = 0.1, 0.5
-# Seconds after which the parent ends it, such as a process that was stopped by a signal.
-_PATIENCE = 1.0
-_OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
+# The format of `SqlProcess.ask`.
+ARROW = "arrow"
 
 
 @dataclass(frozen=True)
@@ -51,8 +40,8 @@ class Setup:
     Attributes:
         root: the warehouse.
         gibibytes: memory limit of a statement, in GiB.
-        models: models whose partitions are opened; all where None.
-        scope: the only models and recipes that the tables show; all where None.
+        models: models whose partitions are opened; all if None.
+        scope: the only models and recipes that the tables show; all if None.
     """
 
     root: str
@@ -66,8 +55,7 @@ class SqlProcess:
 
     def __init__(self, setup: Setup | None = None) -> None:
         """Start the process without waiting for it; without `setup` it imports what it needs and waits for `open`."""
-        self._may_go_on = True
-        self._is_ready = self._is_cancelled = self._is_late = False
+        self._is_ready = self._is_over = self._is_cancelled = False
         self._asking = Lock()
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
@@ -98,10 +86,10 @@ class SqlProcess:
 
     @property
     def is_alive(self) -> bool:
-        """True while it can answer; a statement that the kernel ended takes the process with it."""
-        return self._may_go_on and self._process.poll() is None
+        """True while it can answer; a statement that reaches a limit takes the process with it."""
+        return not self._is_over and self._process.poll() is None
 
-    def __enter__(self) -> "SqlProcess":
+    def __enter__(self) -> Self:
         """Return the process."""
         return self
 
@@ -118,22 +106,10 @@ class SqlProcess:
         rows: int | None = None,
         size: int = RESULT_BYTES,
     ) -> "pa.Table":
-        """Return the rows of one SELECT over the warehouse.
-
-        Args:
-            sql: one statement, as in `safe_sql.answer`.
-            parameters: values for `?` and `$n`, or by name for `$name`.
-            seconds: time limit; a tenth and half a second later the kernel ends the process.
-            rows: number of rows to fetch; all where None.
-            size: limit of the answer's bytes in Arrow's format.
-
-        Raises:
-            UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
-            WarehouseError: the warehouse cannot be opened.
-        """
+        """Return the rows of one statement; arguments and errors are those of `render`."""
         import pyarrow as pa
 
-        content, _ = self._answer(sql, parameters, None, (0, 0), seconds, rows, size)
+        content, _ = self.render(sql, parameters, to=ARROW, seconds=seconds, rows=rows, size=size)
         return pa.ipc.open_stream(content).read_all()
 
     def render(
@@ -148,67 +124,47 @@ class SqlProcess:
         rows: int | None = None,
         size: int = RESULT_BYTES,
     ) -> tuple[bytearray, int]:
-        """Return the rows of one SELECT in a format, which the process writes within its limits; and their number.
+        """Return the rows of one statement in a format, which the process writes within its limits; and their number.
 
         Args:
-            sql: as in `ask`.
-            parameters: as in `ask`.
+            sql: one SELECT, EXPLAIN, DESCRIBE, SUMMARIZE or SHOW; also WITH, VALUES and FROM first.
+            parameters: values for `?` and `$n`, or by name for `$name`.
             to: one of `formats.FORMATS`, or `plain`.
             width: characters of a line in format table.
             lines: rows of format table; the number of the others stands below it.
-            seconds: as in `ask`.
-            rows: as in `ask`.
-            size: limit of the bytes, also of those in Arrow's format.
+            seconds: time limit, after which the kernel ends the process.
+            rows: number of rows to fetch; all if None.
+            size: limit of the answer's bytes, in Arrow's format and in this one.
 
         Raises:
-            UnsafeSqlError, SqlError, DamagedFileError: as `safe_sql.answer`.
+            SqlError: the statement is wrong, does not only read the warehouse, or takes too much time or memory.
+            DamagedFileError: a file that it reads is damaged; the message names the file.
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
-        return self._answer(sql, parameters, to, (width, lines), seconds, rows, size)
-
-    def _answer(
-        self,
-        sql: str,
-        parameters: Sequence[object] | Mapping[str, object] | None,
-        to: str | None,
-        screen: tuple[int, int],
-        seconds: float,
-        rows: int | None,
-        size: int,
-    ) -> tuple[bytearray, int]:
-        request: dict[str, object] = {"sql": sql, "parameters": parameters, "to": to, "screen": screen}
-        request |= {"seconds": seconds, "rows": rows, "size": size}
+        query = {"sql": sql, "parameters": parameters, "rows": rows, "size": size}
+        request = {"query": query, "to": to, "layout": {"width": width, "lines": lines}, "seconds": seconds}
         content = bytearray()
         with self._asking:
             self._wait_until_ready()
-            deadline = time.monotonic() + seconds * (1 + GRACE_SHARE) + GRACE_SECONDS + _PATIENCE
             try:
                 self._connection.send(request)
-                while data := self._receive(deadline):
+                while data := self._connection.recv_bytes():
                     content += data
-                ending = json.loads(self._receive(deadline))
+                ending = json.loads(self._connection.recv_bytes())
             except (EOFError, OSError) as error:
-                raise self._ending(seconds) from error
-        if ending["is_full"] or ending.get("message") == TOO_LARGE:
-            self._may_go_on = False
+                raise self._end_of_process(seconds) from error
+        self._is_over |= ending["is_full"]
         _raise(ending)
         return content, int(ending["rows"])
 
-    def _receive(self, deadline: float) -> bytes:
-        """Return the next message; kill a process that is stopped or stuck, which then raises EOFError."""
-        if not self._connection.poll(max(0.0, deadline - time.monotonic())):
-            self._is_late = True
-            self._process.kill()
-        return self._connection.recv_bytes()
-
     def cancel(self) -> None:
-        """End the process from another thread; `ask` then raises SqlError."""
-        self._may_go_on, self._is_cancelled = False, True
+        """End the process from another thread; `render` then raises SqlError."""
+        self._is_over = self._is_cancelled = True
         self._process.kill()
 
     def close(self) -> None:
         """End the process."""
-        self._may_go_on = False
+        self._is_over = True
         self._process.kill()
         self._process.wait()
         with self._asking:  # a thread that waits for the answer sees the end first
@@ -221,26 +177,25 @@ class SqlProcess:
         try:
             ending = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise self._ending(None) from error
-        if "error" in ending:
-            self._may_go_on = False
+            raise self._end_of_process(None) from error
+        self._is_over |= "error" in ending
         _raise(ending)
         for message in ending["warnings"]:
             warnings.warn(message, DamagedFileWarning, stacklevel=3)
         self._is_ready = True
 
-    def _ending(self, seconds: float | None) -> SqlError:
+    def _end_of_process(self, seconds: float | None) -> SqlError:
         """Return the error that explains how the process ended; `seconds` is None before its first statement."""
-        self._may_go_on = False
+        self._is_over = True
         status = self._process.wait()
+        cause = signal.Signals(-status).name if status < 0 else f"status {status}"
         if self._is_cancelled:
             return SqlError("the SQL was stopped")
         if seconds is None:
             lines = self._errors.read_text(errors="replace").splitlines()
-            return SqlError(f"the process for SQL could not start: {lines[-1] if lines else f'status {status}'}")
-        if self._is_late or status in _OUT_OF_TIME:
-            return SqlTimeError(too_long(seconds))
-        cause = signal.Signals(-status).name if status < 0 else f"status {status}"
+            return SqlError(f"the process for SQL could not start: {lines[-1] if lines else cause}")
+        if status == -signal.SIGALRM:
+            return SqlTimeError(errors.too_long(seconds))
         return SqlSizeError(f"{TOO_LARGE} (its process ended: {cause})")
 
 
@@ -253,19 +208,7 @@ def run_safe(
     gibibytes: float = GIBIBYTES,
     models: Collection[str] | None = None,
 ) -> "pa.Table":
-    """Return the rows of one SELECT over the warehouse, computed in a process of its own.
-
-    Args:
-        root: the warehouse.
-        sql: one statement, as in `safe_sql.answer`.
-        parameters: values for `?` and `$n`, or by name for `$name`.
-        seconds: time limit.
-        gibibytes: memory limit; nothing is spilled to disk.
-        models: models whose partitions are visible; all where None.
-
-    Raises:
-        UnsafeSqlError, SqlError, DamagedFileError, WarehouseError: as `SqlProcess.ask`.
-    """
+    """Return the rows of one statement, computed in a process of its own; as `Setup` and `SqlProcess.ask` say."""
     setup = Setup(str(root), gibibytes, None if models is None else frozenset(models))
     with SqlProcess(setup) as process:
         return process.ask(sql, parameters, seconds=seconds)

@@ -1,137 +1,254 @@
-"""Process that runs users' SQL for `sql_process.SqlProcess`: `python -m prunescope.warehouse.catalogue.sql_worker FD`.
+"""Process that runs SQL for `sql_process.SqlProcess`: `python -m prunescope.warehouse.catalogue.sql_worker FD`.
 
-Messages to it are pickles, because its parent is trusted; those from it are Arrow's bytes and JSON.
+The kernel limits its memory and the time of a statement, and DuckDB opens the warehouse's partitions only. Messages to
+it are pickles, because its parent is trusted; those from it are Arrow's bytes and JSON.
 """
 
+import io
 import json
+import os
+import re
+import resource
+import signal
 import sys
 import warnings
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
-from prunescope.warehouse.catalogue.sql_process import GRACE_SECONDS, GRACE_SHARE, Setup
-from prunescope.warehouse.core import confinement
-from prunescope.warehouse.core.errors import TOO_LARGE, SqlError, SqlSizeError, WarehouseError, too_large_result
-from prunescope.warehouse.core.program import PACKAGE
+import duckdb
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import duckdb
+from prunescope.warehouse.catalogue.database import connect, views_file
+from prunescope.warehouse.catalogue.scope import narrow
+from prunescope.warehouse.catalogue.sql_process import ARROW, Setup
+from prunescope.warehouse.core import formats
+from prunescope.warehouse.core.errors import (
+    TOO_LARGE,
+    DamagedFileWarning,
+    SqlError,
+    SqlSizeError,
+    WarehouseError,
+    too_large_result,
+)
+from prunescope.warehouse.core.limits import RESULT_BYTES
+from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.storage.location import place_of
+from prunescope.warehouse.storage.snapshot import damage_explained
 
+_Parameters: TypeAlias = Sequence[object] | Mapping[str, object] | None
+_SIZES = Path("/proc/self/statm")
 # Share of the memory limit that DuckDB's own accounting leaves out, such as a scalar function's text.
 _UNCOUNTED = 0.15
-# Read by libraries at run time: time zones, certificates and host names for object stores, cores and memory.
-_SYSTEM = [Path(folder) for folder in ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys")]
+# DESCRIBE, SUMMARIZE and SHOW are of type SELECT.
+_TYPES = {"SELECT", "EXPLAIN"}
+# Rows of a batch.
+_BATCH = 100_000
+# Types without an exact equivalent in Arrow and Parquet; and those of which Python cannot hold every value, which
+# `formats` converts where they are not nested.
+_TEXT_TYPES = {"union", "interval", "bit", "bignum", "variant", "geometry", "uhugeint", "time with time zone"}
+_TIMES = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"} | {
+    "timestamp with time zone"
+}
+# Formats convert nested values by recursion.
+_MAX_NESTING = 50
+# Characters of a message, which may quote the whole statement.
+_MESSAGE = 300
+# Parts of messages of allocations that fail outside of DuckDB's own accounting, and of files that it may not open.
+_NO_MEMORY = re.compile("Out of Memory Error|bad allocation|Allocation failure|[Ff]ailed to allocate")
+_NO_FILE = re.compile("LocalFileSystem has been disabled|disabled (?:by|through) configuration")
 
 
 def main() -> None:
     """Open the warehouse as the first message says, then answer statements until the parent is gone."""
     parent = Connection(int(sys.argv[1]))
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            views = _prepare()
-            setup = parent.recv()
-            connection = _open(setup, views)
-    except EOFError:
-        return
-    except WarehouseError as error:
-        _send(parent, error=type(error).__name__, message=str(error))
-        return
-    _send(parent, warnings=[str(each.message) for each in caught])
-    while True:
+    with suppress(EOFError, BrokenPipeError):
         try:
-            request = parent.recv()
-        except EOFError:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", DamagedFileWarning)
+                views_file()  # it is built, if needed, while the parent still imports
+                setup = parent.recv()
+                connection = _open(setup)
+        except WarehouseError as error:
+            _send(parent, **_failure(error))
             return
-        _answer(parent, connection, request, setup.gibibytes)
+        _send(parent, warnings=[str(each.message) for each in caught])
+        while True:
+            _run(parent, connection, parent.recv(), setup.gibibytes)
 
 
-def _prepare() -> Path:
-    """Import what statements need, which takes longer than opening a warehouse; return the file of the views."""
-    from prunescope.warehouse.catalogue import safe_sql  # noqa: F401
-    from prunescope.warehouse.catalogue.database import views_file
-    from prunescope.warehouse.core import formats  # noqa: F401
-
-    return views_file()
-
-
-def _open(setup: Setup, views: Path) -> "duckdb.DuckDBPyConnection":
-    """Open a locked connection in a process that can read the warehouse and nothing else."""
-    from prunescope.warehouse.catalogue.database import SQL, connect
-    from prunescope.warehouse.catalogue.scope import narrow
-    from prunescope.warehouse.storage.location import place_of
-
-    root = place_of(setup.root)
-    if isinstance(root, Path):
-        confinement.forbid_network()
-        # Modules may still be imported.
-        code = [Path(__file__).parents[1], PACKAGE, *map(Path, filter(None, sys.path))]
-        python = [Path(sys.prefix), Path(sys.base_prefix)]
-        confinement.forbid_files([*_SYSTEM, *python, *code, SQL, views.parent, root.resolve()])
-    connection = connect(root, safe=True, gibibytes=setup.gibibytes, models=setup.models)
+def _open(setup: Setup) -> duckdb.DuckDBPyConnection:
+    """Open the warehouse on a locked connection, and let the kernel limit the memory that is still to come."""
+    connection = connect(place_of(setup.root), safe=True, gibibytes=setup.gibibytes, models=setup.models)
     if setup.scope is not None:
         narrow(connection, *setup.scope)
     # DuckDB's threads have their memory before the limit counts.
     connection.execute("SELECT count(*) FROM range(1000000) WHERE range % 7 = 3").fetchall()
-    confinement.limit_memory(setup.gibibytes * (1 + _UNCOUNTED))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _SIZES.exists():  # on Linux, whose kernel alone keeps to this limit
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = _address_space() + int(setup.gibibytes * (1 + _UNCOUNTED) * (1 << 30))
+        resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
     return connection
 
 
-def _answer(
-    parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any], gibibytes: float
-) -> None:
+def _address_space() -> int:
+    """Return the bytes of this process's address space."""
+    return int(_SIZES.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_full(gibibytes: float) -> bool:
+    """Return whether an allocator keeps half of the address space, which the next statement may need."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit != resource.RLIM_INFINITY and limit - _address_space() < gibibytes / 2 * (1 << 30)
+
+
+def _run(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any], gibibytes: float) -> None:
     """Send the rows as bytes of the requested format, an empty message, and how the statement ended."""
-    confinement.limit_time(request["seconds"] * (1 + GRACE_SHARE) + GRACE_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # the kernel then ends this process
     try:
         ending: dict[str, Any] = {"rows": _write(parent, connection, request)}
-    except MemoryError:
-        ending = {"error": SqlSizeError.__name__, "message": TOO_LARGE}
-    except WarehouseError as error:
-        ending = {"error": type(error).__name__, "message": str(error)}
-    except RecursionError:  # such as of DuckDB's types
-        ending = {"error": SqlError.__name__, "message": "SQL: it is nested too deep"}
     except Exception as error:
-        ending = {"error": type(error).__name__, "message": f"{type(error).__name__} in the process for SQL: {error}"}
-    confinement.unlimited_time()
+        ending = _failure(error)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     parent.send_bytes(b"")
-    # An allocator may keep address space that the next statement needs.
-    _send(parent, **ending, is_full=confinement.memory_left() < gibibytes / 2)
+    _send(parent, **ending, is_full=ending.get("message") == TOO_LARGE or _is_full(gibibytes))
 
 
-def _write(parent: Connection, connection: "duckdb.DuckDBPyConnection", request: dict[str, Any]) -> int:
+def _failure(error: Exception) -> dict[str, Any]:
+    """Return the class and message of the error that the parent raises."""
+    text, is_of_sql = str(error), isinstance(error, (duckdb.Error, pa.ArrowException, OSError, UnicodeError))
+    if isinstance(error, (duckdb.OutOfMemoryException, MemoryError)) or (is_of_sql and _NO_MEMORY.search(text)):
+        error = SqlSizeError(TOO_LARGE)
+    elif isinstance(error, RecursionError):  # such as of DuckDB's types
+        error = SqlError("SQL: it is nested too deep")
+    elif is_of_sql:
+        error = SqlError(f"SQL: {_short(text)}")
+    elif not isinstance(error, WarehouseError):
+        error = RuntimeError(f"{type(error).__name__} in the process for SQL: {text}")
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _short(message: str) -> str:
+    """Return DuckDB's message in one line, without the class of the error and the excerpt of the statement."""
+    if _NO_FILE.search(message):
+        return "only the warehouse's tables and views can be read (see SHOW TABLES), no files"
+    message, _, excerpt = message.strip().partition("\n\nLINE ")
+    # The schema under the tables is not for users, so hints at it do not help.
+    message = re.sub(r"\s*Did you mean \"files\.[^\n]*", "", message)
+    message = " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
+    message = message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]}…"
+    return f"{message} (line {excerpt.partition(':')[0]})" if excerpt and not excerpt.startswith("1:") else message
+
+
+def _write(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> int:
     """Send the rows as they come; return their number."""
-    import pyarrow as pa
-
-    from prunescope.warehouse.catalogue.safe_sql import answer
-    from prunescope.warehouse.core import formats
-
-    limits = {name: request[name] for name in ("seconds", "rows", "size")}
-    batches = answer(connection, request["sql"], request["parameters"], **limits)
-    first = next(batches)
-    rows = chain([first], batches)
-    sink = _Messages(parent, request["size"])
-    if request["to"] is not None:
-        width, lines = request["screen"]
-        return formats.write(first.schema, rows, request["to"], cast("BinaryIO", sink), width=width, lines=lines)
-    count = 0
-    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), first.schema) as writer:
-        for batch in rows:
-            writer.write_batch(batch)
-            count += batch.num_rows
+    sink, count = _Messages(parent, request["query"]["size"]), 0
+    with answer(connection, **request["query"]) as (schema, batches):
+        if request["to"] != ARROW:
+            return formats.write(schema, batches, request["to"], cast("BinaryIO", sink), **request["layout"])
+        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                count += batch.num_rows
     return count
 
 
-class _Messages:
-    """Binary file whose writes become messages to the parent, up to a size."""
+@contextmanager
+def answer(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: _Parameters = None,
+    *,
+    rows: int | None = None,
+    size: int = RESULT_BYTES,
+) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Give the rows of one statement that reads, on a connection from `database.connect(..., safe=True)`.
 
-    closed = False
+    Columns of which Arrow, Parquet or Python cannot hold every value (see `_needs_text`) have DuckDB's texts.
+
+    Raises:
+        SqlError: the statement is not a single SELECT, EXPLAIN, DESCRIBE, SUMMARIZE or SHOW, or its rows have more
+            bytes than `size`.
+        DamagedFileError: a file that it reads is damaged; the message names the file.
+        duckdb.Error: the statement fails.
+    """
+    statement = _single(connection, sql)
+    # EXPLAIN ANALYZE executes also what writes; it must change nothing for the next statement.
+    with damage_explained(connection), connection.cursor() as cursor:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        relation = _with_texts(cursor.sql(statement, params=parameters))
+        with (relation if rows is None else relation.limit(rows)).to_arrow_reader(_BATCH) as reader:
+            yield reader.schema, _up_to(reader, size)
+
+
+def _up_to(reader: pa.RecordBatchReader, size: int) -> Iterator[pa.RecordBatch]:
+    used = 0
+    for batch in reader:
+        used += batch.nbytes
+        if used > size:
+            raise SqlSizeError(too_large_result(size))
+        yield batch
+
+
+def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """Return the statement, of a type that reads."""
+    statements = connection.extract_statements(sql.encode().decode())  # half a character raises UnicodeError
+    if not statements:
+        raise SqlError("there is no SQL to run; give one SELECT")
+    if len(statements) > 1:
+        raise SqlError(f"only one statement is allowed; these are {len(statements)}")
+    kind = ""
+    with suppress(ValueError):  # a type that Python's module does not know, as of UPDATE EXTENSIONS
+        kind = statements[0].type.name
+    if kind not in _TYPES:
+        # DuckDB turns a PIVOT without IN into several statements.
+        hint = " (a PIVOT needs IN (...))" if kind == "MULTI" else ""
+        raise SqlError(
+            f"only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed; the warehouse is read-only{hint}"
+        )
+    return statements[0]
+
+
+def _with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Convert the columns to text of which Arrow, Parquet or Python cannot hold every value."""
+    needs_text = [_needs_text(of) for of in relation.types]
+    if not any(needs_text):
+        return relation
+    columns = zip(relation.columns, needs_text, strict=True)
+    return relation.project(
+        ", ".join(
+            f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
+            for index, (name, is_text) in enumerate(columns, 1)
+        )
+    )
+
+
+def _needs_text(of: duckdb.sqltypes.DuckDBPyType) -> bool:
+    pending = [(of, 0)]
+    while pending:
+        each, depth = pending.pop()
+        if each.id in _TEXT_TYPES or (depth and each.id in _TIMES) or depth > _MAX_NESTING:
+            return True
+        if each.id in {"list", "array", "map", "struct", "tuple"}:
+            # The other child of an array is its size.
+            types = [child for _, child in each.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
+            pending += [(child, depth + 1) for child in types]
+    return False
+
+
+class _Messages(io.RawIOBase):
+    """Binary file whose writes become messages to the parent, up to a size."""
 
     def __init__(self, parent: Connection, size: int) -> None:
         self._parent, self._size, self._written = parent, size, 0
 
-    def write(self, data: bytes) -> int:
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # Arrow and Python give bytes
         self._written += len(data)
         if self._written > self._size:
             raise SqlSizeError(too_large_result(self._size))
@@ -141,12 +258,6 @@ class _Messages:
 
     def tell(self) -> int:
         return self._written
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def _send(parent: Connection, **fields: object) -> None:

@@ -44,12 +44,10 @@ class SqlSizeError(SqlError):
     """The SQL reached its limit of memory, or its answer is too large."""
 
 
-class UnsafeSqlError(SqlError):
-    """The user's SQL does more than read the warehouse; the message names the rule."""
-
-
 # Ends the message about an object that is not the one that was listed.
 REPLACED = "was replaced after this connection was opened; open the warehouse again"
+# The message about a statement that would write a file.
+READ_ONLY = "SQL only reads the warehouse; `-o FILE` keeps an answer"
 
 # Messages about the limits of SQL, also for the process that sees only how the other one ended.
 TOO_LARGE = "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"

@@ -1,14 +1,16 @@
-"""File systems for DuckDB: the objects of a store as a connection first listed them, and the open files of a folder."""
+"""Read-only file systems for DuckDB: the objects of a store as first listed, and the open files of a folder."""
 
 import datetime
 import io
+import os
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from fsspec import AbstractFileSystem
 from upath import UPath
 
-from prunescope.warehouse.core.errors import REPLACED
+from prunescope.warehouse.core.errors import READ_ONLY, REPLACED
 
 # Keys under which stores give the version of an object, the most reliable first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
@@ -56,9 +58,11 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def _open(self, path: str, mode: str = "rb", **_: object) -> BinaryIO:
         if mode != "rb":
-            raise PermissionError(f"{path}: the warehouse is read only here")
-        name, listed = self._name(path), self.info(path)
-        return io.BytesIO(self._small(name)) if listed["size"] <= _BLOCK else self._open_pinned(name)
+            raise PermissionError(READ_ONLY)
+        return self._opened(self._name(path), self.info(path)["size"])
+
+    def _opened(self, name: str, size: int) -> BinaryIO:
+        return io.BytesIO(self._small(name)) if size <= _BLOCK else self._open_pinned(name)
 
     def _read(self, name: str) -> bytes:
         with self._open_pinned(name) as file:
@@ -76,15 +80,40 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return str(self._store._strip_protocol(path))
 
 
-class OpenFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A file system without files that lives as long as the database with which it is registered.
+class OpenFiles(PinnedObjects):
+    """The open files of a folder, and no other file of the machine, for a connection that may open nothing else.
 
-    The connection object does not: its cursors outlive it, and would then use descriptor numbers that may name other
-    files.
+    It lives as long as the database with which it is registered. The connection object does not: its cursors outlive
+    it, and would then use descriptor numbers that may name other files.
     """
 
-    protocol = "prunescope-pins"
-    cachable = False
+    protocol = "warehouse"
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        AbstractFileSystem.__init__(self)
+        self._objects = {source: {} for source in sources}
+
+    def info(self, path: str, **_: object) -> dict[str, Any]:
+        """Return size, type and time of an open file; raise FileNotFoundError for every other one."""
+        details = super().info(path)
+        if not details:
+            status = os.stat(self._name(path))  # noqa: PTH116 - Path takes as long as the rest
+            written = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
+            details |= {"name": path, "size": status.st_size, "type": "file", "LastModified": written}
+        return details
+
+    def _opened(self, name: str, _: int) -> BinaryIO:
+        return cast("BinaryIO", _File(name))
+
+    def _name(self, path: str) -> str:
+        return str(self._strip_protocol(path))
+
+
+class _File(io.FileIO):
+    """A file that DuckDB drops without closing it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _version(details: dict[str, Any]) -> tuple[int, object]:

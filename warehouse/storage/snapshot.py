@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.core.errors import REPLACED, DamagedFileError, WarehouseError
+from prunescope.warehouse.core.errors import READ_ONLY, REPLACED, DamagedFileError, SqlError, WarehouseError
 from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
@@ -24,6 +24,8 @@ from prunescope.warehouse.tables import TABLES
 
 # Here an open file keeps its name until it is closed, also after another file was renamed to its path.
 _DESCRIPTORS = Path("/proc/self/fd")
+# Begins what a locked connection opens: it reaches files only through `object_store.OpenFiles`.
+LISTED = "warehouse://"
 # View of the catalogue with one row per file: what DuckDB opens, the partition's path, and its footer.
 FOOTERS = "files.provenance_files"
 # Descriptors left for the rest of the process; DuckDB opens a file again in each thread that reads it.
@@ -129,12 +131,12 @@ class Snapshot:
             WarehouseError: as `serve`.
         """
         self.serve(connection)
-        if not self._descriptors:
+        if not isinstance(self.root, Path):
             return
         # Importing fsspec takes as long as a query.
         from prunescope.warehouse.storage.object_store import OpenFiles
 
-        pins = OpenFiles()
+        pins = OpenFiles(file.source for file in self.files)
         connection.register_filesystem(pins)
         # At the end of the process the system closes them, and other threads can read them until then.
         weakref.finalize(pins, _close, self._descriptors).atexit = False
@@ -201,17 +203,24 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     Raises:
         DamagedFileError: a file contradicts its footer, or no longer exists; the message names it.
         WarehouseError: an object of a store was replaced since the connection was opened.
+        SqlError: a locked connection would write a file.
     """
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows read in batches fail with Arrow's errors
-        message = str(error)
+        message = str(error).strip().replace(LISTED, "")
+        reason = message.rpartition("\n")[2]
         if UNUSABLE in message:
-            raise DamagedFileError(message.strip().splitlines()[-1].partition(UNUSABLE)[2]) from error
+            raise DamagedFileError(reason.partition(UNUSABLE)[2]) from error
         if REPLACED in message:
-            raise WarehouseError(message.strip().splitlines()[-1].partition(": ")[2]) from error
+            raise WarehouseError(reason.partition(": ")[2]) from error
+        # Our file systems do not implement what only writers need.
+        if reason == f"PermissionError: {READ_ONLY}" or reason.startswith("NotImplementedError"):
+            raise SqlError(READ_ONLY) from error
+        if reason.startswith("MemoryError"):  # Python's, in one of our file systems
+            raise MemoryError from error
         for file in _FILE_IN_A_MESSAGE.finditer(message):
             if (path := _path_of(file[0])).name == PART:
                 # DuckDB's reason follows the file's name.
@@ -228,8 +237,8 @@ def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
     """Return the first file whose bytes contradict its seal; None where there is no such file."""
     query = f"SELECT source, path FROM {FOOTERS} ORDER BY path"  # noqa: S608 - a name of ours
     for source, path in connection.execute(query).fetchall():
-        if Path(source).is_file():
-            with Path(source).open("rb") as file:
+        if (opened := Path(source.removeprefix(LISTED))).is_file():
+            with opened.open("rb") as file:
                 if is_intact(file) is False:
                     return Path(path)
     return None

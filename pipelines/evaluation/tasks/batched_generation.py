@@ -1,7 +1,8 @@
 """Greedy generation of answers to many contexts at once, with the decoder's current weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
-from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
+from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
@@ -243,13 +244,17 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
         return False  # padding would push the prefix out of the window
     tokens = probe_tokens(decoder, 24)[0].tolist()
     prefix, longer, shorter = tokens[:12], tokens[12:], tokens[14:19]
+    ends: list[Tensor] = []
+
+    def passes() -> Iterator[Pass]:
+        yield lambda: ends.extend(_after_prefix(decoder, prefix, [longer, shorter], cache)), WHOLE
+        yield partial(decoder.hidden, ends[0], cache, ends[1]), slice(-len(shorter), None)
+
     try:
-        ends, mask = _after_prefix(decoder, prefix, [longer, shorter], cache)
-        states = decoder.hidden(ends, cache, mask)
+        text = KnownText(decoder, torch.tensor([prefix + shorter], device=decoder.device))
+        return text.differing(passes()) is None
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # errors of architectures that do not support such a cache
-    whole = [decoder.hidden(torch.tensor([prefix + end], device=decoder.device))[0, -1] for end in (longer, shorter)]
-    return is_close(states[:, -1], torch.stack(whole), decoder.rounding.states)
 
 
 def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401

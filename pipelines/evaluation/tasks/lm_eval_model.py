@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,10 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, generate_greedy
 from prunescope.pipelines.evaluation.tasks.loading import quiet
-from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
+from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
 
 # Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
@@ -292,14 +293,17 @@ def _can_share(decoder: Decoder) -> bool:
     """Return whether several continuations of many tokens can continue one cached context, by running two."""
     tokens = probe_tokens(decoder, 24)
     split = tokens.shape[1] * 2 // 3
-    try:
+
+    def passes() -> Iterator[Pass]:
         cache = decoder.new_cache()
-        decoder.hidden(tokens[:, :split], cache)
+        yield partial(decoder.hidden, tokens[:, :split], cache), WHOLE
         cache.keep([0, 0])
-        states = decoder.hidden(tokens[:, split:].repeat(2, 1), cache)
+        yield partial(decoder.hidden, tokens[:, split:].repeat(2, 1), cache), WHOLE
+
+    try:
+        return KnownText(decoder, tokens).differing(passes()) is None
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return False  # errors of architectures that do not support such a cache
-    return is_close(states, decoder.hidden(tokens)[:, split:].expand_as(states), decoder.rounding.states)
 
 
 def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:

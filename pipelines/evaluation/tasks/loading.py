@@ -1,11 +1,13 @@
 """Loading of a study's tasks as lm-eval's task objects, each with one scoring. Needs no model."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NoReturn, cast
 
 import datasets
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.template_renderer import TemplateFailedError, is_plain, render
+from prunescope.pipelines.core.template_renderer import TemplateFailedError, render
 from prunescope.pipelines.evaluation.tasks.definition import LETTER, fields, find, harness, strings, unsafe_message
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
@@ -160,31 +162,28 @@ class _Environment(SandboxedEnvironment):
 
     def from_string(self, source: Any, *others: Any, **settings: Any) -> Any:  # noqa: ANN401
         """Return a template. lm-eval joins strings of a definition, so all templates are bounded from then on."""
-        return _BoundedTemplate(source, self) if self.foreign else super().from_string(source, *others, **settings)
+        if not self.foreign:
+            return super().from_string(source, *others, **settings)
+        return SimpleNamespace(render=partial(self._render, source))
 
-
-@dataclass(frozen=True)
-class _BoundedTemplate:
-    """A template that is rendered with limits of time, memory and length."""
-
-    source: str
-    environment: _Environment
-
-    def render(self, **variables: Any) -> str:  # noqa: ANN401
-        """Return the text.
-
-        Raises:
-            jinja2.TemplateError: the template is wrong, or exceeds a limit.
-        """
-        if not is_plain(variables):
+    def _render(self, source: str, /, **variables: Any) -> str:  # noqa: ANN401
+        if not _is_plain(variables):
             # Samples of lm-eval's own tasks may hold dates or images; their templates are an installed package's.
-            if self.source not in self.environment.foreign:
-                return SandboxedEnvironment.from_string(self.environment, self.source).render(**variables)
+            if source not in self.foreign:
+                return super().from_string(source).render(**variables)
             raise jinja2.TemplateError("a sample holds a value that is not plain text, number, list or mapping")
         try:
-            return render("task", self.source, variables)
+            return render("task", source, variables)
         except TemplateFailedError as error:
             raise jinja2.TemplateError(str(error)) from error
+
+
+def _is_plain(variables: dict[str, Any]) -> bool:
+    """Return whether variables arrive in another process as they are."""
+    try:
+        return bool(json.loads(json.dumps(variables)) == variables)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Client of the sandbox that tests model-written code; `sandbox.py`, run as a script, is the other side."""
+"""Client of the sandbox that tests model-written code: it runs the script `sandbox.py` in bubblewrap."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,15 @@ from typing import Literal
 from prunescope.pipelines.core.errors import ComputationError
 
 Outcome = Literal["passed", "failed", "timed_out", "memory", "refused"]
+
+# The only writable folder.
+_FOLDER = "/box"
+# A fixed hash seed fixes the order of sets; the caller's environment is not passed on.
+_ENVIRONMENT = {"HOME": _FOLDER, "TMPDIR": _FOLDER, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+# Visible inside, read-only: what the interpreter loads.
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
+# The user inside in place of root: one per process, because the limit on processes counts all of a user's.
+_FIRST_USER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,11 @@ def run_tests(
 ) -> ExecutionVerdict:
     """Run tests on a completed program in a new sandbox.
 
-    The program runs in namespaces of users, mounts, processes, network, IPC and host name, without capabilities, under
-    resource limits and a filter of system calls. It sees an empty folder of its own, the standard library and the
-    system's shared libraries, read-only: no home, no /etc, no /proc, no installed packages, no environment. The tests
-    run in another process, which calls the program's function through a pipe and reads plain values back: a program
-    that exits early, patches objects or prints a verdict has not passed. Its output is discarded.
-
-    Of the libraries only bubblewrap isolates as much; PyPI has just a rarely updated copy of its binary, and limits,
-    filter and verdict would still be needed.
+    bubblewrap gives the program namespaces of its own without network, an empty folder, and the libraries of Python and
+    of the system, read-only: no home, no other process, no environment. `sandbox.py` adds resource limits and a filter
+    of system calls. The tests run in another process, which calls the program's function through a pipe and reads plain
+    values back: a program that exits early, patches objects or prints a verdict has not passed. Its output is
+    discarded.
 
     Args:
         problem: code that runs as it is, such as a function with a docstring only; the tests may use its definitions.
@@ -71,43 +77,69 @@ def run_tests(
         ComputationError: the sandbox failed for a reason other than `refused`.
     """
     limits = limits or Limits()
-    if not sys.platform.startswith("linux"):
-        return ExecutionVerdict("refused", f"code runs only in Linux's namespaces; this is {sys.platform}")
-    with tempfile.TemporaryDirectory(prefix="prunescope-") as root:
-        task = {
-            "problem": problem,
-            "program": problem + completion,
-            "entry_point": entry_point,
-            "limits": asdict(limits),
-            "root": root,
-        }
-        # The tests are a second message, which the sandbox reads outside of the program's process.
-        messages = [json.dumps(message).encode() for message in (task, {"tests": tests})]
-        request = b"".join(len(message).to_bytes(8, "little") + message for message in messages)
-        # A fixed hash seed fixes the order of sets; the caller's environment is not passed on.
-        environment = {"HOME": "/box", "TMPDIR": "/box", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-S", "-B", str(Path(__file__).with_name("sandbox.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd="/",
-            start_new_session=True,
-        )
-        try:
-            verdict, errors = process.communicate(request, limits.seconds)
-        except subprocess.TimeoutExpired:
-            return ExecutionVerdict("timed_out", f"not done after {limits.seconds:g} s")
-        finally:
-            # The first process of the namespace dies with the outermost one, and the kernel then kills all others.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if not verdict:
-        lines = errors.decode(errors="replace").strip().splitlines()
-        raise ComputationError(f"the sandbox for a program failed: {lines[-1] if lines else 'no message'}")
-    return ExecutionVerdict(*json.loads(verdict))
+    bubblewrap = shutil.which("bwrap")
+    if bubblewrap is None:
+        return ExecutionVerdict("refused", "bubblewrap is missing; install it on Linux: apt-get install bubblewrap")
+    task = {
+        "problem": problem,
+        "program": problem + completion,
+        "entry_point": entry_point,
+        "limits": asdict(limits),
+        "user": _FIRST_USER + os.getpid(),
+    }
+    # The tests are a second line, which the sandbox reads outside of the program's process.
+    request = f"{json.dumps(task)}\n{json.dumps({'tests': tests})}\n".encode()
+    process = subprocess.Popen(
+        [bubblewrap, *_isolation(limits), *_interpreter()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        verdict, errors = process.communicate(request, limits.seconds)
+    except subprocess.TimeoutExpired:
+        return ExecutionVerdict("timed_out", f"not done after {limits.seconds:g} s")
+    finally:
+        # The first process of the namespace is in this group, and the kernel kills all others with it.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    if verdict:
+        return ExecutionVerdict(*json.loads(verdict))
+    if lines := errors.decode(errors="replace").strip().splitlines():
+        if lines[-1].startswith("bwrap: "):
+            return ExecutionVerdict("refused", f"bubblewrap cannot isolate programs on this machine ({lines[-1]})")
+        raise ComputationError(f"the sandbox for a program failed: {lines[-1]}")
+    # bubblewrap returns 128 and the number of the signal that ended its child; the limit sends one of these.
+    if process.returncode in (128 + signal.SIGKILL, 128 + signal.SIGXCPU):
+        return ExecutionVerdict("timed_out", "the tests used up their processor time")
+    return ExecutionVerdict("failed", "the tests were ended before their verdict")
+
+
+def _isolation(limits: Limits) -> list[str]:
+    """Return bubblewrap's options for namespaces, rights and files."""
+    options = "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try --as-pid-1"
+    options += " --die-with-parent --cap-drop ALL"
+    if Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"] and not os.geteuid():
+        options += " --cap-add CAP_SETUID --cap-add CAP_SETGID"  # the script gives them up with the user
+    else:
+        options += " --unshare-user --uid 1000 --gid 1000"
+    options += f" --perms 0777 --size {limits.file_bytes} --tmpfs {_FOLDER} --chdir {_FOLDER}"
+    return options.split()
+
+
+def _interpreter() -> list[str]:
+    """Return bubblewrap's other options and the command: this interpreter with the script, in a read-only root."""
+    python, script = str(Path(sys.executable).resolve()), str(Path(__file__).with_name("sandbox.py"))
+    shown = [*_LIBRARIES, f"{sys.base_prefix}/lib", python]
+    # bubblewrap would make their parents for root alone.
+    parents = dict.fromkeys(str(parent) for path in shown for parent in reversed(Path(path).parents))
+    options = [part for path in parents for part in ("--dir", path)]
+    options += [part for path in shown for part in ("--ro-bind-try", path, path)]
+    options += ["--dev-bind", os.devnull, os.devnull, "--ro-bind", script, "/sandbox.py", "--remount-ro", "/"]
+    return [*options, python, "-P", "-s", "-S", "-B", "/sandbox.py"]
 
 
 def refusal() -> str | None:

@@ -9,6 +9,7 @@ import jinja2
 import polars as pl
 from lm_eval.evaluator import evaluate
 
+from prunescope.pipelines.core.bounded_regex import SlowPatternError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM, sample_hash
@@ -181,6 +182,8 @@ class TaskSession:
             except jinja2.TemplateError as error:
                 reason = str(error).partition("\n")[0]
                 raise InputError(f"task {spec.name}: one of its templates fails ({reason}); fix it") from error
+            except SlowPatternError as error:
+                raise InputError(f"task {spec.name}: {error}") from None
         for name, loaded in named.items():
             results, samples = outputs["results"][name], outputs["samples"][name]
             rolling = loaded.scoring == "rolling"

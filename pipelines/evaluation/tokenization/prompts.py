@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from prunescope.pipelines.core.bounded_regex import BoundedRe
+from prunescope.pipelines.core.bounded_regex import BoundedRe, SlowPatternError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.template_renderer import TemplateFailedError
 from prunescope.pipelines.models.chat_template import messages_in_chat_template, messages_in_template
@@ -155,6 +155,9 @@ def find_answer(prompt: Prompt, text: str) -> str | None:
     Raises:
         InputError: the pattern takes too long.
     """
-    match = BoundedRe.search(prompt.answer_pattern, text) if prompt.answer_pattern else None
+    try:
+        match = BoundedRe.compile(prompt.answer_pattern).search(text) if prompt.answer_pattern else None
+    except SlowPatternError as error:
+        raise InputError(f"{prompt.what}: `answer_pattern`: {error}") from None
     answer: str | None = match[1] if match else None
     return (number_text(answer) or answer) if answer is not None and prompt.kind == "maths" else answer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, States
-from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
+from prunescope.pipelines.metrics.rounding import distance, is_close, is_same, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
@@ -163,7 +163,7 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
         # In the model's own type, which bounds the rounding: the pass kept it as float32.
         truth = dense.whole[sublayer.label].to(contribution.dtype)
-        if not is_close(contribution[0], truth, rounding):
+        if not is_same(contribution[0], truth, rounding):
             raise ComputationError(
                 f"{sublayer.name}: called again on the same stream, it gives another output; leave out scope isolated"
             )

@@ -378,6 +378,27 @@ def test_doctor_refuses_a_model_with_the_module_and_the_reason(
         assert message in output.err
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [("{% if", "unexpected 'end of template'"), ("{{ 'a' * 10**9 }}", "too much memory"), ("{{ a.b }}", "undefined")],
+)
+def test_doctor_and_plan_refuse_the_same_chat_templates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str, reason: str
+) -> None:
+    folder = save_tiny(tmp_path / "model", "llama")
+    (folder / "chat_template.jinja").write_text(template)
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"models: [{{name: m, source: {folder}}}]\nrecipes: [{{name: dense, method: dense}}]\n"
+        "prompts: [{id: a, text: 'Why?'}]\ngeneration: {new_tokens: 2}\n"
+    )
+    for command in (["doctor", "--model", str(folder)], ["plan", str(study)]):
+        assert run(command, Globals(warehouse=str(tmp_path / "w"))) == 2, command
+        error = " ".join(capsys.readouterr().err.split())
+        assert "the model's chat template fails" in error
+        assert reason in error
+
+
 def test_doctor_names_a_damaged_file_and_fails(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = warehouse / "models/model=tiny-a/part.parquet"
     damaged.write_bytes(damaged.read_bytes()[:50])

@@ -162,18 +162,12 @@ def test_an_answer_can_be_kept_whole_and_drawn(served: Served) -> None:
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("copy (select 1) to 'out.csv'", "only SELECT is allowed"),
-        ("attach 'other.duckdb' as other", "only SELECT is allowed"),
-        ("select * from read_text('/etc/passwd')", "table function read_text is not allowed"),
-        ("select * from '/etc/passwd'", "files cannot be read"),
-        ("install httpfs", "only SELECT is allowed"),
-        ("set threads = 1", "only SELECT is allowed"),
-        ("drop view variants", "only SELECT is allowed"),
+        ("copy (select 1) to 'out.csv'", "only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed"),
+        ("select * from read_text('/etc/passwd')", "no files"),
         ("select 1; select 2", "only one statement"),
-        ("select getenv('HOME')", "function getenv is not allowed"),
         ("select nothing from variants", "nothing"),
         ("", "there is no SQL to run"),
-        ("select '\ud800'", "cannot be parsed"),
+        ("select '\ud800'", "surrogates not allowed"),
     ],
 )
 def test_sql_that_does_more_than_read_is_refused_in_one_line(
@@ -315,34 +309,18 @@ def test_a_query_without_end_is_stopped(computed_once: Path) -> None:
 
 def test_a_query_ends_when_its_client_leaves_and_others_wait_their_turn(computed_once: Path) -> None:
     with Served(computed_once) as server:
-        waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(12)]
-        for connection in waiting[:10]:
+        # Two run and three wait.
+        waiting = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(5)]
+        for connection in waiting:
             connection.request("POST", f"{server.home}/sql", json.dumps({"sql": ENDLESS}), JSON)
         time.sleep(0.5)
-        # Two run and eight wait: this client may have no more.
-        status, _, answer = _post(server, "select 1")
-        assert status == 429
-        assert "waiting already" in json.loads(answer)["error"]
+        last = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE / 2)
+        last.request("POST", f"{server.home}/sql", json.dumps({"sql": "select 1 as one"}), JSON)
         for connection in waiting:
             connection.close()
-        deadline = time.monotonic() + PATIENCE
-        while (found := _post(server, "select 1 as one"))[0] == 429:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert json.loads(found[2])["rows"] == [[1]]
+        assert json.loads(last.getresponse().read())["rows"] == [[1]]
+        last.close()
     assert not server.told
-
-
-def test_clients_together_have_a_limit_too(computed_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunescope.assets.publishing.server._MAX_OF_ALL", 1)
-    with Served(computed_once) as server:
-        endless = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-        endless.request("POST", f"{server.home}/sql", json.dumps({"sql": ENDLESS}), JSON)
-        deadline = time.monotonic() + PATIENCE
-        while (found := _post(server, "select 1"))[0] != 429:
-            assert time.monotonic() < deadline
-        assert "too many queries" in json.loads(found[2])["error"]
-        endless.close()
 
 
 def _post(server: Served, sql: str) -> tuple[int, dict[str, str], bytes]:
@@ -427,12 +405,14 @@ def test_the_response_to_a_bug_has_the_security_headers(warehouse: Path, monkeyp
 
     with Served(warehouse) as server:
         monkeypatch.setattr(LiveStudy, "packed", bug)
-        status, headers, body = server.ask(f"{server.home}/data/index.json")
-        assert status == 500
-        assert "ZeroDivisionError" in json.loads(body)["error"]
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["cache-control"] == "no-store"
-        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        monkeypatch.setattr(LiveStudy, "sql_setup", bug)
+        for status, headers, body in (server.ask(f"{server.home}/data/index.json"), _post(server, "select 1")):
+            assert status == 500
+            assert json.loads(body)["error"].startswith("ZeroDivisionError")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "no-store"
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert len(server.told) == 2
 
 
 def test_a_study_that_appears_later_is_served_without_a_restart(warehouse: Path) -> None:

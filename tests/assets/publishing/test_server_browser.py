@@ -48,7 +48,7 @@ def test_the_box_shows_rows_errors_and_text_as_text(page: Reader) -> None:
     assert "1,000 rows, more were left out" in ask(page, "from range(2000)")
     assert "⟨202E⟩" in ask(page, "select '<img src=x onerror=alert(1)>' || chr(8238) as hostile")
     assert not page.driver.find_elements(By.CSS_SELECTOR, ".result img")
-    assert "table function read_text is not allowed" in ask(page, "from read_text('/etc/passwd')")
+    assert "no files" in ask(page, "from read_text('/etc/passwd')")
     assert page.complaints() == []
 
 

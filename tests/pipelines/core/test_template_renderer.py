@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from prunescope.pipelines.core import template_renderer
-from prunescope.pipelines.core.template_renderer import TemplateFailedError, is_plain, render
+from prunescope.pipelines.core.template_renderer import TemplateFailedError, render
 
 CHAT = {"conversations": [[{"role": "user", "content": "Why?"}]], "add_generation_prompt": True}
 NESTED_LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -33,7 +33,9 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("{{ '%1000000000d' % 1 }}", "too much memory"),
         ("{{ '{:1000000000}'.format(1) }}", "too much memory"),
         ("{{ 'a'.ljust(10**9) }}", "too much memory"),
+        ("{% set n = namespace(x='a') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "memory"),
         ("{{ 'a' * 10000001 }}", "writes over 10,000,000 characters"),
+        ("{{ messages.append(1) }}", "unsafe"),
         ("{{ raise_exception('no\nway') }}", "^no$"),
         ("{% if", "unexpected 'end of template'"),
         ("{{ '\\ud800' }}", "surrogates not allowed"),
@@ -46,21 +48,14 @@ def test_a_template_that_asks_for_too_much_fails_with_its_reason(template: str, 
 
 
 @pytest.mark.usefixtures("_hurried")
-@pytest.mark.parametrize("kind", ["chat", "task"])
-def test_a_template_that_takes_too_long_is_stopped(kind: template_renderer.Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "template"), [("chat", NESTED_LOOPS), ("task", NESTED_LOOPS), ("task", "{{ 9 ** (9 ** 9) }}")]
+)
+def test_a_template_that_takes_too_long_is_stopped(kind: template_renderer.Kind, template: str) -> None:
     variables = CHAT if kind == "chat" else {"n": 99999}
-    with pytest.raises(TemplateFailedError, match="over 1 seconds"):
-        render(kind, NESTED_LOOPS, variables)
+    with pytest.raises(TemplateFailedError, match="over 1 seconds or 512 MiB"):
+        render(kind, template, variables)
     assert render(kind, "{{ 1 + 1 }}", variables) == "2"
-
-
-def test_a_template_that_is_slow_on_many_texts_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_renderer, "_USUAL_SECONDS", -30)
-    for _ in range(2):
-        render("task", "{{ 'slow' }}", {})
-    with pytest.raises(TemplateFailedError, match="over 60 seconds for all texts"):
-        render("task", "{{ 'slow' }}", {})
-    assert render("task", "{{ 'other' }}", {}) == "other"
 
 
 def test_a_template_of_a_task_knows_lm_evals_filter_and_refuses_unknown_names() -> None:
@@ -70,16 +65,14 @@ def test_a_template_of_a_task_knows_lm_evals_filter_and_refuses_unknown_names() 
             render("task", template, {"q": ""})
 
 
-def test_a_process_that_dies_is_told_and_replaced() -> None:
-    render("task", "", {})
-    worker = template_renderer._worker("task", os.getpid())
+def test_a_process_that_dies_is_replaced_and_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    worker = template_renderer._Worker("task")
+    worker.ask('["", {}]')
     assert worker._process is not None
+    with open(f"/proc/{worker._process.pid}/environ", "rb") as environment:  # noqa: PTH123 - no size
+        assert b"secret" not in environment.read()
     worker._process.kill()
     worker._process.wait()
-    assert render("task", "{{ 1 }}", {}) == "1"
-
-
-def test_only_values_that_arrive_unchanged_are_plain() -> None:
-    assert is_plain({"a": [1, 2.5, None, "é"], "b": {"c": True}})
-    for value in ((1, 2), {1: 2}, {3}, float("nan"), b"x"):
-        assert not is_plain({"a": value})
+    assert worker.ask('["{{ 1 }}", {}]') == {"text": "1"}
+    worker._stop()

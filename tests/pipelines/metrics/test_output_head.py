@@ -47,8 +47,10 @@ def in_float64(norm: FinalNorm, h: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_module_is_recognized_by_its_output(kind, dtype):
+@pytest.mark.parametrize("largest", [1.0, 30_000.0])
+def test_a_norm_module_is_recognized_by_its_output(kind, largest, dtype):
     module = module_of(kind).to(dtype)
+    module.weight.data[3] = largest
     norm = find_final_norm(module, WIDTH)
     assert norm.kind == kind
     h, _ = states(1)

@@ -1,14 +1,34 @@
-"""A pruned copy of a decoder with its own modules and weights, independent of weight swapping."""
+"""A pruned copy of a decoder with its own weights, independent of weight swapping; a model of massive activations."""
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Branch, Sublayer
 from prunescope.pipelines.pruning.variant import Variant
+from tests.tiny_models import save_tiny
+
+# The first token that discovery reads, of 300.
+FIRST = int(torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(0))[0, 0])
+
+
+def save_massive(folder: Path, architecture: str = "qwen2") -> Path:
+    """Save a random decoder with a channel of 10,000 times the usual size in one token; its biases, if any, are 300."""
+    file = save_tiny(folder, architecture) / "model.safetensors"
+    weights, generator = load_file(file), torch.Generator().manual_seed(1)
+    weights["model.embed_tokens.weight"][FIRST, 7] *= 1e4
+    for name, weight in weights.items():
+        if name.endswith(("q_proj.bias", "k_proj.bias")):
+            # In the channels that turn slowest, as Qwen2.5's: faster ones would attend to one token alone.
+            slow = weight.view(-1, 2, 8)[:, :, -1:]
+            slow += 300 * (2 * torch.randint(0, 2, slow.shape, generator=generator) - 1)
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
 
 
 def copy_of(decoder: Decoder) -> Decoder:

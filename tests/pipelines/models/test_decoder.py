@@ -21,6 +21,7 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.models.reference_models import save_massive
 from tests.pipelines.models.test_decoders import logits
 from tests.tiny_models import save_tiny
 
@@ -143,6 +144,11 @@ def test_multipliers_missing_in_the_config_are_measured(decoder: Decoder) -> Non
     for layer in found.layers:
         assert layer.attn.parts[0].multiplier == pytest.approx(0.3, rel=1e-6)
         assert layer.mlp.parts[0].multiplier == pytest.approx(-1.7, rel=1e-6)
+
+
+def test_massive_activations_leave_multipliers_exact(tmp_path: Path) -> None:
+    found = load_decoder(save_massive(tmp_path, "granite"), "bfloat16")
+    assert {part.multiplier for each in found.sublayers for part in each.parts} == {0.22}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import polars.selectors as cs
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
-from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
+from tests.pipelines.models.low_memory import computed
+from tests.pipelines.models.reference_models import copy_of, save_massive, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
@@ -200,12 +202,15 @@ def test_magnitude_masks_exactly_half_of_every_matrix_and_expert(each_decoder: D
 
 
 @pytest.mark.third(2)
-@pytest.mark.parametrize("architecture", ["mixtral", "bloom", "falcon_h1", "opt"])
+@pytest.mark.parametrize(
+    "architecture", ["mixtral", "bloom", "falcon_h1", "opt", "massive float32", "massive bfloat16"]
+)
 @pytest.mark.parametrize("recipe", ["magnitude-50", "block-drop-1"])
 def test_traces_end_at_the_output_of_a_pruned_copy(
-    architecture: str, recipe: str, tiny_decoder: Callable[[str], Decoder]
+    architecture: str, recipe: str, tiny_decoder: Callable[[str], Decoder], tmp_path: Path
 ) -> None:
-    dense = tiny_decoder(architecture)
+    is_massive = architecture.startswith("massive")
+    dense = load_decoder(save_massive(tmp_path), architecture.split()[1]) if is_massive else tiny_decoder(architecture)
     stats = calibrate(dense, CalibrationSpec(source=SHORT_TEXT, sequences=2, length=16), "tiny")
     pruned = prune(dense, parse_recipe(recipe), stats.activation_stats, stats.block_influence)
     prompt = Prompt(id="a", kind="open", text="Why?")
@@ -227,6 +232,16 @@ def test_traces_end_at_the_output_of_a_pruned_copy(
     norms = (dense.head.norm(ends[1].float()) - dense.head.norm(ends[0].float())).norm(dim=-1)
     found = rows.filter(scope="propagated", layer=2, sublayer="mlp").sort("position")
     torch.testing.assert_close(found["norm_dh"].to_torch(), norms[found["position"].to_list()], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_massive_activations_are_calibrated_pruned_and_traced(dtype: str, tmp_path: Path) -> None:
+    recipes = ("dense", "sparsegpt-50", "wanda-2of4", "flap-20")
+    variants, tables = computed(load_decoder(save_massive(tmp_path), dtype), recipes)
+    for name in ("sparsegpt-50", "wanda-2of4"):
+        assert all(int(mask.sum()) * 2 == mask.numel() for mask in variants[name].masks.values())
+    for name, table in tables.items():
+        assert all(is_finite for row in table.select(cs.float().is_finite().all()).rows() for is_finite in row), name
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt2", "falcon_h1"])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from prunescope.warehouse.catalogue.safe_sql import answer
+from prunescope.warehouse.catalogue.sql_worker import answer
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.formats import FORMATS, NULL, TEXT_ROWS, render, to_text
 from tests.examples import examples
@@ -283,8 +283,9 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
     select = ", ".join(f"{expression} AS c{index}" for index, expression in enumerate(expressions))
     nothing = " UNION ALL SELECT " + ", ".join("NULL" for _ in expressions) if has_null else ""
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        rows = pa.Table.from_batches(answer(connection, f"SELECT {select}{nothing}"))
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        with answer(connection, f"SELECT {select}{nothing}") as (schema, batches):
+            rows = pa.Table.from_batches(batches, schema)
     for to in FORMATS:
         assert render(rows, to)
     records = json.loads(render(rows, "json"))
@@ -319,8 +320,9 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
 )
 def test_what_python_or_arrow_cannot_hold_is_text(expression, text):
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        rows = pa.Table.from_batches(answer(connection, f"SELECT {expression} AS x"))
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        with answer(connection, f"SELECT {expression} AS x") as (schema, batches):
+            rows = pa.Table.from_batches(batches, schema)
     assert json.loads(render(rows, "json")) == [{"x": text}]
     assert list(csv.DictReader(io.StringIO(render(rows, "csv")))) == [{"x": text}]
     assert text in render(rows, "table")

@@ -10,7 +10,7 @@ import pytest
 
 from prunescope.warehouse.catalogue.database import build_file, connect
 from prunescope.warehouse.catalogue.sql_process import run_safe
-from prunescope.warehouse.core.errors import DamagedFileError, UnsafeSqlError, WarehouseError
+from prunescope.warehouse.core.errors import DamagedFileError, SqlError, WarehouseError
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
@@ -142,13 +142,13 @@ def test_readers_beside_a_writer_see_the_old_or_the_new_partition(remote):
     assert len(seen) > 1
 
 
-@pytest.mark.exhaustive  # test_safe_sql.py, on files
+@pytest.mark.exhaustive  # test_sql_process.py, on files
 def test_safe_sql_reads_only_the_tables(remote):
     write(remote)
     remote.write_bytes("_reports/secret.txt", lambda path: path.write_text("secret"))
     assert run_safe(remote.root, "SELECT recipe FROM variants").to_pylist() == [{"recipe": "wanda-50"}]
     for statement in (f"SELECT * FROM read_text('{remote.root}/_reports/secret.txt')", "COPY (SELECT 1) TO 's3://x/y'"):
-        with pytest.raises(UnsafeSqlError):
+        with pytest.raises(SqlError):
             run_safe(remote.root, statement)
     # The second barrier alone, without the first.
     with connect(remote.root, safe=True) as connection:

@@ -20,7 +20,7 @@ from prunescope.pipelines.evaluation.tasks.definition import (
     runs_code,
     shipped,
 )
-from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+from prunescope.pipelines.evaluation.tasks.loading import _is_plain, load_tasks
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.assets.tiny_study import ROOT
 
@@ -269,6 +269,12 @@ def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
 def test_a_template_of_a_definition_has_limits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*too much memory"):
         load_tasks([over_a_file(tmp_path, text="{{ 'a' * 10**9 }}")])
+
+
+def test_only_values_that_reach_another_process_unchanged_are_plain() -> None:
+    assert _is_plain({"a": [1, 2.5, None, "é"], "b": {"c": True}})
+    for value in ((1, 2), {1: 2}, {3}, float("nan"), b"x"):
+        assert not _is_plain({"a": value})
 
 
 def test_a_regular_expression_of_a_definition_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:

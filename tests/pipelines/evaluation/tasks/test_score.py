@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 from lm_eval.tasks import TaskManager
 
+from prunescope.pipelines.core import bounded_regex
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
 from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
@@ -103,6 +105,17 @@ def test_letters_and_texts_use_the_same_samples(scored: TaskScores) -> None:
         assert one["option_log_likelihoods_per_byte"] == pytest.approx(per_byte, rel=1e-6)
         assert one["answer"] == one["options"][one["option_log_likelihoods"].index(max(one["option_log_likelihoods"]))]
         assert one["is_correct"] == (one["answer"] == one["target"])
+
+
+def test_a_slow_pattern_of_a_task_is_named_with_its_task(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_regex, "SECONDS", 0.02)
+    spec = harness.writing_spec(tmp_path)
+    definition = Path(spec.source)
+    definition.write_text(definition.read_text().replace('"(\\\\S)"', '"((?:[^q]|[^q]{0,2}|[^q]{1,3}){1,200})(?=q)"'))
+    with pytest.raises(InputError, match=r"^task mine: regular expression .*: over 0.02 seconds"):
+        TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
 
 
 def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, tmp_path: Path) -> None:

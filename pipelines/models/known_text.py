@@ -1,0 +1,90 @@
+"""A short text that a decoder has read, for proofs that other ways to read it compute the same in every layer."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
+from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.module_calls import Arguments, hooks, stream_of, with_state
+
+# A pass that is yet to run, and the columns of its last row that hold tokens of the text. The passes of one reading
+# hold them in their order.
+Pass = tuple[Callable[[], object], slice]
+WHOLE = slice(None)
+
+
+class KnownText:
+    """What every sublayer adds when the text is read at once, and how far rounding moves that.
+
+    Each layer but the first is compared on the stream of this reading. So its tolerance is its own rounding: that of
+    all layers before it reaches a third of a contribution in bfloat16, would hide faults and look like some.
+
+    Attributes:
+        added: contributions by label, (1, tokens, width).
+        rounding: distance by which rounding in its own layer moves each of them.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, decoder: Decoder, tokens: Int[Tensor, "1 tokens"]) -> None:
+        """Read the text twice.
+
+        Args:
+            decoder: its layers are proved.
+            tokens: the text.
+        """
+        self._decoder = decoder
+        self._streams = dict[int, Tensor]()
+        once: list[Pass] = [(partial(decoder.hidden, tokens), WHOLE)]
+        self.added = self._read(once)
+        with other_rounding(decoder.model):
+            moved = self._read(once)
+        self.rounding = {label: distance(moved[label], truth) for label, truth in self.added.items()}
+
+    @torch.inference_mode()
+    def differing(self, passes: Iterable[Pass]) -> str | None:
+        """Return the name of the first sublayer that adds something else in another reading; None if all add the same.
+
+        Args:
+            passes: the reading, which may leave out the text's end. Other rows may hold anything.
+        """
+        found = self._read(passes)
+        differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, found[each.label]))
+        return next((each.name for each in differing), None)
+
+    def is_known(self, label: str, added: Tensor) -> bool:
+        """Return whether a contribution at the text's first tokens is the known one, up to rounding."""
+        return is_close(added, self.added[label][:, : added.shape[1]], self.rounding[label])
+
+    def _read(self, passes: Iterable[Pass]) -> dict[str, Tensor]:
+        """Return what every sublayer adds to the text; the first reading keeps the streams in front of the layers."""
+        found = defaultdict[str, list[Tensor]](list)
+        columns, begin = WHOLE, 0
+
+        def note(label: str, value: Tensor) -> None:
+            found[label].append(value[-1:, columns])
+
+        def anchor(index: int, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+            stream = stream_of(args, kwargs)
+            known = self._streams.setdefault(index, stream)
+            # The first layer shows what embeddings and positions add.
+            if index:
+                stream = stream.clone()
+                own = stream[-1:, columns]
+                own.copy_(known[:, begin : begin + own.shape[1]])
+            return with_state(args, kwargs, stream)
+
+        decoder = self._decoder
+        handles = [handle for each in decoder.sublayers for handle in each.watch(partial(note, each.label))]
+        for index, layer in enumerate(decoder.layers):
+            handles.append(layer.module.register_forward_pre_hook(partial(anchor, index), with_kwargs=True))
+        with hooks(*handles):
+            for run, columns in passes:  # noqa: B007 (the hooks read it)
+                run()
+                begin = sum(each.shape[1] for each in found[decoder.layers[0].attn.label])
+        return {label: torch.cat(parts, dim=1) for label, parts in found.items()}

@@ -1,3 +1,0 @@
--- wrong: syntax error
-EXPLAIN --ANALYZE COPY models TO '/tmp/x.csv' --
-SELECT 1

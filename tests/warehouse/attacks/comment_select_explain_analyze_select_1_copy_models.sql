@@ -1,3 +1,0 @@
--- refused
-/* ; SELECT */ EXPLAIN /**/ ANALYZE -- SELECT 1
-COPY models TO '/tmp/x.csv'

@@ -1,2 +1,0 @@
--- answered or stopped
-FROM range(1000000000)

@@ -1,2 +1,0 @@
--- stopped
-FROM (SELECT unnest(range(1000000000)))

@@ -1,2 +1,0 @@
--- stopped
-SELECT count(*) FROM range(9223372036854775807)

@@ -1,2 +1,0 @@
--- stopped
-WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t) SELECT max(i) FROM t

@@ -1,2 +1,0 @@
--- stopped
-SELECT 'a' LIKE repeat('%a', 50000000)

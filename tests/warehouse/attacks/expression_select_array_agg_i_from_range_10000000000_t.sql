@@ -1,2 +1,0 @@
--- stopped
-SELECT array_agg(i) FROM range(10000000000) t(i)

@@ -1,2 +1,0 @@
--- stopped
-SELECT array_to_string(range(100000000), ',')

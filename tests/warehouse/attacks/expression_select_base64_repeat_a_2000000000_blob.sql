@@ -1,2 +1,0 @@
--- stopped
-SELECT base64(repeat('a', 2000000000)::BLOB)

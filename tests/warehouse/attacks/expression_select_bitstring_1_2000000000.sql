@@ -1,2 +1,0 @@
--- stopped
-SELECT bitstring('1', 2000000000)

@@ -1,2 +1,0 @@
--- stopped
-SELECT flatten([range(100000000), range(100000000)])

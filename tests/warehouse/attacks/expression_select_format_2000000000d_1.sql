@@ -1,2 +1,0 @@
--- stopped
-SELECT format('{:2000000000d}', 1)

@@ -1,2 +1,0 @@
--- stopped
-SELECT generate_series(1, 4000000000)

@@ -1,2 +1,0 @@
--- stopped
-SELECT jaro_similarity(repeat('ab', 2000000), repeat('ba', 2000000))

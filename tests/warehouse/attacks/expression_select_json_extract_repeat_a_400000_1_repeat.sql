@@ -1,2 +1,0 @@
--- answered or stopped
-SELECT json_extract(repeat('{"a":', 400000) || '1' || repeat('}', 400000), '$.a')

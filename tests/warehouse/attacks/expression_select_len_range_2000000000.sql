@@ -1,2 +1,0 @@
--- stopped
-SELECT len(range(2000000000))

@@ -1,2 +1,0 @@
--- stopped
-SELECT list_cosine_similarity(range(100000000), range(100000000))

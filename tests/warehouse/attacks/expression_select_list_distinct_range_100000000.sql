@@ -1,2 +1,0 @@
--- stopped
-SELECT list_distinct(range(100000000))

@@ -1,2 +1,0 @@
--- stopped
-SELECT list_sort(range(100000000))

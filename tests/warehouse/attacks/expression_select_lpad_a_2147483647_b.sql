@@ -1,2 +1,0 @@
--- stopped
-SELECT lpad('a', 2147483647, 'b')

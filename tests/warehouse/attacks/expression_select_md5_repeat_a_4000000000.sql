@@ -1,2 +1,0 @@
--- stopped
-SELECT md5(repeat('a', 4000000000))

@@ -1,2 +1,0 @@
--- stopped
-SELECT printf('%2000000000d', 1)

@@ -1,2 +1,0 @@
--- stopped
-SELECT regexp_extract_all(repeat('a', 100000000), 'a')

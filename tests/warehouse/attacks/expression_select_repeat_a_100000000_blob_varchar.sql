@@ -1,2 +1,0 @@
--- stopped
-SELECT repeat('a', 100000000)::BLOB::VARCHAR

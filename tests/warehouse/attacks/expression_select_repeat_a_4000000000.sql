@@ -1,2 +1,0 @@
--- stopped
-SELECT repeat('a', 4000000000)

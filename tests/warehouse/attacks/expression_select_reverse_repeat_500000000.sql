@@ -1,2 +1,0 @@
--- stopped
-SELECT reverse(repeat('ä', 500000000))

@@ -1,2 +1,0 @@
--- stopped
-SELECT rpad('a', 2147483647, 'b')

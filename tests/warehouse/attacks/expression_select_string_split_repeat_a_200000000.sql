@@ -1,2 +1,0 @@
--- stopped
-SELECT string_split(repeat('a,', 200000000), ',')

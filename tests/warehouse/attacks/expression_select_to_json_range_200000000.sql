@@ -1,2 +1,0 @@
--- stopped
-SELECT to_json(range(200000000))

@@ -1,2 +1,0 @@
--- stopped
-SELECT translate(repeat('a', 400000000), 'a', 'b')

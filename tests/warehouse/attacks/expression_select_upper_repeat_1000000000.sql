@@ -1,2 +1,0 @@
--- stopped
-SELECT upper(repeat('ß', 1000000000))

@@ -1,2 +1,0 @@
--- refused: files cannot be read, only tables and views
-FROM 'x.parquet'

@@ -1,2 +1,0 @@
--- refused: table function \w+ is not allowed
-FROM arrow_scan(1, 2, 3)

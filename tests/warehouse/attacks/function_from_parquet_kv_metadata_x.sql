@@ -1,2 +1,0 @@
--- refused: table function \w+ is not allowed
-FROM parquet_kv_metadata('x')

@@ -1,2 +1,0 @@
--- refused: table function \w+ is not allowed
-SELECT (SELECT count(*) FROM parquet_scan('x'))

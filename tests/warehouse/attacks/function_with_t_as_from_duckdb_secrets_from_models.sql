@@ -1,2 +1,0 @@
--- refused: table function \w+ is not allowed
-WITH t AS (FROM duckdb_secrets()) FROM models

@@ -1,2 +1,0 @@
--- refused: only the warehouse's own
-FROM files.models_files

@@ -1,2 +1,0 @@
--- refused: only the warehouse's own
-FROM pg_catalog.pg_settings

@@ -1,2 +1,0 @@
--- refused: shows the engine
-FROM sqlite_master

@@ -1,2 +1,0 @@
--- refused: only
-SELECT 1; DROP VIEW models

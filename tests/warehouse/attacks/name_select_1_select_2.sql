@@ -1,2 +1,0 @@
--- refused: only one statement
-SELECT 1; SELECT 2

@@ -1,3 +1,0 @@
--- refused: only one statement
-SELECT 1 /* ; */; -- x
- SELECT 2

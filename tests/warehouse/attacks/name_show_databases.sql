@@ -1,2 +1,0 @@
--- refused: SHOW TABLES is
-SHOW DATABASES

@@ -1,2 +1,0 @@
--- wrong: SQL
-SELECT $$a

@@ -1,2 +1,0 @@
--- stopped
-with a as (with a as (with a as (with a as (with a as (with a as (with a as (with a as (

@@ -1,2 +1,0 @@
--- empty
-FROM (SHOW ALL TABLES) WHERE schema = 'files'

@@ -1,2 +1,0 @@
--- refused
-FROM system.information_schema.tables

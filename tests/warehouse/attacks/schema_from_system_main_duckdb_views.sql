@@ -1,2 +1,0 @@
--- refused
-FROM system.main.duckdb_views()

@@ -1,2 +1,0 @@
--- refused
-FROM temp.information_schema.tables

@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM duckdb_columns() WHERE schema_name = 'files'

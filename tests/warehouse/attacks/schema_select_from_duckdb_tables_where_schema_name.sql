@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM duckdb_tables() WHERE schema_name = 'files'

@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM duckdb_views() WHERE schema_name = 'files'

@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM DUCKDB_VIEWS() WHERE sql LIKE '%read_parquet%'

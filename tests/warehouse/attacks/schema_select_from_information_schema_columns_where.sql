@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM information_schema.columns WHERE table_schema = 'files'

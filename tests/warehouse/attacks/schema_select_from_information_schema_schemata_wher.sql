@@ -1,2 +1,0 @@
--- empty
-SELECT * FROM information_schema.schemata WHERE schema_name = 'files'

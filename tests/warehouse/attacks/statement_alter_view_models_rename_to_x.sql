@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-ALTER VIEW models RENAME TO x

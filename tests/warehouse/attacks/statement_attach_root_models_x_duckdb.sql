@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-ATTACH '{root}/models/x.duckdb'

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-COMMENT ON VIEW models IS 'x'

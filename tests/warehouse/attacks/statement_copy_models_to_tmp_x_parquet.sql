@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-COPY models TO '/tmp/x.parquet'

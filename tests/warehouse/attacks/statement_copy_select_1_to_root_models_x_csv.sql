@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-COPY (SELECT 1) TO '{root}/models/x.csv'

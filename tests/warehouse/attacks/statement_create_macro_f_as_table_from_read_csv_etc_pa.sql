@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-CREATE MACRO f() AS TABLE FROM read_csv('/etc/passwd')

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-CREATE OR REPLACE VIEW models AS SELECT 1

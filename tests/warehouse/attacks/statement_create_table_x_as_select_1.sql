@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-CREATE TABLE x AS SELECT 1

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-EXPLAIN ANALYZE COPY models TO '/tmp/x.csv'

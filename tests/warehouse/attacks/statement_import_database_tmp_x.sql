@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-IMPORT DATABASE '/tmp/x'

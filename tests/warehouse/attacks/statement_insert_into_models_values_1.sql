@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-INSERT INTO models VALUES (1)

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-LOAD httpfs

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-PREPARE p AS SELECT 1

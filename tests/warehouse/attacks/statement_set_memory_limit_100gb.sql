@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-SET memory_limit = '100GB'

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-WITH t AS (INSERT INTO models VALUES (1) RETURNING *) FROM t

@@ -1,2 +1,0 @@
--- refused: only SELECT is allowed
-WITH t AS (UPDATE models SET model = 'x' RETURNING *) FROM t

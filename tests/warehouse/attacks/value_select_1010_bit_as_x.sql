@@ -1,2 +1,0 @@
--- answered
-SELECT '1010'::BIT AS x

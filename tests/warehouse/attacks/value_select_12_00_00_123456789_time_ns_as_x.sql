@@ -1,2 +1,0 @@
--- answered
-SELECT '12:00:00.123456789'::TIME_NS AS x

@@ -1,2 +1,0 @@
--- answered
-SELECT 1 AS "<script>alert(1)</script>"

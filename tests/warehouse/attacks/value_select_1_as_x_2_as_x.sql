@@ -1,2 +1,0 @@
--- answered
-SELECT 1 AS x, 2 AS x

@@ -1,2 +1,0 @@
--- answered
-SELECT 1::VARIANT AS x

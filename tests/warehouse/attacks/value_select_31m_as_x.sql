@@ -1,2 +1,0 @@
--- answered
-SELECT '‮[31m' AS x

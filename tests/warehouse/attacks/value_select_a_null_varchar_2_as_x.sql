@@ -1,2 +1,0 @@
--- answered
-SELECT ['a', NULL]::VARCHAR[2] AS x

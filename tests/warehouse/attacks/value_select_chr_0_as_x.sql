@@ -1,2 +1,0 @@
--- answered
-SELECT chr(0) AS x

@@ -1,2 +1,0 @@
--- answered
-SELECT date '290308-12-22 (BC)' AS x

@@ -1,2 +1,0 @@
--- answered
-SELECT 'infinity'::FLOAT AS x

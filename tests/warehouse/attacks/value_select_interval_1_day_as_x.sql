@@ -1,2 +1,0 @@
--- answered
-SELECT [interval '1 day'] AS x

@@ -1,2 +1,0 @@
--- answered
-SELECT interval '1 year 2 days' AS x

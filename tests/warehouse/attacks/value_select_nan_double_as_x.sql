@@ -1,2 +1,0 @@
--- answered
-SELECT 'nan'::DOUBLE AS x

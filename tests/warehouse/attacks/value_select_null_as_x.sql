@@ -1,2 +1,0 @@
--- answered
-SELECT NULL AS x

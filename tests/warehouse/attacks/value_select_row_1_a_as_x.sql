@@ -1,2 +1,0 @@
--- answered
-SELECT row(1, 'a') AS x

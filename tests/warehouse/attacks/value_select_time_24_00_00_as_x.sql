@@ -1,2 +1,0 @@
--- answered
-SELECT time '24:00:00' AS x

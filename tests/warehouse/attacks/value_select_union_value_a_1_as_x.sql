@@ -1,2 +1,0 @@
--- answered
-SELECT union_value(a := 1) AS x

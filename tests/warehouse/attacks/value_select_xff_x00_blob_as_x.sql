@@ -1,2 +1,0 @@
--- answered
-SELECT '\xFF\x00'::BLOB AS x
