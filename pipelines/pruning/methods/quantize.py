@@ -52,9 +52,8 @@ class _Rounded:
     @property
     def weight(self) -> Weight:
         """The dequantized weights, as `QuantizedWeights.weight` computes them."""
-        zeros, scales = (
-            grids.repeat_interleave(self.group, dim=1)[:, : len(self.channels)] for grids in (self.zeros, self.scales)
-        )
+        zeros = self.zeros.repeat_interleave(self.group, dim=1)[:, : len(self.channels)]
+        scales = self.scales.repeat_interleave(self.group, dim=1)[:, : len(self.channels)]
         return (self.codes.float() - zeros) * scales / self.channels
 
 
@@ -118,14 +117,14 @@ def _best_power(blocks: Sequence[Weight], sizes: Channels, gram: Gram, recipe: A
     powers = [step / recipe.steps for step in range(recipe.steps)]
     sums, counts, least = [0.0] * len(powers), [0] * len(powers), torch.inf
     while True:
+        # NaN is not below infinity.
         candidates = [k for k, total in enumerate(sums) if total < torch.inf and total <= least * (1 + _MARGIN)]
         unfinished = [k for k in candidates if counts[k] < len(blocks)]
         if not unfinished:
             break
         k = min(unfinished, key=sums.__getitem__)
         block = blocks[counts[k]]
-        error = float(_half_errors(_nearest(block, recipe, sizes ** powers[k]).weight - block, gram).sum())
-        sums[k] += error if error < torch.inf else torch.inf  # NaN, too
+        sums[k] += float(_half_errors(_nearest(block, recipe, sizes ** powers[k]).weight - block, gram).sum())
         counts[k] += 1
         if counts[k] == len(blocks):
             least = min(least, sums[k])
@@ -177,9 +176,8 @@ def _clipped(weight: Weight, rounded: _Rounded, gram: Gram, recipe: AWQ) -> _Rou
     scales, zeros = torch.empty_like(rounded.scales), torch.empty_like(rounded.zeros)
     for index, start in enumerate(range(0, weight.shape[1], group)):
         columns = slice(start, start + group)
-        scales[:, index], zeros[:, index] = _clipped_grid(
-            weight[:, columns], channels[columns], gram[columns, columns], recipe
-        )
+        own = weight[:, columns], channels[columns], gram[columns, columns]
+        scales[:, index], zeros[:, index] = _clipped_grid(*own, recipe)
     tried = replace(
         rounded, codes=quantized_groups(scaled, scales, zeros, recipe.bits, group), scales=scales, zeros=zeros
     )
