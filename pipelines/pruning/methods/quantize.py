@@ -23,8 +23,8 @@ Grids = Float[Tensor, "out groups"]
 MIN_CHANNEL = 1e-4
 # Shares of a group's range that a clipping search tries, as in the published code.
 CLIPS = tuple(1 - 0.05 * step for step in range(10))
-# Weights that AWQ rounds at a time on a CPU, which keep its passes in the cache, and the fewest rows of a fast product.
-_BLOCK, _MIN_ROWS = 2**19, 128
+# Rows per thread that AWQ rounds at a time on a CPU: few, so that they stay in its cache, but enough for fast products.
+_ROWS = 64
 # Columns per product of `_half_errors` on a CPU.
 _PANEL = 256
 # Errors within this share of the least are compared again by the full product. The rounding of either is about 1e-6.
@@ -92,7 +92,7 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     sizes = (sizes / sizes.max()).clamp(min=MIN_CHANNEL)
     gram = cast(Tensor, inputs.gram)
     # No output depends on another one, except in the choice of α.
-    rows = max(_MIN_ROWS, _BLOCK // len(sizes)) if weight.device.type == "cpu" else len(weight)
+    rows = _ROWS * max(2, torch.get_num_threads()) if weight.device.type == "cpu" else len(weight)
     blocks = weight.tensor_split(max(1, len(weight) // rows))
     channels = sizes ** _best_power(blocks, sizes, gram, recipe)
     rounded = [_nearest(block, recipe, channels) for block in blocks]
@@ -105,7 +105,7 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     return WeightDelta.quantized((weight.shape[0], weight.shape[1]), packed, context.mask)
 
 
-def _best_power(blocks: Sequence[Weight], sizes: Channels, gram: Gram, recipe: AWQ) -> float:
+def _best_power(blocks: Sequence[Tensor], sizes: Channels, gram: Gram, recipe: AWQ) -> float:
     """Return the exponent with the least error; of equal ones the least.
 
     An error is a sum over blocks of outputs, none of them negative. The exponent with the least sum so far gets its

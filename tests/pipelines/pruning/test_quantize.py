@@ -172,8 +172,8 @@ def assert_equal_to_exhaustive(weight: Tensor, x: Tensor, name: str) -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small matrices have several blocks and panels, the last of which are smaller."""
-    for name, value in (("_BLOCK", 1), ("_MIN_ROWS", 7), ("_PANEL", 5)):
-        monkeypatch.setattr(quantize, name, value)
+    monkeypatch.setattr(quantize, "_ROWS", max(1, 8 // max(2, torch.get_num_threads())))
+    monkeypatch.setattr(quantize, "_PANEL", 5)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -204,7 +204,7 @@ def test_near_ties_are_decided_by_the_full_product(spread: float, monkeypatch: p
         return half_errors(shift, gram) * (1 + 0.04 * (torch.rand((), generator=generator) - 0.5))
 
     monkeypatch.setattr(quantize, "_half_errors", inexact)
-    monkeypatch.setattr(quantize, "_MIN_ROWS", 500)
+    monkeypatch.setattr(quantize, "_ROWS", 200)
     monkeypatch.setattr(quantize, "_MARGIN", 0.1)
     assert_equal_to_exhaustive(weight, x, "awq-3bit")
 
