@@ -12,6 +12,9 @@ from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
 
 # lm-eval's limit where a task definition sets none.
 _DEFAULT_NEW_TOKENS = 256
+# Length of an answer as a share of its limit, if no variant of the model has answered yet. The mean answer of
+# Qwen2.5-Coder-0.5B and two pruned variants took 0.19 to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
+TYPICAL_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class TaskSize:
         options: tokens of all continuations of the contexts, or of a text scored as a whole.
         options_a_sample: mean number of continuations per sample.
         new_tokens: most tokens generated per context.
+        written: tokens per answer that variants of the model wrote before, on average; None if none has.
     """
 
     name: str
@@ -35,6 +39,12 @@ class TaskSize:
     options: int
     options_a_sample: float
     new_tokens: int = 0
+    written: float | None = None
+
+    @property
+    def answer_tokens(self) -> float:
+        """Tokens per answer that are expected."""
+        return TYPICAL_SHARE * self.new_tokens if self.written is None else min(self.written, self.new_tokens)
 
 
 def task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401

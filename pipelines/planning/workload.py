@@ -1,6 +1,6 @@
 """Predicted work of a study on one model, computed from sizes alone; `memory` and `rows` go on from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.planning.cost_model import Cost
+from prunescope.pipelines.planning.cost_model import Work
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
 from prunescope.pipelines.studies import Study
@@ -141,14 +141,14 @@ class Workload:
 
     # -- work -----------------------------------------------------------------------------------------------------
 
-    def calibration(self) -> list[Cost]:
+    def calibration(self) -> Work:
         """Return the work of the dense model on the calibration tokens."""
-        return [Cost("calibration pass", "body", self._calibration_pass(self.study))]
+        return Work(self._calibration_pass(self.study))
 
     def _calibration_pass(self, study: Study) -> float:
         return self.forward(study.calibration.length, study.calibration.sequences)
 
-    def pruning(self, recipe: Recipe) -> list[Cost]:
+    def pruning(self, recipe: Recipe) -> Work:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
         study = self.study.calibrated_for(recipe)
         tokens = study.calibration.sequences * study.calibration.length
@@ -162,11 +162,7 @@ class Workload:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
-        costs = [
-            Cost("calibration tokens through variants", "body", passes * self._calibration_pass(study)),
-            Cost("Gram matrices", "body", gram),
-        ]
-        return [cost for cost in costs if cost.amount]
+        return Work(passes * self._calibration_pass(study) + gram)
 
     def gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
         """Return how many numbers the Gram matrices that a recipe reads have in each layer.
@@ -184,114 +180,85 @@ class Workload:
             for layer in range(self.shape.layers)
         ]
 
-    def dense(self, groups: int) -> list[Cost]:
+    def dense(self, groups: int) -> Work:
         """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [
-            *self._decode("dense model decodes", self.texts_a_prompt),
-            Cost("dense pass", "body", self._exact_pass),
-        ]
-        for lens in self.study.measure.lenses:
-            costs += self._head(f"lens {lens}, dense side", groups * self.positions * self.sublayers)
-        return costs
+        rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
+        return self._decode(self.texts_a_prompt) + Work(self._exact_pass) + self._measure(rows)
 
-    def variant(self, recipe: Recipe) -> list[Cost]:
+    def variant(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
-        measure, costs = self.study.measure, []
-        own_pass = self._layered_pass if recipe.method == "noise" else self._exact_pass
-        if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", own_pass))
-        if (changes_matrices(recipe) or recipe.method == "noise") and "local" in measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", own_pass))
-        if swaps := self.single_swaps(recipe):
-            # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
-            share = 0.5 if swaps == self.sublayers else 1.0
-            costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
+        measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
+        # One pass of the variant, and one of its sublayers in the dense context.
+        passes = (not is_dense) + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
+        swaps = self.single_swaps(recipe)
+        # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
+        swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
+        work = Work(passes * (self._layered_pass if is_noise else self._exact_pass) + swapped * self._layered_pass)
         if self.texts_a_prompt > 1 or len(self.layered) < len(self.prompts):
-            costs += self._decode("variant decodes", self.texts_a_prompt)
+            work += self._decode(self.texts_a_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
-        if again and recipe.method != "dense":
-            costs += self._decode("dense model after the variant, at most", again)[self.kept_bytes > 0 :]
-        for lens in measure.lenses:
-            for scope in measure.scopes:
-                if sublayers := self.shifted_sublayers(recipe, scope):
-                    costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
+        if again and not is_dense:  # the dense model after the variant, at most
+            work += self._decode(again, reads=not self.kept_bytes)
+        shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
-        return [*costs, *self._head("decoding steps", 4 * self.decoded_steps)]
+        return work + self._measure(len(measure.lenses) * self.positions * shifted + 4 * self.decoded_steps)
 
-    def sampling_dense(self) -> list[Cost]:
+    def sampling_dense(self) -> Work:
         """Return the work of the dense model's sampled texts, which all variants share."""
-        return self._decode("dense model samples", self.study.decoding.samples) if self.study.decoding else []
+        return self._decode(self.study.decoding.samples) if self.study.decoding else Work()
 
-    def sampling_variant(self) -> list[Cost]:
+    def sampling_variant(self) -> Work:
         """Return the work of one variant's sampled texts: at most, as if all part from the dense ones at once."""
         if not self.study.decoding:
-            return []
-        rows = 2 * self.sampled_texts * self.study.generation.new_tokens
-        logits = float(rows * self.shape.vocabulary)
-        tasks = ("variant samples", "variant reads the dense samples", "dense model reads the variant's samples")
-        return [
-            *(cost for task in tasks for cost in self._decode(task, self.study.decoding.samples)),
-            # Logits of both sides for the measures, and again for what may be drawn.
-            Cost("head product, sampled steps, at most", "head", 8 * logits * self.shape.width),
-            Cost("measures, sampled steps, at most", "vocabulary", logits),
-        ]
+            return Work()
+        logits = 2.0 * self.sampled_texts * self.study.generation.new_tokens * self.shape.vocabulary
+        # The variant samples and reads the dense texts, and the dense model reads the variant's.
+        texts = self._decode(self.study.decoding.samples)
+        # Logits of both sides for the measures, and again for what may be drawn.
+        return texts + texts + texts + Work(head=8 * logits * self.shape.width, logits=logits)
 
-    def text_dense(self) -> list[Cost]:
+    def text_dense(self) -> Work:
         """Return the work on texts that all variants share."""
-        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored_tokens else []
+        return Work(self._text_pass)
 
-    def text_variant(self) -> list[Cost]:
+    def text_variant(self) -> Work:
         """Return the work on texts of one variant: a pass, and the logits of both sides of every scored token."""
-        if not self.scored_tokens:
-            return []
         logits = 2.0 * self.scored_tokens * self.shape.vocabulary
-        return [
-            Cost("texts, variant pass", "body", self._text_pass),
-            Cost("head product, texts", "head", 2 * logits * self.shape.width),
-            Cost("measures at T = 1, texts", "vocabulary", logits),
-        ]
+        return Work(self._text_pass, head=2 * logits * self.shape.width, logits=logits)
 
-    def task_variant(self, recipe: Recipe) -> list[Cost]:
+    def task_variant(self, recipe: Recipe) -> Work:
         """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
 
-        A task that writes also has a fork of each text, at most as long as the text.
+        A task that writes also has a fork of each text, at most as long as the text. A batch goes on until its longest
+        answer ends, so that the weights are read as often as the limit allows.
         """
-        costs = []
+        work = Work()
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
-            tokens = task.options + texts * len(task.contexts) * task.new_tokens
+            tokens = task.options + texts * len(task.contexts) * task.answer_tokens
             read = texts * sum(map(self.forward, task.contexts)) + 2.0 * tokens * self.shape.active
-            # A task with options is asked twice, for their texts and for their letters.
-            name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
-            costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * tokens * self.head_size)]
-            if task.new_tokens:
-                rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
-                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
-        return costs
+            rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
+            work += Work(read, 2.0 * tokens * self.head_size, float(rounds * self.bytes_per_token))
+        return work
 
-    def retrieval_dense(self) -> list[Cost]:
+    def retrieval_dense(self) -> Work:
         """Return the retrieval work that all variants share."""
-        return [self._embed("dense")]
+        return Work(sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval))
 
-    def retrieval_variant(self, recipe: Recipe) -> list[Cost]:
+    def retrieval_variant(self, recipe: Recipe) -> Work:
         """Return the work of one variant's embeddings and of the similarities of all queries and documents."""
-        products = sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval)
-        similarities = Cost("similarities of queries and documents", "body", products)
+        similarities = Work(sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval))
         # The dense embeddings are counted in `retrieval_dense`.
-        return [similarities] if recipe.method == "dense" else [self._embed("variant"), similarities]
+        return similarities if recipe.method == "dense" else self.retrieval_dense() + similarities
 
-    def _embed(self, side: str) -> Cost:
-        amount = sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval)
-        return Cost(f"retrieval, {side} pass", "body", amount)
-
-    def speed_variant(self, recipe: Recipe) -> list[Cost]:
+    def speed_variant(self, recipe: Recipe) -> Work:
         """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
-        if recipe.method == "noise" or not self.study.speed:
-            return []
+        if recipe.method == "noise":
+            return Work()
         runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed]
         read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
         written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
-        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
+        return Work(read, weights=float(written))
 
     @property
     def _layered_pass(self) -> float:
@@ -333,30 +300,28 @@ class Workload:
         """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
         return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
-    def _head(self, item: str, rows: int) -> Iterator[Cost]:
-        """Yield the head product of the rows, and the measurement of their logits at every temperature."""
+    def _measure(self, rows: int) -> Work:
+        """Return the head product of the rows, and the measurement of their logits at every temperature."""
         logits = float(rows * self.shape.vocabulary)
-        yield Cost(f"head product, {item}", "head", 2 * logits * self.shape.width)
-        for temperature in self.study.measure.temperatures:
-            yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
+        return Work(head=2 * logits * self.shape.width, logits=len(self.study.measure.temperatures) * logits)
 
-    def _decode(self, model: str, copies: int = 1) -> list[Cost]:
-        """Return the work of decoding texts in batches: a pass over each batch's prompts, then token by token."""
+    def _decode(self, copies: int, *, reads: bool = True) -> Work:
+        """Return the work of decoding texts in batches: a pass over each batch's prompts, then token by token.
+
+        Args:
+            copies: texts of each prompt.
+            reads: whether the prompts run; false if their keys and values are kept.
+        """
         new_tokens = self.study.generation.new_tokens
         texts = sorted(length for length in self.prompts for _ in range(copies))
         batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
-        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
+        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches) if reads else 0.0
         tokens = len(texts) * new_tokens
-        return [
-            Cost(f"{model}: prompts", "body", read),
-            Cost(
-                f"{model}: weights of {new_tokens} steps",
-                "memory",
-                float(new_tokens * len(batches) * self.bytes_per_token),
-            ),
-            Cost(f"{model}: {tokens:,} tokens", "body", float(2 * tokens * self.shape.active)),
-            Cost(f"{model}: logits of {tokens:,} tokens", "head", float(2 * tokens * self.head_size)),
-        ]
+        return Work(
+            read + 2.0 * tokens * self.shape.active,
+            2.0 * tokens * self.head_size,
+            float(new_tokens * len(batches) * self.bytes_per_token),
+        )
 
     @property
     def bytes_a_variant(self) -> int:
