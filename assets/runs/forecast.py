@@ -142,11 +142,7 @@ class Forecast:
             return seconds * predicted / sizes
         if alike and not predicted:
             return seconds / len(alike)
-        return predicted * pace(_sized(of_step), pace(_sized(self.earlier)))
-
-
-def _sized(earlier: Sequence[Earlier]) -> list[tuple[float, float]]:
-    return [(one.predicted, one.seconds) for one in earlier if one.predicted]
+        return predicted * pace([(one.predicted, one.seconds) for one in of_step if one.predicted])
 
 
 def forecast(

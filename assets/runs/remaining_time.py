@@ -34,8 +34,8 @@ class Stage:
 class RemainingTime:
     """The stages that are left, and how many seconds they will take.
 
-    A stage takes its predicted seconds times the pace of the finished stages of its step, which for few of them is
-    close to the pace of all.
+    A stage takes its predicted seconds times the pace of the finished stages of its step. Other steps say nothing,
+    because predictions leave out more of pruning than of passes over texts.
 
     Args:
         stages: all stages of the run, in any order.
@@ -100,9 +100,7 @@ class RemainingTime:
         """
         # Copies, because bars ask from a thread of their own.
         stage, spent, stages = self._current, self._clock() - self._stage_began, list(self._left.values())
-        finished = {step: list(own) for step, own in list(self._finished.items())}
-        whole = pace([each for own in finished.values() for each in own])
-        paces = {step: pace(own, whole) for step, own in finished.items()}
-        left = {one: one.fixed + one.cost * paces.get(one.step, whole) for one in stages}
+        paces = {step: pace(list(own)) for step, own in list(self._finished.items())}
+        left = {one: one.fixed + one.cost * paces.get(one.step, 1.0) for one in stages}
         current = 0.0 if stage is None else max(left.pop(stage, 0.0) - spent, task_left, 0.0)
         return current + sum(left.values())

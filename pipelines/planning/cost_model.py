@@ -10,7 +10,7 @@ Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measure
 # Operations of the head's product that take as long as the measurement of one logit at one temperature; on two cores of
 # a server 150 GFLOP/s against 200 million logits per second.
 LOGIT_OPERATIONS = 750
-# Seconds at the pace that was expected, which count beside the finished work: a short stage says little of long ones.
+# Seconds as predicted that count beside the finished work: a short stage says little of long ones.
 PRIOR_SECONDS = 20.0
 # Work counts with at most this multiple of the median pace: it was suspended, or shared the machine.
 MAX_PACES = 3.0
@@ -62,17 +62,16 @@ class Work:
         return self.layers / machine.layers + head / machine.head + self.weights / machine.weights
 
 
-def pace(finished: Sequence[tuple[float, float]], expected: float = 1.0) -> float:
-    """Return how many seconds a predicted second takes; close to `expected` as long as little is finished.
+def pace(finished: Sequence[tuple[float, float]]) -> float:
+    """Return how many seconds a predicted second takes; close to 1 as long as little is finished.
 
     Args:
         finished: predicted and measured seconds of finished work; predictions are above 0.
-        expected: pace without any finished work.
     """
-    usual = median(seconds / cost for cost, seconds in finished) if finished else 0.0
+    usual = median(seconds / predicted for predicted, seconds in finished) if finished else 0.0
     # Where most work took no time at all, the median says nothing of the rest.
-    seconds = sum(min(seconds, MAX_PACES * usual * cost or seconds) for cost, seconds in finished)
-    return (seconds + PRIOR_SECONDS * expected) / (sum(cost for cost, _ in finished) + PRIOR_SECONDS)
+    seconds = sum(min(seconds, MAX_PACES * usual * predicted or seconds) for predicted, seconds in finished)
+    return (seconds + PRIOR_SECONDS) / (sum(predicted for predicted, _ in finished) + PRIOR_SECONDS)
 
 
 @dataclass(frozen=True)

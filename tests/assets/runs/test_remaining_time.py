@@ -31,18 +31,16 @@ def test_a_run_is_predicted_from_its_start() -> None:
     assert left.seconds() == (10 + 1 - 2) + (40 + 1)
 
 
-def test_the_finished_stages_give_the_pace_of_the_others_and_their_own_step_first() -> None:
+def test_the_finished_stages_of_a_step_give_the_pace_of_its_others() -> None:
     left, clock = of(A, B, C)
     left.begin("m", "calibration")
-    clock.now = 21.0
-    left.begin("m@a", "traces")  # calibration took twice its cost, besides one second
-    pace = (20 + 20) / (10 + 20)
-    assert left.seconds() == pytest.approx((1 + pace * 40) + (1 + pace * 20))
+    clock.now = 91.0
+    left.begin("m@a", "traces")  # calibration took nine times its cost, which says nothing of traces
+    assert left.seconds() == (1 + 40) + (1 + 20)
     clock.now += 121.0
-    left.begin("m@b", "traces")  # traces take three times their cost, beside 20 s at the pace of all
+    left.begin("m@b", "traces")  # traces take three times their cost, beside 20 s as predicted
     clock.now += 11.0
-    pace = (120 + 20 * (20 + 120 + 20) / (10 + 40 + 20)) / (40 + 20)
-    assert left.seconds() == pytest.approx(1 + pace * 20 - 11)
+    assert left.seconds() == pytest.approx(1 + 20 * (120 + 20) / (40 + 20) - 11)
     assert left.seconds(100.0) == pytest.approx(100.0), "the task's own bar is slower than predicted"
     clock.now += 1000.0
     assert left.seconds() == 0.0, "a late stage is not negative"
@@ -74,9 +72,8 @@ def test_a_stage_in_which_the_process_was_stopped_counts_as_three_times_the_usua
         left.begin(f"m@{number}", "variants")
         clock.now += seconds
     left.begin("m@3", "variants")
-    seconds = 10 + 3 * 15 + 15
-    pace = (seconds + 20) / (30 + 20)
-    assert left.seconds() == pytest.approx((1 + 40 * pace) + (1 + 10 * (seconds + 20 * pace) / (30 + 20)))
+    pace = (10 + 3 * 15 + 15 + 20) / (30 + 20)
+    assert left.seconds() == pytest.approx((1 + 40) + (1 + 10 * pace))
 
 
 def test_a_stage_without_cost_and_a_failed_one_say_nothing_of_the_others() -> None:
