@@ -3,6 +3,7 @@
 `prunescope.pipelines.planning` counts the sizes, `prunescope.assets.runs.forecast` predicts their seconds.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from prunescope.assets.runs.forecast import (
     step_works,
     trace_groups,
     with_answer_lengths,
-    with_answers_at_limits,
 )
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
@@ -29,7 +29,6 @@ from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_config, shipped_outline
 from prunescope.pipelines.planning.cost_model import MemoryItem, RowCount, Work, peak
 from prunescope.pipelines.studies import Study
-from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
@@ -37,7 +36,6 @@ from prunescope.warehouse.tables import TABLES
 
 # Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
-    from prunescope.pipelines.models.meta_model import MetaModel
     from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
@@ -132,13 +130,22 @@ def estimate_model(
         return found
     from prunescope.pipelines.models.meta_model import load_meta_model
     from prunescope.pipelines.planning.power import verdict_power
-    from prunescope.pipelines.planning.preflight import unmatched
+    from prunescope.pipelines.planning.preflight import check_outline, unmatched, workload
 
     outline = load_meta_model(folder)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
-    tasks = _task_sizes(local, outline) if local else []
-    load = with_answer_lengths(_workload(study, outline, tasks, gpu), store, name)
-    if outline.tokenizer is None:
+    tasks = list["TaskSize"]()
+    if local:  # imports lm-eval, which takes seconds
+        from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+        from prunescope.pipelines.planning.task_workload import task_sizes
+
+        tasks = task_sizes(load_tasks(local), outline.tokenizer, outline.context_length)
+    # The planned GPU need not be here to check the study.
+    there = study if gpu is None else study.model_copy(update={"device": "cuda:0", "memory": None})
+    here = study if gpu is None else study.model_copy(update={"device": "auto"})
+    checked = check_outline(here, outline) if outline.tokenizer is not None else None
+    load = with_answer_lengths(workload(there, outline, checked, tasks), store, name)
+    if checked is None:
         found.warn("its tokenizer is not there: four characters count as a token, and tasks are not counted")
     found.warn(*(f"{reason}; `run` refuses it" for reason in unmatched(study, outline)))
     _add_costs(found, works, load, forecast(study, store, dense, load, works) if gpu is None else None, gpu)
@@ -148,24 +155,13 @@ def estimate_model(
     return found
 
 
-def _workload(study: Study, outline: "MetaModel", tasks: "Sequence[TaskSize]", gpu: int | None) -> "Workload":
-    """Return the study on a model in sizes, on the device that is planned for."""
-    from prunescope.pipelines.planning.preflight import assumed_workload, check_outline, workload
-
-    # The planned GPU need not be here to check the study.
-    here = study if gpu is None else study.model_copy(update={"device": "auto"})
-    there = study if gpu is None else study.model_copy(update={"device": "cuda:0", "memory": None})
-    if outline.tokenizer is None:
-        return assumed_workload(there, outline)
-    return workload(there, outline, check_outline(here, outline), tasks)
-
-
 def _add_costs(
     found: ModelEstimate, works: Sequence[PartitionWork], load: "Workload", prediction: Forecast | None, gpu: int | None
 ) -> None:
     """Add what is computed, its time, disk and memory, and what these leave out."""
     from prunescope.pipelines.core.device import available_bytes, resolve_device
     from prunescope.pipelines.planning.memory import memory_items
+    from prunescope.pipelines.planning.rows import rows_of
     from prunescope.pipelines.pruning.variant_row import peak_memory_bytes
 
     device, steps, search = resolve_device(load.study.device), step_works(load, works), load.study.search
@@ -176,7 +172,11 @@ def _add_costs(
         for work in works
         if work.recipe and work.tables
     }
-    written = {work.name: _row_counts(load, work) for work in works if work.tables and not work.is_search}
+    written = {
+        work.name: [count for count in rows_of(load, work.recipe) if count.table in work.tables]
+        for work in works
+        if work.tables and not work.is_search
+    }
     found.add("partitions", _partitions(load.study, works, written, steps, prediction))
     found.add("work", _work(steps, prediction))
     found.add("memory", _memory(found, available))
@@ -194,22 +194,6 @@ def _add_costs(
             "every pass over the layers, and every token that is written, brings "
             f"{_gib(load.layers_bytes - load.resident_bytes)} of them from where they rest, which is not in the time"
         )
-
-
-def _task_sizes(tasks: Sequence[TaskSpec], outline: "MetaModel") -> "list[TaskSize]":
-    from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-    from prunescope.pipelines.planning.task_workload import check_lengths, task_size
-
-    loaded = load_tasks(tasks)
-    check_lengths(loaded, outline.context_length)
-    return [task_size(task, outline.tokenizer) for task in loaded]
-
-
-def _row_counts(load: "Workload", work: PartitionWork) -> list[RowCount]:
-    from prunescope.pipelines.planning.rows import model_rows, variant_rows
-
-    counts = model_rows(load) if work.recipe is None else variant_rows(load, work.recipe)
-    return [count for count in counts if count.table in work.tables]
 
 
 def _bytes(counts: Sequence[RowCount]) -> int:
@@ -321,7 +305,10 @@ def _answers_in_words(load: "Workload", works: Sequence[PartitionWork], predicti
     )
     if prediction is None:
         return f"written answers count with {answers}"
-    most = _minutes(prediction, step_works(with_answers_at_limits(load), works))
+    at_limits = dataclasses.replace(
+        load, tasks=[dataclasses.replace(task, written=task.new_tokens) for task in load.tasks]
+    )
+    most = _minutes(prediction, step_works(at_limits, works))
     return f"written answers count with {answers}; if all reach their limits, it is {most} of work"
 
 

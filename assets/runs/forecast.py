@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
-from prunescope.assets.planning.steps import (
-    MODEL_TABLES,
-    RETRIEVAL_TABLES,
-    SAMPLED_TABLES,
-    STEPS,
-    TEXT_TABLE,
-    TRACE_TABLES,
-    steps_writing,
-)
+from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan
 from prunescope.assets.runs.remaining_time import Stage
 from prunescope.pipelines.core.errors import InputError
@@ -65,52 +57,11 @@ def trace_groups(load: "Workload", works: Sequence[PartitionWork]) -> list[Seque
 
 def step_works(load: "Workload", works: Sequence[PartitionWork]) -> list[StepWork]:
     """Return the work of one model's partitions, first what all variants share."""
-    todo, groups = {table for work in works for table in work.tables}, len(trace_groups(load, works))
-    shared = {
-        "calibration": load.calibration() if todo & set(MODEL_TABLES[1:]) else Work(),
-        "traces": load.dense(groups) if groups else Work(),
-        "sampling": load.sampling_dense() if todo & set(SAMPLED_TABLES) else Work(),
-        "texts": load.text_dense() if TEXT_TABLE in todo else Work(),
-        "retrieval": load.retrieval_dense() if todo & set(RETRIEVAL_TABLES) else Work(),
-    }
-    variants = [
-        StepWork(step.name, _variant_work(load, work.recipe, step.name), work.recipe)
-        for work in works
-        if work.recipe is not None
-        for step in steps_writing(work.tables)
-    ]
-    return [*(StepWork(step, work) for step, work in shared.items() if work != Work()), *variants]
-
-
-def _variant_work(load: "Workload", recipe: Recipe, step: str) -> Work:
-    """Return the work of one step of a variant; none for a step that takes next to no time."""
-    works = {
-        "variants": load.pruning,
-        "traces": load.variant,
-        "sampling": lambda _: load.sampling_variant(),
-        "texts": lambda _: load.text_variant(),
-        "tasks": load.task_variant,
-        "retrieval": load.retrieval_variant,
-        "speed": load.speed_variant,
-    }
-    return works[step](recipe) if step in works else Work()
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A step of a variant in the warehouse, computed under the study's present settings.
-
-    Attributes:
-        step: name of the step.
-        method: method of the variant's recipe.
-        predicted: seconds that follow from sizes.
-        seconds: seconds in its footer.
-    """
-
-    step: str
-    method: str
-    predicted: float
-    seconds: float
+    todo = [(step.name, work.recipe) for work in works for step in steps_writing(work.tables)]
+    groups, steps = len(trace_groups(load, works)), dict.fromkeys(step for step, _ in todo)
+    shared = [StepWork(step, load.work(step, None, groups)) for step in steps]
+    own = [StepWork(step, load.work(step, recipe), recipe) for step, recipe in todo if recipe is not None]
+    return [*(one for one in shared if one.work != Work()), *own]
 
 
 @dataclass(frozen=True)
@@ -118,31 +69,29 @@ class Forecast:
     """The prediction of one model's seconds.
 
     Attributes:
-        load: the study on the model.
         machine: speeds of this machine.
-        earlier: finished steps of the model's variants.
+        earlier: finished steps of the model's variants under the study's present settings, with their seconds.
     """
 
-    load: "Workload"
     machine: Machine
-    earlier: Sequence[Earlier] = ()
+    earlier: Sequence[tuple[StepWork, float]] = ()
 
     @cached_property
     def known_steps(self) -> set[str]:
         """Steps whose seconds follow from earlier variants."""
-        return {one.step for one in self.earlier}
+        return {one.step for one, _ in self.earlier}
 
     def seconds(self, item: StepWork) -> float:
         """Return the seconds of a step, from earlier variants of the same method, else of any, else from sizes."""
-        predicted = item.work.seconds(self.machine)
-        of_step = [one for one in self.earlier if one.step == item.step]
-        alike = [one for one in of_step if item.recipe is not None and one.method == item.recipe.method]
-        seconds, sizes = sum(one.seconds for one in alike), sum(one.predicted for one in alike)
+        predicted, method = item.work.seconds(self.machine), item.recipe and item.recipe.method
+        found = [(one, one.work.seconds(self.machine), took) for one, took in self.earlier if one.step == item.step]
+        alike = [(size, took) for one, size, took in found if one.recipe and one.recipe.method == method]
+        sizes, seconds = sum(size for size, _ in alike), sum(took for _, took in alike)
         if sizes:
             return seconds * predicted / sizes
         if alike and not predicted:
             return seconds / len(alike)
-        return predicted * pace([(one.predicted, one.seconds) for one in of_step if one.predicted])
+        return predicted * pace([(size, took) for _, size, took in found if size])
 
 
 def forecast(
@@ -165,19 +114,12 @@ def forecast(
     device, tokens = resolve_device(study.device), max(load.lengths, default=study.calibration.length)
     machine = measure_machine(load.shape, getattr(torch, study.dtype), device, tokens)
     steps = {step.name for work in works if work.recipe for step in steps_writing(work.tables)}
-    found = [] if dense is None else list(_earlier(study, store, dense, load, steps, machine, device))
-    return Forecast(load, machine, found)
+    return Forecast(machine, [] if dense is None else list(_earlier(study, store, dense, load, steps, device)))
 
 
 def _earlier(
-    study: Study,
-    store: Store,
-    dense: DenseModel,
-    load: "Workload",
-    steps: Collection[str],
-    machine: Machine,
-    device: str,
-) -> Iterator[Earlier]:
+    study: Study, store: Store, dense: DenseModel, load: "Workload", steps: Collection[str], device: str
+) -> Iterator[tuple[StepWork, float]]:
     """Yield the finished steps of the variants of any study whose inputs are those of this study."""
     model = dense.spec.name
     for partition in store.partitions(TABLES["variants"]):
@@ -188,13 +130,10 @@ def _earlier(
             for step in steps:
                 table = STEPS[step].tables[0]
                 written = store.provenance(TABLES[table], model, recipe.name)
-                if (
-                    written is not None
-                    and written.device == device
-                    and written.fingerprint in accepted(table, study, dense.identity, recipe)
-                ):
-                    predicted = _variant_work(load, recipe, step).seconds(machine)
-                    yield Earlier(step, recipe.method, predicted, written.seconds)
+                if written is None or written.device != device:
+                    continue
+                if written.fingerprint in accepted(table, study, dense.identity, recipe):
+                    yield StepWork(step, load.work(step, recipe), recipe), written.seconds
 
 
 def _recipe(study: Study, store: Store, model: str, name: str) -> Recipe:
@@ -223,11 +162,6 @@ def with_answer_lengths(load: "Workload", store: Store, model: str) -> "Workload
     return replace(load, tasks=[replace(task, written=means.get(task.name)) for task in load.tasks])
 
 
-def with_answers_at_limits(load: "Workload") -> "Workload":
-    """Count every written answer with as many tokens as it may have."""
-    return replace(load, tasks=[replace(task, written=task.new_tokens) for task in load.tasks])
-
-
 def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Workload]]") -> list[Stage]:
     """Return the stages of a run with their predicted seconds.
 
@@ -244,23 +178,21 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
     for name, (dense, load) in loads.items():
         if works := [work for work in (*plan.models, *plan.variants) if work.model == name]:
             likely = with_answer_lengths(load, store, name)
-            found += _model_stages(forecast(plan.study, store, dense, likely, works), works)
+            found += _model_stages(likely, forecast(plan.study, store, dense, likely, works), works)
     return [*found, Stage(ANSWERS, "answers", 0.0, _ANSWERS_SECONDS)] if plan.is_report_stale else found
 
 
-def _model_stages(prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
+def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
     """Return the stages of one model; work that several variants share counts in the first of them."""
     costs = {(work.name, step.name): 0.0 for work in works for step in steps_writing(work.tables)}
-    first = {recipe.name: group[0] for group in trace_groups(prediction.load, works) for recipe in group}
+    first = {recipe.name: group[0] for group in trace_groups(load, works) for recipe in group}
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables and shares_passes(work.recipe)]
-    for item in step_works(prediction.load, works):
-        if (leader := item.recipe) is None:
-            name = next(name for name, step in costs if step == item.step)
-        else:
-            if item.step == "traces":
-                leader = first[leader.name]
-            elif item.step == "variants" and leader in pruned:
-                leader = next(recipe for recipe in pruned if recipe.calibration == leader.calibration)
-            name = f"{works[0].model}@{leader.name}"
-        costs[name, item.step] += prediction.seconds(item)
+    for item in step_works(load, works):
+        leader = item.recipe
+        if leader and item.step == "traces":
+            leader = first[leader.name]
+        elif leader and item.step == "variants" and leader in pruned:
+            leader = next(recipe for recipe in pruned if recipe.calibration == leader.calibration)
+        own = next(work for work in works if (work.name, item.step) in costs and leader in {None, work.recipe})
+        costs[own.name, item.step] += prediction.seconds(item)
     return [Stage(name, step, cost) for (name, step), cost in costs.items()]

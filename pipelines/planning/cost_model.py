@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from statistics import median
 from typing import Literal
 
@@ -49,12 +50,7 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         """Return both amounts together."""
-        return Work(
-            self.layers + other.layers,
-            self.head + other.head,
-            self.weights + other.weights,
-            self.logits + other.logits,
-        )
+        return Work(*map(add, astuple(self), astuple(other)))
 
     def seconds(self, machine: Machine) -> float:
         """Return the time at the machine's speed."""

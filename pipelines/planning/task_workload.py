@@ -47,8 +47,26 @@ class TaskSize:
         return TYPICAL_SHARE * self.new_tokens if self.written is None else min(self.written, self.new_tokens)
 
 
-def task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
-    """Count the tokens of a task's requests."""
+def task_sizes(tasks: Sequence[LoadedTask], tokenizer: Any, context_length: int) -> list[TaskSize]:  # noqa: ANN401
+    """Count the tokens of the tasks' requests.
+
+    Raises:
+        InputError: a task does not fit into the model's context; names the task, its key and the context.
+    """
+    for loaded in tasks:
+        if loaded.scoring == "greedy" and new_tokens(loaded) >= context_length:
+            raise InputError(
+                f"task {loaded.name}: up to {new_tokens(loaded)} new tokens leave no room for a question in the "
+                f"model's context of {context_length}; set `max_new_tokens` lower"
+            )
+        if loaded.spec.context is not None and loaded.spec.context > context_length:
+            raise InputError(
+                f"task {loaded.name}: `context` {loaded.spec.context} is over the model's of {context_length} tokens"
+            )
+    return [_task_size(loaded, tokenizer) for loaded in tasks]
+
+
+def _task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
     task = loaded.task
     with quiet():
         task.set_fewshot_seed(loaded.spec.seed)
@@ -73,21 +91,3 @@ def new_tokens(loaded: LoadedTask) -> int:
     options = loaded.task.config.generation_kwargs or {}
     limits = (options.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
     return int(next((limit for limit in limits if limit), _DEFAULT_NEW_TOKENS))
-
-
-def check_lengths(tasks: Sequence[LoadedTask], context_length: int) -> None:
-    """Refuse a task that does not fit into the model's context.
-
-    Raises:
-        InputError: names the task, its key and the model's context.
-    """
-    for loaded in tasks:
-        if loaded.scoring == "greedy" and new_tokens(loaded) >= context_length:
-            raise InputError(
-                f"task {loaded.name}: up to {new_tokens(loaded)} new tokens leave no room for a question in the "
-                f"model's context of {context_length}; set `max_new_tokens` lower"
-            )
-        if loaded.spec.context is not None and loaded.spec.context > context_length:
-            raise InputError(
-                f"task {loaded.name}: `context` {loaded.spec.context} is over the model's of {context_length} tokens"
-            )

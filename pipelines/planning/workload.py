@@ -141,14 +141,28 @@ class Workload:
 
     # -- work -----------------------------------------------------------------------------------------------------
 
-    def calibration(self) -> Work:
-        """Return the work of the dense model on the calibration tokens."""
-        return Work(self._calibration_pass(self.study))
+    def work(self, step: str, recipe: Recipe | None, groups: int = 1) -> Work:
+        """Return the work of one step of a variant, or of the dense model for all variants; none if it is negligible.
+
+        Args:
+            step: name of the step.
+            recipe: the variant; None for the dense model.
+            groups: number of groups of variants that are traced together; each computes the dense logits once.
+        """
+        alone = {"variants": self._pruning, "traces": self._traces, "tasks": self._tasks, "speed": self._speed}
+        both = {"sampling": self._sampling, "texts": self._texts, "retrieval": self._retrieval}
+        if step in both:
+            return both[step](recipe)
+        if recipe is not None:
+            return alone[step](recipe) if step in alone else Work()
+        if step == "calibration":
+            return Work(self._calibration_pass(self.study))
+        return self._dense_traces(groups) if step == "traces" else Work()
 
     def _calibration_pass(self, study: Study) -> float:
         return self.forward(study.calibration.length, study.calibration.sequences)
 
-    def pruning(self, recipe: Recipe) -> Work:
+    def _pruning(self, recipe: Recipe) -> Work:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
         study = self.study.calibrated_for(recipe)
         tokens = study.calibration.sequences * study.calibration.length
@@ -180,12 +194,11 @@ class Workload:
             for layer in range(self.shape.layers)
         ]
 
-    def dense(self, groups: int) -> Work:
-        """Return the trace work that all variants share; each group of variants computes the dense logits once."""
+    def _dense_traces(self, groups: int) -> Work:
         rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
         return self._decode(self.texts_a_prompt) + Work(self._exact_pass) + self._measure(rows)
 
-    def variant(self, recipe: Recipe) -> Work:
+    def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
         # One pass of the variant, and one of its sublayers in the dense context.
@@ -203,30 +216,24 @@ class Workload:
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
         return work + self._measure(len(measure.lenses) * self.positions * shifted + 4 * self.decoded_steps)
 
-    def sampling_dense(self) -> Work:
-        """Return the work of the dense model's sampled texts, which all variants share."""
-        return self._decode(self.study.decoding.samples) if self.study.decoding else Work()
-
-    def sampling_variant(self) -> Work:
-        """Return the work of one variant's sampled texts: at most, as if all part from the dense ones at once."""
-        if not self.study.decoding:
-            return Work()
+    def _sampling(self, recipe: Recipe | None) -> Work:
+        """Return the work of sampled texts: that of a variant at most, as if all part from the dense ones at once."""
+        texts = self._decode(self.study.decoding.samples if self.study.decoding else 0)
+        if recipe is None:
+            return texts
         logits = 2.0 * self.sampled_texts * self.study.generation.new_tokens * self.shape.vocabulary
-        # The variant samples and reads the dense texts, and the dense model reads the variant's.
-        texts = self._decode(self.study.decoding.samples)
-        # Logits of both sides for the measures, and again for what may be drawn.
+        # The variant samples and reads the dense texts, and the dense model reads the variant's. Then logits of both
+        # sides for the measures, and again for what may be drawn.
         return texts + texts + texts + Work(head=8 * logits * self.shape.width, logits=logits)
 
-    def text_dense(self) -> Work:
-        """Return the work on texts that all variants share."""
-        return Work(self._text_pass)
+    def _texts(self, recipe: Recipe | None) -> Work:
+        """Return the work on texts: a pass, and for a variant the logits of both sides of every scored token."""
+        pairs = zip(self.study.texts, self.windows, strict=True)
+        logits = 0.0 if recipe is None else 2.0 * self.scored_tokens * self.shape.vocabulary
+        read = sum(self.forward(text.context, count) for text, count in pairs)
+        return Work(read, head=2 * logits * self.shape.width, logits=logits)
 
-    def text_variant(self) -> Work:
-        """Return the work on texts of one variant: a pass, and the logits of both sides of every scored token."""
-        logits = 2.0 * self.scored_tokens * self.shape.vocabulary
-        return Work(self._text_pass, head=2 * logits * self.shape.width, logits=logits)
-
-    def task_variant(self, recipe: Recipe) -> Work:
+    def _tasks(self, recipe: Recipe) -> Work:
         """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
 
         A task that writes also has a fork of each text, at most as long as the text. A batch goes on until its longest
@@ -241,21 +248,17 @@ class Workload:
             work += Work(read, 2.0 * tokens * self.head_size, float(rounds * self.bytes_per_token))
         return work
 
-    def retrieval_dense(self) -> Work:
-        """Return the retrieval work that all variants share."""
-        return Work(sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval))
-
-    def retrieval_variant(self, recipe: Recipe) -> Work:
-        """Return the work of one variant's embeddings and of the similarities of all queries and documents."""
+    def _retrieval(self, recipe: Recipe | None) -> Work:
+        """Return the work of the embeddings, and for a variant of the similarities of all queries and documents."""
+        embedded = Work(sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval))
+        if recipe is None:
+            return embedded
         similarities = Work(sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval))
-        # The dense embeddings are counted in `retrieval_dense`.
-        return similarities if recipe.method == "dense" else self.retrieval_dense() + similarities
+        return similarities if recipe.method == "dense" else embedded + similarities
 
-    def speed_variant(self, recipe: Recipe) -> Work:
+    def _speed(self, recipe: Recipe) -> Work:
         """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
-        if recipe.method == "noise":
-            return Work()
-        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed]
+        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed if recipe.method != "noise"]
         read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
         written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
         return Work(read, weights=float(written))
@@ -280,11 +283,6 @@ class Workload:
     def texts_a_prompt(self) -> int:
         """Texts of a prompt: teacher forced, and its own if variants write."""
         return 1 + self.study.measure.writes
-
-    @property
-    def _text_pass(self) -> float:
-        pairs = zip(self.study.texts, self.windows, strict=True)
-        return sum(self.forward(text.context, count) for text, count in pairs)
 
     @property
     def text_steps(self) -> int:

@@ -9,13 +9,13 @@ import pytest
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import PartitionWork
-from prunescope.assets.runs.forecast import Earlier, Forecast, StepWork, forecast, step_works, with_answer_lengths
+from prunescope.assets.runs.forecast import Forecast, StepWork, forecast, step_works, with_answer_lengths
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.planning.cost_model import Machine, Work
 from prunescope.pipelines.planning.preflight import check_study
 from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.planning.workload import Workload
-from prunescope.pipelines.recipes import Recipe, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
@@ -24,11 +24,39 @@ from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 from tests.sql.warehouse_builder import Handmade, frame_of
 
 MACHINE = Machine(layers=1.0, head=1.0, weights=1.0)
-WANDA = parse_recipe("wanda-60")
+WANDA, MAGNITUDE = parse_recipe("wanda-60"), parse_recipe("magnitude-30")
 
 
-def of(load: Workload, *earlier: Earlier) -> Forecast:
-    return Forecast(load, MACHINE, earlier)
+def earlier(step: str, recipe: str, size: float, seconds: float) -> tuple[StepWork, float]:
+    """Return a finished step that by its size takes so many seconds, and those that it took."""
+    return StepWork(step, Work(size), parse_recipe(recipe)), seconds
+
+
+def test_sizes_alone_are_divided_by_the_speed_of_the_machine() -> None:
+    fast = Forecast(Machine(layers=10.0, head=20.0, weights=40.0))
+    assert fast.seconds(StepWork("traces", Work(100.0, 100.0, 100.0), WANDA)) == 10 + 5 + 2.5
+    assert fast.known_steps == set()
+
+
+def test_earlier_variants_of_the_same_method_count_first_in_proportion_to_their_size() -> None:
+    alike = earlier("traces", "wanda-50", 40, 90), earlier("traces", "wanda-2of4", 60, 110)
+    found = Forecast(MACHINE, [*alike, earlier("traces", "magnitude-50", 1, 999), earlier("texts", "wanda-50", 1, 999)])
+    assert found.seconds(StepWork("traces", Work(25.0), WANDA)) == 25 * (90 + 110) / (40 + 60)
+    assert found.known_steps == {"traces", "texts"}
+
+
+def test_what_has_no_size_takes_as_long_as_it_took_others_of_its_method() -> None:
+    found = Forecast(MACHINE, [earlier("variants", "magnitude-40", 0, 8), earlier("variants", "magnitude-50", 0, 12)])
+    assert found.seconds(StepWork("variants", Work(), MAGNITUDE)) == 10
+    # Nothing follows for what has a size, of this method or another.
+    assert [found.seconds(StepWork("variants", Work(30.0), recipe)) for recipe in (MAGNITUDE, WANDA)] == [30, 30]
+
+
+def test_variants_of_other_methods_give_their_pace_and_other_steps_nothing() -> None:
+    found = Forecast(MACHINE, [earlier("traces", "attn-drop-1", 80, 180), earlier("texts", "wanda-50", 100, 400)])
+    for recipe in (WANDA, None):  # None: the work of the dense model, which no footer has
+        assert found.seconds(StepWork("traces", Work(50.0), recipe)) == pytest.approx(50 * (180 + 20) / (80 + 20))
+    assert found.seconds(StepWork("tasks", Work(50.0), WANDA)) == 50
 
 
 @pytest.fixture
@@ -36,47 +64,18 @@ def load(study: StudyFile) -> Workload:
     return check_study(load_study(str(study.path)), study.model)
 
 
-def test_sizes_alone_are_divided_by_the_speed_of_the_machine(load: Workload) -> None:
-    fast = Forecast(load, Machine(layers=10.0, head=20.0, weights=40.0))
-    assert fast.seconds(StepWork("traces", Work(100.0, 100.0, 100.0), WANDA)) == 10 + 5 + 2.5
-    assert fast.known_steps == set()
-
-
-def test_earlier_variants_of_the_same_method_count_first_in_proportion_to_their_size(load: Workload) -> None:
-    earlier = Earlier("traces", "wanda", 40.0, 90.0), Earlier("traces", "wanda", 60.0, 110.0)
-    others = Earlier("traces", "magnitude", 10.0, 1000.0), Earlier("texts", "wanda", 10.0, 1000.0)
-    found = of(load, *earlier, *others)
-    assert found.seconds(StepWork("traces", Work(25.0), WANDA)) == 25 * (90 + 110) / (40 + 60)
-    assert found.known_steps == {"traces", "texts"}
-
-
-def test_what_has_no_size_takes_as_long_as_it_took_others_of_its_method(load: Workload) -> None:
-    found = of(load, Earlier("variants", "magnitude", 0.0, 8.0), Earlier("variants", "magnitude", 0.0, 12.0))
-    assert found.seconds(StepWork("variants", Work(), parse_recipe("magnitude-30"))) == 10
-    # Nothing follows for what has a size, of this method or another.
-    for recipe in (parse_recipe("magnitude-30"), WANDA):
-        assert found.seconds(StepWork("variants", Work(30.0), recipe)) == 30
-
-
-def test_variants_of_other_methods_give_their_pace_and_other_steps_nothing(load: Workload) -> None:
-    found = of(load, Earlier("traces", "attn-drop", 80.0, 180.0), Earlier("texts", "wanda", 100.0, 400.0))
-    for recipe in (WANDA, None):  # None: the work of the dense model, which no footer has
-        assert found.seconds(StepWork("traces", Work(50.0), recipe)) == pytest.approx(50 * (180 + 20) / (80 + 20))
-    assert found.seconds(StepWork("tasks", Work(50.0), WANDA)) == 50
-
-
 def seconds_in(root: Path, recipe: str, step: str) -> float:
     path = root / STEPS[step].tables[0] / "model=tiny-a" / f"recipe={recipe}" / "part.parquet"
     return read_footer(path).provenance.seconds
 
 
-def earlier_of(study: StudyFile, root: Path, cache: Path) -> Mapping[tuple[str, str], Earlier]:
-    """Return the earlier steps that a forecast finds, by step and method."""
+def earlier_of(study: StudyFile, root: Path, cache: Path) -> dict[tuple[str, str], tuple[Work, float]]:
+    """Return the work and the seconds of the earlier steps that a forecast finds, by step and method."""
     spec, works = load_study(str(study.path)), [PartitionWork("tiny-a", None, MODEL_TABLES)]
     dense = find_model(spec, "tiny-a", cache, SILENT)
     works += [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in spec.recipes]
     found = forecast(spec, Store(root), dense, check_study(spec, dense.folder), works).earlier
-    by_key = {(one.step, one.method): one for one in found}
+    by_key = {(one.step, one.recipe.method): (one.work, seconds) for one, seconds in found if one.recipe}
     assert len(by_key) == len(found)
     return by_key
 
@@ -91,8 +90,8 @@ def test_seconds_are_those_in_the_footers_of_any_study_that_computed_the_same(
     assert set(found) == {(step, recipe.method) for step in steps for recipe in recipes.values()}
     for name, recipe in recipes.items():
         for step in steps:
-            assert found[step, recipe.method].seconds == seconds_in(computed_once, name, step)
-    assert found["traces", "wanda"].predicted > found["traces", "dense"].predicted > 0
+            assert found[step, recipe.method][1] == seconds_in(computed_once, name, step)
+    assert found["traces", "wanda"][0].head > found["traces", "dense"][0].head > 0
 
 
 def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_once: Path, cache: Path) -> None:
@@ -153,13 +152,14 @@ def test_every_step_of_every_variant_has_its_work(load: Workload, study: StudyFi
     ]
     found = step_works(load, works)
     shared = {step.step: step.work for step in found if step.recipe is None}
-    assert shared == {"calibration": load.calibration(), "traces": load.dense(1), "texts": load.text_dense()}
+    assert shared == {
+        "calibration": load.work("calibration", None),
+        "traces": load.work("traces", None),
+        "texts": load.work("texts", None),
+    }
 
-    def own(step: str) -> dict[Recipe, Work]:
-        return {one.recipe: one.work for one in found if one.step == step and one.recipe is not None}
-
-    assert own("variants") == {recipe: load.pruning(recipe) for recipe in recipes}
-    assert own("traces") == {recipe: load.variant(recipe) for recipe in recipes}
-    assert own("texts") == {recipe: load.text_variant() for recipe in recipes}
-    assert own("tasks") == {recipe: load.task_variant(recipe) for recipe in recipes}
+    for name in ("variants", "traces", "texts", "tasks"):
+        own = {step.recipe: step.work for step in found if step.step == name and step.recipe is not None}
+        assert own == {recipe: load.work(name, recipe) for recipe in recipes}, name
+        assert sum(own.values(), Work()) != Work(), name
     assert {step.step for step in found} == {"calibration", "variants", "mask_samples", "traces", "texts", "tasks"}

@@ -20,7 +20,7 @@ from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, pace, peak
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
-from prunescope.pipelines.planning.rows import variant_rows
+from prunescope.pipelines.planning.rows import rows_of
 from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -139,12 +139,12 @@ def test_temperatures_add_logits_but_no_head_products() -> None:
     steps, written = 4 * 4 * 2 * STEPS, (4 + 4) * STEPS
     wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
     for temperatures in ((1.0,), (0.5, 1.0, 2.0)):
-        work = load(temperatures=temperatures).variant(wanda)
+        work = load(temperatures=temperatures).work("traces", wanda)
         # Two lenses, two scopes.
         assert work.head == (4 * rows + steps + written) * ONCE
         assert work.logits == len(temperatures) * (4 * rows + steps) * 50
-    assert load(lenses=("normed",)).variant(drop).head == (rows / 4 + rows + steps + written) * ONCE
-    assert load(scopes=("local",)).variant(drop).head == (2 * rows / 4 + steps + written) * ONCE
+    assert load(lenses=("normed",)).work("traces", drop).head == (rows / 4 + rows + steps + written) * ONCE
+    assert load(scopes=("local",)).work("traces", drop).head == (2 * rows / 4 + steps + written) * ONCE
 
 
 def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
@@ -153,9 +153,9 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
     assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
     assert len(load().groups(recipes, 8, rows // 2)) == 20
-    assert load().dense(3).head == (3 * 2 * 32 + 4 * STEPS) * ONCE
-    assert load().dense(3).layers == 2 * WHOLE + load().forward(7, sequences=2) + 4 * STEPS * 2 * 960
-    assert load().variant(parse_recipe("dense")).head == (4 * STEPS + 4 * 4 * 2 * STEPS) * ONCE
+    assert load().work("traces", None, 3).head == (3 * 2 * 32 + 4 * STEPS) * ONCE
+    assert load().work("traces", None, 3).layers == 2 * WHOLE + load().forward(7, sequences=2) + 4 * STEPS * 2 * 960
+    assert load().work("traces", parse_recipe("dense")).head == (4 * STEPS + 4 * 4 * 2 * STEPS) * ONCE
     one = memory_items(load(), recipes[0], recipes[:1], 0)
     five = memory_items(load(), recipes[0], recipes[:5], 0)
     for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
@@ -165,17 +165,17 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
 
 def test_noise_costs_the_passes_of_the_dense_model() -> None:
     # A variant's pass and its sublayers in the dense context are in float64, which takes twice as long.
-    pruned = load().variant(parse_recipe("wanda-50"))
+    pruned = load().work("traces", parse_recipe("wanda-50"))
     for name in ("noise-bfloat16", "noise-batch"):
-        assert pruned.layers - load().variant(parse_recipe(name)).layers == 2 * WHOLE
+        assert pruned.layers - load().work("traces", parse_recipe(name)).layers == 2 * WHOLE
 
 
 def test_single_swaps_cost_the_layers_above_them() -> None:
     for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 4 / 2, 4)):
         recipe, without = parse_recipe(name), load(scopes=("local", "propagated"))
-        swapped = load(scopes=("local", "isolated", "propagated")).variant(recipe)
-        assert swapped.layers - without.variant(recipe).layers == passes * WHOLE
-        assert swapped.head - without.variant(recipe).head == 2 * 2 * (STEPS + 1) * sublayers * ONCE
+        swapped = load(scopes=("local", "isolated", "propagated")).work("traces", recipe)
+        assert swapped.layers - without.work("traces", recipe).layers == passes * WHOLE
+        assert swapped.head - without.work("traces", recipe).head == 2 * 2 * (STEPS + 1) * sublayers * ONCE
 
 
 def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
@@ -195,7 +195,9 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
         ("attn.0: wanda-50, mlp.0: rtn-4bit", "dense", 0, 0),
         ("attn.0: drop, mlp.0: rtn-4bit", "pruned", 0, 0),
     ):
-        assert load().pruning(mixture(treatments, predecessors)) == Work(passes * whole + tokens * grams), treatments
+        assert load().work("variants", mixture(treatments, predecessors)) == Work(passes * whole + tokens * grams), (
+            treatments
+        )
     one, all_alike = mixture("mlp.1: sparsegpt-30"), parse_recipe("sparsegpt-30")
     held = {
         recipe.name: {each.item: each.bytes for each in memory_items(load(), recipe, [recipe], 0)}
@@ -206,17 +208,19 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
     assert held["sparsegpt-30"]["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
     assert held["dropped"]["Gram matrices of a layer"] == held["dropped"]["masks, a bit a weight"] == 0
     swapped = load(scopes=("isolated",))
-    assert swapped.variant(mixture(both)) == swapped.variant(all_alike)
+    assert swapped.work("traces", mixture(both)) == swapped.work("traces", all_alike)
     two = mixture("attn.0: drop, mlp.1: rtn-4bit")
-    assert swapped.variant(all_alike).head - swapped.variant(two).head == 2 * 2 * (STEPS + 1) * 2 * ONCE
+    assert swapped.work("traces", all_alike).head - swapped.work("traces", two).head == 2 * 2 * (STEPS + 1) * 2 * ONCE
 
 
 def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
     read = load().forward(6, sequences=3)
-    assert load().text_dense() == Work(read)
-    assert load(temperatures=(0.5, 1.0)).text_variant() == Work(read, head=2 * 12 * ONCE, logits=2 * 12 * 50)
-    (rows,) = [rows for rows in variant_rows(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
+    assert load().work("texts", None) == Work(read)
+    assert load(temperatures=(0.5, 1.0)).work("texts", parse_recipe("dense")) == Work(
+        read, head=2 * 12 * ONCE, logits=2 * 12 * 50
+    )
+    (rows,) = [rows for rows in rows_of(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
     assert (rows.rows, rows.unmoved) == (12, 0)
 
 
@@ -224,11 +228,11 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
     read = 2 * 5 * work.forward(30, sequences=4)
-    assert work.speed_variant(recipe) == Work(read, weights=2 * 5 * 9 * (960 * 4 + 50 * 8 * 4))
+    assert work.work("speed", recipe) == Work(read, weights=2 * 5 * 9 * (960 * 4 + 50 * 8 * 4))
     held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "decoded"}
     assert held["key-value cache"] == 4 * (30 + 10 + ROOM) * 8 * 2 * 4
-    assert [rows.rows for rows in variant_rows(work, recipe) if rows.table == "speed"] == [1]
-    assert work.speed_variant(parse_recipe("noise-batch")) == load().speed_variant(recipe) == Work()
+    assert [rows.rows for rows in rows_of(work, recipe) if rows.table == "speed"] == [1]
+    assert work.work("speed", parse_recipe("noise-batch")) == load().work("speed", recipe) == Work()
 
 
 @pytest.mark.parametrize(("written", "tokens"), [(None, 0.4 * 6), (4.5, 4.5), (50.0, 6)])
@@ -239,13 +243,13 @@ def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
     sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
-        found = work.task_variant(recipe)
+        found = work.work("tasks", recipe)
         # So many contexts are two batches, each of which ends with its longest answer.
         assert found.weights == texts * 2 * 6 * (960 * 4 + 50 * 8 * 4)
         answers = texts * 65 * (work.forward(10) + tokens * 2 * 960)
         assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 4 * 960, rel=1e-12)
         assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE, rel=1e-12)
-    (rows,) = [rows for rows in variant_rows(work, pruned) if rows.table == "task_samples"]
+    (rows,) = [rows for rows in rows_of(work, pruned) if rows.table == "task_samples"]
     assert (rows.rows, rows.listed) == (65 + 2, round(65 * tokens) + 2 * 2 * 2)
 
 
@@ -258,7 +262,7 @@ def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(mo
         monkeypatch.setattr(limit, most)
         held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "always"}
         assert held["keys and values of the dense texts"] == kept
-        layers.append(work.variant(recipe).layers)
+        layers.append(work.work("traces", recipe).layers)
     assert layers[1] - layers[0] == work.forward(7, sequences=2)
     monkeypatch.setattr(limit, size)
     assert load(trajectories=("teacher_forced",)).kept_bytes == 0
@@ -267,14 +271,14 @@ def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(mo
 def test_decoding_reads_all_weights_for_every_token() -> None:
     magnitude = parse_recipe("magnitude-50")
     # The variant on the dense text and its own; then the dense model on that and after the flip.
-    assert load().variant(magnitude).weights == 2 * WEIGHTS
+    assert load().work("traces", magnitude).weights == 2 * WEIGHTS
     # Two passes in float64, the prompts once, and the tokens of these eight texts.
     read = load().forward(7, sequences=2)
-    assert load().variant(magnitude).layers == 4 * WHOLE + read + (4 + 4) * STEPS * 2 * 960
-    fork = load(trajectories=("teacher_forced", "fork")).variant(magnitude)
+    assert load().work("traces", magnitude).layers == 4 * WHOLE + read + (4 + 4) * STEPS * 2 * 960
+    fork = load(trajectories=("teacher_forced", "fork")).work("traces", magnitude)
     assert fork.layers == 4 * WHOLE + read + (4 + 2) * STEPS * 2 * 960
-    assert load().variant(parse_recipe("dense")).weights == WEIGHTS
-    assert load(trajectories=("teacher_forced",)).variant(magnitude).weights == 0
+    assert load().work("traces", parse_recipe("dense")).weights == WEIGHTS
+    assert load(trajectories=("teacher_forced",)).work("traces", magnitude).weights == 0
 
 
 def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
@@ -286,21 +290,21 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     few = memory_items(work, *alone("wanda-50"), 0)
     # Two passes in float64, which takes twice as long; 200 texts are four batches, greedy or sampled.
     passes, reads = 2 * 2 * 3 * work.forward(5 + STEPS), 100 * work.forward(5)
-    assert work.variant(recipe).layers == passes + reads + (200 + 200) * STEPS * 2 * 960
-    assert work.variant(recipe).weights == (4 + 4) * WEIGHTS
-    assert work.sampling_dense().weights == 4 * WEIGHTS
+    assert work.work("traces", recipe).layers == passes + reads + (200 + 200) * STEPS * 2 * 960
+    assert work.work("traces", recipe).weights == (4 + 4) * WEIGHTS
+    assert work.work("sampling", None).weights == 4 * WEIGHTS
     # The variant writes texts and reads the dense ones, and the dense model reads the variant's.
-    assert work.sampling_variant().weights == 3 * 4 * WEIGHTS
-    assert work.sampling_variant().head == (3 * 200 * STEPS + 4 * 2 * 200 * STEPS) * ONCE
+    assert work.work("sampling", recipe).weights == 3 * 4 * WEIGHTS
+    assert work.work("sampling", recipe).head == (3 * 200 * STEPS + 4 * 2 * 200 * STEPS) * ONCE
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the variant"] == 20 * 200 * STEPS * 8
     assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
-    rows = {each.table: each.rows for each in variant_rows(work, recipe)}
+    rows = {each.table: each.rows for each in rows_of(work, recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 2 * 200 * STEPS)
     assert rows["decoding_steps"] == 100 * STEPS * 4
     assert rows["top_tokens"] == 100 * STEPS * 2 * 2 * 10
-    assert load().sampling_variant() == load().sampling_dense() == Work()
+    assert load().work("sampling", recipe) == load().work("sampling", None) == Work()
 
 
 def test_each_kind_of_work_has_its_own_speed_and_a_logit_is_750_operations_of_the_head() -> None:
@@ -439,7 +443,7 @@ def test_an_applied_and_removed_variant_leaves_no_weights_behind(tmp_path: Path)
 
 
 def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
-    one = load().calibration().layers
+    one = load().work("calibration", None).layers
     dense = "{name: dense-wanda, method: wanda, sparsity: 0.5, predecessors: dense}"
     tokens = load().study.calibration.sequences * load().study.calibration.length
     gram = tokens * 2 * (3 * 8**2 + 12**2)
@@ -453,13 +457,13 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
         ("block-drop-1-iterative", 1, 0),
         ("block-drop-1-greedy", 1, 0),  # two blocks, half of the layers above each
     ):
-        assert load().pruning(parse_recipe(name)) == Work(passes * one + grams * gram), name
+        assert load().work("variants", parse_recipe(name)) == Work(passes * one + grams * gram), name
     # Of its own tokens, twice as many, it measures what the table has of the study's.
     for name, passes in (("wanda-50", 2), (dense, 1), ("attn-drop-1", 1)):
         recipe = parse_recipe(name)
         twice = load().study.calibration.model_copy(update={"sequences": 2 * load().study.calibration.sequences})
         own = recipe.model_copy(update={"calibration": twice})
-        assert load().pruning(own).layers == passes * 2 * one, name
+        assert load().work("variants", own).layers == passes * 2 * one, name
     held = {
         each.item: each.bytes for each in memory_items(load(), parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)
     }
