@@ -163,9 +163,9 @@ def plan(
 
     Says what a run would compute, its time, disk and memory, and which losses the verdicts will be able to tell apart.
     The time is that of the model's earlier variants with these settings, else it follows from sizes at this machine's
-    speed, which is measured at once. --details and the other formats have memory, floating-point operations, rows and
-    bytes by item. Reads a model's config, tokenizer and file header, but not its weights. A time by sizes leaves out
-    the scores of pruning recipes and Python overhead: add about half on a CPU with small models, little with large
+    speed, which is measured in a moment. --details and the other formats have memory, floating-point operations, rows
+    and bytes by item. Reads a model's config, tokenizer and file header, but not its weights. A time by sizes leaves
+    out the scores of pruning recipes and Python overhead: add about half on a CPU with small models, little with large
     ones. No time has loading and hashing weights, writing, questions and report.
 
     For example:

@@ -185,14 +185,15 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
 def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
     """Return the stages of one model; work that several variants share counts in the first of them."""
     costs = {(work.name, step.name): 0.0 for work in works for step in steps_writing(work.tables)}
-    first = {recipe.name: group[0] for group in trace_groups(load, works) for recipe in group}
+    leaders = {("traces", recipe.name): group[0].name for group in trace_groups(load, works) for recipe in group}
     pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables and shares_passes(work.recipe)]
+    for recipe in pruned:
+        batch = (other.name for other in pruned if other.calibration == recipe.calibration)
+        leaders["variants", recipe.name] = next(batch)
     for item in step_works(load, works):
-        leader = item.recipe
-        if leader and item.step == "traces":
-            leader = first[leader.name]
-        elif leader and item.step == "variants" and leader in pruned:
-            leader = next(recipe for recipe in pruned if recipe.calibration == leader.calibration)
-        own = next(work for work in works if (work.name, item.step) in costs and leader in {None, work.recipe})
-        costs[own.name, item.step] += prediction.seconds(item)
+        if item.recipe is None:
+            name = next(name for name, step in costs if step == item.step)
+        else:
+            name = f"{works[0].model}@{leaders.get((item.step, item.recipe.name), item.recipe.name)}"
+        costs[name, item.step] += prediction.seconds(item)
     return [Stage(name, step, cost) for (name, step), cost in costs.items()]

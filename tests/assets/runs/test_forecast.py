@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from prunescope.assets.planning.fingerprints import find_model
@@ -104,11 +105,17 @@ def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_on
     assert {method for _, method in found} == {"dense", "magnitude", "attn-drop"}
 
 
-def test_a_damaged_footer_leaves_its_variant_out(study: StudyFile, warehouse: Path, cache: Path) -> None:
+def test_a_damaged_footer_and_seconds_of_another_device_are_left_out(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
     (warehouse / "task_scores/model=tiny-a/recipe=magnitude-50/part.parquet").write_bytes(b"PAR1")
+    store, table, variant = Store(warehouse), TABLES["text_tokens"], ("tiny-a", "wanda-2of4")
+    made = store.provenance(table, *variant)
+    assert made is not None
+    store.write(table, pl.DataFrame(store.read(table, *variant)), replace(made, device="cuda:0"), *variant)
     found = earlier_of(study, warehouse, cache)
-    assert ("tasks", "magnitude") not in found
-    assert ("tasks", "wanda") in found
+    assert not {("tasks", "magnitude"), ("texts", "wanda")} & set(found)
+    assert {("tasks", "wanda"), ("texts", "dense"), ("traces", "wanda")} <= set(found)
 
 
 def write_answers(root: Path, recipe: str, answers: Mapping[str, list[int | None]]) -> None:
