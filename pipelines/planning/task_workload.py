@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tasks.batched_generation import MIN_SHARED_PREFIX
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
+from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 
 # lm-eval's limit where a task definition sets none.
 _DEFAULT_NEW_TOKENS = 256
@@ -25,9 +27,10 @@ class TaskSize:
         name: its name in the tables.
         scoring: the way of scoring.
         samples: number of samples.
-        contexts: tokens of every context; each runs once.
+        contexts: tokens of every context; each runs once. Of those that are written on, without the shared ones.
         options: tokens of all continuations of the contexts, or of a text scored as a whole.
         options_a_sample: mean number of continuations per sample.
+        shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
         new_tokens: most tokens generated per context.
         written: tokens per answer that variants of the model wrote before, on average; None if none has.
     """
@@ -38,6 +41,7 @@ class TaskSize:
     contexts: tuple[int, ...]
     options: int
     options_a_sample: float
+    shared: int = 0
     new_tokens: int = 0
     written: float | None = None
 
@@ -73,17 +77,23 @@ def _task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
         task.build_all_requests(limit=loaded.spec.samples)
     requests = [instance.args for instance in task.instances]
 
-    def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
 
     samples = len(loaded.docs)
     if loaded.scoring == "rolling":
-        return TaskSize(loaded.name, loaded.scoring, samples, (), sum(count(text) for (text,) in requests), 1.0)
-    contexts = tuple(count(context) for context in dict.fromkeys(str(arguments[0]) for arguments in requests))
+        return TaskSize(loaded.name, loaded.scoring, samples, (), sum(len(tokens(text)) for (text,) in requests), 1.0)
+    contexts = [tokens(context) for context in dict.fromkeys(str(arguments[0]) for arguments in requests)]
+    lengths = tuple(map(len, contexts))
     if loaded.scoring == "greedy":
-        return TaskSize(loaded.name, loaded.scoring, samples, contexts, 0, 0.0, new_tokens(loaded))
-    options = sum(count(str(arguments[1])) for arguments in requests)
-    return TaskSize(loaded.name, loaded.scoring, samples, contexts, options, len(requests) / samples)
+        # In the order of tokens all others lie between these two.
+        shared = common_prefix_length(min(contexts), max(contexts)) if len(contexts) > 1 else 0
+        shared *= shared >= MIN_SHARED_PREFIX
+        own = tuple(length - shared for length in lengths)
+        return TaskSize(loaded.name, loaded.scoring, samples, own, 0, 0.0, shared, new_tokens(loaded))
+    options = sum(len(tokens(str(arguments[1]))) for arguments in requests)
+    return TaskSize(loaded.name, loaded.scoring, samples, lengths, options, len(requests) / samples)
 
 
 def new_tokens(loaded: LoadedTask) -> int:

@@ -236,16 +236,19 @@ class Workload:
     def _tasks(self, recipe: Recipe) -> Work:
         """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
 
-        A task that writes also has a fork of each text, at most as long as the text. A batch goes on until its longest
-        answer ends, so that the weights are read as often as the limit allows.
+        A task that writes also has a fork of each text, at most as long as the text. Batches count as if all of their
+        answers had the mean length: in those that end late few rows are left.
         """
         work = Work()
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
             tokens = task.options + texts * len(task.contexts) * task.answer_tokens
-            read = texts * sum(map(self.forward, task.contexts)) + 2.0 * tokens * self.shape.active
-            rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
-            work += Work(read, 2.0 * tokens * self.head_size, float(rounds * self.bytes_per_token))
+            batches = texts * -(-len(task.contexts) // BATCH_CONTEXTS)
+            read = texts * sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared)
+            rounds = batches * task.answer_tokens
+            work += Work(
+                read + 2.0 * tokens * self.shape.active, 2.0 * tokens * self.head_size, rounds * self.bytes_per_token
+            )
         return work
 
     def _retrieval(self, recipe: Recipe | None) -> Work:

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
@@ -21,12 +22,12 @@ from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, 
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import rows_of
-from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.planning.task_workload import TaskSize, task_sizes
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import DecodingSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
-from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
+from prunescope.pipelines.studies.evaluation_specs import SpeedSpec, TaskSpec
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
 # Two layers of width 8 with 2 heads of 4, one key-value head, an MLP of 12, 50 words, an untied head.
@@ -239,18 +240,31 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
 def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
     written: float | None, tokens: float
 ) -> None:
-    task = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, new_tokens=6, written=written)
+    task = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6, written=written)
     sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
         found = work.work("tasks", recipe)
-        # So many contexts are two batches, each of which ends with its longest answer.
-        assert found.weights == texts * 2 * 6 * (960 * 4 + 50 * 8 * 4)
-        answers = texts * 65 * (work.forward(10) + tokens * 2 * 960)
+        # So many contexts are two batches, each of which runs what they share once.
+        assert found.weights == pytest.approx(texts * 2 * tokens * (960 * 4 + 50 * 8 * 4), rel=1e-12)
+        answers = texts * (65 * (work.forward(10) + tokens * 2 * 960) + 2 * work.forward(30))
         assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 4 * 960, rel=1e-12)
         assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE, rel=1e-12)
     (rows,) = [rows for rows in rows_of(work, pruned) if rows.table == "task_samples"]
     assert (rows.rows, rows.listed) == (65 + 2, round(65 * tokens) + 2 * 2 * 2)
+
+
+def test_worked_examples_before_questions_to_write_on_are_counted_once() -> None:
+    (loaded,) = load_tasks((TaskSpec(name="gsm8k", samples=3, shots=2),))
+    (size,) = task_sizes([loaded], tiny_tokenizer(), 100_000)
+
+    def tokens(text: str) -> list[int]:
+        return tiny_tokenizer()(text, add_special_tokens=False).input_ids
+
+    whole = [tokens(str(instance.args[0])) for instance in loaded.task.instances]
+    shared = next(place for place, ids in enumerate(zip(*whole, strict=False)) if len(set(ids)) > 1)
+    assert size.shared == shared > 100
+    assert size.contexts == tuple(len(ids) - shared for ids in whole)
 
 
 def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
