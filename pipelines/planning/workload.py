@@ -9,7 +9,6 @@ from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
-from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import Work
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
@@ -106,12 +105,6 @@ class Workload:
     def sampled_texts(self) -> int:
         """Sampled texts of each variant."""
         return len(self.prompts) * self.study.decoding.samples if self.study.decoding else 0
-
-    @property
-    def text_pass_tokens(self) -> int:
-        """Tokens of the largest pass over windows of a text."""
-        pairs = zip(self.study.texts, self.windows, strict=True)
-        return max((text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in pairs), default=0)
 
     @property
     def scored_tokens(self) -> int:
@@ -211,7 +204,7 @@ class Workload:
             work += self._decode(self.texts_a_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and not is_dense:  # the dense model after the variant, at most
-            work += self._decode(again, reads=not self.kept_bytes)
+            work += self._decode(again)
         shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
         return work + self._measure(len(measure.lenses) * self.positions * shifted + 4 * self.decoded_steps)
@@ -306,17 +299,12 @@ class Workload:
         logits = float(rows * self.shape.vocabulary)
         return Work(head=2 * logits * self.shape.width, logits=len(self.study.measure.temperatures) * logits)
 
-    def _decode(self, copies: int, *, reads: bool = True) -> Work:
-        """Return the work of decoding texts in batches: a pass over each batch's prompts, then token by token.
-
-        Args:
-            copies: texts of each prompt.
-            reads: whether the prompts run; false if their keys and values are kept.
-        """
+    def _decode(self, copies: int) -> Work:
+        """Return the work of decoding so many texts of each prompt in batches: the prompts, then token by token."""
         new_tokens = self.study.generation.new_tokens
         texts = sorted(length for length in self.prompts for _ in range(copies))
         batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
-        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches) if reads else 0.0
+        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
         tokens = len(texts) * new_tokens
         return Work(
             read + 2.0 * tokens * self.shape.active,
