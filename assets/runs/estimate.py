@@ -283,13 +283,12 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
         )
     machine, known = prediction.machine, [step for step in steps if step.step in prediction.known_steps]
     total = f"about {_minutes(prediction, steps)} of work"
-    if known:
-        total += f", {_minutes(prediction, known)} of it as long as earlier variants took"
     if steps and len(known) == len(steps):
-        return total
+        return f"{total}, as long as earlier variants took"
+    part = f", {_minutes(prediction, known)} of it as long as earlier variants took, the rest" if known else ""
     return (
-        f"{total}{', the rest' * bool(known)} at this machine's measured speed (head {machine.head / 1e9:,.0f} and "
-        f"layers {machine.layers / 1e9:,.0f} GFLOP/s, weights {machine.weights / 1e9:.1f} GB/s)"
+        f"{total}{part} at this machine's measured speed (head {machine.head / 1e9:,.0f} and layers "
+        f"{machine.layers / 1e9:,.0f} GFLOP/s, weights {machine.weights / 1e9:.1f} GB/s)"
     )
 
 
