@@ -3,10 +3,9 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 from dagster import AssetKey, DagsterEvent, DagsterInstance
 
@@ -29,16 +28,13 @@ from prunescope.assets.instance.pool_wait import watch_pool_waits
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import PRUNING_TABLES, SPEED_TABLE, STEPS, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan, StudyRequest, unfinished_folder
+from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.remaining_time import Stage
-from prunescope.assets.runs.stages import ANSWERS, stages
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
-
-if TYPE_CHECKING:  # needs torch
-    from prunescope.pipelines.planning.workload import Workload
 
 # Errors that the user can fix, by the names under which Dagster reports them.
 _INPUT_ERRORS = {"InputError", "WarehouseError"}
@@ -51,7 +47,7 @@ def execute(
     request: StudyRequest,
     store: Store,
     listener: Listener,
-    loads: Mapping[str, "Workload"],
+    stages: Sequence[Stage],
     *,
     computes_here: bool,
     cluster: RayClusterConfig | None,
@@ -66,7 +62,7 @@ def execute(
         request: the study, as the runs' configuration names it.
         store: the warehouse.
         listener: receives the progress.
-        loads: the study on each model in sizes, by its name.
+        stages: the stages with their predicted seconds.
         computes_here: whether this process computes rather than the warehouse's worker.
         cluster: the Ray cluster that computes instead, if any.
         launched_by: the launcher of the runs that the UI shows.
@@ -85,7 +81,7 @@ def execute(
         recover(instance, warehouse, local)
         store.clean_temporaries()
         scratch_directory.clean()
-        runs = _Runs(plan, request, store, listener, stages(plan, loads), instance, interrupted, cluster, launched_by)
+        runs = _Runs(plan, request, store, listener, stages, instance, interrupted, cluster, launched_by)
         if computes_here:
             stop_worker(local)
         with (

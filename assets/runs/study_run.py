@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.fingerprints import DenseModel, find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Listener, RunResult
@@ -69,10 +69,11 @@ def run_study(
     if plan.is_empty:
         return refused.added_to(RunResult(study))
     from prunescope.assets.instance.instance import writer_lock
+    from prunescope.assets.runs.forecast import stages
     from prunescope.assets.runs.run_executor import execute
 
     with writer_lock(store.local(cache), listener.waiting, store.url):
-        loads: dict[str, Workload] = {}
+        loads: dict[str, tuple[DenseModel, Workload]] = {}
         # Planned again, because the process that held the lock may have computed the same.
         plan = planned()
         if plan.has_partitions:
@@ -89,13 +90,23 @@ def run_study(
             checked = study.model_copy(update=unused)
 
             def check(name: str) -> None:
-                loads[name] = check_study(checked, find_model(study, name, cache, listener).folder)
+                dense = find_model(study, name, cache, listener)
+                loads[name] = dense, check_study(checked, dense.folder)
 
             refused.check(check)
             plan = planned()
         if plan.is_empty:
             return refused.added_to(RunResult(study))
+        # Only bars show the time that is left, and a cluster does not tell them what it begins.
+        foreseen = stages(plan, store, loads) if computes_here and cluster is None else ()
         result = execute(
-            plan, request, store, listener, loads, computes_here=computes_here, cluster=cluster, launched_by=launched_by
+            plan,
+            request,
+            store,
+            listener,
+            foreseen,
+            computes_here=computes_here,
+            cluster=cluster,
+            launched_by=launched_by,
         )
         return refused.added_to(result)
