@@ -21,6 +21,8 @@ SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 _MIN_STAGE_SECONDS = 1.0
 # A bar without a step for so long moves to and fro instead of standing still.
 _STILL_SECONDS = 10.0
+# A bar says how long its task takes only after this share of it.
+_MIN_SHARE = 0.1
 # The end of an estimate that is used up while the work goes on is not announced.
 _MIN_LEFT_SECONDS = 0.5
 
@@ -134,8 +136,7 @@ class RichProgress:
     def share(self, task: "Task") -> float | None:
         """Return the share of a bar that is done; None where it is not known or has not changed for long."""
         if task.id == self._partitions and self._time.total:
-            left = self._left()
-            return None if left is None else self._time.elapsed / max(self._time.elapsed + left, 1e-9)
+            return self._time.elapsed / max(self._time.elapsed + self._left(), 1e-9)
         if task.id != self._partitions and (
             not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS
         ):
@@ -153,16 +154,17 @@ class RichProgress:
         parts.append(str(timedelta(seconds=round(elapsed))))
         return ", ".join([*parts, self._left_in_words()] if task.id == self._partitions else parts).removesuffix(", ")
 
-    def _left(self) -> float | None:
+    def _left(self) -> float:
+        """Return the seconds that are left; by its own bar, the current task takes as long again for what it lacks."""
         task = next((task for task in self._bars.tasks if task.id == self._task), None)
-        if task is None or not task.total:
+        if task is None or not task.total or task.completed < _MIN_SHARE * task.total:
             return self._time.seconds()
-        return self._time.seconds(task.completed / task.total, task.elapsed or 0.0)
+        return self._time.seconds((task.elapsed or 0.0) * (task.total - task.completed) / task.completed)
 
     def _left_in_words(self) -> str:
-        """Return how long the rest takes; empty where that is not known, or the estimate is used up."""
-        left = self._left() if self._time.total else None
-        if left is None or left < _MIN_LEFT_SECONDS:
+        """Return how long the rest takes; empty if that is not known, or the estimate is used up."""
+        left = self._left() if self._time.total else 0.0
+        if left < _MIN_LEFT_SECONDS:
             return ""
         now = datetime.now().astimezone()
         end = now + timedelta(seconds=left)

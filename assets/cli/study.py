@@ -161,11 +161,12 @@ def plan(
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
-    Says what a run would compute, the time at this machine's speed, which is measured for two seconds, disk, memory,
-    and which losses the verdicts will be able to tell apart. --details and the other formats have memory,
-    floating-point operations, rows and bytes by item. Reads a model's config, tokenizer and file header, but not its
-    weights. The time leaves out loading and hashing weights, the scores of pruning recipes, Python overhead, writing,
-    questions and report: add about half on a CPU with small models, little with large ones.
+    Says what a run would compute, its time, disk and memory, and which losses the verdicts will be able to tell apart.
+    The time is that of the model's earlier variants with these settings, else it follows from sizes at this machine's
+    speed, which is measured in a moment. --details and the other formats have memory, floating-point operations, rows
+    and bytes by item. Reads a model's config, tokenizer and file header, but not its weights. A time by sizes leaves
+    out the scores of pruning recipes and Python overhead: add about half on a CPU with small models, little with large
+    ones. No time has loading and hashing weights, writing, questions and report.
 
     For example:
 
@@ -190,7 +191,7 @@ def plan(
         )
         rows = estimate.table(estimates)
     for model_estimate in estimates:
-        for message, is_warning in estimate.summary_line(model_estimate):
+        for message, is_warning in model_estimate.lines:
             log(message, "yellow" if is_warning else None)
     if output is not None or chosen_format(format_, output) != "table":
         emit(rows.to_arrow(), format_, output)

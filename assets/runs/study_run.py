@@ -26,7 +26,10 @@ if TYPE_CHECKING:  # Dagster and torch
 
     from prunescope.assets.execution.engines import Engine
     from prunescope.assets.runs.study_job import DagsterEvents
+    from prunescope.assets.planning.fingerprints import DenseModel
     from prunescope.pipelines.planning.workload import Workload
+
+    Loads = dict[str, tuple[DenseModel, Workload]]
 
 # Errors that the user can fix.
 INPUT_ERRORS = {"InputError", "WarehouseError"}
@@ -123,7 +126,7 @@ class StudyRun:
         """
         try:
             plan = self.plan()
-            loads: dict[str, Workload] = {}
+            loads: Loads = {}
             if plan.has_partitions:
                 self._check(loads)
                 plan = self.plan()
@@ -133,7 +136,7 @@ class StudyRun:
             self.error = error
             raise
 
-    def _check(self, loads: "dict[str, Workload]") -> None:
+    def _check(self, loads: "Loads") -> None:
         """Refuse models that do not fit the study, before anything is computed."""
         from prunescope.pipelines.planning.preflight import check_study
 
@@ -149,21 +152,24 @@ class StudyRun:
         checked = self.study.model_copy(update=unused)
 
         def check(name: str) -> None:
-            loads[name] = check_study(checked, find_model(self.study, name, self.cache, self.listener).folder)
+            dense = find_model(self.study, name, self.cache, self.listener)
+            loads[name] = dense, check_study(checked, dense.folder)
 
         self._refused.check(check)
 
     def _computed_events(
-        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "dict[str, Workload]"
+        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads"
     ) -> "DagsterEvents":
         from prunescope.assets.defs.partitions import register_study
         from prunescope.assets.defs.recipe_asset import unpublished
         from prunescope.assets.defs.recorded import RecordedTables
-        from prunescope.assets.runs.stages import ANSWERS, stages
+        from prunescope.assets.runs.forecast import ANSWERS, stages
         from prunescope.assets.runs.study_job import answer
 
         works = (*plan.models, *plan.variants, *plan.searches)
-        self.listener.planned(len(works) + plan.is_report_stale, stages(plan, loads))
+        # Only bars show the time that is left, and a cluster does not tell them what it begins.
+        foreseen = stages(plan, self.store, loads) if engine.kind == "inline" else ()
+        self.listener.planned(len(works) + plan.is_report_stale, foreseen)
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
         tasks, recorded = list(self._tasks(plan)), RecordedTables(context.instance)

@@ -6,7 +6,7 @@ import torch
 
 from prunescope.pipelines.core.device import available_bytes, resolve_device
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
-from prunescope.pipelines.evaluation.traces.text_traces import PIECE_ROWS
+from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS, PIECE_ROWS
 from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
@@ -51,6 +51,10 @@ def memory_items(
     is_replaced = changes_matrices(recipe) or noise is not None
     # Totals in float64, and those of one batch in float32.
     gram = 12 * max((size for step in layerwise for size in load.gram_sizes(step)), default=0)
+    windows = zip(load.study.texts, load.windows, strict=True)
+    text_pass = max(
+        (text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in windows), default=0
+    )
     text_states = load.scored_tokens * shape.width * FLOAT_BYTES
     embedded = [size.texts * shape.width for size in load.retrieval]
     device = _device(load)
@@ -104,7 +108,7 @@ def memory_items(
         "scored": {
             **applied,
             # The inner states of an MLP, and the stream before and after it.
-            "activations of a pass over texts": load.text_pass_tokens
+            "activations of a pass over texts": text_pass
             * (3 * max(shape.largest_matrix) + 4 * shape.width)
             * own_size,
             "shifts of the texts": text_states,

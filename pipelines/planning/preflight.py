@@ -50,58 +50,41 @@ def check_study(study: Study, folder: Path) -> Workload:
     # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
     if study.tasks:
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-        from prunescope.pipelines.planning.task_workload import check_lengths, task_size
+        from prunescope.pipelines.planning.task_workload import task_sizes
 
         tasks = load_tasks(study.tasks)
-        check_lengths(tasks, outline.context_length)
+        sizes = task_sizes(tasks, outline.tokenizer, outline.context_length)
         if study.allow_code_execution and any(task.runs_code for task in tasks):
             from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
 
             if reason := refusal():
                 raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
-        sizes = [task_size(task, outline.tokenizer) for task in tasks]
     return workload(study, outline, checked, sizes)
 
 
-def workload(study: Study, outline: MetaModel, checked: Checked, tasks: "Sequence[TaskSize]") -> Workload:
+def workload(study: Study, outline: MetaModel, checked: Checked | None, tasks: "Sequence[TaskSize]") -> Workload:
     """Return the study on a model, in sizes.
 
     Args:
         study: the study.
         outline: the model without weights.
-        checked: the result of `check_outline`.
+        checked: the result of `check_outline`; None if the model's tokenizer is not there. Four characters are then a
+            token, texts have as many windows as `max_tokens` allows, and retrieval data sets are left out.
         tasks: sizes of the tasks.
     """
-    prompts, texts, retrieval = checked
-    device = resolve_device(study.device)
-    return Workload(
-        study,
-        shape_of(outline),
-        prompts=[len(prompt.ids) for prompt in prompts],
-        windows=[len(text.windows) for text in texts],
-        workers=workers_on(device),
-        tasks=tasks,
-        retrieval=retrieval,
-        resident_bytes=None if study.memory is None else study.memory.get(device, 0),
-    )
-
-
-def assumed_workload(study: Study, outline: MetaModel) -> Workload:
-    """Return the study on a model whose tokenizer is not there, in sizes: four characters are a token.
-
-    Tasks and retrieval data sets are left out, and texts have as many windows as `max_tokens` allows.
-    """
-    _check_recipes(study, outline)
-    return Workload(
-        study,
-        shape_of(outline),
-        prompts=[
+    if checked is None:
+        _check_recipes(study, outline)
+        prompts = [
             len(prompt.ids) if prompt.ids else 1 + sum(len(turn["content"]) for turn in prompt.messages) // 4
             for prompt in study.prompts
-        ],
-        windows=[text.max_tokens // text.scored for text in study.texts],
-        workers=workers_on(resolve_device(study.device)),
-    )
+        ]
+        windows, retrieval = [text.max_tokens // text.scored for text in study.texts], list[RetrievalSize]()
+    else:
+        prompts, windows = [len(prompt.ids) for prompt in checked[0]], [len(text.windows) for text in checked[1]]
+        retrieval = checked[2]
+    device = resolve_device(study.device)
+    resident = None if study.memory is None else study.memory.get(device, 0)
+    return Workload(study, shape_of(outline), prompts, windows, workers_on(device), resident, tasks, retrieval)
 
 
 def check_outline(study: Study, outline: MetaModel) -> Checked:

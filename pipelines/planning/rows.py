@@ -9,8 +9,10 @@ from prunescope.pipelines.recipes import LayerwiseRecipe, Recipe, changes_matric
 _METRICS = {"letter": 1, "full_text": 3, "greedy": 3, "rolling": 3}
 
 
-def model_rows(load: Workload) -> list[RowCount]:
-    """Return the rows of a model in the tables of models."""
+def rows_of(load: Workload, recipe: Recipe | None) -> list[RowCount]:
+    """Return the rows of a variant in the tables of variants, or without a recipe of the model in those of models."""
+    if recipe is not None:
+        return _variant_rows(load, recipe)
     return [
         RowCount("models", 1),
         RowCount("activation_stats", load.shape.modules, listed=load.shape.inputs),
@@ -18,8 +20,7 @@ def model_rows(load: Workload) -> list[RowCount]:
     ]
 
 
-def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
-    """Return the rows of a variant in the tables of variants."""
+def _variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     shape, measure, temperatures = load.shape, load.study.measure, len(load.study.measure.temperatures)
     is_dense = recipe.method == "dense"
     # Rows per sublayer and scope.
@@ -54,7 +55,7 @@ def variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
 def _evaluation_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     """Return the rows of a variant in the tables of tasks, retrieval and speed."""
     options = sum(task.samples * task.options_a_sample for task in load.tasks)
-    written = sum(task.samples * task.new_tokens for task in load.tasks)
+    written = round(sum(task.samples * task.answer_tokens for task in load.tasks))
     stored = sum(size.texts for size in load.retrieval if size.keeps_embeddings)
     return [
         RowCount("task_scores", sum(_METRICS[task.scoring] for task in load.tasks)),

@@ -1,6 +1,6 @@
 """Predicted work of a study on one model, computed from sizes alone; `memory` and `rows` go on from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,9 +9,8 @@ from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
-from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.planning.cost_model import Cost
+from prunescope.pipelines.planning.cost_model import Work
 from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
 from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
 from prunescope.pipelines.studies import Study
@@ -108,12 +107,6 @@ class Workload:
         return len(self.prompts) * self.study.decoding.samples if self.study.decoding else 0
 
     @property
-    def text_pass_tokens(self) -> int:
-        """Tokens of the largest pass over windows of a text."""
-        pairs = zip(self.study.texts, self.windows, strict=True)
-        return max((text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in pairs), default=0)
-
-    @property
     def scored_tokens(self) -> int:
         """Scored tokens of all texts."""
         return sum(text.scored * count for text, count in zip(self.study.texts, self.windows, strict=True))
@@ -141,14 +134,28 @@ class Workload:
 
     # -- work -----------------------------------------------------------------------------------------------------
 
-    def calibration(self) -> list[Cost]:
-        """Return the work of the dense model on the calibration tokens."""
-        return [Cost("calibration pass", "body", self._calibration_pass(self.study))]
+    def work(self, step: str, recipe: Recipe | None, groups: int = 1) -> Work:
+        """Return the work of one step of a variant, or of the dense model for all variants; none if it is negligible.
+
+        Args:
+            step: name of the step.
+            recipe: the variant; None for the dense model.
+            groups: number of groups of variants that are traced together; each computes the dense logits once.
+        """
+        alone = {"variants": self._pruning, "traces": self._traces, "tasks": self._tasks, "speed": self._speed}
+        both = {"sampling": self._sampling, "texts": self._texts, "retrieval": self._retrieval}
+        if step in both:
+            return both[step](recipe)
+        if recipe is not None:
+            return alone[step](recipe) if step in alone else Work()
+        if step == "calibration":
+            return Work(self._calibration_pass(self.study))
+        return self._dense_traces(groups) if step == "traces" else Work()
 
     def _calibration_pass(self, study: Study) -> float:
         return self.forward(study.calibration.length, study.calibration.sequences)
 
-    def pruning(self, recipe: Recipe) -> list[Cost]:
+    def _pruning(self, recipe: Recipe) -> Work:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
         study = self.study.calibrated_for(recipe)
         tokens = study.calibration.sequences * study.calibration.length
@@ -162,11 +169,7 @@ class Workload:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
-        costs = [
-            Cost("calibration tokens through variants", "body", passes * self._calibration_pass(study)),
-            Cost("Gram matrices", "body", gram),
-        ]
-        return [cost for cost in costs if cost.amount]
+        return Work(passes * self._calibration_pass(study) + gram)
 
     def gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
         """Return how many numbers the Gram matrices that a recipe reads have in each layer.
@@ -184,114 +187,77 @@ class Workload:
             for layer in range(self.shape.layers)
         ]
 
-    def dense(self, groups: int) -> list[Cost]:
-        """Return the trace work that all variants share; each group of variants computes the dense logits once."""
-        costs = [
-            *self._decode("dense model decodes", self.texts_a_prompt),
-            Cost("dense pass", "body", self._exact_pass),
-        ]
-        for lens in self.study.measure.lenses:
-            costs += self._head(f"lens {lens}, dense side", groups * self.positions * self.sublayers)
-        return costs
+    def _dense_traces(self, groups: int) -> Work:
+        rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
+        return self._decode(self.texts_a_prompt) + Work(self._exact_pass) + self._measure(rows)
 
-    def variant(self, recipe: Recipe) -> list[Cost]:
+    def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
-        measure, costs = self.study.measure, []
-        own_pass = self._layered_pass if recipe.method == "noise" else self._exact_pass
-        if recipe.method != "dense":
-            costs.append(Cost("variant pass", "body", own_pass))
-        if (changes_matrices(recipe) or recipe.method == "noise") and "local" in measure.scopes:
-            costs.append(Cost("sublayers in the dense context", "body", own_pass))
-        if swaps := self.single_swaps(recipe):
-            # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
-            share = 0.5 if swaps == self.sublayers else 1.0
-            costs.append(Cost("single swaps through the layers above", "body", swaps * share * self._layered_pass))
+        measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
+        # One pass of the variant, and one of its sublayers in the dense context.
+        passes = (not is_dense) + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
+        swaps = self.single_swaps(recipe)
+        # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
+        swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
+        work = Work(passes * (self._layered_pass if is_noise else self._exact_pass) + swapped * self._layered_pass)
         if self.texts_a_prompt > 1 or len(self.layered) < len(self.prompts):
-            costs += self._decode("variant decodes", self.texts_a_prompt)
+            work += self._decode(self.texts_a_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
-        if again and recipe.method != "dense":
-            costs += self._decode("dense model after the variant, at most", again)[self.kept_bytes > 0 :]
-        for lens in measure.lenses:
-            for scope in measure.scopes:
-                if sublayers := self.shifted_sublayers(recipe, scope):
-                    costs += self._head(f"lens {lens}, scope {scope}", self.positions * sublayers)
+        if again and not is_dense:  # the dense model after the variant, at most
+            work += self._decode(again)
+        shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
-        return [*costs, *self._head("decoding steps", 4 * self.decoded_steps)]
+        return work + self._measure(len(measure.lenses) * self.positions * shifted + 4 * self.decoded_steps)
 
-    def sampling_dense(self) -> list[Cost]:
-        """Return the work of the dense model's sampled texts, which all variants share."""
-        return self._decode("dense model samples", self.study.decoding.samples) if self.study.decoding else []
+    def _sampling(self, recipe: Recipe | None) -> Work:
+        """Return the work of sampled texts: that of a variant at most, as if all part from the dense ones at once."""
+        texts = self._decode(self.study.decoding.samples if self.study.decoding else 0)
+        if recipe is None:
+            return texts
+        logits = 2.0 * self.sampled_texts * self.study.generation.new_tokens * self.shape.vocabulary
+        # The variant samples and reads the dense texts, and the dense model reads the variant's. Then logits of both
+        # sides for the measures, and again for what may be drawn.
+        return texts + texts + texts + Work(head=8 * logits * self.shape.width, logits=logits)
 
-    def sampling_variant(self) -> list[Cost]:
-        """Return the work of one variant's sampled texts: at most, as if all part from the dense ones at once."""
-        if not self.study.decoding:
-            return []
-        rows = 2 * self.sampled_texts * self.study.generation.new_tokens
-        logits = float(rows * self.shape.vocabulary)
-        tasks = ("variant samples", "variant reads the dense samples", "dense model reads the variant's samples")
-        return [
-            *(cost for task in tasks for cost in self._decode(task, self.study.decoding.samples)),
-            # Logits of both sides for the measures, and again for what may be drawn.
-            Cost("head product, sampled steps, at most", "head", 8 * logits * self.shape.width),
-            Cost("measures, sampled steps, at most", "vocabulary", logits),
-        ]
+    def _texts(self, recipe: Recipe | None) -> Work:
+        """Return the work on texts: a pass, and for a variant the logits of both sides of every scored token."""
+        pairs = zip(self.study.texts, self.windows, strict=True)
+        logits = 0.0 if recipe is None else 2.0 * self.scored_tokens * self.shape.vocabulary
+        read = sum(self.forward(text.context, count) for text, count in pairs)
+        return Work(read, head=2 * logits * self.shape.width, logits=logits)
 
-    def text_dense(self) -> list[Cost]:
-        """Return the work on texts that all variants share."""
-        return [Cost("texts, dense pass", "body", self._text_pass)] if self.scored_tokens else []
-
-    def text_variant(self) -> list[Cost]:
-        """Return the work on texts of one variant: a pass, and the logits of both sides of every scored token."""
-        if not self.scored_tokens:
-            return []
-        logits = 2.0 * self.scored_tokens * self.shape.vocabulary
-        return [
-            Cost("texts, variant pass", "body", self._text_pass),
-            Cost("head product, texts", "head", 2 * logits * self.shape.width),
-            Cost("measures at T = 1, texts", "vocabulary", logits),
-        ]
-
-    def task_variant(self, recipe: Recipe) -> list[Cost]:
+    def _tasks(self, recipe: Recipe) -> Work:
         """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
 
-        A task that writes also has a fork of each text, at most as long as the text.
+        A task that writes also has a fork of each text, at most as long as the text. Batches count as if all of their
+        answers had the mean length: in those that end late few rows are left.
         """
-        costs = []
+        work = Work()
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
-            tokens = task.options + texts * len(task.contexts) * task.new_tokens
-            read = texts * sum(map(self.forward, task.contexts)) + 2.0 * tokens * self.shape.active
-            # A task with options is asked twice, for their texts and for their letters.
-            name = f"task {task.name}{' by letter' if task.scoring == 'letter' else ''}"
-            costs += [Cost(name, "body", read), Cost(f"head product, {name}", "head", 2.0 * tokens * self.head_size)]
-            if task.new_tokens:
-                rounds = texts * -(-len(task.contexts) // BATCH_CONTEXTS) * task.new_tokens
-                costs.append(Cost(f"task {task.name} writes, at most", "memory", float(rounds * self.bytes_per_token)))
-        return costs
+            tokens = task.options + texts * len(task.contexts) * task.answer_tokens
+            batches = texts * -(-len(task.contexts) // BATCH_CONTEXTS)
+            read = texts * sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared)
+            rounds = batches * task.answer_tokens
+            work += Work(
+                read + 2.0 * tokens * self.shape.active, 2.0 * tokens * self.head_size, rounds * self.bytes_per_token
+            )
+        return work
 
-    def retrieval_dense(self) -> list[Cost]:
-        """Return the retrieval work that all variants share."""
-        return [self._embed("dense")]
+    def _retrieval(self, recipe: Recipe | None) -> Work:
+        """Return the work of the embeddings, and for a variant of the similarities of all queries and documents."""
+        embedded = Work(sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval))
+        if recipe is None:
+            return embedded
+        similarities = Work(sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval))
+        return similarities if recipe.method == "dense" else embedded + similarities
 
-    def retrieval_variant(self, recipe: Recipe) -> list[Cost]:
-        """Return the work of one variant's embeddings and of the similarities of all queries and documents."""
-        products = sum(2.0 * size.queries * size.documents * self.shape.width for size in self.retrieval)
-        similarities = Cost("similarities of queries and documents", "body", products)
-        # The dense embeddings are counted in `retrieval_dense`.
-        return [similarities] if recipe.method == "dense" else [self._embed("variant"), similarities]
-
-    def _embed(self, side: str) -> Cost:
-        amount = sum(self.forward(size.tokens // size.texts, size.texts) for size in self.retrieval)
-        return Cost(f"retrieval, {side} pass", "body", amount)
-
-    def speed_variant(self, recipe: Recipe) -> list[Cost]:
+    def _speed(self, recipe: Recipe) -> Work:
         """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
-        if recipe.method == "noise" or not self.study.speed:
-            return []
-        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed]
+        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed if recipe.method != "noise"]
         read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
         written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
-        return [Cost("speed: prompts", "body", read), Cost("speed: tokens", "memory", written)]
+        return Work(read, weights=float(written))
 
     @property
     def _layered_pass(self) -> float:
@@ -315,11 +281,6 @@ class Workload:
         return 1 + self.study.measure.writes
 
     @property
-    def _text_pass(self) -> float:
-        pairs = zip(self.study.texts, self.windows, strict=True)
-        return sum(self.forward(text.context, count) for text, count in pairs)
-
-    @property
     def text_steps(self) -> int:
         """Steps of one text of every prompt."""
         return len(self.prompts) * self.study.generation.new_tokens
@@ -333,30 +294,23 @@ class Workload:
         """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
         return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
-    def _head(self, item: str, rows: int) -> Iterator[Cost]:
-        """Yield the head product of the rows, and the measurement of their logits at every temperature."""
+    def _measure(self, rows: int) -> Work:
+        """Return the head product of the rows, and the measurement of their logits at every temperature."""
         logits = float(rows * self.shape.vocabulary)
-        yield Cost(f"head product, {item}", "head", 2 * logits * self.shape.width)
-        for temperature in self.study.measure.temperatures:
-            yield Cost(f"measures at T = {temperature:g}, {item}", "vocabulary", logits)
+        return Work(head=2 * logits * self.shape.width, logits=len(self.study.measure.temperatures) * logits)
 
-    def _decode(self, model: str, copies: int = 1) -> list[Cost]:
-        """Return the work of decoding texts in batches: a pass over each batch's prompts, then token by token."""
+    def _decode(self, copies: int) -> Work:
+        """Return the work of decoding so many texts of each prompt in batches: the prompts, then token by token."""
         new_tokens = self.study.generation.new_tokens
         texts = sorted(length for length in self.prompts for _ in range(copies))
         batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
         read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
         tokens = len(texts) * new_tokens
-        return [
-            Cost(f"{model}: prompts", "body", read),
-            Cost(
-                f"{model}: weights of {new_tokens} steps",
-                "memory",
-                float(new_tokens * len(batches) * self.bytes_per_token),
-            ),
-            Cost(f"{model}: {tokens:,} tokens", "body", float(2 * tokens * self.shape.active)),
-            Cost(f"{model}: logits of {tokens:,} tokens", "head", float(2 * tokens * self.head_size)),
-        ]
+        return Work(
+            read + 2.0 * tokens * self.shape.active,
+            2.0 * tokens * self.head_size,
+            float(new_tokens * len(batches) * self.bytes_per_token),
+        )
 
     @property
     def bytes_a_variant(self) -> int:

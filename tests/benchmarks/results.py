@@ -79,9 +79,10 @@ SECTIONS = (
     Section(
         "choosing_writing",
         "Does writing lose more than choosing, by share removed?",
-        "Mean scores of tasks answered by choosing and by writing (`variant_scores`), and the loss of choosing minus "
-        "that of writing (`q22_generative_gap`): below 0 writing loses more. Each interval is at 95 %, not corrected "
-        "for the number of variants; the sentence above rests on one mean per model (`paper_claims`).",
+        "The part of what the dense model scores above a guess that is lost, in tasks answered by choosing and by "
+        "writing (`task_losses`). Tasks in which the dense model is not above a guess are left out. Intervals are at "
+        "95 %, paired by answer and not corrected for the number of variants; the sentence above rests on one mean per "
+        "model (`paper_claims`).",
         """
         select string_agg(format(
             '- {}: the loss of writing minus that of choosing, above a guess and beyond rounding, is {:.2f} [{}] in '
@@ -92,19 +93,17 @@ SECTIONS = (
         """,
         """
         select
-            q22.model, q22.recipe, round(summary.parameters_removed_share, 3) as removed, choosing.score as choosing,
-            choosing.score_low as choosing_low, choosing.score_high as choosing_high, writing.score as writing,
-            writing.score_low as writing_low, writing.score_high as writing_high, q22.loss_gap, q22.loss_gap_low,
-            q22.loss_gap_high
-        from q22_generative_gap as q22
+            choosing.model, choosing.recipe, round(summary.parameters_removed_share, 3) as removed,
+            choosing.n_answers as n_choosing, choosing.loss as choosing, choosing.loss_low as choosing_low,
+            choosing.loss_high as choosing_high, writing.n_answers as n_writing, writing.loss as writing,
+            writing.loss_low as writing_low, writing.loss_high as writing_high
+        from task_losses as choosing
+        inner join task_losses as writing using (model, recipe, measure)
         left join variant_summary as summary using (model, recipe)
-        left join variant_scores as choosing
-            on choosing.model = q22.model and choosing.recipe = q22.recipe and choosing.measure = 'non_generative'
-        left join variant_scores as writing
-            on writing.model = q22.model and writing.recipe = q22.recipe and writing.measure = 'generative'
-        where q22.measure = 'score' order by q22.model, removed, q22.recipe
+        where measure = 'score' and choosing.kind = 'non_generative' and writing.kind = 'generative'
+        order by choosing.model, removed, choosing.recipe
         """,
-        ("drops", "pareto"),
+        ("losses", "drops", "pareto"),
     ),
     Section(
         "published",

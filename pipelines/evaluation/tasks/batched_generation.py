@@ -22,7 +22,7 @@ from prunescope.pipelines.models.token_cache import TokenCache
 # few, a context joins only if its padding, which is read once, is at most half as long as an answer.
 BATCH_CONTEXTS, FEW_CONTEXTS = 64, 16
 # Tokens of one batch, padding and answers included: bounds the cache and the activations.
-MAX_TOKENS = 16_384
+MAX_TOKENS = 32_768
 # States whose logits are in memory at once: a batch with drafts has up to seventeen times its rows.
 BLOCK_ROWS = 64
 # A prefix that all contexts of a batch share, such as worked examples, runs once if it has at least so many tokens.

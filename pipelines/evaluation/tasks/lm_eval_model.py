@@ -272,8 +272,10 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     ) -> list[Likelihood]:
         """Return the log-likelihood of tokens after states (row, position), and whether each is the likeliest."""
         likelihoods, size = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
-        for start in range(0, len(reads), size):
-            block: Int[Tensor, "reads three"] = torch.tensor(reads[start : start + size], device=states.device)
+        # Continuations that begin alike read the same tokens.
+        different = dict.fromkeys(reads)
+        for start in range(0, len(different), size):
+            block: Int[Tensor, "reads three"] = torch.tensor([*different][start : start + size], device=states.device)
             rows, positions, tokens = block.unbind(dim=1)
             head = self.decoder.head
             own_states = states[rows, positions]
@@ -285,7 +287,8 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             if not all(map(math.isfinite, values)):
                 raise ComputationError("NaN or infinite logits in a task; the variant's weights are damaged")
             likelihoods += zip(values, map(bool, is_likeliest), strict=True)
-        return likelihoods
+        of_read = dict(zip(different, likelihoods, strict=True))
+        return [of_read[read] for read in reads]
 
 
 @torch.inference_mode()

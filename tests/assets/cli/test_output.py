@@ -91,21 +91,23 @@ def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatc
         bars.begins("m", "calibration")
         bars.start("calibrate", 4, 1000)
         whole, task = bars._bars.tasks
-        assert (whole.description, bars.share(whole)) == ("m: calibration", None), "nothing is known yet"
+        assert (whole.description, bars.share(whole)) == ("m: calibration", 0), "11 and 56 s to come"
         clock.now = 5.0
         bars.advance(2)
         assert (bars.amount(task), bars.share(task)) == ("2 of 4, 100 tokens/s, 0:00:05", 0.5)
         clock.now = 20.0
         assert bars.share(task) is None, "it moves to and fro"
-        # The pace is (20 + 20 + 20) / (10 + 20); 20 s by the task's own bar, and 1 + 2 · 55.
+        # The calibration was to end after 11 s; by its own bar it takes 20 s more, and then the traces 56.
+        assert bars.amount(whole) == "0 of 2 partitions, 0:00:20, about 76 s left"
+        assert bars.share(whole) == pytest.approx(20 / (20 + 20 + 56))
+        clock.now = 60.0
         assert re.fullmatch(
-            r"0 of 2 partitions, 0:00:20, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
+            r"0 of 2 partitions, 0:01:00, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
         )
-        assert bars.share(whole) == pytest.approx(20 / (20 + 20 + 111))
         bars.start("load", 1)
         assert bars.share(bars._bars.tasks[-1]) is None
         bars.start("nothing", 0, 100)
-        clock.now = 30.0
+        clock.now = 70.0
         assert bars.amount(bars._bars.tasks[-1]) == "0 of 0, 0:00:10"
 
 

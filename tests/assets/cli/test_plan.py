@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from transformers import AutoConfig
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import MODEL_TABLES
-from prunescope.assets.runs.estimate import estimate_model, summary_line
+from prunescope.assets.runs.estimate import estimate_model
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.models.sources import shipped_outline
 from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.runs.test_forecast import write_answers
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
 
 Capture = pytest.CaptureFixture[str]
@@ -60,12 +62,13 @@ def test_an_empty_warehouse_needs_everything_and_stays_empty(study: StudyFile, t
     assert not (tmp_path / "nothing").exists()
     assert "it fits" in told
     assert "of work at this machine's measured speed" in told
-    scopes = {row["item"] for row in of(rows, "work") if row["item"].startswith("head product, lens")}
-    assert {"head product, lens raw, scope local", "head product, lens normed, scope propagated"} <= scopes
-    assert all(row["seconds"] > 0 for row in of(rows, "work"))
-    # Options are asked for by their texts and by their letters.
-    assert len([row for row in of(rows, "work") if row["item"].startswith("task openbookqa")]) == 2
-    assert max(int(row["when"].split()[0]) for row in of(rows, "work") if "variants" in row["when"]) == len(RECIPES)
+    once = {"calibration, dense model", "traces, dense model", "texts, dense model"}
+    by_item = {row["item"]: row for row in of(rows, "work")}
+    assert set(by_item) == once | {"variants", "traces", "texts", "tasks"}
+    assert {row["seconds_from"] for row in by_item.values()} == {"sizes"}
+    assert all(row["seconds"] > 0 for row in by_item.values())
+    assert {row["when"] for item, row in by_item.items() if item not in once} == {f"{len(RECIPES)} variants"}
+    assert {by_item[item]["when"] for item in once} == {"once"}
 
 
 def test_the_rows_are_those_of_the_run_and_the_bytes_within_a_factor_of_2(
@@ -90,11 +93,16 @@ def test_a_computed_study_is_reused(study: StudyFile, warehouse: Path, capsys: C
 
 
 def test_a_new_recipe_is_computed_and_the_others_are_reused(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
-    rows, _ = planned(study, warehouse, capsys, "--recipe", "mlp-drop-1", "--recipe", "magnitude-50")
+    rows, told = planned(study, warehouse, capsys, "--recipe", "mlp-drop-1", "--recipe", "magnitude-50")
     todo = {(row["recipe"], row["when"]) for row in of(rows, "partitions")}
     assert todo == {(None, "reused"), ("dense", "reused"), ("magnitude-50", "reused"), ("mlp-drop-1", "computed")}
     assert [row["recipe"] for row in of(rows, "memory", item="peak")] == ["mlp-drop-1"]
-    assert not [row for row in of(rows, "work") if row["item"] == "calibration pass"]
+    by_item = {row["item"]: row for row in of(rows, "work")}
+    assert "calibration, dense model" not in by_item
+    # All steps but the own tables' were computed for other variants, with these settings.
+    assert {row["seconds_from"] for row in by_item.values()} == {"earlier variants"}
+    assert {row["when"] for row in by_item.values()} == {"once", "1 variant"}
+    assert re.search(r"about \d+ s of work, as long as earlier variants took\n", told)
 
 
 # Parameters as the models' cards and papers give them.
@@ -122,13 +130,13 @@ def test_the_papers_studies_say_without_a_network_what_they_need_on_one_gpu(
     assert held[f"weights in {study.dtype}"] == 2 * PUBLISHED[name]
     assert set(found.peaks) == {recipe.name for recipe in study.recipes}
     assert all(2 * PUBLISHED[name] < peak <= gpu for peak in found.peaks.values())
-    lines = [line for line, _ in summary_line(found)]
+    lines = [line for line, _ in found.lines]
     assert any("four characters count as a token" in line for line in lines)
     assert any("PFLOP" in line for line in lines)
     assert any("74.5 GiB are free: it fits" in line for line in lines)
     assert not any("measured speed" in line for line in lines)
     small = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=10**10)
-    assert any("DOES NOT FIT" in line for line, _ in summary_line(small))
+    assert any("DOES NOT FIT" in line for line, _ in small.lines)
 
 
 def test_a_model_that_is_not_shipped_cannot_be_planned_without_a_network(
@@ -148,12 +156,13 @@ def test_a_plan_for_a_gpu_needs_none_and_measures_no_speed(study: StudyFile, tmp
     here, _ = planned(study, tmp_path / "nothing", capsys)
     there, told = planned(study, tmp_path / "nothing", capsys, "--gpu", 80)
     assert {row["seconds"] for row in of(there, "work")} == {None}
+    assert {row["seconds_from"] for row in of(there, "work")} == {None}
     # The same passes but for those in float64, which a GPU makes in the model's own type.
     flop = {row["item"]: row["flop"] for row in of(here, "work")}
     assert {row["item"] for row in of(there, "work")} == set(flop)
-    assert all(
-        row["flop"] in {flop[row["item"]], flop[row["item"]] and flop[row["item"]] / 2} for row in of(there, "work")
-    )
+    assert all(flop[row["item"]] / 2 <= row["flop"] <= flop[row["item"]] for row in of(there, "work"))
+    [texts] = of(there, "work", item="texts")
+    assert texts["flop"] == flop["texts"]
     [free] = of(there, "memory", item="available on this machine")
     assert free["bytes"] == 80_000_000_000
     assert "it fits" in told
@@ -181,7 +190,7 @@ def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tab
     judged = ("same tokens", "right answers in writing", "right answers in choosing", "alive")
     starts = ["about ", "writes about ", "at most ", *(f"{word} will not be judged: " for word in judged)]
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
-    assert shown.out.index("computed") < shown.out.index("head product") < shown.out.index("weights in float32")
+    assert shown.out.index("computed") < shown.out.index("traces, dense") < shown.out.index("weights in float32")
     assert run(["plan", str(study.path), "--warehouse", str(computed_once)], Globals()) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -201,6 +210,19 @@ def test_a_plan_reads_only_config_tokenizer_and_weight_headers(
     assert "its weights are not all there" in told
     weights.unlink()
     assert "its weights are not all there" in planned(study, tmp_path / "n", capsys, "--model", f"tiny-a={folder}")[1]
+
+
+def test_a_plan_says_how_long_written_answers_are_taken_to_be_and_the_time_if_all_reach_their_limits(
+    study: StudyFile, warehouse: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    study.write(tasks=[{"name": "gsm8k", "samples": 2, "shots": 0, "max_new_tokens": 20}])
+    _, told = planned(study, tmp_path / "nothing", capsys)
+    assert "written answers count with 8 tokens (gsm8k, 0.4 of the limit); if all reach their limits, it is " in told
+    write_answers(warehouse, "dense", {"gsm8k": [13, 15]})
+    _, told = planned(study, warehouse, capsys, "--replace", "--recipe", "mlp-drop-1")
+    assert "written answers count with 14 tokens (gsm8k, as earlier variants wrote); if all reach" in told
+    # The other steps of the new variant were computed for others, the task was not.
+    assert re.search(r"of work, \d+ s of it as long as earlier variants took, the rest at this machine's", told)
 
 
 def test_too_little_memory_is_reported_and_no_error(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.remaining_time import Stage
-from prunescope.assets.runs.stages import ANSWERS
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant

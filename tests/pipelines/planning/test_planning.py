@@ -12,21 +12,22 @@ from transformers import AutoConfig
 
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Cost, MemoryItem, peak
-from prunescope.pipelines.planning.machine_speed import Machine, measure_machine
+from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, pace, peak
+from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
-from prunescope.pipelines.planning.rows import variant_rows
-from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.planning.rows import rows_of
+from prunescope.pipelines.planning.task_workload import TaskSize, task_sizes
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import DecodingSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, TextSpec
-from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
+from prunescope.pipelines.studies.evaluation_specs import SpeedSpec, TaskSpec
 from tests.tiny_models import save_tiny, tiny_tokenizer
 
 # Two layers of width 8 with 2 heads of 4, one key-value head, an MLP of 12, 50 words, an untied head.
@@ -46,7 +47,8 @@ SHAPE = Shape(
     cache_width=8,
 )
 STEPS = 3
-MACHINE = Machine(head=1e3, body=1e4, memory=1e5, vocabulary=1e6)
+# A row times the head, one pass over both prompts, and the weights that are read for as many tokens as a text has.
+ONCE, WHOLE, WEIGHTS = 2 * 50 * 8, 2 * (8 + 10) * 960 + 64 * (8**2 + 10**2), STEPS * (960 * 4 + 50 * 8 * 4)
 
 
 def study(dtype: str = "float32", **measure: object) -> Study:
@@ -70,10 +72,6 @@ def alone(name: str) -> tuple[Recipe, list[Recipe]]:
     """Return a recipe as the only one of its trace group."""
     recipe = parse_recipe(name)
     return recipe, [recipe]
-
-
-def amounts(costs: list[Cost], kind: str, word: str = "") -> float:
-    return sum(cost.amount for cost in costs if cost.kind == kind and word in cost.item)
 
 
 def llama(folder: Path, **changes: object) -> Path:
@@ -136,18 +134,18 @@ def test_a_forward_pass_by_hand() -> None:
     assert load().forward(10, sequences=3) == 3 * load().forward(10)
 
 
-def test_temperatures_add_passes_but_no_head_products() -> None:
-    once = 2 * 50 * 8  # a row times the head
+def test_temperatures_add_logits_but_no_head_products() -> None:
     rows = 2 * (STEPS + 1) * 4  # positions of two prompts, four sublayers
+    # Both sides, twice, of four trajectories of two prompts; and the tokens that the variant and the dense model write.
+    steps, written = 4 * 4 * 2 * STEPS, (4 + 4) * STEPS
     wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
     for temperatures in ((1.0,), (0.5, 1.0, 2.0)):
-        costs = load(temperatures=temperatures).variant(wanda)
-        assert amounts(costs, "head", "lens raw") == 2 * rows * once
-        assert amounts(costs, "head", "lens") == 2 * amounts(costs, "head", "lens raw")
-        assert amounts(costs, "vocabulary", "lens") == len(temperatures) * 2 * 2 * rows * 50
-        assert amounts(costs, "head", "decoding steps") == 4 * 2 * STEPS * 4 * once
-    assert amounts(load(lenses=("normed",)).variant(drop), "head", "lens") == (rows / 4 + rows) * once
-    assert amounts(load(scopes=("local",)).variant(drop), "head", "lens") == 2 * rows / 4 * once
+        work = load(temperatures=temperatures).work("traces", wanda)
+        # Two lenses, two scopes.
+        assert work.head == (4 * rows + steps + written) * ONCE
+        assert work.logits == len(temperatures) * (4 * rows + steps) * 50
+    assert load(lenses=("normed",)).work("traces", drop).head == (rows / 4 + rows + steps + written) * ONCE
+    assert load(scopes=("local",)).work("traces", drop).head == (2 * rows / 4 + steps + written) * ONCE
 
 
 def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
@@ -156,8 +154,9 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
     assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
     assert len(load().groups(recipes, 8, rows // 2)) == 20
-    assert amounts(load().dense(3), "head", "lens") == 3 * 2 * 32 * 2 * 50 * 8
-    assert amounts(load().variant(parse_recipe("dense")), "head", "lens") == 0
+    assert load().work("traces", None, 3).head == (3 * 2 * 32 + 4 * STEPS) * ONCE
+    assert load().work("traces", None, 3).layers == 2 * WHOLE + load().forward(7, sequences=2) + 4 * STEPS * 2 * 960
+    assert load().work("traces", parse_recipe("dense")).head == (4 * STEPS + 4 * 4 * 2 * STEPS) * ONCE
     one = memory_items(load(), recipes[0], recipes[:1], 0)
     five = memory_items(load(), recipes[0], recipes[:5], 0)
     for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
@@ -166,17 +165,18 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
 
 
 def test_noise_costs_the_passes_of_the_dense_model() -> None:
+    # A variant's pass and its sublayers in the dense context are in float64, which takes twice as long.
+    pruned = load().work("traces", parse_recipe("wanda-50"))
     for name in ("noise-bfloat16", "noise-batch"):
-        assert amounts(load().variant(parse_recipe(name)), "body", "pass") == load().forward(8) + load().forward(10)
+        assert pruned.layers - load().work("traces", parse_recipe(name)).layers == 2 * WHOLE
 
 
 def test_single_swaps_cost_the_layers_above_them() -> None:
-    scopes = ("local", "isolated", "propagated")
-    whole = load().forward(8) + load().forward(10)
     for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 4 / 2, 4)):
-        costs = load(scopes=scopes).variant(parse_recipe(name))
-        assert amounts(costs, "body", "single swaps") == passes * whole
-        assert amounts(costs, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * sublayers * 2 * 50 * 8
+        recipe, without = parse_recipe(name), load(scopes=("local", "propagated"))
+        swapped = load(scopes=("local", "isolated", "propagated")).work("traces", recipe)
+        assert swapped.layers - without.work("traces", recipe).layers == passes * WHOLE
+        assert swapped.head - without.work("traces", recipe).head == 2 * 2 * (STEPS + 1) * sublayers * ONCE
 
 
 def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
@@ -196,9 +196,9 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
         ("attn.0: wanda-50, mlp.0: rtn-4bit", "dense", 0, 0),
         ("attn.0: drop, mlp.0: rtn-4bit", "pruned", 0, 0),
     ):
-        costs = load().pruning(mixture(treatments, predecessors))
-        assert amounts(costs, "body", "through variants") == passes * whole, treatments
-        assert amounts(costs, "body", "Gram") == tokens * grams, treatments
+        assert load().work("variants", mixture(treatments, predecessors)) == Work(passes * whole + tokens * grams), (
+            treatments
+        )
     one, all_alike = mixture("mlp.1: sparsegpt-30"), parse_recipe("sparsegpt-30")
     held = {
         recipe.name: {each.item: each.bytes for each in memory_items(load(), recipe, [recipe], 0)}
@@ -208,53 +208,66 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
     assert held["m"]["Gram matrices of a layer"] == 12 * (8**2 + 12**2)
     assert held["sparsegpt-30"]["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
     assert held["dropped"]["Gram matrices of a layer"] == held["dropped"]["masks, a bit a weight"] == 0
-    scopes = ("isolated",)
-    assert amounts(load(scopes=scopes).variant(mixture(both)), "body", "single swaps") == amounts(
-        load(scopes=scopes).variant(all_alike), "body", "single swaps"
-    )
-    two = load(scopes=scopes).variant(mixture("attn.0: drop, mlp.1: rtn-4bit"))
-    assert amounts(two, "head", "lens raw, scope isolated") == 2 * (STEPS + 1) * 2 * 2 * 50 * 8
+    swapped = load(scopes=("isolated",))
+    assert swapped.work("traces", mixture(both)) == swapped.work("traces", all_alike)
+    two = mixture("attn.0: drop, mlp.1: rtn-4bit")
+    assert swapped.work("traces", all_alike).head - swapped.work("traces", two).head == 2 * 2 * (STEPS + 1) * 2 * ONCE
 
 
 def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
-    assert amounts(load().text_dense(), "body") == load().forward(6, sequences=3)
-    costs = load(temperatures=(0.5, 1.0)).text_variant()
-    assert amounts(costs, "body") == load().forward(6, sequences=3)
-    assert (amounts(costs, "head"), amounts(costs, "vocabulary")) == (2 * 12 * 2 * 50 * 8, 2 * 12 * 50)
-    (rows,) = [rows for rows in variant_rows(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
+    read = load().forward(6, sequences=3)
+    assert load().work("texts", None) == Work(read)
+    assert load(temperatures=(0.5, 1.0)).work("texts", parse_recipe("dense")) == Work(
+        read, head=2 * 12 * ONCE, logits=2 * 12 * 50
+    )
+    (rows,) = [rows for rows in rows_of(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
     assert (rows.rows, rows.unmoved) == (12, 0)
 
 
 def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
-    costs = work.speed_variant(recipe)
-    assert amounts(costs, "body") == 2 * 5 * work.forward(30, sequences=4)
-    assert amounts(costs, "memory") == 2 * 5 * 9 * (960 * 4 + 50 * 8 * 4)
+    read = 2 * 5 * work.forward(30, sequences=4)
+    assert work.work("speed", recipe) == Work(read, weights=2 * 5 * 9 * (960 * 4 + 50 * 8 * 4))
     held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "decoded"}
     assert held["key-value cache"] == 4 * (30 + 10 + ROOM) * 8 * 2 * 4
-    assert [rows.rows for rows in variant_rows(work, recipe) if rows.table == "speed"] == [1]
-    assert not work.speed_variant(parse_recipe("noise-batch"))
-    assert not load().speed_variant(recipe)
+    assert [rows.rows for rows in rows_of(work, recipe) if rows.table == "speed"] == [1]
+    assert work.work("speed", parse_recipe("noise-batch")) == load().work("speed", recipe) == Work()
 
 
-def test_a_written_task_costs_its_texts_and_as_many_forks_at_most() -> None:
-    sizes = (TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, new_tokens=6), TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
+@pytest.mark.parametrize(("written", "tokens"), [(None, 0.4 * 6), (4.5, 4.5), (50.0, 6)])
+def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
+    written: float | None, tokens: float
+) -> None:
+    task = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6, written=written)
+    sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
-    by_recipe = {recipe.name: work.task_variant(recipe) for recipe in (parse_recipe("dense"), pruned)}
-    for name, texts in (("dense", 1), ("magnitude-50", 2)):
-        costs = by_recipe[name]
-        # So many contexts are two batches.
-        assert amounts(costs, "memory") == texts * 2 * 6 * (960 * 4 + 50 * 8 * 4)
-        written = texts * 65 * (work.forward(10) + 6 * 2 * 960)
-        assert amounts(costs, "body") == written + 2 * work.forward(8) + 2 * 4 * 960
-        assert amounts(costs, "head") == 2 * (texts * 65 * 6 + 4) * 50 * 8
-    (rows,) = [rows for rows in variant_rows(work, pruned) if rows.table == "task_samples"]
-    assert (rows.rows, rows.listed) == (65 + 2, 65 * 6 + 2 * 2 * 2)
+    for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
+        found = work.work("tasks", recipe)
+        # So many contexts are two batches, each of which runs what they share once.
+        assert found.weights == pytest.approx(texts * 2 * tokens * (960 * 4 + 50 * 8 * 4), rel=1e-12)
+        answers = texts * (65 * (work.forward(10) + tokens * 2 * 960) + 2 * work.forward(30))
+        assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 4 * 960, rel=1e-12)
+        assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE, rel=1e-12)
+    (rows,) = [rows for rows in rows_of(work, pruned) if rows.table == "task_samples"]
+    assert (rows.rows, rows.listed) == (65 + 2, round(65 * tokens) + 2 * 2 * 2)
 
 
-def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worked_examples_before_questions_to_write_on_are_counted_once() -> None:
+    (loaded,) = load_tasks((TaskSpec(name="gsm8k", samples=3, shots=2),))
+    (size,) = task_sizes([loaded], tiny_tokenizer(), 100_000)
+
+    def tokens(text: str) -> list[int]:
+        return tiny_tokenizer()(text, add_special_tokens=False).input_ids
+
+    whole = [tokens(str(instance.args[0])) for instance in loaded.task.instances]
+    shared = next(place for place, ids in enumerate(zip(*whole, strict=False)) if len(set(ids)) > 1)
+    assert size.shared == shared > 100
+    assert size.contexts == tuple(len(ids) - shared for ids in whole)
+
+
+def test_keys_of_the_dense_texts_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = "prunescope.pipelines.planning.workload.KEPT_BYTES"
     work, (recipe, group) = load(), alone("magnitude-50")
     size = (5 + STEPS + 7 + STEPS) * 8 * 2 * 4
@@ -262,24 +275,21 @@ def test_keys_of_the_dense_texts_are_kept_up_to_a_limit_and_spare_the_prompts(mo
         monkeypatch.setattr(limit, most)
         held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "always"}
         assert held["keys and values of the dense texts"] == kept
-        prompts = amounts(work.variant(recipe), "body", "after the variant, at most: prompts")
-        assert prompts == (0 if kept else work.forward(7, sequences=2))
     monkeypatch.setattr(limit, size)
     assert load(trajectories=("teacher_forced",)).kept_bytes == 0
 
 
 def test_decoding_reads_all_weights_for_every_token() -> None:
-    costs = load().variant(parse_recipe("magnitude-50"))
-    weights = STEPS * (960 * 4 + 50 * 8 * 4)
-    assert amounts(costs, "memory", "variant decodes") == amounts(costs, "memory", "after the variant") == weights
-    assert amounts(costs, "body", "decodes: prompts") == load().forward(7, sequences=2)
-    # Two prompts, each with the variant on the dense text and its own, and the dense model on that and after the flip.
-    assert amounts(costs, "body", "tokens") == (4 + 4) * STEPS * 2 * 960
-    assert amounts(costs, "head", "logits of") == (4 + 4) * STEPS * 2 * 50 * 8
-    fork = load(trajectories=("teacher_forced", "fork")).variant(parse_recipe("magnitude-50"))
-    assert amounts(fork, "head", "logits of") == (4 + 2) * STEPS * 2 * 50 * 8
-    assert amounts(load().variant(parse_recipe("dense")), "memory") == weights
-    assert amounts(load(trajectories=("teacher_forced",)).variant(parse_recipe("magnitude-50")), "memory") == 0
+    magnitude = parse_recipe("magnitude-50")
+    # The variant on the dense text and its own; then the dense model on that and after the flip.
+    assert load().work("traces", magnitude).weights == 2 * WEIGHTS
+    # Two passes in float64, the prompts of either model, and the tokens of these eight texts.
+    read = 2 * load().forward(7, sequences=2)
+    assert load().work("traces", magnitude).layers == 4 * WHOLE + read + (4 + 4) * STEPS * 2 * 960
+    fork = load(trajectories=("teacher_forced", "fork")).work("traces", magnitude)
+    assert fork.layers == 4 * WHOLE + read + (4 + 2) * STEPS * 2 * 960
+    assert load().work("traces", parse_recipe("dense")).weights == WEIGHTS
+    assert load(trajectories=("teacher_forced",)).work("traces", magnitude).weights == 0
 
 
 def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
@@ -288,30 +298,41 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     many = study(layer_prompts=3).model_copy(update={"prompts": asked, "decoding": spec})
     work, recipe = Workload(many, SHAPE, [5] * 100, [3], workers=2), parse_recipe("wanda-50")
     assert work.positions == 3 * (STEPS + 1)
-    (costs, few) = work.variant(recipe), memory_items(work, *alone("wanda-50"), 0)
-    # In float64, which takes twice as long.
-    assert amounts(costs, "body", "dense context") == 2 * 3 * work.forward(5 + STEPS)
-    assert amounts(costs, "body", "variant pass") == 2 * 3 * work.forward(5 + STEPS)  # in float64
-    # 200 texts are four batches, greedy or sampled.
-    weights = STEPS * (960 * 4 + 50 * 8 * 4)
-    assert amounts(costs, "memory") == (4 + 4) * weights
-    assert amounts(work.sampling_dense(), "memory") == 4 * weights
+    few = memory_items(work, *alone("wanda-50"), 0)
+    # Two passes in float64, which takes twice as long; 200 texts are four batches, greedy or sampled.
+    passes, reads = 2 * 2 * 3 * work.forward(5 + STEPS), 2 * 100 * work.forward(5)
+    assert work.work("traces", recipe).layers == passes + reads + (200 + 200) * STEPS * 2 * 960
+    assert work.work("traces", recipe).weights == (4 + 4) * WEIGHTS
+    assert work.work("sampling", None).weights == 4 * WEIGHTS
     # The variant writes texts and reads the dense ones, and the dense model reads the variant's.
-    assert amounts(work.sampling_variant(), "memory") == 3 * 4 * weights
+    assert work.work("sampling", recipe).weights == 3 * 4 * WEIGHTS
+    assert work.work("sampling", recipe).head == (3 * 200 * STEPS + 4 * 2 * 200 * STEPS) * ONCE
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the variant"] == 20 * 200 * STEPS * 8
     assert held["final streams of the prompts"] == (16 * 100 + 4 * 200) * STEPS * 8
-    rows = {each.table: each.rows for each in variant_rows(work, recipe)}
+    rows = {each.table: each.rows for each in rows_of(work, recipe)}
     assert (rows["sampled_generations"], rows["sampled_steps"]) == (200, 2 * 200 * STEPS)
     assert rows["decoding_steps"] == 100 * STEPS * 4
     assert rows["top_tokens"] == 100 * STEPS * 2 * 2 * 10
-    assert load().sampling_variant() == load().sampling_dense() == []
+    assert load().work("sampling", recipe) == load().work("sampling", None) == Work()
 
 
-def test_each_kind_of_work_has_its_own_speed() -> None:
-    kinds = ("head", "body", "memory", "vocabulary")
-    assert [Cost("x", kind, 1e6).seconds(MACHINE) for kind in kinds] == [1000, 100, 10, 1]
+def test_each_kind_of_work_has_its_own_speed_and_a_logit_is_750_operations_of_the_head() -> None:
+    machine = Machine(layers=1e3, head=1e4, weights=1e5)
+    each = [Work(layers=2e6), Work(head=2e6), Work(weights=2e6), Work(logits=2e6)]
+    assert [work.seconds(machine) for work in each] == [2000, 200, 20, 150_000]
+    assert sum(each, Work()) == Work(2e6, 2e6, 2e6, 2e6)
+    assert sum(each, Work()).seconds(machine) == 152_220
+
+
+def test_a_pace_is_that_of_the_finished_work_beside_twenty_seconds_as_predicted() -> None:
+    assert pace([]) == 1
+    assert pace([(30.0, 90.0), (50.0, 100.0)]) == pytest.approx((90 + 100 + 20) / (30 + 50 + 20))
+    # 600 s where the median takes 3 times as long as predicted: the process was stopped.
+    assert pace([(10.0, 30.0), (10.0, 600.0), (20.0, 20.0)]) == pytest.approx((30 + 3 * 3 * 10 + 20 + 20) / (40 + 20))
+    # Most stages took no longer than their overhead, which says nothing of the rest.
+    assert pace([(10.0, 0.0), (10.0, 0.0), (10.0, 20.0)]) == pytest.approx((20 + 20) / (30 + 20))
 
 
 def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:
@@ -408,8 +429,8 @@ def test_other_models_than_decoders_are_refused(tmp_path: Path) -> None:
 
 def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alone() -> None:
     threads = torch.get_num_threads()
-    machine = measure_machine(SHAPE, torch.float32, "cpu", tokens=8, temperatures=2)
-    assert min(machine.head, machine.body, machine.memory, machine.vocabulary) > 0
+    machine = measure_machine(SHAPE, torch.float32, "cpu", tokens=8)
+    assert min(machine.head, machine.layers, machine.weights) > 0
     assert torch.get_num_threads() == threads
     free = available_bytes("cpu")
     assert free is None or 2**20 < free < 2**50
@@ -433,26 +454,27 @@ def test_an_applied_and_removed_variant_leaves_no_weights_behind(tmp_path: Path)
 
 
 def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
-    one = load().calibration()[0].amount
+    one = load().work("calibration", None).layers
     dense = "{name: dense-wanda, method: wanda, sparsity: 0.5, predecessors: dense}"
-    for name, passes in (
-        ("magnitude-50", 0),
-        ("wanda-50", 2),
-        (dense, 0),  # the table activation_stats has its norms
-        ("attn-drop-1+sparsegpt-50", 2),
-        ("wanda-50+dsnot", 4),
-        ("block-drop-1-iterative", 1),
-        ("block-drop-1-greedy", 1),  # two blocks, half of the layers above each
-    ):
-        assert amounts(load().pruning(parse_recipe(name)), "body", "through") == passes * one, name
     tokens = load().study.calibration.sequences * load().study.calibration.length
+    gram = tokens * 2 * (3 * 8**2 + 12**2)
+    for name, passes, grams in (
+        ("magnitude-50", 0, 0),
+        ("wanda-50", 2, 0),
+        (dense, 0, 0),  # the table activation_stats has its norms
+        ("attn-drop-1+sparsegpt-50", 2, 1),
+        ("gptq-4bit", 2, 1),
+        ("wanda-50+dsnot", 4, 0),
+        ("block-drop-1-iterative", 1, 0),
+        ("block-drop-1-greedy", 1, 0),  # two blocks, half of the layers above each
+    ):
+        assert load().work("variants", parse_recipe(name)) == Work(passes * one + grams * gram), name
     # Of its own tokens, twice as many, it measures what the table has of the study's.
     for name, passes in (("wanda-50", 2), (dense, 1), ("attn-drop-1", 1)):
         recipe = parse_recipe(name)
         twice = load().study.calibration.model_copy(update={"sequences": 2 * load().study.calibration.sequences})
         own = recipe.model_copy(update={"calibration": twice})
-        assert amounts(load().pruning(own), "body", "through") == passes * 2 * one, name
-    assert amounts(load().pruning(parse_recipe("gptq-4bit")), "body", "Gram") == tokens * 2 * (3 * 8**2 + 12**2)
+        assert load().work("variants", own).layers == passes * 2 * one, name
     held = {
         each.item: each.bytes for each in memory_items(load(), parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0)
     }

@@ -6,16 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
+from prunescope.pipelines.pruning.methods import quantize
+from prunescope.pipelines.pruning.methods.quantization_grid import grids, quantized_groups
 from prunescope.pipelines.pruning.methods.quantize import CLIPS
 from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import AWQ, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
-from tests.pipelines.pruning.reconstruction import changed, correlated, error, random_weight
+from tests.pipelines.pruning.reconstruction import changed, correlated, error, inputs_of, random_weight
 from tests.tiny_models import SHORT_TEXT
 
 
@@ -116,6 +120,118 @@ def test_no_output_is_worse_for_clipping_its_groups(group: int) -> None:
         both.append(((shift @ gram) * shift).sum(dim=1))
     assert bool((both[0] <= both[1] * (1 + 1e-4)).all())
     assert float(both[0].sum()) < float(both[1].sum())
+
+
+def exhaustive(weight: Tensor, inputs: ActivationMoments, recipe: AWQ) -> dict[str, Tensor]:
+    """Return what AWQ stores, with every exponent and every range compared by products of whole matrices."""
+    weight, gram, width = weight.float(), inputs.gram, weight.shape[1]
+    sizes = inputs.second_moment.sqrt().float()
+    sizes = sizes.masked_fill(sizes == 0, float(sizes[sizes > 0].min()))
+    sizes = (sizes / sizes.max()).clamp(min=1e-4)
+    group = min(recipe.group or width, width)
+    groups = torch.arange(width) // group
+
+    def shift(channels: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+        codes = quantized_groups(weight * channels, scales, zeros, recipe.bits, group)
+        return (codes.float() - zeros[:, groups]) * scales[:, groups] / channels - weight
+
+    def errors(moved: Tensor, gram: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return ((moved @ gram) * moved).sum(dim=1, dtype=dtype)
+
+    def spanned(channels: Tensor, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+        return grids(weight * channels * clip, recipe.bits, group, recipe.symmetric)
+
+    tried = [sizes ** (step / recipe.steps) for step in range(recipe.steps)]
+    totals = [float(errors(shift(each, *spanned(each)), gram, torch.float64).sum()) for each in tried]
+    channels = tried[totals.index(min(totals))]
+    plain = torch.stack(spanned(channels))
+    candidates = torch.stack([torch.stack(spanned(channels, clip)) for clip in CLIPS])
+    shares = [
+        [
+            errors(part, gram[groups == index][:, groups == index])
+            for index, part in enumerate(shift(channels, *each).split(group, dim=1))
+        ]
+        for each in candidates
+    ]
+    best = torch.stack([torch.stack(each, dim=1) for each in shares]).min(dim=0).indices
+    narrow = candidates.gather(0, best.expand(1, 2, *best.shape))[0]
+    before, after = (errors(shift(channels, *each), gram, torch.float64) for each in (plain, narrow))
+    scales, zeros = torch.where((after < before)[:, None], narrow, plain)
+    return {"channels": channels, "scales": scales, "zeros": zeros}
+
+
+def assert_equal_to_exhaustive(weight: Tensor, x: Tensor, name: str) -> None:
+    recipe, inputs = parse_recipe(name), inputs_of(x)
+    assert isinstance(recipe, AWQ)
+    codes = changed(weight, inputs, name).codes
+    assert codes is not None
+    for field, expected in exhaustive(weight, inputs, recipe).items():
+        assert torch.equal(getattr(codes, field), expected), field
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small matrices have several blocks and panels, the last of which are smaller."""
+    monkeypatch.setattr(quantize, "_ROWS", max(1, 8 // max(2, torch.get_num_threads())))
+    monkeypatch.setattr(quantize, "_PANEL", 5)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(4, None), (3, 7), (8, 5), (2, 100)])
+def test_awq_equals_an_exhaustive_search_bit_for_bit(
+    bits: int, group: int | None, symmetric: bool, dtype: torch.dtype
+) -> None:
+    weight, x = random_weight(40, 24), correlated(80, 24)
+    weight[3], weight[4], weight[5], weight[:, 7], weight[6, 2] = 0, 0.7, -0.7, 0, 50
+    weight[8], weight[9] = weight[8] * 1e-30, weight[9] * 1e12
+    x[:, 4:6] = 0
+    name = f"{{name: a, method: awq, bits: {bits}, group: {group or 'null'}, symmetric: {str(symmetric).lower()}}}"
+    assert_equal_to_exhaustive(weight.to(dtype), x, name)
+    assert_equal_to_exhaustive(weight[:9].to(dtype), x, name)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("spread", [1e-6, 1.0])
+def test_near_ties_are_decided_by_the_full_product(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = random_weight(2000, 16), correlated(80, 16)
+    x = x / x.square().mean(dim=0).sqrt() * (1 + spread * torch.rand(16, generator=torch.Generator().manual_seed(1)))
+    generator = torch.Generator().manual_seed(2)
+    half_errors = quantize._half_errors
+
+    def inexact(shift: Tensor, gram: Tensor) -> Tensor:
+        return half_errors(shift, gram) * (1 + 0.04 * (torch.rand((), generator=generator) - 0.5))
+
+    monkeypatch.setattr(quantize, "_half_errors", inexact)
+    monkeypatch.setattr(quantize, "_ROWS", 200)
+    monkeypatch.setattr(quantize, "_MARGIN", 0.1)
+    assert_equal_to_exhaustive(weight, x, "awq-3bit")
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_half_errors_are_half_of_the_errors_and_few_exponents_need_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = random_weight(70, 24), correlated(80, 24)
+    half_errors, rows = quantize._half_errors, []
+
+    def counted(shift: Tensor, gram: Tensor) -> Tensor:
+        found = half_errors(shift, gram)
+        expected = (shift.double() @ x.double().T).square().sum(dim=1)
+        torch.testing.assert_close(2 * found, expected, rtol=1e-4, atol=0)
+        rows.append(len(shift))
+        return found
+
+    monkeypatch.setattr(quantize, "_half_errors", counted)
+    changed(weight, x, "{name: a, method: awq, bits: 4, clip: false}")
+    assert 70 < sum(rows) < 0.8 * 20 * 70
+
+
+@pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
+def test_awq_refuses_damaged_weights_in_any_block(damaged: float, small_blocks: None) -> None:
+    weight = random_weight(40, 8)
+    weight[39, 7] = damaged
+    with pytest.raises(ComputationError, match="NaN or infinite"):
+        changed(weight, correlated(30, 8), "awq-4bit")
 
 
 @pytest.mark.parametrize("name", ["rtn-4bit", "rtn-3bit-g64", "awq-4bit", "awq-3bit-g4"])

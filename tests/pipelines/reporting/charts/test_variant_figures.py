@@ -326,6 +326,33 @@ def test_a_mean_over_tasks_needs_the_error_of_every_task():
     assert all("low" in row for row in rows if row["panel"].startswith("same top token") and "variant" in row)
 
 
+def losses_drawn(**marts: pl.DataFrame) -> list[Any]:
+    return [drawing.chart for drawing in FIGURES["losses"].draw_all(frames.ask(FIGURES["losses"].query, **marts))]
+
+
+def test_losses_hold_both_kinds_with_their_intervals_and_the_smallest_model_comes_first():
+    losses, sizes = (of(models=("b", "a")) for of in (variant_frames.task_losses, variant_frames.stg_models))
+    charts = losses_drawn(
+        task_losses=losses, stg_models=sizes, variant_summary=frames.variant_summary(models=("a", "b"))
+    )
+    for measure, chart in zip(("score", "agreement"), charts, strict=True):
+        rows = rows_with(chart, "writing")
+        for kind, name in (("non_generative", "choosing"), ("generative", "writing")):
+            wanted = losses.filter(measure=measure, kind=kind).select(
+                "model", "recipe", "loss", "loss_low", "loss_high"
+            )
+            shown = [(row["model"], row["variant"], row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
+            assert sorted(shown) == sorted(wanted.rows())
+        assert chart.to_dict()["facet"]["sort"] == ["b", "a"]
+
+
+def test_names_of_points_that_lie_close_together_are_left_out():
+    together = variant_frames.task_losses().with_columns(loss=pl.lit(0.5))
+    for chart in losses_drawn(task_losses=together):
+        rows = rows_with(chart, "writing")
+        assert sum(bool(row["label"]) for row in rows) == 1 < len(rows)
+
+
 def test_pareto_labels_do_not_overlap():
     scores = variant_frames.stg_task_scores().with_columns(value=pl.lit(0.25))
     rows = rows_with(drawn("pareto", stg_task_scores=scores), "label")

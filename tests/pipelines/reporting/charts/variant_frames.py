@@ -110,6 +110,20 @@ def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     )  # fmt: skip
 
 
+def task_losses(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
+    """Return losses that are larger in writing, and larger still by the dense model's own answers."""
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "measure": measure, "kind": kind, "loss": loss, "loss_low": loss - 0.05,
+          "loss_high": loss + 0.07}
+         for model, recipe in _each(models, recipes) for measure, more in (("score", 0.0), ("agreement", 0.1))
+         for kind, share in (("non_generative", 0.2), ("generative", 0.8)) for loss in [more + share * _harm(recipe)]]
+    )  # fmt: skip
+
+
+def stg_models(models=(MODEL,), recipes=()) -> pl.DataFrame:
+    return pl.DataFrame([{"model": model, "parameters": (index + 1) * 10**8} for index, model in enumerate(models)])
+
+
 def top1_changes(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "top1_change": change, "top1_change_low": 0.85 * change,
@@ -320,6 +334,8 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     stg_retrieval_scores,
     stg_paper_reference,
     stg_task_scores,
+    task_losses,
+    stg_models,
     top1_changes,
     speed_summary,
     q20_answers_flipped,

@@ -1,0 +1,199 @@
+"""The work of a study's steps and the seconds that they will take, for `prunescope plan` and for the end of a run.
+
+Seconds are those of earlier variants of the model, else they follow from sizes at this machine's measured speed.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from prunescope.assets.planning.fingerprints import DenseModel, accepted
+from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
+from prunescope.assets.planning.work_plan import PartitionWork, Plan
+from prunescope.assets.runs.remaining_time import Stage
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.planning.cost_model import Machine, Work, pace
+from prunescope.pipelines.recipes import Recipe, parse_recipe, shares_passes
+from prunescope.pipelines.studies import Study
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
+
+if TYPE_CHECKING:  # needs torch
+    from prunescope.pipelines.planning.workload import Workload
+
+ANSWERS = "questions, figures and report"
+# Measured on two cores: two thirds of it are the figures.
+_ANSWERS_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """The work of one step.
+
+    Attributes:
+        step: name of the step.
+        work: its amount.
+        recipe: the variant; None for the work of the dense model, which all variants share.
+    """
+
+    step: str
+    work: Work
+    recipe: Recipe | None = None
+
+
+def trace_groups(load: "Workload", works: Sequence[PartitionWork]) -> list[Sequence[Recipe]]:
+    """Return the recipes of one model that are traced together, in order."""
+    from prunescope.assets.execution.model_session import MAX_BATCH, MAX_RESULT_BYTES
+
+    traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
+    return load.groups(traced, MAX_BATCH, MAX_RESULT_BYTES)
+
+
+def step_works(load: "Workload", works: Sequence[PartitionWork]) -> list[StepWork]:
+    """Return the work of one model's partitions, first what all variants share."""
+    todo = [(step.name, work.recipe) for work in works for step in steps_writing(work.tables)]
+    groups, steps = len(trace_groups(load, works)), dict.fromkeys(step for step, _ in todo)
+    shared = [StepWork(step, load.work(step, None, groups)) for step in steps]
+    own = [StepWork(step, load.work(step, recipe), recipe) for step, recipe in todo if recipe is not None]
+    return [*(one for one in shared if one.work != Work()), *own]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The prediction of one model's seconds.
+
+    Attributes:
+        machine: speeds of this machine.
+        earlier: finished steps of the model's variants under the study's present settings, with their seconds.
+    """
+
+    machine: Machine
+    earlier: Sequence[tuple[StepWork, float]] = ()
+
+    @cached_property
+    def known_steps(self) -> set[str]:
+        """Steps whose seconds follow from earlier variants."""
+        return {one.step for one, _ in self.earlier}
+
+    def seconds(self, item: StepWork) -> float:
+        """Return the seconds of a step, from earlier variants of the same method, else of any, else from sizes."""
+        predicted, method = item.work.seconds(self.machine), item.recipe and item.recipe.method
+        found = [(one, one.work.seconds(self.machine), took) for one, took in self.earlier if one.step == item.step]
+        alike = [(size, took) for one, size, took in found if one.recipe and one.recipe.method == method]
+        sizes, seconds = sum(size for size, _ in alike), sum(took for _, took in alike)
+        if sizes:
+            return seconds * predicted / sizes
+        if alike and not predicted:
+            return seconds / len(alike)
+        return predicted * pace([(size, took) for _, size, took in found if size])
+
+
+def forecast(
+    study: Study, store: Store, dense: DenseModel | None, load: "Workload", works: Sequence[PartitionWork]
+) -> Forecast:
+    """Measure this machine, and read the seconds of the model's earlier variants from their footers.
+
+    Args:
+        study: the study.
+        store: the warehouse.
+        dense: the model; None if its weights are not there, so that no partition can be known to be its own.
+        load: the study on the model.
+        works: the partitions to compute.
+    """
+    import torch
+
+    from prunescope.pipelines.core.device import resolve_device
+    from prunescope.pipelines.planning.machine_speed import measure_machine
+
+    device, tokens = resolve_device(study.device), max(load.lengths, default=study.calibration.length)
+    machine = measure_machine(load.shape, getattr(torch, study.dtype), device, tokens)
+    steps = {step.name for work in works if work.recipe for step in steps_writing(work.tables)}
+    return Forecast(machine, [] if dense is None else list(_earlier(study, store, dense, load, steps, device)))
+
+
+def _earlier(
+    study: Study, store: Store, dense: DenseModel, load: "Workload", steps: Collection[str], device: str
+) -> Iterator[tuple[StepWork, float]]:
+    """Yield the finished steps of the variants of any study whose inputs are those of this study."""
+    model = dense.spec.name
+    for partition in store.partitions(TABLES["variants"]):
+        if partition.model != model or partition.recipe is None:
+            continue
+        with suppress(InputError, WarehouseError):  # a recipe of another version, or a damaged file
+            recipe = _recipe(study, store, model, partition.recipe)
+            for step in steps:
+                table = STEPS[step].tables[0]
+                written = store.provenance(TABLES[table], model, recipe.name)
+                if written is None or written.device != device:
+                    continue
+                if written.fingerprint in accepted(table, study, dense.identity, recipe):
+                    yield StepWork(step, load.work(step, recipe), recipe), written.seconds
+
+
+def _recipe(study: Study, store: Store, model: str, name: str) -> Recipe:
+    """Return the recipe of a variant in the warehouse; that of the study if it has one of this name."""
+    for recipe in study.recipes:
+        if recipe.name == name:
+            return recipe
+    [row] = store.read(TABLES["variants"], model, name).to_pylist()
+    return parse_recipe(json.dumps(json.loads(row["parameters_json"]) | {"name": name}))
+
+
+def with_answer_lengths(load: "Workload", store: Store, model: str) -> "Workload":
+    """Count the answers to the tasks as long as those that the model's variants in the warehouse wrote, on average.
+
+    Answers that ended at a limit below the present one count with that limit.
+    """
+    if not any(task.new_tokens for task in load.tasks):
+        return load
+    table, lengths = TABLES["task_samples"], [pl.DataFrame(schema={"task": pl.String, "tokens_generated": pl.Int32})]
+    for partition in store.partitions(table):
+        if partition.model == model:
+            with suppress(WarehouseError):
+                rows = pl.DataFrame(store.read(table, model, partition.recipe).select(lengths[0].columns))
+                lengths.append(rows.cast(lengths[0].schema))
+    means = dict(pl.concat(lengths).drop_nulls().group_by("task").mean().iter_rows())
+    return replace(load, tasks=[replace(task, written=means.get(task.name)) for task in load.tasks])
+
+
+def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Workload]]") -> list[Stage]:
+    """Return the stages of a run with their predicted seconds.
+
+    Args:
+        plan: the run's work.
+        store: the warehouse.
+        loads: each model and the study on it, by its name.
+    """
+    found = [
+        Stage(work.name, "search", 0.0, 60 * plan.study.search.minutes)
+        for work in plan.searches
+        if plan.study.search is not None
+    ]
+    for name, (dense, load) in loads.items():
+        if works := [work for work in (*plan.models, *plan.variants) if work.model == name]:
+            likely = with_answer_lengths(load, store, name)
+            found += _model_stages(likely, forecast(plan.study, store, dense, likely, works), works)
+    return [*found, Stage(ANSWERS, "answers", 0.0, _ANSWERS_SECONDS)] if plan.is_report_stale else found
+
+
+def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
+    """Return the stages of one model; work that several variants share counts in the first of them."""
+    costs = {(work.name, step.name): 0.0 for work in works for step in steps_writing(work.tables)}
+    leaders = {("traces", recipe.name): group[0].name for group in trace_groups(load, works) for recipe in group}
+    pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables and shares_passes(work.recipe)]
+    for recipe in pruned:
+        batch = (other.name for other in pruned if other.calibration == recipe.calibration)
+        leaders["variants", recipe.name] = next(batch)
+    for item in step_works(load, works):
+        if item.recipe is None:
+            name = next(name for name, step in costs if step == item.step)
+        else:
+            name = f"{works[0].model}@{leaders.get((item.step, item.recipe.name), item.recipe.name)}"
+        costs[name, item.step] += prediction.seconds(item)
+    return [Stage(name, step, cost) for (name, step), cost in costs.items()]
