@@ -22,7 +22,7 @@ class Stage:
         name: the partition, as `Listener.computed` names it.
         step: the step.
         cost: predicted seconds of its work.
-        fixed: seconds besides, whatever the pace.
+        fixed: seconds that it takes in addition, independent of the pace.
     """
 
     name: str

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from prunescope.pipelines.core.errors import ComputationError
 
 Kind = Literal["chat", "task"]
-# Of processor time. Templates of published models take milliseconds for a text and write little more than the text.
+# Limit of processor time. Published templates take milliseconds per text and write little more than the text.
 SECONDS = 5
 MEMORY = 512 * 2**20
 MAX_LENGTH = 10_000_000

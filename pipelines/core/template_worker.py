@@ -63,7 +63,7 @@ def main() -> None:
     limit(resource.RLIMIT_CORE, 0)
     if (used := Path("/proc/self/statm")).exists():  # on Linux
         limit(resource.RLIMIT_AS, int(used.read_text("ascii").split()[0]) * resource.getpagesize() + memory)
-    output, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    output, sys.stdout = sys.stdout, sys.stderr  # a library's prints must not be read as an answer
     output.write("ready\n")
     output.flush()
     for line in sys.stdin:

@@ -20,10 +20,11 @@ WHOLE = slice(None)
 
 
 class KnownText:
-    """What every sublayer adds when the text is read at once, and how far rounding moves that.
+    """The contribution of every sublayer when the whole text is read in one pass, and its rounding error.
 
-    Each layer but the first is compared on the stream of this reading. So its tolerance is its own rounding: that of
-    all layers before it reaches a third of a contribution in bfloat16, would hide faults and look like some.
+    Each layer but the first is compared on the stream of this reading, so that its tolerance is its own rounding. In
+    bfloat16 the rounding of all earlier layers reaches a third of a contribution. It would hide faults, and could be
+    taken for one.
 
     Attributes:
         added: contributions by label, (1, tokens, width).

@@ -11,7 +11,7 @@ Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measure
 # Operations of the head's product that take as long as the measurement of one logit at one temperature; on two cores of
 # a server 150 GFLOP/s against 200 million logits per second.
 LOGIT_OPERATIONS = 750
-# Seconds as predicted that count beside the finished work: a short stage says little of long ones.
+# Predicted seconds that are added to the finished work, because a short stage says little about long ones.
 PRIOR_SECONDS = 20.0
 # Work counts with at most this multiple of the median pace: it was suspended, or shared the machine.
 MAX_PACES = 3.0

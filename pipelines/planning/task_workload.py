@@ -27,7 +27,7 @@ class TaskSize:
         name: its name in the tables.
         scoring: the way of scoring.
         samples: number of samples.
-        contexts: tokens of every context; each runs once. Of those that are written on, without the shared ones.
+        contexts: tokens of every context; each runs once. Those that are continued lack their shared tokens.
         options: tokens of all continuations of the contexts, or of a text scored as a whole.
         options_a_sample: mean number of continuations per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
@@ -59,7 +60,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     def _open(self, path: str, mode: str = "rb", **_: object) -> BinaryIO:
         if mode != "rb":
             raise PermissionError(READ_ONLY)
-        return self._opened(self._name(path), self.info(path)["size"])
+        return cast("BinaryIO", _SharedFile(self._opened(self._name(path), self.info(path)["size"])))
 
     def _opened(self, name: str, size: int) -> BinaryIO:
         return io.BytesIO(self._small(name)) if size <= _BLOCK else self._open_pinned(name)
@@ -103,17 +104,58 @@ class OpenFiles(PinnedObjects):
         return details
 
     def _opened(self, name: str, _: int) -> BinaryIO:
-        return cast("BinaryIO", _File(name))
+        return cast("BinaryIO", io.FileIO(name))
 
     def _name(self, path: str) -> str:
         return str(self._strip_protocol(path))
 
 
-class _File(io.FileIO):
-    """A file that DuckDB drops without closing it."""
+class _SharedFile(io.RawIOBase):
+    """A file with a position of its own for each thread, closed when it is dropped.
 
-    def __del__(self) -> None:
-        self.close()
+    DuckDB reads one file from several threads; each of its reads sets the position first, and another thread may run
+    in between.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._lock = file, threading.Lock()
+        self._positions: dict[int, int] = {}
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set this thread's position and return it."""
+        with self._lock:
+            if whence == os.SEEK_CUR:
+                offset += self._positions.get(threading.get_ident(), 0)
+            elif whence == os.SEEK_END:
+                offset = self._file.seek(offset, os.SEEK_END)
+            self._positions[threading.get_ident()] = offset
+        return offset
+
+    def tell(self) -> int:
+        """Return this thread's position."""
+        return self._positions.get(threading.get_ident(), 0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to so many bytes from this thread's position on, all that are left if it is negative."""
+        with self._lock:
+            position = self._positions.get(threading.get_ident(), 0)
+            self._file.seek(position)
+            content = self._file.read(size)
+            self._positions[threading.get_ident()] = position + len(content)
+        return content
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def _version(details: dict[str, Any]) -> tuple[int, object]:

@@ -77,7 +77,6 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             tooltip=theme.tooltip(
                 "variant:N",
                 "method:N",
-                "parameters_removed_share:Q",
                 "choosing:Q",
                 "writing:Q",
                 *(f"{end}:Q" for end in _ENDS),

@@ -1,7 +1,10 @@
 """A warehouse on an S3 server, with the same guarantees as one on a disk."""
 
+import os
+import sys
 import threading
 import time
+from pathlib import Path
 
 import boto3
 import duckdb
@@ -12,6 +15,7 @@ from prunescope.warehouse.catalogue.database import build_file, connect
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.core.errors import DamagedFileError, SqlError, WarehouseError
 from prunescope.warehouse.maintenance.diagnostics import diagnose
+from prunescope.warehouse.storage.object_store import OpenFiles
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
@@ -205,3 +209,33 @@ def test_credentials_are_stored_nowhere(remote, tmp_path):
     for secret in (KEY, SECRET):
         assert secret.encode() not in content
         assert secret not in f"{remote.root} {remote.root!r} {remote.local(tmp_path)}"
+
+
+def test_threads_that_share_a_file_read_from_their_own_positions(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 64
+    (tmp_path / "file").write_bytes(content)
+    wrong, before = [], sys.getswitchinterval()
+    file = OpenFiles([str(tmp_path / "file")]).open(str(tmp_path / "file"))
+
+    def read(seed: int) -> None:
+        for index in range(1000):
+            start = (977 * seed + 31 * index) % (len(content) - 8)
+            file.seek(start)
+            if file.read(8) != content[start : start + 8] or file.tell() != start + 8:
+                wrong.append(start)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+    assert (file.seek(-3, os.SEEK_END), file.read(), file.seek(-1, os.SEEK_CUR)) == (
+        len(content) - 3,
+        content[-3:],
+        len(content) - 1,
+    )

@@ -512,7 +512,10 @@ def test_a_figure_states_its_size_rule(figure: Figure):
 @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.page_by])
 def test_a_drawing_above_the_limit_is_split_into_complete_pages(name):
     figure = FIGURES[name]
-    several = {"q42_depth_of_predictors": variant_frames.q42_depth_of_predictors(models=("a", "b", "c"))}
+    of = ("q42_depth_of_predictors",)
+    if name == "losses":
+        of = ("task_losses", "stg_models", "stg_variants")
+    several = {mart: getattr(variant_frames, mart)(models=("a", "b", "c")) for mart in of}
     frame = next(iter(frames.ask(figure.query, **several).partition_by(figure.per, maintain_order=True)))
     whole = len(theme.vega_lite(figure.draw(frame).to_dict(validate=False)))
     drawn: list[pl.DataFrame] = []

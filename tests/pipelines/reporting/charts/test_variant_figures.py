@@ -332,9 +332,8 @@ def losses_drawn(**marts: pl.DataFrame) -> list[Any]:
 
 def test_losses_hold_both_kinds_with_their_intervals_and_the_smallest_model_comes_first():
     losses, sizes = (of(models=("b", "a")) for of in (variant_frames.task_losses, variant_frames.stg_models))
-    charts = losses_drawn(
-        task_losses=losses, stg_models=sizes, variant_summary=frames.variant_summary(models=("a", "b"))
-    )
+    variants = losses.select("model", "recipe", method="recipe").unique()
+    charts = losses_drawn(task_losses=losses, stg_models=sizes, stg_variants=variants)
     for measure, chart in zip(("score", "agreement"), charts, strict=True):
         rows = rows_with(chart, "writing")
         for kind, name in (("non_generative", "choosing"), ("generative", "writing")):
