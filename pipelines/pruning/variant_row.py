@@ -68,7 +68,7 @@ def variant_row(
 
 
 def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
-    """Return the numbers of weights that a mask sets to zero and of others that differ from the dense ones."""
+    """Return the numbers of weights that a mask sets to zero, and of others that differ from the dense ones."""
     zeros = others = 0
     for name, matrix in sublayer.matrices.items():
         if name not in variant.changes:
