@@ -12,13 +12,13 @@ from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 class QuantizationRecipe(MatrixRecipe):
     """A recipe that replaces weights by integers and scales; the variant is measured dequantized.
 
-    It rounds the weights that the dense model has. If these come from a quantized file (`models.weight_format`), they
-    are rounded twice, and the dense model beside the variant is the file's.
+    It rounds the dense model's weights. If these come from a quantized file (`models.weight_format`), they are rounded
+    twice, and the variant is compared with the file's model.
 
     Attributes:
-        bits: per weight.
+        bits: bits per weight.
         group: number of consecutive inputs of an output that share scale and zero; None shares them among all.
-        symmetric: whether the grid is symmetric around zero, else it spans the smallest to the largest weight.
+        symmetric: whether the grid is symmetric around zero; otherwise it spans the smallest to the largest weight.
     """
 
     bits: int = Field(ge=2, le=8, examples=[4])
@@ -35,7 +35,7 @@ class GPTQ(QuantizationRecipe):
     """Rounding column by column, with each error compensated by later columns (Frantar et al., 2210.17323).
 
     It needs several times more calibration tokens than a matrix has inputs. With fewer it overfits: on other tokens
-    the errors exceed those of rounding to the nearest. More `damping` helps a little.
+    the errors exceed those of rounding to nearest. More `damping` helps a little.
 
     Attributes:
         damping: added to the diagonal of the inputs' Gram matrix, as a share of its mean.
@@ -68,12 +68,12 @@ class RTN(QuantizationRecipe):
 
 
 class AWQ(QuantizationRecipe):
-    """Rounding after a scaling of input channels by their activations (Lin et al., 2306.00978).
+    """Rounding after scaling input channels by their activations (Lin et al., 2306.00978).
 
     Attributes:
         steps: number of exponents of the activations to try, from 0 up to 1; 20 in the paper.
-        clip: whether to try narrower grids too, which clip the largest weights, as the published code does in all
-            matrices but query and key projections; here in those, too.
+        clip: whether to try narrower grids, too, which clip the largest weights. The published code does so in all
+            matrices except query and key projections; here it applies to all.
     """
 
     SPELLING = bits_spelling("awq")
