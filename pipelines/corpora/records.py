@@ -121,15 +121,10 @@ def read_records(source: str) -> Iterator[Record]:
 
 
 def draw(records: Iterable[Record], samples: int, seed: int) -> list[Record]:
-    """Draw records without replacement in one pass, keeping their order.
+    """Draw `samples` records, or all if there are fewer, without replacement in one pass, keeping their order.
 
     A record is drawn if the SHA-256 of seed and index is among the smallest ones. So the same records are drawn on
     every machine and with every library, and a larger draw contains a smaller one.
-
-    Args:
-        records: all records of a set.
-        samples: number to draw; all are drawn if there are fewer.
-        seed: seed of the draw.
     """
     keyed = ((_key(seed, index), index, record) for index, record in enumerate(records))
     return [record for _, _, record in sorted(heapq.nsmallest(samples, keyed), key=lambda drawn: drawn[1])]

@@ -40,7 +40,7 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
 
     Args:
         logits: at temperature 1.
-        temperature: of the softmax, above 0.
+        temperature: temperature of the softmax, above 0.
         top_p: above 0; 1 takes every token.
     """
     size = logits.shape[1]
@@ -120,7 +120,7 @@ def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def flip_probability(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """Return the probability that common Gumbel noise gives different tokens.
+    """Return the probability that common Gumbel noise gives different tokens under two distributions p and q.
 
     Both give i if no j has g_j − g_i > ln min(p_i/p_j, q_i/q_j). Because exp(−g) is exponential, this has probability
     1/D_i with D_i = Σ_j max(p_j/p_i, q_j/q_i). With r = q/p the maximum is q_j/q_i if r_j > r_i. Hence
@@ -130,10 +130,6 @@ def flip_probability(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
     All terms are positive, so nothing cancels, and equal distributions give exactly 0. One running sum over the sorted
     r gives T. The result lies between the total variation t and 2t/(1 + t).
-
-    Args:
-        p: probabilities of one side.
-        q: probabilities of the other side, for the same tokens.
     """
     alive = p > _LEAST
     ratio = q[alive] / p[alive]

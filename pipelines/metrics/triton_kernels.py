@@ -104,7 +104,7 @@ def dense_sums(
 
 
 def _shift_rows(sums: Named, dense: Named, size: int) -> Named:
-    """Return SHIFT, with what the inexact centres added subtracted."""
+    """Return SHIFT, corrected for the error of the inexact centres."""
     first = {name: values[0] for name, values in (dense | sums).items()}
     squares = first["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -145,7 +145,6 @@ def _none(count: tl.constexpr, lanes: tl.constexpr):
 
 @triton.jit
 def _add(sums, values):
-    """Add the values of one step to the sums, lane by lane."""
     added = ()
     for k in tl.static_range(len(values)):
         added += (sums[k] + values[k],)
@@ -236,7 +235,6 @@ def _first_largest(values, tokens, size):
 
 @triton.jit
 def _write_maxima(at, row, values, start, size, STEP: tl.constexpr):
-    """Write the largest value of every chunk of tokens."""
     at += row * tl.cdiv(size, _CHUNK)
     chunk = start // _CHUNK + tl.arange(0, STEP // _CHUNK)
     tl.store(at + chunk, tl.max(tl.reshape(values, [STEP // _CHUNK, _CHUNK]), 1), mask=chunk * _CHUNK < size)

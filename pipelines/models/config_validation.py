@@ -37,11 +37,7 @@ _BUILT_IN = re.compile(r"[a-z0-9_]*")
 
 
 def check_config(file: Path, config: object) -> None:
-    """Refuse a config that names code or holds an impossible size or a NaN, also in nested configs.
-
-    Args:
-        file: the config's file, for messages.
-        config: its content.
+    """Refuse the config of a file if it or a nested config names code or holds an impossible size or a NaN.
 
     Raises:
         InputError: names the file, the key, its value and what is allowed.
@@ -85,6 +81,5 @@ def _check_value(file: Path, key: str, value: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """Return a value on one line, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

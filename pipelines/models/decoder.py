@@ -48,10 +48,10 @@ class Decoder:
         tokenizer: the model's own.
         end_ids: tokens that end a text.
         vocabulary: rows of its embedding.
-        width: of the stream and the last states.
-        context_length: in tokens.
-        folder: its files.
-        dtype: of its weights.
+        width: width of the stream and the last states.
+        context_length: length in tokens.
+        folder: the model's files.
+        dtype: dtype of its weights.
         device: on which it computes.
         cache_refusal: why tokens cannot pass one by one through a cache; None if they can, as proved at load.
         can_pad: whether padding leaves a text's states unchanged, as proved at load. For a causal model this is left
@@ -180,7 +180,7 @@ class Decoder:
 
         Args:
             tokens: the new tokens.
-            cache: of the earlier tokens; the new tokens are added to it.
+            cache: cache of the earlier tokens; the new tokens are added to it.
             real: 0 for left padding, 1 for other tokens, over earlier and new tokens. It must be on the CPU, because
                 an accelerator would have to finish all earlier work before it could tell whether there is padding.
 

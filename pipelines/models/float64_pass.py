@@ -91,11 +91,7 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
 def sublayer_in_float64(sublayer: Sublayer, norms: Norms) -> Iterator[None]:
     """Let one sublayer compute in float64, with its current weights, on arguments from an `in_float64` pass.
 
-    Several threads may do this for different sublayers.
-
-    Args:
-        sublayer: of a decoder with float32 weights on a CPU.
-        norms: from `float64_norms`.
+    `norms` are those of the pass. Several threads may do this for different sublayers.
     """
     tops = [module for part in sublayer.parts for module in part.chain]
     with (

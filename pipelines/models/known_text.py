@@ -33,12 +33,7 @@ class KnownText:
 
     @torch.inference_mode()
     def __init__(self, decoder: Decoder, tokens: Int[Tensor, "1 tokens"]) -> None:
-        """Read the text twice, the second time with other rounding.
-
-        Args:
-            decoder: with proved layers.
-            tokens: the text.
-        """
+        """Read the text twice, the second time with other rounding; the decoder's layers must be proved."""
         self._decoder = decoder
         self._streams = dict[int, Tensor]()
         once: list[Pass] = [(partial(decoder.hidden, tokens), WHOLE)]

@@ -27,14 +27,7 @@ class LMHead:
 
 
 def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
-    """Find and prove everything after the last layer.
-
-    Args:
-        model: the whole model.
-        probe: the tokens of the probe.
-        logits: the model's logits on the probe.
-        last: the last layer.
-        run: the recorded probe.
+    """Find and prove everything after the last layer, from the model's logits on the recorded tokens `probe`.
 
     Raises:
         InputError: names the module and what could not be proved.

@@ -162,7 +162,6 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
 
 
 def _outside_layers(folder: Path) -> int:
-    """Return the number of weights outside the layers."""
     with library_errors(folder):
         config, meta = _meta(folder, torch.float32)
     stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))

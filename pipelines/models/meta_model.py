@@ -26,7 +26,7 @@ class MetaModel:
     """Config, tokenizer and modules on the meta device.
 
     Attributes:
-        config: of the text decoder.
+        config: the text decoder's config.
         tokenizer: the model's own, or None if it is absent, as in a plan from a config alone.
         module: the model with empty parameters.
         context_length: in tokens.
@@ -50,7 +50,7 @@ class Shape:
 
     Attributes:
         layers: decoder layers, each with an attention and an MLP.
-        width: of the residual stream.
+        width: width of the residual stream.
         vocabulary: rows of the LM head, or of the embedding if there is no head.
         parameters: all parameters, with tied ones counted once.
         body: parameters below the head, a tied embedding included.
@@ -89,10 +89,7 @@ def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
 
 
 def load_meta_model(path: Path) -> MetaModel:
-    """Load config, tokenizer and empty modules of a model.
-
-    Args:
-        path: folder with config.json and mostly a tokenizer, or a GGUF file.
+    """Load config, tokenizer and empty modules from a GGUF file or a folder with config.json and mostly a tokenizer.
 
     Raises:
         InputError: transformers cannot load it.

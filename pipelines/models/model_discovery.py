@@ -39,7 +39,7 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
     The proofs hold up to the model's own rounding, which is measured first. The stream plus the contributions of its
     sublayers rebuilds every layer's output. A sublayer called again adds the same. A layer without its sublayers
     returns its input. Norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and
-    need not be causal. Discovery costs about 37 passes over 12 tokens. During them, random numbers replace zeros.
+    need not be causal. Discovery costs about 37 passes over 12 tokens, in which random numbers replace zero weights.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.

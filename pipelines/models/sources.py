@@ -341,7 +341,6 @@ def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
 
 
 def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
-    """Return the safetensors folder converted from a GGUF file."""
     from prunescope.pipelines.models.gguf import convert_gguf  # it imports torch and transformers
 
     folder = scratch / "model"
@@ -351,7 +350,6 @@ def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
 
 
 def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
-    """Return the safetensors folder of an embedded model."""
     parts = scratch.with_name(f"{_PARTS}{model.sha256[:20]}")
     folder = fetch_embedded(model, parts, scratch, progress)
     if (folder / GGUF).exists():

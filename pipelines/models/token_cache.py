@@ -61,7 +61,7 @@ class _GrowingLayer(DynamicLayer):
     """Keys and values of all tokens so far, in the used part of two buffers with room for more."""
 
     _buffers: tuple[Tensor, Tensor] | None = None
-    _used: Tensor | None = None  # the buffer's used keys; keys selected from a batch have no room behind them
+    _used: Tensor | None = None  # the buffer's used keys; keys selected from a batch have no room after them
 
     def update(
         self,

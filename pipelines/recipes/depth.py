@@ -101,10 +101,7 @@ class DepthRecipe(BaseRecipe):
         return self.sublayers or tuple(f"{self.unit}.{layer}" for layer in self.layers)
 
     def units(self, layers: int) -> tuple[str, ...]:
-        """Return the labels of all units of a model, in the order in which they add to the stream.
-
-        Args:
-            layers: number of layers of the model.
+        """Return the labels of all units of a model with `layers` layers, in the order in which they add to the stream.
 
         Raises:
             InputError: the model has too few units, or a listed unit does not exist.

@@ -68,12 +68,7 @@ class MixedRecipe(BaseRecipe):
         return {place: _parsed(place, treatments[place], predecessors) for place in sorted(treatments, key=_position)}
 
     def treatment(self, label: str, matrix: str) -> MatrixRecipe | None:
-        """Return the recipe that changes a matrix, or None if the matrix is unchanged or its sublayer dropped.
-
-        Args:
-            label: the sublayer's label.
-            matrix: the matrix's full name.
-        """
+        """Return the recipe that changes a matrix of the sublayer `label`; None for an unchanged or dropped one."""
         recipes = self.matrix_recipes
         return recipes.get(f"{label}.{part_of(matrix)}") or recipes.get(label)
 
@@ -121,10 +116,7 @@ class MixedRecipe(BaseRecipe):
         return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
 
     def require_sublayers(self, layers: int) -> None:
-        """Refuse a sublayer that a model does not have.
-
-        Args:
-            layers: number of layers of the model.
+        """Refuse a sublayer that a model with `layers` layers does not have.
 
         Raises:
             InputError: names the sublayer.

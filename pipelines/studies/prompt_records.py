@@ -35,12 +35,7 @@ LAST_NUMBER = (
 
 
 def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
-    """Return the prompt of a record.
-
-    Args:
-        record: the record.
-        spec: the set.
-        name: beginning of the id if the record has none.
+    """Return the prompt of a record in the set `spec`; without an id in the record it is made from `name`.
 
     Raises:
         InputError: a field is missing or wrong; names file, line, field and fix.
@@ -88,9 +83,7 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
 def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], str | None]:
     """Return the question of a record, its options, and the right answer: an option's letter, or a text.
 
-    Args:
-        record: the record.
-        spec: the named fields; the others are found by their usual names.
+    Fields that `spec` does not name are found by their usual names.
 
     Raises:
         InputError: as in `prompt_of`.

@@ -195,11 +195,7 @@ class Prompt(FrozenModel):
         return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
 
     def contents(self, template: str | None) -> dict[str, Any]:
-        """Return all fields that change tokens or answers, by name, without unused ones.
-
-        Args:
-            template: the study's template.
-        """
+        """Return all used fields that change tokens or answers, by name; `template` is the study's."""
         optional = {
             "system": self.system,
             "turns": [turn.model_dump() for turn in self.turns],

@@ -73,11 +73,7 @@ class SearchSpec(FrozenModel):
 
 
 def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
-    """Refuse a search that cannot be carried out on any model.
-
-    Args:
-        search: the settings.
-        tasks: names of the study's tasks.
+    """Refuse a search that no model allows in a study with these tasks.
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,

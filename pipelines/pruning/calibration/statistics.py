@@ -98,7 +98,6 @@ def _ids(tokenizer: Any, text: str) -> Int[Tensor, " tokens"]:  # noqa: ANN401
 
 
 def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
-    """Return a document as a user message in the chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("calibration.template: the model has no chat template; set it to false")
     messages = [{"role": "user", "content": document}]

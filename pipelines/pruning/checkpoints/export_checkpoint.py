@@ -151,7 +151,6 @@ def _write_weights(
 def _stored(
     form: Form, weights: MaterializedWeights, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype
 ) -> Tensor:
-    """Return a parameter in the form in which it is stored."""
     old = form.dense_name(name)
     if old not in weights:  # the config adds this bias together with a needed one
         return torch.zeros(form.model.state_dict()[name].shape, dtype=dtype)

@@ -56,7 +56,6 @@ def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
-    """Return the number of weights per dtype in a folder."""
     counts: Counter[torch.dtype] = Counter()
     for file in check_folder(folder):
         with safe_open(file, framework="pt") as opened:

@@ -65,7 +65,6 @@ def sweep(
 
 @njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
 def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> None:
-    """Update rows in place."""
     rows, width = weight.shape
     scores = np.empty(m, np.float32)
     for row in range(rows):

@@ -230,7 +230,6 @@ def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
 def _stream_without(
     decoder: Decoder, label: str, calls: Sequence[Arguments], dropped: set[str]
 ) -> Float[Tensor, "batch length width"]:
-    """Return the final stream without one unit."""
     gone = {*dropped, *sublayers_of(label)}
     start = int(label.partition(".")[2])
     stream = stream_of(*calls[start])

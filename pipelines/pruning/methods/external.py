@@ -86,7 +86,6 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
 
 
 def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | None:
-    """Return the change from the dense weight to another one."""
     dense = matrix.weight
     if torch.equal(weight, dense):
         return None

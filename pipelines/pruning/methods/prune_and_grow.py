@@ -53,7 +53,6 @@ def exchange(
 
 @njit(error_model="numpy", nogil=True, cache=True)
 def _exchange(dense, weight, kept, mean, gain, size, block, cycles, threshold) -> int:
-    """Exchange weights of all rows in place."""
     rows, inputs = weight.shape
     count = 0
     for row in range(rows):
