@@ -117,7 +117,7 @@ def read_records(source: str) -> Iterator[Record]:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not count:
-        raise InputError(f"{path}: the file contains no record; write one prompt a line")
+        raise InputError(f"{path}: the file contains no record; write one prompt per line")
 
 
 def draw(records: Iterable[Record], samples: int, seed: int) -> list[Record]:
@@ -197,7 +197,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}, line {line}: not valid JSON ({_reason(error)}); fix it") from error
     if not isinstance(values, list):
-        raise InputError(f"{path}, line 1: not a list of records; write [{{…}}, {{…}}], or one record a line as .jsonl")
+        raise InputError(f"{path}, line 1: not a list; write [{{…}}, {{…}}], or one record per line as .jsonl")
     for number, value in enumerate(values, start=1):
         yield number, _object(value, f"{path}, record {number}")
 

@@ -40,7 +40,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         InputError: the source cannot be read, is not UTF-8, or holds other records.
     """
     if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English, of each version others
+        from pydoc_data.topics import topics  # 465,000 characters of English, different in each version
 
         return tuple(topics[name] for name in sorted(topics))
     if source in CORPORA:

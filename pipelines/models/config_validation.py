@@ -64,7 +64,7 @@ def _check_code(file: Path, config: Mapping[object, object]) -> None:
         for name in value.values() if isinstance(value, Mapping) else [value]:
             if name is not None and not (isinstance(name, str) and _BUILT_IN.fullmatch(name)):
                 raise InputError(
-                    f"{file}: `{key}` {_shown(name)} names a kernel with code of its own, which is refused; remove the "
+                    f"{file}: `{key}` {_shown(name)} names a kernel with custom code, which is refused; remove the "
                     "key, or set it to eager"
                 )
 

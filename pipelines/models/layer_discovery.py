@@ -66,7 +66,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
             raise InputError(f"{run.names[module]}: overwrites its input stream; refused")
         mixers = [child for child in _children(module, run) if has_matrix(child)]
         if not mixers:
-            raise InputError(f"{run.names[module]}: has no module with weights that is called once a pass; refused")
+            raise InputError(f"{run.names[module]}: has no module with weights that is called once per pass; refused")
         branches = _post_norm_branches(module, run) if may_norm_stream else None
         if branches is None:
             branches = _prove_sum(module, mixers, run)
@@ -74,7 +74,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
         is_mixing = {branch: _mixes_positions(branch, run) for branch in branches}
         if len(set(is_mixing.values())) < 2:
             present = ", ".join(run.names[mixer] for branch in branches for mixer in branch.mixers)
-            missing = "MLP beside" if any(is_mixing.values()) else "attention or recurrence beside"
+            missing = "MLP next to" if any(is_mixing.values()) else "attention or recurrence next to"
             raise InputError(f"{run.names[module]}: has no {missing} {present}; layers of one sublayer are refused")
 
         def sublayer(kind: Kind) -> Sublayer:

@@ -45,7 +45,7 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
     half = weight if weight.dtype.itemsize == 2 else None
     plain = OutputHead(weight=weight.float(), bias=bias, norm=norm, half=half)
     if plain.weight.shape[1] != states.shape[-1]:
-        raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
+        raise InputError(f"{run.names[module]}: its input width differs from that of the last states; refused")
 
     def logits_of(states: Tensor) -> Tensor:
         with other_forward(trunk, lambda *_, **__: replace(trunk_output, last_hidden_state=states)):

@@ -69,7 +69,7 @@ def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl
     rows: pl.DataFrame | None = getattr(statistics, name) if name in recipe.needs else None
     tokens = statistics.tokens
     if rows is not None and tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
-        raise InputError(f"recipe {recipe.name}: {name} is of other tokens; materialise it again")
+        raise InputError(f"recipe {recipe.name}: {name} was measured on other tokens; materialise it again")
     return rows
 
 

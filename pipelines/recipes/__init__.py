@@ -97,14 +97,14 @@ class ComposedRecipe(BaseRecipe):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
             if isinstance(part, MixedRecipe):
                 raise ValueError(  # noqa: TRY004 (pydantic reads ValueError)
-                    f"{part.name} is a mixture of recipes already; it cannot be part of a composition"
+                    f"{part.name} is already a mixture of recipes; it cannot be part of a composition"
                 )
             if part.calibration is not None:
-                raise ValueError(f"{part.name} has a `calibration` of its own; set it next to `parts`, for all of them")
+                raise ValueError(f"{part.name} has its own `calibration`; set one next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
             earlier = self.parts[:index]
             if isinstance(part, ExternalRecipe) and earlier:
-                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
+                raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
             if isinstance(part, (SparseGPT, ADMM, DSnoT)) and quantized is not None:
                 raise ValueError(

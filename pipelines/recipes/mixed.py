@@ -58,8 +58,8 @@ class MixedRecipe(BaseRecipe):
         wrong = next((key for key in treatments if not (isinstance(key, str) and _PLACE.fullmatch(key))), None)
         if wrong is not None:
             raise ValueError(
-                f"{wrong!r} is no sublayer; write attn.N or mlp.N with a layer N from 0, or attn.N.MATRIX for one of "
-                "its matrices, such as attn.3.q_proj"
+                f"{wrong!r} is not a sublayer; write attn.N or mlp.N with a layer N from 0, or attn.N.MATRIX for one "
+                "of its matrices, such as attn.3.q_proj"
             )
         for place in treatments:
             if sublayer_of(place) != place and sublayer_of(place) in treatments:
@@ -149,7 +149,7 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
     """
     if given == "drop":
         if label != sublayer_of(label):
-            raise ValueError(f"{label}: drop is of a whole sublayer; write {sublayer_of(label)}: drop")
+            raise ValueError(f"{label}: drop applies to a whole sublayer; write {sublayer_of(label)}: drop")
         return given
     if isinstance(given, MatrixRecipe):
         given = {"method": given.method, **given.model_dump(exclude_unset=True)}
@@ -172,7 +172,7 @@ def _spelled(label: str, given: object) -> dict[str, object]:
     for kind in _KINDS:
         if isinstance(given, str) and (match := kind.SPELLING.fullmatch(given)):
             return {"name": given, **kind.spelled(match)}
-    raise ValueError(f"{label}: {given!r} is no treatment; {did_you_mean(str(given), _FORMS)}{_TREATMENT}")
+    raise ValueError(f"{label}: {given!r} is not a treatment; {did_you_mean(str(given), _FORMS)}{_TREATMENT}")
 
 
 def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
@@ -185,7 +185,8 @@ def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
         raise ValueError(f"{label}: `calibration` is the same for all treatments; set it next to `treatments`")
     if recipe.modules:
         raise ValueError(
-            f"{label}: a treatment is of the whole sublayer; leave `modules` out, and write {label}.MATRIX for a part"
+            f"{label}: a treatment applies to the whole sublayer; leave `modules` out, and write {label}.MATRIX for a "
+            "part"
         )
     if isinstance(recipe, MaskingRecipe) and recipe.ratios != "uniform":
         raise ValueError(f"{label}: `ratios` are shares per layer; give the `sparsity` of this sublayer")

@@ -45,8 +45,8 @@ class GPTQ(QuantizationRecipe):
 
     SPELLING = bits_spelling("gptq")
     EXAMPLES: ClassVar = (
-        ("gptq-4bit", "4 bits a weight, one scale for each output row, errors compensated by later columns"),
-        ("gptq-3bit-g128", "3 bits a weight, one scale for every 128 inputs, errors compensated by later columns"),
+        ("gptq-4bit", "4 bits per weight, one scale per output row, errors compensated by later columns"),
+        ("gptq-3bit-g128", "3 bits per weight, one scale per 128 inputs, errors compensated by later columns"),
     )
 
     reads: ClassVar[Reads] = "gram"
@@ -60,8 +60,8 @@ class RTN(QuantizationRecipe):
 
     SPELLING = bits_spelling("rtn")
     EXAMPLES: ClassVar = (
-        ("rtn-4bit", "4 bits a weight, one scale for each output row, rounded to the nearest"),
-        ("rtn-3bit-g64", "3 bits a weight, one scale for every 64 inputs, rounded to the nearest"),
+        ("rtn-4bit", "4 bits per weight, one scale per output row, rounded to the nearest"),
+        ("rtn-3bit-g64", "3 bits per weight, one scale per 64 inputs, rounded to the nearest"),
     )
 
     method: Literal["rtn"] = "rtn"
@@ -78,8 +78,8 @@ class AWQ(QuantizationRecipe):
 
     SPELLING = bits_spelling("awq")
     EXAMPLES: ClassVar = (
-        ("awq-4bit", "4 bits a weight, one scale for each output row, channels scaled by activations"),
-        ("awq-4bit-g128", "4 bits a weight, one scale for every 128 inputs, channels scaled by activations"),
+        ("awq-4bit", "4 bits per weight, one scale per output row, channels scaled by activations"),
+        ("awq-4bit-g128", "4 bits per weight, one scale per 128 inputs, channels scaled by activations"),
     )
 
     reads: ClassVar[Reads] = "gram"

@@ -94,7 +94,7 @@ class DSnoT(MatrixRecipe):
     EXAMPLES: ClassVar = (
         (
             "wanda-50+dsnot",
-            "wanda-50, then weights exchanged where that lowers the mean error; after any mask of weights",
+            "wanda-50, then weights exchanged if that lowers the mean error; after any mask of weights",
         ),
     )
 

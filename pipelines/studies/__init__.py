@@ -150,7 +150,7 @@ class Study(FrozenModel):
                 raise ValueError(f"`measure.trajectories`: {written[0]} needs texts of `prompts`; name some")
             if self.generation.new_tokens < 2:
                 raise ValueError(
-                    f"`measure.trajectories`: {written[0]} measures behind the first token, but "
+                    f"`measure.trajectories`: {written[0]} measures after the first token, but "
                     "`generation.new_tokens` is 1; raise it, or leave only `teacher_forced`"
                 )
         return self

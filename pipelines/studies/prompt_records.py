@@ -67,7 +67,7 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
         pattern = pattern or rf"\b([{''.join(letters)}])\b"
     elif kind == "maths":
         if gold is not None and number_text(gold) is None and pattern is None:
-            raise found.error("gold", f"{gold[:80]!r} is no number; set `answer_pattern`, or `kind: open`")
+            raise found.error("gold", f"{gold[:80]!r} is not a number; set `answer_pattern`, or `kind: open`")
         fields["gold"], pattern = gold, pattern or (LAST_NUMBER if gold is not None else None)
     else:
         # Without a pattern it is unknown where a generated text has its answer.
@@ -214,7 +214,7 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             values = json.loads(values)
         except (ValueError, RecursionError) as error:
-            raise found.error("options", 'not a list; write ["first", "second"], or name a field each') from error
+            raise found.error("options", 'not a list; write ["first", "second"], or name a field per option') from error
     if isinstance(values, dict):  # the form of ARC on the hub
         labels, values = values.get("label"), values.get("text")
     if values is None:
@@ -249,7 +249,7 @@ def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...],
                 return names.index(text.upper())
     raise found.error(
         "gold",
-        f"{str(gold)[:80]!r} is none of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
+        f"{str(gold)[:80]!r} is not one of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
         f"letter from A to {letters[-1]}, or an option's text",
     )
 

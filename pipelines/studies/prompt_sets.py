@@ -92,7 +92,8 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
         raise InputError(f"{key_place(where, keys)}: {path}, line {line}: not UTF-8 text; save it as UTF-8") from error
     if "{{" not in text and "{%" not in text:
         raise InputError(
-            f"{key_place(where, keys)}: {path}: no Jinja template; write {{{{ text }}}} where the prompt's text belongs"
+            f"{key_place(where, keys)}: {path}: not a Jinja template; write {{{{ text }}}} where the prompt's text "
+            "belongs"
         )
     return text
 

@@ -53,7 +53,7 @@ def require_template(template: str | None) -> str | None:
     """
     if template is not None and template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
         shown = template if len(template) <= 80 else f"{template[:80]}…"
-        raise ValueError(f"{shown!r} is none of `chat`, `plain` and a Jinja file, which has {{{{ text }}}} in it")
+        raise ValueError(f"{shown!r} is not `chat`, `plain` or a Jinja file, which contains {{{{ text }}}}")
     return template
 
 
@@ -135,7 +135,7 @@ class Prompt(FrozenModel):
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
+            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # late, as few commands need it
 
             if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")

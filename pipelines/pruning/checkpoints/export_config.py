@@ -292,7 +292,7 @@ def _dropped_notes(variant: Variant, form: Form) -> Iterator[str]:
     zeros = [label for label in variant.dropped if label not in gone]
     if gone:
         removed = sorted({int(label.partition(".")[2]) for label in gone})
-        yield f"Layers {_listed(removed)} of the dense model are removed; those behind them have new numbers."
+        yield f"Layers {_listed(removed)} of the dense model are removed; later layers have new numbers."
     if zeros:
         yield (
             f"Dropped sublayers {_listed(zeros)} are still there, with zeros in their last matrices, so that they add "

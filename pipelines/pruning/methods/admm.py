@@ -26,8 +26,8 @@ def admm(context: MatrixContext, recipe: ADMM) -> WeightDelta | None:
     stay masked and count as removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
 
     Raises:
-        InputError: neither a pattern nor a mask, a share that is a whole group, M does not divide the inputs,
-            or no token reached the matrix.
+        InputError: the pattern and the mask are missing, a share rounds to a whole group, M does not divide the
+            inputs, or no token reached the matrix.
         ComputationError: the Gram matrix or a weight is NaN or infinite, or not even the largest damping helps.
     """
     if context.sparsity == 0 and context.mask is None:

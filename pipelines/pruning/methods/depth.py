@@ -317,7 +317,7 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
         )
     gone = next((label for label in recipe.given if label not in remaining), None)
     if gone is not None:
-        raise InputError(f"recipe {recipe.name}: {gone} is gone already; leave it out of the list")
+        raise InputError(f"recipe {recipe.name}: {gone} is already gone; leave it out of the list")
     return remaining
 
 

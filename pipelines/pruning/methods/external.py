@@ -236,7 +236,7 @@ def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: A
     vocabulary = other.get_vocab()
     wrong = next((token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number), None)
     if wrong is not None:
-        raise InputError(f"{where}: its tokenizer is another one ({wrong!r} has another id or none)")
+        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
 
 
 def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:
@@ -339,6 +339,6 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
         keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""
         raise InputError(
-            f"{pair.where}: computes something else than the dense model with its weights "
+            f"{pair.where}: differs from the dense model with the same weights "
             f"(logits differ by {apart:.1e} of their length){differing}; it cannot be measured as a variant"
         )
