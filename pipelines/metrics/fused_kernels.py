@@ -38,7 +38,7 @@ MAX_CENTRED = 60.0
 # Below this, log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values. Above it the rounding
 # of a large c would dominate, so it is computed from the two normalizers, each accurate to 1e-7.
 MAX_LOG_GROWTH = 0.01
-# Maximum number of tokens per row that are recomputed in float64: for any row, and for a row with large logits.
+# Maximum number of tokens per row that are recomputed in float64: with large logits, and with very large ones.
 FEW_EXACT, MAX_EXACT = 48, 4096
 # Extra numbers at the end of a scratch row: one token is put first, and the last lanes are written whole.
 SLACK = 32

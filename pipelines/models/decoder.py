@@ -87,7 +87,7 @@ class Decoder:
     split: int = 1
 
     def at_once(self, usual: int) -> int:
-        """Return the batch size (tokens, texts or sequences) to use for the usual one, smaller if memory is short."""
+        """Return the usual batch size (tokens, texts or sequences), or a smaller one if memory is short."""
         return max(1, usual // self.split)
 
     @property
