@@ -1,1 +1,1 @@
-"""Texts for calibration and perplexity: shipped, from a file, or a data set of the hub."""
+"""Texts for calibration and perplexity: shipped, from a file, or from a data set of the hub."""

@@ -24,7 +24,7 @@ FileStates = tuple[tuple[str, int, int], ...]
 def split_source(source: str) -> tuple[str, str | None, str, str]:
     """Return name, config, split and column of a source such as `hf:allenai/c4:en:train`.
 
-    The default column is `text`. A source with a column and without a config has two colons before the split.
+    The default column is `text`. A source with a column but without a config has two colons before the split.
 
     Raises:
         ValueError: the source has another form.
@@ -44,7 +44,7 @@ def _of_a_form(source: str) -> str:
     return source
 
 
-# The source of a text: a data set must have the form of one.
+# The source of a text; a data set must have the form of one.
 TEXT_SOURCE = Annotated[SOURCE, AfterValidator(_of_a_form)]
 
 
@@ -57,13 +57,13 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
         what: use of the source, for messages.
 
     Raises:
-        InputError: there is no such set, config, split or column.
+        InputError: the set, config, split or column does not exist.
     """
     return _documents(source, what, _file_states(source))
 
 
 def data_set_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of the documents, once a process, or until a folder changes; see `data_set_documents`."""
+    """Return the SHA-256 of the documents, cached until a folder changes; see `data_set_documents`."""
     return _hash(source, what, _file_states(source))
 
 
@@ -83,7 +83,7 @@ def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def data_set_state(source: str) -> FileStates:
-    """Return what changes when a folder's files do; empty for a data set on the hub.
+    """Return a value that changes with a folder's files; empty for a data set on the hub.
 
     Raises:
         InputError: the source has another form.

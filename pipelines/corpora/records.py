@@ -29,11 +29,11 @@ SHIPPED = {
     "gsm8k": _FOLDER / "maths.jsonl",
     **{name: _TASK_DATA / f"{name}.jsonl" for name in ("arc_challenge", "openbookqa", "boolq")},
 }
-# The limit stops the reading of a file without line feeds.
+# Stops the reading of a file without line feeds.
 MAX_LINE_BYTES = 10_000_000
-# A .json file is read as a whole, and takes several times its size.
+# A .json file is read as a whole, and takes several times its size in memory.
 MAX_JSON_BYTES = 100_000_000
-# A file of this size has millions of lines and takes minutes.
+# A file of this size has millions of lines and takes minutes to read.
 MAX_BYTES = 20_000_000_000
 _SIBLINGS = 1_000
 
@@ -43,9 +43,9 @@ class Record:
     """A record of a set.
 
     Attributes:
-        number: of its line, where the file has lines, else of the record, from 1.
-        unit: file and what is counted, for messages.
-        fields: by name.
+        number: number of its line if the file has lines, else of the record, from 1.
+        unit: the file and the unit that is counted, for messages.
+        fields: values by name.
     """
 
     number: int
@@ -54,12 +54,12 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Return file and number, for messages."""
+        """Return the file and the number, for messages."""
         return f"{self.unit} {self.number}"
 
 
 def require_unambiguous(source: str) -> None:
-    """Refuse the name of a shipped set that a file of the working folder has, too.
+    """Refuse a shipped set's name that is also the name of a file in the working folder.
 
     Raises:
         InputError: names both.
@@ -72,7 +72,7 @@ def require_unambiguous(source: str) -> None:
 
 
 def set_name(source: str) -> str:
-    """Return the name of a set: that of a shipped one, of the file without its ending, or of the data set."""
+    """Return the name of a set: of the shipped set, of the file without its ending, or of the data set."""
     return Path(source.split(":")[1]).name if source.startswith(PREFIX) else Path(source).stem
 
 
@@ -117,19 +117,14 @@ def read_records(source: str) -> Iterator[Record]:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not count:
-        raise InputError(f"{path}: the file contains no record; write one prompt a line")
+        raise InputError(f"{path}: the file contains no record; write one prompt per line")
 
 
 def draw(records: Iterable[Record], samples: int, seed: int) -> list[Record]:
-    """Draw records without replacement in one pass, in their own order.
+    """Draw `samples` records, or all if there are fewer, without replacement in one pass, keeping their order.
 
-    A record is drawn when the SHA-256 of seed and index is among the smallest ones: the same records on every machine
-    and with every library, and a larger draw contains a smaller one.
-
-    Args:
-        records: all of a set.
-        samples: how many to draw; all if there are fewer.
-        seed: of the draw.
+    A record is drawn if the SHA-256 of seed and index is among the smallest ones. So the same records are drawn on
+    every machine and with every library, and a larger draw contains a smaller one.
     """
     keyed = ((_key(seed, index), index, record) for index, record in enumerate(records))
     return [record for _, _, record in sorted(heapq.nsmallest(samples, keyed), key=lambda drawn: drawn[1])]
@@ -165,7 +160,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield all lines with their numbers and ends; only a line feed ends a line."""
+    """Yield all lines with their numbers and line feeds, the only characters that end a line."""
     number = 0
     try:
         with open_regular(path, MAX_BYTES, "a prompt set") as stream:
@@ -202,7 +197,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}, line {line}: not valid JSON ({_reason(error)}); fix it") from error
     if not isinstance(values, list):
-        raise InputError(f"{path}, line 1: not a list of records; write [{{…}}, {{…}}], or one record a line as .jsonl")
+        raise InputError(f"{path}, line 1: not a list; write [{{…}}, {{…}}], or one record per line as .jsonl")
     for number, value in enumerate(values, start=1):
         yield number, _object(value, f"{path}, record {number}")
 
@@ -220,7 +215,7 @@ def _object(value: object, place: str) -> dict[str, Any]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(MAX_LINE_BYTES)  # its default of 131,072 is less than a long prompt
+    csv.field_size_limit(MAX_LINE_BYTES)  # the default of 131,072 is less than a long prompt
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:

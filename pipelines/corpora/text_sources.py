@@ -1,4 +1,4 @@
-"""Readers for the texts of a source: one of every installation, a file, or a data set. No torch here."""
+"""Readers for the texts of a source: a built-in text, a file or a data set. No torch here."""
 
 import codecs
 import hashlib
@@ -15,9 +15,9 @@ CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",
 }
-# A text is read as a whole, and its tokens take several times its size.
+# A text is read as a whole, and its tokens take several times its size in memory.
 MAX_BYTES = 1_000_000_000
-# Endings of files with a record a line.
+# Endings of files with one record per line.
 _LINES = {".jsonl", ".ndjson"}
 BUILT_IN = (*CORPORA, "embedded")
 
@@ -31,16 +31,16 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     """Return the documents of a source: the records of a JSON or JSONL file or of a data set, else its whole text.
 
     Args:
-        source: `c4` (300 documents), `wikitext2`, `embedded` (the help topics of the Python that runs),
+        source: `c4` (300 documents), `wikitext2`, `embedded` (the help topics of the running Python),
             `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a list of strings or of objects with a
-            `text`, a .jsonl or .ndjson file one such record per line; any other file is plain text.
+            `text`; a .jsonl or .ndjson file holds one such record per line; any other file is plain text.
         what: use of the source, for messages.
 
     Raises:
         InputError: the source cannot be read, is not UTF-8, or holds other records.
     """
     if source == "embedded":
-        from pydoc_data.topics import topics  # 465,000 characters of English, of each version others
+        from pydoc_data.topics import topics  # 465,000 characters of English, different in each version
 
         return tuple(topics[name] for name in sorted(topics))
     if source in CORPORA:
@@ -59,7 +59,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     if suffix not in {".json", *_LINES}:
         return (text,)
     try:
-        # Lines end in \n only: a JSON string may hold other line separators.
+        # Lines end only in \n, because a JSON string may hold other line separators.
         lines = [line for line in text.split("\n") if line.strip()] if suffix in _LINES else [text]
         parsed = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
@@ -72,7 +72,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
 
 
 def text_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of the whole text of a source in UTF-8, which identifies texts in tables.
+    """Return the SHA-256 of a source's whole text in UTF-8, which identifies texts in tables.
 
     Raises:
         InputError: the source cannot be read.
@@ -93,7 +93,7 @@ def contents_hash(source: str, what: str) -> str:
     path = CORPORA.get(source) or local_path(source, what)
     try:
         with open_regular(path) as stream:
-            # A byte order mark is no text.
+            # A byte order mark is not part of the text.
             stream.seek(len(codecs.BOM_UTF8) * stream.peek(3).startswith(codecs.BOM_UTF8))
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:

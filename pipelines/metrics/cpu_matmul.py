@@ -1,4 +1,4 @@
-"""Products of states with a weight matrix, fast on a CPU also with few rows."""
+"""Products of states with a weight matrix that are fast on a CPU even with few rows."""
 
 import torch
 from jaxtyping import Float, Float64
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.hardware import vendor
 
-# Up to here MKL's product is fastest on Intel and W xᵀ elsewhere; with more rows oneDNN's is.
+# Up to this many rows MKL is fastest on Intel's processors and W xᵀ on others. With more rows oneDNN is fastest.
 _MAX_FEW_ROWS = 3
-# Rows of a weight that become float64 at a time: they stay in the core's cache until the product has read them.
+# Rows of a weight converted to float64 at a time; they stay in the core's cache until the product has read them.
 _BLOCK_ROWS = 192
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
-    """Return x Wᵀ (+ bias) of shape (*n, v), equal to `linear` up to rounding; a W on a CPU must be float32.
+    """Return x Wᵀ (+ bias) of shape (*n, v), equal to `linear` up to rounding; on a CPU, W must be float32.
 
-    Elsewhere `linear` is called. On a CPU that calls MKL, which is fast with few rows on Intel alone; with 225 rows two
-    Zen cores make 151 GFLOP/s with MKL and 174 with oneDNN. Milliseconds for all 210 matrices of SmolLM2-135M's layers
-    and for its head, on one Zen core with other cores busy and on one of an Emerald Rapids Xeon:
+    On other devices this is `linear`. On a CPU `linear` calls MKL, which is fast with few rows only on Intel's
+    processors. With 225 rows two Zen cores reach 151 GFLOP/s with MKL and 174 with oneDNN. The table gives milliseconds
+    for all 210 matrices of SmolLM2-135M's layers + for its head, on one core of a busy Zen and of an Emerald Rapids:
 
     rows                    1        2        3        4        8        16
     Zen    linear       41+11    63+27    68+41    52+20    65+22    78+27
@@ -42,7 +42,7 @@ def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[
 
 
 def product64(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"]) -> Float64[Tensor, "*n v"]:
-    """Return x Wᵀ in float64, without a float64 copy of W; it takes twice as long as in float32."""
+    """Return x Wᵀ in float64 without a float64 copy of W; it takes twice as long as in float32."""
     columns = x.double().reshape(-1, x.shape[-1]).T.contiguous()
     result = columns.new_empty(len(weight), columns.shape[1])
     block = columns.new_empty(min(_BLOCK_ROWS, len(weight)), weight.shape[1])

@@ -16,7 +16,7 @@ from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
 
-# In the order of the table contract; float32 unless _TYPES says otherwise.
+# In the order of the table contract; float32 unless _TYPES differs.
 _PARTS = ("norm_{}", "norm_d{}", "one_minus_cos_{}", "par_rel_{}", "orth_rel_{}")
 COLUMN_NAMES: tuple[str, ...] = (
     *(part.format("h") for part in (*_PARTS, "t1_{}")),
@@ -67,7 +67,7 @@ def divergence(
     targets: Int[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
 ) -> Columns:
-    """Measure how one shift moves h, z and p; as `divergences`."""
+    """Measure how one shift moves h, z and p; see `divergences`."""
     return divergences(x, [dx], head, temperatures, targets=targets, workspace=workspace)[0]
 
 
@@ -83,29 +83,29 @@ def divergences(
 ) -> list[Columns]:
     """Measure how each of several shifts moves h, z and p.
 
-    Δz is dx Wᵀ, never a difference of logits. Several shifts of the same x share its logits and softmax, and each
-    one's result is independent of the others. Logits are float32, of one block of rows at a time; sums over the
-    vocabulary are float32 in chunks with float64 totals; h is measured in float64. Rows whose shift is too small
-    relative to the rounding of the head product are recomputed in float64, logits included; of all other rows the
-    logits of the likely tokens are. Compared with float64 on the same x and dx, all columns have a relative error below
-    1e-3, on SmolLM2-135M's states at most 1.5e-4, where they are at least 1e-8 (signed ones relative
-    to the size of their terms, margins relative to their logits), and divergences and cosine defects are never
-    negative.
+    Δz is dx Wᵀ, never a difference of logits. Shifts of the same x share its logits and softmax, and their results are
+    independent of each other. Logits are float32, computed for one block of rows at a time. Sums over the vocabulary
+    are float32 in chunks with float64 totals, and h is measured in float64. Rows whose shift is too small relative to
+    the rounding of the head product are recomputed in float64, logits included. In other rows only the logits of likely
+    tokens are recomputed.
 
-    This is the error for given states. States of a model in bfloat16 have a relative error of 2⁻⁹ themselves, which
-    sets a far higher floor (in KL about 4e-4 nats at SmolLM2-135M's output, by the recipe `noise-bfloat16`).
+    Compared with float64 on the same x and dx, every column of at least 1e-8 has a relative error below 1e-3 (signed
+    columns relative to the size of their terms, margins relative to their logits); on SmolLM2-135M's states it is at
+    most 1.5e-4. Divergences and cosine defects are never negative. The states of a model in bfloat16 have a relative
+    error of 2⁻⁹ themselves, which sets a far higher floor: in KL about 4e-4 nats at SmolLM2-135M's output, by the
+    recipe `noise-bfloat16`.
 
     Args:
         x: The dense head input.
-        shifts: Shifts dx of it; None is a shift of zero, which costs no more than the dense side.
+        shifts: Shifts dx of x; None is a zero shift, which costs no more than the dense side.
         head: The LM head.
         temperatures: Softmax temperatures, all above 0.
-        targets: One token a row; adds its log-probability on both sides, TARGET_NAMES.
+        targets: One token per row; adds its log-probability on both sides, TARGET_NAMES.
         workspace: Buffers of one thread to reuse; None allocates them for the call.
 
     Returns:
-        Columns by the names of the table contract, each of shape (temperatures, n); columns that do not depend on the
-        temperature are repeated; one set for each shift.
+        For each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
+        depend on the temperature are repeated.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.

@@ -23,7 +23,7 @@ class DenseSums:
         rows: sums of `fused_kernels.DENSE`, (n,).
         softmaxes: sums of `fused_kernels.SOFTMAX`, (T, n).
         ids: the most likely tokens in order, (n, k).
-        gap: z − max z at tokens (n, k) of every row: some of `ids` or the target.
+        gap: returns z − max z at tokens (n, k) of every row, each among `ids` or the target.
     """
 
     inverse: Numbers
@@ -42,8 +42,8 @@ class ShiftSums:
         rows: sums of `fused_kernels.SHIFT`, (n,).
         moves: sums of `fused_kernels.P_SPACE_SUMS`, (T, n).
         ids: the pruned side's most likely tokens, (n, k).
-        gap: the dense side's z − max z at some of them.
-        dz: Δz at tokens (n, k) of every row: some of both sides' `ids` or the target.
+        gap: returns the dense side's z − max z at some of `ids`.
+        dz: returns Δz at tokens (n, k) of every row, each among both sides' `ids` or the target.
     """
 
     rows: Sums
@@ -54,7 +54,7 @@ class ShiftSums:
 
     @classmethod
     def zero(cls, dense: DenseSums) -> "ShiftSums":
-        """Return the shift of zero, without a pass over the vocabulary."""
+        """Return the sums of a zero shift, without a pass over the vocabulary."""
         from prunescope.pipelines.metrics.fused_kernels import P_SPACE_SUMS, SHIFT
 
         rows = dict.fromkeys(SHIFT.names or (), np.zeros(len(dense.ids)))
@@ -72,15 +72,15 @@ class ShiftSums:
 def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
     """Return 1 − cos between v and v + Δ, from the parts of Δ in units of ‖v‖.
 
-    With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A > 0 the defect is
-    across²/(r (r + A)), a quotient of sums of positive terms; for A ≤ 0 nothing cancels in 1 − A/r.
+    With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A > 0 the defect is across²/(r (r + A)), a
+    quotient of sums of positive terms. For A ≤ 0 nothing cancels in 1 − A/r.
 
     Args:
         along: ⟨Δ, v⟩/‖v‖².
         across: ‖Δ⊥‖/‖v‖.
 
     Returns:
-        Values in [0, 2]; NaN where v + Δ is 0 and has no direction.
+        Values in [0, 2]; NaN if v + Δ is 0, which has no direction.
     """
     ahead = 1 + along
     length = np.hypot(ahead, across)
@@ -89,7 +89,7 @@ def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
 
 
 def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, across: Numbers) -> dict[str, Numbers]:
-    """Return the columns of one space from ‖v‖, ‖Δ‖, ⟨Δ, v⟩/‖v‖² and ‖Δ⊥‖/‖v‖; t1 is 2603.24652, Theorem 1."""
+    """Return the columns of one space from ‖v‖, ‖Δ‖, ⟨Δ, v⟩/‖v‖² and ‖Δ⊥‖/‖v‖; t1 is Theorem 1 of 2603.24652."""
     return {
         f"norm_{name}": length,
         f"norm_d{name}": shift_length,
@@ -113,16 +113,16 @@ def dense_columns(dense: DenseSums) -> dict[str, Numbers]:
 
 
 def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
-    """Return the columns of one shift: (n,), or (T, n) where the temperature matters.
+    """Return the columns of one shift: (n,), or (T, n) if they depend on the temperature.
 
-    With c = (Δz − mean)/T, any constant `mean`, G = log E_p exp(c) and s = c − G = log q/p:
+    Let c = (Δz − mean)/T for any constant `mean`, G = log E_p exp(c) and s = c − G = log q/p:
 
     - KL(p‖q) = E_p[exp(s) − 1 − s], KL(q‖p) = E_p[s exp(s) − exp(s) + 1], 2 JS = E_p[s exp(s) − (1 + exp(s)) ·
-      log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|: sums of terms that are never negative, so that the relative
-      error of each sum is that of its terms. s carries the rounding of Δz and about 1e-7 |c|; an error ε that all s
-      share changes the first three by ε² only, because Σp = Σq = 1.
-    - The moments of c are taken about a rounded mean, and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
-      κ₄ likewise, so an error in the mean cancels. The other weights have means and moments of their own.
+      log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|. No term is negative, so each sum has the relative error of its
+      terms. s carries the rounding of Δz and about 1e-7 |c|. An error ε common to all s changes the first three by ε²
+      only, because Σp = Σq = 1.
+    - The moments of c are taken about a rounded mean and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
+      κ₄ likewise. So an error in the mean cancels. The other weights have their own means and moments.
     """
     moves, rows = shift.moves, shift.rows
     squared = np.square(dense.inverse)
@@ -158,7 +158,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
         "kl_pruned_dense_nats": moves["kl_pruned_dense"],
         "js_nats": np.minimum(moves["js"], math.log(2)),
         "total_variation": np.minimum(moves["variation"], 1),
-        # KL summed token by token, minus KL from the two normalizers.
+        # KL summed over tokens, minus KL from the two normalizers.
         "identity_residual_nats": moves["kl_dense_pruned"] - (moves["log_growth_direct"] - moves["c"]),
         "is_top1_same": dense.ids[:, 0] == shift.ids[:, 0],
         "topk5_overlap": _overlap(dense.ids, shift.ids, 5),
@@ -174,7 +174,7 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
 
 
 def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str, Numbers]:
-    """Return the log-probability of one token a row on both sides, (T, n)."""
+    """Return the log-probability of one token per row on both sides, (T, n)."""
     return {
         "log_p_target_dense": np.minimum(_log_p(dense, targets[:, None]), 0),
         "log_p_target_pruned": np.minimum(_log_q(dense, shift, targets[:, None]), 0),
@@ -182,18 +182,18 @@ def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str
 
 
 def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reach: float) -> NDArray[np.bool_]:
-    """Return the rows whose columns the rounding of a float32 head product could change by more than about 3e-4.
+    """Return which rows have a column that the rounding of a float32 head product could change by more than about 3e-4.
 
     An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by
-    the error of z. Most rows have sums far above that; the exceptions are shifts that are nearly equal for all likely
-    tokens, or nearly parallel to z. Values below 1e-9 do not count: the contract begins at 1e-8.
+    the error of z. Most rows have sums far above that. The exceptions are shifts that are nearly equal for all likely
+    tokens, or nearly parallel to z. Values below 1e-9 are ignored, because accuracy is promised from 1e-8 on.
 
     Args:
         dense: the dense side.
         shift: the shift.
         product_noise: error of a logit relative to the root mean square of its row.
-        reach: distance from the largest logit beyond which tokens have no weight together; a row whose tokens up to
-            there were recomputed is exact.
+        reach: distance from the largest logit beyond which all tokens together have no weight. A row whose tokens
+            within it were recomputed is exact.
     """
     tolerance = 3e-4
     # Variances are stored in logits², so at a high temperature a smaller variance of Δz/T counts.
@@ -201,7 +201,7 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reac
     moves, rows = shift.moves, shift.rows
     is_exact = dense.rows["reach"] >= reach
     error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
-    # Likely tokens of an exact row have float32 rounding alone.
+    # Likely tokens of an exact row have float32 rounding only.
     scaled = np.where(is_exact, 6e-8 * np.abs(moves["mean"]), error) * dense.inverse
     noise_and_value = [
         (2 * scaled * moves["c_size"], moves["c2"]),
@@ -229,7 +229,7 @@ def _entropy(dense: DenseSums, side: Sums) -> Numbers:
 
 
 def _log_p(dense: DenseSums, ids: Ids) -> Numbers:
-    """Return log p of one token a row, (T, n), for ids (n, 1)."""
+    """Return log p of one token per row, (T, n), for ids (n, 1)."""
     return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 

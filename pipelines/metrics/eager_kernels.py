@@ -1,4 +1,4 @@
-"""The sums of `fused_kernels` in torch, for accelerators and for rows that need float64; a test compares the two."""
+"""The sums of `fused_kernels` in torch, for accelerators and for rows that need float64; tests compare the two."""
 
 import math
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
     weights, softmaxes = [], []
     for temperature in temperatures:
         weight = (gap / temperature).exp()
-        # Without the top token's own 1, whose rounding would hide a small tail.
+        # Without the top token's 1, whose rounding would hide a small tail.
         tail = total(weight.scatter(1, ids[:, :1], 0))
         softmaxes.append(
             {
@@ -71,7 +71,7 @@ def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int)
 def shift_rows(
     dense: DenseRows, dz: Float[Tensor, "n v"], temperatures: Sequence[float]
 ) -> tuple[Sums, list[Sums], Int[Tensor, "n k"]]:
-    """Compute `fused_kernels.SHIFT`, `P_SPACE_SUMS` for each temperature, and the pruned side's top tokens."""
+    """Compute `fused_kernels.SHIFT`, `P_SPACE_SUMS` per temperature, and the pruned side's top tokens."""
     size = dz.shape[1]
     mean = total(dz) / size
     along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
@@ -159,7 +159,7 @@ def _moments(weight: Tensor, normalizer: Tensor, dz: Tensor, temperature: float)
 
 
 def _phi(x: Tensor) -> Tensor:
-    """Return exp(x) − 1 − x for |x| ≤ ½, by its series to x⁸, with a relative error below 4e-8."""
+    """Return exp(x) − 1 − x for |x| ≤ ½, by its series to x⁸; relative error below 4e-8."""
     f = x / 40320 + 1 / 5040
     for divisor in (720, 120, 24, 6, 2):
         f = f * x + 1 / divisor

@@ -1,10 +1,10 @@
 """Sums over the vocabulary for the divergence columns, one row at a time, compiled by numba.
 
-`divergence_columns` computes the columns from them; `eager_kernels` has the same sums in torch.
+`divergence_columns` computes the columns from them. `eager_kernels` computes the same sums in torch.
 
-A row stays in the core's own cache for several loops. The sums in p-space leave out tokens without weight on either
-side (`_cut` bounds the error). Element-wise arithmetic is float32, totals are float64 over chunks of 512. All kernels
-are in one file because numba's cache does not notice changes in other files.
+A row stays in the core's cache for several loops. The sums in p-space omit tokens without weight on both sides; `_cut`
+bounds the error. Element-wise arithmetic is float32; totals are float64 over chunks of 512. All kernels are in one file
+because numba's cache does not notice changes in other files.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-# T-independent sums of a dense row and of its shift, and sums at one temperature; all float64.
+# Sums of a dense row and of its shift that do not depend on T, and sums at one temperature; all float64.
 DENSE = np.dtype([(name, np.float64) for name in ("z_squares", "highest", "reach")])
 SOFTMAX = np.dtype([(name, np.float64) for name in ("tail", "p_squares", "gap")])
 SHIFT = np.dtype(
@@ -35,33 +35,33 @@ P_SPACE_SUMS = np.dtype(
 TOP = 10
 # Bound of a row's centred shift c, so that products with exp(c) do not overflow in float32.
 MAX_CENTRED = 60.0
-# Below it log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values; above it from the two
-# normalizers, each accurate to 1e-7, because the rounding of a large c would dominate and a sum is saved.
+# Below this, log E_p exp(c) is computed from E_p[exp(c) − 1], which is accurate for small values. Above it the rounding
+# of a large c would dominate, so it is computed from the two normalizers, each accurate to 1e-7.
 MAX_LOG_GROWTH = 0.01
-# Maximum tokens of a row that are recomputed in float64: in every row, and in one with large logits.
+# Maximum number of tokens per row that are recomputed in float64: with large logits, and with very large ones.
 FEW_EXACT, MAX_EXACT = 48, 4096
-# Extra numbers at the end of a row in scratch, for one token at its front and because the last lanes are written whole.
+# Extra numbers at the end of a scratch row: one token is put first, and the last lanes are written whole.
 SLACK = 32
 
 _CHUNK = 512
 _SCAN = 64
 _LANES = 16
-_NEGLIGIBLE = 1e-13  # bound of what all omitted tokens add to a sum
+_NEGLIGIBLE = 1e-13  # bound of what all omitted tokens together add to a sum
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)  # ln 2 in two parts: k · high is exact
 _LN2 = _F(math.log(2))
-_SHIFTER = _F(1.5 * 2**23)  # a float32 of this size has no fractional digits: adding it rounds
+_SHIFTER = _F(1.5 * 2**23)  # a float32 of this size has no fractional digits, so adding it rounds
 _MIN_EXPONENT = _F(-87)  # exp of a smaller whole number is subnormal
 _SMALL = _F(0.5)  # below it, power series replace differences
 _E_ONE = _F(math.exp(-1))
 
-# Element-wise formulas keep their order of operations; only sums may be split over vector lanes.
+# Element-wise formulas keep their order of operations. Only sums may be split over vector lanes.
 _element = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 _REGROUPED = {"contract", "reassoc", "nsz", "nnan"}
 _sums = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, cache=True)
-# Functions that they call are inlined. Numba would compile another function alone and again inside its caller, with
-# another order of sums, and which version runs would depend on whether the caller was compiled or read from the cache.
+# Functions called by `_sums` functions are inlined. Otherwise numba compiles them twice, alone and inside the caller,
+# with different orders of sums, and the version that runs depends on whether the caller was read from the cache.
 _part = njit(fastmath=_REGROUPED, error_model="numpy", nogil=True, forceinline=True)
 
 
@@ -81,13 +81,13 @@ def _power_of_two(typing_context, shifted):  # noqa: ARG001 (numba's form)
 
 @intrinsic
 def _wide(typing_context):  # noqa: ARG001
-    """Let the compiler use vectors of 512 bits in the calling function, where the processor has them.
+    """Let the compiler use 512-bit vectors in the calling function, if the processor has them.
 
-    LLVM prefers 256 bits on Intel's cores, whose clock once fell under wider ones.
+    LLVM prefers 256 bits on Intel processors because wide vectors used to lower their clock.
     """
 
     def generate(context, builder, signature, arguments):  # noqa: ARG001
-        # llvmlite checks names of attributes against a list without this one.
+        # llvmlite checks attribute names against a list that lacks this one.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -96,7 +96,7 @@ def _wide(typing_context):  # noqa: ARG001
 
 @intrinsic
 def _larger(typing_context, a, b):  # noqa: ARG001
-    """Return the larger of two float32, marked so that a loop of it becomes a vector maximum."""
+    """Return the larger of two float32, marked so that LLVM turns a loop of it into a vector maximum."""
 
     def generate(context, builder, signature, arguments):  # noqa: ARG001
         is_larger = builder.fcmp_ordered(">", *arguments, flags=("nnan", "nsz"))
@@ -109,8 +109,8 @@ def _larger(typing_context, a, b):  # noqa: ARG001
 def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG001
     """Copy the tokens among _LANES whose g or a − highest is above `lowest`, in order; return their number.
 
-    `sources` and `targets` are addresses of g, a and dz. A target has room for _LANES numbers, all of which are
-    written; it may be at its source or before it.
+    `sources` and `targets` are addresses of g, a and dz. Each target needs room for _LANES numbers, all of which are
+    written. It may equal its source or lie before it.
     """
 
     def generate(context, builder, signature, arguments):  # noqa: ARG001
@@ -147,7 +147,7 @@ def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG
 
 @_element
 def _phi(x: _F) -> _F:
-    """Return exp(x) − 1 − x for |x| ≤ ½, by Chebyshev's series of it over x²; relative error 3e-8."""
+    """Return exp(x) − 1 − x for |x| ≤ ½, by its Chebyshev series over x²; relative error 3e-8."""
     f = x * _F(1.99621861e-4) + _F(1.39821969e-3)
     f = f * x + _F(8.33318204e-3)
     f = f * x + _F(4.16657910e-2)
@@ -175,7 +175,7 @@ def _exp(x: _F) -> _F:
 
 @_element
 def _log1p(x: _F) -> _F:
-    """Return log(1 + x) for 0 ≤ x ≤ exp(−1), by Chebyshev's series of it over x; relative error 6e-8."""
+    """Return log(1 + x) for 0 ≤ x ≤ exp(−1), by its Chebyshev series over x; relative error 6e-8."""
     f = x * _F(0.052692138866) + _F(-0.130281270601)
     f = f * x + _F(0.191860338219)
     f = f * x + _F(-0.249020515416)
@@ -186,7 +186,7 @@ def _log1p(x: _F) -> _F:
 
 @_element
 def _log_cosh(w: _F) -> _F:
-    """Return log cosh(t/2) from w = t² ≤ 1, by Chebyshev's series of it over w; relative error 1e-7."""
+    """Return log cosh(t/2) from w = t² ≤ 1, by its Chebyshev series over w; relative error 1e-7."""
     f = w * _F(1.74239573e-6) + _F(-2.60233631e-5)
     f = f * w + _F(3.47107691e-4)
     f = f * w + _F(-5.20831922e-3)
@@ -195,22 +195,22 @@ def _log_cosh(w: _F) -> _F:
 
 @_element
 def _divergence_terms(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
-    """Return one token's terms from s = log q/p = `move`: q − p, and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|.
+    """Return one token's q − p and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|, from s = log q/p = `move`.
 
     With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q as a factor, the
-    terms are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and that of JS is
+    terms are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and for JS
     ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e). All are sums of positive terms, or
-    differences that lose at most a factor of three, for any t: nothing overflows, and each has float32's relative
-    accuracy.
+    differences that lose at most a factor of three, for any t. So nothing overflows, and each term has the relative
+    accuracy of float32.
     """
-    # Both branches are computed before the choice: a choice between numbers can be vectorized.
+    # Both branches are computed before the choice, because a choice between numbers can be vectorized.
     t = abs(move)
     e = _exp(-t)
     a_small, d_large = _phi(-t), _F(1) - e
     a = a_small if t < _SMALL else t - d_large
     d = t - a_small if t < _SMALL else d_large
     b = t * d - a if t < _F(1) else d - t * e
-    # log cosh(t/2) by its series where it is small; beyond, t/2 is subtracted in the formula.
+    # The series of log cosh(t/2) serves small t; for large t the formula subtracts t/2.
     t_near, e_far = min(t, _F(1)), min(e, _E_ONE)
     js_small = _F(0.5) * d * t - (_F(1) + e) * _log_cosh(t_near * t_near)
     js_large = (_F(1) + e) * (_LN2 - _log1p(e_far)) - t * e
@@ -234,7 +234,7 @@ def _times(x: _F, factor: _F) -> _F:
 
 @_element
 def _centred(x: _F, mean: _F, factor: _F) -> _F:
-    """Return (x − mean) · factor, in this order: the difference is exact where x is near the mean."""
+    """Return (x − mean) · factor, in this order: the difference is exact if x is near the mean."""
     return (x - mean) * factor
 
 
@@ -247,7 +247,7 @@ def _without(x: _F, share: _F, other: _F) -> _F:
 def _top(values: _F, ids: int, best: _F) -> None:
     """Write the indices of the largest values into `ids`, in order, ties by lowest index; `best` is scratch.
 
-    Blocks whose maximum is not above the lowest of the best so far are skipped: nearly all of them.
+    Nearly all blocks are skipped, because their maximum is not above the lowest of the best values so far.
     """
     count = len(ids)
     best[:] = -np.inf
@@ -277,7 +277,7 @@ def _largest(values: _F) -> _F:
 
 @_part
 def _rank(values: _F, token: int) -> int:
-    """Return a token's rank: 1 + those above it + those equal to it with a lower id."""
+    """Return a token's rank: 1 + the number of larger values + the number of equal values with a lower id."""
     _wide()
     own = values[token]
     rank = np.int32(1)
@@ -291,7 +291,7 @@ def _rank(values: _F, token: int) -> int:
 
 @_part
 def _exact(weight: _F, state: _F) -> float:
-    """Return the inner product in float64."""
+    """Return the inner product, summed in float64."""
     _wide()
     total = 0.0
     for i in range(len(weight)):
@@ -301,20 +301,20 @@ def _exact(weight: _F, state: _F) -> float:
 
 @_sums
 def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
-    """Compute z − max z of a block of rows, and recompute the likely tokens' logits in float64.
+    """Compute z − max z of a block of rows, and recompute the logits of likely tokens in float64.
 
-    A float32 product has an error proportional to the root mean square of its row in every logit, which a softmax
-    turns into a relative error of p. Only tokens near the largest have a weight for which it matters; there are few of
-    them where logits are large, and their z − max z become exact to float32 rounding. The widest of `reaches` is taken
-    in which a row has few of them.
+    Each logit of a float32 product has an error proportional to the root mean square of its row, which a softmax turns
+    into a relative error of p. This matters only for tokens near the largest logit. If logits are large there are few
+    of them, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches`
+    that holds few enough tokens.
 
     Args:
         z: logits, float32 (n, V); recomputed ones are written back.
         x: the head's input, float32 (n, d).
         weight: W, float32 (V, d).
-        bias: float32 (V,); of length 0 where there is none.
-        sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and above which up to
-            MAX_EXACT are; infinite for never.
+        bias: float32 (V,), or of length 0 without a bias.
+        sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and the one above which up
+            to MAX_EXACT are; infinite for never.
         reaches: distances from the largest logit within which tokens are recomputed, the widest first.
         gap: out, z − max z, float32 (n, V).
         rows: out, DENSE (n,).
@@ -359,7 +359,7 @@ def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
 
 @_element
 def _within(values: _F, lowest: _F, chosen: int) -> int:
-    """Write the indices of all values above `lowest` into `chosen`; return their number, or more than fit."""
+    """Write the indices of all values above `lowest` into `chosen`; return their number, or more than its length."""
     count = 0
     for start in range(0, len(values), _SCAN):
         block = values[start : start + _SCAN]
@@ -375,12 +375,12 @@ def _within(values: _F, lowest: _F, chosen: int) -> int:
 
 @_element
 def _cut(size: int, reach: float) -> float:
-    """Return the cutoff: a token is omitted if, on both sides, its logit/T is more than this below that side's maximum.
+    """Return the cutoff: a token is omitted if on both sides its logit/T is more than this below the side's maximum.
 
     A token whose weights on both sides are at most exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
-    p-space, where c = (Δz − mean)/T is within `reach`, the range of Δz/T: less than _NEGLIGIBLE for all such tokens.
-    Two exceptions: Σ p (z − max z), in entropies, may lack 87 times as much, and third and fourth moments more where
-    the range is beyond 10⁴, at which they are of the order of its powers.
+    p-space. Here c = (Δz − mean)/T is within `reach`, the range of Δz/T. All such tokens add less than _NEGLIGIBLE.
+    There are two exceptions. Σ p (z − max z), in entropies, may lack 87 times as much. Third and fourth moments may
+    lack more if the range is beyond 10⁴, but then they are of the order of its powers.
     """
     return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
 
@@ -395,7 +395,7 @@ def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> 
         highest: subtracted from a.
         lowest: the bound.
         targets: g, a and dz of the copied tokens, float32 (at least n + _LANES,); may be the sources.
-        start: first index to write, at most `first` where the targets are the sources.
+        start: first index to write; at most `first` if the targets are the sources.
 
     Returns:
         The index after the last one written.
@@ -427,9 +427,9 @@ def dense_rows(gap, inverse, order, scratch, softmaxes, ids) -> None:
         gap: z − max z, float32 (n, V), from `gaps`.
         inverse: 1/T of every temperature, float32 (T,).
         order: indices of the temperatures from the highest to the lowest, int64 (T,).
-        scratch: float32 (6, V + SLACK), of which three rows are used.
+        scratch: float32 (6, V + SLACK); three of its rows are used.
         softmaxes: out, SOFTMAX (T, n): Σ exp((z − max z)/T) without the top token's 1, whose rounding would hide a
-            small tail; Σ p², and Σ p (z − max z).
+            small tail; Σ p²; and Σ p (z − max z).
         ids: out, the most likely tokens in order, int64 (n, k).
     """
     _wide()
@@ -472,7 +472,7 @@ def _softmax(gap, factor, out) -> None:
 
 @_sums
 def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, scratch, shifts, moves, moved_ids):
-    """Compute the sums of one shift of a block of rows, after `gaps` and `dense_rows` of the dense side.
+    """Compute the sums of one shift of a block of rows; `gaps` and `dense_rows` must have run.
 
     Args:
         z: dense logits, float32 (n, V).
@@ -480,14 +480,14 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
         rows: DENSE (n,).
         softmaxes: SOFTMAX (T, n).
         ids: the dense side's most likely tokens (n, k).
-        dz: Δz, float32 (n, V); recomputed in float64 for likely tokens of the rows that `gaps` recomputed.
+        dz: Δz, float32 (n, V). Likely tokens of the rows that `gaps` recomputed are recomputed here in float64.
         inverse: 1/T, float32 (T,).
         order: as in `dense_rows`.
         states: x and dx, float32 (n, d) each.
         head: W and bias, as in `gaps`.
         scratch: float32 (6, V + SLACK).
-        shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the plain variance,
-            z − max z of the pruned side's first token, two ranks.
+        shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the unweighted variance, z − max z of the pruned side's
+            top token, and two ranks.
         moves: out, P_SPACE_SUMS (T, n).
         moved_ids: out, the pruned side's most likely tokens (n, k).
     """
@@ -514,7 +514,7 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
                 _unchanged(softmaxes[t, row], moves[t, row])
             continue
         spread = np.float64(farthest) - np.float64(nearest)
-        # The pruned side's top token comes first; −inf excludes it from the copy of the others.
+        # The pruned side's top token is written first; −inf then excludes it from the copy of the others.
         packed[0][0], packed[2][0] = gap[row, top], dz[row, top]
         gap[row, top] = after[top] = -np.inf
         count = 0
@@ -533,7 +533,7 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
 
 @_element
 def _refine(gap, dz, dense, x, dx, head, chosen, after) -> None:
-    """Recompute Δz of the tokens that are likely on the dense side, and z + Δz of those likely on the pruned side."""
+    """Recompute Δz of the tokens likely on the dense side, and z + Δz of those likely on the pruned side."""
     weight, bias = head
     reach = _F(dense.reach)
     for k in range(min(_within(gap, -reach, chosen), MAX_EXACT)):
@@ -552,7 +552,7 @@ def _refine(gap, dz, dense, x, dx, head, chosen, after) -> None:
 
 @_part
 def _unchanged(dense, out) -> None:
-    """Fill the sums of a row with a shift of zero: the pruned side equals the dense one, bit for bit."""
+    """Fill the sums of a row whose shift is zero: both sides are equal bit for bit."""
     out.mean = out.log_growth = out.log_growth_direct = 0
     out.c = out.c2 = out.c3 = out.c4 = out.c_size = out.r = out.r2 = out.r_size = 0
     out.q = out.q2 = out.q_size = out.rq = out.rq2 = out.rq_size = 0
@@ -562,18 +562,14 @@ def _unchanged(dense, out) -> None:
 
 @_part
 def _logit_shift_sums(z, dz, dense, out) -> tuple[_F, _F]:
-    """Compute the geometry of z and the plain variance of Δz; the orthogonal part and the variance element-wise.
-
-    Returns:
-        The largest and the smallest Δz.
-    """
+    """Compute the geometry of z and the unweighted variance of Δz; return the largest and the smallest Δz."""
     _wide()
     size = len(z)
     total = squares = product = 0.0
     for start in range(0, size, _CHUNK):
         zs, moves = z[start : start + _CHUNK], dz[start : start + _CHUNK]
         s0 = s1 = _F(0)
-        # In float64, because where the pruned z is far shorter than the dense one, its length is about 1 + along.
+        # In float64: if the pruned z is far shorter than the dense one, its length is about 1 + along.
         s2 = 0.0
         for i in range(len(zs)):
             s0 += moves[i]
@@ -601,7 +597,7 @@ def _logit_shift_sums(z, dz, dense, out) -> tuple[_F, _F]:
         across += s1
     out.dz_squares = squares
     out.along = along
-    # Subtract the part along z that the rounding of `along` to float32 leaves.
+    # Subtract the part along z that remains because `along` was rounded to float32.
     out.across = max(across - (along - np.float64(along32)) ** 2 * dense.z_squares, 0.0)
     out.variance = max(variance / size - (mean - np.float64(mean32)) ** 2, 0.0)
     return largest, -negated
@@ -613,8 +609,8 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
 
     Args:
         dense: SOFTMAX of the dense side.
-        tokens: g = z − max z, a = z + Δz − max(z + Δz) and Δz of the tokens that are not omitted, the pruned side's top
-            token first, whose a is not read; and two scratch arrays of their size.
+        tokens: g = z − max z, a = z + Δz − max(z + Δz) and Δz of the kept tokens, and two scratch arrays of the same
+            size. The pruned side's top token comes first; its a is not read.
         factor: 1/T.
         highest: max(z + Δz) − max z.
         farthest: max Δz.
@@ -623,7 +619,7 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
     _wide()
     g, a, dz, p, q = tokens
     whole = 1 + dense.tail
-    # The weights and their means of Δz. The top token's 1 is added to the sums under q at the end.
+    # Weights, and means of Δz under them. The top token's 1 is added to the sums under q later.
     a[0] = _F(-1e20)
     p_dz = r_dz = tail = q_gap = q_squares = q_dz = rq_dz = 0.0
     for start in range(0, len(g), _CHUNK):
@@ -656,12 +652,12 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
     mean, r_mean = p_dz / whole, r_dz / (whole * whole * dense.p_squares)
     mean32, r_mean32 = _F(mean), _F(r_mean)
     q_mean32, rq_mean32 = _F((q_dz + dz[0]) / q_whole), _F((rq_dz + dz[0]) / rq_whole)
-    # log E_p exp(c) from the two normalizers; below the bound it is computed below from E_p[exp(c) − 1].
+    # log E_p exp(c) from the two normalizers. Below the bound it is later replaced by a sum of exp(c) − 1.
     direct = math.log1p(tail) - math.log1p(dense.tail) + (np.float64(highest) - mean32) * factor
     is_small = direct < MAX_LOG_GROWTH and (np.float64(farthest) - mean) * factor <= MAX_CENTRED
-    # exp(c) of a token is `grown` times its q/p, without their normalizers.
+    # exp(c) of a token is `grown` times its unnormalized q/p.
     grown = _F(math.exp((np.float64(highest) - mean32) * factor)) if is_small else _F(0)
-    # Moments of c = (Δz − mean)/T under p and E_p[exp(c) − 1]; moments of Δz − mean under r, q and r of q.
+    # Moments of c = (Δz − mean)/T under p, E_p[exp(c) − 1], and moments of Δz − mean under r, q and r of q.
     c1 = c2 = c3 = c4 = size_c = r1 = r2 = size_r = growth = 0.0
     q1 = q2 = size_q = rq1 = rq2 = size_rq = 0.0
     for start in range(0, len(g), _CHUNK):
@@ -721,7 +717,7 @@ def _p_space_sums(dense, tokens, factor, highest, farthest, out) -> None:
     out.rq, out.rq2, out.rq_size = rq1 * scale / rq_whole, rq2 * scale**2 / rq_whole, size_rq * scale / rq_whole
     log_growth = math.log1p(growth / whole) if is_small else direct
     out.log_growth, out.log_growth_direct = log_growth, direct
-    # s = (Δz − centre)/T − rest with the centre near the Δz of the tokens with most of q, whose s are then exact.
+    # s = (Δz − centre)/T − rest. The centre is near the Δz of the tokens with most of q, whose s are then exact.
     whole_centre = np.float64(mean32) + log_growth / factor
     centre = _F(whole_centre)
     rest = _F((whole_centre - np.float64(centre)) * factor)

@@ -1,4 +1,4 @@
-"""Blocks of rows: logits by one matrix product, sums over the vocabulary by a kernel, and the columns from them."""
+"""Blocks of rows: logits by one matrix product, sums over the vocabulary by a kernel, and columns from the sums."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,16 +27,16 @@ from prunescope.pipelines.metrics.divergence_columns import (
 from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
 from prunescope.pipelines.metrics.output_head import OutputHead
 
-# Rows of one matrix product: enough for its full speed on a CPU; their logits are small compared to a model.
+# Rows per matrix product: enough for full speed on a CPU, and their logits are small compared to a model.
 BLOCK_ROWS = 144
-# The error of a float32 product of length d, relative to the root mean square of its row, is about this times √d:
-# measured 1e-7 to 2.3e-7 at d = 576 on residual streams and their shifts.
+# Error of a float32 product of length d, per √d, relative to the root mean square of its row; at d = 576, residual
+# streams and their shifts have errors of 1e-7 to 2.3e-7.
 _PRODUCT_NOISE = 1e-8
-# Logits are recomputed where that error would exceed this share of T, a few and many: the likely tokens' error may be
-# ten times larger.
+# A few logits are recomputed if that error exceeds the first share of T, many if it exceeds the second, because the
+# error of likely tokens can be ten times larger.
 _MAX_ERRORS = (1e-6, 1e-5)
-# In units of T. Less likely tokens, each below exp(−15) of the top one, have little weight together; beyond the top
-# token of a p near one-hot they have all of it, so that the widest reach with few tokens is taken.
+# Distances from the largest logit in units of T. Tokens beyond 15, each below exp(−15) of the top one, have little
+# weight together. But if p is nearly one-hot they hold all weight besides the top token, so wider reaches come first.
 _REACHES = (30.0, 20.0, 15.0, 10.0)
 _REACH = 15.0
 
@@ -46,10 +46,10 @@ def subnormals_flushed() -> Iterator[None]:
     """Flush subnormal numbers to 0 in the calling thread, and restore its mode afterwards.
 
     Squares of small probabilities are often subnormal, and Intel's cores take a hundred times as long for them. The
-    error is below 1e-37, far under the 1e-13 that the sums leave out as well. Only the compiled kernels may run
-    inside: threads that a matrix product starts would keep the mode.
+    error is below 1e-37, far below the 1e-13 that the sums omit anyway. Run only the compiled kernels inside: threads
+    that a matrix product starts would keep the mode.
     """
-    # torch can set the mode but not read it; a product shows it.
+    # torch can set the mode but not read it; a product reveals it.
     was_flushed = bool(np.float32(1e-30) * np.float32(1e-10) == 0)
     torch.set_flush_denormal(True)
     try:
@@ -61,7 +61,7 @@ def subnormals_flushed() -> Iterator[None]:
 class Workspace:
     """Buffers of one thread, reused by every block to save page faults.
 
-    They grow to the largest block so far: (rows + 6) × V numbers in float32.
+    They grow to the largest block so far: (rows + 6) × V float32 numbers.
     """
 
     def __init__(self) -> None:
@@ -82,14 +82,14 @@ def block_sizes(rows: int) -> list[int]:
 
 
 def kernels_for(device: torch.device) -> Literal["numba", "triton", "torch"]:
-    """Choose what computes the sums: numba on a CPU; elsewhere Triton, or torch's operations where it does not run.
+    """Choose what computes the sums: numba on a CPU; elsewhere Triton if it runs, else torch's operations.
 
-    There is no third way by `torch.compile`: on the GPUs that a study can name it generates Triton, too.
+    `torch.compile` is not a third choice: on the GPUs that a study can name it generates Triton, too.
     """
     if device.type == "cpu":
         return "numba"
-    # Triton is part of torch's CUDA and ROCm builds on Linux. Its compiler needs compute capability 7 of NVIDIA's GPUs;
-    # AMD's that torch runs on report 9 and above.
+    # Triton is part of torch's CUDA and ROCm builds on Linux. It needs compute capability 7 on NVIDIA's GPUs; all AMD
+    # GPUs that torch supports report 9 or more.
     has_triton = device.type == "cuda" and find_spec("triton") is not None
     return "triton" if has_triton and torch.cuda.get_device_capability(device)[0] >= 7 else "torch"
 
@@ -101,7 +101,7 @@ class Block:
     Args:
         x: dense head input, float32.
         head: the LM head.
-        temperatures: of the softmax.
+        temperatures: softmax temperatures.
         workspace: buffers, for one block at a time.
         targets: tokens for the log-probability columns, or None.
     """
@@ -123,7 +123,7 @@ class Block:
         on_device = None if self.targets is None else self.targets.to(self.x.device)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
-        # The kernels' own 1/T in float32, so that later arithmetic matches their sums to the last digit.
+        # The kernels' 1/T in float32, so that later arithmetic matches their sums to the last digit.
         self._inverse32 = inverse.astype(np.float32)
         self._shift_sums: Callable[[Tensor], ShiftSums] | None = None
         match kernels_for(self.x.device):
@@ -152,7 +152,7 @@ class Block:
         return columns
 
     def _scaled(self, states: Tensor) -> Tensor:
-        """Apply the head's scale before the product with W, where it is as exact as on the logits."""
+        """Apply the head's scale to the states instead of the logits, which is as exact and cheaper."""
         return states.contiguous() if self.head.scale == 1 else states * self.head.scale
 
     def _columns(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
@@ -171,10 +171,10 @@ class Block:
         self._rows = np.empty(rows, fused_kernels.DENSE)
         self._softmaxes = np.empty((count, rows), fused_kernels.SOFTMAX)
         self._ids = np.empty((rows, min(fused_kernels.TOP, size)), np.int64)
-        # A cap keeps all logits small enough.
+        # With a cap, all logits are small enough.
         shares = np.array(_MAX_ERRORS if self.head.cap is None else (np.inf, np.inf))
         sizes, reaches = shares * min(self.temperatures) / self._noise, np.array(_REACHES) * max(self.temperatures)
-        # From the highest temperature to the lowest: a token without weight at one has none at the next.
+        # From the highest temperature to the lowest, because a token without weight at one has none at a lower one.
         self._order = np.argsort(self._inverse32, kind="stable")
         scratch = self.workspace.buffer("scratch", 6, size + fused_kernels.SLACK)
         with subnormals_flushed():
@@ -220,7 +220,7 @@ class Block:
         )
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
-        """Compute one row again in float64, its logits included."""
+        """Recompute one row in float64, logits included."""
         own = slice(row, row + 1)
         both = torch.cat([self.x[own], dx[own]]).double() * self.head.scale
         raw, dz = precise_product(both, self.head.weight).split(1)
@@ -233,7 +233,7 @@ class Block:
 
 
 def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
-    """Return states times Wᵀ in float64, without a float64 copy of W."""
+    """Return states · Wᵀ in float64, without a float64 copy of W."""
     if states.device.type == "cpu":
         result = np.empty((len(states), len(weight)))
         fused_kernels.precise_product(weight.numpy(), states.double().numpy(), result)
@@ -255,7 +255,7 @@ def eager_sums(
     targets: Int[Tensor, " n"] | None = None,
     top: int = fused_kernels.TOP,
 ) -> tuple[DenseSums, Callable[[Tensor], ShiftSums]]:
-    """Compute the sums of the dense side in torch, in the type of z; return them, and a function for those of a Δz."""
+    """Compute the dense side's sums in torch, in z's dtype; return them and a function for the sums of a shift Δz."""
     rows = eager_kernels.dense_rows(z, temperatures, top)
     tokens = rows.ids if targets is None else torch.cat([rows.ids, targets[:, None]], 1)
     by_row, softmaxes, *known = to_host(

@@ -1,4 +1,4 @@
-"""Columns of a multiple-choice question on its option tokens alone, and on the whole vocabulary."""
+"""Columns of a multiple-choice question, on its option tokens alone and on the whole vocabulary."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -18,7 +18,7 @@ def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None
     """Return Kendall's tau-b of two rankings: (concordant − discordant)/√(untied in left × untied in right).
 
     Returns:
-        A value in [−1, 1]; None where all values of one side are equal.
+        A value in [−1, 1], or None if all values of one side are equal.
     """
     agreement = untied_left = untied_right = 0
     for one, other in combinations(range(len(left)), 2):
@@ -43,14 +43,14 @@ def option_row(
 ) -> dict[str, object]:
     """Return the columns of one question in h-, z- and p-space, from the head's input at its last token.
 
-    Logits are float32 products; all arithmetic on them is float64, and shifts are never differences of logits.
+    Logits are float32 products. All arithmetic on them is float64, and shifts are never differences of logits.
 
     Args:
         x: The dense head input.
         dx: Its shift.
         head: The LM head.
         option_ids: Token of each option.
-        options: Label of each option, in the same order; of equal logits the earlier label is chosen.
+        options: Label of each option, in the same order; ties go to the earlier label.
         temperature: T > 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Formulas of the LM head and of the final norm before it; `prunescope.pipelines.models` finds their modules."""
+"""Formulas of the LM head and the final norm; `prunescope.pipelines.models` finds their modules."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -12,11 +12,11 @@ from prunescope.pipelines.metrics import rounding
 from prunescope.pipelines.metrics.cpu_matmul import product, product64
 
 _PROBE_ROWS = 5
-# Sizes of states at which the usual eps, 1e-5 to 1e-12, matters; and one far below any eps.
+# Sizes of states at which the usual eps (1e-12 to 1e-5) matters, and one far below any eps.
 _EPS_ROOTS = (1e-2, 1e-4)
 _TINY = 1e-10
 _MAX_EPS = 0.1
-# Tokens per state whose logits are computed in float32 after a product in half precision has ranked all.
+# Tokens per state whose logits are recomputed in float32 after a half-precision product has ranked all tokens.
 _CANDIDATES = 32
 
 NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
@@ -27,10 +27,10 @@ class FinalNorm:
     """A final norm with a formula for its response to a shift.
 
     Args:
-        kind: `rms` n = w·h/√v + b, `layer` the same on h − mean(h) (LayerNorm); `_plus_one` with w + 1 for w (Gemma,
-            Nemotron).
+        kind: `rms` is n = w·h/√v + b; `layer` (LayerNorm) is the same on h − mean(h); `_plus_one` replaces w by w + 1
+            (Gemma, Nemotron).
         eps: Added to the mean square (or the variance) before the root.
-        weight: Gain w of shape (d,), or one number for all; None is 1. L2 norm is `rms` with w = 1/√d.
+        weight: Gain w of shape (d,), or one number for all; None is 1. An L2 norm is `rms` with w = 1/√d.
         bias: Offset b of shape (d,); it cancels in a shift.
     """
 
@@ -52,14 +52,14 @@ class FinalNorm:
     def shift(self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return norm(h + Δ) − norm(h) without subtracting the two.
 
-        With v = mean(h²) + eps, v' the same of h + Δ, ρ = 1/√v and ρ' = 1/√v':
+        With v = mean(h²) + eps, v' the same for h + Δ, ρ = 1/√v and ρ' = 1/√v':
         v' − v = (2⟨h, Δ⟩ + ‖Δ‖²)/d, ρ' − ρ = (v − v')/(√v √v' (√v + √v')) and
         norm(h + Δ) − norm(h) = w·(Δ ρ' + h (ρ' − ρ)). LayerNorm is the same on centred h and Δ.
 
         Everything is float64 (u = 1.1e-16). By Cauchy and Schwarz |v − v'| is at most ‖Δ‖(√v + √v')/√d, so
-        ‖h (ρ' − ρ)‖ ≤ ‖Δ‖ρ' and both terms are at most ‖Δ‖ρ' long. Each has a relative error of at most about d·u, so
-        the error of their sum is below 4·d·u·‖w‖∞‖Δ‖ρ', even for the smallest ‖Δ‖/‖h‖: it does not depend on the size
-        of norm(h). Rounding to float32 adds 6e-8 of each element.
+        ‖h (ρ' − ρ)‖ ≤ ‖Δ‖ρ', and both terms are at most ‖Δ‖ρ' long. Each has a relative error of at most about d·u.
+        The error of their sum is below 4·d·u·‖w‖∞‖Δ‖ρ' even for the smallest ‖Δ‖/‖h‖, because it does not depend on
+        the size of norm(h). Rounding to float32 adds 6e-8 of each element.
         """
         state, move = self.centred(h), self.centred(dh)
         root, root_after = self._root(state), self._root(state + move)
@@ -68,7 +68,7 @@ class FinalNorm:
         return ((move / root_after + state * change) * self._gain(state)).float()
 
     def centred(self, h: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Return the states in float64, minus their mean for LayerNorm; the norm divides by their mean square."""
+        """Return the states in float64, for LayerNorm minus their mean; the norm divides by their mean square."""
         state = h.double()
         return state - state.mean(-1, keepdim=True) if self.kind.startswith("layer") else state
 
@@ -83,7 +83,7 @@ class FinalNorm:
 
 
 def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
-    """Return the formula of a norm module, verified on random states from far below its eps to far above.
+    """Return the formula of a norm module, verified on random states from far below its eps to far above it.
 
     Args:
         module: with a gain, a bias, both or neither; eps may be an attribute or a constant in its code.
@@ -100,10 +100,10 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     weight, bias = (None if vector is None else vector.detach() for vector in (weight, bias))
     any_tensor = next((vector for vector in (weight, bias) if vector is not None), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    # Two off-centre rows, two whose size is near the usual eps, and one far below it.
+    # Two off-centre rows, two rows of a size near the usual eps, and one far below it.
     unit = torch.randn(_PROBE_ROWS, width, generator=generator) + 0.5
     scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _TINY])[:, None]
-    unit[-1] = unit[0]  # the tiny row has the direction of the first, so that the gain cancels
+    unit[-1] = unit[0]  # the tiny row has the direction of the first row, so that the gain cancels
     probe = (unit * scales).to(any_tensor.device, any_tensor.dtype)
     with torch.no_grad():
         truth = module(probe[None])[0].double()
@@ -114,7 +114,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     for kind in get_args(NormKind):
         bare = FinalNorm(kind, 0.0, weight, bias)
         measured = _measured_eps(bare, probe, truth)
-        # An eps in code has few digits; measured in float32 it has an error in the seventh.
+        # An eps in code has few digits. Measured in float32 it has an error in the seventh, so it is also rounded.
         for eps in (*attributes, float(f"{measured:.4g}"), measured):
             norm = replace(bare, eps=eps)
             if weight is None:  # the gain may be one number: 1/√d for an L2 norm
@@ -123,14 +123,14 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
             if bool((error.norm(dim=-1) <= rounding.OF_NORM[probe.dtype]).all()):
                 fitting.append((float((error.norm(dim=0) / size).norm()), norm))
                 break
-    # In few bits w and w + 1 are the same to whole rows if one gain is 300, as Gemma 3 has it; in other channels not.
+    # In few bits and with one gain of 300 (Gemma 3), w and w + 1 agree on whole rows, but not in the other channels.
     if fitting:
         return min(fitting, key=lambda each: each[0])[1]
     raise InputError(refusal)
 
 
 def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | None:
-    """Return the ratio of the module's output to the formula's on the first row; None where it is 1."""
+    """Return the ratio of the module's output to the formula's on the first row; None if it is 1."""
     formula, output = norm(probe[:1]).double(), truth[:1]
     if norm.bias is not None:
         formula, output = formula - norm.bias.double(), output - norm.bias.double()
@@ -139,9 +139,9 @@ def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | No
 
 
 def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
-    """Return the eps that fits the first row and the last, which has the same direction and is far below eps.
+    """Return the eps that fits the first row and the last, which has the same direction and a size far below eps.
 
-    With s = ‖n‖/‖h‖ = g/√(v + eps) on both, s²(v + eps) is g² twice: eps = (s₁²v₁ − s₅²v₅) / (s₅² − s₁²).
+    s = ‖n‖/‖h‖ = g/√(v + eps) on both rows, so s²(v + eps) = g² twice: eps = (s₁²v₁ − s₅²v₅) / (s₅² − s₁²).
     """
     state = norm.centred(probe)
     shift = 0 if norm.bias is None else norm.bias.double()
@@ -153,14 +153,14 @@ def _measured_eps(norm: FinalNorm, probe: Tensor, truth: Tensor) -> float:
 
 @dataclass(frozen=True)
 class OutputHead:
-    """The LM head, z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the final norm before it.
+    """The LM head z = scale·W x (+ bias), capped to cap·tanh(z/cap), with the final norm before it.
 
     Args:
         weight: W of shape (V, d).
         bias: Added to the logits, shape (V,).
-        norm: The final norm; None where the model has none: the lens `normed` then equals `raw`.
+        norm: The final norm; None if the model has none, in which case the lens `normed` equals `raw`.
         scale: Factor of W x (Cohere, Granite).
-        cap: Bound of the logits' absolute value (Gemma's soft-capping); None where there is no cap.
+        cap: Bound of the logits' absolute value (Gemma's soft-capping), or None.
         half: W in the model's own bfloat16 or float16, equal to `weight`; None for a model in float32.
     """
 
@@ -201,9 +201,9 @@ class OutputHead:
     def likeliest(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Return each row's largest logit in float32 and its token, the lower id on ties.
 
-        A product in half precision reads half as much memory, and its sums, in float32, are rounded once at the end.
-        So it only chooses candidates, whose logits are then computed in float32; a row whose largest does not exceed
-        the least candidate by two such roundings is computed whole.
+        A half-precision product reads half as much memory. Its float32 sums are rounded once, at the end, so it only
+        chooses candidates, whose logits are then computed in float32. A row whose largest logit does not exceed the
+        least candidate by two such roundings is recomputed for all tokens.
         """
         if self.half is None or x.dtype != self.half.dtype or self.bias is not None or self.cap or self.scale <= 0:
             largest, token = self.logits_of_state(x).max(dim=-1)
@@ -225,7 +225,7 @@ class OutputHead:
         return self.capped(z if self.bias is None else z + self.bias.detach())
 
     def linear(self, x: Float[Tensor, "n d"], tokens: slice = slice(None)) -> Float[Tensor, "n v"]:
-        """Return scale·W x of some tokens in float32: logits before bias and cap, or a shift's before the cap."""
+        """Return scale·W x of some tokens in float32: logits before bias and cap, or their shift before the cap."""
         z = product(x.float(), self.weight.detach()[tokens].float())
         return z if self.scale == 1 else z.mul_(self.scale)
 
@@ -235,23 +235,23 @@ class OutputHead:
         return z if self.bias is None else z + self.bias.detach()[tokens].float()
 
     def capped(self, z: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
-        """Return cap·tanh(z/cap) for raw logits z; z itself where there is no cap."""
+        """Return cap·tanh(z/cap) for raw logits z, or z itself without a cap."""
         return z if self.cap is None else (z / self.cap).tanh_().mul_(self.cap)
 
     def capped_shift(
         self, z: Float[Tensor, "n v"], dz: Float[Tensor, "n v"], out: Tensor | None = None
     ) -> Float[Tensor, "n v"]:
-        """Return capped(z + Δ) − capped(z) without subtracting the two; Δ itself where there is no cap.
+        """Return capped(z + Δ) − capped(z) without subtracting the two, or Δ itself without a cap.
 
-        With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). Written with
-        cosh(t) = e^|t| (1 + e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2, all exponents are at most 0, because
-        |b| ≤ |a| + |a + b|, and no term overflows:
+        With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). We write
+        cosh(t) = e^|t| (1 + e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2. Then all exponents are at most 0,
+        because |b| ≤ |a| + |a + b|, and no term overflows:
 
             Δ_capped = c·sign(b)·2·(−expm1(−2|b|))·e^(|b| − |a| − |a + b|) / ((1 + e^(−2|a|))(1 + e^(−2|a + b|))).
 
-        The exponent has an error of at most about 4·u·(|a| + |b|), u = 6e-8 in float32, every other factor a relative
-        one of a few u. The relative error is then below 4·u·(2 + |a| + |b|), also for tiny Δ and for z near the cap.
-        The result is 0 only where both sides are beyond 50 caps, below float32's smallest number.
+        The exponent has an error of at most about 4·u·(|a| + |b|), u = 6e-8 in float32; every other factor has a
+        relative error of a few u. So the relative error is below 4·u·(2 + |a| + |b|), also for tiny Δ and for z near
+        the cap. The result is 0 only if both sides are beyond 50 caps: it is then below float32's smallest number.
 
         Args:
             z: Raw dense logits.
@@ -270,10 +270,10 @@ class OutputHead:
         return grown if out is None else out.copy_(grown)
 
     def shift(self, x: Float[Tensor, "n d"], dx: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Return the shift of the model's logits, float32, for a shift dx of the head's input x.
+        """Return the float32 shift of the model's logits for a shift dx of the head's input x.
 
-        It is scale·W dx, in which the bias cancels, through `capped_shift` where there is a cap; never a difference of
-        logits. Without a cap it does not depend on x.
+        It is scale·W dx, in which the bias cancels, passed through `capped_shift` if there is a cap. It is never a
+        difference of logits, and without a cap it does not depend on x.
         """
         dz = self.linear(dx)
         return dz if self.cap is None else self.capped_shift(self.raw(x), dz, out=dz)

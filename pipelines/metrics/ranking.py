@@ -1,4 +1,4 @@
-"""Top tokens and ranks with ties broken by the lowest token id, as argmax does and `torch.topk` does not."""
+"""Top tokens and ranks, with ties broken by the lowest token id as in `argmax` but not in `torch.topk`."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ CHUNK = 128
 
 
 def _first_largest(values: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` largest of every row, ties by lowest index; overwrites `values`."""
-    # Few launches for a GPU; a CPU finds the few largest of many rows three times as fast one by one.
+    """Return the indices of the `count` largest values per row, ties by lowest index; overwrites `values`."""
+    # Sorting needs few launches on a GPU. On a CPU, `argmax` per value is three times as fast for few values.
     return (_one_by_one if values.device.type == "cpu" else _by_sorting)(values, count)
 
 
@@ -29,7 +29,7 @@ def _by_sorting(values: Tensor, count: int) -> Tensor:
 
 
 def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
-    """Return the ids of the `count` most likely tokens of every row in order, ties by lowest id."""
+    """Return the ids of the `count` most likely tokens per row in order, ties by lowest id."""
     rows, size = logits.shape
     whole = size - size % CHUNK
     maxima = [logits[:, :whole].reshape(rows, size // CHUNK, CHUNK).amax(-1)]
@@ -41,14 +41,14 @@ def top_ids(logits: Float[Tensor, "n v"], count: int) -> Int[Tensor, "n k"]:
 def top_of_chunks(
     maxima: Float[Tensor, "n chunks"], logits: Callable[[Tensor], Tensor], size: int, count: int
 ) -> Int[Tensor, "n k"]:
-    """Return the ids of the `count` most likely tokens from the maxima of chunks of CHUNK tokens; overwrites them.
+    """Return the ids of the `count` most likely tokens from the maxima of chunks of CHUNK tokens; overwrites `maxima`.
 
     The top k tokens are in the first k chunks by (maximum, lowest chunk), because every chunk before a token's own
     contains a token that precedes it.
 
     Args:
         maxima: the largest logit of every chunk.
-        logits: those at ids (n, m) of every row.
+        logits: returns the logits at ids (n, m) of every row.
         size: V.
         count: k, at most V.
     """
@@ -59,7 +59,7 @@ def top_of_chunks(
 
 
 def ranks(logits: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return the rank of one token a row: 1 + tokens above it + equal tokens with a lower id."""
+    """Return the rank of one token per row: 1 + tokens above it + equal tokens with a lower id."""
     token = tokens[:, None]
     own = logits.gather(1, token)
     is_before = torch.arange(logits.shape[1], device=logits.device) < token

@@ -1,4 +1,4 @@
-"""Rounding of a model's own arithmetic, how it is measured, and all tolerances of proofs."""
+"""Rounding of a model's own arithmetic, its measurement, and the tolerances of all proofs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Two results are the same if they differ by no more than this many times the measured rounding. On 42 kinds of decoder
-# and three real models, layers differ by up to 1.9 times in chunks and with padding. Half precision sums in float32, so
-# that other shapes seldom round otherwise: those of real models differ by up to 0.1 times in bfloat16.
+# Two results agree if they differ by at most this many times the measured rounding. On 42 kinds of decoder and three
+# real models, layers differ by up to 1.9 times in chunks and with padding. Half precision sums in float32, so other
+# shapes seldom round differently: real models in bfloat16 differ by up to 0.1 times.
 _FACTOR, _FACTOR_IN_HALF = 4, 1
-# Results that differ by a quarter of their length are not the same, however a model rounds.
+# Results that differ by a quarter of their length never agree, however a model rounds.
 _LARGEST = 0.25
-# The same computation again differs by far less than its rounding, relative and in eps. Noise that a model draws itself
-# is measured as rounding, and is refused by these.
+# A repeated computation differs by far less than its rounding. These limits, relative and in eps, refuse a model that
+# draws noise, because the noise would be measured as rounding.
 _LARGEST_AGAIN, _LARGEST_AGAIN_IN_EPS = 0.1, 4096
-# Longer sums in float32 round more than their terms, by √(length / 64): oneDNN's products of one row, from 64 to 18,944
-# inputs, are off by 0.08 √length eps. Sums in half precision are computed in float32.
+# Long float32 sums round more than their terms, by √(length / 64): oneDNN's products of one row, with 64 to 18,944
+# inputs, are off by 0.08 √length eps. Half-precision sums are computed in float32.
 _LONG = 64
-# A sum of a few tensors is rounded a few times; each time by at most eps times the largest partial sum.
+# A sum of a few tensors is rounded a few times, each time by at most eps times the largest partial sum.
 _ROUNDINGS = 8
 # Largest relative error of a norm's formula on random rows of usual size. A norm in bfloat16 rounds its output to 8
 # bits; the error of a wrong kind is far larger.
@@ -27,7 +27,7 @@ OF_NORM = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch
 
 
 def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
-    """Return whether a tensor is the sum of others, element by element, to the rounding of its type."""
+    """Return whether a tensor is the sum of others, element by element, up to the rounding of its dtype."""
     flat = [term.reshape(-1) for term in terms]
     truth = total.reshape(-1)
     if any(term.shape != truth.shape for term in flat):
@@ -43,19 +43,19 @@ def is_close(actual: Tensor, truth: Tensor, rounding: float) -> bool:
     Args:
         actual: any shape.
         truth: as many numbers.
-        rounding: distance by which rounding moves this result, as measured in `other_rounding`.
+        rounding: distance that rounding alone causes, as measured with `other_rounding`.
     """
     factor = _FACTOR if truth.dtype.itemsize > 2 else _FACTOR_IN_HALF
     return actual.numel() == truth.numel() and distance(actual, truth) <= min(factor * rounding, _LARGEST)
 
 
 def is_same(actual: Tensor, truth: Tensor, rounding: float) -> bool:
-    """Return whether a computation that ran again, in the same shapes, gave the same; arguments as in `is_close`."""
+    """Return whether a computation repeated in the same shapes gave the same; arguments as in `is_close`."""
     return actual.numel() == truth.numel() and distance(actual, truth) <= allowed(rounding, truth.dtype)
 
 
 def allowed(rounding: float, dtype: torch.dtype) -> float:
-    """Return the largest distance of the same computation again: a few times rounding, at most 5e-4 in float32."""
+    """Return the largest distance of a repeated computation: a few times rounding, at most 5e-4 in float32."""
     return min(_FACTOR * rounding, _LARGEST_AGAIN, _LARGEST_AGAIN_IN_EPS * torch.finfo(dtype).eps)
 
 
@@ -67,12 +67,12 @@ def distance(actual: Tensor, truth: Tensor) -> float:
 
 @contextmanager
 def other_rounding(model: nn.Module) -> Iterator[None]:
-    """Let the model compute as if every operation rounded otherwise (Monte Carlo arithmetic, Parker 1997).
+    """Run the model as if every operation rounded differently (Monte Carlo arithmetic, Parker 1997).
 
-    The inputs of every module without children, and inputs and outputs of every module with parameters of its own, are
-    off by up to one eps, inputs of long sums by more. What this moves, another order of sums may move as far: by
-    cancellation in a product, by a large bias, by a score in attention. Hooks that are registered inside see the moved
-    values.
+    The inputs of every module without children, and the inputs and outputs of every module with parameters of its own,
+    are perturbed by up to one eps, inputs of long sums by more. The results show how far another order of sums could
+    move them: by cancellation in a product, a large bias, or a score in attention. Hooks registered inside see the
+    perturbed values.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -93,7 +93,7 @@ def other_rounding(model: nn.Module) -> Iterator[None]:
 
 
 def _moved(value: Any, generator: torch.Generator, *, is_summed: bool) -> Any:  # noqa: ANN401 (any module's argument)
-    """Return a value whose floating-point tensors, also in tuples and lists, are off by up to one eps or more."""
+    """Return a value with its floating-point tensors, also in tuples and lists, perturbed by up to one eps or more."""
     if type(value) in {tuple, list}:
         return type(value)(_moved(each, generator, is_summed=is_summed) for each in value)
     if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -1,7 +1,7 @@
 """Sampling with common random numbers, and the probability that two distributions then give different tokens.
 
-Token = argmax over the nucleus of ln p_T(i) + g_i. The Gumbel noise g depends on seed, prompt, sample, step and token
-alone, so that two models that read the same tokens part only where their distributions do.
+Token = argmax over the nucleus of ln p_T(i) + g_i. The Gumbel noise g depends only on seed, prompt, sample, step and
+token. So two models that read the same tokens draw different ones only if their distributions differ.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Tokens of the first look for a nucleus, and the factor by which the next looks grow.
+# Number of top tokens first searched for a nucleus, and the factor by which the number grows.
 _FIRST_LOOK, _GROWTH = 64, 16
-# Below this a quotient of probabilities may overflow; no draw ever gives such a token.
+# Below this a quotient of probabilities may overflow. Such a token is never drawn.
 _LEAST = 1e-290
 # Constants of splitmix64 (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195).
 _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -28,7 +28,7 @@ class Nucleus:
 
     Attributes:
         ids: token ids, rising.
-        scores: logits minus the largest one, over the temperature; the weight of a token is exp(score).
+        scores: (logit − largest logit)/temperature; the weight of a token is exp(score).
     """
 
     ids: NDArray[np.int64]
@@ -36,11 +36,11 @@ class Nucleus:
 
 
 def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> list[Nucleus]:
-    """Return the smallest sets of most likely tokens with a probability of at least `top_p`, ties by lower id.
+    """Return each row's smallest set of most likely tokens with a total of at least `top_p`, ties by lower id.
 
     Args:
         logits: at temperature 1.
-        temperature: of the softmax, above 0.
+        temperature: temperature of the softmax, above 0.
         top_p: above 0; 1 takes every token.
     """
     size = logits.shape[1]
@@ -61,7 +61,7 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
             count = int(np.searchsorted(mass[place], needed[row])) + 1
             if count <= look or look == size:
                 last = min(count, look) - 1
-                # `topk` does not order ties, and some may be beyond those that it returned.
+                # `topk` does not order ties, and some may be missing from its result.
                 tied = ids[place][values[place] == values[place, last]]
                 if values[place, -1] == values[place, last] and look < size:
                     tied = (logits[row] == values[place, last]).nonzero()[:, 0].cpu().numpy()
@@ -76,7 +76,7 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
 
 
 def noise_key(seed: int, prompt_id: str, sample: int) -> int:
-    """Return the key of the noise of one sampled text."""
+    """Return the noise key of one sampled text."""
     text = json.dumps([seed, prompt_id, sample]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
@@ -86,7 +86,7 @@ def gumbel_noise(key: int, step: int, ids: NDArray[np.int64]) -> NDArray[np.floa
     with np.errstate(over="ignore"):  # numbers modulo 2^64
         state = _mixed(np.uint64(key) + np.uint64(step + 1) * _GOLDEN)
         bits = _mixed(state + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN) >> np.uint64(12)
-    # 52 bits and a half: neither 0 nor 1.
+    # 52 bits and a half, so never 0 or 1.
     uniform: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-52
     return -np.log(-np.log(uniform))
 
@@ -100,7 +100,7 @@ def _mixed(state: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
 
 
 def draw(nucleus: Nucleus, key: int, step: int) -> int:
-    """Return the token that the noise of a step gives; of equal ones the lower id."""
+    """Return the token drawn with the noise of a step, ties by lower id."""
     return int(nucleus.ids[np.argmax(nucleus.scores + gumbel_noise(key, step, nucleus.ids))])
 
 
@@ -120,26 +120,22 @@ def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def flip_probability(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """Return the probability that common Gumbel noise gives different tokens.
+    """Return the probability that common Gumbel noise gives different tokens under two distributions p and q.
 
-    Both give i where no j has g_j − g_i > ln min(p_i/p_j, q_i/q_j). That has the probability 1/D_i with
-    D_i = Σ_j max(p_j/p_i, q_j/q_i), because exp(−g) is exponential. With r = q/p the larger one is q_j/q_i where
-    r_j > r_i, so that p_i D_i = 1 + T_i/r_i with T_i = Σ_(r_j > r_i) p_j (r_j − r_i), and
+    Both give i if no j has g_j − g_i > ln min(p_i/p_j, q_i/q_j). Because exp(−g) is exponential, this has probability
+    1/D_i with D_i = Σ_j max(p_j/p_i, q_j/q_i). With r = q/p the maximum is q_j/q_i if r_j > r_i. Hence
+    p_i D_i = 1 + T_i/r_i with T_i = Σ_(r_j > r_i) p_j (r_j − r_i), and
 
         1 − Σ_i 1/D_i = Σ_i p_i T_i/(r_i + T_i).
 
-    All terms are positive, so nothing cancels, and equal distributions give exactly 0. T follows from the sorted r by
-    one running sum. The result lies between the total variation t and 2t/(1 + t).
-
-    Args:
-        p: probabilities of the one side.
-        q: probabilities of the other side, over the same tokens.
+    All terms are positive, so nothing cancels, and equal distributions give exactly 0. One running sum over the sorted
+    r gives T. The result lies between the total variation t and 2t/(1 + t).
     """
     alive = p > _LEAST
     ratio = q[alive] / p[alive]
     order = np.argsort(ratio)
     r, mass = ratio[order], p[alive][order]
-    # mass_above[i] = Σ_(j > i) p_j; a token that only q has counts as r = ∞, where p_j r_j = q_j.
+    # mass_above[i] = Σ_(j > i) p_j. A token that only q has counts as r = ∞ with p_j r_j = q_j.
     mass_above = mass[::-1].cumsum()[::-1][1:]
     above = np.full(len(r), q[~alive].sum())
     above[:-1] += (np.diff(r) * mass_above)[::-1].cumsum()[::-1]

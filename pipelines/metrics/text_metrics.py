@@ -1,4 +1,4 @@
-"""Measures of repetition in a generation and of where two generations part, from token ids alone."""
+"""Measures of repetition in a text and of where two texts diverge, from token ids alone."""
 
 from collections.abc import Sequence
 
@@ -24,17 +24,17 @@ def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
 
 
 def distinct_n(tokens: Sequence[int], n: int) -> float:
-    """Return the share of distinct n-grams among all n-grams; 1 where there is none."""
+    """Return the share of distinct n-grams among all n-grams; 1 if there are none."""
     grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def collapse_step(tokens: Sequence[int]) -> int | None:
-    """Return the first step that completes a loop; None where none does.
+    """Return the first step that completes a loop, or None.
 
     A loop is one n-gram, n ≤ 8, at least three times in a row, over at least 6 tokens.
     """
-    # matched[n]: how many tokens in a row equal the token n before them; the loop is n tokens longer.
+    # matched[n]: number of consecutive tokens that equal the token n before them; the loop is n tokens longer.
     matched = [0] * (_MAX_LOOP_LENGTH + 1)
     for step, token in enumerate(tokens):
         for n in range(1, _MAX_LOOP_LENGTH + 1):
@@ -45,11 +45,11 @@ def collapse_step(tokens: Sequence[int]) -> int | None:
 
 
 def first_flip(dense: Sequence[int], pruned: Sequence[int]) -> int | None:
-    """Return the first step whose tokens differ, up to the shorter length; None where none does."""
+    """Return the first step whose tokens differ, up to the shorter length, or None."""
     return next((step for step, (a, b) in enumerate(zip(dense, pruned, strict=False)) if a != b), None)
 
 
 def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two sequences share at their beginning."""
+    """Return the length of the longest common prefix of two sequences."""
     step = first_flip(one, other)
     return min(len(one), len(other)) if step is None else step

@@ -1,18 +1,18 @@
-"""The sums of `fused_kernels` in Triton, for GPUs: one program for each row and temperature.
+"""The sums of `fused_kernels` in Triton, for GPUs: one program per row and temperature.
 
-`kernels_for` in `logit_blocks` chooses it. No token is left out and no logit computed again; no column is formed here.
-Numbers are float32. A sum is kept in a lane for every _STEP-th token; lanes are joined to 32 parts, whose total is
-float64. Loops have no float64, of which consumer GPUs compute a 64th as much, and no sum across threads, which would
-take more instructions than what is summed.
+`kernels_for` in `logit_blocks` chooses it. No token is omitted, no logit recomputed, and no column formed here.
+Numbers are float32. Each lane sums every _STEP-th token; the lanes are joined to 32 parts, which are added in float64.
+Loops use no float64, because consumer GPUs are 64 times slower in it, and no sums across threads, because those take
+more instructions than the terms.
 
-Float32 arrays of length V read + written for one row at one temperature, counted in the code:
-- numba, in cache, where no token is left out: dense side 6 + 4, shift 23 + 7;
+Float32 arrays of length V read + written per row and temperature, counted in the code:
+- numba, in cache, if no token is omitted: dense side 6 + 4, shift 23 + 7;
 - torch, by a dispatch mode: 18 + 11 in 34 launches, 231 + 128 in 264;
 - Triton: 2 + 0 and 6 + 0, in one launch each.
 
-On paper, not measured: at an H100's 3.35 TB/s torch's operations take 23, 15 and 60 µs for both sides at V = 49,152,
-32,000 and 128,256, these kernels 0.47, 0.31 and 1.2 µs. Their about 340 instructions a token take as long, one a clock
-and scheduler: 0.56, 0.36 and 1.5 µs. More temperatures read the same logits, in part from the second-level cache.
+Estimated, not measured: at an H100's 3.35 TB/s and V = 49,152, 32,000 and 128,256, both sides take 23, 15 and 60 µs in
+torch, and 0.47, 0.31 and 1.2 µs here. The about 340 instructions per token take as long, at one per clock and
+scheduler: 0.56, 0.36 and 1.5 µs. More temperatures read the same logits again, partly from the L2 cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
 from prunescope.pipelines.metrics.ranking import CHUNK, top_of_chunks
 
 _STEP = 1024  # tokens of one step of a loop, and lanes of a sum
-# Without fusion, products are rounded as in the interpreter, in which the tests run.
+# Without fusion, products are rounded as in the interpreter that runs the tests.
 OPTIONS = {"num_warps": 16, "enable_fp_fusion": False}
-# The sums of each kernel in the order in which it writes them, and what `_shift` computes between its passes.
+# The sums of each kernel in writing order, and the scalars that `_shift` computes between its passes.
 _DENSE_SUMS = ("z_squares", "tail", "squares", "gap")
 _SHIFT_SUMS = (
     *("dz", "dz_squares", "product", "kept", "p_dz", "r_dz"),
@@ -53,7 +53,7 @@ Named = dict[str, Numbers]
 def dense_sums(
     z: Float[Tensor, "n v"], temperatures: Sequence[float], targets: Int[Tensor, " n"] | None = None
 ) -> tuple[DenseSums, Callable[[Float[Tensor, "n v"]], ShiftSums]]:
-    """Compute the sums of the dense side from float32 logits; return them, and a function for those of a shift Δz."""
+    """Compute the dense side's sums from float32 logits; return them and a function for the sums of a shift Δz."""
     (rows, size), count, device = z.shape, len(temperatures), z.device
     inverse = torch.tensor([1 / t for t in temperatures], dtype=torch.float32)
     scale, inverse = inverse[:, None].double().numpy(), inverse.to(device)
@@ -104,7 +104,7 @@ def dense_sums(
 
 
 def _shift_rows(sums: Named, dense: Named, size: int) -> Named:
-    """Return SHIFT; each difference subtracts what an inexact centre has added."""
+    """Return SHIFT, corrected for the error of the inexact centres."""
     first = {name: values[0] for name, values in (dense | sums).items()}
     squares = first["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -112,7 +112,7 @@ def _shift_rows(sums: Named, dense: Named, size: int) -> Named:
         across = first["across"] - first["along"] ** 2 / squares
     return {
         "dz_squares": first["dz_squares"],
-        # Where the pruned z is far shorter than the dense one, its length is about 1 + along: a sum of its own.
+        # If the pruned z is far shorter than the dense one, its length is about 1 + along and needs a sum of its own.
         "along": np.where(np.abs(ahead) < 0.5, ahead - 1, along),
         "across": np.maximum(across, 0),
         "variance": np.maximum(first["uniform_squares"] - first["uniform"] ** 2 / size, 0) / size,
@@ -121,7 +121,7 @@ def _shift_rows(sums: Named, dense: Named, size: int) -> Named:
 
 
 def _moves(sums: Named, dense: Named, scale: Numbers) -> Named:
-    """Return P_SPACE_SUMS; without a shift the pruned side equals the dense one, bit for bit."""
+    """Return P_SPACE_SUMS; without a shift the two sides are equal bit for bit."""
     whole, r_whole = 1 + dense["tail"], 1 + dense["squares"]
     p_squares = r_whole / whole**2
     moves = sums | {name: sums[name] / whole for name in ("c", "c2", "c3", "c4", "c_size")}
@@ -145,7 +145,6 @@ def _none(count: tl.constexpr, lanes: tl.constexpr):
 
 @triton.jit
 def _add(sums, values):
-    """Add the values of one step to the sums, lane by lane."""
     added = ()
     for k in tl.static_range(len(values)):
         added += (sums[k] + values[k],)
@@ -154,7 +153,7 @@ def _add(sums, values):
 
 @triton.jit
 def _totals(sums):
-    """Return the sums over all lanes in float32, for centres and normalizers."""
+    """Return the sums over all lanes in float32, precise enough for centres and normalizers."""
     totals = ()
     for k in tl.static_range(len(sums)):
         totals += (tl.sum(sums[k], 0),)
@@ -163,7 +162,7 @@ def _totals(sums):
 
 @triton.jit
 def _write(at, program, sums):
-    """Write _PARTS parts of each sum, whose total in float64 is taken outside."""
+    """Write _PARTS parts of each sum; the caller adds them in float64."""
     at += program * len(sums) * _PARTS
     for k in tl.static_range(len(sums)):
         parts = tl.sum(tl.reshape(sums[k], [_PARTS, sums[k].shape[0] // _PARTS]), 1)
@@ -172,14 +171,14 @@ def _write(at, program, sums):
 
 @triton.jit
 def _exact_log1p(x):
-    """Return log(1 + x) in float64: the quotient by what the rounded 1 + x stands for keeps the digits of a small x."""
+    """Return log(1 + x) in float64; dividing by the increment of the rounded 1 + x keeps the digits of a small x."""
     y = 1 + x
     return tl.where(y == 1, x, tl.log(y) * (x / tl.where(y == 1, 1.0, y - 1)))
 
 
 @triton.jit
 def _small_log1p(x):
-    """Return log(1 + x) for |x| < 0.011, by its series to x⁶, with a relative error below 1e-12."""
+    """Return log(1 + x) for |x| < 0.011, by its series to x⁶; relative error below 1e-12."""
     f = x * (-1 / 6) + 1 / 5
     f = f * x - 1 / 4
     f = f * x + 1 / 3
@@ -213,7 +212,7 @@ def _log_cosh(w):
 
 @triton.jit
 def _divergence_terms(move, p, q):
-    """Return q − p and terms of KL(p‖q), KL(q‖p), 2 JS and Σ q|s|; `fused_kernels._divergence_terms` derives them."""
+    """Return q − p and the terms of KL(p‖q), KL(q‖p), 2 JS and Σ q|s|, derived in `fused_kernels._divergence_terms`."""
     t = tl.abs(move)
     e = tl.exp(-t)
     a = tl.where(t < _SMALL, _phi(-t), t - (1 - e))
@@ -236,7 +235,6 @@ def _first_largest(values, tokens, size):
 
 @triton.jit
 def _write_maxima(at, row, values, start, size, STEP: tl.constexpr):
-    """Write the largest value of every chunk of tokens."""
     at += row * tl.cdiv(size, _CHUNK)
     chunk = start // _CHUNK + tl.arange(0, STEP // _CHUNK)
     tl.store(at + chunk, tl.max(tl.reshape(values, [STEP // _CHUNK, _CHUNK]), 1), mask=chunk * _CHUNK < size)
@@ -244,7 +242,7 @@ def _write_maxima(at, row, values, start, size, STEP: tl.constexpr):
 
 @triton.jit
 def _dense(z_at, inverse_at, maxima_at, sums_at, size, temperatures, STEP: tl.constexpr):
-    """Compute _DENSE_SUMS at one temperature, and the maxima of chunks, of one row.
+    """Compute one row's _DENSE_SUMS at one temperature, and the maxima of its chunks.
 
     Args:
         z_at: logits (n, V), float32.
@@ -253,7 +251,7 @@ def _dense(z_at, inverse_at, maxima_at, sums_at, size, temperatures, STEP: tl.co
         sums_at: out, (n, T, 4, _PARTS), float32.
         size: V.
         temperatures: T.
-        STEP: tokens at once.
+        STEP: tokens per iteration.
     """
     program = tl.program_id(0).to(tl.int64)
     row, temperature = program // temperatures, program % temperatures
@@ -273,7 +271,7 @@ def _dense(z_at, inverse_at, maxima_at, sums_at, size, temperatures, STEP: tl.co
     for start in range(0, size, STEP):
         tokens = start + steps
         gap = tl.load(z_at + tokens, mask=tokens < size, other=0) - highest
-        # Without the top token's own 1, whose rounding would hide a small tail.
+        # Without the top token's 1, whose rounding would hide a small tail.
         weight = tl.where((tokens < size) & (tokens != top), tl.exp(gap * inverse), 0)
         sums = _add(sums, (weight, weight * weight, weight * gap))
     _write(sums_at, program, lengths + sums)
@@ -285,7 +283,7 @@ def _shift(
 ):
     """Compute _SHIFT_SUMS and _SHIFT_SCALARS at one temperature, and the maxima of chunks of z + Δz − max z.
 
-    Args, where they are not those of `_dense`:
+    Args that `_dense` does not have:
         dz_at: Δz (n, V), float32.
         tops_at: the dense side's most likely tokens (n,), int64.
         dense_at: totals of _DENSE_SUMS (n, T, 4), float64.
@@ -322,12 +320,12 @@ def _shift(
         means = _add(means, (dz, dz * dz, z * dz, z * (z + dz), p * dz, p * p * dz))
     peak, top = _first_largest(best, first, size)
     dz_sum, _, product, _, p_dz, r_dz = _totals(means)
-    # Any centre near the mean will do, because what it misses is subtracted at the end.
+    # Any centre near the mean will do, because its error is subtracted at the end.
     z_squares = tl.load(dense_at).to(tl.float32)
     uniform, along = dz_sum / size, tl.where(z_squares > 0, product / z_squares, 0)
     mean, r_mean = p_dz / whole, r_dz / r_whole
 
-    # Second pass: moments under p and r about these means, the pruned side's normalizers and means, and ranks.
+    # Second pass: moments under p and r about these means, the pruned side's normalizers and means, and both ranks.
     own_dense, own_pruned = tl.load(dz_at + dense_top), tl.load(z_at + top)
     above_dense, above_pruned = tl.zeros([STEP], tl.int32), tl.zeros([STEP], tl.int32)
     sums, moments, pruned = _none(3, STEP), _none(9, STEP), _none(6, STEP)
@@ -355,23 +353,23 @@ def _shift(
         q = tl.where(is_token, tl.exp(own * inverse), 0)
         other = tl.where(tokens == top, 0, q)
         pruned = _add(pruned, (other, other * other, q * own, q * dz, q * q * dz, p * q))
-    # Now as exact as float32: of a Δz parallel to z nothing is across.
+    # Refine `along` to float32 accuracy, so that a Δz parallel to z has no orthogonal part.
     along += tl.where(z_squares > 0, _totals(sums)[2] / z_squares, 0)
     _, _, _, _, _, r_rest, _, _, growth = _totals(moments)
     tail, q_squares, _, q_dz, rq_dz, pq = _totals(pruned)
     q_whole = 1 + tail
     q_mean, rq_mean = q_dz / q_whole, rq_dz / (1 + q_squares)
-    # In float64, because in float32 a common shift of hundreds would leave an error in the logarithms of q/p.
+    # In float64, because in float32 a common shift of hundreds would leave an error in log q/p.
     scale, exact_mean = inverse.to(tl.float64), mean.to(tl.float64)
     grown = (tail - dense_tail) / (1 + dense_tail)
     direct = _exact_log1p(grown) + (peak - exact_mean) * scale
     is_small = (direct < _MAX_LOG_GROWTH) & ((tl.max(farthest, 0) - exact_mean) * scale <= _MAX_CENTRED)
     log_growth = tl.where(is_small, _small_log1p((growth / whole).to(tl.float64)), direct)
-    # s = (Δz − centre)/T − rest: exact for tokens whose Δz is near the centre.
+    # s = (Δz − centre)/T − rest is exact for tokens whose Δz is near the centre.
     exact_centre = exact_mean + log_growth / scale
     centre = exact_centre.to(tl.float32)
     rest = ((exact_centre - centre) * scale).to(tl.float32)
-    # About what q − p is along p, in units of p: for small shifts q/p − 1 at the mean of s under p²/Σp².
+    # About the part of q − p along p, in units of p: for small shifts q/p − 1 at the mean of s under p²/Σp².
     s_mean = ((r_mean - exact_centre + r_rest / r_whole) * scale).to(tl.float32)
     near = tl.where(is_small, _expm1(s_mean), pq * whole / (q_whole * r_whole) - 1)
     p_one, q_one = 1 / whole, 1 / q_whole

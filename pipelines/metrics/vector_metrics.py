@@ -17,7 +17,7 @@ def space_metrics(v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) -> dict[str
         dv: Their shifts Δ.
 
     Returns:
-        `norm_h`, `norm_dh`, `one_minus_cos_h`, `par_rel_h`, `orth_rel_h` and `t1_h`, each (n,); NaN where v is 0.
+        `norm_h`, `norm_dh`, `one_minus_cos_h`, `par_rel_h`, `orth_rel_h` and `t1_h`, each (n,); NaN if v is 0.
     """
     vector, shift = v.double(), dv.double()
     length = torch.linalg.vector_norm(vector, dim=-1)

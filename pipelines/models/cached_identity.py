@@ -19,7 +19,7 @@ from prunescope.pipelines.models.sources import (
 
 
 def known_folder(source: str, cache: Path) -> Path | None:
-    """Return the folder that `locate` would return without fetching or converting; None where it would do either."""
+    """Return the folder that `locate` would return, or None if `locate` would have to fetch or convert."""
     path = local_path(source, "model")
     if (model := embedded_model(source)) is not None:
         folder = converted_folder(model.sha256, cache)
@@ -36,7 +36,7 @@ def known_folder(source: str, cache: Path) -> Path | None:
 
 
 def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
-    """Return the hashes of a model whose files were all hashed before; None where one is new or has changed.
+    """Return the hashes of a model, or None if a file is new or has changed since it was hashed.
 
     Raises:
         InputError: a file is missing, cut short or a pickle.
@@ -64,7 +64,7 @@ def require_whole(model: Path) -> None:
 
 
 def stamp(model: Path) -> str:
-    """Return a hash of the names, sizes and times of a model's files; none of them is read.
+    """Return a hash of the names, sizes and times of a model's files, without reading the files.
 
     Raises:
         OSError: a file is gone.

@@ -1,4 +1,4 @@
-"""Messages in a chat template, the model's own or another, which is rendered with limits. No torch here."""
+"""Rendering of messages in a chat template, the model's own or another, with limits. No torch here."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +17,8 @@ def messages_in_chat_template(
 
     Args:
         tokenizer: any tokenizer.
-        messages: the system's first, if there is one.
-        add_generation_prompt: whether the beginning of the answer follows.
+        messages: in order; a system message comes first.
+        add_generation_prompt: whether to append the beginning of the answer.
 
     Raises:
         InputError: the template is wrong, or exceeds a limit of time, memory or length.
@@ -32,7 +32,7 @@ def messages_in_chat_template(
 
 
 def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
-    """Render a message in the chat template of a tokenizer, if it has one.
+    """Render a message in a tokenizer's chat template, if it has one.
 
     Raises:
         InputError: the template is wrong, or exceeds a limit of time, memory or length.
@@ -45,10 +45,10 @@ def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[
     """Return messages in a Jinja template.
 
     Args:
-        template: it reads `messages` as a chat template does, `text` (the last one), `system` (empty without one),
+        template: it reads `messages` as a chat template does, `text` (the last message), `system` (empty without one),
             `add_generation_prompt` (true) and the names of special tokens, such as `bos_token`.
-        tokenizer: of the special tokens.
-        messages: the system's first, if there is one.
+        tokenizer: the tokenizer with the special tokens.
+        messages: in order; a system message comes first.
 
     Raises:
         TemplateFailedError: the template is wrong, or exceeds a limit of time, memory or length.

@@ -15,8 +15,8 @@ _LAYERS = "num_hidden_layers n_layer n_layers num_layers"
 _HEADS = "num_attention_heads n_head n_heads num_key_value_heads num_kv_heads head_dim"
 _EXPERTS = "num_experts num_local_experts n_routed_experts num_experts_per_tok"
 _POSITIONS = "max_position_embeddings n_positions max_seq_len seq_length"
-# The largest published models have 126 layers, widths of 18,432 (inner ones of 65,536), 512 experts, a vocabulary of
-# 262,144 and 10 million positions. A thousand empty layers take a second to build.
+# The largest published models have 126 layers, a width of 18,432 (65,536 inside), 512 experts, a vocabulary of 262,144
+# and 10 million positions. A thousand empty layers take a second to build.
 _COUNTS: dict[str, tuple[int, int]] = {
     key: bounds
     for keys, bounds in (
@@ -37,11 +37,7 @@ _BUILT_IN = re.compile(r"[a-z0-9_]*")
 
 
 def check_config(file: Path, config: object) -> None:
-    """Refuse a config that names code, a size that no model has, or a number that is none; also in nested configs.
-
-    Args:
-        file: of the config, for messages.
-        config: its content.
+    """Refuse the config of a file if it or a nested config names code or holds an impossible size or a NaN.
 
     Raises:
         InputError: names the file, the key, its value and what is allowed.
@@ -64,11 +60,11 @@ def _check_code(file: Path, config: Mapping[object, object]) -> None:
     for key, value in config.items():
         if not _IMPLEMENTATION.fullmatch(str(key)):
             continue
-        # transformers fetches `org/name` as a kernel from the hub, and runs it.
+        # transformers fetches a name like `org/name` from the hub as a kernel, and runs it.
         for name in value.values() if isinstance(value, Mapping) else [value]:
             if name is not None and not (isinstance(name, str) and _BUILT_IN.fullmatch(name)):
                 raise InputError(
-                    f"{file}: `{key}` {_shown(name)} names a kernel with code of its own, which is refused; remove the "
+                    f"{file}: `{key}` {_shown(name)} names a kernel with custom code, which is refused; remove the "
                     "key, or set it to eager"
                 )
 
@@ -85,6 +81,5 @@ def _check_value(file: Path, key: str, value: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """Return a value on one line, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

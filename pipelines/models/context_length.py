@@ -11,5 +11,5 @@ def context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 (the con
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if getattr(config, key, None):
             return int(getattr(config, key))
-    # A tokenizer without a limit has a model_max_length of 1e30.
+    # A tokenizer without a limit has a model_max_length of about 1e30.
     return min(int(tokenizer.model_max_length), UNLIMITED)

@@ -1,4 +1,4 @@
-"""A loaded decoder, whose parts were found by structure and proved by running it, for any architecture."""
+"""A loaded decoder of any architecture, whose parts were found by structure and proved by running it."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Layer:
 
     @property
     def sublayers(self) -> tuple[Sublayer, Sublayer]:
-        """Return both, in the order in which they add to the stream."""
+        """Return both sublayers in the order in which they add to the stream."""
         return self.attn, self.mlp
 
 
@@ -48,22 +48,21 @@ class Decoder:
         tokenizer: the model's own.
         end_ids: tokens that end a text.
         vocabulary: rows of its embedding.
-        width: of the stream and the last states.
-        context_length: in tokens.
-        folder: its files.
-        dtype: of its weights.
-        device: where it computes.
-        cache_refusal: why tokens cannot pass one by one through a cache; None where they can, as proved at load.
-        can_pad: whether padding leaves the states of a text unchanged, as proved at load: left padding in a batch
-            with a longer text, also after that text's row was dropped from the cache; right padding in a model that
-            is not causal.
+        width: width of the stream and the last states.
+        context_length: length in tokens.
+        folder: the model's files.
+        dtype: dtype of its weights.
+        device: on which it computes.
+        cache_refusal: why tokens cannot pass one by one through a cache; None if they can, as proved at load.
+        can_pad: whether padding leaves a text's states unchanged, as proved at load. For a causal model this is left
+            padding in a batch with a longer text, also after that text's row left the cache; else right padding.
         is_causal: whether no token's state depends on later tokens, as measured at load.
-        rounding: distance by which rounding alone moves its last states, as measured at load.
-        skips: how sublayers are skipped in a pass, as proved at load; None where skipping differs from running a
-            sublayer and dropping its contribution.
-        memory: bytes of layers on each device, as given to `load_decoder`; None where the whole model is on `device`.
-        is_streamed: whether weights of some layers are elsewhere until the layer runs.
-        split: divisor of batch sizes, where memory is short.
+        rounding: distance by which rounding alone moves the last states, as measured at load.
+        skips: how sublayers are skipped in a pass, as proved at load; None if skipping a sublayer differs from running
+            it and dropping its contribution.
+        memory: bytes of layers per device, as given to `load_decoder`; None if the whole model is on `device`.
+        is_streamed: whether some layers' weights are elsewhere until the layer runs.
+        split: divisor of batch sizes if memory is short.
     """
 
     model: nn.Module
@@ -88,21 +87,21 @@ class Decoder:
     split: int = 1
 
     def at_once(self, usual: int) -> int:
-        """Return the batch size (tokens, texts or sequences) in place of the usual one, where memory is short."""
+        """Return the usual batch size (tokens, texts or sequences), or a smaller one if memory is short."""
         return max(1, usual // self.split)
 
     @property
     def head(self) -> OutputHead:
-        """Return final norm and LM head in the form that the metrics read.
+        """Return the final norm and the LM head in the form that the metrics read.
 
         Raises:
-            InputError: the model has none.
+            InputError: the model has no head.
         """
         return self._lm_head.head
 
     @property
     def final_norm(self) -> nn.Module:
-        """Return the module before the head, whose input is the residual stream; the head where there is no norm.
+        """Return the module that reads the residual stream: the final norm, or the head if the model has no norm.
 
         Raises:
             InputError: the model has no head.
@@ -117,14 +116,14 @@ class Decoder:
 
     @property
     def memory_for_second_model(self) -> dict[str, int] | None:
-        """Return `memory` for a second model of its size, whose layers are all on disk if this one has limits."""
+        """Return `memory` for a second model of this size; if this one has limits, the second's layers stay on disk."""
         return None if self.memory is None else {}
 
     @property
     def padding(self) -> int:
-        """Return the padding token: the tokenizer's, from which some encoders compute positions, else 0."""
+        """Return the tokenizer's padding token, from which some encoders compute positions, or 0."""
         own = int(self.tokenizer.pad_token_id or 0)
-        return own if 0 <= own < self.vocabulary else 0  # some tokenizers got one that the model never had
+        return own if 0 <= own < self.vocabulary else 0  # some tokenizers have one beyond the model's embedding
 
     @property
     def is_rounded(self) -> bool:
@@ -147,9 +146,9 @@ class Decoder:
         """Temporarily drop some sublayers.
 
         Args:
-            labels: of the sublayers.
-            skips: whether to skip their modules where that is proved. Else they run, for hooks that need every
-                module's call, and their contributions are dropped.
+            labels: labels of the sublayers.
+            skips: whether to skip their modules if that is proved. Otherwise the modules run, for hooks that need
+                every call, and their contributions are dropped.
         """
         dropped = [sublayer for sublayer in self.sublayers if sublayer.label in labels]
         with ExitStack() as stack:
@@ -164,7 +163,7 @@ class Decoder:
         """Return an empty cache for `hidden`.
 
         Raises:
-            InputError: the model does not run through a cache; names the key of the study that requires one.
+            InputError: the model does not run through a cache; names the study's key that requires one.
         """
         if self.cache_refusal is not None:
             raise InputError(f"measure.cache: {self.cache_refusal}; set it to false")
@@ -181,9 +180,9 @@ class Decoder:
 
         Args:
             tokens: the new tokens.
-            cache: of the earlier tokens; the new ones are added to it.
-            real: 0 for left padding, 1 for other tokens, over the earlier and the new ones; on the CPU, because an
-                accelerator would have to finish all earlier work to answer whether there is padding.
+            cache: cache of the earlier tokens; the new tokens are added to it.
+            real: 0 for left padding, 1 for other tokens, over earlier and new tokens. It must be on the CPU, because
+                an accelerator would have to finish all earlier work before it could tell whether there is padding.
 
         Raises:
             InputError: a token is beyond the embedding.
@@ -196,13 +195,13 @@ class Decoder:
         if real is not None and not bool(real.all()):
             real = real.to(self.device)
             keywords["attention_mask"] = real
-            # A padded prompt starts at position 0, too. Models without position ids use the mask alone.
+            # A padded prompt must also start at position 0. Models without position ids use only the mask.
             if "position_ids" in parameters:
                 keywords["position_ids"] = (real.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
     def _require_known(self, tokens: Int[Tensor, "batch tokens"]) -> None:
-        # A single token follows from logits; to read it would hold up an accelerator at every step.
+        # A single token follows from logits. Reading it would stall an accelerator at every step.
         if tokens.numel() and (tokens.shape[1] > 1 or tokens.device.type == "cpu"):
             low, high = torch.stack(tokens.aminmax()).tolist()
             if low < 0 or high >= self.vocabulary:
@@ -212,15 +211,14 @@ class Decoder:
     def padded(
         self, tokens: Int[Tensor, "batch tokens"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Return the last states of texts that are padded on the right; those of the padding are meaningless.
+        """Return the last states of texts padded on the right; the states of the padding are meaningless.
 
         Args:
-            tokens: the texts, each from its first column on.
-            lengths: tokens of each.
+            tokens: the texts, each from the first column on.
+            lengths: tokens per text.
 
         Raises:
-            InputError: a token is beyond the embedding, or the model is not causal and was not proved to ignore
-                padding.
+            InputError: a token is beyond the embedding, or the model is neither causal nor proved to ignore padding.
         """
         self._require_known(tokens)
         if self.is_causal:  # no token depends on the padding after it
@@ -235,7 +233,7 @@ class Decoder:
 def padded_left(
     contexts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
-    """Return contexts of any lengths as one batch with left padding on a device, and `real` for `Decoder.hidden`."""
+    """Return contexts of any lengths as one left-padded batch on a device, and `real` for `Decoder.hidden`."""
     longest = max(len(context) for context in contexts)
     tokens = [[0] * (longest - len(context)) + list(context) for context in contexts]
     real = [[0] * (longest - len(context)) + [1] * len(context) for context in contexts]
@@ -243,7 +241,7 @@ def padded_left(
 
 
 def padded_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows tokens"]:
-    """Return texts of any lengths as one batch with zeros behind them, which change no state of a causal model."""
+    """Return texts of any lengths as one batch padded with zeros on the right, which a causal model ignores."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
@@ -255,7 +253,7 @@ def probe_tokens(decoder: Decoder, count: int, seed: int = 0) -> Int[Tensor, "1 
 
 
 def unknown_token(folder: Path, tokenizer: Any, token: int, rows: int) -> InputError:  # noqa: ANN401 (any tokenizer)
-    """Return the error for a token beyond an embedding of so many rows."""
+    """Return the error for a token beyond an embedding with this number of rows."""
     name = tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
     shown = f"{token} ({name!r})" if isinstance(name, str) else str(token)
     return InputError(

@@ -1,4 +1,4 @@
-"""Descriptions of a loaded decoder: the row of table `models`, and all that discovery found."""
+"""Descriptions of a loaded decoder: its row of table `models`, and all that discovery found."""
 
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
-    """Return the row of table `models`, with name and source as in the study."""
+    """Return the row of table `models`, with name and source from the study."""
     model = cast(Any, decoder.model)
     embedding, own = model.get_input_embeddings().weight, _own_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"
@@ -46,7 +46,7 @@ def _parameters(decoder: Decoder, kind: str) -> int:
 
 
 def _own_head(decoder: Decoder) -> nn.Linear | None:
-    """Return the LM head where it has weights of its own; None where it is tied to the embedding, or missing."""
+    """Return the LM head if it has its own weights; None if it is tied to the embedding or missing."""
     model = cast(Any, decoder.model)
     head = model.get_output_embeddings()
     is_own = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
@@ -54,12 +54,12 @@ def _own_head(decoder: Decoder) -> nn.Linear | None:
 
 
 def structure_rows(decoder: Decoder) -> pl.DataFrame:
-    """Return what discovery found and proved, part by part, and then the shares of the parameters.
+    """Return what discovery found and proved, part by part, followed by the shares of the parameters.
 
     Returns:
         Columns `part`, `module` (its name in the model), `form` (how it adds to the stream, or its formula), `order`
-        (parallel or sequential, of sublayers), `matrices` (number of those that a recipe can mask), `parameters` and
-        `share` of all parameters. A tied head has no parameters of its own. Norms and learned positions are `other`.
+        (parallel or sequential, for sublayers), `matrices` (number that a recipe can mask), `parameters` and `share` of
+        all parameters. A tied head has no parameters of its own. Norms and learned positions count as `other`.
     """
     model = cast(Any, decoder.model)
     names = {module: name for name, module in model.named_modules()}
@@ -107,7 +107,7 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
 
 
 def _form(part: Branch, names: dict[Any, str]) -> str:
-    """Return how a branch adds to the stream, in words."""
+    """Describe how a branch adds to the stream."""
     words = []
     if part.residual is not None:
         words.append("residual inside")

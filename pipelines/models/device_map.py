@@ -20,7 +20,7 @@ DISK = "disk"
 
 
 def places_of(layers: nn.ModuleList, limits: Mapping[str, int], dtype: torch.dtype) -> list[str]:
-    """Return a device name, or `disk`, for each layer: devices are filled to their limits in bytes, in this order."""
+    """Return a device name or `disk` per layer; devices are filled up to their limits in bytes, in the given order."""
     free = list(limits.items())
     places = []
     for layer in layers:
@@ -39,9 +39,9 @@ class Placement:
     Args:
         meta: the model on the meta device.
         layers: number of layers in its config.
-        limits: bytes of layers on each device; devices are filled in this order, other layers stay on disk.
-        dtype: type of the weights.
-        device: of everything outside the layers; layers on disk, or in CPU memory next to a GPU, compute there, too.
+        limits: bytes of layers per device; devices are filled in this order, and other layers stay on disk.
+        dtype: dtype of the weights.
+        device: holds everything outside the layers; layers on disk, or in CPU memory next to a GPU, also compute there.
 
     Raises:
         InputError: no list of layers was found.
@@ -58,7 +58,7 @@ class Placement:
         self._places = places_of(stack, limits, dtype)
         self._map = {name: str(device) for name in _outside(meta, self._name)}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self._places)}
-        # For weights that the library converts while it loads them; removed with the model, or if loading fails.
+        # For weights that the library converts while loading. It is removed with the model, or if loading fails.
         scratch = Scratch()
         self._scratch = str(scratch.folder)
         weakref.finalize(self, scratch.discard)
@@ -71,10 +71,10 @@ class Placement:
     def place(self, model: nn.Module) -> None:
         """Replace accelerate's hooks on a model that was loaded with `arguments` by offloaded layers.
 
-        accelerate's hooks give modules other parameters at every call. Swapping weights, dropping sublayers and
+        accelerate's hooks give modules new parameters at every call. But swapping weights, dropping sublayers and
         observing products need parameters that stay the same objects.
         """
-        vars(model)["placement"] = self  # keeps the scratch directory as long as the model
+        vars(model)["placement"] = self  # keeps the scratch directory as long as the model exists
         weights = _on_disk(model)
         remove_hook_from_submodules(model)
         for module in model.modules():
@@ -117,7 +117,7 @@ class Placement:
 
 
 def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return the weights that accelerate has left on disk, by name; each is read at its access."""
+    """Return the weights that accelerate left on disk, by name; each access reads one."""
     for module in model.modules():
         hook = vars(module).get("_hf_hook")
         for each in getattr(hook, "hooks", (hook,)):
@@ -128,7 +128,7 @@ def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
 
 
 def _outside(model: nn.Module, stack: str) -> Iterator[str]:
-    """Yield the names of the modules and parameters that hold everything but a list of layers."""
+    """Yield the names of the modules and parameters that hold everything except a list of layers."""
     parts = stack.split(".")
     ancestors = [".".join(parts[:count]) for count in range(len(parts))]
     for name in ancestors:

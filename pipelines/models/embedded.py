@@ -1,4 +1,4 @@
-"""Models that a package registry serves in wheels, so that fetching one needs no model hub. No torch here."""
+"""Models in wheels on a package registry, which can be fetched without a model hub. No torch here."""
 
 import errno
 import hashlib
@@ -32,9 +32,9 @@ class Wheel:
 
     Attributes:
         requirement: name and version on the registry.
-        sha256: of the wheel.
-        members: members that are extracted, by their new names. A name that several wheels have is a file in parts,
-            which are joined in the order of the wheels.
+        sha256: hash of the wheel.
+        members: the extracted members, by their new names. A name in several wheels is one file in parts, joined in
+            the order of the wheels.
     """
 
     requirement: str
@@ -48,12 +48,12 @@ class EmbeddedModel:
 
     Attributes:
         publisher: its name on the Hugging Face hub.
-        licence: of the weights, as a model card states it.
+        licence: licence of the weights, as the model card states it.
         wheels: in the order of their parts.
-        sha256: of the GGUF file where there is one, else of the only wheel.
-        megabytes: size of the wheels, for messages.
-        notice: sentence that the licence wants with every copy; empty where it wants none.
-        weight_format: of the GGUF file, as `sources.weight_format` reads it; empty without one.
+        sha256: hash of the GGUF file if there is one, else of the only wheel.
+        megabytes: total size of the wheels, for messages.
+        notice: sentence that the licence requires with every copy, or empty.
+        weight_format: format of the GGUF file, as `sources.weight_format` reads it; empty without a GGUF file.
     """
 
     publisher: str
@@ -65,12 +65,12 @@ class EmbeddedModel:
     weight_format: str = ""
 
 
-# SHA-256 of the wheels of each GGUF file, in the order of its parts, by requirement.
+# SHA-256 of the wheels of each GGUF file by requirement, in the order of the parts.
 _HASHES = json.loads((Path(__file__).parent / "wheel_hashes.json").read_text(encoding="ascii"))
 
 
 def _gguf(requirement: str, member: str) -> tuple[Wheel, ...]:
-    """Return the wheels that hold a GGUF file; `{0}` is the number of a part, counted from 1, and `{1}` from 0."""
+    """Return the wheels that hold a GGUF file; `{0}` is a part's number counted from 1, `{1}` counted from 0."""
     package = requirement.partition("==")[0].replace("-", "_")
     return tuple(
         Wheel(requirement.format(number), sha256, {GGUF: f"{package}/{member}".format(number, number - 1)})
@@ -124,10 +124,10 @@ _SHORT = {"embedded": "smollm2-135m-instruct", "embedded-encoder": "all-minilm-l
 
 
 def embedded_model(source: str) -> EmbeddedModel | None:
-    """Return the model that `embedded`, `embedded-encoder` or `embedded:NAME` names; None for any other source.
+    """Return the model that `embedded`, `embedded-encoder` or `embedded:NAME` names, or None for any other source.
 
     Raises:
-        InputError: there is no embedded model of that name.
+        InputError: no embedded model has that name.
     """
     if not source.startswith(PREFIX) and source not in _SHORT:
         return None
@@ -144,9 +144,9 @@ def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: P
 
     Args:
         model: the model.
-        parts: a folder for checked wheels. Those of an interrupted run are not fetched again.
-        scratch: an empty folder for everything else that is written; the caller removes both.
-        progress: of fetching.
+        parts: folder for checked wheels, so that an interrupted run does not fetch them again.
+        scratch: empty folder for everything else that is written; the caller removes both.
+        progress: progress of fetching.
 
     Raises:
         InputError: pip cannot fetch a wheel, or a hash is wrong.
@@ -172,14 +172,14 @@ def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: P
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
-    """Download a wheel into an empty folder and check its hash; pip runs none of its code."""
+    """Download a wheel into an empty folder and check its hash; pip does not run its code."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     fetched = subprocess.run(
         [*command, "--dest", str(folder), wheel.requirement],
         capture_output=True,
         text=True,
         check=False,
-        # pip's own temporary files belong to the scratch folder, too: they are as large, and go with it.
+        # pip's temporary files are as large as the wheel, so they also go into the scratch folder, which is removed.
         env=os.environ | {"TMPDIR": str(folder)},
     )
     found = list(folder.glob("*.whl"))

@@ -1,4 +1,4 @@
-"""Checks of a model's files before a library opens them: sizes in headers against the file's size. No torch here."""
+"""Checks of a model's files before a library opens them: the sizes in their headers must fit. No torch here."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ from prunescope.pipelines.core.regular_files import open_regular, read_regular, 
 SAFETENSORS_HEADER = 100_000_000
 # The largest vocabularies fill 40 MB, the longest lists of weights 20 MB.
 DESCRIPTION = 256_000_000
-# The reader needs a few hundred bytes for each; the largest vocabulary with its merges has 1.5 million.
+# The reader needs a few hundred bytes per value; the largest vocabulary with its merges has 1.5 million.
 GGUF_VALUES = 5_000_000
 _WHAT = "a description of a model"
 _DESCRIPTIONS = {".json", ".jinja", ".model", ".txt", ".jsonl", ".tiktoken", ".vocab"}
@@ -33,12 +33,12 @@ TOKENIZER_FILES = (
 
 
 def read_description(file: Path, limit: int = DESCRIPTION) -> object:
-    """Return the content of a JSON file of a model, such as config.json, of at most `limit` bytes.
+    """Return the content of a model's JSON file, such as config.json, of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON.
-        InputError: it is too large, nested too deep, or no regular file.
+        OSError: the file cannot be read.
+        ValueError: the file is not valid JSON.
+        InputError: the file is too large, nested too deep, or not a regular file.
     """
     try:
         content: object = json.loads(read_regular(file, limit, _WHAT))
@@ -48,16 +48,16 @@ def read_description(file: Path, limit: int = DESCRIPTION) -> object:
 
 
 def check_descriptions(folder: Path) -> None:
-    """Refuse a model's folder with a device, a FIFO or a socket, or a description larger than any real one.
+    """Refuse a model folder with a device, a FIFO or a socket, or with a description larger than any real one.
 
-    Libraries choose for themselves which of the files they open.
+    All files are checked because the libraries themselves choose which ones they open.
 
     Raises:
         InputError: names the file.
     """
     for place in (folder, folder / "additional_chat_templates"):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
-            if file.exists() and not file.is_dir():  # a broken link is reported where the file is needed
+            if file.exists() and not file.is_dir():  # a broken link is reported when its file is needed
                 require_regular(file, DESCRIPTION if file.suffix in _DESCRIPTIONS else None, _WHAT)
 
 
@@ -65,7 +65,7 @@ def check_descriptions(folder: Path) -> None:
 def library_errors(path: Path, action: str = "transformers cannot load it") -> Iterator[None]:
     """Translate every error of a library that reads a model's files into one line that names the path.
 
-    The libraries raise any class for files that are damaged or made to harm, and `tokenizers` a bare Exception.
+    For damaged or malicious files the libraries raise errors of any class, and `tokenizers` a bare Exception.
 
     Raises:
         InputError: in place of the library's error.
@@ -77,19 +77,19 @@ def library_errors(path: Path, action: str = "transformers cannot load it") -> I
     except Exception as error:
         raise InputError(f"{path}: {action} ({_reason(error)})") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of a library in Rust; it cannot be imported
+        if type(error).__name__ != "PanicException":  # from a Rust library; the class cannot be imported
             raise
         raise InputError(f"{path}: {action} ({_reason(error)})") from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return what a library says, on one line."""
+    """Return a library's message on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     if "ignore_mismatched_sizes" in lines[0]:
         return "its weights have other shapes than its config.json says"
-    if lines[0].endswith(":") and len(lines) > 1:  # huggingface_hub's validators name the problem after a heading
+    if lines[0].endswith(":") and len(lines) > 1:  # huggingface_hub's validators put the problem below a heading
         text = lines[1].partition("Error: ")[2] or lines[1]
     elif isinstance(error, (ValueError, OSError, RuntimeError)) or type(error) is Exception:
         text = lines[0]
@@ -102,7 +102,7 @@ def check_safetensors(file: Path) -> None:
     """Refuse a safetensors file whose size differs from the size in its header.
 
     Raises:
-        InputError: it is cut short, damaged, no regular file, or its header is over the format's limit.
+        InputError: the file is cut short, damaged or not regular, or its header exceeds the format's limit.
     """
     try:
         size = require_regular(file)
@@ -125,10 +125,10 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_gguf(file: Path) -> None:
-    """Refuse a GGUF file whose metadata reach past its end, or hold more values than a model has.
+    """Refuse a GGUF file whose metadata extends past its end, or holds more values than any model's.
 
     Raises:
-        InputError: they do, or the file is no GGUF.
+        InputError: the metadata does, or the file is not GGUF.
     """
     try:
         with open_regular(file) as stream:
@@ -138,7 +138,7 @@ def check_gguf(file: Path) -> None:
 
 
 class _GGUFScanner:
-    """Scanner that skips through the metadata of a GGUF file and stores none of them."""
+    """Scanner that skips through the metadata of a GGUF file without storing it."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream = stream
@@ -147,10 +147,10 @@ class _GGUFScanner:
         self._values = 0
 
     def scan(self) -> None:
-        """Raise ValueError or struct.error where the file is shorter than its metadata announce."""
+        """Raise ValueError or struct.error if the file is shorter than its metadata says."""
         if self._stream.read(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
-        if self._number("I") & 0xFFFF == 0:  # a version of 65,536 or more is a small one in the other byte order
+        if self._number("I") & 0xFFFF == 0:  # in the wrong byte order a small version appears as 65,536 or more
             self._order = ">"
         _, entries = self._number("Q"), self._number("Q")
         for _ in range(self._count(entries)):

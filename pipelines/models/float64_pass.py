@@ -1,4 +1,4 @@
-"""Passes of a float32 decoder whose layers compute in float64, one layer's weights at a time."""
+"""Passes of a float32 decoder whose layers compute in float64, with one layer's weights converted at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,17 +18,16 @@ from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_offload import swapped_data
 
 Norms = Mapping[nn.Module, FinalNorm]
-# Errors of modules that mix types in their own code.
+# Errors of modules that mix dtypes in their own code.
 _UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 @torch.inference_mode()
 def float64_norms(decoder: Decoder) -> Norms | None:
-    """Return the formulas of the norms inside and after the layers, for `in_float64`; None where it cannot be used.
+    """Return the formulas of the norms inside and after the layers for `in_float64`, or None if it cannot be used.
 
-    A decoder computes in float64 if its weights are float32 on a CPU and its states of a probe stay the same up to
-    rounding. The formulas replace the norms, because most implementations of RMSNorm compute in float32 even
-    on float64 input.
+    A decoder can compute in float64 if it has float32 weights on a CPU and its states of a probe stay the same up to
+    rounding. The formulas replace the norms, because most RMSNorms compute in float32 even on float64 input.
     """
     if decoder.device.type != "cpu" or decoder.dtype != torch.float32 or decoder.is_rounded:
         return None
@@ -42,7 +41,7 @@ def float64_norms(decoder: Decoder) -> Norms | None:
                 continue
             settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
             kind = type(module), *settings.items(), *((name, each.shape) for name, each in module.named_parameters())
-            if kind not in formulas:  # the others of this class differ in their gains only, which are read in each call
+            if kind not in formulas:  # others of this class differ only in their gains, which are read at each call
                 formulas[kind] = _formula(module)
             if (formula := formulas[kind]) is not None:
                 norms[module] = formula
@@ -60,17 +59,17 @@ def float64_norms(decoder: Decoder) -> Norms | None:
 def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
     """Let the layers compute in float64, with the weights that they have when they run.
 
-    A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. All
-    other parameters of a layer are converted while it runs. Hooks registered inside see float64.
+    A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. Other
+    parameters of a layer are converted while it runs. Hooks registered inside see float64.
 
     Args:
         decoder: with float32 weights on a CPU, dense or with a variant applied.
-        norms: of `float64_norms`.
+        norms: from `float64_norms`.
     """
     inside = (module for layer in decoder.layers for module in layer.module.modules())
     with ExitStack() as stack:
         converted = stack.enter_context(_exact_forwards([*norms, *inside], norms))
-        widened = stack.enter_context(ExitStack())  # hooks do not run after Ctrl-C inside a layer
+        widened = stack.enter_context(ExitStack())  # restores weights on Ctrl-C inside a layer, when hooks do not run
 
         def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
             widened.enter_context(_widened(each for each in module.parameters() if each not in converted))
@@ -82,7 +81,7 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
         handles = []
         for layer in decoder.layers:
             handles.append(layer.module.register_forward_pre_hook(widen, with_kwargs=True))
-            # Before other hooks, so that weights are restored in the reverse of the order in which they were swapped.
+            # Before other hooks, so that weights are restored in the reverse order of their swaps.
             handles.append(layer.module.register_forward_hook(restore, prepend=True, always_call=True))
         stack.enter_context(hooks(*handles))
         yield
@@ -90,13 +89,9 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
 
 @contextmanager
 def sublayer_in_float64(sublayer: Sublayer, norms: Norms) -> Iterator[None]:
-    """Let one sublayer compute in float64, with the weights that it has now, on arguments of an `in_float64` pass.
+    """Let one sublayer compute in float64, with its current weights, on arguments from an `in_float64` pass.
 
-    Several threads may do so with different sublayers.
-
-    Args:
-        sublayer: of a decoder with float32 weights on a CPU.
-        norms: of `float64_norms`.
+    `norms` are those of the pass. Several threads may do this for different sublayers.
     """
     tops = [module for part in sublayer.parts for module in part.chain]
     with (
@@ -112,7 +107,7 @@ def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[
     converted = set[Tensor]()
     with ExitStack() as stack:
         for module in modules:
-            if "forward" in vars(module):  # a drop behind a sandwich norm replaces the norm
+            if "forward" in vars(module):  # dropping a branch that ends in a norm replaces the norm's forward
                 continue
             if module in norms:
                 stack.enter_context(other_forward(module, _exact(module, norms[module])))
@@ -124,13 +119,13 @@ def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[
 
 def _widened(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
     """Temporarily convert float32 parameters to float64."""
-    # Filtered one at a time, because a tied parameter that comes again is float64 by then.
+    # Filtered lazily, because a tied parameter is float64 when it comes again.
     narrow = (parameter for parameter in parameters if parameter.dtype == torch.float32)
     return swapped_data(narrow, lambda parameter: parameter.data.double())
 
 
 def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
-    """Return a call's arguments with the float32 and float64 tensors among them in another type."""
+    """Return a call's arguments with their float32 and float64 tensors converted to another dtype."""
     if isinstance(value, Tensor):
         return value.to(dtype) if value.dtype in (torch.float32, torch.float64) else value
     if type(value) in {tuple, list}:
@@ -139,7 +134,7 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any mod
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Return whether a module has a vector of weights and no modules inside, as a norm has."""
+    """Return whether a module, like a norm, has a vector of weights and no modules inside."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.dim() == 1 and not any(True for _ in module.children())
 
@@ -161,7 +156,7 @@ def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 def _exact(module: nn.Module, norm: FinalNorm) -> Callable[..., Tensor]:
     def forward(states: Tensor) -> Tensor:
-        # Weights are read at each call: a variant may change gains.
+        # Weights are read at each call because a variant may change gains.
         own = cast(Any, module)
         return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)
 

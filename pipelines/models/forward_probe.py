@@ -22,7 +22,7 @@ class ModuleIO:
         input: the hidden state among the arguments, by reference.
         input_copy: its value at the call.
         output: the returned value, by reference.
-        output_tensor: the first tensor of the output, by reference; None where it has none.
+        output_tensor: the first tensor of the output, by reference, or None.
         output_copy: the value of that tensor at the return.
     """
 
@@ -41,13 +41,13 @@ class ModuleIO:
 
 
 class ForwardRecorder:
-    """Recorder of the calls of every module of a model, in passes with the hooks of `watch`.
+    """Recorder of the calls of all modules of a model, in passes with the hooks of `watch`.
 
     Attributes:
-        calls: of each module, in their order.
-        names: of all modules.
-        numbers: numbers of the model's config, which a multiplier or scale may equal.
-        rounding: distance by which rounding moves the output of each module that was called once, from its layer on.
+        calls: calls per module, in order.
+        names: names of all modules.
+        numbers: numbers in the model's config, which a multiplier or scale may equal.
+        rounding: for each module that was called once, how far rounding within its layer moves its output.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -66,18 +66,18 @@ class ForwardRecorder:
         return handles
 
     def once(self, module: nn.Module) -> ModuleIO | None:
-        """Return the call of a module that was called exactly once, on a state, and returned a tensor; else None."""
+        """Return the only call of a module that was called once on a state and returned a tensor, or None."""
         calls = self.calls.get(module, [])
         return calls[0] if len(calls) == 1 and calls[0].output_copy is not None else None
 
     def call_of(self, module: nn.Module) -> ModuleIO:
-        """Return the call of a module for which `once` is known to find one."""
+        """Return the only call of a module for which `once` is known to find one."""
         return cast(ModuleIO, self.once(module))
 
     def watch_rounding(self, layers: Iterable[nn.Module]) -> list[RemovableHandle]:
-        """Set `rounding` in the next pass, over the same tokens in `other_rounding`; the caller removes the hooks.
+        """Set `rounding` in the next pass over the same tokens in `other_rounding`; the caller removes the hooks.
 
-        Each of the layers starts from its recorded stream, so that a module's rounding is that of its own layer.
+        Each layer starts from its recorded stream, so that a module's rounding is that of its own layer.
         """
 
         def restart(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -91,7 +91,7 @@ class ForwardRecorder:
         if self.once(module) is None or not isinstance(tensor, Tensor):
             return
         result = self.call_of(module).result
-        # Experts may get other numbers of tokens; rotations may be complex.
+        # Experts may get another number of tokens, and rotations may be complex.
         if tensor.shape == result.shape and tensor.is_floating_point():
             self.rounding[module] = distance(tensor.cpu(), result.cpu())
 
@@ -114,18 +114,18 @@ class ForwardRecorder:
 
 
 def same_memory(one: Tensor | None, other: Tensor | None) -> bool:
-    """Return whether two tensors are the same numbers at the same address, possibly in another shape."""
+    """Return whether two tensors hold the same numbers at the same address, possibly in different shapes."""
     if one is None or other is None:
         return False
     return bool(one.data_ptr() == other.data_ptr() and one.numel() == other.numel())
 
 
 def multipliers(total: Tensor, stream: Tensor, outputs: list[Tensor], known: set[float]) -> list[float] | None:
-    """Estimate the numbers m with total = stream + Σ m·output, by least squares; the caller proves the sum.
+    """Estimate the numbers m with total = stream + Σ m·output by least squares; the caller proves the sum.
 
-    Every number counts by its own rounding, which a massive activation has more of. What is left in an estimate is
-    about eps · |stream|/|output|. So each is replaced by the nearest of the `known` numbers (those of the model's
-    config), if one is close enough.
+    Every element is weighted by its own rounding, which is large for a massive activation. An estimate has an error of
+    about eps · |stream|/|output|. So each is replaced by the nearest of the `known` numbers (from the model's config)
+    if one is close enough.
     """
     if any(output.numel() != total.numel() for output in outputs):
         return None
@@ -144,7 +144,7 @@ def nearest(number: float, known: set[float], dtype: torch.dtype) -> float:
 
 
 def numbers_of(value: object) -> set[float]:
-    """Return all numbers in a nested config, and their reciprocals: multipliers and caps are among them."""
+    """Return all numbers in a nested config and their reciprocals, because multipliers and caps are among them."""
     if isinstance(value, dict):
         return numbers_of(list(value.values()))
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
 """Conversion of a GGUF checkpoint into a Hugging Face folder.
 
-transformers reads the file; settings that it is known to get wrong are set or checked by the file's metadata.
+transformers reads the file. Settings that it is known to get wrong are set or checked from the file's metadata.
 """
 
 import json
@@ -24,7 +24,7 @@ from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.meta_model import load_meta_model
 
 _ROWS = 16_384  # of an embedding, in memory at a time
-_LOCK = Lock()  # conversion changes the library for the whole process
+_LOCK = Lock()  # conversion patches the library for the whole process
 
 
 def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
@@ -40,8 +40,8 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
     before = library.GGUFReader, library.get_tensor_name_map
     with _LOCK:
         try:
-            # transformers parses the header for the config, the tokenizer and the weights, and builds the table of
-            # tensor names for every module.
+            # transformers parses the header three times (config, tokenizer, weights) and builds the table of tensor
+            # names for every module.
             library.GGUFReader, library.get_tensor_name_map = map(cache, before)
             _convert(file, folder, progress)
         finally:
@@ -58,7 +58,7 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     tokens = {key: tokenizer.convert_ids_to_tokens(int(number)) for key, number in ids.items() if number is not None}
     config.architectures, config.dtype = [type(meta.module).__name__], "float32"
     config.save_pretrained(folder)
-    # Qwen's chat models pad with the end of a document, and may end an answer with it.
+    # Qwen's chat models pad with the end-of-document token, and may end an answer with it.
     has_two_ends = (tokens.get("eos"), tokens.get("padding")) == ("<|im_end|>", "<|endoftext|>")
     ends = [ids["eos"], ids["padding"]] if has_two_ends else ids["eos"]
     GenerationConfig(
@@ -70,14 +70,14 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
         tokenizer.chat_template = metadata["tokenizer.chat_template"]
     _add_runs_of_spaces(metadata, tokenizer)
     _check_tokenizer(file, metadata, tokenizer)
-    tokenizer.init_kwargs["local_files_only"] = False  # it says how the tokenizer was read here, and is saved
+    tokenizer.init_kwargs["local_files_only"] = False  # the saved value would record how the tokenizer was read here
     tokenizer.save_pretrained(folder)
 
 
 def _parts(file: Path) -> list[SimpleNamespace]:
-    """Return readers in place of the reader of the whole file, each with the tensors of a layer or rows of another."""
+    """Return one reader per layer or block of rows, to replace the reader of the whole file."""
     whole = gguf.GGUFReader(str(file))
-    # The weights do not need the tokenizer, whose long lists take transformers seconds.
+    # The weights do not need the tokenizer's long lists, which take transformers seconds.
     fields = {key: field for key, field in whole.fields.items() if not key.startswith("tokenizer.")}
     parts: dict[str, list[Any]] = {}
     for tensor in whole.tensors:
@@ -90,7 +90,7 @@ def _parts(file: Path) -> list[SimpleNamespace]:
 
 
 def _write_weights(file: Path, folder: Path, model: Any, progress: Progress) -> None:  # noqa: ANN401 (any architecture's)
-    """Write a safetensors file part by part; the library's own writer needs all weights at once."""
+    """Write a safetensors file part by part; the library's writer needs all weights at once."""
     library: Any = gguf
     parts = _parts(file)
     progress.start("convert GGUF to safetensors", len(parts))
@@ -107,7 +107,7 @@ def _write_weights(file: Path, folder: Path, model: Any, progress: Progress) -> 
         stream.write(len(text).to_bytes(8, "little") + text)
         for part in parts:
             library.GGUFReader = lambda _, part=part: part
-            # The reader draws a progress bar that cannot be switched off.
+            # The reader's progress bar cannot be switched off.
             with library_errors(file, "transformers cannot read its weights"), redirect_stderr(StringIO()):
                 read = load_gguf_checkpoint(str(file), True, model, torch.float32)["tensors"]
             for name in places.keys() & read.keys():
@@ -134,7 +134,7 @@ def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  #
     """Refuse a wrong position base, position scaling, norm epsilon or window, which transformers may lose."""
     architecture = metadata.get("general.architecture", "")
     rope = getattr(config, "rope_parameters", None) or {}
-    rope = rope.get("full_attention", rope)  # models with sliding windows have one entry for each type of layer
+    rope = rope.get("full_attention", rope)  # models with sliding windows have one entry per type of layer
     pairs = (
         ("rope.freq_base", rope.get("rope_theta")),
         ("attention.layer_norm_rms_epsilon", getattr(config, "rms_norm_eps", None)),
@@ -152,8 +152,8 @@ def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  #
 def _add_runs_of_spaces(metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
     """Match user-defined tokens of spaces before all merges, longest first, as SentencePiece does.
 
-    A file has them with spaces, transformers with their visible form, so that it takes them for ordinary tokens and
-    splits long runs in other places.
+    The file writes them with spaces but transformers with their visible form. So transformers takes them for ordinary
+    tokens and splits long runs elsewhere.
     """
     if metadata["tokenizer.ggml.model"] != "llama":
         return
@@ -170,14 +170,14 @@ def _visible(token: str) -> str:
 
 
 def _check_tokenizer(file: Path, metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuse other tokens than the file's, and a start token where the file says the opposite."""
+    """Refuse tokens that differ from the file's, and a start token if the file says otherwise."""
     expected_tokens = metadata["tokenizer.ggml.tokens"]
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(expected_tokens))))
     for number, (token, expected) in enumerate(zip(tokens, expected_tokens, strict=True)):
         if _visible(token or "") != _visible(expected):
             raise InputError(f"{file}: transformers reads token {number} as {token!r}, the file says {expected!r}")
     start = metadata.get("tokenizer.ggml.bos_token_id")
-    # Most files of byte-level tokenizers do not say whether there is one, and have none.
+    # Most files of byte-level tokenizers do not say whether they add one, and add none.
     expected = metadata.get("tokenizer.ggml.add_bos_token")
     if start is not None and expected is not None and (tokenizer("a").input_ids[:1] == [start]) != expected:
         verb = "leaves out the start token" if expected else "puts a start token before every text"

@@ -1,4 +1,4 @@
-"""A short text that a decoder has read, for proofs that other ways to read it compute the same in every layer."""
+"""A short text that a decoder has read, to prove that other ways to read it compute the same in every layer."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ from prunescope.pipelines.metrics.rounding import distance, is_close, other_roun
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, hooks, stream_of, with_state
 
-# A pass that is yet to run, and the columns of its last row that hold tokens of the text. The passes of one reading
-# hold them in their order.
+# A pass to run, and the columns of its last row that hold tokens of the text. The passes of one reading cover the text
+# in order.
 Pass = tuple[Callable[[], object], slice]
 WHOLE = slice(None)
 
@@ -23,22 +23,17 @@ class KnownText:
     """The contribution of every sublayer when the whole text is read in one pass, and its rounding error.
 
     Each layer but the first is compared on the stream of this reading, so that its tolerance is its own rounding. In
-    bfloat16 the rounding of all earlier layers reaches a third of a contribution. It would hide faults, and could be
-    taken for one.
+    bfloat16 the rounding of all earlier layers reaches a third of a contribution: it could hide a fault, or look like
+    one.
 
     Attributes:
         added: contributions by label, (1, tokens, width).
-        rounding: distance by which rounding in its own layer moves each of them.
+        rounding: distance by which rounding within its layer moves each contribution.
     """
 
     @torch.inference_mode()
     def __init__(self, decoder: Decoder, tokens: Int[Tensor, "1 tokens"]) -> None:
-        """Read the text twice.
-
-        Args:
-            decoder: its layers are proved.
-            tokens: the text.
-        """
+        """Read the text twice, the second time with other rounding; the decoder's layers must be proved."""
         self._decoder = decoder
         self._streams = dict[int, Tensor]()
         once: list[Pass] = [(partial(decoder.hidden, tokens), WHOLE)]
@@ -49,10 +44,10 @@ class KnownText:
 
     @torch.inference_mode()
     def differing(self, passes: Iterable[Pass]) -> str | None:
-        """Return the name of the first sublayer that adds something else in another reading; None if all add the same.
+        """Return the name of the first sublayer that adds something else in another reading, or None.
 
         Args:
-            passes: the reading, which may leave out the text's end. Other rows may hold anything.
+            passes: the reading, which may omit the end of the text. Other rows may hold anything.
         """
         found = self._read(passes)
         differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, found[each.label]))
@@ -63,7 +58,7 @@ class KnownText:
         return is_close(added, self.added[label][:, : added.shape[1]], self.rounding[label])
 
     def _read(self, passes: Iterable[Pass]) -> dict[str, Tensor]:
-        """Return what every sublayer adds to the text; the first reading keeps the streams in front of the layers."""
+        """Return what every sublayer adds to the text; the first reading keeps the streams before the layers."""
         found = defaultdict[str, list[Tensor]](list)
         columns, begin = WHOLE, 0
 
@@ -73,7 +68,7 @@ class KnownText:
         def anchor(index: int, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
             stream = stream_of(args, kwargs)
             known = self._streams.setdefault(index, stream)
-            # The first layer shows what embeddings and positions add.
+            # The first layer keeps its own stream, to show what embeddings and positions add.
             if index:
                 stream = stream.clone()
                 own = stream[-1:, columns]

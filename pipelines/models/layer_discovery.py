@@ -1,4 +1,4 @@
-"""Discovery of one layer's attention and MLP, and of how each adds to the stream, proved by running them again."""
+"""Discovery of a layer's attention and MLP and of how each adds to the stream, proved by running them again."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -37,8 +37,8 @@ class _Source:
     """A module whose output may be added to the stream.
 
     Attributes:
-        chain: the modules up to and including it, as in `Branch`.
-        added: its contribution with multiplier 1, over the probe.
+        chain: the modules up to this one, as in `Branch`.
+        added: its contribution with multiplier 1, over the probe tokens.
         residual: as in `Branch`.
     """
 
@@ -48,14 +48,14 @@ class _Source:
 
 
 def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_stream: bool = False) -> Layer:
-    """Find and prove one layer.
+    """Find one layer's sublayers and prove them.
 
     Args:
         index: the layer's number.
         module: the layer.
         run: the probe.
-        may_norm_stream: whether to accept post-norm layers, whose norms make the next stream. Their contributions are
-            exact only to the rounding of a stream, which is too coarse for traces.
+        may_norm_stream: whether to accept post-norm layers, whose norms produce the next stream. Their contributions
+            are exact only to the rounding of a stream, which is too coarse for traces.
 
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.
@@ -66,7 +66,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
             raise InputError(f"{run.names[module]}: overwrites its input stream; refused")
         mixers = [child for child in _children(module, run) if has_matrix(child)]
         if not mixers:
-            raise InputError(f"{run.names[module]}: has no module with weights that is called once a pass; refused")
+            raise InputError(f"{run.names[module]}: has no module with weights that is called once per pass; refused")
         branches = _post_norm_branches(module, run) if may_norm_stream else None
         if branches is None:
             branches = _prove_sum(module, mixers, run)
@@ -74,7 +74,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
         is_mixing = {branch: _mixes_positions(branch, run) for branch in branches}
         if len(set(is_mixing.values())) < 2:
             present = ", ".join(run.names[mixer] for branch in branches for mixer in branch.mixers)
-            missing = "MLP beside" if any(is_mixing.values()) else "attention or recurrence beside"
+            missing = "MLP next to" if any(is_mixing.values()) else "attention or recurrence next to"
             raise InputError(f"{run.names[module]}: has no {missing} {present}; layers of one sublayer are refused")
 
         def sublayer(kind: Kind) -> Sublayer:
@@ -90,7 +90,7 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
 
 
 def _product_operands(layer: nn.Module, call: ModuleIO) -> dict[int, Tensor]:
-    """Return the operands of the layer's matrix products by address; a batched operand matrix by matrix."""
+    """Return the operands of the layer's matrix products by address; a batched operand gives one entry per matrix."""
     operands: dict[int, Tensor] = {}
 
     def observe(_: Tensor, operand: Tensor) -> None:
@@ -110,7 +110,7 @@ def _children(layer: nn.Module, run: ForwardRecorder) -> list[nn.Module]:
 
 
 def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterator[_Source]:
-    """Yield what may be a mixer's contribution: its own output, then those of the modules that read only it."""
+    """Yield candidates for a mixer's contribution: its own output, then the outputs of modules that read only it."""
     call = run.call_of(mixer)
     key = _residual_key(mixer, call)
     if key is not None:
@@ -134,7 +134,7 @@ def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterat
 
 
 def _feeding(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[nn.Module, ...]:
-    """Return the modules, from another mixer on, whose output reaches only this mixer (OPT's MLP is such a chain)."""
+    """Return the modules, starting with another mixer, whose output reaches only this mixer, as in OPT's MLP."""
     chain: list[nn.Module] = []
     state = run.call_of(mixer).input
     for child in reversed(_children(layer, run)):
@@ -142,14 +142,14 @@ def _feeding(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[
         if child is not mixer and same_memory(call.output_tensor, state):
             chain.insert(0, child)
             state = call.input
-    # Modules before the first mixer are the norm that reads the stream.
+    # Modules before the first mixer belong to the norm that reads the stream.
     while chain and not has_matrix(chain[0]):
         del chain[0]
     return tuple(chain)
 
 
 def _residual_key(mixer: nn.Module, call: ModuleIO) -> int | str | None:
-    """Return the argument that a module adds unchanged to its output: the stream itself (BLOOM)."""
+    """Return the argument, the stream itself, that a module adds unchanged to its output (BLOOM), or None."""
     args, kwargs = call.arguments
     candidates: list[tuple[int | str, object]] = [*enumerate(args), *kwargs.items()]
     for key, value in candidates:
@@ -166,7 +166,7 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
     stream, total = run.call_of(layer).input_copy, run.call_of(layer).result
     known = run.numbers | numbers_of(vars(layer))
     choices = list(product(*([*_sources(mixer, layer, run), None] for mixer in mixers)))
-    # First the choices in which all mixers add; fewer add only where one mixer feeds another.
+    # First try that all mixers add. Fewer add only if one mixer feeds another.
     choices.sort(key=lambda choice: sum(source is None for source in choice))
     for with_multipliers in (False, True):
         for choice in choices:
@@ -186,7 +186,7 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
 
 
 def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] | None:
-    """Return the branches of a post-norm layer, in which each norm reads the stream plus a contribution; else None.
+    """Return the branches of a post-norm layer, whose norms each read the stream plus a contribution, or None.
 
     Norms and contributions may be at any depth: BERT's norms are inside the modules that hold the matrices.
     """
@@ -208,11 +208,11 @@ def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] 
 def _chain_from(
     stream: Tensor, last: nn.Module | None, inner: list[nn.Module], run: ForwardRecorder
 ) -> list[nn.Module] | None:
-    """Return the modules from the stream up to `last`, each called on the output of the one before; None without."""
+    """Return the modules from the stream up to `last`, each called on the output of the one before, or None."""
     chain = [] if last is None else [last]
     while chain and not same_memory(run.call_of(chain[0]).input, stream):
         first = run.call_of(chain[0])
-        # `inner` is in the order of calls, so the outermost of nested modules is taken.
+        # `inner` is in the order of calls, so the outermost of nested modules comes first.
         feeding = (module for module in inner if same_memory(run.call_of(module).output_tensor, first.input))
         chain = [before, *chain] if (before := next(feeding, None)) is not None and before not in chain else []
     return chain or None
@@ -239,7 +239,7 @@ def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: F
 
 
 def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
-    """Return whether the output at the last position depends on other tokens, as attention's does and an MLP's not."""
+    """Return whether the output at the last position depends on other tokens, as in attention but not in an MLP."""
     call = run.call_of(branch.chain[0])
     changed = call.input_copy.clone()
     rows = changed.view(-1, changed.shape[-1])
@@ -258,7 +258,7 @@ def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
 
 
 def _rounding(branches: Iterable[Branch], run: ForwardRecorder) -> float:
-    """Return how far rounding moves what branches add: as far as the module in them that it moves most."""
+    """Return the distance by which rounding moves the branches' contributions: the largest of any module in them."""
     return max(run.rounding.get(module, 0.0) for branch in branches for module in branch.chain)
 
 
@@ -310,7 +310,7 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
 
 
 class _Run:
-    """Another run of a layer: its sublayers' contributions and calls, and its output."""
+    """A repeated run of a layer: its output, and its sublayers' contributions and calls."""
 
     def __init__(self) -> None:
         self.added: dict[str, Tensor] = {}
@@ -325,5 +325,5 @@ class _Run:
         return observe
 
     def input_of(self, sublayer: Sublayer) -> Tensor:
-        """Return the state on which its first module was called."""
+        """Return the state on which the sublayer's first module was called."""
         return stream_of(*self.calls[sublayer.label][0].parts[0])

@@ -13,7 +13,7 @@ from prunescope.pipelines.metrics.rounding import allowed, distance
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, nearest
 from prunescope.pipelines.models.module_calls import first_tensor, other_forward
 
-# Largest logit of a probe that every cap flattens, and of one that none does; half types have a smaller range.
+# Largest logit of a probe that every cap flattens, and of one that no cap does; half types have a smaller range.
 _HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
 
 
@@ -27,14 +27,7 @@ class LMHead:
 
 
 def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
-    """Find and prove everything after the last layer.
-
-    Args:
-        model: the whole model.
-        probe: its tokens.
-        logits: the model's logits of the probe.
-        last: the last layer.
-        run: the recorded probe.
+    """Find and prove everything after the last layer, from the model's logits on the recorded tokens `probe`.
 
     Raises:
         InputError: names the module and what could not be proved.
@@ -46,13 +39,13 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
     trunk_output = run.calls[trunk][0].output
     stream, states = run.call_of(last).result, trunk_output.last_hidden_state
     final, norm = _final_norm(stream, states, module, last, run)
-    # Views of their own: weights that are swapped into a tied embedding must not reach the head.
+    # Separate views, because weights that are swapped into a tied embedding must not reach the head.
     bias = None if module.bias is None else module.bias.detach().float()
     weight = module.weight.detach()
     half = weight if weight.dtype.itemsize == 2 else None
     plain = OutputHead(weight=weight.float(), bias=bias, norm=norm, half=half)
     if plain.weight.shape[1] != states.shape[-1]:
-        raise InputError(f"{run.names[module]}: reads another width than the last states have; refused")
+        raise InputError(f"{run.names[module]}: its input width differs from that of the last states; refused")
 
     def logits_of(states: Tensor) -> Tensor:
         with other_forward(trunk, lambda *_, **__: replace(trunk_output, last_hidden_state=states)):
@@ -69,7 +62,7 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
 
 
 def _trunk(model: nn.Module, run: ForwardRecorder) -> nn.Module:
-    """Return the outermost module below the model that returns last states: the first of them that was called."""
+    """Return the outermost module below the model that returns last states, which is the first such module called."""
     candidates = [
         (calls[0].order, module)
         for module, calls in run.calls.items()
@@ -104,11 +97,11 @@ def _prove_head(
     known: set[float],
     largest_error: float,
 ) -> OutputHead:
-    """Measure scale and cap where the cap flattens everything or nothing, and prove the formula in between."""
+    """Measure scale and cap with states that the cap flattens completely or not at all, and prove both in between."""
     size = float(plain.linear(states[0].float()).double().abs().max())
 
     def at(factor: float) -> tuple[Tensor, Tensor]:
-        """Return scaled states and the model's logits of them."""
+        """Return scaled states and the model's logits for them."""
         scaled = (states * factor).to(states.dtype)
         return scaled[0].float(), logits_of(scaled)[0]
 
@@ -120,7 +113,7 @@ def _prove_head(
     x, logits = at((_TINY if torch.finfo(states.dtype).bits >= 32 else _TINY_HALF) / size)
     z = plain.logits_of_state(x).double()
     scale = float((logits.double() * z).sum() / z.square().sum())
-    # A cap makes huge logits much smaller than the scale of tiny ones predicts.
+    # With a cap, huge logits are much smaller than the scale of tiny ones predicts.
     cap = None if abs(slope - scale) <= 0.1 * abs(scale) else float(huge.abs().max())
     if plain.bias is not None and cap is None:
         scale = slope

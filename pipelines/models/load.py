@@ -1,4 +1,4 @@
-"""Loading of a folder of safetensors as a proved decoder, on one device, on several, or partly from disk."""
+"""Loading of a safetensors folder as a proved decoder, on one device, on several, or partly from disk."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,14 +20,14 @@ from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import finalize_placement
 
-# Packed weights of two bits are sixteen to a number; a config that asks for more makes transformers invent the rest.
+# Packed weights of two bits are sixteen to a number. If a config asks for more, transformers invents the rest.
 _MAX_PACKED = 16
-# Share of the free memory of several GPUs that weights may fill; activations need the remainder.
+# Share of the free memory of several GPUs that weights may fill; activations need the rest.
 _WEIGHT_SHARE = 0.9
 
 
 def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
-    """Refuse a study's `device` and `memory` where torch does not see the devices on this machine.
+    """Refuse a study's `device` and `memory` if torch does not see the named devices.
 
     Raises:
         InputError: names the key and the fix.
@@ -46,7 +46,7 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     """Check that a model's weights fit into the free memory of a study's `device`.
 
     Returns:
-        None where they fit on one device; limits for all GPUs where they fit there and `device` is auto.
+        None if they fit on one device; limits per GPU if they fit only on all GPUs and `device` is auto.
 
     Raises:
         InputError: they do not fit; names the settings that help.
@@ -59,7 +59,7 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     total = sum(available_bytes(name) or 0 for name in names)
     if total and needed <= _WEIGHT_SHARE * total:
         limits = {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
-        # The embedding and the head are on the first device, too.
+        # The first device also holds the embedding and the head.
         limits[chosen] = max(0, limits[chosen] - _outside_layers(folder) * dtype.itemsize)
         return limits
     type_name = str(dtype).removeprefix("torch.")
@@ -76,15 +76,15 @@ def load_decoder(
     """Load a folder of safetensors and prove its structure.
 
     Args:
-        folder: of the model.
+        folder: the model's folder.
         dtype: of its weights.
-        device: where it computes; `auto` is the first GPU or else the CPU, and all GPUs where the first is too small.
-        memory: bytes of layers on each device; layers beyond these limits are read from disk whenever they run. None
-            puts all layers on the device.
+        device: on which it computes; `auto` is the first GPU, or all GPUs if it is too small, or the CPU without a GPU.
+        memory: bytes of layers per device; layers beyond these limits are read from disk whenever they run. None puts
+            all layers on the device.
 
     Raises:
-        InputError: the architecture is unknown or not a decoder, or a part of it could not be proved; names the module.
-            Or there is less memory than its weights need.
+        InputError: the architecture is unknown or not a decoder, a part of it could not be proved, or its weights
+            need more memory than is free; names the module.
     """
     check_device(device, memory)
     limits = enough_memory(folder, getattr(torch, dtype), device) if memory is None else memory
@@ -96,17 +96,16 @@ def load_decoder(
 def load_model(
     folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None
 ) -> tuple[nn.Module, Any]:
-    """Load the model, in eval mode without gradients, and the tokenizer of a folder; arguments as in `load_decoder`.
+    """Load a folder's model, in eval mode without gradients, and its tokenizer; arguments as in `load_decoder`.
 
     Raises:
-        InputError: transformers cannot load it, weights are missing, or the tokenizer has tokens that the embedding
-            has not.
+        InputError: transformers cannot load it, weights are missing, or the tokenizer has tokens beyond the embedding.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with library_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # "eager" computes one product for each expert, which shows that expert's inputs.
+        # "eager" computes one product per expert, which shows that expert's inputs.
         model, loading = open_folder(folder, dtype, device, memory, experts_implementation="eager")
     # transformers fills missing weights with random numbers and only warns.
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
@@ -117,7 +116,7 @@ def load_model(
     with library_errors(folder):
         added = set(
             tokenizer.get_added_vocab().values()
-        )  # beyond the embedding in Gemma 3; refused where a text has one
+        )  # beyond the embedding in Gemma 3; refused if a text contains one
         last = max((token for token in tokenizer.get_vocab().values() if token not in added), default=0)
         rows = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     if last >= rows:
@@ -128,16 +127,16 @@ def load_model(
 def open_folder(
     folder: Path, dtype: torch.dtype, device: torch.device, memory: Mapping[str, int] | None = None, **others: object
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a model by transformers, in eval mode without gradients, and return it with transformers' loading info.
+    """Load a model with transformers, in eval mode without gradients, and return it with transformers' loading info.
 
-    Arguments are those of `load_decoder`, and `others` for transformers.
+    Arguments are those of `load_decoder`; `others` go to transformers.
 
     Raises:
         Exception: transformers cannot load it; see `library_errors`.
-        InputError: `memory` is set, and no list of layers was found; or the config asks for many more weights than
-            the folder holds.
+        InputError: `memory` is set and no list of layers was found, or the config asks for many more weights than the
+            folder holds.
     """
-    # Without `trust_remote_code` transformers asks at the terminal.
+    # Unless `trust_remote_code` is set, transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config, meta = _meta(folder, dtype)
     _require_weights(folder, meta)
@@ -163,7 +162,6 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
 
 
 def _outside_layers(folder: Path) -> int:
-    """Return the number of weights outside the layers."""
     with library_errors(folder):
         config, meta = _meta(folder, torch.float32)
     stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
@@ -172,7 +170,7 @@ def _outside_layers(folder: Path) -> int:
 
 
 def _require_weights(folder: Path, meta: nn.Module) -> None:
-    """Refuse a model whose config asks for many more weights than the folder holds; transformers would fill memory.
+    """Refuse a config that asks for many more weights than the folder holds, because transformers would fill memory.
 
     Raises:
         InputError: names both counts.

@@ -1,4 +1,4 @@
-"""A model without weights, from a folder or a GGUF header: config, tokenizer, empty modules, and their sizes."""
+"""A model without weights, from a folder or a GGUF header: config, tokenizer, empty modules and their sizes."""
 
 import math
 import re
@@ -26,8 +26,8 @@ class MetaModel:
     """Config, tokenizer and modules on the meta device.
 
     Attributes:
-        config: of the text decoder.
-        tokenizer: the model's own; None if it is not there, as in a plan from a config alone.
+        config: the text decoder's config.
+        tokenizer: the model's own, or None if it is absent, as in a plan from a config alone.
         module: the model with empty parameters.
         context_length: in tokens.
     """
@@ -39,28 +39,28 @@ class MetaModel:
 
     @property
     def head(self) -> nn.Module | None:
-        """Return the LM head; None in a model that only embeds."""
+        """Return the LM head, or None in a model that only embeds."""
         head: object = getattr(self.module, "get_output_embeddings", lambda: None)()
         return head if isinstance(head, nn.Module) else None
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a decoder that determine its costs, as counts of numbers, not bytes.
+    """The sizes of a decoder that determine its costs, in numbers, not bytes.
 
     Attributes:
         layers: decoder layers, each with an attention and an MLP.
-        width: of the residual stream.
-        vocabulary: rows of the LM head, or of the embedding where there is none.
-        parameters: all, with tied ones counted once.
-        body: parameters below the head; a tied embedding counts here.
-        active: weights of the layers' matrices that are used for one token; of experts only the selected ones.
+        width: width of the residual stream.
+        vocabulary: rows of the LM head, or of the embedding if there is no head.
+        parameters: all parameters, with tied ones counted once.
+        body: parameters below the head, a tied embedding included.
+        active: weights of the layers' matrices used per token; only the selected experts count.
         prunable: weights of the linear modules in the layers.
         modules: number of linear modules in the layers.
-        inputs: sum of the numbers of their inputs.
+        inputs: sum of their input sizes.
         largest_sublayer: weights of the largest attention or MLP.
         largest_matrix: outputs and inputs of the largest linear module in the layers.
-        attention_width: heads × size of a head.
+        attention_width: heads × head size.
         cache_width: numbers in the key-value cache per token and layer.
     """
 
@@ -80,25 +80,22 @@ class Shape:
 
 
 def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
-    """Return transformers' auto class for a checkpoint: with an LM head, or without where its config names none.
+    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one.
 
-    Encoders and embedding models are published without one.
+    Encoders and embedding models are published without a head.
     """
     bare = MODEL_MAPPING_NAMES.get(config.model_type)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 
 
 def load_meta_model(path: Path) -> MetaModel:
-    """Load config, tokenizer and empty modules of a model.
-
-    Args:
-        path: folder with config.json and mostly a tokenizer, or a GGUF file.
+    """Load config, tokenizer and empty modules from a GGUF file or a folder with config.json and mostly a tokenizer.
 
     Raises:
         InputError: transformers cannot load it.
     """
     transformers_logging.set_verbosity_error()
-    # Without `trust_remote_code` transformers asks at the terminal.
+    # Unless `trust_remote_code` is set, transformers asks at the terminal.
     arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if path.is_file():
         check_gguf(path)
@@ -120,7 +117,7 @@ def shape_of(model: MetaModel) -> Shape:
     """Return the sizes of a model.
 
     Raises:
-        InputError: it has no list of as many layers as its config announces.
+        InputError: it has no list of as many layers as its config states.
     """
     config = model.config
     stack = layer_stack(model.module, int(config.num_hidden_layers))
@@ -155,7 +152,7 @@ def shape_of(model: MetaModel) -> Shape:
 
 
 def _matrices(stack: nn.Module, width: int) -> Iterator[tuple[int, int]]:
-    """Yield outputs and inputs of every matrix; only a run shows how experts are stacked, so that names tell."""
+    """Yield outputs and inputs of every matrix; only a run shows the layout of stacked experts, so names decide it."""
     for module in stack.modules():
         if isinstance(module, (nn.Linear, Conv1D)):
             outputs, inputs = module.weight.shape
@@ -170,13 +167,13 @@ def _matrices(stack: nn.Module, width: int) -> Iterator[tuple[int, int]]:
 
 
 def layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:
-    """Return the outermost list with matrices and as many members as the config has layers; None without."""
+    """Return the outermost list with matrices and as many members as the config has layers, or None."""
     stacks = (module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers)
     return next((stack for stack in stacks if any(p.dim() >= 2 for p in stack[0].parameters())), None)
 
 
 def _active(name: str, parameter: nn.Parameter, config: Any) -> float:  # noqa: ANN401 (any architecture's config)
-    """Return the number of weights of a matrix that are used for one token."""
+    """Return the number of a matrix's weights that are used per token."""
     if parameter.dim() < 2:
         return 0
     if re.search(r"(^|\.)experts\.", name):

@@ -28,7 +28,7 @@ _PROBE_TOKENS = 12
 _CHUNKS = (9, 1, 1, 1)
 _PADDING = 3
 _CHUNKS_SKIPPED = (10, 1, 1)
-# Errors of an architecture that has no attention mask, or no cache.
+# Errors of architectures without an attention mask, or without a cache.
 _MASK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 _CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 
@@ -36,10 +36,10 @@ _CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
     """Find layers, sublayers, final norm and head by running a short probe, and prove each.
 
-    Proof, to the model's own rounding, which is measured first: the stream plus the contributions of its sublayers
-    rebuilds every layer's output; a sublayer called again adds the same; without its sublayers a layer returns its
-    input; norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and need not be
-    causal. Discovery costs about 37 passes over 12 tokens. Parameters of zeros hold random numbers in them.
+    The proofs hold up to the model's own rounding, which is measured first. The stream plus the contributions of its
+    sublayers rebuilds every layer's output. A sublayer called again adds the same. A layer without its sublayers
+    returns its input. Norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and
+    need not be causal. Discovery costs about 37 passes over 12 tokens, in which random numbers replace zero weights.
 
     Raises:
         InputError: a part could not be found or proved; names the module and the reason.
@@ -113,7 +113,7 @@ def _is_finite(run: ForwardRecorder, module: nn.Module) -> bool:
 
 
 def _layer_stack(model: nn.Module, run: ForwardRecorder) -> nn.ModuleList:
-    """Return the list of decoder layers: the longest list of modules with matrices, each called once."""
+    """Return the decoder layers: the longest list of modules with matrices that are each called once."""
     stacks = [
         module
         for module in model.modules()
@@ -158,7 +158,7 @@ def _is_causal(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
 
 
 def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | None:
-    """Return why the cache cannot be used: contributions in chunks, recorded or recomputed, differ; else None."""
+    """Return why the cache cannot be used, or None: contributions in chunks, recorded or recomputed, must be equal."""
     name = type(decoder.model).__name__
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     try:
@@ -177,7 +177,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | N
 
 
 def _can_pad_left(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
-    """Return whether left padding changes no contribution in a batch, also after the other row left."""
+    """Return whether left padding changes no contribution in a batch, also after the other row leaves it."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
     tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
     real = torch.ones_like(tokens)
@@ -209,9 +209,9 @@ def _can_pad_right(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
 
 
 def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
-    """Return a plan that is proved for every attention, MLP and layer, through the cache where there is one."""
+    """Return a plan that is proved for every attention, MLP and layer, with the cache if the model has one, or None."""
     plan = find_skips(list(decoder.sublayers), run)
-    # A norm whose output the layer also uses as the stream has to run: the second plan skips no norms.
+    # A norm must run if the layer also uses its output as the stream, so the second plan skips no norms.
     for skips in () if plan is None else (plan, replace(plan, norms={})):
         if all(_is_skipped(replace(decoder, skips=skips), probe, shift) for shift in range(3)):
             return skips
@@ -219,7 +219,7 @@ def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | 
 
 
 def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
-    """Return whether skipping equals dropping: in one third of layers attention, in one the MLP, in one both."""
+    """Return whether skipping equals dropping, if a third of layers each skips attention, the MLP or both."""
     keeps = {"attn": 1, "mlp": 0}
     labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
 

@@ -1,4 +1,4 @@
-"""Access to calls of modules with unknown signatures: state, first output and cache; scoped hooks and forwards."""
+"""Access to calls of modules with unknown signatures (state, first output, cache), and temporary hooks and forwards."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def first_tensor(output: object) -> Tensor:
-    """Return the tensor of a module's output: the output itself, or the first of a tuple."""
+    """Return a module's output if it is a tensor, or the first value of a tuple."""
     return cast(Tensor, output[0] if isinstance(output, (tuple, list)) else output)
 
 
 def with_first(output: object, value: Tensor) -> object:
-    """Return a module's output with another first tensor."""
+    """Return a module's output with its first tensor replaced."""
     return (value, *output[1:]) if isinstance(output, (tuple, list)) else value
 
 
 def state_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the state that a module is called on: its first tensor, positional or `hidden_states`; None without."""
+    """Return the state that a module is called on (its first tensor, positional or `hidden_states`), or None."""
     if args and isinstance(args[0], Tensor):
         return args[0]
     state = kwargs.get("hidden_states")
@@ -36,12 +36,12 @@ def state_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | No
 
 
 def stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return the residual stream that a layer is called on; discovery has proved that there is one."""
+    """Return the residual stream that a layer is called on; discovery has proved that it exists."""
     return cast(Tensor, state_argument(args, kwargs))
 
 
 def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Arguments:
-    """Return a call's arguments with another state."""
+    """Return a call's arguments with the state replaced."""
     recorded = state_argument(args, kwargs)
     if args and args[0] is recorded:
         return (state, *args[1:]), kwargs
@@ -55,7 +55,7 @@ def call_with_state(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def with_cache(call: Arguments, cache: Cache) -> Arguments:
-    """Return the arguments with another cache in place of their own, if there is one."""
+    """Return a call's arguments with their cache, if any, replaced."""
     args, kwargs = call
     return (
         tuple(cache if isinstance(value, Cache) else value for value in args),
@@ -64,7 +64,7 @@ def with_cache(call: Arguments, cache: Cache) -> Arguments:
 
 
 def without_cache(model: nn.Module) -> dict[str, Any]:
-    """Return the keywords with which a model keeps no cache; none where its forward takes none."""
+    """Return the keywords that stop a model from keeping a cache; empty if its forward has no such keyword."""
     parameters = inspect.signature(model.forward).parameters
     takes = "use_cache" in parameters or any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return {"use_cache": False} if takes else {}
@@ -72,7 +72,7 @@ def without_cache(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def hooks(*handles: RemovableHandle) -> Iterator[None]:
-    """Remove hooks at the end of the context, after an error too."""
+    """Remove hooks at the end of the context, also after an error."""
     try:
         yield
     finally:
@@ -82,7 +82,7 @@ def hooks(*handles: RemovableHandle) -> Iterator[None]:
 
 @contextmanager
 def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Temporarily replace a module's forward; one set on the instance before is restored."""
+    """Temporarily replace a module's forward; a forward that was set on the instance before is restored."""
     before = vars(module).get("forward")
     cast(Any, module).forward = forward
     try:
@@ -98,8 +98,8 @@ def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator
 def quick_linears(model: nn.Module) -> Iterator[None]:
     """Temporarily make all float32 linear modules of the model use `cpu_matmul.product`.
 
-    Weights are read at every call, so that swapped ones are used. Modules of a subclass or another type, and those
-    whose forward is already replaced, are not changed.
+    Weights are read at every call, so swapped ones are used. Modules of a subclass or another dtype, and those whose
+    forward is already replaced, stay unchanged.
     """
     with ExitStack() as stack:
         for module in model.modules():
@@ -110,7 +110,7 @@ def quick_linears(model: nn.Module) -> Iterator[None]:
 
 def _quick_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        # Its check for a CPU is made in each call: offloaded weights come to their device only then.
+        # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
         return product(x, module.weight, module.bias)
 
     return forward

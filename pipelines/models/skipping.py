@@ -1,6 +1,6 @@
-"""Skipping of sublayers in forward passes: none of their modules runs, and caches grow as if they had.
+"""Skipping of sublayers in forward passes: none of their modules runs, but caches grow as if they had.
 
-Where hooks need every module's call, use `Sublayer.dropped` instead.
+If hooks need every module's call, use `Sublayer.dropped` instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, w
 
 @dataclass(frozen=True)
 class SkipPlan:
-    """The facts about modules that skipping them needs.
+    """What must be known about modules in order to skip them.
 
     Attributes:
-        lengths: by module, how many values it returns; None where it returns a tensor.
+        lengths: number of values that each module returns; None if it returns a tensor.
         norms: by a sublayer's label, the norm before it that no other module reads.
     """
 
@@ -31,7 +31,7 @@ class SkipPlan:
 
     @contextmanager
     def without(self, sublayers: Iterable[Sublayer]) -> Iterator[None]:
-        """Temporarily skip some sublayers; a layer without both returns its input."""
+        """Temporarily skip some sublayers; a layer that skips both returns its input."""
         by_layer: dict[nn.Module, list[Sublayer]] = {}
         for sublayer in sublayers:
             by_layer.setdefault(sublayer.host, []).append(sublayer)
@@ -62,7 +62,7 @@ class SkipPlan:
         return forward
 
     def _no_contribution(self, part: Branch) -> Callable[..., object]:
-        """Return a forward that gives zeros, or the stream itself where the module adds it."""
+        """Return a forward that gives zeros, or the stream itself if the module adds it."""
 
         def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
             if part.residual is not None:
@@ -77,7 +77,7 @@ class SkipPlan:
 
 
 def find_skips(sublayers: Sequence[Sublayer], run: ForwardRecorder) -> SkipPlan | None:
-    """Return a plan from a run of the whole model, for the caller to prove; None where an output's form is unknown."""
+    """Return a plan from a run of the whole model, for the caller to prove; None if an output's form is unknown."""
     lengths: dict[nn.Module, int | None] = {}
     norms: dict[str, nn.Module] = {}
     for sublayer in sublayers:
@@ -104,7 +104,7 @@ def _norm_before(sublayer: Sublayer, run: ForwardRecorder) -> nn.Module | None:
 
 
 def _growing(layer: int) -> Callable[..., None]:
-    """Return a hook for a layer that extends its cache by the tokens, with one number for each."""
+    """Return a hook that extends a layer's cache by the new tokens, with one number for each."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)

@@ -1,6 +1,6 @@
-"""Sources of models, located or fetched as folders with safetensors, a config and a tokenizer. No torch here.
+"""Location of models as folders with safetensors, a config and a tokenizer; fetches or converts them. No torch here.
 
-Only safetensors and GGUF are opened; pickle files and repositories with code of their own are refused.
+Only safetensors and GGUF are opened. Pickle files and repositories with custom code are refused.
 """
 
 import fcntl
@@ -31,13 +31,13 @@ from prunescope.pipelines.models.file_validation import (
     read_description,
 )
 
-# Published sizes of the models of the package's studies, by hub id, for plans without a network.
+# Published sizes of the models in the package's studies, by hub id, for plans without a network.
 _OUTLINES = Path(__file__).parent / "outlines"
 _SCRATCH = ".scratch-"
-# Prefix of the folders of fetched parts, and how long those of an interrupted run are kept, in seconds.
+# Prefix of folders with fetched parts, and the seconds for which an interrupted run's parts are kept.
 _PARTS, _KEPT = ".parts-", 7 * 86_400
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# Names of safetensors' number types; others keep theirs.
+# Names of safetensors' number types; other types keep their own.
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -46,9 +46,9 @@ class ModelIdentity:
     """Content hashes of a model's weights and tokenizer.
 
     Attributes:
-        weight_hash: SHA-256 over the names and contents of config and weight files.
-        tokenizer_hash: SHA-256 over the names and contents of the tokenizer's files.
-        weight_bytes: size of the weight files.
+        weight_hash: SHA-256 over names and contents of the config and weight files.
+        tokenizer_hash: SHA-256 over names and contents of the tokenizer's files.
+        weight_bytes: total size of the weight files.
     """
 
     weight_hash: str
@@ -57,7 +57,7 @@ class ModelIdentity:
 
 
 def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
-    """Return the folder that holds a model as safetensors; fetch or convert it where needed.
+    """Return the folder that holds a model as safetensors; fetch or convert the model if needed.
 
     Args:
         source: `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder,
@@ -66,7 +66,7 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
         progress: of fetching and converting.
 
     Raises:
-        InputError: there is no such model, or it is cut short, a pickle, or needs code of its own.
+        InputError: the model does not exist, is cut short, is a pickle, or needs custom code.
         ComputationError: the cache cannot be written.
     """
     if (model := embedded_model(source)) is not None:
@@ -85,20 +85,20 @@ def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
 
 
 def is_hub_id(source: str) -> bool:
-    """Return whether a source that is no file or folder has the form of a hub id."""
+    """Return whether a source that is neither a file nor a folder has the form of a hub id."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
     """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
 
-    Nothing is converted and no weights are fetched, except for the embedded models. Arguments as in `locate`.
+    Nothing is converted, and weights are fetched only for the embedded models. Arguments are those of `locate`.
 
     Returns:
-        A folder, or a GGUF file that was not converted yet.
+        A folder, or a GGUF file that is not yet converted.
 
     Raises:
-        InputError: there is no such model, or it is a pickle or needs code of its own.
+        InputError: the model does not exist, is a pickle, or needs custom code.
     """
     path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
@@ -119,7 +119,7 @@ def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tupl
 
 
 def shipped_outline(source: str) -> Path | None:
-    """Return the folder with a hub model's config and nothing else, if the package has it."""
+    """Return the folder with a hub model's config alone, or None if the package does not ship it."""
     folder = _OUTLINES / source.partition("@")[0]
     return folder if is_hub_id(source) and (folder / "config.json").is_file() else None
 
@@ -129,10 +129,10 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
 
     Args:
         folder: config and weights.
-        whole: whether to refuse missing weight files and those cut short.
+        whole: whether to refuse missing and truncated weight files.
 
     Raises:
-        InputError: a file is missing, cut short or a pickle, or the config needs code of its own.
+        InputError: a file is missing, cut short or a pickle, or the config needs custom code.
     """
     config_file = folder / "config.json"
     try:
@@ -190,7 +190,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
     """Return the files of a model's tokenizer.
 
     Raises:
-        InputError: there is none.
+        InputError: it has none.
     """
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not files:
@@ -216,15 +216,15 @@ def count_weights(folder: Path) -> int:
 
 
 def weight_format(source: str, folder: Path) -> str:
-    """Return the number formats in which a checkpoint stores its weights, which loading may convert.
+    """Return the number formats in which a checkpoint stores its weights; loading may convert them.
 
     Args:
         source: as in `locate`.
         folder: the located model.
 
     Returns:
-        Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of all
-        weights, those below half a percent left out.
+        Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of the
+        formats that hold at least half a percent of the weights.
     """
     if (model := embedded_model(source)) is not None and model.weight_format:
         return model.weight_format
@@ -246,7 +246,7 @@ def weight_format(source: str, folder: Path) -> str:
 
 
 def _stored_weights(folder: Path) -> Counter[str]:
-    """Return the number of weights of each type in the checked weight files of a folder."""
+    """Return the number of weights per type in the checked weight files of a folder."""
     counts = Counter[str]()
     for file in check_folder(folder):
         with open_regular(file) as stream:
@@ -279,7 +279,7 @@ def file_hash(file: Path, cache: Path) -> str:
 
 
 def remembered_hash(file: Path, cache: Path) -> str | None:
-    """Return the cached hash of a file that has not changed since, without reading the file; else None."""
+    """Return the cached hash of an unchanged file without reading the file, or None."""
     try:
         known = _hash_entry(file, cache).read_text(encoding="ascii")
     except FileNotFoundError:
@@ -294,15 +294,15 @@ def _hash_entry(file: Path, cache: Path) -> Path:
 
 
 def converted_folder(sha256: str, cache: Path) -> Path:
-    """Return the folder of the model converted from a file with that hash; it may not exist yet."""
+    """Return the folder for the model converted from a file with that hash, whether or not it exists yet."""
     return cache / "models" / sha256[:20]
 
 
 def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], Path]) -> Path:
-    """Return the cached folder of a model; where there is none, `make` writes it into a scratch folder.
+    """Return the cached folder of a model; if it does not exist, `make` writes it into a scratch folder.
 
-    One process at a time makes a model, and the others wait for it. Only checked parts of an unfinished model are
-    kept, for a week; what else a killed process left is removed.
+    One process at a time makes a model; others wait for it. Checked parts of an unfinished model are kept for a week.
+    Everything else that a killed process left is removed.
 
     Raises:
         ComputationError: the cache cannot be written.
@@ -322,7 +322,7 @@ def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], P
 
 @contextmanager
 def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
-    """Wait until no other process makes a model in that folder, and yield a scratch folder in it."""
+    """Wait until no other process makes a model in the folder, and yield a scratch folder inside it."""
     descriptor = os.open(parent, os.O_RDONLY)
     try:
         is_locked = lock(descriptor)
@@ -330,7 +330,7 @@ def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
             progress.start("wait for another process that fetches or converts a model", 1)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             progress.done()
-        if is_locked is not None:  # else the file system has no locks, and another process may be using its folder
+        if is_locked is not None:  # without locks another process may be using its scratch folder
             old = [parts for parts in parent.glob(f"{_PARTS}*") if parts.stat().st_mtime < time.time() - _KEPT]
             for left in (*parent.glob(f"{_SCRATCH}*"), *old):
                 shutil.rmtree(left, ignore_errors=True)
@@ -341,7 +341,6 @@ def _only_process(parent: Path, progress: Progress) -> Iterator[Path]:
 
 
 def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
-    """Return the safetensors folder converted from a GGUF file."""
     from prunescope.pipelines.models.gguf import convert_gguf  # it imports torch and transformers
 
     folder = scratch / "model"
@@ -351,7 +350,6 @@ def _convert(file: Path, scratch: Path, progress: Progress) -> Path:
 
 
 def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
-    """Return the safetensors folder of an embedded model."""
     parts = scratch.with_name(f"{_PARTS}{model.sha256[:20]}")
     folder = fetch_embedded(model, parts, scratch, progress)
     if (folder / GGUF).exists():
@@ -361,7 +359,7 @@ def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Rename a finished folder, so that no reader sees an incomplete one."""
+    """Rename a finished folder into place, so that no reader sees an incomplete one."""
     try:
         scratch.rename(folder)
     except OSError:
@@ -370,7 +368,7 @@ def _publish(scratch: Path, folder: Path) -> None:
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:
-    """Fetch config, tokenizer and, if asked to, the safetensors of a hub repository; no code."""
+    """Fetch the config, the tokenizer and, if asked for, the safetensors of a hub repository, but no code."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -1,4 +1,4 @@
-"""One sublayer of a decoder: its contribution to the residual stream can be observed, recomputed and dropped."""
+"""One sublayer of a decoder, whose contribution to the residual stream can be observed, recomputed and dropped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -36,11 +36,11 @@ class Branch:
         chain: modules called in a row, each on the output of the one before: a mixer; a mixer and the norm after it;
             two linear modules and the activation between them.
         multiplier: the number.
-        residual: argument, by position or name, that holds the stream where the module adds it to its own output;
-            None where the layer adds.
-        is_post_norm: the last module reads the sum of the stream and the output of the one before, and returns the
-            next stream (BERT). The contribution is then the difference of the two streams, exact to the rounding of a
-            stream. Without the contribution the norm is left out too.
+        residual: argument, by position or name, that holds the stream if the module adds it to its own output; None
+            if the layer adds.
+        is_post_norm: whether the last module reads the stream plus the output of the one before, and returns the next
+            stream (BERT). The contribution is then the difference of the two streams, exact to the rounding of a
+            stream. Dropping it drops the norm, too.
     """
 
     chain: tuple[nn.Module, ...]
@@ -54,7 +54,7 @@ class Branch:
         return tuple(module for module in self.chain if has_matrix(module))
 
     def run(self, call: Arguments) -> Tensor:
-        """Return the contribution for recorded arguments; a residual that the module adds itself counts as zero."""
+        """Return the contribution for recorded arguments; a residual that the module adds itself is not part of it."""
         args, kwargs = call if self.residual is None else without_residual(call, self.residual)[0]
         value = first_tensor(self.chain[0](*args, **kwargs))
         for module in self.chain[1:-1] if self.is_post_norm else self.chain[1:]:
@@ -65,7 +65,7 @@ class Branch:
         return value if self.multiplier == 1 else value * self.multiplier
 
     def watch(self, observe: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
-        """Call `observe` with every contribution, in the layer's own shape; a tensor that it returns is added instead.
+        """Call `observe` with every contribution in the layer's own shape; a tensor that it returns replaces it.
 
         Returns:
             Hooks for the caller to remove.
@@ -75,7 +75,7 @@ class Branch:
         residuals: list[Tensor] = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:  # noqa: ARG001
-            # The residual is zero in the call and added afterwards: a difference of two streams would be less exact.
+            # The residual is zeroed in the call and added afterwards; a difference of two streams would be less exact.
             call, residual = without_residual((args, kwargs), self.residual)
             residuals.append(residual)
             return call
@@ -131,7 +131,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class SublayerCall:
-    """The arguments of a sublayer's branches for one chunk of tokens, and that chunk's (batch, tokens)."""
+    """The arguments of a sublayer's branches for one chunk of tokens, and the chunk's (batch, tokens)."""
 
     parts: tuple[Arguments, ...]
     shape: tuple[int, int]
@@ -153,10 +153,10 @@ class Sublayer:
         kind: attn (attention, Mamba, linear attention, short convolution) or mlp.
         name: its modules' names in the model.
         host: the layer's module.
-        parts: branches whose contributions sum to the sublayer's; more than one for mixers side by side.
+        parts: branches whose contributions sum to the sublayer's; more than one for parallel mixers.
         matrices: the weight matrices inside, by name.
         unread: names of stacked weights that no product of the probe read as matrices; they cannot be masked.
-        modules: the mixers and all modules inside them, by their name in the model.
+        modules: the mixers and all modules inside them, by name in the model.
     """
 
     layer: int
@@ -187,8 +187,8 @@ class Sublayer:
         """Call `observe` with the sublayer's contribution to the stream, at every call of its layer.
 
         Args:
-            observe: gets the contribution, (batch, tokens, width) in the model's type, as a tensor of its own; a
-                tensor that it returns is added instead.
+            observe: gets a copy of the contribution, (batch, tokens, width) in the model's dtype; a tensor that it
+                returns replaces it.
 
         Returns:
             Hooks for the caller to remove.
@@ -205,7 +205,7 @@ class Sublayer:
             if len(contributions) < len(self.parts):
                 return None
             *others, last = contributions
-            contributions.clear()  # else they would all be in memory until the pass ends
+            contributions.clear()  # else they would stay in memory until the pass ends
             changed = observe(sum(others, start=last))
             return None if changed is None else (changed - sum(others) if others else changed).reshape(value.shape)
 
@@ -242,7 +242,7 @@ class Sublayer:
 
         Args:
             call: one chunk.
-            cache: replaces the cache among the recorded arguments; it must hold this sublayer's own past.
+            cache: replaces the cache in the recorded arguments; it must hold the sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
         with self.on_device():
@@ -269,7 +269,7 @@ def has_matrix(module: nn.Module) -> bool:
 
 
 def without_residual(call: Arguments, key: int | str | None) -> tuple[Arguments, Tensor]:
-    """Return a call with zeros in place of one argument, and that argument."""
+    """Return a call with one argument replaced by zeros, and that argument."""
     args, kwargs = call
     if isinstance(key, int):
         return ((*args[:key], torch.zeros_like(args[key]), *args[key + 1 :]), kwargs), args[key]

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # Keys and values of one text by layer, (heads, tokens, size) each.
 KeyValues = list[tuple[Tensor, Tensor]]
-# Tokens for which a full buffer is extended: its copy is needed once in so many steps.
+# Tokens by which a full buffer is extended, so that it is copied only once in this many steps.
 ROOM = 64
 
 
@@ -19,7 +19,7 @@ class TokenCache(DynamicCache):
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401 (any architecture's config)
         super().__init__(config=config)
-        # Windows and recurrences have a fixed size already.
+        # Windows and recurrences already have a fixed size.
         self.layers = [
             _GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
             for layer in self.layers
@@ -32,22 +32,22 @@ class TokenCache(DynamicCache):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Replace the batch by some of its rows; a row may repeat."""
-        self.reorder_cache(torch.LongTensor(rows))  # of the library's selections the one that recurrences have too
+        self.reorder_cache(torch.LongTensor(rows))  # the library's only selection that recurrences have, too
 
     @property
     def has_keys_alone(self) -> bool:
-        """Return whether every layer is for keys and values of all tokens."""
+        """Return whether every layer holds keys and values of all tokens."""
         return all(type(layer) is _GrowingLayer for layer in self.layers)
 
     def text(self, row: int, first: int) -> KeyValues | None:
-        """Return views of one row from a column on; None if a layer has other states than keys and values."""
+        """Return views of one row from a column on, or None if a layer has states other than keys and values."""
         layers = cast(list[Any], self.layers)
         if not self.has_keys_alone or not all(layer.get_seq_length() for layer in layers):
             return None
         return [(layer.keys[row, :, first:], layer.values[row, :, first:]) for layer in layers]
 
     def fill(self, texts: Sequence[KeyValues], lengths: Sequence[int]) -> None:
-        """Begin a batch, padded on the left, with the first tokens of texts that were read before.
+        """Begin a left-padded batch with the first tokens of texts that were read before.
 
         The texts' lists are emptied, so that only one layer is in memory twice.
         """
@@ -58,10 +58,10 @@ class TokenCache(DynamicCache):
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values of all tokens so far, as the used part of two buffers with room for more."""
+    """Keys and values of all tokens so far, in the used part of two buffers with room for more."""
 
     _buffers: tuple[Tensor, Tensor] | None = None
-    _used: Tensor | None = None  # keys within the buffer; keys that were selected from a batch have no room behind them
+    _used: Tensor | None = None  # the buffer's used keys; keys selected from a batch have no room after them
 
     def update(
         self,
@@ -73,13 +73,13 @@ class _GrowingLayer(DynamicLayer):
         """Append keys and values of new tokens, (batch, heads, tokens, size) each, and return those of all tokens.
 
         Raises:
-            ValueError: they are of another batch than the earlier ones.
+            ValueError: the batch size differs from that of the earlier tokens.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
-        # An assignment would repeat a single row.
+        # An assignment would broadcast a single row.
         if before and self.keys is not None and self.keys.shape[:-2] != key_states.shape[:-2]:
             raise ValueError(f"tokens of {len(key_states)} texts for the cache of {len(self.keys)}")
         buffers = self._buffers
@@ -93,12 +93,12 @@ class _GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Replace the batch by some of its rows, and free the buffers, which hold the others, too."""
+        """Replace the batch by some of its rows, and free the buffers, which also hold the other rows."""
         self._buffers = self._used = None
         super().reorder_cache(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens; their number is given as a negative one."""
+        """Remove the last tokens; their number is passed as a negative one."""
         is_used = self.keys is self._used
         super().crop(tokens_to_remove)
         if is_used:
@@ -106,7 +106,7 @@ class _GrowingLayer(DynamicLayer):
 
 
 def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:
-    """Return a buffer for `ROOM` tokens more than so many, which begins with the held states, if there are any."""
+    """Return a buffer for `tokens` + `ROOM` tokens that begins with the held states, if any."""
     buffer = new.new_empty((*new.shape[:-2], tokens + ROOM, new.shape[-1]))
     if held is not None and held.numel():
         buffer[..., : held.shape[-2], :] = held

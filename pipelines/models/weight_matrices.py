@@ -1,4 +1,4 @@
-"""Weight matrices of a sublayer, one by one: linear modules, and each expert's slice of a stacked parameter."""
+"""The individual weight matrices of a sublayer: linear modules, and each expert's slice of a stacked parameter."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from prunescope.pipelines.models.weight_offload import data_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Functions whose last two arguments are multiplied.
+# Functions that multiply their last two arguments.
 _PRODUCTS = {
     *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__),
     *(torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm),
@@ -26,10 +26,10 @@ class Matrix:
     """One weight matrix: y = W x.
 
     Attributes:
-        name: its module's name in the model; for a stacked parameter that parameter's, with the expert in brackets.
+        name: its module's name in the model; for a stacked parameter, the parameter's name with the expert in brackets.
         parameter: the parameter that holds it.
-        expert: index of its slice in a stacked parameter; None where the parameter is the matrix.
-        is_transposed: stored as (in, out), as in GPT-2's Conv1D and some experts.
+        expert: index of its slice in a stacked parameter; None if the parameter is the matrix.
+        is_transposed: whether it is stored as (in, out), as in GPT-2's Conv1D and some experts.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Matrix:
 
     @property
     def stored(self) -> Float[Tensor, "rows columns"]:
-        """Return the weight as stored, a view; outside `on_device` a weight on disk is read at every access."""
+        """Return the weight as stored, a view; outside `on_device`, a weight on disk is read at every access."""
         data = data_of(self.parameter)
         return data if self.expert is None else data[self.expert]
 
@@ -61,7 +61,7 @@ class Matrix:
 
     @property
     def address(self) -> int:
-        """Return the address of its first number, by which its products are recognized inside `on_device`."""
+        """Return the address of its first number, which identifies its products inside `on_device`."""
         data = self.parameter.data
         return (data if self.expert is None else data[self.expert]).data_ptr()
 
@@ -69,11 +69,11 @@ class Matrix:
 class Products(TorchFunctionMode):
     """Context in which every matrix product is observed.
 
-    Experts are no modules, so their inputs show in the products alone.
+    Experts are not modules, so only products show their inputs.
 
     Args:
-        observe: called with the rows x of shape (…, n, in) and the matrix of shape (…, in, out) of each product
-            x·matrix, and for products of two tensors also with its transpose, in which the weight may be on the left.
+        observe: called for each product x·matrix with the rows x (…, n, in) and the matrix (…, in, out). It is also
+            called with the transpose of a product of two tensors, because the left one may be the weight.
     """
 
     def __init__(self, observe: Callable[[Tensor, Tensor], None]) -> None:
@@ -107,12 +107,12 @@ def matrices_of(
 
     Args:
         mixers: the modules.
-        names: of these and all modules inside them.
+        names: names of these modules and of all modules inside them.
         products: operands (…, in, out) of the products of a run, by address.
 
     Returns:
-        Matrices by name: of linear modules, and of three-dimensional parameters whose slices were read as matrices.
-        Two-dimensional parameters outside a linear module (routers, state matrices) and convolutions are left out.
+        Matrices by name: those of linear modules, and three-dimensional parameters whose slices were read as matrices.
+        Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are omitted.
         Stacks that no product read cannot be masked, because their layout is unknown.
     """
     matrices: dict[str, Matrix] = {}
@@ -139,11 +139,11 @@ def matrices_of(
 
 
 def _is_transposed(parameter: nn.Parameter, products: dict[int, Tensor]) -> bool | None:
-    """Return whether the slices of a stack are stored as (in, out); None where no product read one."""
+    """Return whether the slices of a stack are stored as (in, out), or None if no product read one."""
     for matrix in parameter.data:
         operand = products.get(matrix.data_ptr())
         if operand is not None:
-            is_transposed = operand.stride(-1) == 1  # the (in, out) operand is contiguous as it is
+            is_transposed = operand.stride(-1) == 1  # the (in, out) operand is contiguous as stored
             whole = matrix if is_transposed else matrix.T
             if operand.shape[-2:] == whole.shape:
                 return is_transposed

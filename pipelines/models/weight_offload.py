@@ -1,6 +1,6 @@
-"""Weights that rest on disk, in memory or on another device, and are loaded while their layer runs.
+"""Weights that stay on disk, in memory or on another device, and are loaded while their layer runs.
 
-Code that reads or replaces the numbers of a layer does so inside `on_device`.
+Code that reads or replaces a layer's numbers must do so inside `on_device`.
 """
 
 import threading
@@ -19,12 +19,12 @@ _KEY = "prunescope_offload"
 class OffloadedLayer:
     """A layer's forward that loads its weights, moves its inputs to them, and moves its output back.
 
-    Hooks on the layer see tensors on the model's own device; hooks on modules inside it see tensors where it computes.
+    Hooks on the layer see tensors on the model's device; hooks on modules inside it see tensors on the layer's device.
 
     Args:
         layer: the layer; its forward is replaced.
-        final_device: where it computes once it is proved.
-        device: the model's own device, where it computes until then: proofs compare tensors of different layers.
+        final_device: where it computes after it is proved.
+        device: the model's device, where it computes until then, because proofs compare tensors of different layers.
         is_streamed: whether its weights are elsewhere while it does not run.
     """
 
@@ -46,7 +46,7 @@ class OffloadedLayer:
 
 
 class _OffloadedTensor:
-    """The numbers of one parameter or buffer at rest, and a count of the contexts that use them now."""
+    """The stored numbers of one parameter or buffer, and a count of the contexts that use them now."""
 
     def __init__(self, layer: OffloadedLayer, read: Read | None) -> None:
         self._layer, self._read = layer, read
@@ -54,7 +54,7 @@ class _OffloadedTensor:
         self._before: Tensor | None = None
 
     def enter(self, tensor: Tensor) -> None:
-        """Load the numbers; other weights that were swapped into the parameter are only moved to the device."""
+        """Load the numbers; weights that were swapped into the parameter are only moved to the device."""
         with self._lock:
             if not self._users:
                 self._before = tensor.data
@@ -62,14 +62,14 @@ class _OffloadedTensor:
             self._users += 1
 
     def leave(self, tensor: Tensor) -> None:
-        """Restore the tensor's data at rest when the last user leaves."""
+        """Restore the tensor's stored data when the last user leaves."""
         with self._lock:
             self._users -= 1
             if not self._users:
                 tensor.data, self._before = cast(Tensor, self._before), None
 
     def data_of(self, tensor: Tensor) -> Tensor:
-        """Return the numbers in the parameter's current type, on the device where its layer computes."""
+        """Return the numbers in the parameter's current dtype, on its layer's device."""
         data = tensor.data
         if self._read is not None and _is_placeholder(data):
             data = self._read().to(data.dtype)
@@ -77,7 +77,7 @@ class _OffloadedTensor:
 
 
 def finalize_placement(layers: Iterable[nn.Module]) -> bool:
-    """Let layers compute on their final devices, and return whether weights of any are streamed."""
+    """Let layers compute on their final devices, and return whether any layer's weights are streamed."""
     offloaded = [layer.forward for layer in layers if isinstance(layer.forward, OffloadedLayer)]
     for forward in offloaded:
         forward.device = forward.final_device
@@ -85,29 +85,29 @@ def finalize_placement(layers: Iterable[nn.Module]) -> bool:
 
 
 def offload(tensor: Tensor, layer: OffloadedLayer, read: Read | None = None) -> None:
-    """Make a parameter or buffer one that is loaded by `on_device`.
+    """Let `on_device` load a parameter or buffer.
 
     Args:
         tensor: the parameter or buffer.
         layer: its layer.
-        read: reads its numbers from disk; None where they are in the tensor itself.
+        read: reads its numbers from disk; None if the tensor itself holds them.
     """
     vars(tensor)[_KEY] = _OffloadedTensor(layer, read)
 
 
 def placeholder(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return data for a parameter on disk: its shape and type, and NaN, so that any use of it shows."""
+    """Return data for a parameter on disk, with its shape and dtype but NaN, so that any use of it shows."""
     return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
 
 
 def retyped(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor's data in another type; for a parameter on disk a placeholder, whose type loading follows."""
+    """Return a tensor's data in another dtype; for a parameter on disk, a placeholder whose dtype loading follows."""
     return placeholder(tensor.shape, dtype, tensor.device) if _is_placeholder(tensor.data) else tensor.data.to(dtype)
 
 
 @contextmanager
 def on_device(*owners: nn.Module | Tensor) -> Iterator[None]:
-    """Temporarily load parameters and buffers, or all of some modules, to the device where they are used.
+    """Temporarily load parameters and buffers, or all those of some modules, to the device where they are used.
 
     Contexts may be nested and entered by several threads; the last one to leave unloads the numbers.
     """
@@ -122,7 +122,7 @@ def on_device(*owners: nn.Module | Tensor) -> Iterator[None]:
 
 @contextmanager
 def swapped_data(parameters: Iterable[nn.Parameter], new: Callable[[nn.Parameter], Tensor]) -> Iterator[None]:
-    """Temporarily replace the data of parameters, each by `new` of the parameter; one may occur several times."""
+    """Temporarily replace each parameter's data by `new(parameter)`; a parameter may occur several times."""
     before: list[tuple[nn.Parameter, Tensor]] = []
     try:
         for parameter in parameters:

@@ -1,7 +1,7 @@
 """Random numbers in place of parameters of zeros, for proofs of a model's structure.
 
-A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exports of dropped
-sublayers have such weights.
+A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exports of models with
+dropped sublayers have such weights.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from prunescope.pipelines.models.weight_offload import data_of, swapped_data
 
 @contextmanager
 def zeros_replaced(model: nn.Module) -> Iterator[None]:
-    """Temporarily replace all parameters of zeros by random numbers, if a matrix is among them."""
+    """Temporarily replace all parameters of zeros by random numbers, if they include a matrix."""
     zeros = [parameter for parameter in model.parameters() if _is_zero(parameter)]
-    # Biases of zeros are usual, and alone they hide nothing.
+    # Biases of zeros are common, and alone they hide nothing.
     if not any(parameter.dim() >= 2 for parameter in zeros):
         yield
         return
@@ -30,7 +30,7 @@ def _is_zero(parameter: nn.Parameter) -> bool:
     if not parameter.is_floating_point() or not parameter.numel():
         return False
     data = data_of(parameter)
-    # The first number decides at once for nearly all.
+    # For nearly all parameters the first number decides.
     return not bool(data.reshape(-1)[:1].any()) and not bool(data.any())
 
 

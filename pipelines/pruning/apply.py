@@ -1,4 +1,4 @@
-"""Pruning of a model with any recipe, with a check that the variant changes the forward pass."""
+"""Pruning of a model with any recipe, and a check that the variant changes the forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,7 +51,7 @@ def prune(
     unfinished: Unfinished | None = None,
     cache: Path | None = None,
 ) -> Variant:
-    """Prune a model with one recipe; the weights of the decoder are only read. `Statistics` explains the inputs.
+    """Prune a model with one recipe; the decoder's weights are only read. `Statistics` explains the inputs.
 
     Raises:
         InputError: a statistic that the recipe needs is missing, or its numbers do not fit the model.
@@ -79,7 +79,7 @@ def prune_all(
             except (InputError, ComputationError) as failure:
                 results[recipe.name] = failure
         variant = results[recipe.name]
-        # Noise may change nothing: it is a good result if both batch shapes round alike.
+        # Noise may change nothing: it is a valid result if both batch shapes round alike.
         if isinstance(variant, Variant) and not isinstance(recipe, (DenseRecipe, NoiseRecipe)):
             probe = probe or _Probe(decoder)
             results[recipe.name] = probe.require_effect(recipe, variant)
@@ -136,7 +136,7 @@ def _apply_layerwise(
     origin: Variant,
     progress: Progress,
 ) -> Variant:
-    # Inputs of matrices are those without the dropped sublayers, unless the predecessors are dense.
+    # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.
     if isinstance(recipe, MixedRecipe):
         if recipe.predecessors == "pruned" or not recipe.matrix_recipes:
             base = without_dropped(decoder, recipe, base)
@@ -154,7 +154,7 @@ def _prune_matrices(
     origin: Variant,
     progress: Progress,
 ) -> dict[str, Variant | Failure]:
-    """Prune with recipes of the same base, layer by layer together."""
+    """Prune with recipes that have the same base, layer by layer together."""
     results: dict[str, Variant | Failure] = {}
     jobs = []
     for recipe in recipes:
@@ -172,7 +172,7 @@ def _prune_matrices(
 
 
 def _completed(decoder: Decoder, recipe: LayerwiseRecipe, result: Variant | Failure) -> Variant | Failure:
-    """Return a variant with changed matrices without the sublayers that its recipe drops, or the error."""
+    """Return a variant with changed matrices and without the sublayers that its recipe drops, or the error."""
     if isinstance(recipe, MatrixRecipe) or not isinstance(result, Variant):
         return result
     try:
@@ -206,7 +206,7 @@ def _job(
 def _sparsities(
     decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant
 ) -> dict[str, float | None]:
-    """Return the share of weights to set to zero by sublayer, or by place of a mixed recipe; None if there is none."""
+    """Return the share of weights to set to zero by sublayer, or by place in a mixed recipe; None if it has none."""
     if isinstance(recipe, MixedRecipe):
         treatments = recipe.matrix_recipes.items()
         return {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
@@ -216,7 +216,7 @@ def _sparsities(
 
 
 class _Probe:
-    """A few tokens with their dense hidden states, which every variant has to change."""
+    """A few tokens with their dense hidden states, which every variant must change."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder

@@ -38,7 +38,7 @@ class LayerFiles:
         write_synced(self._file(layer), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self, layer: int) -> tuple[Mapping[str, WeightDelta], dict[str, Any]] | None:
-        """Return a finished layer's changes, mapped into memory, and the facts; None without a file of this run."""
+        """Return a finished layer's changes, mapped into memory, and the facts, or None without a file of this run."""
         with suppress(OSError, SafetensorError, KeyError, ValueError, TypeError):
             opened: Any = safe_open(self._file(layer), framework="pt")
             metadata = opened.metadata()
@@ -51,7 +51,7 @@ class LayerFiles:
 
 
 def layered_changes(files: LayerFiles, names: Sequence[Sequence[str]]) -> Mapping[str, WeightDelta]:
-    """Return the changes of the named matrices of each layer, read on access; only one file is open at a time."""
+    """Return the changes of each layer's named matrices, read on access; only one file is open at a time."""
     layers = {name: layer for layer, group in enumerate(names) for name in group}
     current: tuple[int, Mapping[str, WeightDelta]] | None = None
 
@@ -69,7 +69,7 @@ def layered_changes(files: LayerFiles, names: Sequence[Sequence[str]]) -> Mappin
 
 
 def overlay(later: Mapping[str, WeightDelta], earlier: Mapping[str, WeightDelta]) -> Mapping[str, WeightDelta]:
-    """Return the later changes and, of matrices without any, the earlier ones; each is read on access."""
+    """Return the later changes, and the earlier ones of matrices that have no later change; each is read on access."""
     return LazyMapping([*earlier, *later], lambda name: later[name] if name in later else earlier[name])
 
 

@@ -1,4 +1,4 @@
-"""Layer-by-layer pruning: each matrix is changed on the inputs that the layers before it produce.
+"""Layer-by-layer pruning: each matrix is changed on the inputs that the previous layers produce.
 
 Only one layer's statistics are in memory at a time.
 """
@@ -28,7 +28,7 @@ from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import LayerwiseRecipe, MatrixRecipe
 from prunescope.pipelines.recipes.mixed import part_of
 
-# The result of a recipe that gives no variant.
+# The result of a recipe that failed.
 Failure = InputError | ComputationError
 
 
@@ -38,9 +38,9 @@ class PruningJob:
 
     Attributes:
         recipe: the recipe.
-        sparsities: of the changed sublayers, by label, or of the places of a mixed recipe; None where the recipe has no
+        sparsities: sparsity by label of the changed sublayer, or by place in a mixed recipe; None if the recipe has no
             sparsity.
-        moments: inputs by matrix name, if they are known without a run of the model; it runs for Gram matrices only.
+        moments: inputs by matrix name, if known without running the model; then it runs only for Gram matrices.
         files: where finished layers are stored; None keeps the changes in memory.
         origin: the weights that methods treat as dense: a checkpoint at the start of the composition, or the model.
     """
@@ -53,16 +53,16 @@ class PruningJob:
 
     @property
     def needs_forward(self) -> bool:
-        """Return whether the model has to run on the tokens for it."""
+        """Return whether the job needs a run of the model on the tokens."""
         return self.is_measured(self.recipe)
 
     def sparsity(self, label: str, matrix: str) -> float | None:
-        """Return the share of a matrix to set to zero, of the sublayer with this label."""
+        """Return the share to set to zero of a matrix in the sublayer with this label."""
         part = f"{label}.{part_of(matrix)}"
         return self.sparsities[part if part in self.sparsities else label]
 
     def is_measured(self, recipe: LayerwiseRecipe) -> bool:
-        """Return whether what a recipe or treatment reads has to be measured."""
+        """Return whether the statistics that a recipe or treatment reads have to be measured."""
         return recipe.reads == "gram" or (recipe.reads == "moments" and self.moments is None)
 
 
@@ -78,7 +78,7 @@ def prune_layers(
     """Change every included matrix, from the first layer to the last, for several recipes at once.
 
     Jobs with dense predecessors share one pass over the tokens and its statistics. Each job with pruned predecessors
-    passes the tokens through its own pruned layers; in the first layer all jobs have the same inputs. Every variant is
+    passes the tokens through its own pruned layers. In the first layer all jobs have the same inputs. Every variant is
     bit for bit the one that its recipe gives alone.
 
     Args:
@@ -86,7 +86,7 @@ def prune_layers(
         jobs: the recipes with their inputs.
         base: result of the earlier recipes of a composition.
         tokens: calibration tokens, for jobs that run the model.
-        dtype: type in which the tokens pass the layers; None is the model's own.
+        dtype: dtype in which the tokens pass the layers; None is the model's own.
         progress: one step per layer.
 
     Returns:
@@ -122,7 +122,7 @@ class _Target(NamedTuple):
 
 
 def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]:
-    """Return a layer's matrices that a job changes, by name; those of dropped sublayers are left out."""
+    """Return a layer's matrices that a job changes, by name, without those of dropped sublayers."""
     return {
         name: _Target(matrix, recipe, job.sparsity(sublayer.label, name))
         for sublayer in layer.sublayers
@@ -160,7 +160,7 @@ class _JobRun:
         return index < self._stored_layers
 
     def unmeasured(self, index: int) -> dict[str, _Target]:
-        """Return the matrices of a layer whose inputs are still to be measured, by name."""
+        """Return the matrices of a layer whose inputs are not yet measured, by name."""
         targets = {} if self.is_stored(index) else self.targets[index]
         return {name: target for name, target in targets.items() if self.job.is_measured(target.recipe)}
 
@@ -207,9 +207,9 @@ class _Group:
     """Jobs with the same predecessors, and therefore the same inputs.
 
     Attributes:
-        needs_forward: whether the model has to run on the tokens for them.
+        needs_forward: whether they need a run of the model on the tokens.
         sees_pruned: whether the predecessors are pruned; such a group has one job.
-        states: the residual streams in front of the next layer; None if the model is not run.
+        states: the residual streams before the next layer; None if the model is not run.
     """
 
     def __init__(self, runs: list[_JobRun]) -> None:
@@ -229,11 +229,11 @@ class _Group:
         return all(run.is_stored(len(run.targets) - 1) for run in self.runs)
 
     def unmeasured(self, index: int) -> list[tuple[str, _Target]]:
-        """Return the matrices of a layer whose inputs are still to be measured, for each job, with their names."""
+        """Return the matrices of a layer whose inputs are not yet measured, with their names, for each job."""
         return [item for run in self.runs for item in run.unmeasured(index).items()]
 
     def reads_after(self, index: int) -> bool:
-        """Return whether inputs of a later layer are still to be measured."""
+        """Return whether inputs of a later layer are not yet measured."""
         return any(self.unmeasured(later) for later in range(index + 1, len(self._runs[0].targets)))
 
 

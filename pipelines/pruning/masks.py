@@ -1,4 +1,4 @@
-"""Exact masks from scores, ties included. True keeps a weight."""
+"""Exact masks from scores, also with ties. True keeps a weight."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ MAX_BLOCK = 64
 def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     """Drop exactly round(sparsity × n) of the lowest scores in each group of n.
 
-    Equal scores at the threshold are dropped in index order until the count is exact: `scores <= threshold` alone
-    drops too many of quantized weights, which are full of ties.
+    Equal scores at the threshold are dropped in index order until the count is exact. `scores <= threshold` alone would
+    drop too many quantized weights, which have many ties.
 
     Args:
         scores: (outputs, inputs), finite; low scores are dropped.
         sparsity: share to drop, 0 to 1.
-        group: `matrix` (all scores together) or `output` (each row by itself).
+        group: `matrix` (all scores together) or `output` (each row separately).
 
     Raises:
         InputError: a share below 1 rounds to a whole group.
@@ -51,7 +51,7 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
 
 
 def share_of(size: int, sparsity: float) -> int:
-    """Return how many weights of a group a share is, rounded.
+    """Return the number of weights that is a share of a group, rounded.
 
     Raises:
         InputError: a share below 1 rounds to the whole group.
@@ -85,7 +85,7 @@ def _smallest_of_many(values: NDArray[np.floating[Any]], count: int) -> float:
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
-    """Keep exactly the `keep` highest of every `block` consecutive inputs (N:M); of equal scores the first wins.
+    """Keep exactly the `keep` highest of every `block` consecutive inputs (N:M); on ties the first wins.
 
     Raises:
         InputError: the number of inputs is not a multiple of `block`.
@@ -95,8 +95,8 @@ def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
     outputs, inputs = scores.shape
     if inputs % block:
         raise InputError(f"{keep}:{block} needs a multiple of {block} inputs, this module has {inputs}")
-    # A score's rank is the number of scores ahead of it: exact on ties, and faster than sorting every group. The
-    # transpose makes each comparison read contiguous memory.
+    # A score's rank is the number of scores ahead of it, which is exact on ties and faster than sorting every group.
+    # The transpose lets each comparison read contiguous memory.
     columns = scores.reshape(-1, block).T.contiguous()
     ahead = torch.zeros(columns.shape, dtype=torch.int8, device=columns.device)
     for first in range(block):
@@ -108,9 +108,9 @@ def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
 
 
 def pattern_of(mask: Mask) -> tuple[int, int] | None:
-    """Return N and M of the finest N:M pattern of a mask: N of every M consecutive inputs stay, 0 < N < M ≤ 64.
+    """Return N and M of a mask's finest N:M pattern (N of every M consecutive inputs stay, 0 < N < M ≤ 64), or None.
 
-    None without a pattern. A mask can have a pattern by chance only if its rows hold very few groups.
+    A mask has a pattern by chance only if its rows hold very few groups.
     """
     outputs, inputs = mask.shape
     for block in range(2, min(inputs, MAX_BLOCK) + 1):
@@ -126,7 +126,7 @@ def pattern_of(mask: Mask) -> tuple[int, int] | None:
 def cumulative_shares(scores: Scores) -> Float[Tensor, "out in"]:
     """Return the share of its row's total that each score and all lower ones hold together, 0 to 1, in float64.
 
-    Of equal scores the first counts as lower. In a row of zeros all shares are 0.
+    Among equal scores the first counts as lower. In a row of zeros all shares are 0.
     """
     ascending, order = scores.double().sort(dim=1, stable=True)
     sums = ascending.cumsum(dim=1)
@@ -139,8 +139,8 @@ def require_finite(values: Shaped[Tensor, "..."]) -> None:
     """Refuse NaN and infinite scores.
 
     Raises:
-        ComputationError: there is one.
+        ComputationError: a score is NaN or infinite.
     """
-    # The extremes are NaN if any value is: one pass, twenty times as fast as testing every value.
+    # If any value is NaN, so are the extremes: one pass, twenty times as fast as testing every value.
     if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
         raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")

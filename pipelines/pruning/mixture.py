@@ -1,6 +1,6 @@
-"""The parts of a mixed recipe that are no matrix's: its drops, and checks of its treatments.
+"""The drops of a mixed recipe and the checks of its treatments.
 
-The matrices are changed by `layerwise`.
+`layerwise` changes the matrices.
 """
 
 import torch
@@ -16,10 +16,10 @@ from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 
 
 def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> Variant:
-    """Return a variant without the sublayers that a recipe drops; the variant itself if they are gone already.
+    """Return a variant without the sublayers that a recipe drops, or the variant itself if they are already gone.
 
     Raises:
-        InputError: the model has no such sublayer, or none would stay.
+        InputError: the model has no such sublayer, or none would be left.
     """
     if recipe.drops is None or set(recipe.drops.sublayers) <= {*variant.dropped}:
         return variant
@@ -27,10 +27,10 @@ def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
 
 
 def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
-    """Refuse a matrix that the model does not have.
+    """Refuse a recipe that names a matrix that the model does not have.
 
     Raises:
-        InputError: there is one; the message names it and those of its sublayer.
+        InputError: names the matrix and those of its sublayer.
     """
     sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
     for place in recipe.matrix_recipes:
@@ -41,12 +41,12 @@ def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
 
 
 def require_effects(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> None:
-    """Refuse treatments that leave all matrices of a sublayer as they are.
+    """Refuse treatments that leave all matrices of a sublayer unchanged.
 
-    One of its matrices may stay, as a matrix does that is sparse already.
+    A single matrix may stay unchanged, for example because it is already sparse.
 
     Raises:
-        ComputationError: there is one; the message names it and its sublayer or matrix.
+        ComputationError: names the treatment and its sublayer or matrix.
     """
     for sublayer in decoder.sublayers:
         own = {place: each for place, each in recipe.matrix_recipes.items() if sublayer_of(place) == sublayer.label}

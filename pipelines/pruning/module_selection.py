@@ -18,15 +18,15 @@ def chosen_matrices(sublayer: Sublayer, recipe: MatrixRecipe) -> dict[str, Matri
 
 
 def is_chosen(recipe: MatrixRecipe, kind: str, name: str) -> bool:
-    """Return whether a matrix, of a kind of sublayer, matches the recipe's `modules`."""
+    """Return whether a matrix in a sublayer of a kind matches the recipe's `modules`."""
     return not recipe.modules or any(_matches(pattern, kind, name) for pattern in recipe.modules)
 
 
 def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
-    """Refuse a pattern of `modules` that matches no matrix.
+    """Refuse a pattern in `modules` that matches no matrix.
 
     Raises:
-        InputError: there is one; the message names some matrices of the model.
+        InputError: names the pattern and some matrices of the model.
     """
     names = [(sublayer.kind, name) for sublayer in decoder.sublayers for name in sublayer.matrices]
     for pattern in recipe.modules:
@@ -47,11 +47,11 @@ def layers_prefix(decoder: Decoder) -> str:
 
 
 def layer_of(name: str, prefix: str) -> int | None:
-    """Return the number of a parameter's layer in the list `prefix`; None if it is in no layer."""
+    """Return the number of a parameter's layer in the list `prefix`, or None if it is in no layer."""
     return int(name.removeprefix(f"{prefix}.").partition(".")[0]) if name.startswith(f"{prefix}.") else None
 
 
 def renumbered(name: str, prefix: str, number: Callable[[int], int]) -> str:
-    """Return a parameter's name after its layer gets another number; a name outside the layers stays."""
+    """Return a parameter's name with its layer renumbered; a name outside the layers is unchanged."""
     layer = layer_of(name, prefix)
     return name if layer is None else f"{prefix}.{number(layer)}{name.removeprefix(f'{prefix}.{layer}')}"

@@ -1,4 +1,4 @@
-"""Inputs of a recipe next to the model: statistics of the dense model, calibration tokens and checkpoints."""
+"""Inputs of a recipe besides the model: statistics of the dense model, calibration tokens and checkpoints."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ class Statistics:
     """Inputs that recipes share.
 
     Attributes:
-        activation_stats: rows of that table, for recipes that need them; they also spare recipes that read only
-            moments, with dense predecessors, a run of the model.
-        block_influence: rows of that table, for recipes that need them.
-        tokens: calibration tokens, for recipes that are calibrated.
-        dtype: type in which the tokens pass the layers; None is the model's own.
+        activation_stats: rows of that table. Recipes with dense predecessors that read only moments use them instead
+            of running the model.
+        block_influence: rows of that table.
+        tokens: calibration tokens.
+        dtype: dtype in which the tokens pass the layers; None is the model's own.
         unfinished: where to store finished layers until the variant is complete; None keeps them in memory.
-        order: the order of an earlier run of the same iterative or greedy drop with any count: labels and scores.
+        order: labels and scores from an earlier run of the same iterative or greedy drop with any count.
         cache: folder for downloaded or converted files, for recipes that read a checkpoint.
     """
 
@@ -61,7 +61,7 @@ class Unfinished:
 
 
 def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl.DataFrame | None:
-    """Return a table that a recipe needs; None if it needs another one or the table is missing.
+    """Return a table if a recipe needs it, or None if it does not or the table is missing.
 
     Raises:
         InputError: the table was measured on other tokens.
@@ -69,12 +69,12 @@ def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl
     rows: pl.DataFrame | None = getattr(statistics, name) if name in recipe.needs else None
     tokens = statistics.tokens
     if rows is not None and tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
-        raise InputError(f"recipe {recipe.name}: {name} is of other tokens; materialise it again")
+        raise InputError(f"recipe {recipe.name}: {name} was measured on other tokens; materialise it again")
     return rows
 
 
 def known_moments(recipe: LayerwiseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
-    """Return the inputs of all matrices from `activation_stats`; None without that table.
+    """Return the inputs of all matrices from `activation_stats`, or None without that table.
 
     Raises:
         InputError: the table was measured on other tokens.

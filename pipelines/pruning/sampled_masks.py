@@ -1,6 +1,6 @@
 """Samples of masks, at the same positions for every variant of a model.
 
-All masks of a 7B model take a gigabyte; half a megabyte of samples gives the overlap of any two to a few thousandths.
+All masks of a 7B model take a gigabyte. Half a megabyte of samples gives the overlap of any two to a few thousandths.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) ->
     """Return the rows of table `mask_samples`, one per weight matrix of the layers.
 
     Weights that a mask sets to zero count as removed, as do all weights of a dropped sublayer. A weight with another
-    value or code counts as kept, even if the code stands for zero. The dense weights are not read, only their shapes.
+    value or code counts as kept, even if the code stands for zero. Only the shapes of the dense weights are read.
     """
     rows = []
     for sublayer in decoder.sublayers:
@@ -47,10 +47,10 @@ def mask_samples(decoder: Decoder, model: str, recipe: str, variant: Variant) ->
 def sampled_positions(name: str, outputs: int, inputs: int) -> NDArray[np.int64]:
     """Return ascending row-order positions in a matrix (outputs, inputs): all of them, or 16,384.
 
-    A larger matrix is cut into 16,384 intervals of equal length, and one position is drawn from each: every position
-    is equally likely, no row is left out, and a position on a cut may occur twice. The standard error of a share or
-    an overlap is at most that of a simple random sample of that size. Positions depend on name and shape alone. They
-    use raw numbers of PCG64, which all versions of numpy keep stable, unlike its samplers.
+    A larger matrix is cut into 16,384 intervals of equal length, and one position is drawn from each. So every position
+    is equally likely, no row is omitted, and a position on a cut may occur twice. The standard error of a share or an
+    overlap is at most that of a simple random sample of that size. Positions depend only on name and shape. They use
+    raw numbers of PCG64, which all versions of numpy keep stable, unlike its samplers.
     """
     weights = outputs * inputs
     if weights <= MAX_SAMPLED:

@@ -1,6 +1,6 @@
 """Structured pruning of neurons and heads: scores, selection, masks and compensating biases.
 
-`methods/structured_units.py` finds the units; matrices become smaller only when a variant is exported.
+`methods/structured_units.py` finds the units. Matrices become smaller only when a variant is exported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,12 +45,12 @@ def prune_units(
 ) -> Variant:
     """Remove neurons or heads from the model that earlier recipes left.
 
-    Moments of a dense base come from `activation_stats`; another base is measured on the calibration tokens, which
+    Moments of a dense base come from `activation_stats`. Another base is measured on the calibration tokens, which
     pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first.
 
     Returns:
         The base with the rows and columns of the removed units masked, and with biases if the recipe compensates. Its
-        fact `structure` lists the removed units by name of the matrix that reads them.
+        fact `structure` lists the removed units by the name of the matrix that reads them.
 
     Raises:
         InputError: the model's units are not verified, the share removes none or all of a module's units, or a

@@ -1,6 +1,6 @@
 """Variants: the changes that a recipe makes to a model, and the files that store them.
 
-The dense weights are never copied: variant and dense model together give the pruned weights bit for bit.
+The dense weights are never copied. A variant and the dense model together give the pruned weights bit for bit.
 """
 
 import hashlib
@@ -59,11 +59,11 @@ class Variant:
         return sublayer.label in self.dropped or any(True for _ in self._keys(sublayer))
 
     def moves(self, sublayer: Sublayer) -> bool:
-        """Return whether the sublayer computes anything else than the dense model's: it is changed, or noise is."""
+        """Return whether the sublayer computes anything different from the dense model's, by a change or by noise."""
         return self.noise is not None or self.changed(sublayer)
 
     def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
-        """Return the sublayer's changed matrices, each in its stored layout, and other changed parameters, by name."""
+        """Return the sublayer's changed matrices, in their stored layout, and other changed parameters, by name."""
         weights = {}
         for name in self._keys(sublayer):
             if name in sublayer.matrices:
@@ -110,7 +110,7 @@ class Variant:
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file with the usual permissions: safetensors makes files that only their owner can read."""
+    """Write a safetensors file with the usual permissions, because safetensors lets only the owner read its files."""
     file.touch()
     mode = stat.S_IMODE(file.stat().st_mode)
     save_file(tensors, file, metadata=metadata)
@@ -127,7 +127,7 @@ def tensors_to_store(changes: Mapping[str, WeightDelta]) -> dict[str, Tensor]:
 
 
 def stored_changes(opened: Any, numbers: Mapping[str, Any]) -> Mapping[str, WeightDelta]:  # noqa: ANN401 (safetensors has no types)
-    """Return the changes in an open safetensors file by matrix name, each read on access; see `WeightDelta.numbers`."""
+    """Return the changes in an open safetensors file by matrix name, read on access; see `WeightDelta.numbers`."""
     keys: dict[str, list[str]] = {}
     for key in opened.keys():  # noqa: SIM118 (not a mapping)
         short, _, name = key.partition(":")
@@ -149,7 +149,7 @@ def load_variant(file: Path, weight_hash: str) -> Variant:
 
     Raises:
         DamagedVariantError: the file is truncated or altered.
-        InputError: it is missing, unreadable, or belongs to other weights.
+        InputError: the file is missing, unreadable, or belongs to other weights.
     """
     variant, stored_hash = _read(file)
     if stored_hash != weight_hash:
@@ -162,7 +162,7 @@ def verify_variant(file: Path) -> None:
 
     Raises:
         DamagedVariantError: the file is truncated or altered.
-        InputError: it is missing or unreadable.
+        InputError: the file is missing or unreadable.
     """
     _read(file)
 

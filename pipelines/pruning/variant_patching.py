@@ -1,4 +1,4 @@
-"""Context managers that temporarily apply a variant to a decoder; the dense weights come back unchanged."""
+"""Context managers that temporarily apply a variant to a decoder and then restore the dense weights unchanged."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,13 +18,13 @@ from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
 from prunescope.pipelines.pruning.variant import Variant
 
-# Changed weights up to this size, or up to half of a GPU's free memory, are kept together; those of larger variants are
-# built layer by layer, each time that a layer runs.
+# Changed weights up to this size, or up to half of a GPU's free memory, are kept together. Those of larger variants are
+# built layer by layer, whenever a layer runs.
 MAX_CHANGED_BYTES = 4 * 2**30
 
 
 def changed_limit(device: str, free: int | None) -> int:
-    """Return the bytes of changed weights that are kept in memory together on a device with so many free bytes."""
+    """Return how many bytes of changed weights are kept together on a device with `free` bytes."""
     return max(MAX_CHANGED_BYTES, free // 2) if device.startswith("cuda") and free else MAX_CHANGED_BYTES
 
 
@@ -48,20 +48,20 @@ def swap_weights(sublayer: Sublayer, weights: Mapping[str, Tensor]) -> Iterator[
             if matrix.expert is None:
                 parameter.data = weights[name]
                 continue
-            if is_first:  # a stack of experts is copied once; each expert is written into the copy
+            if is_first:  # a stack of experts is copied once, and each expert is written into the copy
                 parameter.data = parameter.data.clone()
             parameter.data[matrix.expert] = weights[name]
         for name in weights:
             module = None if name in sublayer.matrices else sublayer.modules.get(name.rpartition(".")[0])
             if module is not None:
                 stack.enter_context(_swap_parameter(module, name.rpartition(".")[2], weights[name]))
-        del weights  # frees the experts, which are in the copy now
+        del weights  # frees the experts, which are now in the copy
         yield
 
 
 @contextmanager
 def _swap_parameter(module: nn.Module, key: str, value: Tensor) -> Iterator[None]:
-    """Temporarily replace a parameter of a module, or add it where it is None (a bias)."""
+    """Temporarily replace a parameter of a module, or add it if it is None (a bias)."""
     parameter = getattr(module, key)
     before = None if parameter is None else parameter.data
     if before is None:
@@ -84,13 +84,13 @@ def apply_variant(
 ) -> Iterator[None]:
     """Temporarily let the decoder compute as the variant: with changed weights and without dropped sublayers.
 
-    Hooks on its modules see the shapes of the dense model; under the noise `bfloat16` they see bfloat16.
+    Hooks on its modules see the shapes of the dense model, and bfloat16 under the noise `bfloat16`.
 
-    Changed weights up to `max_bytes` (None: `changed_limit`) are kept in memory together. `skips` is that of
-    `Decoder.without`: False if hooks must also see the modules of dropped sublayers.
+    Changed weights up to `max_bytes` (None: `changed_limit`) are kept in memory together. `skips` is passed to
+    `Decoder.without`; it must be False if hooks must also see the modules of dropped sublayers.
     """
     if max_bytes is None:
-        # Layers elsewhere need memory there; after memory ran out (`split` above 1), the batches need what is free.
+        # Offloaded layers need memory when they run. After memory ran out (`split` above 1), batches need what is free.
         device, has_room = str(decoder.device), decoder.memory is None and decoder.split == 1
         max_bytes = changed_limit(device, available_bytes(device) if has_room else None)
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)
@@ -110,7 +110,7 @@ def apply_variant(
 
 @contextmanager
 def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
-    """Temporarily let the sublayers of one layer compute as the variant's."""
+    """Temporarily let the sublayers of one layer compute as in the variant."""
     with ExitStack() as stack:
         for sublayer in layer.sublayers:
             stack.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
@@ -174,7 +174,7 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
 def sublayer_noise(sublayer: Sublayer, kind: str | None) -> AbstractContextManager[None]:
     """Temporarily let one sublayer, loaded to its device, compute with the rounding of a noise variant.
 
-    Several threads may do so with different sublayers. None changes nothing.
+    Several threads may do this for different sublayers. `kind` None changes nothing.
     """
     chains = (module for part in sublayer.parts for module in part.chain)
     return _noise(kind, (each for module in chains for each in module.parameters()), (sublayer,), is_streamed=False)
@@ -198,8 +198,8 @@ def _noise(
 def _reversed_sums(sublayers: Iterable[Sublayer], *, is_streamed: bool) -> Iterator[None]:
     """Let every linear module of the sublayers sum the terms of its products from the last to the first.
 
-    Another batch shape rounds a sum differently, as another order of its terms does. Adding rows to the batch is not
-    enough: from some number of rows on, a kernel computes each row in the same way, and the noise would be zero.
+    Another batch shape changes the rounding of a sum as another order of its terms does. Adding rows to the batch is
+    not enough: from some number of rows on, a kernel computes each row in the same way, and the noise would be zero.
     Attention's own products and stacked experts keep their order.
     """
     linears = [
@@ -214,7 +214,7 @@ def _reversed_sums(sublayers: Iterable[Sublayer], *, is_streamed: bool) -> Itera
     def flipped(module: nn.Module) -> Tensor:
         return module.get_parameter("weight").data.flip(0 if isinstance(module, Conv1D) else 1)
 
-    # Flipping the weights takes longer than the products of a few tokens.
+    # Flipping the weights takes longer than the products of a few tokens, so flipped ones are cached.
     if not is_streamed and sum(linear.get_parameter("weight").nbytes for linear in linears) <= MAX_CHANGED_BYTES:
         flipped = cache(flipped)
 
@@ -228,7 +228,7 @@ def _reversed_sums(sublayers: Iterable[Sublayer], *, is_streamed: bool) -> Itera
         if module in before:
             module.get_parameter("weight").data = before.pop(module)
 
-    # Hooks keep the module's own forward, so that both orders run on the same kernel.
+    # Hooks keep the module's own forward, so both orders run on the same kernel.
     handles = [
         handle
         for linear in linears

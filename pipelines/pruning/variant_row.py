@@ -68,7 +68,7 @@ def variant_row(
 
 
 def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
-    """Return the numbers of weights that a mask sets to zero and of others that differ from the dense ones."""
+    """Return the numbers of weights that a mask sets to zero, and of others that differ from the dense ones."""
     zeros = others = 0
     for name, matrix in sublayer.matrices.items():
         if name not in variant.changes:
@@ -83,7 +83,6 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
 
 
 def _saved_bytes(variant: Variant, sublayer: Sublayer) -> int:
-    """Return the bytes that a variant saves in a sublayer's matrices."""
     if sublayer.label in variant.dropped:
         return WEIGHT_BYTES * sum(matrix.size for matrix in sublayer.matrices.values())
     return sum(variant.changes[name].saved_bytes for name in sublayer.matrices if name in variant.changes)

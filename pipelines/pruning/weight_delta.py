@@ -12,11 +12,11 @@ from torch import Tensor
 
 from prunescope.pipelines.pruning.masks import Mask
 
-# The integer type of each element size, in bytes.
+# The integer dtype of each element size in bytes.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # The tensors among the fields of `QuantizedWeights`.
 _CODE_TENSORS = ("packed", "scales", "zeros", "channels")
-# Checkpoints store weights in 16 bits, even where a study computes in 32.
+# Checkpoints store weights in 16 bits, even if a study computes in 32.
 WEIGHT_BYTES = 2
 
 Weight = Float[Tensor, "out in"]
@@ -49,13 +49,13 @@ class LazyMapping(Mapping[str, _Value]):
         return len(self._names)
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is such a key, without reading its value."""
+        """Return whether the key exists, without reading its value."""
         return name in self._names
 
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """Quantized weights (code − zero)·scale, divided by `channels` if there are any; each step rounds to float32 once.
+    """Quantized weights (code − zero)·scale, divided by `channels` if present; each step rounds to float32 once.
 
     Attributes:
         packed: all codes (0 to 2^bits − 1) in row order, `bits` bits each, highest bit first; uint8.
@@ -63,7 +63,7 @@ class QuantizedWeights:
         group: number of consecutive inputs that share a scale and a zero; the last group of a row may be shorter.
         scales: (outputs, groups), float32.
         zeros: (outputs, groups), whole numbers in float32.
-        channels: (inputs,), float32: the factors by which AWQ multiplied each input channel's weights; or None.
+        channels: (inputs,), float32: AWQ's factors of each input channel's weights; or None.
     """
 
     packed: Tensor
@@ -96,12 +96,12 @@ class QuantizedWeights:
 
 @dataclass(frozen=True)
 class WeightDelta:
-    """The change of one matrix: a mask and, for the weights that stay, new values, codes or neither.
+    """The change of one matrix: a mask and, for the kept weights, new values, codes or neither.
 
     Attributes:
         shape: outputs and inputs.
-        bits: True where a weight stays, packed by row, highest bit first, uint8; None if all stay.
-        values: the weights that stay in row order, in the model's dtype; None if they are the dense ones.
+        bits: True if a weight is kept, packed by row, highest bit first, uint8; None if all are kept.
+        values: the kept weights in row order, in the model's dtype; None if they are the dense ones.
         codes: quantized weights; never together with `values`.
     """
 
@@ -112,7 +112,7 @@ class WeightDelta:
 
     @classmethod
     def masked(cls, mask: Mask) -> "WeightDelta":
-        """Return a change that sets the weights outside the mask to zero and leaves the others as they are."""
+        """Return a change that sets the weights outside the mask to zero and keeps the others."""
         return cls(_shape(mask), torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1))))
 
     @classmethod
@@ -121,7 +121,7 @@ class WeightDelta:
 
         Args:
             weight: in the model's dtype; values outside the mask are ignored.
-            mask: True where a weight stays; None if all stay.
+            mask: True if a weight is kept; None if all are kept.
         """
         values = weight.detach().cpu()
         if mask is None:
@@ -135,14 +135,14 @@ class WeightDelta:
 
     @property
     def mask(self) -> Mask | None:
-        """The mask, True where a weight stays, (outputs, inputs) on the CPU; None if all stay."""
+        """The mask (outputs, inputs) on the CPU, True if a weight is kept; None if all are kept."""
         if self.bits is None:
             return None
         count = self.shape[0] * self.shape[1]
         return torch.from_numpy(np.unpackbits(self.bits.numpy(), count=count).astype(bool).reshape(self.shape))
 
     def weight(self, dense: Weight) -> Weight:
-        """Return the changed weight as a new tensor, in the dense one's dtype and on its device."""
+        """Return the changed weight as a new tensor, in the dense weight's dtype and on its device."""
         mask = self._mask_on(dense.device)
         if self.codes is not None:
             weight = self.codes.weight(*self.shape).to(dense)
@@ -163,7 +163,7 @@ class WeightDelta:
         return bits.flatten()[: self.shape[0] * self.shape[1]].reshape(self.shape).bool()
 
     def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
-        """Merge this change with a later one; a later mask leaves values and codes as they are.
+        """Merge this change with a later one; a later mask keeps values and codes.
 
         Later values that all equal the dense ones are not stored.
         """
@@ -180,17 +180,17 @@ class WeightDelta:
     @property
     def kept(self) -> int:
         """Number of weights that the mask keeps."""
-        # The bits behind the last weight are 0.
+        # The padding bits after the last weight are 0.
         return self.shape[0] * self.shape[1] if self.bits is None else int(np.bitwise_count(self.bits.numpy()).sum())
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that it saves in a 16-bit checkpoint with packed masks and codes; below 0 where codes take more."""
+        """Bytes saved in a 16-bit checkpoint with packed masks and codes; negative if codes take more."""
         size = self.shape[0] * self.shape[1]
         kept = self.kept
         packed = 0 if self.bits is None else self.bits.numel()
         if self.codes is None:
-            # With few zeros the mask takes more than they save, and the file has the whole matrix.
+            # With few zeros the mask takes more than they save, so the file keeps the whole matrix.
             return max(0, (size - kept) * WEIGHT_BYTES - packed)
         scales = self.codes.scales.numel() * 2 * WEIGHT_BYTES
         return size * WEIGHT_BYTES - packed - math.ceil(kept * self.codes.bits / 8) - scales
@@ -236,7 +236,7 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
 
 
 def _apply_mask(weight: Weight, mask: Mask) -> Weight:
-    """Return a copy with the same bits where the mask is True and 0 elsewhere, also for NaN and infinity.
+    """Return a copy with the same bits where the mask is True and 0 elsewhere, even for NaN and infinity.
 
     Bitwise, because branches on a random mask are mispredicted half of the time.
     """

@@ -84,7 +84,7 @@ class ComposedRecipe(BaseRecipe):
     @field_validator("parts", mode="before")
     @classmethod
     def _names_and_mappings(cls, parts: object) -> object:
-        """Parse names, and give mappings without a name that of their method."""
+        """Parse names, and name unnamed mappings after their method."""
         if not isinstance(parts, (list, tuple)):
             return parts
         fields = [_spelled(part, part) if isinstance(part, str) else part for part in parts]
@@ -97,14 +97,14 @@ class ComposedRecipe(BaseRecipe):
                 raise ValueError(f"{part.name} prunes nothing; it cannot be part of a composition")  # noqa: TRY004
             if isinstance(part, MixedRecipe):
                 raise ValueError(  # noqa: TRY004 (pydantic reads ValueError)
-                    f"{part.name} is a mixture of recipes already; it cannot be part of a composition"
+                    f"{part.name} is already a mixture of recipes; it cannot be part of a composition"
                 )
             if part.calibration is not None:
-                raise ValueError(f"{part.name} has a `calibration` of its own; set it next to `parts`, for all of them")
+                raise ValueError(f"{part.name} has its own `calibration`; set one next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
             earlier = self.parts[:index]
             if isinstance(part, ExternalRecipe) and earlier:
-                raise ValueError(f"{part.name} is a checkpoint of its own; it can only come first")
+                raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
             if isinstance(part, (SparseGPT, ADMM, DSnoT)) and quantized is not None:
                 raise ValueError(
@@ -141,7 +141,7 @@ Recipe = Annotated[SingleRecipe | ComposedRecipe, Field(discriminator="method"),
 
 
 def _written(recipe: object) -> object:
-    """Return the recipe that a name spells, and a mapping with a name."""
+    """Return the recipe that a name spells, or a mapping completed with a name."""
     if isinstance(recipe, str):
         try:
             return parse_recipe(recipe)
@@ -151,7 +151,7 @@ def _written(recipe: object) -> object:
 
 
 def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe's fields with a name made from the method and the parameters where they have none."""
+    """Return a recipe's fields; if they have no name, make it from the method and the parameters."""
     if "name" in fields or not isinstance(fields.get("method"), str):
         return fields
     given = {key: value for key, value in fields.items() if key not in {"method", "calibration", "parts"}}
@@ -165,7 +165,7 @@ def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
     return {"name": "-".join(words)[:100], **fields}
 
 
-# A recipe as a study's YAML has it: its name, or its parameters.
+# A recipe as written in a study's YAML: its name, or its parameters.
 WrittenRecipe = Annotated[Recipe, BeforeValidator(_written)]
 
 
@@ -183,10 +183,10 @@ def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
 
 
 def changes_matrices(recipe: Recipe) -> bool:
-    """Return whether a recipe changes weights of matrices, and does not only drop sublayers or nothing."""
+    """Return whether a recipe changes weights of matrices; some only drop sublayers or change nothing."""
     if isinstance(recipe, MixedRecipe):
         return bool(recipe.matrix_recipes)
-    # The changes of an external checkpoint are unknown before it is loaded.
+    # The changes of an external checkpoint are unknown until it is loaded.
     return any(not isinstance(step, DenseRecipe | NoiseRecipe | DepthRecipe) for step in steps(recipe))
 
 
@@ -196,7 +196,7 @@ _PLUS = re.compile(r"(?<!attn)\+")
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Return the recipe of a name such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
+    """Return the recipe with a name such as `wanda-50`, `attn-drop-4` or `attn-drop-4+wanda-2of4`.
 
     A recipe with other parameters is written as in a study's YAML: `{name: mine, method: wanda, sparsity: 0.6}`.
 

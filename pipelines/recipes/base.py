@@ -11,7 +11,7 @@ from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
 Statistic = Literal["activation_stats", "block_influence"]
-# Statistics of a matrix's inputs x that a method uses: none, E[x] and E[x²] per channel, or E[x xᵀ] as well.
+# Statistics of a matrix's inputs x that a method uses: none, E[x] and E[x²] per channel, or also E[x xᵀ].
 Reads = Literal["nothing", "moments", "gram"]
 
 
@@ -19,21 +19,21 @@ class BaseRecipe(FrozenModel):
     """One way to change a model, with its parameters.
 
     Attributes:
-        name: in tables and files, freely chosen; unique in a study.
+        name: name in tables and files, freely chosen; unique in a study.
         method: the kind of recipe.
-        calibration: settings of its own, such as `{seed: 1}`, for a recipe that reads activations; missing keys are
-            taken from the study.
+        calibration: the recipe's own settings, such as `{seed: 1}`, if it reads activations; missing keys are taken
+            from the study.
     """
 
     # The pattern of names that spell this recipe, and examples with their meanings.
     SPELLING: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     EXAMPLES: ClassVar[tuple[tuple[str, str], ...]] = ()
-    # The meaning of a recipe that no name spells.
+    # The meaning of a recipe that cannot be spelled by a name.
     MAPPING_MEANING: ClassVar[str] = ""
 
     name: NAME
     method: str
-    # Excluded from hashes where it is None, because the study's calibration is not a parameter of the recipe.
+    # Excluded from hashes if it is None, because the study's calibration is not a parameter of the recipe.
     calibration: CalibrationSpec | None = Field(
         default=None, exclude_if=lambda own: own is None, examples=[{"seed": 1}]
     )
@@ -61,21 +61,21 @@ class BaseRecipe(FrozenModel):
 
     @property
     def parameters_json(self) -> str:
-        """Return all parameters but the names, as canonical JSON."""
+        """Return all parameters except the names, as canonical JSON."""
         return json.dumps(_without_names(self.model_dump(mode="json")), sort_keys=True)
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of the parameters, equal for recipes that differ in name only."""
+        """Return the SHA-256 of the parameters, equal for recipes that differ only in name."""
         return hashlib.sha256(self.parameters_json.encode()).hexdigest()
 
 
 class MatrixRecipe(BaseRecipe):
-    """A recipe that changes the layers' weight matrices one by one, layer after layer from the first.
+    """A recipe that changes the layers' weight matrices one by one, from the first layer to the last.
 
     Attributes:
-        modules: shell patterns (`*.mlp.*`, `*q_proj`) of the names of the matrices to change, or `attn` and `mlp`; none
-            means every matrix of every layer. Head and embeddings are never changed.
+        modules: shell patterns (`*.mlp.*`, `*q_proj`) for the names of the matrices to change, or `attn` and `mlp`; an
+            empty list means every matrix of every layer. Head and embeddings are never changed.
         predecessors: state of the earlier layers while a layer's inputs are measured: `pruned`, as in the papers, or
             `dense`. Recipes that read no inputs ignore it.
         unreached: treatment of a matrix that no calibration token reached, such as an expert's: `refuse` it, or leave
@@ -91,7 +91,7 @@ class MatrixRecipe(BaseRecipe):
 
     @property
     def reads_table(self) -> bool:
-        """Return whether its moments are those of the dense model's table, which spares it a pass over the tokens."""
+        """Return whether the recipe takes moments from the dense model's table instead of a pass over the tokens."""
         return self.reads == "moments" and self.predecessors == "dense"
 
     @property
@@ -124,7 +124,7 @@ class MaskingRecipe(MatrixRecipe):
         block: see `keep`.
         ratios: distribution of the sparsity over the layers: `uniform`; `owl`, by each layer's outliers (Yin et al.,
             2310.05175); or one sparsity per layer, from the first.
-        owl_m: factor over its layer's mean score at which a weight counts as an outlier.
+        owl_m: a weight counts as an outlier if its score exceeds its layer's mean score by this factor.
         owl_lambda: largest distance of a layer's sparsity from `sparsity`; one layer reaches it.
     """
 
@@ -167,7 +167,7 @@ class MaskingRecipe(MatrixRecipe):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Return the table of input norms as well, where OWL's outliers determine the ratios."""
+        """Return the table of input norms as well if OWL's outliers determine the ratios."""
         return ("activation_stats",) if self.ratios == "owl" else super().needs
 
 

@@ -1,4 +1,4 @@
-"""Recipes that prune nothing: the dense model, and its noise floors under all other recipes. No torch here."""
+"""Recipes that prune nothing: the dense model, and the noise floors of all other recipes. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -18,16 +18,16 @@ class DenseRecipe(BaseRecipe):
 
 
 class NoiseRecipe(BaseRecipe):
-    """The dense model computed in another way: the noise floor that rounding alone sets under every divergence.
+    """The dense model computed in another way, which shows the noise floor that rounding sets under every divergence.
 
     Attributes:
         kind: `bfloat16`: embedding, residual stream and layers in bfloat16, as in a model that transformers loads in
             bfloat16 (bit for bit on SmolLM2-135M; rotary frequencies are float32 in both). Final norm, LM head and
-            metrics stay in float32, as for every variant: that whole model is further away, its KL 1.4 (mean) to 1.8
-            (median) times as large. `batch`: the same weights, with every matrix product of the layers summed in the
-            opposite order, whose rounding differs as between batch shapes, kernels or machines.
+            metrics stay in float32, as for every variant. A model wholly in bfloat16 is further away; its KL is 1.4
+            (mean) to 1.8 (median) times as large. `batch`: the same weights, with every matrix product of the layers
+            summed in the opposite order, whose rounding differs as between batch shapes, kernels or machines.
 
-    Under scope `local` one sublayer alone computes so, on the dense model's normed stream; its contribution is added to
+    Under scope `local` only one sublayer computes so, on the dense model's normed stream; its contribution is added to
     the stream in float32.
     """
 

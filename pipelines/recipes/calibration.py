@@ -13,19 +13,19 @@ _MAX_TOTAL = 2**26
 
 
 class CalibrationSpec(FrozenModel):
-    """Calibration tokens: `sequences` × `length` of a text, drawn with `seed`.
+    """Calibration tokens: `sequences` × `length` tokens of a text, drawn with `seed`.
 
     Attributes:
-        source: `c4` (300 documents of it), `wikitext2`, `embedded` (the help topics of the Python that runs: another
+        source: `c4` (300 of its documents), `wikitext2`, `embedded` (the help topics of the running Python; another
             version of Python prunes other weights), the path of a text, JSON or JSONL file, or a data set of the hub or
             in a folder, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, of which the first 10,000 documents are read.
         sequences: number of windows.
         length: tokens per window.
-        seed: of the draw, from 0 to 2⁶³ − 1.
+        seed: seed of the draw, from 0 to 2⁶³ − 1.
         documents: `joined` draws windows from the concatenation of all documents; `single` draws a document that is
             long enough and a window inside it, as SparseGPT and Wanda do with C4.
-        template: whether to put each document into the model's chat template as a user's message.
-        dtype: type of weights and activations in the calibration passes; `model` is the study's. Statistics are
+        template: whether to put each document into the model's chat template as a user message.
+        dtype: dtype of weights and activations in the calibration passes; `model` is the study's. Statistics are
             always summed in float32 and float64.
     """
 

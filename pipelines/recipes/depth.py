@@ -14,7 +14,7 @@ Choice = Literal["influence", "iterative", "greedy", "consecutive", "random", "g
 class DepthRecipe(BaseRecipe):
     """Removal of `count` sublayers or blocks.
 
-    The units are attention or MLP sublayers, or both jointly (`attn+mlp`), as in LLM-Drop (2406.15786 §3); or whole
+    The units are attention or MLP sublayers, or both jointly (`attn+mlp`), as in LLM-Drop (2406.15786 §3), or whole
     blocks, as in ShortGPT (2403.03853 §3).
 
     Attributes:
@@ -23,9 +23,9 @@ class DepthRecipe(BaseRecipe):
             the same, measured again after every removal; `greedy`: repeatedly the unit whose removal raises the loss
             least (SLEB, 2402.09025 §3); `consecutive`: the neighbours whose joint removal rotates the stream least
             (2403.17887 §3.2); `random`; `given`: those in `layers` or `sublayers`.
-        seed: of `random`.
-        layers: of `given`, from 0, where the units are attentions, MLPs or blocks.
-        sublayers: of `given`, such as `attn.3`, where the units are `attn+mlp`.
+        seed: seed of `random`.
+        layers: for `given`, layers from 0, if the units are attentions, MLPs or blocks.
+        sublayers: for `given`, sublayers such as `attn.3`, if the units are `attn+mlp`.
     """
 
     SPELLING = re.compile(
@@ -82,7 +82,7 @@ class DepthRecipe(BaseRecipe):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Return the table of the units' influence, where it is measured once."""
+        """Return the table of the units' influence if it is measured only once."""
         return ("block_influence",) if self.by == "influence" else ()
 
     @property
@@ -101,13 +101,10 @@ class DepthRecipe(BaseRecipe):
         return self.sublayers or tuple(f"{self.unit}.{layer}" for layer in self.layers)
 
     def units(self, layers: int) -> tuple[str, ...]:
-        """Return the labels of all units of a model, in the order in which they add to the stream.
-
-        Args:
-            layers: number of layers of the model.
+        """Return the labels of all units of a model with `layers` layers, in the order in which they add to the stream.
 
         Raises:
-            InputError: there are too few units, or a listed unit does not exist.
+            InputError: the model has too few units, or a listed unit does not exist.
         """
         kinds = self.unit.split("+")
         labels = tuple(f"{kind}.{layer}" for layer in range(layers) for kind in kinds)

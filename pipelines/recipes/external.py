@@ -11,13 +11,13 @@ from prunescope.pipelines.recipes.base import BaseRecipe
 class ExternalRecipe(BaseRecipe):
     """A model that any other tool pruned, quantized or fine-tuned, measured like every other variant.
 
-    Comparison with the dense model's weights finds the changes.
+    The changes are found by comparison with the dense model's weights.
 
     Attributes:
         source: a folder with safetensors, a .gguf file or a hub id, as for a study's models.
-        layers: the dense model's layers that it has, from 0, where it has fewer; None finds them by their weights.
-        head: whether to refuse a head, final norm or tied embedding of its own, or to replace it by the dense model's,
-            which then computes the logits of both.
+        layers: the dense model's layers that it has, from 0, if it has fewer; None finds them by their weights.
+        head: whether to `refuse` a checkpoint with its own head, final norm or tied embedding, or to replace them by
+            the `dense` model's, which then computes the logits of both.
     """
 
     MAPPING_MEANING: ClassVar[str] = "a checkpoint made elsewhere"

@@ -28,10 +28,10 @@ def recipe_forms() -> list[dict[str, str]]:
 
 
 def recipe_parameters(method: str) -> list[dict[str, str]]:
-    """Return one row per parameter of a method: its default and its meaning.
+    """Return one row per parameter of a method, with its default and its meaning.
 
     Raises:
-        InputError: there is no such method.
+        InputError: the method does not exist.
     """
     kind = _kind(method)
     meanings = attribute_docs(kind)
@@ -50,7 +50,7 @@ def recipe_text(method: str) -> str:
     """Return the description of a method.
 
     Raises:
-        InputError: there is no such method.
+        InputError: the method does not exist.
     """
     return description(_kind(method))
 

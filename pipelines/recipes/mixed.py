@@ -1,4 +1,4 @@
-"""The recipe that gives each sublayer, or each of its matrices, a treatment of its own. No torch here."""
+"""The recipe that gives each sublayer, or each of its matrices, its own treatment. No torch here."""
 
 import re
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ _TREATMENT = (
 
 
 class MixedRecipe(BaseRecipe):
-    """A treatment for each listed sublayer or matrix; the others stay as they are.
+    """A treatment for each listed sublayer or matrix; the others are unchanged.
 
-    Dropped sublayers are removed first; then one pass from the first layer to the last changes the matrices, each by
+    Dropped sublayers are removed first. Then one pass from the first layer to the last changes the matrices, each by
     its own recipe.
 
     Attributes:
-        predecessors: state of the earlier sublayers while a layer's inputs are measured: `pruned`, treated as listed
-            (and dropped ones left out), or `dense`; of all treatments.
-        treatments: by sublayer, such as `attn.3`, or by matrix, such as `attn.3.q_proj`: `drop` of a sublayer, or a
-            recipe of weights or bits by its name or parameters; no `modules`, no `ratios`, and no recipe that needs an
-            earlier mask. The last part of a matrix's name stands for all matrices of the sublayer that it ends, such
-            as those of all experts.
+        predecessors: state of the earlier sublayers while a layer's inputs are measured: `pruned` (treated as listed,
+            without the dropped ones) or `dense`; the same for all treatments.
+        treatments: by sublayer, such as `attn.3`, or by matrix, such as `attn.3.q_proj`. A treatment is `drop` for a
+            sublayer, or the name or parameters of a recipe of weights or bits; it has no `modules` or `ratios` and
+            needs no earlier mask. A matrix is named by the last part of its name, which stands for all matrices of the
+            sublayer with that ending, such as those of all experts.
     """
 
     MAPPING_MEANING: ClassVar[str] = (
@@ -58,8 +58,8 @@ class MixedRecipe(BaseRecipe):
         wrong = next((key for key in treatments if not (isinstance(key, str) and _PLACE.fullmatch(key))), None)
         if wrong is not None:
             raise ValueError(
-                f"{wrong!r} is no sublayer; write attn.N or mlp.N with a layer N from 0, or attn.N.MATRIX for one of "
-                "its matrices, such as attn.3.q_proj"
+                f"{wrong!r} is not a sublayer; write attn.N or mlp.N with a layer N from 0, or attn.N.MATRIX for one "
+                "of its matrices, such as attn.3.q_proj"
             )
         for place in treatments:
             if sublayer_of(place) != place and sublayer_of(place) in treatments:
@@ -68,12 +68,7 @@ class MixedRecipe(BaseRecipe):
         return {place: _parsed(place, treatments[place], predecessors) for place in sorted(treatments, key=_position)}
 
     def treatment(self, label: str, matrix: str) -> MatrixRecipe | None:
-        """Return the recipe that changes a matrix; None if it stays as it is or its sublayer is dropped.
-
-        Args:
-            label: of the sublayer.
-            matrix: its full name.
-        """
+        """Return the recipe that changes a matrix of the sublayer `label`; None for an unchanged or dropped one."""
         recipes = self.matrix_recipes
         return recipes.get(f"{label}.{part_of(matrix)}") or recipes.get(label)
 
@@ -83,7 +78,7 @@ class MixedRecipe(BaseRecipe):
 
     @property
     def sublayers(self) -> tuple[str, ...]:
-        """Return the sublayers that are treated in whole or in part, from the first layer to the last."""
+        """Return the sublayers that are treated, wholly or partly, from the first layer to the last."""
         return tuple(dict.fromkeys(map(sublayer_of, self.treatments)))
 
     @property
@@ -93,7 +88,7 @@ class MixedRecipe(BaseRecipe):
 
     @property
     def drops(self) -> DepthRecipe | None:
-        """Return the recipe that drops the sublayers that are to be dropped; None if there are none."""
+        """Return the recipe that drops the sublayers to be dropped, or None."""
         labels = [label for label, treatment in self.treatments.items() if treatment == "drop"]
         if not labels:
             return None
@@ -101,7 +96,7 @@ class MixedRecipe(BaseRecipe):
 
     @property
     def reads(self) -> Reads:
-        """Return the most statistics of inputs that a treatment reads."""
+        """Return the most extensive statistics of inputs that a treatment reads."""
         read = {recipe.reads for recipe in self.matrix_recipes.values()}
         return "gram" if "gram" in read else "moments" if "moments" in read else "nothing"
 
@@ -121,13 +116,10 @@ class MixedRecipe(BaseRecipe):
         return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
 
     def require_sublayers(self, layers: int) -> None:
-        """Refuse a sublayer that a model does not have.
-
-        Args:
-            layers: number of layers of the model.
+        """Refuse a sublayer that a model with `layers` layers does not have.
 
         Raises:
-            InputError: there is one; the message names it.
+            InputError: names the sublayer.
         """
         unknown = next((label for label in self.treatments if _position(label)[0] >= layers), None)
         if unknown is not None:
@@ -135,7 +127,7 @@ class MixedRecipe(BaseRecipe):
 
 
 def sublayer_of(place: str) -> str:
-    """Return the sublayer of a place, such as `attn.3` of `attn.3.q_proj` and of itself."""
+    """Return the sublayer of a place; that of `attn.3.q_proj` and of `attn.3` is `attn.3`."""
     return ".".join(place.split(".")[:2])
 
 
@@ -153,11 +145,11 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
     """Return `drop`, or the recipe that a name or mapping stands for.
 
     Raises:
-        ValueError: it is neither, or no treatment of one sublayer; the message begins with the label.
+        ValueError: it is neither, or cannot be the treatment of one sublayer; the message begins with the label.
     """
     if given == "drop":
         if label != sublayer_of(label):
-            raise ValueError(f"{label}: drop is of a whole sublayer; write {sublayer_of(label)}: drop")
+            raise ValueError(f"{label}: drop applies to a whole sublayer; write {sublayer_of(label)}: drop")
         return given
     if isinstance(given, MatrixRecipe):
         given = {"method": given.method, **given.model_dump(exclude_unset=True)}
@@ -174,17 +166,17 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
 
 
 def _spelled(label: str, given: object) -> dict[str, object]:
-    """Return the fields of a recipe, which has the name of its method if it has none of its own."""
+    """Return the fields of a recipe, named after its method if it has no name."""
     if isinstance(given, Mapping) and "method" in given:
         return {"name": given["method"], **given}
     for kind in _KINDS:
         if isinstance(given, str) and (match := kind.SPELLING.fullmatch(given)):
             return {"name": given, **kind.spelled(match)}
-    raise ValueError(f"{label}: {given!r} is no treatment; {did_you_mean(str(given), _FORMS)}{_TREATMENT}")
+    raise ValueError(f"{label}: {given!r} is not a treatment; {did_you_mean(str(given), _FORMS)}{_TREATMENT}")
 
 
 def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
-    """Return a recipe that can be the treatment of one sublayer.
+    """Return the recipe if it can be the treatment of one sublayer.
 
     Raises:
         ValueError: it has parameters that make no sense there.
@@ -193,7 +185,8 @@ def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
         raise ValueError(f"{label}: `calibration` is the same for all treatments; set it next to `treatments`")
     if recipe.modules:
         raise ValueError(
-            f"{label}: a treatment is of the whole sublayer; leave `modules` out, and write {label}.MATRIX for a part"
+            f"{label}: a treatment applies to the whole sublayer; leave `modules` out, and write {label}.MATRIX for a "
+            "part"
         )
     if isinstance(recipe, MaskingRecipe) and recipe.ratios != "uniform":
         raise ValueError(f"{label}: `ratios` are shares per layer; give the `sparsity` of this sublayer")

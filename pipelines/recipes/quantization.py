@@ -12,13 +12,13 @@ from prunescope.pipelines.recipes.base import MatrixRecipe, Reads
 class QuantizationRecipe(MatrixRecipe):
     """A recipe that replaces weights by integers and scales; the variant is measured dequantized.
 
-    It rounds the weights that the dense model has. If these come from a quantized file (`models.weight_format`), they
-    are rounded twice, and the dense model beside the variant is the file's.
+    It rounds the dense model's weights. If these come from a quantized file (`models.weight_format`), they are rounded
+    twice, and the variant is compared with the file's model.
 
     Attributes:
-        bits: per weight.
+        bits: bits per weight.
         group: number of consecutive inputs of an output that share scale and zero; None shares them among all.
-        symmetric: whether the grid is symmetric around zero, else it spans the smallest to the largest weight.
+        symmetric: whether the grid is symmetric around zero; otherwise it spans the smallest to the largest weight.
     """
 
     bits: int = Field(ge=2, le=8, examples=[4])
@@ -35,7 +35,7 @@ class GPTQ(QuantizationRecipe):
     """Rounding column by column, with each error compensated by later columns (Frantar et al., 2210.17323).
 
     It needs several times more calibration tokens than a matrix has inputs. With fewer it overfits: on other tokens
-    the errors exceed those of rounding to the nearest. More `damping` helps a little.
+    the errors exceed those of rounding to nearest. More `damping` helps a little.
 
     Attributes:
         damping: added to the diagonal of the inputs' Gram matrix, as a share of its mean.
@@ -45,8 +45,8 @@ class GPTQ(QuantizationRecipe):
 
     SPELLING = bits_spelling("gptq")
     EXAMPLES: ClassVar = (
-        ("gptq-4bit", "4 bits a weight, one scale for each output row, errors compensated by later columns"),
-        ("gptq-3bit-g128", "3 bits a weight, one scale for every 128 inputs, errors compensated by later columns"),
+        ("gptq-4bit", "4 bits per weight, one scale per output row, errors compensated by later columns"),
+        ("gptq-3bit-g128", "3 bits per weight, one scale per 128 inputs, errors compensated by later columns"),
     )
 
     reads: ClassVar[Reads] = "gram"
@@ -60,26 +60,26 @@ class RTN(QuantizationRecipe):
 
     SPELLING = bits_spelling("rtn")
     EXAMPLES: ClassVar = (
-        ("rtn-4bit", "4 bits a weight, one scale for each output row, rounded to the nearest"),
-        ("rtn-3bit-g64", "3 bits a weight, one scale for every 64 inputs, rounded to the nearest"),
+        ("rtn-4bit", "4 bits per weight, one scale per output row, rounded to the nearest"),
+        ("rtn-3bit-g64", "3 bits per weight, one scale per 64 inputs, rounded to the nearest"),
     )
 
     method: Literal["rtn"] = "rtn"
 
 
 class AWQ(QuantizationRecipe):
-    """Rounding after a scaling of input channels by their activations (Lin et al., 2306.00978).
+    """Rounding after scaling input channels by their activations (Lin et al., 2306.00978).
 
     Attributes:
         steps: number of exponents of the activations to try, from 0 up to 1; 20 in the paper.
-        clip: whether to try narrower grids too, which clip the largest weights, as the published code does in all
-            matrices but query and key projections; here in those, too.
+        clip: whether to try narrower grids, too, which clip the largest weights. The published code does so in all
+            matrices except query and key projections; here it applies to all.
     """
 
     SPELLING = bits_spelling("awq")
     EXAMPLES: ClassVar = (
-        ("awq-4bit", "4 bits a weight, one scale for each output row, channels scaled by activations"),
-        ("awq-4bit-g128", "4 bits a weight, one scale for every 128 inputs, channels scaled by activations"),
+        ("awq-4bit", "4 bits per weight, one scale per output row, channels scaled by activations"),
+        ("awq-4bit-g128", "4 bits per weight, one scale per 128 inputs, channels scaled by activations"),
     )
 
     reads: ClassVar[Reads] = "gram"

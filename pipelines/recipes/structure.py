@@ -1,4 +1,4 @@
-"""Recipes that remove whole neurons of MLPs and heads of attentions, which leaves smaller matrices. No torch here."""
+"""Recipes that remove whole neurons of MLPs and heads of attentions, so that matrices can shrink. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -12,7 +12,7 @@ class StructuredRecipe(BaseRecipe):
     """Removal of a share of units: rows of the matrices that compute them, columns of the matrix that reads them.
 
     Attributes:
-        share: of the units, more than 0 and less than 1.
+        share: share of the units, above 0 and below 1.
         score: importance of a unit. `magnitude`: the norm of all its weights; `wanda`: Σ|W_ij|·‖X_j‖ over the columns
             that read it (2306.11695 §3, summed over the outputs); `flap`: the variance of those inputs times the
             squared norms of the columns (An et al., 2312.11983 §3.2).
@@ -39,7 +39,7 @@ class StructuredRecipe(BaseRecipe):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Return the table with means and second moments of the units, where they are used."""
+        """Return the table with means and second moments of the units, if they are used."""
         return () if self.score == "magnitude" and not self.compensate else ("activation_stats",)
 
 
@@ -48,7 +48,7 @@ def _spelling(method: str) -> re.Pattern[str]:
 
 
 class Neurons(StructuredRecipe):
-    """Removal of neurons of MLPs, separately for every expert (the idea: Molchanov et al., 1611.06440)."""
+    """Removal of neurons of MLPs, separately for every expert (idea: Molchanov et al., 1611.06440)."""
 
     SPELLING = _spelling("neurons")
     EXAMPLES: ClassVar = (
@@ -63,7 +63,7 @@ class Neurons(StructuredRecipe):
 
 
 class Heads(StructuredRecipe):
-    """Removal of attention heads (the idea: Michel et al., 1905.10650); with grouped queries of whole groups."""
+    """Removal of attention heads (idea: Michel et al., 1905.10650); with grouped queries, of whole groups."""
 
     SPELLING = _spelling("heads")
     EXAMPLES: ClassVar = (

@@ -1,4 +1,4 @@
-"""Recipes that set weights to zero, some of which also update the others. No torch here."""
+"""Recipes that set weights to zero; some also update the other weights. No torch here."""
 
 import re
 from typing import ClassVar, Literal, Self
@@ -13,7 +13,7 @@ class Magnitude(MaskingRecipe):
     """Masking of the smallest weights by absolute value (Han et al., 1506.02626).
 
     Attributes:
-        group: the weights that are compared with each other: the whole `matrix`, as usual, or each `output` row.
+        group: weights that are compared with each other: the whole `matrix`, as usual, or each `output` row.
     """
 
     SPELLING = spelling("magnitude")
@@ -30,9 +30,9 @@ class Wanda(MaskingRecipe):
     """Masking of the weights with the smallest |W_ij|·‖X_j‖ (Sun et al., 2306.11695 §3).
 
     Attributes:
-        group: the weights that are compared with each other: each `output` row, as in the paper; the whole `matrix`; or
-            `threshold`, the variant in its appendix: each row masks its lowest scores while their sum stays below a
-            share α of the row's sum, with the α at which the whole matrix reaches the sparsity. N:M requires `output`.
+        group: weights that are compared with each other: each `output` row, as in the paper (required for N:M); the
+            whole `matrix`; or `threshold`, as in the paper's appendix: each row masks its lowest scores while their sum
+            stays below a share α of the row's sum, with α set so that the whole matrix reaches the sparsity.
     """
 
     SPELLING = spelling("wanda")
@@ -57,11 +57,11 @@ class RIA(MaskingRecipe):
     """Masking of the smallest relative importance and activation (Zhang et al., "Plug-and-Play", ICLR 2024).
 
     The score is (|W_ij|/Σ_j|W_ij| + |W_ij|/Σ_i|W_ij|)·‖X_j‖^power. The paper's permutation of input channels before
-    N:M is left out: in the model's own order of inputs the groups would not be N:M.
+    N:M is omitted, because in the model's own order of inputs the groups would not be N:M.
 
     Attributes:
-        power: of the input norms; a in the paper.
-        group: the weights that are compared with each other: the whole `matrix`, as in the paper, or each `output` row.
+        power: exponent of the input norms; a in the paper.
+        group: weights that are compared with each other: the whole `matrix`, as in the paper, or each `output` row.
     """
 
     SPELLING = spelling("ria")
@@ -80,21 +80,21 @@ class DSnoT(MatrixRecipe):
     """Exchange of masked and kept weights of an earlier mask that lowers the mean output error, without training.
 
     Zhang et al., "Dynamic Sparse No Training", 2310.08915. The number of kept weights in every row, and in every group
-    of an N:M mask, stays the same. Restored weights have their dense values, also in removed neurons and heads, so it
+    of an N:M mask, stays the same. Restored weights have their dense values, even in removed neurons and heads, so it
     cannot follow a recipe that removes those.
 
     Attributes:
         max_cycle: maximum number of exchanges per row.
         update_threshold: expected error E[(W − Ŵ)x] up to which a row stays unchanged. The published code compares 0.1
             with the sum over a calibration sequence of 2,048 tokens, which is 5e-5 per token.
-        pow_of_var: the power in W·E[x]/Var[x]^power, the criterion for restoring a weight.
+        pow_of_var: power of the variance in W·E[x]/Var[x]^power, the criterion for restoring a weight.
     """
 
     SPELLING = re.compile(r"(?P<method>dsnot)")
     EXAMPLES: ClassVar = (
         (
             "wanda-50+dsnot",
-            "wanda-50, then weights exchanged where that lowers the mean error; after any mask of weights",
+            "wanda-50, then weights exchanged if that lowers the mean error; after any mask of weights",
         ),
     )
 
@@ -112,10 +112,10 @@ class SparseGPT(MaskingRecipe):
     Wanda on other tokens. More `damping` helps a little.
 
     Attributes:
-        columns: number of columns in a block, whose mask is selected at once; with N:M, rounded up to a multiple of M.
+        columns: number of columns per block, whose mask is selected at once; with N:M, rounded up to a multiple of M.
         damping: added to the diagonal of the inputs' Gram matrix, as a share of its mean.
-        group: the weights of a column block that are compared with each other: the whole `block`, as in the paper, or
-            each `output` row.
+        group: weights of a column block that are compared with each other: the whole `block`, as in the paper, or each
+            `output` row.
     """
 
     SPELLING = spelling("sparsegpt")
@@ -134,14 +134,14 @@ class SparseGPT(MaskingRecipe):
 class ADMM(MaskingRecipe):
     """Gradual masking by |W|·‖X‖, with a solution for the kept weights (Boža, 2401.02938).
 
-    Without a pattern (`wanda-50+admm`) the mask of the earlier recipes is used.
+    Without a pattern (`wanda-50+admm`), the mask of the earlier recipes is used.
 
     Attributes:
-        iterations: of the solver.
-        mask_iterations: number of first iterations in which the sparsity grows to its final value, by a cubic.
+        iterations: iterations of the solver.
+        mask_iterations: number of first iterations in which the sparsity grows to its final value, along a cubic.
         rho: weight of the mask against the error; 1 in the paper.
         damping: added to the diagonal of the Gram matrix of inputs scaled to norm 1.
-        group: the weights that are compared with each other: the whole `matrix`, as published, or each `output` row.
+        group: weights that are compared with each other: the whole `matrix`, as published, or each `output` row.
     """
 
     SPELLING = spelling("admm", also_alone=True)

@@ -37,31 +37,31 @@ class Study(FrozenModel):
     """A study: which models, recipes, prompts, texts and tasks, and what is measured.
 
     Attributes:
-        name: of the study and its report; that of the file by default.
+        name: name of the study and its report; the file's name by default.
         title: heading of the report.
-        models: dense models, each by its source alone or with a name.
-        dtype: of weights and activations.
+        models: dense models, each given by its source alone or with a name.
+        dtype: dtype of weights and activations.
         noise: noise floors added to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
             bfloat16) and with another order of sums (batch).
         calibration: tokens from which recipes measure activations.
-        recipes: ways to prune or quantize, each by its name (`prunescope recipes` lists them) or its parameters.
-        template: that of prompts without one of their own: `chat` (the model's), `plain` (none) or the text of a Jinja
+        recipes: ways to prune or quantize, each given by its name (`prunescope recipes` lists them) or its parameters.
+        template: template of prompts that have none: `chat` (the model's), `plain` (none) or the text of a Jinja
             template, in YAML the path of its file; by default `chat` for a model with a chat template, else `plain`.
         prompts: probes, and sets of them (`PromptSet`), which `load_study` replaces by their prompts.
         texts: texts that both models score.
-        tasks: tasks of lm-evaluation-harness, shipped ones and one's own.
+        tasks: tasks of lm-evaluation-harness, shipped or your own.
         retrieval: data sets of queries and documents, for embedding models.
         speed: timings of prefill and generation.
         generation: length of the greedy texts.
-        decoding: sampled texts beside the greedy ones.
-        measure: positions, layers and lenses that are measured.
+        decoding: sampled texts in addition to the greedy ones.
+        measure: positions, layers and lenses to measure.
         search: search for the treatment of every sublayer.
         device: auto, cpu, cuda or cuda:N.
-        memory: bytes of layers on each device, such as `{cpu: 8GiB}`; other layers are read from disk when they run.
-            It changes no result.
+        memory: bytes of layers per device, such as `{cpu: 8GiB}`; other layers are read from disk when they run. It
+            changes no result.
         subset: hash of the models or recipes that replaced the study's, so that their report does not replace the
             study's.
-        allow_code_execution: whether programs written by variants for its tasks may run; set by the command line only.
+        allow_code_execution: whether programs written by variants for its tasks may run; set only by the command line.
     """
 
     name: NAME = Field(examples=["my-study"])
@@ -101,9 +101,9 @@ class Study(FrozenModel):
     @field_validator("recipes", mode="after")
     @classmethod
     def _complete_calibrations(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
-        """Fill keys that a recipe's own calibration leaves out by the study's, so that the recipe's hash covers all."""
+        """Complete a recipe's own calibration from the study's, so that the recipe's hash covers all keys."""
         shared: CalibrationSpec | None = info.data.get("calibration")
-        if shared is None:  # invalid, and reported as such
+        if shared is None:  # invalid; pydantic reports it
             return recipes
         return tuple(
             recipe.model_copy(
@@ -150,7 +150,7 @@ class Study(FrozenModel):
                 raise ValueError(f"`measure.trajectories`: {written[0]} needs texts of `prompts`; name some")
             if self.generation.new_tokens < 2:
                 raise ValueError(
-                    f"`measure.trajectories`: {written[0]} measures behind the first token, but "
+                    f"`measure.trajectories`: {written[0]} measures after the first token, but "
                     "`generation.new_tokens` is 1; raise it, or leave only `teacher_forced`"
                 )
         return self
@@ -163,13 +163,13 @@ class Study(FrozenModel):
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of all fields but the places of prompts in files."""
+        """Return the SHA-256 of all fields except the places of prompts in files."""
         dump = self.model_dump_json(exclude={"prompts": {"__all__": {"origin"}}})
         return hashlib.sha256(dump.encode()).hexdigest()
 
     @property
     def prompts_hash(self) -> str:
-        """Return the SHA-256 of all prompts with their templates, wherever they come from."""
+        """Return the SHA-256 of all prompts with their templates, independent of their files."""
         contents = [prompt.contents(self.template) for prompt in self.prompts]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
@@ -181,7 +181,7 @@ class Study(FrozenModel):
 
     @property
     def decoding_hash(self) -> str:
-        """Return the SHA-256 of `decoding`, of the number of new tokens and of `dtype`."""
+        """Return the SHA-256 of `decoding`, the number of new tokens and `dtype`."""
         decoding = self.decoding and self.decoding.model_dump()
         return hashlib.sha256(json.dumps([decoding, self.generation.new_tokens, self.dtype]).encode()).hexdigest()
 
@@ -197,10 +197,10 @@ class Study(FrozenModel):
         return tuple(chosen)
 
     def model(self, name: str) -> ModelSpec:
-        """Return the model of that name.
+        """Return the model with that name.
 
         Raises:
-            InputError: the study has none.
+            InputError: the study has no such model.
         """
         for model in self.models:
             if model.name == name:
@@ -209,20 +209,20 @@ class Study(FrozenModel):
         raise InputError(f"study {self.name} has no model {name!r}; it has {known}")
 
     def recipe(self, name: str) -> Recipe:
-        """Return the study's recipe of that name, else the recipe that the name spells."""
+        """Return the study's recipe with that name, or else the recipe that the name spells."""
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
         return parse_recipe(name)
 
     def calibrated_for(self, recipe: Recipe) -> "Study":
-        """Return the study with a recipe's own calibration, if the recipe has one."""
+        """Return the study with the recipe's calibration, if the recipe has its own."""
         return self if recipe.calibration is None else self.model_copy(update={"calibration": recipe.calibration})
 
     def replaced(self, models: list[str], recipes: list[str]) -> "Study":
         """Return the study with other models (`SOURCE` or `NAME=SOURCE`) or recipes; an empty list keeps its own.
 
-        `dense` is added where it is missing, because every other variant is measured against it.
+        `dense` is added if it is missing, because every other variant is measured against it.
         """
         fields = self.model_dump()
         if models:
@@ -231,7 +231,7 @@ class Study(FrozenModel):
             selected = [self.recipe(name) for name in recipes]
             if all(recipe.method != "dense" for recipe in selected):
                 selected.insert(0, parse_recipe("dense"))
-            fields["recipes"] = selected  # not dumped: a dump does not record which keys were left out
+            fields["recipes"] = selected  # not dumped, because a dump does not record which keys were omitted
         other = _validated(fields, f"study {self.name}")
         other_recipes = [recipe for recipe in other.recipes if recipe.method != "dense"]
         own_recipes = [recipe for recipe in self.recipes if recipe.method != "dense"]
@@ -242,12 +242,12 @@ class Study(FrozenModel):
         return other.model_copy(update={"subset": digest[:8]})
 
     def searching(self, keys: Mapping[str, object]) -> "Study":
-        """Return the study with some keys of `search` replaced, or with a `search` of these keys where it has none.
+        """Return the study with some keys of `search` replaced, or with a new `search` of these keys.
 
         Raises:
-            InputError: a value is wrong; the message names the key.
+            InputError: a value is wrong; names the key.
         """
-        fields = self.model_dump() | {"recipes": self.recipes}  # a dump does not record which keys were left out
+        fields = self.model_dump() | {"recipes": self.recipes}  # a dump does not record which keys were omitted
         fields["search"] = {**(fields["search"] or {}), **keys}
         return _validated(fields, f"study {self.name}").model_copy(
             update={"subset": self.subset, "allow_code_execution": self.allow_code_execution}
@@ -257,7 +257,7 @@ class Study(FrozenModel):
         """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name, and so its report, stays the same.
 
         Raises:
-            InputError: one of them has the name of another model of the study.
+            InputError: a model has the name of another one in the study.
         """
         if not models:
             return self
@@ -274,7 +274,7 @@ def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
     if not argument.strip() or argument.endswith("="):
         raise InputError(f"--model {argument!r}: names no model; give a folder, a .gguf file or a hub id")
     name, separator, source = argument.partition("=")
-    # A path may hold `=`; a name may not, nor a slash.
+    # A path may hold `=`; a name may hold neither `=` nor a slash.
     if separator and "/" not in name:
         return {"name": name, "source": source}
     slug = name_from(argument)
@@ -292,10 +292,10 @@ def load_study(name_or_path: str) -> Study:
     """Read and validate a study.
 
     Args:
-        name_or_path: a shipped study's name, or the path of a YAML file (it ends in .yaml or .yml).
+        name_or_path: a shipped study's name, or the path of a YAML file (.yaml or .yml).
 
     Raises:
-        InputError: there is no such study, or the file is not a valid one; the message names file and key.
+        InputError: the study does not exist, or its file is not valid; names file and key.
     """
     if "://" in name_or_path or masked(name_or_path) != name_or_path:
         raise InputError(f"study {name_or_path!r}: an address; give a file on this machine")
@@ -316,10 +316,10 @@ def study_of(fields: object, path: Path) -> Study:
 
     Args:
         fields: the content.
-        path: the file, whose name is that of a study without a `name`. Messages give the lines that it has.
+        path: the file, whose name is used if the study has no `name`. Messages give its line numbers.
 
     Raises:
-        InputError: as `load_study`.
+        InputError: as in `load_study`.
     """
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a study is a mapping of keys; for example `models: [embedded]`")
@@ -343,14 +343,14 @@ def _validated(fields: dict[str, object], where: Path | str) -> Study:
         return Study.model_validate(fields)
     except ValidationError as error:
         location, message = first_problem(error, Study, fields)
-    # Checks of several keys name the wrong one in the message.
+    # For checks of several keys, the location lacks the wrong key but the message names it.
     named = _NAMED_KEY.search(message)
     keys = [*location, *(named[1].split(".") if named else [])]
     raise InputError(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
 
 
 def _with_recipe_name(location: Location, fields: Mapping[str, object]) -> Sequence[str | int]:
-    """Return a location with a recipe's name in place of its position; without both where the recipe is a name."""
+    """Return a location with the position of a recipe replaced by its name, or omitted if the recipe is a name."""
     recipes = fields.get("recipes")
     if location[:1] != ("recipes",) or len(location) < 2 or not isinstance(recipes, list | tuple):
         return location

@@ -26,24 +26,24 @@ class TaskSpec(FrozenModel):
     """A task that every variant is scored on, by lm-evaluation-harness.
 
     Attributes:
-        name: name in every table; also the definition, where there is no `definition`. In YAML it alone will do, or
-            a definition alone.
+        name: name in every table, and the definition if `definition` is missing. In YAML the name or the definition
+            alone is enough.
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`,
             `humaneval_choice`; with fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` if a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: your own questions, where `name` is no other task's (.jsonl, .csv and so on, as in prompt sets); or a
-            file that replaces the shipped task's own samples, in the same form. None takes the samples in the package.
-        question: field of your own `data` with the question, where no definition reads it; found by its usual names
-            by default, and so are the next two.
-        options: field with the list of options, or one field for each option; none for an answer in the model's words.
+        data: your own questions if no other task is called `name` (.jsonl, .csv and so on, as in prompt sets), or a
+            file in the same form that replaces the shipped task's samples. None takes the samples in the package.
+        question: field of your own `data` with the question, if no definition reads it; found by its usual names by
+            default, as are the next two fields.
+        options: field with the list of options, or one field per option; none for an answer in the model's words.
         answer: field with the right answer: a text, a number, or an option's index from 0, letter or text.
         samples: number of samples, from the first; None takes all.
         shots: worked examples before every question; None takes the definition's number.
-        seed: of the draw of worked examples; the harness's own by default.
+        seed: seed for drawing worked examples; the harness's own by default.
         max_new_tokens: maximum number of generated tokens; None takes the definition's.
         context: tokens per window of a text that is scored; None takes the model's whole context.
         allow_functions: whether a user's YAML may name Python functions (`!function`), and any definition a metric of
-            the `evaluate` library; their code runs outside of the sandbox.
+            the `evaluate` library; their code runs outside the sandbox.
     """
 
     name: NAME = Field(examples=["my-task"])
@@ -80,7 +80,7 @@ class TaskSpec(FrozenModel):
 
     @property
     def source(self) -> str:
-        """Return the definition, else the name."""
+        """Return the definition, or else the name."""
         return self.definition or self.name
 
 
@@ -88,16 +88,16 @@ class RetrievalSpec(FrozenModel):
     """A retrieval data set: queries find documents by the similarity of their embeddings.
 
     Attributes:
-        name: name in every table; of a shipped data set (`python-help`) where there is no `folder`, else made from
-            it by default. In YAML a shipped data set's name alone will do.
+        name: name in every table; without `folder`, the name of a shipped data set (`python-help`), otherwise made from
+            the folder by default. In YAML a shipped data set's name alone is enough.
         folder: a folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
-        split: of the judgements.
+        split: split of the judgements.
         pooling: how a text's last states become its embedding: `last` takes the state of the end token, which is
-            appended to every text (2401.00368 §3.2), `mean` averages all. `auto` is `last` for a causal model, else
+            appended to every text (2401.00368 §3.2); `mean` averages all. `auto` is `last` for a causal model, else
             `mean`.
-        query_prefix: precedes every query.
-        document_prefix: precedes every document.
-        max_length: maximum tokens of a text, special ones included; longer texts are truncated.
+        query_prefix: text before every query.
+        document_prefix: text before every document.
+        max_length: maximum tokens per text, including special ones; longer texts are truncated.
         normalise: whether texts are compared by cosine, else by inner product.
         max_queries: number of judged queries, from the first; None takes all.
         max_documents: number of documents: the relevant ones of those queries, then the first others. Scores are then
@@ -130,7 +130,7 @@ class RetrievalSpec(FrozenModel):
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of all fields but `folder`; the files' contents are hashed elsewhere."""
+        """Return the SHA-256 of all fields except `folder`; the files' contents are hashed elsewhere."""
         return hashlib.sha256(self.model_dump_json(exclude={"folder"}).encode()).hexdigest()
 
     @property
@@ -143,10 +143,10 @@ class SpeedSpec(FrozenModel):
     """A timing of prefill and generation for every variant, alternating with the dense model.
 
     Attributes:
-        batch: sequences in a batch.
-        length: tokens of every prompt, drawn at random because speed does not depend on them.
+        batch: sequences per batch.
+        length: tokens per prompt, drawn at random because speed does not depend on them.
         new_tokens: generated tokens per sequence, including the first.
-        repeats: timings of each model; their median is reported.
+        repeats: timings per model; their median is reported.
     """
 
     batch: int = Field(default=1, ge=1, le=10_000)

@@ -17,10 +17,10 @@ from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
 
 class ModelSpec(FrozenModel):
-    """A dense model; in YAML its source alone will do.
+    """A dense model; in YAML its source alone is enough.
 
     Attributes:
-        name: in every table; made from the last part of the source by default.
+        name: name in every table; made from the last part of the source by default.
         source: `embedded:NAME`, a local folder, a GGUF file or a hub id (`org/name[@revision]`).
     """
 
@@ -34,17 +34,17 @@ class ModelSpec(FrozenModel):
 
 
 class TextSpec(FrozenModel):
-    """A text that both models score: windows of `context` tokens, one every `stride` tokens; nothing is generated.
+    """A text that both models score, in windows of `context` tokens, one every `stride` tokens; nothing is generated.
 
-    The last `stride` tokens of every window are scored, so each token once and with at least `context` − `stride`
-    tokens before it. The default is half a window, as in llama.cpp. With `stride` equal to `context` windows do not
-    overlap, and the first token of each is not scored. In YAML its source alone will do.
+    The last `stride` tokens of every window are scored, so each token is scored once and after at least `context` −
+    `stride` others. The default is half a window, as in llama.cpp. If `stride` equals `context`, windows do not
+    overlap, and the first token of each is not scored. In YAML the source alone is enough.
 
     Attributes:
         id: name in every table; made from the source by default.
-        source: `wikitext2` (the WikiText-2 test text), `embedded` (the help topics of the Python that runs), or the
-            path of a text, JSON or JSONL file.
-        context: tokens of a window, the model's own first token included.
+        source: `wikitext2` (the WikiText-2 test text), `embedded` (the help topics of the running Python), or the path
+            of a text, JSON or JSONL file.
+        context: tokens per window, including the model's first token.
         stride: tokens from one window to the next; None is half the context.
         max_tokens: maximum number of scored tokens, in whole windows from the beginning.
     """
@@ -75,23 +75,23 @@ class TextSpec(FrozenModel):
 
     @property
     def scored(self) -> int:
-        """Return the number of tokens scored in each window."""
+        """Return the number of scored tokens per window."""
         return min(self.step, self.context - 1)
 
     @property
     def what(self) -> str:
-        """Return the description of its source for messages."""
+        """Return a description of the source, for messages."""
         return f"text {self.id!r}, source"
 
 
 class GenerationSpec(FrozenModel):
     """Length of the greedy texts.
 
-    Steps pair up between variants: every variant has as many as the dense model.
+    Every variant generates as many steps as the dense model, so that their steps can be compared in pairs.
 
     Attributes:
-        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue
-            behind it, which no mean or median counts.
+        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue after
+            it, but means and medians do not count those steps.
         new_tokens: maximum number of tokens.
     """
 
@@ -100,16 +100,16 @@ class GenerationSpec(FrozenModel):
 
 
 class DecodingSpec(FrozenModel):
-    """Sampled texts beside the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
+    """Sampled texts in addition to the greedy ones; the dense and the pruned model draw with the same Gumbel noise.
 
     A text ends with its end-of-text token, or after `generation.new_tokens`. The KL of distributions over texts needs
-    all tokens, so that there is none with `top_p` below 1.
+    all tokens, so it is missing if `top_p` is below 1.
 
     Attributes:
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
         top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
-        samples: texts of each prompt; at least two, because one does not say how much a prompt's texts differ.
-        seed: of the noise.
+        samples: texts per prompt; at least two, because one does not show how much a prompt's texts differ.
+        seed: seed of the noise.
     """
 
     temperature: float = Field(default=0.7, gt=0, le=100)
@@ -135,11 +135,11 @@ class MeasureSpec(FrozenModel):
         trajectories: texts that the output is measured on: `teacher_forced` (both models read the dense text),
             `own_text` (both read the variant's), `fork` (the dense model after the variant's first different token),
             `free_running` (each reads its own; needs `fork`, without which it says nothing about the model).
-        positions: `generated`: the last prompt token and every generated one; `every`: the prompt's tokens too.
+        positions: `generated`: the last prompt token and every generated one; `every`: also the prompt's tokens.
         cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
         keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
         layer_prompts: number of prompts of each kind, in order, that are measured layer by layer, or `all`; the others
-            are measured at the output only.
+            are measured only at the output.
     """
 
     positions: Literal["generated", "every"] = "generated"
@@ -181,5 +181,5 @@ class MeasureSpec(FrozenModel):
 
     @property
     def writes(self) -> bool:
-        """Return whether variants write texts of their own."""
+        """Return whether variants generate their own texts."""
         return self.trajectories != ("teacher_forced",)

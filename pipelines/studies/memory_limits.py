@@ -12,7 +12,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(size: object) -> object:
-    """Return the bytes of a size such as `20GiB`, `1.5 GB` or `0`; pydantic checks values that are no text.
+    """Return the bytes of a size such as `20GiB`, `1.5 GB` or `0`; pydantic checks values that are not strings.
 
     Raises:
         ValueError: it is not a size.
@@ -38,10 +38,10 @@ LayerDevice = Annotated[str, AfterValidator(_layer_device)]
 
 
 def parse_limits(arguments: list[str]) -> dict[str, int] | None:
-    """Return the limits of command line arguments such as `cpu=8GiB`; None without arguments.
+    """Return the limits in command line arguments such as `cpu=8GiB`, or None without arguments.
 
     Raises:
-        ValueError: one does not have that form; names it.
+        ValueError: an argument has another form; names it.
     """
     limits: dict[str, int] = {}
     for argument in arguments:

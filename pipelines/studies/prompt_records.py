@@ -1,4 +1,4 @@
-"""Prompts from records of a set: fields are found by their usual names, kinds and ids made where missing. No torch."""
+"""Prompts from records of a set: fields are found by their usual names; missing kinds and ids are made. No torch."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from prunescope.pipelines.corpora.records import Record
 from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet, number_text
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Usual names of fields, the first one present counts; capitals do not matter.
+# Usual names of fields, in any case; the first one present counts.
 _USUAL = {
     "text": ("question", "prompt", "instruction", "text", "query", "input", "question_stem", "problem", "ctx"),
     "id": ("id", "prompt_id", "question_id", "task_id"),
@@ -24,8 +24,8 @@ _USUAL = {
     "turns": ("turns", "messages"),
     "ids": ("ids", "input_ids", "token_ids", "prompt_token_ids"),
 }
-# The last number of a text. A minus behind a digit is an operator; a comma joins thousands, in India hundreds of
-# thousands too, and else parts numbers.
+# The last number of a text. A minus after a digit is an operator. A comma groups thousands, in India hundreds of
+# thousands, too; any other comma separates numbers.
 LAST_NUMBER = (
     r"(?s)\A.*((?:(?<![0-9.,])[-−][$€£]?|(?<![-−])[$€£]|(?<![0-9.,$€£−-])|(?<=[0-9][-−])[$€£]?|(?<=[^0-9],)"
     r"|(?<=,)(?!(?:[0-9]{2},)*[0-9]{3}(?![0-9])))"
@@ -35,12 +35,7 @@ LAST_NUMBER = (
 
 
 def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
-    """Return the prompt of a record.
-
-    Args:
-        record: the record.
-        spec: the set.
-        name: beginning of the id where the record has none.
+    """Return the prompt of a record in the set `spec`; without an id in the record it is made from `name`.
 
     Raises:
         InputError: a field is missing or wrong; names file, line, field and fix.
@@ -72,10 +67,10 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
         pattern = pattern or rf"\b([{''.join(letters)}])\b"
     elif kind == "maths":
         if gold is not None and number_text(gold) is None and pattern is None:
-            raise found.error("gold", f"{gold[:80]!r} is no number; set `answer_pattern`, or `kind: open`")
+            raise found.error("gold", f"{gold[:80]!r} is not a number; set `answer_pattern`, or `kind: open`")
         fields["gold"], pattern = gold, pattern or (LAST_NUMBER if gold is not None else None)
     else:
-        # Without a pattern nothing says where a generated text has its answer.
+        # Without a pattern it is unknown where a generated text has its answer.
         fields["gold"] = gold if pattern else None
     fields |= {"kind": kind, "answer_pattern": pattern}
     try:
@@ -88,12 +83,10 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
 def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], str | None]:
     """Return the question of a record, its options, and the right answer: an option's letter, or a text.
 
-    Args:
-        record: the record.
-        spec: the fields that are named; the others are found by their usual names.
+    Fields that `spec` does not name are found by their usual names.
 
     Raises:
-        InputError: as `prompt_of`.
+        InputError: as in `prompt_of`.
     """
     found = _Fields(record, spec, {"text": "question", "gold": "answer"}, "task")
     _, options, gold = _question(found, spec)
@@ -106,8 +99,8 @@ class _Fields:
     Args:
         record: the record.
         spec: the set, which may name fields.
-        keys: names of keys in the study that differ from the set's.
-        owner: where the study names fields.
+        keys: names of the study's keys that differ from the set's.
+        owner: the part of the study that names fields.
     """
 
     def __init__(
@@ -122,14 +115,14 @@ class _Fields:
         self._folded = {name.lower(): name for name in reversed(list(record.fields))}
 
     def name(self, key: str) -> str | None:
-        """Return the name of the field with such a meaning; None where the record has none."""
+        """Return the name of the field with this meaning, or None if the record has none."""
         if key in self._named:
             return self._named[key]
         names = (self._folded.get(usual) for usual in _USUAL.get(key, ()))
         return next((name for name in names if name is not None and self.record.fields[name] is not None), None)
 
     def value(self, key: str) -> Any:  # noqa: ANN401 (any JSON)
-        """Return the value of the field; None where the record has none.
+        """Return the value of the field, or None if the record has none.
 
         Raises:
             InputError: the study names a field that the record does not have.
@@ -142,7 +135,7 @@ class _Fields:
         return self.record.fields[name]
 
     def missing(self, key: str, reason: str) -> InputError:
-        """Return the error for a missing field, with those that exist."""
+        """Return the error for a missing field, which lists the fields that exist."""
         known = ", ".join(map(str, list(self.record.fields)[:20])) or "none"
         shown = self._keys.get(key, key)
         return InputError(
@@ -166,7 +159,7 @@ def _id(found: _Fields, made: str, is_made: bool) -> str:
 
 
 def _turns(turns: object, record: Record) -> list[dict[str, Any]]:
-    """Return the turns of a record without an answer at their end, which is what the prompt asks for."""
+    """Return the turns of a record without a final answer, which the prompt asks for."""
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise InputError(f"{record.place}: turns are a list of {{role, content}}; write them like that")
     turns = [{key: turn[key] for key in ("role", "content") if key in turn} for turn in turns]
@@ -208,7 +201,7 @@ def _question(found: _Fields, spec: PromptSet) -> tuple[Kind, tuple[str, ...], s
 
 
 def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the options of a record and the labels that it has for them, if any."""
+    """Return the options of a record and its labels for them, if any."""
     labels: object = ()
     if found.option_fields:
         for name in found.option_fields:
@@ -221,7 +214,7 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             values = json.loads(values)
         except (ValueError, RecursionError) as error:
-            raise found.error("options", 'not a list; write ["first", "second"], or name a field each') from error
+            raise found.error("options", 'not a list; write ["first", "second"], or name a field per option') from error
     if isinstance(values, dict):  # the form of ARC on the hub
         labels, values = values.get("label"), values.get("text")
     if values is None:
@@ -240,7 +233,7 @@ def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
     """Return the index of the right option, given as a label of the record, an index from 0, a letter or its text."""
     letters = tuple(_LETTERS[: len(options)])
-    if isinstance(gold, float) and gold.is_integer():  # a column with gaps, as pandas writes it
+    if isinstance(gold, float) and gold.is_integer():  # pandas writes a column with gaps as floats
         gold = int(gold)
     if not isinstance(gold, bool) and str(gold).strip() in labels:
         return labels.index(str(gold).strip())
@@ -256,7 +249,7 @@ def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...],
                 return names.index(text.upper())
     raise found.error(
         "gold",
-        f"{str(gold)[:80]!r} is none of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
+        f"{str(gold)[:80]!r} is not one of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
         f"letter from A to {letters[-1]}, or an option's text",
     )
 

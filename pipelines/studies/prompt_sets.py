@@ -27,12 +27,12 @@ MAX_TEMPLATE_BYTES = 1_000_000
 
 
 def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) -> object:
-    """Return the prompts of a study's `prompts`, with those of every set in place of the set.
+    """Return a study's `prompts` with every set replaced by its prompts.
 
     Args:
-        entries: what the YAML holds: a list of prompts, sets and names of sets, or one set.
+        entries: the content of the YAML: a list of prompts, sets and names of sets, or one set.
         where: the study's file, for messages.
-        is_shipped: whether the study is one of the package; its sets then come from the package, not from local files.
+        is_shipped: whether the study is in the package; its sets then come from the package, not from local files.
 
     Raises:
         InputError: an entry, a file or a record is wrong; names file, line, field and fix.
@@ -69,7 +69,7 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
     """Return `chat`, `plain`, or the text of the Jinja file that a key names.
 
     Args:
-        template: its value.
+        template: the key's value.
         where: the study's file, for messages.
         keys: the key, as in `key_place`.
 
@@ -92,7 +92,8 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
         raise InputError(f"{key_place(where, keys)}: {path}, line {line}: not UTF-8 text; save it as UTF-8") from error
     if "{{" not in text and "{%" not in text:
         raise InputError(
-            f"{key_place(where, keys)}: {path}: no Jinja template; write {{{{ text }}}} where the prompt's text belongs"
+            f"{key_place(where, keys)}: {path}: not a Jinja template; write {{{{ text }}}} where the prompt's text "
+            "belongs"
         )
     return text
 

@@ -11,7 +11,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX, TEXT_SOURCE
 Kind = Literal["maths", "open", "choice"]
 KINDS: tuple[Kind, ...] = ("maths", "open", "choice")
 BUILT_IN_TEMPLATES = ("chat", "plain")
-# Of a study: every one of them costs a forward pass of every variant, and all are in memory.
+# Limit for a study: every prompt costs a forward pass of every variant, and all prompts are in memory.
 MAX_PROMPTS = 10_000
 FIELD = Annotated[str, Field(min_length=1, max_length=200)]
 FIELDS = Annotated[tuple[FIELD, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
@@ -20,7 +20,7 @@ _LONGEST_NUMBER = 100
 
 
 def number_text(text: str) -> str | None:
-    """Return the shortest form of a number, so that equal numbers are equal texts (`$1,000.0` is 1000); else None."""
+    """Return the shortest form of a number, so that equal numbers are equal texts (`$1,000.0` is 1000), or None."""
     text = text.strip()
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
     if match is None or not (match[2] or match[3]):
@@ -31,10 +31,10 @@ def number_text(text: str) -> str | None:
 
 
 def require_text(text: str) -> str:
-    """Return a text.
+    """Return the text unchanged.
 
     Raises:
-        ValueError: it holds half of a surrogate pair, which no file and no tokenizer takes.
+        ValueError: it holds half of a surrogate pair, which no file and no tokenizer accepts.
     """
     try:
         text.encode()
@@ -46,14 +46,14 @@ def require_text(text: str) -> str:
 
 
 def require_template(template: str | None) -> str | None:
-    """Return `chat`, `plain` or the text of a Jinja template.
+    """Return `chat`, `plain` or the text of a Jinja template unchanged.
 
     Raises:
         ValueError: it is something else.
     """
     if template is not None and template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
         shown = template if len(template) <= 80 else f"{template[:80]}…"
-        raise ValueError(f"{shown!r} is none of `chat`, `plain` and a Jinja file, which has {{{{ text }}}} in it")
+        raise ValueError(f"{shown!r} is not `chat`, `plain` or a Jinja file, which contains {{{{ text }}}}")
     return template
 
 
@@ -78,17 +78,17 @@ class Prompt(FrozenModel):
 
     Attributes:
         id: name in every table; in a study's YAML made from the prompt's position by default.
-        kind: maths, open or choice; made from `options` and `gold` where it is left out.
-        text: the user's message; it is put into the template. Of several turns it is the last one.
+        kind: maths, open or choice; made from `options` and `gold` by default.
+        text: the user's message, which is put into the template; with several turns, the last one.
         options: labels of a multiple choice.
-        gold: right answer, compared with the match of `answer_pattern`; of maths, the number in its shortest form.
+        gold: right answer, compared with the match of `answer_pattern`; for maths, the number in its shortest form.
         answer_pattern: regular expression with one group that finds the answer in the generated text.
         system: the system's message before all turns.
-        turns: messages of user and assistant in turn, instead of `text`; `messages` is another name for it.
-        ids: token ids that are read as they are, instead of `text`.
+        turns: alternating messages of user and assistant, instead of `text`; `messages` is another name for it.
+        ids: token ids that are used unchanged, instead of `text`.
         template: `chat`, `plain` or the text of a Jinja template; None takes the study's. In a study's YAML a Jinja
             template is the path of its file.
-        origin: file and line of the prompt, for messages; it is no part of any hash.
+        origin: file and line of the prompt, for messages; not part of any hash.
     """
 
     id: NAME = Field(examples=["sky"])
@@ -135,7 +135,7 @@ class Prompt(FrozenModel):
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # few commands read a study
+            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # late, as few commands need it
 
             if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")
@@ -184,22 +184,18 @@ class Prompt(FrozenModel):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Return all messages, the system's first, as templates read them."""
+        """Return all messages, the system's first, in the form that templates read."""
         system = [Turn(role="system", content=self.system)] if self.system is not None else []
         turns = self.turns or (Turn(role="user", content=self.text),)
         return [turn.model_dump() for turn in (*system, *turns)]
 
     @property
     def what(self) -> str:
-        """Return its name for messages, with file and line where it has them."""
+        """Return its name for messages, with file and line if known."""
         return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
 
     def contents(self, template: str | None) -> dict[str, Any]:
-        """Return all fields that change tokens or answers, by name; those that a prompt does without are left out.
-
-        Args:
-            template: the study's template.
-        """
+        """Return all used fields that change tokens or answers, by name; `template` is the study's."""
         optional = {
             "system": self.system,
             "turns": [turn.model_dump() for turn in self.turns],
@@ -215,20 +211,20 @@ class PromptSet(FrozenModel):
 
     Attributes:
         source: `maths`, `open`, `choice`, `gsm8k` (the same as `maths`), `arc_challenge`, `openbookqa`, `boolq`, the
-            path of a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or `hf:NAME[:CONFIG]:SPLIT[:TEXT]` (the first
-            10,000 rows of it).
+            path of a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or `hf:NAME[:CONFIG]:SPLIT[:TEXT]` (its first
+            10,000 rows).
         name: beginning of the ids that are made; the name of the shipped set or the file by default.
         samples: prompts to draw without replacement; None takes all.
-        seed: of the draw.
-        kind: of all prompts; made from options and gold by default.
-        text: field with the user's message; found by its usual names by default, and so are the next three.
+        seed: seed of the draw.
+        kind: kind of all prompts; made from options and gold by default.
+        text: field with the user's message; found by its usual names by default, as are the next three fields.
         id: field with the prompt's name; false makes all of them from the line.
         gold: field with the right answer: a number, the text after `####`, or an option's index from 0, letter or text.
-        options: field with the list of options (texts or letters), or one field for each option.
-        system: message of the system for prompts that have none of their own.
-        template: of prompts that have none of their own.
-        answer_pattern: of prompts that have none of their own; for maths the last number by default, for a choice the
-            first letter of an option.
+        options: field with the list of options (texts or letters), or one field per option.
+        system: the system's message for prompts that have none.
+        template: template of prompts that have none.
+        answer_pattern: pattern of prompts that have none; by default the last number for maths, and the first letter of
+            an option for a choice.
     """
 
     source: TEXT_SOURCE = Field(examples=["maths"])
@@ -259,7 +255,7 @@ class PromptSet(FrozenModel):
 
     @property
     def text_field(self) -> str | None:
-        """Return the field with the message that the study names."""
+        """Return the field with the message, if the study names it."""
         parts = self.source.split(":")
         is_named = self.source.startswith(PREFIX) and len(parts) == 5
         return self.text or (parts[4] if is_named else None)

@@ -1,4 +1,4 @@
-"""The JSON schema of a study's YAML, for editors: `prunescope schema` prints it. No torch here.
+"""The JSON schema of a study's YAML, for editors; `prunescope schema` prints it. No torch here.
 
 `python -m prunescope.pipelines.studies.schema` writes the file that studies name in their first line.
 """
@@ -19,15 +19,15 @@ from prunescope.pipelines.studies.prompts import PromptSet
 
 FILE = FOLDER / "schema.json"
 _TEXT = {"type": "string"}
-# Keys that a YAML may leave out, because they are made from others.
+# Keys that a YAML may omit, because they are made from others.
 _MADE = {"name", "id", "kind"}
-# Fields of the models that are no keys of a YAML.
+# Fields of the models that are not keys of a YAML.
 _INTERNAL = {"origin"}
 _HEADER = "# yaml-language-server: $schema="
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the schema of what a YAML may hold: names in place of mappings, and made names left out."""
+    """Return the schema of a YAML: names may stand for mappings, and made names may be omitted."""
     schema = Study.model_json_schema()
     definitions = schema["$defs"]
     of_sets = PromptSet.model_json_schema()
@@ -54,12 +54,12 @@ def study_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the schema as the shipped file has it."""
+    """Return the schema as the content of the shipped file."""
     return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def header(study: Path) -> str:
-    """Return the first line of a study's file, from which editors find the schema: its path from there."""
+    """Return the first line of a study's file, in which editors find the relative path of the schema."""
     return f"{_HEADER}{Path(os.path.relpath(FILE, study.absolute().parent)).as_posix()}"
 
 
@@ -68,7 +68,7 @@ def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield a model and those of its fields, at any depth."""
+    """Yield a model and the models in its fields, at any depth."""
     yield kind
     for field in kind.model_fields.values():
         for other in models_in(field.annotation):
@@ -76,7 +76,7 @@ def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _complete(schema: dict[str, Any], kind: type[BaseModel]) -> None:
-    """Add the docstrings' texts to the schema of a model, and take out what is no key of a YAML."""
+    """Add the docstrings' texts to the schema of a model, and remove what is not a key of a YAML."""
     schema["description"] = description(kind)
     schema.pop("title", None)
     meanings = attribute_docs(kind)

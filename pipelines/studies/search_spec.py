@@ -1,4 +1,4 @@
-"""Settings of a search for the treatment of every sublayer, and checks of them that need no model. No torch here."""
+"""Settings of a search for the treatment of every sublayer, and their checks that need no model. No torch here."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, parse_recip
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
-# Steps of about a tenth: half of one costs 0.3 % of the KL, which grows with the third power of the sparsity.
+# Steps of about a tenth. Half a step costs 0.3 % of the KL, which grows with the third power of the sparsity.
 _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 44, 48, 53, 58, 64, 70)
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
@@ -23,27 +23,25 @@ class SearchSpec(FrozenModel):
     """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
 
     Attributes:
-        remove: shares of the layers' weights (or bytes, or time) to remove; each gets an allocation of its own.
-        menu: treatments of a sublayer beside keeping it: names of recipes that change matrices, and `drop`, or
-            `attn-drop` and `mlp-drop` for one kind alone.
-        objective: `kl` of every token with the dense text before it; `task:NAME`, the KL at the tokens of the answers
+        remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
+        menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
+            `attn-drop` and `mlp-drop` for one kind only.
+        objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
             to a task of the study.
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
-            and codes; `milliseconds` of a decoding step, which only drops save.
-        minutes: after which no further trial begins; pruning does not count.
-        source: text of the windows to measure on, as a calibration's; masks and weights that fit their calibration text
-            too closely do worse on another one, which is why it is not that text.
-        texts: windows of it to measure on. The first 16 windows and prompts, in turn, measure single treatments; all
-            measure whole allocations.
-        length: tokens of a window.
-        prompts: prompts of the shipped sets to measure on, drawn from those that the study does not ask.
+            and codes; `milliseconds` per decoding step, which only drops save.
+        minutes: time after which no further trial begins; pruning does not count.
+        source: text of the windows to measure on, like a calibration's. It is not the calibration text, because masks
+            and weights that fit that text too closely do worse on others.
+        texts: windows of the text to measure on. The first 16 windows and prompts, alternating, measure single
+            treatments; all measure whole allocations.
+        length: tokens per window.
+        prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
-        measurements: trials of the search at each share, beside the uniform ones and the first; the controls
-            have as many.
-        controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states,
-            from the method that the KL chose;
-            `random` allocations; `greedy` removal.
-        seed: of texts, prompts and random allocations.
+        measurements: trials of the search per share, besides the uniform ones and the first; the controls have as many.
+        controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states, starting
+            from the method that the KL chose; `random` allocations; `greedy` removal.
+        seed: seed of texts, prompts and random allocations.
     """
 
     remove: tuple[Share, ...] = Field(min_length=1, examples=[[0.2]])
@@ -69,21 +67,17 @@ class SearchSpec(FrozenModel):
 
     @property
     def settings_hash(self) -> str:
-        """Return the hash of what the trials depend on, beside the model and its calibration."""
+        """Return the hash of everything that the trials depend on, except the model and its calibration."""
         settings = self.model_dump(exclude={"remove", "minutes"})
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
-    """Refuse a search that cannot be carried out on any model.
-
-    Args:
-        search: the settings.
-        tasks: names of the study's tasks.
+    """Refuse a search that no model allows in a study with these tasks.
 
     Raises:
-        ValueError: the objective's task is none of the study's, a recipe of the menu cannot be the treatment of one
-            sublayer, or such a menu never removes so much.
+        ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,
+            or no allocation of the menu removes enough.
     """
     task = search.objective.partition(":")[2]
     if task and task not in tasks:
@@ -103,7 +97,7 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
 
 
 def _require_treatment(name: str) -> None:
-    """Refuse a recipe that a mixed recipe refuses for one sublayer."""
+    """Refuse a recipe that cannot be the treatment of one sublayer in a mixed recipe."""
     if name in DROPS:
         return
     try:

@@ -13,15 +13,14 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.weight_matrices import Matrix
 
 Rows = Float[Tensor, "*tokens in"]
-# Inputs that are summed together in float32: this many fit into the processor's cache.
+# Inputs that are summed together in float32; this many fit into the processor's cache.
 _BLOCK = 256
 
 
 class ActivationMoments:
     """Running sums over the inputs x of one matrix, or of several that read the same tensor (q, k, v; gate, up).
 
-    Moments are float64 sums of float32 sums over 256 inputs each; Gram matrices are float64 sums of float32 sums over
-    a batch each.
+    Moments are float64 sums of float32 sums over 256 inputs, Gram matrices float64 sums of float32 sums over a batch.
 
     Attributes:
         tokens: number of inputs.
@@ -53,7 +52,7 @@ class ActivationMoments:
         """Add inputs of shape (…, in)."""
         x = rows.reshape(-1, rows.shape[-1])
         self.tokens += len(x)
-        # Sums stay on the device, which need not wait for the host at every batch.
+        # Sums stay on the device, which then need not wait for the host at every batch.
         self.sums, self.squares = self.sums.to(x.device), self.squares.to(x.device)
         self._fourth, self._largest = self._fourth.to(x.device), self._largest.to(x.device)
         for block in x.split(_BLOCK):
@@ -90,7 +89,7 @@ class ActivationMoments:
 
     @cached_property
     def gram(self) -> Float[Tensor, "in in"] | None:
-        """Σ x xᵀ in float32, rounded once from a float64 total, on the model's device; None if not requested."""
+        """Σ x xᵀ in float32 on the model's device, rounded once from a float64 total; None if not requested."""
         products, self._products = self._products, None
         return None if products is None else products.float()
 
@@ -109,7 +108,7 @@ def _gram(x: Float[Tensor, "tokens in"]) -> Float[Tensor, "in in"]:
 
 
 class StopForwardError(Exception):
-    """Signal that a batch has shown all recorded inputs, so that the rest of the layer need not run."""
+    """Signal that a batch has shown all recorded inputs, so the rest of the layer need not run."""
 
 
 class InputRecorder:
@@ -117,10 +116,10 @@ class InputRecorder:
 
     Args:
         matrices: the matrices by name.
-        grams: names of the matrices of whose inputs to compute Gram matrices.
+        grams: names of the matrices for whose inputs to compute Gram matrices.
         with_tails: whether to compute fourth moments and largest inputs.
         stops: whether `observe` raises StopForwardError once a batch has shown all inputs. The first batch shows how
-            often each matrix is used; if it does not use all of them (experts), every batch runs to its end.
+            often each matrix is used. If it does not use all of them (experts), every batch runs to its end.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class InputRecorder:
             return
         matrix = self._by_address.get(operand.data_ptr())
         if matrix is not None and operand.shape == matrix.shape[::-1] and rows.shape[-1] == operand.shape[0]:
-            key = rows.data_ptr(), rows.shape  # a product may read a view of its own
+            key = rows.data_ptr(), rows.shape  # each product may read its own view
             self._readers.setdefault(key, []).append(matrix.name)
             self._rows[key] = rows
             if self._missing:
@@ -177,7 +176,7 @@ class InputRecorder:
 
     @property
     def inputs(self) -> dict[str, ActivationMoments]:
-        """Moments by matrix name; matrices that read the same tensors share one object, unused ones have none.
+        """Moments by matrix name; matrices that read the same tensors share one object, and unused ones are absent.
 
         Raises:
             ComputationError: an input is NaN or infinite.
@@ -186,7 +185,7 @@ class InputRecorder:
         for names, group in self._groups.items():
             group.require_finite(names[0])
             for name in names:
-                if name in inputs:  # it shared its input in one batch and did not in the next
+                if name in inputs:  # it shared its input in one batch but not in another
                     raise ComputationError(f"{name}: reads other tensors in other batches")
                 inputs[name] = group
         return inputs

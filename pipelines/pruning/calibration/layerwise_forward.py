@@ -39,7 +39,7 @@ class Streams:
     Args:
         decoder: the model.
         tokens: the tokens.
-        dtype: type of weights and activations in the layers; None is the model's own. One layer is cast at a time.
+        dtype: dtype of weights and activations in the layers; None is the model's own. One layer is cast at a time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Streams:
             with hooks(*record):
                 decoder.hidden(batches[0][:1, :2])
             with cast_parameters(outside, dtype):
-                # A run of layers that return their input records the arguments of every layer at little cost.
+                # A run whose layers return their input records the arguments of every layer at little cost.
                 self._calls: list[list[Arguments]] = []
                 for batch in batches:
                     calls = _calls(decoder, batch, outputs)
@@ -66,7 +66,7 @@ class Streams:
                     self._calls.append(_sharing(calls, self._calls[0]) if self._calls else calls)
 
     def begin(self) -> States:
-        """Return the streams in front of the first layer."""
+        """Return the streams before the first layer."""
         return [stream_of(*calls[0]) for calls in self._calls]
 
     @torch.inference_mode()
@@ -84,9 +84,9 @@ class Streams:
 
         Args:
             index: the layer's index.
-            states: the streams in front of it.
+            states: the streams before it.
             matrices: some of its matrices.
-            grams: names of the matrices of whose inputs to compute Gram matrices.
+            grams: names of the matrices for whose inputs to compute Gram matrices.
             with_tails: whether to compute fourth moments and largest inputs.
             advances: whether to replace the streams by the layer's output; if not, a batch may stop early.
 
@@ -120,16 +120,16 @@ class Streams:
 
 
 def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> AbstractContextManager[None]:
-    """Temporarily cast parameters to a type; None changes nothing.
+    """Temporarily cast parameters to a dtype; None changes nothing.
 
-    Buffers keep their type: rounded rotary frequencies would change the model. The head has its own view of the
-    weights, so that a tied embedding does not round it.
+    Buffers keep their dtype, because rounded rotary frequencies would change the model. The head has its own view of
+    the weights, so a tied embedding does not round it.
     """
     return nullcontext() if dtype is None else swapped_data(parameters, partial(retyped, dtype=dtype))
 
 
 def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Sequence[object]) -> list[Arguments]:
-    """Return the arguments of every layer's call; their state is the embeddings."""
+    """Return the arguments of every layer's call; the state in them is the embeddings."""
     calls: list[Arguments] = []
     with ExitStack() as stack:
         for layer, output in zip(decoder.layers, outputs, strict=True):
@@ -139,7 +139,7 @@ def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Seque
 
 
 def _sharing(value: Any, known: Any, equal: dict[tuple[int, int], bool] | None = None) -> Any:  # noqa: ANN401 (of layers)
-    """Return the arguments with tensors of `known` in place of equal ones; what layers share is compared once."""
+    """Return the arguments with tensors replaced by equal ones of `known`; each pair of tensors is compared once."""
     equal = {} if equal is None else equal
     if isinstance(value, Tensor):
         if not isinstance(known, Tensor) or known.dtype != value.dtype:
@@ -156,7 +156,7 @@ def _sharing(value: Any, known: Any, equal: dict[tuple[int, int], bool] | None =
 
 
 def _identity_forward(calls: list[Arguments], output: object) -> Callable[..., object]:
-    """Return a layer's forward that records its arguments and returns the state, in the form of an output."""
+    """Return a forward that records a layer's arguments and returns the state, in the form of the layer's output."""
 
     def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any layer's signature)
         calls.append((args, kwargs))

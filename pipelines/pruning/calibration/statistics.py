@@ -1,6 +1,6 @@
 """Statistics of the dense model on calibration tokens: inputs of each matrix, influence of each sublayer.
 
-One forward pass gives both tables; recipes read them instead of running the model again.
+One forward pass gives both tables. Recipes read them instead of running the model again.
 """
 
 import hashlib
@@ -98,7 +98,6 @@ def _ids(tokenizer: Any, text: str) -> Int[Tensor, " tokens"]:  # noqa: ANN401
 
 
 def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
-    """Return a document as a user's message in the chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("calibration.template: the model has no chat template; set it to false")
     messages = [{"role": "user", "content": document}]
@@ -106,7 +105,7 @@ def _templated(tokenizer: Any, document: str) -> str:  # noqa: ANN401
 
 
 def calibration_dtype(spec: CalibrationSpec) -> torch.dtype | None:
-    """Return the type in which calibration tokens pass the layers; None is the model's own."""
+    """Return the dtype in which calibration tokens pass the layers; None is the model's own."""
     return None if spec.dtype == "model" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
 
 
@@ -116,7 +115,7 @@ def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
 
 
 def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
-    """Refuse windows that are longer than a model's context; `key` names the setting of the length in the message.
+    """Refuse windows longer than a model's context; `key` names the setting of the length in the message.
 
     Raises:
         InputError: they are longer.
@@ -163,7 +162,7 @@ class Influence:
     """1 − cos of the stream before and after each attention, MLP and block, averaged over tokens in float64.
 
     Args:
-        decoder: the decoder; its forward passes are measured while the hooks of `watch` are there.
+        decoder: the decoder; its forward passes are measured while the hooks of `watch` are registered.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -199,7 +198,7 @@ class Influence:
 
     @property
     def means(self) -> dict[str, float]:
-        """Influence by label of the unit: `attn.3`, `mlp.3`, `block.3`.
+        """Influence by label of the unit: `attn.3`, `mlp.3` or `block.3`.
 
         Raises:
             ComputationError: an activation is NaN or infinite.

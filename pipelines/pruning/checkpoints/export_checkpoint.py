@@ -33,7 +33,7 @@ from prunescope.pipelines.pruning.module_selection import layer_of
 from prunescope.pipelines.pruning.variant import Variant, save_tensors
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
-# Largest file of weights, unless a single tensor is larger.
+# Maximum size of a weight file, unless a single tensor is larger.
 MAX_SHARD_BYTES = 5 * 10**9
 # Tokens on which the folder is compared with the variant.
 _PROBE_TOKENS = 32
@@ -44,7 +44,7 @@ def export(
 ) -> CheckpointResult:
     """Write config, weights, tokenizer and model card, and load them again with stock transformers.
 
-    With `shrink`, matrices become smaller where whole neurons or heads are zero.
+    With `shrink`, matrices become smaller if whole neurons or heads are zero.
 
     Raises:
         InputError: the folder is not free or has no room, or stock transformers has no form for the variant.
@@ -70,7 +70,7 @@ def export(
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if about.variant_hash:
-            # By these, scores of the folder that other programs measure find their variant.
+            # These names connect scores of the folder from other programs to the variant.
             names = {"model": about.model, "recipe": about.recipe, "variant_hash": about.variant_hash}
             (scratch / "prunescope.json").write_text(f"{json.dumps(names)}\n", encoding="utf-8")
         if (embedded := embedded_model(about.source)) is not None and embedded.notice:
@@ -151,9 +151,8 @@ def _write_weights(
 def _stored(
     form: Form, weights: MaterializedWeights, dense: Mapping[str, Tensor], name: str, dtype: torch.dtype
 ) -> Tensor:
-    """Return a parameter as it is stored."""
     old = form.dense_name(name)
-    if old not in weights:  # a bias that the config adds together with a needed one
+    if old not in weights:  # the config adds this bias together with a needed one
         return torch.zeros(form.model.state_dict()[name].shape, dtype=dtype)
     tensor = weights.tensor(old) if weights.is_changed(old) else dense[old]
     for dim, index in form.cuts.get(name, {}).items():
@@ -179,7 +178,7 @@ def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:
 
 
 def _write_config_and_tokenizer(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:
-    """Write the config, and copy generation config and tokenizer where the dense model has them as files."""
+    """Write the config, and copy the generation config and the tokenizer if the dense model has them as files."""
     config = cast(Any, form.model).config
     config.dtype = _name(dtype)
     config.architectures = [type(form.model).__name__]
@@ -198,7 +197,7 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
     """Return the folder's logits, which must be the variant's.
 
     Raises:
-        ComputationError: they differ by more than rounding, or transformers misses a weight.
+        ComputationError: they differ by more than rounding, or transformers lacks a weight.
     """
     try:
         model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_for_second_model)

@@ -1,6 +1,6 @@
 """The config of an exported model: its layers, widths and biases.
 
-Every change of a config is verified on empty modules: their shapes must be those of the tensors to write.
+Every change of a config is verified on empty modules, whose shapes must be those of the tensors to write.
 """
 
 import copy
@@ -21,9 +21,9 @@ from prunescope.pipelines.pruning.checkpoints.shrink import Rules, Widths, width
 from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
 from prunescope.pipelines.pruning.variant import Variant
 
-# Largest number of configs that a search tries.
+# Maximum number of configs that a search tries.
 _MAX_TRIED = 200
-# Errors that config classes raise on values that make no model of their architecture.
+# Errors that config classes raise for values that do not give a model of their architecture.
 _REFUSALS = (
     StrictDataclassError,
     ValueError,
@@ -45,8 +45,8 @@ class Form:
         model: modules of the new config, on the meta device.
         prefix: name of the list of layers.
         layers: the dense model's layers that remain, in order.
-        changes: keys of the text config with values other than the dense model's.
-        cuts: the remaining indices of each cut dimension, by parameter name.
+        changes: keys of the text config whose values differ from the dense model's.
+        cuts: the remaining indices per cut dimension, by parameter name.
         notes: sentences for the model card.
     """
 
@@ -63,7 +63,7 @@ class Form:
 
     @property
     def names(self) -> list[str]:
-        """The names of parameters, tied ones once, and of persistent buffers."""
+        """The names of parameters and persistent buffers, tied parameters once."""
         own = [name for name, _ in self.model.named_parameters()]
         tied = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return own + [name for name in self.model.state_dict() if name not in tied]
@@ -77,7 +77,7 @@ class Form:
 def form_of(decoder: Decoder, variant: Variant, weights: MaterializedWeights, *, shrink: bool) -> Form:
     """Return the form of a variant: without dropped blocks, if the class allows it, and with the variant's biases.
 
-    With `shrink`, matrices become smaller where whole neurons or heads are zero.
+    With `shrink`, matrices become smaller if whole neurons or heads are zero.
 
     Raises:
         InputError: stock transformers has no form for the variant; names the reason.
@@ -124,7 +124,7 @@ class _Configs:
         self.layers_key = getattr(text, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
 
     def build(self, changes: Mapping[str, Any]) -> nn.Module | None:
-        """Return the modules; None if the class cannot build them with these values."""
+        """Return the modules, or None if the class cannot build them with these values."""
         whole = copy.deepcopy(self._config.to_dict())
         (whole if self._key is None else whole[self._key]).update(copy.deepcopy(dict(changes)))
         try:
@@ -136,12 +136,12 @@ class _Configs:
         return model if type(model) is self._class else None
 
     def keys(self, wanted: int | None) -> list[str]:
-        """Return the keys with a value."""
+        """Return the keys with this value."""
         return [key for key, value in self.text.items() if type(value) is type(wanted) and value == wanted]
 
 
 def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple[int, ...]) -> Form | None:
-    """Return the form with fewer layers; None if no config gives the same layers under new numbers."""
+    """Return the form with fewer layers, or None if no config gives the same layers under new numbers."""
     if not kept:
         return None
     count = len(decoder.layers)
@@ -165,7 +165,7 @@ def _without_layers(decoder: Decoder, configs: _Configs, form: Form, kept: tuple
 
 
 def _lists_without(key: str, value: object, count: int, kept: tuple[int, ...]) -> Iterator[list[Any]]:
-    """Yield the possible values of a list in a config with fewer layers: per layer, of layer numbers, or unchanged."""
+    """Yield the possible values of a config's list for fewer layers: one per layer, layer numbers, or unchanged."""
     if not isinstance(value, (list, tuple)) or key.endswith(("token_id", "token_ids")):
         return
     if len(value) == count:
@@ -176,7 +176,7 @@ def _lists_without(key: str, value: object, count: int, kept: tuple[int, ...]) -
 
 
 def _is_same_layer(dense: nn.Module, other: nn.Module, old: int, new: int) -> bool:
-    """Return whether two layers have the same modules, shapes and settings, except for the layer's number."""
+    """Return whether two layers have the same modules, shapes and settings, except for the layer number."""
     for (name, one), (other_name, two) in zip(dense.named_modules(), other.named_modules(), strict=False):
         if name != other_name or type(one) is not type(two):
             return False
@@ -193,7 +193,7 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Form) -> Form:
-    """Return the form with the variant's biases that the dense model lacks."""
+    """Return the form with those of the variant's biases that the dense model lacks."""
     dense = set(decoder.model.state_dict())
     numbers = {old: new for new, old in enumerate(form.layers)}
     removed = [i for i in range(len(decoder.layers)) if i not in numbers]
@@ -231,7 +231,7 @@ def _subsets(keys: list[str], max_size: int) -> Iterator[tuple[str, ...]]:
 
 
 def _narrowed(decoder: Decoder, configs: _Configs, form: Form, choices: list[Widths]) -> Form:
-    """Return the form with the first of some widths for which there is a config."""
+    """Return the form with the first of some widths that a config can produce."""
     for widths in choices:
         for changed in islice(_width_changes(configs, widths), _MAX_TRIED):
             changes = {**form.changes, **changed}
@@ -250,14 +250,14 @@ def _narrowed(decoder: Decoder, configs: _Configs, form: Form, choices: list[Wid
 
 
 def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]]:
-    """Yield config changes to try: keys with the present value get the new one, alone or in pairs."""
+    """Yield config changes to try: keys with the current value get the new one, alone or in pairs."""
     if widths.groups is None:
         for keys in _subsets(configs.keys(widths.before), 2):
             yield dict.fromkeys(keys, widths.after)
         for key in configs.keys(None):
             yield {key: widths.after}
         return
-    # `head_dim` must keep its value: the same number of narrower heads would have the same shapes.
+    # `head_dim` must keep its value, because the same number of narrower heads would have the same shapes.
     heads, groups = ([k for k in configs.keys(n) if k != "head_dim"] for n in (widths.before, widths.groups[0]))
     for sizes in ({}, {"head_dim": widths.size}):
         for some in _subsets(heads, 2):
@@ -267,7 +267,7 @@ def _width_changes(configs: _Configs, widths: Widths) -> Iterator[dict[str, int]
 
 
 def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None:
-    """Return the remaining indices of every parameter for the model; None if a shape cannot be explained."""
+    """Return the remaining indices of every parameter for the model, or None if a shape cannot be explained."""
     before, after = _shapes(form.model), _shapes(model)
     if before.keys() != after.keys():
         return None
@@ -292,7 +292,7 @@ def _dropped_notes(variant: Variant, form: Form) -> Iterator[str]:
     zeros = [label for label in variant.dropped if label not in gone]
     if gone:
         removed = sorted({int(label.partition(".")[2]) for label in gone})
-        yield f"Layers {_listed(removed)} of the dense model are removed; those behind them have new numbers."
+        yield f"Layers {_listed(removed)} of the dense model are removed; later layers have new numbers."
     if zeros:
         yield (
             f"Dropped sublayers {_listed(zeros)} are still there, with zeros in their last matrices, so that they add "

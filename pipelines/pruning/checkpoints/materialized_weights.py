@@ -29,7 +29,7 @@ _PROBE_TOKENS = 12
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of most weights of a folder.
+    """Return the dtype of most weights in a folder.
 
     Raises:
         InputError: none of its weights is a float of 16 bits or more.
@@ -40,8 +40,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def unchanged(decoder: Decoder) -> Mapping[str, Tensor]:
     """Return the dense parameters and buffers as they are stored, by name.
 
-    If the decoder runs in a smaller type than the files have, its own weights are rounded, and the files are read
-    again.
+    If the decoder runs in a smaller dtype than the files have, its weights are rounded, so the files are read again.
     """
     widest = reduce(torch.promote_types, _stored_dtypes(decoder.folder))
     model = decoder.model
@@ -57,7 +56,6 @@ def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
-    """Return the number of weights of each type in a folder."""
     counts: Counter[torch.dtype] = Counter()
     for file in check_folder(folder):
         with safe_open(file, framework="pt") as opened:
@@ -71,7 +69,7 @@ def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
 
 
 def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant:
-    """Return the variant with its new values rounded to the type in which they are stored."""
+    """Return the variant with its new values rounded to the dtype in which they are stored."""
     if torch.promote_types(dtype, decoder.dtype) == dtype:
         return variant
     matrices = decoder.matrices
@@ -100,7 +98,7 @@ class MaterializedWeights:
                 self._matrices.setdefault(names[id(matrix.parameter)], []).append(matrix)
 
     def __contains__(self, name: str) -> bool:
-        """Return whether there is a parameter or buffer of that name."""
+        """Return whether a parameter or buffer has that name."""
         return name in self._dense or name in self._variant.parameters
 
     def is_changed(self, name: str) -> bool:
@@ -134,9 +132,9 @@ class MaterializedWeights:
 
 @torch.inference_mode()
 def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
-    """Return the last matrix that each branch of a sublayer multiplies with, by the sublayer's label.
+    """Return the last matrix that each branch of a sublayer multiplies by, by the sublayer's label.
 
-    Of experts one is returned; branches without a known matrix product are left out.
+    One of several experts is returned. Branches without a known matrix product are omitted.
     """
     sublayers = list(decoder.sublayers)
     calls: dict[str, list[SublayerCall]] = {sublayer.label: [] for sublayer in sublayers}
@@ -171,11 +169,11 @@ def _products(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
 def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
     """Return the names of the parameters that must be zero for the dropped sublayers to add nothing, as verified.
 
-    These are the last matrix of each branch and the biases after it; if that is not enough (experts next to a shared
-    one), all parameters of the branch.
+    These are the last matrix of each branch and the biases after it. If that is not enough (experts next to a shared
+    one), they are all parameters of the branch.
 
     Raises:
-        InputError: a dropped sublayer adds something even with all its parameters at zero.
+        InputError: a dropped sublayer adds something even if all its parameters are zero.
     """
     last = last_matrices(decoder)
     dropped = [sublayer for sublayer in decoder.sublayers if sublayer.label in variant.dropped]
@@ -215,6 +213,6 @@ def _last_parameters(branch: Branch, last: list[Matrix]) -> Iterator[nn.Paramete
 
 
 def _zero(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
-    # One tensor per shape serves all parameters, which may be many and offloaded to disk.
+    # All parameters of one shape share one tensor, because they may be many and offloaded to disk.
     zeros = cache(torch.zeros)
     return swapped_data(parameters, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device))

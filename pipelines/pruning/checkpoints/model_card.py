@@ -33,7 +33,7 @@ class About:
         recipe: the recipe's name, like `method` and `parameters_json`.
         calibration: settings of the calibration, by name; empty if the recipe needs none.
         scores: measures against the dense model and their values.
-        variant_hash: hash of the variant in a warehouse; empty for one of no warehouse.
+        variant_hash: hash of the variant in a warehouse; empty if it is in none.
     """
 
     model: str
@@ -101,7 +101,7 @@ def _treatments(about: About) -> Iterator[tuple[str, str]]:
 
 
 def public_source(source: str) -> str:
-    """Return a source without local directories: a hub id as it is, of a path only the last part."""
+    """Return a source without local directories: a hub id unchanged, or the last part of a path."""
     if source.startswith(PREFIX):  # a data set, by its hub id or its folder
         name, colon, rest = source.removeprefix(PREFIX).partition(":")
         return f"{PREFIX}{public_source(name)}{colon}{rest}"
@@ -139,7 +139,7 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
 
 
 def _front_of(decoder: Decoder) -> dict[str, Any]:
-    """Return the front matter of the dense model's own card; empty if there is none or it cannot be read."""
+    """Return the front matter of the dense model's own card, or an empty one if it cannot be read."""
     file = decoder.folder / "README.md"
     if not file.is_file():
         return {}

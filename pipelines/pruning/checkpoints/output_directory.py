@@ -22,7 +22,7 @@ def require_free(folder: Path) -> None:
     """Refuse a path at which no folder can be created.
 
     Raises:
-        InputError: it is a file, it is not empty, or its parent folder is missing.
+        InputError: the path is a file or not empty, or its parent folder is missing.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
@@ -58,7 +58,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 def unfinished_directory(folder: Path) -> Iterator[Path]:
     """Yield the hidden folder next to `folder` from which a killed run resumes.
 
-    It stays if the process is killed or interrupted, or fails unexpectedly. It is removed when the work is done or has
+    The folder stays if the process is killed, interrupted, or fails unexpectedly. It is removed if the work is done, or
     failed with an error of the input or the computation, which would recur.
 
     Raises:
@@ -68,7 +68,7 @@ def unfinished_directory(folder: Path) -> Iterator[Path]:
     scratch = target.parent / f".{target.name}.unfinished"
     with explained_write_errors(folder):
         scratch.mkdir(exist_ok=True)
-        # In a shared folder, another user's link of that name must not redirect the files.
+        # In a shared directory, another user's link of that name must not redirect the files.
         descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if lock(descriptor) is False:
@@ -84,8 +84,8 @@ def unfinished_directory(folder: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of this target; folders that another process is writing stay."""
-    # The suffix is tempfile's, so that the pattern never matches the prefix of another target.
+    """Remove what killed processes left of this target, but not folders that another process is writing."""
+    # The suffix is tempfile's, so the pattern never matches the prefix of another target.
     leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
     for path in target.parent.iterdir():
         if leftover.fullmatch(path.name):
@@ -94,7 +94,7 @@ def _remove_leftovers(target: Path) -> None:
 
 @contextmanager
 def explained_write_errors(folder: Path) -> Iterator[None]:
-    """Translate errors of the system while a folder is written into an InputError with the fix."""
+    """Translate system errors while writing a folder into an InputError with the fix."""
     try:
         yield
     except (OSError, SafetensorError) as error:

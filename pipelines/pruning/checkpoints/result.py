@@ -12,10 +12,10 @@ class CheckpointResult:
         folder: the checkpoint's folder.
         bytes: size of the weights.
         parameters: number of values in them, tied ones once.
-        distance: relative distance of its logits from those of the variant with values rounded to the stored type.
+        distance: relative distance of its logits from those of the variant with values rounded to the stored dtype.
         notes: sentences on what was removed, filled with zeros or rounded.
-        rounded: the type that new values were rounded to, and the relative distance of its logits from the unrounded
-            variant's; None if nothing was rounded.
+        rounded: the dtype that new values were rounded to, and the relative distance of its logits from those of the
+            unrounded variant; None if nothing was rounded.
     """
 
     folder: Path

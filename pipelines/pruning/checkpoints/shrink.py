@@ -24,9 +24,9 @@ class Widths:
     Attributes:
         description: what is removed, for messages and the model card.
         before: number of neurons or query heads per layer.
-        after: number that each layer keeps: that of the layer with the most nonzero ones.
-        rules: how the parameters of each module are cut, by its name.
-        cut: names of the parameters that a matching config has to cut.
+        after: number that each layer keeps, set by the layer with the most nonzero ones.
+        rules: how the parameters of each module are cut, by module name.
+        cut: names of the parameters that a matching config must cut.
         groups: key-value heads before and after; None for neurons.
         size: width of a head; 0 for neurons.
     """
@@ -45,8 +45,8 @@ def widths_of(
 ) -> list[list[Widths]]:
     """Return the possible reductions of neurons and heads that are zero in all remaining layers.
 
-    Each comes with its alternatives, narrowest first, because not every number of heads makes a config. `last` is the
-    result of `last_matrices`.
+    Each comes with its alternatives, narrowest first, because not every number of heads gives a valid config. `last` is
+    the result of `last_matrices`.
     """
     remaining = [decoder.layers[index] for index in layers]
     neurons = [[widths] for widths in _neurons([layer.mlp for layer in remaining], weights, last)]
@@ -57,7 +57,7 @@ def widths_of(
 def _neurons(
     sublayers: list[Sublayer], weights: MaterializedWeights, last: Mapping[str, list[Matrix]]
 ) -> Iterator[Widths]:
-    """Yield one width for all MLPs with the same number of neurons; experts are left as they are."""
+    """Yield one width for all MLPs with the same number of neurons; experts are unchanged."""
     by_size: dict[int, list[tuple[Sublayer, Bool[Tensor, " inner"]]]] = {}
     for sublayer in sublayers:
         matrices = last[sublayer.label]
@@ -78,7 +78,7 @@ def _neurons(
 
 
 def _alive_neurons(sublayer: Sublayer, weights: MaterializedWeights, output: Matrix) -> Bool[Tensor, " inner"]:
-    """Return which neurons the last matrix reads and all matrices before it write."""
+    """Return the neurons that the last matrix reads and that all matrices before it write."""
     alive = _weight(weights, output).ne(0).any(dim=0)
     for matrix in sublayer.matrices.values():
         if matrix is output or matrix.shape[0] not in {len(alive), 2 * len(alive)}:
@@ -95,7 +95,7 @@ def _alive_neurons(sublayer: Sublayer, weights: MaterializedWeights, output: Mat
 def _heads(
     decoder: Decoder, sublayers: list[Sublayer], weights: MaterializedWeights, last: Mapping[str, list[Matrix]]
 ) -> Iterator[Widths]:
-    """Yield smaller numbers of heads: fewer groups that share keys and values, or fewer queries in every group."""
+    """Yield smaller numbers of heads: fewer groups that share keys and values, or fewer queries per group."""
     config = cast(Any, decoder.model).config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
     groups = int(getattr(config, "num_key_value_heads", 0) or heads)
@@ -132,7 +132,7 @@ def _heads(
 
 
 def _cut_weights(sublayer: Sublayer, last: Mapping[str, list[Matrix]], sizes: set[int]) -> Iterator[str]:
-    """Yield the weights of a sublayer's last matrix and of matrices with as many outputs as one of the sizes."""
+    """Yield the weights of a sublayer's last matrix and of matrices whose number of outputs is among the sizes."""
     for matrix in sublayer.matrices.values():
         if matrix in last[sublayer.label] or matrix.shape[0] in sizes:
             yield f"{matrix.name}.weight"
@@ -152,7 +152,7 @@ def _head_rules(
         query_heads = torch.cat([_first(own[group], new_queries) + group * queries for group in chosen.tolist()])
         query, key = _spread(query_heads, size), _spread(chosen, size)
         joint = torch.cat([query, heads * size + key, (heads + groups) * size + key])
-        # The last of two equal sizes counts: with as many keys as queries they are cut alike.
+        # The last of two equal sizes counts; with as many keys as queries both are cut alike.
         rule = {(heads, after): query_heads, of_joint: joint, of_keys: key, of_queries: query}
         rules |= dict.fromkeys(_mixer_names(sublayer), rule)
     return rules
@@ -165,7 +165,7 @@ def _weight(weights: MaterializedWeights, matrix: Matrix) -> Tensor:
 
 
 def _first(chosen: Bool[Tensor, " all"], count: int) -> Tensor:
-    """Return the ascending indices of the chosen ones and, up to a count, of others."""
+    """Return the ascending indices of the chosen ones, filled up with others to `count`."""
     return torch.argsort(~chosen, stable=True)[:count].sort().values
 
 

@@ -29,7 +29,7 @@ METHODS: dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | N
 
 
 def change_of(context: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:
-    """Return the recipe's change of a matrix; None if it leaves the matrix as it is.
+    """Return the recipe's change of a matrix, or None if it leaves the matrix unchanged.
 
     Raises:
         InputError: the recipe's numbers do not fit the matrix, or no token reached it.

@@ -21,13 +21,13 @@ Square = Float[Tensor, "in in"]
 def admm(context: MatrixContext, recipe: ADMM) -> WeightDelta | None:
     """Reconstruct the dense matrix's output with a sparse matrix (2401.02938).
 
-    Inputs are first scaled to norm 1, so that a weight's magnitude is its Wanda score. Without a pattern the mask of
-    the earlier recipe is kept and only the weights are solved for; with a pattern, weights that the earlier recipe
-    masked stay masked and count. Weights of dead inputs become zero. Returns None if no weight is to be removed.
+    Inputs are first scaled to norm 1, so a weight's magnitude is its Wanda score. Without a pattern, the mask of the
+    earlier recipe is kept and only the weights are solved for. With a pattern, weights that the earlier recipe masked
+    stay masked and count as removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
 
     Raises:
-        InputError: neither a pattern nor a mask, a share that is a whole group, M does not divide the inputs,
-            or no token reached the matrix.
+        InputError: the pattern and the mask are missing, a share rounds to a whole group, M does not divide the
+            inputs, or no token reached the matrix.
         ComputationError: the Gram matrix or a weight is NaN or infinite, or not even the largest damping helps.
     """
     if context.sparsity == 0 and context.mask is None:
@@ -64,7 +64,7 @@ def _mask(scores: Scores, kept: Mask, context: MatrixContext, recipe: ADMM, shar
     scores = scores.masked_fill(~kept, -1)
     if recipe.keep is None or recipe.block is None:
         return keep_share(scores, share * cast(float, context.sparsity), recipe.group) & kept
-    # The N largest of every M always stay; of all others the smallest are removed first.
+    # The N largest of every M always stay; the smallest of the others are removed first.
     safe = keep_n_of_m(scores, recipe.keep, recipe.block)
     scores = scores.masked_fill(safe, torch.finfo(scores.dtype).max)
     return keep_share(scores, share * (1 - recipe.keep / recipe.block), recipe.group) & kept

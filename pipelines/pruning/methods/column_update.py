@@ -1,6 +1,6 @@
 """The column update of SparseGPT and GPTQ for one block, in numba (row by row) and in torch (all rows at once).
 
-From left to right each weight is removed, rounded or kept, and the later columns compensate its error.
+From left to right each weight is removed, rounded or kept, and later columns compensate its error.
 """
 
 from itertools import pairwise
@@ -30,10 +30,9 @@ def sweep(
     Args:
         current: weights that compensate the errors of all earlier columns, float32 (out, width).
         inverse: R⁻¹ of the block's columns, upper triangular, float32 (width, width).
-        kept: True where a weight may stay, (out, width).
+        kept: True if a weight may stay, (out, width).
         pattern: N and M, or (0, 0) if `kept` is the mask. Of every M consecutive weights, N stay: those with the
-            largest |w|/R⁻¹_jj when the sweep reaches the first of them; of equal ones the first. Blocks begin at
-            multiples of M.
+            largest |w|/R⁻¹_jj when the sweep reaches the first of them, ties by index. Blocks begin at multiples of M.
         grid: scales and zeros, float32 (out, groups), and each column's group, int64 (width,); None without rounding.
         steps: largest code of the grid.
 
@@ -66,7 +65,6 @@ def sweep(
 
 @njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
 def _sweep(weight, upper, keep, n, m, scales, zeros, column_groups, steps) -> None:
-    """Update rows in place."""
     rows, width = weight.shape
     scores = np.empty(m, np.float32)
     for row in range(rows):

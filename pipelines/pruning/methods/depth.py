@@ -1,6 +1,6 @@
 """Depth pruning: the order in which sublayers or blocks are removed.
 
-Orders are by influence, by loss, of consecutive units, at random, or as listed in the recipe.
+Orders are by influence, by loss, of consecutive units, at random, or listed in the recipe.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,12 +53,12 @@ def drop(
 ) -> Variant:
     """Remove a recipe's units from the model that earlier recipes left.
 
-    Influences of a dense base are read from `influence`, the rows of `block_influence`; all other scores are measured
+    Influences of a dense base are read from `influence`, the rows of `block_influence`. All other scores are measured
     on the base. The other arguments are those of `drop_order`.
 
     Returns:
         The base without the units and without changes inside them. Its facts hold the measured order and the score of
-        each unit in it; after several drops those of the last one.
+        each unit in it; after several drops, those of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
@@ -107,7 +107,7 @@ def drop_order(
         base: result of the earlier recipes of a composition.
         known: the beginning of an iterative or greedy order, which is the same for every count.
         progress: one step per measured removal.
-        dtype: type of weights and activations below the head while the tokens pass, cast in all layers at once; None
+        dtype: dtype of weights and activations below the head while the tokens pass, cast in all layers at once; None
             is the model's own. Scores are computed in float32 and float64.
 
     Returns:
@@ -146,7 +146,7 @@ def _one_by_one(
     known: Sequence[tuple[str, float | None]],
     progress: Progress,
 ) -> list[Removal]:
-    """Choose units one by one, and measure the others again after every removal."""
+    """Choose units one by one, measuring the others again after every removal."""
     order = [Removal(*removal) for removal in known]
     progress.start(f"order of {recipe.name}", max(0, recipe.count - len(order)))
     while len(order) < recipe.count:
@@ -171,7 +171,7 @@ def ordered(scores: Mapping[str, float]) -> list[Removal]:
 
 
 def sublayers_of(label: str) -> tuple[str, ...]:
-    """Return the labels of a unit's sublayers: of `block.3` these are `attn.3` and `mlp.3`."""
+    """Return the labels of a unit's sublayers; those of `block.3` are `attn.3` and `mlp.3`."""
     kind, _, layer = label.partition(".")
     return (f"attn.{layer}", f"mlp.{layer}") if kind == "block" else (label,)
 
@@ -179,7 +179,7 @@ def sublayers_of(label: str) -> tuple[str, ...]:
 def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[str, float]:
     """Return 1 − cos of the stream before and after each unit, over all tokens, with the decoder's current weights."""
     influence = Influence(decoder)
-    # The products of calibration, whose scores are then the same numbers.
+    # Calibration uses the same products, so its scores are the same numbers.
     with hooks(*influence.watch()), quick_linears(decoder.model):
         for batch in tokens.split(decoder.at_once(BATCH)):
             decoder.hidden(batch.to(decoder.device))
@@ -190,9 +190,9 @@ def influences(decoder: Decoder, units: Sequence[str], tokens: Tokens) -> dict[s
 def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[str]) -> dict[str, float]:
     """Return the mean negative log-likelihood in nats without each unit (SLEB, 2402.09025 §3).
 
-    One pass stores the stream before every layer; for each unit only the layers from its own on run again. Every token
-    except the first of a sequence is scored. `dropped` are the sublayers that already add nothing; a layer is skipped
-    if it has no others.
+    One pass stores the stream before every layer. For each unit, only the layers from its own on run again. Every token
+    except the first of a sequence is scored. The sublayers in `dropped` already add nothing; a layer that has no others
+    is skipped.
 
     Raises:
         InputError: the sequences have one token.
@@ -216,7 +216,7 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
 
 
 def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
-    """Return the arguments of every layer's call; the stream before the layer is among them."""
+    """Return the arguments of every layer's call, which include the stream before the layer."""
     calls: list[Arguments] = []
     handles = [
         layer.module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
@@ -230,7 +230,6 @@ def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
 def _stream_without(
     decoder: Decoder, label: str, calls: Sequence[Arguments], dropped: set[str]
 ) -> Float[Tensor, "batch length width"]:
-    """Return the final stream without one unit."""
     gone = {*dropped, *sublayers_of(label)}
     start = int(label.partition(".")[2])
     stream = stream_of(*calls[start])
@@ -253,9 +252,9 @@ def _loss(head: OutputHead, streams: Float[Tensor, "rows width"], targets: Int[T
 def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens: Tokens) -> dict[str, float]:
     """Return the angular distance that `count` consecutive units cause, by the first of them.
 
-    The distance is arccos(cos(x, x + Δ))/π at the last token of each sequence, averaged (2403.17887 §3.2): x is the
+    The distance is arccos(cos(x, x + Δ))/π at the last token of each sequence, averaged (2403.17887 §3.2). x is the
     stream before the first unit, Δ the sum of the units' contributions. For blocks, x + Δ is the stream after the last
-    one; for attentions or MLPs, the sublayers between them that stay are not counted.
+    one. For attentions or MLPs, the remaining sublayers between them are not counted.
     """
     starts: dict[str, list[Tensor]] = {label: [] for label in units}
     adds: dict[str, list[Tensor]] = {label: [] for label in units}
@@ -274,7 +273,7 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
         delta = sum(
             (torch.cat(adds[other]) for other in units[index + 1 : index + count]), start=torch.cat(adds[label])
         )
-        # arctan2 of Δ's orthogonal and parallel parts: arccos loses all digits near cos = 1.
+        # arctan2 of Δ's orthogonal and parallel parts, because arccos loses all digits near cos = 1.
         shift = space_metrics(torch.cat(starts[label]), delta)
         distances[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
     if not all(map(np.isfinite, distances.values())):
@@ -307,7 +306,7 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
     """Return the labels of the units that earlier recipes left, in forward order.
 
     Raises:
-        InputError: none of them would stay, or a listed one is already gone.
+        InputError: no unit would be left, or a listed one is already gone.
     """
     units = recipe.units(len(decoder.layers))
     remaining = [label for label in units if not set(sublayers_of(label)) <= {*base.dropped}]
@@ -318,7 +317,7 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
         )
     gone = next((label for label in recipe.given if label not in remaining), None)
     if gone is not None:
-        raise InputError(f"recipe {recipe.name}: {gone} is gone already; leave it out of the list")
+        raise InputError(f"recipe {recipe.name}: {gone} is already gone; leave it out of the list")
     return remaining
 
 

@@ -27,8 +27,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant, contrib
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import ExternalRecipe
 
-# Layers are matched by the cosine of a sample of each matrix's rows. The best match has to lead every other one by this
-# margin: layers of different depth have cosines near 0, pruned copies of one layer above 0.7.
+# Layers are matched by the cosine of a sample of each matrix's rows. The best match must lead every other one by this
+# margin. Layers of different depth have cosines near 0, pruned copies of one layer above 0.7.
 _ROWS = 32
 _MARGIN = 0.1
 _PROBE_TOKENS = 16
@@ -40,11 +40,11 @@ _IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transf
 def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Progress = SILENT) -> Variant:
     """Return another tool's checkpoint as a variant.
 
-    Weights that are zero, and are not in the dense model, become a mask; if any other weight differs, the values of
-    all are stored. Other parameters that differ are stored as they are; those outside the sublayers (gains of a
-    layer's norms, learned positions) are applied in runs of the whole model only, not if one sublayer is swapped.
+    Weights that are zero, but not in the dense model, become a mask. If any other weight of a matrix differs, all its
+    values are stored. Other parameters that differ are stored as they are. Those outside the sublayers (gains of a
+    layer's norms, learned positions) are applied only in runs of the whole model, not if one sublayer is swapped.
 
-    The checkpoint is loaded in the decoder's type, in addition to the decoder; `cache` is the folder for downloaded or
+    The checkpoint is loaded in the decoder's dtype, in addition to the decoder. `cache` is the folder for downloaded or
     converted files.
 
     Raises:
@@ -86,11 +86,10 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
 
 
 def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | None:
-    """Return the change from the dense weight to another one."""
     dense = matrix.weight
     if torch.equal(weight, dense):
         return None
-    # A matrix of zeros is a drop, also where the dense one has a zero.
+    # A matrix of zeros is a drop, even if the dense matrix has zeros, too.
     removed = (weight == 0) & ((dense != 0) | ~weight.any())
     if bool(((weight == dense) | removed).all()):
         return WeightDelta.masked(~removed)
@@ -98,7 +97,7 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | No
 
 
 def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
-    """Drop sublayers that contribute nothing: exports write drops as zeros if a class cannot leave sublayers out."""
+    """Drop sublayers that contribute nothing, because exports write drops as zeros if a class cannot omit sublayers."""
     suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
     with apply_variant(decoder, variant, skips=False):
         loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
@@ -113,7 +112,7 @@ def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
 
 
 def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
-    """Return whether a matrix is zero, or the same matrix of all experts, including experts that no token reaches."""
+    """Return whether a matrix is zero, or a stack of all experts' matrices, including experts that no token reaches."""
     has_experts = any(matrix.expert is not None for matrix in sublayer.matrices.values())
     zero: dict[int, list[bool]] = {}
     for name, matrix in sublayer.matrices.items():
@@ -140,7 +139,7 @@ class _Pair:
 
     @cached_property
     def prefix(self) -> str:
-        """The name of the list of layers in both."""
+        """The name of the list of layers in both models."""
         return layers_prefix(self.decoder)
 
     @property
@@ -170,7 +169,7 @@ class _Pair:
         return parameter
 
     def others(self, numbers: Mapping[int, int], head: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Return parameters that are no matrices of sublayers and differ, and the distances of those to be replaced.
+        """Return differing parameters that are not sublayers' matrices, and the distances of those to be replaced.
 
         `numbers` maps the dense model's layer numbers to the other model's; `head` is the recipe's.
         """
@@ -207,7 +206,7 @@ class _Pair:
         return differing | dict(self._added_biases(remaining, numbers)), replaced
 
     def _head_parameters(self, head: str) -> set[int]:
-        """Return the ids of the parameters that both sides share: head, final norm, with `head: dense` embedding."""
+        """Return the ids of the shared parameters: head, final norm, and embedding if the recipe's `head` is dense."""
         model = cast(Any, self.decoder.model)
         embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
         modules = [output] if self.decoder.head.norm is None else [output, self.decoder.final_norm]
@@ -233,15 +232,15 @@ class _Pair:
 
 
 def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuse a tokenizer that gives another id to a token of the dense model's."""
+    """Refuse a tokenizer that gives another id to one of the dense model's tokens."""
     vocabulary = other.get_vocab()
     wrong = next((token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number), None)
     if wrong is not None:
-        raise InputError(f"{where}: its tokenizer is another one ({wrong!r} has another id or none)")
+        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
 
 
 def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:
-    """Return the dense number of each layer of the other model, and the cosine of each to its dense layer."""
+    """Return the dense number of each layer of the other model, and its cosine to that dense layer."""
     count, own = len(pair.decoder.layers), len(pair.layers)
     if own > count:
         raise InputError(f"{pair.where}: has {own} layers, the dense model {count}")
@@ -262,7 +261,7 @@ def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[
 
 
 def _cosines(pair: _Pair) -> Float[Tensor, "dense own"]:
-    """Return the cosine between the sampled weights of every two layers; −1 if their shapes differ."""
+    """Return the cosine between the sampled weights of every two layers, −1 if their shapes differ."""
     dense = [_sample(layer.module) for layer in pair.decoder.layers]
     own = [_sample(layer) for layer in pair.layers]
     cosines = torch.full((len(dense), len(own)), -1.0)
@@ -294,7 +293,7 @@ def _aligned(cosines: Float[Tensor, "dense own"], where: str) -> list[int]:
     count, own = cosines.shape
     scores = cosines.double().tolist()
     low = float("-inf")
-    # before[i][j] is the best sum of own layers up to j (exclusive) among dense layers up to i; after[i][j] is that of
+    # before[i][j] is the best sum of own layers before j among dense layers before i; after[i][j] is the best sum of
     # the layers from j and i on.
     before = [[0.0] + [low] * own for _ in range(count + 1)]
     after = [[low] * own + [0.0] for _ in range(count + 1)]
@@ -317,7 +316,7 @@ def _aligned(cosines: Float[Tensor, "dense own"], where: str) -> list[int]:
 
 
 def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, float]) -> None:
-    """Refuse a checkpoint whose logits differ from the variant's, with the dense head if that replaces its own.
+    """Refuse a checkpoint whose logits, under the dense head if that replaces its own, differ from the variant's.
 
     Raises:
         InputError: they differ, so something other than the weights does.
@@ -340,6 +339,6 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
         keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]
         differing = f"; their configs differ in {', '.join(keys)}" if keys else ""
         raise InputError(
-            f"{pair.where}: computes something else than the dense model with its weights "
+            f"{pair.where}: differs from the dense model with the same weights "
             f"(logits differ by {apart:.1e} of their length){differing}; it cannot be measured as a variant"
         )

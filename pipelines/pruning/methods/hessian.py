@@ -20,13 +20,13 @@ MAX_RAISES = 3
 class Factor:
     """H = R Rᵀ with R upper triangular, so that ‖(W − Q) X‖² + λ‖W − Q‖² = ‖(W − Q) R‖².
 
-    The first j columns of (W − Q) R depend on the first j columns of Q alone, so R shows what the later columns can
+    The first j columns of (W − Q) R depend only on the first j columns of Q, so R shows what the later columns can
     still compensate. R⁻¹ is the Cholesky factor of H⁻¹ that SparseGPT and GPTQ use (2301.00774 §3.3, 2210.17323
-    §3.3); it need not be computed.
+    §3.3), but it is not needed.
 
     Attributes:
         root: R, float32.
-        dead: inputs that are 0 on every calibration token, so that their weights do not matter.
+        dead: whether each input is 0 on every calibration token, so that its weights do not matter.
         raised: how often damping was raised.
         order: order of the columns in R and `dead`; None for the matrix's own order.
     """
@@ -40,8 +40,8 @@ class Factor:
 def factored(context: MatrixContext, recipe: str, damping: float, *, largest_first: bool = False) -> Factor:
     """Return the factor of a matrix's Hessian, shared by matrices with the same inputs, and add two facts about it.
 
-    λ is the share `damping` of the mean diagonal of X Xᵀ over the inputs that are not dead. With `largest_first`, the
-    columns are in descending order of Σ x² (GPTQ's act-order).
+    λ is `damping` times the mean diagonal of X Xᵀ over the inputs that are not dead. With `largest_first`, the columns
+    are in descending order of Σ x² (GPTQ's act-order).
 
     Raises:
         InputError: no token reached the matrix.
@@ -61,7 +61,7 @@ def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
     """Return X Xᵀ in float64.
 
     Raises:
-        ComputationError: it is NaN or infinite.
+        ComputationError: X Xᵀ is NaN or infinite.
     """
     gram = cast(Tensor, inputs.gram).double()
     if not _is_finite(gram):
@@ -97,7 +97,7 @@ def _factor(inputs: ActivationMoments, name: str, damping: float, largest_first:
     dead = diagonal == 0
     live = diagonal[~dead]
     mean = float(live.mean()) if len(live) else 1.0
-    # The Cholesky factor L of P H P, H with its columns and rows reversed, gives R = P L P.
+    # The Cholesky factor L of P H P, which is H with columns and rows reversed, gives R = P L P.
     lower, raised = cholesky(gram.flip(0, 1), damping, name, unit=mean)
     return Factor(lower.flip(0, 1).float(), dead, raised, order)
 

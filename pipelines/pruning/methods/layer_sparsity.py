@@ -15,12 +15,12 @@ from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe
 def layer_sparsities(
     decoder: Decoder, recipe: MatrixRecipe, activation_stats: pl.DataFrame | None, dropped: Collection[str] = ()
 ) -> list[float | None]:
-    """Return the share of weights that a recipe sets to zero in each layer; None if it has no sparsity.
+    """Return the share of weights that a recipe sets to zero per layer; None if it has no sparsity.
 
-    Only OWL reads `activation_stats`; it leaves out the sublayers in `dropped`.
+    Only OWL reads `activation_stats`; it omits the sublayers in `dropped`.
 
     Raises:
-        InputError: the recipe lists one ratio per layer for another number of layers; or the statistics are missing.
+        InputError: the recipe lists ratios for another number of layers, or the statistics are missing.
     """
     count = len(decoder.layers)
     if not isinstance(recipe, MaskingRecipe):
@@ -41,8 +41,8 @@ def _owl(
 
     A layer's outliers are the weights whose |W_ij|·‖X_j‖ exceeds `owl_m` times the mean of all weights that the recipe
     includes in the layer. Its sparsity falls linearly with their share. The paper scales that line to a range of 2·λ
-    and then moves its plain mean to the target, so that layers may leave the range of ±λ, and layers of unequal size
-    change the total. Here the mean, weighted by the layers' included weights, is the target, and the layer farthest
+    and then moves its plain mean to the target. So layers may leave the range of ±λ, and layers of unequal size change
+    the total. Here the mean is weighted by the layers' included weights and equals the target, and the layer farthest
     from it is λ away.
     """
     if activation_stats is None:

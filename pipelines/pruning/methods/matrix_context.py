@@ -17,12 +17,12 @@ class MatrixContext:
 
     Attributes:
         name: the matrix's name.
-        weight: its current weight, after earlier recipes of a composition, (outputs, inputs) in the model's type.
+        weight: its current weight, after earlier recipes of a composition, (outputs, inputs) in the model's dtype.
         dense: its weight before all pruning: in the dense model, or in the checkpoint at the start of a composition.
-        mask: True where earlier recipes of a composition kept a weight; None if they masked nothing.
+        mask: True if earlier recipes of a composition kept a weight; None if they masked nothing.
         inputs: moments of its inputs on the calibration tokens; None if the recipe reads none, or no token reached it.
         sparsity: share of the weights to set to zero; None for an N:M pattern and for recipes that mask nothing.
-        facts: what methods report, by name; numbers are summed over the matrices.
+        facts: numbers and lists that methods report, by name; numbers are summed over the matrices.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Optimal brain surgeon: SparseGPT removes and GPTQ rounds weights column by column; later columns compensate."""
+"""Optimal brain surgeon: SparseGPT removes and GPTQ rounds weights column by column, and later columns compensate."""
 
 from collections.abc import Callable
 from typing import cast
@@ -16,7 +16,7 @@ from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, 
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import GPTQ, SparseGPT
 
-# Columns per block of GPTQ without groups: a block's sweep stays in the cache, the rest is matrix products.
+# Columns per block of GPTQ without groups: a block's sweep stays in the cache, and the rest is matrix products.
 COLUMNS = 128
 
 Block = Float[Tensor, "out width"]
@@ -27,12 +27,12 @@ def sparsegpt(context: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
     """Remove weights block by block of columns, and let later columns compensate (2301.00774 §3, Alg. 1).
 
     It reconstructs the dense matrix's output. Weights that an earlier recipe masked stay masked and count towards the
-    sparsity: a mask that is already sparse enough is kept and its weights are solved again; otherwise only the
-    missing weights are removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
+    sparsity. A mask that is already sparse enough is kept and its weights are solved again; otherwise only the missing
+    weights are removed. Weights of dead inputs become zero. Returns None if no weight is to be removed.
 
     Raises:
         InputError: M does not divide the inputs, or no token reached the matrix.
-        ComputationError: as `factored`, or a weight is NaN.
+        ComputationError: as in `factored`, or a weight is NaN.
     """
     if context.sparsity == 0 and context.mask is None:
         return None
@@ -64,10 +64,10 @@ def sparsegpt(context: MatrixContext, recipe: SparseGPT) -> WeightDelta | None:
 
 
 class _Quota:
-    """The number of weights that each column block removes, so that the total is exact in the matrix or each row.
+    """The number of weights to remove per column block, so that the total is exact in the matrix or in each row.
 
-    Weights that an earlier mask removed count first. The others are taken from the blocks in proportion to the
-    weights that the earlier mask kept there.
+    Weights that an earlier mask removed count first. The others are taken from the blocks in proportion to the weights
+    that the earlier mask kept there.
     """
 
     def __init__(self, kept: Mask, sparsity: float, group: str) -> None:
@@ -86,7 +86,7 @@ class _Quota:
         return _all_but(ranked, count).reshape(kept.shape)
 
     def _removed(self, seen: Tensor) -> Tensor:
-        """Return how many weights are removed after so many kept ones; exact at the end, by integer arithmetic."""
+        """Return the number of weights removed after `seen` kept ones; exact at the end, by integer arithmetic."""
         kept = self._kept.clamp(min=1)
         return (2 * self._missing * seen + kept) // (2 * kept)
 
@@ -105,13 +105,13 @@ def _all_but(scores: Float[Tensor, "rows n"], counts: Int[Tensor, " rows"]) -> B
 def gptq(context: MatrixContext, recipe: GPTQ) -> WeightDelta:
     """Round weights column by column, and let later columns compensate (2210.17323 §3, Alg. 1).
 
-    It reconstructs the output of the current matrix, which an earlier recipe may have pruned: masked weights stay
-    zero. A group's grid spans its weights at the time when the sweep reaches it; a row's grid without groups, and
-    every grid under `act_order`, spans the initial weights. Weights of dead inputs become zero.
+    It reconstructs the output of the current matrix, which an earlier recipe may have pruned; masked weights stay zero.
+    A group's grid spans its weights at the time when the sweep reaches it. A row's grid without groups, and every grid
+    under `act_order`, spans the initial weights. Weights of dead inputs become zero.
 
     Raises:
         InputError: no token reached the matrix.
-        ComputationError: as `factored`, or a weight is NaN.
+        ComputationError: as in `factored`, or a weight is NaN.
     """
     factor = factored(context, recipe.name, recipe.damping, largest_first=recipe.act_order)
     outputs, inputs = context.weight.shape
@@ -147,14 +147,14 @@ def by_blocks(
 ) -> Weight:
     """Choose the columns of Q, block by block, so that ‖(W − Q) R‖ stays small.
 
-    With Δ = W − Q chosen up to a block b, the columns from b on do best if they make the rest of Δ R zero:
-    W_b + Δ R_b R_bb⁻¹. Each block starts from there.
+    If the columns of Q up to a block b are chosen and Δ = W − Q, the remaining error is least if the columns from b on
+    make the rest of Δ R zero: W_b + Δ R_b R_bb⁻¹. Each block starts from there.
 
     Args:
         target: W, float32.
         root: R, upper triangular.
-        width: columns per block; the last one may have fewer.
-        step: from the block's columns, its current weights and R_bb⁻¹ to its final weights.
+        width: columns per block; the last block may have fewer.
+        step: maps the block's columns, its current weights and R_bb⁻¹ to its final weights.
     """
     final = torch.empty_like(target)
     errors = torch.empty_like(target)

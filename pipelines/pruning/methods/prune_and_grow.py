@@ -14,8 +14,8 @@ class Channels:
 
     Attributes:
         mean: E[x].
-        gain: factor of a removed weight's score for returning; NaN or infinite if the mean is 0.
-        size: factor of a kept weight's score for staying.
+        gain: factor in a removed weight's score for returning; NaN or infinite if the mean is 0.
+        size: factor in a kept weight's score for staying.
     """
 
     mean: Tensor
@@ -30,19 +30,19 @@ def exchange(
 
     Args:
         dense: values of weights that return, (out, in).
-        weight: current values; 0 where removed.
-        kept: True where a weight is kept.
+        weight: current values, 0 if removed.
+        kept: True if a weight is kept.
         channels: statistics of the inputs.
-        block: both weights of an exchange are in one group of this many consecutive inputs.
-        cycles: maximal number of exchanges per row.
-        threshold: rows whose mean error is at most this are left as they are.
+        block: group size in consecutive inputs; both weights of an exchange are in one group.
+        cycles: maximum number of exchanges per row.
+        threshold: rows whose mean error is at most this are left unchanged.
 
     Returns:
-        The weights (undefined where removed), which are kept, and the number of exchanges.
+        The weights (undefined if removed), the new `kept`, and the number of exchanges.
     """
     if weight.device.type != "cpu":
         return eager(dense, weight, kept, channels, block, cycles, threshold)
-    if weight.dtype not in {torch.float32, torch.float64}:  # numba has no others
+    if weight.dtype not in {torch.float32, torch.float64}:  # numba has no other float types
         values, mask, count = exchange(dense.float(), weight.float(), kept, channels, block, cycles, threshold)
         return values.to(weight.dtype), mask, count
     current, mask = weight.contiguous().numpy().copy(), kept.numpy().copy()
@@ -53,7 +53,6 @@ def exchange(
 
 @njit(error_model="numpy", nogil=True, cache=True)
 def _exchange(dense, weight, kept, mean, gain, size, block, cycles, threshold) -> int:
-    """Exchange weights of all rows in place."""
     rows, inputs = weight.shape
     count = 0
     for row in range(rows):

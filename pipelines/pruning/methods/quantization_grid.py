@@ -1,4 +1,4 @@
-"""Uniform integer grids for weights: scale and zero of each row of a group, and the nearest codes."""
+"""Uniform integer grids for weights: scale and zero per row of a group, and the nearest codes."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,14 +11,14 @@ Column = Float[Tensor, " out"]
 
 
 def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
-    """Return scale and zero of each row, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans the row.
+    """Return scale and zero per row, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans the row.
 
-    0 is always exactly on the grid, so that masked weights stay zero. A row of zeros gets scale 1. The grids are the
-    min-max grids of GPTQ (Frantar et al., 2210.17323 §4).
+    0 is always exactly on the grid, so masked weights stay zero. A row of zeros gets scale 1. These are the min-max
+    grids of GPTQ (Frantar et al., 2210.17323 §4).
 
     Args:
-        weight: one group of inputs of every output.
-        bits: of one code, 2 to 8.
+        weight: one group of inputs for every output.
+        bits: bits per code, 2 to 8.
         symmetric: whether the zero is the middle code (2^(bits−1)) and the range ± the largest |w|, not min to max.
 
     Returns:
@@ -31,7 +31,7 @@ def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
         low = -high
     else:
         low, high = w.amin(dim=1).clamp(max=0), w.amax(dim=1).clamp(min=0)
-    # Divided first, because a row's range may exceed float32 when its step does not.
+    # Divided first, because a row's range may exceed float32 although its step does not.
     scale = high / steps - low / steps
     scale = torch.where(scale > 0, scale, 1)
     zero = torch.full_like(scale, (steps + 1) / 2) if symmetric else (-low / scale).round().clamp(0, steps)
@@ -45,7 +45,7 @@ def quantized(weight: Group, scale: Column, zero: Column, bits: int) -> UInt8[Te
 
 
 def grids(weight: Float[Tensor, "out in"], bits: int, group: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Return scales and zeros of all groups of consecutive inputs, (out, groups) each; the last may be shorter.
+    """Return scales and zeros of all groups of consecutive inputs, (out, groups) each; the last group may be shorter.
 
     Raises:
         ComputationError: a weight is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Weight quantization to few bits: rounding to nearest, and with channels scaled by their activations first (AWQ)."""
+"""Weight quantization to few bits: rounding to nearest, also after scaling channels by their activations (AWQ)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ Weight = Float[Tensor, "out in"]
 Channels = Float[Tensor, " in"]
 Gram = Float[Tensor, "in in"]
 Grids = Float[Tensor, "out groups"]
-# Smallest relative size of a channel: weights of a quieter one would all be rounded to 0.
+# Smallest relative size of a channel; weights of a smaller one would all be rounded to 0.
 MIN_CHANNEL = 1e-4
-# Shares of a group's range that a clipping search tries, as in the published code.
+# Shares of a group's range that the clipping search tries, as in the published code.
 CLIPS = tuple(1 - 0.05 * step for step in range(10))
-# Rows per thread that AWQ rounds at a time on a CPU: few, so that they stay in its cache, but enough for fast products.
+# Rows per thread that AWQ rounds at a time on a CPU: few enough for its cache, but enough for fast products.
 _ROWS = 64
 # Columns per product of `_half_errors` on a CPU.
 _PANEL = 256
-# Errors within this share of the least are compared again by the full product. The rounding of either is about 1e-6.
+# Errors within this share of the least are compared again by the full product; both are rounded by about 1e-6.
 _MARGIN = 1e-4
 
 
@@ -72,14 +72,14 @@ def rtn(context: MatrixContext, recipe: RTN) -> WeightDelta:
 def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     """Quantize with activation-aware scales (Lin et al., 2306.00978 §3.2).
 
-    Weights are multiplied by s = a^α before rounding and divided by it afterwards, with a = √E[x²] per input channel,
-    so that channels with large activations are rounded more finely. (The paper takes E|x|; α is searched for either
-    way.) Of `steps` values of α from 0 to below 1, the one with the least output error tr(ΔW·G·ΔWᵀ), G = Σ x xᵀ, is
-    used: exact on the calibration tokens, where the published code computes whole blocks on some of them. α = 0 is
-    rounding to nearest and wins ties. A channel that is 0 on every token counts as the quietest of the others.
+    Weights are multiplied by s = a^α before rounding and divided by it afterwards, with a = √E[x²] per input channel.
+    So channels with large activations are rounded more finely. (The paper uses E|x|; α is searched in both cases.)
+    Among `steps` values of α from 0 to below 1, the one with the least output error tr(ΔW·G·ΔWᵀ), G = Σ x xᵀ, is
+    used. That error is exact on the calibration tokens; the published code computes whole blocks on some of them.
+    α = 0 is rounding to nearest and wins ties. A channel that is 0 on every token counts as the smallest of the others.
 
-    Each matrix has its own scales. Inference kernels fold them into the preceding norm, so that q, k and v have to
-    share them; dequantized weights need no folding.
+    Each matrix has its own scales. Inference kernels fold scales into the preceding norm, so q, k and v have to share
+    them; dequantized weights need no folding.
 
     Raises:
         InputError: no token reached the matrix.
@@ -91,7 +91,7 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
     sizes = torch.where(sizes > 0, sizes, sizes[sizes > 0].min() if bool((sizes > 0).any()) else 1)
     sizes = (sizes / sizes.max()).clamp(min=MIN_CHANNEL)
     gram = cast(Tensor, inputs.gram)
-    # No output depends on another one, except in the choice of α.
+    # Outputs are independent of each other, except in the choice of α.
     rows = _ROWS * max(2, torch.get_num_threads()) if weight.device.type == "cpu" else len(weight)
     blocks = weight.tensor_split(max(1, len(weight) // rows))
     channels = sizes ** _best_power(blocks, sizes, gram, recipe)
@@ -106,10 +106,10 @@ def awq(context: MatrixContext, recipe: AWQ) -> WeightDelta:
 
 
 def _best_power(blocks: Sequence[Tensor], sizes: Channels, gram: Gram, recipe: AWQ) -> float:
-    """Return the exponent with the least error; of equal ones the least.
+    """Return the exponent with the least error; ties go to the smallest.
 
-    An error is a sum over blocks of outputs, none of them negative. The exponent with the least sum so far gets its
-    next block, until every unfinished sum exceeds the least finished one.
+    An error is a sum of non-negative terms over blocks of outputs. The exponent with the least sum so far gets its next
+    block, until every unfinished sum exceeds the least finished one.
 
     Raises:
         ComputationError: a scaled weight or every error is NaN or infinite.
@@ -139,7 +139,7 @@ def _best_power(blocks: Sequence[Tensor], sizes: Channels, gram: Gram, recipe: A
 
 
 def _half_errors(shift: Weight, gram: Gram) -> Float[Tensor, " out"]:
-    """Return half of Σ (ΔW x)² over the calibration tokens, for each output, from one triangle of G."""
+    """Return half of Σ (ΔW x)² over the calibration tokens per output, from one triangle of G."""
     total = torch.zeros(len(shift), dtype=torch.float64, device=shift.device)
     width = _PANEL if gram.device.type == "cpu" else len(gram)
     for start in range(0, len(gram), width):
@@ -160,16 +160,16 @@ def _nearest(weight: Weight, recipe: QuantizationRecipe, channels: Channels) -> 
 
 
 def _errors(weight: Weight, rounded: _Rounded, gram: Gram) -> Float[Tensor, " out"]:
-    """Return Σ (ΔW x)² over the calibration tokens, for each output."""
+    """Return Σ (ΔW x)² over the calibration tokens per output."""
     shift = rounded.weight - weight
     return ((shift @ gram) * shift).sum(dim=1, dtype=torch.float64)
 
 
 def _clipped(weight: Weight, rounded: _Rounded, gram: Gram, recipe: AWQ) -> _Rounded:
-    """Return the weights rounded on narrower grids where that lowers the error: large weights are clipped.
+    """Return the weights rounded on narrower grids, which clip large weights, if that lowers the error.
 
-    Each output and group takes the range with the least error of its own share of the output; an output whose total
-    error is not lowered keeps its grids.
+    Each output and group takes the range with the least error of its own share of the output. An output whose total
+    error does not fall keeps its grids.
     """
     channels, group = rounded.channels, rounded.group
     scaled = weight * channels
@@ -187,7 +187,7 @@ def _clipped(weight: Weight, rounded: _Rounded, gram: Gram, recipe: AWQ) -> _Rou
 
 
 def _clipped_grid(weight: Weight, channels: Channels, gram: Gram, recipe: AWQ) -> tuple[Tensor, Tensor]:
-    """Return each output's scale and zero, of the range in `CLIPS` with the least error; of equal ones the widest."""
+    """Return each output's scale and zero for the range in `CLIPS` with the least error; ties go to the widest."""
 
     def rounded(weight: Weight, clip: float | Tensor) -> tuple[Tensor, Tensor, Weight]:
         scaled = weight * channels

@@ -26,7 +26,7 @@ def wanda(context: MatrixContext, recipe: Wanda) -> WeightDelta:
 def ria(context: MatrixContext, recipe: RIA) -> WeightDelta:
     """Keep the weights with the largest (|W_ij|/Σ_j|W_ij| + |W_ij|/Σ_i|W_ij|)·‖X_j‖^power (Zhang et al., 2024).
 
-    In a row or column of zeros, the weights score 0.
+    Weights in a row or column of zeros score 0.
     """
     sizes = context.weight.abs().float()
     scores = torch.zeros_like(sizes)
@@ -38,16 +38,16 @@ def ria(context: MatrixContext, recipe: RIA) -> WeightDelta:
 
 
 def norms(context: MatrixContext, recipe: str) -> Float[Tensor, " in"]:
-    """Return √E[x_j²] of every input, float32: ‖X_j‖ = √(tokens·E[x_j²]), and the factor changes no ranking."""
+    """Return √E[x_j²] per input, float32; ‖X_j‖ = √(tokens·E[x_j²]), but the factor changes no ranking."""
     return context.require_inputs(recipe).second_moment.sqrt().to(context.weight.device, torch.float32)
 
 
 def mask_of(context: MatrixContext, recipe: MaskingRecipe, scores: Float[Tensor, "out in"], group: str) -> Mask:
-    """Return the mask of the recipe's pattern; weights that an earlier recipe masked stay masked and count.
+    """Return the mask of the recipe's pattern; weights that an earlier recipe masked stay masked and count as removed.
 
-    With `threshold`, each row drops its lowest scores up to a share α of the row's total. Wanda's appendix finds the α
-    of a sparsity by bisection; here α is selected as the k-th smallest of all these cumulative shares, k =
-    round(sparsity × weights), and shares equal to it are dropped in index order until k is exact.
+    With `threshold`, each row drops its lowest scores up to a share α of the row's total. Wanda's appendix finds α for
+    a sparsity by bisection. Here α is the k-th smallest of all these cumulative shares, k = round(sparsity × weights),
+    and shares equal to it are dropped in index order until k is exact.
 
     Scores are at least 0. `group` is `matrix`, `output` or `threshold`; an N:M pattern ignores it.
 

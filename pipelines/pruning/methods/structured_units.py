@@ -21,11 +21,11 @@ from prunescope.pipelines.pruning.calibration.activation_moments import Activati
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 UnitKind = Literal["neurons", "heads"]
-# Enough for attention that is not uniform, and to reach some expert of every stack.
+# Enough for non-uniform attention, and to reach some expert of every stack.
 _PROBE_TOKENS = 16
 
 
-# A matrix, or the same matrix of all experts by the expert's index; and the matrices of one module by name.
+# A matrix, or the same matrix of all experts by expert index; and the matrices of one module by name.
 Stack = Mapping[int | None, Matrix]
 Family = Mapping[str, Stack]
 
@@ -35,13 +35,13 @@ class Units:
     """The neurons or heads whose outputs one matrix reads.
 
     Attributes:
-        kind: neurons or heads. Query heads that share keys and values are one unit; if all query heads share one head
+        kind: neurons or heads. Query heads that share keys and values are one unit. If all query heads share one head
             of keys and values, each is a unit.
         sublayer: their sublayer.
         reader: the matrix that reads them; its inputs are consecutive blocks of equal size, one per unit.
         count: number of units.
         rows: the rows that feed each unit, (units, rows per unit), by name of the feeding matrix. Empty if it is not
-            verified that the rows belong to one unit each; the unit's columns in the reader can still be removed.
+            verified that each row belongs to one unit; the unit's columns in the reader can still be removed.
     """
 
     kind: UnitKind
@@ -75,13 +75,14 @@ def probe_calls(decoder: Decoder, sublayers: Sequence[Sublayer]) -> dict[str, Su
 def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units]:
     """Return the neurons of an MLP, separately for each expert.
 
-    Verification: if the rows of some neurons in a feeding matrix are zero, the reader's inputs in all other channels
-    stay bit for bit the same; if the neurons' columns in the reader are zero as well, the MLP's output does.
+    Verification: if the rows of some neurons in a feeding matrix are set to zero, the reader's inputs in all other
+    channels stay bit for bit the same. If the neurons' columns in the reader are set to zero as well, the MLP's output
+    stays the same, too.
 
     `call` holds the arguments of one of the MLP's calls; `width` is that of the residual stream.
 
     Raises:
-        InputError: no matrix in it reads neurons.
+        InputError: no matrix in the MLP reads neurons.
         ComputationError: its inputs or outputs are NaN or infinite.
     """
     _require_read(sublayer)
@@ -92,7 +93,7 @@ def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units
             outputs, channels = _shape(readers)
             if outputs != width:
                 continue
-            # One row per neuron, or two where gate and up are one matrix.
+            # One row per neuron, or two if gate and up are one matrix.
             sizes = (channels, 2 * channels)
             feeders = {key: stack for key, stack in family.items() if key != name and _shape(stack)[0] in sizes}
             rows, mixed = probe.feeding(readers, feeders, channels)
@@ -109,9 +110,9 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     """Return the heads of an attention, as the smallest groups that are independent of each other.
 
     Verification is that of `neurons_of`, with all other matrices of the attention as feeding matrices. Mixers with a
-    convolution along the positions are recurrences (Mamba, linear attention) and have no heads.
+    convolution along the positions are recurrences (Mamba, linear attention), which have no heads and return no units.
 
-    The arguments are those of `neurons_of`, and the number of query heads. A recurrence returns no units.
+    Arguments are those of `neurons_of` and the number of query heads.
 
     Raises:
         InputError: no grouping of the heads is verified.
@@ -141,7 +142,7 @@ def _heads_in(family: Family, probe: "_Probe", width: int, heads: int) -> list[U
             rows, mixed = probe.feeding(readers, feeders, count, is_whole=True)
             if rows and not mixed:
                 return probe.verified("heads", readers, feeders, rows, count)
-        # All query heads share one head of keys and values: it stays, and every query head is a unit.
+        # All query heads share one head of keys and values. It stays, and every query head is a unit.
         rows, mixed = probe.feeding(readers, feeders, heads, is_shared=True)
         if rows and all(_shape(feeders[key])[0] < channels for key in mixed):
             return probe.verified("heads", readers, feeders, rows, heads)
@@ -163,12 +164,12 @@ class _Probe:
             readers: the matrix that reads the units, of every expert.
             feeders: matrices that may feed them.
             count: number of units.
-            is_whole: whether the search ends at the first matrix that feeds units but has no rows of one unit alone.
+            is_whole: whether to end the search at the first matrix that feeds units but has no rows for single units.
             is_shared: whether the last rows of a matrix may serve all units.
 
         Returns:
-            The rows of each unit by the matrix's key, and the keys of matrices that feed units but have no rows of
-            one unit alone. Matrices that do not feed the reader are in neither.
+            The rows of each unit by the matrix's key, and the keys of matrices that feed units but have no rows for
+            single units. Matrices that do not feed the reader are in neither.
         """
         dense = self._inputs(readers, {})
         channels = _shape(readers)[1]
@@ -198,10 +199,10 @@ class _Probe:
     def verified(
         self, kind: UnitKind, readers: Stack, feeders: Family, rows: Mapping[str, Tensor], count: int
     ) -> list[Units]:
-        """Return the units of every reader, after a check that the output does not change if their rows are zero too.
+        """Return the units of every reader, after checking that zeros in their rows do not change the output further.
 
         Raises:
-            InputError: it does.
+            InputError: the output changes.
             ComputationError: the output is NaN or infinite.
         """
         some = _third(count)
@@ -245,7 +246,7 @@ class _Probe:
 def _same_inputs(
     inputs: Mapping[str, ActivationMoments], others: Mapping[str, ActivationMoments], channels: Tensor | slice
 ) -> bool:
-    """Return whether the sums and sums of squares of some channels of all readers are equal bit for bit."""
+    """Return whether all readers' sums and sums of squares of some channels are equal bit for bit."""
     return all(
         torch.equal(inputs[name].sums[channels], other.sums[channels])
         and torch.equal(inputs[name].squares[channels], other.squares[channels])
@@ -254,7 +255,7 @@ def _same_inputs(
 
 
 def _third(count: int) -> Tensor:
-    """Return a random third of the units; only in the right layout are their rows together."""
+    """Return a random third of the units, whose rows are together only in the right layout."""
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     return drawn[: max(1, count // 3)]
 
@@ -262,7 +263,7 @@ def _third(count: int) -> Tensor:
 def _layouts(outputs: int, channels: int, count: int, *, is_shared: bool) -> Iterator[tuple[int, ...]]:
     """Yield the possible splits of a matrix's rows into sections, each of which holds equal blocks of all units.
 
-    One section: a matrix each for gate, up, q, k and v, or one for all of a head (GPT-NeoX, Falcon), or gate and up
+    One section: separate matrices for gate, up, q, k and v, or one for all of a head (GPT-NeoX, Falcon), or gate and up
     alternating (gpt-oss). Two: gate followed by up. Three: q, k and v in turn, q the longest.
     """
     key = (outputs - channels) // 2
@@ -285,7 +286,7 @@ def _rows(sections: Sequence[int], count: int) -> Int[Tensor, "units rows"]:
 
 
 def _zeroed(matrices: Stack, index: Tensor | tuple[slice, Tensor]) -> dict[str, Tensor]:
-    """Return matrices with zeros in some rows, or at another index, by name and as they are stored."""
+    """Return matrices with zeros at an index, such as some rows, by name and in the stored layout."""
     weights = {}
     for matrix in matrices.values():
         weight = matrix.weight.clone()

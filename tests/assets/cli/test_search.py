@@ -405,7 +405,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--remove", "nan"], "--remove 'nan': no share"),
     (["--remove", "33.3%", "--remove", "0.333"], "`search.remove`: a value is listed twice"),
     (["--menu", " , "], "--menu ' , ': names nothing"),
-    (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is no treatment"),
+    (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is not a treatment"),
     (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
     (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
     (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),

@@ -129,7 +129,7 @@ class Scaled(nn.Module):
         ("one number a token", r"model\.layers\.0: the stream plus constant multiples of what .*mlp return does not"),
         ("mlp first", r"model\.layers\.0\.self_attn: reads what model\.layers\.0\.mlp adds"),
         ("in place", r"model\.layers\.0: overwrites its input stream"),
-        ("one sublayer", r"model\.layers\.0: has no MLP beside model\.layers\.0\.self_attn"),
+        ("one sublayer", r"model\.layers\.0: has no MLP next to model\.layers\.0\.self_attn"),
     ],
 )
 def test_layers_of_another_order_or_form_are_refused(decoder: Decoder, how: str, message: str) -> None:

@@ -232,7 +232,7 @@ def test_a_second_drop_chooses_among_the_remaining_units(decoder: Decoder, make)
     assert len(variant.facts["drop_order"]) >= 2
     with pytest.raises(InputError, match="of the model's 5 only 3 are left .*drop fewer"):
         make("attn-drop-2+attn-drop-3")
-    with pytest.raises(InputError, match=r"attn\.1 is gone already"):
+    with pytest.raises(InputError, match=r"attn\.1 is already gone"):
         make(
             "{name: c, method: composed, parts: [{name: a, method: attn-drop, layers: [1]}, "
             "{name: b, method: attn-drop, layers: [1, 2]}]}"

@@ -225,7 +225,7 @@ def test_other_settings_and_tokens_and_damaged_numbers_are_refused(tiny_folder: 
         read(decoder, changed(tiny_folder, tmp_path / "set", edit), tmp_path)
     file = tmp_path / "set" / "tokenizer.json"
     file.write_text(file.read_text().replace("<|end|>", "<|fin|>"))
-    with pytest.raises(InputError, match="its tokenizer is another one"):
+    with pytest.raises(InputError, match="its tokenizer differs"):
         read(decoder, tmp_path / "set", tmp_path)
     nan = changed(
         tiny_folder, tmp_path / "nan", lambda model: model.get_parameter("model.norm.weight").fill_(torch.nan)

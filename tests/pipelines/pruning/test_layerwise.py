@@ -129,7 +129,7 @@ def test_moments_of_the_table_save_the_run_of_the_model(
     found = prune(decoder, recipe, stats, tokens=tokens)
     same = [float((found.masks[name] == measured.masks[name]).double().mean()) for name in measured.masks]
     assert min(same) > 0.999
-    with pytest.raises(InputError, match="activation_stats is of other tokens"):
+    with pytest.raises(InputError, match="activation_stats was measured on other tokens"):
         prune(decoder, recipe, stats, tokens=tokens + 1)
     parts = [parse_recipe("magnitude-2of4").model_dump(), recipe.model_dump()]
     both = parse_recipe(json.dumps({"name": "both", "method": "composed", "parts": parts}))
@@ -140,7 +140,7 @@ def test_moments_of_the_table_save_the_run_of_the_model(
 @pytest.mark.parametrize("name", ["wanda-50-owl", "neurons-20", "attn-drop-1"])
 def test_a_table_of_other_tokens_is_refused(decoder: Decoder, tokens: torch.Tensor, name: str) -> None:
     recipe, seen = parse_recipe(name), calibrate(decoder, SPEC, "tiny")
-    with pytest.raises(InputError, match=f"{recipe.needs[0]} is of other tokens"):
+    with pytest.raises(InputError, match=f"{recipe.needs[0]} was measured on other tokens"):
         prune(decoder, recipe, seen.activation_stats, seen.block_influence, tokens + 1)
 
 

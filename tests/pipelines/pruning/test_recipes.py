@@ -154,28 +154,28 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
     [
         ("{}", "`treatments` must give sublayers their treatments"),
         ("[attn.0]", "`treatments` must give sublayers their treatments"),
-        ("{block.0: drop}", r"'block\.0' is no sublayer; write attn\.N or mlp\.N"),
-        ("{attn.01: drop}", r"'attn\.01' is no sublayer"),
-        ("{attn.0.: drop}", r"'attn\.0\.' is no sublayer; .* or attn\.N\.MATRIX for one of its matrices"),
-        ("{attn.0.q_proj: drop}", r"attn\.0\.q_proj: drop is of a whole sublayer; write attn\.0: drop"),
+        ("{block.0: drop}", r"'block\.0' is not a sublayer; write attn\.N or mlp\.N"),
+        ("{attn.01: drop}", r"'attn\.01' is not a sublayer"),
+        ("{attn.0.: drop}", r"'attn\.0\.' is not a sublayer; .* or attn\.N\.MATRIX for one of its matrices"),
+        ("{attn.0.q_proj: drop}", r"attn\.0\.q_proj: drop applies to a whole sublayer; write attn\.0: drop"),
         (
             "{attn.0.q_proj: wanda-20, attn.0: wanda-30}",
             r"attn\.0\.q_proj is part of attn\.0, which has a treatment too",
         ),
-        ("{attn.0.q_proj: wnda-20}", r"attn\.0\.q_proj: 'wnda-20' is no treatment"),
-        ("{attn.0: wnda-50}", r"attn\.0: 'wnda-50' is no treatment; did you mean wanda-50\?"),
-        ("{attn.0: dsnot}", r"attn\.0: 'dsnot' is no treatment"),
-        ("{attn.0: heads-25}", r"attn\.0: 'heads-25' is no treatment"),
-        ("{attn.0: attn-drop-1}", r"attn\.0: 'attn-drop-1' is no treatment"),
-        ("{attn.0: wanda-50+dsnot}", r"attn\.0: 'wanda-50\+dsnot' is no treatment"),
+        ("{attn.0.q_proj: wnda-20}", r"attn\.0\.q_proj: 'wnda-20' is not a treatment"),
+        ("{attn.0: wnda-50}", r"attn\.0: 'wnda-50' is not a treatment; did you mean wanda-50\?"),
+        ("{attn.0: dsnot}", r"attn\.0: 'dsnot' is not a treatment"),
+        ("{attn.0: heads-25}", r"attn\.0: 'heads-25' is not a treatment"),
+        ("{attn.0: attn-drop-1}", r"attn\.0: 'attn-drop-1' is not a treatment"),
+        ("{attn.0: wanda-50+dsnot}", r"attn\.0: 'wanda-50\+dsnot' is not a treatment"),
         ("{attn.0: {method: neurons, share: 0.5}}", r"attn\.0: `method` 'neurons' is none of 'magnitude'"),
-        ("{attn.0: {sparsity: 0.5}}", r"attn\.0: .* is no treatment; .* or its `method` and parameters"),
-        ("{attn.0: }", r"attn\.0: None is no treatment"),
+        ("{attn.0: {sparsity: 0.5}}", r"attn\.0: .* is not a treatment; .* or its `method` and parameters"),
+        ("{attn.0: }", r"attn\.0: None is not a treatment"),
         ("{attn.0: wanda-50-owl}", r"attn\.0: `ratios` are shares per layer"),
         ("{attn.0: admm}", r"attn\.0: admm has no earlier mask here"),
         ("{attn.0: {method: wanda, sparsity: 2}}", r"attn\.0: `sparsity` must be below 1"),
         ("{attn.0: {method: wanda, sparsity: 0.5, modulez: [a]}}", r"attn\.0: `modulez` is no key here; did you mean"),
-        ("{attn.0: {method: wanda, sparsity: 0.5, modules: [mlp]}}", r"attn\.0: a treatment is of the whole sublayer"),
+        ("{attn.0: {method: wanda, sparsity: 0.5, modules: [mlp]}}", r"attn\.0: a treatment applies to the whole"),
         (
             "{attn.0: {method: wanda, sparsity: 0.5, calibration: {seed: 1}}}",
             r"attn\.0: `calibration` is the same for all treatments",
@@ -195,7 +195,7 @@ def test_a_wrong_treatment_is_refused_with_its_sublayer(treatments: str, message
 def test_a_mixture_has_no_short_name_and_is_no_part_of_a_composition() -> None:
     with pytest.raises(InputError, match=r"written `\{name: mine, method: mixed, treatments: \{attn\.3: wanda-50"):
         parse_recipe("mixed")
-    with pytest.raises(InputError, match="mixed is a mixture of recipes already; it cannot be part"):
+    with pytest.raises(InputError, match="mixed is already a mixture of recipes; it cannot be part"):
         parse_recipe("{name: c, method: composed, parts: [wanda-50, {method: mixed, treatments: {attn.0: drop}}]}")
 
 

@@ -203,7 +203,7 @@ def test_only_what_is_asked_is_measured(decoder: Decoder) -> None:
         ),
         (
             "prompts: [{id: a, text: b}]\ngeneration: {new_tokens: 1}\nmeasure: {trajectories: [teacher_forced, fork]}",
-            "fork measures behind the first token, but `generation.new_tokens` is 1",
+            "fork measures after the first token, but `generation.new_tokens` is 1",
         ),
         ("prompts: [{id: a, text: b}]\nmeasure: {trajectories: [own_text]}", "needs `teacher_forced`"),
         (
