@@ -34,6 +34,14 @@ class TokenCache(DynamicCache):
         """Replace the batch by some of its rows; a row may repeat."""
         self.reorder_cache(torch.LongTensor(rows))  # the library's only selection that recurrences have, too
 
+    def join(self, other: "TokenCache", padding: int) -> None:
+        """Add another cache's batch behind this one, whose first columns, all padding, are removed.
+
+        The shorter of the two is padded on the left. Both have keys alone.
+        """
+        for own, added in zip(cast(list[Any], self.layers), cast(list[Any], other.layers), strict=True):
+            own.join(added, padding)
+
     @property
     def has_keys_alone(self) -> bool:
         """Return whether every layer holds keys and values of all tokens."""
@@ -96,6 +104,15 @@ class _GrowingLayer(DynamicLayer):
         """Replace the batch by some of its rows, and free the buffers, which also hold the other rows."""
         self._buffers = self._used = None
         super().reorder_cache(beam_idx)
+
+    def join(self, other: "_GrowingLayer", padding: int) -> None:
+        """Add the keys and values of other texts; see `TokenCache.join`."""
+        self._buffers = self._used = None
+        columns = max(self.get_seq_length() - padding, other.get_seq_length())
+        for name in ("keys", "values"):
+            sides = getattr(self, name)[:, :, padding:], getattr(other, name)
+            padded = [torch.nn.functional.pad(side, (0, 0, columns - side.shape[2], 0)) for side in sides]
+            setattr(self, name, torch.cat(padded))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens; their number is passed as a negative one."""

@@ -1,6 +1,7 @@
 """Greedy generation of answers to many contexts at once, with the decoder's current weights."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -9,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
@@ -65,9 +65,48 @@ class _Row:
 
     context: tuple[int, ...]
     stops: tuple[str, ...]
+    limit: int
     proposer: DraftProposer
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the text has ended or has as many tokens as it may have."""
+        return self.ended or len(self.tokens) >= self.limit
+
+
+@dataclass
+class _Batch:
+    """Texts that are written together.
+
+    Attributes:
+        rows: the unfinished texts.
+        uses_drafts: whether a pass may check drafts.
+        cache: keys and values of all tokens but the last of each text; None before they are read, or if the model
+            cannot use a cache.
+        mask: 1 for tokens in the cache, 0 for padding.
+    """
+
+    rows: list[_Row]
+    uses_drafts: bool
+    cache: TokenCache | None = None
+    mask: Int[Tensor, "texts tokens"] = field(default_factory=lambda: torch.ones(0, 0, dtype=torch.int64))
+
+    def remove_finished(self) -> None:
+        """Take finished texts out of the batch."""
+        left = [n for n, row in enumerate(self.rows) if not row.is_finished]
+        if 0 < len(left) < len(self.rows) and self.cache is not None:
+            self.cache.keep(left)
+        self.rows, self.mask = [self.rows[n] for n in left], self.mask[left]
+
+    def join(self, other: "_Batch", cache: TokenCache, added: TokenCache) -> None:
+        """Add the texts of another batch; columns that are padding in all texts of this one go first."""
+        padding = int(self.mask.any(dim=0).int().argmax())
+        cache.join(added, padding)
+        columns = cache.get_seq_length()
+        masks = [torch.nn.functional.pad(each, (columns - each.shape[1], 0)) for each in (self.mask, other.mask)]
+        self.rows, self.mask = self.rows + other.rows, torch.cat(masks)
 
 
 @torch.inference_mode()
@@ -89,9 +128,9 @@ def generate_greedy(
     to the lower token id. Contexts are sorted by length and padded on the left; where padding changes the states
     (`Decoder.can_pad`), each runs alone. Finished rows leave their batch.
 
-    Where `can_reuse_prefix` holds, a long prefix that a batch shares runs once, and drafts (`speculative_decoding`) are
-    checked in the pass of the last token. The text is that of single tokens, except for logits that differ only by the
-    rounding of a pass with more rows.
+    If `can_reuse_prefix` holds, a long prefix that a batch shares runs once, drafts (`speculative_decoding`) are
+    checked in the pass of the last token, and the next contexts take the places of finished rows. The text is that of
+    single tokens, except for logits that differ only by the rounding of a pass with more rows.
 
     Args:
         decoder: dense, or with a variant applied.
@@ -116,24 +155,41 @@ def generate_greedy(
     rows, none = [], [()] * len(contexts)
     for tokens, stops, other, start in zip(contexts, until, others or none, starts or none, strict=True):
         context = tuple(tokens)[-room:] or _first_token(decoder)
-        row = _Row(context, tuple(stop for stop in stops if stop), DraftProposer(context, other), list(start))
+        proposer = DraftProposer(context, other)
+        row = _Row(context, tuple(stop for stop in stops if stop), max_new_tokens, proposer, list(start))
         row.proposer.observe(start)
         row.ended = bool(start) and _has_ended(decoder, row)
         rows.append(row)
-    unfinished = [row for row in rows if not row.ended and len(row.tokens) < max_new_tokens]
+    # The longest first, so that memory runs out at once or never.
+    waiting = deque(sorted((row for row in rows if not row.is_finished), key=lambda row: -len(row.context)))
     with quick_linears(decoder.model):
         if reuses_prefix is None:
             reuses_prefix = can_reuse_prefix(decoder)
         max_rows, max_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MAX_TOKENS)
 
-        def fits(together: list[_Row], row: _Row) -> bool:
-            longest, count = len(together[0].context), len(together)
-            is_worth_it = count < FEW_CONTEXTS or longest - len(row.context) <= max_new_tokens // 2
-            return count < max_rows and (count + 1) * (longest + max_new_tokens) <= max_tokens and is_worth_it
+        def next_rows(running: int = 0, columns: int = 0) -> list[_Row]:
+            """Remove those that wait and fit beside running texts, whose cache has so many columns."""
+            taken = list[_Row]()
+            columns = max(columns, len(waiting[0].context)) + max_new_tokens
+            while waiting and running + len(taken) < max_rows:
+                count = running + len(taken) + 1
+                padding = len(taken[0].context) - len(waiting[0].context) if taken else 0
+                if count > 1 and count * columns > max_tokens:
+                    break
+                if len(taken) >= FEW_CONTEXTS and padding > max_new_tokens // 2:
+                    break
+                taken.append(waiting.popleft())
+            return taken
 
-        # The longest first, so that memory runs out at once or never.
-        for together in batched(sorted(unfinished, key=lambda row: -len(row.context)), fits):
-            _generate_batch(decoder, together, max_new_tokens, reuses_prefix=reuses_prefix)
+        while waiting:
+            together = _Batch(next_rows(), reuses_prefix)
+            size = len(together.rows)
+            while together.rows:
+                _step(decoder, together, reuses_prefix=reuses_prefix)
+                columns = together.mask.shape[1]
+                has_room = 0 < 2 * len(together.rows) <= size and columns + max_new_tokens < decoder.context_length
+                if waiting and has_room and reuses_prefix:
+                    _fill(decoder, together, partial(next_rows, len(together.rows), columns))
     return [_finished(decoder, row) for row in rows]
 
 
@@ -145,48 +201,56 @@ def _first_token(decoder: Decoder) -> tuple[int]:
     raise InputError(f"{decoder.folder}: a context is empty, and the tokenizer has no token that begins or ends a text")
 
 
-def _generate_batch(decoder: Decoder, rows: list[_Row], max_new_tokens: int, *, reuses_prefix: bool) -> None:
-    """Fill the rows' tokens, all through one key-value cache."""
-    new_cache = None if decoder.cache_refusal else decoder.new_cache()
-    read = [(*row.context, *row.tokens) for row in rows]
-    tokens, mask = _prefill(decoder, read, new_cache, reuses_prefix=reuses_prefix)
-    # RecurrentGemma keeps its state in its modules and resets it only on a pass of several tokens: a text that
-    # begins with one token would continue the previous text. Without a cache all tokens run again.
-    cache = None if tokens.shape[1] == 1 else new_cache
+def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
+    """Write the next token of every text, and the tokens of its draft that are right."""
+    rows, cache, width = batch.rows, batch.cache, 0
     drafts: list[list[int]] = [[] for _ in rows]
-    while True:
-        width = max(map(len, drafts))
-        best, is_finite = _best(decoder, decoder.hidden(tokens, cache, mask)[:, -1 - width :])
-        if width and cache is not None and not is_finite:
-            # A wrong draft may itself cause the NaN, in its row's neighbours too: repeat the pass without drafts.
-            _crop(cache, width + 1)
-            tokens, mask, drafts, width, reuses_prefix = tokens[:, :1], mask[:, :-width], [[] for _ in rows], 0, False
-            best, is_finite = _best(decoder, decoder.hidden(tokens, cache, mask))
-        if not is_finite:
-            raise ComputationError("NaN or infinite logits during generation; the variant's weights are damaged")
-        right = [_accept(decoder, row, draft, own) for row, draft, own in zip(rows, drafts, best.tolist(), strict=True)]
-        left = [n for n, row in enumerate(rows) if not row.ended and len(row.tokens) < max_new_tokens]
-        if not left:
-            return
-        rows, right, tokens, mask = [rows[n] for n in left], [right[n] for n in left], tokens[left], mask[left]
-        if cache is not None and len(left) < len(best):
-            cache.keep(left)
-        if width and cache is not None:
-            longest = max(right)
-            _crop(cache, width - longest)
-            # A row's wrong draft tokens stay in the cache where another row's were right; the mask hides them.
-            accepted = torch.arange(longest) < torch.tensor(right)[:, None]
-            mask = torch.cat([mask[:, :-width], accepted.to(mask)], dim=1)
-        drafts = [row.proposer.propose(max_new_tokens - len(row.tokens) - 1) if reuses_prefix else [] for row in rows]
+    if cache is None:
+        cache = None if decoder.cache_refusal else decoder.new_cache()
+        read = [(*row.context, *row.tokens) for row in rows]
+        tokens, mask = _prefill(decoder, read, cache, reuses_prefix=reuses_prefix)
+        # RecurrentGemma keeps its state in its modules and resets it only on a pass of several tokens: a text that
+        # begins with one token would continue the previous text. Without a cache all tokens run again.
+        cache = None if tokens.shape[1] == 1 else cache
+    else:
+        if batch.uses_drafts:
+            drafts = [row.proposer.propose(row.limit - len(row.tokens) - 1) for row in rows]
         # Padding of a draft runs like a draft, so that no row is masked whole; positions end with the model's context.
         room = decoder.context_length - max(len(row.context) + len(row.tokens) for row in rows)
         width = min(best_draft_length(drafts), room)
         drafts = [draft[:width] for draft in drafts]
         new = [[row.tokens[-1], *draft] + [0] * (width - len(draft)) for row, draft in zip(rows, drafts, strict=True)]
-        added = torch.tensor(new, device=decoder.device)
-        tokens = torch.cat([tokens, added], dim=1) if cache is None else added
-        mask = torch.nn.functional.pad(mask, (0, added.shape[1]), value=1)
-        cache = new_cache
+        tokens = torch.tensor(new, device=decoder.device)
+        mask = torch.nn.functional.pad(batch.mask, (0, width + 1), value=1)
+    best, is_finite = _best(decoder, decoder.hidden(tokens, cache, mask)[:, -1 - width :])
+    if width and cache is not None and not is_finite:
+        # A wrong draft may itself cause the NaN, in its row's neighbours too: repeat the pass without drafts.
+        _crop(cache, width + 1)
+        batch.uses_drafts = False
+        _step(decoder, batch, reuses_prefix=reuses_prefix)
+        return
+    if not is_finite:
+        raise ComputationError("NaN or infinite logits during generation; the variant's weights are damaged")
+    right = [_accept(decoder, row, draft, own) for row, draft, own in zip(rows, drafts, best.tolist(), strict=True)]
+    if width and cache is not None:
+        # A row's wrong draft tokens stay in the cache if another row's were right; the mask hides them.
+        longest = max(right)
+        _crop(cache, width - longest)
+        accepted = torch.arange(longest) < torch.tensor(right)[:, None]
+        mask = torch.cat([mask[:, :-width], accepted.to(mask)], dim=1)
+    batch.cache, batch.mask = cache, mask
+    batch.remove_finished()
+
+
+def _fill(decoder: Decoder, batch: _Batch, next_rows: Callable[[], list[_Row]]) -> None:
+    """Let texts take the places of finished ones, if the cache has a column for every token."""
+    if batch.cache is None or not batch.cache.has_keys_alone:
+        return
+    added = _Batch(next_rows(), uses_drafts=False)
+    while added.rows and added.cache is None:
+        _step(decoder, added, reuses_prefix=True)
+    if added.rows and added.cache is not None:
+        batch.join(added, batch.cache, added.cache)
 
 
 def _accept(decoder: Decoder, row: _Row, draft: Sequence[int], tokens: Sequence[int]) -> int:

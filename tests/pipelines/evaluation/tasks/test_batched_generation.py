@@ -217,6 +217,41 @@ def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     assert max(shapes)[0] == 1
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "deepseek_v3"])
+def test_contexts_take_the_places_of_finished_ones(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+    model: Any = decoder.model
+    model.double()
+    begin = tuple(range(30, 42))
+    contexts = [*CONTEXTS, *(begin + context for context in CONTEXTS), *CONTEXTS[::-1]]
+    expected = [generated(decoder, context) for context in contexts]
+    ends = {expected[0][1], expected[3][2], expected[8][6]}
+    decoder = replace(decoder, end_ids=frozenset(ends))
+    monkeypatch.setattr(batched_generation, "MIN_SHARED_PREFIX", 8)
+    monkeypatch.setattr(batched_generation, "FEW_CONTEXTS", 2)
+    shapes: list[tuple[int, ...]] = []
+
+    def watch(module: object, args: object, keywords: dict[str, torch.Tensor]) -> None:
+        shapes.append(tuple(keywords["input_ids"].shape))
+
+    def run(batch: int) -> list[list[int]]:
+        shapes.clear()
+        with hooks(decoder.trunk.register_forward_pre_hook(watch, with_kwargs=True)):
+            return [list(each.tokens) for each in generate_greedy(decoder, contexts, [()] * len(contexts), NEW, batch)]
+
+    lengths = [next((n for n, token in enumerate(own, 1) if token in ends), NEW) for own in expected]
+    assert len(set(lengths)) > 2
+    for batch in (2, 4, 7):
+        assert run(batch) == [own[:length] for own, length in zip(expected, lengths, strict=True)]
+        assert max(shapes)[0] <= batch
+    filled = len(shapes)
+    monkeypatch.setattr(batched_generation, "_fill", lambda *_: None)
+    assert run(7) == [own[:length] for own, length in zip(expected, lengths, strict=True)]
+    assert filled < len(shapes), "no context joined a running batch"
+
+
 def test_nan_logits_are_an_error(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "damaged"))
     decoder.layers[1].mlp.matrices["model.layers.1.mlp.down_proj"].parameter.data[3, 5] = torch.nan
