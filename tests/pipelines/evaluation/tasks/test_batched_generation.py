@@ -217,13 +217,14 @@ def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     assert max(shapes)[0] == 1
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "deepseek_v3"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
 def test_contexts_take_the_places_of_finished_ones(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
     model: Any = decoder.model
-    model.double()
+    if model.config._attn_implementation != "eager":
+        model.double()
     begin = tuple(range(30, 42))
     contexts = [*CONTEXTS, *(begin + context for context in CONTEXTS), *CONTEXTS[::-1]]
     expected = [generated(decoder, context) for context in contexts]
