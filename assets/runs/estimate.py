@@ -52,7 +52,6 @@ _SCHEMA = pl.Schema(
         "flop": pl.Float64,
         "bytes": pl.Int64,
         "rows": pl.Int64,
-        "logits": pl.Int64,
         "seconds": pl.Float64,
         "seconds_from": pl.String,
     }
@@ -241,8 +240,6 @@ def _work(steps: Sequence[StepWork], prediction: Forecast | None) -> Iterator[Ro
                 "item": f"{name}, dense model" if is_shared else name,
                 "when": "once" if is_shared else f"{len(own)} variant{'s' * (len(own) > 1)}",
                 "flop": work.layers + work.head,
-                "bytes": round(work.weights),
-                "logits": round(work.logits),
                 "seconds": prediction and sum(map(prediction.seconds, own)),
                 "seconds_from": prediction and ("earlier variants" if is_known else "sizes"),
             }
@@ -278,8 +275,7 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     work = sum((step.work for step in steps), Work())
     if prediction is None:
         return (
-            f"{(work.layers + work.head) / 1e15:,.1f} PFLOP in layers and head, {work.weights / 1e12:,.1f} TB of "
-            f"weights read to decode, and {work.logits / 1e9:,.0f} billion logits measured"
+            f"{work.layers / 1e15:,.1f} PFLOP in the layers, and as long as {work.head / 1e15:,.1f} PFLOP in the head"
         )
     machine, known = prediction.machine, [step for step in steps if step.step in prediction.known_steps]
     total = f"about {_minutes(prediction, steps)} of work"
@@ -288,7 +284,7 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     part = f", {_minutes(prediction, known)} of it as long as earlier variants took, the rest" if known else ""
     return (
         f"{total}{part} at this machine's measured speed (head {machine.head / 1e9:,.0f} and layers "
-        f"{machine.layers / 1e9:,.0f} GFLOP/s, weights {machine.weights / 1e9:.1f} GB/s)"
+        f"{machine.layers / 1e9:,.0f} GFLOP/s)"
     )
 
 

@@ -12,7 +12,7 @@ from prunescope.pipelines.evaluation.tasks.batched_generation import MIN_SHARED_
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 
-# lm-eval's limit where a task definition sets none.
+# lm-eval's limit if a task definition sets none.
 _DEFAULT_NEW_TOKENS = 256
 # Length of an answer as a share of its limit, if no variant of the model has answered yet. The mean answer of
 # Qwen2.5-Coder-0.5B and two pruned variants took 0.19 to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
@@ -29,7 +29,7 @@ class TaskSize:
         samples: number of samples.
         contexts: tokens of every context; each runs once. Those that are continued lack their shared tokens.
         options: tokens of all continuations of the contexts, or of a text scored as a whole.
-        options_a_sample: mean number of continuations per sample.
+        options_per_sample: mean number of continuations per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
         new_tokens: most tokens generated per context.
         written: tokens per answer that variants of the model wrote before, on average; None if none has.
@@ -40,7 +40,7 @@ class TaskSize:
     samples: int
     contexts: tuple[int, ...]
     options: int
-    options_a_sample: float
+    options_per_sample: float
     shared: int = 0
     new_tokens: int = 0
     written: float | None = None
