@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connected
-from prunescope.warehouse.catalogue.variant_values import find_variant
+from prunescope.warehouse.catalogue.queries import find_variant
 from prunescope.warehouse.core.errors import NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
 
