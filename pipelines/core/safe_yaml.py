@@ -113,12 +113,12 @@ def _values(node: yaml.Node, where: str, known: dict[int, float], *, unique: boo
 
 
 def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str | int] | None = None) -> str:
-    """Return the file, the line and the path of a key, for messages; without the line where no file has it.
+    """Return the file, the line and the path of a key, for messages; without the line if no file has it.
 
     Args:
         path: the file.
         keys: keys of mappings and positions in lists, from the outermost; the last ones may be missing in the file.
-        shown: the keys as the message has them, where that is another way.
+        shown: the keys as the message shows them, if they differ.
     """
     line = None
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
