@@ -1,6 +1,6 @@
 """Queries of single commands: variants by name, their verdicts, scores and tokens, and results of searches."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -134,12 +134,12 @@ def better_controls(root: Place, model: str, recipe: str, controls: Sequence[str
     return _rows(root, _BETTER, model, recipe, list(controls))
 
 
-def sublayer_weights(root: Place, model: str) -> Mapping[str, float]:
+def sublayer_weights(root: Place, model: str) -> dict[str, float]:
     """Return the weights of each sublayer, by label such as `attn.3`."""
     return _pairs(root, _WEIGHTS, model)
 
 
-def sublayer_milliseconds(root: Place, model: str, search: str) -> Mapping[str, float]:
+def sublayer_milliseconds(root: Place, model: str, search: str) -> dict[str, float]:
     """Return the time of each sublayer that a search drops in milliseconds, by label."""
     return _pairs(root, _MILLISECONDS, model, search)
 
