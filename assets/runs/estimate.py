@@ -27,7 +27,7 @@ from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_config, shipped_outline
-from prunescope.pipelines.planning.cost_model import MemoryItem, RowCount, Work, peak
+from prunescope.pipelines.planning.cost_model import TYPICAL_SHARE, MemoryItem, RowCount, TaskSize, Work, peak
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
@@ -36,7 +36,6 @@ from prunescope.warehouse.tables import TABLES
 
 # Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
-    from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
 # Most partitions that a sentence names.
@@ -133,7 +132,7 @@ def estimate_model(
 
     outline = load_meta_model(folder)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
-    tasks = list["TaskSize"]()
+    tasks = list[TaskSize]()
     if local:  # imports lm-eval, which takes seconds
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
         from prunescope.pipelines.planning.task_workload import task_sizes
@@ -290,8 +289,6 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
 
 def _answers_in_words(load: "Workload", works: Sequence[PartitionWork], prediction: Forecast | None) -> str:
     """Return how long answers to tasks are taken to be, and the time of all work if each reaches its limit."""
-    from prunescope.pipelines.planning.task_workload import TYPICAL_SHARE
-
     sources = {True: f"{TYPICAL_SHARE} of the limit", False: "as earlier variants wrote"}
     answers = ", ".join(
         f"{task.answer_tokens:.0f} tokens ({task.name}, {sources[task.written is None]})"

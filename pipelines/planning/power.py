@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
-from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.planning.cost_model import TaskSize
 from prunescope.pipelines.studies import Study
 
 _Z = 1.959963984540054

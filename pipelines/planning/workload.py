@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.planning.cost_model import BYTE_OPERATIONS, LOGIT_OPERATIONS, Work
-from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
+from prunescope.pipelines.planning.cost_model import (
+    BYTE_OPERATIONS,
+    LOGIT_OPERATIONS,
+    RetrievalSize,
+    TaskSize,
+    Work,
+)
 from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
 from prunescope.pipelines.studies import Study
-
-if TYPE_CHECKING:  # imports lm-eval, which takes seconds
-    from prunescope.pipelines.planning.task_workload import TaskSize
 
 FLOAT_BYTES = 4
 
@@ -43,7 +44,7 @@ class Workload:
     windows: Sequence[int]
     workers: int
     resident_bytes: int | None = None
-    tasks: "Sequence[TaskSize]" = ()
+    tasks: Sequence[TaskSize] = ()
     retrieval: Sequence[RetrievalSize] = ()
 
     @property

@@ -12,9 +12,8 @@ from prunescope.assets.planning.steps import MODEL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.assets.runs.forecast import Forecast, StepWork, forecast, step_works, with_answer_lengths
 from prunescope.pipelines.core.progress import SILENT
-from prunescope.pipelines.planning.cost_model import Machine, Work
+from prunescope.pipelines.planning.cost_model import Machine, TaskSize, Work
 from prunescope.pipelines.planning.preflight import check_study
-from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import load_study

@@ -18,11 +18,11 @@ from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, pace, peak
+from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, TaskSize, Work, pace, peak
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import rows_of
-from prunescope.pipelines.planning.task_workload import TaskSize, task_sizes
+from prunescope.pipelines.planning.task_workload import task_sizes
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
